@@ -1,0 +1,220 @@
+"""What the experiments on item sequences share: resident columns, packed rows, ranking, floors, results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import packing
+from jaxrec.config import manifest
+from jaxrec.data.batching import batched_queries, next_item_columns
+from jaxrec.data.split import Queries, Split
+from jaxrec.report import plots, results
+from jaxrec.tasks.next_item import Encoder, Rows, retriever
+from jaxrec.train import parallel
+from jaxrec.train.epoch import Plan, shuffled
+from jaxrec.train.evaluate import make_rank, summarise
+from jaxrec.train.fit import CompiledRank, Fitted, Selection
+from jaxrec.types import Array, Context, Protocol, Result, Retriever, Variables
+
+EVALUATION_BATCH = 512
+
+
+class Data(NamedTuple):
+    """A split as the training loop reads it.
+
+    columns: resident arrays; width: longest training input; history: longest input of any query;
+    excluded_width: most distinct items that negatives of one user avoid.
+    """
+
+    split: Split
+    columns: dict[str, Any]
+    width: int
+    history: int
+    excluded_width: int
+
+    @property
+    def num_items(self) -> int:
+        return self.split.sequences.num_items
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """Events of each user's training input, [U]."""
+        return np.maximum(self.split.train_length - 1, 0)
+
+
+def resident(split: Split, *, reject: str = "train") -> Data:
+    """Columns of a split, and the widths that shapes are made of."""
+    columns = next_item_columns(split, reject=reject)
+    return Data(
+        split,
+        columns,
+        width=int(split.train_length.max()) - 1,
+        history=int(max(split.validation.length.max(), split.test.length.max())),
+        excluded_width=int(columns["excluded_length"].max()),
+    )
+
+
+def training_rows(data: Data, batch_size: int, max_len: int, num_devices: int, width: int = 64) -> Rows:
+    """Packed rows that hold a batch of training inputs, in a number that devices divide."""
+    lengths = np.minimum(data.inputs, max_len)
+    width = max(width, max_len)
+    rows = packing.rows_needed(lengths, batch_size, width, multiple=np.lcm(4, num_devices), deviations=3.0)
+    return Rows(rows, width)
+
+
+def view_rows(
+    data: Data, rows: Rows, max_len: int, *, insert_share: float, insert_rate: float, num_devices: int
+) -> Rows:
+    """Packed rows for both views of a batch that fits `rows`.
+
+    Only insertion lengthens a view; `insert_share` of the views get it. A batch holds at most what `rows`
+    hold, so this times twice the mean growth is enough, with a margin for the draw of operators.
+    """
+    lengths = np.minimum(data.inputs, max_len).astype(float)
+    grown = np.minimum(lengths + np.maximum(np.floor(lengths * insert_rate), 1), max_len)
+    growth = 1 + insert_share * (grown - lengths).sum() / lengths.sum()
+    multiple = int(np.lcm(4, num_devices))
+    return Rows(-(-int(np.ceil(2 * 1.08 * growth * rows.rows + 2)) // multiple) * multiple, rows.width)
+
+
+def training_plan(data: Data, batch_size: int, max_len: int, rows: Rows | None, **kwargs: Any) -> Plan:
+    """Every user once an epoch, in random order, with the placement of packed rows."""
+    users = data.split.sequences.num_users
+    if rows is None:
+        return shuffled(users, batch_size, **kwargs)
+
+    def lengths(context: Context, user: Array) -> Array:
+        return jnp.clip(context["length"][user] - 1, 0, max_len)
+
+    return shuffled(users, batch_size, lengths=lengths, rows=rows.rows, width=rows.width, **kwargs)
+
+
+class Ranking(NamedTuple):
+    """Queries on the host, in batches, and the packed rows that hold any of them (None: padded)."""
+
+    queries: dict[str, np.ndarray]
+    rows: Rows | None
+
+
+def ranking(queries: Queries, max_len: int, num_devices: int = 1, width: int = 64, batch_size: int = 0) -> Ranking:
+    """Batches of queries with their place in packed rows; queries are dealt out so that batches are even."""
+    size = batch_size or min(EVALUATION_BATCH, -(-len(queries.user) // num_devices))
+    columns = batched_queries(queries, size, multiple=num_devices)
+    lengths = np.where(columns["mask"], np.minimum(columns["length"], max_len), 0)
+    width = max(width, max_len)
+    rows = max(packing.rows_used(batch, width) for batch in lengths)
+    placement = jax.jit(jax.vmap(lambda n: packing.place(n, rows=rows, width=width)))(lengths)
+    columns |= {"row": np.asarray(placement.row), "slot": np.asarray(placement.slot)}
+    return Ranking(columns, Rows(rows, width))
+
+
+def selection(
+    model: Encoder, data: Data, protocol: Protocol, num_devices: int, *, every: int = 1, patience: int | None = None
+) -> Selection:
+    """Selects by the protocol's metric on the validation queries."""
+    ranked = ranking(data.split.validation, model.max_len, num_devices)
+    rank = make_rank(retriever(model, ranked.rows), protocol, num_items=data.num_items, history=data.history)
+    return Selection(rank, ranked.queries, protocol.selection, protocol.ks, every, patience)
+
+
+def test(
+    model: Retriever | Encoder, variables: Variables, data: Data, protocol: Protocol, *, max_len: int, num_devices: int
+) -> list[dict[str, float]]:
+    """Test metrics of each seed: variables have a leading seeds axis."""
+    ranked = ranking(data.split.test, max_len, num_devices)
+    scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows)
+    rank = CompiledRank(
+        make_rank(scorer, protocol, num_items=data.num_items, history=data.history), num_devices
+    )
+    context = parallel.replicate(dict(data.columns), num_devices)
+    queries = parallel.split_leading(ranked.queries, num_devices)
+    ranks = rank(parallel.replicate(variables, num_devices), queries, context)
+    return [summarise(r, ranked.queries["mask"], protocol.ks) for r in ranks]
+
+
+def popularity(data: Data) -> Retriever:
+    """Scores an item by its number of training events: no model should do worse."""
+    index = np.arange(len(data.split.sequences.items)) - np.repeat(
+        data.split.sequences.offsets[:-1], data.split.sequences.lengths
+    )
+    known = index < np.repeat(data.split.train_length, data.split.sequences.lengths)
+    counts = np.bincount(data.split.sequences.items[known], minlength=data.num_items + 1)
+
+    def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        return jnp.ones((queries["user"].shape[0], 1))
+
+    return Retriever(query, lambda variables: jnp.asarray(counts, jnp.float32)[:, None])
+
+
+def random(data: Data, dim: int = 32) -> Retriever:
+    """Scores by products of random vectors, from the key {"key"} of the variables: what chance gives."""
+
+    def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        keys = jax.vmap(lambda u: jax.random.fold_in(variables["key"], u))(queries["user"])
+        return jax.vmap(lambda k: jax.random.normal(k, (dim,)))(keys)
+
+    def items(variables: Variables) -> Array:
+        return jax.random.normal(jax.random.fold_in(variables["key"], 2**31), (data.num_items + 1, dim))
+
+    return Retriever(query, items)
+
+
+def floor_variables(seeds: Sequence[int]) -> Variables:
+    """What `random` and `popularity` take for parameters: a key for each seed."""
+    return {"key": jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))}
+
+
+def save(
+    folder: str,
+    *,
+    experiment: str,
+    dataset: str,
+    model: str,
+    config: Mapping[str, Any],
+    protocol: Protocol,
+    seeds: Sequence[int],
+    metrics: Sequence[Mapping[str, float]],
+    published: Mapping[str, float] | None = None,
+    source: str = "",
+    fitted: Fitted | None = None,
+    note: str = "",
+) -> Path:
+    """Writes a result file and, where there is a history, the plot of the validation metric beside it."""
+    result = Result(
+        experiment=experiment,
+        dataset=dataset,
+        model=model,
+        config=config,
+        protocol=protocol,
+        seeds=tuple(seeds),
+        metrics={name: tuple(m[name] for m in metrics) for name in metrics[0]},
+        published=published or {},
+        source=source,
+        steps=fitted.steps if fitted else 0,
+        seconds=fitted.seconds if fitted else 0.0,
+        compile_seconds=fitted.compile_seconds if fitted else 0.0,
+        note=note,
+    )
+    path = results.write(result, folder, manifest=manifest())
+    if fitted and len(fitted.history) > 1:
+        _plot(fitted, f"valid/{protocol.selection}", seeds, path.with_suffix(".png"))
+    return path
+
+
+def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:
+    runs = {
+        f"seed {seed}": [
+            {"epoch": entry["epoch"], metric: entry[metric][i]} for entry in fitted.history if metric in entry
+        ]
+        for i, seed in enumerate(seeds)
+    }
+    try:
+        plots.metric_curve(runs, metric, path)
+    except ImportError as error:
+        print(f"no plot of {metric}: {error}")

@@ -1,0 +1,1 @@
+"""(key, sequences) → sequences: operators, item similarity, and views for contrastive learning."""

@@ -1,0 +1,297 @@
+"""Which item stands in for another: co-occurrence, item2vec, item tables, and their ensemble.
+
+Offline similarities are made on the host from training events, online ones from an item table inside a
+training step (CoSeRec, Liu et al., arXiv 2108.06479, section 3.3; Dang et al., AAAI 2023). Only the best
+substitute of every item is kept.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy import sparse
+
+from jaxrec.types import Array, Key
+
+State = tuple[dict[str, Array], optax.OptState]
+
+
+class Similar(NamedTuple):
+    """The best substitute of every item. All shapes follow from the vocabulary, so one may replace another
+    inside a compiled step.
+
+    item: int32 [vocab_size]; 0 for an item without neighbour: a random member of the pool stands in, drawn
+      anew at every use. score: float32 [vocab_size], any scale.
+    low, high: range of the scores of all pairs, float32 [].
+    pool: int32 [vocab_size], of which the first pool_size [] count: the items that have neighbours.
+    """
+
+    item: Array
+    score: Array
+    low: Array
+    high: Array
+    pool: Array
+    pool_size: Array
+
+    def draw(self, words: Array) -> Array:
+        """A member of the pool for every random uint32."""
+        return self.pool[words % jnp.maximum(self.pool_size, 1).astype(jnp.uint32)]
+
+
+def _similar(item: np.ndarray, score: np.ndarray, low: float, high: float, pool: np.ndarray) -> Similar:
+    padded = np.zeros(len(item), np.int32)
+    padded[: len(pool)] = pool
+    return Similar(
+        jnp.asarray(item, jnp.int32),
+        jnp.asarray(score, jnp.float32),
+        jnp.float32(low),
+        jnp.float32(high),
+        jnp.asarray(padded),
+        jnp.int32(len(pool)),
+    )
+
+
+def training_parts(items: np.ndarray, offsets: np.ndarray, *, held_out: int = 3) -> list[np.ndarray]:
+    """Each user's events but the last `held_out`: 3 in the official code, which a training input ends with.
+
+    items: ids, grouped by user, oldest first, [N]; offsets: where each user begins, and the end, [U + 1].
+    """
+    return [items[a : max(a, b - held_out)] for a, b in itertools.pairwise(offsets)]
+
+
+def random(items: np.ndarray, offsets: np.ndarray, *, num_items: int, held_out: int = 3) -> Similar:
+    """Any training item, drawn anew at every use; arguments as for `item_cf`."""
+    parts = training_parts(items, offsets, held_out=held_out)
+    pool = np.unique(np.concatenate([*parts, np.zeros(0, np.int32)]))
+    return _similar(np.zeros(num_items + 1), np.zeros(num_items + 1), 0.0, 0.0, pool)
+
+
+def item_cf(
+    items: np.ndarray,
+    offsets: np.ndarray,
+    *,
+    num_items: int,
+    inverse_user_frequency: bool = False,
+    held_out: int = 3,
+    block: int = 1024,
+) -> Similar:
+    """Co-occurrence of items among users, #{users of both} / sqrt(#{users of i} * #{users of j}).
+
+    Of equally similar items the one first met beside the item wins, reading users and their items in order,
+    as officially.
+
+    Args:
+      items: int [N], ids 1..num_items grouped by user, oldest first.
+      offsets: int [U + 1], where each user's items begin, and the end.
+      inverse_user_frequency: a user counts 1 / ln(1 + #distinct items of the user): ItemCF-IUF, the default
+        of both papers' code.
+      held_out: last events of each user that are not read.
+      block: items handled at once; bounds memory.
+    """
+    if len(items) and not 1 <= items.min() <= items.max() <= num_items:
+        raise ValueError(f"items: ids {items.min()}..{items.max()} must lie in 1..num_items={num_items}")
+    users = [_distinct(part) for part in training_parts(items, offsets, held_out=held_out)]
+    ends = np.cumsum([0, *map(len, users)])
+    column = np.concatenate([*users, np.zeros(0, np.int64)]).astype(np.int64)
+    ones = np.ones(len(column))
+    by_user = sparse.csr_matrix((ones, column, ends), shape=(len(users), num_items + 1))
+    size = np.diff(ends)
+    weight = 1 / np.log(1.0 + np.maximum(size, 1)) if inverse_user_frequency else np.ones(len(users))
+    by_item = sparse.csr_matrix((sparse.diags(weight) @ by_user).T)
+    by_item.sort_indices()  # users in order: sums are added up, and ties decided, as officially
+    count = np.bincount(column, minlength=num_items + 1)
+    best, score = np.zeros(num_items + 1, np.int32), np.zeros(num_items + 1)
+    low, high = np.inf, -np.inf
+    for begin in range(0, num_items + 1, block):
+        pairs = sparse.coo_matrix(by_item[begin : begin + block] @ by_user)
+        i, j = pairs.row + begin, pairs.col
+        i, j, value = (x[i != j] for x in (i, j, pairs.data))
+        value = value / np.sqrt((count[i] * count[j]).astype(np.float64))
+        if len(value):
+            low, high = min(low, value.min()), max(high, value.max())
+        np.maximum.at(score, i, value)
+        top = value == score[i]
+        order = np.argsort(i[top], kind="stable")
+        groups, starts = np.unique(i[top][order], return_index=True)
+        for item, tied in zip(groups, np.split(j[top][order], starts[1:]), strict=True):
+            best[item] = tied[0] if len(tied) == 1 else _first_seen(item, set(tied.tolist()), by_item, users)
+    pool = np.flatnonzero(best)
+    return _similar(best, score, *((low, high) if len(pool) else (0.0, 0.0)), pool)
+
+
+def _distinct(part: np.ndarray) -> np.ndarray:
+    """The items of a user, each where it first occurs."""
+    return part[np.sort(np.unique(part, return_index=True)[1])]
+
+
+def _first_seen(item: int, tied: set[int], by_item: sparse.csr_matrix, users: list[np.ndarray]) -> int:
+    of_item = by_item.indices[by_item.indptr[item] : by_item.indptr[item + 1]]
+    return next(j for user in of_item for j in users[user].tolist() if j in tied)
+
+
+def item2vec(
+    key: Key,
+    items: np.ndarray,
+    offsets: np.ndarray,
+    *,
+    num_items: int,
+    dim: int = 20,
+    window: int = 5,
+    epochs: int = 100,
+    negatives: int = 5,
+    neighbours: int = 20,
+    learning_rate: float = 0.025,
+    batch_size: int = 1024,
+    held_out: int = 3,
+) -> Similar:
+    """Cosine of skip-gram vectors with negative sampling (Barkan and Koenigstein, 2016, arXiv 1603.04259).
+
+    Sizes are those of the references, which call gensim. Departs from it: skip-gram (its default is CBOW),
+    Adam with a linearly falling rate, no subsampling of frequent items. As there, the distance up to which an
+    item is context is drawn anew in every epoch, noise follows frequency^0.75, and `low` and `high` span each
+    item's best `neighbours`. Other arguments as for `item_cf`.
+    """
+    parts = training_parts(items, offsets, held_out=held_out)
+    centre, context, distance = (np.concatenate(x) for x in zip(*_skip_grams(parts, window), strict=True))
+    frequency = np.bincount(np.concatenate([*parts, np.zeros(0, np.int64)]), minlength=num_items + 1)
+    pool = np.flatnonzero(frequency)
+    if len(centre) == 0:
+        return _similar(np.zeros(num_items + 1), np.zeros(num_items + 1), 0.0, 0.0, pool)
+    noise = jnp.asarray(np.cumsum(frequency**0.75) / np.sum(frequency**0.75), jnp.float32)
+    batches = -(-len(centre) // batch_size)
+    rate = optax.linear_schedule(learning_rate, learning_rate / 250, epochs * batches)
+    adam = optax.adam(rate)
+    start_key, train_key = jax.random.split(key)
+    table = (jax.random.uniform(start_key, (num_items + 1, dim)) - 0.5) / dim
+    tables = {"item": table, "context": jnp.zeros_like(table)}
+    columns = [jnp.asarray(column, jnp.int32) for column in (centre, context, distance)]
+
+    def loss(tables: dict[str, Array], i: Array, j: Array, noise_items: Array, real: Array) -> Array:
+        vector = tables["item"][i]
+        attract = jnp.sum(vector * tables["context"][j], axis=-1)
+        repel = jnp.einsum("bd,bnd->bn", vector, tables["context"][noise_items])
+        kept = real[:, None] & (noise_items != j[:, None])
+        return jnp.sum(jnp.where(real, jax.nn.softplus(-attract), 0)) + jnp.sum(
+            jnp.where(kept, jax.nn.softplus(repel), 0)
+        )
+
+    def epoch(state: State, key: Key) -> tuple[State, None]:
+        order_key, reach_key, noise_key = jax.random.split(key, 3)
+        place = jnp.arange(batches * batch_size)
+        order = jnp.where(
+            place < len(centre), jnp.resize(jax.random.permutation(order_key, len(centre)), place.shape), -1
+        ).reshape(batches, batch_size)
+
+        def step(state: State, x: tuple[Array, Key, Key]) -> tuple[State, None]:
+            (tables, moments), (rows, reach_key, noise_key) = state, x
+            i, j, far = (column[rows] for column in columns)
+            real = (rows >= 0) & (far <= jax.random.randint(reach_key, rows.shape, 1, window + 1))
+            uniform = jax.random.uniform(noise_key, (batch_size, negatives))
+            drawn = jnp.minimum(jnp.searchsorted(noise, uniform, side="right"), num_items)
+            updates, moments = adam.update(jax.grad(loss)(tables, i, j, drawn, real), moments)
+            return (optax.apply_updates(tables, updates), moments), None
+
+        keys = jax.random.split(reach_key, batches), jax.random.split(noise_key, batches)
+        return jax.lax.scan(step, state, (order, *keys))
+
+    train = jax.jit(lambda state, keys: jax.lax.scan(epoch, state, keys)[0])
+    (tables, _) = train((tables, adam.init(tables)), jax.random.split(train_key, epochs))
+    seen = tables["item"][pool]
+    seen /= jnp.linalg.norm(seen, axis=1, keepdims=True)
+    near, value = _nearest(seen, min(neighbours, len(pool) - 1))
+    best, score = np.zeros(num_items + 1), np.zeros(num_items + 1)
+    best[pool], score[pool] = pool[np.asarray(near[:, 0])], value[:, 0]
+    return _similar(best, score, float(value.min()), float(value.max()), pool)
+
+
+def _skip_grams(parts: list[np.ndarray], window: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Every item with each neighbour up to `window` places away, and the distance."""
+    pairs = [(np.zeros(0, np.int64),) * 3]
+    for part in parts:
+        for far in range(1, min(window, len(part) - 1) + 1):
+            distance = np.full(2 * (len(part) - far), far)
+            pairs.append((np.r_[part[far:], part[:-far]], np.r_[part[:-far], part[far:]], distance))
+    return pairs
+
+
+def _nearest(table: Array, count: int, block: int = 512) -> tuple[Array, Array]:
+    """The `count` largest products of every row with the other rows: places and values, [rows, count]."""
+
+    def row(i: Array) -> tuple[Array, Array]:
+        other = jnp.arange(len(table)) != i
+        value, place = jax.lax.top_k(jnp.where(other, table @ table[i], -jnp.inf), count)
+        return place, value
+
+    return jax.jit(lambda: jax.lax.map(row, jnp.arange(len(table)), batch_size=block))()
+
+
+def online(table: Array, *, inverted: bool = False, block: int = 512) -> Similar:
+    """The item of largest dot product with each item, other than itself: for use inside a training step.
+
+    Products are formed in blocks of rows, never all at once. `low` and `high` span the products of all items
+    with all items, themselves included, as officially.
+
+    Args:
+      table: vectors of the items, float [vocab_size, D]; row 0 is padding and takes no part.
+      inverted: TiCoSeRec's code takes the item of *least* product instead, and lets the padding row take part
+        (then as a substitute it is again a random item): only to reproduce that code.
+    """
+    rows = len(table)
+    lowest = 0 if inverted else 1
+    sign = -1.0 if inverted else 1.0
+
+    def best(i: Array) -> tuple[Array, Array, Array, Array]:
+        product = jnp.einsum("vd,d->v", table, table[i], precision="highest")
+        place = jnp.arange(rows)
+        other = jnp.where((place != i) & (place >= lowest), sign * product, -jnp.inf)
+        item = jnp.argmax(other)
+        taking_part = (i > 0) & (place >= lowest)
+        low = jnp.min(jnp.where(taking_part, product, jnp.inf))
+        high = jnp.max(jnp.where(taking_part, product, -jnp.inf))
+        return item.astype(jnp.int32), product[item], low, high
+
+    item, score, low, high = jax.lax.map(best, jnp.arange(rows), batch_size=block)
+    real = jnp.arange(rows) > 0
+    pool = jnp.where(jnp.arange(rows) < rows - 1, jnp.arange(1, rows + 1, dtype=jnp.int32), 0)
+    return Similar(
+        jnp.where(real, item, 0),
+        jnp.where(real, score, 0).astype(jnp.float32),
+        low.min().astype(jnp.float32),
+        high.max().astype(jnp.float32),
+        pool,
+        jnp.int32(rows - 1),
+    )
+
+
+def normalise(similar: Similar, *, inverted: bool = False) -> Similar:
+    """Scores brought to 0..1, (s - low) / (high - low); 0 for items without neighbour or where all are equal.
+
+    inverted: (high - s) / (high - low), as TiCoSeRec's code has it.
+    """
+    spread = similar.high - similar.low
+    above = similar.high - similar.score if inverted else similar.score - similar.low
+    score = jnp.where((similar.item > 0) & (spread > 0), above / jnp.where(spread > 0, spread, 1), 0)
+    zero = jnp.zeros_like(similar.low)
+    return similar._replace(score=score, low=zero, high=zero + 1)
+
+
+def larger(first: Similar, second: Similar) -> Similar:
+    """For every item the substitute of larger score, of `first` where they are equal; the pool of `first`."""
+    keep = first.score >= second.score
+    return first._replace(
+        item=jnp.where(keep, first.item, second.item), score=jnp.where(keep, first.score, second.score)
+    )
+
+
+def hybrid(offline: Similar, online: Similar, *, inverted: bool = False) -> Similar:
+    """CoSeRec's ensemble of the normalised scores; an item without offline neighbour has offline score 0.
+
+    inverted: TiCoSeRec's code, which normalises the wrong way round (with `online(…, inverted=True)`): it
+      mostly picks what is least similar.
+    """
+    return larger(normalise(offline, inverted=inverted), normalise(online, inverted=inverted))

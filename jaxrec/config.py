@@ -1,0 +1,290 @@
+"""Command line of experiments and programs: a frozen dataclass is the option list.
+
+Only experiments and `__main__` modules use this file: nothing below them reads a command line, an
+environment variable of ours, or the machine's devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.metadata
+import io
+import os
+import platform
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import tyro
+
+T = TypeVar("T")
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "chex", "numpy", "scipy")
+TPU_PCI_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}  # v2 to 7x
+GOOGLE_PCI_VENDOR = "0x1ae0"
+
+
+def cli(
+    config_type: type[T],
+    *,
+    prog: str | None = None,
+    description: str | None = None,
+    args: Sequence[str] | None = None,
+) -> T:
+    """Reads a frozen dataclass from the command line.
+
+    Every field is an option (`max_len` is `--max-len`, `--max_len` too), its default the field's, its help
+    the comment beside the field. `--help` prints them and exits with 0. What is wrong exits with 2 and a
+    message on stderr, never a traceback: an unknown option (the message names the nearest one), a value
+    of the wrong type, or a `ValueError` from the dataclass' `__post_init__`.
+
+    Args:
+      config_type: a dataclass whose fields all have defaults.
+      prog: the program's name in messages; None takes it from the command line.
+      description: the first lines of `--help`; None takes the dataclass' docstring.
+      args: the words to read; None reads `sys.argv[1:]`.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Options:
+    ...     '''An example.'''
+    ...     max_len: int = 50  # most recent events kept
+    >>> cli(Options, args=["--max-len", "20"])
+    Options(max_len=20)
+    """
+    prog = prog or _prog()
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            parsed = tyro.cli(
+                config_type, prog=prog, description=description, args=args, return_unknown_args=True
+            )
+    except ValueError as error:  # from __post_init__
+        _fail(prog, str(error))
+    except SystemExit as stop:  # newer releases of tyro print and exit on a ValueError from __post_init__
+        if isinstance(stop.__context__, ValueError):
+            _fail(prog, str(stop.__context__))
+        sys.stderr.write(errors.getvalue())
+        raise
+    config, unknown = parsed
+    if unknown:
+        _fail(prog, _unknown(unknown, list(_options(config_type))))
+    return config
+
+
+def _prog() -> str:
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is None:
+        return Path(sys.argv[0]).name
+    return "python -m " + spec.name.removesuffix(".__main__")
+
+
+def _fail(prog: str, message: str) -> NoReturn:
+    print(f"{prog}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _unknown(words: Sequence[str], options: Sequence[str]) -> str:
+    option = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+    if option is None:
+        return f"unexpected argument {words[0]!r}: every setting is an option, --help lists them"
+    nearest = difflib.get_close_matches(option.replace("_", "-"), options, n=1, cutoff=0.0)
+    hint = f"the nearest option is {nearest[0]}" if nearest else "there are no options"
+    return f"unknown option {option}: {hint}; --help lists all"
+
+
+def _options(config_type: type, prefix: str = "--") -> Iterator[str]:
+    hints = typing.get_type_hints(config_type)
+    for field in dataclasses.fields(config_type):
+        name, hint = field.name.replace("_", "-"), hints[field.name]
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _options(hint, f"{prefix}{name}.")
+            continue
+        yield prefix + name
+        if hint is bool:
+            yield f"{prefix}no-{name}"
+
+
+def effective(config: Any) -> str:
+    """The settings in force, one `name = value` a line; a value other than the default also shows that.
+
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Options:
+    ...     seed: int = 0
+    ...     max_len: int = 50
+    >>> print(effective(Options(max_len=20)))
+    seed    = 0
+    max_len = 20  (default 50)
+    """
+    values = _flat(config)
+    defaults = _flat(type(config)())
+    width = max(map(len, values), default=0)
+    lines = []
+    for name, value in values.items():
+        known = name in defaults and defaults[name] == value
+        note = "" if known else f"  (default {defaults.get(name, 'absent')!r})"
+        lines.append(f"{name:<{width}} = {value!r}{note}")
+    return "\n".join(lines)
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= _flat(value, f"{prefix}{field.name}.")
+        else:
+            flat[prefix + field.name] = value
+    return flat
+
+
+def start(config: Any) -> None:
+    """First lines of a program: settings, device, a warning if an accelerator lies idle; cache on."""
+    print(effective(config))
+    print(device_line())
+    idle = idle_accelerator()
+    if idle:
+        print(idle, file=sys.stderr)
+    enable_compilation_cache()
+
+
+def device_line() -> str:
+    """What computes: backend, devices, host processor, versions. Starts JAX's backend."""
+    devices = jax.devices()
+    versions = library_versions()
+    shown = ", ".join(f"{name} {versions[name]}" for name in ("jax", "flax", "optax") if name in versions)
+    plural = "device" if len(devices) == 1 else "devices"
+    return (
+        f"running on {jax.default_backend()}: {len(devices)} {plural} ({devices[0].device_kind}), "
+        f"host {processor()} with {os.cpu_count()} cores; {shown}, Python {platform.python_version()}"
+    )
+
+
+def idle_accelerator(root: Path = Path("/")) -> str | None:
+    """A warning if the machine has a GPU or TPU and JAX runs on the CPU, else None.
+
+    Args:
+      root: where `dev` and `sys` are looked for.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    present = accelerators(root)
+    if not present:
+        return None
+    name = present[0]
+    extra = {"NVIDIA GPU": "cuda", "TPU": "tpu"}.get(name)
+    remedy = (
+        f"install the extra ('pip install -e .[{extra}]', or 'make ... ACCELERATOR={extra}')"
+        if extra
+        else "install JAX for it (docs.jax.dev, installation)"
+    )
+    forced = os.environ.get("JAX_PLATFORMS", "")
+    reason = f"JAX_PLATFORMS={forced} asks for that; to use it, unset it and " if "cpu" in forced else ""
+    return f"warning: this machine has a {name}, but JAX runs on the CPU: {reason}{remedy}"
+
+
+def accelerators(root: Path = Path("/")) -> list[str]:
+    """Kinds of accelerator the operating system shows, whether or not JAX can use them (Linux only)."""
+    found = []
+    if any((root / "dev" / name).exists() for name in ("nvidia0", "nvidiactl", "dxg")):  # dxg: WSL
+        found.append("NVIDIA GPU")
+    if (root / "dev/kfd").exists():
+        found.append("AMD GPU")
+    for vendor in sorted((root / "sys/bus/pci/devices").glob("*/vendor")):
+        device = vendor.with_name("device")
+        with contextlib.suppress(OSError):
+            is_tpu = device.read_text().strip() in TPU_PCI_DEVICES
+            if is_tpu and vendor.read_text().strip() == GOOGLE_PCI_VENDOR:
+                found.append("TPU")
+                break
+    return found
+
+
+def enable_compilation_cache() -> Path | None:
+    """Keeps compiled programs between runs in `$XDG_CACHE_HOME/jaxrec/xla` (default `~/.cache`).
+
+    `JAXREC_XLA_CACHE=0` turns it off; `JAX_COMPILATION_CACHE_DIR`, JAX's own variable, names another
+    folder. Returns the folder in use, or None where there is none: off, or it cannot be written (said
+    on stderr, since a run can do without).
+    """
+    if os.environ.get("JAXREC_XLA_CACHE", "1").lower() in ("0", "off", "false", "no"):
+        return None
+    named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    folder = Path(named) if named else cache_home() / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"note: no compilation cache: {error}", file=sys.stderr)
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return folder
+
+
+def cache_home() -> Path:
+    """The folder of jaxrec's caches: `$XDG_CACHE_HOME/jaxrec`, or `~/.cache/jaxrec`."""
+    home = os.environ.get("XDG_CACHE_HOME", "")  # a relative one is ignored, as XDG asks
+    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "jaxrec"
+
+
+def manifest() -> Mapping[str, Any]:
+    """What a result depends on besides its settings: commit, versions, Python, device, host. JSON types.
+
+    `commit` is None where there is no git or the code does not lie in a checkout.
+    """
+    devices = jax.devices()
+    return {
+        "commit": commit(),
+        "versions": library_versions(),
+        "python": platform.python_version(),
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+        },
+        "host": {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()},
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that numbers depend on; an absent one is left out."""
+    versions = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def commit(source: Path = Path(__file__)) -> str | None:
+    """Hash of the commit that `source` is tracked in; `-dirty` after it if jaxrec/ or experiments/ differ."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(source.parent), *words], capture_output=True, text=True, timeout=20
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed copy may lie inside some other project's checkout: ask about the file itself.
+    if git("ls-files", "--error-unmatch", source.name) is None:
+        return None
+    head = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--", ":/jaxrec", ":/experiments")
+    return f"{head}-dirty" if head and changed else head
+
+
+def processor() -> str:
+    """The host processor's name, as far as the operating system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,12 @@
+"""Raw files to validated columns to splits, with NumPy only: no model code and nothing on a device.
+
+interactions  the event table and user sequences, k-core, the statistics papers print
+vocab         raw ids to 1..n and back
+split         leave-one-out, split by time
+store         finds or downloads a file: JAXREC_DATA_DIR, the cache, the source's public address
+sources       one file per public source
+files         a user's own CSV, Parquet and line files
+synthetic     small sets with known answers
+
+`python -m jaxrec.data --help` lists, downloads, describes and validates data sets.
+"""

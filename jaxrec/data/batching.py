@@ -1,0 +1,107 @@
+"""A split as columns that live on the device: flat arrays and offsets, memory in proportion to the events.
+
+Nothing here is per batch: which users a step reads, their windows and their negatives are computed
+inside the compiled step from these columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxrec.data.split import Queries, Split
+
+MAX_SECONDS = 2**31 - 1
+
+
+def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.ndarray]:
+    """Columns that training on the next item reads, for the U users of a split.
+
+    items [N], start [U], length [U] (training events of each user: the first `length` from `start`);
+    seconds [N] since the user's first event, if the set has times;
+    excluded [M] with excluded_start, excluded_length [U]: each user's distinct items in ascending
+    order, which negatives avoid.
+
+    reject: "train" avoids the items of training events; "all" those of validation and test too, as
+    the CoSeRec code family does (it tells the sampler a little about the answers).
+
+    Raises:
+      ValueError: reject is neither; a user's events span more seconds than int32 holds.
+    """
+    if reject not in ("train", "all"):
+        raise ValueError(f"reject={reject!r}: expected 'train' or 'all'")
+    sequences = split.sequences
+    start = sequences.offsets[:-1]
+    lengths = np.diff(sequences.offsets)
+    user = np.repeat(np.arange(sequences.num_users), lengths)
+    columns = {
+        "items": sequences.items.astype(np.int32),
+        "start": start.astype(np.int32),
+        "length": split.train_length.astype(np.int32),
+    }
+    if sequences.times is not None:
+        seconds = sequences.times - sequences.times[start][user]
+        if np.abs(seconds).max(initial=0) > MAX_SECONDS:
+            worst = int(user[np.abs(seconds).argmax()])
+            raise ValueError(
+                f"{sequences.name}: events of user {sequences.user_ids[worst]} span {int(np.abs(seconds).max())} "
+                f"seconds; at most {MAX_SECONDS} fit: are the times in milliseconds? Give them in seconds"
+            )
+        columns["seconds"] = seconds.astype(np.int32)
+    index = np.arange(len(user)) - start[user]
+    kept = np.ones(len(user), bool) if reject == "all" else index < split.train_length[user]
+    pairs = np.unique(np.stack([user[kept], sequences.items[kept]], axis=1), axis=0)  # sorted by user, then item
+    count = np.bincount(pairs[:, 0], minlength=sequences.num_users)
+    if (count >= sequences.num_items).any():
+        worst = int(count.argmax())
+        raise ValueError(
+            f"{sequences.name}: user {sequences.user_ids[worst]} has used all {sequences.num_items} items, so "
+            "there is no negative to draw; use a loss without sampled negatives or leave the user out"
+        )
+    columns["excluded"] = pairs[:, 1].astype(np.int32)
+    columns["excluded_start"] = (np.cumsum(count) - count).astype(np.int32)
+    columns["excluded_length"] = count.astype(np.int32)
+    return columns
+
+
+def evenness_rank(split: Split) -> np.ndarray:
+    """Rank of each user by the variance of the gaps between their training events, 0 = most even, [U].
+
+    Events of one time count as one, as in the order that TiCoSeRec distributes; ties keep the users' order.
+
+    Raises:
+      ValueError: the sequences have no times.
+    """
+    sequences = split.sequences
+    if sequences.times is None:
+        raise ValueError(f"{sequences.name}: has no times, so users cannot be ranked by their gaps")
+    variance = np.zeros(sequences.num_users)
+    for user, (start, length) in enumerate(zip(sequences.offsets, split.train_length, strict=False)):
+        gaps = np.diff(np.unique(sequences.times[start : start + length]))
+        variance[user] = gaps.var() if gaps.size else 0.0
+    rank = np.empty(sequences.num_users, np.int32)
+    rank[np.argsort(variance, kind="stable")] = np.arange(sequences.num_users)
+    return rank
+
+
+def batched_queries(queries: Queries, batch_size: int, *, multiple: int = 1) -> dict[str, np.ndarray]:
+    """Queries in batches of one shape: user, length, target, mask, each [batches, batch_size].
+
+    The tail is padded with mask False; the number of batches is rounded up to `multiple` (devices).
+
+    Raises:
+      ValueError: there is no query.
+    """
+    count = len(queries.user)
+    if count == 0:
+        raise ValueError("the split has no query to evaluate: no user has enough events")
+    batches = -(-count // batch_size)
+    batches = -(-batches // multiple) * multiple
+    size = batches * batch_size
+
+    def shape(column: np.ndarray) -> np.ndarray:
+        out = np.zeros(size, np.int32)
+        out[:count] = column
+        return out.reshape(batches, batch_size)
+
+    mask = (np.arange(size) < count).reshape(batches, batch_size)
+    return {"user": shape(queries.user), "length": shape(queries.length), "target": shape(queries.target), "mask": mask}

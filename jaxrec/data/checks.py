@@ -1,0 +1,74 @@
+"""Validation of ids and times on the host, once: an array library clamps or wraps bad ids in silence."""
+
+from __future__ import annotations
+
+import numpy as np
+
+MAX_ITEMS = 2**31 - 2  # vocab_size = num_items + 1 has to fit int32
+MAX_SECONDS = 10**11  # the year 5138: anything larger is a finer unit than seconds
+MAX_SPAN = 2**31 - 1  # times are rebased per user to int32 seconds
+
+
+def check_count(count: int, what: str) -> None:
+    """Raises ValueError unless 1 <= count <= 2^31 - 2, so that ids and the vocabulary size fit int32."""
+    if count < 1:
+        raise ValueError(f"{what}: there are none; at least one is needed")
+    if count > MAX_ITEMS:
+        raise ValueError(f"{what}: {count:,} are more than {MAX_ITEMS:,}, the most that int32 ids can number")
+
+
+def check_dtype(array: np.ndarray, dtype: type, where: str, ndim: int = 1) -> None:
+    """Raises ValueError unless the array is of exactly this dtype and rank."""
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != ndim:
+        found = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(
+            f"{where}: {found}, expected a NumPy array {np.dtype(dtype)} of rank {ndim}; "
+            f"check the range, then convert with .astype(np.{np.dtype(dtype)})"
+        )
+
+
+def check_ids(ids: np.ndarray, count: int, where: str) -> None:
+    """Raises ValueError unless all ids are int32 within 1..count (0 is padding)."""
+    check_dtype(ids, np.int32, where)
+    bad = np.flatnonzero((ids < 1) | (ids > count))
+    if bad.size:
+        raise ValueError(
+            f"{where}: {ids[bad[0]]} at position {bad[0]} ({bad.size:,} such values) is outside "
+            f"1..{count:,}; ids start at 1, 0 is padding: map raw ids with jaxrec.data.vocab"
+        )
+
+
+def check_seconds(times: np.ndarray, where: str) -> None:
+    """Raises ValueError unless times are int64 seconds since 1970 of a plausible size."""
+    check_dtype(times, np.int64, where)
+    bad = np.flatnonzero((times > MAX_SECONDS) | (times < -MAX_SECONDS))
+    if bad.size:
+        raise ValueError(
+            f"{where}: {times[bad[0]]} at position {bad[0]} ({bad.size:,} such values) is beyond 1e11 and so "
+            "looks like milliseconds, microseconds or nanoseconds; times are seconds since 1970: "
+            "divide by 1,000 (1,000,000; 1,000,000,000)"
+        )
+
+
+def narrow_ids(ids: np.ndarray, count: int, where: str) -> np.ndarray:
+    """Integer ids as int32, after checking that they lie in 1..count: a plain cast would wrap in silence."""
+    bad = np.flatnonzero((ids < 1) | (ids > count))
+    if bad.size:
+        raise ValueError(
+            f"{where}: id {ids[bad[0]]} at position {bad[0]} is outside 1..{count:,} (0 is padding)"
+        )
+    return ids.astype(np.int32)
+
+
+def kept_items(item: np.ndarray, where: str) -> int:
+    """Number of items when ids are taken as they are: the largest id.
+
+    Raises ValueError if fewer than 1 % of the ids up to it occur.
+    """
+    present = np.unique(item)
+    if present[-1] > 100 * present.size:
+        raise ValueError(
+            f"{where}: the largest id is {present[-1]:,} but only {present.size:,} ids occur; ids taken as "
+            "they are give a table with a row for each up to the largest: map them to 1..n"
+        )
+    return max(int(present[-1]), 1)  # without a positive id, the check of ids says so

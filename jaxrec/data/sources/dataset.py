@@ -1,0 +1,48 @@
+"""What the sources share: the description of a data set, and the check of what was parsed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from jaxrec.data.interactions import Statistics
+from jaxrec.data.store import File
+
+
+class Expected(NamedTuple):
+    """The counts a data set must have; one that differs is not the set that published numbers speak of."""
+
+    users: int
+    items: int
+    interactions: int
+    first: str | None = None
+    last: str | None = None
+    repeat_users: int = 0
+
+
+class Dataset(NamedTuple):
+    """One data set of a source. files: each needed file, as alternatives of which the first found is read."""
+
+    name: str
+    files: tuple[tuple[File, ...], ...]
+    expected: Expected
+
+
+def pick(datasets: Iterable[Dataset], name: str) -> Dataset:
+    """The data set of this name; ValueError naming the nearest and all names."""
+    named = {dataset.name: dataset for dataset in datasets}
+    if name not in named:
+        near = difflib.get_close_matches(name, named, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(f"data set {name!r}: unknown{hint}; one of {', '.join(named)}")
+    return named[name]
+
+
+def check(name: str, found: Statistics, expected: Expected) -> None:
+    """Raises ValueError unless the parsed data have the expected counts."""
+    for field, value in zip(Expected._fields, expected, strict=True):
+        if getattr(found, field) != value:
+            raise ValueError(
+                f"{name}: {field} = {getattr(found, field)}, expected {value}; the parser or file is wrong"
+            )

@@ -1,0 +1,51 @@
+"""Amazon Video Games as SASRec distributes it (Kang and McAuley, ICDM 2018, arXiv:1808.09781): "Games".
+
+Events stand in time order without times. The authors took out users and items of fewer than 5 events once,
+not iterated, so that shorter users and rarer items remain; users of fewer than 3 events serve training only:
+leave_one_out(sasrec.load("Video"), short="train").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxrec.data.checks import narrow_ids
+from jaxrec.data.interactions import Interactions, Sequences
+from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
+from jaxrec.data.store import File, Source, github, read, show_terms
+
+SOURCE = Source(
+    "sasrec",
+    "SASRec Amazon Video Games",
+    "https://github.com/kang205/SASRec",
+    "Apache-2.0 (repository)",
+    "Underlying data: Amazon review data 2014 (McAuley, research use).",
+)
+_ROUTE = github("kang205/SASRec", "e3738967fddab206d6eeb4fda433e7a7034dd8b1", "data/Video.txt")
+_SHA256 = "b7376fe24430743f411dc7f567285657b2adb3f74361cc7ba0aee94f3024b651"
+
+DATASETS = (
+    Dataset(
+        "Video", ((File("sasrec/Video.txt", _SHA256, 3187124, (_ROUTE,)),),), Expected(31013, 23715, 287107)
+    ),
+)
+
+
+def load(name: str) -> Sequences:
+    """Sequences without times; item ids are those of the file."""
+    dataset = pick(DATASETS, name)
+    show_terms(SOURCE)
+    ((file,),) = dataset.files
+    table = np.array(read(file).split()).astype(np.int64).reshape(-1, 2)
+    users, items = int(table[:, 0].max()), int(table[:, 1].max())
+    sequences = Interactions(
+        f"sasrec/{name}",
+        user=narrow_ids(table[:, 0], users, f"{file.path}: user"),
+        item=narrow_ids(table[:, 1], items, f"{file.path}: item"),
+        time=None,
+        value=None,
+        user_ids=np.arange(1, users + 1),
+        item_ids=np.arange(1, items + 1),
+    ).to_sequences()
+    check(sequences.name, sequences.statistics(), dataset.expected)
+    return sequences

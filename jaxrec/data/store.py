@@ -1,0 +1,221 @@
+"""Finds a file of a public source, or downloads it: JAXREC_DATA_DIR, then the cache, then its address.
+
+Every file is verified by the sha256 of its uncompressed content, wherever it was found, so that one
+checksum serves a packed copy (name.gz) and the original. A file appears in the cache whole or not at all.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+State = Literal["in JAXREC_DATA_DIR", "cached", "to download", "not to be had"]
+
+
+class Route(NamedTuple):
+    """One way to a file: `write` puts the content at a path; `address` names it in errors."""
+
+    address: str
+    write: Callable[[Path], None]
+
+
+class File(NamedTuple):
+    """A file of a source.
+
+    path: where it lies below JAXREC_DATA_DIR (there `.gz` may follow) and below the cache.
+    sha256, size: of the uncompressed content, in bytes. routes: tried in order; without
+    one the file is only found, never fetched.
+    """
+
+    path: str
+    sha256: str
+    size: int
+    routes: tuple[Route, ...] = ()
+
+
+class Source(NamedTuple):
+    """Where data come from and on what terms. `terms` are printed once, when the data are first read."""
+
+    name: str
+    title: str
+    homepage: str
+    licence: str
+    terms: str
+
+
+def data_dir() -> Path | None:
+    """The folder that JAXREC_DATA_DIR names, None if unset; ValueError if it is not a folder."""
+    text = os.environ.get("JAXREC_DATA_DIR", "")
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        raise ValueError(f"JAXREC_DATA_DIR={text}: is not a folder; correct it or unset it")
+    return path
+
+
+def cache_dir() -> Path:
+    """$XDG_CACHE_HOME/jaxrec, or ~/.cache/jaxrec; a relative XDG_CACHE_HOME is ignored, as XDG asks."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "jaxrec"
+
+
+def find(file: File) -> Path | None:
+    """The place of a file that is here already, not yet verified; None if it would have to be downloaded."""
+    folder = data_dir()
+    candidates = [] if folder is None else [folder / file.path, folder / f"{file.path}.gz"]
+    return next((path for path in [*candidates, cache_dir() / file.path] if path.is_file()), None)
+
+
+def state(*alternatives: File) -> State:
+    """Where a file is, or the first found of several that can stand for each other."""
+    for file in alternatives:
+        path = find(file)
+        if path is not None:
+            return "cached" if path == cache_dir() / file.path else "in JAXREC_DATA_DIR"
+    return "to download" if any(file.routes for file in alternatives) else "not to be had"
+
+
+def read(file: File) -> bytes:
+    """The verified, uncompressed content, downloaded into the cache first if need be.
+
+    Raises ValueError for a corrupt or truncated file in JAXREC_DATA_DIR, FileNotFoundError naming every
+    route tried if it can't be had. A damaged file in the cache is reported and downloaded again.
+    """
+    path = find(file)
+    if path is None:
+        return _download(file)
+    content = read_bytes(path)
+    if path != cache_dir() / file.path:
+        verify(
+            content, file, str(path), "replace it by an intact copy, or unset JAXREC_DATA_DIR to download it"
+        )
+        return content
+    try:
+        verify(content, file, str(path), "downloading it again")
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return _download(file)
+    return content
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content, unpacked if its name ends in .gz; ValueError if the archive is broken."""
+    content = path.read_bytes()
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{path}: truncated or corrupt gzip file ({error}; {len(content):,} bytes); fetch it again"
+        ) from error
+
+
+def verify(content: bytes, file: File, where: str, remedy: str) -> None:
+    """Raises ValueError unless size and sha256 are those expected, naming both and what to do."""
+    found = hashlib.sha256(content).hexdigest()
+    if found != file.sha256:
+        how = "truncated" if len(content) < file.size else "corrupt or of another version"
+        raise ValueError(
+            f"{where}: {how}: sha256 {found} of {len(content):,} bytes, expected {file.sha256} "
+            f"of {file.size:,} bytes; {remedy}"
+        )
+
+
+def _download(file: File) -> bytes:
+    final = cache_dir() / file.path
+    final.parent.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for route in file.routes:
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".download-") as folder:
+            part = Path(folder) / final.name
+            try:
+                route.write(part)
+                content = part.read_bytes()
+                verify(content, file, route.address, "the source has changed or the transfer broke")
+            except (OSError, ValueError) as error:
+                failures.append(f"\n  {route.address}: {error}")
+                continue
+            os.replace(part, final)
+            return content
+    raise FileNotFoundError(
+        f"{file.path}: not in JAXREC_DATA_DIR ({data_dir() or 'unset'}), not in the cache ({cache_dir()}), "
+        + "and "
+        + (f"could not be downloaded:{''.join(failures)}\n" if failures else "it has no public address; ")
+        + f"remedy: put the file at {final}, or set JAXREC_DATA_DIR to a folder that has it"
+    )
+
+
+def http(url: str) -> Route:
+    """Downloads an address."""
+
+    def write(path: Path) -> None:
+        import pooch
+
+        print(f"jaxrec: downloading {url}", file=sys.stderr)
+        pooch.HTTPDownloader(timeout=30)(url, str(path), None)
+
+    return Route(url, write)
+
+
+def github(repository: str, commit: str, path: str) -> Route:
+    """A file of a public GitHub repository at a fixed commit."""
+    return http(f"https://raw.githubusercontent.com/{repository}/{commit}/{path}")
+
+
+def wheel(package: str, version: str) -> Route:
+    """A wheel from the package index that pip is set up for; neither installed nor imported."""
+
+    def write(path: Path) -> None:
+        print(
+            f"jaxrec: downloading {package} {version} from the package index, without installing it",
+            file=sys.stderr,
+        )
+        options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
+        command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(path.parent)]
+        try:
+            done = subprocess.run(
+                [*command, f"{package}=={version}"], capture_output=True, text=True, timeout=300
+            )
+        except subprocess.TimeoutExpired as error:
+            raise OSError("pip gave no answer within 300 s") from error
+        wheels = list(path.parent.glob("*.whl"))
+        if done.returncode or len(wheels) != 1:
+            raise OSError(f"pip download ended with code {done.returncode}: {done.stderr.strip()[-500:]}")
+        os.replace(wheels[0], path)
+
+    return Route(f"package index: {package}=={version}", write)
+
+
+def member(archive: File, address: str, extract: Callable[[bytes], bytes]) -> Route:
+    """A file made from another one that the store holds, such as a member of an archive."""
+
+    def write(path: Path) -> None:
+        path.write_bytes(extract(read(archive)))
+
+    return Route(f"{address} in {archive.path}", write)
+
+
+def show_terms(source: Source) -> None:
+    """Prints the terms of a source on stderr, once: a marker file in the cache remembers what was shown."""
+    text = f"{source.title} ({source.homepage}): {source.licence}. {source.terms}"
+    marker = cache_dir() / "terms" / source.name
+    if marker.is_file() and marker.read_text(encoding="utf-8") == text:
+        return
+    print(f"jaxrec: {text}", file=sys.stderr)
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=marker.parent, delete=False, encoding="utf-8") as part:
+            part.write(text)
+        os.replace(part.name, marker)
+    except OSError:
+        pass  # a cache that can't be written to: the terms are shown again next time

@@ -1,0 +1,170 @@
+"""Ranking metrics, one value per example: from a 1-based rank, or from a ranked list and several answers.
+
+Means over users are left to the caller, who knows which rows are real and which device holds them.
+A rank counts candidates: 1 + the number of other candidates whose score is at least the target's.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxrec.types import Array
+
+# --- one answer: from its rank ---
+
+
+def hit(rank: Array, *, k: int) -> Array:
+    """Hit rate at k, 1 where the target is among the first k: [B] → [B]."""
+    return (rank <= _positive(k)).astype(jnp.float32)
+
+
+def recall(rank: Array, *, k: int) -> Array:
+    """Recall at k with one relevant item, the same as the hit rate: [B] → [B]."""
+    return hit(rank, k=k)
+
+
+def ndcg(rank: Array, *, k: int) -> Array:
+    """NDCG at k with one relevant item, 1 / log2(1 + rank) within the first k: [B] → [B]."""
+    return jnp.where(rank <= _positive(k), 1.0 / jnp.log2(1.0 + rank), 0.0)
+
+
+def mrr(rank: Array, *, k: int | None = None) -> Array:
+    """Reciprocal rank, 0 past the first k; None means no cut: [B] → [B]."""
+    return jnp.where(rank <= _positive(k), 1.0 / rank, 0.0) if k is not None else 1.0 / rank
+
+
+# --- ranks from scores ---
+
+
+def count_above(
+    scores: Array, target_score: Array, *, where: Array | None = None, ties: str = "pessimistic"
+) -> Array:
+    """How many candidates are ranked before the target: [..., N], [...] → int32 [...].
+
+    Sums over blocks of candidates, so a rank is 1 + the sum of the counts. A NaN never helps: a NaN
+    candidate counts as better, and with a NaN target every candidate does.
+
+    Args:
+      scores: scores of the candidates, [..., N].
+      target_score: score of the target, [...].
+      where: True where the column is a candidate other than the target, [..., N].
+      ties: "pessimistic" counts equal scores, "optimistic" does not.
+    """
+    target_score = target_score[..., None]
+    if ties == "pessimistic":
+        above = ~(scores < target_score)
+    elif ties == "optimistic":
+        above = ~(scores <= target_score)
+    else:
+        raise ValueError(f"ties={ties!r}: must be 'pessimistic' or 'optimistic'")
+    return jnp.sum(above if where is None else above & where, axis=-1, dtype=jnp.int32)
+
+
+def rank_of_target(
+    scores: Array, target: Array, *, where: Array | None = None, ties: str = "pessimistic"
+) -> Array:
+    """1-based rank of column `target` among all columns: [..., N], int [...] → int32 [...].
+
+    `where` is True where a column is a candidate; the target need not be marked. Constant scores rank the
+    target last under "pessimistic" ties and first under "optimistic" ones.
+
+    >>> rank_of_target(jnp.array([[3.0, 1.0, 2.0, 2.0]]), jnp.array([2]))
+    Array([3], dtype=int32)
+    """
+    target_score = jnp.take_along_axis(scores, target[..., None], axis=-1)[..., 0]
+    others = jnp.arange(scores.shape[-1]) != target[..., None]
+    return 1 + count_above(scores, target_score, where=others if where is None else others & where, ties=ties)
+
+
+def seen_mask(seen: Array, size: int, *, first: Array | int = 0) -> Array:
+    """Marks the seen items among the ids first .. first + size - 1: ids [..., S] → bool [..., size].
+
+    `seen` is filled up with 0, the padding. It marks nothing: column 0 of a block that starts at 0 is False.
+    """
+    column = jnp.where(seen > 0, seen - first, -1)
+    column = jnp.where((column >= 0) & (column < size), column, size)  # one column too many collects the rest
+    flat = column.reshape(-1, column.shape[-1])
+    marks = jnp.zeros((flat.shape[0], size + 1), bool).at[jnp.arange(flat.shape[0])[:, None], flat].set(True)
+    return marks[:, :size].reshape(*seen.shape[:-1], size)
+
+
+def apply_seen(
+    scores: Array, seen: Array, rule: str, *, target: Array | None = None, first: Array | int = 0
+) -> Array:
+    """Scores after the rule for items of the input history: [..., N], bool [..., N] → [..., N].
+
+    Args:
+      scores: scores of the items first .. first + N - 1.
+      seen: True where the user has seen the item.
+      rule: "exclude" takes seen items out (-inf); "zero" sets their score to 0 and leaves them in, the rule
+        of the CoSeRec code family; "keep" leaves them as they are.
+      target: ids of the targets, [...]. "exclude" never takes out the target, even if it was seen.
+      first: id of the first column.
+    """
+    if rule == "keep":
+        return scores
+    if rule == "zero":
+        return jnp.where(seen, 0.0, scores)
+    if rule != "exclude":
+        raise ValueError(f"rule={rule!r}: must be 'exclude', 'zero' or 'keep'")
+    if target is not None:
+        seen = seen & (jnp.arange(scores.shape[-1]) + first != target[..., None])
+    return jnp.where(seen, -jnp.inf, scores)
+
+
+# --- several answers: from ranked ids ---
+
+
+def list_recall(ranked: Array, answers: Array, *, k: int, padding: int = 0) -> Array:
+    """Share of a user's answers among the first k of the list, Σ h / |G|.
+
+    All `list_*` metrics take ids ranked from the best on, [..., N], and the relevant ids in any order,
+    [..., A], both filled up with `padding`, and give [...]. Repeated ids count once, and a user without
+    answers gets 0: leave such users out of a mean. A list shorter than k misses the rest.
+    """
+    hits, num_answers = _hits(ranked, answers, k, padding)
+    return hits.sum(axis=-1) / jnp.maximum(num_answers, 1)
+
+
+def list_precision(ranked: Array, answers: Array, *, k: int, padding: int = 0) -> Array:
+    """Share of answers among the first k, Σ h / k, also where the list is shorter. See `list_recall`."""
+    return _hits(ranked, answers, k, padding)[0].sum(axis=-1) / k
+
+
+def list_ndcg(ranked: Array, answers: Array, *, k: int, padding: int = 0) -> Array:
+    """Σ h_j / log2(1 + j) over its largest possible value, reached when the first min(k, |G|) are answers.
+
+    The ideal runs over all answers, not over the retrieved ones (a mistake in several published codes):
+    one of two answers at rank 1 and the other missed is 1 / (1 + 1/log2 3). See `list_recall`.
+    """
+    hits, num_answers = _hits(ranked, answers, k, padding)
+    ideal = jnp.arange(k) < num_answers[..., None]
+    best = (ideal / jnp.log2(2.0 + jnp.arange(k))).sum(axis=-1)
+    return (hits / jnp.log2(2.0 + jnp.arange(hits.shape[-1]))).sum(axis=-1) / jnp.maximum(best, 1.0)
+
+
+def list_map(ranked: Array, answers: Array, *, k: int, padding: int = 0) -> Array:
+    """Average precision at k: Σ h_j · precision@j / min(k, |G|). See `list_recall`."""
+    hits, num_answers = _hits(ranked, answers, k, padding)
+    precision = hits.cumsum(axis=-1) / (1.0 + jnp.arange(hits.shape[-1]))
+    return (hits * precision).sum(axis=-1) / jnp.clip(num_answers, 1, k)
+
+
+def _hits(ranked: Array, answers: Array, k: int, padding: int) -> tuple[Array, Array]:
+    """Where the first k ids are answers met for the first time, [..., min(N, k)], and |G|, [...]."""
+    ranked = ranked[..., : _positive(k)]
+    relevant = jnp.any(ranked[..., :, None] == answers[..., None, :], axis=-1) & (ranked != padding)
+    distinct = _first(answers) & (answers != padding)
+    return (relevant & _first(ranked)).astype(jnp.float32), distinct.sum(axis=-1)
+
+
+def _first(ids: Array) -> Array:
+    """True where an id has not occurred further left: [..., N] → bool [..., N]."""
+    earlier = jnp.tril(jnp.ones((ids.shape[-1], ids.shape[-1]), bool), k=-1)
+    return ~jnp.any((ids[..., :, None] == ids[..., None, :]) & earlier, axis=-1)
+
+
+def _positive(k: int) -> int:
+    if k < 1:
+        raise ValueError(f"k={k}: must be at least 1")
+    return k

@@ -1,0 +1,1 @@
+"""Encoders of item sequences: ids [B, L] to one vector a position [B, L, D]."""

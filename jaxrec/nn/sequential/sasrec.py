@@ -1,0 +1,135 @@
+"""SASRec as the S3-Rec, RecBole, CoSeRec and TiCoSeRec family builds it (post-norm, GELU).
+
+Kang and McAuley, "Self-attentive sequential recommendation", ICDM 2018, arXiv:1808.09781. Against the
+authors' own code (`sasrec_original.py`): normalisation after each residual as in BERT, an output projection,
+an inner width of its own, no √D scaling, no final normalisation.
+
+Departs from the family: masked keys get exactly no weight (`mask_value=-10000.0` is the family's finite
+mask), and the padding row of the item table starts at zero (theirs is drawn, and never trains either).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxrec.nn.layers.attention import SelfAttention, causal_mask
+from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
+from jaxrec.nn.layers.embedding import lookup, pad_row, slots
+from jaxrec.types import Array
+
+gelu = functools.partial(nn.gelu, approximate=False)  # x Φ(x) with the exact Φ
+
+
+class SASRec(nn.Module):
+    """Causal Transformer over a user's items; scores are products with the table that also feeds it.
+
+    Shape names: B rows, L slots, D dim, V vocab_size (+ extra_rows).
+
+    Fields beside the sizes:
+      dropout: of the embeddings and of each sub-layer's output. attention_dropout: of attention weights.
+      init_std: deviation of the normal initialisation of kernels and tables; biases start at 0.
+      mask_value: -inf hides keys exactly, and a query that sees none gets no attention output. A finite one
+        is added to the scores as in the family's code (-10000.0), where such queries attend to every slot.
+      extra_rows: rows of the item table past num_items that are no items (1 for the family's mask id).
+      bits: random bits for dropout. dtype: of the computation, such as jnp.bfloat16; None is float32.
+    """
+
+    num_items: int
+    dim: int = 64
+    num_layers: int = 2
+    num_heads: int = 2
+    inner_dim: int = 256
+    max_len: int = 50
+    dropout: float = 0.5
+    attention_dropout: float = 0.5
+    activation: Callable[[Array], Array] = gelu
+    init_std: float = 0.02
+    norm_epsilon: float = 1e-12
+    mask_value: float = -math.inf
+    extra_rows: int = 0
+    bits: Bits = threefry_bits
+    dtype: Any = None
+
+    def setup(self) -> None:
+        for field in ("num_items", "dim", "num_heads", "inner_dim", "max_len"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        init = nn.initializers.normal(self.init_std)
+        self.item_embedding = self.param(
+            "item_embedding", pad_row(init), (self.num_items + 1 + self.extra_rows, self.dim)
+        )
+        self.position_embedding = self.param("position_embedding", init, (self.max_len, self.dim))
+        self.norm = nn.LayerNorm(epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype)
+        self.drop = Dropout(self.dropout, self.bits)
+        self.layers = [
+            Block(
+                self.num_heads, self.inner_dim, self.dropout, self.attention_dropout, self.activation,
+                self.init_std, self.norm_epsilon, self.mask_value, self.bits, self.dtype, name=f"layer_{i}",
+            )
+            for i in range(self.num_layers)
+        ]  # fmt: skip
+
+    def __call__(
+        self, items: Array, *, positions: Array | None = None, segments: Array | None = None, train: bool
+    ) -> Array:
+        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D].
+
+        Args:
+          items: ids, right-aligned, 0 = padding or a masked item, [B, L].
+          positions: the slot each event would have in a row of max_len, [B, L]; None means right-aligned.
+          segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
+        """
+        positions = slots(items.shape[-1], self.max_len) if positions is None else positions
+        x = lookup(self.item_embedding, items) + jnp.take(self.position_embedding, positions, axis=0)
+        x = self.drop(self.norm(x), train=train)
+        visible = causal_mask(items, segments)
+        for layer in self.layers:
+            x = layer(x, visible, train=train)
+        return x
+
+    def item_table(self) -> Array:
+        """Vectors of all ids, padding first: [V, D]. A score is a product with one of them."""
+        return self.item_embedding
+
+
+class Block(nn.Module):
+    """Self-attention and a two-layer network, each added to its input and then normalised."""
+
+    num_heads: int
+    inner_dim: int
+    dropout: float
+    attention_dropout: float
+    activation: Callable[[Array], Array]
+    init_std: float
+    norm_epsilon: float
+    mask_value: float
+    bits: Bits
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, visible: Array, *, train: bool) -> Array:
+        """Maps [B, L, D] and bool [B, L, L] to [B, L, D]."""
+        init = nn.initializers.normal(self.init_std)
+        dense = functools.partial(nn.Dense, kernel_init=init, dtype=self.dtype)
+        norm = functools.partial(
+            nn.LayerNorm, epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype
+        )
+        drop = functools.partial(Dropout, self.dropout, self.bits)
+        attention = SelfAttention(
+            self.num_heads,
+            self.attention_dropout,
+            self.mask_value,
+            self.bits,
+            init,
+            self.dtype,
+            name="attention",
+        )
+        x = norm(name="attention_norm")(x + drop()(attention(x, visible, train=train), train=train))
+        inner = self.activation(dense(self.inner_dim, name="inner")(x))
+        return norm(name="inner_norm")(x + drop()(dense(x.shape[-1], name="outer")(inner), train=train))

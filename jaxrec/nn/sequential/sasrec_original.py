@@ -1,0 +1,119 @@
+"""SASRec as its authors' code builds it (Kang and McAuley, ICDM 2018, arXiv:1808.09781, section III).
+
+Follows the published code where it differs from the paper: queries come from the normalised input, keys and
+values from the input itself, and each residual adds the *normalised* input of its sub-layer. There is no
+output projection, and a last normalisation follows the blocks.
+
+Departs from the code: padding is known by its id (the code infers it from vectors that sum to zero), so
+padded outputs are exactly zero, also after the last normalisation, whose bias the code leaves there.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxrec.nn.layers.attention import attend, causal_mask
+from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
+from jaxrec.nn.layers.embedding import lookup, pad_row, slots
+from jaxrec.types import Array
+
+
+class SASRecOriginal(nn.Module):
+    """Causal Transformer whose inputs are item vectors times √dim plus learned positions.
+
+    Shape names: B rows, L slots, D dim, V vocab_size. `dropout` acts on the embeddings, the attention
+    weights and twice in each feed-forward network, whose inner width is D. `bits` are the random bits of
+    dropout, `dtype` the type of the computation (None is float32).
+    """
+
+    num_items: int
+    dim: int = 50
+    num_layers: int = 2
+    num_heads: int = 1
+    max_len: int = 50
+    dropout: float = 0.5
+    norm_epsilon: float = 1e-8
+    bits: Bits = threefry_bits
+    dtype: Any = None
+
+    def setup(self) -> None:
+        for field in ("num_items", "dim", "num_heads", "max_len"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        init = nn.initializers.glorot_uniform()
+        self.item_embedding = self.param("item_embedding", pad_row(init), (self.num_items + 1, self.dim))
+        self.position_embedding = self.param("position_embedding", init, (self.max_len, self.dim))
+        self.drop = Dropout(self.dropout, self.bits)
+        self.layers = [
+            OriginalBlock(
+                self.num_heads, self.dropout, self.norm_epsilon, self.bits, self.dtype, name=f"layer_{i}"
+            )
+            for i in range(self.num_layers)
+        ]
+        self.norm = nn.LayerNorm(epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype)
+
+    def __call__(
+        self, items: Array, *, positions: Array | None = None, segments: Array | None = None, train: bool
+    ) -> Array:
+        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D], zero on padding.
+
+        Args:
+          items: ids, right-aligned, 0 = padding, [B, L].
+          positions: the slot each event would have in a row of max_len, [B, L]; None means right-aligned.
+          segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
+        """
+        positions = slots(items.shape[-1], self.max_len) if positions is None else positions
+        real = (items != 0)[..., None]
+        x = lookup(self.item_embedding, items) * math.sqrt(self.dim)
+        x = jnp.where(
+            real, self.drop(x + jnp.take(self.position_embedding, positions, axis=0), train=train), 0.0
+        )
+        visible = causal_mask(items, segments)
+        for layer in self.layers:
+            x = jnp.where(real, layer(x, visible, train=train), 0.0)
+        return jnp.where(real, self.norm(x), 0.0)
+
+    def item_table(self) -> Array:
+        """Vectors of all ids, padding first, without the √dim of the input: [V, D]."""
+        return self.item_embedding
+
+
+class OriginalBlock(nn.Module):
+    """Attention of the normalised input over the raw one, then a ReLU network; see the module's docstring."""
+
+    num_heads: int
+    dropout: float
+    norm_epsilon: float
+    bits: Bits
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, visible: Array, *, train: bool) -> Array:
+        """Maps [B, L, D] and bool [B, L, L] to [B, L, D]."""
+        batch, length, dim = x.shape
+        if dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads}: must divide dim={dim}")
+        dense = functools.partial(
+            nn.Dense, dim, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype
+        )
+        norm = functools.partial(
+            nn.LayerNorm, epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype
+        )
+        drop = functools.partial(Dropout, self.dropout, self.bits)
+
+        def heads(y: Array) -> Array:  # [B, L, D] → [B, H, L, D / H]
+            return y.reshape(batch, length, self.num_heads, dim // self.num_heads).transpose(0, 2, 1, 3)
+
+        normed = norm(name="attention_norm")(x)
+        mixed = attend(
+            heads(dense(name="query")(normed)), heads(dense(name="key")(x)), heads(dense(name="value")(x)),
+            visible, mask_value=-math.inf, dropout=drop(), train=train,
+        )  # fmt: skip
+        normed = norm(name="inner_norm")(normed + mixed.transpose(0, 2, 1, 3).reshape(batch, length, dim))
+        inner = drop()(nn.relu(dense(name="inner")(normed)), train=train)
+        return normed + drop()(dense(name="outer")(inner), train=train)

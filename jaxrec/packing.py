@@ -1,0 +1,154 @@
+"""Several short sequences in one row: the same mathematics as padding, without computing on padding.
+
+A batch of B sequences becomes `rows` rows of `width` slots. Each slot knows which sequence it holds
+(`segments`, 0 = none), which event of it, and the position that event has in the padded form, so an
+encoder with a block-diagonal causal mask gives the outputs it gives on padded input.
+
+Placement is first-fit by decreasing length. The number of rows is fixed when the program is traced;
+`rows_needed` chooses it from the lengths of a data set, and `fits` says whether a batch found room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.types import Array
+
+
+class Placement(NamedTuple):
+    """Where each sequence of a batch starts: row [B] (`rows` where it found no room) and slot [B]."""
+
+    row: Array
+    slot: Array
+
+
+class Slots(NamedTuple):
+    """What each slot of the packed rows holds, all int32 [rows, width].
+
+    sequence: index into the batch, 0 where empty; event: 0-based event of that sequence's window;
+    segments: sequence + 1, 0 where empty; positions: slot of the event in the padded form.
+    """
+
+    sequence: Array
+    event: Array
+    segments: Array
+    positions: Array
+
+
+def place(lengths: Array, *, rows: int, width: int) -> Placement:
+    """First-fit-decreasing placement of sequences [B] into `rows` rows of `width` slots.
+
+    Empty sequences take no room and are given row `rows`, as are those that do not fit.
+    """
+    order = jnp.argsort(-lengths, stable=True)
+    row_ids = jnp.arange(rows)
+
+    def put(used: Array, length: Array) -> tuple[Array, tuple[Array, Array]]:
+        fits = (used + length <= width) & (length > 0)
+        row = jnp.where(fits.any(), jnp.argmax(fits), rows)
+        chosen = row_ids == row
+        slot = jnp.sum(jnp.where(chosen, used, 0))
+        return used + jnp.where(chosen, length, 0), (row, slot)
+
+    _, (row, slot) = jax.lax.scan(put, jnp.zeros(rows, lengths.dtype), lengths[order])
+    back = jnp.argsort(order)
+    return Placement(row[back].astype(jnp.int32), slot[back].astype(jnp.int32))
+
+
+def fits(placement: Placement, lengths: Array, rows: int) -> Array:
+    """True if every non-empty sequence found room, []."""
+    return jnp.all((lengths == 0) | (placement.row < rows))
+
+
+def spread(placement: Placement, lengths: Array, *, rows: int, width: int, max_len: int) -> Slots:
+    """Lays sequences of the given lengths [B] out in rows, as `placement` says.
+
+    max_len: length of the padded form, to which positions refer: the last event has max_len - 1.
+    """
+    count = lengths.shape[0]
+    start = jnp.where(placement.row < rows, placement.row * width + placement.slot, rows * width)
+    start = jnp.where(lengths > 0, start, rows * width)
+    holder = jnp.full(rows * width, -1, jnp.int32).at[start].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
+    holder = holder.reshape(rows, width)
+    slot = jnp.arange(width, dtype=jnp.int32)
+    begin = jax.lax.cummax(jnp.where(holder >= 0, slot, -1), axis=1)  # [rows, width] last start to the left
+    sequence = jnp.take_along_axis(holder, jnp.maximum(begin, 0), axis=1)
+    event = slot - begin
+    real = (begin >= 0) & (event < lengths[sequence])
+    sequence = jnp.where(real, sequence, 0)
+    event = jnp.where(real, event, 0)
+    return Slots(
+        sequence=sequence,
+        event=event,
+        segments=jnp.where(real, sequence + 1, 0),
+        positions=jnp.where(real, max_len - lengths[sequence] + event, 0).astype(jnp.int32),
+    )
+
+
+def padded(lengths: Array, *, max_len: int) -> Slots:
+    """The padded form in the same terms: one sequence a row, right-aligned, [B, max_len]."""
+    count = lengths.shape[0]
+    slot = jnp.arange(max_len, dtype=jnp.int32)
+    event = slot - (max_len - lengths[:, None])
+    real = event >= 0
+    sequence = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32)[:, None], (count, max_len))
+    return Slots(
+        sequence=sequence,
+        event=jnp.maximum(event, 0).astype(jnp.int32),
+        segments=jnp.where(real, sequence + 1, 0),
+        positions=jnp.broadcast_to(slot, (count, max_len)),
+    )
+
+
+def window(flat: Array, end: Array, length: Array, width: int) -> Array:
+    """Right-aligned windows of a flat column: the `length` entries before `end`, 0 on the left.
+
+    flat [N], end [B], length [B] → [B, width]; of longer windows the last `width` entries remain.
+    """
+    slot = jnp.arange(width)
+    index = end[:, None] - width + slot
+    real = slot >= width - length[:, None]
+    return jnp.where(real, flat[jnp.where(real, index, 0)], 0)
+
+
+def rows_needed(
+    lengths: np.ndarray,
+    batch_size: int,
+    width: int,
+    *,
+    multiple: int = 1,
+    deviations: float = 6.0,
+    growth: Callable[[np.ndarray], np.ndarray] = lambda n: n,
+) -> int:
+    """Rows that hold a random batch of these lengths with room to spare, on the host.
+
+    Enough for the mean number of events of a batch plus so many standard deviations, never more than
+    the longest batch possible needs. growth maps lengths to those after augmentation.
+    """
+    lengths = np.minimum(growth(np.asarray(lengths)), width)
+    if lengths.size == 0 or lengths.max(initial=0) < 1:
+        raise ValueError("lengths: there is no event to pack; the training split is empty")
+    size = min(batch_size, lengths.size)
+    expected = size * lengths.mean() + deviations * lengths.std() * np.sqrt(size)
+    longest = np.sort(lengths)[-size:]
+    # First-fit leaves less than half of a row empty on average; for short events almost nothing.
+    most = rows_used(longest, width)
+    rows = min(most, int(np.ceil(1.05 * expected / width)) + 1)
+    return -(-rows // multiple) * multiple
+
+
+def rows_used(lengths: np.ndarray, width: int) -> int:
+    """Rows that first-fit-decreasing uses, on the host: the slow twin of `place`."""
+    used: list[int] = []
+    for n in np.sort(lengths[lengths > 0])[::-1]:
+        row = next((r for r, u in enumerate(used) if u + n <= width), None)
+        if row is None:
+            used.append(int(n))
+        else:
+            used[row] += int(n)
+    return max(len(used), 1)

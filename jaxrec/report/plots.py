@@ -1,0 +1,80 @@
+"""Curves of training runs as PNG files. Needs matplotlib: the extra `plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+History = Sequence[Mapping[str, float]]  # one mapping an epoch: {"epoch": …, "loss": …, "ndcg@10": …}
+
+
+def metric_curve(runs: Mapping[str, History], metric: str, path: str | Path) -> Path:
+    """Draws a metric against the epoch, one line a run, and returns the PNG's path.
+
+    Args:
+      runs: history of each run by its name, such as `{"seed 0": …}`. An epoch is the entry `epoch`, or
+        else its place in the history. An epoch without the metric (not evaluated) has no point.
+      metric: the entry to draw, such as `ndcg@10`.
+
+    Raises:
+      ValueError: no epoch of any run has the metric.
+      ImportError: matplotlib is not installed.
+    """
+    return _lines({name: _points(history, metric) for name, history in runs.items()}, metric, path, runs)
+
+
+def loss_curve(runs: Mapping[str, History], path: str | Path, *, prefix: str = "loss") -> Path:
+    """Draws every loss (entries whose name starts with `prefix`) of every run; otherwise `metric_curve`."""
+    names = {
+        name for history in runs.values() for epoch in history for name in epoch if name.startswith(prefix)
+    }
+    lines = {}
+    for run, history in runs.items():
+        for name in sorted(names):
+            label = run if len(names) == 1 else f"{run}: {name}"
+            lines[label] = _points(history, name)
+    return _lines(lines, prefix, path, runs)
+
+
+def _points(history: History, name: str) -> list[tuple[float, float]]:
+    return [(epoch.get("epoch", i), epoch[name]) for i, epoch in enumerate(history) if name in epoch]
+
+
+def _lines(
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    name: str,
+    path: str | Path,
+    runs: Mapping[str, History],
+) -> Path:
+    if not any(lines.values()):
+        known = sorted(
+            {entry for history in runs.values() for epoch in history for entry in epoch} - {"epoch"}
+        )
+        raise ValueError(f"{name!r}: no epoch of any run has it: choose one of {known}")
+    figure = _figure()
+    axes = figure.subplots()
+    for label, points in lines.items():
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, marker=".")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(name)
+    axes.legend()
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=120)
+    return path
+
+
+def _figure() -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'jaxrec[plots]'") from error
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

@@ -1,0 +1,257 @@
+"""One JSON file per (experiment, data set, model): `results/<experiment>/<dataset>/<model>.json`.
+
+A file holds a `Result`, the mean and standard deviation over its seeds, and a manifest (commit, library
+versions, device). It is written whole or not at all, and reading checks it before anyone sees a number.
+
+A result never takes the place of one that was measured otherwise. The same configuration, protocol and
+seeds replace the file; anything else is stored beside it as `<model>.<hash>.json`, where the hash is that
+of the configuration, and tables show both and name what differs. Where a run keeps its files
+(`PLACES`) is no part of the configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxrec.types import Protocol, Result
+
+SCHEMA = 1
+PLACES = ("workdir", "results")  # fields of a configuration that say where files go, not what is measured
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+@-]*(?:\.[A-Za-z0-9_+@-]+)*")
+
+
+class Record(NamedTuple):
+    """A result as read from disk.
+
+    variant: "" or the hash in the file name; manifest: commit, versions, device, as the writer gave them.
+    """
+
+    result: Result
+    manifest: Mapping[str, Any]
+    variant: str = ""
+
+
+class Summary(NamedTuple):
+    """Mean over seeds and sample standard deviation (n - 1 in the divisor; None for one seed)."""
+
+    mean: float
+    std: float | None
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Mean and sample standard deviation of one value a seed, [n] with n ≥ 1.
+
+    >>> summary([1.0, 3.0])
+    Summary(mean=2.0, std=1.4142135623730951)
+    """
+    std = statistics.stdev(values) if len(values) > 1 else None
+    return Summary(statistics.fmean(values), std)
+
+
+def write(result: Result, folder: str | Path, *, manifest: Mapping[str, Any] | None = None) -> Path:
+    """Stores a result and returns its file; see the top of this file for what replaces what.
+
+    Args:
+      result: one value a seed for each metric, all finite.
+      folder: the results folder, made if absent.
+      manifest: what the result depends on besides its configuration (`jaxrec.config.manifest()`).
+
+    Raises:
+      ValueError: a name that cannot be a file name, a metric that is not finite or not one value a seed,
+        a configuration that JSON cannot hold.
+    """
+    document = _document(result, manifest or {})
+    # As a reader will see it, so that what was written compares equal to what is read.
+    checked = _parse(json.loads(_dumps(document)), f"result of {result.experiment}/{result.model}")
+    place = Path(folder) / result.experiment / result.dataset
+    path = place / f"{result.model}.json"
+    if path.exists() and identity(read(path).result) != identity(checked):
+        path = place / f"{result.model}.{identity(checked)}.json"
+    place.mkdir(parents=True, exist_ok=True)
+    write_whole(path, _dumps(document) + "\n")
+    return path
+
+
+def identity(result: Result) -> str:
+    """8 hex digits of the hash of what a number was measured with: configuration, protocol and seeds."""
+    config = {name: value for name, value in result.config.items() if name not in PLACES}
+    measured = {"config": config, "protocol": result.protocol._asdict(), "seeds": result.seeds}
+    text = json.dumps(_plain(measured, "config"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def read(path: str | Path) -> Record:
+    """Reads one result file.
+
+    Raises:
+      ValueError: not JSON (cut off, damaged), another schema, a missing field, a value that is not finite,
+        a mean that its values do not give, or a file that does not lie where its names say.
+    """
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise ValueError(f"{path}: not a whole JSON file ({error}): {_REMEDY}") from error
+    result = _parse(document, str(path))
+    rest = path.stem.removeprefix(result.model)
+    names = (result.experiment, result.dataset, result.model)
+    if (path.parent.parent.name, path.parent.name, path.stem.removesuffix(rest)) != names or rest not in (
+        "",
+        f".{identity(result)}",
+    ):
+        raise ValueError(f"{path}: holds {'/'.join(names)} under another name or hash: {_REMEDY}")
+    return Record(result, document["manifest"], rest.removeprefix("."))
+
+
+def read_all(folder: str | Path) -> list[Record]:
+    """All results of a folder, by experiment, data set, model and variant; [] if the folder is absent."""
+    records = [read(path) for path in Path(folder).glob("*/*/*.json")]
+    return sorted(records, key=lambda r: (r.result.experiment, r.result.dataset, r.result.model, r.variant))
+
+
+_REMEDY = "restore it from git, or delete it and run the experiment again"
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "experiment": str,
+    "dataset": str,
+    "model": str,
+    "config": dict,
+    "protocol": dict,
+    "seeds": list,
+    "metrics": dict,
+    "published": dict,
+    "source": str,
+    "steps": int,
+    "seconds": (int, float),
+    "compile_seconds": (int, float),
+    "note": str,
+    "manifest": dict,
+}
+
+
+def _document(result: Result, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = {}
+    for name, given in result.metrics.items():
+        values = [float(value) for value in given]
+        if len(values) != len(result.seeds):
+            raise ValueError(
+                f"metric {name}: {len(values)} values for {len(result.seeds)} seeds: give one a seed"
+            )
+        for seed, value in zip(result.seeds, values, strict=True):
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"metric {name}, seed {seed}: {value}: must be finite: the run diverged or the "
+                    "metric had nothing to count, so find out why instead of storing it"
+                )
+        metrics[name] = {"values": values, **(summary(values)._asdict() if values else {})}
+    fields = {**result._asdict(), "protocol": result.protocol._asdict(), "metrics": metrics}
+    return {"schema": SCHEMA, **_plain(fields, "result"), "manifest": _plain(manifest, "manifest")}
+
+
+def _parse(document: Any, where: str) -> Result:
+    """A `Result` from a document of this schema, every rule checked; `where` starts the error."""
+
+    def require(holds: bool, rule: str) -> None:
+        if not holds:
+            raise ValueError(f"{where}: {rule}: {_REMEDY}")
+
+    require(isinstance(document, dict), f"{type(document).__name__} where an object was expected")
+    found = document.get("schema")
+    require(found == SCHEMA, f"schema {found!r} where {SCHEMA} was expected")
+    for name, kind in _FIELDS.items():
+        require(name in document, f"no field {name!r}")
+        value = document[name]
+        valid = isinstance(value, kind) and not isinstance(value, bool)
+        require(valid, f"field {name!r} is {value!r}, of the wrong type")
+    for name in ("experiment", "dataset", "model"):
+        value = document[name]
+        rule = f"{name} {value!r} cannot name a file: use letters, digits and - _ + @ ."
+        require(NAME.fullmatch(value) is not None, rule)
+    require(set(document["protocol"]) == set(Protocol._fields), f"protocol has not just {Protocol._fields}")
+    require(isinstance(document["protocol"]["ks"], list), "protocol ks is no list")
+    seeds = document["seeds"]
+    require(
+        bool(seeds) and all(type(seed) is int for seed in seeds),
+        f"seeds {seeds}: need integers, at least one",
+    )
+    require(len(set(seeds)) == len(seeds), f"seeds {seeds}: one stands twice")
+    for name in ("steps", "seconds", "compile_seconds"):
+        value = document[name]
+        require(math.isfinite(value) and value >= 0, f"{name}={value}: must be finite and at least 0")
+    for name, value in document["published"].items():
+        require(_is_finite(value), f"published {name}={value!r}: must be a finite number")
+    require(not document["published"] or bool(document["source"]), "published values without a source")
+    require(bool(document["metrics"]), "no metrics")
+    metrics = {}
+    for name, entry in document["metrics"].items():
+        values = entry.get("values") if isinstance(entry, dict) else None
+        require(
+            isinstance(values, list) and len(values) == len(seeds), f"metric {name}: not one value a seed"
+        )
+        assert isinstance(values, list)
+        require(all(_is_finite(value) for value in values), f"metric {name}: {values}: must be finite")
+        mean, std = summary(values)
+        same = _close(entry.get("mean"), mean) and _close(entry.get("std"), std)
+        require(same, f"metric {name}: mean or std is not that of its values")
+        metrics[name] = tuple(values)
+    protocol = {**document["protocol"], "ks": tuple(document["protocol"]["ks"])}
+    fields = {name: document[name] for name in Result._fields}
+    return Result(**{**fields, "protocol": Protocol(**protocol), "seeds": tuple(seeds), "metrics": metrics})
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _close(stored: Any, value: float | None) -> bool:
+    if value is None or not _is_finite(stored):
+        return stored is value
+    return math.isclose(stored, value, rel_tol=1e-9, abs_tol=1e-12)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The same value in JSON's types; NumPy and JAX scalars become numbers, tuples lists, paths text."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part, f"{where}.{name}") for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part, f"{where}[{i}]") for i, part in enumerate(value)]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, Path):
+        return value.as_posix()
+    if (
+        value is None
+        or isinstance(value, (str, bool, int))
+        or (isinstance(value, float) and math.isfinite(value))
+    ):
+        return value
+    raise ValueError(f"{where}={value!r}: JSON cannot hold it: give finite numbers, text, lists or mappings")
+
+
+def _dumps(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: a reader sees the old text or the new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp gives 0600
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

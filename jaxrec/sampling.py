@@ -1,0 +1,165 @@
+"""Negative sampling: each sampler returns ids and the log-probability with which each was drawn.
+
+The draws are made inside a compiled step; the tables they read are built and checked once, on the host.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.types import Array, Key
+
+NEVER = np.iinfo(np.int32).max  # fills up rows of excluded ids: larger than any id
+_COMPARE_UP_TO = 128  # up to this width, comparing with every excluded id beats a binary search
+
+
+def exclusion_table(items: np.ndarray, offsets: np.ndarray, *, num_items: int) -> np.ndarray:
+    """Each user's distinct items in ascending order, filled up with NEVER: int32 [U, W], on the host.
+
+    Args:
+      items: ids of all events, grouped by user, [N].
+      offsets: user u has items[offsets[u]:offsets[u + 1]], [U + 1].
+      num_items: ids run from 1 to num_items; padding (0) is ignored.
+
+    Raises:
+      ValueError: an id is outside 0..num_items, or a user has every item, so that nothing is left to draw.
+    """
+    items, offsets = np.asarray(items, np.int64), np.asarray(offsets, np.int64)
+    if items.size and not (items.min() >= 0 and items.max() <= num_items):
+        raise ValueError(
+            f"items: ids {items.min()}..{items.max()}, but num_items={num_items} allows 0..{num_items}"
+        )
+    num_users = len(offsets) - 1
+    user = np.repeat(np.arange(num_users), np.diff(offsets))
+    pairs = np.unique((user * (num_items + 1) + items)[items > 0])
+    user, item = np.divmod(pairs, num_items + 1)
+    counts = np.bincount(user, minlength=num_users)
+    if num_users and counts.max(initial=0) >= num_items:
+        raise ValueError(
+            f"user {int(counts.argmax())} has all {num_items} items, so there is no negative to draw: "
+            "leave the user out, or exclude fewer items"
+        )
+    table = np.full((num_users, max(1, int(counts.max(initial=0)))), NEVER, np.int32)
+    starts = np.cumsum(counts) - counts
+    table[user, np.arange(len(pairs)) - starts[user]] = item
+    return table
+
+
+def uniform(key: Key, shape: tuple[int, ...], *, num_items: int) -> tuple[Array, Array]:
+    """Ids drawn uniformly from 1..num_items and their log-probability: both `shape`."""
+    if num_items < 1:
+        raise ValueError(f"num_items={num_items}: must be at least 1")
+    ids = jax.random.randint(key, shape, 1, num_items + 1, dtype=jnp.int32)
+    return ids, jnp.full(shape, -math.log(num_items), jnp.float32)
+
+
+def uniform_excluding(
+    key: Key, shape: tuple[int, ...], *, num_items: int, excluded: Array
+) -> tuple[Array, Array]:
+    """Ids drawn uniformly from the items a user does not have, without rejection, and their log-probability.
+
+    Draws a number r below n = num_items - (excluded items) and returns the r-th id that is not excluded:
+    with e_0 < e_1 < … excluded, e_j - 1 - j allowed ids lie below e_j, so that r is shifted past every j
+    for which this is at most r.
+
+    Args:
+      shape: draws for each row of `excluded`.
+      num_items: ids run from 1 to num_items.
+      excluded: distinct ids of each row in ascending order, filled up with NEVER, [..., W]
+        (see `exclusion_table`, which raises if a row excludes everything; here it would give num_items + 1).
+
+    Returns:
+      ids, int32 [..., *shape], and -log n, float32 [..., *shape].
+    """
+    lead, width = excluded.shape[:-1], excluded.shape[-1]
+    valid = excluded <= num_items
+    allowed = num_items - valid.sum(axis=-1, dtype=jnp.int32)
+    wide = allowed.reshape(*lead, *(1,) * len(shape))
+    rank = jax.random.randint(key, (*lead, *shape), 0, jnp.maximum(wide, 1), dtype=jnp.int32)
+    below = jnp.where(valid, excluded - 1 - jnp.arange(width, dtype=jnp.int32), NEVER)
+    find = jnp.vectorize(
+        lambda rows, ranks: jnp.searchsorted(
+            rows, ranks, side="right", method="compare_all" if width <= _COMPARE_UP_TO else "scan"
+        ),
+        signature="(w),(n)->(n)",
+    )
+    skipped = find(below, rank.reshape(*lead, -1)).reshape(rank.shape).astype(jnp.int32)
+    log_prob = -jnp.log(jnp.maximum(wide, 1).astype(jnp.float32))
+    return rank + 1 + skipped, jnp.broadcast_to(log_prob, rank.shape)
+
+
+def uniform_excluding_flat(
+    key: Key, *, num_items: int, excluded: Array, start: Array, count: Array, width: int
+) -> tuple[Array, Array]:
+    """`uniform_excluding` with one draw for each user asked for, reading rows of different lengths in place.
+
+    A binary search touches log2(width) excluded ids of a row, and no table [..., width] is ever made: on long
+    rows this is the cheaper of the two. The draws are the same, given the same key.
+
+    Args:
+      num_items: ids run from 1 to num_items.
+      excluded: the rows one after another, each of distinct ids in ascending order, [E].
+      start, count: the row of each draw is excluded[start : start + count], int32 [...].
+      width: the largest count.
+
+    Returns:
+      ids, int32 [...], and -log(num_items - count), float32 [...].
+    """
+    allowed = jnp.maximum(num_items - count, 1)
+    rank = jax.random.randint(key, start.shape, 0, allowed, dtype=jnp.int32)
+    low, high = jnp.zeros_like(count), count  # the number of ids to skip is in [low, high]
+    for _ in range(width.bit_length()):
+        middle = (low + high) // 2
+        below = excluded[jnp.minimum(start + middle, excluded.shape[0] - 1)] - 1 - middle
+        skip = (below <= rank) & (low < high)
+        low, high = jnp.where(skip, middle + 1, low), jnp.where(skip, high, jnp.maximum(middle, low))
+    return rank + 1 + low, -jnp.log(allowed.astype(jnp.float32))
+
+
+class Popularity(NamedTuple):
+    """A distribution over item ids, cut into 2³² equal parts, of which every item it holds has at least one.
+
+    ids: int32 [m], the items with a chance; lower: uint32 [m], the first part of each, ascending;
+    log_prob: float32 [vocab_size], log(parts / 2³²) by item id, -inf where the item is never drawn.
+    """
+
+    ids: Array
+    lower: Array
+    log_prob: Array
+
+
+def popularity_table(counts: np.ndarray, *, alpha: float) -> Popularity:
+    """The distribution p(item) ∝ count^alpha, on the host (alpha 0.75: Mikolov et al., NIPS 2013).
+
+    Args:
+      counts: how often each item occurs in the training data, [vocab_size]; entry 0 (padding) is ignored.
+      alpha: 1 is the frequency itself; 0 is uniform over all items, those with count 0 included.
+
+    Raises:
+      ValueError: negative or non-finite counts or alpha, or nothing to draw.
+    """
+    weights = np.asarray(counts, np.float64)[1:]
+    if not np.isfinite(weights).all() or (weights < 0).any() or not 0 <= alpha < math.inf:
+        raise ValueError(f"counts must be finite and not negative, and alpha={alpha} in [0, inf)")
+    weights = weights**alpha  # 0⁰ = 1
+    if weights.sum() <= 0:
+        raise ValueError("counts: no item occurs, so there is nothing to draw; use alpha=0 for uniform")
+    ids = np.flatnonzero(weights) + 1
+    parts = np.maximum(np.floor(weights[ids - 1] / weights.sum() * 2.0**32), 1.0).astype(np.int64)
+    parts[parts.argmax()] += 2**32 - parts.sum()  # what rounding leaves goes to the most popular item
+    log_prob = np.full(len(weights) + 1, -np.inf, np.float32)
+    log_prob[ids] = np.log(parts / 2.0**32)
+    lower = (np.cumsum(parts) - parts).astype(np.uint32)
+    return Popularity(jnp.asarray(ids, jnp.int32), jnp.asarray(lower), jnp.asarray(log_prob))
+
+
+def popularity(key: Key, shape: tuple[int, ...], table: Popularity) -> tuple[Array, Array]:
+    """Ids drawn from a `popularity_table` and their log-probability: both `shape`."""
+    part = jax.random.bits(key, shape, jnp.uint32)
+    ids = table.ids[jnp.searchsorted(table.lower, part, side="right") - 1]
+    return ids, table.log_prob[ids]

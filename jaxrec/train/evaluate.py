@@ -1,0 +1,134 @@
+"""Ranking evaluation by counting, on the device, in blocks of users and items.
+
+rank = 1 + the number of other candidates that score at least as high as the target. Nothing of size
+users × items is held: a block of queries is scored against a block of items at a time, and where there
+are several blocks of items the target's score is taken from the very product that the others come from,
+so that equal items tie to the bit.
+
+On sampled candidates: their metrics are not those of the full ranking and may order models differently
+(Krichene and Rendle, KDD 2020); they exist here to compare with papers that used them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import metrics, packing
+from jaxrec.types import Array, Context, Protocol, Retriever, Variables
+
+
+Rank = Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array]]
+
+
+def make_rank(
+    retriever: Retriever, protocol: Protocol, *, num_items: int, history: int, block: int = 16384
+) -> Rank:
+    """rank(variables, queries, context) -> (ranks [batches, B], non-finite scores seen [batches]).
+
+    queries: columns of `data.batching.batched_queries`, with leading axis batches; for sampled
+    candidates also `candidates` [batches, B, N], ids of which the target is none.
+    num_items: candidates are 1..num_items; under the "zero" rule all rows of the item table are.
+    history: longest input of any query; context: items [N], start [U].
+    block: items scored at a time.
+
+    Raises:
+      ValueError: the protocol names a rule that does not exist.
+    """
+    if protocol.seen not in ("exclude", "zero", "keep"):
+        raise ValueError(f"protocol.seen={protocol.seen!r}: expected 'exclude', 'zero' or 'keep'")
+    if protocol.ties not in ("pessimistic", "optimistic"):
+        raise ValueError(f"protocol.ties={protocol.ties!r}: expected 'pessimistic' or 'optimistic'")
+    sampled = protocol.candidates != "all"
+
+    def among_all(
+        query: Array, table: Array, queries: Mapping[str, Array], context: Context
+    ) -> tuple[Array, Array]:
+        first_id, count = (0, table.shape[0]) if protocol.seen == "zero" else (1, num_items)
+        target = queries["target"]
+        end = context["start"][queries["user"]] + queries["length"]
+        seen = packing.window(context["items"], end, queries["length"], history)
+        size = min(block, count)
+        blocks = -(-count // size)
+        rows = jnp.pad(table[first_id : first_id + count], ((0, blocks * size - count), (0, 0)))
+        rows = rows.reshape(blocks, size, -1)
+        first = first_id + size * jnp.arange(blocks)
+
+        def scores_of(block_rows: Array, block_first: Array) -> tuple[Array, Array]:
+            scores = query @ block_rows.T
+            finite = jnp.isfinite(scores).all(axis=1)
+            marks = metrics.seen_mask(seen, size, first=block_first)
+            return metrics.apply_seen(scores, marks, protocol.seen, target=target, first=block_first), finite
+
+        def target_in(scores: Array, block_first: Array) -> Array:
+            column = jnp.clip(target - block_first, 0, size - 1)
+            value = jnp.take_along_axis(scores, column[:, None], axis=1)[:, 0]
+            return jnp.where((target >= block_first) & (target < block_first + size), value, 0)
+
+        def above(scores: Array, block_first: Array, target_score: Array) -> Array:
+            ids = block_first + jnp.arange(size)
+            others = (ids < first_id + count) & (ids != target[:, None])
+            return metrics.count_above(scores, target_score, where=others, ties=protocol.ties)
+
+        if blocks == 1:
+            scores, finite = scores_of(rows[0], first[0])
+            return 1 + above(scores, first[0], target_in(scores, first[0])), finite
+        target_score = jax.lax.map(lambda b: target_in(scores_of(*b)[0], b[1]), (rows, first)).sum(axis=0)
+
+        def count_block(b: tuple[Array, Array]) -> tuple[Array, Array]:
+            scores, finite = scores_of(*b)
+            return above(scores, b[1], target_score), finite
+
+        counts, finite = jax.lax.map(count_block, (rows, first))
+        return 1 + counts.sum(axis=0), finite.all(axis=0)
+
+    def among_sampled(query: Array, table: Array, queries: Mapping[str, Array]) -> tuple[Array, Array]:
+        ids = jnp.concatenate([queries["target"][:, None], queries["candidates"]], axis=1)
+        scores = jnp.einsum("bd,bnd->bn", query, table[ids])
+        return metrics.rank_of_target(
+            scores, jnp.zeros(ids.shape[0], jnp.int32), ties=protocol.ties
+        ), jnp.isfinite(scores).all(axis=1)
+
+    def rank(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
+        table = retriever.items(variables)
+
+        def batch(queries: Mapping[str, Array]) -> tuple[Array, Array]:
+            query = retriever.query(variables, queries, context)
+            if sampled:
+                ranks, finite = among_sampled(query, table, queries)
+            else:
+                ranks, finite = among_all(query, table, queries, context)
+            return ranks, jnp.sum(~finite & queries["mask"])
+
+        return jax.lax.map(batch, dict(queries))
+
+    return rank
+
+
+def summarise(ranks: np.ndarray, mask: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:
+    """Means over real queries, summed in float64: hit@k and ndcg@k for each k, and mrr.
+
+    ranks, mask: any one shape.
+    """
+    rank = jnp.asarray(np.asarray(ranks)[np.asarray(mask)])
+
+    def mean(values: Array) -> float:
+        return float(np.asarray(values, np.float64).mean())
+
+    found = {}
+    for k in ks:
+        found[f"hit@{k}"] = mean(metrics.hit(rank, k=k))
+        found[f"ndcg@{k}"] = mean(metrics.ndcg(rank, k=k))
+    return found | {"mrr": mean(metrics.mrr(rank))}
+
+
+def check_finite(bad: np.ndarray, what: str) -> None:
+    """Raises if any query had a score that is NaN or infinite: such a ranking means nothing."""
+    if np.any(bad):
+        raise ValueError(
+            f"{what}: {int(np.sum(bad))} queries have NaN or infinite scores, so they have no rank; "
+            "training diverged (lower the learning rate) or the parameters are damaged"
+        )

@@ -1,0 +1,65 @@
+"""What a training run carries from step to step, and the tree of its random keys.
+
+root ─ PLAN ─ epoch          order of the examples
+     ├ STEP ─ step ─ prepare negatives, augmentation
+     │             └ losses  dropout
+     └ INIT                  parameters
+
+Every key is folded from the root by counting, so any step can be computed again, and a run resumed from
+its state alone goes on with the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrec.optim.loss_weighting import LossWeighting
+from jaxrec.types import Array, Batch, Context, Key, Task, Variables
+
+INIT, PLAN, STEP = 0, 1, 2
+
+
+@flax.struct.dataclass
+class TrainState:
+    """params: {"model": …, "weighting": …}; collections: what else the model holds, such as batch_stats."""
+
+    step: Array
+    key: Key
+    params: Any
+    collections: Any
+    opt_state: Any
+    weighting: Any
+
+    @property
+    def variables(self) -> Variables:
+        """The model's variables, as its `apply` takes them."""
+        return {"params": self.params["model"], **self.collections}
+
+
+def create(
+    task: Task,
+    tx: optax.GradientTransformation,
+    weighting: LossWeighting,
+    key: Key,
+    rows: Any,
+    context: Context,
+) -> TrainState:
+    """The state before the first step. rows: one step's rows, of which only shapes matter."""
+    init_key = jax.random.fold_in(key, INIT)
+    batch: Batch = task.prepare(init_key, rows, context)
+    variables = dict(task.init(init_key, batch))
+    learned, remembered = weighting.init()
+    params = {"model": variables.pop("params"), "weighting": learned}
+    return TrainState(
+        step=jnp.int32(0),
+        key=key,
+        params=params,
+        collections=variables,
+        opt_state=tx.init(params),
+        weighting=remembered,
+    )

@@ -1,0 +1,87 @@
+"""The nouns every part of jaxrec shares. Shapes are written in brackets, leading axis first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Key = jax.Array  # a typed PRNG key, from jax.random.key
+Batch = Mapping[str, Array]  # named arrays whose leading axis is the example
+Variables = Mapping[str, Any]  # {"params": …, "batch_stats": …}
+Context = Mapping[str, Any]  # columns of a data set that live on the device: arrays, or trees of them
+Outputs = Any
+
+
+class Task(NamedTuple):
+    """Model, loss, sampler and augmentation as four pure functions: all that a training loop knows.
+
+    prepare(key, rows, context) -> batch
+        Runs on the device. `rows` says which examples the step reads; `context` holds the resident
+        columns. Draws negatives, augments, masks, packs. Every leaf of the batch has a leading axis
+        that is split over devices.
+    init(key, batch) -> variables
+    losses(variables, batch, key, axis_name=None) -> ({name: scalar}, updated collections)
+        With an axis name, a scalar is this device's share: the shares of all devices add up to the
+        loss of the global batch, whatever their number.
+    predict(variables, batch) -> outputs, what metrics read.
+    """
+
+    prepare: Callable[[Key, Mapping[str, Array], Context], Batch]
+    init: Callable[[Key, Batch], Variables]
+    losses: Callable[..., tuple[dict[str, Array], Variables]]
+    predict: Callable[[Variables, Batch], Outputs]
+
+
+class Retriever(NamedTuple):
+    """A model as a ranking sees it: scores are dot products.
+
+    query(variables, queries, context) -> [B, D]; items(variables) -> [V, D], row i for item id i.
+    """
+
+    query: Callable[[Variables, Mapping[str, Array], Context], Array]
+    items: Callable[[Variables], Array]
+
+
+class Protocol(NamedTuple):
+    """How a ranking number was measured: without it the number means nothing.
+
+    candidates: "all" items, or "sampled-100" and the like: the target among that many sampled negatives.
+    seen: what happens to items of the input history: "exclude" takes them out of the candidates,
+        "zero" sets their score to 0 and leaves them in (the rule of the CoSeRec code family; padding
+        and mask rows stay candidates too), "keep" leaves them in.
+    ties: "pessimistic" ranks the target after every candidate of equal score, "optimistic" before.
+    selection: the validation metric by which the evaluated parameters were chosen, or "none".
+    """
+
+    split: str = "leave-one-out"
+    candidates: str = "all"
+    seen: str = "exclude"
+    ties: str = "pessimistic"
+    ks: tuple[int, ...] = (5, 10, 20)
+    loss: str = ""
+    selection: str = "ndcg@20"
+
+
+class Result(NamedTuple):
+    """One row of a table, as stored on disk: what was run, how it was measured, what came out.
+
+    metrics: {metric: one value per seed}; published: {metric: value} and `source` says where they
+    stand ("" where there are none).
+    """
+
+    experiment: str
+    dataset: str
+    model: str
+    config: Mapping[str, Any]
+    protocol: Protocol
+    seeds: tuple[int, ...]
+    metrics: Mapping[str, tuple[float, ...]]
+    published: Mapping[str, float]
+    source: str
+    steps: int
+    seconds: float
+    compile_seconds: float
+    note: str = ""

@@ -1,0 +1,121 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jaxrec.data.__main__ import main
+
+Write = Callable[[str, str | bytes], Path]
+Capture = pytest.CaptureFixture[str]
+
+
+def test_list_names_every_set_with_its_state(cache: Path, capsys: Capture) -> None:
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("movielens/ml-100k", "ticoserec/Yelp-A", "coserec/Toys_and_Games", "sasrec/Video"):
+        assert any(name in line and "to download" in line for line in printed.splitlines())
+
+
+def test_list_tells_what_is_in_the_data_folder(
+    cache: Path, data_dir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (data_dir / "sasrec/Video.txt.gz").exists():
+        pytest.skip("sasrec/Video.txt.gz is not in the data folder")
+    monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
+    assert main(["list"]) == 0
+    assert any(
+        "sasrec/Video" in line and "in JAXREC_DATA_DIR" in line
+        for line in capsys.readouterr().out.splitlines()
+    )
+
+
+@pytest.mark.parametrize("command", ["stats", "download"])
+def test_a_public_set_is_described_and_verified(
+    cache: Path, data_dir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    if not (data_dir / "coserec/Toys_and_Games.txt.gz").exists():
+        pytest.skip("coserec/Toys_and_Games.txt.gz is not in the data folder")
+    monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
+    assert main([command, "coserec/Toys_and_Games"]) == 0
+    want = {"stats": "19,412 users", "download": "Toys_and_Games.txt.gz: sha256 verified"}
+    assert want[command] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["stats", "download"])
+def test_an_unknown_name_gives_the_nearest(cache: Path, capsys: Capture, command: str) -> None:
+    assert main([command, "ticosrec/Beauty"]) == 1
+    assert "did you mean ticoserec/Beauty?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, content, options",
+    [
+        ("e.csv", "user,item,time\n1,5,1\n1,6,2\n2,5,3\n", []),
+        ("e.tsv", "u\ti\n1\t5\n1\t6\n2\t5\n", ["--user", "u", "--item", "i", "--time", "None"]),
+        ("e.txt", "1 1 2\n2 1\n", []),
+        ("e.csv", "user,item,time\n1,1,1\n1,2,2\n2,1,3\n", ["--keep-ids"]),
+    ],
+)
+def test_a_good_file_is_described(
+    write: Write, capsys: Capture, name: str, content: str, options: list[str]
+) -> None:
+    assert main(["validate", str(write(name, content)), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "2 users, 2 items, 3 interactions" in printed
+    assert "2 users have fewer than 3 events" in printed
+
+
+def test_the_leak_of_leave_one_out_is_measured(write: Write, capsys: Capture) -> None:
+    rows = [f"{user},{item},{100 * user + item}" for user in (1, 2) for item in (1, 2, 3, 4)]
+    assert main(["validate", str(write("e.csv", "\n".join(["user,item,time", *rows]) + "\n"))]) == 0
+    # User 1 is asked at 104, when the 2 events of user 2 among the 4 for training lie ahead; user 2 at 204.
+    assert f"{(2 / 4 + 0) / 2:.1%} of the training events happened after" in capsys.readouterr().out
+
+
+def test_a_parquet_file_is_described(tmp_path: Path, capsys: Capture) -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs the extra `parquet`")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"user": [1, 1], "item": [4, 5], "time": [1, 2]}), tmp_path / "e.parquet")
+    assert main(["validate", str(tmp_path / "e.parquet")]) == 0
+    assert "1 users, 2 items, 2 interactions" in capsys.readouterr().out
+
+
+def test_a_core_can_be_taken_first(write: Write, capsys: Capture) -> None:
+    path = write("e.csv", "user,item,time\n1,5,1\n1,6,2\n2,5,3\n2,6,4\n3,9,1\n")
+    assert main(["validate", str(path), "--k-core", "2"]) == 0
+    assert "2 users, 2 items, 4 interactions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("e.csv", "user,item\n1,5\n", "there is no time column 'time'"),
+        ("e.csv", "user,item,time\n1,5,1400000000000\n", "looks like milliseconds"),
+        ("e.txt", "1\n", "line 1"),
+        ("e.json", "{}", "expected .csv, .tsv, .parquet or .txt"),
+    ],
+)
+def test_a_bad_file_ends_with_1_and_its_error(
+    write: Write, capsys: Capture, name: str, content: str, message: str
+) -> None:
+    assert main(["validate", str(write(name, content))]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert message in captured.err
+    assert captured.out == ""
+
+
+def test_a_missing_file_ends_with_1(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["validate", str(tmp_path / "none.csv")]) == 1
+    assert "none.csv" in capsys.readouterr().err
+
+
+def test_the_command_line_prints_no_traceback(write: Write) -> None:
+    command = [sys.executable, "-m", "jaxrec.data", "validate", str(write("e.csv", ""))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "the file is empty" in done.stderr
+    assert "Traceback" not in done.stderr

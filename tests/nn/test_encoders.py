@@ -1,0 +1,289 @@
+"""What holds for every encoder of item sequences."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrec import losses
+from jaxrec.nn.layers.attention import attend, causal_mask
+from jaxrec.nn.layers.dropout import Dropout, counter_bits
+from jaxrec.nn.sequential.gru4rec import GRU4Rec
+from jaxrec.nn.sequential.sasrec import SASRec
+from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
+from jaxrec.types import Array, Variables
+
+NUM_ITEMS, DIM, LENGTH = 20, 8, 6
+SMALL: dict[str, Any] = {"num_items": NUM_ITEMS, "dim": DIM}
+MODELS: dict[str, nn.Module] = {
+    "sasrec": SASRec(**SMALL, num_heads=2, inner_dim=12, max_len=LENGTH),
+    "sasrec_additive": SASRec(**SMALL, num_heads=2, inner_dim=12, max_len=LENGTH, mask_value=-10000.0),
+    "sasrec_original": SASRecOriginal(**SMALL, num_heads=2, max_len=LENGTH),
+    "gru4rec": GRU4Rec(**SMALL, hidden_dim=10, num_layers=2, use_bias=True),
+}
+ITEMS = np.array(
+    [[0, 0, 0, 4, 9, 2], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 20], [0, 0, 7, 0, 7, 3]], np.int32
+)  # the last row has a masked item inside
+every_model = pytest.mark.parametrize("name", MODELS)
+every_attention = pytest.mark.parametrize("name", ["sasrec", "sasrec_additive", "sasrec_original"])
+
+
+class Fitted:
+    """A model with weights larger than the initial ones, so that differences show."""
+
+    def __init__(self, name: str) -> None:
+        self.model = MODELS[name]
+        init = jax.jit(lambda key: self.model.init(key, ITEMS, train=False))(jax.random.key(0))
+        leaves, tree = jax.tree.flatten(init)
+        rng = np.random.default_rng(0)
+        moved = [leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
+        self.initial, self.variables = init, jax.tree.unflatten(tree, moved)
+        self.run = jax.jit(lambda v, *a, **k: self.model.apply(v, *a, train=False, **k))
+
+    def __call__(self, items: np.ndarray, **parts: np.ndarray) -> np.ndarray:
+        return np.asarray(self.run(self.variables, jnp.asarray(items), **parts))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, Fitted]:
+    return {name: Fitted(name) for name in MODELS}
+
+
+def close(a: np.ndarray, b: np.ndarray) -> None:
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6)
+
+
+@every_model
+def test_shapes_of_output_and_table(fitted: dict[str, Fitted], name: str) -> None:
+    assert fitted[name](ITEMS).shape == (4, LENGTH, DIM)
+    table = fitted[name].model.apply(fitted[name].variables, method="item_table")
+    assert table.shape == (NUM_ITEMS + 1, DIM)
+
+
+@every_model
+def test_the_padding_row_starts_at_zero(fitted: dict[str, Fitted], name: str) -> None:
+    table = np.asarray(fitted[name].initial["params"]["item_embedding"])
+    assert (table[0] == 0.0).all()
+    assert (table[1:] != 0.0).all()
+
+
+def test_parameters_of_sasrec(fitted: dict[str, Fitted]) -> None:
+    params = fitted["sasrec"].initial["params"]
+    assert set(params) == {"item_embedding", "position_embedding", "norm", "layer_0", "layer_1"}
+    shapes = jax.tree.map(np.shape, params["layer_0"])
+    assert shapes["inner"] == {"kernel": (DIM, 12), "bias": (12,)}
+    assert shapes["outer"] == {"kernel": (12, DIM), "bias": (DIM,)}
+    assert shapes["attention"]["query_kernel"] == (DIM, DIM)
+    total = (NUM_ITEMS + 1 + LENGTH) * DIM + 2 * DIM
+    layer = 4 * (DIM * DIM + DIM) + (DIM * 12 + 12) + (12 * DIM + DIM) + 4 * DIM
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == total + 2 * layer
+
+
+def test_parameters_of_gru4rec(fitted: dict[str, Fitted]) -> None:
+    shapes = jax.tree.map(np.shape, fitted["gru4rec"].initial["params"])
+    biases = {"input_bias": (30,), "hidden_bias": (30,)}
+    assert shapes["layer_0"] == {"input_kernel": (DIM, 30), "hidden_kernel": (10, 30), **biases}
+    assert shapes["layer_1"] == {"input_kernel": (10, 30), "hidden_kernel": (10, 30), **biases}
+    assert shapes["output"] == {"kernel": (10, DIM), "bias": (DIM,)}
+
+
+@every_model
+def test_rows_do_not_see_each_other(fitted: dict[str, Fitted], name: str) -> None:
+    changed = ITEMS.copy()
+    changed[1] = ITEMS[1, ::-1]
+    before, after = fitted[name](ITEMS), fitted[name](changed)
+    np.testing.assert_array_equal(np.delete(after, 1, 0), np.delete(before, 1, 0))
+    assert not np.allclose(after[1], before[1])
+
+
+@every_model
+@pytest.mark.parametrize("slot", [1, 3, 5])
+def test_a_later_item_changes_nothing_before_it(fitted: dict[str, Fitted], name: str, slot: int) -> None:
+    changed = ITEMS.copy()
+    changed[1, slot] = 17
+    before, after = fitted[name](ITEMS)[1], fitted[name](changed)[1]
+    close(after[:slot], before[:slot])
+    assert not np.allclose(after[slot], before[slot], atol=1e-4)
+
+
+@every_model
+def test_more_padding_changes_no_real_slot(fitted: dict[str, Fitted], name: str) -> None:
+    short = fitted[name](ITEMS[[0, 2, 3], 2:])
+    real = ITEMS[[0, 2, 3], 2:] != 0
+    close(short[real], fitted[name](ITEMS[[0, 2, 3]])[:, 2:][real])
+
+
+@every_model
+def test_packed_rows_give_the_outputs_of_padded_ones(fitted: dict[str, Fitted], name: str) -> None:
+    """Rows 2, 0 and 3 of ITEMS, the last with a masked item inside, share one row of nine slots."""
+    items = np.array([[20, 4, 9, 2, 7, 0, 7, 3, 0]], np.int32)
+    segments = np.array([[1, 2, 2, 2, 3, 3, 3, 3, 0]], np.int32)
+    positions = np.array([[5, 3, 4, 5, 2, 3, 4, 5, 0]], np.int32)
+    packed = fitted[name](items, segments=segments, positions=positions)[0]
+    padded = fitted[name](ITEMS)
+    close(packed[:8], np.concatenate([padded[2, 5:], padded[0, 3:], padded[3, 2:]]))
+    assert np.isfinite(packed).all()
+
+
+@every_model
+def test_an_empty_row_is_finite_and_so_is_its_gradient(fitted: dict[str, Fitted], name: str) -> None:
+    model, empty = fitted[name].model, jnp.zeros((1, LENGTH), jnp.int32)
+
+    def total(variables: Variables) -> Array:
+        return (model.apply(variables, empty, train=False) ** 2).sum()
+
+    value, grads = jax.jit(jax.value_and_grad(total))(fitted[name].variables)
+    assert jnp.isfinite(value)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert (grads["params"]["item_embedding"] == 0.0).all()
+
+
+def test_padded_outputs_of_the_original_are_zero(fitted: dict[str, Fitted]) -> None:
+    hidden = fitted["sasrec_original"](ITEMS)
+    assert (hidden[ITEMS == 0] == 0.0).all()
+    assert (hidden[ITEMS != 0] != 0.0).any(axis=-1).all()
+
+
+@every_attention
+def test_longer_rows_than_positions_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"max_len={LENGTH}"):
+        MODELS[name].init(jax.random.key(0), jnp.ones((1, LENGTH + 1), jnp.int32), train=False)
+
+
+@every_attention
+def test_heads_that_do_not_divide_the_width_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="num_heads=3"):
+        MODELS[name].clone(num_heads=3).init(jax.random.key(0), ITEMS, train=False)
+
+
+@every_model
+@pytest.mark.parametrize("field", ["num_items", "dim"])
+def test_sizes_below_one_are_refused(name: str, field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field}=0"):
+        MODELS[name].clone(**{field: 0}).init(jax.random.key(0), ITEMS, train=False)
+
+
+@every_model
+def test_each_row_has_the_noise_of_its_key_whatever_the_batch(fitted: dict[str, Fitted], name: str) -> None:
+    model, variables = fitted[name].model.clone(bits=counter_bits), fitted[name].variables
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(4))
+
+    def one(items: Array, key: Array) -> Array:
+        return model.apply(variables, items[None], train=True, rngs={"dropout": key})[0]
+
+    batch = jax.jit(jax.vmap(one))
+    whole = batch(jnp.asarray(ITEMS), keys)
+    close(whole[2:], batch(jnp.asarray(ITEMS)[2:], keys[2:]))
+    assert not np.allclose(whole, batch(jnp.asarray(ITEMS), keys[::-1]))
+    assert not np.allclose(whole, fitted[name](ITEMS))
+
+
+@every_model
+def test_twenty_steps_lower_the_loss(fitted: dict[str, Fitted], name: str) -> None:
+    model, tx = fitted[name].model, optax.adam(0.02)
+    inputs, targets = jnp.asarray(ITEMS)[:, :-1], jnp.asarray(ITEMS)[:, 1:]
+
+    def loss(variables: Variables, key: Array) -> Array:
+        hidden = model.apply(variables, inputs, train=True, rngs={"dropout": key})
+        table = model.apply(variables, method="item_table")
+        return losses.softmax_cross_entropy(hidden, table, targets, where=targets > 0)
+
+    def step(carry: Any, key: Array) -> tuple[Any, Array]:
+        variables, state = carry
+        value, grads = jax.value_and_grad(loss)(variables, key)
+        updates, state = tx.update(grads, state)
+        return (optax.apply_updates(variables, updates), state), value
+
+    start = fitted[name].initial
+    (variables, _), values = jax.jit(lambda c, k: jax.lax.scan(step, c, k))(
+        (start, tx.init(start)), jax.random.split(jax.random.key(1), 20)
+    )
+    assert values[-1] < 0.9 * values[0]
+    assert (variables["params"]["item_embedding"][0] == 0.0).all()  # the padding row never trains
+
+
+@every_model
+def test_bfloat16_is_near_float32(fitted: dict[str, Fitted], name: str) -> None:
+    model = fitted[name].model.clone(dtype=jnp.bfloat16)
+    real = ITEMS != 0
+    half = np.asarray(model.apply(fitted[name].variables, ITEMS, train=False), np.float32)
+    full = fitted[name](ITEMS)
+    assert np.abs(half - full)[real].mean() < 0.05 * np.abs(full)[real].mean()
+
+
+# --- attention ---
+
+
+def slow_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    out = np.zeros_like(v)
+    for head, query in np.ndindex(q.shape[0], q.shape[1]):
+        keys = np.flatnonzero(visible[query])
+        if len(keys):
+            weights = np.exp(k[head, keys] @ q[head, query] / math.sqrt(q.shape[-1]))
+            out[head, query] = weights @ v[head, keys] / weights.sum()
+    return out
+
+
+def test_attend_equals_slow_numpy_and_a_blind_query_gets_zero() -> None:
+    q, k, v = np.random.default_rng(2).normal(size=(3, 4, 2, LENGTH, 3)).astype(np.float32)
+    visible = np.asarray(causal_mask(ITEMS))
+    ours = attend(q, k, v, visible, mask_value=-math.inf, dropout=Dropout(0.0), train=False)
+    close(np.asarray(ours), np.stack([slow_attention(*row) for row in zip(q, k, v, visible, strict=True)]))
+    assert (np.asarray(ours)[0, :, :3] == 0.0).all()
+
+
+def test_a_finite_mask_makes_blind_queries_attend_to_everything() -> None:
+    q = np.zeros((1, 1, LENGTH, 3), np.float32)
+    v = np.arange(LENGTH * 3, dtype=np.float32).reshape(1, 1, LENGTH, 3)
+    visible = causal_mask(ITEMS[:1])
+    ours = attend(q, q, v, visible, mask_value=-10000.0, dropout=Dropout(0.0), train=False)
+    close(np.asarray(ours)[0, 0, 0], v[0, 0].mean(axis=0))
+
+
+@pytest.mark.parametrize("mask_value", [-math.inf, -10000.0])
+def test_attention_is_finite_at_extreme_scores(mask_value: float) -> None:
+    q = 1e4 * np.random.default_rng(3).normal(size=(4, 2, LENGTH, 3)).astype(np.float32)
+
+    def total(q: Array) -> Array:
+        visible = causal_mask(ITEMS)
+        return attend(q, q, q, visible, mask_value=mask_value, dropout=Dropout(0.0), train=False).sum()
+
+    value, grad = jax.jit(jax.value_and_grad(total))(q)
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(grad).all()
+
+
+# --- the recurrence ---
+
+
+def test_gru4rec_equals_slow_numpy(fitted: dict[str, Fitted]) -> None:
+    params = jax.tree.map(np.asarray, fitted["gru4rec"].variables["params"])
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    for row, ours in zip(ITEMS, fitted["gru4rec"](ITEMS), strict=True):
+        x = params["item_embedding"][row]
+        for layer in (params["layer_0"], params["layer_1"]):
+            state, outputs = np.zeros(10, np.float32), []
+            for item, inputs in zip(row, x, strict=True):
+                i = np.split(inputs @ layer["input_kernel"] + layer["input_bias"], 3)
+                h = np.split(state @ layer["hidden_kernel"] + layer["hidden_bias"], 3)
+                reset, update = sigmoid(i[0] + h[0]), sigmoid(i[1] + h[1])
+                new = np.tanh(i[2] + reset * h[2])
+                state = (1 - update) * new + update * state if item else state
+                outputs.append(state)
+            x = np.stack(outputs)
+        close(ours, x @ params["output"]["kernel"] + params["output"]["bias"])
+
+
+def test_gru4rec_reads_padding_only_if_asked_to(fitted: dict[str, Fitted]) -> None:
+    reads = dataclasses.replace(MODELS["gru4rec"], skip_padding=False)
+    hidden = np.asarray(reads.apply(fitted["gru4rec"].variables, ITEMS, train=False))
+    close(hidden[1], fitted["gru4rec"](ITEMS)[1])  # a full row
+    assert not np.allclose(hidden[0, -1], fitted["gru4rec"](ITEMS)[0, -1], atol=1e-4)

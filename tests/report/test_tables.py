@@ -1,0 +1,227 @@
+"""Tables from results: what a reader sees, and that a stale file is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jaxrec.report import tables
+from jaxrec.report.__main__ import main
+from jaxrec.report.results import Record, write
+from tests.report.results_for_tests import MANIFEST, example
+
+FRAME = f"# A project\n\n{tables.BEGIN}\n{tables.END}\n\nThe end.\n"
+
+
+def floor(name: str) -> Record:
+    return Record(example(model=name, published={}, source="", metrics={"ndcg@10": (0.1, 0.1)}), {})
+
+
+def cells(markdown: str) -> list[list[str]]:
+    """Rows of a Markdown table without the line below the heading."""
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    parsed = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    return [parsed[0], *parsed[2:]]
+
+
+def test_row_gives_mean_deviation_published_and_difference() -> None:
+    heading, ours, published, difference = cells(tables.table([Record(example(), {})]))
+    metric = heading.index("ndcg@10")
+    assert ours[metric] == "0.3000 ± 0.0707"
+    assert published[metric] == "0.4000"
+    assert difference[metric] == "-0.1000 (-25.0 %)"
+    assert ours[heading.index("seeds")] == "2"
+    assert ours[heading.index("loss")] == "bce"
+
+
+def test_metric_without_a_published_value_has_no_difference() -> None:
+    heading, ours, published, difference = cells(tables.table([Record(example(), {})]))
+    metric = heading.index("hit@10")
+    assert (ours[metric], published[metric], difference[metric]) == ("0.5000 ± 0.0000", "", "")
+
+
+def test_published_zero_has_no_percentage() -> None:
+    rows = cells(tables.table([Record(example(published={"ndcg@10": 0.0}), {})]))
+    assert rows[3][rows[0].index("ndcg@10")] == "+0.3000"
+
+
+def test_one_seed_shows_no_deviation() -> None:
+    rows = cells(tables.table([Record(example(seeds=(0,), metrics={"ndcg@10": (0.25,)}), {})]))
+    assert rows[1][rows[0].index("ndcg@10")] == "0.2500"
+
+
+def test_floors_come_first() -> None:
+    records = [Record(example(model="alpha"), {}), floor("popularity"), floor("random"), floor("zeta")]
+    models = [row[0] for row in cells(tables.table(records))[1:] if not row[0].startswith("·")]
+    assert models == ["random", "popularity", "alpha", "zeta"]
+
+
+def test_protocol_stands_under_the_table_once_if_all_agree() -> None:
+    notes = tables.footnotes([Record(example(), {}), floor("random")])
+    assert notes.count("Protocol:") == 1
+    assert tables.protocol_line(example().protocol) in notes
+
+
+def test_each_protocol_names_its_models() -> None:
+    other = example(model="other", protocol=example().protocol._replace(seen="zero"))
+    notes = tables.footnotes([Record(example(), {}), Record(other, {})])
+    assert "stay in with score 0; ties rank the target last; selected by validation ndcg@20. (other)" in notes
+    assert "(sasrec-bce)" in notes
+
+
+def test_footnotes_name_source_note_commit_and_device() -> None:
+    notes = tables.footnotes([Record(example(note="half the epochs"), MANIFEST)])
+    assert "Published numbers: a paper, table 2." in notes
+    assert "sasrec-bce: half the epochs." in notes
+    assert "Measured on 2 × abacus, jax 9.9.9, Python 3.99, commit 0123456789." in notes
+
+
+def test_footnotes_keep_the_mark_of_changed_code() -> None:
+    notes = tables.footnotes([Record(example(), {**MANIFEST, "commit": "0123456789abcdef-dirty"})])
+    assert "commit 0123456789-dirty." in notes
+
+
+def test_a_variant_says_what_differs() -> None:
+    other = example(config={"max_len": 20, "rates": (0.1, 0.2), "workdir": "runs/b"}, seeds=(0, 2))
+    notes = tables.footnotes([Record(example(), {}), Record(other, {}, "abcd1234")])
+    assert "sasrec-bce [abcd1234]: max_len=20 instead of 50; seeds=[0, 2] instead of [0, 1]." in notes
+
+
+def test_full_has_a_section_for_each_experiment_and_data_set() -> None:
+    records = [
+        Record(example(), {}),
+        Record(example(dataset="Sports"), {}),
+        Record(example(experiment="din"), {}),
+    ]
+    headings = [line for line in tables.full(records).splitlines() if line.startswith("#")]
+    assert headings == ["## din", "### Beauty", "## ticoserec", "### Beauty", "### Sports"]
+
+
+def test_headline_has_the_published_metric_and_a_table_for_each_protocol() -> None:
+    other = example(
+        dataset="Sports", protocol=example().protocol._replace(seen="zero"), published={}, source=""
+    )
+    text = tables.headline([Record(example(), {}), floor("random"), Record(other, {})])
+    first, second = [part for part in text.split("\n\n") if part.startswith("|")]
+    assert [row[2:4] for row in cells(first)[1:]] == [["random", "ndcg@10"], ["sasrec-bce", "ndcg@10"]]
+    assert cells(second)[1][:5] == ["ticoserec", "Sports", "sasrec-bce", "ndcg@10", "0.3000 ± 0.0707"]
+    assert text.count("Protocol:") == 2
+
+
+def test_headline_falls_back_on_the_metric_of_selection() -> None:
+    result = example(published={}, source="", protocol=example().protocol._replace(selection="hit@10"))
+    assert cells(tables.headline([Record(result, {})]))[1][3] == "hit@10"
+
+
+def test_a_bar_in_a_name_does_not_break_the_table() -> None:
+    result = example(protocol=example().protocol._replace(loss="a|b"))
+    assert "a\\|b" in tables.table([Record(result, {})])
+
+
+def test_no_results_give_no_text() -> None:
+    assert tables.full([]) == ""
+    assert tables.headline([]) == ""
+
+
+# --- generated files ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a README and one result, tables not made yet."""
+    (tmp_path / "README.md").write_text(FRAME)
+    write(example(), tmp_path / "results", manifest=MANIFEST)
+    return tmp_path
+
+
+def run(project: Path, *args: str) -> int:
+    return main(["--results", str(project / "results"), "--readme", str(project / "README.md"), *args])
+
+
+def test_update_fills_both_files_and_keeps_the_text_around(project: Path) -> None:
+    assert run(project) == 0
+    text = (project / "README.md").read_text()
+    assert text.startswith(f"# A project\n\n{tables.BEGIN}\n")
+    assert text.endswith(f"{tables.END}\n\nThe end.\n")
+    assert "0.3000 ± 0.0707" in text
+    assert "0.5000 ± 0.0000" in (project / "results/README.md").read_text()
+
+
+def test_check_passes_after_update_and_update_changes_nothing_then(project: Path) -> None:
+    assert run(project) == 0
+    assert run(project, "--check") == 0
+    assert tables.update(project / "results", project / "README.md") == []
+
+
+def test_check_names_the_stale_files_and_writes_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(project, "--check") == 1
+    message = capsys.readouterr().err
+    assert f"{project / 'README.md'}: stale" in message
+    assert f"{project / 'results/README.md'}: stale" in message
+    assert (project / "README.md").read_text() == FRAME
+    assert not (project / "results/README.md").exists()
+
+
+def test_a_new_result_makes_the_files_stale(project: Path) -> None:
+    run(project)
+    write(example(model="gru4rec"), project / "results")
+    both = [project / "results/README.md", project / "README.md"]
+    assert tables.stale(project / "results", project / "README.md") == both
+
+
+def test_an_edited_number_is_stale(project: Path) -> None:
+    run(project)
+    readme = project / "README.md"
+    readme.write_text(readme.read_text().replace("0.3000", "0.9000"))
+    assert tables.stale(project / "results", readme) == [readme]
+
+
+def test_without_results_the_block_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(FRAME)
+    assert run(tmp_path, "--check") == 0
+    assert run(tmp_path) == 0
+    assert (tmp_path / "README.md").read_text() == FRAME
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_removed_result_empties_the_block(project: Path) -> None:
+    run(project)
+    (project / "results/ticoserec/Beauty/sasrec-bce.json").unlink()
+    assert run(project) == 0
+    assert (project / "README.md").read_text() == FRAME
+    assert "No results yet." in (project / "results/README.md").read_text()
+
+
+def test_no_readme_writes_the_folder_only(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--results", str(project / "results"), "--readme", ""]) == 0
+    assert (project / "README.md").read_text() == FRAME
+    assert "0.3000 ± 0.0707" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no markers\n", tables.BEGIN, f"{tables.END}\n{tables.BEGIN}\n", FRAME + FRAME],
+    ids=["none", "one", "reversed", "two pairs"],
+)
+def test_readme_without_one_pair_of_markers_is_an_error(
+    project: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    (project / "README.md").write_text(text)
+    assert run(project) == 2
+    assert "README.md: needs one line" in capsys.readouterr().err
+    assert (project / "README.md").read_text() == text
+
+
+def test_absent_readme_is_an_error(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "README.md").unlink()
+    assert run(project) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+def test_damaged_result_is_an_error_naming_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "results/ticoserec/Beauty/sasrec-bce.json").write_text("{")
+    assert run(project, "--check") == 2
+    assert "sasrec-bce.json: not a whole JSON file" in capsys.readouterr().err

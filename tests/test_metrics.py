@@ -1,0 +1,183 @@
+"""Ranking metrics: by hand, against slow Python, ties, NaN, padding, and what must hold for any input."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import metrics
+
+rng = np.random.default_rng(1)
+RANKED = np.stack([rng.permutation(30)[:10] + 1 for _ in range(100)])
+RANKED[::7, 6:] = 0  # shorter lists
+ANSWERS = rng.integers(0, 30, size=(100, 4))  # repeated ids, and users without answers
+ANSWERS[::9] = 0
+LISTS = (metrics.list_recall, metrics.list_precision, metrics.list_ndcg, metrics.list_map)
+
+
+# --- one answer ---
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (metrics.hit, [1, 1, 1, 0]),
+        (metrics.recall, [1, 1, 1, 0]),
+        (metrics.ndcg, [1, 1 / np.log2(3), 1 / np.log2(6), 0]),
+        (metrics.mrr, [1, 1 / 2, 1 / 5, 0]),
+    ],
+)
+def test_metrics_of_a_rank_by_hand(metric, expected: list[float]) -> None:  # type: ignore[no-untyped-def]
+    np.testing.assert_allclose(metric(jnp.array([1, 2, 5, 6]), k=5), expected, rtol=1e-6)
+
+
+def test_mrr_without_a_cut() -> None:
+    np.testing.assert_allclose(metrics.mrr(jnp.array([1, 50])), [1.0, 1 / 50], rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", [metrics.hit, metrics.ndcg, metrics.mrr])
+def test_a_cut_of_zero_is_refused(metric) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match="k=0"):
+        metric(jnp.array([1]), k=0)
+
+
+# --- ranks ---
+
+
+def slow_rank(scores: np.ndarray, target: int, where: np.ndarray, ties: str) -> int:
+    worse = (lambda s, t: s >= t) if ties == "pessimistic" else (lambda s, t: s > t)
+    others = (j for j in range(len(scores)) if j != target and where[j])
+    return 1 + sum(bool(worse(scores[j], scores[target])) for j in others)
+
+
+@pytest.mark.parametrize("ties", ["pessimistic", "optimistic"])
+def test_rank_of_target_equals_slow_python(ties: str) -> None:
+    scores = rng.integers(-3, 4, size=(50, 20)).astype(np.float32)  # many ties
+    target, where = rng.integers(0, 20, size=50), rng.random((50, 20)) < 0.7
+    expected = [slow_rank(*row, ties) for row in zip(scores, target, where, strict=True)]
+    ours = jax.jit(lambda *a: metrics.rank_of_target(*a[:2], where=a[2], ties=ties))(scores, target, where)
+    np.testing.assert_array_equal(ours, expected)
+
+
+def test_constant_scores_rank_the_target_last_or_first() -> None:
+    scores, target = jnp.zeros((1, 7)), jnp.array([3])
+    assert metrics.rank_of_target(scores, target)[0] == 7
+    assert metrics.rank_of_target(scores, target, ties="optimistic")[0] == 1
+
+
+def test_counts_of_blocks_add_up_to_the_rank() -> None:
+    scores = rng.integers(0, 5, size=(6, 12)).astype(np.float32)
+    target = jnp.arange(6)
+    others = np.arange(12) != np.asarray(target)[:, None]
+    target_score = scores[np.arange(6), target]
+    counts = [
+        metrics.count_above(scores[:, a : a + 5], target_score, where=others[:, a : a + 5])
+        for a in (0, 5, 10)
+    ]
+    np.testing.assert_array_equal(1 + sum(counts), metrics.rank_of_target(scores, target))
+
+
+@pytest.mark.parametrize("ties", ["pessimistic", "optimistic"])
+@pytest.mark.parametrize("column", [0, 2], ids=["target", "candidate"])
+def test_nan_never_helps(ties: str, column: int) -> None:
+    scores = jnp.array([[3.0, 2.0, 1.0]]).at[0, column].set(jnp.nan)
+    rank = metrics.rank_of_target(scores, jnp.array([0]), ties=ties)[0]
+    assert rank == (3 if column == 0 else 2)
+
+
+def test_an_unknown_tie_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match="average"):
+        metrics.rank_of_target(jnp.zeros((1, 2)), jnp.array([0]), ties="average")
+
+
+# --- seen items ---
+
+
+@pytest.mark.parametrize("first", [0, 4, 8])
+def test_seen_mask_marks_the_ids_of_its_block(first: int) -> None:
+    seen = np.array([[0, 0, 5], [4, 7, 9], [0, 0, 0], [8, 8, 1]])
+    expected = [[c + first in set(row) - {0} for c in range(4)] for row in seen.tolist()]
+    np.testing.assert_array_equal(metrics.seen_mask(jnp.asarray(seen), 4, first=first), expected)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("keep", [1.0, -2.0, 3.0]), ("zero", [0.0, -2.0, 0.0]), ("exclude", [-np.inf, -2.0, -np.inf])],
+)
+def test_seen_rules(rule: str, expected: list[float]) -> None:
+    seen = jnp.array([[True, False, True]])
+    np.testing.assert_array_equal(metrics.apply_seen(jnp.array([[1.0, -2.0, 3.0]]), seen, rule)[0], expected)
+
+
+def test_exclude_keeps_a_target_that_was_seen_before() -> None:
+    scores = metrics.apply_seen(
+        jnp.array([[1.0, 2.0]]), jnp.ones((1, 2), bool), "exclude", target=jnp.array([6]), first=5
+    )
+    np.testing.assert_array_equal(scores, [[-np.inf, 2.0]])
+
+
+def test_an_unknown_seen_rule_is_refused() -> None:
+    with pytest.raises(ValueError, match="drop"):
+        metrics.apply_seen(jnp.zeros((1, 2)), jnp.zeros((1, 2), bool), "drop")
+
+
+# --- several answers ---
+
+
+def slow_lists(ranked: list[int], answers: set[int], k: int) -> tuple[float, ...]:
+    """recall, precision, NDCG and average precision of one user."""
+    if not answers:
+        return 0.0, 0.0, 0.0, 0.0
+    hits = [i for i, item in enumerate(ranked[:k]) if item in answers and item not in ranked[:i]]
+    ideal = sum(1 / np.log2(i + 2) for i in range(min(k, len(answers))))
+    precisions = [(n + 1) / (i + 1) for n, i in enumerate(hits)]
+    return (
+        len(hits) / len(answers),
+        len(hits) / k,
+        sum(1 / np.log2(i + 2) for i in hits) / ideal,
+        sum(precisions) / min(k, len(answers)),
+    )
+
+
+@pytest.mark.parametrize("k", [1, 5, 10, 20])
+@pytest.mark.parametrize("padding", [0, -1])
+def test_list_metrics_equal_slow_python(k: int, padding: int) -> None:
+    ranked, answers = (np.where(ids == 0, padding, ids) for ids in (RANKED, ANSWERS))
+    pairs = zip(ranked.tolist(), answers.tolist(), strict=True)
+    expected = [slow_lists(r, set(a) - {padding}, k) for r, a in pairs]
+    ours = [np.asarray(metric(ranked, answers, k=k, padding=padding)) for metric in LISTS]
+    np.testing.assert_allclose(np.stack(ours, axis=1), expected, rtol=1e-5)
+
+
+def test_ndcg_divides_by_the_ideal_over_all_answers() -> None:
+    value = metrics.list_ndcg(jnp.array([1, 9]), jnp.array([1, 2]), k=2)
+    np.testing.assert_allclose(
+        value, 1 / (1 + 1 / np.log2(3)), rtol=1e-6
+    )  # over retrieved hits it would be 1
+
+
+@pytest.mark.parametrize("metric", LISTS)
+def test_repeated_ids_count_once(metric) -> None:  # type: ignore[no-untyped-def]
+    once = metric(jnp.array([3, 8, 5]), jnp.array([3, 4, 0]), k=3)
+    assert metric(jnp.array([3, 3, 5]), jnp.array([3, 4, 3]), k=3) == once
+
+
+def test_with_one_answer_the_list_metrics_are_those_of_its_rank() -> None:
+    ranked = jnp.asarray(rng.permutation(20) + 1)
+    for rank in (1, 4, 20):
+        answer = ranked[rank - 1][None]
+        position = jnp.array(rank)
+        for ours, other in (
+            (metrics.list_recall, metrics.hit),
+            (metrics.list_ndcg, metrics.ndcg),
+            (metrics.list_map, metrics.mrr),
+        ):
+            np.testing.assert_allclose(ours(ranked, answer, k=5), other(position, k=5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("metric", LISTS)
+def test_vmap_and_jit_change_nothing(metric) -> None:  # type: ignore[no-untyped-def]
+    ours = jax.jit(jax.vmap(lambda r, a: metric(r, a, k=5)))(RANKED, ANSWERS)
+    np.testing.assert_allclose(ours, metric(jnp.asarray(RANKED), jnp.asarray(ANSWERS), k=5), rtol=1e-6)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +25,7 @@ from jaxrec.train.fit import CompiledRank, Fitted, Selection
 from jaxrec.types import Array, Context, Protocol, Result, Retriever, Variables
 
 EVALUATION_BATCH = 512
+VALIDATION_DRAW, TEST_DRAW = 1, 2  # seeds of sampled candidates: the same for every model and every seed
 
 
 class Data(NamedTuple):
@@ -95,6 +98,56 @@ def training_plan(data: Data, batch_size: int, max_len: int, rows: Rows | None, 
     return shuffled(users, batch_size, lengths=lengths, rows=rows.rows, width=rows.width, **kwargs)
 
 
+@dataclasses.dataclass
+class Windowed:
+    """An encoder without positions, such as GRU4Rec, that reads at most `max_len` events."""
+
+    max_len: int
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+
+
+def windowed(module: nn.Module, max_len: int) -> Windowed:
+    """What the tasks ask of an encoder, from a module that has no `max_len` of its own."""
+    return Windowed(max_len, module.init, module.apply)
+
+
+def sampled_candidates(data: Data, queries: Queries, number: int, seed: int) -> np.ndarray:
+    """Items each target is ranked among, int32 [M, number]: uniform, with replacement, fixed by the seed.
+
+    They avoid the items of the user's training events and the target; a validation item may be among
+    those of a test query, as in SASRec's code (which may also draw the target itself).
+
+    Raises:
+      ValueError: a user's training events and target are all items there are.
+    """
+    sequences, size = data.split.sequences, np.int64(data.num_items + 1)
+    known = _training_events(data)
+    taken = np.unique(sequences.users[known] * size + sequences.items[known])
+    counts = np.bincount(taken // size, minlength=sequences.num_users)
+    if (counts[queries.user] + 1 >= data.num_items).any():
+        raise ValueError(
+            f"{sequences.name}: a user's events and target are all {data.num_items} items, so there is no "
+            "candidate to draw; rank all items instead"
+        )
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(1, size, (len(queries.user), number))
+    while True:
+        keys = queries.user[:, None] * size + drawn
+        at = np.minimum(np.searchsorted(taken, keys), len(taken) - 1)
+        again = (taken[at] == keys) | (drawn == queries.target[:, None])
+        if not again.any():
+            return drawn.astype(np.int32)
+        drawn[again] = rng.integers(1, size, again.sum())
+
+
+def _training_events(data: Data) -> np.ndarray:
+    """True for the events that training may read, bool [N]."""
+    sequences = data.split.sequences
+    index = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
+    return index < np.repeat(data.split.train_length, sequences.lengths)
+
+
 class Ranking(NamedTuple):
     """Queries on the host, in batches, and the packed rows that hold any of them (None: padded)."""
 
@@ -102,8 +155,15 @@ class Ranking(NamedTuple):
     rows: Rows | None
 
 
-def ranking(queries: Queries, max_len: int, num_devices: int = 1, width: int = 64, batch_size: int = 0) -> Ranking:
-    """Batches of queries with their place in packed rows; queries are dealt out so that batches are even."""
+def ranking(
+    queries: Queries,
+    max_len: int,
+    num_devices: int = 1,
+    width: int = 64,
+    batch_size: int = 0,
+    candidates: np.ndarray | None = None,
+) -> Ranking:
+    """Batches of queries with their place in packed rows. candidates: of each query, [M, n]; None: all."""
     size = batch_size or min(EVALUATION_BATCH, -(-len(queries.user) // num_devices))
     columns = batched_queries(queries, size, multiple=num_devices)
     lengths = np.where(columns["mask"], np.minimum(columns["length"], max_len), 0)
@@ -111,23 +171,53 @@ def ranking(queries: Queries, max_len: int, num_devices: int = 1, width: int = 6
     rows = max(packing.rows_used(batch, width) for batch in lengths)
     placement = jax.jit(jax.vmap(lambda n: packing.place(n, rows=rows, width=width)))(lengths)
     columns |= {"row": np.asarray(placement.row), "slot": np.asarray(placement.slot)}
+    if candidates is not None:
+        filled = np.ones((columns["mask"].size, candidates.shape[1]), np.int32)
+        filled[: len(candidates)] = candidates
+        columns["candidates"] = filled.reshape(*columns["mask"].shape, -1)
     return Ranking(columns, Rows(rows, width))
 
 
+def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> np.ndarray | None:
+    """What the protocol's `candidates` names: None for "all", else draws for "sampled-<number>"."""
+    if protocol.candidates == "all":
+        return None
+    kind, _, number = protocol.candidates.partition("-")
+    if kind != "sampled" or not number.isdecimal() or int(number) < 1:
+        raise ValueError(
+            f"protocol.candidates={protocol.candidates!r}: expected 'all' or 'sampled-100' and the like"
+        )
+    return sampled_candidates(data, queries, int(number), seed)
+
+
 def selection(
-    model: Encoder, data: Data, protocol: Protocol, num_devices: int, *, every: int = 1, patience: int | None = None
+    model: Encoder,
+    data: Data,
+    protocol: Protocol,
+    num_devices: int,
+    *,
+    every: int = 1,
+    patience: int | None = None,
 ) -> Selection:
     """Selects by the protocol's metric on the validation queries."""
-    ranked = ranking(data.split.validation, model.max_len, num_devices)
+    candidates = _candidates(data, data.split.validation, protocol, VALIDATION_DRAW)
+    ranked = ranking(data.split.validation, model.max_len, num_devices, candidates=candidates)
     rank = make_rank(retriever(model, ranked.rows), protocol, num_items=data.num_items, history=data.history)
     return Selection(rank, ranked.queries, protocol.selection, protocol.ks, every, patience)
 
 
 def test(
-    model: Retriever | Encoder, variables: Variables, data: Data, protocol: Protocol, *, max_len: int, num_devices: int
+    model: Retriever | Encoder,
+    variables: Variables,
+    data: Data,
+    protocol: Protocol,
+    *,
+    max_len: int,
+    num_devices: int,
 ) -> list[dict[str, float]]:
     """Test metrics of each seed: variables have a leading seeds axis."""
-    ranked = ranking(data.split.test, max_len, num_devices)
+    candidates = _candidates(data, data.split.test, protocol, TEST_DRAW)
+    ranked = ranking(data.split.test, max_len, num_devices, candidates=candidates)
     scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows)
     rank = CompiledRank(
         make_rank(scorer, protocol, num_items=data.num_items, history=data.history), num_devices
@@ -140,11 +230,7 @@ def test(
 
 def popularity(data: Data) -> Retriever:
     """Scores an item by its number of training events: no model should do worse."""
-    index = np.arange(len(data.split.sequences.items)) - np.repeat(
-        data.split.sequences.offsets[:-1], data.split.sequences.lengths
-    )
-    known = index < np.repeat(data.split.train_length, data.split.sequences.lengths)
-    counts = np.bincount(data.split.sequences.items[known], minlength=data.num_items + 1)
+    counts = np.bincount(data.split.sequences.items[_training_events(data)], minlength=data.num_items + 1)
 
     def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
         return jnp.ones((queries["user"].shape[0], 1))
@@ -202,8 +288,9 @@ def save(
         note=note,
     )
     path = results.write(result, folder, manifest=manifest())
-    if fitted and len(fitted.history) > 1:
-        _plot(fitted, f"valid/{protocol.selection}", seeds, path.with_suffix(".png"))
+    metric = f"valid/{protocol.selection}"
+    if fitted and sum(metric in entry for entry in fitted.history) > 1:
+        _plot(fitted, metric, seeds, path.with_suffix(".png"))
     return path
 
 

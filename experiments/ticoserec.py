@@ -30,8 +30,7 @@ from jaxrec.augment import similarity
 from jaxrec.augment.similarity import Similar
 from jaxrec.augment.views import View, chosen, plan_rows, unaugmented_users
 from jaxrec.data import synthetic
-from jaxrec.data.batching import evenness_rank
-from jaxrec.data.interactions import Sequences
+from jaxrec.data.interactions import Sequences, uniform_rank
 from jaxrec.data.sources import movielens, ticoserec
 from jaxrec.data.split import leave_one_out
 from jaxrec.nn.layers.dropout import counter_bits
@@ -143,12 +142,20 @@ class Config:
     """Trains and tests the rows of the table, one after the other."""
 
     dataset: Literal["ml-100k", "Beauty", "Sports", "Yelp-A"] = "ml-100k"  # what is trained on
-    rows: tuple[Row, ...] = ("random", "popularity", "sasrec-bce", "coserec", "ticoserec")  # rows of the table
+    rows: tuple[Row, ...] = (
+        "random",
+        "popularity",
+        "sasrec-bce",
+        "coserec",
+        "ticoserec",
+    )  # rows of the table
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
     preset: Literal["official", "reproduce"] = "official"  # reproduce: fewer epochs, for a first look
     tiny: bool = False  # a synthetic set and two epochs, in seconds: to see that all works
     form: Literal["mean", "last", "flat"] = "mean"  # vector of a view; flat is the official code's, and slow
-    similarity: Literal["item_cf_iuf", "item_cf", "item2vec", "random"] = "item_cf_iuf"  # offline similarities
+    similarity: Literal["item_cf_iuf", "item_cf", "item2vec", "random"] = (
+        "item_cf_iuf"  # offline similarities
+    )
     operators: str = ""  # only these, for short and long: S, I, M, R, C; empty: the recipe's
     opposite: bool = False  # Ti operators at the largest gaps instead of the smallest, and the reverse
     no_warm_up: bool = False  # views from the first epoch
@@ -166,7 +173,9 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("epochs", "dim", "batch_size"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be positive, or 0 for the recipe's value")
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: must be positive, or 0 for the recipe's value"
+                )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds={self.seeds}: give at least one, none twice, none negative")
         if set(self.operators) - set("SIMRC"):
@@ -224,7 +233,10 @@ def view_of(recipe: Recipe, config: Config) -> View:
     if config.operators:
         return View(chosen(config.operators, **named), window=recipe.max_len)
     return View(
-        tuple(named.values()), chosen(recipe.short, **named), threshold=recipe.threshold, window=recipe.max_len
+        tuple(named.values()),
+        chosen(recipe.short, **named),
+        threshold=recipe.threshold,
+        window=recipe.max_len,
     )
 
 
@@ -234,7 +246,11 @@ def offline_similarity(config: Config, sequences: Sequences, seed: int) -> Simil
     match config.similarity:
         case "item2vec":
             return similarity.item2vec(
-                jax.random.key(seed), items, offsets, num_items=sequences.num_items, epochs=2 if config.tiny else 100
+                jax.random.key(seed),
+                items,
+                offsets,
+                num_items=sequences.num_items,
+                epochs=2 if config.tiny else 100,
             )
         case "random":
             return similarity.random(items, offsets, num_items=sequences.num_items)
@@ -256,9 +272,14 @@ def augmentation_columns(data: lab.Data, recipe: Recipe, config: Config, view: V
         times = packing.window(jnp.asarray(data.columns["seconds"]), end + 1, stamps, data.width + 1)
     left = np.zeros(sequences.num_users, bool)
     if recipe.unaugmented > 0:
-        rank = sequences.uniform_rank if sequences.uniform_rank is not None else evenness_rank(data.split)
+        rank = sequences.uniform_rank
+        if rank is None:  # the source ships no order: from training events alone
+            rank = uniform_rank(sequences, data.split.train_length)
         left = unaugmented_users(
-            rank, recipe.unaugmented, user_ids=np.asarray(sequences.user_ids), official_bug=config.official_bug
+            rank,
+            recipe.unaugmented,
+            user_ids=np.asarray(sequences.user_ids),
+            official_bug=config.official_bug,
         )
     return {
         "plan": jax.jit(lambda t, n: plan_rows(view, t, n, width=data.width))(times, length),
@@ -287,7 +308,9 @@ def contrastive_task(
     return contrastive.pooled(model, views, packed=packed, pool=pool, temperature=recipe.temperature)
 
 
-def phases_of(row: Row, model: SASRec, data: lab.Data, recipe: Recipe, config: Config, rows: Rows) -> list[Phase]:
+def phases_of(
+    row: Row, model: SASRec, data: lab.Data, recipe: Recipe, config: Config, rows: Rows
+) -> list[Phase]:
     """Plain epochs, then epochs with views, then epochs whose similar items also come from the item table."""
     task = next_item(model, sampled_bce(data.num_items, data.excluded_width), packed=rows)
     if not recipe.weight:

@@ -73,7 +73,9 @@ def spread(placement: Placement, lengths: Array, *, rows: int, width: int, max_l
     count = lengths.shape[0]
     start = jnp.where(placement.row < rows, placement.row * width + placement.slot, rows * width)
     start = jnp.where(lengths > 0, start, rows * width)
-    holder = jnp.full(rows * width, -1, jnp.int32).at[start].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
+    holder = (
+        jnp.full(rows * width, -1, jnp.int32).at[start].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
+    )
     holder = holder.reshape(rows, width)
     slot = jnp.arange(width, dtype=jnp.int32)
     begin = jax.lax.cummax(jnp.where(holder >= 0, slot, -1), axis=1)  # [rows, width] last start to the left

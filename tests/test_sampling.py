@@ -18,11 +18,12 @@ ROWS = [[], [1], [12], [1, 2, 3], [5, 6, 12], [1, 3, 5, 7, 9, 11], [2, 3, 4, 5, 
 
 def table_of(rows: list[list[int]], num_items: int = NUM_ITEMS) -> np.ndarray:
     offsets = np.cumsum([0, *map(len, rows)])
-    return sampling.exclusion_table(np.array(sum(rows, []), np.int32), offsets, num_items=num_items)
+    items = np.array([item for row in rows for item in row], np.int32)
+    return sampling.exclusion_table(items, offsets, num_items=num_items)
 
 
 def p_value(ids: np.ndarray, probs: np.ndarray) -> float:
-    """Chance of counts at least as far from `probs` (by id, entry 0 for padding) if they were drawn from it."""
+    """Chance of counts at least as far from `probs` (by id, entry 0 is padding) if drawn from it."""
     counts = np.bincount(ids.ravel(), minlength=len(probs))
     assert len(counts) == len(probs)
     assert counts[probs == 0].sum() == 0

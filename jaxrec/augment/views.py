@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.augment import draws
 from jaxrec.augment import operators as ops
 from jaxrec.augment.operators import Edit, Operator, Random
 from jaxrec.augment.similarity import Similar
-from jaxrec.augment.widths import by_width
+from jaxrec.augment.widths import WIDTHS, by_width
 from jaxrec.types import Array, Key
 
 Plan = tuple[tuple[Array, ...], ...]
@@ -32,7 +33,7 @@ class View:
 
     operators: for rows of more than `threshold` events; threshold -1: for all rows.
     short: for the others. window: events kept. zero: rows left un-augmented become empty ('zero' mode of the
-    reference) rather than stay as they are ('original').
+    reference) rather than stay as they are ('original'). widths: see `by_width`; they change only the speed.
     """
 
     operators: tuple[Operator, ...]
@@ -40,14 +41,15 @@ class View:
     threshold: int = -1
     window: int = 50
     zero: bool = False
+    widths: tuple[int, ...] = WIDTHS
 
     def __post_init__(self) -> None:
         if self.threshold != -1 and self.threshold < 1:
             raise ValueError(f"threshold={self.threshold}: must be -1 (one set for all rows) or at least 1")
         if not self.operators or (self.threshold > 0) != bool(self.short):
             raise ValueError(
-                f"threshold={self.threshold} with {len(self.operators)} operators, {len(self.short)} for short "
-                "rows: give at least one operator, and some for short rows exactly if there is a threshold"
+                f"threshold={self.threshold}, {len(self.operators)} operators, {len(self.short)} for short: "
+                "give at least one operator, and some for short rows exactly if there is a threshold"
             )
         if self.window < 1:
             raise ValueError(f"window={self.window}: must be at least 1")
@@ -98,15 +100,17 @@ class View:
 
             return tuple(op.plan(rows, floors, self.window) for op in self.distinct)
 
-        return by_width(compute, width, length, *rows)
+        return by_width(compute, width, length, *rows, widths=self.widths)
 
     def edit(
-        self, key: Key, plan: Plan, length: Array, *, width: int, unaugmented: Array | None = None
+        self, seeds: Array, plan: Plan, length: Array, *, width: int, unaugmented: Array | None = None
     ) -> Edit:
-        """The random part: which event every output slot reads. Rows are at most `width` events long."""
-        keys = row_keys(key, length.shape[0])
-        choice_word, word = _words(keys, 0, 2).T
-        choice = self._choose(choice_word, length)
+        """The random part: which event every output slot reads.
+
+        seeds: see draws.py, uint32 [B, 2]; width: no row is longer.
+        """
+        choice = self._choose(draws.words(seeds, draws.CHOICE, 1)[:, 0], length)
+        word = draws.words(seeds, draws.START, 1)[:, 0]
         spans = [
             op.span(part, length, word) if op.span else (jnp.zeros_like(length),) * 2
             for op, part in zip(self.distinct, plan, strict=True)
@@ -114,7 +118,7 @@ class View:
         order = jnp.zeros((1, self.window), jnp.int32)
         if any(op.span for op in self.distinct):
             low, count = (_select(choice, column) for column in zip(*spans, strict=True))
-            order = _order(keys, low, count, width, self.window)
+            order = self._order(seeds, low, count, width)
         random = Random(word, order)
         edits = [
             op.edit(part, length, random, self.window) for op, part in zip(self.distinct, plan, strict=True)
@@ -151,9 +155,18 @@ class View:
             raise ValueError("width=None: with a flat column of items, give the largest length of a row")
         if similar is None and any(op.replaces for op in self.distinct):
             raise ValueError("similar=None: an operator of this view inserts or substitutes similar items")
-        keys = row_keys(key, length.shape[0])
-        edit = self.edit(keys, plan, length, width=width, unaugmented=unaugmented)
-        return execute(keys, edit, items, end, similar)
+        seeds = draws.seeds(key, length.shape[0])
+        edit = self.edit(seeds, plan, length, width=width, unaugmented=unaugmented)
+        return execute(seeds, edit, items, end, similar)
+
+    def _order(self, seeds: Array, low: Array, count: Array, width: int) -> Array:
+        """`operators.shuffle` of the spans."""
+
+        def compute(width: int, seeds: Array, low: Array, count: Array) -> Array:
+            return ops.shuffle(draws.words(seeds, draws.ORDER, width), low, count, self.window)
+
+        reach = jnp.where(low < self.window, low + count, 0)
+        return by_width(compute, width, reach, seeds, low, count, widths=self.widths)
 
     def _choose(self, word: Array, length: Array) -> Array:
         """Index among the distinct operators, [B]."""
@@ -166,10 +179,12 @@ class View:
         return choice if not self.short else jnp.where(length > self.threshold, choice, draw(self.short))
 
 
-def execute(keys: Key, edit: Edit, items: Array, end: Array, similar: Similar | None) -> tuple[Array, Array]:
+def execute(
+    seeds: Array, edit: Edit, items: Array, end: Array, similar: Similar | None
+) -> tuple[Array, Array]:
     """Reads the items of an edit: items int32 [B, V] right-aligned, and their length.
 
-    items: a flat column [N]; end: the place after each row's last event, [B]; keys: one for each row.
+    items: a flat column [N]; end: the place after each row's last event, [B]; seeds: as given to the edit.
     """
     window = edit.code.shape[1]
     code = jnp.flip(edit.code, 1)
@@ -184,28 +199,11 @@ def execute(keys: Key, edit: Edit, items: Array, end: Array, similar: Similar | 
         alone = wanted & (other == 0)
         other = jax.lax.cond(
             jnp.any(alone),
-            lambda: jnp.where(alone, similar.draw(_words(keys, 2, window)), other),
+            lambda: jnp.where(alone, similar.draw(draws.words(seeds, draws.LONER, window)), other),
             lambda: other,
         )
         item = jnp.where(wanted, other, item)
     return jnp.where(action == ops.MASK, 0, item), length
-
-
-def row_keys(key: Key, rows: int) -> Key:
-    """A key for each row: [rows], from one key, or given as such."""
-    return jax.random.split(key, rows) if key.ndim == 0 else key
-
-
-def _words(keys: Key, purpose: int, size: int) -> Array:
-    """Random uint32 [B, size] from the row's key; fewer words are a prefix of more."""
-    return jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, purpose), (size,)))(keys)
-
-
-def _order(keys: Key, low: Array, count: Array, width: int, window: int) -> Array:
-    def compute(width: int, keys: Key, low: Array, count: Array) -> Array:
-        return ops.shuffle(_words(keys, 1, width), low, count, window)
-
-    return by_width(compute, width, jnp.where(low < window, low + count, 0), keys, low, count)
 
 
 def _select(choice: Array, options: Sequence[Array]) -> Array:
@@ -225,9 +223,10 @@ def augment(
     similar: Similar | None = None,
     *,
     window: int | None = None,
+    widths: tuple[int, ...] = WIDTHS,
 ) -> tuple[Array, Array]:
     """One operator on every row, cut to the last `window` events (None: as many as the rows are wide)."""
-    view = View((operator,), window=window or items.shape[1])
+    view = View((operator,), window=window or items.shape[1], widths=widths)
     return view(key, items, times, length, similar)
 
 

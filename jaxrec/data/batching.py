@@ -10,8 +10,6 @@ import numpy as np
 
 from jaxrec.data.split import Queries, Split
 
-MAX_SECONDS = 2**31 - 1
-
 
 def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.ndarray]:
     """Columns that training on the next item reads, for the U users of a split.
@@ -25,7 +23,7 @@ def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.nd
     the CoSeRec code family does (it tells the sampler a little about the answers).
 
     Raises:
-      ValueError: reject is neither; a user's events span more seconds than int32 holds.
+      ValueError: reject is neither; a user has used every item, so there is no negative.
     """
     if reject not in ("train", "all"):
         raise ValueError(f"reject={reject!r}: expected 'train' or 'all'")
@@ -39,17 +37,13 @@ def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.nd
         "length": split.train_length.astype(np.int32),
     }
     if sequences.times is not None:
-        seconds = sequences.times - sequences.times[start][user]
-        if np.abs(seconds).max(initial=0) > MAX_SECONDS:
-            worst = int(user[np.abs(seconds).argmax()])
-            raise ValueError(
-                f"{sequences.name}: events of user {sequences.user_ids[worst]} span {int(np.abs(seconds).max())} "
-                f"seconds; at most {MAX_SECONDS} fit: are the times in milliseconds? Give them in seconds"
-            )
+        seconds = sequences.times - sequences.times[start][user]  # fits: `Sequences` checks each user's span
         columns["seconds"] = seconds.astype(np.int32)
     index = np.arange(len(user)) - start[user]
     kept = np.ones(len(user), bool) if reject == "all" else index < split.train_length[user]
-    pairs = np.unique(np.stack([user[kept], sequences.items[kept]], axis=1), axis=0)  # sorted by user, then item
+    pairs = np.unique(
+        np.stack([user[kept], sequences.items[kept]], axis=1), axis=0
+    )  # sorted by user, then item
     count = np.bincount(pairs[:, 0], minlength=sequences.num_users)
     if (count >= sequences.num_items).any():
         worst = int(count.argmax())
@@ -61,26 +55,6 @@ def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.nd
     columns["excluded_start"] = (np.cumsum(count) - count).astype(np.int32)
     columns["excluded_length"] = count.astype(np.int32)
     return columns
-
-
-def evenness_rank(split: Split) -> np.ndarray:
-    """Rank of each user by the variance of the gaps between their training events, 0 = most even, [U].
-
-    Events of one time count as one, as in the order that TiCoSeRec distributes; ties keep the users' order.
-
-    Raises:
-      ValueError: the sequences have no times.
-    """
-    sequences = split.sequences
-    if sequences.times is None:
-        raise ValueError(f"{sequences.name}: has no times, so users cannot be ranked by their gaps")
-    variance = np.zeros(sequences.num_users)
-    for user, (start, length) in enumerate(zip(sequences.offsets, split.train_length, strict=False)):
-        gaps = np.diff(np.unique(sequences.times[start : start + length]))
-        variance[user] = gaps.var() if gaps.size else 0.0
-    rank = np.empty(sequences.num_users, np.int32)
-    rank[np.argsort(variance, kind="stable")] = np.arange(sequences.num_users)
-    return rank
 
 
 def batched_queries(queries: Queries, batch_size: int, *, multiple: int = 1) -> dict[str, np.ndarray]:
@@ -104,4 +78,9 @@ def batched_queries(queries: Queries, batch_size: int, *, multiple: int = 1) -> 
         return out.reshape(batches, batch_size)
 
     mask = (np.arange(size) < count).reshape(batches, batch_size)
-    return {"user": shape(queries.user), "length": shape(queries.length), "target": shape(queries.target), "mask": mask}
+    return {
+        "user": shape(queries.user),
+        "length": shape(queries.length),
+        "target": shape(queries.target),
+        "mask": mask,
+    }

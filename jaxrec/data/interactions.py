@@ -272,8 +272,10 @@ class Sequences:
         return _statistics(self.users, self.items, self.times)
 
 
-def uniform_rank(sequences: Sequences) -> np.ndarray:
+def uniform_rank(sequences: Sequences, lengths: np.ndarray | None = None) -> np.ndarray:
     """Ranks users by the variance of their time gaps, ascending: int32 [U], 0 = most regular.
+
+    lengths: events of each user that are read, the first ones, int [U]; None means all.
 
     Events of equal time count once, as in TiCoSeRec (Dang et al., AAAI 2023); users with fewer than two
     gaps have variance 0, ties keep the order of rows. Departs from the published order files, which
@@ -281,7 +283,8 @@ def uniform_rank(sequences: Sequences) -> np.ndarray:
     """
     if sequences.times is None:
         raise ValueError(f"{sequences.name}: has no times, so users can't be ranked by their time gaps")
-    parts = np.split(sequences.times, sequences.offsets[1:-1])
+    ends = sequences.offsets[1:] if lengths is None else sequences.offsets[:-1] + lengths
+    parts = [sequences.times[a:b] for a, b in zip(sequences.offsets[:-1], ends, strict=True)]
     variance = [gaps.var() if (gaps := np.diff(np.unique(part))).size > 1 else 0.0 for part in parts]
     rank = np.empty(sequences.num_users, np.int32)
     rank[np.argsort(variance, kind="stable")] = np.arange(sequences.num_users, dtype=np.int32)

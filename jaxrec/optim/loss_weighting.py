@@ -26,7 +26,9 @@ def static(weights: Mapping[str, float] | None = None) -> LossWeighting:
       ValueError: the task has a loss without a weight, or a weight has no loss.
     """
 
-    def combine(parameters: Any, state: Any, losses: Mapping[str, Array]) -> tuple[Array, Any, dict[str, Any]]:
+    def combine(
+        parameters: Any, state: Any, losses: Mapping[str, Array]
+    ) -> tuple[Array, Any, dict[str, Any]]:
         used = dict.fromkeys(losses, 1.0) if weights is None else dict(weights)
         if set(used) != set(losses):
             raise ValueError(f"loss weights for {sorted(used)}, but the task has the losses {sorted(losses)}")

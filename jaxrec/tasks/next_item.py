@@ -49,20 +49,14 @@ class Objective(NamedTuple):
 def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) -> Array:
     """Hidden states [R, L, D] of packed or padded rows.
 
-    Each row has a dropout key of its own, folded from its number, so a row's noise does not depend on
-    which device computes it. key None switches dropout off.
+    A row's dropout derives from the key and the row's number, so it does not depend on which device
+    computes it. key None switches dropout off.
     """
-    columns = batch["items"], batch["positions"], batch["segments"]
+    columns = {"positions": batch["positions"], "segments": batch["segments"]}
     if key is None:
-        items, positions, segments = columns
-        return model.apply(variables, items, positions=positions, segments=segments, train=False)
-
-    def one(row: Array, items: Array, positions: Array, segments: Array) -> Array:
-        rngs = {"dropout": jax.random.fold_in(key, row)}
-        kwargs = {"positions": positions[None], "segments": segments[None], "train": True, "rngs": rngs}
-        return model.apply(variables, items[None], **kwargs)[0]
-
-    return jax.vmap(one)(batch["row"], *columns)
+        return model.apply(variables, batch["items"], **columns, train=False)
+    rngs = {"dropout": key}
+    return model.apply(variables, batch["items"], **columns, rows=batch["row"], train=True, rngs=rngs)
 
 
 def item_table(model: Encoder, variables: Variables) -> Array:
@@ -77,16 +71,20 @@ def sampled_bce(num_items: int, excluded_width: int) -> Objective:
     """
 
     def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
-        begin, count = context["excluded_start"][users], context["excluded_length"][users]
-        index = jnp.arange(excluded_width)
-        known = index < count[..., None]
-        excluded = context["excluded"][jnp.where(known, begin[..., None] + index, 0)]
-        excluded = jnp.where(known, excluded, sampling.NEVER)
-        negatives, _ = sampling.uniform_excluding(key, (), num_items=num_items, excluded=excluded)
+        negatives, _ = sampling.uniform_excluding_flat(
+            key,
+            num_items=num_items,
+            excluded=context["excluded"],
+            start=context["excluded_start"][users],
+            count=context["excluded_length"][users],
+            width=excluded_width,
+        )
         return {"negatives": negatives}
 
     def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        scores = jnp.einsum("...d,...kd->...k", hidden, table[jnp.stack([batch["targets"], batch["negatives"]], -1)])
+        scores = jnp.einsum(
+            "...d,...kd->...k", hidden, table[jnp.stack([batch["targets"], batch["negatives"]], -1)]
+        )
         return losses.bce(scores[..., 0], scores[..., 1], where=batch["targets"] > 0, axis_name=axis_name)
 
     return Objective(draw, loss)
@@ -117,13 +115,14 @@ def sampled_softmax(num_samples: int, table: sampling.Popularity) -> Objective:
 
     def loss(hidden: Array, items: Array, batch: Batch, axis_name: str | None) -> Array:
         samples, targets = batch["samples"][0], batch["targets"]
+        real = targets > 0
         return losses.sampled_softmax(
             jnp.einsum("...d,...d->...", hidden, items[targets]),
             hidden @ items[samples].T,
-            pos_log_prob=table.log_prob[targets],
+            pos_log_prob=jnp.where(real, table.log_prob[targets], 0),  # padding is never drawn: log 0
             neg_log_prob=table.log_prob[samples],
             accidental=samples == targets[..., None],
-            where=targets > 0,
+            where=real,
             axis_name=axis_name,
         )
 
@@ -203,8 +202,6 @@ def last_hidden(hidden: Array, queries: Mapping[str, Array], packed: Rows | None
 def num_parameters(variables: Variables) -> int:
     """How many numbers a model learns."""
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-
-
 
 
 def retriever(model: Encoder, packed: Rows | None = None) -> Retriever:

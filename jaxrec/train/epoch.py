@@ -120,7 +120,9 @@ def make_epoch(
             shapes = jax.eval_shape(lambda s: step(s, jax.tree.map(lambda x: x[0], some), seen)[1], state)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-            def maybe(s: TrainState, x: tuple[Array, Mapping[str, Array]]) -> tuple[TrainState, dict[str, Array]]:
+            def maybe(
+                s: TrainState, x: tuple[Array, Mapping[str, Array]]
+            ) -> tuple[TrainState, dict[str, Array]]:
                 return jax.lax.cond(x[0], lambda: step(s, x[1], seen), lambda: (s, zeros))
 
             state, logs = jax.lax.scan(maybe, state, (live, some))

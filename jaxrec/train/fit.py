@@ -128,7 +128,9 @@ def fit(
                 bar.update()
                 bar.set_postfix_str(_postfix(entry, selection.metric))
                 done = len(run.history)
-                last = done == total or run.stopped() or (stop_after is not None and done - first >= stop_after)
+                last = (
+                    done == total or run.stopped() or (stop_after is not None and done - first >= stop_after)
+                )
                 if last or done % save_every == 0:
                     checkpoints.save(done, run.arrays(), run.position())
                 if last:
@@ -179,16 +181,16 @@ class _Run:
         self.ranker = CompiledRank(selection.rank, num_devices)
 
         def keep(best: Any, live: Any, better: Array) -> Any:
-            return jax.tree.map(lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), b, a), best, live)
+            return jax.tree.map(
+                lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), b, a), best, live
+            )
 
         self.keep = Compiled(parallel.over_devices(keep, num_devices, (0, 0, None)))
 
     def _epoch_program(self, phase: Phase) -> Compiled:
         step = make_step(phase.task, self.tx, phase.weighting, self.axis)
         run = make_epoch(step, self.plan, calls=self.calls, refresh=phase.refresh)
-        return Compiled(
-            parallel.over_devices(parallel.over_seeds(run), self.num_devices, (0, 0, None, None))
-        )
+        return Compiled(parallel.over_devices(parallel.over_seeds(run), self.num_devices, (0, 0, None, None)))
 
     def epoch(self) -> dict[str, Any]:
         """Trains one epoch, evaluates if it is due, and returns the entry added to the history."""
@@ -314,12 +316,8 @@ class CompiledRank:
 
     def __init__(self, rank: Rank, num_devices: int) -> None:
         self.num_devices = num_devices
-        fn = parallel.over_seeds(rank)
-        if num_devices == 1:
-            self._program = Compiled(jax.jit(fn))
-        else:
-            devices = jax.local_devices()[:num_devices]
-            self._program = Compiled(jax.pmap(fn, in_axes=(0, 0, 0), devices=devices))
+        fn = parallel.over_devices(parallel.over_seeds(rank), num_devices, (0, 0, 0), donate=False)
+        self._program = Compiled(fn)
 
     @property
     def seconds(self) -> float:

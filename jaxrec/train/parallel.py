@@ -42,15 +42,18 @@ def over_seeds(fn: Callable[..., Any], *, mapped: int = 1) -> Callable[..., Any]
     return run
 
 
-def over_devices(fn: Callable[..., Any], num_devices: int, in_axes: tuple[int | None, ...]) -> Callable[..., Any]:
+def over_devices(
+    fn: Callable[..., Any], num_devices: int, in_axes: tuple[int | None, ...], *, donate: bool = True
+) -> Callable[..., Any]:
     """Compiles fn for one device, or for several with a leading axis of devices where in_axes says 0.
 
-    The first argument is donated: its buffers become those of the result.
+    donate: the buffers of the first argument become those of the result.
     """
+    donated = (0,) if donate else ()
     if num_devices == 1:
-        return jax.jit(fn, donate_argnums=0)
+        return jax.jit(fn, donate_argnums=donated)
     devices = jax.local_devices()[:num_devices]
-    return jax.pmap(fn, AXIS, in_axes=in_axes, devices=devices, donate_argnums=0)
+    return jax.pmap(fn, AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
 
 
 def replicate(tree: Any, num_devices: int) -> Any:
@@ -59,7 +62,8 @@ def replicate(tree: Any, num_devices: int) -> Any:
         return jax.device_put(tree, jax.local_devices()[0])
     sharding = _sharding(num_devices)
     return jax.tree.map(
-        lambda x: jax.device_put(jnp.broadcast_to(jnp.asarray(x)[None], (num_devices, *x.shape)), sharding), tree
+        lambda x: jax.device_put(jnp.broadcast_to(jnp.asarray(x)[None], (num_devices, *x.shape)), sharding),
+        tree,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -44,10 +43,9 @@ def test_there_and_back(module: SASRec | GRU4Rec, names: s3rec.Names) -> None:
 
 @every_module
 def test_the_variables_are_those_the_module_asks_for(module: SASRec | GRU4Rec) -> None:
-    built, variables = s3rec.from_state_dict(weights(module))
+    _, variables = s3rec.from_state_dict(weights(module))
     expected = jax.eval_shape(lambda: module.init(jax.random.key(0), ITEMS, train=False))
     assert jax.tree.map(np.shape, variables) == jax.tree.map(np.shape, expected)
-    assert np.isfinite(np.asarray(built.apply(variables, ITEMS, train=False))).all()
 
 
 def test_kernels_are_transposed() -> None:
@@ -124,5 +122,5 @@ def test_published_checkpoints(data_dir: Path, name: str) -> None:
     assert model.num_layers == (1 if name.startswith(("ICLRec", "TADA")) else 2)
     back = s3rec.to_state_dict(model, variables)
     assert all(np.array_equal(back[key], value) for key, value in state.items())
-    hidden = model.apply(jax.tree.map(jnp.asarray, variables), ITEMS, train=False)
+    hidden = jax.jit(lambda v: model.apply(v, ITEMS, train=False))(variables)
     assert np.isfinite(np.asarray(hidden)).all()

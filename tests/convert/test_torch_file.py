@@ -40,7 +40,7 @@ class Tensor:
     def __init__(
         self, storage: Storage, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0
     ) -> None:
-        self.parts = (storage, offset, shape, strides, False, collections.OrderedDict())
+        self.parts: tuple[Any, ...] = (storage, offset, shape, strides, False, collections.OrderedDict())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return sys.modules["torch._utils"]._rebuild_tensor_v2, self.parts

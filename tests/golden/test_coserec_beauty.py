@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.golden.fixtures import golden_files
 
 from jaxrec import metrics
 from jaxrec.convert import s3rec
 from jaxrec.data.sources import coserec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.types import Array, Variables
+from tests.golden.fixtures import golden_files
 
 BATCH, SHORT = 512, 10
 CUTS = (5, 10, 20)
@@ -25,7 +26,7 @@ CUTS = (5, 10, 20)
 
 class Reference(NamedTuple):
     arrays: Mapping[str, np.ndarray]
-    model: SASRec
+    model: Any  # a SASRec
     variables: Variables
 
 
@@ -42,6 +43,15 @@ def reference(request: pytest.FixtureRequest) -> Reference:
     names = ("hidden_size", "layers", "inner_size", "max_seq_length", "item_size")
     assert sizes == tuple(config[name] for name in names)
     return Reference(arrays, model, jax.tree.map(jnp.asarray, variables))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def ranks(model: Any, variables: Variables, items: Array, seen: Array, answers: Array) -> tuple[Array, Array]:
+    """Pessimistic and optimistic rank of each answer, [B], where seen items score 0."""
+    query = model.apply(variables, items, train=False)[:, -1]
+    table = model.apply(variables, method="item_table")
+    scores = metrics.apply_seen(query @ table.T, metrics.seen_mask(seen, table.shape[0]), "zero")
+    return metrics.rank_of_target(scores, answers), metrics.rank_of_target(scores, answers, ties="optimistic")
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +81,9 @@ def rank_all(
 
     Users of like length go together, in rows no wider than they need: positions count from the last slot.
     """
-    model, variables = reference.model, reference.variables
-    items, answers = rows(histories, held_out, model.max_len)
+    items, answers = rows(histories, held_out, reference.model.max_len)
     seen, _ = rows(histories, held_out, max(map(len, histories)))
-
-    @jax.jit
-    def ranks(items: Array, seen: Array, answers: Array) -> tuple[Array, Array]:
-        query = model.apply(variables, items, train=False)[:, -1]
-        table = model.apply(variables, method="item_table")
-        scores = metrics.apply_seen(query @ table.T, metrics.seen_mask(seen, table.shape[0]), "zero")
-        return tuple(metrics.rank_of_target(scores, answers, ties=t) for t in ("pessimistic", "optimistic"))
+    model = reference.model, reference.variables
 
     found = np.zeros((2, len(items)), np.int32)
     lengths = (seen > 0).sum(axis=1)
@@ -89,7 +92,7 @@ def rank_all(
         for start in range(0, len(users), BATCH):
             some = users[start : start + BATCH]
             full = np.pad(some, (0, BATCH - len(some)), mode="edge")
-            worst, best = ranks(items[full, -high:], seen[full, -high:], answers[full])
+            worst, best = ranks(*model, items[full, -high:], seen[full, -high:], answers[full])
             found[:, some] = np.stack([worst, best])[:, : len(some)]
     return found[0], found[1]
 

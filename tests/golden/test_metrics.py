@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.golden.fixtures import golden_files
 
 from jaxrec import metrics
+from jaxrec.types import Array
+from tests.golden.fixtures import golden_files
 
 LISTS = {
     "recall": metrics.list_recall,
@@ -20,6 +23,10 @@ LISTS = {
     "map": metrics.list_map,
 }
 RANKS = {"hit": metrics.hit, "ndcg": metrics.ndcg}
+
+
+def run(metric: Callable[..., Array], k: int) -> Callable[..., Array]:
+    return jax.jit(functools.partial(metric, k=k, padding=-1))
 
 
 @pytest.fixture(params=golden_files("ticoserec_metrics"), scope="module")
@@ -70,9 +77,7 @@ def test_hit_and_ndcg_of_the_reference_list(arrays: Mapping[str, np.ndarray], st
     answer = jnp.asarray(arrays[f"in/{stage}/answer"])[:, None]
     for key, (name, k, value) in outputs(arrays, stage).items():
         metric = {"hit": metrics.list_recall, "ndcg": metrics.list_ndcg}[name]
-        np.testing.assert_allclose(
-            metric(ranked, answer, k=k, padding=-1).mean(), value, rtol=1e-6, err_msg=key
-        )
+        np.testing.assert_allclose(run(metric, k)(ranked, answer).mean(), value, rtol=1e-6, err_msg=key)
 
 
 def test_metrics_of_ranks(arrays: Mapping[str, np.ndarray]) -> None:
@@ -86,5 +91,5 @@ def test_metrics_of_several_answers(arrays: Mapping[str, np.ndarray]) -> None:
     """The reference leaves users without answers out of the mean of recall; the fixture has none."""
     ranked, answers = jnp.asarray(arrays["in/multi/pred"]), jnp.asarray(arrays["in/multi/answers"])
     for key, (name, k, value) in outputs(arrays, "multi").items():
-        ours = LISTS[name](ranked, answers, k=k, padding=-1).mean()
+        ours = run(LISTS[name], k)(ranked, answers).mean()
         np.testing.assert_allclose(ours, value, rtol=1e-6, err_msg=key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,8 @@ KEYS = jax.random.split(jax.random.key(7), 64)
 
 
 def drop(rate: float, bits: Bits, x: Array, seed: int = 0, train: bool = True) -> Array:
-    return Dropout(rate, bits).apply({}, x, train=train, rngs={"dropout": jax.random.key(seed)})
+    layer: Any = Dropout(rate, bits)
+    return layer.apply({}, x, train=train, rngs={"dropout": jax.random.key(seed)})
 
 
 @both_bits

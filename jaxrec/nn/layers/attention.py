@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.types import Array
 
@@ -36,22 +39,22 @@ def attend(
     value: Array,
     visible: Array,
     *,
-    mask_value: float,
-    dropout: Dropout,
-    train: bool,
+    mask_value: float = -math.inf,
+    drop: Callable[[Array], Array] | None = None,
 ) -> Array:
     """softmax(QKᵀ/√d) V with a mask: [B, H, L, d] each, bool [B, L, L] → [B, H, L, d].
 
     With mask_value -inf masked keys get exactly no weight, and a query that sees none gets a zero vector and
     a zero gradient. A finite mask value is added to the scores instead: then such a query attends to every
-    key as if there were no mask. The softmax runs in float32.
+    key as if there were no mask. The softmax runs in float32. `drop` is dropout of the weights.
     """
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     scores = scores / math.sqrt(query.shape[-1])
     visible = visible[:, None]
     exact = math.isinf(mask_value)
     scores = jnp.where(visible, scores, -1e30) if exact else scores + jnp.where(visible, 0.0, mask_value)
-    weights = dropout(jax.nn.softmax(scores, axis=-1).astype(value.dtype), train=train)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = weights if drop is None else drop(weights)
     mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
     return mixed * visible.any(axis=-1, keepdims=True).astype(mixed.dtype) if exact else mixed
 
@@ -70,8 +73,8 @@ class SelfAttention(nn.Module):
     dtype: Any = None  # of the computation; parameters are float32
 
     @nn.compact
-    def __call__(self, x: Array, visible: Array, *, train: bool) -> Array:
-        """Maps [B, L, D] and bool [B, L, L] to [B, L, D]."""
+    def __call__(self, x: Array, visible: Array, *, train: bool, rows: Array | None = None) -> Array:
+        """Maps [B, L, D] and bool [B, L, L] to [B, L, D]. rows: see `Dropout`."""
         batch, length, dim = x.shape
         if dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide dim={dim}")
@@ -84,11 +87,11 @@ class SelfAttention(nn.Module):
         x, kernel, bias = nn.dtypes.promote_dtype(
             x, jnp.concatenate(kernels, axis=1), jnp.concatenate(biases), dtype=self.dtype
         )
-        heads = (x @ kernel + bias).reshape(batch, length, 3, self.num_heads, dim // self.num_heads)
+        heads = (x.reshape(-1, dim) @ kernel + bias).reshape(
+            batch, length, 3, self.num_heads, dim // self.num_heads
+        )
         query, key, value = heads.transpose(2, 0, 3, 1, 4)  # [3, B, H, L, d]
-        mixed = attend(
-            query, key, value, visible, mask_value=self.mask_value,
-            dropout=Dropout(self.dropout, self.bits), train=train,
-        )  # fmt: skip
+        drop = functools.partial(Dropout(self.dropout, self.bits), train=train, rows=rows)
+        mixed = attend(query, key, value, visible, mask_value=self.mask_value, drop=drop)
         mixed = mixed.transpose(0, 2, 1, 3).reshape(batch, length, dim)
-        return nn.Dense(dim, kernel_init=self.kernel_init, dtype=self.dtype, name="output")(mixed)
+        return Dense(dim, kernel_init=self.kernel_init, dtype=self.dtype, name="output")(mixed)

@@ -42,7 +42,7 @@ class Dropout(nn.Module):
 
     Reads the "dropout" stream; every layer and every call has its own key. The rate is met to 2⁻³²: a unit
     is dropped if its random word is below rate · 2³². Rate 0, or train=False, is the identity and needs no
-    key; rate 1 gives zeros. Under `vmap` over keys every row has its own mask, whatever the batch size.
+    key; rate 1 gives zeros.
     """
 
     rate: float
@@ -54,12 +54,21 @@ class Dropout(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Maps [...] to the same shape and dtype."""
+    def __call__(self, x: Array, *, train: bool, rows: Array | None = None) -> Array:
+        """Maps [...] to the same shape and dtype.
+
+        rows: numbers of the rows of x, int32 [B] for x [B, ...]. Each row's noise then derives from its
+        number alone, so it is the same on whichever device, in whatever batch, the row is computed.
+        """
         if not train or self.rate == 0.0:
             return x
         threshold = round(self.rate * 2**32)
         if threshold >= 2**32:
             return jnp.zeros_like(x)
-        kept = self.bits(self.make_rng("dropout"), x.shape) >= jnp.uint32(threshold)
+        key = self.make_rng("dropout")
+        if rows is None:
+            words = self.bits(key, x.shape)
+        else:
+            words = jax.vmap(lambda row: self.bits(jax.random.fold_in(key, row), x.shape[1:]))(rows)
+        kept = words >= jnp.uint32(threshold)
         return jnp.where(kept, x / (1.0 - self.rate), jnp.zeros_like(x))

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.recurrent import GRU
@@ -58,10 +59,16 @@ class GRU4Rec(nn.Module):
         self.layers = [
             GRU(self.hidden_dim, self.use_bias, self.dtype, name=f"layer_{i}") for i in range(self.num_layers)
         ]
-        self.output = nn.Dense(self.dim, dtype=self.dtype)
+        self.output = Dense(self.dim, dtype=self.dtype)
 
     def __call__(
-        self, items: Array, *, positions: Array | None = None, segments: Array | None = None, train: bool
+        self,
+        items: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        rows: Array | None = None,
+        train: bool,
     ) -> Array:
         """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D].
 
@@ -70,16 +77,17 @@ class GRU4Rec(nn.Module):
           positions: ignored; a recurrence needs none.
           segments: numbers of the users that share a row, 0 = padding, [B, L]: the state starts from zero
             where a new number begins. None means one user a row.
+          rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
         """
         del positions
-        x = self.drop(lookup(self.item_embedding, items), train=train)
+        x = self.drop(lookup(self.item_embedding, items), train=train, rows=rows)
         update = items != 0 if self.skip_padding else None
         reset = None
         if segments is not None:
             before = jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1]
             reset = (segments != before) & (segments != 0)
         for layer in self.layers:
-            x = self.hidden_drop(layer(x, update=update, reset=reset), train=train)
+            x = self.hidden_drop(layer(x, update=update, reset=reset), train=train, rows=rows)
         return self.output(x)
 
     def item_table(self) -> Array:

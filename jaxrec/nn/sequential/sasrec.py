@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.attention import SelfAttention, causal_mask
+from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, slots
 from jaxrec.types import Array
@@ -76,7 +77,13 @@ class SASRec(nn.Module):
         ]  # fmt: skip
 
     def __call__(
-        self, items: Array, *, positions: Array | None = None, segments: Array | None = None, train: bool
+        self,
+        items: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        rows: Array | None = None,
+        train: bool,
     ) -> Array:
         """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D].
 
@@ -84,13 +91,14 @@ class SASRec(nn.Module):
           items: ids, right-aligned, 0 = padding or a masked item, [B, L].
           positions: the slot each event would have in a row of max_len, [B, L]; None means right-aligned.
           segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
+          rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
         """
         positions = slots(items.shape[-1], self.max_len) if positions is None else positions
         x = lookup(self.item_embedding, items) + jnp.take(self.position_embedding, positions, axis=0)
-        x = self.drop(self.norm(x), train=train)
+        x = self.drop(self.norm(x), train=train, rows=rows)
         visible = causal_mask(items, segments)
         for layer in self.layers:
-            x = layer(x, visible, train=train)
+            x = layer(x, visible, train=train, rows=rows)
         return x
 
     def item_table(self) -> Array:
@@ -113,14 +121,17 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, visible: Array, *, train: bool) -> Array:
-        """Maps [B, L, D] and bool [B, L, L] to [B, L, D]."""
+    def __call__(self, x: Array, visible: Array, *, train: bool, rows: Array | None = None) -> Array:
+        """Maps [B, L, D] and bool [B, L, L] to [B, L, D]. rows: see `Dropout`."""
         init = nn.initializers.normal(self.init_std)
-        dense = functools.partial(nn.Dense, kernel_init=init, dtype=self.dtype)
+        dense = functools.partial(Dense, kernel_init=init, dtype=self.dtype)
         norm = functools.partial(
             nn.LayerNorm, epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype
         )
-        drop = functools.partial(Dropout, self.dropout, self.bits)
+
+        def drop(y: Array) -> Array:
+            return Dropout(self.dropout, self.bits)(y, train=train, rows=rows)
+
         attention = SelfAttention(
             self.num_heads,
             self.attention_dropout,
@@ -130,6 +141,6 @@ class Block(nn.Module):
             self.dtype,
             name="attention",
         )
-        x = norm(name="attention_norm")(x + drop()(attention(x, visible, train=train), train=train))
+        x = norm(name="attention_norm")(x + drop(attention(x, visible, train=train, rows=rows)))
         inner = self.activation(dense(self.inner_dim, name="inner")(x))
-        return norm(name="inner_norm")(x + drop()(dense(x.shape[-1], name="outer")(inner), train=train))
+        return norm(name="inner_norm")(x + drop(dense(x.shape[-1], name="outer")(inner)))

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.attention import attend, causal_mask
+from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, slots
 from jaxrec.types import Array
@@ -58,7 +59,13 @@ class SASRecOriginal(nn.Module):
         self.norm = nn.LayerNorm(epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype)
 
     def __call__(
-        self, items: Array, *, positions: Array | None = None, segments: Array | None = None, train: bool
+        self,
+        items: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        rows: Array | None = None,
+        train: bool,
     ) -> Array:
         """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D], zero on padding.
 
@@ -66,16 +73,16 @@ class SASRecOriginal(nn.Module):
           items: ids, right-aligned, 0 = padding, [B, L].
           positions: the slot each event would have in a row of max_len, [B, L]; None means right-aligned.
           segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
+          rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
         """
         positions = slots(items.shape[-1], self.max_len) if positions is None else positions
         real = (items != 0)[..., None]
         x = lookup(self.item_embedding, items) * math.sqrt(self.dim)
-        x = jnp.where(
-            real, self.drop(x + jnp.take(self.position_embedding, positions, axis=0), train=train), 0.0
-        )
+        x = x + jnp.take(self.position_embedding, positions, axis=0)
+        x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
         visible = causal_mask(items, segments)
         for layer in self.layers:
-            x = jnp.where(real, layer(x, visible, train=train), 0.0)
+            x = jnp.where(real, layer(x, visible, train=train, rows=rows), 0.0)
         return jnp.where(real, self.norm(x), 0.0)
 
     def item_table(self) -> Array:
@@ -93,27 +100,29 @@ class OriginalBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, visible: Array, *, train: bool) -> Array:
-        """Maps [B, L, D] and bool [B, L, L] to [B, L, D]."""
+    def __call__(self, x: Array, visible: Array, *, train: bool, rows: Array | None = None) -> Array:
+        """Maps [B, L, D] and bool [B, L, L] to [B, L, D]. rows: see `Dropout`."""
         batch, length, dim = x.shape
         if dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide dim={dim}")
-        dense = functools.partial(
-            nn.Dense, dim, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype
-        )
+        dense = functools.partial(Dense, dim, kernel_init=nn.initializers.glorot_uniform(), dtype=self.dtype)
         norm = functools.partial(
             nn.LayerNorm, epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype
         )
-        drop = functools.partial(Dropout, self.dropout, self.bits)
+
+        def drop(y: Array) -> Array:
+            return Dropout(self.dropout, self.bits)(y, train=train, rows=rows)
 
         def heads(y: Array) -> Array:  # [B, L, D] → [B, H, L, D / H]
             return y.reshape(batch, length, self.num_heads, dim // self.num_heads).transpose(0, 2, 1, 3)
 
         normed = norm(name="attention_norm")(x)
-        mixed = attend(
-            heads(dense(name="query")(normed)), heads(dense(name="key")(x)), heads(dense(name="value")(x)),
-            visible, mask_value=-math.inf, dropout=drop(), train=train,
-        )  # fmt: skip
+        q, k, v = (
+            heads(dense(name="query")(normed)),
+            heads(dense(name="key")(x)),
+            heads(dense(name="value")(x)),
+        )
+        mixed = attend(q, k, v, visible, drop=drop)
         normed = norm(name="inner_norm")(normed + mixed.transpose(0, 2, 1, 3).reshape(batch, length, dim))
-        inner = drop()(nn.relu(dense(name="inner")(normed)), train=train)
-        return normed + drop()(dense(name="outer")(inner), train=train)
+        inner = drop(nn.relu(dense(name="inner")(normed)))
+        return normed + drop(dense(name="outer")(inner))

@@ -1,0 +1,379 @@
+"""Weights that authors published, ranked with our code: do we measure what they measured?
+
+The S3-Rec code family (CoSeRec, TiCoSeRec, ICLRec, RepPad, TADA) tests on the last event of each user, ranks
+all items and sets the score of items seen before to 0. Under that rule the published numbers come out to
+four decimals. Rows ending in +exclude take seen items out instead, as our own tables do.
+
+Run:     python -m experiments.published_checkpoints
+Also:    --checkpoint weights.pt --dataset Toys (any left-padded weights of the family, .npz, .pt or .pth)
+
+TADA's GRU4Rec is fed its left padding (id 0, whose vector is not zero) before the first item. Its rows do the
+same; those named +skip-padding start at the first item.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import sequential as lab
+from jaxrec import config as command_line
+from jaxrec.convert import s3rec
+from jaxrec.data import store, synthetic
+from jaxrec.data.interactions import Sequences
+from jaxrec.data.sources import coserec, ticoserec
+from jaxrec.data.split import leave_one_out
+from jaxrec.data.store import File, github
+from jaxrec.nn.sequential.gru4rec import GRU4Rec
+from jaxrec.nn.sequential.sasrec import SASRec
+from jaxrec.tasks.next_item import Rows, query_batch, retriever
+from jaxrec.types import Array, Context, Protocol, Retriever, Variables
+
+EXPERIMENT = "published_checkpoints"
+SELECTION = "metrics, by the authors"  # of the epoch whose weights were published
+METRICS = ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "hit@20", "ndcg@20")
+
+Module = SASRec | GRU4Rec
+
+
+class Published(NamedTuple):
+    """Weights for coserec/Beauty. files: the same weights as .npz, and as their authors publish them."""
+
+    model: str
+    files: tuple[File, File]
+    loss: str
+    metrics: tuple[float, ...] = ()  # in the order of METRICS; () where no number is known
+    source: str = ""
+
+
+def _files(name: str, packed: tuple[str, int], original: tuple[str, int], *address: str) -> tuple[File, File]:
+    """Each form with its sha256 and size; address: repository, commit, path. The first is only found."""
+    route = github(*address)
+    return File(f"checkpoints/{name}.npz", *packed), File(f"checkpoints/{name}.pt", *original, (route,))
+
+
+PUBLISHED = (
+    Published(
+        "reppad-sasrec",
+        _files(
+            "RepPad-SASRec-Beauty-1",
+            ("ba986837e2908ad0857c2125f6e797769e7c88cc878b791114bad06b53d89b47", 3265871),
+            ("3755218c7db0ce9f3b649ba3b5bf163bfc56c01faa98ce20120c8214dd9edef0", 3524537),
+            "KingGugu/RepPad",
+            "fc85b8237588afd788f74649968a12b4fe7dbe3e",
+            "SASRec/src/output/SASRec-Beauty-1.pt",
+        ),
+        "bce",
+        (0.0370, 0.0242, 0.0591, 0.0312, 0.0919, 0.0394),
+        "log of the run beside the weights",
+    ),
+    Published(
+        "iclrec",
+        _files(
+            "ICLRec-Beauty-1",
+            ("f7a4cfc8313d0a8403fbab6ea6981def716e0a73f0da991c456c69f20ca591b4", 3079237),
+            ("c0fcdcd73848ec64995373b130001fdc845beabb5aa509682dcd526280e0717e", 3315874),
+            "salesforce/ICLRec",
+            "2890e6c3ff6a22c6699fc19cb863b66786c1cde4",
+            "src/output/ICLRec-Beauty-1.pt",
+        ),
+        "bce + contrastive",
+        (0.0500, 0.0326, 0.0744, 0.0403, 0.1058, 0.0483),
+        "README of the official code",
+    ),
+    Published(
+        "coserec",
+        _files(
+            "CoSeRec-Beauty-0",
+            ("93b54520d9ca546bfcc22faf7bfcd2c9594a49fce54a4e525d5ca6bc88a4620d", 3268669),
+            ("87abd3d659481d3f2677500db67aa5a79f028ae256c879212b7e9390920411e1", 3519593),
+            "YChen1993/CoSeRec",
+            "692cb4108c458bfb60c1bcd0daa5f2a12e0b362d",
+            "src/output/CoSeRec-Beauty-0.pt",
+        ),
+        "bce + contrastive",
+        (0.0504, 0.0339, 0.0726, 0.0410, 0.1035, 0.0488),
+        "no log was published: what the official program prints for these weights",
+    ),
+    Published(
+        "tada-gru4rec",
+        _files(
+            "TADA-GRU4Rec-Beauty-original",
+            ("c2e3e9ba78b5ecd163fe8dd6933950c109669339b9bf8aa729f7cd3d1843f1b1", 3179517),
+            ("666304b74bd3bdd72100197620c6f62c647f71a19cb0b39d1dba9b4ac8678990", 3431071),
+            "KingGugu/TADA",
+            "9a3649bf268c7dbf223bf4001904a5f86c39dc82",
+            "src/weight/GRU4Rec-Beauty-original.pt",
+        ),
+        "bce",
+    ),
+)
+
+DATASETS: Mapping[str, Mapping[str, str]] = {
+    "coserec": {
+        "Beauty": "Beauty",
+        "Sports": "Sports_and_Outdoors",
+        "Toys": "Toys_and_Games",
+        "Yelp": "Yelp",
+    },
+    "ticoserec": {"Beauty": "Beauty", "Sports": "Sports", "Home": "Home", "Yelp": "Yelp-A"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Ranks with published weights, or with those of a file."""
+
+    checkpoint: str = ""  # .npz, .pt or .pth with a state_dict; empty: the published ones
+    dataset: str = "Beauty"  # Beauty, Sports, Toys, Yelp or Home, or the source's own name for it
+    source: Literal["coserec", "ticoserec"] = "coserec"  # whose item ids the weights have
+    heads: int = 2  # attention heads, which weights do not tell
+    max_len: int = 50  # events read by a GRU, whose weights do not tell
+    seen: tuple[Literal["zero", "exclude"], ...] = ("zero", "exclude")  # seen items: score 0, or taken out
+    tiny: bool = False  # random weights on a synthetic set, in seconds: to see that all works
+    seeds: tuple[int, ...] = (0,)  # of the random floor, and of the weights of --tiny
+    num_devices: int = 1  # devices that share the ranking
+    results: str = "results"  # folder of result files
+    workdir: str = "runs/published_checkpoints"  # where --tiny writes its weights
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "max_len", "num_devices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds={self.seeds}: give at least one, none twice, none negative")
+        if not self.seen or len(set(self.seen)) != len(self.seen):
+            raise ValueError(f"seen={self.seen}: give 'zero', 'exclude' or both")
+        names = DATASETS[self.source]
+        if self.dataset not in (*names, *names.values()):
+            near = difflib.get_close_matches(self.dataset, names, n=1, cutoff=0.0)[0]
+            known = ", ".join(names)
+            raise ValueError(f"dataset={self.dataset!r}: {self.source} has {known}; the nearest is {near}")
+        if not self.checkpoint and not self.tiny and (self.dataset, self.source) != ("Beauty", "coserec"):
+            raise ValueError(
+                f"dataset={self.dataset!r} of {self.source}: the published weights are for Beauty of "
+                "coserec; name other weights with --checkpoint"
+            )
+        if self.checkpoint and self.tiny:
+            raise ValueError("checkpoint and tiny: --tiny makes weights of its own; give one of the two")
+
+
+def load(config: Config) -> Sequences:
+    """The sequences of a data set."""
+    if config.tiny:
+        return synthetic.markov_chain(num_users=96, num_items=40, noise=0.1).sequences
+    name = DATASETS[config.source].get(config.dataset, config.dataset)
+    return coserec.load(name) if config.source == "coserec" else ticoserec.load(name)
+
+
+def place(files: tuple[File, File]) -> Path:
+    """Where the weights lie, checked; downloaded into the cache if neither file is here."""
+    file = next((f for f in files if store.find(f) is not None), files[-1])
+    store.read(file)
+    path = store.find(file)
+    assert path is not None  # `read` has just found it
+    return path
+
+
+def module_of(path: str | Path, sequences: Sequences, *, heads: int) -> tuple[Module, Variables]:
+    """The module and variables of a file of weights, which must fit the items of a data set.
+
+    Raises:
+      ValueError: not weights of the family; the table has neither num_items + 1 rows (padding and items) nor
+        num_items + 2 (and a mask id); the heads do not divide the width.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file; give the path of a .npz, .pt or .pth file")
+    state = s3rec.read(path)
+    tables = (state.get(f"{names.items}.weight") for names in (s3rec.S3REC, s3rec.RECBOLE))
+    table = next((t for t in tables if t is not None), None)
+    rows = sequences.num_items + 1 if table is None or table.ndim != 2 else len(table)
+    mask_rows = rows - 1 - sequences.num_items
+    if mask_rows not in (0, 1):
+        raise ValueError(
+            f"{path}: the item table has {rows:,} rows, but {sequences.name} has {sequences.num_items:,} "
+            f"items, so {sequences.num_items + 1:,} rows or, with a mask id, one more were expected; "
+            "give the data set the weights were trained on (--dataset, --source)"
+        )
+    try:
+        module, variables = s3rec.from_state_dict(state, num_heads=heads, mask_rows=mask_rows)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if isinstance(module, SASRec) and module.dim % heads:
+        raise ValueError(f"heads={heads}: must divide the width {module.dim} of {path}")
+    return module, variables
+
+
+ENCODED = Retriever(
+    lambda variables, queries, context: variables["query"][queries["user"]], lambda v: v["items"]
+)
+
+
+def encode(
+    model: Retriever, variables: Variables, queries: Mapping[str, np.ndarray], data: lab.Data
+) -> Variables:
+    """What `ENCODED` reads: a vector of every user and item, so that all rules rank the same vectors."""
+    users = data.split.sequences.num_users
+
+    @jax.jit
+    def vectors(variables: Variables, queries: Mapping[str, Array], context: Context) -> Variables:
+        query = jax.lax.map(lambda batch: model.query(variables, batch, context), dict(queries))
+        at = jnp.where(queries["mask"], queries["user"], users)
+        by_user = jnp.zeros((users, query.shape[-1])).at[at].set(query, mode="drop")
+        return {"query": by_user, "items": model.items(variables)}
+
+    return vectors(variables, jax.device_put(dict(queries)), dict(data.columns))
+
+
+def padded(model: GRU4Rec, max_len: int) -> Retriever:
+    """A GRU as the family runs it: over all slots of a left-padded row, the last of which is the query."""
+
+    apply: Any = model.apply
+
+    def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        items = query_batch(queries, context, None, max_len)["items"]
+        return apply(variables, items, train=False)[:, -1]
+
+    return Retriever(query, lambda variables: apply(variables, method="item_table"))
+
+
+def readings(module: Module, packed: Rows | None, max_len: int) -> dict[str, Retriever]:
+    """What is ranked, by the ending of its row's name."""
+    if isinstance(module, SASRec):
+        return {"": retriever(module, packed)}
+    return {
+        "": padded(module.clone(skip_padding=False), max_len),
+        "+skip-padding": padded(module.clone(skip_padding=True), max_len),
+    }
+
+
+def rank(
+    name: str,
+    model: Retriever,
+    variables: Variables,
+    data: lab.Data,
+    config: Config,
+    *,
+    seeds: tuple[int, ...],
+    paper: Published | None = None,
+    compare: bool = True,
+) -> dict[str, dict[str, float]]:
+    """Test metrics by name of the row, one row a rule for seen items; printed and stored.
+
+    variables have a leading axis of seeds; the means over it are returned. compare: False for a reading that
+    the published numbers, if any, do not speak of.
+    """
+    found = {}
+    for seen in config.seen:
+        row = name if seen == "zero" else f"{name}+exclude"
+        protocol = Protocol(
+            seen=seen, loss=paper.loss if paper else "", selection=SELECTION if paper else "none"
+        )
+        values = lab.test(model, variables, data, protocol, max_len=1, num_devices=config.num_devices)
+        beside: dict[str, float] = {}
+        if paper and compare and seen == "zero" and paper.metrics:
+            beside = dict(zip(METRICS, paper.metrics, strict=True))
+        lab.save(
+            config.results,
+            experiment=EXPERIMENT,
+            dataset=data.split.sequences.name.split("/")[-1],
+            model=row,
+            config=described(config, seen),
+            protocol=protocol,
+            seeds=seeds,
+            metrics=values,
+            published=beside,
+            source=paper.source if paper and beside else "",
+            note="weights of the authors, nothing was trained here" if paper else "",
+        )
+        found[row] = {metric: float(np.mean([v[metric] for v in values])) for metric in values[0]}
+        print(_line(row, found[row]), flush=True)
+        if beside:
+            print(_line("· published", beside))
+    return found
+
+
+def described(config: Config, seen: str) -> dict[str, Any]:
+    """The settings that decide what is computed."""
+    settings = {"source": config.source, "seen": seen, "max_len": config.max_len, "tiny": config.tiny}
+    return settings | (
+        {"heads": config.heads, "file": Path(config.checkpoint).name} if config.checkpoint else {}
+    )
+
+
+def _line(name: str, values: Mapping[str, float]) -> str:
+    return f"{name:<34}" + " ".join(f"{values[metric]:>8.4f}" for metric in METRICS)
+
+
+def random_weights(config: Config, sequences: Sequences) -> list[Path]:
+    """Files with weights that were never trained, one of each encoder."""
+    modules: tuple[Module, ...] = (
+        SASRec(sequences.num_items, dim=8, inner_dim=16, num_layers=1, max_len=12, extra_rows=1),
+        GRU4Rec(sequences.num_items, dim=8, hidden_dim=8, extra_rows=1),
+    )
+    Path(config.workdir).mkdir(parents=True, exist_ok=True)
+    paths = []
+    for module in modules:
+        key = jax.random.key(config.seeds[0])
+        variables = jax.jit(lambda key, m=module: m.init(key, jnp.ones((1, 4), jnp.int32), train=False))(key)
+        paths.append(Path(config.workdir) / f"{type(module).__name__.lower()}.npz")
+        np.savez(paths[-1], **s3rec.to_state_dict(module, variables))  # type: ignore[arg-type]
+    return paths
+
+
+def run(config: Config) -> dict[str, dict[str, float]]:
+    """Ranks with the floors and with every file of weights; test metrics by name of the row."""
+    sequences = load(config)
+    data = lab.resident(leave_one_out(sequences))
+    print(f"{sequences.name}: {sequences.num_users:,} users, {sequences.num_items:,} items")
+    print(" " * 34 + " ".join(f"{metric:>8}" for metric in METRICS))
+    seeds, floor = config.seeds, lab.floor_variables(config.seeds)
+    found = rank("random", lab.random(data), floor, data, config, seeds=seeds)
+    found |= rank("popularity", lab.popularity(data), floor, data, config, seeds=seeds)
+    for name, path, paper in weights_of(config, sequences):
+        module, variables = module_of(path, sequences, heads=config.heads)
+        longest = module.max_len if isinstance(module, SASRec) else config.max_len
+        ranked = lab.ranking(data.split.test, longest)
+        for ending, model in readings(module, ranked.rows, longest).items():
+            vectors = encode(model, variables, ranked.queries, data)
+            found |= rank(
+                name + ending,
+                ENCODED,
+                jax.tree.map(lambda leaf: leaf[None], vectors),
+                data,
+                config,
+                seeds=(0,),
+                paper=paper,
+                compare=not ending,
+            )
+    return found
+
+
+def weights_of(config: Config, sequences: Sequences) -> list[tuple[str, Path, Published | None]]:
+    """Name of the row, file, and what was published about it."""
+    if not config.checkpoint and not config.tiny:
+        return [(paper.model, place(paper.files), paper) for paper in PUBLISHED]
+    paths = random_weights(config, sequences) if config.tiny else [Path(config.checkpoint)]
+    names = [re.sub(r"[^A-Za-z0-9_+@-]+", "-", path.stem).strip("-_+@") or "weights" for path in paths]
+    return [(name, path, None) for name, path in zip(names, paths, strict=True)]
+
+
+def main() -> None:
+    config = command_line.cli(Config, description=__doc__)
+    command_line.start(config)
+    try:
+        run(config)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

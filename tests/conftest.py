@@ -1,0 +1,34 @@
+"""Where the tests find data and golden fixtures, and several virtual devices on a CPU.
+
+JAXREC_DATA_DIR and JAXREC_GOLDEN_DIR name the folders; by default those beside the checkout, if they exist.
+Tests that need a folder that is missing are skipped, with its name as the reason.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+BESIDE = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of public data sets; skips where there is none."""
+    return _folder("JAXREC_DATA_DIR", BESIDE / "data")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The folder of reference outputs; skips where there is none."""
+    return _folder("JAXREC_GOLDEN_DIR", BESIDE / "golden")
+
+
+def _folder(variable: str, default: Path) -> Path:
+    folder = Path(os.environ.get(variable) or default)
+    if not folder.is_dir():
+        pytest.skip(f"{variable}: {folder} is not a folder")
+    return folder

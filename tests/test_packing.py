@@ -1,0 +1,184 @@
+"""Packing against slow twins: where sequences are put, what every slot holds, how many rows are enough."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec import packing
+
+COUNT, ROWS, WIDTH, MAX_LEN = 6, 4, 7, 9  # one shape, so that everything below is compiled once
+place = jax.jit(functools.partial(packing.place, rows=ROWS, width=WIDTH))
+place_all = jax.jit(functools.partial(packing.place, rows=COUNT, width=WIDTH))
+spread = jax.jit(functools.partial(packing.spread, rows=ROWS, width=WIDTH, max_len=MAX_LEN))
+lengths_of = st.lists(st.integers(0, WIDTH + 1), min_size=COUNT, max_size=COUNT)
+few = settings(max_examples=60, deadline=None)
+
+
+def first_fit_decreasing(lengths: list[int], rows: int, width: int) -> list[tuple[int, int]]:
+    """(row, slot) of each sequence, row = rows where there is no room or nothing to place."""
+    used, found = [0] * rows, [(rows, 0)] * len(lengths)
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        for row in range(rows):
+            if 0 < lengths[i] <= width - used[row]:
+                found[i] = (row, used[row])
+                used[row] += lengths[i]
+                break
+    return found
+
+
+def columns(slots: packing.Slots) -> list[np.ndarray]:
+    return [np.asarray(column) for column in slots]
+
+
+@few
+@given(lengths_of)
+def test_place_is_first_fit_by_decreasing_length(lengths: list[int]) -> None:
+    got = place(jnp.array(lengths))
+    expected = first_fit_decreasing(lengths, ROWS, WIDTH)
+    assert list(zip(got.row.tolist(), got.slot.tolist(), strict=True)) == expected
+
+
+@few
+@given(lengths_of)
+def test_fits_says_whether_every_sequence_has_a_row(lengths: list[int]) -> None:
+    expected = all(
+        n == 0 or row < ROWS
+        for n, (row, _) in zip(lengths, first_fit_decreasing(lengths, ROWS, WIDTH), strict=True)
+    )
+    assert bool(packing.fits(place(jnp.array(lengths)), jnp.array(lengths), ROWS)) is expected
+
+
+@few
+@given(lengths_of)
+def test_every_slot_holds_what_a_loop_puts_there(lengths: list[int]) -> None:
+    sequence, event, segments, positions = np.zeros((4, ROWS, WIDTH), np.int64)
+    for i, (row, slot) in enumerate(first_fit_decreasing(lengths, ROWS, WIDTH)):
+        for j in range(lengths[i] if row < ROWS else 0):
+            at = row, slot + j
+            assert segments[at] == 0  # no two events in one slot
+            sequence[at], event[at], segments[at], positions[at] = i, j, i + 1, MAX_LEN - lengths[i] + j
+    got = spread(place(jnp.array(lengths)), jnp.array(lengths))
+    for ours, expected in zip(columns(got), (sequence, event, segments, positions), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@few
+@given(lengths_of)
+def test_every_event_of_a_placed_sequence_appears_once(lengths: list[int]) -> None:
+    placement = place(jnp.array(lengths))
+    slots = spread(placement, jnp.array(lengths))
+    real = np.asarray(slots.segments) > 0
+    found = sorted(
+        zip(np.asarray(slots.sequence)[real].tolist(), np.asarray(slots.event)[real].tolist(), strict=True)
+    )
+    placed = np.asarray(placement.row) < ROWS
+    assert found == [(i, j) for i, n in enumerate(lengths) if placed[i] for j in range(n)]
+
+
+def test_a_sequence_longer_than_a_row_finds_no_room() -> None:
+    lengths = jnp.array([WIDTH + 1, 1, 0, 0, 0, 0])
+    placement = place(lengths)
+    assert placement.row.tolist() == [ROWS, 0, ROWS, ROWS, ROWS, ROWS]
+    assert not packing.fits(placement, lengths, ROWS)
+    assert int((spread(placement, lengths).segments > 0).sum()) == 1
+
+
+def test_empty_sequences_fit_and_leave_every_slot_empty() -> None:
+    lengths = jnp.zeros(COUNT, jnp.int32)
+    placement = place(lengths)
+    assert packing.fits(placement, lengths, ROWS)
+    assert all((column == 0).all() for column in columns(spread(placement, lengths)))
+
+
+def test_the_last_event_has_the_last_position_of_the_padded_form() -> None:
+    lengths = jnp.array([3, 7, 1, 2, 5, 4])
+    slots = spread(place(lengths), lengths)
+    last = (slots.segments > 0) & (slots.event == lengths[slots.sequence] - 1)
+    assert int(last.sum()) == COUNT
+    assert (slots.positions[last] == MAX_LEN - 1).all()
+
+
+@few
+@given(st.lists(st.integers(0, 5), min_size=4, max_size=4))
+def test_padded_is_the_right_aligned_form(lengths: list[int]) -> None:
+    sequence, event, segments = np.zeros((3, 4, 5), np.int64)
+    for i, n in enumerate(lengths):
+        sequence[i] = i
+        for j in range(n):
+            event[i, 5 - n + j], segments[i, 5 - n + j] = j, i + 1
+    got = columns(packing.padded(jnp.array(lengths), max_len=5))
+    for ours, expected in zip(got, (sequence, event, segments, np.tile(np.arange(5), (4, 1))), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@few
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=3, max_size=3))
+def test_window_is_a_slice_of_the_flat_column(ranges: list[tuple[int, int]]) -> None:
+    flat = np.arange(10, 18)
+    ends = np.array([max(a, b) for a, b in ranges])
+    lengths = np.array([abs(a - b) for a, b in ranges])
+    expected = np.zeros((3, 5), np.int64)
+    for row, (end, n) in enumerate(zip(ends, lengths, strict=True)):
+        kept = flat[end - n : end][-5:]
+        expected[row, 5 - len(kept) :] = kept
+    got = packing.window(jnp.asarray(flat), jnp.asarray(ends), jnp.asarray(lengths), 5)
+    np.testing.assert_array_equal(got, expected)
+
+
+@few
+@given(st.lists(st.integers(0, WIDTH), min_size=COUNT, max_size=COUNT))
+def test_host_and_device_use_the_same_number_of_rows(lengths: list[int]) -> None:
+    used = packing.rows_used(np.array(lengths), WIDTH)
+    rows = np.asarray(place_all(jnp.array(lengths)).row)
+    assert used == max(len({*rows[np.array(lengths) > 0].tolist()}), 1)
+
+
+@pytest.mark.parametrize("batch_size", [4, 16, 64])
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_rows_needed_hold_random_batches(batch_size: int, multiple: int) -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(rng.geometric(0.2, 400), 20)
+    rows = packing.rows_needed(lengths, batch_size, 20, multiple=multiple)
+    assert rows % multiple == 0
+    for _ in range(200):
+        assert packing.rows_used(rng.choice(lengths, batch_size, replace=False), 20) <= rows
+
+
+def test_rows_needed_are_no_more_than_the_longest_batch_needs() -> None:
+    lengths = np.array([1, 1, 1, 1, 10, 10])
+    assert packing.rows_needed(lengths, 2, 10) == 2
+    assert packing.rows_needed(lengths, 100, 10) == packing.rows_used(lengths, 10)  # fewer users than a batch
+
+
+def test_rows_needed_counts_the_lengths_after_growth_up_to_the_width() -> None:
+    lengths = np.full(50, 3)
+    assert packing.rows_needed(lengths, 8, 12, growth=lambda n: 2 * n) == packing.rows_needed(
+        2 * lengths, 8, 12
+    )
+    assert packing.rows_needed(lengths, 8, 12, growth=lambda n: 9 * n) == packing.rows_needed(
+        lengths * 4, 8, 12
+    )
+
+
+@pytest.mark.parametrize(
+    "lengths", [np.zeros(0, np.int64), np.zeros(3, np.int64)], ids=["no user", "no event"]
+)
+def test_rows_needed_without_events_is_an_error(lengths: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="no event to pack"):
+        packing.rows_needed(lengths, 4, 8)
+
+
+def test_placement_is_the_same_under_vmap() -> None:
+    lengths = jnp.array([[3, 7, 1, 2, 5, 4], [0, 0, 2, 2, 7, 7]])
+    together = jax.vmap(functools.partial(packing.place, rows=ROWS, width=WIDTH))(lengths)
+    for i in range(2):
+        alone = place(lengths[i])
+        np.testing.assert_array_equal(together.row[i], alone.row)
+        np.testing.assert_array_equal(together.slot[i], alone.slot)

@@ -115,10 +115,9 @@ def time_epoch(
 def ticoserec(config: Config) -> Iterator[Figure]:
     """The figures of the TiCoSeRec experiment on Beauty."""
     setting = paper.Config(dataset="Beauty", tiny=config.tiny, seeds=(0,))
-    recipe = dataclasses.replace(
-        paper.recipe_of(setting, "ticoserec"), **({} if config.tiny else {"dim": 64})
-    )
-    recipe = dataclasses.replace(recipe, batch_size=32 if config.tiny else 256)
+    recipe = paper.recipe_of(setting, "ticoserec")
+    if not config.tiny:
+        recipe = dataclasses.replace(recipe, dim=64, batch_size=256)
     data = lab.resident(leave_one_out(paper.load(setting)))
     model = SASRec(
         num_items=data.num_items,
@@ -142,12 +141,12 @@ def ticoserec(config: Config) -> Iterator[Figure]:
     view = paper.view_of(recipe, setting)
     data.columns.update(paper.augmentation_columns(data, recipe, setting, view))
     both = static({"next_item": 1.0, "contrastive": recipe.weight})
-    for form, official in (("mean", model), ("flat", model.clone(mask_value=-1e4))):
-        form_setting = dataclasses.replace(setting, form=form)
+    flat_setting = dataclasses.replace(setting, form="flat")
+    for form_setting, official in ((setting, model), (flat_setting, model.clone(mask_value=-1e4))):
         views = paper.contrastive_task(official, data, recipe, form_setting, view, rows)
         task = combine(next_item=next_item(official, objective, packed=rows), contrastive=views)
-        name = "ticoserec/epoch_contrastive_" + ("packed" if form == "mean" else form)
-        yield from time_epoch(name, task, both, packed, data, config.repeats if form == "mean" else 2)
+        name = f"ticoserec/epoch_contrastive_{'flat' if form_setting is flat_setting else 'packed'}"
+        yield from time_epoch(name, task, both, packed, data, config.repeats)
 
     ranked = lab.ranking(data.split.validation, recipe.max_len)
     rank = make_rank(

@@ -13,6 +13,7 @@ Also:    --rows ticoserec --opposite (Ti operators reversed), --operators C (one
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +39,7 @@ from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import contrastive
 from jaxrec.tasks.combine import combine
-from jaxrec.tasks.next_item import Rows, next_item, sampled_bce
+from jaxrec.tasks.next_item import Rows, item_table, next_item, sampled_bce
 from jaxrec.train.fit import Fitted, Phase, fit
 from jaxrec.types import Context, Protocol, Task, Variables
 
@@ -112,27 +113,26 @@ COSEREC: Mapping[str, Recipe] = {
     "Yelp-A": dataclasses.replace(_COSEREC, hybrid_after=300, insert=0.5),
 }
 
-README_TICOSEREC = "README of the official code"
+README = "README of the official code"
 TABLE_MCLREC = "README of the MCLRec code (SIGIR 2023), a third party's runs"
+SIX = ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "hit@20", "ndcg@20")
+FOUR = ("hit@5", "hit@20", "ndcg@5", "ndcg@20")
+
+
+def _published(names: tuple[str, ...], source: str, *values: float) -> tuple[dict[str, float], str]:
+    return dict(zip(names, values, strict=True)), source
+
+
 PUBLISHED: Mapping[tuple[str, str], tuple[dict[str, float], str]] = {
-    ("Beauty", "ticoserec"): (
-        {"hit@5": 0.0504, "ndcg@5": 0.0343, "hit@10": 0.0740, "ndcg@10": 0.0418, "hit@20": 0.1068, "ndcg@20": 0.0501},
-        README_TICOSEREC,
-    ),
-    ("Sports", "ticoserec"): (
-        {"hit@5": 0.0334, "ndcg@5": 0.0227, "hit@10": 0.0514, "ndcg@10": 0.0284, "hit@20": 0.0768, "ndcg@20": 0.0348},
-        README_TICOSEREC,
-    ),
-    ("Sports", "coserec"): (
-        {"hit@5": 0.0287, "ndcg@5": 0.0194, "hit@10": 0.0437, "ndcg@10": 0.0242, "hit@20": 0.0635, "ndcg@20": 0.0292},
-        "README of the official code",
-    ),
-    ("Beauty", "coserec"): ({"hit@5": 0.0504, "hit@20": 0.1034, "ndcg@5": 0.0339, "ndcg@20": 0.0487}, TABLE_MCLREC),
-    ("Beauty", "sasrec-bce"): ({"hit@5": 0.0377, "hit@20": 0.0894, "ndcg@5": 0.0241, "ndcg@20": 0.0386}, TABLE_MCLREC),
-    ("Sports", "sasrec-bce"): ({"hit@5": 0.0214, "hit@20": 0.0500, "ndcg@5": 0.0144, "ndcg@20": 0.0224}, TABLE_MCLREC),
-    ("Yelp-A", "sasrec-bce"): ({"hit@5": 0.0160, "hit@20": 0.0443, "ndcg@5": 0.0101, "ndcg@20": 0.0179}, TABLE_MCLREC),
-    ("Yelp-A", "coserec"): ({"hit@5": 0.0241, "hit@20": 0.0649, "ndcg@5": 0.0151, "ndcg@20": 0.0263}, TABLE_MCLREC),
-}  # fmt: skip
+    ("Beauty", "ticoserec"): _published(SIX, README, 0.0504, 0.0343, 0.0740, 0.0418, 0.1068, 0.0501),
+    ("Sports", "ticoserec"): _published(SIX, README, 0.0334, 0.0227, 0.0514, 0.0284, 0.0768, 0.0348),
+    ("Sports", "coserec"): _published(SIX, README, 0.0287, 0.0194, 0.0437, 0.0242, 0.0635, 0.0292),
+    ("Beauty", "coserec"): _published(FOUR, TABLE_MCLREC, 0.0504, 0.1034, 0.0339, 0.0487),
+    ("Yelp-A", "coserec"): _published(FOUR, TABLE_MCLREC, 0.0241, 0.0649, 0.0151, 0.0263),
+    ("Beauty", "sasrec-bce"): _published(FOUR, TABLE_MCLREC, 0.0377, 0.0894, 0.0241, 0.0386),
+    ("Sports", "sasrec-bce"): _published(FOUR, TABLE_MCLREC, 0.0214, 0.0500, 0.0144, 0.0224),
+    ("Yelp-A", "sasrec-bce"): _published(FOUR, TABLE_MCLREC, 0.0160, 0.0443, 0.0101, 0.0179),
+}
 
 Row = Literal["random", "popularity", "sasrec-bce", "coserec", "ticoserec"]
 
@@ -322,8 +322,7 @@ def phases_of(
     weighting = static({"next_item": 1.0, "contrastive": recipe.weight})
 
     def refresh(variables: Variables, context: Context) -> Context:
-        table = model.apply(variables, method="item_table")
-        live = similarity.online(table, inverted=config.inverted_similarity)
+        live = similarity.online(item_table(model, variables), inverted=config.inverted_similarity)
         return {"similar": similarity.hybrid(offline, live, inverted=config.inverted_similarity)}
 
     plain = min(recipe.warm_up, recipe.epochs)
@@ -339,7 +338,7 @@ def phases_of(
 
 def model_name(row: Row, config: Config) -> str:
     """The row's name, with what an ablation changes."""
-    parts = [row]
+    parts: list[str] = [row]
     if row in ("coserec", "ticoserec"):
         parts += [config.form] if config.form != "mean" else []
         parts += [f"only-{config.operators}"] if config.operators else []
@@ -395,19 +394,20 @@ def run(config: Config) -> None:
     for row in config.rows:
         data = lab.resident(leave_one_out(sequences))
         published, source = PUBLISHED.get((sequences.name, row), ({}, ""))
-        shared = {"experiment": EXPERIMENT, "dataset": sequences.name, "seeds": config.seeds}
+        save = functools.partial(
+            lab.save, config.results, experiment=EXPERIMENT, dataset=sequences.name, seeds=config.seeds
+        )
         if row in ("random", "popularity"):
             scorer = lab.random(data) if row == "random" else lab.popularity(data)
             variables, floor = lab.floor_variables(config.seeds), protocol._replace(loss="", selection="none")
             found = lab.test(scorer, variables, data, floor, max_len=1, num_devices=config.num_devices)
-            lab.save(config.results, model=row, config={}, protocol=floor, metrics=found, **shared)
+            save(model=row, config={}, protocol=floor, metrics=found)
             continue
         recipe, fitted, model = train(row, data, config, protocol)
         found = lab.test(
             model, fitted.variables, data, protocol, max_len=recipe.max_len, num_devices=config.num_devices
         )
-        path = lab.save(
-            config.results,
+        path = save(
             model=model_name(row, config),
             config={"recipe": dataclasses.asdict(recipe), **described(config)},
             protocol=protocol,
@@ -415,7 +415,6 @@ def run(config: Config) -> None:
             published=published,
             source=source,
             fitted=fitted,
-            **shared,
         )
         means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
         print(f"{model_name(row, config)}: best epochs {fitted.best_epoch}; test {means}\nsaved {path}")

@@ -9,7 +9,7 @@ import jax
 
 Array = jax.Array
 Key = jax.Array  # a typed PRNG key, from jax.random.key
-Batch = Mapping[str, Array]  # named arrays whose leading axis is the example
+Batch = Mapping[str, Any]  # named arrays whose leading axis is the example; combined tasks nest theirs
 Variables = Mapping[str, Any]  # {"params": …, "batch_stats": …}
 Context = Mapping[str, Any]  # columns of a data set that live on the device: arrays, or trees of them
 Outputs = Any

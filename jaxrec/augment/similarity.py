@@ -39,8 +39,10 @@ class Similar(NamedTuple):
     pool_size: Array
 
     def draw(self, words: Array) -> Array:
-        """A member of the pool for every random uint32."""
-        return self.pool[words % jnp.maximum(self.pool_size, 1).astype(jnp.uint32)]
+        """A member of the pool for every random uint32, uniform for pools well below 2^24."""
+        share = (words >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+        place = jnp.minimum((share * self.pool_size).astype(jnp.int32), jnp.maximum(self.pool_size - 1, 0))
+        return self.pool.at[place].get(mode="promise_in_bounds")
 
 
 def _similar(item: np.ndarray, score: np.ndarray, low: float, high: float, pool: np.ndarray) -> Similar:
@@ -112,8 +114,9 @@ def item_cf(
         i, j = pairs.row + begin, pairs.col
         i, j, value = (x[i != j] for x in (i, j, pairs.data))
         value = value / np.sqrt((count[i] * count[j]).astype(np.float64))
-        if len(value):
-            low, high = min(low, value.min()), max(high, value.max())
+        if len(value) == 0:
+            continue
+        low, high = min(low, value.min()), max(high, value.max())
         np.maximum.at(score, i, value)
         top = value == score[i]
         order = np.argsort(i[top], kind="stable")

@@ -194,15 +194,10 @@ def execute(
     action = jnp.where(real, code & 3, ops.MASK)
     item = items.at[place].get(mode="promise_in_bounds")
     if similar is not None:
-        wanted = action == ops.SIMILAR
         other = similar.item.at[item].get(mode="promise_in_bounds")
-        alone = wanted & (other == 0)
-        other = jax.lax.cond(
-            jnp.any(alone),
-            lambda: jnp.where(alone, similar.draw(draws.words(seeds, draws.LONER, window)), other),
-            lambda: other,
-        )
-        item = jnp.where(wanted, other, item)
+        drawn = similar.draw(draws.words(seeds, draws.LONER, window))
+        other = jnp.where(other > 0, other, drawn)  # without a condition: that breaks up the one fused loop
+        item = jnp.where(action == ops.SIMILAR, other, item)
     return jnp.where(action == ops.MASK, 0, item), length
 
 

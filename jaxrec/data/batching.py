@@ -48,8 +48,8 @@ def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.nd
     if (count >= sequences.num_items).any():
         worst = int(count.argmax())
         raise ValueError(
-            f"{sequences.name}: user {sequences.user_ids[worst]} has used all {sequences.num_items} items, so "
-            "there is no negative to draw; use a loss without sampled negatives or leave the user out"
+            f"{sequences.name}: user {sequences.user_ids[worst]} has used all {sequences.num_items} items, "
+            "so there is no negative to draw; use a loss without sampled negatives or leave the user out"
         )
     columns["excluded"] = pairs[:, 1].astype(np.int32)
     columns["excluded_start"] = (np.cumsum(count) - count).astype(np.int32)

@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from jaxrec.types import Array
 
 
 class LossWeighting(NamedTuple):
-    """init() -> (learned parameters, state); combine(parameters, state, losses) -> (total, state, weights)."""
+    """init() -> (learned parameters, state).
+
+    combine(learned parameters, state, losses) -> (total, state, weights).
+    """
 
     init: Callable[[], tuple[Any, Any]]
     combine: Callable[[Any, Any, Mapping[str, Array]], tuple[Array, Any, dict[str, Any]]]
@@ -32,6 +37,7 @@ def static(weights: Mapping[str, float] | None = None) -> LossWeighting:
         used = dict.fromkeys(losses, 1.0) if weights is None else dict(weights)
         if set(used) != set(losses):
             raise ValueError(f"loss weights for {sorted(used)}, but the task has the losses {sorted(losses)}")
-        return sum(used[name] * loss for name, loss in losses.items()), state, used
+        total = jnp.sum(jnp.stack([used[name] * loss for name, loss in losses.items()]))
+        return total, state, used
 
     return LossWeighting(init=lambda: ({}, {}), combine=combine)

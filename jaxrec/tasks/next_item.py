@@ -23,9 +23,12 @@ from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 class Encoder(Protocol):
     """What the tasks ask of a sequence encoder (a Linen module)."""
 
-    max_len: int
-    init: Callable[..., Any]
-    apply: Callable[..., Any]
+    @property
+    def max_len(self) -> int: ...
+    @property
+    def init(self) -> Callable[..., Any]: ...
+    @property
+    def apply(self) -> Callable[..., Any]: ...
 
 
 class Rows(NamedTuple):

@@ -20,7 +20,6 @@ import numpy as np
 from jaxrec import metrics, packing
 from jaxrec.types import Array, Context, Protocol, Retriever, Variables
 
-
 Rank = Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array]]
 
 

@@ -66,7 +66,7 @@ class Fitted(NamedTuple):
 
 
 class Compiled:
-    """A function compiled ahead for the shapes of its first call; other shapes are an error, not a new trace."""
+    """A function compiled for the shapes of its first call; other shapes are an error, not a new trace."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn, self.seconds = fn, 0.0
@@ -229,7 +229,7 @@ class _Run:
 
     def _compiling(self) -> float:
         """Seconds this process has spent compiling, which are counted apart."""
-        return sum(p.seconds for p in (*self.programs, self.ranker, self.keep))
+        return sum(p.seconds for p in self.programs) + self.ranker.seconds + self.keep.seconds
 
     def _weights(self) -> list[int]:
         size = -(-self.plan.num_steps // self.calls)

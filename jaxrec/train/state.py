@@ -24,8 +24,7 @@ from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 INIT, PLAN, STEP = 0, 1, 2
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """params: {"model": …, "weighting": …}; collections: what else the model holds, such as batch_stats."""
 
     step: Array

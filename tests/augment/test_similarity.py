@@ -40,6 +40,7 @@ def test_item_cf_equals_the_twin_ties_included(inverse, block):
     scores, best = slow_item_cf(lists, (lambda n: 1 / math.log(1.0 + n)) if inverse else (lambda n: 1.0))
     got = similarity.item_cf(*flat(lists), num_items=40, inverse_user_frequency=inverse, block=block)
     assert {i: int(j) for i, j in enumerate(got.item) if j} == best
+    assert all(got.item[i] == 0 for i in range(31, 41))
     for i, j in best.items():
         assert float(got.score[i]) == pytest.approx(scores[i][j], rel=1e-6)
     every = [score for row in scores.values() for score in row.values()]
@@ -48,8 +49,8 @@ def test_item_cf_equals_the_twin_ties_included(inverse, block):
 
 
 def test_items_bought_alone_have_no_neighbour_and_are_not_in_the_pool():
-    got = similarity.item_cf(*flat([[1, 2], [3], [], [3, 3]]), num_items=5)
-    assert got.item.tolist() == [0, 2, 1, 0, 0, 0]
+    got = similarity.item_cf(*flat([[1, 2], [3], [], [3, 3]]), num_items=9)
+    assert got.item.tolist() == [0, 2, 1, 0, 0, 0, 0, 0, 0, 0]
     assert got.pool[: int(got.pool_size)].tolist() == [1, 2]
 
 

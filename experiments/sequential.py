@@ -63,27 +63,26 @@ def resident(split: Split, *, reject: str = "train") -> Data:
     )
 
 
-def training_rows(data: Data, batch_size: int, max_len: int, num_devices: int, width: int = 64) -> Rows:
+def training_rows(data: Data, batch_size: int, max_len: int, num_devices: int) -> Rows:
     """Packed rows that hold a batch of training inputs, in a number that devices divide."""
     lengths = np.minimum(data.inputs, max_len)
-    width = max(width, max_len)
-    rows = packing.rows_needed(lengths, batch_size, width, multiple=np.lcm(4, num_devices), deviations=3.0)
-    return Rows(rows, width)
+    return Rows(
+        packing.rows_needed(lengths, batch_size, max_len, multiple=num_devices, deviations=3.0), max_len
+    )
 
 
 def view_rows(
-    data: Data, rows: Rows, max_len: int, *, insert_share: float, insert_rate: float, num_devices: int
+    data: Data, batch_size: int, max_len: int, *, insert_share: float, insert_rate: float, num_devices: int
 ) -> Rows:
-    """Packed rows for both views of a batch that fits `rows`.
+    """Packed rows that hold both views of a batch; only insertion, on `insert_share` of them, lengthens."""
 
-    Only insertion lengthens a view; `insert_share` of the views get it. A batch holds at most what `rows`
-    hold, so this times twice the mean growth is enough, with a margin for the draw of operators.
-    """
-    lengths = np.minimum(data.inputs, max_len).astype(float)
-    grown = np.minimum(lengths + np.maximum(np.floor(lengths * insert_rate), 1), max_len)
-    growth = 1 + insert_share * (grown - lengths).sum() / lengths.sum()
-    multiple = int(np.lcm(4, num_devices))
-    return Rows(-(-int(np.ceil(2 * 1.08 * growth * rows.rows + 2)) // multiple) * multiple, rows.width)
+    def grow(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+        twice = np.tile(lengths, 2)
+        inserted = np.maximum((twice * insert_rate).astype(int), 1) * (twice > 0)
+        return np.minimum(twice + inserted * (rng.random(twice.size) < insert_share), max_len)
+
+    lengths = np.minimum(data.inputs, max_len)
+    return Rows(packing.rows_needed(lengths, batch_size, max_len, multiple=num_devices, grow=grow), max_len)
 
 
 def training_plan(data: Data, batch_size: int, max_len: int, rows: Rows | None, **kwargs: Any) -> Plan:
@@ -159,7 +158,6 @@ def ranking(
     queries: Queries,
     max_len: int,
     num_devices: int = 1,
-    width: int = 64,
     batch_size: int = 0,
     candidates: np.ndarray | None = None,
 ) -> Ranking:
@@ -167,15 +165,14 @@ def ranking(
     size = batch_size or min(EVALUATION_BATCH, -(-len(queries.user) // num_devices))
     columns = batched_queries(queries, size, multiple=num_devices)
     lengths = np.where(columns["mask"], np.minimum(columns["length"], max_len), 0)
-    width = max(width, max_len)
-    rows = max(packing.rows_used(batch, width) for batch in lengths)
-    placement = jax.jit(jax.vmap(lambda n: packing.place(n, rows=rows, width=width)))(lengths)
+    rows = max(packing.rows_used(batch, max_len) for batch in lengths)
+    placement = jax.jit(jax.vmap(lambda n: packing.place(n, rows=rows, width=max_len)))(lengths)
     columns |= {"row": np.asarray(placement.row), "slot": np.asarray(placement.slot)}
     if candidates is not None:
         filled = np.ones((columns["mask"].size, candidates.shape[1]), np.int32)
         filled[: len(candidates)] = candidates
         columns["candidates"] = filled.reshape(*columns["mask"].shape, -1)
-    return Ranking(columns, Rows(rows, width))
+    return Ranking(columns, Rows(rows, max_len))
 
 
 def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> np.ndarray | None:

@@ -143,7 +143,7 @@ def ticoserec(config: Config) -> Iterator[Figure]:
     both = static({"next_item": 1.0, "contrastive": recipe.weight})
     flat_setting = dataclasses.replace(setting, form="flat")
     for form_setting, official in ((setting, model), (flat_setting, model.clone(mask_value=-1e4))):
-        views = paper.contrastive_task(official, data, recipe, form_setting, view, rows)
+        views = paper.contrastive_task(official, data, recipe, form_setting, view)
         task = combine(next_item=next_item(official, objective, packed=rows), contrastive=views)
         name = f"ticoserec/epoch_contrastive_{'flat' if form_setting is flat_setting else 'packed'}"
         yield from time_epoch(name, task, both, packed, data, config.repeats)

@@ -189,8 +189,8 @@ def recipe_of(config: Config, row: Row) -> Recipe:
     found = (COSEREC if row == "coserec" else TICOSEREC)[config.dataset]
     change: dict[str, Any] = {}
     if config.preset == "reproduce":
-        change |= {"dim": 64, "batch_size": 128, "epochs": 60, "warm_up": 20 if found.warm_up else 0}
-        change |= {"hybrid_after": 40}
+        change |= {"dim": 64, "batch_size": 32, "epochs": 30, "warm_up": 8 if found.warm_up else 0}
+        change |= {"hybrid_after": 16}
     if config.tiny:
         change |= {"dim": 8, "inner_dim": 16, "max_len": 12, "batch_size": 32, "epochs": 3, "hybrid_after": 2}
         change |= {"warm_up": 1 if found.warm_up else 0}
@@ -207,6 +207,11 @@ def load(config: Config) -> Sequences:
     if config.tiny:
         return synthetic.markov_chain(num_users=96, num_items=40, noise=0.1).sequences
     return movielens.load("ml-100k") if config.dataset == "ml-100k" else ticoserec.load(config.dataset)
+
+
+def dataset_name(config: Config) -> str:
+    """The data set's name in results and folders."""
+    return "synthetic" if config.tiny else config.dataset
 
 
 def view_of(recipe: Recipe, config: Config) -> View:
@@ -288,9 +293,7 @@ def augmentation_columns(data: lab.Data, recipe: Recipe, config: Config, view: V
     }
 
 
-def contrastive_task(
-    model: SASRec, data: lab.Data, recipe: Recipe, config: Config, view: View, rows: Rows
-) -> Task:
+def contrastive_task(model: SASRec, data: lab.Data, recipe: Recipe, config: Config, view: View) -> Task:
     """NT-Xent between two views of each user."""
     views = contrastive.Views(view, view, data.width)
     if config.form == "flat":
@@ -298,7 +301,7 @@ def contrastive_task(
     letters = config.operators or recipe.short
     packed = lab.view_rows(
         data,
-        rows,
+        recipe.batch_size,
         recipe.max_len,
         insert_share=letters.count("I") / len(letters),
         insert_rate=recipe.insert,
@@ -318,7 +321,7 @@ def phases_of(
     view = view_of(recipe, config)
     data.columns.update(augmentation_columns(data, recipe, config, view))
     offline: Similar = data.columns["similar"]
-    both = combine(next_item=task, contrastive=contrastive_task(model, data, recipe, config, view, rows))
+    both = combine(next_item=task, contrastive=contrastive_task(model, data, recipe, config, view))
     weighting = static({"next_item": 1.0, "contrastive": recipe.weight})
 
     def refresh(variables: Variables, context: Context) -> Context:
@@ -373,7 +376,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         data.columns,
         lab.selection(model, data, protocol, config.num_devices, patience=recipe.patience),
         seeds=config.seeds,
-        workdir=Path(config.workdir) / data.split.sequences.name / model_name(row, config),
+        workdir=Path(config.workdir) / dataset_name(config) / model_name(row, config),
         description={"row": row, "recipe": dataclasses.asdict(recipe), **described(config)},
         num_devices=config.num_devices,
         save_every=config.save_every,
@@ -393,9 +396,9 @@ def run(config: Config) -> None:
     protocol = Protocol(seen=config.seen, loss="bce", selection="ndcg@20")
     for row in config.rows:
         data = lab.resident(leave_one_out(sequences))
-        published, source = PUBLISHED.get((sequences.name, row), ({}, ""))
+        published, source = PUBLISHED.get((dataset_name(config), row), ({}, ""))
         save = functools.partial(
-            lab.save, config.results, experiment=EXPERIMENT, dataset=sequences.name, seeds=config.seeds
+            lab.save, config.results, experiment=EXPERIMENT, dataset=dataset_name(config), seeds=config.seeds
         )
         if row in ("random", "popularity"):
             scorer = lab.random(data) if row == "random" else lab.popularity(data)

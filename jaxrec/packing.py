@@ -125,22 +125,32 @@ def rows_needed(
     *,
     multiple: int = 1,
     deviations: float = 6.0,
-    growth: Callable[[np.ndarray], np.ndarray] = lambda n: n,
+    grow: Callable[[np.random.Generator, np.ndarray], np.ndarray] | None = None,
+    draws: int = 48,
 ) -> int:
-    """Rows that hold a random batch of these lengths with room to spare, on the host.
+    """Rows that hold a random batch of these lengths with room to spare, rounded up to `multiple`.
 
-    Enough for the mean number of events of a batch plus so many standard deviations, never more than
-    the longest batch possible needs. growth maps lengths to those after augmentation.
+    Packs `draws` random batches on the host and takes the mean number of rows they use plus so many
+    standard deviations; without `grow` never more than the longest possible batch uses.
+
+    grow: (generator, lengths of a batch) -> lengths of what is packed for it, such as two augmented views
+    of each sequence.
+
+    Raises:
+      ValueError: there is no event.
     """
-    lengths = np.minimum(growth(np.asarray(lengths)), width)
+    lengths = np.minimum(lengths, width)
     if lengths.size == 0 or lengths.max(initial=0) < 1:
         raise ValueError("lengths: there is no event to pack; the training split is empty")
+    rng = np.random.default_rng(0)
     size = min(batch_size, lengths.size)
-    expected = size * lengths.mean() + deviations * lengths.std() * np.sqrt(size)
-    longest = np.sort(lengths)[-size:]
-    # First-fit leaves less than half of a row empty on average; for short events almost nothing.
-    most = rows_used(longest, width)
-    rows = min(most, int(np.ceil(1.05 * expected / width)) + 1)
+    used = np.empty(draws)
+    for i in range(draws):
+        batch = rng.choice(lengths, size, replace=False)
+        used[i] = rows_used(np.minimum(batch if grow is None else grow(rng, batch), width), width)
+    rows = int(np.ceil(used.mean() + deviations * max(used.std(), 0.5)))
+    if grow is None:
+        rows = min(rows, rows_used(np.sort(lengths)[-size:], width))
     return -(-rows // multiple) * multiple
 
 

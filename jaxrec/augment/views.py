@@ -83,6 +83,7 @@ class View:
 
         Returns: items int32 [B, window] right-aligned, padding 0, and their length int32 [B].
         """
+        self._check(similar)
         plan = self.plan(times, length, width=items.shape[1])
         return self.apply(key, plan, items, length, similar, unaugmented=unaugmented)
 
@@ -111,6 +112,9 @@ class View:
         """
         choice = self._choose(draws.words(seeds, draws.CHOICE, 1)[:, 0], length)
         word = draws.words(seeds, draws.START, 1)[:, 0]
+        choice, word = jax.lax.optimization_barrier(
+            (choice, word)
+        )  # or XLA works them out again for every slot
         spans = [
             op.span(part, length, word) if op.span else (jnp.zeros_like(length),) * 2
             for op, part in zip(self.distinct, plan, strict=True)
@@ -128,7 +132,7 @@ class View:
         if unaugmented is not None:
             code = jnp.where(unaugmented[:, None], 4 * jnp.arange(self.window), code)
             new_length = jnp.where(unaugmented, 0 if self.zero else length, new_length)
-        return Edit(code, new_length)
+        return jax.lax.optimization_barrier(Edit(code, new_length))
 
     def apply(
         self,
@@ -153,11 +157,14 @@ class View:
             items = items.reshape(-1)
         if width is None:
             raise ValueError("width=None: with a flat column of items, give the largest length of a row")
-        if similar is None and any(op.replaces for op in self.distinct):
-            raise ValueError("similar=None: an operator of this view inserts or substitutes similar items")
+        self._check(similar)
         seeds = draws.seeds(key, length.shape[0])
         edit = self.edit(seeds, plan, length, width=width, unaugmented=unaugmented)
         return execute(seeds, edit, items, end, similar)
+
+    def _check(self, similar: Similar | None) -> None:
+        if similar is None and any(op.replaces for op in self.distinct):
+            raise ValueError("similar=None: an operator of this view inserts or substitutes similar items")
 
     def _order(self, seeds: Array, low: Array, count: Array, width: int) -> Array:
         """`operators.shuffle` of the spans."""

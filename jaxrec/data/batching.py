@@ -6,6 +6,8 @@ inside the compiled step from these columns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from jaxrec.data.split import Queries, Split
@@ -84,3 +86,32 @@ def batched_queries(queries: Queries, batch_size: int, *, multiple: int = 1) -> 
         "target": shape(queries.target),
         "mask": mask,
     }
+
+
+def gather_users(
+    columns: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], *, events: int
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The part of `next_item_columns` that one step reads, for columns that stay on the host.
+
+    columns: of `next_item_columns`, in memory or mapped from a file. rows: user [B] and what else a step
+    has. events: training events read of each user, the most recent: max_len + 1 for next-item prediction.
+
+    Returns: rows with users numbered 0..B-1, and columns for these users, of shapes that depend on B,
+    events and the whole set's widest exclusion only.
+    """
+    user = np.asarray(rows["user"])
+    found = {}
+    kept = np.minimum(columns["length"][user], events).astype(np.int32)
+    first = columns["start"][user] + columns["length"][user] - kept
+    known = columns["excluded_length"][user]
+    widest = max(int(columns["excluded_length"].max()), 1)
+    for name, start, count, width in (
+        *((name, first, kept, events) for name in ("items", "seconds") if name in columns),
+        ("excluded", columns["excluded_start"][user], known, widest),
+    ):
+        slot = np.arange(width)
+        real = slot < count[:, None]
+        found[name] = np.where(real, columns[name][np.where(real, start[:, None] + slot, 0)], 0).reshape(-1)
+    number = np.arange(len(user), dtype=np.int32)
+    places = {"start": number * events, "excluded_start": number * widest}
+    return {**rows, "user": number}, found | places | {"length": kept, "excluded_length": known}

@@ -183,7 +183,9 @@ def pooled(
             "items": items,
             "positions": slots.positions,
             "segments": slots.segments,
-            "weight": weight / jnp.maximum(total, 1.0)[slots.sequence] * jnp.where(fits, 1.0, jnp.nan),
+            "weight": weight
+            / jnp.where(total > 0, total, 1.0)[slots.sequence]
+            * jnp.where(fits, 1.0, jnp.nan),
             "row": jnp.arange(packed.rows, dtype=jnp.int32),
             "mask": jnp.broadcast_to(rows["mask"], (packed.rows, count)),
         }

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 
@@ -40,7 +43,12 @@ class Checkpoints:
 
     def save(self, number: int, arrays: Any, position: Mapping[str, Any]) -> None:
         """Starts saving arrays (a pytree) and position (JSON) as checkpoint `number`."""
-        kept = {"description": self.description, "position": position, "shapes": _shapes(arrays)}
+        kept = {
+            "description": self.description,
+            "position": position,
+            "shapes": _shapes(arrays),
+            "checksums": _checksums(arrays),  # what Orbax writes does not show a changed bit
+        }
         self._manager.save(
             number,
             args=ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), position=ocp.args.JsonSave(kept)),
@@ -74,6 +82,8 @@ class Checkpoints:
             ).arrays
         except Exception as error:
             raise ValueError(self._damaged(number)) from error
+        if _shapes(arrays) != kept["shapes"] or _checksums(arrays) != kept["checksums"]:
+            raise ValueError(self._damaged(number))
         return arrays, kept["position"]
 
     def _damaged(self, number: int) -> str:
@@ -94,6 +104,17 @@ class Checkpoints:
 def clear(folder: str | Path) -> None:
     """Removes a run's checkpoints."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """CRC-32 of each array's bytes."""
+
+    def checksum(leaf: Any) -> int:
+        data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        return zlib.crc32(np.ascontiguousarray(data).view(np.uint8).data)
+
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path): checksum(leaf) for path, leaf in leaves}
 
 
 def _shapes(tree: Any) -> dict[str, str]:

@@ -44,7 +44,7 @@ def shuffled(
     lengths: (context, example ids) -> events of each, if examples share `rows` packed rows of `width`
     slots: rows then carry each example's `row` and `slot`. A permutation of which some batch does not
     fit is drawn again, so the batches stay uniformly random and no shape changes.
-    replacement: num_examples independent draws instead, as in SASRec's sampler.
+    replacement: independent draws that fill every batch instead, as in SASRec's sampler.
 
     Raises:
       ValueError: there is no example, or the batch size is below 1.

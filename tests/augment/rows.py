@@ -1,6 +1,7 @@
 """Rows for the tests, and the operators once more, slowly, on Python lists."""
 
 import itertools
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,14 +12,14 @@ NUM_ITEMS = 200
 STAND_IN = 1000  # the substitute of item i is STAND_IN + i, which no row holds
 
 
-def similar(num_items=NUM_ITEMS):
+def similar(num_items: Any = NUM_ITEMS) -> Any:
     item = np.zeros(2 * STAND_IN, np.int32)
     item[1 : num_items + 1] = STAND_IN + np.arange(1, num_items + 1)
     zero = jnp.float32(0)
     return Similar(jnp.asarray(item), jnp.zeros(len(item)), zero, zero, jnp.asarray(item), jnp.int32(0))
 
 
-def lists(seed=0, count=64, longest=40, gap_kinds=4):
+def lists(seed: Any = 0, count: Any = 64, longest: Any = 40, gap_kinds: Any = 4) -> Any:
     """(items, stamps, one more than items) of rows of every length from 0, many with equal gaps."""
     rng = np.random.default_rng(seed)
     out = []
@@ -33,7 +34,7 @@ def lists(seed=0, count=64, longest=40, gap_kinds=4):
     return [([i + 1 for i in items], stamps) for items, stamps in out]
 
 
-def arrays(rows, width, *, last_stamp=True):
+def arrays(rows: Any, width: Any, *, last_stamp: Any = True) -> Any:
     items = np.zeros((len(rows), width), np.int32)
     times = np.zeros((len(rows), width + last_stamp), np.int32)
     for row, (one, stamps) in enumerate(rows):
@@ -43,44 +44,44 @@ def arrays(rows, width, *, last_stamp=True):
     return jnp.asarray(items), jnp.asarray(times), jnp.asarray([len(one) for one, _ in rows], jnp.int32)
 
 
-def as_lists(result):
+def as_lists(result: Any) -> Any:
     items, length = map(np.asarray, result)
     width = items.shape[1]
     assert not items[np.arange(width) < width - length[:, None]].any(), "padding must stay 0"
     return [row[width - n :].tolist() for row, n in zip(items, length, strict=True)]
 
 
-def gaps(items, stamps, last_stamp=True):
+def gaps(items: Any, stamps: Any, last_stamp: Any = True) -> Any:
     known = [abs(b - a) for a, b in itertools.pairwise(stamps)]
     return known[: len(items) if last_stamp else len(items) - 1]
 
 
-def order(values, largest):
+def order(values: Any, largest: Any) -> Any:
     ascending = sorted(range(len(values)), key=lambda i: values[i])  # stable
     return ascending[::-1] if largest else ascending
 
 
-def picked(items, stamps, rate, largest, least, last_stamp=True):
+def picked(items: Any, stamps: Any, rate: Any, largest: Any, least: Any, last_stamp: Any = True) -> Any:
     known = gaps(items, stamps, last_stamp) if items else []
     return set(order(known, largest)[: max(int(rate * len(items)), least)])
 
 
-def mask(items, stamps, rate, largest, last_stamp=True):
+def mask(items: Any, stamps: Any, rate: Any, largest: Any, last_stamp: Any = True) -> Any:
     chosen = picked(items, stamps, rate, largest, 0, last_stamp) if len(items) > 1 else set()
     return [0 if i in chosen else item for i, item in enumerate(items)]
 
 
-def substitute(items, stamps, rate, largest, last_stamp=True):
+def substitute(items: Any, stamps: Any, rate: Any, largest: Any, last_stamp: Any = True) -> Any:
     chosen = picked(items, stamps, rate, largest, 1, last_stamp) if len(items) > 1 else set()
     return [STAND_IN + item if i in chosen else item for i, item in enumerate(items)]
 
 
-def insert(items, stamps, rate, largest, last_stamp=True):
+def insert(items: Any, stamps: Any, rate: Any, largest: Any, last_stamp: Any = True) -> Any:
     chosen = picked(items, stamps, rate, largest, 1, last_stamp)
     return [x for i, item in enumerate(items) for x in ([item, STAND_IN + item] if i in chosen else [item])]
 
 
-def window(items, stamps, size, largest, all_gaps):
+def window(items: Any, stamps: Any, size: Any, largest: Any, all_gaps: Any) -> Any:
     """Start of the right-most window with the extreme variance, times the square of the number of gaps."""
     best = None
     for start in range(len(items) - size, -1, -1):

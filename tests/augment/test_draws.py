@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jaxrec.augment import draws
 from jaxrec.augment.operators import shuffle
 
 
-def test_rows_have_streams_of_their_own_and_fewer_words_are_a_prefix():
+def test_rows_have_streams_of_their_own_and_fewer_words_are_a_prefix() -> None:
     seeds = draws.seeds(jax.random.key(0), 100)
     many = np.asarray(draws.words(seeds, draws.ORDER, 50))
     np.testing.assert_array_equal(draws.words(seeds, draws.ORDER, 16), many[:, :16])
@@ -16,13 +18,13 @@ def test_rows_have_streams_of_their_own_and_fewer_words_are_a_prefix():
     assert len(np.unique(many)) == many.size
 
 
-def test_a_key_for_each_row_gives_the_row_its_own_result():
+def test_a_key_for_each_row_gives_the_row_its_own_result() -> None:
     keys = jax.random.split(jax.random.key(0), 6)
     np.testing.assert_array_equal(draws.seeds(keys, 6)[2:], draws.seeds(keys[2:], 4))
 
 
 @pytest.mark.parametrize("begin", [draws.CHOICE, draws.ORDER, draws.LONER])
-def test_bits_are_fair_and_independent_of_their_neighbours(begin):
+def test_bits_are_fair_and_independent_of_their_neighbours(begin: Any) -> None:
     words = np.asarray(draws.words(draws.seeds(jax.random.key(1), 4096), begin, 8))
     bits = (words[..., None] >> np.arange(32)) & 1
     deviation = np.sqrt(0.25 / bits.size * 32)
@@ -33,7 +35,7 @@ def test_bits_are_fair_and_independent_of_their_neighbours(begin):
     assert np.abs(flips.mean((0, 1)) - 0.5).max() < 5 * deviation
 
 
-def test_shuffles_are_uniform_over_all_orders():
+def test_shuffles_are_uniform_over_all_orders() -> None:
     rows = 24_000
     words = draws.words(draws.seeds(jax.random.key(2), rows), draws.ORDER, 6)
     low, count = jnp.full(rows, 1), jnp.full(rows, 4)

@@ -1,5 +1,6 @@
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ ROWS = twin.lists(longest=WIDTH)
 
 
 @functools.cache
-def run(make, rate, last_stamp=True, seed=0, **options):
+def run(make: Any, rate: Any, last_stamp: Any = True, seed: Any = 0, **options: Any) -> Any:
     """Rows after an operator, the whole output kept."""
     items, times, length = twin.arrays(ROWS, WIDTH, last_stamp=last_stamp)
     operator = make(rate, **options)
@@ -26,7 +27,7 @@ def run(make, rate, last_stamp=True, seed=0, **options):
     return twin.as_lists(result)
 
 
-def vectors(operator):
+def vectors(operator: Any) -> Any:
     """The operator on the card's example: items 11..20 and eleven stamps."""
     stamps = [0, 10, 20, 50, 60, 70, 80, 200, 210, 215, 300]
     items, times, length = twin.arrays([(list(range(11, 21)), stamps)], 10)
@@ -48,11 +49,11 @@ def vectors(operator):
         (0.3, True, range(18, 21)),
     ],
 )
-def test_crop_vectors(rate, largest, kept):
+def test_crop_vectors(rate: Any, largest: Any, kept: Any) -> None:
     assert vectors(ops.ti_crop(rate, largest=largest)) == list(kept)
 
 
-def test_crop_vector_with_all_gaps():
+def test_crop_vector_with_all_gaps() -> None:
     assert vectors(ops.ti_crop(0.5, all_gaps=True)) == [13, 14, 15, 16, 17]
 
 
@@ -67,17 +68,17 @@ def test_crop_vector_with_all_gaps():
         (0.7, False, {0, 1, 3, 4, 5, 7, 8}),
     ],
 )
-def test_mask_vectors(rate, largest, masked):
+def test_mask_vectors(rate: Any, largest: Any, masked: Any) -> None:
     assert {i for i, item in enumerate(vectors(ops.ti_mask(rate, largest=largest))) if item == 0} == masked
 
 
-def test_insert_vector():
+def test_insert_vector() -> None:
     new = twin.STAND_IN
     want = [11, 12, 13, new + 13, 14, 15, 16, 17, new + 17, 18, 19, 20, new + 20]
     assert vectors(ops.ti_insert(0.3)) == want
 
 
-def test_substitute_vector():
+def test_substitute_vector() -> None:
     changed = {i for i, item in enumerate(vectors(ops.ti_substitute(0.3))) if item > twin.STAND_IN}
     assert changed == {0, 1, 8}
 
@@ -86,7 +87,7 @@ def test_substitute_vector():
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize("rate", [0.0, 0.29, 0.7, 1.0])
 @pytest.mark.parametrize("name", ["mask", "substitute", "insert"])
-def test_picks_equal_the_twin(name, rate, largest, last_stamp):
+def test_picks_equal_the_twin(name: Any, rate: Any, largest: Any, last_stamp: Any) -> None:
     got = run(getattr(ops, f"ti_{name}"), rate, last_stamp, largest=largest)
     assert got == [getattr(twin, name)(*row, rate, largest, last_stamp) for row in ROWS]
 
@@ -94,7 +95,7 @@ def test_picks_equal_the_twin(name, rate, largest, last_stamp):
 @pytest.mark.parametrize("all_gaps", [True, False])
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize("rate", [0.29, 0.7])
-def test_crop_equals_the_twin(rate, largest, all_gaps):
+def test_crop_equals_the_twin(rate: Any, largest: Any, all_gaps: Any) -> None:
     got = run(ops.ti_crop, rate, largest=largest, all_gaps=all_gaps)
     for mine, (items, stamps) in zip(got, ROWS, strict=True):
         size = int(rate * len(items))
@@ -109,7 +110,7 @@ def test_crop_equals_the_twin(rate, largest, all_gaps):
 @pytest.mark.parametrize("all_gaps", [True, False])
 @pytest.mark.parametrize("largest", [True, False])
 @pytest.mark.parametrize("rate", [0.29, 0.7, 1.0])
-def test_reorder_permutes_the_window_of_the_twin(rate, largest, all_gaps):
+def test_reorder_permutes_the_window_of_the_twin(rate: Any, largest: Any, all_gaps: Any) -> None:
     got = run(ops.ti_reorder, rate, largest=largest, all_gaps=all_gaps)
     moved = 0
     for mine, (items, stamps) in zip(got, ROWS, strict=True):
@@ -123,16 +124,16 @@ def test_reorder_permutes_the_window_of_the_twin(rate, largest, all_gaps):
 
 
 @pytest.mark.parametrize("make", [ops.ti_crop, ops.crop])
-def test_crop_at_rate_one_keeps_the_whole_row(make):
+def test_crop_at_rate_one_keeps_the_whole_row(make: Any) -> None:
     assert run(make, 1.0) == [items for items, _ in ROWS]
 
 
 @pytest.mark.parametrize("make", [ops.ti_crop, ops.crop])
-def test_crop_at_rate_zero_keeps_one_event(make):
+def test_crop_at_rate_zero_keeps_one_event(make: Any) -> None:
     assert [len(row) for row in run(make, 0.0)] == [min(1, len(items)) for items, _ in ROWS]
 
 
-def test_random_crop_is_a_window_that_is_not_the_last():
+def test_random_crop_is_a_window_that_is_not_the_last() -> None:
     for mine, (items, _) in zip(run(ops.crop, 0.4), ROWS, strict=True):
         size = max(int(0.4 * len(items)), 1) if items else 0
         last = len(items) - max(int(0.4 * len(items)), 1)  # a single event may be the last one
@@ -142,19 +143,19 @@ def test_random_crop_is_a_window_that_is_not_the_last():
 
 
 @pytest.mark.parametrize("make", [ops.mask, functools.partial(ops.ti_mask, largest=None)])
-def test_random_mask_hides_so_many_events_and_no_other(make):
+def test_random_mask_hides_so_many_events_and_no_other(make: Any) -> None:
     for mine, (items, _) in zip(run(make, 0.7), ROWS, strict=True):
         assert mine.count(0) == int(0.7 * len(items))
         assert all(a in (0, b) for a, b in zip(mine, items, strict=True))
 
 
-def test_single_event_is_masked_by_the_random_operator_alone():
+def test_single_event_is_masked_by_the_random_operator_alone() -> None:
     single = [row for row, (items, _) in enumerate(ROWS) if len(items) == 1]
     assert all(run(ops.mask, 1.0)[row] == [0] for row in single)
     assert all(run(functools.partial(ops.ti_mask, largest=None), 1.0)[row] == ROWS[row][0] for row in single)
 
 
-def test_random_reorder_permutes():
+def test_random_reorder_permutes() -> None:
     got = run(ops.reorder, 0.5)
     assert [sorted(row) for row in got] == [sorted(items) for items, _ in ROWS]
     assert got != [items for items, _ in ROWS]
@@ -162,7 +163,7 @@ def test_random_reorder_permutes():
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.4, 1.0])
-def test_random_substitute_replaces_so_many_events(rate):
+def test_random_substitute_replaces_so_many_events(rate: Any) -> None:
     for mine, (items, _) in zip(run(ops.substitute, rate), ROWS, strict=True):
         count = min(max(int(rate * len(items)), 1), len(items))
         changed = [(a, b) for a, b in zip(mine, items, strict=True) if a != b]
@@ -171,27 +172,27 @@ def test_random_substitute_replaces_so_many_events(rate):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.4, 1.0])
-def test_random_insert_goes_right_before_its_event(rate):
+def test_random_insert_goes_right_before_its_event(rate: Any) -> None:
     for mine, (items, _) in zip(run(ops.insert, rate), ROWS, strict=True):
         assert len(mine) == len(items) + min(max(int(rate * len(items)), 1), len(items))
         assert [item for item in mine if item < twin.STAND_IN] == items
         assert all(b == a - twin.STAND_IN for a, b in itertools.pairwise(mine) if a > twin.STAND_IN)
 
 
-def test_equal_gaps_pick_the_last_events_or_the_first():
+def test_equal_gaps_pick_the_last_events_or_the_first() -> None:
     items, times, length = twin.arrays([(list(range(1, 9)), list(range(0, 90, 10)))], 8)
     for largest, masked in ((True, {5, 6, 7}), (False, {0, 1, 2})):
         out, _ = augment(ops.ti_mask(0.4, largest=largest), jax.random.key(0), items, times, length)
         assert {i for i, item in enumerate(out[0].tolist()) if item == 0} == masked
 
 
-def test_the_order_of_stamps_does_not_matter_for_a_gap():
+def test_the_order_of_stamps_does_not_matter_for_a_gap() -> None:
     items, times, length = twin.arrays([([1, 2, 3, 4], [50, 0, 10, 20, 20])], 4)
     out, _ = augment(ops.ti_mask(0.25), jax.random.key(0), items, times, length)
     assert out.tolist() == [[0, 2, 3, 4]]
 
 
-def test_gaps_of_seventy_years_of_seconds():
+def test_gaps_of_seventy_years_of_seconds() -> None:
     items, times, length = twin.arrays([([1, 2, 3, 4], [0, 5, 5, 2**31 - 1, 2**31 - 1])], 4)
     out, _ = augment(ops.ti_mask(0.25), jax.random.key(0), items, times, length)
     assert out.tolist() == [[1, 2, 0, 4]]
@@ -199,16 +200,16 @@ def test_gaps_of_seventy_years_of_seconds():
 
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0, 1, allow_subnormal=False))
-def test_floors_are_those_of_python(rate):
+def test_floors_are_those_of_python(rate: Any) -> None:
     assert ops.floor_table(rate, 4096).tolist() == [int(rate * n) for n in range(4097)]
 
 
 @pytest.mark.parametrize("rate", [n / 100 for n in range(0, 101, 7)] + [0.29, 0.57, 0.58, 1 / 3])
-def test_floors_of_round_rates_are_those_of_python(rate):
+def test_floors_of_round_rates_are_those_of_python(rate: Any) -> None:
     assert ops.floor_table(rate, 4096).tolist() == [int(rate * n) for n in range(4097)]
 
 
-def test_ranks_are_a_stable_order():
+def test_ranks_are_a_stable_order() -> None:
     keys = np.random.default_rng(0).integers(0, 6, (20, 30))
     want = np.argsort(np.argsort(keys[:, ::-1], axis=1, kind="stable"), axis=1)[
         :, ::-1
@@ -220,13 +221,13 @@ def test_ranks_are_a_stable_order():
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan")])
-def test_impossible_rate_is_refused(rate):
+def test_impossible_rate_is_refused(rate: Any) -> None:
     for make in (ops.ti_crop, ops.ti_mask, ops.ti_reorder, ops.ti_substitute, ops.ti_insert, ops.crop):
         with pytest.raises(ValueError, match="must lie between 0 and 1"):
             make(rate)
 
 
-def test_wrong_number_of_stamps_is_refused():
+def test_wrong_number_of_stamps_is_refused() -> None:
     items, times, length = twin.arrays(ROWS, WIDTH)
     with pytest.raises(ValueError, match=r"times\[64, 43\]: must be \[rows, 40 \+ 1\]"):
         augment(ops.ti_crop(0.5), jax.random.key(0), items, jnp.pad(times, ((0, 0), (2, 0))), length)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from jaxrec.augment.widths import by_width
 
 
-def total(width, values, reach):
+def total(width: Any, values: Any, reach: Any) -> Any:
     """Sum of the first `reach` values, twice in a row of two, and the width that did it."""
     columns = jnp.where(jnp.arange(width) < reach[:, None], values[:, :width], 0)
     return jnp.stack([columns.sum(1), columns.sum(1)], 1), jnp.full(len(reach), width)
@@ -15,7 +17,7 @@ def total(width, values, reach):
 @pytest.mark.parametrize(
     "reach", ["short", "few long", "all long", "mixed"], ids=["short", "few long", "all long", "mixed"]
 )
-def test_every_row_is_computed_at_the_smallest_width_that_holds_it(reach):
+def test_every_row_is_computed_at_the_smallest_width_that_holds_it(reach: Any) -> None:
     rng = np.random.default_rng(0)
     reach = {
         "short": rng.integers(0, 5, 64),
@@ -30,7 +32,7 @@ def test_every_row_is_computed_at_the_smallest_width_that_holds_it(reach):
     np.testing.assert_array_equal(width, np.where(reach <= 4, 4, np.where(reach <= 12, 12, 32)))
 
 
-def test_under_vmap():
+def test_under_vmap() -> None:
     rng = np.random.default_rng(1)
     values, reach = rng.integers(0, 9, (3, 40, 20)), rng.integers(0, 21, (3, 40))
     reach[0] = 2

@@ -9,6 +9,7 @@ to 1e-9, and ours the best in whole numbers.
 
 import functools
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ from tests.golden.fixtures import golden_files
 
 ROUNDING = 1e-9
 FILES = golden_files("ticoserec_augment")
-MAKE = {
+MAKE: dict[str, Any] = {
     "crop": ops.ti_crop,
     "mask": ops.ti_mask,
     "reorder": ops.ti_reorder,
@@ -32,12 +33,12 @@ MAKE = {
 
 
 @functools.cache
-def load(path):
+def load(path: Any) -> Any:
     with np.load(path) as file:
         return {name: file[name] for name in file.files}
 
 
-def cases(fixture):
+def cases(fixture: Any) -> Any:
     """(prefix of the keys, equal-length times?, operator, mode, rate) of every case of a file."""
     for name in fixture:
         if name.endswith("/status"):
@@ -45,17 +46,17 @@ def cases(fixture):
             yield name.removesuffix("/status"), "eq" in start, operator, mode, float(rate)
 
 
-def right_aligned(values, lengths, width):
+def right_aligned(values: Any, lengths: Any, width: Any) -> Any:
     out = np.zeros((len(values), width), values.dtype)
     for row, (value, n) in enumerate(zip(values, lengths, strict=True)):
         out[row, width - n :] = value[:n]
     return out
 
 
-def similar_tables(path):
+def similar_tables(path: Any) -> Any:
     fixture = load(path)
 
-    def table(name):
+    def table(name: Any) -> Any:
         item = fixture[f"in/{name}"].astype(np.int32)
         score = jnp.asarray(fixture[f"in/{name}_score"])
         pool = jnp.arange(len(item), dtype=jnp.int32)
@@ -67,7 +68,7 @@ def similar_tables(path):
 
 
 @functools.cache
-def rows_of(path, equal):
+def rows_of(path: Any, equal: Any) -> Any:
     """Right-aligned items, rebased times (equal: as many as items) and lengths."""
     fixture = load(path)
     length, times = fixture["in/length"], fixture["in/times"]
@@ -83,28 +84,30 @@ def rows_of(path, equal):
 
 
 @functools.cache
-def run(path, equal, operator, mode, rate, substitutes=None, window=None):
+def run(
+    path: Any, equal: Any, operator: Any, mode: Any, rate: Any, substitutes: Any = None, window: Any = None
+) -> Any:
     """Output of an operator as lists of items, for every sequence of the fixture."""
     similar = substitutes and similar_tables(path)[substitutes]
-    rows = rows_of(path, equal)
-    window = window or rows[0].shape[1] * (2 if operator == "insert" else 1)
+    rows, times, length = rows_of(path, equal)
+    window = window or rows.shape[1] * (2 if operator == "insert" else 1)
     operate = MAKE[operator](rate, largest={"maximum": True, "minimum": False}[mode])
     # Not compiled and at full width: that spends the least time on so many cases of one shape.
-    items, length = augment(operate, jax.random.key(0), *rows, similar, window=window, widths=())
-    items, length = np.asarray(items), np.asarray(length)
+    out = augment(operate, jax.random.key(0), rows, times, length, similar, window=window, widths=())
+    items, length = map(np.asarray, out)
     assert not np.any(items[np.arange(window) < window - length[:, None]])
     return [row[window - n :].tolist() for row, n in zip(items, length, strict=True)]
 
 
-def originals(fixture):
+def originals(fixture: Any) -> Any:
     return [row[:n].tolist() for row, n in zip(fixture["in/items"], fixture["in/length"], strict=True)]
 
 
-def stored(rows):
+def stored(rows: Any) -> Any:
     return [row[row != -1].tolist() for row in rows]
 
 
-def exact_variance(times, start, size):
+def exact_variance(times: Any, start: Any, size: Any) -> Any:
     gaps = [
         abs(int(b) - int(a)) for a, b in zip(times[start:], times[start + 1 : start + size - 1], strict=False)
     ]
@@ -113,7 +116,7 @@ def exact_variance(times, start, size):
 
 @pytest.mark.parametrize("path", FILES)
 @pytest.mark.parametrize("operator", ["mask", "substitute", "insert"])
-def test_picks_the_same_events(path, operator):
+def test_picks_the_same_events(path: Any, operator: Any) -> None:
     fixture = load(path)
     for prefix, equal, *case in cases(fixture):
         if case[0] != operator:
@@ -135,7 +138,7 @@ def test_picks_the_same_events(path, operator):
 
 @pytest.mark.parametrize("path", FILES)
 @pytest.mark.parametrize("operator", ["mask", "substitute", "insert"])
-def test_picks_the_same_positions(path, operator):
+def test_picks_the_same_positions(path: Any, operator: Any) -> None:
     fixture = load(path)
     new = 0 if operator == "mask" else len(fixture["in/most_similar"])
     for prefix, equal, *case in cases(fixture):
@@ -155,7 +158,7 @@ def test_picks_the_same_positions(path, operator):
             assert status or places == sorted(p for p in positions.tolist() if p != -1), (prefix, row)
 
 
-def best_start(times, count, size, largest):
+def best_start(times: Any, count: Any, size: Any, largest: Any) -> Any:
     """The right-most of the windows with the extreme variance, in whole numbers."""
     variances = [exact_variance(times, start, size) for start in range(count - size + 1)]
     best = (max if largest else min)(variances)
@@ -163,7 +166,7 @@ def best_start(times, count, size, largest):
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_crop_keeps_the_same_window(path):
+def test_crop_keeps_the_same_window(path: Any) -> None:
     fixture = load(path)
     for prefix, equal, *case in cases(fixture):
         if case[0] != "crop":
@@ -189,7 +192,7 @@ def test_crop_keeps_the_same_window(path):
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_reorder_shuffles_the_same_window(path):
+def test_reorder_shuffles_the_same_window(path: Any) -> None:
     fixture = load(path)
     moved = 0
     for prefix, equal, *case in cases(fixture):
@@ -214,7 +217,7 @@ def test_reorder_shuffles_the_same_window(path):
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_output_is_cut_after_the_operator_ran_on_the_whole_sequence(path):
+def test_output_is_cut_after_the_operator_ran_on_the_whole_sequence(path: Any) -> None:
     fixture = load(path)
     prefix, equal, *case = next(c for c in cases(fixture) if c[2] == "insert" and not c[1])
     want = [row[-50:] for row in stored(fixture[prefix + "/items_stable_sort"])]
@@ -222,7 +225,7 @@ def test_output_is_cut_after_the_operator_ran_on_the_whole_sequence(path):
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_no_case_is_left_out(path):
+def test_no_case_is_left_out(path: Any) -> None:
     fixture = load(path)
     rates = json.loads(str(fixture["meta"]))["config"]["rates"]
     assert {operator for _, _, operator, _, _ in cases(fixture)} == set(rates) == set(MAKE)

@@ -5,6 +5,7 @@ similarity of that code is inverted; it is reproduced by the named option.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,13 @@ KINDS = {"ItemCF": False, "ItemCF_IUF": True}
 
 
 @functools.cache
-def load(path):
+def load(path: Any) -> Any:
     with np.load(path) as file:
         return {name: file[name] for name in file.files}
 
 
 @functools.cache
-def built(path, kind):
+def built(path: Any, kind: Any) -> Any:
     fixture = load(path)
     rows = [row[:n] for row, n in zip(fixture["in/items"], fixture["in/length"], strict=True)]
     items = np.concatenate(rows)
@@ -37,7 +38,7 @@ def built(path, kind):
 
 @pytest.mark.parametrize("path", FILES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_best_substitute_and_its_score(path, kind):
+def test_best_substitute_and_its_score(path: Any, kind: Any) -> None:
     fixture, got = load(path), built(path, kind)
     item = fixture[f"out/{kind}/item"]
     np.testing.assert_array_equal(np.flatnonzero(np.asarray(got.item)), np.sort(item))
@@ -48,7 +49,7 @@ def test_best_substitute_and_its_score(path, kind):
 
 @pytest.mark.parametrize("path", FILES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_best_score_is_the_largest_of_all_pairs(path, kind):
+def test_best_score_is_the_largest_of_all_pairs(path: Any, kind: Any) -> None:
     fixture, got = load(path), built(path, kind)
     largest = np.zeros(len(got.score), np.float32)
     np.maximum.at(largest, fixture[f"out/{kind}/i"], fixture[f"out/{kind}/score"])
@@ -57,7 +58,7 @@ def test_best_score_is_the_largest_of_all_pairs(path, kind):
 
 @pytest.mark.parametrize("path", FILES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_range_and_inverted_normalisation(path, kind):
+def test_range_and_inverted_normalisation(path: Any, kind: Any) -> None:
     fixture, got = load(path), built(path, kind)
     np.testing.assert_allclose([got.high, got.low], fixture[f"out/{kind}/max_min"], rtol=1e-6)
     score = np.asarray(similarity.normalise(got, inverted=True).score)[fixture[f"out/{kind}/item"]]
@@ -65,7 +66,7 @@ def test_range_and_inverted_normalisation(path, kind):
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_online_inverted(path):
+def test_online_inverted(path: Any) -> None:
     fixture = load(path)
     table = jnp.asarray(fixture["in/online/embedding"])
     got = jax.jit(lambda table: similarity.online(table, inverted=True, block=16))(table)
@@ -77,7 +78,7 @@ def test_online_inverted(path):
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_online_as_the_paper_means_it(path):
+def test_online_as_the_paper_means_it(path: Any) -> None:
     table = load(path)["in/online/embedding"]
     products = table.astype(np.float64) @ table.T
     np.fill_diagonal(products, -np.inf)

@@ -90,8 +90,8 @@ def variables_of(model: Averager) -> Variables:
 
 
 def views(width: int) -> Views:
-    """Random crops, masks and reorderings."""
-    view = View((ops.crop(0.6), ops.mask(0.4), ops.reorder(0.6)), window=MAX_LEN)
+    """Random crops and masks."""
+    view = View((ops.crop(0.6), ops.mask(0.4)), window=MAX_LEN)
     return Views(view, view, width)
 
 
@@ -100,7 +100,7 @@ def contrastive_columns(chosen: Views) -> dict[str, Any]:
     found: dict[str, Any] = jax.tree.map(jnp.asarray, columns())
     length = jnp.maximum(found["length"] - 1, 0)
     return found | {
-        "plan": plan_rows(chosen.first, None, length, width=chosen.width),
+        "plan": jax.jit(lambda n: plan_rows(chosen.first, None, n, width=chosen.width))(length),
         "similar": None,
         "unaugmented": jnp.arange(len(LENGTHS)) == 1,
     }

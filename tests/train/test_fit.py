@@ -9,10 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxrec.train.fit import Compiled, Fitted, Phase
-from jaxrec.types import Array, Context, Variables
+from jaxrec.train.epoch import shuffled
+from jaxrec.train.evaluate import make_rank
+from jaxrec.train.fit import Compiled, Fitted, Phase, fit
+from jaxrec.types import Array, Context, Protocol, Variables
 from tests.train import toy
 
 
@@ -102,29 +105,27 @@ def test_other_shapes_are_an_error_and_no_second_trace() -> None:
 # --- selection -----------------------------------------------------------------------------------------
 
 
-def scripted(values: list[list[float]]) -> Any:
-    """A rank function whose validation metric follows a script: `values` by epoch and seed.
+def scripted(values: list[float]) -> Any:
+    """A rank function whose validation metric follows a script: `values` by epoch.
 
     The number of an epoch is read off a parameter that `counting` adds one to at every step.
     """
 
     def rank(variables: Variables, queries: Any, context: Context) -> tuple[Array, Array]:
         epoch = jnp.round(variables["params"]["count"]).astype(jnp.int32) - 1
-        ranks = jnp.array(values)[epoch, variables["params"]["seed"].astype(jnp.int32)]
-        return jnp.full(queries["mask"].shape, ranks), jnp.zeros(len(queries["mask"]), jnp.int32)
+        return jnp.full(queries["mask"].shape, jnp.array(values)[epoch]), jnp.zeros(
+            len(queries["mask"]), jnp.int32
+        )
 
     return rank
 
 
-def run_script(workdir: Path, values: list[list[float]], **kwargs: Any) -> Fitted:
+def run_script(workdir: Path, values: list[float], **kwargs: Any) -> Fitted:
     """A run of which every epoch is one step, whose validation ranks are given."""
-    import optax
-
     task = toy.factors()
 
     def init(key: Array, batch: Any) -> Variables:
-        data = jax.random.key_data(key)
-        return {"params": {"count": jnp.array(0.0), "seed": (data[..., 0] * 0).astype(jnp.float32)}}
+        return {"params": {"count": jnp.array(0.0)}}
 
     def losses(variables: Variables, batch: Any, key: Array, axis_name: str | None = None) -> Any:
         return {"down": -variables["params"]["count"]}, {}
@@ -135,39 +136,39 @@ def run_script(workdir: Path, values: list[list[float]], **kwargs: Any) -> Fitte
         workdir,
         epochs=(len(values),),
         task=counting,
-        plan=toy.shuffled(toy.NUM_USERS, toy.NUM_USERS),
+        plan=shuffled(toy.NUM_USERS, toy.NUM_USERS),
         tx=optax.sgd(1.0),
         selection=selection,
     )
 
 
 def test_the_best_epoch_is_kept_and_the_first_of_equals(tmp_path: Path) -> None:
-    fitted = run_script(tmp_path, [[4.0], [2.0], [2.0], [3.0]])
+    fitted = run_script(tmp_path, [4.0, 2.0, 2.0, 3.0])
     assert fitted.best_epoch == [1]
     assert fitted.best_value == pytest.approx([1 / 2])
     assert fitted.variables["params"]["count"].tolist() == [2.0]
 
 
 def test_patience_counts_evaluations_without_improvement(tmp_path: Path) -> None:
-    fitted = run_script(tmp_path, [[4.0], [2.0], [3.0], [2.0], [1.0], [1.0]], patience=2)
+    fitted = run_script(tmp_path, [4.0, 2.0, 3.0, 2.0, 1.0, 1.0], patience=2)
     assert len(fitted.history) == 4
     assert fitted.best_epoch == [1]
 
 
 def test_an_improvement_restores_patience(tmp_path: Path) -> None:
-    fitted = run_script(tmp_path, [[4.0], [5.0], [3.0], [5.0], [2.0], [5.0]], patience=2)
+    fitted = run_script(tmp_path, [4.0, 5.0, 3.0, 5.0, 2.0, 5.0], patience=2)
     assert len(fitted.history) == 6
     assert fitted.best_epoch == [4]
 
 
 def test_evaluations_happen_every_so_many_epochs(tmp_path: Path) -> None:
-    fitted = run_script(tmp_path, [[1.0], [4.0], [1.0], [3.0], [1.0]], every=2)
+    fitted = run_script(tmp_path, [1.0, 4.0, 1.0, 3.0, 1.0], every=2)
     assert ["valid/mrr" in entry for entry in fitted.history] == [False, True, False, True, False]
     assert fitted.best_epoch == [3]
 
 
 def test_without_an_evaluation_the_last_parameters_are_returned(tmp_path: Path) -> None:
-    fitted = run_script(tmp_path, [[1.0], [1.0]], every=3)
+    fitted = run_script(tmp_path, [1.0, 1.0], every=3)
     assert fitted.best_epoch == [-1]
     assert fitted.variables["params"]["count"].tolist() == [2.0]
 
@@ -195,10 +196,10 @@ def test_patience_is_spent_by_each_seed_apart(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_names_the_epoch_and_the_loss(tmp_path: Path) -> None:
     toy.run(tmp_path, epochs=(1, 1), stop_after=1)
     broken = [*toy.phases(1), Phase("p1", toy.factors(scale=float("nan")), 1)]
-    with pytest.raises(ValueError, match=r"epoch 1: loss 'loss' is \[nan\].*lower the learning rate"):
-        toy.fit(
+    with pytest.raises(ValueError, match=r"epoch 1: loss 'bce' is \[nan\].*lower the learning rate"):
+        fit(
             broken,
-            toy.optax.adam(0.05),
+            optax.adam(0.05),
             toy.plan(),
             toy.context(),
             toy.selection(),
@@ -212,7 +213,7 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_the_loss(tmp_path: Path) 
 
 def test_scores_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
     retriever = toy.RETRIEVER._replace(items=lambda v: v["params"]["items"] / 0.0)
-    rank = toy.make_rank(retriever, toy.Protocol(), num_items=toy.NUM_ITEMS, history=2)
+    rank = make_rank(retriever, Protocol(), num_items=toy.NUM_ITEMS, history=2)
     with pytest.raises(ValueError, match="10 queries have NaN or infinite scores"):
         toy.run(tmp_path, selection=toy.selection()._replace(rank=rank))
 

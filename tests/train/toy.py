@@ -114,7 +114,8 @@ def run(workdir: Path, *, epochs: Sequence[int] = (3,), task: Task | None = None
 
 def same_bits(a: Any, b: Any) -> None:
     """Raises if two trees differ in structure or in a bit."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
+    structures: list[Any] = [jax.tree.structure(a), jax.tree.structure(b)]
+    assert structures[0] == structures[1]
     for path, x in jax.tree_util.tree_flatten_with_path(a)[0]:
         y = dict(jax.tree_util.tree_flatten_with_path(b)[0])[path]
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):

@@ -1,0 +1,182 @@
+"""Checkpoints: whose they are, what happens to damaged ones, and to a run that is killed."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.train.checkpoint import Checkpoints, clear
+from tests.train import killed, toy
+
+ROOT = Path(__file__).parents[2]
+ARRAYS = {"a": jnp.arange(12.0).reshape(3, 4), "key": jax.random.key(7)}
+
+
+def saved(folder: Path, *numbers: int, **description: Any) -> Path:
+    """A folder of checkpoints, of which the last is the latest."""
+    with Checkpoints(folder, description) as checkpoints:
+        for number in numbers:
+            checkpoints.save(number, {**ARRAYS, "a": ARRAYS["a"] + number}, {"at": number})
+    return folder
+
+
+def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
+    saved(tmp_path / "c", 1, 2, model="x")
+    with Checkpoints(tmp_path / "c", {"model": "x"}) as checkpoints:
+        assert checkpoints.latest() == 2
+        arrays, position = checkpoints.restore(ARRAYS)
+    assert position == {"at": 2}
+    toy.same_bits(arrays, {**ARRAYS, "a": ARRAYS["a"] + 2})
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "c", {}) as checkpoints:
+        assert checkpoints.latest() is None
+        with pytest.raises(ValueError, match="holds no checkpoint"):
+            checkpoints.restore(ARRAYS)
+
+
+def test_two_checkpoints_are_kept_and_clear_removes_them(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c", 1, 2, 3)
+    assert sorted(p.name for p in folder.iterdir() if p.name.isdigit()) == ["2", "3"]
+    clear(folder)
+    assert not folder.exists()
+    clear(folder)  # nothing to remove is no error
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({"model": "y"}, "was written by a run with model='x', this run has 'y'"),
+        ({"model": "x", "dim": 3}, "was written by a run with dim=None, this run has 3"),
+        ({}, "was written by a run with model='x', this run has None"),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_an_error(
+    tmp_path: Path, description: dict[str, Any], message: str
+) -> None:
+    saved(tmp_path / "c", 1, model="x")
+    with Checkpoints(tmp_path / "c", description) as checkpoints, pytest.raises(ValueError, match=message):
+        checkpoints.restore(ARRAYS)
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        {**ARRAYS, "a": jnp.zeros((3, 5))},
+        {**ARRAYS, "a": jnp.zeros((3, 4), jnp.int32)},
+        {"key": ARRAYS["key"]},
+    ],
+    ids=["shape", "dtype", "missing"],
+)
+def test_arrays_of_another_model_are_an_error(tmp_path: Path, like: Any) -> None:
+    saved(tmp_path / "c", 1)
+    message = r"holds arrays of \['a'\]=.float32\[3, 4\]"
+    with Checkpoints(tmp_path / "c", {}) as checkpoints, pytest.raises(ValueError, match=message):
+        checkpoints.restore(like)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(bytes(content))
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "removed": lambda path: path.unlink(),
+    "one bit": flip,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of readers that Orbax drops
+def test_a_damaged_checkpoint_is_an_error_or_reads_back_whole(tmp_path: Path, damage: str) -> None:
+    whole = saved(tmp_path / "c", 1)
+    refused = []
+    for number, path in enumerate(files(whole / "1")):
+        folder = tmp_path / str(number)
+        shutil.copytree(whole, folder)
+        DAMAGE[damage](folder / path.relative_to(whole))
+        with Checkpoints(folder, {}) as checkpoints:
+            try:
+                arrays, position = checkpoints.restore(ARRAYS)
+            except ValueError as error:
+                refused.append(str(error))
+                continue
+        assert position == {"at": 1}, path
+        toy.same_bits(arrays, {**ARRAYS, "a": ARRAYS["a"] + 1})
+    assert len(refused) >= 4
+    assert all(f"{tmp_path}" in message for message in refused)
+    assert sum("checkpoint 1 cannot be read (incomplete or damaged)" in message for message in refused) >= 3
+    gc.collect()
+
+
+def test_the_one_before_a_damaged_checkpoint_can_be_used(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c", 1, 2)
+    for path in files(folder / "2"):
+        path.write_bytes(b"")
+    message = "checkpoint 2 cannot be read.*remove the folder 2"
+    with Checkpoints(folder, {}) as checkpoints, pytest.raises(ValueError, match=message):
+        checkpoints.restore(ARRAYS)
+    clear(folder / "2")
+    with Checkpoints(folder, {}) as checkpoints:
+        assert checkpoints.restore(ARRAYS)[1] == {"at": 1}
+
+
+def test_fit_refuses_the_checkpoint_of_another_run(tmp_path: Path) -> None:
+    toy.run(tmp_path, stop_after=1)
+    with pytest.raises(ValueError, match="with model='factors', this run has 'other'"):
+        toy.run(tmp_path, description={"model": "other"})
+    with pytest.raises(ValueError, match=r"with seeds=\[0\], this run has \[1\]"):
+        toy.run(tmp_path, seeds=(1,))
+    with pytest.raises(ValueError, match=r"phases=\[\['p0', 3\]\], this run has \[\['p0', 4\]\]"):
+        toy.run(tmp_path, epochs=(4,))
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> None:
+    epochs, draw = 60, random.Random()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    history = tmp_path / "history.jsonl"
+    command = [sys.executable, "-W", "error", "-m", "tests.train.killed", str(tmp_path), str(epochs)]
+    for kill in (True, True, False):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        if kill:
+            until = lines(history) + draw.randint(1, epochs // 3)
+            while lines(history) < until and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.05))
+            process.kill()
+        errors = process.communicate(timeout=300)[1]
+        assert kill or process.returncode == 0, errors
+    assert [json.loads(line)["epoch"] for line in history.read_text().splitlines()] == list(range(epochs))
+    expected = killed.train(tmp_path / "straight", epochs).variables
+    with np.load(tmp_path / "final.npz") as found:
+        for name, leaf in zip(found.files, jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(found[name], leaf)

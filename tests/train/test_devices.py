@@ -1,0 +1,195 @@
+"""One, two and four devices: the same losses, gradients, parameters and metrics, with dropout on."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrec import packing, sampling
+from jaxrec.data.batching import batched_queries
+from jaxrec.optim.loss_weighting import static
+from jaxrec.tasks import contrastive, next_item
+from jaxrec.tasks.combine import combine
+from jaxrec.tasks.next_item import Rows
+from jaxrec.train import parallel
+from jaxrec.train.epoch import Plan, shuffled
+from jaxrec.train.evaluate import make_rank, summarise
+from jaxrec.train.fit import CompiledRank, Fitted, Phase, Selection, fit
+from jaxrec.train.state import create
+from jaxrec.train.step import make_step
+from jaxrec.types import Array, Context, Protocol, Task
+from tests.tasks import small
+
+MODEL = small.Averager(dropout=0.3)
+VIEWS = small.views(9)
+NEXT, PAIRS = Rows(8, 8), Rows(12, 8)
+BATCH = 8
+
+
+@functools.cache
+def context() -> dict[str, Any]:
+    return small.contrastive_columns(VIEWS)
+
+
+def with_next_item(objective: next_item.Objective, **other: Task) -> Task:
+    return combine(next_item=next_item.next_item(MODEL, objective, packed=NEXT), **other)
+
+
+def bce() -> next_item.Objective:
+    return next_item.sampled_bce(small.NUM_ITEMS, int(context()["excluded_length"].max()))
+
+
+TASKS: dict[str, Any] = {
+    "full": lambda: with_next_item(next_item.full_softmax(8)),
+    "sampled": lambda: with_next_item(
+        next_item.sampled_softmax(4, sampling.popularity_table(np.arange(small.NUM_ITEMS + 1), alpha=1.0))
+    ),
+    "pooled": lambda: with_next_item(bce(), pair=contrastive.pooled(MODEL, VIEWS, packed=PAIRS)),
+    "flat": lambda: with_next_item(bce(), pair=contrastive.flat(MODEL, VIEWS)),
+}
+
+
+def plan() -> Plan:
+    def lengths(context: Context, user: Array) -> Array:
+        return jnp.clip(context["length"][user] - 1, 0, small.MAX_LEN)
+
+    return shuffled(len(small.LENGTHS), BATCH, lengths=lengths, rows=NEXT.rows, width=NEXT.width)
+
+
+class Steps(NamedTuple):
+    """What three steps gave: each step's losses, and parameters after the first and the last."""
+
+    losses: list[dict[str, float]]
+    first: Any
+    last: Any
+
+
+@functools.cache
+def drawn_rows() -> list[Any]:
+    """The rows of three steps, of which the second has a masked tail."""
+    draw = jax.jit(plan().draw)
+    order = [draw(jax.random.key(epoch), context())[0] for epoch in (0, 1)]
+    return [jax.tree.map(lambda x, i=i: x[i], order[e]) for e, i in ((0, 0), (0, 1), (1, 0))]
+
+
+@functools.cache
+def steps(name: str, num_devices: int) -> Steps:
+    """Plain gradient descent at rate 1, so that the first change of the parameters is the gradient."""
+    task, tx, columns, rows = TASKS[name](), optax.sgd(1.0), context(), drawn_rows()
+    state = jax.jit(lambda key: create(task, tx, static(), key, rows[0], columns))(jax.random.key(0))
+    step = make_step(task, tx, static(), parallel.axis_name(num_devices))
+    run = parallel.over_devices(step, num_devices, (0, 0, 0))
+    columns, state = parallel.replicate(columns, num_devices), parallel.replicate(state, num_devices)
+    losses, params = [], []
+    for some in rows:
+        state, logs = run(state, parallel.replicate(some, num_devices), columns)
+        losses.append({k: float(v) for k, v in parallel.unreplicate(logs, num_devices).items()})
+        params.append(jax.tree.map(np.asarray, parallel.unreplicate(state.params, num_devices)))
+        for leaf in jax.tree.leaves(state.params) if num_devices > 1 else []:
+            assert all((np.asarray(leaf[i]) == np.asarray(leaf[0])).all() for i in range(num_devices))
+    return Steps(losses, params[0], params[-1])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_devices_share_a_batch_without_changing_the_result(name: str) -> None:
+    alone = steps(name, 1)
+    assert all(np.isfinite(list(losses.values())).all() for losses in alone.losses)
+    for num_devices in (2, 4) if name == "pooled" else (4,):
+        shared = steps(name, num_devices)
+        for ours, expected in zip(shared.losses, alone.losses, strict=True):
+            assert ours == pytest.approx(expected, rel=1e-5)
+        for ours, expected in ((shared.first, alone.first), (shared.last, alone.last)):
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), ours, expected)
+
+
+def test_the_first_change_of_the_parameters_is_the_gradient_of_the_global_batch() -> None:
+    """So that equal parameters above mean equal gradients, and gradients that are not zero."""
+    task, columns = TASKS["pooled"](), context()
+    rows = drawn_rows()[0]
+    state = jax.jit(lambda key: create(task, optax.sgd(1.0), static(), key, rows, columns))(jax.random.key(0))
+    prepare_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 2), 0))
+
+    @jax.jit
+    def gradient(params: Any) -> Any:
+        batch = task.prepare(prepare_key, rows, columns)
+        return jax.grad(lambda p: sum(task.losses({"params": p}, batch, loss_key)[0].values()))(params)
+
+    found, after = gradient(state.params["model"]), steps("pooled", 4).first["model"]
+    for path, leaf in jax.tree_util.tree_flatten_with_path(found)[0]:
+        before = dict(jax.tree_util.tree_flatten_with_path(state.params["model"])[0])[path]
+        moved = dict(jax.tree_util.tree_flatten_with_path(after)[0])[path]
+        assert np.abs(leaf).max() > 1e-3
+        np.testing.assert_allclose(moved, before - leaf, rtol=1e-4, atol=1e-5)
+
+
+# --- a whole run ------------------------------------------------------------------------------------------
+
+
+def trained(workdir: Path, num_devices: int) -> tuple[Fitted, list[dict[str, float]]]:
+    """Two seeds, three epochs with Adam; and test metrics."""
+    protocol = Protocol(ks=(5,))
+    split, columns = small.split(), context()
+
+    def ranking(queries: Any) -> tuple[Any, Any]:
+        found = batched_queries(queries, 2, multiple=num_devices)
+        lengths = np.where(found["mask"], np.minimum(found["length"], small.MAX_LEN), 0)
+        rows = Rows(2, 8)
+        place = jax.jit(jax.vmap(lambda n: packing.place(n, rows=rows.rows, width=rows.width)))(lengths)
+        found |= {"row": np.asarray(place.row), "slot": np.asarray(place.slot)}
+        scorer = next_item.retriever(MODEL, rows)
+        return make_rank(scorer, protocol, num_items=small.NUM_ITEMS, history=11), found
+
+    rank, queries = ranking(split.validation)
+    fitted = fit(
+        [Phase("views", TASKS["pooled"](), 3)],
+        optax.adam(1e-2),
+        plan(),
+        columns,
+        Selection(rank, queries, "mrr", (5,)),
+        seeds=(0, 1),
+        workdir=workdir,
+        description={},
+        num_devices=num_devices,
+        progress=False,
+    )
+    rank, queries = ranking(split.test)
+    ranks = CompiledRank(rank, num_devices)(
+        parallel.replicate(fitted.variables, num_devices),
+        parallel.split_leading(queries, num_devices),
+        parallel.replicate(columns, num_devices),
+    )
+    return fitted, [summarise(r, queries["mask"], (5,)) for r in ranks]
+
+
+def test_a_whole_run_ends_with_the_same_metrics_on_one_and_four_devices(tmp_path: Path) -> None:
+    (alone, expected), (shared, found) = trained(tmp_path / "1", 1), trained(tmp_path / "4", 4)
+    for ours, theirs in zip(shared.history, alone.history, strict=True):
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-5)
+        assert ours["valid/mrr"] == pytest.approx(theirs["valid/mrr"], abs=1e-5)
+    for ours_metrics, their_metrics in zip(found, expected, strict=True):
+        assert ours_metrics == pytest.approx(their_metrics, abs=1e-5)
+    assert shared.best_epoch == alone.best_epoch
+
+
+def test_views_that_find_no_room_stop_the_run_with_the_epoch_and_the_loss(tmp_path: Path) -> None:
+    crowded = combine(pair=contrastive.pooled(MODEL, VIEWS, packed=Rows(1, 8)))
+    rank = make_rank(next_item.retriever(MODEL), Protocol(), num_items=small.NUM_ITEMS, history=11)
+    with pytest.raises(ValueError, match=r"epoch 0: loss 'contrastive' is \[nan\]"):
+        fit(
+            [Phase("views", crowded, 1)],
+            optax.sgd(1.0),
+            plan(),
+            context(),
+            Selection(rank, batched_queries(small.split().validation, 4)),
+            seeds=(0,),
+            workdir=tmp_path,
+            description={},
+            progress=False,
+        )

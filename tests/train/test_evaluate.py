@@ -1,0 +1,218 @@
+"""Ranks by counting against a slow twin that sorts nothing and blocks nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.train.evaluate import check_finite, make_rank, summarise
+from jaxrec.train.fit import CompiledRank
+from jaxrec.types import Protocol, Retriever
+from tests.train import toy
+
+NUM_ITEMS, NUM_USERS, DIM = 17, 6, 2
+RETRIEVER = Retriever(
+    query=lambda variables, queries, context: variables["users"][queries["user"]],
+    items=lambda variables: variables["items"],
+)
+
+
+def variables(extra: int = 0) -> dict[str, np.ndarray]:
+    """Small whole numbers, so that products are exact and many scores tie."""
+    rng = np.random.default_rng(0)
+    items = rng.integers(-2, 3, (NUM_ITEMS + 1 + extra, DIM))
+    items[0] = 1
+    return {
+        "users": rng.integers(-2, 3, (NUM_USERS, DIM)).astype(np.float32),
+        "items": items.astype(np.float32),
+    }
+
+
+def context() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return {
+        "items": rng.integers(1, NUM_ITEMS + 1, 30).astype(np.int32),
+        "start": 5 * np.arange(NUM_USERS, dtype=np.int32),
+    }
+
+
+def queries() -> dict[str, np.ndarray]:
+    """Two batches of four, of which six are real; user 4's target is also in the history."""
+    target = context()["items"].reshape(NUM_USERS, 5)[:, 3].copy()
+    target[4] = context()["items"][20]
+    columns = {"user": np.arange(6), "length": np.array([3, 0, 1, 2, 3, 3]), "target": target}
+    padded = {name: np.pad(column.astype(np.int32), (0, 2)).reshape(2, 4) for name, column in columns.items()}
+    return padded | {"mask": (np.arange(8) < 6).reshape(2, 4)}
+
+
+def twin(protocol: Protocol, found: dict[str, np.ndarray]) -> list[int]:
+    """The rank of each real query, by the words of the protocol."""
+    ranks = []
+    q = {name: column.ravel() for name, column in queries().items()}
+    for user, length, target in zip(q["user"][:6], q["length"], q["target"], strict=False):
+        scores = found["items"] @ found["users"][user]
+        history = context()["items"][5 * user : 5 * user + length]
+        candidates = list(range(len(scores))) if protocol.seen == "zero" else list(range(1, NUM_ITEMS + 1))
+        if protocol.seen == "zero":
+            scores[history] = 0
+        if protocol.seen == "exclude":
+            candidates = [i for i in candidates if i not in history or i == target]
+        rank = 1
+        for i in candidates:
+            if i != target:
+                rank += scores[i] > scores[target] or (
+                    protocol.ties == "pessimistic" and scores[i] == scores[target]
+                )
+        ranks.append(rank)
+    return ranks
+
+
+def ranks_of(
+    protocol: Protocol, found: Any, block: int = 16384, retriever: Retriever = RETRIEVER
+) -> list[int]:
+    rank = make_rank(retriever, protocol, num_items=NUM_ITEMS, history=3, block=block)
+    ranks, bad = jax.jit(rank)(found, queries(), context())
+    assert int(bad.sum()) == 0
+    return np.asarray(ranks)[queries()["mask"]].tolist()
+
+
+@pytest.mark.parametrize("block", [16384, 5, 1])
+@pytest.mark.parametrize("ties", ["pessimistic", "optimistic"])
+@pytest.mark.parametrize("seen", ["exclude", "zero", "keep"])
+def test_ranks_follow_the_protocol_whatever_the_block(seen: str, ties: str, block: int) -> None:
+    protocol = Protocol(seen=seen, ties=ties)
+    found = variables(extra=1)
+    assert ranks_of(protocol, found, block) == twin(protocol, found)
+
+
+def test_padding_and_rows_past_the_items_are_no_candidates() -> None:
+    found = variables(extra=2)
+    found["items"][[0, -1, -2]] = 100 * np.sign(found["users"].sum(axis=0))
+    for seen in ("exclude", "keep"):
+        plain = {
+            **found,
+            "items": np.where(np.arange(NUM_ITEMS + 3)[:, None] % (NUM_ITEMS + 1) > 0, found["items"], 0),
+        }
+        assert ranks_of(Protocol(seen=seen), found) == ranks_of(Protocol(seen=seen), plain)
+
+
+def test_constant_scores_rank_the_target_last() -> None:
+    flat = {
+        "users": np.ones((NUM_USERS, DIM), np.float32),
+        "items": np.ones((NUM_ITEMS + 1, DIM), np.float32),
+    }
+    assert ranks_of(Protocol(seen="keep"), flat, 4) == [NUM_ITEMS] * 6
+    assert ranks_of(Protocol(seen="keep", ties="optimistic"), flat, 4) == [1] * 6
+
+
+def test_blocks_of_items_tie_to_the_bit() -> None:
+    rng = np.random.default_rng(2)
+    found = {"users": rng.normal(size=(NUM_USERS, 33)), "items": rng.normal(size=(NUM_ITEMS + 1, 33))}
+    found = {name: column.astype(np.float32) for name, column in found.items()}
+    found["items"][1:] = found["items"][1]  # equal rows, in different blocks
+    for block in (3, 5, 16384):
+        assert ranks_of(Protocol(seen="keep"), found, block) == [NUM_ITEMS] * 6
+        assert ranks_of(Protocol(seen="keep", ties="optimistic"), found, block) == [1] * 6
+
+
+@pytest.mark.parametrize("block", [16384, 4])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_reported_for_real_queries(value: float, block: int) -> None:
+    found = variables()
+    found["users"][3] = value
+    rank = jax.jit(make_rank(RETRIEVER, Protocol(), num_items=NUM_ITEMS, history=3, block=block))
+    assert np.asarray(rank(found, queries(), context())[1]).tolist() == [1, 0]
+    found = variables()
+    found["items"][9] = value
+    assert int(rank(found, queries(), context())[1].sum()) >= 1
+    padded = variables() | {"users": variables()["users"]}
+    only = queries() | {"mask": queries()["user"] == 3}
+    padded["users"][0] = value  # user 0 is not asked for
+    assert np.asarray(rank(padded, only, context())[1]).tolist() == [0, 0]
+
+
+def test_check_finite_raises_with_the_number_of_queries() -> None:
+    check_finite(np.zeros(3, int), "evaluation")
+    with pytest.raises(ValueError, match="evaluation: 3 queries"):
+        check_finite(np.array([1, 0, 2]), "evaluation")
+
+
+def test_sampled_candidates_are_ranked_among_themselves() -> None:
+    found, rng = variables(), np.random.default_rng(3)
+    asked = queries()
+    candidates = rng.integers(1, NUM_ITEMS, (2, 4, 5))
+    candidates += candidates >= asked["target"][..., None]
+    for ties in ("pessimistic", "optimistic"):
+        protocol = Protocol(candidates="sampled-5", ties=ties)
+        rank = make_rank(RETRIEVER, protocol, num_items=NUM_ITEMS, history=3)
+        ranks, bad = jax.jit(rank)(found, {**asked, "candidates": candidates}, context())
+        scores = np.einsum("ud,bncd->ubnc", found["users"], found["items"][candidates])
+        for at in zip(*np.nonzero(asked["mask"]), strict=True):
+            user = asked["user"][at]
+            own = found["users"][user] @ found["items"][asked["target"][at]]
+            others = scores[user][at]
+            assert ranks[at] == 1 + int(
+                (others > own).sum() + (ties == "pessimistic") * (others == own).sum()
+            )
+        assert int(bad.sum()) == 0
+
+
+@pytest.mark.parametrize("changes", [{"seen": "drop"}, {"ties": "average"}])
+def test_rules_that_do_not_exist_are_errors(changes: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"protocol.{next(iter(changes))}="):
+        make_rank(RETRIEVER, Protocol(**changes), num_items=NUM_ITEMS, history=3)
+
+
+def test_summary_is_the_mean_over_real_queries() -> None:
+    ranks, mask = np.array([[1, 4], [11, 1]]), np.array([[True, True], [True, False]])
+    found = summarise(ranks, mask, (1, 5))
+    assert found == pytest.approx(
+        {
+            "hit@1": 1 / 3,
+            "ndcg@1": 1 / 3,
+            "hit@5": 2 / 3,
+            "ndcg@5": (1 + 1 / np.log2(5)) / 3,
+            "mrr": (1 + 1 / 4 + 1 / 11) / 3,
+        },
+        rel=1e-6,
+    )
+
+
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_devices_share_the_queries_and_give_the_same_ranks(num_devices: int) -> None:
+    from jaxrec.train import parallel
+
+    rank = make_rank(toy.RETRIEVER, Protocol(), num_items=toy.NUM_ITEMS, history=2)
+    rng = np.random.default_rng(0)
+    found = {
+        "params": {
+            "users": rng.normal(size=(3, toy.NUM_USERS, 4)).astype(np.float32),
+            "items": rng.normal(size=(3, toy.NUM_ITEMS + 1, 4)).astype(np.float32),
+        }
+    }
+    expected = CompiledRank(rank, 1)(found, toy.queries(), toy.context())
+    got = CompiledRank(rank, num_devices)(
+        parallel.replicate(found, num_devices),
+        parallel.split_leading(toy.queries(), num_devices),
+        parallel.replicate(toy.context(), num_devices),
+    )
+    assert got.shape == (3, 4, 3)
+    mask = toy.queries()["mask"]
+    np.testing.assert_array_equal(got[:, mask], expected[:, mask])
+    assert len({tuple(seed[mask].tolist()) for seed in expected}) == 3
+
+
+def test_compiled_rank_raises_on_scores_that_are_not_finite() -> None:
+    rank = CompiledRank(make_rank(toy.RETRIEVER, Protocol(), num_items=toy.NUM_ITEMS, history=2), 1)
+    found = {
+        "params": {
+            "users": jnp.ones((1, toy.NUM_USERS, 4)),
+            "items": jnp.full((1, toy.NUM_ITEMS + 1, 4), jnp.nan),
+        }
+    }
+    with pytest.raises(ValueError, match="10 queries"):
+        rank(found, toy.queries(), toy.context())

@@ -131,14 +131,14 @@ def encoder_of(row: Row, num_items: int, config: Config) -> Encoder:
     """The encoder of a row, all of one width."""
     match row:
         case "gru4rec-bce":
-            gru = GRU4Rec(
+            return GRU4Rec(
                 num_items,
                 dim=config.dim,
                 hidden_dim=2 * config.dim,
                 dropout=config.dropout,
+                max_len=config.max_len,
                 bits=counter_bits,
             )
-            return lab.windowed(gru, config.max_len)
         case "sasrec-bce-postnorm":
             return SASRec(
                 num_items,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,20 +93,6 @@ def training_plan(data: Data, batch_size: int, max_len: int, rows: Rows | None, 
         return jnp.clip(context["length"][user] - 1, 0, max_len)
 
     return shuffled(users, batch_size, lengths=lengths, rows=rows.rows, width=rows.width, **kwargs)
-
-
-@dataclasses.dataclass
-class Windowed:
-    """An encoder without positions, such as GRU4Rec, that reads at most `max_len` events."""
-
-    max_len: int
-    init: Callable[..., Any]
-    apply: Callable[..., Any]
-
-
-def windowed(module: nn.Module, max_len: int) -> Windowed:
-    """What the tasks ask of an encoder, from a module that has no `max_len` of its own."""
-    return Windowed(max_len, module.init, module.apply)
 
 
 def sampled_candidates(data: Data, queries: Queries, number: int, seed: int) -> np.ndarray:

@@ -8,7 +8,6 @@ import pytest
 
 from jaxrec.optim.loss_weighting import static
 
-
 LOSSES: dict[str, Any] = {"a": 4.0, "b": 1.0}
 
 

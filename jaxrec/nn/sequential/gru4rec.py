@@ -30,6 +30,7 @@ class GRU4Rec(nn.Module):
       skip_padding: True leaves the state alone on padding, whichever side it stands on. False feeds the
         vector of id 0 through the recurrence as TADA's code does, so that left padding changes the result;
         packed rows then differ from padded ones.
+      max_len: most recent events that training and ranking give it; the recurrence itself has no limit.
       extra_rows: rows of the item table past num_items that are no items.
       bits: random bits for dropout. dtype: of the computation; None is float32.
     """
@@ -42,6 +43,7 @@ class GRU4Rec(nn.Module):
     hidden_dropout: float = 0.0
     use_bias: bool = False
     skip_padding: bool = True
+    max_len: int = 50
     extra_rows: int = 0
     bits: Bits = threefry_bits
     dtype: Any = None

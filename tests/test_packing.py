@@ -157,14 +157,18 @@ def test_rows_needed_are_no_more_than_the_longest_batch_needs() -> None:
     assert packing.rows_needed(lengths, 100, 10) == packing.rows_used(lengths, 10)  # fewer users than a batch
 
 
-def test_rows_needed_counts_the_lengths_after_growth_up_to_the_width() -> None:
-    lengths = np.full(50, 3)
+def test_rows_needed_hold_what_a_batch_grows_to() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(rng.geometric(0.2, 400), 20)
 
-    def times(factor: int) -> int:
-        return packing.rows_needed(lengths, 8, 12, grow=lambda rng, n: factor * n, deviations=0.0)
+    def two_views(rng: np.random.Generator, n: np.ndarray) -> np.ndarray:
+        return np.concatenate([n + rng.integers(0, 9, len(n)), n])
 
-    assert times(2) == 4  # eight of 6, two in a row of 12
-    assert times(9) == 8  # cut to 12: a row each
+    rows = packing.rows_needed(lengths, 16, 20, grow=two_views)
+    for _ in range(200):
+        grown = two_views(rng, rng.choice(lengths, 16, replace=False))
+        assert packing.rows_used(np.minimum(grown, 20), 20) <= rows
+    assert rows > packing.rows_needed(lengths, 16, 20)
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,10 @@ class StreamedEpoch:
         """num_steps: leave earlier, after so many steps; never goes on into the next epoch.
 
         Raises:
-          ValueError: the source's epochs are over.
+          ValueError: the source's epochs are over; num_steps is below 1.
         """
+        if num_steps is not None and num_steps < 1:
+            raise ValueError(f"num_steps={num_steps}: must be at least 1, or None for the rest of the epoch")
         first = int(parallel.unreplicate(state.step, self._num_devices))
         if first >= len(self._batches):
             raise ValueError(

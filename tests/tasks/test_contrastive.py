@@ -104,6 +104,20 @@ def test_pooled_vectors_are_those_of_each_view_alone(pool: str) -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_weights_of_a_view_add_up_to_one_whatever_the_pool() -> None:
+    def quarter(items: Array, event: Array, length: Array) -> Array:
+        return jnp.where(items > 0, 0.25 / (1 + event), 0)
+
+    task = contrastive.pooled(MODEL, VIEWS, packed=PACKED, pool=quarter)
+    batch = jax.jit(task.prepare)(jax.random.key(3), ROWS, context())
+    total = np.zeros(2 * len(USERS) + 1)
+    np.add.at(total, np.asarray(batch["segments"]), np.asarray(batch["weight"]))
+    segments, real = np.asarray(batch["segments"]).ravel(), np.asarray(batch["items"]).ravel() > 0
+    num_items = np.bincount(segments, real, minlength=len(total))
+    np.testing.assert_allclose(total[1:], num_items[1:] > 0, rtol=1e-5)
+    assert (total[1:] > 0).sum() > 5
+
+
 @pytest.mark.parametrize(
     ("pool", "name", "temperature"), [("mean", "contrastive", 0.7), ("last", "views", 1.0)]
 )

@@ -168,6 +168,11 @@ def test_reading_ahead_is_checked(changes: dict[str, int]) -> None:
         toy_stream(**changes)
 
 
+def test_no_step_is_an_error() -> None:
+    with pytest.raises(ValueError, match="num_steps=0: must be at least 1"):
+        toy_stream()(start(), 0)
+
+
 def test_an_order_that_never_fits_is_an_error() -> None:
     crowded = toy.plan(lengths=lambda context, user: jnp.full(user.shape, 3), rows=1, width=4)
     with pytest.raises(ValueError, match="epoch 1: no order of the examples fits"):
@@ -177,19 +182,17 @@ def test_an_order_that_never_fits_is_an_error() -> None:
 # --- next-item prediction from columns on the host ----------------------------------------------------
 
 
-def sequence_plan(rows: Rows | None) -> Plan:
+def sequence_plan(rows: Rows) -> Plan:
     def lengths(context: Context, user: Array) -> Array:
         return jnp.clip(context["length"][user] - 1, 0, small.MAX_LEN)
 
-    packed = {} if rows is None else {"lengths": lengths, "rows": rows.rows, "width": rows.width}
-    return shuffled(len(small.LENGTHS), 4, **packed)
+    return shuffled(len(small.LENGTHS), 4, lengths=lengths, rows=rows.rows, width=rows.width)
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_next_item_streams_to_the_bits_of_the_resident_epoch(packed: bool) -> None:
+def test_next_item_streams_to_the_bits_of_the_resident_epoch() -> None:
     columns = small.columns()
     lengths = np.clip(columns["length"] - 1, 0, small.MAX_LEN)
-    rows = Rows(packing.rows_needed(lengths, 4, 8), 8) if packed else None
+    rows = Rows(packing.rows_needed(lengths, 4, 8), 8)
     plan = sequence_plan(rows)
     objective = sampled_bce(small.NUM_ITEMS, int(columns["excluded_length"].max()))
     task = next_item(small.Averager(dropout=0.3), objective, packed=rows)

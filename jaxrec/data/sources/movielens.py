@@ -1,7 +1,8 @@
 """MovieLens-100K: ratings with times, movie and user columns (Harper and Konstan, doi:10.1145/2827872).
 
-The files are those that the RecBole 1.2.1 wheel carries, read out of it without installing it; where only
-the GroupLens archive can be had, the same files are made from that, byte for byte.
+Made from the GroupLens archive; where only a package index can be reached, the same files are read out of
+the RecBole 1.2.1 wheel, without installing it. The checksums are those of the wheel's files, which the
+archive's ratings and users convert to byte for byte.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def convert_items(data: bytes) -> bytes:
 def _routes(name: str, original: str, convert: Callable[[bytes], bytes]) -> tuple[Route, ...]:
     packed = f"recbole/dataset_example/ml-100k/{name}"
     return (
-        member(_WHEEL, packed, _member(packed)),
         member(_ZIP, f"ml-100k/{original}", _member(f"ml-100k/{original}", convert)),
+        member(_WHEEL, packed, _member(packed)),
     )
 
 

@@ -22,7 +22,11 @@ from jaxrec.train.checkpoint import Checkpoints, clear
 from tests.train import killed, toy
 
 ROOT = Path(__file__).parents[2]
-ARRAYS = {"a": jnp.arange(12.0).reshape(3, 4), "key": jax.random.key(7)}
+ARRAYS = {
+    "a": jnp.arange(12.0).reshape(3, 4),
+    "key": jax.random.key(7),
+    "noise": jax.random.normal(jax.random.key(0), (50, 60)),  # most of the bytes, and they do not compress
+}
 
 
 def saved(folder: Path, *numbers: int, **description: Any) -> Path:

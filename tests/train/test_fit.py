@@ -120,7 +120,7 @@ def scripted(values: list[float]) -> Any:
     return rank
 
 
-def run_script(workdir: Path, values: list[float], **kwargs: Any) -> Fitted:
+def run_script(workdir: Path, values: list[float], stop_after: int | None = None, **kwargs: Any) -> Fitted:
     """A run of which every epoch is one step, whose validation ranks are given."""
     task = toy.factors()
 
@@ -139,6 +139,7 @@ def run_script(workdir: Path, values: list[float], **kwargs: Any) -> Fitted:
         plan=shuffled(toy.NUM_USERS, toy.NUM_USERS),
         tx=optax.sgd(1.0),
         selection=selection,
+        stop_after=stop_after,
     )
 
 
@@ -153,6 +154,12 @@ def test_patience_counts_evaluations_without_improvement(tmp_path: Path) -> None
     fitted = run_script(tmp_path, [4.0, 2.0, 3.0, 2.0, 1.0, 1.0], patience=2)
     assert len(fitted.history) == 4
     assert fitted.best_epoch == [1]
+
+
+def test_a_resumed_run_remembers_how_long_it_has_waited(tmp_path: Path) -> None:
+    values = [4.0, 2.0, 3.0, 2.0, 1.0, 1.0]
+    run_script(tmp_path, values, patience=2, stop_after=3)
+    assert len(run_script(tmp_path, values, patience=2).history) == 4
 
 
 def test_an_improvement_restores_patience(tmp_path: Path) -> None:

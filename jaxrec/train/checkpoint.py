@@ -7,6 +7,7 @@ data set or configuration is an error that says where they differ.
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import zlib
@@ -45,7 +46,7 @@ class Checkpoints:
         """Starts saving arrays (a pytree) and position (JSON) as checkpoint `number`."""
         kept = {
             "description": self.description,
-            "position": position,
+            "position": copy.deepcopy(position),  # written later, when the run has gone on
             "shapes": _shapes(arrays),
             "checksums": _checksums(arrays),  # what Orbax writes does not show a changed bit
         }
@@ -73,6 +74,8 @@ class Checkpoints:
             ).position
         except Exception as error:
             raise ValueError(self._damaged(number)) from error
+        if kept.keys() != {"description", "position", "shapes", "checksums"}:
+            raise ValueError(self._damaged(number))
         self._compare("was written by a run with", kept["description"], self.description)
         self._compare("holds arrays of", kept["shapes"], _shapes(like))
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)

@@ -114,6 +114,7 @@ def fit(
         raise ValueError("the phases have no epoch to train")
     run = _Run(phases, tx, plan, context, selection, list(seeds), num_devices, calls)
     described = {**description, "seeds": list(seeds), "phases": [[p.name, p.epochs] for p in phases]}
+    described["calls"] = calls
     workdir = Path(workdir)
     with Checkpoints(workdir / "checkpoints", described) as checkpoints:
         if checkpoints.latest() is not None:
@@ -164,15 +165,14 @@ class _Run:
         self.best_epoch = [-1] * len(seeds)
         self.waited = [0] * len(seeds)
         self.seconds, self.compile_seconds = 0.0, 0.0
-        columns = jax.tree.map(jnp.asarray, dict(context))
 
-        def initial(key: Array) -> TrainState:
+        def initial(key: Array, columns: Context) -> TrainState:
             rows, _ = plan.draw(key, columns)
             some = jax.tree.map(lambda x: x[0], rows)
             return create(phases[0].task, tx, phases[0].weighting, key, some, columns)
 
         keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
-        state = jax.jit(parallel.over_seeds(initial))(keys)
+        state = jax.jit(parallel.over_seeds(initial))(keys, dict(context))
         self.best = parallel.replicate(jax.tree.map(jnp.array, state.variables), num_devices)
         self.state = parallel.replicate(state, num_devices)
         self.programs = [self._epoch_program(phase) for phase in phases]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -179,7 +180,7 @@ def _grouped(records: Iterable[Record], key: Any) -> list[tuple[Any, list[Record
 
 def _floors_first(record: Record) -> tuple[int, str, str]:
     name = record.result.model
-    floor = next((i for i, prefix in enumerate(FLOORS) if name.split("-")[0] == prefix), len(FLOORS))
+    floor = next((i for i, prefix in enumerate(FLOORS) if re.split("[-+]", name)[0] == prefix), len(FLOORS))
     return floor, name, record.variant
 
 

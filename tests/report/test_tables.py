@@ -52,9 +52,10 @@ def test_one_seed_shows_no_deviation() -> None:
 
 
 def test_floors_come_first() -> None:
-    records = [Record(example(model="alpha"), {}), floor("popularity"), floor("random"), floor("zeta")]
+    names = ("popularity+exclude", "random", "zeta")
+    records = [Record(example(model="alpha"), {}), *map(floor, names)]
     models = [row[0] for row in cells(tables.table(records))[1:] if not row[0].startswith("·")]
-    assert models == ["random", "popularity", "alpha", "zeta"]
+    assert models == ["random", "popularity+exclude", "alpha", "zeta"]
 
 
 def test_protocol_stands_under_the_table_once_if_all_agree() -> None:

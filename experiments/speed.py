@@ -13,6 +13,7 @@ augmentation of training sequences by each operator.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import resource
 import time
@@ -194,7 +195,7 @@ def augmentation(
             return jax.lax.scan(batch, jnp.int32(0), batches)[0]
 
         compiled = jax.jit(augment)
-        run = lambda compiled=compiled, context=context: compiled(jax.random.key(0), context)  # noqa: E731
+        run = functools.partial(compiled, jax.random.key(0), context)
         yield from timed(f"ticoserec/augment_{name}", run, repeats, count=users)
 
 

@@ -5,6 +5,11 @@ An encoder (post-norm SASRec) is trained with binary cross-entropy, one sampled 
 adds 0.1 × NT-Xent between two randomly augmented views of each user; TiCoSeRec chooses where to augment
 by the gaps between events, and begins to after a warm-up without views.
 
+Departs from the official code, each with an option for its way: views are compared as means over their
+events (--form flat), the users left alone are those of the most even gaps (--official-bug), similar items
+are the most similar ones (--inverted-similarity), seen items are no candidates (--seen zero). Negatives
+avoid training items only.
+
 Run:     python -m experiments.ticoserec --dataset ml-100k
 Also:    --rows ticoserec --opposite (Ti operators reversed), --operators C (one operator alone),
          --similarity item2vec, --no-warm-up, --form flat (views as the official code compares them)

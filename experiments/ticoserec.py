@@ -395,30 +395,38 @@ def described(config: Config) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
 
 
+def published_numbers(row: Row, config: Config) -> tuple[dict[str, float], str]:
+    """A row's published numbers and where they stand: only beside the official settings."""
+    if described(config) != described(Config(dataset=config.dataset, seen=config.seen)):
+        return {}, ""
+    return PUBLISHED.get((config.dataset, row), ({}, ""))
+
+
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     sequences = load(config)
-    protocol = Protocol(seen=config.seen, loss="bce", selection="ndcg@20")
+    protocol = Protocol(seen=config.seen, selection="ndcg@20")
     for row in config.rows:
         data = lab.resident(leave_one_out(sequences))
-        published, source = PUBLISHED.get((dataset_name(config), row), ({}, ""))
+        published, source = published_numbers(row, config)
         save = functools.partial(
             lab.save, config.results, experiment=EXPERIMENT, dataset=dataset_name(config), seeds=config.seeds
         )
         if row in ("random", "popularity"):
             scorer = lab.random(data) if row == "random" else lab.popularity(data)
-            variables, floor = lab.floor_variables(config.seeds), protocol._replace(loss="", selection="none")
+            variables, floor = lab.floor_variables(config.seeds), protocol._replace(selection="none")
             found = lab.test(scorer, variables, data, floor, max_len=1, num_devices=config.num_devices)
             save(model=row, config={}, protocol=floor, metrics=found)
             continue
         recipe, fitted, model = train(row, data, config, protocol)
+        trained = protocol._replace(loss="bce + contrastive" if recipe.weight else "bce")
         found = lab.test(
-            model, fitted.variables, data, protocol, max_len=recipe.max_len, num_devices=config.num_devices
+            model, fitted.variables, data, trained, max_len=recipe.max_len, num_devices=config.num_devices
         )
         path = save(
             model=model_name(row, config),
             config={"recipe": dataclasses.asdict(recipe), **described(config)},
-            protocol=protocol,
+            protocol=trained,
             metrics=found,
             published=published,
             source=source,

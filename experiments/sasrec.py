@@ -195,6 +195,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         seeds=config.seeds,
         workdir=Path(config.workdir) / data.split.sequences.name / model_name(row, config),
         description={"row": row, **described(config)},
+        vocabulary=lab.vocabulary(data),
         num_devices=config.num_devices,
         save_every=config.save_every,
     )

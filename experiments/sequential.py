@@ -18,8 +18,8 @@ from jaxrec.report import plots, results
 from jaxrec.tasks.next_item import Encoder, Rows, retriever
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import make_rank, summarise
-from jaxrec.train.fit import CompiledRank, Fitted, Selection
+from jaxrec.train.evaluate import make_rank, ranking_metrics, summarise
+from jaxrec.train.fit import CompiledMeasure, Fitted, Selection
 from jaxrec.types import Array, Context, Protocol, Result, Retriever, Variables
 
 EVALUATION_BATCH = 512
@@ -59,6 +59,12 @@ def resident(split: Split, *, reject: str = "train") -> Data:
         history=int(max(split.validation.length.max(), split.test.length.max())),
         excluded_width=int(columns["excluded_length"].max()),
     )
+
+
+def vocabulary(data: Data) -> dict[str, np.ndarray]:
+    """Raw ids of items and users."""
+    sequences = data.split.sequences
+    return {"item": np.asarray(sequences.item_ids), "user": np.asarray(sequences.user_ids)}
 
 
 def training_rows(data: Data, batch_size: int, max_len: int, num_devices: int) -> Rows:
@@ -184,7 +190,7 @@ def selection(
     candidates = _candidates(data, data.split.validation, protocol, VALIDATION_DRAW)
     ranked = ranking(data.split.validation, model.max_len, num_devices, candidates=candidates)
     rank = make_rank(retriever(model, ranked.rows), protocol, num_items=data.num_items, history=data.history)
-    return Selection(rank, ranked.queries, protocol.selection, protocol.ks, every, patience)
+    return Selection(rank, ranked.queries, protocol.selection, ranking_metrics(protocol.ks), every, patience)
 
 
 def test(
@@ -200,7 +206,7 @@ def test(
     candidates = _candidates(data, data.split.test, protocol, TEST_DRAW)
     ranked = ranking(data.split.test, max_len, num_devices, candidates=candidates)
     scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows)
-    rank = CompiledRank(
+    rank = CompiledMeasure(
         make_rank(scorer, protocol, num_items=data.num_items, history=data.history), num_devices
     )
     context = parallel.replicate(dict(data.columns), num_devices)

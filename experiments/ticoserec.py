@@ -383,6 +383,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         seeds=config.seeds,
         workdir=Path(config.workdir) / dataset_name(config) / model_name(row, config),
         description={"row": row, "recipe": dataclasses.asdict(recipe), **described(config)},
+        vocabulary=lab.vocabulary(data),
         num_devices=config.num_devices,
         save_every=config.save_every,
     )

@@ -8,8 +8,11 @@ data set or configuration is an error that says where they differ.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import os
 import shutil
+import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+
+VOCABULARY = "vocabulary.npz"
 
 
 class Checkpoints:
@@ -102,6 +107,56 @@ class Checkpoints:
                     f"{self.folder}: the checkpoint {what} {name}={found.get(name)!r}, this run has "
                     f"{wanted.get(name)!r}; use the same settings to continue it, or another --workdir"
                 )
+
+
+def keep_vocabulary(folder: str | Path, vocabulary: Mapping[str, np.ndarray]) -> str:
+    """Stores raw ids, {"item": [num_items], …}, as `vocabulary.npz` in a folder; returns their digest.
+
+    Position i of an array is the raw id that the model knows as i + 1. A file that is there and holds the
+    same is left alone; one that holds anything else is written anew, and the digest, which belongs in the
+    description of a run's checkpoints, tells them apart.
+
+    Raises:
+      ValueError: an array of raw ids is neither numbers nor text.
+    """
+    digest = hashlib.sha256()
+    for name, ids in sorted(vocabulary.items()):
+        ids = np.asarray(ids)
+        if ids.dtype.kind not in "iuUS":
+            raise ValueError(f"vocabulary {name!r} holds {ids.dtype}: raw ids are integers or text")
+        digest.update(f"{name} {ids.dtype.str} {ids.shape} ".encode() + ids.tobytes())
+    path = Path(folder) / VOCABULARY
+    if not (path.exists() and _same(path, vocabulary)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **{name: np.asarray(ids) for name, ids in vocabulary.items()})
+        os.replace(partial, path)
+    return digest.hexdigest()
+
+
+def read_vocabulary(folder: str | Path) -> dict[str, np.ndarray]:
+    """The raw ids that a run's model was trained with, as `keep_vocabulary` stored them.
+
+    Raises:
+      ValueError: the file cannot be read.
+    """
+    path = Path(folder) / VOCABULARY
+    try:
+        with path.open("rb") as file, np.load(file) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: no readable vocabulary ({error}); train again to store one") from error
+
+
+def _same(path: Path, vocabulary: Mapping[str, np.ndarray]) -> bool:
+    try:
+        found = read_vocabulary(path.parent)
+    except ValueError:
+        return False
+    return found.keys() == vocabulary.keys() and all(
+        np.array_equal(found[name], ids) for name, ids in vocabulary.items()
+    )
 
 
 def clear(folder: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Ranking evaluation by counting, on the device, in blocks of users and items.
+"""Evaluation on the device: ranking by counting, in blocks of users and items, and scores of impressions.
 
 rank = 1 + the number of other candidates that score at least as high as the target. Nothing of size
 users × items is held: a block of queries is scored against a block of items at a time, and where there
@@ -11,21 +11,25 @@ On sampled candidates: their metrics are not those of the full ranking and may o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import metrics, packing
-from jaxrec.types import Array, Context, Protocol, Retriever, Variables
+from jaxrec.types import Array, Batch, Context, Protocol, Retriever, Variables
 
-Rank = Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array]]
+# (variables, queries [batches, B], context) -> (a value per query [batches, B, …], the number of real queries
+# whose scores are NaN or infinite [batches])
+Measure = Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array]]
+# (values of one seed [batches, B, …], queries on the host) -> named numbers
+Summarise = Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, float]]
 
 
 def make_rank(
     retriever: Retriever, protocol: Protocol, *, num_items: int, history: int, block: int = 16384
-) -> Rank:
+) -> Measure:
     """rank(variables, queries, context) -> (ranks [batches, B], non-finite scores seen [batches]).
 
     queries: columns of `data.batching.batched_queries`, with leading axis batches; for sampled
@@ -122,6 +126,66 @@ def summarise(ranks: np.ndarray, mask: np.ndarray, ks: tuple[int, ...]) -> dict[
         found[f"hit@{k}"] = mean(metrics.hit(rank, k=k))
         found[f"ndcg@{k}"] = mean(metrics.ndcg(rank, k=k))
     return found | {"mrr": mean(metrics.mrr(rank))}
+
+
+def ranking_metrics(ks: tuple[int, ...] = (5, 10, 20)) -> Summarise:
+    """Means of hit@k, ndcg@k and mrr over the ranks of real queries."""
+    return lambda ranks, queries: summarise(ranks, queries["mask"], ks)
+
+
+def make_scores(predict: Callable[[Variables, Batch], Array]) -> Measure:
+    """Scores of impressions: predict(variables, batch) -> [B, …], on each batch of the columns."""
+
+    def measure(variables: Variables, queries: Batch, context: Context) -> tuple[Array, Array]:
+        def batch(columns: Batch) -> tuple[Array, Array]:
+            scores = predict(variables, columns)
+            finite = jnp.isfinite(scores.reshape(scores.shape[0], -1)).all(axis=1)
+            return scores, jnp.sum(~finite & columns["mask"])
+
+        return jax.lax.map(batch, dict(queries))
+
+    return measure
+
+
+def impression_metrics(
+    tasks: Sequence[str], *, errors: Sequence[str] = (), group: str | None = None
+) -> Summarise:
+    """Metrics of each task over its sample space, all impressions at once.
+
+    The scores of task t are values[..., t], logits against the column `label/<task>` where `mask` and, if
+    there is one, `space/<task>` hold: `auc/<task>`, `log_loss/<task>` and, with a `group` column of users,
+    `gauc/<task>`. A task among `errors` is a regression: `mse/<task>`.
+
+    Raises (when called):
+      ValueError: an area is not defined, because the rows hold one class only.
+    """
+
+    def summarise(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
+        found = {}
+        for t, task in enumerate(tasks):
+            real = np.asarray(queries["mask"] & queries.get(f"space/{task}", True)).reshape(-1)
+            label = np.asarray(queries[f"label/{task}"], np.float32).reshape(-1)
+            score = np.asarray(values[..., t]).reshape(-1)
+            if task in errors:
+                found[f"mse/{task}"] = float(np.mean(np.square(score[real] - label[real]), dtype=np.float64))
+                continue
+            found[f"auc/{task}"] = float(_auc(score, label, where=real))
+            found[f"log_loss/{task}"] = float(_log_loss(score, label, where=real))
+            if group is not None:
+                users = np.asarray(queries[group]).reshape(-1)
+                found[f"gauc/{task}"] = float(_gauc(score, label, users, where=real).gauc)
+        for name, value in found.items():
+            if not np.isfinite(value):
+                raise ValueError(
+                    f"{name} is {value}: the evaluated rows of this task are empty or of one class; "
+                    "evaluate on more rows"
+                )
+        return found
+
+    return summarise
+
+
+_auc, _gauc, _log_loss = jax.jit(metrics.auc), jax.jit(metrics.gauc), jax.jit(metrics.log_loss)
 
 
 def check_finite(bad: np.ndarray, what: str) -> None:

@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from jaxrec.optim.loss_weighting import LossWeighting, static
 from jaxrec.train import parallel
-from jaxrec.train.checkpoint import Checkpoints
+from jaxrec.train.checkpoint import Checkpoints, keep_vocabulary
 from jaxrec.train.epoch import Plan, make_epoch
-from jaxrec.train.evaluate import Rank, check_finite, summarise
+from jaxrec.train.evaluate import Measure, Summarise, check_finite, ranking_metrics
 from jaxrec.train.logs import Logs
 from jaxrec.train.state import TrainState, create
 from jaxrec.train.step import make_step
@@ -41,16 +41,18 @@ class Phase(NamedTuple):
 class Selection(NamedTuple):
     """Which epoch's parameters are kept: the best by `metric` of the validation queries.
 
-    queries: columns [batches, B] on the host; ks: cut-offs reported; every: epochs between evaluations;
-    patience: evaluations without improvement after which a seed stops, None for never.
+    measure: see `train.evaluate.Measure`; queries: its columns [batches, B] on the host; summarise: what it
+    measured, as named numbers; every: epochs between evaluations; patience: evaluations without improvement
+    after which a seed stops, None for never; lower_is_better: the metric is an error.
     """
 
-    rank: Rank
+    measure: Measure
     queries: Mapping[str, np.ndarray]
     metric: str = "ndcg@20"
-    ks: tuple[int, ...] = (5, 10, 20)
+    summarise: Summarise = ranking_metrics()
     every: int = 1
     patience: int | None = None
+    lower_is_better: bool = False
 
 
 class Fitted(NamedTuple):
@@ -90,6 +92,7 @@ def fit(
     seeds: Sequence[int],
     workdir: str | Path,
     description: Mapping[str, Any],
+    vocabulary: Mapping[str, np.ndarray] | None = None,
     num_devices: int = 1,
     calls: int = 1,
     save_every: int = 1,
@@ -100,6 +103,7 @@ def fit(
 
     context: columns that live on the device. workdir: checkpoints and logs; a run that finds its own
     checkpoint there goes on from it, to the same bits. description: identifies the run.
+    vocabulary: raw ids of what the model numbers, kept in workdir (`train.checkpoint.keep_vocabulary`).
     calls: compiled calls an epoch is cut into. save_every: epochs between checkpoints; the last epoch is
     always saved. stop_after: leave after so many epochs of this process, with the state saved.
 
@@ -116,6 +120,8 @@ def fit(
     described = {**description, "seeds": list(seeds), "phases": [[p.name, p.epochs] for p in phases]}
     described["calls"] = calls
     workdir = Path(workdir)
+    if vocabulary is not None:
+        described["vocabulary"] = keep_vocabulary(workdir, vocabulary)
     with Checkpoints(workdir / "checkpoints", described) as checkpoints:
         if checkpoints.latest() is not None:
             run.load(*checkpoints.restore(run.arrays()))
@@ -161,7 +167,8 @@ class _Run:
         self.axis = parallel.axis_name(num_devices)
         self.context = parallel.replicate(dict(context), num_devices)
         self.history: list[dict[str, Any]] = []
-        self.best_value = [-np.inf] * len(seeds)
+        self.worst = float("inf") if selection.lower_is_better else -float("inf")
+        self.best_value = [self.worst] * len(seeds)
         self.best_epoch = [-1] * len(seeds)
         self.waited = [0] * len(seeds)
         self.seconds, self.compile_seconds = 0.0, 0.0
@@ -176,9 +183,8 @@ class _Run:
         self.best = parallel.replicate(jax.tree.map(jnp.array, state.variables), num_devices)
         self.state = parallel.replicate(state, num_devices)
         self.programs = [self._epoch_program(phase) for phase in phases]
-        self.mask = selection.queries["mask"]
         self.queries = parallel.split_leading(dict(selection.queries), num_devices)
-        self.ranker = CompiledRank(selection.rank, num_devices)
+        self.measure = CompiledMeasure(selection.measure, num_devices)
 
         def keep(best: Any, live: Any, better: Array) -> Any:
             return jax.tree.map(
@@ -229,7 +235,7 @@ class _Run:
 
     def _compiling(self) -> float:
         """Seconds this process has spent compiling, which are counted apart."""
-        return sum(p.seconds for p in self.programs) + self.ranker.seconds + self.keep.seconds
+        return sum(p.seconds for p in self.programs) + self.measure.seconds + self.keep.seconds
 
     def _weights(self) -> list[int]:
         size = -(-self.plan.num_steps // self.calls)
@@ -237,15 +243,17 @@ class _Run:
 
     def _evaluate(self, number: int) -> dict[str, Any]:
         variables = self.state.variables
-        ranks = self.ranker(variables, self.queries, self.context)
-        found = [summarise(r, self.mask, self.selection.ks) for r in ranks]
+        values = self.measure(variables, self.queries, self.context)
+        found = [self.selection.summarise(v, self.selection.queries) for v in values]
         metric, patience = self.selection.metric, self.selection.patience
         if metric not in found[0]:
             raise ValueError(f"selection metric {metric!r} is not among {sorted(found[0])}")
         better = []
         for seed, values in enumerate(found):
             spent = patience is not None and self.waited[seed] >= patience
-            better.append(not spent and values[metric] > self.best_value[seed])
+            best = self.best_value[seed]
+            ahead = values[metric] < best if self.selection.lower_is_better else values[metric] > best
+            better.append(not spent and ahead)
             if better[-1]:
                 self.best_value[seed], self.best_epoch[seed], self.waited[seed] = values[metric], number, 0
             else:
@@ -286,7 +294,7 @@ class _Run:
         self.state = parallel.replicate(arrays["state"], self.num_devices)
         self.best = parallel.replicate(arrays["best"], self.num_devices)
         self.history = position["history"]
-        self.best_value = [-np.inf if v is None else v for v in position["best_value"]]
+        self.best_value = [self.worst if v is None else v for v in position["best_value"]]
         self.best_epoch, self.waited = position["best_epoch"], position["waited"]
         self.seconds, self.compile_seconds = position["seconds"], position["compile_seconds"]
 
@@ -305,8 +313,8 @@ class _Run:
         )
 
 
-class CompiledRank:
-    """A rank function over seeds and devices, compiled once: (variables, queries, context) -> ranks [S, …].
+class CompiledMeasure:
+    """A measure over seeds and devices, compiled once: (variables, queries, context) -> [S, batches, B, …].
 
     variables have a leading seeds axis; queries are split over devices (`parallel.split_leading`).
 
@@ -314,9 +322,9 @@ class CompiledRank:
       ValueError: a score was NaN or infinite.
     """
 
-    def __init__(self, rank: Rank, num_devices: int) -> None:
+    def __init__(self, measure: Measure, num_devices: int) -> None:
         self.num_devices = num_devices
-        fn = parallel.over_devices(parallel.over_seeds(rank), num_devices, (0, 0, 0), donate=False)
+        fn = parallel.over_devices(parallel.over_seeds(measure), num_devices, (0, 0, 0), donate=False)
         self._program = Compiled(fn)
 
     @property
@@ -324,11 +332,11 @@ class CompiledRank:
         return self._program.seconds
 
     def __call__(self, variables: Variables, queries: Any, context: Any) -> np.ndarray:
-        ranks, bad = jax.device_get(self._program(variables, queries, context))
+        values, bad = jax.device_get(self._program(variables, queries, context))
         check_finite(bad, "evaluation")
         if self.num_devices == 1:
-            return ranks
-        return np.moveaxis(ranks, 0, 1).reshape(ranks.shape[1], -1, *ranks.shape[3:])
+            return values
+        return np.moveaxis(values, 0, 1).reshape(values.shape[1], -1, *values.shape[3:])
 
 
 def _postfix(entry: Mapping[str, Any], metric: str) -> str:

@@ -39,6 +39,11 @@ TWINS = {
     ),
 }
 
+LOSSES = {
+    "ticoserec": "bce + contrastive",
+    **dict.fromkeys(("sasrec-bce", "sasrec-bce-full", "gru4rec-bce", "gru4rec-bce-full"), "bce"),
+}
+
 
 @pytest.fixture
 def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +73,7 @@ def test_tiny_runs_to_the_end(name: str, tmp_path: Path, monkeypatch: pytest.Mon
         assert all(0 <= value <= 1 for values in result.metrics.values() for value in values)
         assert result.protocol.ks and result.protocol.candidates
         assert not result.published  # nothing was published about made-up data
+        assert result.protocol.loss == LOSSES.get(result.model, "")
 
 
 @pytest.mark.parametrize("name", TWINS)

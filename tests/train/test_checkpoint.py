@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.train.checkpoint import Checkpoints, clear
+from jaxrec.train.checkpoint import Checkpoints, clear, keep_vocabulary, read_vocabulary
 from tests.train import killed, toy
 
 ROOT = Path(__file__).parents[2]
@@ -208,3 +208,33 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> N
     with np.load(tmp_path / "final.npz") as found:
         for name, leaf in zip(found.files, jax.tree.leaves(expected), strict=True):
             np.testing.assert_array_equal(found[name], leaf)
+
+
+@pytest.mark.parametrize("ids", [np.array([7, 3, 9]), np.array(["b", "aa"])])
+def test_raw_ids_come_back(tmp_path: Path, ids: np.ndarray) -> None:
+    digest = keep_vocabulary(tmp_path, {"item": ids})
+    np.testing.assert_array_equal(read_vocabulary(tmp_path)["item"], ids)
+    assert keep_vocabulary(tmp_path, {"item": ids.copy()}) == digest
+    assert keep_vocabulary(tmp_path, {"item": ids[::-1]}) != digest
+    np.testing.assert_array_equal(read_vocabulary(tmp_path)["item"], ids[::-1])
+
+
+def test_raw_ids_that_are_no_ids_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="vocabulary 'item' holds float64: raw ids are integers or text"):
+        keep_vocabulary(tmp_path, {"item": np.array([1.5])})
+
+
+def test_a_damaged_vocabulary_is_an_error_and_is_written_anew(tmp_path: Path) -> None:
+    keep_vocabulary(tmp_path, {"item": np.arange(50)})
+    path = tmp_path / "vocabulary.npz"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"vocabulary\.npz: no readable vocabulary"):
+        read_vocabulary(tmp_path)
+    keep_vocabulary(tmp_path, {"item": np.arange(50)})
+    np.testing.assert_array_equal(read_vocabulary(tmp_path)["item"], np.arange(50))
+
+
+def test_a_run_on_other_ids_does_not_continue(tmp_path: Path) -> None:
+    toy.run(tmp_path, epochs=(2,), stop_after=1, vocabulary={"item": np.array([1, 2])})
+    with pytest.raises(ValueError, match="was written by a run with vocabulary="):
+        toy.run(tmp_path, epochs=(2,), vocabulary={"item": np.array([2, 1])})

@@ -21,7 +21,7 @@ from jaxrec.tasks.next_item import Rows
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import make_rank, summarise
-from jaxrec.train.fit import CompiledRank, Phase, Selection, fit
+from jaxrec.train.fit import CompiledMeasure, Phase, Selection, fit
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
 from jaxrec.types import Array, Context, Protocol, Task
@@ -133,7 +133,7 @@ def test_the_first_change_of_the_parameters_is_the_gradient_of_the_global_batch(
 
 
 @functools.cache
-def ranker(num_devices: int) -> tuple[CompiledRank, dict[str, np.ndarray]]:
+def ranker(num_devices: int) -> tuple[CompiledMeasure, dict[str, np.ndarray]]:
     """Ranks of the test queries in packed rows, compiled once for all tasks."""
     queries = batched_queries(small.split().test, 2, multiple=num_devices)
     lengths = np.where(queries["mask"], np.minimum(queries["length"], small.MAX_LEN), 0)
@@ -142,7 +142,7 @@ def ranker(num_devices: int) -> tuple[CompiledRank, dict[str, np.ndarray]]:
     queries |= {"row": np.asarray(place.row), "slot": np.asarray(place.slot)}
     retriever = next_item.retriever(MODEL, rows)
     rank = make_rank(retriever, Protocol(), num_items=small.NUM_ITEMS, history=11)
-    return CompiledRank(rank, num_devices), queries
+    return CompiledMeasure(rank, num_devices), queries
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec.train.evaluate import check_finite, make_rank, summarise
-from jaxrec.train.fit import CompiledRank
+from jaxrec.train.fit import CompiledMeasure
 from jaxrec.types import Protocol, Retriever
 from tests.train import toy
 
@@ -194,8 +194,8 @@ def test_devices_share_the_queries_and_give_the_same_ranks(num_devices: int) -> 
             "items": rng.normal(size=(3, toy.NUM_ITEMS + 1, 4)).astype(np.float32),
         }
     }
-    expected = CompiledRank(rank, 1)(found, toy.queries(), toy.context())
-    got = CompiledRank(rank, num_devices)(
+    expected = CompiledMeasure(rank, 1)(found, toy.queries(), toy.context())
+    got = CompiledMeasure(rank, num_devices)(
         parallel.replicate(found, num_devices),
         parallel.split_leading(toy.queries(), num_devices),
         parallel.replicate(toy.context(), num_devices),
@@ -207,7 +207,7 @@ def test_devices_share_the_queries_and_give_the_same_ranks(num_devices: int) -> 
 
 
 def test_compiled_rank_raises_on_scores_that_are_not_finite() -> None:
-    rank = CompiledRank(make_rank(toy.RETRIEVER, Protocol(), num_items=toy.NUM_ITEMS, history=2), 1)
+    rank = CompiledMeasure(make_rank(toy.RETRIEVER, Protocol(), num_items=toy.NUM_ITEMS, history=2), 1)
     found = {
         "params": {
             "users": jnp.ones((1, toy.NUM_USERS, 4)),

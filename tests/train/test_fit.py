@@ -130,7 +130,7 @@ def run_script(workdir: Path, values: list[float], stop_after: int | None = None
     def losses(variables: Variables, batch: Any, key: Array, axis_name: str | None = None) -> Any:
         return {"down": -variables["params"]["count"]}, {}
 
-    selection = toy.selection(metric="mrr", **kwargs)._replace(rank=scripted(values))
+    selection = toy.selection(metric="mrr", **kwargs)._replace(measure=scripted(values))
     counting = task._replace(init=init, losses=losses)
     return toy.run(
         workdir,
@@ -222,7 +222,7 @@ def test_scores_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
     retriever = toy.RETRIEVER._replace(items=lambda v: v["params"]["items"] / 0.0)
     rank = make_rank(retriever, Protocol(), num_items=toy.NUM_ITEMS, history=2)
     with pytest.raises(ValueError, match="10 queries have NaN or infinite scores"):
-        toy.run(tmp_path, selection=toy.selection()._replace(rank=rank))
+        toy.run(tmp_path, selection=toy.selection()._replace(measure=rank))
 
 
 def test_batches_that_never_fit_their_rows_stop_the_run(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import optax
 
 from jaxrec import losses
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import make_rank
+from jaxrec.train.evaluate import make_rank, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection, fit
 from jaxrec.types import Array, Batch, Context, Key, Protocol, Retriever, Task, Variables
 
@@ -95,7 +95,7 @@ def queries(batches: int = 4, size: int = 3) -> dict[str, np.ndarray]:
 
 def selection(**kwargs: Any) -> Selection:
     rank = make_rank(RETRIEVER, Protocol(), num_items=NUM_ITEMS, history=2)
-    return Selection(rank, queries(), **{"metric": METRIC, "ks": (1, 5), **kwargs})
+    return Selection(rank, queries(), **{"metric": METRIC, "summarise": ranking_metrics((1, 5)), **kwargs})
 
 
 def phases(*epochs: int, task: Task | None = None) -> list[Phase]:

@@ -1,0 +1,167 @@
+"""Metrics of labelled impressions, over a whole set at once: from scores (or logits) and binary labels.
+
+Areas under curves are no means over examples, so they see all scores together: [N] → []. All run inside
+`jit`, hold a few arrays of length N, and leave out the rows that `where` does not mark.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.types import Array
+
+
+def auc(scores: Array, labels: Array, *, where: Array | None = None) -> Array:
+    """Area under the ROC curve: the share of (positive, negative) pairs in order, ties counting 1/2.
+
+    NaN where one of the classes is absent, or any marked score is NaN: such an area is not defined.
+
+    Args:
+      scores: any monotone transform of the probability, [N].
+      labels: 0 or 1, [N].
+      where: True where the row is real, [N].
+
+    >>> float(auc(jnp.array([0.1, 0.4, 0.4, 0.8]), jnp.array([0, 0, 1, 1])))  # (1 + 1/2 + 1 + 1) / 4
+    0.875
+    """
+    group = jnp.zeros(scores.shape, jnp.int32)
+    found = _auc_of_groups(scores, labels, group, _all(scores, where))
+    return found.auc[0]
+
+
+class GroupAuc(NamedTuple):
+    """gauc: weighted mean of the AUC of each group that has both classes; used: how many have."""
+
+    gauc: Array
+    used: Array
+
+
+def gauc(
+    scores: Array, labels: Array, group: Array, *, where: Array | None = None, weighted: bool = True
+) -> GroupAuc:
+    """Mean over users of each user's AUC, weighted by impressions (Zhou et al., KDD 2018, section 6.3).
+
+    Users whose impressions are all clicked or all not have no AUC and are left out; `used` says how many
+    are not. NaN if none is left.
+
+    Args:
+      scores: [N]; labels: 0 or 1, [N]; where: True where the row is real, [N].
+      group: id of the user, int [N], of any range.
+      weighted: weight users by their impressions; False gives each user the same weight.
+    """
+    where = _all(scores, where)
+    found = _auc_of_groups(scores, labels, group, where)
+    used = found.both
+    weight = jnp.where(used, found.size if weighted else 1, 0).astype(jnp.float32)
+    share = weight / weight.sum()
+    return GroupAuc(jnp.sum(jnp.where(used, found.auc * share, 0.0)) / share.sum(), used.sum())
+
+
+class _Groups(NamedTuple):
+    auc: Array  # [N], of the groups in ascending order, then filler
+    size: Array
+    both: Array
+
+
+def _auc_of_groups(scores: Array, labels: Array, group: Array, where: Array) -> _Groups:
+    """AUC of each group by one sort. Row i of the result is the i-th smallest group."""
+    n = scores.shape[0]
+    unmarked, group, scores, labels = jax.lax.sort(
+        ((~where).astype(jnp.int32), group, scores, (labels > 0.5).astype(jnp.int32)), num_keys=3
+    )
+    marked = 1 - unmarked
+    positive, negative = labels * marked, (1 - labels) * marked
+
+    def starts(*keys: Array) -> Array:
+        changes = jnp.zeros(n, bool).at[0].set(True)
+        for key in keys:
+            changes = changes | jnp.concatenate([jnp.ones(1, bool), key[1:] != key[:-1]])
+        return changes
+
+    of_group = jnp.cumsum(starts(unmarked, group)) - 1
+    of_tie = jnp.cumsum(starts(unmarked, group, scores)) - 1
+
+    def total(values: Array, of: Array) -> Array:
+        return jax.ops.segment_sum(values, of, num_segments=n, indices_are_sorted=True)
+
+    positives, negatives = total(positive, of_group), total(negative, of_group)
+    before_group = jnp.cumsum(negatives) - negatives
+    ties = total(negative, of_tie)
+    below = (jnp.cumsum(ties) - ties)[of_tie] - before_group[of_group]
+    # The share of its group's negatives that a positive is above; shares, since pairs overflow int32.
+    ordered = (below + 0.5 * ties[of_tie]) / jnp.maximum(negatives, 1)[of_group]
+    area = total(jnp.where(positive > 0, ordered, 0.0), of_group) / jnp.maximum(positives, 1)
+    both = (positives > 0) & (negatives > 0)
+    broken = total((jnp.isnan(scores) & (marked > 0)).astype(jnp.int32), of_group) > 0
+    size = total(marked, of_group)
+    return _Groups(jnp.where(both & ~broken, area, jnp.nan), size, both)
+
+
+def log_loss(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
+    """Mean binary cross-entropy in nats, from logits: [N], [N] → []."""
+    return _mean(jax.nn.softplus(logits) - labels * logits, where)
+
+
+def calibration_ratio(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
+    """Mean predicted probability over the share of positives, 1 when calibrated: [N], [N] → [].
+
+    Infinite where there is no positive.
+    """
+    return _mean(jax.nn.sigmoid(logits), where) / _mean(labels, where)
+
+
+class Reliability(NamedTuple):
+    """Per bin of equal width in probability: mean prediction, share of positives, rows; 0 in empty bins."""
+
+    predicted: Array
+    observed: Array
+    count: Array
+
+
+def reliability(
+    logits: Array, labels: Array, *, num_bins: int = 10, where: Array | None = None
+) -> Reliability:
+    """The reliability curve, [N], [N] → [num_bins] each; bin b holds probabilities in [b, b + 1) / num_bins."""
+    if num_bins < 1:
+        raise ValueError(f"num_bins={num_bins}: must be at least 1")
+    prob = jax.nn.sigmoid(logits)
+    bins = jnp.clip((prob * num_bins).astype(jnp.int32), 0, num_bins - 1)
+    real = _all(logits, where).astype(jnp.float32)
+
+    def total(values: Array) -> Array:
+        return jax.ops.segment_sum(values * real, bins, num_segments=num_bins)
+
+    count = total(jnp.ones_like(prob))
+    safe = jnp.maximum(count, 1.0)
+    return Reliability(total(prob) / safe, total(labels.astype(jnp.float32)) / safe, count)
+
+
+def expected_calibration_error(
+    logits: Array, labels: Array, *, num_bins: int = 10, where: Array | None = None
+) -> Array:
+    """Mean over rows of |predicted - observed| of their bin (Guo et al., ICML 2017, eq. 3): [N], [N] → []."""
+    curve = reliability(logits, labels, num_bins=num_bins, where=where)
+    return jnp.sum(jnp.abs(curve.predicted - curve.observed) * curve.count) / jnp.maximum(
+        curve.count.sum(), 1
+    )
+
+
+def relative_improvement(auc_model: Array | float, auc_base: Array | float) -> Array:
+    """RelaImpr in percent: (AUC - 0.5) / (AUC of the base - 0.5) - 1 (Zhou et al., KDD 2018, eq. 6).
+
+    >>> round(float(relative_improvement(0.71, 0.70)), 2)
+    5.0
+    """
+    return 100.0 * ((jnp.asarray(auc_model) - 0.5) / (jnp.asarray(auc_base) - 0.5) - 1.0)
+
+
+def _all(values: Array, where: Array | None) -> Array:
+    return jnp.ones(values.shape, bool) if where is None else where
+
+
+def _mean(values: Array, where: Array | None) -> Array:
+    where = _all(values, where)
+    return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)

@@ -1,0 +1,35 @@
+"""The benchmarks: a figure comes out, with its unit, and ratios point the right way."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from experiments import speed
+from experiments.speed import Figure
+
+
+def test_figures_of_an_epoch() -> None:
+    figures = list(itertools.islice(speed.ticoserec(speed.Config(tiny=True, repeats=2)), 2))
+    assert [(f.name, f.unit, f.repeats) for f in figures] == [
+        ("ticoserec/epoch_plain", "s", 2),
+        ("ticoserec/epoch_plain:compile", "s", 1),
+    ]
+    assert 0 < figures[0].min <= figures[0].median <= figures[0].max
+
+
+@pytest.mark.parametrize(("unit", "median"), [("s", 2.0), ("sequences/s", 50.0)])
+def test_a_ratio_above_one_is_faster_than_the_baseline(unit: str, median: float) -> None:
+    baseline = {"a": 5.0 if unit == "s" else 20.0}
+    figure = Figure("a", unit, median, median, median, 1)
+    assert speed.ratio(figure, baseline) == "2.5x"
+    assert speed.ratio(figure._replace(name="b"), baseline) == ""
+
+
+def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="repeats=0: must be at least 1"):
+        speed.Config(repeats=0)
+    with pytest.raises(ValueError, match="no such file"):
+        speed.Config(baseline=str(tmp_path / "absent.json"))

@@ -1,0 +1,128 @@
+"""Metrics of labelled impressions: against all pairs in NumPy, and at the edges."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import metrics
+
+N = 60
+jit_auc = jax.jit(metrics.auc)
+jit_gauc = jax.jit(metrics.gauc, static_argnames="weighted")
+
+
+def pairs_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Share of (positive, negative) pairs in order; a tie is half a pair."""
+    difference = scores[labels == 1][:, None] - scores[labels == 0][None]
+    return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+
+
+@pytest.fixture(scope="module")
+def rows() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scores with many ties, labels, users (user 7 has one class only), and which rows are real."""
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-4, 5, N).astype(np.float32) / 2
+    labels = (rng.random(N) < 0.4).astype(np.float32)
+    users = rng.integers(-2, 6, N).astype(np.int32)
+    users[:4], labels[:4] = 7, 1.0
+    return scores, labels, users, rng.random(N) < 0.8
+
+
+def test_auc_counts_pairs_and_half_of_ties(rows: tuple[np.ndarray, ...]) -> None:
+    scores, labels, _, where = rows
+    assert np.isclose(jit_auc(scores, labels), pairs_auc(scores, labels), atol=1e-6)
+    assert np.isclose(
+        jit_auc(scores, labels, where=where), pairs_auc(scores[where], labels[where]), atol=1e-6
+    )
+
+
+def test_auc_turns_around_with_the_scores(rows: tuple[np.ndarray, ...]) -> None:
+    scores, labels, *_ = rows
+    assert np.isclose(jit_auc(-scores, labels), 1 - jit_auc(scores, labels), atol=1e-6)
+    assert np.isclose(jit_auc(np.exp(scores), labels), jit_auc(scores, labels), atol=1e-6)
+
+
+def test_auc_of_constant_scores_is_a_half(rows: tuple[np.ndarray, ...]) -> None:
+    assert jit_auc(np.zeros(N, np.float32), rows[1]) == 0.5
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_auc_of_one_class_is_not_defined(rows: tuple[np.ndarray, ...], label: float) -> None:
+    assert np.isnan(jit_auc(rows[0], np.full(N, label, np.float32)))
+    assert np.isnan(jit_auc(rows[0], rows[1], where=np.zeros(N, bool)))
+
+
+def test_auc_of_a_nan_score_is_not_defined_unless_masked(rows: tuple[np.ndarray, ...]) -> None:
+    scores, labels, _, where = rows
+    broken = np.where(where, scores, np.nan)
+    assert np.isnan(jit_auc(broken, labels))
+    assert jit_auc(broken, labels, where=where) == jit_auc(scores, labels, where=where)
+
+
+def test_auc_of_many_pairs_does_not_overflow() -> None:
+    labels = (np.arange(200_000) % 2).astype(np.float32)  # 10^10 pairs, one in two neighbours out of order
+    found = float(metrics.auc(jnp.arange(200_000, dtype=jnp.float32), labels))
+    assert np.isclose(found, 0.5 + 0.5 / 100_000, atol=2e-6)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_gauc_is_the_mean_over_users_with_both_classes(rows: tuple[np.ndarray, ...], weighted: bool) -> None:
+    scores, labels, users, where = rows
+    total, weights, used = 0.0, 0, 0
+    for user in np.unique(users):
+        mine = (users == user) & where
+        if len(set(labels[mine])) == 2:
+            weight = int(mine.sum()) if weighted else 1
+            total += weight * pairs_auc(scores[mine], labels[mine])
+            weights, used = weights + weight, used + 1
+    found = jit_gauc(scores, labels, users, where=where, weighted=weighted)
+    assert np.isclose(found.gauc, total / weights, atol=1e-6)
+    assert found.used == used < len(np.unique(users))
+
+
+def test_gauc_of_one_user_is_the_auc(rows: tuple[np.ndarray, ...]) -> None:
+    scores, labels, _, where = rows
+    found = jit_gauc(scores, labels, np.full(N, 3, np.int32), where=where)
+    assert np.isclose(found.gauc, jit_auc(scores, labels, where=where), atol=1e-6)
+
+
+def test_gauc_without_a_user_of_both_classes_is_not_defined(rows: tuple[np.ndarray, ...]) -> None:
+    found = jit_gauc(rows[0], rows[1], np.arange(N, dtype=np.int32))
+    assert np.isnan(found.gauc) and found.used == 0
+
+
+def test_log_loss_is_the_mean_negative_log_likelihood(rows: tuple[np.ndarray, ...]) -> None:
+    logits, labels, _, where = rows
+    prob = 1 / (1 + np.exp(-logits[where]))
+    expected = -np.mean(np.where(labels[where] == 1, np.log(prob), np.log(1 - prob)))
+    assert np.isclose(metrics.log_loss(logits, labels, where=where), expected, atol=1e-6)
+    assert np.isfinite(metrics.log_loss(np.array([200.0, -200.0], np.float32), np.array([0.0, 1.0])))
+
+
+def test_predictions_equal_to_the_rate_are_calibrated() -> None:
+    labels = np.array([1, 0, 0, 0], np.float32)
+    logits = np.full(4, np.log(0.25 / 0.75), np.float32)
+    assert np.isclose(metrics.calibration_ratio(logits, labels), 1.0)
+    assert np.isclose(metrics.expected_calibration_error(logits, labels), 0.0, atol=1e-6)
+
+
+def test_calibration_error_by_hand() -> None:
+    logits = np.log(np.array([0.1, 0.3, 0.9, 0.9]) / np.array([0.9, 0.7, 0.1, 0.1])).astype(np.float32)
+    labels = np.array([0, 1, 1, 0], np.float32)  # bins of a half: means 0.2 and 0.9, rates 1/2 and 1/2
+    found = metrics.expected_calibration_error(logits, labels, num_bins=2)
+    assert np.isclose(found, (2 * 0.3 + 2 * 0.4) / 4, atol=1e-6)
+    real = np.array([True, True, False, False])
+    assert np.isclose(
+        metrics.expected_calibration_error(logits, labels, num_bins=2, where=real), 0.3, atol=1e-6
+    )
+    curve = metrics.reliability(logits, labels, num_bins=2)
+    np.testing.assert_allclose(curve.predicted, [0.2, 0.9], atol=1e-6)
+    np.testing.assert_array_equal(curve.count, [2, 2])
+
+
+def test_bins_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="num_bins=0: must be at least 1"):
+        metrics.reliability(jnp.zeros(2), jnp.zeros(2), num_bins=0)

@@ -6,7 +6,9 @@ split         leave-one-out, split by time
 store         finds or downloads a file: JAXREC_DATA_DIR, the cache, the source's public address
 sources       one file per public source
 files         a user's own CSV, Parquet and line files
-synthetic     small sets with known answers
+impressions   the labelled table and its splits; features turns raw columns into it, leakage guards it,
+              negatives adds unobserved pairs, tables streams large files, summary describes it
+synthetic     small sets with known answers; synthetic_multitask: task pairs and funnels
 
 `python -m jaxrec.data --help` lists, downloads, describes and validates data sets.
 """

@@ -5,33 +5,82 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import tyro
 
 from jaxrec.data import store
 from jaxrec.data.files import read_csv, read_parquet
+from jaxrec.data.impressions import ImpressionSplit
 from jaxrec.data.interactions import Sequences, format_statistics
 from jaxrec.data.lines import read_lines
-from jaxrec.data.sources import coserec, movielens, sasrec, ticoserec
-from jaxrec.data.sources.dataset import Dataset
+from jaxrec.data.sources import (
+    aliccp,
+    aliexpress,
+    census,
+    coserec,
+    criteo,
+    movielens,
+    retailrocket,
+    sasrec,
+    ticoserec,
+)
+from jaxrec.data.sources.dataset import Dataset, Table
 from jaxrec.data.split import future_share, leave_one_out
+from jaxrec.data.summary import format_split
 
-SOURCES = (movielens, ticoserec, coserec, sasrec)
+SOURCES = (movielens, ticoserec, coserec, sasrec, census, retailrocket)
+
+
+class Format(NamedTuple):
+    """Reads files that no public address gives. files: what they are, in order."""
+
+    files: str
+    load: Callable[..., ImpressionSplit]
+
+
+FORMATS = {
+    "criteo": Format("FILE", criteo.load),
+    "aliexpress": Format("TRAIN TEST", aliexpress.load),
+    "ali-ccp": Format("TRAIN VALIDATION TEST", aliccp.load_table),
+    "ali-ccp-logs": Format(
+        "SKELETON_TRAIN COMMON_TRAIN SKELETON_TEST COMMON_TEST",
+        lambda a, b, c, d, **options: aliccp.load(aliccp.Files(a, b), aliccp.Files(c, d), **options),
+    ),
+}
+
+
+class Entry(NamedTuple):
+    """A name that commands take: events, a labelled table, or both made from the same files."""
+
+    source: ModuleType
+    dataset: Dataset | None
+    table: Table | None
+
+    @property
+    def files(self) -> tuple[tuple[store.File, ...], ...]:
+        return next(found.files for found in (self.dataset, self.table) if found is not None)
 
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """Lists the public data sets with size, state and licence."""
+    """Lists the public data sets with content, size, state and licence, and the formats `table` reads."""
 
     def run(self) -> None:
-        for source in SOURCES:
-            for dataset in source.DATASETS:
-                size = sum(alternatives[-1].size for alternatives in dataset.files) / 1e6
-                name = f"{source.SOURCE.name}/{dataset.name}"
-                print(f"{name:<28} {size:5.1f} MB  {_state(dataset):<19} {source.SOURCE.licence}")
+        for name, entry in _entries().items():
+            size = sum(alternatives[-1].size for alternatives in entry.files) / 1e6
+            content = "+".join(
+                what
+                for what, found in (("events", entry.dataset), ("table", entry.table))
+                if found is not None
+            )
+            state, licence = _state(entry.files), entry.source.SOURCE.licence
+            print(f"{name:<28} {content:<13} {size:5.1f} MB  {state:<19} {licence}")
+        for name, form in FORMATS.items():
+            print(f"{name:<28} {'table':<13} {'':>8}  files of your own: table {name} {form.files}")
         print(f"\nJAXREC_DATA_DIR: {store.data_dir() or 'unset'}\ncache: {store.cache_dir()}")
 
 
@@ -42,8 +91,11 @@ class Stats:
     name: tyro.conf.Positional[str]  # such as movielens/ml-100k; see `list`
 
     def run(self) -> None:
-        source, dataset = _find(self.name)
-        _describe(source.load(dataset.name))
+        entry = _find(self.name)
+        if entry.dataset is not None:
+            _describe(entry.source.load(entry.dataset.name))
+        if entry.table is not None:
+            print(format_split(entry.source.load_impressions(entry.table.name)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +105,30 @@ class Download:
     name: tyro.conf.Positional[str]  # such as movielens/ml-100k; see `list`
 
     def run(self) -> None:
-        source, dataset = _find(self.name)
-        store.show_terms(source.SOURCE)
-        for alternatives in dataset.files:
+        entry = _find(self.name)
+        store.show_terms(entry.source.SOURCE)
+        for alternatives in entry.files:
             file = next((file for file in alternatives if store.find(file)), alternatives[-1])
             store.read(file)
             print(f"{store.find(file)}: sha256 verified")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadTable:
+    """Reads labelled files of your own in a known format, checks them for leaks, prints their statistics."""
+
+    format: tyro.conf.Positional[str]  # criteo, aliexpress, ali-ccp or ali-ccp-logs; see `list`
+    files: tyro.conf.Positional[tuple[Path, ...]]  # as `list` names them, in that order
+    min_count: int | None = None  # rarer values are out of vocabulary; None: what the format's reader has
+
+    def run(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format {self.format!r}: unknown; one of {', '.join(FORMATS)}")
+        form = FORMATS[self.format]
+        if len(self.files) != len(form.files.split()):
+            raise ValueError(f"{self.format}: {len(self.files)} files given, expected {form.files}")
+        options = {} if self.min_count is None else {"min_count": self.min_count}
+        print(format_split(form.load(*self.files, **options)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,23 +173,35 @@ Command = (
     Annotated[List, tyro.conf.subcommand("list")]
     | Annotated[Stats, tyro.conf.subcommand("stats")]
     | Annotated[Download, tyro.conf.subcommand("download")]
+    | Annotated[ReadTable, tyro.conf.subcommand("table")]
     | Annotated[Validate, tyro.conf.subcommand("validate")]
 )
 
 
-def _state(dataset: Dataset) -> str:
+def _state(files: tuple[tuple[store.File, ...], ...]) -> str:
     """The state of a data set is that of the file hardest to get."""
     order = ("in JAXREC_DATA_DIR", "cached", "to download", "not to be had")
-    return max((store.state(*alternatives) for alternatives in dataset.files), key=order.index)
+    return max((store.state(*alternatives) for alternatives in files), key=order.index)
 
 
-def _find(name: str) -> tuple[ModuleType, Dataset]:
-    named = {f"{s.SOURCE.name}/{d.name}": (s, d) for s in SOURCES for d in s.DATASETS}
-    if name not in named:
-        near = difflib.get_close_matches(name, named, n=1, cutoff=0.3)
+def _entries() -> dict[str, Entry]:
+    """Every public data set by name, in the order of the sources."""
+    entries = {}
+    for source in SOURCES:
+        datasets = {dataset.name: dataset for dataset in getattr(source, "DATASETS", ())}
+        tables = {table.name: table for table in getattr(source, "TABLES", ())}
+        for name in dict.fromkeys([*datasets, *tables]):
+            entries[f"{source.SOURCE.name}/{name}"] = Entry(source, datasets.get(name), tables.get(name))
+    return entries
+
+
+def _find(name: str) -> Entry:
+    entries = _entries()
+    if name not in entries:
+        near = difflib.get_close_matches(name, entries, n=1, cutoff=0.3)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"data set {name!r}: unknown{hint}; one of {', '.join(named)}")
-    return named[name]
+        raise ValueError(f"data set {name!r}: unknown{hint}; one of {', '.join(entries)}")
+    return entries[name]
 
 
 def _describe(sequences: Sequences) -> None:
@@ -137,7 +219,7 @@ def _describe(sequences: Sequences) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Runs a command; 0 if all is well, 1 with the error on stderr."""
-    command: List | Stats | Download | Validate = tyro.cli(
+    command: List | Stats | Download | ReadTable | Validate = tyro.cli(
         Command,  # type: ignore[arg-type]
         prog="python -m jaxrec.data",
         description=__doc__,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
+from jaxrec.data.impressions import Impressions
 from jaxrec.data.interactions import Statistics
 from jaxrec.data.store import File
 
@@ -29,7 +30,18 @@ class Dataset(NamedTuple):
     expected: Expected
 
 
-def pick(datasets: Iterable[Dataset], name: str) -> Dataset:
+class Table(NamedTuple):
+    """One labelled table of a source. positives: {task: rows of label 1} that it must have."""
+
+    name: str
+    files: tuple[tuple[File, ...], ...]
+    positives: Mapping[str, int]
+
+
+Named = TypeVar("Named", Dataset, Table)
+
+
+def pick(datasets: Iterable[Named], name: str) -> Named:
     """The data set of this name; ValueError naming the nearest and all names."""
     named = {dataset.name: dataset for dataset in datasets}
     if name not in named:
@@ -45,4 +57,15 @@ def check(name: str, found: Statistics, expected: Expected) -> None:
         if getattr(found, field) != value:
             raise ValueError(
                 f"{name}: {field} = {getattr(found, field)}, expected {value}; the parser or file is wrong"
+            )
+
+
+def check_table(impressions: Impressions, table: Table) -> None:
+    """Raises ValueError unless each task has the expected number of positives."""
+    for task, positives in table.positives.items():
+        found = int(impressions.labels[task].sum())
+        if found != positives:
+            raise ValueError(
+                f"{impressions.name}: {found:,} rows with {task} = 1, expected {positives:,}; the parser or "
+                "file is wrong"
             )

@@ -1,4 +1,6 @@
-"""MovieLens-100K: ratings with times, movie and user columns (Harper and Konstan, doi:10.1145/2827872).
+"""MovieLens: ratings, movie and user columns (Harper and Konstan, doi:10.1145/2827872).
+
+ml-100k comes with times, ml-1m without: see `load_impressions`.
 
 Made from the GroupLens archive; where only a package index can be reached, the same files are read out of
 the RecBole 1.2.1 wheel, without installing it. The checksums are those of the wheel's files, which the
@@ -16,9 +18,13 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data import vocab
+from jaxrec.data.features import Category, Number, Tags, encode, fit
+from jaxrec.data.impressions import Impressions, ImpressionSplit, random_rows, time_rows
 from jaxrec.data.interactions import Interactions, Sequences
-from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
-from jaxrec.data.store import File, Route, Source, http, member, read, show_terms, wheel
+from jaxrec.data.negatives import add_unobserved
+from jaxrec.data.raw import Coded, Ragged, Raw
+from jaxrec.data.sources.dataset import Dataset, Expected, Table, check, check_table, pick
+from jaxrec.data.store import File, Route, Source, find, http, member, read, show_terms, wheel
 
 SOURCE = Source(
     "movielens",
@@ -108,11 +114,43 @@ _USERS = File(
     _routes("ml-100k.user", "u.user", convert_users),
 )
 
+_ZIP_1M = File(
+    "movielens-1m/ml-1m.zip",
+    "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+    5917549,
+    (http("https://files.grouplens.org/datasets/movielens/ml-1m.zip"),),
+)
+_PACKED_1M = File(
+    "movielens-1m/ratings_no_time.npz",
+    "a9181b040d9098fc0e12cc22ada8171f66cc85e15673e9bdee930d0002956865",
+    1677622,
+)
+_USERS_1M = File(
+    "movielens-1m/users.dat",
+    "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
+    134368,
+    (member(_ZIP_1M, "ml-1m/users.dat", _member("ml-1m/users.dat")),),
+)
+_MOVIES_1M = File(
+    "movielens-1m/movies.dat",
+    "0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9",
+    171308,
+    (member(_ZIP_1M, "ml-1m/movies.dat", _member("ml-1m/movies.dat")),),
+)
+
 DATASETS = (
     Dataset(
         "ml-100k",
         ((_RATINGS,), (_ITEMS,), (_USERS,)),
         Expected(943, 1682, 100000, "1997-09-20", "1998-04-22"),
+    ),
+)
+TABLES = (
+    Table("ml-100k", ((_RATINGS,), (_ITEMS,), (_USERS,)), {"watched": 100_000, "liked": 55_375}),
+    Table(
+        "ml-1m",
+        ((_PACKED_1M, _ZIP_1M), (_MOVIES_1M,), (_USERS_1M,)),
+        {"watched": 1_000_209, "liked": 575_281},
     ),
 )
 
@@ -184,3 +222,118 @@ def _by_id(feature: str, rows: list[list[str]]) -> list[list[str]]:
 def _checked(interactions: Interactions, expected: Expected) -> Interactions:
     check(interactions.name, interactions.statistics(), expected)
     return interactions
+
+
+def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> ImpressionSplit:
+    """Three tasks about a user and a movie: `watched`, `liked` (rating >= 4), and `rating` as a number.
+
+    Rows: every rating (watched), and for each `negatives` movies drawn uniformly among those its user had not
+    rated up to its part of the split (not watched). watched and liked are labelled on every row, liked
+    implying watched (`as_ctr_cvr("watched", "liked")` gives the tasks of ESMM); rating, 1..5, only where
+    watched.
+
+    ml-100k is split by time, 80/10/10; its users rate within days, so most users of the test part are new:
+    their id is out of vocabulary, and what is known of them is age, gender and occupation. ml-1m is split
+    at random, 80/10/10 by `seed`, since it has no times here.
+
+    Features: user and movie id; age (in years for ml-100k, in GroupLens' seven ranges for ml-1m), gender,
+    occupation; year and genres of the movie.
+    """
+    table = pick(TABLES, name)
+    if name == "ml-1m":
+        show_terms(SOURCE)
+        interactions, users, movies = _million()
+        parts = random_rows(interactions.user.size, seed=seed)
+    else:
+        interactions, users, movies = load_interactions(name), load_users(name), load_movies(name)
+        assert interactions.time is not None
+        parts = time_rows(interactions.time)
+    pairs = add_unobserved(
+        interactions.user - 1,
+        interactions.item - 1,
+        interactions.num_items,
+        parts,
+        per_pair=negatives,
+        seed=seed,
+    )
+    raw: dict[str, Raw] = {
+        "user_id": Coded(pairs.user, interactions.user_ids),
+        "movie_id": Coded(pairs.item, interactions.item_ids),
+        "age": _of(users.age, pairs.user) if name == "ml-1m" else users.age[pairs.user],
+        "gender": _of(users.gender, pairs.user),
+        "occupation": _of(users.occupation, pairs.user),
+        "year": _of(movies.year, pairs.item),
+        "genres": _tags(movies.genres[pairs.item]),
+    }
+    specs = [
+        Category("user_id"),
+        Category("movie_id"),
+        Category("age") if name == "ml-1m" else Number("age"),
+        Category("gender"),
+        Category("occupation"),
+        Category("year", missing=(0,)),
+        Tags("genres"),
+    ]
+    encoders = fit(specs, raw, pairs.rows.train)
+    assert interactions.value is not None
+    rating = np.where(pairs.observed, interactions.value[pairs.origin], 0).astype(np.float32)
+    impressions = Impressions(
+        f"movielens/{name}",
+        encode(encoders, raw),
+        encoders.fields,
+        labels={
+            "watched": pairs.observed.astype(np.float32),
+            "liked": (rating >= 4).astype(np.float32),
+            "rating": rating,
+        },
+        spaces={"rating": pairs.observed},
+        group=(pairs.user + 1).astype(np.int32),
+        time=None if interactions.time is None else interactions.time[pairs.origin],
+        regression=("rating",),
+    )
+    check_table(impressions, table)
+    return impressions.split(*pairs.rows[:3], rule=pairs.rows.rule)
+
+
+def _of(column: np.ndarray, rows: np.ndarray) -> Coded:
+    """A column of users or movies for the rows of pairs."""
+    values, codes = np.unique(column, return_inverse=True)
+    return Coded(codes[rows], values)
+
+
+def _tags(genres: np.ndarray) -> Ragged:
+    """Flags [N, genres] as the names of each row's genres."""
+    _, which = np.nonzero(genres)
+    offsets = np.concatenate([[0], np.cumsum(genres.sum(axis=1))]).astype(np.int64)
+    return Ragged(Coded(which, np.array(GENRES)), offsets)
+
+
+def _million() -> tuple[Interactions, Users, Movies]:
+    """MovieLens-1M without its times, so that a copy packed without them gives the same table."""
+    if find(_PACKED_1M) is not None:
+        with np.load(io.BytesIO(read(_PACKED_1M))) as packed:
+            user, movie, rating = (packed[name].astype(np.int64) for name in ("user", "movie", "rating"))
+    else:
+        lines = _member("ml-1m/ratings.dat")(read(_ZIP_1M))
+        user, movie, rating, _ = (
+            np.array(lines.replace(b"::", b" ").split()).astype(np.int64).reshape(-1, 4).T
+        )
+    interactions = Interactions.from_raw(
+        "movielens/ml-1m", user, movie, value=rating.astype(np.float32), order="sorted"
+    )
+    described = {int(row[0]): row for row in _dat(_USERS_1M)}
+    rows = [described[raw] for raw in interactions.user_ids.tolist()]
+    _, gender, age, occupation, zip_code = (np.array(column) for column in zip(*rows, strict=True))
+    users = Users(age.astype(np.int32), gender, occupation.astype(np.int64), zip_code)
+    described = {int(row[0]): row for row in _dat(_MOVIES_1M)}
+    rows = [described[raw] for raw in interactions.item_ids.tolist()]
+    year = [re.search(r"\((\d{4})\)\s*$", row[1]) for row in rows]
+    genres = np.array([[genre in row[2].split("|") for genre in GENRES] for row in rows])
+    movies = Movies(
+        np.array([row[1] for row in rows]), np.array([int(y[1]) if y else 0 for y in year], np.int32), genres
+    )
+    return interactions, users, movies
+
+
+def _dat(file: File) -> list[list[str]]:
+    return [line.split("::") for line in read(file).decode("latin-1").split("\n") if line]

@@ -1,0 +1,66 @@
+"""Raw columns of features, before `features` turns them into model inputs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrec.data.vocab import as_raw
+
+
+class Coded(NamedTuple):
+    """A column whose row i holds values[codes[i]], or nothing where the code is -1. values: distinct."""
+
+    codes: np.ndarray
+    values: np.ndarray
+
+
+class Ragged(NamedTuple):
+    """A column whose row i holds the values from offsets[i] to offsets[i + 1]: none, one or more."""
+
+    values: np.ndarray | Coded
+    offsets: np.ndarray
+
+
+Raw = np.ndarray | Coded | Ragged  # an array holds one number, integer or text a row
+
+
+def num_rows(column: Raw) -> int:
+    if isinstance(column, Ragged):
+        return len(column.offsets) - 1
+    return len(column.codes if isinstance(column, Coded) else column)
+
+
+def as_coded(name: str, column: Raw, missing: tuple[int | str, ...] = ()) -> Coded:
+    """A column of one integer or text a row as codes, -1 where the value is among `missing` or empty text.
+
+    Raises ValueError naming the feature for other columns and for codes that point nowhere.
+    """
+    if isinstance(column, Ragged):
+        raise ValueError(f"{name}: the raw column has several values a row; use Tags")
+    if isinstance(column, Coded):
+        values, codes = as_raw(name, column.values), column.codes
+        if codes.dtype.kind not in "iu" or (codes.size and (codes.min() < -1 or codes.max() >= len(values))):
+            raise ValueError(f"{name}: codes must be integers within -1..{len(values) - 1}, -1 for missing")
+        if np.unique(values).size != values.size:
+            raise ValueError(f"{name}: values of coded columns must be distinct; join the equal ones")
+    else:
+        values, codes = np.unique(as_raw(name, column), return_inverse=True)
+    text = values.dtype.kind == "U"
+    if any(isinstance(value, str) != text for value in missing):
+        raise ValueError(f"{name}: missing={missing} is not of the column's type {values.dtype}")
+    absent = np.append(np.isin(values, np.array([*missing, ""] if text else missing)), True)
+    codes = codes.astype(np.int64)
+    return Coded(np.where(absent[codes], -1, codes), values)
+
+
+def as_lists(name: str, column: Raw, missing: tuple[int | str, ...] = ()) -> tuple[Coded, np.ndarray]:
+    """Coded values of a ragged column end to end, and how many each row has; errors as `as_coded`."""
+    if not isinstance(column, Ragged):
+        raise ValueError(f"{name}: the raw column has one value a row; use Category, or make it Ragged")
+    values = as_coded(name, column.values, missing)
+    lengths = np.diff(column.offsets)
+    if column.offsets[0] != 0 or column.offsets[-1] != len(values.codes) or (lengths < 0).any():
+        raise ValueError(f"{name}: offsets must ascend from 0 to {len(values.codes)}, the number of values")
+    return values, lengths

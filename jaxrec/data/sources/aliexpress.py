@@ -1,0 +1,49 @@
+"""AliExpress search logs: click and conversion over all impressions, per country (Tianchi data set 74690).
+
+The data are behind a login, so there is no address to download them from: `load` reads train and test files
+of yours in the form that published comparisons share: the header search_id, categorical_1..16,
+numerical_1..63, click, conversion.
+
+Departs from their protocol, which stopped early on the test set: here validation is taken out of training.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxrec.data.features import Category, Number, Spec, encode, fit
+from jaxrec.data.impressions import Impressions, ImpressionSplit, random_rows
+from jaxrec.data.raw import Coded
+from jaxrec.data.tables import read_table
+
+CATEGORIES = tuple(f"categorical_{i}" for i in range(1, 17))
+NUMBERS = tuple(f"numerical_{i}" for i in range(1, 64))
+LABELS = ("click", "conversion")
+
+
+def load(
+    train: str | Path, test: str | Path, *, validation: float = 0.1, min_count: int = 1, seed: int = 0
+) -> ImpressionSplit:
+    """Tasks `click` and `conversion`, both on every row: this conversion is what ESMM calls ctcvr.
+
+    validation: share of the searches of `train`, taken at random and whole. The search id is the group, and
+    no feature. Ids that only `test` has are out of vocabulary. `as_ctr_cvr("click", "conversion")` of the
+    table gives the tasks of ESMM.
+    """
+    raw, (count, _) = read_table(
+        [train, test], categories=("search_id", *CATEGORIES), numbers=(*NUMBERS, *LABELS)
+    )
+    search = raw["search_id"]
+    assert isinstance(search, Coded)
+    searches = np.unique(search.codes[:count])
+    held_out = searches[random_rows(len(searches), validation=validation, test=0, seed=seed).validation]
+    in_validation = np.isin(search.codes[:count], held_out)
+    fitted, chosen = np.flatnonzero(~in_validation), np.flatnonzero(in_validation)
+    specs: list[Spec] = [*(Category(name, min_count=min_count) for name in CATEGORIES), *map(Number, NUMBERS)]
+    encoders = fit(specs, raw, fitted)
+    labels = {task: np.asarray(raw[task]) for task in LABELS}
+    table = Impressions("aliexpress", encode(encoders, raw), encoders.fields, labels, group=search.codes)
+    rule = f"the source's test file; validation {validation:g} of the searches, seed {seed}"
+    return table.split(fitted, chosen, np.arange(count, table.num_rows), rule=rule)

@@ -1,0 +1,44 @@
+"""Criteo display advertising: clicks, 13 counts and 26 hashed categories (Kaggle challenge of 2014).
+
+The data are behind a login, so there is no address to download them from: `load` reads a file of yours,
+`train.txt` as distributed (tabs, no header) or a CSV with the header label,I1..I13,C1..C26.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxrec.data.features import Category, Number, encode, fit
+from jaxrec.data.impressions import Impressions, ImpressionSplit, random_rows
+from jaxrec.data.tables import first_line, read_table
+
+COUNTS = tuple(f"I{i}" for i in range(1, 14))
+CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
+COLUMNS = ("label", *COUNTS, *CATEGORIES)
+
+
+def load(
+    path: str | Path, *, min_count: int = 10, validation: float = 0.1, test: float = 0.1, seed: int = 0
+) -> ImpressionSplit:
+    """One task, `click`; split at random, since rows have no times.
+
+    Counts become sign(x) log(1 + |x|), standardised (some are -1 or less), with an indicator where missing;
+    a category seen fewer than `min_count` times in training rows is out of vocabulary.
+    """
+    header = first_line(path)
+    has_header = header.split(",")[0] == "label"
+    raw, _ = read_table(
+        [path],
+        categories=CATEGORIES,
+        numbers=("label", *COUNTS),
+        names=None if has_header else COLUMNS,
+        delimiter="," if has_header else "\t",
+    )
+    label = np.asarray(raw["label"])
+    rows = random_rows(len(label), validation=validation, test=test, seed=seed)
+    specs = [Number(name, log=True, missing="indicator") for name in COUNTS]
+    encoders = fit([*specs, *(Category(name, min_count=min_count) for name in CATEGORIES)], raw, rows.train)
+    table = Impressions("criteo", encode(encoders, raw), encoders.fields, {"click": label})
+    return table.split(*rows[:3], rule=rows.rule)

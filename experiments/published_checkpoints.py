@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import sequential as lab
+from experiments.saving import save
 from jaxrec import config as command_line
 from jaxrec.convert import s3rec
 from jaxrec.data import store, synthetic
@@ -282,7 +283,7 @@ def rank(
         beside: dict[str, float] = {}
         if paper and compare and seen == "zero" and paper.metrics:
             beside = dict(zip(METRICS, paper.metrics, strict=True))
-        lab.save(
+        save(
             config.results,
             experiment=EXPERIMENT,
             dataset=data.split.sequences.name.split("/")[-1],

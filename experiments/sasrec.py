@@ -30,6 +30,7 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
+from experiments.saving import save
 from jaxrec import config as command_line
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences
@@ -243,7 +244,7 @@ def run(config: Config) -> None:
             )
             published, source = ({}, "") if ending else PUBLISHED.get((dataset, row), ({}, ""))
             negatives = "negatives avoid training items only, so a validation item may be among them"
-            path = lab.save(
+            path = save(
                 config.results,
                 experiment=EXPERIMENT,
                 dataset=dataset,

@@ -1,9 +1,8 @@
-"""What the experiments on item sequences share: resident columns, packed rows, ranking, floors, results."""
+"""What the experiments on item sequences share: resident columns, packed rows, ranking, floors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,16 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import packing
-from jaxrec.config import manifest
 from jaxrec.data.batching import batched_queries, next_item_columns
 from jaxrec.data.split import Queries, Split
-from jaxrec.report import plots, results
 from jaxrec.tasks.next_item import Encoder, Rows, retriever
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import make_rank, ranking_metrics, summarise
-from jaxrec.train.fit import CompiledMeasure, Fitted, Selection
-from jaxrec.types import Array, Context, Protocol, Result, Retriever, Variables
+from jaxrec.train.fit import CompiledMeasure, Selection
+from jaxrec.types import Array, Context, Protocol, Retriever, Variables
 
 EVALUATION_BATCH = 512
 VALIDATION_DRAW, TEST_DRAW = 1, 2  # seeds of sampled candidates: the same for every model and every seed
@@ -241,54 +238,3 @@ def random(data: Data, dim: int = 32) -> Retriever:
 def floor_variables(seeds: Sequence[int]) -> Variables:
     """What `random` and `popularity` take for parameters: a key for each seed."""
     return {"key": jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))}
-
-
-def save(
-    folder: str,
-    *,
-    experiment: str,
-    dataset: str,
-    model: str,
-    config: Mapping[str, Any],
-    protocol: Protocol,
-    seeds: Sequence[int],
-    metrics: Sequence[Mapping[str, float]],
-    published: Mapping[str, float] | None = None,
-    source: str = "",
-    fitted: Fitted | None = None,
-    note: str = "",
-) -> Path:
-    """Writes a result file and, where there is a history, the plot of the validation metric beside it."""
-    result = Result(
-        experiment=experiment,
-        dataset=dataset,
-        model=model,
-        config=config,
-        protocol=protocol,
-        seeds=tuple(seeds),
-        metrics={name: tuple(m[name] for m in metrics) for name in metrics[0]},
-        published=published or {},
-        source=source,
-        steps=fitted.steps if fitted else 0,
-        seconds=fitted.seconds if fitted else 0.0,
-        compile_seconds=fitted.compile_seconds if fitted else 0.0,
-        note=note,
-    )
-    path = results.write(result, folder, manifest=manifest())
-    metric = f"valid/{protocol.selection}"
-    if fitted and sum(metric in entry for entry in fitted.history) > 1:
-        _plot(fitted, metric, seeds, path.with_suffix(".png"))
-    return path
-
-
-def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:
-    runs = {
-        f"seed {seed}": [
-            {"epoch": entry["epoch"], metric: entry[metric][i]} for entry in fitted.history if metric in entry
-        ]
-        for i, seed in enumerate(seeds)
-    }
-    try:
-        plots.metric_curve(runs, metric, path)
-    except ImportError as error:
-        print(f"no plot of {metric}: {error}")

@@ -29,6 +29,7 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
+from experiments.saving import save
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment import operators as ops
@@ -410,21 +411,21 @@ def run(config: Config) -> None:
     for row in config.rows:
         data = lab.resident(leave_one_out(sequences))
         published, source = published_numbers(row, config)
-        save = functools.partial(
-            lab.save, config.results, experiment=EXPERIMENT, dataset=dataset_name(config), seeds=config.seeds
+        store = functools.partial(
+            save, config.results, experiment=EXPERIMENT, dataset=dataset_name(config), seeds=config.seeds
         )
         if row in ("random", "popularity"):
             scorer = lab.random(data) if row == "random" else lab.popularity(data)
             variables, floor = lab.floor_variables(config.seeds), protocol._replace(selection="none")
             found = lab.test(scorer, variables, data, floor, max_len=1, num_devices=config.num_devices)
-            save(model=row, config={}, protocol=floor, metrics=found)
+            store(model=row, config={}, protocol=floor, metrics=found)
             continue
         recipe, fitted, model = train(row, data, config, protocol)
         trained = protocol._replace(loss="bce + contrastive" if recipe.weight else "bce")
         found = lab.test(
             model, fitted.variables, data, trained, max_len=recipe.max_len, num_devices=config.num_devices
         )
-        path = save(
+        path = store(
             model=model_name(row, config),
             config={"recipe": dataclasses.asdict(recipe), **described(config)},
             protocol=trained,

@@ -120,7 +120,7 @@ def test_calibration_error_by_hand() -> None:
     )
     curve = metrics.reliability(logits, labels, num_bins=2)
     np.testing.assert_allclose(curve.predicted, [0.2, 0.9], atol=1e-6)
-    np.testing.assert_array_equal(curve.count, [2, 2])
+    np.testing.assert_array_equal(curve.rows, [2, 2])
 
 
 def test_bins_must_be_positive() -> None:

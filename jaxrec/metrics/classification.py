@@ -118,13 +118,13 @@ class Reliability(NamedTuple):
 
     predicted: Array
     observed: Array
-    count: Array
+    rows: Array
 
 
 def reliability(
     logits: Array, labels: Array, *, num_bins: int = 10, where: Array | None = None
 ) -> Reliability:
-    """The reliability curve, [N], [N] → [num_bins] each; bin b holds probabilities in [b, b + 1) / num_bins."""
+    """The reliability curve, [N], [N] → [num_bins] each: bin b holds probabilities from b / num_bins on."""
     if num_bins < 1:
         raise ValueError(f"num_bins={num_bins}: must be at least 1")
     prob = jax.nn.sigmoid(logits)
@@ -144,9 +144,7 @@ def expected_calibration_error(
 ) -> Array:
     """Mean over rows of |predicted - observed| of their bin (Guo et al., ICML 2017, eq. 3): [N], [N] → []."""
     curve = reliability(logits, labels, num_bins=num_bins, where=where)
-    return jnp.sum(jnp.abs(curve.predicted - curve.observed) * curve.count) / jnp.maximum(
-        curve.count.sum(), 1
-    )
+    return jnp.sum(jnp.abs(curve.predicted - curve.observed) * curve.rows) / jnp.maximum(curve.rows.sum(), 1)
 
 
 def relative_improvement(auc_model: Array | float, auc_base: Array | float) -> Array:

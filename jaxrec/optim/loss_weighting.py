@@ -1,27 +1,136 @@
-"""Ways to make one loss of several, as pure functions beside optax.
+"""Ways to make one gradient of several losses, as pure functions beside optax: those that read loss values.
 
-A weighting is `init` and `combine`. What it learns lives among the parameters, what it remembers in a
-state of its own; the training step knows neither's content.
+A weighting is `init` and `gradient`. What it learns lives among the parameters and is trained by the same
+optimiser, what it remembers in a state of its own; the training step knows neither's content, nor which
+method it runs. Those that read the gradients of tasks are in `jaxrec.optim.gradient_balancing`.
+
+Every loss is already a mean over its task's sample space (`losses.masked_mean`), so a rare task weighs as
+much as a frequent one. A weight that changes is logged as `weight/<loss>`: ∂ total / ∂ loss, what multiplies
+the gradient of that loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 
-from jaxrec.types import Array
+from jaxrec.types import Array, Key
+
+Losses = Mapping[str, Array]
+
+
+class Objective(NamedTuple):
+    """The losses of one step as functions of the model's parameters.
+
+    losses(params, probes) -> ({name: this device's share}, anything else)
+    probes() -> zeros that the model adds to the representations which it marks by `self.perturb(name, z)`, as
+        a collection of variables: the gradient with respect to them is that of z. {} if it marks none.
+    """
+
+    losses: Callable[[Any, Any], tuple[dict[str, Array], Any]]
+    probes: Callable[[], dict[str, Any]]
+
+
+class Descent(NamedTuple):
+    """What a weighting gives the step.
+
+    gradient: of {"model": …, "weighting": …}, summed over devices; state: what it remembers next; rest: what
+    the objective returned beside the losses; logs: scalars, the losses by name and their total as "loss".
+    """
+
+    gradient: Any
+    state: Any
+    rest: Any
+    logs: dict[str, Array]
+
+
+class Weighting(Protocol):
+    """What the training step asks of a method: init() -> (learned parameters, state), and `gradient`."""
+
+    @property
+    def init(self) -> Callable[[], tuple[Any, Any]]: ...
+
+    def gradient(
+        self, objective: Objective, params: Any, state: Any, key: Key, axis_name: str | None = None
+    ) -> Descent:
+        """The direction to descend from params {"model": …, "weighting": …}; traces the losses once."""
 
 
 class LossWeighting(NamedTuple):
-    """init() -> (learned parameters, state).
+    """A method that reads the values of the losses: a function from them to one total.
 
-    combine(learned parameters, state, losses) -> (total, state, weights).
+    init() -> (learned parameters, state)
+    combine(learned parameters, state, losses, key=None) -> (total, state, weights)
+        The losses are those of the global batch. Weights that are Python numbers are constants of the program
+        and are not logged.
     """
 
     init: Callable[[], tuple[Any, Any]]
-    combine: Callable[[Any, Any, Mapping[str, Array]], tuple[Array, Any, dict[str, Any]]]
+    combine: Callable[..., tuple[Array, Any, dict[str, Any]]]
+
+    def gradient(
+        self, objective: Objective, params: Any, state: Any, key: Key, axis_name: str | None = None
+    ) -> Descent:
+        """The gradient of the total, by one backward pass with ∂ total / ∂ loss as its cotangents."""
+        shares, pull_back, rest = jax.vjp(lambda p: objective.losses(p, {}), params["model"], has_aux=True)
+        losses = summed(shares, axis_name)
+
+        def combined(learned: Any, losses: Losses) -> tuple[Array, tuple[Any, dict[str, Any]]]:
+            total, remembered, weights = self.combine(learned, state, losses, key)
+            return total, (remembered, weights)
+
+        (total, (remembered, used)), (learned, weights) = jax.value_and_grad(
+            combined, argnums=(0, 1), has_aux=True
+        )(params["weighting"], losses)
+        (model,) = pull_back(weights)
+        changing = [name for name, weight in used.items() if isinstance(weight, jax.Array)]
+        return Descent(
+            gradient={"model": summed(model, axis_name), "weighting": learned},
+            state=remembered,
+            rest=rest,
+            logs={"loss": total, **losses, **{f"weight/{name}": weights[name] for name in changing}},
+        )
+
+    def beside(self, fixed: Mapping[str, float]) -> LossWeighting:
+        """The same method for all losses but those in `fixed`, such as a penalty, whose weights stay."""
+
+        def combine(
+            learned: Any, state: Any, losses: Losses, key: Key | None = None
+        ) -> tuple[Array, Any, dict[str, Any]]:
+            balanced = without(losses, fixed)
+            total, remembered, weights = self.combine(learned, state, balanced, key)
+            total = total + sum(weight * losses[name] for name, weight in fixed.items())
+            return total, remembered, {**weights, **fixed}
+
+        return LossWeighting(self.init, combine)
+
+
+def summed(tree: Any, axis_name: str | None) -> Any:
+    """The sum over devices of every leaf; without an axis name, the tree."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def without(losses: Losses, fixed: Mapping[str, float]) -> dict[str, Array]:
+    """The losses that have no fixed weight. Raises ValueError if one that has does not exist, or all have."""
+    if not fixed.keys() <= losses.keys() or fixed.keys() == losses.keys():
+        raise ValueError(
+            f"fixed weights for {sorted(fixed)}, but the task has the losses {sorted(losses)}: name only "
+            "those, and leave at least one to the weighting"
+        )
+    return {name: loss for name, loss in losses.items() if name not in fixed}
+
+
+def same_names(names: Sequence[str], losses: Losses) -> None:
+    """Raises ValueError unless the losses are those that a weighting was made for."""
+    if sorted(names) != sorted(losses):
+        raise ValueError(f"loss weights for {sorted(names)}, but the task has the losses {sorted(losses)}")
+
+
+def _weighted_sum(weights: Mapping[str, Any], losses: Losses) -> Array:
+    return jnp.sum(jnp.stack([weights[name] * loss for name, loss in losses.items()]))
 
 
 def static(weights: Mapping[str, float] | None = None) -> LossWeighting:
@@ -32,12 +141,165 @@ def static(weights: Mapping[str, float] | None = None) -> LossWeighting:
     """
 
     def combine(
-        parameters: Any, state: Any, losses: Mapping[str, Array]
+        learned: Any, state: Any, losses: Losses, key: Key | None = None
     ) -> tuple[Array, Any, dict[str, Any]]:
         used = dict.fromkeys(losses, 1.0) if weights is None else dict(weights)
-        if set(used) != set(losses):
-            raise ValueError(f"loss weights for {sorted(used)}, but the task has the losses {sorted(losses)}")
-        total = jnp.sum(jnp.stack([used[name] * loss for name, loss in losses.items()]))
-        return total, state, used
+        same_names(list(used), losses)
+        return _weighted_sum(used, losses), state, used
 
     return LossWeighting(init=lambda: ({}, {}), combine=combine)
+
+
+def scheduled(
+    start: Mapping[str, float], rate: Mapping[str, float], *, steps_per_epoch: int = 1
+) -> LossWeighting:
+    """Weights start · rateᵗ (PLE: Tang et al., RecSys 2020, equation 10).
+
+    t counts epochs, as in the paper, if steps_per_epoch is the plan's `num_steps`, and steps if it is 1.
+    """
+    _at_least_one("steps_per_epoch", steps_per_epoch)
+    if start.keys() != rate.keys():
+        raise ValueError(f"start of {sorted(start)}, rate of {sorted(rate)}: every loss needs both")
+
+    def combine(
+        learned: Any, state: Any, losses: Losses, key: Key | None = None
+    ) -> tuple[Array, Any, dict[str, Any]]:
+        same_names(list(start), losses)
+        t = (state["step"] // steps_per_epoch).astype(jnp.float32)
+        weights = {name: start[name] * jnp.power(jnp.float32(rate[name]), t) for name in start}
+        return _weighted_sum(weights, losses), {"step": state["step"] + 1}, weights
+
+    return LossWeighting(lambda: ({}, {"step": jnp.int32(0)}), combine)
+
+
+def random_weights() -> LossWeighting:
+    """Weights drawn anew at every step, a softmax of standard normals, of sum 1 (Lin et al., TMLR 2022)."""
+
+    def combine(
+        learned: Any, state: Any, losses: Losses, key: Key | None = None
+    ) -> tuple[Array, Any, dict[str, Any]]:
+        if key is None:
+            raise ValueError("random weights need a key: combine(learned, state, losses, key)")
+        names = sorted(losses)
+        drawn = jax.nn.softmax(jax.random.normal(key, (len(names),)))
+        weights = dict(zip(names, drawn, strict=True))
+        return _weighted_sum(weights, losses), state, weights
+
+    return LossWeighting(lambda: ({}, {}), combine)
+
+
+def uncertainty(
+    *,
+    regression: Sequence[str] = (),
+    classification: Sequence[str] = (),
+    start: float = 0.0,
+    bounds: tuple[float, float] = (-10.0, 10.0),
+) -> LossWeighting:
+    """A learned noise scale for each task (Kendall et al., CVPR 2018, equations 5 to 10).
+
+    With s = log σ², a squared error L adds e⁻ˢ L / 2 + s / 2, a cross-entropy e⁻ˢ L + s / 2. At its best s
+    a weighted loss is 1/2, whatever its scale. The total may be negative: look at the losses by name. σ² is
+    half the inverse of a logged weight in regression, its inverse in classification.
+
+    s belongs to the parameters of the optimiser, under "weighting", and should not decay:
+    `optax.adamw(rate, mask={"model": True, "weighting": False})`.
+
+    Args:
+      regression, classification: names of the losses of each form.
+      start: of every s.
+      bounds: s is used, and learns, only between them: without the lower one it would fall for ever where a
+        loss is 0.
+    """
+    factors = {**dict.fromkeys(regression, 0.5), **dict.fromkeys(classification, 1.0)}
+    if not factors or len(factors) < len(regression) + len(classification):
+        raise ValueError(
+            f"regression={list(regression)}, classification={list(classification)}: name every loss once, "
+            "under the form it has"
+        )
+    if not bounds[0] <= start <= bounds[1]:
+        raise ValueError(f"start={start}: must lie within bounds={bounds}")
+
+    def combine(
+        learned: Any, state: Any, losses: Losses, key: Key | None = None
+    ) -> tuple[Array, Any, dict[str, Any]]:
+        same_names(list(factors), losses)
+        s = {name: _within(learned[name], *bounds) for name in factors}
+        weights = {name: factor * jnp.exp(-s[name]) for name, factor in factors.items()}
+        return _weighted_sum(weights, losses) + 0.5 * sum(s.values()), state, weights
+
+    return LossWeighting(lambda: ({name: jnp.float32(start) for name in factors}, {}), combine)
+
+
+@jax.custom_vjp
+def _within(x: Array, low: float, high: float) -> Array:
+    """x clipped; unlike that of clip, its gradient outside is 0 only where descent would lead further out."""
+    return jnp.clip(x, low, high)
+
+
+def _within_forward(x: Array, low: float, high: float) -> tuple[Array, tuple[Array, Array]]:
+    return jnp.clip(x, low, high), (x <= low, x >= high)
+
+
+def _within_backward(outside: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
+    below, above = outside
+    outwards = (below & (cotangent > 0)) | (above & (cotangent < 0))
+    return jnp.where(outwards, 0.0, cotangent), None, None
+
+
+_within.defvjp(_within_forward, _within_backward)
+
+
+def dwa(names: Sequence[str], *, steps_per_epoch: int, temperature: float = 2.0) -> LossWeighting:
+    """Dynamic weight average: a loss that falls more slowly than others weighs more (Liu et al., CVPR 2019).
+
+    The weights of an epoch are constants, `dwa_weights` of the mean losses of the two epochs before it; the
+    first two epochs have weights 1.
+
+    Args:
+      names: of the losses.
+      steps_per_epoch: steps whose losses are averaged, the plan's `num_steps` or any other window.
+    """
+    _at_least_one("steps_per_epoch", steps_per_epoch)
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: must be positive")
+    names = list(names)
+
+    def init() -> tuple[Any, Any]:
+        zeros = {name: jnp.zeros(len(names)) for name in ("sum", "last", "before")}
+        return {}, {"step": jnp.int32(0), **zeros}
+
+    def combine(
+        learned: Any, state: Any, losses: Losses, key: Key | None = None
+    ) -> tuple[Array, Any, dict[str, Any]]:
+        same_names(names, losses)
+        step, last, before = state["step"], state["last"], state["before"]
+        drawn = dwa_weights(last, before, temperature=temperature)
+        weights = dict(zip(names, jnp.where(step < 2 * steps_per_epoch, 1.0, drawn), strict=True))
+        total = state["sum"] + jnp.stack([losses[name] for name in names])
+        ends = (step + 1) % steps_per_epoch == 0
+        remembered = {
+            "step": step + 1,
+            "sum": jnp.where(ends, 0.0, total),
+            "last": jnp.where(ends, total / steps_per_epoch, last),
+            "before": jnp.where(ends, last, before),
+        }
+        return _weighted_sum(weights, losses), remembered, weights
+
+    return LossWeighting(init, combine)
+
+
+def dwa_weights(last: Array, before: Array, *, temperature: float = 2.0) -> Array:
+    """K softmax(r / temperature) of the ratios r = last / before, [K] → [K]; they add up to K.
+
+    A loss that was 0 before counts as unchanged.
+
+    >>> dwa_weights(jnp.array([2.0, 6.0]), jnp.array([1.0, 3.0])).tolist()  # both doubled
+    [1.0, 1.0]
+    """
+    ratio = jnp.where(before > 0, last / jnp.where(before > 0, before, 1.0), 1.0)
+    return len(last) * jax.nn.softmax(ratio / temperature)
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}={value}: must be at least 1")

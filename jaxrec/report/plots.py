@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,37 @@ def metric_curve(runs: Mapping[str, History], metric: str, path: str | Path) -> 
       ImportError: matplotlib is not installed.
     """
     return _lines({name: _points(history, metric) for name, history in runs.items()}, metric, path, runs)
+
+
+def spread(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, path: str | Path, *, label: str = ""
+) -> Path:
+    """Draws the mean of a metric over seeds against the epoch, with a band of two deviations, a line a model.
+
+    Args:
+      runs: for each model its epochs, {"epoch": …, metric: one value a seed}.
+      label: of the vertical axis; by default the metric.
+
+    Raises:
+      ValueError: no epoch of any model has the metric.
+      ImportError: matplotlib is not installed.
+    """
+    if not any(metric in epoch for epochs in runs.values() for epoch in epochs):
+        raise ValueError(f"{metric!r}: no epoch of any run has it")
+    figure = _figure()
+    axes = figure.subplots()
+    for name, epochs in runs.items():
+        kept = [epoch for epoch in epochs if metric in epoch]
+        x = [epoch["epoch"] for epoch in kept]
+        mean = [statistics.fmean(epoch[metric]) for epoch in kept]
+        band = [2 * statistics.pstdev(epoch[metric]) for epoch in kept]
+        axes.plot(x, mean, label=name)
+        low, high = zip(*((m - b, m + b) for m, b in zip(mean, band, strict=True)), strict=True)
+        axes.fill_between(x, low, high, alpha=0.2)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label or metric)
+    axes.legend()
+    return _saved(figure, path)
 
 
 def loss_curve(runs: Mapping[str, History], path: str | Path, *, prefix: str = "loss") -> Path:
@@ -63,6 +95,10 @@ def _lines(
     axes.set_xlabel("epoch")
     axes.set_ylabel(name)
     axes.legend()
+    return _saved(figure, path)
+
+
+def _saved(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=120)

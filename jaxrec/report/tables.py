@@ -17,7 +17,7 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 FLOORS = ("random", "popularity")  # models that learn nothing: any number is read against these rows
 GENERATED = "<!-- Made from the result files by `make tables`; edit those, not this. -->"
 
-_CANDIDATES = {"all": "all items are candidates"}
+_CANDIDATES = {"all": "all items are candidates", "impressions": "labelled impressions as they are"}
 _SEEN = {
     "exclude": "items of the history are taken out",
     "zero": "items of the history stay in with score 0",
@@ -26,6 +26,7 @@ _SEEN = {
 _TIES = {
     "pessimistic": "ties rank the target last",
     "optimistic": "ties rank the target first",
+    "half": "a tied pair counts half",
 }
 
 
@@ -39,13 +40,15 @@ ties rank the target last; no selection on validation.'
     parts = [
         f"{protocol.split} split",
         _CANDIDATES.get(protocol.candidates, f"{protocol.candidates} candidates"),
-        _SEEN.get(protocol.seen, f"seen items: {protocol.seen}"),
+        ""
+        if protocol.candidates == "impressions"
+        else _SEEN.get(protocol.seen, f"seen items: {protocol.seen}"),
         _TIES.get(protocol.ties, f"ties: {protocol.ties}"),
     ]
     if selection:
         chosen = protocol.selection
         parts.append("no selection on validation" if chosen == "none" else f"selected by validation {chosen}")
-    return f"Protocol: {'; '.join(parts)}."
+    return f"Protocol: {'; '.join(part for part in parts if part)}."
 
 
 def full(records: Sequence[Record]) -> str:

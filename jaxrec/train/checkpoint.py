@@ -130,7 +130,7 @@ def keep_vocabulary(folder: str | Path, vocabulary: Mapping[str, np.ndarray]) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.savez_compressed(file, **{name: np.asarray(ids) for name, ids in vocabulary.items()})
+            np.savez_compressed(file, allow_pickle=False, **{n: np.asarray(v) for n, v in vocabulary.items()})
         os.replace(partial, path)
     return digest.hexdigest()
 

@@ -154,7 +154,8 @@ def impression_metrics(
 
     The scores of task t are values[..., t], logits against the column `label/<task>` where `mask` and, if
     there is one, `space/<task>` hold: `auc/<task>`, `log_loss/<task>` and, with a `group` column of users,
-    `gauc/<task>`. A task among `errors` is a regression: `mse/<task>`.
+    `gauc/<task>`. A task among `errors` is a regression: `mse/<task>`. Where there are several, `auc` and
+    `mse` are means over tasks.
 
     Raises (when called):
       ValueError: an area is not defined, because the rows hold one class only.
@@ -174,6 +175,10 @@ def impression_metrics(
             if group is not None:
                 users = np.asarray(queries[group]).reshape(-1)
                 found[f"gauc/{task}"] = float(_gauc(score, label, users, where=real).gauc)
+        for kind in ("auc", "mse"):
+            of_kind = [value for name, value in found.items() if name.startswith(f"{kind}/")]
+            if len(of_kind) > 1:
+                found[kind] = float(np.mean(of_kind))
         for name, value in found.items():
             if not np.isfinite(value):
                 raise ValueError(

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from jaxrec.optim.loss_weighting import LossWeighting, static
+from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.train import parallel
 from jaxrec.train.checkpoint import Checkpoints, keep_vocabulary
 from jaxrec.train.epoch import Plan, make_epoch
@@ -34,7 +34,7 @@ class Phase(NamedTuple):
     name: str
     task: Task
     epochs: int
-    weighting: LossWeighting = static()
+    weighting: Weighting = static()
     refresh: Callable[[Variables, Context], Context] | None = None
 
 
@@ -249,13 +249,14 @@ class _Run:
         if metric not in found[0]:
             raise ValueError(f"selection metric {metric!r} is not among {sorted(found[0])}")
         better = []
-        for seed, values in enumerate(found):
+        for seed, of_seed in enumerate(found):
+            value = of_seed[metric]
             spent = patience is not None and self.waited[seed] >= patience
             best = self.best_value[seed]
-            ahead = values[metric] < best if self.selection.lower_is_better else values[metric] > best
+            ahead = value < best if self.selection.lower_is_better else value > best
             better.append(not spent and ahead)
             if better[-1]:
-                self.best_value[seed], self.best_epoch[seed], self.waited[seed] = values[metric], number, 0
+                self.best_value[seed], self.best_epoch[seed], self.waited[seed] = value, number, 0
             else:
                 self.waited[seed] += 1
         if any(better):

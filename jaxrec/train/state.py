@@ -2,7 +2,8 @@
 
 root ─ PLAN ─ epoch          order of the examples
      ├ STEP ─ step ─ prepare negatives, augmentation
-     │             └ losses  dropout
+     │             ├ losses  dropout
+     │             └ WEIGHTING  order of tasks and the like
      └ INIT                  parameters
 
 Every key is folded from the root by counting, so any step can be computed again, and a run resumed from
@@ -18,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrec.optim.loss_weighting import LossWeighting
+from jaxrec.optim.loss_weighting import Weighting
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 INIT, PLAN, STEP = 0, 1, 2
+WEIGHTING = 2  # below a step, beside the two keys of its split
+PROBES = "perturbations"  # the collection of `self.perturb`: as large as a batch, and no state
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -43,7 +46,7 @@ class TrainState(flax.struct.PyTreeNode):
 def create(
     task: Task,
     tx: optax.GradientTransformation,
-    weighting: LossWeighting,
+    weighting: Weighting,
     key: Key,
     rows: Any,
     context: Context,
@@ -52,6 +55,7 @@ def create(
     init_key = jax.random.fold_in(key, INIT)
     batch: Batch = task.prepare(init_key, rows, context)
     variables = dict(task.init(init_key, batch))
+    variables.pop(PROBES, None)
     learned, remembered = weighting.init()
     params = {"model": variables.pop("params"), "weighting": learned}
     return TrainState(

@@ -9,50 +9,68 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrec.optim.loss_weighting import LossWeighting
-from jaxrec.train.state import STEP, TrainState
+from jaxrec.optim.loss_weighting import Objective, Weighting
+from jaxrec.train.state import PROBES, STEP, WEIGHTING, TrainState
 from jaxrec.types import Array, Batch, Context, Task
 
 Step = Callable[[TrainState, Mapping[str, Array], Context], tuple[TrainState, dict[str, Array]]]
 
 
 def make_step(
-    task: Task, tx: optax.GradientTransformation, weighting: LossWeighting, axis_name: str | None = None
+    task: Task, tx: optax.GradientTransformation, weighting: Weighting, axis_name: str | None = None
 ) -> Step:
-    """step(state, rows, context) -> (state, losses): losses raw by name, their weighted sum as "loss".
+    """step(state, rows, context) -> (state, logs): losses raw by name, their weighted sum as "loss".
 
-    With an axis name every device prepares the same global batch, takes its share of the leading axes,
-    and sums gradients with the others: the result does not depend on the number of devices.
+    Whatever the weighting does, one call of it gives the gradient and adds its scalars to the logs. With an
+    axis name every device prepares the same global batch, takes its share of the leading axes, and sums
+    gradients with the others: the result does not depend on the number of devices.
+
+    Raises (while tracing):
+      ValueError: the state was created for a weighting that learns or remembers something else.
     """
 
     def step(
         state: TrainState, rows: Mapping[str, Array], context: Context
     ) -> tuple[TrainState, dict[str, Array]]:
+        _same_state(weighting, state)
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, STEP), state.step)
         prepare_key, loss_key = jax.random.split(step_key)
         batch = _share(task.prepare(prepare_key, rows, context), axis_name)
 
-        def objective(params: Any) -> tuple[Array, tuple[Any, Any, dict[str, Array]]]:
-            variables = {"params": params["model"], **state.collections}
-            shares, updates = task.losses(variables, batch, loss_key, axis_name)
-            losses = shares if axis_name is None else jax.lax.psum(shares, axis_name)
-            total, remembered, _ = weighting.combine(params["weighting"], state.weighting, losses)
-            share = total if axis_name is None else total / jax.lax.axis_size(axis_name)
-            return share, (updates, remembered, {"loss": total, **losses})
+        def losses(params: Any, probes: Any) -> tuple[dict[str, Array], Any]:
+            variables = {"params": params, **state.collections, **probes}
+            return task.losses(variables, batch, loss_key, axis_name)
 
-        (_, (updates, remembered, logs)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
-        gradient = gradient if axis_name is None else jax.lax.psum(gradient, axis_name)
-        change, opt_state = tx.update(gradient, state.opt_state, state.params)
+        def probes() -> dict[str, Any]:
+            shapes = jax.eval_shape(task.init, loss_key, batch)
+            found = {name: tree for name, tree in shapes.items() if name == PROBES}
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
+
+        balancing_key = jax.random.fold_in(step_key, WEIGHTING)
+        descent = weighting.gradient(
+            Objective(losses, probes), state.params, state.weighting, balancing_key, axis_name
+        )
+        change, opt_state = tx.update(descent.gradient, state.opt_state, state.params)
         state = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, change),
-            collections={**state.collections, **updates},
+            collections={**state.collections, **descent.rest},
             opt_state=opt_state,
-            weighting=remembered,
+            weighting=descent.state,
         )
-        return state, logs
+        return state, descent.logs
 
     return step
+
+
+def _same_state(weighting: Weighting, state: TrainState) -> None:
+    wanted: Any = jax.tree.structure(jax.eval_shape(weighting.init))
+    found: Any = jax.tree.structure((state.params["weighting"], state.weighting))
+    if wanted != found:
+        raise ValueError(
+            f"the state holds {found} for its loss weighting, this weighting needs {wanted}: create the "
+            "state with it, and give all phases of a run the same one"
+        )
 
 
 def _share(batch: Batch, axis_name: str | None) -> Batch:

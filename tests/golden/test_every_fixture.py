@@ -22,7 +22,7 @@ MODULES = {  # by the start of a fixture's name, what has to exist before it can
     "dien": "nn/ranking/dien.py",
     "din": "nn/ranking/din.py",
     "dssm": "nn/retrieval/dssm.py",
-    "epnet": "nn/multitask/kuaishou_ebr.py",
+    "epnet": "nn/ranking/epnet.py",
     "esmm": "nn/multitask/esmm.py",
     "eta": "nn/ranking/eta.py",
     "hstu": "nn/sequential/hstu.py",
@@ -41,9 +41,11 @@ MODULES = {  # by the start of a fixture's name, what has to exist before it can
     "star": "nn/ranking/star.py",
 }
 TESTED = sorted(
-    prefix
-    for path in HERE.glob("test_*.py")
-    for prefix in re.findall(r"golden_files\(\"(\w+)\"\)", path.read_text(encoding="utf-8"))
+    {
+        prefix
+        for path in HERE.glob("test_*.py")
+        for prefix in re.findall(r"golden_files\(\"(\w+)\"\)", path.read_text(encoding="utf-8"))
+    }
 )
 NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 

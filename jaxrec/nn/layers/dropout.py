@@ -31,6 +31,23 @@ def counter_bits(key: Key, shape: tuple[int, ...]) -> Array:
     return _mix(_mix(index ^ words[0]) + words[-1]).reshape(shape)
 
 
+def across_devices(bits: Bits, axis_name: str | None) -> Bits:
+    """Random words of this device's rows, from those drawn for the rows of all devices of an axis.
+
+    For layers whose leading axis is the batch and that do not know their rows' numbers: every device holds
+    the same key, and the noise of a row does not depend on how many devices there are. `bits` itself
+    without an axis name.
+    """
+    if axis_name is None:
+        return bits
+
+    def share(key: Key, shape: tuple[int, ...]) -> Array:
+        words = bits(key, (jax.lax.axis_size(axis_name) * shape[0], *shape[1:]))
+        return jax.lax.dynamic_slice_in_dim(words, jax.lax.axis_index(axis_name) * shape[0], shape[0])
+
+    return share
+
+
 def _mix(x: Array) -> Array:
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)

@@ -18,7 +18,7 @@ def lookup(table: Array, ids: Array) -> Array:
 
     Padding (id 0) reads its row like any other id but sends no gradient back, so it never trains.
     """
-    rows = jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
+    rows = jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     return jnp.where((ids != 0)[..., None], rows, jax.lax.stop_gradient(rows))
 
 

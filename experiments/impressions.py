@@ -1,0 +1,195 @@
+"""What the experiments on labelled impressions share: resident rows, features, targets, training, testing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jaxrec import losses
+from jaxrec.data.impressions import Impressions, ImpressionSplit
+from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
+from jaxrec.optim.loss_weighting import Weighting, static
+from jaxrec.tasks.multitask import Target, multitask, stacked
+from jaxrec.train import parallel
+from jaxrec.train.epoch import shuffled
+from jaxrec.train.evaluate import impression_metrics, make_scores
+from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection, fit
+from jaxrec.types import Array, Batch, Protocol, Task, Variables
+
+EVALUATION_BATCH = 4096
+EQUAL = static()  # the sum of the losses
+
+
+class Data(NamedTuple):
+    """Labelled rows as the training loop reads them.
+
+    rule: how they were split. tasks: labels, of which those in `regression` are numbers and those in `spaces`
+    have a column of the rows that have them. columns: of the training rows, to live on the device;
+    validation, test: in batches, on the host.
+    """
+
+    name: str
+    rule: str
+    tasks: tuple[str, ...]
+    regression: tuple[str, ...]
+    spaces: tuple[str, ...]
+    columns: dict[str, np.ndarray]
+    validation: dict[str, np.ndarray]
+    test: dict[str, np.ndarray]
+
+    @property
+    def num_rows(self) -> int:
+        """Training rows."""
+        return len(self.columns[f"label/{self.tasks[0]}"])
+
+
+def resident(split: ImpressionSplit, num_devices: int = 1) -> Data:
+    """Columns of a split's training rows, and batches of its other parts."""
+    table = split.impressions
+    columns = {name: column[split.train] for name, column in table.columns_for_training().items()}
+    validation, test = (
+        table.batched(rows, min(EVALUATION_BATCH, -(-len(rows) // num_devices)), multiple=num_devices)
+        for rows in (split.validation, split.test)
+    )
+    name = table.name.replace("/", "-")
+    return Data(
+        name, split.rule, table.tasks, table.regression, tuple(table.spaces), columns, validation, test
+    )
+
+
+def features(table: Impressions, dim: int) -> FeatureEmbedding:
+    """An embedding of `dim` for each categorical feature; numbers as they are."""
+    return FeatureEmbedding(
+        tuple(
+            Numeric(field.name)
+            if field.kind == "numeric"
+            else Categorical(field.name, field.vocab_size, dim, field.vocabulary)
+            for field in table.fields
+        )
+    )
+
+
+def targets(data: Data, outputs: Mapping[str, int | str] | None = None) -> list[Target]:
+    """A target for each task, over its space: cross-entropy of a logit, or the squared error of a number.
+
+    outputs: which output of the model belongs to a task; None: column t to the t-th task.
+    """
+    return [
+        Target(
+            task,
+            i if outputs is None else outputs[task],
+            f"label/{task}",
+            losses.squared_error if task in data.regression else losses.binary_cross_entropy,
+            f"space/{task}" if task in data.spaces else None,
+        )
+        for i, task in enumerate(data.tasks)
+        if outputs is None or task in outputs
+    ]
+
+
+def protocol_of(data: Data, selection: str, loss: str = "bce") -> Protocol:
+    """Every labelled row of the split is scored once; areas under curves over all of them."""
+    return Protocol(
+        split=data.rule,
+        candidates="impressions",
+        seen="keep",
+        ties="half",
+        ks=(),
+        loss=loss,
+        selection=selection,
+    )
+
+
+class Run(NamedTuple):
+    """What a training run needs beside its model and its data."""
+
+    seeds: tuple[int, ...]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    workdir: Path
+    description: Mapping[str, Any]
+    patience: int | None = None
+    num_devices: int = 1
+    save_every: int = 1
+
+
+def train(
+    data: Data,
+    task: Task,
+    evaluated: Sequence[Target],
+    selection: str,
+    run: Run,
+    *,
+    weighting: Weighting = EQUAL,
+    tx: optax.GradientTransformation | None = None,
+    lower_is_better: bool = False,
+) -> Fitted:
+    """Trains for all seeds and keeps each seed's best epoch by the validation metric `selection`."""
+    errors = data.regression
+    return fit(
+        [Phase("train", task, run.epochs, weighting)],
+        optax.adam(run.learning_rate) if tx is None else tx,
+        shuffled(data.num_rows, run.batch_size),
+        data.columns,
+        Selection(
+            make_scores(scores(task, evaluated)),
+            data.validation,
+            selection,
+            impression_metrics([target.name for target in evaluated], errors=errors),
+            patience=run.patience,
+            lower_is_better=lower_is_better,
+        ),
+        seeds=run.seeds,
+        workdir=run.workdir,
+        description=run.description,
+        num_devices=run.num_devices,
+        save_every=run.save_every,
+    )
+
+
+def test(
+    data: Data, task: Task, evaluated: Sequence[Target], variables: Variables, num_devices: int
+) -> list[dict[str, float]]:
+    """Test metrics of each seed: variables have a leading seeds axis."""
+    measure = CompiledMeasure(make_scores(scores(task, evaluated)), num_devices)
+    values = measure(
+        parallel.replicate(variables, num_devices), parallel.split_leading(data.test, num_devices), {}
+    )
+    summarise = impression_metrics([target.name for target in evaluated], errors=data.regression)
+    return [summarise(value, data.test) for value in values]
+
+
+def scores(task: Task, evaluated: Sequence[Target]) -> Any:
+    """predict(variables, batch) -> [B, T], the outputs of the evaluated targets in their order."""
+
+    def predict(variables: Variables, batch: Batch) -> Array:
+        return stacked(task.predict(variables, batch), evaluated)
+
+    return predict
+
+
+def num_parameters(task: Task, data: Data) -> int:
+    """Parameters of a task's model, those of its embeddings counted."""
+    batch = {name: column[:1] for name, column in data.columns.items()}
+    shapes = jax.eval_shape(lambda: task.init(jax.random.key(0), batch))
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes["params"]))
+
+
+__all__ = [
+    "Data",
+    "Run",
+    "features",
+    "multitask",
+    "num_parameters",
+    "protocol_of",
+    "resident",
+    "targets",
+    "test",
+    "train",
+]

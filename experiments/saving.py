@@ -1,0 +1,63 @@
+"""How every experiment stores what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxrec.config import manifest
+from jaxrec.report import plots, results
+from jaxrec.train.fit import Fitted
+from jaxrec.types import Protocol, Result
+
+
+def save(
+    folder: str,
+    *,
+    experiment: str,
+    dataset: str,
+    model: str,
+    config: Mapping[str, Any],
+    protocol: Protocol,
+    seeds: Sequence[int],
+    metrics: Sequence[Mapping[str, float]],
+    published: Mapping[str, float] | None = None,
+    source: str = "",
+    fitted: Fitted | None = None,
+    note: str = "",
+) -> Path:
+    """Writes a result file and, where there is a history, the plot of the validation metric beside it."""
+    result = Result(
+        experiment=experiment,
+        dataset=dataset,
+        model=model,
+        config=config,
+        protocol=protocol,
+        seeds=tuple(seeds),
+        metrics={name: tuple(m[name] for m in metrics) for name in metrics[0]},
+        published=published or {},
+        source=source,
+        steps=fitted.steps if fitted else 0,
+        seconds=fitted.seconds if fitted else 0.0,
+        compile_seconds=fitted.compile_seconds if fitted else 0.0,
+        note=note,
+    )
+    path = results.write(result, folder, manifest=manifest())
+    metric = f"valid/{protocol.selection}"
+    if fitted and sum(metric in entry for entry in fitted.history) > 1:
+        _plot(fitted, metric, seeds, path.with_suffix(".png"))
+    return path
+
+
+def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:
+    runs = {
+        f"seed {seed}": [
+            {"epoch": entry["epoch"], metric: entry[metric][i]} for entry in fitted.history if metric in entry
+        ]
+        for i, seed in enumerate(seeds)
+    }
+    try:
+        plots.metric_curve(runs, metric, path)
+    except ImportError as error:
+        print(f"no plot of {metric}: {error}")

@@ -1,0 +1,139 @@
+"""Which array of a PyTorch state_dict stands where in our variables, and the way there and back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrec.nn.layers.features import Categorical
+from jaxrec.types import Variables
+
+State = Mapping[str, np.ndarray]
+IGNORED = "num_batches_tracked"  # of PyTorch's batch norm: counts steps, and nothing reads it
+
+
+class Place(NamedTuple):
+    """One array of ours, or one member of it.
+
+    path: from the collection on, such as ("params", "towers", "layer_0", "kernel").
+    member: numbers along the leading axes, where a bank holds several of theirs in one array; None adds an
+        axis of length 1, where theirs is [1, n] and ours [n].
+    turned: whether theirs is [out, in] and ours [in, out].
+    padded: whether ours is a table with one more row in front, for the padding id 0: theirs starts with the
+        first value, so that our ids are theirs plus 1.
+    """
+
+    path: tuple[str, ...]
+    member: tuple[int | None, ...] = ()
+    turned: bool = False
+    padded: bool = False
+
+
+Places = dict[str, Place]
+
+
+class Converted(NamedTuple):
+    """A module, its variables, and where each array of the other code base stands in them."""
+
+    module: Any
+    variables: Variables
+    places: Places
+
+
+def convert(module: Any, state: State, places: Places, *inputs: Any) -> Converted:
+    """A module with the weights of a state_dict; `inputs` are what it could be applied to.
+
+    Raises:
+      ValueError: a parameter is missing, not understood, not finite, or of another shape than the module's.
+    """
+    state = {key: value for key, value in state.items() if not key.endswith(IGNORED)}
+    missing, unknown = sorted(set(places) - set(state)), sorted(set(state) - set(places))
+    if missing or unknown:
+        raise ValueError(
+            f"missing: {', '.join(missing) or 'none'}; not understood: {', '.join(unknown) or 'none'}; "
+            "a state_dict must hold exactly the parameters of one model"
+        )
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    for key, place in places.items():
+        value = np.asarray(state[key])
+        if not np.issubdtype(value.dtype, np.floating) or not np.isfinite(value).all():
+            raise ValueError(f"{key}: {value.dtype} {value.shape} must hold finite floating-point weights")
+        ours = _part(variables, place)
+        if ours.shape != value.shape:
+            raise ValueError(f"{key}: shape {value.shape}, but the other parameters imply {ours.shape}")
+        ours[...] = value
+    return Converted(module, variables, places)
+
+
+def to_state(variables: Variables, places: Places) -> dict[str, np.ndarray]:
+    """The way back, for variables or for gradients of them: those of `places` whose collection is there."""
+    variables = jax.tree.map(np.asarray, variables)
+    return {
+        key: np.array(_part(variables, place)) for key, place in places.items() if place.path[0] in variables
+    }
+
+
+def _part(variables: Any, place: Place) -> np.ndarray:
+    """A view of what stands at a place, in the shape it has on the other side."""
+    for name in place.path:
+        variables = variables[name]
+    value = variables[place.member][1:] if place.padded else variables[place.member]
+    return value.T if place.turned else value
+
+
+def dense(key: str, path: tuple[str, ...], *member: int, use_bias: bool = True) -> Places:
+    """Of a torch Linear `key` and a Flax Dense at `path` in the parameters."""
+    kernel = {f"{key}.weight": Place(("params", *path, "kernel"), member, turned=True)}
+    return kernel | ({f"{key}.bias": Place(("params", *path, "bias"), member)} if use_bias else {})
+
+
+def batch_norm(key: str, path: tuple[str, ...], *member: int) -> Places:
+    """Of a torch BatchNorm1d `key` and a Flax BatchNorm at `path`."""
+    return {
+        f"{key}.weight": Place(("params", *path, "scale"), member),
+        f"{key}.bias": Place(("params", *path, "bias"), member),
+        f"{key}.running_mean": Place(("batch_stats", *path, "mean"), member),
+        f"{key}.running_var": Place(("batch_stats", *path, "var"), member),
+    }
+
+
+def tables(state: State, key: str, path: tuple[str, ...]) -> tuple[tuple[Categorical, ...], Places]:
+    """Embedding tables `key.<feature>.weight`, in their order: our fields, and the places of their tables.
+
+    Every table gets a row in front for the padding id 0, so a batch holds their ids plus 1.
+    """
+    names = [found[1] for k in state if (found := re.fullmatch(rf"{re.escape(key)}\.(.+)\.weight", k))]
+    if not names:
+        raise ValueError(f"{key}.<feature>.weight: no such table; the file has {', '.join(sorted(state))}")
+    sizes = {name: shape(state, f"{key}.{name}.weight") for name in names}
+    fields = tuple(Categorical(name, size[0] + 1, size[1]) for name, size in sizes.items())
+    paths = {name: ("params", *path, f"{name}_embedding") for name in names}
+    return fields, {f"{key}.{name}.weight": Place(paths[name], padded=True) for name in names}
+
+
+def shape(state: State, key: str) -> tuple[int, ...]:
+    """The shape of one array.
+
+    Raises:
+      ValueError: it is not there.
+    """
+    if key not in state:
+        raise ValueError(f"{key}: missing; the file has {', '.join(sorted(state)) or 'nothing'}")
+    return tuple(state[key].shape)
+
+
+def count(state: State, pattern: str, *, least: int = 1) -> int:
+    """How many numbers, from 0 on, `pattern` finds in the names: 1 + the largest of its first group.
+
+    Raises:
+      ValueError: fewer than `least`.
+    """
+    found = 1 + max((int(hit[1]) for key in state if (hit := re.match(pattern, key))), default=-1)
+    if found < least:
+        raise ValueError(f"{pattern}: found in no name; the file has {', '.join(sorted(state)) or 'nothing'}")
+    return found

@@ -1,0 +1,139 @@
+"""Sub-network routing (Ma et al., AAAI 2019, doi:10.1609/aaai.v33i01.3301216).
+
+Layers of sub-networks whose connections are switched by gates that are learned: one gate an edge, the same
+for all rows. A gate is a hard-concrete variable (Louizos et al., ICLR 2018, arXiv:1712.01312), 0 or 1 with
+positive probability. `SNR.open_edges` is the expected number of open gates, for an L0 penalty.
+
+Departs from the paper as typeset: the temperature divides the noise as well as log α, as in Louizos et al.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrec.nn.layers.dropout import Bits, threefry_bits
+from jaxrec.nn.layers.experts import bank
+from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.types import Array
+
+
+class HardConcrete(nn.Module):
+    """Gates z in [0, 1] with atoms at 0 and 1, each with a learned log α.
+
+        s = σ((log u - log(1 - u) + log α) / β)   z = clip(s (ζ - γ) + γ, 0, 1)   u ~ U(0, 1) in training
+        z = clip(σ(log α) (ζ - γ) + γ, 0, 1)                                        otherwise
+
+    Fields:
+      shape: of the gates.
+      beta: temperature, above 0. gamma, zeta: ends of the stretched range, below 0 and above 1.
+      start: of log α.
+    """
+
+    shape: Sequence[int]
+    beta: float = 2 / 3
+    gamma: float = -0.1
+    zeta: float = 1.1
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.beta > 0 and self.gamma < 0 and self.zeta > 1):
+            raise ValueError(
+                f"beta={self.beta}, gamma={self.gamma}, zeta={self.zeta}: beta must be above 0, gamma "
+                "below 0 and zeta above 1"
+            )
+        super().__post_init__()
+
+    def setup(self) -> None:
+        self.logits = self.param("log_alpha", nn.initializers.constant(self.start), tuple(self.shape))
+
+    def __call__(self, *, train: bool = False) -> Array:
+        """Gates of `shape`; in training one draw from the "dropout" stream for the whole batch."""
+        logits = self.logits
+        if train:
+            tiny = jnp.finfo(jnp.float32).tiny
+            uniform = jax.random.uniform(self.make_rng("dropout"), logits.shape, minval=tiny)
+            logits = (jnp.log(uniform) - jnp.log1p(-uniform) + logits) / self.beta
+        return jnp.clip(nn.sigmoid(logits) * (self.zeta - self.gamma) + self.gamma, 0.0, 1.0)
+
+    def open_probability(self) -> Array:
+        """P(z > 0) in training, of each gate: σ(log α - β log(-γ / ζ))."""
+        return nn.sigmoid(self.logits - self.beta * math.log(-self.gamma / self.zeta))
+
+
+class SNR(nn.Module):
+    """Layers of sub-networks, each reading gated sums of the layer before; the last sums feed the towers.
+
+    Shape names: B batch, F features, n sub-networks of a layer, H their width, T tasks. Sows the gates of
+    each layer, [following, n], as "gates" into the collection "intermediates".
+
+        v_i = Σ_j z_ij W_ij u_j (SNR-Trans) or Σ_j z_ij u_j (SNR-Aver), j over a layer, i over the next.
+
+    Fields:
+      num_subnets: sub-networks of each layer. The first layer reads the features.
+      dims: of each layer, the widths of a sub-network's MLP.
+      transform: True is SNR-Trans; W_ij keeps the width. False is SNR-Aver.
+      beta, gamma, zeta, start: of the gates, see `HardConcrete`.
+      activation, dropout, batch_norm, axis_name, bits: of all MLPs, see `MLP`.
+    """
+
+    num_tasks: int
+    num_subnets: Sequence[int] = (4, 4)
+    dims: Sequence[Sequence[int]] = ((64,), (64,))
+    tower_dims: Sequence[int] = (16,)
+    transform: bool = True
+    beta: float = 2 / 3
+    gamma: float = -0.1
+    zeta: float = 1.1
+    start: float = 0.0
+    activation: Activation = nn.relu
+    dropout: float = 0.0
+    batch_norm: bool = False
+    axis_name: str | None = None
+    bits: Bits = threefry_bits
+
+    def __post_init__(self) -> None:
+        if not self.num_subnets or len(self.num_subnets) != len(self.dims) or not all(self.dims):
+            raise ValueError(
+                f"num_subnets={self.num_subnets}, dims={self.dims}: for each layer a number of sub-networks "
+                "and a tuple of widths, such as (4, 4) and ((64,), (64,))"
+            )
+        super().__post_init__()
+
+    def setup(self) -> None:
+        mlp = mlp_fields(self)
+        following = (*self.num_subnets[1:], self.num_tasks)
+        axes = (None, *[1] * (len(self.num_subnets) - 1))
+        layers = tuple(zip(self.num_subnets, self.dims, following, axes, strict=True))
+        self.subnets = [bank(MLP, n, axis)(dims, **mlp) for n, dims, _, axis in layers]
+        self.edges = [
+            HardConcrete((after, n), self.beta, self.gamma, self.zeta, self.start)
+            for n, _, after, _ in layers
+        ]
+        if self.transform:
+            init = nn.initializers.glorot_uniform(batch_axis=(0, 1))
+            self.transforms = [
+                self.param(f"transforms_{i}", init, (after, n, dims[-1], dims[-1]))
+                for i, (n, dims, after, _) in enumerate(layers)
+            ]
+        self.towers = bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, **mlp)
+
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        """Maps features [B, F] to one logit a task [B, T]."""
+        for i, (subnets, edges) in enumerate(zip(self.subnets, self.edges, strict=True)):
+            outputs = subnets(x, train=train)  # [B, n, H]
+            z = edges(train=train)
+            self.sow("intermediates", "gates", z)  # [after, n]
+            if self.transform:
+                x = jnp.einsum("bjh,ijhk->bik", outputs, z[..., None, None] * self.transforms[i])
+            else:
+                x = jnp.einsum("bjh,ij->bih", outputs, z)
+        return self.towers(x, train=train)
+
+    def open_edges(self) -> Array:
+        """Expected number of open gates, the L0 term of the paper before its λ: a scalar."""
+        return jnp.sum(jnp.stack([edges.open_probability().sum() for edges in self.edges]))

@@ -1,0 +1,1 @@
+"""Models that score one example at a time, one a file."""

@@ -1,0 +1,130 @@
+"""POSO: personalised cold-start modules (Dai et al., 2021, arXiv:2108.04690).
+
+A module's output is rebuilt from parts, each scaled by a gate that sees nothing but a personalisation code
+(how much of a user is known, whether the user is new): C · Σ_i g_i(code) · f_i(x). The gates are sigmoids, so
+that new users switch parts on and off without outvoting anybody; feeding all features to them would make it a
+mixture of experts. C = 2 makes an undecided gate neutral; the paper does not state its value.
+
+The code [B, P] consists of vectors or numbers. A feature that does not apply to a user is masked by the
+padding id 0, whose vector is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxrec.nn.layers.attention import attend
+from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
+from jaxrec.nn.layers.experts import Gate, bank, mix
+from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.nn.layers.personal_gate import PersonalGate
+from jaxrec.types import Array
+
+
+class PersonalMLP(nn.Module):
+    """POSO(MLP): every layer is C · g(code) ⊙ activation(W x), each with a gate of its own.
+
+    Fields: gate_dim is the hidden width of each gate, None for that of the layer. factor is C.
+    """
+
+    dims: Sequence[int]
+    gate_dim: int | None = None
+    factor: float = 2.0
+    activation: Activation = nn.relu
+    dropout: float = 0.0
+    bits: Bits = threefry_bits
+
+    @nn.compact
+    def __call__(self, x: Array, code: Array, *, train: bool = False) -> Array:
+        """Maps features [B, F] and a code [B, P] to [B, dims[-1]]."""
+        for i, dim in enumerate(self.dims):
+            gates = PersonalGate(dim, self.gate_dim, self.factor, name=f"gate_{i}")(code)
+            self.sow("intermediates", "gates", gates)
+            x = gates * self.activation(nn.Dense(dim, name=f"layer_{i}")(x))
+            x = Dropout(self.dropout, self.bits)(x, train=train)
+        return x
+
+
+class PersonalAttention(nn.Module):
+    """POSO(MHA): attention whose keys are scaled unit by unit, and whose values are a gated sum of several.
+
+    Queries are left alone, since they come from what is asked about, not from the user.
+
+    Fields:
+      dim: of queries, keys and values, a multiple of num_heads.
+      num_values: value matrices, of which the gates make one.
+      gate_dim: hidden width of the gates, None for that of their output. factor is C.
+
+    Shape names: B batch, Q queries, K keys, N value matrices, P width of the code.
+    """
+
+    dim: int
+    num_heads: int = 4
+    num_values: int = 4
+    gate_dim: int | None = None
+    factor: float = 2.0
+
+    @nn.compact
+    def __call__(self, queries: Array, keys: Array, code: Array, visible: Array) -> Array:
+        """Maps [B, Q, F], [B, K, G], a code [B, P] and bool [B, Q, K] (True: may look at) to [B, Q, dim].
+
+        A query that may look at nothing gets zeros.
+        """
+        if self.dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads}: must divide dim={self.dim}")
+        query = nn.Dense(self.dim, use_bias=False, name="query")(queries)
+        key_gates = PersonalGate(self.dim, self.gate_dim, self.factor, name="key_gate")(code)
+        key = key_gates[:, None] * nn.Dense(self.dim, use_bias=False, name="key")(keys)
+        gates = PersonalGate(self.num_values, self.gate_dim, self.factor, name="value_gate")(code)
+        self.sow("intermediates", "gates", gates)
+        values = nn.DenseGeneral((self.num_values, self.dim), use_bias=False, name="values")(keys)
+        value = jnp.einsum("bn,bknd->bkd", gates, values)
+        mixed = attend(
+            self._heads(query), self._heads(key), self._heads(value), visible
+        )  # [B, heads, Q, dim / heads]
+        return mixed.swapaxes(1, 2).reshape(*queries.shape[:2], self.dim)
+
+    def _heads(self, x: Array) -> Array:
+        return x.reshape(*x.shape[:2], self.num_heads, -1).swapaxes(1, 2)
+
+
+class PersonalMMoE(nn.Module):
+    """POSO(MMoE): every expert is scaled by its gate, the same for all tasks, under each task's softmax.
+
+    The softmax weights are not scaled up again to a sum of 1.
+
+    Fields: gate_dim is the hidden width of the personal gate, None for the number of experts; factor is C;
+    the rest belongs to experts and towers, see `MLP`.
+
+    Shape names: B batch, F features, P width of the code, E experts, D expert width, T tasks.
+    """
+
+    num_tasks: int
+    num_experts: int = 8
+    expert_dims: Sequence[int] = (256, 128)
+    tower_dims: Sequence[int] = (64,)
+    gate_dim: int | None = None
+    factor: float = 2.0
+    activation: Activation = nn.relu
+    dropout: float = 0.0
+    batch_norm: bool = False
+    axis_name: str | None = None
+    bits: Bits = threefry_bits
+
+    @nn.compact
+    def __call__(self, x: Array, code: Array, *, train: bool = False) -> Array:
+        """Maps features [B, F] and a code [B, P] to one logit a task [B, T]."""
+        mlp = mlp_fields(self)
+        experts = bank(MLP, self.num_experts)(self.expert_dims, **mlp, name="experts")(x, train=train)
+        softmax = bank(Gate, self.num_tasks)(self.num_experts, name="gate")(x)  # [B, T, E]
+        personal = PersonalGate(self.num_experts, self.gate_dim, self.factor, name="personal_gate")(
+            code
+        )  # [B, E]
+        gates = personal[:, None] * softmax
+        self.sow("intermediates", "gates", gates)
+        return bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, **mlp, name="towers")(
+            mix(gates, experts), train=train
+        )

@@ -1,0 +1,249 @@
+"""Weights of FuxiCTR: read, checked, built and written back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.convert import fuxictr
+from jaxrec.convert.places import to_state
+from jaxrec.nn.layers.features import Categorical, Conditioned, Featured, FeatureEmbedding, Numeric
+from jaxrec.nn.multitask.mmoe import MMoE
+from jaxrec.nn.multitask.ple import PLE
+from jaxrec.nn.multitask.shared_bottom import SharedBottom
+from jaxrec.nn.ranking.apg import APG
+from jaxrec.nn.ranking.ppnet import PPNet
+
+State = dict[str, np.ndarray]
+RNG = np.random.default_rng(0)
+WIDTH = 12  # of three features of four numbers
+FIELDS = (Categorical("user", 5, 4), Numeric("age", 4), Categorical("item", 7, 4))
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def linear(key: str, fan_in: int, fan_out: int, bias: bool = True) -> State:
+    return {f"{key}.weight": normal(fan_out, fan_in)} | ({f"{key}.bias": normal(fan_out)} if bias else {})
+
+
+def norm(key: str, width: int) -> State:
+    names = ("weight", "bias", "running_mean", "running_var")
+    return {f"{key}.{name}": normal(width) for name in names} | {f"{key}.num_batches_tracked": np.array(3)}
+
+
+def block(
+    key: str, fan_in: int, dims: Sequence[int], last: int = 0, batch_norm: bool = False, dropout: bool = False
+) -> State:
+    """An MLP_Block: its linear layers, norms, activations and dropouts are numbered one after another."""
+    state: State = {}
+    number = 0
+    for dim in dims:
+        state |= linear(f"{key}.mlp.{number}", fan_in, dim)
+        if batch_norm:
+            state |= norm(f"{key}.mlp.{number + 1}", dim)
+        number += 2 + batch_norm + dropout
+        fan_in = dim
+    return state | (linear(f"{key}.mlp.{number}", fan_in, last) if last else {})
+
+
+def sizes(field: Any) -> tuple[int, int]:
+    return (field.vocab_size, field.dim) if isinstance(field, Categorical) else (field.dim, 1)
+
+
+def features(columns: Sequence[Any] = FIELDS, prefix: str = fuxictr.TABLES) -> State:
+    return {
+        f"{prefix}.{field.name}.weight": normal(
+            *(field[1:3] if isinstance(field, Categorical) else (field.dim, 1))
+        )
+        for field in columns
+    }
+
+
+def share_bottom(**kind: bool) -> State:
+    state = features() | block("bottom", WIDTH, (6, 5), **kind)
+    return state | {k: v for i in range(3) for k, v in block(f"tower.{i}", 5, (4,), 1, **kind).items()}
+
+
+def mmoe() -> State:
+    state = features()
+    for i in range(4):
+        state |= block(f"mmoe_layer.experts.{i}", WIDTH, (6, 5))
+    for i in range(2):
+        state |= block(f"mmoe_layer.gate.{i}", WIDTH, (3,), 4) | block(f"tower.{i}", 5, (), 1)
+    return state
+
+
+def ple(levels: int = 2, specific: int = 2) -> State:
+    """Three tasks, one shared expert; with the unused shared gate of the last level."""
+    state = features()
+    for level in range(levels):
+        key, width = f"cgc_layers.{level}", WIDTH if level == 0 else 6
+        state |= block(f"{key}.shared_experts.0", width, (6,))
+        for i in range(3):
+            for j in range(specific):
+                state |= block(f"{key}.specific_experts.{i}.{j}", width, (6,))
+        for i in range(4):
+            state |= block(f"{key}.gate.{i}", width, (3,), specific + 1 if i < 3 else 1)
+    return state | {k: v for i in range(3) for k, v in block(f"tower.{i}", 6, (4,), 1).items()}
+
+
+def ppnet(hidden: Sequence[int]) -> State:
+    state = features() | features((Categorical("user", 5, 2),), fuxictr.PRIORS)
+    for i, (fan_in, dim) in enumerate([(WIDTH, 6), (6, 5)]):
+        state |= linear(f"ppn.mlp_layers.{i}.0", fan_in, dim) | norm(f"ppn.mlp_layers.{i}.1", dim)
+        state |= linear(f"ppn.gate_layers.{i}.gate.0", WIDTH + 2, hidden[i])
+        state |= linear(f"ppn.gate_layers.{i}.gate.2", hidden[i], dim)
+    return state | linear("ppn.mlp_layers.2", 5, 1)
+
+
+def apg(
+    dims: Sequence[int],
+    rank: Sequence[int | None],
+    inner: int | None = None,
+    condition: int | None = None,
+    generated: bool = True,
+    bias: bool = True,
+    outputs: int = 2,
+    hyper: Sequence[int] = (),
+) -> State:
+    """Seven inputs; without a condition each layer is its own."""
+    state: State = {}
+    for i, (fan_in, dim, k) in enumerate(zip((7, *dims), dims, rank, strict=False)):
+        key = f"dense_layers.linear_{i + 1}"
+        core = fan_in * dim if k is None else k * k
+        state |= block(f"{key}.hypernet", condition or fan_in, hyper, core + (dim if generated else 0))
+        if k and inner:
+            state |= {f"{key}.U_l": normal(fan_in, inner), f"{key}.U_r": normal(inner, k)}
+            state |= {f"{key}.V_l": normal(k, inner), f"{key}.V_r": normal(inner, dim)}
+        elif k:
+            state |= {f"{key}.U": normal(fan_in, k), f"{key}.V": normal(k, dim)}
+        if bias and not generated:
+            state[f"{key}.bias"] = normal(1, dim)
+    return state | (linear("dense_layers.out_proj", dims[-1], outputs, bias) if outputs else {})
+
+
+EMBEDDING = FeatureEmbedding(FIELDS)
+PPNET = Conditioned(
+    EMBEDDING, FeatureEmbedding((Categorical("user", 5, 2),)), PPNet(dims=(6, 5), batch_norm=True)
+)
+BOTTOM = {"bottom_dims": (6, 5), "tower_dims": (4,)}
+PLE_FIELDS: dict[str, Any] = {"tower_dims": (4,), "gate_dims": (3,), "shared_gate_over_all": False}
+APG_FIELDS: dict[str, Any] = {"rank": (3, 2), "inner_dim": (None, None)}
+CASES: dict[str, tuple[Callable[..., Any], State, Any]] = {
+    "share_bottom": (fuxictr.share_bottom, share_bottom(), Featured(EMBEDDING, SharedBottom(3, **BOTTOM))),
+    "batch norm and dropout": (
+        fuxictr.share_bottom,
+        share_bottom(batch_norm=True, dropout=True),
+        Featured(EMBEDDING, SharedBottom(3, **BOTTOM, batch_norm=True)),
+    ),
+    "mmoe": (
+        fuxictr.mmoe,
+        mmoe(),
+        Featured(EMBEDDING, MMoE(2, 4, (6, 5), tower_dims=(), gate_dims=(3,))),
+    ),
+    "ple": (fuxictr.ple, ple(), Featured(EMBEDDING, PLE(3, 2, 1, ((6,), (6,)), **PLE_FIELDS))),
+    "ple without specific experts": (
+        fuxictr.ple,
+        ple(1, 0),
+        Featured(EMBEDDING, PLE(3, 0, 1, ((6,),), **PLE_FIELDS)),
+    ),
+    "ppnet": (fuxictr.ppnet, ppnet((4, 4)), PPNET.clone(model=PPNET.model.clone(gate_dim=4))),
+    "ppnet, gates as wide as layers": (fuxictr.ppnet, ppnet((6, 5)), PPNET),
+    "apg self-wise": (fuxictr.apg, apg((6, 5), (3, 2)), APG((6, 5), 2, **APG_FIELDS)),
+    "apg group-wise": (fuxictr.apg, apg((6, 5), (3, 2), condition=3), APG((6, 5), 2, **APG_FIELDS)),
+    "apg over-parameterised": (
+        fuxictr.apg,
+        apg((6, 5), (3, 2), inner=4, hyper=(4,)),
+        APG((6, 5), 2, (3, 2), (4, 4), hyper_dims=(4,)),
+    ),
+    "apg full": (
+        fuxictr.apg,
+        apg((6, 5), (None, None), condition=3, outputs=1),
+        APG((6, 5), 1, (None, None), (None, None)),
+    ),
+    "apg with a free bias": (
+        fuxictr.apg,
+        apg((6, 5), (3, 2), generated=False, outputs=0),
+        APG((6, 5), None, **APG_FIELDS, generate_bias=False),
+    ),
+    "apg without bias": (
+        fuxictr.apg,
+        apg((6, 5), (3, 2), generated=False, bias=False),
+        APG((6, 5), 2, **APG_FIELDS, generate_bias=False, use_bias=False),
+    ),
+}
+
+
+def convert(load: Callable[..., Any], state: State, **fields: Any) -> Any:
+    return load(state, **({} if load is fuxictr.apg else {"numeric": ["age"]}), **fields)
+
+
+@pytest.mark.parametrize("load, state, module", CASES.values(), ids=CASES)
+def test_there_and_back(load: Callable[..., Any], state: State, module: Any) -> None:
+    built, variables, places = convert(load, state)
+    assert built == module
+    back = to_state(variables, places)
+    unused = {key for key in state if key.endswith("num_batches_tracked")}
+    if load is fuxictr.ple:
+        unused |= {key for key in state if f"cgc_layers.{len(module.model.expert_dims) - 1}.gate.3" in key}
+        assert len(unused) == 4  # a hidden and a linear layer
+    assert set(back) == set(state) - unused
+    for key, value in back.items():
+        np.testing.assert_array_equal(value, state[key], err_msg=key)
+
+
+def test_members_of_banks_and_layout() -> None:
+    _, state, _ = CASES["ple"]
+    variables = convert(fuxictr.ple, state).variables["params"]
+    kernels = variables["model"]["level_1"]["specific"]["layer_0"]["kernel"]
+    assert kernels.shape == (3, 2, 6, 6)
+    np.testing.assert_array_equal(kernels[2, 1], state["cgc_layers.1.specific_experts.2.1.mlp.0.weight"].T)
+    shared = variables["model"]["level_0"]["shared_gate"]["logits"]["bias"]
+    np.testing.assert_array_equal(shared, state["cgc_layers.0.gate.3.mlp.2.bias"])
+    age = state[f"{fuxictr.TABLES}.age.weight"]
+    np.testing.assert_array_equal(variables["embedding"]["age_kernel"], age.T)
+
+
+def test_fields_are_passed_on() -> None:
+    module = convert(fuxictr.mmoe, mmoe(), dropout=0.2, activation=jnp.tanh).module.model
+    assert (module.dropout, module.activation) == (0.2, jnp.tanh)
+
+
+GATE = "mmoe_layer.gate.1.mlp.2.weight"
+TABLE = f"{fuxictr.TABLES}.item.weight"
+BROKEN: dict[str, Any] = {
+    "missing": ({"mmoe_layer.gate.1.mlp.2.bias": None}, "missing: mmoe_layer.gate.1.mlp.2.bias"),
+    "a whole block": (
+        {f"tower.0.mlp.0.{name}": None for name in ("weight", "bias")},
+        "tower.0.mlp.0.weight: missing",
+    ),
+    "left over": ({"tower.0.mlp.9.bias": normal(1)}, "not understood: tower.0.mlp.9.bias"),
+    "shape": ({GATE: normal(9, 3)}, rf"{GATE}: shape \(9, 3\).*imply \(4, 3\)"),
+    "axes": ({TABLE: normal(4)}, rf"{TABLE}: shape \(4,\), expected two axes"),
+    "nan": ({GATE: np.full((4, 3), np.nan, np.float32)}, rf"{GATE}.*finite"),
+    "integers": ({GATE: np.ones((4, 3), np.int32)}, rf"{GATE}.*int32"),
+    "another model": ({"bottom.mlp.0.weight": normal(2, 2)}, "not understood: bottom.mlp.0.weight"),
+}
+
+
+@pytest.mark.parametrize("change, message", BROKEN.values(), ids=BROKEN)
+def test_broken_weights_are_refused(change: dict[str, Any], message: str) -> None:
+    state = {key: value for key, value in (mmoe() | change).items() if value is not None}
+    with pytest.raises(ValueError, match=message):
+        convert(fuxictr.mmoe, state)
+
+
+def test_a_width_that_no_shape_tells() -> None:
+    with pytest.raises(ValueError, match="linear_1: without V and out_proj"):
+        fuxictr.apg(apg((6,), (None,), outputs=0))
+
+
+def test_weights_of_no_apg_are_refused() -> None:
+    with pytest.raises(ValueError, match="dense_layers.linear_1.hypernet.mlp.0.weight: missing"):
+        fuxictr.apg(mmoe())

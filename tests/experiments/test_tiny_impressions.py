@@ -1,0 +1,93 @@
+"""Experiments on labelled impressions run to their end on tiny data and store what they found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments import census, funnel, loss_weighting, mmoe_synthetic
+from experiments import impressions as lab
+from jaxrec.report.results import read_all
+from jaxrec.tasks.multitask import stacked
+from tests.experiments.test_tiny import call
+
+TWINS = {
+    "census": (census, ("--rows", "single-task"), {"single-task": "bce"}, "auc/ctr"),
+    "funnel": (
+        funnel,
+        ("--rows", "aitm"),
+        {"aitm": "bce + calibrator"},
+        "auc/buy_after_cart",
+    ),
+    "loss_weighting": (loss_weighting, ("--rows", "mgda-ub"), {"shared-bottom+mgda-ub": "bce"}, "auc"),
+    "mmoe_synthetic": (
+        mmoe_synthetic,
+        ("--rows", "mmoe", "--correlations", "0.5"),
+        {"mmoe": "mse"},
+        "mse",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_tiny_runs_to_the_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    module, rows, losses, metric = TWINS[name]
+    results = tmp_path / "results"
+    call(module, monkeypatch, "--tiny", *rows, "--results", results, "--workdir", tmp_path, "--seeds", 3, 4)
+    records = {record.result.model: record.result for record in read_all(results)}
+    assert {model: result.protocol.loss for model, result in records.items()} == losses
+    for result in records.values():
+        assert result.experiment == name and result.steps > 0
+        assert len(result.metrics[metric]) == 2
+        assert result.protocol.candidates == "impressions"
+        assert not result.published  # nothing was published about made-up data
+
+
+@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"batch_size": 0}, "batch_size=0: must be at least 1"), ({"seeds": (1, 1)}, "none twice")],
+)
+def test_settings_that_mean_nothing_are_refused(name: str, change: dict[str, object], message: str) -> None:
+    module: ModuleType = TWINS[name][0]
+    with pytest.raises(ValueError, match=message):
+        module.Config(**change)
+
+
+@pytest.mark.parametrize("row", census.ROWS)
+def test_every_row_of_census_gives_a_logit_a_task(row: census.Row) -> None:
+    x = jax.ShapeDtypeStruct((5, 7), jnp.float32)
+    key = jax.random.key(0)
+    outputs, _ = jax.eval_shape(lambda x: census.body(row, 2).init_with_output(key, x), x)
+    assert outputs.shape == (5, 2)
+
+
+@pytest.mark.parametrize("row", funnel.ROWS)
+def test_every_row_of_the_funnel_has_the_outputs_it_is_judged_by(row: funnel.Row) -> None:
+    config = funnel.Config(tiny=True)
+    split = funnel.load(config)
+    data = lab.resident(split)
+    model = funnel.model_of(row, lab.features(split.impressions, 4), config, funnel.TASKS)
+    targets = lab.targets(data, funnel.outputs_of(row, funnel.TASKS))
+    batch = {name: column[:6] for name, column in data.columns.items()}
+    key = jax.random.key(0)
+    judged = jax.eval_shape(lambda b: stacked(model.init_with_output(key, b)[0], targets), batch)
+    assert judged.shape == (6, len(targets))
+    assert [target.name for target in targets] == [t for t in funnel.TASKS if row != "esmm" or t != "cart"]
+
+
+def test_the_models_of_the_synthetic_study_are_of_one_size() -> None:
+    """The paper's numbers: 100·16·8 + 16·8·2 weights of experts and towers; 113 shared units."""
+    data = mmoe_synthetic.load(mmoe_synthetic.Config(num_rows=20), 0.5)
+    sizes = {}
+    for row in ("shared-bottom", "mmoe"):
+        task = lab.multitask(mmoe_synthetic.body(row), lab.targets(data), inputs=lambda batch: batch["x"])
+        sizes[row] = lab.num_parameters(task, data)
+    gates, biases, heads = 2 * (100 * 8 + 8), 8 * 16 + 2 * 8, 2 * (8 + 1)
+    assert sizes["mmoe"] == 100 * 16 * 8 + 16 * 8 * 2 + gates + biases + heads
+    assert abs(sizes["shared-bottom"] - (100 * 113 + 113 * 8 * 2)) < 200

@@ -1,0 +1,165 @@
+"""FuxiCTR's Shared-Bottom, MMoE, CGC, PLE, PPNet and APG block: outputs, losses and all gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.convert import fuxictr
+from jaxrec.convert.places import to_state
+from jaxrec.nn.layers.features import Categorical, Conditioned
+from jaxrec.types import Array, Variables
+from tests.golden.fixtures import Golden, golden_files, read
+
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "leakyrelu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
+FILES = [
+    *golden_files("shared_bottom"),
+    *golden_files("mmoe"),
+    *golden_files("cgc"),
+    *(
+        file for file in golden_files("ple") if not str(file.id).startswith("ple_all_experts")
+    ),  # torch-rechub's
+    *golden_files("ppnet"),
+]
+LOADERS: dict[str, Any] = {
+    "shared": fuxictr.share_bottom,
+    "mmoe": fuxictr.mmoe,
+    "cgc": fuxictr.ple,
+    "ple": fuxictr.ple,
+    "ppnet": fuxictr.ppnet,
+}
+Computed = tuple[Golden, Any, dict[str, Array], dict[str, np.ndarray]]
+
+
+def fields(config: dict[str, Any]) -> dict[str, Any]:
+    """What shapes do not tell."""
+    found = {"activation": ACTIVATIONS[config.get("hidden_activations", "ReLU").lower()]}
+    hyper = config.get("hypernet_config", {})
+    if hyper:
+        found["hyper_activation"] = ACTIVATIONS[hyper.get("hidden_activations", "ReLU").lower()]
+        found["hyper_dropout"] = hyper.get("dropout_rates", 0.0)
+    return found | ({"dropout": config["net_dropout"]} if "net_dropout" in config else {})
+
+
+@pytest.fixture(params=FILES, scope="module")
+def computed(request: pytest.FixtureRequest) -> Computed:
+    """The fixture, our module, our outputs by name, and our gradients under PyTorch's names."""
+    path: Path = request.param
+    golden = read(path)
+    numeric = [name for name, value in golden.inputs.items() if value.dtype.kind == "f"]
+    load = LOADERS[path.stem.split("_")[0]]
+    module, variables, places = load(golden.params, numeric=numeric, **fields(golden.meta["config"]))
+    columns = {field.name: isinstance(field, Categorical) for field in module.embedding.fields}
+    batch = {
+        name: jnp.asarray(value, jnp.int32 if columns[name] else jnp.float32)
+        for name, value in golden.inputs.items()
+        if name in columns
+    }
+    labels = {name: value for name, value in golden.inputs.items() if name not in columns}
+    tasks = golden.meta["config"].get("task", "binary_classification")
+    binary = ["binary" in task for task in (tasks if isinstance(tasks, list) else [tasks] * len(labels))]
+    names = ["y_pred"] if isinstance(module, Conditioned) else [f"{label}_pred" for label in labels]
+
+    def total(variables: Variables) -> tuple[Array, dict[str, Array]]:
+        logits = module.apply(variables, batch, train=False).T
+        outputs, loss = {}, jnp.zeros(())
+        for name, label, logit, classify in zip(names, labels.values(), logits, binary, strict=True):
+            outputs[name] = (jax.nn.sigmoid(logit) if classify else logit)[:, None]
+            log_loss = jax.nn.softplus(logit) - label * logit
+            loss += jnp.mean(log_loss if classify else (logit - label) ** 2)
+        return loss, {**outputs, "loss": loss}
+
+    gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(variables)
+    return golden, module, outputs, to_state({"params": gradients["params"]}, places)
+
+
+def test_outputs_and_loss(computed: Computed) -> None:
+    golden, _, outputs, _ = computed
+    assert set(outputs) == set(golden.outputs)
+    for name, value in outputs.items():
+        np.testing.assert_allclose(value, golden.outputs[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_all_gradients(computed: Computed) -> None:
+    golden, _, _, gradients = computed
+    close(gradients, golden.gradients)
+
+
+def test_the_padding_row_reads_zero_and_never_trains(computed: Computed) -> None:
+    golden, _, _, gradients = computed
+    tables = [
+        name for name in golden.params if ".embedding_layers." in name and golden.params[name].shape[1] > 1
+    ]
+    assert tables
+    for name in tables:
+        assert (golden.params[name][0] == 0.0).all()
+        assert (gradients[name][0] == 0.0).all()
+
+
+def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
+    golden, module, *_ = computed
+    model, config = module.model, golden.meta["config"]
+    names = {
+        "num_tasks": "num_tasks",
+        "bottom_hidden_units": "bottom_dims",
+        "tower_hidden_units": "tower_dims",
+        "gate_hidden_units": "gate_dims",
+        "num_experts": "num_experts",
+        "num_shared_experts": "num_shared",
+        "num_specific_experts": "num_specific",
+        "batch_norm": "batch_norm",
+        "hidden_units": "dims",
+    }
+    found = {name: value for name, value in config.items() if name in names}
+    assert len(found) >= 2
+    for name, value in found.items():
+        ours = getattr(model, names[name])
+        assert (list(ours) if isinstance(value, list) else ours) == value, name
+    if "expert_hidden_units" in config:
+        levels = model.expert_dims if "num_layers" in config else [model.expert_dims]
+        assert [list(dims) for dims in levels] == [config["expert_hidden_units"]] * config.get(
+            "num_layers", 1
+        )
+
+
+def close(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert set(ours) == set(theirs)
+    for name, value in ours.items():
+        atol = 1e-5 * max(1e-2, float(np.abs(theirs[name]).max()))
+        np.testing.assert_allclose(value, theirs[name], rtol=1e-4, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("path", golden_files("apg"))
+def test_apg_block(path: Path) -> None:
+    golden = read(path)
+    config = golden.meta["config"]
+    model, variables, places = fuxictr.apg(golden.params, **fields(config))
+    assert (list(model.dims), model.num_tasks) == (config["hidden_units"], config["output_dim"])
+    assert model.generate_bias is config["generate_bias"]
+    for ours, name in zip(model.per_layer(), ("rank_k", "overparam_p"), strict=True):
+        value = config[name]
+        assert list(ours) == (value if isinstance(value, list) else [value] * len(model.dims))
+    x, z, weights = (jnp.asarray(golden.inputs[name]) for name in ("x", "z", "w"))
+    condition = None if config["condition_mode"] == "self-wise" else z
+
+    def total(variables: Variables) -> tuple[Array, Array]:
+        y = model.apply(variables, x, condition, train=False)
+        return jnp.sum(y * weights), y
+
+    (loss, y), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(variables)
+    np.testing.assert_allclose(y, golden.outputs["y"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(loss, golden.outputs["loss"], rtol=1e-5, atol=1e-5)
+    close(to_state({"params": gradients["params"]}, places), golden.gradients)

@@ -115,9 +115,7 @@ def model_of(row: Row, features: FeatureEmbedding, config: Config, tasks: Sequen
     drop: Any = {"dropout": config.dropout, "bits": bits}
     match row:
         case "single-task" | "shared-bottom":
-            return Featured(
-                features, SharedBottom(len(tasks), bottom_dims=wide, tower_dims=(32,), **drop)
-            )
+            return Featured(features, SharedBottom(len(tasks), bottom_dims=wide, tower_dims=(32,), **drop))
         case "mmoe":
             return Featured(
                 features,

@@ -1,6 +1,6 @@
 """One multi-task model, every way to weigh its losses or balance its gradients, on Census-Income.
 
-Shared-Bottom with the sizes of `experiments.census`, trained with the sum of its losses (static) and with each method
+Shared-Bottom with the sizes of `experiments.census`, trained with the sum of its losses and with each method
 of `jaxrec.optim`; no paper compares these on this data, so nothing published stands beside. Methods that
 balance gradients read those of all parameters that both tasks share, embeddings and bottom; GradNorm those of
 the bottom alone, MGDA-UB those of its output.

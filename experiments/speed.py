@@ -8,19 +8,25 @@ seconds means little on its own: compare the pieces of one run with each other, 
 Beauty with width 64, batches of 256 users, sequences of 50: one epoch of SASRec with binary cross-entropy,
 of that with contrastive views (flat: as the official code compares them), a full ranking of all users, and
 augmentation of training sequences by each operator.
+
+Multi-task: training rows a second of made-up data shaped as Census-Income (40 categorical columns, embeddings
+of 8, two tasks, batches of 1024): MMoE with 8 experts of 16 units and towers of 8, PLE with one level of two
+specific experts a task and one shared; and MMoE with 2 to 64 experts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +39,17 @@ from jaxrec import config as command_line
 from jaxrec.augment.views import View
 from jaxrec.data.split import leave_one_out
 from jaxrec.nn.layers.dropout import counter_bits
+from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding
+from jaxrec.nn.multitask.mmoe import MMoE
+from jaxrec.nn.multitask.ple import PLE
 from jaxrec.nn.sequential.sasrec import SASRec
-from jaxrec.optim.loss_weighting import LossWeighting, static
+from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.report.results import write_whole
 from jaxrec.tasks.combine import combine
+from jaxrec.tasks.multitask import Target
+from jaxrec.tasks.multitask import multitask as labels_task
 from jaxrec.tasks.next_item import next_item, retriever, sampled_bce
-from jaxrec.train.epoch import Plan, make_epoch
+from jaxrec.train.epoch import Plan, make_epoch, shuffled
 from jaxrec.train.evaluate import make_rank
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
@@ -51,7 +62,7 @@ AUGMENTED_BATCH = 512
 class Config:
     """What to time, and how often."""
 
-    only: Literal["all", "ticoserec"] = "all"  # one family of figures
+    only: Literal["all", "ticoserec", "multitask"] = "all"  # one family of figures
     repeats: int = 5  # timed runs of each piece, after one that compiles and one that warms up
     baseline: str = ""  # JSON file of another program's figures by name, for ratios
     tiny: bool = False  # a synthetic set and small sizes, in seconds: to see that all works
@@ -75,8 +86,10 @@ class Figure(NamedTuple):
     repeats: int
 
 
-def timed(name: str, run: Callable[[], Any], repeats: int, *, count: float = 0) -> Iterator[Figure]:
-    """Times `run`, which returns arrays: first its compilation, then seconds, or `count` a second."""
+def timed(
+    name: str, run: Callable[[], Any], repeats: int, *, count: float = 0, of: str = "sequences"
+) -> Iterator[Figure]:
+    """Times `run`, which returns arrays: first its compilation, then seconds, or `count` things a second."""
     start = time.perf_counter()
     jax.block_until_ready(run())
     first = time.perf_counter() - start
@@ -87,18 +100,24 @@ def timed(name: str, run: Callable[[], Any], repeats: int, *, count: float = 0) 
         seconds.append(time.perf_counter() - start)
     seconds = seconds[1:]
     values = [count / s for s in seconds] if count else seconds
-    unit = "sequences/s" if count else "s"
+    unit = f"{of}/s" if count else "s"
     yield Figure(name, unit, float(np.median(values)), min(values), max(values), repeats)
     compile_seconds = max(first - float(np.median(seconds)), 0.0)
     yield Figure(f"{name}:compile", "s", compile_seconds, compile_seconds, compile_seconds, 1)
 
 
 def time_epoch(
-    name: str, task: Task, weighting: LossWeighting, plan: Plan, data: lab.Data, repeats: int
+    name: str,
+    task: Task,
+    weighting: Weighting,
+    plan: Plan,
+    columns: Mapping[str, Any],
+    repeats: int,
+    **count: Any,
 ) -> Iterator[Figure]:
     """One epoch as training runs it: one compiled call, the state donated."""
     tx = optax.adam(1e-3)
-    context = jax.tree.map(jnp.asarray, data.columns)
+    context = jax.tree.map(jnp.asarray, dict(columns))
     rows = jax.tree.map(lambda x: x[0], jax.jit(plan.draw)(jax.random.key(0), context)[0])
     state = jax.jit(lambda key: create(task, tx, weighting, key, rows, context))(jax.random.key(0))
     epoch = jax.jit(make_epoch(make_step(task, tx, weighting), plan), donate_argnums=0)
@@ -110,7 +129,7 @@ def time_epoch(
         number += 1
         return logs
 
-    yield from timed(name, run, repeats)
+    yield from timed(name, run, repeats, **count)
 
 
 def ticoserec(config: Config) -> Iterator[Figure]:
@@ -135,9 +154,11 @@ def ticoserec(config: Config) -> Iterator[Figure]:
     padded = lab.training_plan(data, recipe.batch_size, recipe.max_len, None)
     plain = next_item(model, objective, packed=rows)
     alone = static({"next_item": 1.0})
-    yield from time_epoch("ticoserec/epoch_plain", plain, alone, packed, data, config.repeats)
+    yield from time_epoch("ticoserec/epoch_plain", plain, alone, packed, data.columns, config.repeats)
     unpacked = next_item(model, objective)
-    yield from time_epoch("ticoserec/epoch_plain_padded", unpacked, alone, padded, data, config.repeats)
+    yield from time_epoch(
+        "ticoserec/epoch_plain_padded", unpacked, alone, padded, data.columns, config.repeats
+    )
 
     view = paper.view_of(recipe, setting)
     data.columns.update(paper.augmentation_columns(data, recipe, setting, view))
@@ -147,7 +168,7 @@ def ticoserec(config: Config) -> Iterator[Figure]:
         views = paper.contrastive_task(official, data, recipe, form_setting, view)
         task = combine(next_item=next_item(official, objective, packed=rows), contrastive=views)
         name = f"ticoserec/epoch_contrastive_{'flat' if form_setting is flat_setting else 'packed'}"
-        yield from time_epoch(name, task, both, packed, data, config.repeats)
+        yield from time_epoch(name, task, both, packed, data.columns, config.repeats)
 
     ranked = lab.ranking(data.split.validation, recipe.max_len)
     rank = make_rank(
@@ -199,12 +220,45 @@ def augmentation(
         yield from timed(f"ticoserec/augment_{name}", run, repeats, count=users)
 
 
+def multitask(config: Config) -> Iterator[Figure]:
+    """Training rows a second of multi-task models."""
+    rows, values, batch_size = (256, 10, 64) if config.tiny else (102_400, 100, 1024)
+    rng = np.random.default_rng(0)
+    names = [f"field_{i}" for i in range(40)]
+    columns = {name: rng.integers(1, values, rows).astype(np.int32) for name in names}
+    for label in ("label/a", "label/b"):
+        columns[label] = (rng.random(rows) < 0.3).astype(np.float32)
+    embedding = FeatureEmbedding(tuple(Categorical(name, values, 8) for name in names))
+    targets = [Target("a", 0, "label/a"), Target("b", 1, "label/b")]
+    small: Any = {"expert_dims": (16,), "tower_dims": (8,)}
+    models: dict[str, nn.Module] = {
+        "mmoe": MMoE(2, num_experts=8, **small),
+        "ple": PLE(2, num_specific=2, num_shared=1, expert_dims=((16,),), tower_dims=(8,)),
+    }
+    models |= {f"mmoe_experts_{n}": MMoE(2, num_experts=n, **small) for n in (2, 4, 16, 32, 64)}
+    for name, model in models.items():
+        task = labels_task(Featured(embedding, model), targets)
+        yield from time_epoch(
+            f"multitask/{name}",
+            task,
+            static(),
+            shuffled(rows, batch_size),
+            columns,
+            config.repeats,
+            count=rows,
+            of="samples",
+        )
+
+
 def main() -> None:
     config = command_line.cli(Config, description=__doc__)
     command_line.start(config)
     baseline = json.loads(Path(config.baseline).read_text()) if config.baseline else {}
     figures = []
-    for figure in ticoserec(config):
+    families = {"ticoserec": ticoserec, "multitask": multitask}
+    for figure in itertools.chain.from_iterable(
+        family(config) for name, family in families.items() if config.only in ("all", name)
+    ):
         figures.append(figure)
         print(f"{figure.name:42s} {figure.median:12.4g} {figure.unit}", flush=True)
     print(tabulate([[*f, ratio(f, baseline)] for f in figures], [*Figure._fields, "against baseline"]))

@@ -13,12 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from scipy import sparse
 
+from jaxrec.augment.item2vec import item_vectors
 from jaxrec.types import Array, Key
-
-State = tuple[dict[str, Array], optax.OptState]
 
 
 class Similar(NamedTuple):
@@ -152,74 +150,32 @@ def item2vec(
     batch_size: int = 1024,
     held_out: int = 3,
 ) -> Similar:
-    """Cosine of skip-gram vectors with negative sampling (Barkan and Koenigstein, 2016, arXiv 1603.04259).
+    """Cosine of skip-gram vectors (`item2vec.item_vectors`, which says where it departs from gensim).
 
-    Sizes are those of the references, which call gensim. Departs from it: skip-gram (its default is CBOW),
-    Adam with a linearly falling rate, no subsampling of frequent items. As there, the distance up to which an
-    item is context is drawn anew in every epoch, noise follows frequency^0.75, and `low` and `high` span each
-    item's best `neighbours`. Other arguments as for `item_cf`.
+    Sizes are those of the references. As there, `low` and `high` span each item's best `neighbours`. Other
+    arguments as for `item_cf`.
     """
     parts = training_parts(items, offsets, held_out=held_out)
-    centre, context, distance = (np.concatenate(x) for x in zip(*_skip_grams(parts, window), strict=True))
-    frequency = np.bincount(np.concatenate([*parts, np.zeros(0, np.int64)]), minlength=num_items + 1)
-    pool = np.flatnonzero(frequency)
-    if len(centre) == 0:
+    pool = np.unique(np.concatenate([*parts, np.zeros(0, np.int64)]))
+    if max(map(len, parts), default=0) < 2:  # no item has a neighbour
         return _similar(np.zeros(num_items + 1), np.zeros(num_items + 1), 0.0, 0.0, pool)
-    noise = jnp.asarray(np.cumsum(frequency**0.75) / np.sum(frequency**0.75), jnp.float32)
-    batches = -(-len(centre) // batch_size)
-    rate = optax.linear_schedule(learning_rate, learning_rate / 250, epochs * batches)
-    adam = optax.adam(rate)
-    start_key, train_key = jax.random.split(key)
-    table = (jax.random.uniform(start_key, (num_items + 1, dim)) - 0.5) / dim
-    tables = {"item": table, "context": jnp.zeros_like(table)}
-    columns = [jnp.asarray(column, jnp.int32) for column in (centre, context, distance)]
-
-    def loss(tables: dict[str, Array], i: Array, j: Array, noise_items: Array, real: Array) -> Array:
-        vector = tables["item"][i]
-        attract = jnp.sum(vector * tables["context"][j], axis=-1)
-        repel = jnp.einsum("bd,bnd->bn", vector, tables["context"][noise_items])
-        kept = real[:, None] & (noise_items != j[:, None])
-        return jnp.sum(jnp.where(real, jax.nn.softplus(-attract), 0)) + jnp.sum(
-            jnp.where(kept, jax.nn.softplus(repel), 0)
-        )
-
-    def epoch(state: State, key: Key) -> tuple[State, None]:
-        order_key, reach_key, noise_key = jax.random.split(key, 3)
-        place = jnp.arange(batches * batch_size)
-        order = jnp.where(
-            place < len(centre), jnp.resize(jax.random.permutation(order_key, len(centre)), place.shape), -1
-        ).reshape(batches, batch_size)
-
-        def step(state: State, x: tuple[Array, Key, Key]) -> tuple[State, None]:
-            (tables, moments), (rows, reach_key, noise_key) = state, x
-            i, j, far = (column[rows] for column in columns)
-            real = (rows >= 0) & (far <= jax.random.randint(reach_key, rows.shape, 1, window + 1))
-            uniform = jax.random.uniform(noise_key, (batch_size, negatives))
-            drawn = jnp.minimum(jnp.searchsorted(noise, uniform, side="right"), num_items)
-            updates, moments = adam.update(jax.grad(loss)(tables, i, j, drawn, real), moments)
-            return (optax.apply_updates(tables, updates), moments), None
-
-        keys = jax.random.split(reach_key, batches), jax.random.split(noise_key, batches)
-        return jax.lax.scan(step, state, (order, *keys))
-
-    train = jax.jit(lambda state, keys: jax.lax.scan(epoch, state, keys)[0])
-    (tables, _) = train((tables, adam.init(tables)), jax.random.split(train_key, epochs))
-    seen = tables["item"][pool]
+    table = item_vectors(
+        key,
+        parts,
+        num_items=num_items,
+        dim=dim,
+        window=window,
+        epochs=epochs,
+        negatives=negatives,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+    )
+    seen = table[pool]
     seen /= jnp.linalg.norm(seen, axis=1, keepdims=True)
     near, value = _nearest(seen, min(neighbours, len(pool) - 1))
     best, score = np.zeros(num_items + 1), np.zeros(num_items + 1)
     best[pool], score[pool] = pool[np.asarray(near[:, 0])], value[:, 0]
     return _similar(best, score, float(value.min()), float(value.max()), pool)
-
-
-def _skip_grams(parts: list[np.ndarray], window: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Every item with each neighbour up to `window` places away, and the distance."""
-    pairs = [(np.zeros(0, np.int64),) * 3]
-    for part in parts:
-        for far in range(1, min(window, len(part) - 1) + 1):
-            distance = np.full(2 * (len(part) - far), far)
-            pairs.append((np.r_[part[far:], part[:-far]], np.r_[part[:-far], part[far:]], distance))
-    return pairs
 
 
 def _nearest(table: Array, count: int, block: int = 512) -> tuple[Array, Array]:

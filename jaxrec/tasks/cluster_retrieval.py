@@ -1,0 +1,139 @@
+"""Retrieval as one task a cluster of items (Zhang et al., arXiv:2302.02657): training.
+
+Every event of a user's training window predicts the one after it among the items of that one's cluster. A
+model with prompts reads the whole window once for each cluster that holds some of its targets, and is asked
+for those; over an epoch each event is asked for once, as in next-item prediction. A second loss teaches which
+cluster the next item belongs to. Serving is in `tasks.cluster_serving`.
+
+The model is a sequence encoder (`tasks.next_item`) whose `__call__` also takes `clusters` [B, L], with a
+method `intent(items, *, positions, segments, rows, train) -> logits [B, L, K]`.
+
+Context columns beside those of `tasks.next_item`, for a model with prompts: example_user, example_cluster [E]
+of `data.clusters.cluster_examples`. The rows of a step then number examples, not users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import losses
+from jaxrec.data.clusters import Clusters
+from jaxrec.tasks.next_item import Encoder, Objective, Rows, item_table, next_item
+from jaxrec.types import Array, Batch, Context, Key, Task, Variables
+
+INTENT = 1  # folded into the key of a step's losses: the dropout of the intent model
+
+
+def in_cluster_softmax(clusters: Clusters, num_samples: int) -> Objective:
+    """Cross-entropy of the target against sampled items of its own cluster: all negatives are hard ones.
+
+    Each step draws `num_samples` items of every cluster, uniformly and with replacement, which the whole
+    batch shares. A sample that is the target is left out, and so is an event whose cluster gave no other item
+    (as where the target is alone in it). Within a cluster the log-probability of a draw is one constant,
+    which no softmax sees: there is nothing to correct for. With one cluster this is sampled softmax over all
+    items.
+
+    All K * num_samples products are formed and those of other clusters masked: one matrix product, in place
+    of a gather of table rows for each event; right for tens of clusters.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples}: must be at least 1")
+    of, members = jnp.asarray(clusters.of), jnp.asarray(clusters.members)
+    start, sizes = jnp.asarray(clusters.start[:-1])[:, None], jnp.asarray(clusters.sizes)[:, None]
+
+    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
+        place = jax.random.randint(key, (clusters.num_clusters, num_samples), 0, sizes)
+        samples = members[start + place].reshape(-1)
+        return {"samples": jnp.broadcast_to(samples, (users.shape[0], samples.size))}
+
+    def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
+        samples, targets = batch["samples"][0], batch["targets"]
+        negative = (of[samples] == of[targets][..., None]) & (samples != targets[..., None])
+        return losses.sampled_softmax(
+            jnp.einsum("...d,...d->...", hidden, table[targets]),
+            hidden @ table[samples].T,
+            accidental=~negative,
+            where=(targets > 0) & negative.any(axis=-1),
+            axis_name=axis_name,
+        )
+
+    return Objective(draw, loss)
+
+
+def cluster_retrieval(
+    model: Encoder,
+    objective: Objective,
+    clusters: Clusters,
+    *,
+    packed: Rows | None = None,
+    prompted: bool = True,
+) -> Task:
+    """The tasks of all clusters: losses "next_item", by the objective, and "intent", over the clusters.
+
+    objective: `in_cluster_softmax`, or any other of `tasks.next_item`.
+    packed: rows that examples share; None pads each to `model.max_len`.
+    prompted: False trains without prompts, which needs one pass a user: rows then number users.
+    """
+    plain = next_item(model, objective, packed=packed)
+    of = jnp.asarray(clusters.of)
+
+    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
+        if not prompted:
+            return plain.prepare(key, rows, context)
+        example = rows["user"]
+        batch = plain.prepare(key, {**rows, "user": context["example_user"][example]}, context)
+        cluster = at_slots(context["example_cluster"][example], batch["segments"])
+        asked = of[batch["targets"]] == cluster
+        return {**batch, "targets": jnp.where(asked, batch["targets"], 0), "clusters": cluster}
+
+    def loss(
+        variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
+    ) -> tuple[dict[str, Array], Variables]:
+        hidden = encode(model, variables, batch, key)
+        found = objective.loss(hidden, item_table(model, variables), batch, axis_name)
+        logits = intent_logits(model, variables, batch, jax.random.fold_in(key, INTENT))
+        real = batch["targets"] > 0
+        label = jnp.where(real, of[batch["targets"]], 0)
+        surprise = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[..., None], axis=-1)[..., 0]
+        return {"next_item": found, "intent": losses.masked_mean(surprise, real, axis_name)}, {}
+
+    def predict(variables: Variables, batch: Batch) -> Array:
+        return encode(model, variables, batch, None)
+
+    return Task(prepare, plain.init, loss, predict)
+
+
+def at_slots(values: Array, segments: Array) -> Array:
+    """The value of each slot's sequence, [B] → [R, L]; on padding that of the first one."""
+    return values[jnp.maximum(segments - 1, 0)]
+
+
+def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) -> Array:
+    """Hidden states [R, L, D], under the prompts of `batch["clusters"]` if there. key None: no dropout."""
+    clusters = {"clusters": batch["clusters"]} if "clusters" in batch else {}
+    return _apply(model, variables, batch, key, None, clusters)
+
+
+def intent_logits(model: Encoder, variables: Variables, batch: Batch, key: Key | None) -> Array:
+    """Logits of the next item's cluster at each slot, [R, L, K]. key None: no dropout."""
+    return _apply(model, variables, batch, key, "intent", {})
+
+
+def _apply(
+    model: Encoder,
+    variables: Variables,
+    batch: Batch,
+    key: Key | None,
+    method: str | None,
+    more: Mapping[str, Array],
+) -> Array:
+    columns = {"positions": batch["positions"], "segments": batch["segments"], **more}
+    if key is None:
+        return model.apply(variables, batch["items"], **columns, train=False, method=method)
+    rngs = {"dropout": key}
+    return model.apply(
+        variables, batch["items"], **columns, rows=batch["row"], train=True, rngs=rngs, method=method
+    )

@@ -103,6 +103,44 @@ def sampled_softmax(
     return masked_mean(jax.nn.logsumexp(logits, axis=-1) - pos, where, axis_name)
 
 
+def sampled_cosine_softmax(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    negatives: Array,
+    *,
+    temperature: float = 0.05,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Cross-entropy of the observed item against sampled ones, scored by h·e_j / (‖e_j‖ τ).
+
+    The loss of HSTU's research code (Zhai et al., ICML 2024, arXiv:2402.17152), without a correction for the
+    sampler. A sample that is the target is left out; one that comes twice counts twice.
+
+    Args:
+      hidden: what the model says at each position, of length 1 for cosines, [..., D].
+      table: item vectors of any length, [V, D]; only rows that are read are normalised.
+      targets: ids of the observed items, [...].
+      negatives: ids of sampled items, [..., N].
+      temperature: τ, which divides the scores; must be positive.
+      where: True where the target is real, [...].
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: must be positive")
+    ids = jnp.concatenate([targets[..., None], negatives], axis=-1)
+    vectors = jnp.asarray(table)[ids].astype(jnp.float32)
+    vectors = vectors * jax.lax.rsqrt(jnp.maximum(jnp.sum(vectors**2, axis=-1, keepdims=True), 1e-12))
+    scores = jnp.einsum("...d,...nd->...n", hidden.astype(jnp.float32), vectors) / temperature
+    return sampled_softmax(
+        scores[..., 0],
+        scores[..., 1:],
+        accidental=negatives == targets[..., None],
+        where=where,
+        axis_name=axis_name,
+    )
+
+
 def softmax_cross_entropy(
     hidden: Array,
     table: Array,
@@ -526,3 +564,54 @@ def f_beta_weights(
     bottom = beta**2 * positives + false_positives  # N - tn are the false positives
     ratio = true_positives / jnp.where(bottom > 0, bottom, 1.0)
     return jax.lax.stop_gradient(jnp.where(negative, ratio, jnp.where(positive, 1.0, 0.0)))
+
+
+def next_behaviour(
+    pos: Array,
+    neg: Array,
+    *,
+    where: Array,
+    rows: Array | None = None,
+    per_step: bool = False,
+    axis_name: str | None = None,
+) -> Array:
+    """DIEN's auxiliary loss: each state must tell the next event from a sampled one (Zhou et al., AAAI 2019).
+
+        1/N Σ_examples Σ_steps -log σ(pos) - log(1 - σ(neg))
+
+    2 ln 2 a step where the scores are 0, and 0 without any step, as for histories of one event.
+
+    Args:
+      pos, neg: logits of the next event and of the sampled one, [B, T]; DIEN's "next" and "negative".
+      where: True where the step is real, [B, T]; DIEN's "steps".
+      rows: True where the example is real, [B]; N counts these. None means all.
+      per_step: True takes the mean over real steps, so that long histories do not outweigh the other loss;
+        the public code takes that over all slots, padding counted as 0.
+    """
+    rows = jnp.ones(pos.shape[0], bool) if rows is None else rows
+    where = where & rows[:, None]
+    if per_step:
+        return bce(pos, neg, where=where, axis_name=axis_name)
+    terms = jnp.where(where, jax.nn.softplus(-pos) + jax.nn.softplus(neg), 0.0)
+    return masked_mean(terms.sum(axis=-1), rows, axis_name)
+
+
+def mini_batch_aware(table: Array, ids: Array, counts: Array, *, axis_name: str | None = None) -> Array:
+    """Regularisation of the vectors that a batch reads: ½ Σ ‖w_j‖² / n_j over the distinct ids j in it.
+
+    DIN's (Zhou et al., KDD 2018, section 5.2, λ = 0.01). The gradient is w_j / n_j, exactly 0 for other ids:
+    an id that is read in n_j batches of an epoch is pulled by w_j in all, however frequent it is. The ½ is
+    what the paper leaves to λ.
+
+    Args:
+      table: [V, D].
+      ids: all that the batch reads from the table, [...], with 0 where there is none.
+      counts: how many examples of the training set hold each id, [V]; 0 counts as 1.
+    """
+    flat = ids.reshape(-1)
+    times = jnp.zeros(table.shape[0], jnp.int32).at[flat].add(1)
+    if axis_name is not None:
+        times = jax.lax.psum(times, axis_name)
+    weights = 1.0 / jnp.maximum(times * jnp.maximum(counts, 1), 1).astype(table.dtype)
+    squares = jnp.sum(jnp.asarray(table)[flat] ** 2, axis=-1)
+    return 0.5 * jnp.sum(jnp.where(flat != 0, weights[flat] * squares, 0.0))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,3 +184,50 @@ def test_with_one_answer_the_list_metrics_are_those_of_its_rank() -> None:
 def test_vmap_and_jit_change_nothing(metric) -> None:  # type: ignore[no-untyped-def]
     ours = jax.jit(jax.vmap(lambda r, a: metric(r, a, k=5)))(RANKED, ANSWERS)
     np.testing.assert_allclose(ours, metric(jnp.asarray(RANKED), jnp.asarray(ANSWERS), k=5), rtol=1e-6)
+
+
+# --- graded answers ---
+
+GRADES = np.array([[3, 0, 1, 2, 9], [0, 2, 2, 1, 9], [0, 0, 0, 0, 9]])
+SCORES = np.array(
+    [[1.0, 2.0, 2.0, 2.0, 5.0], [0.0, 0.5, 0.5, -1.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0]], np.float32
+)
+CANDIDATES = np.arange(5) < 4  # the last column is none
+
+
+def all_orders(scores: np.ndarray, gains: np.ndarray, k: int) -> list[float]:
+    """NDCG of every order of the candidates in which no score comes after a lower one."""
+    discount = np.where(np.arange(len(scores)) < k, 1.0 / np.log2(2.0 + np.arange(len(scores))), 0.0)
+    best = float(np.sort(gains)[::-1] @ discount)
+    orders = [np.array(order) for order in itertools.permutations(range(len(scores)))]
+    sums = [float(gains[order] @ discount) for order in orders if (np.diff(scores[order]) <= 0).all()]
+    return [total / best if best else 0.0 for total in sums]
+
+
+@pytest.mark.parametrize(("ties", "of"), [("pessimistic", min), ("optimistic", max), ("average", np.mean)])
+def test_graded_ndcg_of_ties_against_all_their_orders(ties: Any, of: Any) -> None:
+    for k, gain in ((2, metrics.exponential_gain), (4, jnp.asarray)):
+        ours = metrics.graded_ndcg(SCORES, GRADES, k=k, gain=gain, ties=ties, where=CANDIDATES)
+        gains = np.asarray(gain(GRADES[:, :4].astype(np.float32)))
+        expected = [of(all_orders(s, g, k)) for s, g in zip(SCORES[:, :4], gains, strict=True)]
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_graded_ndcg_with_one_answer_is_ndcg_of_its_rank() -> None:
+    scores = np.array([4.0, 3.0, 2.0, 1.0], np.float32)
+    ours = metrics.graded_ndcg(np.stack([scores] * 4), np.eye(4), k=3)
+    np.testing.assert_allclose(ours, metrics.ndcg(jnp.arange(1, 5), k=3), rtol=1e-6)
+
+
+def test_constant_scores_earn_the_least_and_nan_no_number() -> None:
+    flat, grades = np.zeros((1, 3), np.float32), np.array([[0, 0, 1]])
+    np.testing.assert_allclose(metrics.graded_ndcg(flat, grades), 1.0 / np.log2(4.0), rtol=1e-6)
+    assert metrics.graded_ndcg(flat, grades, k=2) == 0.0
+    broken = np.array([[np.nan, 0.0, 0.0]], np.float32)
+    assert np.isnan(metrics.graded_ndcg(broken, grades))
+    assert not np.isnan(metrics.graded_ndcg(broken, grades, where=np.array([False, True, True])))
+
+
+def test_an_unknown_tie_rule_is_an_error() -> None:
+    with pytest.raises(ValueError, match="ties='first'"):
+        metrics.graded_ndcg(SCORES, GRADES, ties="first")  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from jaxrec import metrics
 
 N = 60
 jit_auc = jax.jit(metrics.auc)
+jit_average_precision = jax.jit(metrics.average_precision)
 jit_gauc = jax.jit(metrics.gauc, static_argnames="weighted")
 
 
@@ -126,3 +127,34 @@ def test_calibration_error_by_hand() -> None:
 def test_bins_must_be_positive() -> None:
     with pytest.raises(ValueError, match="num_bins=0: must be at least 1"):
         metrics.reliability(jnp.zeros(2), jnp.zeros(2), num_bins=0)
+
+
+def steps_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over positives of the share of positives among all rows that score at least as much."""
+    return float(np.mean([labels[scores >= score].mean() for score in scores[labels == 1]]))
+
+
+def test_average_precision_takes_ties_at_once(rows: tuple[np.ndarray, ...]) -> None:
+    scores, labels, _, where = rows
+    found = [jit_average_precision(scores, labels, where=mask) for mask in (where, np.ones(N, bool))]
+    expected = [
+        steps_average_precision(scores[where], labels[where]),
+        steps_average_precision(scores, labels),
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_average_precision_of_constant_scores_is_the_base_rate(rows: tuple[np.ndarray, ...]) -> None:
+    everywhere = np.ones(N, bool)
+    found = jit_average_precision(np.zeros(N, np.float32), rows[1], where=everywhere)
+    np.testing.assert_allclose(found, rows[1].mean(), rtol=1e-6)
+
+
+def test_average_precision_without_positives_or_of_nan_is_not_defined(rows: tuple[np.ndarray, ...]) -> None:
+    scores, labels, _, where = rows
+    broken = np.where(where, scores, np.nan).astype(np.float32)
+    assert np.isnan(jit_average_precision(scores, 0 * labels, where=where))
+    assert np.isnan(jit_average_precision(broken, labels, where=~where))
+    assert jit_average_precision(broken, labels, where=where) == jit_average_precision(
+        scores, labels, where=where
+    )

@@ -21,16 +21,19 @@ class Place(NamedTuple):
 
     path: from the collection on, such as ("params", "towers", "layer_0", "kernel").
     member: numbers along the leading axes, where a bank holds several of theirs in one array; None adds an
-        axis of length 1, where theirs is [1, n] and ours [n].
-    turned: whether theirs is [out, in] and ours [in, out].
+        axis of length 1, where theirs is [1, n] and ours [n]; a slice keeps an axis.
+    turned: whether theirs is [out, in] and ours [in, out], or more axes the other way round.
     padded: whether ours is a table with one more row in front, for the padding id 0: theirs starts with the
         first value, so that our ids are theirs plus 1.
+    order: along `axis` of theirs, the numbers of its entries in our order; () where that is the same.
     """
 
     path: tuple[str, ...]
-    member: tuple[int | None, ...] = ()
+    member: tuple[int | slice | None, ...] = ()
     turned: bool = False
     padded: bool = False
+    order: tuple[int, ...] = ()
+    axis: int = 0
 
 
 Places = dict[str, Place]
@@ -66,16 +69,20 @@ def convert(module: Any, state: State, places: Places, *inputs: Any) -> Converte
         ours = _part(variables, place)
         if ours.shape != value.shape:
             raise ValueError(f"{key}: shape {value.shape}, but the other parameters imply {ours.shape}")
-        ours[...] = value
+        ours[...] = np.take(value, place.order, place.axis) if place.order else value
     return Converted(module, variables, places)
 
 
 def to_state(variables: Variables, places: Places) -> dict[str, np.ndarray]:
     """The way back, for variables or for gradients of them: those of `places` whose collection is there."""
     variables = jax.tree.map(np.asarray, variables)
-    return {
+    state = {
         key: np.array(_part(variables, place)) for key, place in places.items() if place.path[0] in variables
     }
+    for key, place in places.items():
+        if key in state and place.order:
+            state[key] = np.take(state[key], np.argsort(place.order), place.axis)
+    return state
 
 
 def _part(variables: Any, place: Place) -> np.ndarray:

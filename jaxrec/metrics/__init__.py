@@ -2,6 +2,7 @@
 
 from jaxrec.metrics.classification import (
     auc,
+    average_precision,
     calibration_ratio,
     expected_calibration_error,
     gauc,
@@ -12,6 +13,8 @@ from jaxrec.metrics.classification import (
 from jaxrec.metrics.ranking import (
     apply_seen,
     count_above,
+    exponential_gain,
+    graded_ndcg,
     hit,
     list_map,
     list_ndcg,
@@ -27,10 +30,13 @@ from jaxrec.metrics.ranking import (
 __all__ = [
     "apply_seen",
     "auc",
+    "average_precision",
     "calibration_ratio",
     "count_above",
     "expected_calibration_error",
+    "exponential_gain",
     "gauc",
+    "graded_ndcg",
     "hit",
     "list_map",
     "list_ndcg",

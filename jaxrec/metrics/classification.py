@@ -60,6 +60,36 @@ def gauc(
     return GroupAuc(jnp.sum(jnp.where(used, found.auc * share, 0.0)) / share.sum(), used.sum())
 
 
+def average_precision(scores: Array, labels: Array, *, where: Array | None = None) -> Array:
+    """Area under the precision-recall curve as a sum of steps: the mean precision at the scores of positives.
+
+    Precision at a score counts all rows that score at least as much, so the order of ties does not matter.
+    NaN where there is no positive, or any marked score is NaN.
+
+    Args:
+      scores: any monotone transform of the probability, [N].
+      labels: 0 or 1, [N].
+      where: True where the row is real, [N].
+
+    >>> found = average_precision(jnp.array([0.9, 0.5, 0.5]), jnp.array([1, 0, 1]))
+    >>> round(float(found), 4)  # (1/1 + 2/3) / 2
+    0.8333
+    """
+    where = _all(scores, where)
+    unmarked, lowered, labels = jax.lax.sort(
+        ((~where).astype(jnp.int32), -scores, (labels > 0.5).astype(jnp.int32)), num_keys=2
+    )
+    positive = labels * (1 - unmarked)
+    tie = jnp.cumsum(_starts(unmarked, lowered)) - 1
+    last = jax.ops.segment_max(
+        jnp.arange(scores.size), tie, num_segments=scores.size, indices_are_sorted=True
+    )
+    above = jnp.cumsum(positive)[last[tie]] / (1 + last[tie])  # precision at the end of each row's tie
+    total = jnp.sum(positive)
+    defined = (total > 0) & ~jnp.any(jnp.isnan(scores) & where)
+    return jnp.where(defined, jnp.sum(jnp.where(positive > 0, above, 0.0)) / jnp.maximum(total, 1), jnp.nan)
+
+
 class _Groups(NamedTuple):
     auc: Array  # [N], of the groups in ascending order, then filler
     size: Array
@@ -75,14 +105,8 @@ def _auc_of_groups(scores: Array, labels: Array, group: Array, where: Array) -> 
     marked = 1 - unmarked
     positive, negative = labels * marked, (1 - labels) * marked
 
-    def starts(*keys: Array) -> Array:
-        changes = jnp.zeros(n, bool).at[0].set(True)
-        for key in keys:
-            changes = changes | jnp.concatenate([jnp.ones(1, bool), key[1:] != key[:-1]])
-        return changes
-
-    of_group = jnp.cumsum(starts(unmarked, group)) - 1
-    of_tie = jnp.cumsum(starts(unmarked, group, scores)) - 1
+    of_group = jnp.cumsum(_starts(unmarked, group)) - 1
+    of_tie = jnp.cumsum(_starts(unmarked, group, scores)) - 1
 
     def total(values: Array, of: Array) -> Array:
         return jax.ops.segment_sum(values, of, num_segments=n, indices_are_sorted=True)
@@ -98,6 +122,14 @@ def _auc_of_groups(scores: Array, labels: Array, group: Array, where: Array) -> 
     broken = total((jnp.isnan(scores) & (marked > 0)).astype(jnp.int32), of_group) > 0
     size = total(marked, of_group)
     return _Groups(jnp.where(both & ~broken, area, jnp.nan), size, both)
+
+
+def _starts(*keys: Array) -> Array:
+    """True where any of the sorted keys differs from the row before, and in the first row: [N] → bool [N]."""
+    changes = jnp.zeros(keys[0].shape, bool).at[0].set(True)
+    for key in keys:
+        changes = changes.at[1:].set(changes[1:] | (key[1:] != key[:-1]))
+    return changes
 
 
 def log_loss(logits: Array, labels: Array, *, where: Array | None = None) -> Array:

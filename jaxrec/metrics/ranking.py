@@ -6,6 +6,10 @@ A rank counts candidates: 1 + the number of other candidates whose score is at l
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
+import jax
 import jax.numpy as jnp
 
 from jaxrec.types import Array
@@ -110,6 +114,56 @@ def apply_seen(
     if target is not None:
         seen = seen & (jnp.arange(scores.shape[-1]) + first != target[..., None])
     return jnp.where(seen, -jnp.inf, scores)
+
+
+# --- graded answers: from the scores of all candidates ---
+
+
+def graded_ndcg(
+    scores: Array,
+    relevance: Array,
+    *,
+    k: int | None = None,
+    gain: Callable[[Array], Array] = jnp.asarray,
+    ties: Literal["pessimistic", "optimistic", "average"] = "pessimistic",
+    where: Array | None = None,
+) -> Array:
+    """NDCG at k of graded candidates, Σ gain / log2(1 + rank) over its largest value: [..., N] twice → [...].
+
+    0 where no candidate is relevant (leave such rows out of a mean), NaN where a candidate's score is NaN.
+
+    Args:
+      scores: [..., N]. relevance: grades, 0 for irrelevant, [..., N].
+      k: None means no cut.
+      gain: of a grade; by default the grade itself. `exponential_gain` is the usual other one.
+      ties: of equal scores, "pessimistic" ranks the least relevant first and "optimistic" the most relevant;
+        "average" is the mean over all orders, scikit-learn's default (McSherry and Najork, ECIR 2008).
+      where: True where the column is a candidate, [..., N].
+    """
+    if ties not in ("pessimistic", "optimistic", "average"):
+        raise ValueError(f"ties={ties!r}: must be 'pessimistic', 'optimistic' or 'average'")
+    size = scores.shape[-1]
+    where = jnp.broadcast_to(True if where is None else where, scores.shape)
+    gains = jnp.where(where, gain(relevance.astype(jnp.float32)), 0.0)
+    ranks = jnp.arange(size)
+    discount = jnp.where(ranks < (size if k is None else _positive(k)), 1.0 / jnp.log2(2.0 + ranks), 0.0)
+    sign = -1.0 if ties == "optimistic" else 1.0
+    unmarked, lowered, second = jax.lax.sort(
+        ((~where).astype(jnp.int32), jnp.where(where, -scores, 0.0), sign * gains), num_keys=3
+    )
+    ordered = sign * second
+    if ties == "average":
+        same_score, same_kind = (key[..., :, None] == key[..., None, :] for key in (lowered, unmarked))
+        equal = (same_score & same_kind).astype(ordered.dtype)
+        ordered = (equal @ ordered[..., None])[..., 0] / jnp.maximum(equal.sum(axis=-1), 1)
+    best = jnp.sum(-jnp.sort(-gains, axis=-1) * discount, axis=-1)
+    found = jnp.sum(ordered * discount, axis=-1) / jnp.where(best > 0, best, 1.0)
+    return jnp.where(jnp.any(jnp.isnan(scores) & where, axis=-1), jnp.nan, found)
+
+
+def exponential_gain(relevance: Array) -> Array:
+    """2^relevance - 1, by which high grades count for more: [...] → [...]."""
+    return jnp.exp2(relevance) - 1.0
 
 
 # --- several answers: from ranked ids ---

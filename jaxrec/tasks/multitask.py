@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxrec import losses
 from jaxrec.types import Array, Batch, Context, Key, Outputs, Task, Variables
 
-FIXED = ("params", "perturbations")  # collections that a step of training does not update
+FIXED = ("params", "perturbations", "constants")  # collections that a step of training does not update
 
 
 class Model(Protocol):
@@ -31,14 +31,15 @@ class Model(Protocol):
 class Target(NamedTuple):
     """One supervised output.
 
-    name: of the loss. output: column of outputs [B, T], or name in a dict of [B]. label: column of the batch.
+    name: of the loss. output: column of outputs [B, T], name in a dict of [B], None for outputs [B].
+    label: column of the batch.
     loss: called as loss(output, label, where=…, axis_name=…), with weight=… if there is one; gives this
     device's share. space: bool column of the rows that have this label, None for all. weight: column of
     weights of rows.
     """
 
     name: str
-    output: int | str
+    output: int | str | None
     label: str
     loss: Callable[..., Array] = losses.binary_cross_entropy
     space: str | None = None
@@ -130,17 +131,19 @@ def output_of(outputs: Outputs, target: Target) -> Array:
     Raises:
       ValueError: the outputs have no such column or name.
     """
-    if isinstance(outputs, Mapping) != isinstance(target.output, str):
+    if target.output is None and not isinstance(outputs, Mapping) and outputs.ndim == 1:
+        return outputs
+    if isinstance(outputs, Mapping) != isinstance(target.output, str) or target.output is None:
         kind = f"a dict of {sorted(outputs)}" if isinstance(outputs, Mapping) else f"an array {outputs.shape}"
         raise ValueError(
             f"target {target.name!r}: output={target.output!r}, but the model gives {kind}; name an output "
-            "of a dict, number a column of an array"
+            "of a dict, number a column of an array [B, T], give None for an array [B]"
         )
     if isinstance(target.output, str):
         if target.output not in outputs:
             raise ValueError(f"target {target.name!r}: no output {target.output!r} among {sorted(outputs)}")
         return outputs[target.output]
-    if not 0 <= target.output < outputs.shape[-1]:
+    if outputs.ndim != 2 or not 0 <= target.output < outputs.shape[-1]:
         raise ValueError(f"target {target.name!r}: no output {target.output} in an array {outputs.shape}")
     return outputs[..., target.output]
 

@@ -15,12 +15,10 @@ TWINS = {
     "ticoserec": (ticoserec, ("--rows", "random", "popularity", "ticoserec"), {"ticoserec"}),
     "sasrec": (
         sasrec,
-        ("--rows", "random", "popularity", "sasrec-bce", "gru4rec-bce"),
+        ("--rows", "random", "popularity", "gru4rec-bce"),
         {
             "random-full",
             "popularity-full",
-            "sasrec-bce",
-            "sasrec-bce-full",
             "gru4rec-bce",
             "gru4rec-bce-full",
         },
@@ -41,7 +39,7 @@ TWINS = {
 
 LOSSES = {
     "ticoserec": "bce + contrastive",
-    **dict.fromkeys(("sasrec-bce", "sasrec-bce-full", "gru4rec-bce", "gru4rec-bce-full"), "bce"),
+    **dict.fromkeys(("gru4rec-bce", "gru4rec-bce-full"), "bce"),
 }
 
 

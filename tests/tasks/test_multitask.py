@@ -234,6 +234,17 @@ def test_an_output_of_a_dict_must_be_named_and_exist() -> None:
         output_of(outputs, Target("t", 0, "label/click"))
 
 
+def test_a_single_output_has_no_number() -> None:
+    logits = jnp.arange(3.0)
+    alone = Target("t", None, "label/click")
+    np.testing.assert_array_equal(output_of(logits, alone), logits)
+    np.testing.assert_array_equal(stacked(logits, [alone]), logits[:, None])
+    with pytest.raises(ValueError, match=r"no output 0 in an array \(3,\)"):
+        output_of(logits, Target("t", 0, "label/click"))
+    with pytest.raises(ValueError, match=r"output=None, but the model gives an array \(3, 2\)"):
+        output_of(jnp.zeros((3, 2)), alone)
+
+
 def test_a_column_may_not_be_called_mask() -> None:
     with pytest.raises(ValueError, match="context column 'mask'"):
         TASK.prepare(KEY, ROWS, columns(mask=np.ones(labelled.NUM_ROWS, bool)))

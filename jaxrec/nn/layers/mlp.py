@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 
+from jaxrec.nn.layers.dice import Activation as Activation
+from jaxrec.nn.layers.dice import activate
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.types import Array
 
-Activation = Callable[[Array], Array]
 FIELDS = ("activation", "dropout", "batch_norm", "axis_name", "bits")  # that a model passes on to its MLPs
 
 
@@ -19,6 +20,7 @@ class MLP(nn.Module):
 
     Fields:
       dims: widths of the layers; none at all is the identity.
+      activation: a function, or a class such as `Dice`, of which every layer has its own.
       dropout: rate, from the "dropout" stream.
       batch_norm: between the linear layer and its activation, statistics in the collection "batch_stats".
       activate_last: False ends with a linear layer alone, without norm, activation and dropout.
@@ -49,7 +51,8 @@ class MLP(nn.Module):
             if i + 1 < len(self.dims) or self.activate_last:
                 if self.batch_norm:
                     x = normalise(f"norm_{i}", train, self.axis_name)(x)
-                x = Dropout(self.dropout, self.bits)(self.activation(x), train=train)
+                x = activate(self.activation, x, f"activation_{i}", train=train, axis_name=self.axis_name)
+                x = Dropout(self.dropout, self.bits)(x, train=train)
         return x
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,18 @@ def gate_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Arr
     """Glorot uniform, ±√(6 / (in + out)), for each of the three gates side by side: [in, 3 · out]."""
     limit = (6.0 / (shape[0] + shape[1] // 3)) ** 0.5
     return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+def gate_parameters(module: Any, width: int) -> list[Array]:
+    """Kernels of the input [width, 3H] and of the state [H, 3H], and their biases [3H], 0 without bias."""
+    gates = 3 * module.hidden_dim
+    shapes = {"input_kernel": (width, gates), "hidden_kernel": (module.hidden_dim, gates)}
+    kernels = [module.param(name, gate_init, shape) for name, shape in shapes.items()]
+    biases = [
+        module.param(name, nn.initializers.zeros, (gates,)) if module.use_bias else jnp.zeros(gates)
+        for name in ("input_bias", "hidden_bias")
+    ]
+    return kernels + biases
 
 
 class GRU(nn.Module):
@@ -38,14 +50,7 @@ class GRU(nn.Module):
           update: True where the step changes the state, [B, L]; None means everywhere.
           reset: True where the state is set to zero before the step, [B, L]; None means nowhere.
         """
-        width = 3 * self.hidden_dim
-        shapes = {"input_kernel": (x.shape[-1], width), "hidden_kernel": (self.hidden_dim, width)}
-        kernels = [self.param(name, gate_init, shape) for name, shape in shapes.items()]
-        biases = [
-            self.param(name, nn.initializers.zeros, (width,)) if self.use_bias else jnp.zeros(width)
-            for name in ("input_bias", "hidden_bias")
-        ]
-        x, w, u, b, c = nn.dtypes.promote_dtype(x, *kernels, *biases, dtype=self.dtype)
+        x, w, u, b, c = nn.dtypes.promote_dtype(x, *gate_parameters(self, x.shape[-1]), dtype=self.dtype)
         ones = jnp.ones(x.shape[:2], bool)
         update = ones if update is None else update
         reset = ~ones if reset is None else reset
@@ -61,5 +66,62 @@ class GRU(nn.Module):
             return state, state
 
         inputs = jax.tree.map(lambda a: a.swapaxes(0, 1), (x @ w + b, update, reset))  # time first
+        start = jnp.zeros((x.shape[0], self.hidden_dim), x.dtype)
+        return jax.lax.scan(step, start, inputs)[1].swapaxes(0, 1)
+
+
+class AttentionGRU(nn.Module):
+    """A GRU that attention opens and closes (DIEN: Zhou et al., AAAI 2019, "interest evolving layer").
+
+        r = σ(W_r x + U_r h)   u = σ(W_u x + U_u h)   n = tanh(W_n x + r ⊙ U_n h)   h' = h + ũ ⊙ (n - h)
+
+    Here, as in that paper, u is how much of the state is replaced; in `GRU` it is how much is kept. With
+    attention a, one number a step:
+
+        "augru"           ũ = a · u                 a = 0 keeps the state, a = 1 is a GRU
+        "agru"            ũ = a                     without an update gate, whose weights are not read
+        "augru_reversed"  ũ = 1 - (1 - a)(1 - u)    a = 0 is a GRU, a = 1 forgets: the authors' public code,
+                                                    which scales the share that is kept
+
+    AIGRU, the third of the paper, is a `GRU` of a · x. Parameters are those of `GRU`.
+    """
+
+    hidden_dim: int
+    gate: Literal["augru", "agru", "augru_reversed"] = "augru"
+    use_bias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.gate not in ("augru", "agru", "augru_reversed"):
+            raise ValueError(f'gate={self.gate!r}: must be "augru", "agru" or "augru_reversed"')
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, attention: Array, *, update: Array | None = None) -> Array:
+        """Maps inputs [B, L, E] and attention [B, L] to the state after each step [B, L, H].
+
+        update: True where the step changes the state, [B, L]; None means everywhere.
+        """
+        w, u, b, c = gate_parameters(self, x.shape[-1])
+        update = jnp.ones(x.shape[:2], bool) if update is None else update
+
+        def step(state: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+            projected, a, updates = inputs
+            from_input = jnp.split(projected, 3, axis=-1)
+            from_state = jnp.split(state @ u + c, 3, axis=-1)
+            reset, replace = (nn.sigmoid(i + s) for i, s in zip(from_input[:2], from_state[:2], strict=True))
+            new = jnp.tanh(from_input[2] + reset * from_state[2])
+            a = a[:, None]
+            if self.gate == "agru":
+                replace = a
+            elif self.gate == "augru":
+                replace = a * replace
+            else:
+                replace = 1.0 - (1.0 - a) * (1.0 - replace)
+            state = jnp.where(updates[:, None], state + replace * (new - state), state)
+            return state, state
+
+        inputs = jax.tree.map(
+            lambda values: values.swapaxes(0, 1), (x @ w + b, attention, update)
+        )  # time first
         start = jnp.zeros((x.shape[0], self.hidden_dim), x.dtype)
         return jax.lax.scan(step, start, inputs)[1].swapaxes(0, 1)

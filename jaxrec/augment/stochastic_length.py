@@ -1,0 +1,51 @@
+"""Stochastic length: most long histories are cut to a sample of their events.
+
+Of HSTU (Zhai et al., ICML 2024, arXiv:2402.17152, section 3.2), to spare attention the square of the length.
+
+With α in (1, 2] and a length N, a history of n events is whole if n ≤ N^(α/2). A longer one is whole with
+probability N^α / n², and otherwise a sample of ⌊N^(α/2)⌋ of its events in their order. The expected squared
+length is at most 2 N^α.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.types import Array, Key
+
+
+def stochastic_length(
+    key: Key, real: Array, *, max_len: int, alpha: float, weights: Array | None = None
+) -> Array:
+    """Which events stay: bool [B, L].
+
+    Args:
+      real: True where there is an event, [B, L].
+      max_len: N. alpha: α, above 1 and at most 2, which leaves histories up to N whole.
+      weights: events are drawn without replacement in proportion to these, at least 0, [B, L], such as larger
+        ones for recent events; those of weight 0 come last. None: all alike.
+    """
+    if max_len < 1 or not 1.0 < alpha <= 2.0:
+        raise ValueError(f"max_len={max_len}, alpha={alpha}: must be at least 1, and above 1 and at most 2")
+    whole_key, event_key = jax.random.split(key)
+    count = real.sum(axis=1)
+    whole_up_to = max_len ** (alpha / 2.0)
+    chance = whole_up_to**2 / jnp.maximum(count, 1).astype(jnp.float32) ** 2
+    whole = (count <= whole_up_to) | (jax.random.uniform(whole_key, count.shape) < chance)
+    score = jax.random.gumbel(event_key, real.shape)
+    if weights is not None:
+        score = score + jnp.log(jnp.maximum(weights, 1e-30))
+    order = jnp.argsort(jnp.where(real, -score, jnp.inf), axis=1)
+    rank = jnp.argsort(order, axis=1)
+    return real & (whole[:, None] | (rank < int(whole_up_to + 1e-6)))
+
+
+def right_aligned(kept: Array, width: int) -> tuple[Array, Array]:
+    """Where the kept events stand, the last of them in the last slot: index into L and mask, [B, width].
+
+    Gather with `jnp.take_along_axis(column, index, axis=1)`. Of more than `width` the last ones remain.
+    """
+    order = jnp.argsort(kept, axis=1, stable=True).astype(jnp.int32)  # the kept ones last, each in order
+    index = jnp.pad(order, ((0, 0), (max(width - kept.shape[1], 0), 0)))[:, -width:]
+    return index, jnp.arange(width) >= width - kept.sum(axis=1, keepdims=True)

@@ -1,0 +1,28 @@
+"""Weights of torch-rechub's STAMP to our module and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxrec.convert.places import Converted, Place, Places, State, convert, dense, shape
+from jaxrec.nn.sequential.stamp import STAMP
+
+
+def from_state_dict(state: State, **fields: Any) -> Converted:
+    """STAMP with attention weights that add up to one, and tanh before its last linear layers.
+
+    Its id 0 is padding, as ours is. `fields` are those that shapes do not tell, such as max_len.
+    """
+    rows, dim = shape(state, "item_emb.weight")
+    places: Places = {
+        "item_emb.weight": Place(("params", "item_embedding")),
+        "b_a": Place(("params", "from_item", "bias")),
+        "w_0": Place(("params", "weight", "kernel")),
+    }
+    for number, ours in enumerate(("from_item", "from_last", "from_mean"), 1):
+        places[f"w_{number}_t"] = Place(("params", ours, "kernel"))
+    places |= dense("f_s.1", ("session",)) | dense("f_t.1", ("click",))
+    model = STAMP(rows - 1, dim, **{"normalised": True, "tanh_first": True, **fields})
+    return convert(model, state, places, np.zeros((1, 1), np.int32))

@@ -1,0 +1,69 @@
+"""Columns of a batch to a target, a history of events of its kind, and the other features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxrec.nn.layers.features import FeatureEmbedding
+from jaxrec.types import Array
+
+
+class WithHistory(nn.Module):
+    """A model of interest behind its features.
+
+    The model is called as model(x, target, history, mask, train=…): x [B, F] are the vectors of all columns
+    but those below, the target's among them, in the order of the embedding's fields; target [B, D] and
+    history [B, L, D] are the vectors of the columns `targets` and `histories`, concatenated; mask [B, L] is
+    True where the first history column is not 0. Padding may stand on either side.
+
+    Fields:
+      embedding: has a `Categorical` for each column, those of one kind with the same `vocabulary`.
+      targets: columns of ids [B], such as item and category. histories: the same of past events, [B, L].
+      negatives: the same of events that did not happen, [B, L], slot by slot beside the history: the model is
+        then called with negatives=[B, L, D], or with None where the batch has no such columns, as in serving.
+    """
+
+    embedding: FeatureEmbedding
+    model: nn.Module
+    targets: Sequence[str]
+    histories: Sequence[str]
+    negatives: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not self.targets or not len(self.targets) == len(self.histories) == len(
+            self.negatives or self.targets
+        ):
+            raise ValueError(
+                f"targets={tuple(self.targets)}, histories={tuple(self.histories)}, "
+                f"negatives={tuple(self.negatives)}: name the same number of columns, at least one"
+            )
+        super().__post_init__()
+
+    def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> Any:
+        """Applies the model to columns: whatever it gives."""
+        for name in self.histories:
+            if name not in batch or jnp.ndim(batch[name]) != 2:
+                shape = jnp.shape(batch[name]) if name in batch else "missing"
+                raise ValueError(f"field {name}: {shape}, expected ids of events [B, L]")
+        drawn = all(name in batch for name in self.negatives)
+        read = dict(batch)
+        if not drawn:  # their vectors go nowhere
+            read |= {n: batch[h] for n, h in zip(self.negatives, self.histories, strict=True)}
+        lists = (*self.histories, *self.negatives)
+        shape = read[self.histories[0]].shape
+        vectors = self.embedding.vectors({**read, **{name: read[name].reshape(-1) for name in lists}})
+
+        def joined(names: Sequence[str], *shape: int) -> Array:
+            return jnp.concatenate([vectors[name].reshape(*shape, -1) for name in names], axis=-1)
+
+        x = joined([name for name in vectors if name not in lists], shape[0])
+        inputs = (x, joined(self.targets, shape[0]), joined(self.histories, *shape))
+        mask = read[self.histories[0]] != 0
+        extra = {}
+        if self.negatives:
+            extra["negatives"] = joined(self.negatives, *shape) if drawn else None
+        return self.model(*inputs, mask, train=train, **extra)

@@ -1,0 +1,76 @@
+"""DLRM, the deep learning recommendation model (Naumov et al., 2019, arXiv:1906.00091).
+
+Departs from the paper: biases start at 0 rather than N(0, 1/m), m the width of the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrec.nn.layers.dropout import Bits, threefry_bits
+from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
+from jaxrec.nn.layers.interaction import inner_products
+from jaxrec.nn.layers.mlp import MLP, Activation, mlp_fields
+from jaxrec.types import Array, Key
+
+INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")  # N(0, 2 / (m + n))
+
+
+def rows_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """Uniform within ±√(1 / rows) of a table [rows, D]."""
+    limit = shape[0] ** -0.5
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+class DLRM(nn.Module):
+    """Numbers through a bottom MLP, then inner products of its output and all vectors, then a top MLP.
+
+    Shape names: B batch, F categorical columns, D width of a vector.
+
+    Fields:
+      numbers: columns that the bottom MLP reads as they are, such as log(1 + x) of counts.
+      categories: columns of width D; of several ids the paper takes the sum, `average=False`.
+      bottom_dims: its widths, the last of which is D; every layer has the activation.
+      top_dims: hidden layers before the logit. They read the bottom's output and all F(F + 1)/2 products
+        (row by row of the lower triangle, the bottom's vector first).
+      itself: whether products of vectors with themselves count too.
+      activation, dropout, batch_norm, axis_name, bits: of both, see `MLP`.
+    """
+
+    numbers: tuple[Numeric, ...]
+    categories: tuple[Categorical, ...]
+    bottom_dims: Sequence[int] = (512, 256, 64, 16)
+    top_dims: Sequence[int] = (512, 256)
+    itself: bool = False
+    activation: Activation = nn.relu
+    dropout: float = 0.0
+    batch_norm: bool = False
+    axis_name: str | None = None
+    bits: Bits = threefry_bits
+
+    def __post_init__(self) -> None:
+        for field in self.categories:
+            if not self.bottom_dims or field.dim != self.bottom_dims[-1]:
+                raise ValueError(
+                    f"field {field.name}: dim={field.dim}, but bottom_dims={tuple(self.bottom_dims)}; "
+                    "its last width must be that of all vectors"
+                )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> Array:
+        """Maps columns to a logit [B]."""
+        mlp: dict[str, Any] = {**mlp_fields(self), "kernel_init": INIT}
+        numbers = FeatureEmbedding(self.numbers, name="numbers")(batch)
+        dense = MLP(self.bottom_dims, **mlp, name="bottom")(numbers, train=train)
+        vectors = FeatureEmbedding(self.categories, rows_init, name="embedding").stacked(batch)
+        products = inner_products(jnp.concatenate([dense[:, None], vectors], axis=1), itself=self.itself)
+        hidden = MLP(self.top_dims, **mlp, name="top")(
+            jnp.concatenate([dense, products], axis=-1), train=train
+        )
+        return nn.Dense(1, kernel_init=INIT, name="logit")(hidden)[..., 0]

@@ -1,0 +1,160 @@
+"""PeterRec: small patches in a pre-trained NextItNet, trained per task (Yuan et al., SIGIR 2020).
+
+arXiv:2001.04253, section 3. A patch is z + U GELU(D z) with a quarter of the channels in between. A task
+trains its patches and its table of targets; item vectors, convolutions and norms stay as pre-trained:
+
+    model = PeterRec(num_items, num_targets)
+    params = transfer(model.init(key, items)["params"], pretrained["params"])
+    kinds = jax.tree.map(lambda own: "own" if own else "shared", trainable(params))
+    tx = optax.partition({"own": optax.adam(1e-3), "shared": optax.set_to_zero()}, kinds)
+
+(With `optax.masked(tx, trainable)` chain `optax.set_to_zero` for the others, whose gradients it passes on.)
+
+Departs from the code as `nextitnet.py` does: padding is not read unless `skip_padding=False`. The code's
+`cardinality` cuts D and U into slices whose results add up, which is the same function, so there is no such
+field. Its bidirectional (GRec) encoder is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax import traverse_util
+
+from jaxrec.nn.layers.dense import Dense
+from jaxrec.nn.layers.embedding import pad_row
+from jaxrec.nn.sequential.nextitnet import INIT, TwoLayerBlock, encode
+from jaxrec.types import Array, Variables
+
+OWN = ("patch_", "head")  # how the names of the parameters begin that a task trains
+
+
+class PeterRec(nn.Module):
+    """The blocks of a NextItNet with patches; what it says of a user scores the targets of one task.
+
+    A task's input ends with an id of its own, [CLS] in the code: `extra_rows` makes room for it in the item
+    table, and the user's vector is the output in the last slot. Parameters but those of the task have the
+    names and shapes of a NextItNet with the same num_items, extra_rows, dim, kernel_size and dilations.
+
+    Shape names: B rows, L slots, C dim (channels), T num_targets.
+
+    Fields beside those of `NextItNet`:
+      num_targets: largest target id; 0 is padding.
+      parallel: a patch reads what the convolution reads, and the two are added. False: it reads the
+        convolution's output.
+      both: a patch for each of a block's two convolutions; False for the second alone.
+    """
+
+    num_items: int
+    num_targets: int
+    dim: int = 64
+    dilations: Sequence[int] = (1, 4, 1, 4, 1, 4, 1, 4)
+    kernel_size: int = 3
+    parallel: bool = False
+    both: bool = True
+    skip_padding: bool = True
+    max_len: int = 50
+    norm_epsilon: float = 1e-8
+    extra_rows: int = 1
+    dtype: Any = None
+
+    def setup(self) -> None:
+        for field in ("num_items", "num_targets", "dim", "max_len"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        if self.dim % 4:
+            raise ValueError(f"dim={self.dim}: must be a multiple of 4, as a patch has dim / 4 channels")
+        rows = self.num_items + 1 + self.extra_rows
+        self.item_embedding = self.param("item_embedding", pad_row(INIT), (rows, self.dim))
+        self.layers = [
+            PatchedBlock(
+                dilation, self.kernel_size, self.norm_epsilon, self.dtype, self.parallel, self.both,
+                name=f"layer_{i}",
+            )
+            for i, dilation in enumerate(self.dilations)
+        ]  # fmt: skip
+        self.head = self.param("head", pad_row(INIT), (self.num_targets + 1, self.dim))
+
+    def __call__(
+        self,
+        items: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        rows: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        """Maps item ids to what the model says of the user at each slot: [B, L] → [B, L, C].
+
+        Arguments as of `NextItNet`.
+        """
+        del positions, rows, train
+        return encode(self.layers, self.item_embedding, items, segments, self.skip_padding)
+
+    def item_table(self) -> Array:
+        """Vectors of all targets, padding first: [T + 1, C]. A score or logit is a product with one."""
+        return self.head
+
+
+class PatchedBlock(TwoLayerBlock):
+    """A block of two convolutions, with a patch after (or beside) each of them or the second alone."""
+
+    parallel: bool = False
+    both: bool = True
+
+    def patched(self, number: int, before: Array, after: Array) -> Array:
+        """The convolution's output through its patch, or beside it."""
+        if number == 1 and not self.both:
+            return after
+        patch = Patch(self.dtype, name=f"patch_{number}")
+        return after + patch(before) if self.parallel else patch(after)
+
+
+class Patch(nn.Module):
+    """z + U GELU(D z + b) + c, nearly z at first: the products start small."""
+
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        """Maps [..., C] to [..., C]."""
+        channels = z.shape[-1]
+        down = Dense(channels // 4, kernel_init=INIT, dtype=self.dtype, name="down")(z)
+        up = Dense(channels, kernel_init=INIT, dtype=self.dtype, name="up")
+        return z + up(nn.gelu(down, approximate=True))
+
+
+def trainable(params: Variables, *, norms: bool = False) -> Variables:
+    """Which parameters a task trains: a tree of bool like `params`, which may be whole variables.
+
+    norms: whether the second norm of each block is trained as well, as the code allows.
+    """
+    own = (*OWN, "norm_2") if norms else OWN
+
+    def is_own(path: tuple[Any, ...], _: Any) -> bool:
+        return any(str(part.key).startswith(own) for part in path)
+
+    return jax.tree_util.tree_map_with_path(is_own, params)
+
+
+def transfer(params: Variables, pretrained: Variables) -> Variables:
+    """The parameters of a PeterRec with everything but its patches and head from a NextItNet's.
+
+    Raises:
+      ValueError: the pre-trained model lacks a parameter, or has one of another shape.
+    """
+    ours, theirs = traverse_util.flatten_dict(params), traverse_util.flatten_dict(pretrained)
+    for path in ours:
+        if any(part.startswith(OWN) for part in path):
+            continue
+        found = theirs[path].shape if path in theirs else None
+        if found != ours[path].shape:
+            raise ValueError(
+                f"{'/'.join(path)}: {ours[path].shape} here, {found or 'missing'} in the pre-trained model; "
+                "both need the same num_items, extra_rows, dim, kernel_size and dilations"
+            )
+        ours[path] = theirs[path]
+    return traverse_util.unflatten_dict(ours)

@@ -1,0 +1,115 @@
+"""Metrics of labelled impressions and graded lists against scikit-learn's and FuxiCTR's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import metrics
+from jaxrec.types import Array
+from tests.golden.fixtures import Golden, golden_files, read
+
+
+@pytest.fixture(params=golden_files("ctr_metrics"), scope="module")
+def golden(request: pytest.FixtureRequest) -> Golden:
+    path: Path = request.param
+    return read(path)
+
+
+@pytest.fixture(scope="module")
+def users(golden: Golden) -> Mapping[str, Array]:
+    """Scores and labels as one row a user, filled up; `real` is True where the slot holds an impression."""
+    ids, inverse = np.unique(golden.inputs["user"], return_inverse=True)
+    slot = np.array([np.sum(inverse[:i] == user) for i, user in enumerate(inverse)])
+    found = {}
+    for name in ("score", "label"):
+        rows = np.zeros((len(ids), slot.max() + 1), np.float32)
+        rows[inverse, slot] = golden.inputs[name]
+        found[name] = jnp.asarray(rows)
+    real = np.zeros(found["score"].shape, bool)
+    real[inverse, slot] = True
+    return {**found, "real": jnp.asarray(real)}
+
+
+def test_areas_and_log_loss(golden: Golden) -> None:
+    scores, labels = (jnp.asarray(golden.inputs[name]) for name in ("score", "label"))
+    logits = jnp.log(scores) - jnp.log1p(-scores)
+    area, precision, loss = jax.jit(
+        lambda: (
+            metrics.auc(scores, labels),
+            metrics.average_precision(scores, labels),
+            metrics.log_loss(logits, labels),
+        )
+    )()
+    ours = {"auc": area, "logloss": loss, "fuxictr/AUC": area, "fuxictr/logloss": loss}
+    ours["average_precision"] = precision
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, golden.outputs[name], rtol=1e-5, err_msg=name)
+
+
+def test_areas_of_users(golden: Golden) -> None:
+    arrays = [jnp.asarray(golden.inputs[name]) for name in ("score", "label", "user")]
+    weights = (True, False)
+    found = jax.jit(lambda: [metrics.gauc(*arrays, weighted=weighted) for weighted in weights])()
+    ours = dict(zip(weights, found, strict=True))
+    names = {"gauc_weighted_by_count": True, "fuxictr/gAUC": True, "gauc_unweighted": False}
+    for name, weighted in {**names, "fuxictr/avgAUC": False}.items():
+        np.testing.assert_allclose(ours[weighted].gauc, golden.outputs[name], rtol=1e-5, err_msg=name)
+        assert ours[weighted].used == len(golden.outputs["gauc_users"])
+
+
+def test_area_of_each_user(golden: Golden) -> None:
+    scores, labels = (jnp.asarray(golden.inputs[name]) for name in ("score", "label"))
+    area_of = jax.jit(metrics.auc)
+    for user, value in zip(golden.outputs["gauc_users"], golden.outputs["gauc_per_user"], strict=True):
+        area = area_of(scores, labels, where=jnp.asarray(golden.inputs["user"] == user))
+        np.testing.assert_allclose(area, value, rtol=1e-5)
+
+
+def test_ranking_of_each_user(golden: Golden, users: Mapping[str, Array]) -> None:
+    """FuxiCTR takes ties in the order in which they happen to stand, so between the worst and the best."""
+    scores, labels, real = users["score"], users["label"], users["real"]
+    others = real[:, None] & ~jnp.eye(scores.shape[1], dtype=bool)
+    bounds: dict[str, list[Any]] = {}
+    for ties in ("pessimistic", "optimistic"):
+        for name, value in golden.outputs.items():
+            if found := re.fullmatch(r"fuxictr/NDCG_k(\d+)", name):
+                gain = metrics.exponential_gain
+                ndcg = metrics.graded_ndcg(scores, labels, k=int(found[1]), gain=gain, ties=ties, where=real)
+                bounds.setdefault(name, [value]).append(ndcg.mean())
+        above = metrics.count_above(scores[:, None], scores, where=others, ties=ties)
+        reciprocal = jnp.sum(labels / (1 + above), axis=1) / jnp.maximum(labels.sum(axis=1), 1)
+        bounds.setdefault("MRR", [golden.outputs["fuxictr/MRR"]]).append(reciprocal.mean())
+    assert len(bounds) > 1
+    for name, (value, low, high) in bounds.items():
+        assert low - 1e-6 <= value <= high + 1e-6, name
+
+
+def test_ndcg_of_grades(golden: Golden) -> None:
+    relevance = jnp.asarray(golden.inputs["ndcg/relevance"])
+    scores, tied = (
+        jnp.asarray(golden.inputs[f"ndcg/{name}"], jnp.float32) for name in ("score", "score_ties")
+    )
+    found = {name: re.fullmatch(r"ndcg/(\w+)_k(\d+)", name) for name in golden.outputs}
+    cases = [(name, match[1], int(match[2])) for name, match in found.items() if match]
+    assert cases
+    for name, kind, k in cases:
+        value = golden.outputs[name]
+        if kind == "linear_ties_ignored":  # in whatever order they stand
+            low, high = (
+                metrics.graded_ndcg(tied, relevance, k=k, ties=ties).mean()
+                for ties in ("pessimistic", "optimistic")
+            )
+            assert low - 1e-6 <= value <= high + 1e-6, name
+        else:  # the other scores may have ties too
+            gain = metrics.exponential_gain if kind == "exp" else jnp.asarray
+            of = tied if kind == "linear_ties_averaged" else scores
+            ours = metrics.graded_ndcg(of, relevance, k=k, gain=gain, ties="average")
+            np.testing.assert_allclose(ours.mean(), value, rtol=1e-5, err_msg=name)

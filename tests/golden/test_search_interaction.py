@@ -1,0 +1,187 @@
+"""FuxiCTR's SIM, ETA and DCNv2: outputs, losses, what is found, and all gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import losses
+from jaxrec.convert import fuxictr_interaction
+from jaxrec.convert.places import Converted, to_state
+from jaxrec.types import Array, Variables
+from tests.golden.fixtures import Golden, golden_files, read
+
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "leakyrelu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+}
+SEARCHES = {"sim": fuxictr_interaction.sim, "eta": fuxictr_interaction.eta}
+FILES = [*golden_files("sim_soft"), *golden_files("eta"), *golden_files("dcnv2")]
+
+
+class Computed(NamedTuple):
+    golden: Golden
+    converted: Converted
+    outputs: dict[str, Array]
+    gradients: dict[str, np.ndarray]
+
+
+def build(kind: str, golden: Golden) -> tuple[Converted, dict[str, Any]]:
+    """Our module with the fixture's weights, and the fixture's inputs as its columns."""
+    config = golden.meta["config"]
+    numeric = [name for name, value in golden.inputs.items() if value.dtype.kind == "f"]
+    batch = {
+        name: value.astype(np.float32 if name in numeric else np.int32)
+        for name, value in golden.inputs.items()
+        if name not in ("label", "mask")
+    }
+    fields = {"activation": ACTIVATIONS[config.get("dnn_activations", "ReLU").lower()]}
+    if kind not in SEARCHES:
+        return fuxictr_interaction.dcn_v2(golden.params, numeric=numeric, **fields), batch
+    items = [name for name, value in batch.items() if value.ndim == 2]
+    for name in items:  # [B, L + 1], the target last
+        column = batch.pop(name)
+        batch |= {name: column[:, -1], f"long_{name}": column[:, :-1]}
+        batch[f"short_{name}"] = column[:, -config["short_seq_len"] : -1]  # one behaviour short
+    options = {"use_scale": config["use_scale"]} if "use_scale" in config else {}
+    return (
+        SEARCHES[kind](
+            golden.params,
+            items,
+            numeric=numeric,
+            num_heads=config["num_heads"],
+            k=config["topk"],
+            **options,
+            **fields,
+        ),
+        batch,
+    )
+
+
+def with_short_mask(module: Any, batch: dict[str, Any], mask: np.ndarray) -> Any:
+    """What `Sequenced` does, under the reference's mask of the short history, which lags by one slot."""
+    names = [item.name for item in module.model.items]
+    roles = {role: {n: batch[f"{role}_{n}"] for n in names} for role in module.model.histories}
+    features = None if module.embedding is None else module.embedding(batch)
+    return module.model({n: batch[n] for n in names}, **roles, features=features, short_mask=mask)
+
+
+def outputs_of(golden: Golden, logits: Any, seen: Any) -> tuple[Array, dict[str, Array]]:
+    """The fixture's loss and outputs."""
+    label, config = golden.inputs["label"], golden.meta["config"]
+    if not isinstance(logits, dict):
+        logits = {"ctr": logits}
+    weights = {"ctr": config.get("beta", 1), "search": config.get("alpha", 1)}
+    loss = jnp.zeros(())
+    for name, logit in logits.items():
+        loss += weights[name] * losses.binary_cross_entropy(logit, label)
+    outputs: dict[str, Any] = {"loss": loss, "y_pred": jax.nn.sigmoid(logits["ctr"])[:, None]}
+    if "search" in logits:
+        outputs["y_aux"] = jax.nn.sigmoid(logits["search"])[:, None]
+    model = seen.get("model", {})
+    if "interests" in model:
+        outputs["short_interest"], outputs["long_interest"] = model["interests"][0]
+        outputs["topk_index"], outputs["found"] = model["found"][0]
+        outputs["stage1_score"] = model.get("search_scores", model.get("distances"))[0]
+    if "crossed" in model:
+        outputs["crossnet"] = model["crossed"][0]
+    return loss, outputs
+
+
+@pytest.fixture(params=FILES, scope="module")
+def computed(request: pytest.FixtureRequest) -> Computed:
+    path: Path = request.param
+    golden = read(path)
+    kind = path.stem.split("_")[0]
+    converted, batch = build(kind, golden)
+    module, variables, places = converted
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    call: dict[str, Any] = {}
+    if kind in SEARCHES:
+        width = golden.meta["config"]["short_seq_len"]
+        mask = golden.inputs["mask"][:, -width:-1] > 0
+        call["method"] = lambda m, b: with_short_mask(m, b, mask)
+
+    def total(params: Variables) -> tuple[Array, dict[str, Array]]:
+        logits, state = module.apply({"params": params, **rest}, batch, mutable=["intermediates"], **call)
+        return outputs_of(golden, logits, state["intermediates"])
+
+    gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
+    return Computed(golden, converted, outputs, to_state({"params": gradients}, places))
+
+
+def test_outputs_and_loss(computed: Computed) -> None:
+    golden, _, outputs, _ = computed
+    assert set(outputs) - {"found"} == set(golden.outputs)
+    for name in set(outputs) - {"found", "topk_index"}:
+        np.testing.assert_allclose(outputs[name], golden.outputs[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("computed", [*golden_files("sim_soft"), *golden_files("eta")], indirect=True)
+def test_behaviours_of_the_same_scores_are_found(computed: Computed) -> None:
+    """Which of equal ones, in which order, and which padding fills up, is arbitrary in the reference."""
+    golden, _, outputs, _ = computed
+    rows = zip(
+        *(np.asarray(outputs[name]) for name in ("topk_index", "found")),
+        golden.outputs["topk_index"],
+        golden.outputs["stage1_score"],
+        golden.inputs["mask"] > 0,
+        strict=True,
+    )
+    for ours, found, theirs, scores, real in rows:
+        np.testing.assert_array_equal(np.sort(scores[ours[found]]), np.sort(scores[theirs[real[theirs]]]))
+
+
+def test_all_gradients(computed: Computed) -> None:
+    golden, _, _, gradients = computed
+    assert set(gradients) == set(golden.gradients)
+    for name, value in gradients.items():
+        theirs = golden.gradients[name]
+        atol = 1e-5 * max(1e-2, float(np.abs(theirs).max()))
+        np.testing.assert_allclose(value, theirs, rtol=1e-4, atol=atol, err_msg=name)
+
+
+def test_weights_come_back_as_they_were(computed: Computed) -> None:
+    golden, (_, variables, places), *_ = computed
+    state = to_state(variables, places)
+    theirs = {k: v for k, v in golden.params.items() if not k.endswith("num_batches_tracked")}
+    assert set(state) == set(theirs)
+    for name, value in state.items():
+        np.testing.assert_array_equal(value, theirs[name])
+
+
+@pytest.mark.parametrize("path", golden_files("eta"))
+def test_items_without_a_table_are_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="items=\\['brand'\\]: tables are there of"):
+        fuxictr_interaction.eta(read(path).params, ["brand"])
+
+
+def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
+    golden, (module, *_), *_ = computed
+    config, model = golden.meta["config"], module.model
+    found = {
+        "dnn_hidden_units": lambda: list(model.dims),
+        "topk": lambda: model.k,
+        "hash_bits": lambda: model.num_bits,
+        "attention_dim": lambda: model.exact.dim,
+        "num_cross_layers": lambda: model.cross.num_layers,
+        "low_rank": lambda: model.cross.rank,
+        "num_experts": lambda: model.cross.num_experts,
+        "stacked_dnn_hidden_units": lambda: list(model.stacked_dims),
+        "parallel_dnn_hidden_units": lambda: list(model.parallel_dims),
+        "batch_norm": lambda: model.batch_norm,
+    }
+    structure, mixture = config.get("model_structure", ""), config.get("use_low_rank_mixture", False)
+    unused = [f"{name}_dnn_hidden_units" for name in ("stacked", "parallel") if name not in structure]
+    unused += [] if mixture else ["low_rank", "num_experts"]
+    names = [name for name in found if name in config and name not in unused]
+    assert names
+    assert {n: found[n]() for n in names} == {n: config[n] for n in names}

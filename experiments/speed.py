@@ -1,7 +1,8 @@
 """Speed of the pieces that experiments spend their time in, each timed after compilation.
 
 Run:     python -m experiments.speed --only ticoserec
-Prints and writes (results/speed.json) a list of {name, unit, median, min, max, repeats}. A figure in
+Prints and writes (results/speed.json) a list of {name, unit, median, min, max, repeats}; with --only, the
+figures of other families in the file stay. A figure in
 seconds means little on its own: compare the pieces of one run with each other, or, with --baseline FILE
 ({"ticoserec/epoch_plain": seconds, …} measured on the same machine), with another program.
 
@@ -262,9 +263,17 @@ def main() -> None:
         figures.append(figure)
         print(f"{figure.name:42s} {figure.median:12.4g} {figure.unit}", flush=True)
     print(tabulate([[*f, ratio(f, baseline)] for f in figures], [*Figure._fields, "against baseline"]))
-    text = json.dumps([f._asdict() for f in figures], indent=1)
-    Path(config.results).mkdir(parents=True, exist_ok=True)
-    write_whole(Path(config.results) / "speed.json", text + "\n")
+    path = Path(config.results) / "speed.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(merged(path, figures), indent=1) + "\n")
+
+
+def merged(path: Path, figures: list[Figure]) -> list[dict[str, Any]]:
+    """The figures of this run, after those of families it did not time, as the file has them."""
+    timed_now = {figure.name.split("/")[0] for figure in figures}
+    before = json.loads(path.read_text()) if path.exists() else []
+    kept = [figure for figure in before if figure["name"].split("/")[0] not in timed_now]
+    return [*kept, *(figure._asdict() for figure in figures)]
 
 
 def ratio(figure: Figure, baseline: dict[str, float]) -> str:

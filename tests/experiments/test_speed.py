@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def test_a_ratio_above_one_is_faster_than_the_baseline(unit: str, median: float)
     figure = Figure("a", unit, median, median, median, 1)
     assert speed.ratio(figure, baseline) == "2.5x"
     assert speed.ratio(figure._replace(name="b"), baseline) == ""
+
+
+def test_other_families_keep_their_figures(tmp_path: Path) -> None:
+    path = tmp_path / "speed.json"
+    old, other, new = (
+        Figure(name, "s", m, m, m, 1) for name, m in (("a/x", 1.0), ("b/x", 2.0), ("a/y", 3.0))
+    )
+    path.write_text(json.dumps(speed.merged(path, [old, other])))
+    assert speed.merged(path, [new]) == [other._asdict(), new._asdict()]
 
 
 def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:

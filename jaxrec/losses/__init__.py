@@ -1,0 +1,54 @@
+"""Losses from scores (or vectors) to one scalar in nats. Plain functions, leading axes free.
+
+Every loss takes `where`, True where an example is real, and `axis_name`. With an axis name (inside
+`jax.pmap`, `jax.shard_map` or `jax.vmap(..., axis_name=...)`) it returns this device's share: the shares of
+all devices add up to the loss of the global batch, whatever their number. With no real example it is 0.
+"""
+
+from jaxrec.losses.behaviours import mini_batch_aware, next_behaviour
+from jaxrec.losses.contrastive import nt_xent
+from jaxrec.losses.entire_space import (
+    clipped_propensity,
+    doubly_robust_risk,
+    imputation_risk,
+    inverse_propensity_risk,
+    order_violation,
+)
+from jaxrec.losses.labels import (
+    binary_cross_entropy,
+    class_weights,
+    f_beta_weights,
+    focal,
+    hardest,
+    sigmoid_cross_entropy,
+    smooth_labels,
+    squared_error,
+)
+from jaxrec.losses.ranking import bce, bpr, sampled_cosine_softmax, sampled_softmax, softmax_cross_entropy
+from jaxrec.losses.reduce import masked_mean, weighted_mean
+
+__all__ = [
+    "bce",
+    "binary_cross_entropy",
+    "bpr",
+    "class_weights",
+    "clipped_propensity",
+    "doubly_robust_risk",
+    "f_beta_weights",
+    "focal",
+    "hardest",
+    "imputation_risk",
+    "inverse_propensity_risk",
+    "masked_mean",
+    "mini_batch_aware",
+    "next_behaviour",
+    "nt_xent",
+    "order_violation",
+    "sampled_cosine_softmax",
+    "sampled_softmax",
+    "sigmoid_cross_entropy",
+    "smooth_labels",
+    "softmax_cross_entropy",
+    "squared_error",
+    "weighted_mean",
+]

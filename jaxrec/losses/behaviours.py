@@ -1,0 +1,61 @@
+"""Losses beside click prediction over behaviour histories."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.losses.ranking import bce
+from jaxrec.losses.reduce import masked_mean
+from jaxrec.types import Array
+
+
+def next_behaviour(
+    pos: Array,
+    neg: Array,
+    *,
+    where: Array,
+    rows: Array | None = None,
+    per_step: bool = False,
+    axis_name: str | None = None,
+) -> Array:
+    """DIEN's auxiliary loss: each state must tell the next event from a sampled one (Zhou et al., AAAI 2019).
+
+        1/N Σ_examples Σ_steps -log σ(pos) - log(1 - σ(neg))
+
+    2 ln 2 a step where the scores are 0, and 0 without any step, as for histories of one event.
+
+    Args:
+      pos, neg: logits of the next event and of the sampled one, [B, T]; DIEN's "next" and "negative".
+      where: True where the step is real, [B, T]; DIEN's "steps".
+      rows: True where the example is real, [B]; N counts these. None means all.
+      per_step: True takes the mean over real steps, so that long histories do not outweigh the other loss;
+        the public code takes that over all slots, padding counted as 0.
+    """
+    rows = jnp.ones(pos.shape[0], bool) if rows is None else rows
+    where = where & rows[:, None]
+    if per_step:
+        return bce(pos, neg, where=where, axis_name=axis_name)
+    terms = jnp.where(where, jax.nn.softplus(-pos) + jax.nn.softplus(neg), 0.0)
+    return masked_mean(terms.sum(axis=-1), rows, axis_name)
+
+
+def mini_batch_aware(table: Array, ids: Array, counts: Array, *, axis_name: str | None = None) -> Array:
+    """Regularisation of the vectors that a batch reads: ½ Σ ‖w_j‖² / n_j over the distinct ids j in it.
+
+    DIN's (Zhou et al., KDD 2018, section 5.2, λ = 0.01). The gradient is w_j / n_j, exactly 0 for other ids:
+    an id that is read in n_j batches of an epoch is pulled by w_j in all, however frequent it is. The ½ is
+    what the paper leaves to λ.
+
+    Args:
+      table: [V, D].
+      ids: all that the batch reads from the table, [...], with 0 where there is none.
+      counts: how many examples of the training set hold each id, [V]; 0 counts as 1.
+    """
+    flat = ids.reshape(-1)
+    times = jnp.zeros(table.shape[0], jnp.int32).at[flat].add(1)
+    if axis_name is not None:
+        times = jax.lax.psum(times, axis_name)
+    weights = 1.0 / jnp.maximum(times * jnp.maximum(counts, 1), 1).astype(table.dtype)
+    squares = jnp.sum(jnp.asarray(table)[flat] ** 2, axis=-1)
+    return 0.5 * jnp.sum(jnp.where(flat != 0, weights[flat] * squares, 0.0))

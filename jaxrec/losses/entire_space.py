@@ -1,0 +1,95 @@
+"""Losses of conversion funnels: order of steps, and risks corrected for selection."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.losses.reduce import masked_mean
+from jaxrec.types import Array
+
+
+def order_violation(logits: Array, *, where: Array | None = None, axis_name: str | None = None) -> Array:
+    """By how much a later step is held more probable than the one before: Σ_t max(p_t - p_(t-1), 0).
+
+    AITM's behavioural expectation calibrator (Xi et al., KDD 2021, equations 11 to 13; its weight is 0.6). It
+    is 0 where probabilities never rise along the steps, and only there. The official code sums over the
+    batch, this is the mean.
+
+    Args:
+      logits: of each step, given none before it, [..., T].
+      where: True where the example is real, [...].
+
+    >>> float(order_violation(jnp.array([[0.0, 100.0, 0.0]])))  # probabilities 0.5, 1, 0.5
+    0.5
+    """
+    probs = jax.nn.sigmoid(logits)
+    return masked_mean(jnp.sum(jax.nn.relu(jnp.diff(probs, axis=-1)), axis=-1), where, axis_name)
+
+
+def clipped_propensity(logit: Array, *, floor: float = 0.1) -> Array:
+    """The probability of being observed, σ(logit) but at least `floor`, without a gradient: [...] → [...].
+
+    A propensity weighs the risks below by at most 1 / floor, and they do not train the model it comes from
+    (Wang et al., SIGIR 2022, appendix A).
+    """
+    if not 0.0 < floor <= 1.0:
+        raise ValueError(f"floor={floor}: must be above 0 and at most 1, as 1 / floor is the largest weight")
+    return jax.lax.stop_gradient(jnp.maximum(jax.nn.sigmoid(logit), floor))
+
+
+def inverse_propensity_risk(
+    errors: Array,
+    observed: Array,
+    propensity: Array,
+    *,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Mean error over all examples, estimated from the observed ones: mean of o · e / q.
+
+    Unbiased if q is the true probability of being observed (ESCM²-IPS: Wang et al., SIGIR 2022).
+
+    Args:
+      errors: such as the `sigmoid_cross_entropy` of a conversion, [...]; read where `observed` only.
+      observed: whether the label is known (there was a click), [...].
+      propensity: probability of being observed, [...], see `clipped_propensity`.
+      where: True where the example is real, [...].
+    """
+    weighted = jnp.where(observed, errors, 0.0) / propensity
+    return masked_mean(weighted, where, axis_name)
+
+
+def doubly_robust_risk(
+    errors: Array,
+    imputed: Array,
+    observed: Array,
+    propensity: Array,
+    *,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Mean error over all examples, from imputed ones corrected where observed: mean of ê + o · (e - ê) / q.
+
+    Unbiased if the propensity or the imputed error is right (ESCM²-DR: Wang et al., SIGIR 2022).
+    Goes together with `imputation_risk`. Arguments as of `inverse_propensity_risk`; imputed: [...].
+    """
+    weighted = imputed + jnp.where(observed, errors - imputed, 0.0) / propensity
+    return masked_mean(weighted, where, axis_name)
+
+
+def imputation_risk(
+    errors: Array,
+    imputed: Array,
+    observed: Array,
+    propensity: Array,
+    *,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """How far imputed errors are from observed ones, in squared nats: mean of o · (e - ê)² / q.
+
+    Trains the imputed errors only: no gradient reaches `errors`. Arguments as of `doubly_robust_risk`.
+    """
+    squared = (jax.lax.stop_gradient(errors) - imputed) ** 2
+    return inverse_propensity_risk(squared, observed, propensity, where=where, axis_name=axis_name)

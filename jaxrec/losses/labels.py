@@ -1,0 +1,187 @@
+"""Losses of labelled examples, and weights of examples and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.losses.reduce import masked_mean
+from jaxrec.types import Array
+
+
+def sigmoid_cross_entropy(logits: Array, labels: Array) -> Array:
+    """-y log σ(s) - (1 - y) log(1 - σ(s)) of each example, for labels y in [0, 1]: [...] → [...]."""
+    return labels * jax.nn.softplus(-logits) + (1.0 - labels) * jax.nn.softplus(logits)
+
+
+def smooth_labels(labels: Array, smoothing: float, towards: float = 0.5) -> Array:
+    """(1 - ε) y + ε · towards, [...] → [...] (Szegedy et al., CVPR 2016, section 7).
+
+    towards: 1/2 as in Keras; 1/C for one-hot labels of C classes; the label's base rate, which alone keeps
+    the mean of a rare event (1/2 and ε = 0.1 make 5.9 % of 1 %); 0 or 1 to smooth one class only.
+    """
+    if not (0.0 <= smoothing < 1.0 and 0.0 <= towards <= 1.0):
+        raise ValueError(f"smoothing={smoothing}, towards={towards}: must be in [0, 1) and [0, 1]")
+    return labels if smoothing == 0.0 else (1.0 - smoothing) * labels + smoothing * towards
+
+
+def binary_cross_entropy(
+    logits: Array,
+    labels: Array,
+    *,
+    where: Array | None = None,
+    weight: Array | None = None,
+    smoothing: float = 0.0,
+    towards: float = 0.5,
+    axis_name: str | None = None,
+) -> Array:
+    """Mean cross-entropy of labels in [0, 1]: Σ w · l / (number of real examples).
+
+    Args:
+      logits, labels: [...]; not read where the example is not real or its weight is 0.
+      where: True where the example is real, [...].
+      weight: of each example, [...]; it does not enter the denominator (see `weighted_mean`). Positives of
+        weight a multiply the learned odds by a: subtract log a from the logit to undo it.
+      smoothing, towards: see `smooth_labels`.
+
+    >>> round(float(binary_cross_entropy(jnp.zeros(2), jnp.array([0.0, 1.0]))), 4)  # ln 2
+    0.6931
+    """
+
+    def loss(logits: Array, labels: Array) -> Array:
+        return sigmoid_cross_entropy(logits, smooth_labels(labels, smoothing, towards))
+
+    return _supervised(loss, logits, labels, where, weight, axis_name)
+
+
+def focal(
+    logits: Array,
+    labels: Array,
+    *,
+    gamma: float = 2.0,
+    alpha: float | None = 0.25,
+    where: Array | None = None,
+    weight: Array | None = None,
+    smoothing: float = 0.0,
+    towards: float = 0.5,
+    axis_name: str | None = None,
+) -> Array:
+    """Cross-entropy that counts easy examples less: -α (1 - p)^γ log p (Lin et al., ICCV 2017).
+
+    p is the probability given to the label. What is learned is no probability: a constant prediction is best
+    away from the base rate. The gradient passes through the factor, which smoothing does not change.
+
+    Args:
+      labels: 0 or 1, [...].
+      gamma: 0 gives the cross-entropy. alpha: weight of label 1, that of 0 is 1 - alpha; None weighs both 1.
+      other arguments: as of `binary_cross_entropy`.
+    """
+    if gamma < 0 or (alpha is not None and not 0.0 <= alpha <= 1.0):
+        raise ValueError(f"gamma={gamma}, alpha={alpha}: must be at least 0, and None or in [0, 1]")
+
+    def loss(logits: Array, labels: Array) -> Array:
+        wrong = jnp.exp(gamma * jax.nn.log_sigmoid(jnp.where(labels > 0.5, -logits, logits)))  # (1 - p)^γ
+        balance = 1.0 if alpha is None else jnp.where(labels > 0.5, alpha, 1.0 - alpha)
+        return balance * wrong * sigmoid_cross_entropy(logits, smooth_labels(labels, smoothing, towards))
+
+    return _supervised(loss, logits, labels, where, weight, axis_name)
+
+
+def squared_error(
+    predictions: Array,
+    labels: Array,
+    *,
+    where: Array | None = None,
+    weight: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Mean of (prediction - label)². Arguments as of `binary_cross_entropy`.
+
+    >>> float(squared_error(jnp.array([1.0, 5.0]), jnp.array([3.0, 5.0])))
+    2.0
+    """
+    return _supervised(lambda p, y: (p - y) ** 2, predictions, labels, where, weight, axis_name)
+
+
+def _supervised(
+    loss: Callable[[Array, Array], Array],
+    predictions: Array,
+    labels: Array,
+    where: Array | None,
+    weight: Array | None,
+    axis_name: str | None,
+) -> Array:
+    """Mean of a loss over real examples; the others, and those of weight 0, reach no gradient."""
+    real = jnp.ones(predictions.shape, bool) if where is None else jnp.broadcast_to(where, predictions.shape)
+    used = real if weight is None else real & (weight != 0)
+    values = loss(jnp.where(used, predictions, 0.0), jnp.where(used, labels, 0.0))
+    values = values if weight is None else values * jnp.where(used, weight, 0.0)
+    return masked_mean(jnp.where(used, values, 0.0), real, axis_name)
+
+
+def hardest(
+    values: Array, ratio: float, *, where: Array | None = None, axis_name: str | None = None
+) -> Array:
+    """Marks the largest losses, ratio · n of n real examples rounded up: [...] → bool [...].
+
+    Online hard example mining (Shrivastava et al., CVPR 2016): `masked_mean(values, hardest(values, 0.25))`.
+    With an axis name n counts those of all devices. Of equal losses all are marked or none.
+    """
+    if not 0.0 < ratio <= 1.0:
+        raise ValueError(f"ratio={ratio}: must be above 0 and at most 1, which keeps every example")
+    real = jnp.ones(values.shape, bool) if where is None else jnp.broadcast_to(where, values.shape)
+    values = jax.lax.stop_gradient(jnp.where(real, values, -jnp.inf))
+    everywhere, count = values.reshape(-1), jnp.sum(real)
+    if axis_name is not None:
+        everywhere = jax.lax.all_gather(everywhere, axis_name, tiled=True)
+        count = jax.lax.psum(count, axis_name)
+    kept = jnp.ceil(ratio * (1.0 - 1e-6) * count).astype(jnp.int32)
+    return real & (values >= -jnp.sort(-everywhere)[jnp.maximum(kept - 1, 0)])
+
+
+def class_weights(counts: Array, *, beta: float | None = None) -> Array:
+    """Weights that make up for unequal classes, from the number of examples of each: [C] → [C].
+
+    N / (C · n), whose mean over examples is 1; with beta (1 - beta) / (1 - betaⁿ), the inverse of the
+    effective number of examples (Cui et al., CVPR 2019). A class without examples has weight 0.
+    """
+    if beta is not None and not 0.0 <= beta < 1.0:
+        raise ValueError(f"beta={beta}: must be in [0, 1), or None for inverse counts")
+    counts = jnp.asarray(counts, jnp.float32)
+    some = jnp.maximum(counts, 1.0)
+    if beta is None:
+        weights = jnp.sum(counts) / (counts.size * some)
+    else:
+        weights = (1.0 - beta) / (1.0 - jnp.power(beta, some))
+    return jnp.where(counts > 0, weights, 0.0)
+
+
+def f_beta_weights(
+    logits: Array,
+    labels: Array,
+    *,
+    beta: float = 1.0,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Weights 1 of positives and tp / (β² P + N - tn) of negatives, [...] → [...], without a gradient.
+
+    What F-beta gains from a true negative, by what it gains from a true positive: P and N count the labels,
+    tp and tn are the sums of σ(s) over positives and of 1 - σ(s) over negatives. Departs from EasyRec, which
+    sums σ(s) over all examples, whatever their label, and differentiates the weights.
+    """
+    real = jnp.ones(logits.shape, bool) if where is None else jnp.broadcast_to(where, logits.shape)
+    positive, negative, probs = real & (labels > 0.5), real & (labels <= 0.5), jax.nn.sigmoid(logits)
+    sums = jnp.stack(
+        [
+            jnp.sum(jnp.where(positive, probs, 0.0)),
+            jnp.sum(jnp.where(negative, probs, 0.0)),
+            jnp.sum(positive, dtype=probs.dtype),
+        ]
+    )
+    true_positives, false_positives, positives = sums if axis_name is None else jax.lax.psum(sums, axis_name)
+    bottom = beta**2 * positives + false_positives  # N - tn are the false positives
+    ratio = true_positives / jnp.where(bottom > 0, bottom, 1.0)
+    return jax.lax.stop_gradient(jnp.where(negative, ratio, jnp.where(positive, 1.0, 0.0)))

@@ -1,0 +1,214 @@
+"""Losses of scores of items: observed against sampled ones, or against all."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.losses.reduce import masked_mean
+from jaxrec.types import Array
+
+_MASKED = -1e30  # a score no softmax can see; finite, so that no gradient becomes NaN
+
+
+def bce(pos: Array, neg: Array, *, where: Array | None = None, axis_name: str | None = None) -> Array:
+    """Binary cross-entropy with sampled negatives: -log σ(pos) - Σ log(1 - σ(neg)), averaged over positives.
+
+    SASRec (Kang and McAuley, ICDM 2018, section III-F). The official code adds 1e-24 inside the logarithms,
+    which caps a term at 55 nats; this form is exact at any score.
+
+    Args:
+      pos: scores of the observed items, [...].
+      neg: scores of sampled items, [...] for one per positive or [..., N], whose terms are summed.
+      where: True where the positive is real, [...].
+
+    >>> round(float(bce(jnp.zeros(3), jnp.zeros(3))), 4)  # 2 ln 2
+    1.3863
+    """
+    return masked_mean(
+        jax.nn.softplus(-pos) + _over_negatives(jnp.sum, jax.nn.softplus(neg), pos), where, axis_name
+    )
+
+
+def bpr(pos: Array, neg: Array, *, where: Array | None = None, axis_name: str | None = None) -> Array:
+    """Bayesian personalised ranking, -log σ(pos - neg) (Rendle et al., UAI 2009, section 4.1).
+
+    Args:
+      pos: scores of the observed items, [...].
+      neg: scores of sampled items, [...] for one per positive or [..., N], whose terms are averaged.
+      where: True where the positive is real, [...].
+
+    >>> round(float(bpr(jnp.array([2.0]), jnp.array([1.0]))), 4)
+    0.3133
+    """
+    wide = pos[..., None] if neg.ndim > pos.ndim else pos
+    return masked_mean(_over_negatives(jnp.mean, jax.nn.softplus(neg - wide), pos), where, axis_name)
+
+
+def _over_negatives(reduce_fn, values: Array, pos: Array) -> Array:  # type: ignore[no-untyped-def]
+    return reduce_fn(values, axis=-1) if values.ndim > pos.ndim else values
+
+
+def sampled_softmax(
+    pos: Array,
+    neg: Array,
+    *,
+    pos_log_prob: Array | None = None,
+    neg_log_prob: Array | None = None,
+    accidental: Array | None = None,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Cross-entropy of the observed item against sampled ones: -s⁺ + log(exp s⁺ + Σ exp s⁻).
+
+    With the log-probabilities of the sampler it is corrected for the proposal, s - log Q, in both places,
+    which makes its gradient that of the full softmax in the limit (Bengio and Senécal, 2008). They go
+    together: a frequent item is drawn often and its score is lowered for it (never raised).
+
+    Args:
+      pos: scores of the observed items, [...].
+      neg: scores of sampled items, [..., N].
+      pos_log_prob: log Q of the observed items, [...]; None (with neg_log_prob None) means no correction.
+      neg_log_prob: log Q of the sampled items, [..., N].
+      accidental: True where a sampled item is the observed one, [..., N]: it is left out.
+      where: True where the positive is real, [...].
+    """
+    if (pos_log_prob is None) != (neg_log_prob is None):
+        raise ValueError("pos_log_prob and neg_log_prob go together: give both, or neither for no correction")
+    if pos_log_prob is not None and neg_log_prob is not None:
+        pos, neg = pos - pos_log_prob, neg - neg_log_prob
+    if accidental is not None:
+        neg = jnp.where(accidental, _MASKED, neg)
+    logits = jnp.concatenate([pos[..., None], neg], axis=-1)
+    return masked_mean(jax.nn.logsumexp(logits, axis=-1) - pos, where, axis_name)
+
+
+def sampled_cosine_softmax(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    negatives: Array,
+    *,
+    temperature: float = 0.05,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Cross-entropy of the observed item against sampled ones, scored by h·e_j / (‖e_j‖ τ).
+
+    The loss of HSTU's research code (Zhai et al., ICML 2024, arXiv:2402.17152), without a correction for the
+    sampler. A sample that is the target is left out; one that comes twice counts twice.
+
+    Args:
+      hidden: what the model says at each position, of length 1 for cosines, [..., D].
+      table: item vectors of any length, [V, D]; only rows that are read are normalised.
+      targets: ids of the observed items, [...].
+      negatives: ids of sampled items, [..., N].
+      temperature: τ, which divides the scores; must be positive.
+      where: True where the target is real, [...].
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: must be positive")
+    ids = jnp.concatenate([targets[..., None], negatives], axis=-1)
+    vectors = jnp.asarray(table)[ids].astype(jnp.float32)
+    vectors = vectors * jax.lax.rsqrt(jnp.maximum(jnp.sum(vectors**2, axis=-1, keepdims=True), 1e-12))
+    scores = jnp.einsum("...d,...nd->...n", hidden.astype(jnp.float32), vectors) / temperature
+    return sampled_softmax(
+        scores[..., 0],
+        scores[..., 1:],
+        accidental=negatives == targets[..., None],
+        where=where,
+        axis_name=axis_name,
+    )
+
+
+def softmax_cross_entropy(
+    hidden: Array,
+    table: Array,
+    targets: Array,
+    *,
+    where: Array | None = None,
+    num_items: int | None = None,
+    include_padding: bool = False,
+    block: int = 4096,
+    axis_name: str | None = None,
+) -> Array:
+    """Cross-entropy over all items, -h·e_y + log Σ exp h·e_j, computed in blocks of items.
+
+    Never holds [tokens, items]: the backward pass computes each block of probabilities again.
+
+    Args:
+      hidden: what the model says at each position, [..., D].
+      table: item vectors, [V, D]; row 0 is padding.
+      targets: ids of the observed items, [...].
+      where: True where the target is real, [...].
+      num_items: rows past it are no candidates (a mask id); None means every row is an item.
+      include_padding: True keeps row 0 among the candidates, as RecBole does.
+      block: items in a block.
+    """
+    count = table.shape[0] if num_items is None else num_items + 1
+    if not 2 <= count <= table.shape[0]:
+        raise ValueError(
+            f"num_items={num_items}: the table has {table.shape[0]} rows, so 1..{table.shape[0] - 1}"
+        )
+    first = 0 if include_padding else 1
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    lse = _blocked_logsumexp(flat, table[first:count], min(block, count - first))
+    target_score = jnp.sum(hidden * table[targets], axis=-1, dtype=jnp.float32)
+    return masked_mean(lse.reshape(targets.shape) - target_score, where, axis_name)
+
+
+def _blocks(table: Array, size: int) -> tuple[Array, Array]:
+    """Cuts [V, D] into [n, size, D] with a mask [n, size] of the rows that exist."""
+    extra = -table.shape[0] % size
+    real = jnp.arange(table.shape[0] + extra) < table.shape[0]
+    return jnp.pad(table, ((0, extra), (0, 0))).reshape(-1, size, table.shape[1]), real.reshape(-1, size)
+
+
+def _scores(hidden: Array, block: Array, real: Array) -> Array:
+    return jnp.where(real, jnp.matmul(hidden, block.T, preferred_element_type=jnp.float32), _MASKED)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _blocked_logsumexp(hidden: Array, table: Array, size: int) -> Array:
+    """log Σ_j exp(hidden · table_j): [T, D], [V, D] → [T] in float32, holding [T, size] at a time."""
+
+    def add_block(carry: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        top, total = carry
+        scores = _scores(hidden, *block)
+        new_top = jnp.maximum(top, scores.max(axis=-1))
+        return (
+            new_top,
+            total * jnp.exp(top - new_top) + jnp.exp(scores - new_top[:, None]).sum(axis=-1),
+        ), None
+
+    # the start depends on `hidden` so that it varies over the same mesh axes as the rest of the carry
+    start = hidden[:, 0].astype(jnp.float32) * 0.0
+    (top, total), _ = jax.lax.scan(add_block, (start + _MASKED, start), _blocks(table, size))
+    return top + jnp.log(total)
+
+
+def _blocked_logsumexp_fwd(
+    hidden: Array, table: Array, size: int
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    lse = _blocked_logsumexp(hidden, table, size)
+    return lse, (hidden, table, lse)
+
+
+def _blocked_logsumexp_bwd(
+    size: int, saved: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
+    hidden, table, lse = saved
+
+    def add_block(grad_hidden: Array, block: tuple[Array, Array]) -> tuple[Array, Array]:
+        probs = jnp.exp(_scores(hidden, *block) - lse[:, None]) * cotangent[:, None]
+        grad_block = jnp.matmul(probs.T, hidden, preferred_element_type=jnp.float32)
+        return grad_hidden + jnp.matmul(probs, block[0], preferred_element_type=jnp.float32), grad_block
+
+    grad_hidden, grad_blocks = jax.lax.scan(add_block, hidden.astype(jnp.float32) * 0.0, _blocks(table, size))
+    grad_table = grad_blocks.reshape(-1, table.shape[1])[: table.shape[0]]
+    return grad_hidden.astype(hidden.dtype), grad_table.astype(table.dtype)
+
+
+_blocked_logsumexp.defvjp(_blocked_logsumexp_fwd, _blocked_logsumexp_bwd)

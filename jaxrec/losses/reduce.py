@@ -1,0 +1,40 @@
+"""Means over the real examples of all devices."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.types import Array
+
+
+def masked_mean(values: Array, where: Array | None = None, axis_name: str | None = None) -> Array:
+    """Mean of `values` over the entries that `where` marks, 0 if there are none: [...] → [].
+
+    With an axis name: the sum over this device's entries divided by the number of entries on all devices.
+    """
+    where = jnp.ones(values.shape, bool) if where is None else jnp.broadcast_to(where, values.shape)
+    total = jnp.sum(jnp.where(where, values, 0.0))
+    count = jnp.sum(where, dtype=total.dtype)
+    if axis_name is not None:
+        count = jax.lax.psum(count, axis_name)
+    return total / jnp.maximum(count, 1.0)
+
+
+def weighted_mean(
+    values: Array, weight: Array, *, where: Array | None = None, axis_name: str | None = None
+) -> Array:
+    """Σ w · l / Σ w over real examples, 0 if no weight is left: [...] → [].
+
+    With weights 1 / q of observed examples and 0 of others it is the self-normalised estimate by inverse
+    propensities (SNIPS), between the least and the largest value; `inverse_propensity_risk` is IPS.
+
+    Args:
+      values: losses of examples, such as `sigmoid_cross_entropy`, [...]; not read where the weight is 0.
+      weight: at least 0, [...]. where: True where the example is real, [...].
+    """
+    weight = jnp.where(True if where is None else where, weight, 0.0)
+    total = jnp.sum(jnp.where(weight != 0, weight * jnp.where(weight != 0, values, 0.0), 0.0))
+    mass = jnp.sum(weight)
+    mass = mass if axis_name is None else jax.lax.psum(mass, axis_name)
+    return total / jnp.where(mass > 0, mass, 1.0)

@@ -26,6 +26,7 @@ import numpy as np
 
 from experiments import impressions as lab
 from experiments.saving import save
+from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec.data import synthetic_multitask
 from jaxrec.data.impressions import ImpressionSplit
@@ -107,11 +108,7 @@ class Config:
     workdir: str = "runs/census"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size", "dim", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, none twice, none negative")
+        check(self, "epochs", "patience", "batch_size", "dim", "save_every")
 
 
 def body(row: Row, num_tasks: int) -> nn.Module:
@@ -163,12 +160,6 @@ def train(
     fitted = lab.train(data, task, targets, f"auc/{tasks[0]}", run)
     found = lab.test(data, task, targets, fitted.variables, config.num_devices)
     return fitted, found, lab.num_parameters(task, data)
-
-
-def described(config: Config) -> dict[str, Any]:
-    """The settings that decide what is computed."""
-    places = ("rows", "results", "workdir", "save_every", "num_devices", "seeds")
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
 
 
 def published_numbers(row: Row, config: Config) -> tuple[dict[str, float], str]:

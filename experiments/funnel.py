@@ -32,6 +32,7 @@ import numpy as np
 
 from experiments import impressions as lab
 from experiments.saving import save
+from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses
 from jaxrec.data import synthetic_multitask
@@ -77,11 +78,7 @@ class Config:
     workdir: str = "runs/funnel"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size", "dim", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, none twice, none negative")
+        check(self, "epochs", "patience", "batch_size", "dim", "save_every")
 
 
 def load(config: Config) -> ImpressionSplit:
@@ -191,12 +188,6 @@ def train(
     found = lab.test(data, task, evaluated, fitted.variables, config.num_devices)
     kept = [{k: v for k, v in metrics.items() if k.startswith("auc/")} for metrics in found]
     return fitted, kept, lab.num_parameters(task, data)
-
-
-def described(config: Config) -> dict[str, Any]:
-    """The settings that decide what is computed."""
-    places = ("rows", "results", "workdir", "save_every", "num_devices", "seeds")
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
 
 
 def with_stages(data: lab.Data) -> lab.Data:

@@ -29,6 +29,7 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
+from experiments import settings
 from experiments.saving import save
 from jaxrec import config as command_line
 from jaxrec import packing
@@ -283,10 +284,8 @@ def test(
 
 
 def described(config: Config) -> dict[str, Any]:
-    """The settings that decide what is computed."""
-    places = ("rows", "results", "workdir", "save_every", "num_devices", "seeds")
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
-    return settings | {"alpha": config.alpha if np.isfinite(config.alpha) else "inf"}
+    """The settings that decide what is computed; JSON has no infinity."""
+    return settings.described(config) | {"alpha": config.alpha if np.isfinite(config.alpha) else "inf"}
 
 
 def run(config: Config) -> None:

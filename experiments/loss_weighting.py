@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from experiments import census as paper
 from experiments import impressions as lab
 from experiments.saving import save
+from experiments.settings import described
 from jaxrec import config as command_line
 from jaxrec.nn.layers.features import Featured
 from jaxrec.optim import gradient_balancing as balancing
@@ -106,27 +107,25 @@ def run(config: Config) -> None:
     batch_size = 64 if config.tiny else config.batch_size
     for row in config.rows:
         chosen = method(row, tasks, config, -(-data.num_rows // batch_size))
-        described = paper.described(config)
         training = lab.Run(
             seeds=config.seeds,
             epochs=2 if config.tiny else config.epochs,
             batch_size=batch_size,
             learning_rate=config.learning_rate,
             workdir=Path(config.workdir) / data.name / row,
-            description={"row": row, **described},
+            description={"row": row, **described(config)},
             patience=config.patience,
             num_devices=config.num_devices,
             save_every=config.save_every,
         )
         fitted = lab.train(data, task, targets, "auc", training, weighting=chosen)
         found = lab.test(data, task, targets, fitted.variables, config.num_devices)
-        settings: dict[str, Any] = {**described, "parameters": lab.num_parameters(task, data)}
         path = save(
             config.results,
             experiment=EXPERIMENT,
             dataset=data.name,
             model=f"shared-bottom+{row}",
-            config=settings,
+            config={**described(config), "parameters": lab.num_parameters(task, data)},
             protocol=lab.protocol_of(data, "auc"),
             seeds=config.seeds,
             metrics=found,

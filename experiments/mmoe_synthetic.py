@@ -23,6 +23,7 @@ import numpy as np
 
 from experiments import impressions as lab
 from experiments.saving import save
+from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec.data.synthetic_multitask import correlated_tasks
 from jaxrec.nn.multitask.mmoe import MMoE
@@ -33,6 +34,7 @@ from jaxrec.report import plots
 EXPERIMENT = "mmoe_synthetic"
 Row = Literal["shared-bottom", "omoe", "mmoe"]
 TASKS = ("y1", "y2")
+SWEPT = ("correlations",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +57,7 @@ class Config:
     workdir: str = "runs/mmoe_synthetic"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        for name in ("num_rows", "epochs", "batch_size", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, none twice, none negative")
+        check(self, "num_rows", "epochs", "batch_size", "save_every")
 
 
 def body(row: Row) -> nn.Module:
@@ -106,19 +104,13 @@ def train(row: Row, data: lab.Data, config: Config) -> tuple[Any, list[dict[str,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         workdir=Path(config.workdir) / data.name / row,
-        description={"row": row, **described(config), "data": data.name},
+        description={"row": row, **described(config, beside=SWEPT), "data": data.name},
         num_devices=config.num_devices,
         save_every=config.save_every,
     )
     fitted = lab.train(data, task, targets, "mse", run, lower_is_better=True)
     found = lab.test(data, task, targets, fitted.variables, config.num_devices)
     return fitted, found, lab.num_parameters(task, data)
-
-
-def described(config: Config) -> dict[str, Any]:
-    """The settings that decide what is computed."""
-    places = ("correlations", "rows", "results", "workdir", "save_every", "num_devices", "seeds")
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
 
 
 def run(config: Config) -> None:
@@ -133,7 +125,11 @@ def run(config: Config) -> None:
                 experiment=EXPERIMENT,
                 dataset=data.name.replace("=", ""),
                 model=row,
-                config={**described(config), "correlation": correlation, "parameters": parameters},
+                config={
+                    **described(config, beside=SWEPT),
+                    "correlation": correlation,
+                    "parameters": parameters,
+                },
                 protocol=lab.protocol_of(data, "mse", loss="mse"),
                 seeds=config.seeds,
                 metrics=found,

@@ -31,6 +31,7 @@ import optax
 
 from experiments import sequential as lab
 from experiments.saving import save
+from experiments.settings import check_seeds, described
 from jaxrec import config as command_line
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences
@@ -108,8 +109,7 @@ class Config:
             raise ValueError(f"dropout={self.dropout}: must lie in [0, 1)")
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide dim={self.dim}")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, none twice, none negative")
+        check_seeds(self.seeds)
 
 
 def effective(config: Config) -> Config:
@@ -201,12 +201,6 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         save_every=config.save_every,
     )
     return model, fitted
-
-
-def described(config: Config) -> dict[str, Any]:
-    """The settings that decide what is computed."""
-    places = ("rows", "results", "workdir", "save_every", "num_devices", "seeds")
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
 
 
 def run(config: Config) -> None:

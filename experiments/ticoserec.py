@@ -30,6 +30,7 @@ import optax
 
 from experiments import sequential as lab
 from experiments.saving import save
+from experiments.settings import check_seeds, described
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment import operators as ops
@@ -182,8 +183,7 @@ class Config:
                 raise ValueError(
                     f"{name}={getattr(self, name)}: must be positive, or 0 for the recipe's value"
                 )
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, none twice, none negative")
+        check_seeds(self.seeds)
         if set(self.operators) - set("SIMRC"):
             raise ValueError(f"operators={self.operators!r}: letters of SIMRC, such as 'SIM'")
         if self.save_every < 1:
@@ -389,12 +389,6 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         save_every=config.save_every,
     )
     return recipe, fitted, model
-
-
-def described(config: Config) -> dict[str, Any]:
-    """The settings that decide what is computed."""
-    places = ("rows", "results", "workdir", "save_every", "num_devices", "seeds")
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in places}
 
 
 def published_numbers(row: Row, config: Config) -> tuple[dict[str, float], str]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrec.losses.reduce import masked_mean
+from jaxrec.losses.reduce import MASKED, masked_mean
 from jaxrec.losses.vectors import unit
 from jaxrec.types import Array
-
-_MASKED = -1e30  # a score no softmax can see; finite, so that no gradient becomes NaN
 
 
 def nt_xent(
@@ -57,4 +55,4 @@ def nt_xent(
 
 
 def _lse(scores: Array, where: Array) -> Array:
-    return jax.nn.logsumexp(jnp.where(where, scores, _MASKED), axis=-1)
+    return jax.nn.logsumexp(jnp.where(where, scores, MASKED), axis=-1)

@@ -7,10 +7,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxrec.losses.reduce import masked_mean
+from jaxrec.losses.reduce import MASKED, masked_mean
 from jaxrec.types import Array
-
-_MASKED = -1e30  # a score no softmax can see; finite, so that no gradient becomes NaN
 
 
 def bce(pos: Array, neg: Array, *, where: Array | None = None, axis_name: str | None = None) -> Array:
@@ -80,7 +78,7 @@ def sampled_softmax(
     if pos_log_prob is not None and neg_log_prob is not None:
         pos, neg = pos - pos_log_prob, neg - neg_log_prob
     if accidental is not None:
-        neg = jnp.where(accidental, _MASKED, neg)
+        neg = jnp.where(accidental, MASKED, neg)
     logits = jnp.concatenate([pos[..., None], neg], axis=-1)
     return masked_mean(jax.nn.logsumexp(logits, axis=-1) - pos, where, axis_name)
 
@@ -167,7 +165,7 @@ def _blocks(table: Array, size: int) -> tuple[Array, Array]:
 
 
 def _scores(hidden: Array, block: Array, real: Array) -> Array:
-    return jnp.where(real, jnp.matmul(hidden, block.T, preferred_element_type=jnp.float32), _MASKED)
+    return jnp.where(real, jnp.matmul(hidden, block.T, preferred_element_type=jnp.float32), MASKED)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -185,7 +183,7 @@ def _blocked_logsumexp(hidden: Array, table: Array, size: int) -> Array:
 
     # the start depends on `hidden` so that it varies over the same mesh axes as the rest of the carry
     start = hidden[:, 0].astype(jnp.float32) * 0.0
-    (top, total), _ = jax.lax.scan(add_block, (start + _MASKED, start), _blocks(table, size))
+    (top, total), _ = jax.lax.scan(add_block, (start + MASKED, start), _blocks(table, size))
     return top + jnp.log(total)
 
 

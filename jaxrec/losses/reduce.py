@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from jaxrec.types import Array
 
+MASKED = -1e30  # a score no softmax can see; finite, so that no gradient becomes NaN
+
 
 def masked_mean(values: Array, where: Array | None = None, axis_name: str | None = None) -> Array:
     """Mean of `values` over the entries that `where` marks, 0 if there are none: [...] → [].

@@ -26,7 +26,7 @@ _SEEN = {
 _TIES = {
     "pessimistic": "ties rank the target last",
     "optimistic": "ties rank the target first",
-    "half": "a tied pair counts half",
+    "half": "a tied pair counts half in an area under a curve",
 }
 
 

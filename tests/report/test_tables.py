@@ -9,6 +9,7 @@ import pytest
 from jaxrec.report import tables
 from jaxrec.report.__main__ import main
 from jaxrec.report.results import Record, write
+from jaxrec.types import Protocol
 from tests.report.results_for_tests import MANIFEST, example
 
 FRAME = f"# A project\n\n{tables.BEGIN}\n{tables.END}\n\nThe end.\n"
@@ -226,3 +227,11 @@ def test_damaged_result_is_an_error_naming_it(project: Path, capsys: pytest.Capt
     (project / "results/ticoserec/Beauty/sasrec-bce.json").write_text("{")
     assert run(project, "--check") == 2
     assert "sasrec-bce.json: not a whole JSON file" in capsys.readouterr().err
+
+
+def test_labelled_impressions_have_no_rule_for_seen_items() -> None:
+    line = tables.protocol_line(Protocol(split="random", candidates="impressions", seen="keep", ties="half"))
+    assert line == (
+        "Protocol: random split; labelled impressions as they are; a tied pair counts half in an area under "
+        "a curve; selected by validation ndcg@20."
+    )

@@ -52,6 +52,15 @@ def test_scores_and_metrics_of_each_task_over_its_space(queries: dict[str, np.nd
     assert set(first) == {"auc/click", "log_loss/click", "gauc/click", "mse/time"}
 
 
+def test_several_tasks_of_a_kind_have_a_mean(queries: dict[str, np.ndarray]) -> None:
+    rows = {**queries, "label/buy": 1 - queries["label/click"], "label/more": queries["label/time"] + 1}
+    values = np.repeat(queries["x"][..., None], 4, axis=-1)
+    found = impression_metrics(("click", "buy", "time", "more"), errors=("time", "more"))(values, rows)
+    assert np.isclose(found["auc"], (found["auc/click"] + found["auc/buy"]) / 2)
+    assert np.isclose(found["auc"], 0.5)  # the second asks for the contrary of the first
+    assert np.isclose(found["mse"], (found["mse/time"] + found["mse/more"]) / 2)
+
+
 def test_padded_rows_may_score_anything(queries: dict[str, np.ndarray]) -> None:
     broken = {**queries, "x": np.where(queries["mask"], queries["x"], np.nan)}
     variables = {"params": {"w": jnp.ones(1)}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from jaxrec.train import parallel
 from jaxrec.train.epoch import shuffled
 from jaxrec.train.evaluate import impression_metrics, make_scores
 from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection, fit
-from jaxrec.types import Array, Batch, Protocol, Task, Variables
+from jaxrec.types import Array, Batch, Context, Protocol, Task, Variables
 
 EVALUATION_BATCH = 4096
 EQUAL = static()  # the sum of the losses
@@ -30,7 +30,8 @@ class Data(NamedTuple):
 
     rule: how they were split. tasks: labels, of which those in `regression` are numbers and those in `spaces`
     have a column of the rows that have them. columns: of the training rows, to live on the device;
-    validation, test: in batches, on the host.
+    validation, test: in batches, on the host. group: their column of users, for areas per user.
+    expand: (batch, columns) -> what a model reads of a batch for evaluation; None: the batch as it is.
     """
 
     name: str
@@ -38,9 +39,11 @@ class Data(NamedTuple):
     tasks: tuple[str, ...]
     regression: tuple[str, ...]
     spaces: tuple[str, ...]
-    columns: dict[str, np.ndarray]
+    columns: dict[str, Any]
     validation: dict[str, np.ndarray]
     test: dict[str, np.ndarray]
+    group: str | None = None
+    expand: Callable[[Batch, Context], Batch] | None = None
 
     @property
     def num_rows(self) -> int:
@@ -138,10 +141,10 @@ def train(
         shuffled(data.num_rows, run.batch_size),
         data.columns,
         Selection(
-            make_scores(scores(task, evaluated)),
+            make_scores(scores(task, evaluated), data.expand),
             data.validation,
             selection,
-            impression_metrics([target.name for target in evaluated], errors=errors),
+            impression_metrics([target.name for target in evaluated], errors=errors, group=data.group),
             patience=run.patience,
             lower_is_better=lower_is_better,
         ),
@@ -157,11 +160,15 @@ def test(
     data: Data, task: Task, evaluated: Sequence[Target], variables: Variables, num_devices: int
 ) -> list[dict[str, float]]:
     """Test metrics of each seed: variables have a leading seeds axis."""
-    measure = CompiledMeasure(make_scores(scores(task, evaluated)), num_devices)
+    measure = CompiledMeasure(make_scores(scores(task, evaluated), data.expand), num_devices)
+    context = {} if data.expand is None else data.columns
     values = measure(
-        parallel.replicate(variables, num_devices), parallel.split_leading(data.test, num_devices), {}
+        parallel.replicate(variables, num_devices),
+        parallel.split_leading(data.test, num_devices),
+        parallel.replicate(context, num_devices),
     )
-    summarise = impression_metrics([target.name for target in evaluated], errors=data.regression)
+    names = [target.name for target in evaluated]
+    summarise = impression_metrics(names, errors=data.regression, group=data.group)
     return [summarise(value, data.test) for value in values]
 
 

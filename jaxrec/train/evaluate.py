@@ -133,12 +133,17 @@ def ranking_metrics(ks: tuple[int, ...] = (5, 10, 20)) -> Summarise:
     return lambda ranks, queries: summarise(ranks, queries["mask"], ks)
 
 
-def make_scores(predict: Callable[[Variables, Batch], Array]) -> Measure:
-    """Scores of impressions: predict(variables, batch) -> [B, …], on each batch of the columns."""
+def make_scores(
+    predict: Callable[[Variables, Batch], Array], expand: Callable[[Batch, Context], Batch] | None = None
+) -> Measure:
+    """Scores of impressions: predict(variables, batch) -> [B, …], on each batch of the columns.
+
+    expand: makes the batch that the model reads of columns and resident context, such as histories.
+    """
 
     def measure(variables: Variables, queries: Batch, context: Context) -> tuple[Array, Array]:
         def batch(columns: Batch) -> tuple[Array, Array]:
-            scores = predict(variables, columns)
+            scores = predict(variables, columns if expand is None else expand(columns, context))
             finite = jnp.isfinite(scores.reshape(scores.shape[0], -1)).all(axis=1)
             return scores, jnp.sum(~finite & columns["mask"])
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import census, funnel, loss_weighting, mmoe_synthetic
+from experiments import census, din, funnel, loss_weighting, mmoe_synthetic
 from experiments import impressions as lab
 from jaxrec.report.results import read_all
 from jaxrec.tasks.multitask import stacked
@@ -17,6 +17,12 @@ from tests.experiments.test_tiny import call
 
 TWINS = {
     "census": (census, ("--rows", "single-task"), {"single-task": "bce"}, "auc/ctr"),
+    "din": (
+        din,
+        ("--rows", "base", "dien"),
+        {"base": "bce", "dien": "bce + next behaviour"},
+        "rela_impr/click",
+    ),
     "funnel": (
         funnel,
         ("--rows", "aitm"),

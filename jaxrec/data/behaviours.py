@@ -1,0 +1,198 @@
+"""Click impressions made of event sequences: each event against items its user had not met, after a history.
+
+The protocol of DIN (Zhou et al., KDD 2018) and DIEN on Amazon: predict event k + 1 from the first k, one
+item drawn at random beside each. A history is not stored row by row: rows share the stream of events, and
+`tasks.ctr.behaviours` gathers the window before each on the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxrec.data.checks import check_dtype
+from jaxrec.data.impressions import Rows, check_rows, time_rows
+from jaxrec.data.interactions import Sequences
+from jaxrec.data.negatives import add_unobserved
+
+SHARED = "shared"  # what rows share: the stream of events, columns of items and of users
+CHUNK = 65_536  # rows counted at once
+
+
+class Sides(NamedTuple):
+    """Side information as ids from 1, row 0 for padding: items {name: [num_items + 1]}, users likewise."""
+
+    items: Mapping[str, np.ndarray]
+    users: Mapping[str, np.ndarray]
+
+
+NONE = Sides({}, {})
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clicks:
+    """M impressions: row m asks whether user[m] takes item[m] after the events start[m] .. end[m] - 1.
+
+    events: items of all users end to end, int32 [N]. user, item: from 1, int32 [M]. click: float32 [M].
+    train, validation, test: row indices that don't overlap, by `rule`. left_out: events that have no event
+    before them and so are no target.
+
+    Raises ValueError for an empty part, and for side information of another length, type or range.
+    """
+
+    name: str
+    events: np.ndarray
+    user: np.ndarray
+    item: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    click: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    rule: str
+    left_out: int
+    num_users: int
+    num_items: int
+    sides: Sides = NONE
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            check_rows(f"{self.name} ({self.rule}): {part}", getattr(self, part), len(self.click))
+        for kind, count, columns in (
+            ("item", self.num_items, self.sides.items),
+            ("user", self.num_users, self.sides.users),
+        ):
+            for name, column in columns.items():
+                where = f"{self.name}: {kind} column {name!r}"
+                check_dtype(column, np.int32, where)
+                if name in {"item", "user", "start", "end", "mask"} or "/" in name:
+                    raise ValueError(f"{where}: batches use this name otherwise; rename it")
+                if len(column) != count + 1 or column[0] != 0 or column[1:].min() < 1:
+                    raise ValueError(
+                        f"{where}: {len(column):,} ids from {column[1:].min(initial=1)}, first {column[0]}: "
+                        f"expected 0 for padding, then one id of at least 1 for each of {count:,}"
+                    )
+
+    def columns(self) -> dict[str, object]:
+        """Training rows, and under `shared` what all rows share: arrays to live on the device."""
+        shared = {
+            "events": self.events,
+            "items": dict(self.sides.items),
+            "users": dict(self.sides.users),
+        }
+        return {name: column[self.train] for name, column in self._rows().items()} | {SHARED: shared}
+
+    def batched(self, rows: np.ndarray, batch_size: int, *, multiple: int = 1) -> dict[str, np.ndarray]:
+        """Rows in batches of one shape, [batches, batch_size], and `mask`; as `Impressions.batched`."""
+        if batch_size < 1 or multiple < 1:
+            raise ValueError(f"batch_size={batch_size}, multiple={multiple}: must be at least 1")
+        batches = -(-len(rows) // (batch_size * multiple)) * multiple
+        shape = (batches, batch_size)
+        found = {name: np.zeros(batches * batch_size, c.dtype) for name, c in self._rows().items()}
+        for name, column in self._rows().items():
+            found[name][: len(rows)] = column[rows]
+        mask = np.arange(batches * batch_size) < len(rows)
+        return {name: column.reshape(shape) for name, column in (found | {"mask": mask}).items()}
+
+    def examples_with(self, length: int) -> np.ndarray:
+        """How many training rows hold each item as target or among the last `length` events, int64 [V + 1].
+
+        The n_j of DIN's mini-batch aware regularisation.
+        """
+        counts = np.zeros(self.num_items + 1, np.int64)
+        for first in range(0, len(self.train), CHUNK):
+            rows = self.train[first : first + CHUNK]
+            at = self.end[rows, None] - length + np.arange(length)
+            history = np.where(at >= self.start[rows, None], self.events[np.maximum(at, 0)], 0)
+            ids = np.sort(np.concatenate([history, self.item[rows, None]], axis=1), axis=1)
+            once = np.concatenate([np.ones((len(ids), 1), bool), ids[:, 1:] != ids[:, :-1]], axis=1)
+            counts += np.bincount(ids[once], minlength=len(counts))
+        counts[0] = 0
+        return counts
+
+    def _rows(self) -> dict[str, np.ndarray]:
+        return {
+            "user": self.user,
+            "item": self.item,
+            "start": self.start,
+            "end": self.end,
+            "label/click": self.click,
+        }
+
+
+def next_clicks(
+    sequences: Sequences,
+    *,
+    split: Literal["last", "time"] = "last",
+    per_event: int = 1,
+    seed: int = 0,
+    sides: Sides = NONE,
+) -> Clicks:
+    """Each event that has one before it, and `per_event` items drawn at random with the same history.
+
+    A history ends before the time of its event: events of the same second are not in it. Sources without
+    times go by the order of the events.
+
+    split: "last" tests on the last event of each user and validates on the one before; "time" takes shares of
+    80/10/10 over all users, and needs times.
+    An item is drawn uniformly among those the user had not met up to the row's part (`add_unobserved`), so
+    what a training row draws may turn out positive in a later part.
+
+    Raises ValueError for an unknown split, or one that leaves a part empty.
+    """
+    count = len(sequences.items)
+    user = np.repeat(np.arange(sequences.num_users), sequences.lengths)
+    start, place = sequences.offsets[:-1][user], np.arange(count)
+    end = place if sequences.times is None else _first_of_its_second(user, sequences.times)
+    asked = np.flatnonzero(end > start)
+    if split == "last":
+        after = sequences.offsets[1:][user[asked]] - 1 - asked  # events of the user after this one
+        train, validation, test = (np.flatnonzero(chosen) for chosen in (after > 1, after == 1, after == 0))
+        parts = Rows(train, validation, test, "last event")
+    elif split == "time":
+        if sequences.times is None:
+            raise ValueError(f"{sequences.name}: split='time' needs times; this source has none: use 'last'")
+        parts = time_rows(sequences.times[asked])
+    else:
+        raise ValueError(f"split={split!r}: must be 'last' or 'time'")
+    for part, rows in zip(("train", "validation", "test"), parts[:3], strict=True):
+        check_rows(f"{sequences.name} ({parts.rule}): {part}", rows, len(asked))
+    first = np.flatnonzero(end <= start)
+    item = sequences.items.astype(np.int64) - 1
+    pairs = add_unobserved(
+        user[asked],
+        item[asked],
+        sequences.num_items,
+        parts,
+        per_pair=per_event,
+        seed=seed,
+        never=user[first].astype(np.int64) * sequences.num_items + item[first],
+    )
+    at = asked[pairs.origin]
+    return Clicks(
+        sequences.name,
+        sequences.items,
+        user=(pairs.user + 1).astype(np.int32),
+        item=(pairs.item + 1).astype(np.int32),
+        start=start[at].astype(np.int32),
+        end=end[at].astype(np.int32),
+        click=pairs.observed.astype(np.float32),
+        train=pairs.rows.train,
+        validation=pairs.rows.validation,
+        test=pairs.rows.test,
+        rule=pairs.rows.rule,
+        left_out=count - len(asked),
+        num_users=sequences.num_users,
+        num_items=sequences.num_items,
+        sides=sides,
+    )
+
+
+def _first_of_its_second(user: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """The place of the first event of the same user and time, [N]."""
+    new = np.append(True, (user[1:] != user[:-1]) | (times[1:] != times[:-1]))
+    return np.maximum.accumulate(np.where(new, np.arange(len(user)), 0))

@@ -1,0 +1,118 @@
+"""Click prediction after a history of behaviours, gathered on the device; the losses of DIN and DIEN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import losses
+from jaxrec.data.behaviours import SHARED
+from jaxrec.tasks.multitask import Model, Target, multitask
+from jaxrec.types import Array, Batch, Context, Key, Outputs, Task, Variables
+
+HISTORY, NEGATIVE = "history_", "negative_"
+
+
+class Regularised(NamedTuple):
+    """A table under mini-batch aware regularisation, see `losses.mini_batch_aware`.
+
+    table: finds it in the parameters, [V, D]. columns: those of a batch that read it, ids [B] or [B, L].
+    counts: training examples that hold each id, [V].
+    """
+
+    table: Callable[[Variables], Array]
+    columns: tuple[str, ...]
+    counts: Array
+
+
+def behaviours(rows: Mapping[str, Array], shared: Context, length: int) -> Batch:
+    """Columns of click impressions: the target, the `length` events before it, and what is known of both.
+
+    Args:
+      rows: user, item, start, end, int32 [B]; the history is events start .. end - 1. Others pass through.
+      shared: {"events": int32 [N], "items": {name: [V + 1]}, "users": {name: [U + 1]}}.
+      length: L; of a longer history the last L events are read.
+
+    Returns:
+      The row's columns but start and end; a column of each name of users [B]; for item and each name of items
+      the target's [B] and `history_<name>` [B, L], right-aligned, 0 where there is no event.
+    """
+    at = rows["end"][:, None] - length + jnp.arange(length)
+    history = jnp.where(at >= rows["start"][:, None], shared["events"][jnp.maximum(at, 0)], 0)
+    batch = {name: column for name, column in rows.items() if name not in ("start", "end")}
+    batch[f"{HISTORY}item"] = history
+    for name, column in shared["users"].items():
+        batch[name] = column[rows["user"]]
+    for name, column in shared["items"].items():
+        batch[name] = column[rows["item"]]
+        batch[f"{HISTORY}{name}"] = column[history]
+    return batch
+
+
+def other_events(key: Key, batch: Batch, shared: Context, num_items: int) -> Batch:
+    """`negative_<name>` [B, L] beside each history column: uniform items other than the event (DIEN)."""
+    history = batch[f"{HISTORY}item"]
+    step = jax.random.randint(key, history.shape, 1, num_items)  # 1..V - 1, so never back to the event
+    negative = jnp.where(history > 0, (history - 1 + step) % num_items + 1, 0)
+    found = {f"{NEGATIVE}item": negative}
+    return found | {f"{NEGATIVE}{name}": column[negative] for name, column in shared["items"].items()}
+
+
+def ctr(
+    module: Model,
+    *,
+    length: int,
+    num_items: int,
+    auxiliary: bool = False,
+    regularised: Sequence[Regularised] = (),
+) -> Task:
+    """Clicks as one task over `data.behaviours.Clicks.columns()`: the loss "click", and what is asked beside.
+
+    module: called as module(batch, train=…), with the columns of `behaviours`; gives a logit [B] or, with
+    `auxiliary`, in training DIEN's dict. predict always gives logits [B], of a batch made by `behaviours`.
+    length: events of a history. auxiliary: adds "next_behaviour", telling events from others drawn uniformly.
+    regularised: adds "mini_batch_aware", the sum over these tables.
+
+    Raises:
+      ValueError: length < 1, or auxiliary with fewer than two items.
+    """
+    if length < 1 or (auxiliary and num_items < 2):
+        raise ValueError(
+            f"length={length}, num_items={num_items}: must be at least 1, and 2 items to draw from"
+        )
+
+    def next_behaviour(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
+        where = outputs["steps"]
+        pos, neg = outputs["next"], outputs["negative"]
+        return losses.next_behaviour(pos, neg, where=where, rows=batch["mask"], axis_name=axis_name)
+
+    target = Target("click", "click" if auxiliary else None, "label/click")
+    base = multitask(module, [target], terms={"next_behaviour": next_behaviour} if auxiliary else None)
+
+    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
+        shared = context[SHARED]
+        read = {name: column[rows["user"]] for name, column in context.items() if name != SHARED}
+        batch = {**behaviours(read, shared, length), "mask": rows["mask"]}
+        return {**batch, **other_events(key, batch, shared, num_items)} if auxiliary else batch
+
+    def loss(
+        variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
+    ) -> tuple[dict[str, Array], Variables]:
+        found, updates = base.losses(variables, batch, key, axis_name)
+        if regularised:
+            found["mini_batch_aware"] = sum(
+                (_of_table(each, variables, batch, axis_name) for each in regularised), jnp.zeros(())
+            )
+        return found, updates
+
+    return base._replace(prepare=prepare, losses=loss)
+
+
+def _of_table(each: Regularised, variables: Variables, batch: Batch, axis_name: str | None) -> Array:
+    real = batch["mask"]
+    read = [jnp.where(real.reshape(-1, *[1] * (batch[c].ndim - 1)), batch[c], 0) for c in each.columns]
+    ids = jnp.concatenate([column.reshape(-1) for column in read])
+    return losses.mini_batch_aware(each.table(variables), ids, each.counts, axis_name=axis_name)

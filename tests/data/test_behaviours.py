@@ -1,0 +1,174 @@
+"""Click impressions after a history: what a row may read, what is drawn beside it, how rows are split."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxrec.data.behaviours import SHARED, Clicks, Sides, next_clicks
+from jaxrec.data.interactions import Interactions, Sequences
+
+
+def events(rows: list[list[tuple[int, int]]], num_items: int) -> Sequences:
+    """Users' (item, time) events; every item occurs by name, whether or not it is met."""
+    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
+    flat = [event for row in rows for event in row]
+    return Sequences(
+        "made",
+        items=np.array([item for item, _ in flat], np.int32),
+        times=np.array([time for _, time in flat], np.int64),
+        offsets=offsets,
+        user_ids=np.arange(len(rows)),
+        item_ids=np.arange(num_items),
+        num_items=num_items,
+    )
+
+
+@st.composite
+def sequences(draw: st.DrawFn) -> Sequences:
+    num_items = draw(st.integers(9, 15))
+    rows = draw(st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=6), min_size=1, max_size=5))
+    item = st.integers(1, num_items)
+    rows = [np.cumsum(row).tolist() for row in rows] + [[1, 2, 3, 4]]  # the last user fills every part
+    return events([[(draw(item), 10**9 + time) for time in row] for row in rows], num_items)
+
+
+def history(clicks: Clicks, row: int) -> list[int]:
+    return clicks.events[clicks.start[row] : clicks.end[row]].tolist()  # type: ignore[no-any-return]
+
+
+def test_rows_by_hand() -> None:
+    made = next_clicks(events([[(1, 10), (2, 11), (3, 11), (4, 12), (5, 13)], [(2, 10)]], 9))
+    observed = np.flatnonzero(made.click == 1)
+    assert [(made.item[m], history(made, m)) for m in observed] == [
+        (2, [1]),
+        (3, [1]),
+        (4, [1, 2, 3]),
+        (5, [1, 2, 3, 4]),
+    ]
+    parts = [
+        made.item[rows[made.click[rows] == 1]].tolist() for rows in (made.train, made.validation, made.test)
+    ]
+    assert parts == [[2, 3], [4], [5]]
+    assert made.left_out == 2 and made.user.tolist() == [1] * len(made.user)
+
+
+@given(sequences(), st.integers(1, 3))
+def test_no_history_holds_an_event_of_its_time_or_later(made: Sequences, per_event: int) -> None:
+    """The slow twin: a user's events of a smaller time, for the event and for what is drawn beside it."""
+    assert made.times is not None
+    clicks = next_clicks(made, per_event=per_event)
+    expected = []
+    for user in range(made.num_users):
+        own = range(made.offsets[user], made.offsets[user + 1])
+        for at in own:
+            before = [int(made.items[i]) for i in own if made.times[i] < made.times[at]]
+            if before:
+                expected.append((user + 1, int(made.items[at]), before))
+    found = [
+        (int(clicks.user[m]), int(clicks.item[m]), history(clicks, m))
+        for m in np.flatnonzero(clicks.click == 1)
+    ]
+    assert found == expected
+    assert clicks.left_out == len(made.items) - len(expected)
+    histories = [(u, tuple(h)) for u, _, h in expected]
+    drawn = [(int(clicks.user[m]), tuple(history(clicks, m))) for m in np.flatnonzero(clicks.click == 0)]
+    assert sorted(drawn) == sorted(histories * per_event)
+
+
+@given(sequences())
+def test_what_is_drawn_was_not_met_up_to_its_part(made: Sequences) -> None:
+    clicks = next_clicks(made)
+    met: dict[int, set[int]] = {}
+    early = np.ones(len(made.items), bool)
+    users = np.repeat(np.arange(made.num_users) + 1, made.lengths)
+    times = np.asarray(made.times)
+    for i in range(len(early)):
+        early[i] = not ((users == users[i]) & (times < times[i])).any()
+    for user, item in zip(users[early].tolist(), made.items[early].tolist(), strict=True):
+        met.setdefault(user, set()).add(item)
+    for rows in (clicks.train, clicks.validation, clicks.test):
+        for m in rows[clicks.click[rows] == 1]:
+            met.setdefault(int(clicks.user[m]), set()).add(int(clicks.item[m]))
+        for m in rows[clicks.click[rows] == 0]:
+            assert int(clicks.item[m]) not in met[int(clicks.user[m])]
+            assert 1 <= clicks.item[m] <= made.num_items
+
+
+def test_a_split_by_time_trains_before_it_tests() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        [
+            (int(i), int(t))
+            for i, t in zip(rng.integers(1, 60, 12), 10**6 + np.sort(rng.integers(0, 500, 12)), strict=True)
+        ]
+        for _ in range(20)
+    ]
+    made = events(rows, 60)
+    clicks = next_clicks(made, split="time")
+    assert made.times is not None
+
+    def times(part: np.ndarray) -> np.ndarray:
+        """Of the events that rows ask for: the first event not in their history."""
+        return made.times[clicks.end[part]]  # type: ignore[index]
+
+    assert times(clicks.train).max() < times(clicks.validation).min()
+    assert times(clicks.validation).max() < times(clicks.test).min()
+    assert clicks.rule.startswith("time")
+
+
+def test_sources_without_times_go_by_order() -> None:
+    made = Interactions.from_raw("made", np.repeat([1, 2], 4), np.arange(8)).to_sequences()
+    clicks = next_clicks(made)
+    assert clicks.end[clicks.click == 1].tolist() == [1, 2, 3, 5, 6, 7]
+    with pytest.raises(ValueError, match="split='time' needs times"):
+        next_clicks(made, split="time")
+
+
+@given(sequences(), st.integers(1, 8))
+def test_counts_of_examples_are_those_of_a_loop(made: Sequences, length: int) -> None:
+    clicks = next_clicks(made)
+    expected = np.zeros(made.num_items + 1, int)
+    for m in clicks.train:
+        for item in {int(clicks.item[m]), *history(clicks, m)[-length:]}:
+            expected[item] += 1
+    np.testing.assert_array_equal(clicks.examples_with(length), expected)
+
+
+def test_batches_hold_every_row_once() -> None:
+    clicks = next_clicks(events([[(i, i) for i in range(1, 8)]] * 3, 9))
+    found = clicks.batched(clicks.test, 4, multiple=2)
+    assert found["mask"].shape == (2, 4) and found["mask"].sum() == len(clicks.test)
+    np.testing.assert_array_equal(found["item"][found["mask"]], clicks.item[clicks.test])
+    assert len(clicks.columns()["item"]) == len(clicks.train)  # type: ignore[arg-type]
+    assert SHARED in clicks.columns()
+    with pytest.raises(ValueError, match="batch_size=0"):
+        clicks.batched(clicks.test, 0)
+
+
+def test_bad_input_is_refused() -> None:
+    whole = [[(1, 1), (2, 2), (3, 3), (4, 4)]]
+    good = np.append(0, np.ones(9)).astype(np.int32)
+    with pytest.raises(ValueError, match="split='first'"):
+        next_clicks(events(whole, 9), split="first")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"made \(last event\): train: it is empty"):
+        next_clicks(events([[(1, 1), (2, 2), (3, 3)]], 9))
+    for column, message in (
+        (good[:-1], "9 ids from 1, first 0: expected 0 for padding"),
+        (good + np.int32(1), "first 1"),
+        (good * 0, "from 0"),
+        (good.astype(np.int64), "int64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next_clicks(events(whole, 9), sides=Sides({"genres": column}, {}))
+    with pytest.raises(ValueError, match="'mask'.*rename"):
+        next_clicks(events(whole, 9), sides=Sides({"mask": good}, {}))
+    with pytest.raises(ValueError, match="user column 'age'"):
+        next_clicks(events(whole, 9), sides=Sides({}, {"age": good}))
+    clicks = next_clicks(events(whole, 9))
+    with pytest.raises(ValueError, match="test"):
+        dataclasses.replace(clicks, test=np.array([99]))

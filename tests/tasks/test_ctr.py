@@ -1,0 +1,154 @@
+"""Click prediction after a history: the window before each row, the events drawn beside it, the losses."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.data.behaviours import SHARED, Clicks, Sides, next_clicks
+from jaxrec.data.synthetic import markov_chain
+from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
+from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.ranking.dien import DIEN
+from jaxrec.nn.ranking.din_base import DINBase
+from jaxrec.tasks.ctr import Regularised, behaviours, ctr, other_events
+from jaxrec.types import Task
+
+KEY = jax.random.key(0)
+LENGTH, ITEMS = 5, 12
+KIND = np.append(0, np.arange(ITEMS) % 3 + 1).astype(np.int32)
+
+
+@functools.cache
+def clicks() -> Clicks:
+    made = markov_chain(20, ITEMS, min_length=4, max_length=9).sequences
+    ages = np.append(0, np.arange(20) % 4 + 1).astype(np.int32)
+    return next_clicks(made, sides=Sides({"kind": KIND}, {"age": ages}))
+
+
+def context() -> dict[str, Any]:
+    return jax.tree.map(jnp.asarray, clicks().columns())  # type: ignore[no-any-return]
+
+
+def step(*ids: int, size: int = 8) -> dict[str, Any]:
+    mask = jnp.arange(size) < len(ids)
+    return {"user": jnp.array([*ids, *[0] * (size - len(ids))], jnp.int32), "mask": mask}
+
+
+def module(*, negatives: bool) -> WithHistory:
+    lists = ("history_", "negative_") if negatives else ("history_",)
+    fields = [Categorical(f"{p}item", ITEMS + 1, 4, "item") for p in ("", *lists)]
+    return WithHistory(
+        FeatureEmbedding((*fields, Categorical("age", 5, 4))),
+        DIEN(dims=(6,), activation=jax.nn.relu) if negatives else DINBase(dims=(6,)),
+        targets=("item",),
+        histories=("history_item",),
+        negatives=("negative_item",) if negatives else (),
+    )
+
+
+def table(variables: Any) -> Any:
+    return variables["params"]["embedding"]["item_embedding"]
+
+
+@functools.cache
+def regularised() -> Task:
+    counts = jnp.asarray(clicks().examples_with(LENGTH), jnp.int32)
+    each = Regularised(table, ("item", "history_item"), counts)
+    return ctr(module(negatives=False), length=LENGTH, num_items=ITEMS, regularised=[each])
+
+
+@pytest.mark.parametrize("length", [1, 3, 20])
+def test_a_history_is_the_last_events_before_the_row(length: int) -> None:
+    made, shared = clicks(), context()[SHARED]
+    read = {name: jnp.asarray(getattr(made, name)) for name in ("user", "item", "start", "end")}
+    batch = behaviours(read, shared, length)
+    for m in range(0, len(made.user), 7):
+        before = made.events[made.start[m] : made.end[m]][-length:]
+        expected = np.append(np.zeros(length - len(before), int), before)
+        np.testing.assert_array_equal(batch["history_item"][m], expected)
+        np.testing.assert_array_equal(batch["history_kind"][m], KIND[expected])
+        assert batch["kind"][m] == KIND[made.item[m]]
+        assert batch["age"][m] == made.sides.users["age"][made.user[m]]
+    assert set(batch) == {"user", "item", "kind", "age", "history_item", "history_kind"}
+
+
+def test_a_row_without_events_has_an_empty_history() -> None:
+    read = {"user": jnp.array([1]), "item": jnp.array([2]), "start": jnp.array([4]), "end": jnp.array([4])}
+    batch = behaviours(read, context()[SHARED], 3)
+    assert batch["history_item"].tolist() == batch["history_kind"].tolist() == [[0, 0, 0]]
+
+
+def test_later_events_change_nothing() -> None:
+    """Everything from the row's event on is replaced: the batch and the score stay the same."""
+    task, columns = regularised(), context()
+    batch = task.prepare(KEY, step(5), columns)
+    variables = task.init(KEY, batch)
+    end = int(columns["end"][5])
+    shared = columns[SHARED] | {"events": columns[SHARED]["events"].at[end:].set(ITEMS)}
+    other = task.prepare(KEY, step(5), columns | {SHARED: shared})
+    np.testing.assert_array_equal(batch["history_item"][0], other["history_item"][0])
+    assert float(task.predict(variables, batch)[0]) == float(task.predict(variables, other)[0])
+
+
+def test_other_events_are_never_the_event_and_reach_every_other() -> None:
+    history = jnp.broadcast_to(jnp.array([0, 3, ITEMS]), (4000, 3))
+    drawn = other_events(KEY, {"history_item": history}, context()[SHARED], ITEMS)
+    negative = np.asarray(drawn["negative_item"])
+    assert (negative[:, 0] == 0).all()
+    for slot, event in ((1, 3), (2, ITEMS)):
+        counts = np.bincount(negative[:, slot], minlength=ITEMS + 1)
+        assert counts[0] == counts[event] == 0
+        expected = 4000 / (ITEMS - 1)
+        others = np.delete(counts, [0, event])
+        assert (np.abs(others - expected) < 5 * np.sqrt(expected)).all()
+    np.testing.assert_array_equal(drawn["negative_kind"], KIND[negative])
+
+
+def test_mini_batch_aware_is_its_formula_over_real_rows() -> None:
+    task = regularised()
+    batch = task.prepare(KEY, step(2, 9, 4), context())
+    variables = task.init(KEY, batch)
+    found, _ = task.losses(variables, batch, KEY)
+    real = np.asarray(batch["mask"])
+    ids = {
+        *np.asarray(batch["item"])[real].tolist(),
+        *np.asarray(batch["history_item"])[real].ravel().tolist(),
+    }
+    weights, counts = np.asarray(table(variables), np.float64), clicks().examples_with(LENGTH)
+    expected = sum(0.5 * (weights[j] ** 2).sum() / max(counts[j], 1) for j in ids - {0})
+    assert float(found["mini_batch_aware"]) == pytest.approx(expected, rel=1e-5)
+    gradient = jax.grad(lambda v: task.losses(v, batch, KEY)[0]["mini_batch_aware"])(dict(variables))
+    for j in range(ITEMS + 1):
+        scale = 1 / max(counts[j], 1) if j in ids - {0} else 0.0
+        np.testing.assert_allclose(table(gradient)[j], scale * weights[j], rtol=1e-5, atol=1e-9)
+
+
+def test_the_auxiliary_loss_is_trained_and_not_served() -> None:
+    task = ctr(module(negatives=True), length=LENGTH, num_items=ITEMS, auxiliary=True)
+    batch = task.prepare(KEY, step(2, 9, 4), context())
+    variables = task.init(KEY, batch)
+    found, _ = task.losses(variables, batch, KEY)
+    assert set(found) == {"click", "next_behaviour"}
+    assert all(np.isfinite(float(loss)) for loss in found.values())
+    served = {name: column for name, column in batch.items() if not name.startswith("negative_")}
+    assert task.predict(variables, served).shape == (8,)
+    masked = task.prepare(KEY, step(2, 9, 4), context())
+    masked = {**masked, "history_item": masked["history_item"].at[3:].set(1)}
+    np.testing.assert_allclose(
+        float(task.losses(variables, masked, KEY)[0]["next_behaviour"]),
+        float(found["next_behaviour"]),
+        rtol=1e-6,
+    )
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="length=0"):
+        ctr(module(negatives=False), length=0, num_items=ITEMS)
+    with pytest.raises(ValueError, match="num_items=1"):
+        ctr(module(negatives=True), length=3, num_items=1, auxiliary=True)

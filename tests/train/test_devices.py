@@ -103,8 +103,9 @@ def test_devices_share_a_batch_without_changing_the_result(name: str) -> None:
     assert all(np.isfinite(list(losses.values())).all() for losses in alone.losses)
     for num_devices in (2, 4) if name == "pooled" else (4,):
         shared = steps(name, num_devices)
-        for ours, expected in zip(shared.losses, alone.losses, strict=True):
-            assert ours == pytest.approx(expected, rel=1e-5)
+        for i, (ours, expected) in enumerate(zip(shared.losses, alone.losses, strict=True)):
+            # the first losses are of the same parameters, later ones of such that agree to 1e-4 (below)
+            assert ours == pytest.approx(expected, rel=1e-4 if i else 1e-5)
         for ours, expected in ((shared.first, alone.first), (shared.last, alone.last)):
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), ours, expected)
 

@@ -7,8 +7,8 @@ by the gaps between events, and begins to after a warm-up without views.
 
 Departs from the official code, each with an option for its way: views are compared as means over their
 events (--form flat), the users left alone are those of the most even gaps (--official-bug), similar items
-are the most similar ones (--inverted-similarity), seen items are no candidates (--seen zero). Negatives
-avoid training items only.
+are the most similar ones (--inverted-similarity), seen items are no candidates (--seen zero), negatives avoid
+training items only (--reject all).
 
 Run:     python -m experiments.ticoserec --dataset ml-100k
 Also:    --rows ticoserec --opposite (Ti operators reversed), --operators C (one operator alone),
@@ -141,6 +141,9 @@ PUBLISHED: Mapping[tuple[str, str], tuple[dict[str, float], str]] = {
     ("Yelp-A", "sasrec-bce"): _published(FOUR, TABLE_MCLREC, 0.0160, 0.0443, 0.0101, 0.0179),
 }
 
+# where our defaults depart from the official code: either way of these stands beside its numbers
+OFFICIAL_WAYS = ("form", "official_bug", "inverted_similarity", "seen", "reject")
+
 Row = Literal["random", "popularity", "sasrec-bce", "coserec", "ticoserec"]
 
 
@@ -172,6 +175,9 @@ class Config:
     dim: int = 0  # width of the encoder; 0: as the recipe says
     batch_size: int = 0  # users a step; 0: as the recipe says
     seen: Literal["exclude", "zero"] = "exclude"  # seen items in the ranking; zero: the official rule
+    reject: Literal["train", "all"] = (
+        "train"  # items no negative is; all: the official code's, test items too
+    )
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
     results: str = "results"  # folder of result files
@@ -354,6 +360,7 @@ def model_name(row: Row, config: Config) -> str:
         parts += [config.similarity] if config.similarity != "item_cf_iuf" else []
         for flag in ("opposite", "no_warm_up", "official_bug", "inverted_similarity"):
             parts += [flag.replace("_", "-")] if getattr(config, flag) else []
+    parts += ["reject-all"] if config.reject == "all" else []
     return "+".join(parts)
 
 
@@ -392,8 +399,9 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
 
 
 def published_numbers(row: Row, config: Config) -> tuple[dict[str, float], str]:
-    """A row's published numbers and where they stand: only beside the official settings."""
-    if described(config) != described(Config(dataset=config.dataset, seen=config.seen)):
+    """A row's published numbers and where they stand: beside official settings, in our ways or the code's."""
+    ways = {name: getattr(config, name) for name in OFFICIAL_WAYS}
+    if config.form == "last" or described(config) != described(Config(dataset=config.dataset, **ways)):
         return {}, ""
     return PUBLISHED.get((config.dataset, row), ({}, ""))
 
@@ -403,7 +411,7 @@ def run(config: Config) -> None:
     sequences = load(config)
     protocol = Protocol(seen=config.seen, selection="ndcg@20")
     for row in config.rows:
-        data = lab.resident(leave_one_out(sequences))
+        data = lab.resident(leave_one_out(sequences), reject=config.reject)
         published, source = published_numbers(row, config)
         store = functools.partial(
             save, config.results, experiment=EXPERIMENT, dataset=dataset_name(config), seeds=config.seeds

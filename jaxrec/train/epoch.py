@@ -39,7 +39,10 @@ def shuffled(
     width: int = 0,
     replacement: bool = False,
 ) -> Plan:
-    """Every example once an epoch, in random order; the last batch is padded and masked.
+    """Every example once an epoch, in random order; the last batch is filled up with masked rows.
+
+    These are the epoch's first examples again, so that statistics which a layer takes over a whole batch
+    (batch norm) are those of random examples there too.
 
     lengths: (context, example ids) -> events of each, if examples share `rows` packed rows of `width`
     slots: rows then carry each example's `row` and `slot`. A permutation of which some batch does not
@@ -60,9 +63,9 @@ def shuffled(
             order = jax.random.randint(key, (num_steps * batch_size,), 0, num_examples)
         else:
             order = jax.random.permutation(key, num_examples)
-        order = jnp.zeros(num_steps * batch_size, jnp.int32).at[: order.shape[0]].set(order)
-        mask = jnp.arange(num_steps * batch_size) < (order.shape[0] if replacement else num_examples)
-        return order.reshape(num_steps, batch_size), mask.reshape(num_steps, batch_size)
+        place = jnp.arange(num_steps * batch_size)
+        shape = (num_steps, batch_size)
+        return order[place % order.shape[0]].reshape(shape), (place < order.shape[0]).reshape(shape)
 
     def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
         if lengths is None:

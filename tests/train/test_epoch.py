@@ -34,6 +34,8 @@ def test_every_example_once_and_a_masked_tail(count: int, batch_size: int, steps
     assert rows["user"].shape == rows["mask"].shape == (steps, batch_size)
     assert sorted(rows["user"][rows["mask"]]) == list(range(count))
     assert rows["mask"].ravel().tolist() == [True] * count + [False] * (steps * batch_size - count)
+    order = rows["user"].ravel()
+    np.testing.assert_array_equal(order[count:], np.resize(order[:count], len(order) - count))
 
 
 def test_orders_differ_between_keys_and_repeat_for_a_key() -> None:

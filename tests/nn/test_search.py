@@ -17,7 +17,7 @@ from jaxrec.nn.layers.hashing import hamming, hamming_top_k, simhash
 from jaxrec.nn.layers.target_attention import TargetAttention, masked_softmax, top_k
 from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.eta import ETA
-from jaxrec.nn.ranking.sim import SIM, SoftSearch
+from jaxrec.nn.ranking.sim import SIM, SoftSearch, relevance
 from tests.nn.drawn import drawn
 
 rng = np.random.default_rng(5)
@@ -107,9 +107,17 @@ def test_with_a_finite_mask_value_a_masked_row_is_the_mean() -> None:
 def test_neither_attention_nor_search_holds_projections_of_the_history() -> None:
     length, dim = 13, 34
     inputs = (np.ones((2, D)), np.ones((2, length, D)), np.ones((2, length), bool))
-    for module in (TargetAttention(2, dim), SoftSearch(dim)):
-        variables = drawn(module, *inputs)
-        grad = jax.grad(lambda v, m=module: sum(x.sum() for x in jax.tree.leaves(m.apply(v, *inputs))))
+    attention, search = TargetAttention(2, dim), SoftSearch(dim)
+
+    def attended(variables: Any) -> Any:
+        return attention.apply(variables, *inputs).sum()  # type: ignore[union-attr]
+
+    def found(variables: Any) -> Any:
+        pooled, scores = relevance(search.apply(variables, inputs[0]), *inputs[1:])  # type: ignore[arg-type]
+        return pooled.sum() + scores.sum()
+
+    for variables, function in ((drawn(attention, *inputs), attended), (drawn(search, inputs[0]), found)):
+        grad = jax.grad(function)
         for width in (dim, dim // 2):
             assert shapes_with(grad, (variables,), length, width) == []
         assert shapes_with(grad, (variables,), length, D) != []  # the history itself is seen
@@ -361,11 +369,12 @@ def test_neither_loss_trains_the_other_unit(weights: Any) -> None:
 def test_with_identities_soft_search_ranks_by_inner_product_at_any_length_of_the_target() -> None:
     target, events = rng.normal(size=(2, D)), rng.normal(size=(2, L, D))
     variables = {"params": {name: np.eye(D) for name in ("target_kernel", "behaviour_kernel")}}
-    scores, pooled = SoftSearch(D).apply(variables, target, events, REAL[[0, 2]])  # type: ignore[misc]
+    asked = SoftSearch(D).apply(variables, target)
+    pooled, scores = relevance(asked, events, REAL[[0, 2]])  # type: ignore[arg-type]
     expected = np.where(REAL[[0, 2]], np.einsum("bd,bld->bl", target, events), 0.0)
     close(scores, expected)
     close(pooled, np.einsum("bl,bld->bd", expected, events))
-    longer, _ = SoftSearch(D).apply(variables, 3 * target, events, REAL[[0, 2]])  # type: ignore[misc]
+    _, longer = relevance(3 * asked, events, REAL[[0, 2]])  # type: ignore[operator, arg-type]
     np.testing.assert_array_equal(top_k(longer, REAL[[0, 2]], 3)[0], top_k(scores, REAL[[0, 2]], 3)[0])
 
 
@@ -523,3 +532,35 @@ def test_bst_without_blocks_is_an_mlp_of_all_vectors() -> None:
     events = np.where(REAL[..., None], vectors(params["items"], LONG), 0.0).reshape(B, -1)
     x = np.concatenate([events, vectors(params["items"], TARGET)], axis=1)
     close(logits, [tower(params["tower"], row) for row in x])
+
+
+# --- histories too long to hold --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", [SOFT.clone(padding_score=0.0), HASHED], ids=["sim", "eta"])
+def test_a_history_read_in_blocks_gives_the_same_and_is_never_held_whole(model: Any) -> None:
+    inputs = (TARGET, LONG, SHORT, FEATURES, AGES)
+    variables = drawn(model, *inputs)
+
+    def loss(params: Any, block: int | None) -> Any:
+        logits = model.clone(block=block).apply({**variables, "params": params}, *inputs)
+        return sum(jnp.tanh(x).sum() for x in jax.tree.leaves(logits))
+
+    both = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    whole = both(variables["params"], None)
+    for block in (4, 11):  # in three, the first of them padded, and all at once
+        for ours, theirs in zip(
+            jax.tree.leaves(both(variables["params"], block)), jax.tree.leaves(whole), strict=True
+        ):
+            close(ours, theirs)
+    held = [
+        shapes_with(jax.grad(lambda p, n=block: loss(p, n)), (variables["params"],), *sizes)
+        for block, sizes in ((None, (L, D)), (4, (L, D)), (4, (12, D)), (4, (3, 4, D)))
+    ]
+    assert held[0]
+    assert held[1:] == [[], [], []]
+
+
+def test_a_block_holds_at_least_one_event() -> None:
+    with pytest.raises(ValueError, match="block=0: must be at least 1 event"):
+        drawn(HASHED.clone(block=0), TARGET, LONG, SHORT, FEATURES, AGES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -34,17 +34,57 @@ class ItemEmbedding(nn.Module):
         table_shapes(self.items)
         super().__post_init__()
 
-    @nn.compact
-    def __call__(self, columns: Columns) -> Array:
-        """Maps columns of ids, each [...], to [..., D]; D is the sum of the columns' widths."""
-        tables = {
+    def setup(self) -> None:
+        self.tables = {
             name: self.param(f"{name}_embedding", pad_row(self.table_init), shape)
             for name, shape in table_shapes(self.items).items()
         }
-        return jnp.concatenate(
-            [lookup(tables[item.vocabulary or item.name], column(columns, item.name)) for item in self.items],
-            axis=-1,
-        )
+
+    def __call__(self, columns: Columns) -> Array:
+        """Maps columns of ids, each [...], to [..., D]; D is the sum of the columns' widths."""
+        return self.reader()(columns)
+
+    def reader(self) -> Callable[[Columns], Array]:
+        """The same as a function of the columns alone, for use inside `over_blocks`."""
+        tables = dict(self.tables)
+
+        def read(columns: Columns) -> Array:
+            parts = [lookup(tables[i.vocabulary or i.name], column(columns, i.name)) for i in self.items]
+            return jnp.concatenate(parts, axis=-1)
+
+        return read
+
+
+def over_blocks(
+    function: Callable[[Columns], tuple[Any, Array]], columns: Columns, block: int | None
+) -> tuple[Any, Array]:
+    """What a long history adds up to, and a number of each event, with few of its vectors held at a time.
+
+    Args:
+      function: maps columns [B, n] of any n events to what is summed over events (a tree of arrays), and
+        numbers [B, n]. Padding (0) must add nothing; there may be more of it on the left. Its inner results
+        are computed again for the gradient, not kept.
+      columns: ids, [B, L]. block: events that `function` sees at a time; None: all.
+    """
+    length = next(iter(columns.values())).shape[1]
+    if block is None or length <= block:
+        return function(columns)
+    if block < 1:
+        raise ValueError(f"block={block}: must be at least 1 event, or None for all at once")
+    count = -(-length // block)
+    blocks = {
+        name: jnp.pad(ids, ((0, 0), (count * block - length, 0))).reshape(-1, count, block).swapaxes(0, 1)
+        for name, ids in columns.items()
+    }
+
+    def add(total: Any, part: Columns) -> tuple[Any, Array]:
+        found, numbers = function(part)
+        return jax.tree.map(jnp.add, total, found), numbers
+
+    shapes, _ = jax.eval_shape(function, {name: ids[0] for name, ids in blocks.items()})
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, numbers = jax.lax.scan(jax.checkpoint(add), start, blocks)
+    return total, numbers.swapaxes(0, 1).reshape(-1, count * block)[:, -length:]
 
 
 class AgeEmbedding(nn.Module):

@@ -62,7 +62,11 @@ def hamming_top_k(
       Slots [..., k] oldest first, which of them are real [..., k], and all distances in bits [..., L]; that
       of padding is m + 1. Of equal distances the most recent behaviour wins.
     """
-    num_bits = rotations.shape[-1]
     distances = hamming(simhash(history, rotations), simhash(target[..., None, :], rotations))
+    return nearest(distances, mask, rotations.shape[-1], k)
+
+
+def nearest(distances: Array, mask: Array, num_bits: int, k: int) -> tuple[Array, Array, Array]:
+    """`hamming_top_k` of distances [..., L] between codes of `num_bits` bits."""
     distances = jnp.where(mask, distances, num_bits + 1)
     return *top_k(-distances, mask, k), distances

@@ -12,10 +12,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.behaviours import TABLE_INIT, AgeEmbedding, Columns, ItemEmbedding, real
+from jaxrec.nn.layers.behaviours import (
+    TABLE_INIT,
+    AgeEmbedding,
+    Columns,
+    ItemEmbedding,
+    column,
+    over_blocks,
+    real,
+    take,
+)
 from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.features import Categorical
-from jaxrec.nn.layers.hashing import hamming_top_k
+from jaxrec.nn.layers.hashing import hamming, nearest, simhash
 from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
 from jaxrec.nn.layers.target_attention import TargetAttention
 from jaxrec.types import Array
@@ -33,6 +42,8 @@ class ETA(nn.Module):
       items: columns of ids that describe an item; the first tells padding (0) in a history.
       k: behaviours that the search returns, if there are as many.
       num_bits: m; None: 2 · D, beyond which the paper finds little gain.
+      block: events of the long history that are hashed at a time, so that memory grows with B × L, not × D;
+        None: all.
       age_dim: width of the vector of a behaviour's age beside it in the long attention; None: no ages.
       num_heads, attention_dim: of both attentions, see `TargetAttention`.
       exact, short: other modules in the place of these two, see `SIM`.
@@ -42,6 +53,7 @@ class ETA(nn.Module):
     items: tuple[Categorical, ...]
     k: int = 48
     num_bits: int | None = None
+    block: int | None = 1024
     age_dim: int | None = None
     num_heads: int = 1
     attention_dim: int | None = None
@@ -82,16 +94,23 @@ class ETA(nn.Module):
           short_mask: which of the short history counts, [B, S]; None: all but padding.
         """
         embed = ItemEmbedding(self.items, self.table_init, name="items")
-        item, history = embed(target), embed(long)
+        item, mask = embed(target), real(long, self.items)
         shape = (item.shape[-1], self.num_bits or 2 * item.shape[-1])
         rotations = self.variable(
             "constants", "rotations", lambda: jax.random.normal(self.make_rng("params"), shape)
         ).value
-        slots, found, distances = hamming_top_k(item, history, real(long, self.items), rotations, self.k)
+        read, code = embed.reader(), simhash(item, rotations)[:, None]
+
+        def far(events: Columns) -> tuple[tuple[()], Array]:
+            return (), hamming(simhash(read(events), rotations), code)
+
+        events = {item.name: column(long, item.name) for item in self.items}
+        _, distances = over_blocks(far, events, self.block)
+        slots, found, distances = nearest(distances, mask, shape[1], self.k)
         self.sow("intermediates", "distances", distances)
         self.sow("intermediates", "found", (slots, found))
 
-        chosen = jnp.take_along_axis(history, slots[..., None], axis=1)  # [B, k, D]
+        chosen = embed(take(long, slots))  # [B, k, D]
         if self.age_dim is not None:
             ages = AgeEmbedding(self.age_dim, name="age")(long_age, found, slots)
             chosen = jnp.concatenate([chosen, ages], axis=-1)

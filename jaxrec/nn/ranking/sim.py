@@ -14,7 +14,16 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.behaviours import TABLE_INIT, AgeEmbedding, Columns, ItemEmbedding, column, real, take
+from jaxrec.nn.layers.behaviours import (
+    TABLE_INIT,
+    AgeEmbedding,
+    Columns,
+    ItemEmbedding,
+    column,
+    over_blocks,
+    real,
+    take,
+)
 from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.features import Categorical
 from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
@@ -25,19 +34,23 @@ from jaxrec.types import Array
 class SoftSearch(nn.Module):
     """Relevance by inner product, r_i = (W_b e_i)·(W_a e_a), and U_r = Σ r_i e_i, without any softmax.
 
-    W_b is applied to the query, so that beside the history itself nothing of its length × `dim` is held.
+    W_b is applied to the query, so that no projection of the history is ever formed.
     """
 
     dim: int
 
     @nn.compact
-    def __call__(self, target: Array, history: Array, mask: Array) -> tuple[Array, Array]:
-        """Maps [B, D], [B, L, D] and bool [B, L] to scores [B, L], 0 where masked, and U_r [B, D]."""
+    def __call__(self, target: Array) -> Array:
+        """Maps e_a [B, D] to W_bᵀ W_a e_a [B, D], with which `relevance` scores events."""
         width = target.shape[-1]
         asked = target @ self.param("target_kernel", INIT, (width, self.dim))
-        asked = asked @ self.param("behaviour_kernel", INIT, (width, self.dim)).T
-        scores = jnp.where(mask, jnp.einsum("bd,bld->bl", asked, history), 0.0)
-        return scores, jnp.einsum("bl,bld->bd", scores, history)
+        return asked @ self.param("behaviour_kernel", INIT, (width, self.dim)).T
+
+
+def relevance(asked: Array, history: Array, mask: Array) -> tuple[Array, Array]:
+    """Maps [B, D], [B, L, D] and bool [B, L] to U_r [B, D] and scores r [B, L], 0 where masked."""
+    scores = jnp.where(mask, jnp.einsum("bd,bld->bl", asked, history), 0.0)
+    return jnp.einsum("bl,bld->bd", scores, history), scores
 
 
 class SIM(nn.Module):
@@ -54,6 +67,8 @@ class SIM(nn.Module):
       features_in_search: whether the output of soft search reads the features too; the paper's does not.
       padding_score: what padding competes with in soft search. -inf never lets it in while a real behaviour
         is left; 0 (FuxiCTR) lets it push out behaviours of negative score.
+      block: events of the long history that soft search holds vectors of at a time, so that memory grows with
+        B × L × 1, not × D; None: all.
       age_dim: width of the vector of a behaviour's age beside it in the exact unit; None: no ages.
       exact: reads what was found; None: `TargetAttention` with `num_heads` in the paper's form. short: the
         same for the short history, such as `Pooled(ActivationUnit())` (DIN). Any module will do that is
@@ -68,6 +83,7 @@ class SIM(nn.Module):
     own_tables: bool = True
     features_in_search: bool = False
     padding_score: float = -math.inf
+    block: int | None = 1024
     age_dim: int | None = None
     num_heads: int = 1
     exact: nn.Module | None = None
@@ -118,7 +134,13 @@ class SIM(nn.Module):
                 ItemEmbedding(self.items, self.table_init, name="search_items") if self.own_tables else embed
             )
             query = search(target)
-            scores, pooled = SoftSearch(self.search_dim, name="search")(query, search(long), mask)
+            asked, read = SoftSearch(self.search_dim, name="search")(query), search.reader()
+
+            def scored(events: Columns) -> tuple[Array, Array]:
+                return relevance(asked, read(events), real(events, self.items))
+
+            events = {item.name: column(long, item.name) for item in self.items}
+            pooled, scores = over_blocks(scored, events, self.block)
             self.sow("intermediates", "search_scores", scores)
             seen = jnp.concatenate([*(context if self.features_in_search else []), query, pooled], axis=-1)
             outputs["search"] = Tower(self.dims, **mlp, name="search_tower")(seen, train=train)

@@ -9,14 +9,22 @@ from pathlib import Path
 import pytest
 
 from experiments import speed
-from experiments.speed import Figure
+from experiments.benchmarks.timing import Figure
 
 
-def test_figures_of_an_epoch() -> None:
-    figures = list(itertools.islice(speed.ticoserec(speed.Config(tiny=True, repeats=2)), 2))
+@pytest.mark.parametrize(
+    ("family", "first", "unit"),
+    [
+        ("ticoserec", "epoch_plain", "s"),
+        ("multitask", "mmoe", "samples/s"),
+        ("ranking", "din", "samples/s"),
+    ],
+)
+def test_figures_of_an_epoch(family: str, first: str, unit: str) -> None:
+    figures = list(itertools.islice(speed.FAMILIES[family](2, True), 2))
     assert [(f.name, f.unit, f.repeats) for f in figures] == [
-        ("ticoserec/epoch_plain", "s", 2),
-        ("ticoserec/epoch_plain:compile", "s", 1),
+        (f"{family}/{first}", unit, 2),
+        (f"{family}/{first}:compile", "s", 1),
     ]
     assert 0 < figures[0].min <= figures[0].median <= figures[0].max
 

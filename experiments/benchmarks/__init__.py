@@ -1,0 +1,1 @@
+"""What `experiments.speed` times, a file for each family of figures."""

@@ -1,0 +1,128 @@
+"""Click models on made-up data shaped as Amazon Electronics: 63,001 items, 801 categories, batches of 1,024.
+
+Training rows a second, embeddings of 10: DIN (Dice, a unit of 64, an MLP of 512, 128, 64) and DIEN (the same,
+without its auxiliary loss) of histories of 50; SIM and ETA of histories of 1,000 and 10,000, of which they
+read 50. Beside these, the memory that the compiled step takes for what it computes in between, with the
+history in blocks (the default) and whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.benchmarks.timing import Figure, time_epoch
+from jaxrec.nn.layers.behaviours import Sequenced
+from jaxrec.nn.layers.dice import Dice
+from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
+from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.ranking.dien import DIEN
+from jaxrec.nn.ranking.din import DIN
+from jaxrec.nn.ranking.eta import ETA
+from jaxrec.nn.ranking.sim import SIM
+from jaxrec.optim.loss_weighting import static
+from jaxrec.tasks.multitask import Target, multitask
+from jaxrec.train.epoch import Plan, make_epoch, shuffled
+from jaxrec.train.state import create
+from jaxrec.train.step import make_step
+from jaxrec.types import Task
+
+ITEMS, CATEGORIES = 63_001, 801
+DIM, SHORT, LONG = 10, 50, (1_000, 10_000)
+
+
+def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
+    """Each model of a short history, then each of a long one at each length."""
+    batch_size, steps = (32, 2) if tiny else (1024, 10)
+    data = columns(batch_size * steps, {"history": SHORT})
+    for name, task in short_models().items():
+        yield from time_epoch(
+            f"ranking/{name}",
+            task,
+            static(),
+            shuffled(batch_size * steps, batch_size),
+            data,
+            repeats,
+            count=batch_size * steps,
+            of="samples",
+        )
+    for length in (60, 120) if tiny else LONG:
+        data = columns(batch_size, {"long": length, "short": SHORT})
+        plan = shuffled(batch_size, batch_size)
+        for name, task in long_models(block=1024).items():
+            name = f"ranking/{name}_{length}"
+            yield from time_epoch(name, task, static(), plan, data, repeats, count=batch_size, of="samples")
+            yield memory(f"{name}:memory", task, plan, data)
+        for name, task in long_models(block=None).items():
+            yield memory(f"ranking/{name}_{length}_whole:memory", task, plan, data)
+
+
+def columns(rows: int, histories: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Targets, histories without padding, and a label."""
+    rng = np.random.default_rng(0)
+    category = np.append(0, rng.integers(1, CATEGORIES + 1, ITEMS)).astype(np.int32)
+    item = rng.integers(1, ITEMS + 1, rows).astype(np.int32)
+    data = {
+        "item": item,
+        "category": category[item],
+        "label/click": (rng.random(rows) < 0.5).astype(np.float32),
+    }
+    for name, length in histories.items():
+        events = rng.integers(1, ITEMS + 1, (rows, length)).astype(np.int32)
+        data |= {f"{name}_item": events, f"{name}_category": category[events]}
+    return data
+
+
+def fields(prefix: str = "") -> tuple[Categorical, ...]:
+    """Columns of an item; a history shares the tables of the target."""
+    return (
+        Categorical(f"{prefix}item", ITEMS + 1, DIM, "item"),
+        Categorical(f"{prefix}category", CATEGORIES + 1, DIM, "category"),
+    )
+
+
+def short_models() -> dict[str, Task]:
+    """Models that read all of a short history."""
+    sizes: Any = {"dims": (512, 128, 64), "attention_dims": (64,), "activation": Dice}
+    bodies: dict[str, nn.Module] = {"din": DIN(**sizes), "dien": DIEN(**sizes)}
+    return {
+        name: multitask(
+            WithHistory(
+                FeatureEmbedding((*fields(), *fields("history_"))),
+                body,
+                targets=("item", "category"),
+                histories=("history_item", "history_category"),
+            ),
+            [Target("click", None, "label/click")],
+        )
+        for name, body in bodies.items()
+    }
+
+
+def long_models(block: int | None) -> dict[str, Task]:
+    """Models that search a long history."""
+    hard = SIM(fields(), category="category")
+    both = [Target("click", "ctr", "label/click"), Target("search", "search", "label/click")]
+    return {
+        "sim_hard": multitask(Sequenced(hard), both[:1]),
+        "sim_soft": multitask(Sequenced(SIM(fields(), block=block)), both),
+        "eta": multitask(Sequenced(ETA(fields(), block=block)), [Target("click", None, "label/click")]),
+    }
+
+
+def memory(name: str, task: Task, plan: Plan, data: Mapping[str, Any]) -> Figure:
+    """What XLA sets aside for intermediate values of one compiled step, not counting data and state."""
+    tx, weighting = optax.adam(1e-3), static()
+    context = jax.tree.map(jnp.asarray, dict(data))
+    rows = jax.tree.map(lambda x: x[0], plan.draw(jax.random.key(0), context)[0])
+    state = jax.eval_shape(lambda key: create(task, tx, weighting, key, rows, context), jax.random.key(0))
+    epoch = jax.jit(make_epoch(make_step(task, tx, weighting), plan), donate_argnums=0)
+    compiled = epoch.lower(state, context, jnp.int32(0), jnp.int32(0)).compile()
+    size = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    return Figure(name, "MiB", size, size, size, 1)

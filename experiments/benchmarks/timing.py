@@ -1,0 +1,75 @@
+"""Timing of compiled functions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxrec.optim.loss_weighting import Weighting
+from jaxrec.train.epoch import Plan, make_epoch
+from jaxrec.train.state import create
+from jaxrec.train.step import make_step
+from jaxrec.types import Task
+
+
+class Figure(NamedTuple):
+    """One line of the output."""
+
+    name: str
+    unit: str
+    median: float
+    min: float
+    max: float
+    repeats: int
+
+
+def timed(
+    name: str, run: Callable[[], Any], repeats: int, *, count: float = 0, of: str = "sequences"
+) -> Iterator[Figure]:
+    """Times `run`, which returns arrays: first its compilation, then seconds, or `count` things a second."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    first = time.perf_counter() - start
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - start)
+    seconds = seconds[1:]
+    values = [count / s for s in seconds] if count else seconds
+    unit = f"{of}/s" if count else "s"
+    yield Figure(name, unit, float(np.median(values)), min(values), max(values), repeats)
+    compile_seconds = max(first - float(np.median(seconds)), 0.0)
+    yield Figure(f"{name}:compile", "s", compile_seconds, compile_seconds, compile_seconds, 1)
+
+
+def time_epoch(
+    name: str,
+    task: Task,
+    weighting: Weighting,
+    plan: Plan,
+    columns: Mapping[str, Any],
+    repeats: int,
+    **count: Any,
+) -> Iterator[Figure]:
+    """One epoch as training runs it: one compiled call, the state donated."""
+    tx = optax.adam(1e-3)
+    context = jax.tree.map(jnp.asarray, dict(columns))
+    rows = jax.tree.map(lambda x: x[0], jax.jit(plan.draw)(jax.random.key(0), context)[0])
+    state = jax.jit(lambda key: create(task, tx, weighting, key, rows, context))(jax.random.key(0))
+    epoch = jax.jit(make_epoch(make_step(task, tx, weighting), plan), donate_argnums=0)
+    number = 0
+
+    def run() -> Any:
+        nonlocal state, number
+        state, logs = epoch(state, context, jnp.int32(number), jnp.int32(0))
+        number += 1
+        return logs
+
+    yield from timed(name, run, repeats, **count)

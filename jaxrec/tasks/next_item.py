@@ -4,8 +4,13 @@ The encoder is any module with `__call__(items, *, positions, segments, train) -
 method `item_table() -> [vocab_size, D]`: SASRec, GRU4Rec and their kin. Users share rows by default
 (`jaxrec.packing`); outputs and losses equal those of the padded form.
 
-Context columns (`jaxrec.data.batching.next_item_columns`): items [N], start [U], length [U],
-excluded [M], excluded_start [U], excluded_length [U]. Rows: user [B], mask [B] (False in a padded tail).
+An encoder that reads times (HSTU) also gets `times` and `asked` [B, L] where a task is told so: seconds of
+each event, and of the event after it, which is when its prediction is asked for, as in HSTU's research code.
+In evaluation that is the time of the target: a server knows it, since it is now.
+
+Context columns (`jaxrec.data.batching.next_item_columns`): items [N], start [U], length [U], seconds [N] if
+times are read, excluded [M], excluded_start [U], excluded_length [U]. Rows: user [B], mask [B] (False in a
+padded tail).
 """
 
 from __future__ import annotations
@@ -18,6 +23,11 @@ import jax.numpy as jnp
 
 from jaxrec import losses, packing, sampling
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
+
+ATTEMPTS = 16  # draws of a step's shortened sequences until they fit the packed rows
+PRODUCT_UP_TO = 32  # items a sample: with fewer, scores of all items are cheaper than reading vectors (CPU)
+
+Shorten = Callable[[Key, Array], Array]  # (key, True where there is an event [B, L]) -> which stay [B, L]
 
 
 class Encoder(Protocol):
@@ -55,7 +65,7 @@ def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) 
     A row's dropout derives from the key and the row's number, so it does not depend on which device
     computes it. key None switches dropout off.
     """
-    columns = {"positions": batch["positions"], "segments": batch["segments"]}
+    columns = {name: batch[name] for name in ("positions", "segments", "times", "asked") if name in batch}
     if key is None:
         return model.apply(variables, batch["items"], **columns, train=False)
     rngs = {"dropout": key}
@@ -132,10 +142,79 @@ def sampled_softmax(num_samples: int, table: sampling.Popularity) -> Objective:
     return Objective(draw, loss)
 
 
-def next_item(model: Encoder, objective: Objective, *, packed: Rows | None = None) -> Task:
+def uniform_softmax(
+    num_items: int, num_samples: int, *, temperature: float = 0.05, shared: bool = False
+) -> Objective:
+    """Cross-entropy over the target and `num_samples` uniform samples, scores divided by a temperature.
+
+    The objective of HSTU's research code (Zhai et al., ICML 2024, arXiv:2402.17152): samples of each event
+    from all items, without correction; one that is the target is left out. Scores are those of the model, so
+    they are cosines where it gives hidden states and a table of length 1 (`HSTU`, `Cosine`).
+
+    num_items: largest item id. shared: one set of samples for the whole batch, which is cheaper.
+
+    Raises:
+      ValueError: num_samples is below 1, or the temperature is not positive.
+    """
+    if num_samples < 1 or not temperature > 0:
+        raise ValueError(f"num_samples={num_samples}, temperature={temperature}: must be positive")
+
+    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
+        shape = (num_samples,) if shared else (*users.shape, num_samples)
+        samples, _ = sampling.uniform(key, shape, num_items=num_items)
+        return {"samples": jnp.broadcast_to(samples, (users.shape[0], *samples.shape)) if shared else samples}
+
+    def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
+        targets, samples = batch["targets"], batch["samples"]
+        if shared:
+            pos = jnp.einsum("...d,...d->...", hidden, table[targets])
+            samples, neg = samples[0], hidden @ table[samples[0]].T
+        else:
+            pos, neg = _picked(hidden, table, targets, samples)
+        return losses.sampled_softmax(
+            pos / temperature,
+            neg / temperature,
+            accidental=samples == targets[..., None],
+            where=targets > 0,
+            axis_name=axis_name,
+        )
+
+    return Objective(draw, loss)
+
+
+def _picked(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:
+    """Scores of the target [...] and of each sample [..., N].
+
+    From the scores of all items where these are few: reading vectors costs far more than a product, above all
+    in the backward pass, which adds the gradient of every vector read to the table.
+    """
+    ids = jnp.concatenate([targets[..., None], samples], axis=-1)
+    if table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
+        scores = jnp.take_along_axis(hidden @ table.T, ids, axis=-1)
+    else:
+        scores = jnp.einsum("...d,...nd->...n", hidden, table[ids])
+    return scores[..., 0], scores[..., 1:]
+
+
+def next_item(
+    model: Encoder,
+    objective: Objective,
+    *,
+    packed: Rows | None = None,
+    times: bool = False,
+    shorten: Shorten | None = None,
+) -> Task:
     """The task of predicting the next item at every event.
 
     packed: rows that users share; None pads every user to `model.max_len`.
+    times: the encoder reads the times of events.
+    shorten: takes events out of the inputs of a step, such as `augment.stochastic_length`. The others stay in
+      order and move together; the target of each remains the event that followed it. Rows of such a step
+      carry no placement: it is made of what is left, and drawn again should that not fit the packed rows. If
+      it never fits, the loss is NaN, which stops training with an error.
+
+    Raises (while tracing):
+      ValueError: times are to be read and the data set has none.
     """
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
@@ -143,9 +222,16 @@ def next_item(model: Encoder, objective: Objective, *, packed: Rows | None = Non
         inputs = jnp.maximum(context["length"][user] - 1, 0)
         lengths = jnp.where(rows["mask"], jnp.minimum(inputs, model.max_len), 0)
         first = context["start"][user] + inputs - lengths
-        slots = lay_out(rows, lengths, packed, model.max_len)
+        rest: dict[str, Array] = {}
+        if shorten is None:
+            slots = lay_out(rows, lengths, packed, model.max_len)
+            event = slots.event
+        else:
+            key, short_key = jax.random.split(key)
+            slots, event, fits = lay_out_shortened(short_key, lengths, shorten, packed, model.max_len)
+            rest["fits"] = jnp.broadcast_to(fits, slots.segments.shape[:1])
         real = slots.segments > 0
-        index = jnp.where(real, first[slots.sequence] + slots.event, 0)
+        index = jnp.where(real, first[slots.sequence] + event, 0)
         column = context["items"]
         targets = jnp.where(real, column[jnp.minimum(index + 1, column.shape[0] - 1)], 0)
         return {
@@ -154,6 +240,8 @@ def next_item(model: Encoder, objective: Objective, *, packed: Rows | None = Non
             "positions": slots.positions,
             "segments": slots.segments,
             "row": jnp.arange(real.shape[0], dtype=jnp.int32),
+            **(read_times(context, index, real) if times else {}),
+            **rest,
             **objective.draw(key, user[slots.sequence], context),
         }
 
@@ -164,7 +252,8 @@ def next_item(model: Encoder, objective: Objective, *, packed: Rows | None = Non
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
         hidden = encode(model, variables, batch, key)
-        return {"next_item": objective.loss(hidden, item_table(model, variables), batch, axis_name)}, {}
+        value = objective.loss(hidden, item_table(model, variables), batch, axis_name)
+        return {"next_item": value if shorten is None else jnp.where(batch["fits"][0], value, jnp.nan)}, {}
 
     def predict(variables: Variables, batch: Batch) -> Array:
         return encode(model, variables, batch, None)
@@ -180,17 +269,61 @@ def lay_out(rows: Mapping[str, Array], lengths: Array, packed: Rows | None, max_
     return packing.spread(placement, lengths, rows=packed.rows, width=packed.width, max_len=max_len)
 
 
-def query_batch(queries: Mapping[str, Array], context: Context, packed: Rows | None, max_len: int) -> Batch:
+def lay_out_shortened(
+    key: Key, lengths: Array, shorten: Shorten, packed: Rows | None, max_len: int
+) -> tuple[packing.Slots, Array, Array]:
+    """Slots of sequences [B] that lose some events, the event in each slot, and whether all fit, []."""
+    real = jnp.arange(max_len) < lengths[:, None]
+
+    def draw(attempt: Array) -> tuple[Array, packing.Slots, Array]:
+        kept = shorten(jax.random.fold_in(key, attempt), real) & real
+        left = kept.sum(axis=1, dtype=jnp.int32)
+        if packed is None:
+            return kept, packing.padded(left, max_len=max_len), jnp.array(True)
+        placement = packing.place(left, rows=packed.rows, width=packed.width)
+        slots = packing.spread(placement, left, rows=packed.rows, width=packed.width, max_len=max_len)
+        return kept, slots, packing.fits(placement, left, packed.rows)
+
+    def again(carry: tuple[Array, tuple[Array, packing.Slots, Array]]) -> Array:
+        return ~carry[1][2] & (carry[0] < ATTEMPTS)
+
+    first = (jnp.int32(0), draw(jnp.int32(0)))
+    _, (kept, slots, fits) = jax.lax.while_loop(again, lambda c: (c[0] + 1, draw(c[0] + 1)), first)
+    order = jnp.argsort(~kept, axis=1, stable=True).astype(jnp.int32)  # the events that stay come first
+    return slots, order[slots.sequence, slots.event], fits
+
+
+def read_times(context: Context, index: Array, real: Array) -> dict[str, Array]:
+    """`times` and `asked` of slots that hold the events `index`, 0 where nothing is real, all [R, L].
+
+    Raises:
+      ValueError: the data set has no times.
+    """
+    if "seconds" not in context:
+        raise ValueError(
+            "the encoder is to read times, but the data set has none (no column 'seconds'): use an encoder "
+            "without times, such as HSTU with time_bias=False, and times=False"
+        )
+    seconds = context["seconds"]
+    after = seconds[jnp.minimum(index + 1, seconds.shape[0] - 1)]
+    return {"times": jnp.where(real, seconds[index], 0), "asked": jnp.where(real, after, 0)}
+
+
+def query_batch(
+    queries: Mapping[str, Array], context: Context, packed: Rows | None, max_len: int, *, times: bool = False
+) -> Batch:
     """The encoder's input for evaluation queries: the `length` events before each target.
 
-    queries: user, length, mask [B], and row, slot [B] if packed.
+    queries: user, length, mask [B], and row, slot [B] if packed. times: see `next_item`.
     """
     lengths = jnp.where(queries["mask"], jnp.minimum(queries["length"], max_len), 0)
     first = context["start"][queries["user"]] + queries["length"] - lengths
     slots = lay_out(queries, lengths, packed, max_len)
     real = slots.segments > 0
-    items = context["items"][jnp.where(real, first[slots.sequence] + slots.event, 0)]
-    return {"items": jnp.where(real, items, 0), "positions": slots.positions, "segments": slots.segments}
+    index = jnp.where(real, first[slots.sequence] + slots.event, 0)
+    items = jnp.where(real, context["items"][index], 0)
+    batch = {"items": items, "positions": slots.positions, "segments": slots.segments}
+    return batch | read_times(context, index, real) if times else batch
 
 
 def last_hidden(hidden: Array, queries: Mapping[str, Array], packed: Rows | None, max_len: int) -> Array:
@@ -207,11 +340,15 @@ def num_parameters(variables: Variables) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def retriever(model: Encoder, packed: Rows | None = None) -> Retriever:
-    """The model as full ranking sees it: a query's vector is the hidden state at its last event."""
+def retriever(model: Encoder, packed: Rows | None = None, *, times: bool = False) -> Retriever:
+    """The model as full ranking sees it: a query's vector is the hidden state at its last event.
+
+    times: see `next_item`.
+    """
 
     def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-        hidden = encode(model, variables, query_batch(queries, context, packed, model.max_len), None)
+        batch = query_batch(queries, context, packed, model.max_len, times=times)
+        hidden = encode(model, variables, batch, None)
         return last_hidden(hidden, queries, packed, model.max_len)
 
     return Retriever(query, lambda variables: item_table(model, variables))

@@ -21,7 +21,9 @@ from jaxrec.nn.layers.pointwise_attention import (
     relative_bias,
     time_bucket,
 )
+from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU, event_number, identity, standard, unit
+from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.types import Array, Variables
 
 LENGTH = 7
@@ -48,9 +50,9 @@ ASKED = np.asarray(following(TIMES)) + 60
 ASKED[2] = np.roll(ASKED[1], -3)
 
 
-def drawn(model: HSTU) -> Variables:
+def drawn(model: Any) -> Variables:
     """Weights larger than the initial ones, so that differences show."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ITEMS))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ITEMS, train=False))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: 0.5 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
@@ -231,6 +233,43 @@ def test_half_precision_and_no_times() -> None:
     assert 1e-5 < np.abs(half - full).mean() < 0.02 * np.abs(full).mean()
 
 
+def test_half_precision_leaves_parameters_and_gradients_in_full() -> None:
+    """Products are bfloat16 in the program, and nothing else is stored so."""
+    half = MODEL.clone(dtype=jnp.bfloat16)
+    variables = jax.eval_shape(lambda: half.init(jax.random.key(0), ITEMS))
+    step = jax.make_jaxpr(jax.grad(lambda v: half.apply(v, ITEMS, times=TIMES).sum()))(variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+    assert {aval.dtype for aval in step.out_avals} == {np.dtype(np.float32)}
+    assert "bf16" in str(step)
+
+
+def test_without_the_bias_by_time_the_distance_remains() -> None:
+    """The weights without the time tables, and the outputs of tables that are zero."""
+    model = MODEL.clone(time_bias=False)
+    zeroed = changed_layers(time_bias=np.zeros_like)
+    layer = {name: leaf for name, leaf in VARIABLES["params"]["layer_0"].items() if name != "time_bias"}
+    variables = {"params": {**VARIABLES["params"], "layer_0": layer}}
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ITEMS))
+    assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, variables)
+    close(np.asarray(jax.jit(model.apply)(variables, ITEMS)), run(zeroed))
+
+
+def test_cosine_gives_any_encoder_outputs_and_items_of_length_one() -> None:
+    inner = SASRecOriginal(20, dim=6, num_layers=1, max_len=LENGTH, dropout=0.0)
+    model: Any = Cosine(inner)
+    variables = drawn(model)
+    plain = {"params": variables["params"]["encoder"]}
+    hidden = np.asarray(jax.jit(functools.partial(inner.apply, train=False))(plain, ITEMS))
+    ours = np.asarray(jax.jit(functools.partial(model.apply, train=False))(variables, ITEMS))
+    real = ITEMS != 0
+    close(ours[real], hidden[real] / np.linalg.norm(hidden[real], axis=-1, keepdims=True))
+    assert (ours[~real] == 0).all()
+    table = variables["params"]["encoder"]["item_embedding"]
+    norms = np.linalg.norm(table, axis=-1, keepdims=True)
+    close(np.asarray(model.apply(variables, method="item_table")), table / norms)
+    assert model.max_len == LENGTH
+
+
 def arrays(jaxpr: Any) -> Iterator[int]:
     """Sizes of all values that a program computes, those of its loops and branches included."""
     for equation in jaxpr.eqns:
@@ -273,6 +312,7 @@ def test_noise_of_a_row_derives_from_its_number() -> None:
         ({"block": 0}, {}, "block=0"),
         ({"max_len": 3}, {}, "max_len \\+ spare_slots = 5"),
         ({}, {"asked": ASKED}, "needs times"),
+        ({"time_bias": False}, {"times": TIMES}, "time_bias=False does not read them"),
     ],
 )
 def test_what_is_refused(fields: dict[str, int], parts: dict[str, Any], message: str) -> None:

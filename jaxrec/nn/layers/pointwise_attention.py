@@ -36,20 +36,22 @@ def following(times: Array, segments: Array | None = None) -> Array:
     return jnp.where(goes_on, after, times)
 
 
-def relative_bias(position: Array, time: Array, slots: Array, asked: Array, times: Array) -> Array:
-    """What the distance and the time between a query and each key add to their score: [B, Q, L].
+def relative_bias(position: Array, time: Array | None, slots: Array, asked: Array, times: Array) -> Array:
+    """What the distance and the time between a query and each key add to their score: [B or 1, Q, L].
 
     position[N - 1 + j - i] + time[bucket(asked_i - times_j)] for the query at slot i and the key at slot j.
 
     Args:
       position: [2N - 1]; distances past its ends take the entry at the end.
-      time: [buckets + 1].
+      time: [buckets + 1]; None: only the distance counts.
       slots: of the queries, int32 [Q].
       asked: seconds at which each query asks for what comes next, [B, Q].
       times: of the keys, in seconds, [B, L].
     """
     distance = jnp.arange(times.shape[1]) - slots[:, None]
     by_place = jnp.take(position, distance + position.size // 2, mode="clip")
+    if time is None:
+        return by_place[None]
     return by_place + jnp.take(time, time_bucket(asked[:, :, None] - times[:, None, :]), mode="clip")
 
 
@@ -61,7 +63,7 @@ def pointwise_attention(
     items: Array,
     segments: Array | None,
     divisor: float,
-    bias: tuple[Array, Array] | None = None,
+    bias: tuple[Array, Array | None] | None = None,
     times: Array | None = None,
     asked: Array | None = None,
     block: int | None = None,
@@ -75,7 +77,7 @@ def pointwise_attention(
       query, key: [B, L, H, d]. value: [B, L, H, e].
       items: ids, 0 = nothing to see, [B, L]. segments: numbers of users that share a row, [B, L], or None.
       divisor: the same for all queries, however many keys they see.
-      bias: tables by distance and by time, see `relative_bias`; None for none.
+      bias: tables by distance and, if not None, by time, see `relative_bias`; None for neither.
       times, asked: seconds, [B, L], see `relative_bias`; None means that all times are equal.
       block: queries at a time, so that scores take [B, H, block, L]; None for all at once.
     """

@@ -53,6 +53,7 @@ class HSTU(nn.Module):
       concat_ua: whether the last product of a layer reads gates, attention and their product, [.., 3·H·e],
         in place of the product alone.
       relative_bias: by distance and time, see `layers/pointwise_attention.py`.
+      time_bias: False leaves the time out of it, for data without times.
       layer_norm_output: the output is normalised by mean and variance in place of its length.
       block: queries whose scores [B, H, block, L] are held at a time; None for all. The values are the same.
       extra_rows: rows of the item table past num_items that are no items.
@@ -73,6 +74,7 @@ class HSTU(nn.Module):
     activation: Callable[[Array], Array] = nn.silu
     concat_ua: bool = False
     relative_bias: bool = True
+    time_bias: bool = True
     layer_norm_output: bool = False
     norm_epsilon: float = 1e-6
     block: int | None = None
@@ -99,8 +101,8 @@ class HSTU(nn.Module):
         self.layers = [
             Layer(
                 self.num_heads, self.key_dim, self.value_dim, slots, self.linear_dropout, self.activation,
-                self.concat_ua, self.relative_bias, self.norm_epsilon, self.block, self.bits, self.dtype,
-                name=f"layer_{i}",
+                self.concat_ua, self.relative_bias, self.time_bias, self.norm_epsilon, self.block, self.bits,
+                self.dtype, name=f"layer_{i}",
             )
             for i in range(self.num_layers)
         ]  # fmt: skip
@@ -130,9 +132,12 @@ class HSTU(nn.Module):
           rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
 
         Raises:
-          ValueError: a row of one user is longer than N, or `asked` comes without `times`.
+          ValueError: a row of one user is longer than N, `asked` comes without `times`, or `times` to a model
+            with time_bias=False, which does not read them.
         """
         del positions
+        if times is not None and not self.time_bias:
+            raise ValueError("times: a model with time_bias=False does not read them; leave them out")
         if asked is not None and times is None:
             raise ValueError("asked: needs times, the seconds of the events that it is compared with")
         length, longest = items.shape[1], self.max_len + self.spare_slots
@@ -168,6 +173,7 @@ class Layer(nn.Module):
     activation: Callable[[Array], Array]
     concat_ua: bool
     relative_bias: bool
+    time_bias: bool
     norm_epsilon: float
     block: int | None
     bits: Bits
@@ -193,7 +199,7 @@ class Layer(nn.Module):
         if self.relative_bias:
             bias = (
                 self.param("position_bias", init, (2 * self.slots - 1,)),
-                self.param("time_bias", init, (NUM_BUCKETS + 1,)),
+                self.param("time_bias", init, (NUM_BUCKETS + 1,)) if self.time_bias else None,
             )
         product = Dense(
             2 * wide + 2 * narrow, use_bias=False, kernel_init=init, dtype=self.dtype, name="uvqk"

@@ -1,0 +1,170 @@
+"""HSTU over contents and actions in turn (Zhai et al., ICML 2024, arXiv:2402.17152, section 2.2).
+
+Each event becomes two tokens: its item, then what the user did with it. With all of one user's events in one
+causal sequence Φ0, a0, Φ1, a1, ... both problems are read off in one pass:
+
+  ranking    at Φi: which action follows, with the candidate itself inside the sequence (target-aware);
+  retrieval  at ai: which item comes next, of interest where its action is positive (`next_positive`).
+
+Blocks, positions and the division by the padded length are those of `hstu.py`, over tokens in place of
+events. The paper's ranking model has further features and a head for each of its tasks; here an action is one
+of A.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxrec.nn.layers.dense import Dense
+from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
+from jaxrec.nn.layers.embedding import lookup, pad_row
+from jaxrec.nn.layers.pointwise_attention import following
+from jaxrec.nn.sequential.hstu import Layer, event_number, standard, unit
+from jaxrec.types import Array
+
+
+class GenerativeHSTU(nn.Module):
+    """Causal encoder of items and actions with a head for retrieval and one for ranking.
+
+    Shape names: B rows, L events, D dim, A num_actions, V num_items + 1.
+
+    Fields are those of `HSTU`, except:
+      num_actions: actions are 1..A, such as ratings; 0 is not known (yet) and has no token.
+      max_len: most events of a row; it has 2 (max_len + spare_slots) tokens.
+      head_dim: inner width of the ranking head.
+    """
+
+    num_items: int
+    num_actions: int
+    dim: int = 50
+    num_layers: int = 2
+    num_heads: int = 1
+    key_dim: int = 50
+    value_dim: int = 50
+    max_len: int = 200
+    spare_slots: int = 0
+    head_dim: int = 64
+    dropout: float = 0.2
+    linear_dropout: float = 0.2
+    time_bias: bool = True
+    norm_epsilon: float = 1e-6
+    block: int | None = None
+    bits: Bits = threefry_bits
+    dtype: Any = None
+
+    def setup(self) -> None:
+        for field in ("num_items", "num_actions", "dim", "num_heads", "key_dim", "value_dim", "max_len"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        tokens = 2 * (self.max_len + self.spare_slots)
+        init = pad_row(nn.initializers.truncated_normal(0.02))
+        self.item_embedding = self.param("item_embedding", init, (self.num_items + 1, self.dim))
+        self.action_embedding = self.param("action_embedding", init, (self.num_actions + 1, self.dim))
+        self.position_embedding = self.param(
+            "position_embedding", nn.initializers.truncated_normal(self.dim**-0.5), (tokens, self.dim)
+        )
+        self.drop = Dropout(self.dropout, self.bits)
+        self.layers = [
+            Layer(
+                self.num_heads, self.key_dim, self.value_dim, tokens, self.linear_dropout, nn.silu,
+                concat_ua=False, relative_bias=True, time_bias=self.time_bias, norm_epsilon=self.norm_epsilon,
+                block=self.block, bits=self.bits, dtype=self.dtype, name=f"layer_{i}",
+            )
+            for i in range(self.num_layers)
+        ]  # fmt: skip
+        self.head = nn.Sequential(
+            [Dense(self.head_dim, dtype=self.dtype), nn.silu, Dense(self.num_actions, dtype=self.dtype)]
+        )
+
+    def __call__(
+        self,
+        items: Array,
+        actions: Array,
+        *,
+        times: Array | None = None,
+        segments: Array | None = None,
+        rows: Array | None = None,
+        train: bool = False,
+    ) -> dict[str, Array]:
+        """Maps events [B, L] to {"hidden": [B, L, D], "action": [B, L, A]}.
+
+        hidden: after each event, its action known; of length 1, so that a product with `item_table` is a
+        cosine; 0 where the action is 0. action: logits of actions 1..A for each event's item, which see
+        neither its own action nor anything later; 0 on padding. A candidate is an event at the end whose
+        action is 0.
+
+        Args:
+          items, actions: ids in order of time, 0 = padding on either side, [B, L].
+          times: when each event happened, seconds, [B, L]; None: all at once. An action is predicted for the
+            time of its event, an item for the time of the event after it.
+          segments, rows: as of `HSTU`.
+
+        Raises:
+          ValueError: a row of one user is longer than max_len + spare_slots; times, with time_bias=False.
+        """
+        longest = self.max_len + self.spare_slots
+        if segments is None and items.shape[1] > longest:
+            raise ValueError(f"sequences of {items.shape[1]} events: max_len + spare_slots = {longest}")
+        if times is not None and not self.time_bias:
+            raise ValueError("times: a model with time_bias=False does not read them; leave them out")
+        actions = jnp.where(items != 0, actions, 0)
+        tokens = in_turn(items, actions)
+        segments = None if segments is None else in_turn(segments, segments)
+        times = None if times is None else in_turn(times, times)
+        asked = None if times is None else following(times, segments)
+        real = (tokens != 0)[..., None]
+        x = in_turn(lookup(self.item_embedding, items), lookup(self.action_embedding, actions))
+        x = x * math.sqrt(self.dim)
+        x = x + jnp.take(self.position_embedding, event_number(tokens, segments), axis=0)
+        x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
+        for layer in self.layers:
+            y = layer(x, items=tokens, segments=segments, times=times, asked=asked, train=train, rows=rows)
+            x = jnp.where(real, y, 0.0)
+        content, action = x[:, ::2], x[:, 1::2]
+        logits = self.head(standard(content, self.norm_epsilon)).astype(jnp.float32)
+        return {
+            "hidden": unit(action, self.norm_epsilon),
+            "action": jnp.where((items != 0)[..., None], logits, 0.0),
+        }
+
+    def item_table(self) -> Array:
+        """Vectors of all ids, padding first, each of length 1 (padding: 0): [V, D]."""
+        return unit(self.item_embedding, self.norm_epsilon)
+
+
+def in_turn(first: Array, second: Array) -> Array:
+    """first[:, 0], second[:, 0], first[:, 1], ...: two of [B, L, ...] → [B, 2L, ...].
+
+    >>> in_turn(jnp.array([[1, 2]]), jnp.array([[7, 8]])).tolist()
+    [[1, 7, 2, 8]]
+    """
+    both = jnp.stack([first, second], axis=2)
+    return both.reshape(both.shape[0], -1, *both.shape[3:])
+
+
+def next_positive(
+    items: Array, actions: Array, positive: Sequence[int], segments: Array | None = None
+) -> Array:
+    """Targets of retrieval: the item of the next event where its action is positive, else 0, [B, L].
+
+    positive: actions that count, such as ratings (4, 5); none of them may be 0.
+    segments: numbers of the users that share a row, [B, L]; None means one user a row.
+
+    >>> next_positive(jnp.array([[5, 6, 7]]), jnp.array([[1, 2, 1]]), (2,)).tolist()
+    [[6, 0, 0]]
+    """
+    if not positive or min(positive) < 1:
+        raise ValueError(f"positive={tuple(positive)}: name at least one action, each 1 or more")
+
+    def after(column: Array) -> Array:
+        return jnp.pad(column[:, 1:], ((0, 0), (0, 1)))
+
+    wanted = jnp.isin(after(actions), jnp.array(positive)) & (items != 0)
+    if segments is not None:
+        wanted = wanted & (after(segments) == segments)
+    return jnp.where(wanted, after(items), 0)

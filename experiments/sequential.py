@@ -182,11 +182,13 @@ def selection(
     *,
     every: int = 1,
     patience: int | None = None,
+    times: bool = False,
 ) -> Selection:
-    """Selects by the protocol's metric on the validation queries."""
+    """Selects by the protocol's metric on the validation queries. times: the encoder reads them."""
     candidates = _candidates(data, data.split.validation, protocol, VALIDATION_DRAW)
     ranked = ranking(data.split.validation, model.max_len, num_devices, candidates=candidates)
-    rank = make_rank(retriever(model, ranked.rows), protocol, num_items=data.num_items, history=data.history)
+    scorer = retriever(model, ranked.rows, times=times)
+    rank = make_rank(scorer, protocol, num_items=data.num_items, history=data.history)
     return Selection(rank, ranked.queries, protocol.selection, ranking_metrics(protocol.ks), every, patience)
 
 
@@ -198,11 +200,12 @@ def test(
     *,
     max_len: int,
     num_devices: int,
+    times: bool = False,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Test metrics of each seed: variables have a leading seeds axis."""
+    """Test metrics of each seed: variables have a leading seeds axis. times: as of `selection`."""
     candidates = _candidates(data, data.split.test, protocol, TEST_DRAW)
     ranked = ranking(data.split.test, max_len, num_devices, candidates=candidates)
-    scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows)
+    scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows, times=times)
     rank = CompiledMeasure(
         make_rank(scorer, protocol, num_items=data.num_items, history=data.history), num_devices
     )

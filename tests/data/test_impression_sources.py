@@ -134,7 +134,7 @@ def test_movielens_1m_is_read_from_the_archive_too(monkeypatch: pytest.MonkeyPat
             "ml-1m/ratings.dat", "7::30::5::978300760\n2::10::3::978302109\n7::10::4::978301968\n"
         )
     contents = {
-        movielens._ZIP_1M: packed.getvalue(),
+        movielens.ZIP_1M: packed.getvalue(),
         movielens._USERS_1M: b"2::M::56::16::70072\n7::F::1::10::48067\n9::M::25::1::1\n",
         movielens._MOVIES_1M: "10::Amélie (2001)::Comedy|Romance\n20::None::War\n30::Untold::Drama\n".encode(
             "latin-1"

@@ -114,7 +114,7 @@ _USERS = File(
     _routes("ml-100k.user", "u.user", convert_users),
 )
 
-_ZIP_1M = File(
+ZIP_1M = File(
     "movielens-1m/ml-1m.zip",
     "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
     5917549,
@@ -129,13 +129,13 @@ _USERS_1M = File(
     "movielens-1m/users.dat",
     "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
     134368,
-    (member(_ZIP_1M, "ml-1m/users.dat", _member("ml-1m/users.dat")),),
+    (member(ZIP_1M, "ml-1m/users.dat", _member("ml-1m/users.dat")),),
 )
 _MOVIES_1M = File(
     "movielens-1m/movies.dat",
     "0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9",
     171308,
-    (member(_ZIP_1M, "ml-1m/movies.dat", _member("ml-1m/movies.dat")),),
+    (member(ZIP_1M, "ml-1m/movies.dat", _member("ml-1m/movies.dat")),),
 )
 
 DATASETS = (
@@ -149,7 +149,7 @@ TABLES = (
     Table("ml-100k", ((_RATINGS,), (_ITEMS,), (_USERS,)), {"watched": 100_000, "liked": 55_375}),
     Table(
         "ml-1m",
-        ((_PACKED_1M, _ZIP_1M), (_MOVIES_1M,), (_USERS_1M,)),
+        ((_PACKED_1M, ZIP_1M), (_MOVIES_1M,), (_USERS_1M,)),
         {"watched": 1_000_209, "liked": 575_281},
     ),
 )
@@ -314,7 +314,7 @@ def _million() -> tuple[Interactions, Users, Movies]:
         with np.load(io.BytesIO(read(_PACKED_1M))) as packed:
             user, movie, rating = (packed[name].astype(np.int64) for name in ("user", "movie", "rating"))
     else:
-        lines = _member("ml-1m/ratings.dat")(read(_ZIP_1M))
+        lines = _member("ml-1m/ratings.dat")(read(ZIP_1M))
         user, movie, rating, _ = (
             np.array(lines.replace(b"::", b" ").split()).astype(np.int64).reshape(-1, 4).T
         )

@@ -1,0 +1,219 @@
+"""Rating files with times that HSTU was measured on: MovieLens-1M and 20M, and Amazon Books of 2014.
+
+Harper and Konstan, doi:10.1145/2827872; McAuley et al., SIGIR 2015, doi:10.1145/2766462.2767755. Every rating
+is an event, whatever its value, as in HSTU's research code (Zhai et al., ICML 2024, arXiv:2402.17152).
+
+MovieLens comes from the GroupLens archives, by checksum. The checksum of ratings_Books.csv is not published
+where we could look (a third party's list has an MD5, `BOOKS_MD5`): it is read from a path that the caller
+names, and so may be the files inside the archives. What was read has to have the published counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrec.data.interactions import Interactions, Sequences
+from jaxrec.data.sources import movielens
+from jaxrec.data.store import File, Source, http, read, read_bytes, show_terms, verify
+
+AMAZON = Source(
+    "amazon-2014",
+    "Amazon ratings of 2014 (J. McAuley)",
+    "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/ratings_Books.csv",
+    "research use",
+    "Cite McAuley et al., SIGIR 2015, doi:10.1145/2766462.2767755.",
+)
+BOOKS_MD5 = (
+    "77b4a5b887e14e16b13e7788bdf70156"  # data/ratings_Books.csv.dvc of PIReTship/bookdata-tools @0b652a51
+)
+_LONGEST_ID = 24  # characters of a text id
+_LEAST = 5  # ratings of a user and of an item of Books
+
+_ZIP_20M = File(
+    "movielens-20m/ml-20m.zip",
+    "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
+    198702078,
+    (http("https://files.grouplens.org/datasets/movielens/ml-20m.zip"),),
+)
+
+
+class Layout(NamedTuple):
+    """How one file is written, and what it holds when it is whole; a count of None is not known here.
+
+    header: the first line, "" for none; text_ids: users and items are text rather than integers.
+    filtered: see `at_least_five`. archive, member: where it comes from; None: only from a path.
+    """
+
+    separator: bytes
+    header: str
+    text_ids: bool
+    filtered: bool
+    users: int | None
+    items: int
+    events: int | None
+    source: Source
+    archive: File | None = None
+    member: str = ""
+    md5: str = ""
+
+
+LAYOUTS = {
+    "ml-1m": Layout(
+        b"::", "", False, False, 6040, 3706, 1_000_209,
+        movielens.SOURCE, movielens.ZIP_1M, "ml-1m/ratings.dat",
+    ),
+    "ml-20m": Layout(
+        b",", "userId,movieId,rating,timestamp", False, False, 138_493, 26_744, 20_000_263,
+        movielens.SOURCE, _ZIP_20M, "ml-20m/ratings.csv",
+    ),
+    # items: as many as the research code numbers, before users of fewer than five events are left out
+    "Books": Layout(b",", "", True, True, None, 695_762, None, AMAZON, md5=BOOKS_MD5),
+}  # fmt: skip
+
+
+def load(name: str, path: str = "", *, sample: bool = False) -> Sequences:
+    """Sequences with times, of ml-1m, ml-20m or Books; equal times keep the order of the file.
+
+    path: the rating file, plain or packed (.gz), or its archive (.zip); "" looks for the archive as
+    `jaxrec.data.store` does. sample: the file is part of the whole one, so its counts are not checked.
+
+    Raises:
+      ValueError: an unknown name; a line of another form; counts or a checksum that are not those published.
+      FileNotFoundError: there is no such path, or no path was given and the file can't be had without.
+    """
+    if name not in LAYOUTS:
+        raise ValueError(f"data set {name!r}: unknown; one of {', '.join(LAYOUTS)}")
+    layout = LAYOUTS[name]
+    show_terms(layout.source)
+    content, where = _content(layout, name, path)
+    interactions = parse(content, name, where)
+    if not sample:
+        _check(interactions, layout, where)
+    return interactions.to_sequences()
+
+
+def parse(content: bytes, name: str, where: str) -> Interactions:
+    """Ratings in the order of a file in the layout of `name`; ids follow the order of the raw ids.
+
+    Raises:
+      ValueError: naming file and rule, for another header or a line that is no `user, item, rating, seconds`.
+    """
+    layout = LAYOUTS[name]
+    form = layout.separator.decode().join(("user", "item", "rating", "seconds"))
+    if layout.header:
+        first, _, content = content.partition(b"\n")
+        if first.strip().decode(errors="replace") != layout.header:
+            raise ValueError(f"{where}: begins with {first[:60]!r}, expected the header {layout.header!r}")
+    if not content.strip():
+        raise ValueError(f"{where}: holds no rating; expected lines `{form}`")
+    identifier = f"S{_LONGEST_ID}" if layout.text_ids else "i8"
+    columns = [("user", identifier), ("item", identifier), ("value", "f4"), ("time", "i8")]
+    separator = layout.separator
+    if len(separator) > 1:
+        content, separator = content.replace(separator, b","), b","
+    try:
+        table = np.loadtxt(io.BytesIO(content), np.dtype(columns), delimiter=separator.decode(), ndmin=1)
+    except ValueError as error:
+        raise ValueError(f"{where}: expected lines `{form}` with integer seconds: {error}") from error
+    if layout.text_ids:
+        _check_text(table, where)
+    if layout.filtered:
+        return at_least_five(table, f"ratings/{name}", where)
+    return _numbered(table, f"ratings/{name}")
+
+
+def at_least_five(table: np.ndarray, name: str, where: str) -> Interactions:
+    """Ratings of users and items of at least five, as HSTU's research code takes them out.
+
+    Both are counted once, over the whole table; items that remain are numbered, and then users who have
+    fewer than five ratings left go too, so that some item ids need not occur.
+
+    Raises:
+      ValueError: nothing remains.
+    """
+    kept = np.ones(len(table), bool)
+    for column in ("user", "item"):
+        _, codes, counts = np.unique(table[column], return_inverse=True, return_counts=True)
+        kept &= counts[codes] >= _LEAST
+    table = table[kept]
+    items, item = np.unique(table["item"], return_inverse=True)
+    _, codes, counts = np.unique(table["user"], return_inverse=True, return_counts=True)
+    stays = (counts >= _LEAST)[codes] if len(table) else np.zeros(0, bool)
+    if not stays.any():
+        raise ValueError(f"{where}: no user is left with {_LEAST} ratings of items of {_LEAST} ratings")
+    return _numbered(table[stays], name, items, item[stays])
+
+
+def _numbered(
+    table: np.ndarray, name: str, items: np.ndarray | None = None, item: np.ndarray | None = None
+) -> Interactions:
+    if items is None or item is None:
+        items, item = np.unique(table["item"], return_inverse=True)
+    users, user = np.unique(table["user"], return_inverse=True)
+    decode: Callable[[np.ndarray], np.ndarray] = (
+        (lambda raw: np.char.decode(raw, "utf-8")) if users.dtype.kind == "S" else np.asarray
+    )
+    return Interactions(
+        name,
+        user=(user + 1).astype(np.int32),
+        item=(item + 1).astype(np.int32),
+        time=table["time"].astype(np.int64),
+        value=table["value"].astype(np.float32),
+        user_ids=decode(users),
+        item_ids=decode(items),
+    )
+
+
+def _check_text(table: np.ndarray, where: str) -> None:
+    for column in ("user", "item"):
+        long = np.flatnonzero(np.char.str_len(table[column]) >= _LONGEST_ID)
+        if long.size:
+            raise ValueError(
+                f"{where}: {column} {table[column][long[0]].decode(errors='replace')!r}… is as long as "
+                f"{_LONGEST_ID} characters or longer; ids of this file are shorter"
+            )
+
+
+def _content(layout: Layout, name: str, path: str) -> tuple[bytes, str]:
+    if not path:
+        if layout.archive is None:
+            raise FileNotFoundError(
+                f"{name}: its checksum is not known here, so it is not downloaded: fetch "
+                f"{layout.source.homepage} and name the file"
+            )
+        return _member(read(layout.archive), layout.member), layout.archive.path
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; name the rating file of {name}")
+    content = read_bytes(Path(path))
+    if path.endswith(".zip"):
+        if layout.archive is None:
+            raise ValueError(f"{path}: {name} comes in no archive; name the rating file itself")
+        verify(content, layout.archive, path, "fetch it again")
+        return _member(content, layout.member), path
+    if layout.md5 and hashlib.md5(content, usedforsecurity=False).hexdigest() != layout.md5:
+        print(f"note: {path}: not of the MD5 {layout.md5} that a third party lists", file=sys.stderr)
+    return content, path
+
+
+def _member(archive: bytes, name: str) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        return opened.read(name)
+
+
+def _check(found: Interactions, layout: Layout, where: str) -> None:
+    counts = {"users": found.num_users, "items": found.num_items, "events": found.user.size}
+    for name, count in counts.items():
+        expected = getattr(layout, name)
+        if expected is not None and count != expected:
+            raise ValueError(
+                f"{where}: {count:,} {name}, expected {expected:,}: not the whole file that published "
+                "numbers speak of; fetch it again"
+            )

@@ -17,6 +17,7 @@ from jaxrec.data.files import read_csv, read_parquet
 from jaxrec.data.impressions import ImpressionSplit
 from jaxrec.data.interactions import Sequences, format_statistics
 from jaxrec.data.lines import read_lines
+from jaxrec.data.sessions import format_sessions
 from jaxrec.data.sources import (
     aliccp,
     aliexpress,
@@ -26,13 +27,14 @@ from jaxrec.data.sources import (
     movielens,
     retailrocket,
     sasrec,
+    sessions,
     ticoserec,
 )
-from jaxrec.data.sources.dataset import Dataset, Table
+from jaxrec.data.sources.dataset import Dataset, Log, Table
 from jaxrec.data.split import future_share, leave_one_out
 from jaxrec.data.summary import format_split
 
-SOURCES = (movielens, ticoserec, coserec, sasrec, census, retailrocket)
+SOURCES = (movielens, ticoserec, coserec, sasrec, census, retailrocket, sessions)
 
 
 class Format(NamedTuple):
@@ -54,15 +56,16 @@ FORMATS = {
 
 
 class Entry(NamedTuple):
-    """A name that commands take: events, a labelled table, or both made from the same files."""
+    """A name that commands take: events, a labelled table, both made from the same files, or sessions."""
 
     source: ModuleType
     dataset: Dataset | None
     table: Table | None
+    log: Log | None
 
     @property
     def files(self) -> tuple[tuple[store.File, ...], ...]:
-        return next(found.files for found in (self.dataset, self.table) if found is not None)
+        return next(found.files for found in (self.dataset, self.table, self.log) if found is not None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +77,11 @@ class List:
             size = sum(alternatives[-1].size for alternatives in entry.files) / 1e6
             content = "+".join(
                 what
-                for what, found in (("events", entry.dataset), ("table", entry.table))
+                for what, found in (
+                    ("events", entry.dataset),
+                    ("table", entry.table),
+                    ("sessions", entry.log),
+                )
                 if found is not None
             )
             state, licence = _state(entry.files), entry.source.SOURCE.licence
@@ -96,6 +103,9 @@ class Stats:
             _describe(entry.source.load(entry.dataset.name))
         if entry.table is not None:
             print(format_split(entry.source.load_impressions(entry.table.name)))
+        if entry.log is not None:
+            found = entry.source.load(entry.log.name)
+            print(format_sessions(found.name, found.statistics()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,8 +200,10 @@ def _entries() -> dict[str, Entry]:
     for source in SOURCES:
         datasets = {dataset.name: dataset for dataset in getattr(source, "DATASETS", ())}
         tables = {table.name: table for table in getattr(source, "TABLES", ())}
-        for name in dict.fromkeys([*datasets, *tables]):
-            entries[f"{source.SOURCE.name}/{name}"] = Entry(source, datasets.get(name), tables.get(name))
+        logs = {log.name: log for log in getattr(source, "LOGS", ())}
+        for name in dict.fromkeys([*datasets, *tables, *logs]):
+            found = Entry(source, datasets.get(name), tables.get(name), logs.get(name))
+            entries[f"{source.SOURCE.name}/{name}"] = found
     return entries
 
 

@@ -5,6 +5,7 @@ A source has SOURCE, DATASETS (in the order of its paper) and load(name):
     from jaxrec.data.sources import ticoserec
     sequences = ticoserec.load("Beauty")
 
-A source of labelled tables has TABLES and load_impressions(name), which gives them split. Sources behind a
-login (aliccp, aliexpress, criteo) read files of yours: load(paths).
+A source of labelled tables has TABLES and load_impressions(name), which gives them split; one of click
+sessions has LOGS and load(name). Sources behind a login (aliccp, aliexpress, criteo) read files of yours:
+load(paths).
 """

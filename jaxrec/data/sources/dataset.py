@@ -38,7 +38,15 @@ class Table(NamedTuple):
     positives: Mapping[str, int]
 
 
-Named = TypeVar("Named", Dataset, Table)
+class Log(NamedTuple):
+    """One set of sessions of a source. expected: counts of `SessionStatistics` that it must have."""
+
+    name: str
+    files: tuple[tuple[File, ...], ...]
+    expected: Mapping[str, int]
+
+
+Named = TypeVar("Named", Dataset, Table, Log)
 
 
 def pick(datasets: Iterable[Named], name: str) -> Named:

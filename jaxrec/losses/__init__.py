@@ -26,6 +26,7 @@ from jaxrec.losses.labels import (
 )
 from jaxrec.losses.ranking import bce, bpr, sampled_cosine_softmax, sampled_softmax, softmax_cross_entropy
 from jaxrec.losses.reduce import masked_mean, weighted_mean
+from jaxrec.losses.sessions import sigmoid_softmax
 
 __all__ = [
     "bce",
@@ -47,6 +48,7 @@ __all__ = [
     "sampled_cosine_softmax",
     "sampled_softmax",
     "sigmoid_cross_entropy",
+    "sigmoid_softmax",
     "smooth_labels",
     "softmax_cross_entropy",
     "squared_error",

@@ -89,6 +89,7 @@ class STAMP(nn.Module):
         segments: Array | None = None,
         rows: Array | None = None,
         train: bool = False,
+        last_only: bool = False,
     ) -> Array:
         """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D].
 
@@ -98,6 +99,7 @@ class STAMP(nn.Module):
           items: ids in order of time, 0 = padding on either side or a masked item, [B, L].
           positions, rows, train: ignored; there is no order but that of the last item, and no dropout.
           segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
+          last_only: True encodes the last slot alone, [B, 1, D], at a cost of one prefix a row instead of L.
         """
         del positions, rows, train
         x = clipped(lookup(self.item_embedding, items), self.max_norm)
@@ -126,7 +128,8 @@ class STAMP(nn.Module):
                 state = state * self._hidden(self.session, memory)
             return state * self._hidden(self.click, last) if self.last_click else state
 
-        return over_queries(encode, self.block, slots, group)
+        asked = slice(-1 if last_only else None, None)
+        return over_queries(encode, self.block, slots[:, asked], group[:, asked])
 
     def _weights(self, scores: Array, visible: Array) -> Array:
         if not self.normalised:

@@ -1,0 +1,197 @@
+"""Batches of prefixes against a loop over raw sessions; the same states, losses and ranks by other ways."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from jaxrec.data.sessions import Sessions, SessionSplit, split_sessions
+from jaxrec.data.sources.sessions import from_lists
+from jaxrec.nn.sequential.stamp import STAMP
+from jaxrec.tasks import next_item, session
+from jaxrec.train.evaluate import make_rank
+from jaxrec.types import Protocol, Task, Variables
+
+MAX_LEN = 4
+ROWS = [[1, 2, 3, 1, 4, 5], [6, 6], [5, 4, 3], [2, 9, 2, 9], [7, 1], [8, 3, 8]]
+TEST = [([9, 2, 9, 2, 3], 8), ([9], 10), ([4, 5], 1)]  # item 10 occurs here only; the first exceeds MAX_LEN
+NUM_ITEMS = 10
+MODEL = STAMP(NUM_ITEMS, 6, max_len=MAX_LEN, max_norm=0.9)
+BATCH = 8
+
+
+@functools.cache
+def split() -> SessionSplit:
+    lists = from_lists(ROWS, ([prefix for prefix, _ in TEST], [target for _, target in TEST]), "made")
+    return split_sessions(Sessions.from_arrays("made", **lists), share=0.3)
+
+
+def session_of(row: int) -> list[int]:
+    return split().items[split().offsets[row] : split().offsets[row + 1]].tolist()
+
+
+@functools.cache
+def variables() -> Variables:
+    items = np.ones((1, MAX_LEN), np.int32)
+    shapes = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), items))
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
+
+
+EXAMPLES = np.array([3, 0, 5, 2, 4, 1, 3, 2], np.int32)  # numbers of training examples
+MASK = np.array([True] * 6 + [False] * 2)
+TASK = session.next_click(MODEL, next_item.full_softmax(4), last_only=True)
+
+
+@functools.cache
+def batch() -> dict[str, np.ndarray]:
+    columns = {name: jnp.asarray(column) for name, column in split().columns().items()}
+    found = jax.jit(TASK.prepare)(jax.random.key(0), {"user": EXAMPLES, "mask": MASK}, columns)
+    return {name: np.asarray(column) for name, column in found.items()}
+
+
+@functools.cache
+def states() -> np.ndarray:
+    """What the model says after each prefix of the batch."""
+    return np.asarray(jax.jit(TASK.predict)(variables(), batch()), np.float64)
+
+
+@functools.cache
+def loss_and_gradient() -> tuple[float, Any]:
+    def loss(variables: Variables) -> jax.Array:
+        return TASK.losses(variables, batch(), jax.random.key(1))[0]["next_click"]
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(variables())
+    return float(value), gradient
+
+
+def test_a_batch_holds_prefixes_and_what_came_next() -> None:
+    asked = split().queries("train")
+    assert max(asked.length) > MAX_LEN or max(split().lengths) > MAX_LEN + 1  # something is cut off
+    for i, (example, real) in enumerate(zip(EXAMPLES, MASK, strict=True)):
+        clicks = session_of(int(asked.user[example]))
+        k = int(asked.length[example]) if real else 0
+        prefix = clicks[:k][-MAX_LEN:]
+        assert batch()["items"][i].tolist() == [0] * (MAX_LEN - len(prefix)) + prefix
+        assert batch()["targets"][i] == (clicks[k] if real else 0)
+
+
+def test_every_example_of_an_epoch_is_a_prefix_of_a_training_session() -> None:
+    columns = {name: jnp.asarray(column) for name, column in split().columns().items()}
+    every = np.arange(split().num_examples, dtype=np.int32)
+    rows = {"user": every, "mask": np.ones(len(every), bool)}
+    found = jax.jit(TASK.prepare)(jax.random.key(0), rows, columns)
+    got = sorted(zip(np.asarray(found["items"]).tolist(), np.asarray(found["targets"]).tolist(), strict=True))
+    want = []
+    for row in range(split().num_train):
+        clicks = session_of(row)
+        for k in range(1, len(clicks)):
+            prefix = clicks[:k][-MAX_LEN:]
+            want.append(([0] * (MAX_LEN - len(prefix)) + prefix, clicks[k]))
+    assert got == sorted(want)
+
+
+def test_the_loss_is_the_mean_over_real_examples() -> None:
+    scores = states() @ np.asarray(variables()["params"]["item_embedding"], np.float64).T
+    each = -log_softmax(scores[:, 1:], axis=1)[np.arange(BATCH), np.maximum(batch()["targets"], 1) - 1]
+    np.testing.assert_allclose(loss_and_gradient()[0], each[MASK].mean(), rtol=1e-5)
+
+
+def test_the_last_slot_alone_is_the_last_of_all_slots() -> None:
+    whole = session.next_click(MODEL, next_item.full_softmax(4))
+    np.testing.assert_allclose(states(), jax.jit(whole.predict)(variables(), batch()), rtol=1e-4, atol=1e-5)
+    items = batch()["items"]
+    assert not items[-1].any() and np.isfinite(states()).all()  # a row of padding
+
+
+def test_padding_learns_nothing() -> None:
+    assert not np.asarray(loss_and_gradient()[1]["params"]["item_embedding"])[0].any()
+
+
+def test_prefixes_and_whole_sessions_have_one_mean_loss() -> None:
+    """All examples at once, each way: the model reads every click, so the two are the same sum."""
+    long = MODEL.clone(max_len=8)
+    objective = next_item.full_softmax(4)
+    columns = {name: jnp.asarray(column) for name, column in split().columns().items()}
+    found = []
+    for task, count in (
+        (session.next_click(long, objective), split().num_examples),
+        (next_item.next_item(long, objective), split().num_train),
+    ):
+        rows = {"user": np.arange(count, dtype=np.int32), "mask": np.ones(count, bool)}
+
+        @jax.jit
+        def mean_loss(rows: dict[str, jax.Array], task: Task = task) -> jax.Array:
+            made = task.prepare(jax.random.key(0), rows, columns)
+            (value,) = task.losses(variables(), made, jax.random.key(0))[0].values()
+            return value
+
+        found.append(float(mean_loss(rows)))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+def test_the_printed_objective_of_stamp() -> None:
+    """Against its definition on the states of the batch (`tests/test_losses_sessions.py` has the loss)."""
+    task = session.next_click(MODEL, session.sigmoid_softmax(4), last_only=True)
+    value = jax.jit(lambda v, b: task.losses(v, b, jax.random.key(1))[0]["next_click"])(variables(), batch())
+    table = np.asarray(variables()["params"]["item_embedding"], np.float64)
+    y = np.exp(1 / (1 + np.exp(-states()[MASK] @ table[1:].T)))
+    y /= y.sum(axis=1, keepdims=True)
+    hot = np.eye(NUM_ITEMS)[batch()["targets"][MASK] - 1]
+    want = -(hot * np.log(y) + (1 - hot) * np.log(1 - y)).sum(axis=1).mean()
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+
+
+def test_ranks_of_test_prefixes_against_a_loop() -> None:
+    """All items are candidates, those of the prefix and those of test sessions only; ties count against."""
+    protocol = Protocol(seen="keep", selection="none")
+    rank = make_rank(
+        session.retriever(MODEL, last_only=True), protocol, num_items=NUM_ITEMS, history=1, block=4
+    )
+    queries = split().batched("test", 2)
+    ranks, bad = jax.jit(rank)(variables(), queries, split().columns())
+    assert not np.asarray(bad).any()
+    table = np.asarray(variables()["params"]["item_embedding"])
+    apply = jax.jit(MODEL.apply)
+    for found, (prefix, target) in zip(np.asarray(ranks)[queries["mask"]], TEST, strict=True):
+        items = np.array([[0] * (MAX_LEN - len(prefix[-MAX_LEN:])) + prefix[-MAX_LEN:]], np.int32)
+        scores = np.asarray(apply(variables(), items))[0, -1] @ table[1:].T
+        others = np.delete(scores, target - 1)
+        assert found == 1 + (others >= scores[target - 1]).sum()
+
+
+def test_a_model_that_says_nothing_ranks_the_target_last() -> None:
+    still = jax.tree.map(np.zeros_like, variables())
+    rank = make_rank(
+        session.retriever(MODEL, last_only=True), Protocol(seen="keep"), num_items=NUM_ITEMS, history=1
+    )
+    queries = split().batched("test", 3)
+    ranks, _ = jax.jit(rank)(still, queries, split().columns())
+    assert set(np.asarray(ranks).reshape(-1).tolist()) == {NUM_ITEMS}
+
+
+def test_training_lowers_the_loss() -> None:
+    """Plain descent on one batch."""
+
+    @jax.jit
+    def step(params: Any, _: Any) -> tuple[Any, jax.Array]:
+        def loss(params: Any) -> jax.Array:
+            return TASK.losses({"params": params}, batch(), jax.random.key(0))[0]["next_click"]
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), value
+
+    _, values = jax.lax.scan(step, variables()["params"], None, length=20)
+    assert values[-1] < 0.7 * values[0]
+
+
+def test_a_window_of_nothing_is_refused() -> None:
+    task = session.next_click(MODEL.clone(max_len=0), next_item.full_softmax(4))
+    with pytest.raises(ValueError, match="max_len=0"):
+        task.init(jax.random.key(0), {"items": np.ones((1, 1), np.int32)})

@@ -1,0 +1,195 @@
+"""What the experiments on click sessions share: resident columns, ranking of the next click, floors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+
+from jaxrec import metrics, packing
+from jaxrec.data.sessions import Part, SessionSplit
+from jaxrec.train import parallel
+from jaxrec.train.evaluate import Measure, Summarise, make_rank
+from jaxrec.train.fit import CompiledMeasure
+from jaxrec.types import Array, Context, Protocol, Retriever, Variables
+
+EVALUATION_BATCH = 512
+KS = (5, 10, 20)
+
+
+class Data(NamedTuple):
+    """A split and its resident columns."""
+
+    split: SessionSplit
+    columns: dict[str, np.ndarray]
+
+
+def resident(split: SessionSplit) -> Data:
+    """The columns of a split, built once."""
+    return Data(split, split.columns())
+
+
+def protocol(split: SessionSplit, loss: str, selection: str) -> Protocol:
+    """Every item is a candidate for the next click, those of the session too."""
+    return Protocol(split.rule, candidates="all", seen="keep", ks=KS, loss=loss, selection=selection)
+
+
+def summarise(ks: Sequence[int]) -> Summarise:
+    """recall@k (the papers' P@k: is the next click among the first k) and mrr@k (1 / rank, 0 past k)."""
+
+    def means(ranks: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
+        rank = jnp.asarray(np.asarray(ranks)[np.asarray(queries["mask"])])
+        found = {}
+        for k in ks:
+            for name, metric in (("recall", metrics.recall), ("mrr", metrics.mrr)):
+                found[f"{name}@{k}"] = float(np.asarray(metric(rank, k=k), np.float64).mean())
+        return found
+
+    return means
+
+
+def queries(data: Data, part: Part, num_devices: int) -> dict[str, np.ndarray]:
+    """The examples of a part in batches."""
+    count = len(data.split.queries(part).user)
+    size = min(EVALUATION_BATCH, -(-count // num_devices))
+    return data.split.batched(part, size, multiple=num_devices)
+
+
+def rank(retriever: Retriever, data: Data, of: Protocol) -> Measure:
+    """Ranks of the next click by products of vectors."""
+    return make_rank(retriever, of, num_items=data.split.num_items, history=1)  # nothing seen is taken out
+
+
+def test(
+    measure: Measure, variables: Variables, data: Data, asked: Mapping[str, np.ndarray], num_devices: int
+) -> list[dict[str, float]]:
+    """Metrics of each seed on queries: variables have a leading seeds axis."""
+    ranks = CompiledMeasure(measure, num_devices)(
+        parallel.replicate(variables, num_devices),
+        parallel.split_leading(dict(asked), num_devices),
+        parallel.replicate(dict(data.columns), num_devices),
+    )
+    return [summarise(KS)(of_seed, asked) for of_seed in ranks]
+
+
+# --- rows that learn no vectors: scores of all items, one batch of queries at a time ---
+
+Scores = Callable[[Variables, Mapping[str, Array], Context], Array]
+
+
+class Floor(NamedTuple):
+    """scores(variables, queries, context) -> [B, num_items + 1], and the variables without a seeds axis."""
+
+    scores: Scores
+    variables: dict[str, Any]
+
+
+def rank_by(scores: Scores) -> Measure:
+    """Ranks of the next click by scores of all items; equal scores rank it last."""
+
+    def measure(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
+        def batch(queries: Mapping[str, Array]) -> tuple[Array, Array]:
+            found = scores(variables, queries, context)[:, 1:]
+            finite = jnp.isfinite(found).all(axis=1)
+            ranks = metrics.rank_of_target(found, jnp.maximum(queries["target"] - 1, 0))
+            return ranks, jnp.sum(~finite & queries["mask"])
+
+        return jax.lax.map(batch, dict(queries))
+
+    return measure
+
+
+def test_floor(floor: Floor, data: Data, seeds: Sequence[int], num_devices: int) -> list[dict[str, float]]:
+    """Test metrics of a row that learns nothing, once for each seed."""
+    count = len(seeds)
+    shared = {n: jnp.broadcast_to(jnp.asarray(v), (count, *np.shape(v))) for n, v in floor.variables.items()}
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
+    variables = {**shared, "key": keys}
+    return test(rank_by(floor.scores), variables, data, queries(data, "test", num_devices), num_devices)
+
+
+def random(data: Data) -> Floor:
+    """Uniform scores: what chance gives."""
+    size = data.split.num_items + 1
+
+    def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        rows = jax.vmap(lambda row: jax.random.fold_in(variables["key"], row))(queries["user"])
+        return jax.vmap(lambda key: jax.random.uniform(key, (size,)))(rows)
+
+    return Floor(scores, {})
+
+
+def popularity(data: Data) -> Floor:
+    """Scores an item by its training clicks."""
+
+    def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        return jnp.broadcast_to(variables["place"], (queries["user"].shape[0], len(variables["place"])))
+
+    return Floor(scores, {"place": _place(data)})
+
+
+def session_popularity(data: Data) -> Floor:
+    """Scores an item by its clicks in the session so far, those of equal number by training clicks.
+
+    S-POP of Hidasi et al. (ICLR 2016, section 4).
+    """
+    longest = int(data.split.lengths.max())
+
+    def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        end = context["start"][queries["user"]] + queries["length"]
+        clicks = packing.window(context["items"], end, queries["length"], longest)
+        base = jnp.broadcast_to(variables["place"], (len(end), len(variables["place"])))
+        return base.at[jnp.arange(len(end))[:, None], clicks].add(1.0)
+
+    return Floor(scores, {"place": _place(data)})
+
+
+def item_knn(data: Data, *, neighbours: int = 100, regularisation: float = 20.0) -> Floor:
+    """Scores an item by its similarity to the last click; 0 for all but its `neighbours` most similar items.
+
+    Cosine of two items' vectors of sessions, n_ij / sqrt((n_i + λ)(n_j + λ)), where n counts training
+    sessions that hold both or one, and λ keeps rare items from being similar by chance: item-KNN of Hidasi
+    et al. (ICLR 2016, section 4), with λ and the number of neighbours of their code (which counts an item's
+    clicks, repeated ones too, where this counts sessions). The counts of pairs are a sparse product.
+    """
+    num_items = data.split.num_items
+    session, item = data.split.training_clicks()
+    held = scipy.sparse.csr_matrix(
+        (np.ones(len(item), np.float32), (session, item)), shape=(data.split.num_train, num_items + 1)
+    )
+    held.data[:] = 1.0  # an item clicked twice in a session is held once
+    both = (held.T @ held).tocoo()
+    alone = np.asarray(held.sum(axis=0)).reshape(-1) + regularisation
+    others = both.row != both.col
+    row, col = both.row[others], both.col[others]
+    similarity = both.data[others] / np.sqrt(alone[row] * alone[col])
+    order = np.lexsort((col, -similarity, row))
+    row, col, similarity = row[order], col[order], similarity[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = place < neighbours
+    near = np.zeros((num_items + 1, neighbours), np.int32)
+    weight = np.zeros((num_items + 1, neighbours), np.float32)
+    near[row[kept], place[kept]] = col[kept]
+    weight[row[kept], place[kept]] = similarity[kept]
+
+    def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        end = context["start"][queries["user"]] + queries["length"]
+        last = context["items"][end - 1]
+        zeros = jnp.zeros((len(end), num_items + 1))
+        return zeros.at[jnp.arange(len(end))[:, None], variables["near"][last]].add(variables["weight"][last])
+
+    return Floor(scores, {"near": near, "weight": weight})
+
+
+def _place(data: Data) -> np.ndarray:
+    """Popularity as a number below 1: the order of items by training clicks, equal ones equal, [V + 1].
+
+    Unlike a share of clicks it tells neighbours apart in float32 also when clicks of a session are added.
+    """
+    _, item = data.split.training_clicks()
+    _, place = np.unique(np.bincount(item, minlength=data.split.num_items + 1), return_inverse=True)
+    return (place / (place.max() + 1)).astype(np.float32)

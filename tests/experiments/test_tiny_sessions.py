@@ -1,0 +1,151 @@
+"""The experiment on sessions runs to its end on tiny data, and its floors are what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import sessions as lab
+from experiments import stamp
+from jaxrec.data.sessions import Sessions, split_sessions
+from jaxrec.data.sources.sessions import from_lists
+from jaxrec.report.results import read_all
+from tests.experiments.test_tiny import call
+
+LEARNED = {"stamp-ce": "ce", "gru4rec-ce": "ce"}
+
+
+def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    results = tmp_path / "results"
+    rows = ("--rows", "random", "item-knn", *LEARNED)
+    places = ("--results", results, "--workdir", tmp_path / "work", "--seeds", 3, 4)
+    call(stamp, monkeypatch, "--tiny", *rows, *places)
+    records = {record.result.model: record.result for record in read_all(results)}
+    assert set(records) == {"random", "item-knn", *LEARNED}
+    for model, result in records.items():
+        assert (result.experiment, result.dataset) == ("stamp", "tiny")
+        assert bool(result.steps) == (model in LEARNED)
+        assert result.protocol.loss == LEARNED.get(model, "")
+        assert (result.protocol.candidates, result.protocol.seen) == ("all", "keep")
+        assert result.protocol.selection == ("recall@20" if model in LEARNED else "none")
+        assert set(result.metrics) == {f"{m}@{k}" for m in ("recall", "mrr") for k in lab.KS}
+        assert all(len(values) == 2 for values in result.metrics.values())
+        assert not result.published  # nothing was published about made-up data
+    assert records["item-knn"].metrics["recall@5"][0] > 2 * np.mean(records["random"].metrics["recall@5"])
+
+
+def test_published_numbers_stand_beside_official_settings_only() -> None:
+    official = stamp.effective(stamp.Config())
+    assert stamp.published("stamp-ce", official)[0]["recall@20"] == 0.6874
+    assert not stamp.published("stamp-ce", dataclasses.replace(official, learning_rate=0.1))[0]
+    assert not stamp.published("stamp-ce", stamp.effective(stamp.Config(dataset="diginetica")))[0]
+    assert stamp.published("item-knn", dataclasses.replace(official, epochs=1))[0]["mrr@20"] == 0.2181
+
+
+def test_settings_of_the_authors_by_data_set() -> None:
+    found = {
+        name: (config.max_norm, config.clip)
+        for name in ("yoochoose1_64", "diginetica", "tmall")
+        if (config := stamp.effective(stamp.Config(dataset=name)))  # type: ignore[arg-type]
+    }
+    assert found == {"yoochoose1_64": (1.0, 150.0), "diginetica": (1.5, 110.0), "tmall": (1.0, 150.0)}
+    assert stamp.effective(stamp.Config(dataset="diginetica", clip=7.0)).clip == 7.0
+
+
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 0}, {"clip": -1.0}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"seeds": (1, 1)}]
+)
+def test_settings_that_mean_nothing_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(change))}="):
+        stamp.Config(**change)
+
+
+def test_summed_gradients_are_cut_by_parameter() -> None:
+    """3 examples: the mean gradient times 3, a norm of 15 cut to 6, one of 3 left; Adam starts by ± lr."""
+    tx = stamp.summed(3, 6.0, 0.1)
+    gradient = {"long": jnp.array([3.0, -4.0]), "short": jnp.array([1.0]), "none": jnp.zeros(2)}
+    change, state = tx.update(gradient, tx.init(gradient), gradient)
+    np.testing.assert_allclose(change["long"], [-0.1, 0.1], rtol=1e-4)
+    first_moment = state[2][0].mu
+    np.testing.assert_allclose(first_moment["long"], 0.1 * 6 / 5 * np.array([3.0, -4.0]), rtol=1e-6)
+    np.testing.assert_allclose(first_moment["short"], [0.1 * 3.0], rtol=1e-6)
+    assert not first_moment["none"].any()
+
+
+# --- floors, against loops ---
+
+TRAIN = [[1, 2, 1], [2, 3], [1, 2, 4], [3, 4, 3, 2], [5, 1], [2, 1], [6, 2]]
+TEST = [([2, 4, 2], 4), ([2, 4], 2), ([2], 4), ([7], 1), ([5, 6], 7)]  # 7 is in no training session
+NUM_ITEMS = 7
+
+
+@pytest.fixture(scope="module")
+def data() -> lab.Data:
+    lists = from_lists(TRAIN, ([prefix for prefix, _ in TEST], [target for _, target in TEST]), "made")
+    return lab.resident(split_sessions(Sessions.from_arrays("made", **lists), share=0.2))
+
+
+def training(data: lab.Data) -> list[list[int]]:
+    ends = data.split.offsets[: data.split.num_train + 1]
+    return [data.split.items[a:b].tolist() for a, b in itertools.pairwise(ends)]
+
+
+def scores(floor: lab.Floor, data: lab.Data) -> np.ndarray:
+    queries = {n: c.reshape(-1) for n, c in data.split.batched("test", len(TEST)).items()}
+    variables = {**floor.variables, "key": jax.random.key(0)}
+    return np.asarray(jax.jit(floor.scores)(variables, queries, data.columns))[:, 1:]
+
+
+def test_session_popularity_counts_the_session_then_all_clicks(data: lab.Data) -> None:
+    clicks = [item for row in training(data) for item in row]
+    for (prefix, _), found in zip(TEST, scores(lab.session_popularity(data), data), strict=True):
+        keys = [(prefix.count(i), clicks.count(i)) for i in range(1, NUM_ITEMS + 1)]
+        for a in range(NUM_ITEMS):
+            for b in range(NUM_ITEMS):
+                assert (found[a] > found[b]) == (keys[a] > keys[b])
+
+
+def test_popularity_orders_by_training_clicks(data: lab.Data) -> None:
+    clicks = np.bincount([i for row in training(data) for i in row], minlength=NUM_ITEMS + 1)[1:]
+    for found in scores(lab.popularity(data), data):
+        np.testing.assert_array_equal(np.sign(np.subtract.outer(found, found)),
+                                      np.sign(np.subtract.outer(clicks, clicks)))  # fmt: skip
+
+
+@pytest.mark.parametrize("neighbours", [2, 100])
+def test_neighbours_are_the_cosines_of_sessions(data: lab.Data, neighbours: int) -> None:
+    held = np.array([[i in row for i in range(1, NUM_ITEMS + 1)] for row in training(data)], float)
+    both, alone = held.T @ held, held.sum(axis=0)
+    cosine = both / np.sqrt(np.outer(alone + 20, alone + 20))
+    np.fill_diagonal(cosine, 0)
+    for (prefix, _), found in zip(TEST, scores(lab.item_knn(data, neighbours=neighbours), data), strict=True):
+        want = cosine[prefix[-1] - 1]
+        kept = np.argsort(-want, kind="stable")[:neighbours]
+        np.testing.assert_allclose(found[kept], want[kept], rtol=1e-6)
+        assert not np.delete(found, kept).any()
+
+
+def test_ranks_of_scores_and_their_means(data: lab.Data) -> None:
+    """Equal scores rank the target last; of the masked tail nothing counts."""
+    floor = lab.item_knn(data)
+    (found,) = lab.test_floor(floor, data, [0], 1)
+    every = scores(floor, data)
+    ranks = np.array([(row >= row[target - 1]).sum() for row, (_, target) in zip(every, TEST, strict=True)])
+    assert ranks[3] == NUM_ITEMS  # after an item that training never saw, all are equal
+    assert found["recall@5"] == pytest.approx((ranks <= 5).mean())
+    assert found["mrr@5"] == pytest.approx(np.where(ranks <= 5, 1 / ranks, 0).mean())
+
+
+def test_metrics_by_hand() -> None:
+    ranks, mask = np.array([[1, 4, 9], [21, 2, 1]]), np.array([[True, True, True], [True, False, False]])
+    found = lab.summarise((3, 10))(ranks, {"mask": mask})
+    want = {"recall@3": 1 / 4, "mrr@3": 1 / 4, "recall@10": 3 / 4, "mrr@10": (1 + 1 / 4 + 1 / 9) / 4}
+    assert found == pytest.approx(want)

@@ -23,7 +23,10 @@ CHUNK = 65_536  # rows counted at once
 
 
 class Sides(NamedTuple):
-    """Side information as ids from 1, row 0 for padding: items {name: [num_items + 1]}, users likewise."""
+    """Side information as ids from 1, row 0 for padding: items {name: [num_items + 1]}, users likewise.
+
+    A column of several ids a row, such as the categories of an item, is [num_items + 1, A], filled up with 0.
+    """
 
     items: Mapping[str, np.ndarray]
     users: Mapping[str, np.ndarray]
@@ -68,14 +71,9 @@ class Clicks:
         ):
             for name, column in columns.items():
                 where = f"{self.name}: {kind} column {name!r}"
-                check_dtype(column, np.int32, where)
                 if name in {"item", "user", "start", "end", "mask"} or "/" in name:
                     raise ValueError(f"{where}: batches use this name otherwise; rename it")
-                if len(column) != count + 1 or column[0] != 0 or column[1:].min() < 1:
-                    raise ValueError(
-                        f"{where}: {len(column):,} ids from {column[1:].min(initial=1)}, first {column[0]}: "
-                        f"expected 0 for padding, then one id of at least 1 for each of {count:,}"
-                    )
+                _check_side(column, count, where)
 
     def columns(self) -> dict[str, object]:
         """Training rows, and under `shared` what all rows share: arrays to live on the device."""
@@ -190,6 +188,48 @@ def next_clicks(
         num_items=sequences.num_items,
         sides=sides,
     )
+
+
+def of_items(
+    item: np.ndarray,
+    values: np.ndarray,
+    item_ids: np.ndarray,
+    where: str,
+    *,
+    several: Literal["error", "first"] = "error",
+) -> np.ndarray:
+    """A column of `Sides.items` from what events say of their items: int32 [num_items + 1].
+
+    item: ids of events, [N]; every item has one. values: integers or text, [N], numbered 1..n in ascending
+    order. several: an item with two values raises ValueError, or has that of its first event.
+    """
+    of_item = np.zeros(len(item_ids) + 1, values.dtype)
+    of_item[item[::-1]] = values[::-1]  # the last assigned remains: that of the first event
+    other = np.flatnonzero(of_item[item] != values)
+    if other.size and several == "error":
+        at = other[0]
+        raise ValueError(
+            f"{where}: item {item_ids[item[at] - 1]} has {of_item[item[at]].item()!r} and in event {at} "
+            f"{values[at].item()!r} ({other.size:,} such events); correct them"
+        )
+    return np.append(0, np.unique(of_item[1:], return_inverse=True)[1] + 1).astype(np.int32)
+
+
+def _check_side(column: np.ndarray, count: int, where: str) -> None:
+    """Raises ValueError unless row 0 is padding and each of `count` others has an id, as in `Sides`."""
+    check_dtype(column, np.int32, where, ndim=2 if np.ndim(column) == 2 else 1)
+    rows = column[:, None] if column.ndim == 1 else column
+    if len(rows) != count + 1 or rows[0].any():
+        raise ValueError(
+            f"{where}: {len(rows):,} rows, first {column[:1].tolist()}: expected 0 for padding, then a row "
+            f"for each of {count:,}"
+        )
+    bad = np.flatnonzero((rows[1:] < 0).any(axis=1) | ~(rows[1:] > 0).any(axis=1)) + 1
+    if bad.size:
+        raise ValueError(
+            f"{where}: row {bad[0]} ({bad.size:,} such) holds {column[bad[0]].tolist()}: expected ids of at "
+            "least 1, where a row of several is filled up with 0; give what is not known an id of its own"
+        )
 
 
 def _first_of_its_second(user: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -33,12 +33,14 @@ def behaviours(rows: Mapping[str, Array], shared: Context, length: int) -> Batch
 
     Args:
       rows: user, item, start, end, int32 [B]; the history is events start .. end - 1. Others pass through.
-      shared: {"events": int32 [N], "items": {name: [V + 1]}, "users": {name: [U + 1]}}.
+      shared: {"events": int32 [N], "items": {name: [V + 1]}, "users": {name: [U + 1]}}; columns of several
+        ids a row are [V + 1, A] or [U + 1, A].
       length: L; of a longer history the last L events are read.
 
     Returns:
       The row's columns but start and end; a column of each name of users [B]; for item and each name of items
-      the target's [B] and `history_<name>` [B, L], right-aligned, 0 where there is no event.
+      the target's [B] and `history_<name>` [B, L], right-aligned, 0 where there is no event. Of several ids a
+      row: [B, A], and [B, L, A] in histories.
     """
     at = rows["end"][:, None] - length + jnp.arange(length)
     history = jnp.where(at >= rows["start"][:, None], shared["events"][jnp.maximum(at, 0)], 0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxrec.data.behaviours import SHARED, Clicks, Sides, next_clicks
+from jaxrec.data.behaviours import SHARED, Clicks, Sides, next_clicks, of_items
 from jaxrec.data.interactions import Interactions, Sequences
 
 
@@ -150,6 +150,16 @@ def test_batches_hold_every_row_once() -> None:
         clicks.batched(clicks.test, 0)
 
 
+def test_what_events_say_of_their_items_is_numbered() -> None:
+    item, said = np.array([2, 1, 3, 2]), np.array(["b", "c", "b", "b"])
+    raw = np.array(["x", "y", "z"])
+    assert of_items(item, said, raw, "f: kind").tolist() == [0, 2, 1, 1]
+    said[3] = "a"
+    with pytest.raises(ValueError, match=r"f: kind: item y has 'b' and in event 3 'a' \(1 such events\)"):
+        of_items(item, said, raw, "f: kind")
+    assert of_items(item, said, raw, "f: kind", several="first").tolist() == [0, 2, 1, 1]
+
+
 def test_bad_input_is_refused() -> None:
     whole = [[(1, 1), (2, 2), (3, 3), (4, 4)]]
     good = np.append(0, np.ones(9)).astype(np.int32)
@@ -158,13 +168,24 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"made \(last event\): train: it is empty"):
         next_clicks(events([[(1, 1), (2, 2), (3, 3)]], 9))
     for column, message in (
-        (good[:-1], "9 ids from 1, first 0: expected 0 for padding"),
-        (good + np.int32(1), "first 1"),
-        (good * 0, "from 0"),
+        (good[:-1], r"9 rows, first \[0\]: expected 0 for padding"),
+        (good + np.int32(1), r"first \[1\]"),
+        (good * 0, r"row 1 \(9 such\) holds 0: expected ids of at least 1"),
         (good.astype(np.int64), "int64"),
     ):
         with pytest.raises(ValueError, match=message):
             next_clicks(events(whole, 9), sides=Sides({"genres": column}, {}))
+    several = np.stack([good, 0 * good], axis=1)
+    assert next_clicks(events(whole, 9), sides=Sides({"tags": several}, {})).sides.items["tags"] is several
+    for column, message in (
+        (several[1:], r"9 rows, first \[\[1, 0\]\]: expected 0"),
+        (np.eye(10, 2, dtype=np.int32)[::-1], r"row 1 \(7 such\) holds \[0, 0\]: expected ids"),
+        (several - np.eye(10, 2, k=-2, dtype=np.int32) * 2, r"row 2 \(2 such\) holds \[-1, 0\]"),
+        (several[:, :0], r"row 1 \(9 such\) holds \[\]"),
+        (several[..., None], "of rank 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next_clicks(events(whole, 9), sides=Sides({"tags": column}, {}))
     with pytest.raises(ValueError, match="'mask'.*rename"):
         next_clicks(events(whole, 9), sides=Sides({"mask": good}, {}))
     with pytest.raises(ValueError, match="user column 'age'"):

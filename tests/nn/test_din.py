@@ -421,6 +421,29 @@ def test_negatives_are_read_where_the_batch_has_them() -> None:
     assert x.shape == (2, 3)
 
 
+def test_an_event_of_several_ids_has_their_mean() -> None:
+    """The last axis is pooled over real ids; an event without ids, such as padding, is zero."""
+    fields = tuple(
+        Categorical(name, 8, 3, vocabulary)
+        for name, vocabulary in (("item", None), ("tags", None), ("seen", "item"), ("seen_tags", "tags"))
+    )
+    module = WithHistory(FeatureEmbedding(fields), echo, ("item", "tags"), ("seen", "seen_tags"))
+    table = np.arange(24, dtype=np.float32).reshape(8, 3)
+    tags = np.array([[[1, 3], [2, 0], [0, 0]], [[0, 0]] * 3])
+    batch = {**BATCH, "tags": np.array([[1, 2], [7, 0]]), "seen_tags": tags}
+    variables = {"params": {"embedding": {"item_embedding": table, "tags_embedding": 10 * table}}}
+    (x, target, history, mask), _ = module.apply(variables, batch)  # type: ignore[misc]
+    mean = 10 * np.stack([(table[1] + table[3]) / 2, table[2], 0 * table[0]])
+    np.testing.assert_allclose(history[0, :, 3:], mean)
+    np.testing.assert_allclose(target[:, 3:], 10 * np.stack([(table[1] + table[2]) / 2, table[7]]))
+    np.testing.assert_allclose(x, target)
+    assert history.shape == (2, 3, 6) and mask.tolist() == [[True, True, False], [False] * 3]
+    with pytest.raises(ValueError, match=r"seen_tags: \(2,\), expected ids of events \[B, L\] or"):
+        module.apply(variables, {**batch, "seen_tags": BATCH["item"]})
+    with pytest.raises(ValueError, match=r"seen: \(2, 3, 2\), expected ids of events \[B, L\]\n"):
+        module.apply(variables, {**batch, "seen": tags})
+
+
 def test_columns_that_do_not_fit_are_errors() -> None:
     with pytest.raises(ValueError, match="same number"):
         WithHistory(FeatureEmbedding((Categorical("a", 2, 2),)), echo, ("a",), ())  # type: ignore[arg-type]

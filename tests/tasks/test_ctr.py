@@ -78,6 +78,19 @@ def test_a_history_is_the_last_events_before_the_row(length: int) -> None:
     assert set(batch) == {"user", "item", "kind", "age", "history_item", "history_kind"}
 
 
+def test_items_of_several_ids_keep_them_in_the_history() -> None:
+    made, shared = clicks(), context()[SHARED]
+    tags = np.stack([KIND, np.where(KIND == 1, 4, 0)], axis=1).astype(np.int32)  # [V + 1, 2]
+    shared = {**shared, "items": {"tags": jnp.asarray(tags)}}
+    read = {name: jnp.asarray(getattr(made, name)[:9]) for name in ("user", "item", "start", "end")}
+    batch = behaviours(read, shared, LENGTH)
+    np.testing.assert_array_equal(batch["tags"], tags[made.item[:9]])
+    np.testing.assert_array_equal(batch["history_tags"], tags[np.asarray(batch["history_item"])])
+    assert batch["history_tags"].shape == (9, LENGTH, 2)
+    drawn = other_events(KEY, batch, shared, ITEMS)
+    np.testing.assert_array_equal(drawn["negative_tags"], tags[np.asarray(drawn["negative_item"])])
+
+
 def test_a_row_without_events_has_an_empty_history() -> None:
     read = {"user": jnp.array([1]), "item": jnp.array([2]), "start": jnp.array([4]), "end": jnp.array([4])}
     batch = behaviours(read, context()[SHARED], 3)

@@ -22,7 +22,8 @@ class WithHistory(nn.Module):
 
     Fields:
       embedding: has a `Categorical` for each column, those of one kind with the same `vocabulary`.
-      targets: columns of ids [B], such as item and category. histories: the same of past events, [B, L].
+      targets: columns of ids [B], such as item and category. histories: the same of past events, [B, L]. All
+        but the first may have several ids, [B, A] and [B, L, A], of which an event has the pooled vector.
       negatives: the same of events that did not happen, [B, L], slot by slot beside the history: the model is
         then called with negatives=[B, L, D], or with None where the batch has no such columns, as in serving.
     """
@@ -46,16 +47,19 @@ class WithHistory(nn.Module):
     def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> Any:
         """Applies the model to columns: whatever it gives."""
         for name in self.histories:
-            if name not in batch or jnp.ndim(batch[name]) != 2:
+            one = name == self.histories[0]
+            if name not in batch or jnp.ndim(batch[name]) not in ((2,) if one else (2, 3)):
                 shape = jnp.shape(batch[name]) if name in batch else "missing"
-                raise ValueError(f"field {name}: {shape}, expected ids of events [B, L]")
+                several = "" if one else " or [B, L, A]"
+                raise ValueError(f"field {name}: {shape}, expected ids of events [B, L]{several}")
         drawn = all(name in batch for name in self.negatives)
         read = dict(batch)
         if not drawn:  # their vectors go nowhere
             read |= {n: batch[h] for n, h in zip(self.negatives, self.histories, strict=True)}
         lists = (*self.histories, *self.negatives)
         shape = read[self.histories[0]].shape
-        vectors = self.embedding.vectors({**read, **{name: read[name].reshape(-1) for name in lists}})
+        events = {name: read[name].reshape(-1, *read[name].shape[2:]) for name in lists}
+        vectors = self.embedding.vectors({**read, **events})
 
         def joined(names: Sequence[str], *shape: int) -> Array:
             return jnp.concatenate([vectors[name].reshape(*shape, -1) for name in names], axis=-1)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, TypeVar
 
 import tyro
 
 from jaxrec.data import store
+from jaxrec.data.behaviours import Sides
 from jaxrec.data.files import read_csv, read_parquet
 from jaxrec.data.impressions import ImpressionSplit
 from jaxrec.data.interactions import Sequences, format_statistics
@@ -21,13 +22,16 @@ from jaxrec.data.sessions import format_sessions
 from jaxrec.data.sources import (
     aliccp,
     aliexpress,
+    amazon,
     census,
     coserec,
     criteo,
+    fuxictr,
     movielens,
     retailrocket,
     sasrec,
     sessions,
+    taobao,
     ticoserec,
 )
 from jaxrec.data.sources.dataset import Dataset, Log, Table
@@ -52,7 +56,25 @@ FORMATS = {
         "SKELETON_TRAIN COMMON_TRAIN SKELETON_TEST COMMON_TEST",
         lambda a, b, c, d, **options: aliccp.load(aliccp.Files(a, b), aliccp.Files(c, d), **options),
     ),
+    "fuxictr": Format("TRAIN VALIDATION TEST FEATURE_MAP", fuxictr.load),
 }
+
+
+class EventFormat(NamedTuple):
+    """Reads files of events and what is known of items, which no public address gives."""
+
+    files: str
+    load: Callable[..., tuple[Sequences, Sides]]
+
+
+EVENT_FORMATS = {
+    "amazon": EventFormat("REVIEWS METADATA", amazon.load),
+    "amazon-din": EventFormat("FILE", amazon.load_table),
+    "taobao": EventFormat("FILE", taobao.load),
+}
+
+
+Form = TypeVar("Form", Format, EventFormat)
 
 
 class Entry(NamedTuple):
@@ -70,7 +92,7 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """Lists the public data sets with content, size, state and licence, and the formats `table` reads."""
+    """Lists the public data sets with content, size, state and licence, and the formats of files of yours."""
 
     def run(self) -> None:
         for name, entry in _entries().items():
@@ -88,6 +110,8 @@ class List:
             print(f"{name:<28} {content:<13} {size:5.1f} MB  {state:<19} {licence}")
         for name, form in FORMATS.items():
             print(f"{name:<28} {'table':<13} {'':>8}  files of your own: table {name} {form.files}")
+        for name, events in EVENT_FORMATS.items():
+            print(f"{name:<28} {'events':<13} {'':>8}  files of your own: events {name} {events.files}")
         print(f"\nJAXREC_DATA_DIR: {store.data_dir() or 'unset'}\ncache: {store.cache_dir()}")
 
 
@@ -127,18 +151,33 @@ class Download:
 class ReadTable:
     """Reads labelled files of your own in a known format, checks them for leaks, prints their statistics."""
 
-    format: tyro.conf.Positional[str]  # criteo, aliexpress, ali-ccp or ali-ccp-logs; see `list`
+    format: tyro.conf.Positional[str]  # criteo, aliexpress, ali-ccp, ali-ccp-logs or fuxictr; see `list`
     files: tyro.conf.Positional[tuple[Path, ...]]  # as `list` names them, in that order
     min_count: int | None = None  # rarer values are out of vocabulary; None: what the format's reader has
 
     def run(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"format {self.format!r}: unknown; one of {', '.join(FORMATS)}")
-        form = FORMATS[self.format]
-        if len(self.files) != len(form.files.split()):
-            raise ValueError(f"{self.format}: {len(self.files)} files given, expected {form.files}")
+        form = _format(FORMATS, self.format, self.files)
         options = {} if self.min_count is None else {"min_count": self.min_count}
         print(format_split(form.load(*self.files, **options)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadEvents:
+    """Reads event files of your own in a known format, and prints the statistics of events and items."""
+
+    format: tyro.conf.Positional[str]  # amazon, amazon-din or taobao; see `list`
+    files: tyro.conf.Positional[tuple[Path, ...]]  # as `list` names them, in that order
+    drop_outside: bool = False  # of taobao: leave out events of other days than those the set is about
+
+    def run(self) -> None:
+        form = _format(EVENT_FORMATS, self.format, self.files)
+        if self.drop_outside and form.load is not taobao.load:
+            raise ValueError(f"--drop-outside: is for taobao; leave it out for {self.format}")
+        options = {"outside": "drop"} if self.drop_outside else {}
+        sequences, sides = form.load(*self.files, **options)
+        _describe(sequences)
+        for name, column in sides.items.items():
+            print(f"{name} of items: {int(column.max()):,} values")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +223,17 @@ Command = (
     | Annotated[Stats, tyro.conf.subcommand("stats")]
     | Annotated[Download, tyro.conf.subcommand("download")]
     | Annotated[ReadTable, tyro.conf.subcommand("table")]
+    | Annotated[ReadEvents, tyro.conf.subcommand("events")]
     | Annotated[Validate, tyro.conf.subcommand("validate")]
 )
+
+
+def _format(formats: Mapping[str, Form], name: str, files: tuple[Path, ...]) -> Form:
+    if name not in formats:
+        raise ValueError(f"format {name!r}: unknown; one of {', '.join(formats)}")
+    if len(files) != len(formats[name].files.split()):
+        raise ValueError(f"{name}: {len(files)} files given, expected {formats[name].files}")
+    return formats[name]
 
 
 def _state(files: tuple[tuple[store.File, ...], ...]) -> str:
@@ -231,7 +279,7 @@ def _describe(sequences: Sequences) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Runs a command; 0 if all is well, 1 with the error on stderr."""
-    command: List | Stats | Download | ReadTable | Validate = tyro.cli(
+    command: List | Stats | Download | ReadTable | ReadEvents | Validate = tyro.cli(
         Command,  # type: ignore[arg-type]
         prog="python -m jaxrec.data",
         description=__doc__,

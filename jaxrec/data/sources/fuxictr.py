@@ -1,0 +1,233 @@
+"""Tables in the two forms that FuxiCTR reads (Zhu et al., BARS, SIGIR 2022, arXiv:2205.09626).
+
+A feature_map.json names labels and features: `categorical`, `numeric`, or a `sequence` of at most `max_len`
+values, which may `share_embedding` with a categorical one. Parts are CSV files with a header, where `^`
+separates the values of a sequence, or .npz files of columns that FuxiCTR has numbered (0: padding, missing).
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxrec.data.features import Category, Number, Spec, Tags, encode, fit
+from jaxrec.data.impressions import Impressions, ImpressionSplit
+from jaxrec.data.raw import Coded, Ragged, Raw, as_coded
+from jaxrec.data.tables import read_table
+
+SEPARATOR = "^"
+Keep = Literal["last", "first"]
+
+
+class Feature(NamedTuple):
+    """A feature of the map. size: its ids are below this, 0 for numbers. length: of a sequence, else 0."""
+
+    name: str
+    kind: Literal["categorical", "numeric", "sequence"]
+    vocabulary: str
+    size: int
+    length: int
+
+
+class FeatureMap(NamedTuple):
+    """What a feature_map.json says of a table."""
+
+    name: str
+    labels: tuple[str, ...]
+    features: tuple[Feature, ...]
+
+
+def load(
+    train: str | Path,
+    validation: str | Path,
+    test: str | Path,
+    feature_map: str | Path,
+    *,
+    min_count: int = 1,
+    keep: Keep = "last",
+    group: str | None = None,
+    missing: Literal["error", "indicator"] = "error",
+) -> ImpressionSplit:
+    """One task for each label of the map; parts are the three files, all CSV or all .npz.
+
+    min_count: values rarer in training rows are out of vocabulary. keep: which `max_len` values of a longer
+    sequence; FuxiCTR keeps the last or, padding at the end, the first. group: a categorical feature that
+    metrics per group go by, such as the user. missing: of numbers, see `features.Number`.
+
+    Columns are `features.encode`'s: values of a sequence stand in order at the front of its row; one without
+    any holds id 1 (missing). Ids of .npz files are raw values, 0 is missing.
+
+    Raises ValueError naming file, feature and rule for a map or a column of another form.
+    """
+    if keep not in ("last", "first"):
+        raise ValueError(f"keep={keep!r}: must be 'last' or 'first'")
+    found = read_map(feature_map)
+    paths = [train, validation, test]
+    packed = {str(path).endswith(".npz") for path in paths}
+    if len(packed) > 1:
+        raise ValueError(f"{', '.join(map(str, paths))}: some are .npz and some not; give files of one form")
+    raw, sizes = _read_packed(paths, found) if packed.pop() else _read_csv(paths, found, keep)
+    specs = [
+        _spec(feature, min_count, missing, 0 if str(train).endswith(".npz") else "")
+        for feature in found.features
+    ]
+    first, second, third = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:2])
+    encoders = fit(specs, raw, first)
+    labels = {name: np.asarray(raw[name], np.float32) for name in found.labels}
+    table = Impressions(
+        f"fuxictr/{found.name}",
+        encode(encoders, raw),
+        encoders.fields,
+        labels,
+        group=None if group is None else _group(group, found, raw),
+    )
+    return table.split(first, second, third, rule="the three files")
+
+
+def read_map(path: str | Path) -> FeatureMap:
+    """Reads a feature_map.json. Features of type `meta` are no inputs and are left out.
+
+    Raises ValueError naming file, feature and rule for anything else, such as the type `embedding`.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        labels = [str(name) for name in found["labels"]]
+        specs = [(str(name), dict(spec)) for each in found["features"] for name, spec in each.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: {type(error).__name__} {error}; expected JSON {{'labels': [...], 'features': [{{name: "
+            "{'type': ...}}, ...]}}"
+        ) from None
+    features = [_feature(path, name, spec) for name, spec in specs if spec.get("type") != "meta"]
+    if not labels or not features:
+        raise ValueError(f"{path}: labels {labels}, {len(features)} features: at least one of each is needed")
+    return FeatureMap(str(found.get("dataset_id", Path(path).stem)), tuple(labels), tuple(features))
+
+
+def _feature(path: str | Path, name: str, spec: Mapping[str, Any]) -> Feature:
+    kind, size, length = spec.get("type"), spec.get("vocab_size", 0), spec.get("max_len", 0)
+    if kind not in ("categorical", "numeric", "sequence"):
+        raise ValueError(
+            f"{path}: {name}: type {kind!r}: expected categorical, numeric, sequence or meta; "
+            "take it out of the map"
+        )
+    for what, value, read in (
+        ("vocab_size", size, kind != "numeric"),
+        ("max_len", length, kind == "sequence"),
+    ):
+        if read and (type(value) is not int or value < 1):
+            raise ValueError(f"{path}: {name}: {what} {value!r}: expected an integer of at least 1")
+    if kind == "numeric":
+        return Feature(name, kind, "", 0, 0)
+    vocabulary = spec.get("share_embedding") or name
+    return Feature(name, kind, str(vocabulary), size, length if kind == "sequence" else 0)
+
+
+def _spec(
+    feature: Feature, min_count: int, missing: Literal["error", "indicator"], nothing: int | str
+) -> Spec:
+    name, vocabulary = feature.name, feature.vocabulary
+    match feature.kind:
+        case "numeric":
+            return Number(name, missing=missing)
+        case "categorical":
+            return Category(name, vocabulary=vocabulary, min_count=min_count, missing=(nothing,))
+        case "sequence":
+            return Tags(
+                name,
+                vocabulary=vocabulary,
+                min_count=min_count,
+                missing=(nothing,),
+                max_values=feature.length,
+            )
+
+
+def _names(found: FeatureMap, kind: str) -> list[str]:
+    return [feature.name for feature in found.features if feature.kind == kind]
+
+
+def _read_csv(paths: Sequence[str | Path], found: FeatureMap, keep: Keep) -> tuple[dict[str, Raw], list[int]]:
+    raw, sizes = read_table(
+        paths,
+        categories=_names(found, "categorical"),
+        numbers=[*_names(found, "numeric"), *found.labels],
+        lists=dict.fromkeys(_names(found, "sequence"), SEPARATOR),
+    )
+    for feature in found.features:
+        column = raw[feature.name]
+        if isinstance(column, Ragged):
+            raw[feature.name] = _cut(column, feature.length, keep)
+    return raw, sizes
+
+
+def _cut(column: Ragged, length: int, keep: Keep) -> Ragged:
+    """The last or the first `length` values of each row."""
+    assert isinstance(column.values, Coded)
+    lengths, place = np.diff(column.offsets), np.arange(column.offsets[-1])
+    if keep == "last":
+        beside = np.repeat(column.offsets[1:], lengths) - 1 - place  # values after this one
+    else:
+        beside = place - np.repeat(column.offsets[:-1], lengths)
+    codes = column.values.codes[beside < length]
+    offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, length))])
+    return Ragged(Coded(codes, column.values.values), offsets)
+
+
+def _read_packed(paths: Sequence[str | Path], found: FeatureMap) -> tuple[dict[str, Raw], list[int]]:
+    parts = [_arrays(path, found) for path in paths]
+    raw: dict[str, Raw] = {}
+    for name in parts[0]:
+        column = np.concatenate([part[name] for part in parts])
+        raw[name] = _listed(column) if column.ndim == 2 else column
+    return raw, [len(part[found.labels[0]]) for part in parts]
+
+
+def _arrays(path: str | Path, found: FeatureMap) -> dict[str, np.ndarray]:
+    """Columns of a part: labels and numbers float32 [N], ids int64 [N], sequences [N, max_len]."""
+    columns: dict[str, np.ndarray] = {}
+    try:
+        with np.load(path, allow_pickle=False) as packed:
+            absent = [n for n in [*found.labels, *(f.name for f in found.features)] if n not in packed.files]
+            if absent:
+                raise ValueError(f"{absent[0]!r} is not among the columns {', '.join(packed.files)}")
+            given = {name: packed[name] for name in (*found.labels, *(f.name for f in found.features))}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: {error}; expected an .npz file of the columns of the map") from None
+    rows = len(given[found.labels[0]]) if given[found.labels[0]].ndim else 0
+    features = {feature.name: feature for feature in found.features}
+    for name, column in given.items():
+        feature = features.get(name)
+        shape = (rows, feature.length) if feature is not None and feature.length else (rows,)
+        if column.shape != shape or column.dtype.kind not in "iuf" or not rows:
+            raise ValueError(
+                f"{path}: {name}: {column.dtype}{list(column.shape)}, expected numbers {list(shape)}, "
+                "at least one row"
+            )
+        if feature is None or feature.kind == "numeric":
+            columns[name] = column.astype(np.float32)
+            continue
+        bad = np.argwhere(~((column >= 0) & (column < feature.size) & (column == np.floor(column))))
+        if bad.size:
+            raise ValueError(
+                f"{path}: {name}: {column[tuple(bad[0])]} at row {bad[0][0]} ({len(bad):,} such) is no id "
+                f"within 0..{feature.size - 1}, as the feature map has it"
+            )
+        columns[name] = column.astype(np.int64)
+    return columns
+
+
+def _listed(ids: np.ndarray) -> Ragged:
+    """Rows of ids, [N, L] with 0 for padding on either side, as lists."""
+    real = ids != 0
+    return Ragged(ids[real], np.concatenate([[0], np.cumsum(real.sum(axis=1))]))
+
+
+def _group(name: str, found: FeatureMap, raw: Mapping[str, Raw]) -> np.ndarray:
+    if name not in _names(found, "categorical"):
+        raise ValueError(f"group={name!r}: name one of {', '.join(_names(found, 'categorical'))}")
+    return as_coded(name, raw[name]).codes.astype(np.int32) + 1

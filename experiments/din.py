@@ -5,11 +5,13 @@ for the last two events, validation on the last but one, test on the last. A row
 epoch of best validation AUC. GAUC is the paper's, by impressions; RelaImpr is against the row `base` of the
 same seed.
 
-Departs from the papers: MovieLens-100K (item, its genres, age, gender, occupation), where they use Amazon
-reviews and MovieLens-20M, so no published number stands beside ours; Adam and one learning rate for all rows.
+Departs from the papers: MovieLens-100K (item, its genres, age, gender, occupation), or small sets of Amazon
+and Yelp (item and its attributes; Games: item alone), where they use Amazon Electronics and Books and
+MovieLens-20M, so no published number stands beside ours; Adam and one learning rate for all rows. The sets of
+Amazon and Yelp have no times: their events go by the order of the file.
 
 Run:     python -m experiments.din
-Also:    --rows base din-dice --seeds 0
+Also:    --rows base din-dice --seeds 0, --dataset Beauty
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from experiments.saving import save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import metrics
-from jaxrec.data.behaviours import SHARED, Clicks, Sides, next_clicks
-from jaxrec.data.sources import movielens
+from jaxrec.data.behaviours import NONE, SHARED, Clicks, Sides, next_clicks
+from jaxrec.data.interactions import Sequences
+from jaxrec.data.sources import coserec, movielens, sasrec
 from jaxrec.data.synthetic import markov_chain
 from jaxrec.nn.layers.dice import Dice, PReLU
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
@@ -47,14 +50,17 @@ from jaxrec.types import Batch, Context, Variables
 EXPERIMENT = "din"
 Row = Literal["base", "din", "din-dice", "din-mba", "din-dice-mba", "dien", "dien-no-aux"]
 ROWS: tuple[Row, ...] = ("base", "din", "din-dice", "din-mba", "din-dice-mba", "dien", "dien-no-aux")
+S3REC = {"Beauty": "Beauty", "Sports": "Sports_and_Outdoors", "Toys": "Toys_and_Games", "Yelp": "Yelp"}
 CLICK = Target("click", None, "label/click")
 EVALUATION_BATCH = 1024
+BESIDE = ("dataset",)  # settings that a result has its place by
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Trains and tests the rows of the table, one after the other."""
 
+    dataset: Literal["ml-100k", "Beauty", "Sports", "Toys", "Yelp", "Games"] = "ml-100k"  # what is trained on
     rows: tuple[Row, ...] = ROWS  # rows of the table
     split: Literal["last", "time"] = "last"  # each user's last events, or the last shares of time
     seeds: tuple[int, ...] = (0, 1, 2)  # trained together, one compilation
@@ -77,22 +83,35 @@ class Config:
         for name in ("mba", "auxiliary"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive; rows without it have none")
+        if self.split == "time" and self.dataset != "ml-100k" and not self.tiny:
+            raise ValueError(
+                f"split='time': {self.dataset} has no times; use split='last', or dataset='ml-100k'"
+            )
 
 
 def load(config: Config) -> Clicks:
-    """Impressions with the genres of an item, as one category each set, and what is known of its user."""
+    """Impressions of a data set with what is known of its items and users."""
+    sequences, sides = events(config)
+    return next_clicks(sequences, split=config.split, sides=sides)
+
+
+def events(config: Config) -> tuple[Sequences, Sides]:
+    """Events of a data set. Items: ml-100k has genres, as one category each set, S3-Rec's have attributes."""
     if config.tiny:
-        sequences = markov_chain(60, 20, min_length=4, max_length=9).sequences
         genres = np.append(0, np.arange(20) % 3 + 1).astype(np.int32)
-        return next_clicks(sequences, split=config.split, sides=Sides({"genres": genres}, {}))
-    sequences = movielens.load("ml-100k")
+        return markov_chain(60, 20, min_length=4, max_length=9).sequences, Sides({"genres": genres}, {})
+    if config.dataset == "Games":
+        return sasrec.load("Video"), NONE
+    if config.dataset != "ml-100k":
+        name = S3REC[config.dataset]
+        return coserec.load(name), Sides({"attributes": coserec.load_attributes(name)}, {})
     users = movielens.load_users("ml-100k")
     known = {"age": users.age // 10, "gender": users.gender, "occupation": users.occupation}
     sides = Sides(
         {"genres": coded(movielens.load_movies("ml-100k").genres)},
         {name: coded(column) for name, column in known.items()},
     )
-    return next_clicks(sequences, split=config.split, sides=sides)
+    return movielens.load("ml-100k"), sides
 
 
 def coded(values: np.ndarray) -> np.ndarray:
@@ -112,7 +131,7 @@ def resident(clicks: Clicks, config: Config) -> lab.Data:
         clicks.batched(rows, min(EVALUATION_BATCH, -(-len(rows) // devices)), multiple=devices)
         for rows in (clicks.validation, clicks.test)
     )
-    name = "tiny" if config.tiny else clicks.name.removeprefix("movielens/")
+    name = "tiny" if config.tiny else config.dataset
     return lab.Data(name, clicks.rule, ("click",), (), (), clicks.columns(), validation, test, "user", expand)
 
 
@@ -187,7 +206,7 @@ def train(row: Row, clicks: Clicks, data: lab.Data, config: Config) -> tuple[Any
         batch_size=64 if config.tiny else config.batch_size,
         learning_rate=config.learning_rate,
         workdir=Path(config.workdir) / data.name / row,
-        description={"row": row, **described(config)},
+        description={"row": row, **described(config, beside=BESIDE)},
         patience=config.patience,
         num_devices=config.num_devices,
         save_every=config.save_every,
@@ -220,7 +239,10 @@ def run(config: Config) -> None:
             experiment=EXPERIMENT,
             dataset=data.name,
             model=row,
-            config={**described(config), "parameters": of_all_seeds // len(config.seeds)},
+            config={
+                **described(config, beside=BESIDE),
+                "parameters": of_all_seeds // len(config.seeds),
+            },
             protocol=lab.protocol_of(data, "auc/click", losses_of(row, config)[1]),
             seeds=config.seeds,
             metrics=found,

@@ -26,6 +26,7 @@ class WithHistory(nn.Module):
         but the first may have several ids, [B, A] and [B, L, A], of which an event has the pooled vector.
       negatives: the same of events that did not happen, [B, L], slot by slot beside the history: the model is
         then called with negatives=[B, L, D], or with None where the batch has no such columns, as in serving.
+      beside: a module of the columns, such as `nn.ranking.can.CAN`, whose vector [B, K] joins x at the end.
     """
 
     embedding: FeatureEmbedding
@@ -33,6 +34,7 @@ class WithHistory(nn.Module):
     targets: Sequence[str]
     histories: Sequence[str]
     negatives: Sequence[str] = ()
+    beside: nn.Module | None = None
 
     def __post_init__(self) -> None:
         if not self.targets or not len(self.targets) == len(self.histories) == len(
@@ -65,6 +67,8 @@ class WithHistory(nn.Module):
             return jnp.concatenate([vectors[name].reshape(*shape, -1) for name in names], axis=-1)
 
         x = joined([name for name in vectors if name not in lists], shape[0])
+        if self.beside is not None:
+            x = jnp.concatenate([x, self.beside(batch)], axis=-1)
         inputs = (x, joined(self.targets, shape[0]), joined(self.histories, *shape))
         mask = read[self.histories[0]] != 0
         extra = {}

@@ -182,7 +182,11 @@ def test_wrong_sizes_are_refused() -> None:
         (lambda: CrossNetwork(rank=0), "rank=0"),
         (lambda: CrossNetworkMix(num_experts=0), "num_experts=0"),
         (lambda: PNN(FIELDS, dims=()), "dims=()"),
-        (lambda: DLRM((), FIELDS[:1], bottom_dims=(4,)), r"field user: dim=2, but bottom_dims=\(4,\)"),
+        (
+            lambda: DLRM(FIELDS[2:3], FIELDS[:1], bottom_dims=(4,)),
+            r"field user: dim=2, but bottom_dims=\(4,\)",
+        ),
+        (lambda: DLRM((), FIELDS[:1]), r"numbers=\[\], bottom_dims=\(512"),
         (lambda: PAL(None, 0), "num_positions=0"),
         (lambda: ShallowTower(None, 2, 0), "num_devices=0"),
     ]:
@@ -244,6 +248,14 @@ def test_dlrm_multiplies_numbers_and_categories() -> None:
         [bottom[:, None], vectors_of(params["embedding"], (FIELDS[0], FIELDS[1], FIELDS[3]))], axis=1
     )
     top = mlp(params["top"], np.concatenate([bottom, np.stack(pairs(vectors), axis=1)], axis=1))
+    close(logits, dense(params["logit"], top)[:, 0])
+
+
+def test_dlrm_without_numbers_reads_the_products_alone() -> None:
+    categories = (FIELDS[0], FIELDS[1], FIELDS[3])
+    params, logits = run(DLRM((), categories, bottom_dims=(), top_dims=(4,)))
+    assert set(params) == {"embedding", "top", "logit"}
+    top = mlp(params["top"], np.stack(pairs(vectors_of(params["embedding"], categories)), axis=1))
     close(logits, dense(params["logit"], top)[:, 0])
 
 

@@ -33,7 +33,8 @@ class DLRM(nn.Module):
     Shape names: B batch, F categorical columns, D width of a vector.
 
     Fields:
-      numbers: columns that the bottom MLP reads as they are, such as log(1 + x) of counts.
+      numbers: columns that the bottom MLP reads as they are, such as log(1 + x) of counts. Without any, ()
+        with bottom_dims=(), there is no bottom MLP, and the top reads the F(F - 1)/2 products alone.
       categories: columns of width D; of several ids the paper takes the sum, `average=False`.
       bottom_dims: its widths, the last of which is D; every layer has the activation.
       top_dims: hidden layers before the logit. They read the bottom's output and all F(F + 1)/2 products
@@ -54,8 +55,13 @@ class DLRM(nn.Module):
     bits: Bits = threefry_bits
 
     def __post_init__(self) -> None:
-        for field in self.categories:
-            if not self.bottom_dims or field.dim != self.bottom_dims[-1]:
+        if bool(self.numbers) != bool(self.bottom_dims):
+            raise ValueError(
+                f"numbers={[field.name for field in self.numbers]}, bottom_dims={tuple(self.bottom_dims)}: "
+                "the bottom MLP reads the numbers, so give both or neither"
+            )
+        for field in self.categories if self.numbers else ():
+            if field.dim != self.bottom_dims[-1]:
                 raise ValueError(
                     f"field {field.name}: dim={field.dim}, but bottom_dims={tuple(self.bottom_dims)}; "
                     "its last width must be that of all vectors"
@@ -66,11 +72,14 @@ class DLRM(nn.Module):
     def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> Array:
         """Maps columns to a logit [B]."""
         mlp: dict[str, Any] = {**mlp_fields(self), "kernel_init": INIT}
-        numbers = FeatureEmbedding(self.numbers, name="numbers")(batch)
-        dense = MLP(self.bottom_dims, **mlp, name="bottom")(numbers, train=train)
         vectors = FeatureEmbedding(self.categories, rows_init, name="embedding").stacked(batch)
-        products = inner_products(jnp.concatenate([dense[:, None], vectors], axis=1), itself=self.itself)
+        dense = []
+        if self.numbers:
+            numbers = FeatureEmbedding(self.numbers, name="numbers")(batch)
+            dense = [MLP(self.bottom_dims, **mlp, name="bottom")(numbers, train=train)]
+            vectors = jnp.concatenate([dense[0][:, None], vectors], axis=1)
+        products = inner_products(vectors, itself=self.itself)
         hidden = MLP(self.top_dims, **mlp, name="top")(
-            jnp.concatenate([dense, products], axis=-1), train=train
+            jnp.concatenate([*dense, products], axis=-1), train=train
         )
         return nn.Dense(1, kernel_init=INIT, name="logit")(hidden)[..., 0]

@@ -157,9 +157,15 @@ def train(
 
 
 def test(
-    data: Data, task: Task, evaluated: Sequence[Target], variables: Variables, num_devices: int
+    data: Data,
+    task: Task,
+    evaluated: Sequence[Target],
+    variables: Variables,
+    num_devices: int,
+    *,
+    calibration: bool = False,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Test metrics of each seed: variables have a leading seeds axis."""
+    """Test metrics of each seed, see `impression_metrics`: variables have a leading seeds axis."""
     measure = CompiledMeasure(make_scores(scores(task, evaluated), data.expand), num_devices)
     context = {} if data.expand is None else data.columns
     values = measure(
@@ -168,7 +174,7 @@ def test(
         parallel.replicate(context, num_devices),
     )
     names = [target.name for target in evaluated]
-    summarise = impression_metrics(names, errors=data.regression, group=data.group)
+    summarise = impression_metrics(names, errors=data.regression, group=data.group, calibration=calibration)
     return [summarise(value, data.test) for value in values]
 
 

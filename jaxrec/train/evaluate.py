@@ -153,14 +153,19 @@ def make_scores(
 
 
 def impression_metrics(
-    tasks: Sequence[str], *, errors: Sequence[str] = (), group: str | None = None
+    tasks: Sequence[str],
+    *,
+    errors: Sequence[str] = (),
+    group: str | None = None,
+    calibration: bool = False,
 ) -> Summarise:
     """Metrics of each task over its sample space, all impressions at once.
 
     The scores of task t are values[..., t], logits against the column `label/<task>` where `mask` and, if
     there is one, `space/<task>` hold: `auc/<task>`, `log_loss/<task>` and, with a `group` column of users,
-    `gauc/<task>`. A task among `errors` is a regression: `mse/<task>`. Where there are several, `auc` and
-    `mse` are means over tasks.
+    `gauc/<task>`; with `calibration` also `ece/<task>`, of ten bins, and `calibration_ratio/<task>`. A task
+    among `errors` is a regression: `mse/<task>`. Where there are several, `auc` and `mse` are means over
+    tasks.
 
     Raises (when called):
       ValueError: an area is not defined, because the rows hold one class only.
@@ -177,6 +182,9 @@ def impression_metrics(
                 continue
             found[f"auc/{task}"] = float(_auc(score, label, where=real))
             found[f"log_loss/{task}"] = float(_log_loss(score, label, where=real))
+            if calibration:
+                found[f"ece/{task}"] = float(_ece(score, label, where=real))
+                found[f"calibration_ratio/{task}"] = float(_calibration_ratio(score, label, where=real))
             if group is not None:
                 users = np.asarray(queries[group]).reshape(-1)
                 found[f"gauc/{task}"] = float(_gauc(score, label, users, where=real).gauc)
@@ -196,6 +204,7 @@ def impression_metrics(
 
 
 _auc, _gauc, _log_loss = jax.jit(metrics.auc), jax.jit(metrics.gauc), jax.jit(metrics.log_loss)
+_ece, _calibration_ratio = jax.jit(metrics.expected_calibration_error), jax.jit(metrics.calibration_ratio)
 
 
 def check_finite(bad: np.ndarray, what: str) -> None:

@@ -61,6 +61,18 @@ def test_several_tasks_of_a_kind_have_a_mean(queries: dict[str, np.ndarray]) -> 
     assert np.isclose(found["mse"], (found["mse/time"] + found["mse/more"]) / 2)
 
 
+def test_calibration_is_measured_where_it_is_asked_for(queries: dict[str, np.ndarray]) -> None:
+    values = 3 * queries["x"][..., None]
+    found = impression_metrics(("click",), calibration=True)(values, queries)
+    score, label = 3 * queries["x"][queries["mask"]], queries["label/click"][queries["mask"]]
+    prob = 1 / (1 + np.exp(-score))
+    assert np.isclose(found["calibration_ratio/click"], prob.mean() / label.mean(), rtol=1e-5)
+    bins = np.minimum((10 * prob).astype(int), 9)
+    gaps = [abs((prob - label)[bins == b].sum()) for b in range(10)]
+    assert np.isclose(found["ece/click"], sum(gaps) / len(prob), atol=1e-6)
+    assert set(found) == {"auc/click", "log_loss/click", "ece/click", "calibration_ratio/click"}
+
+
 def test_padded_rows_may_score_anything(queries: dict[str, np.ndarray]) -> None:
     broken = {**queries, "x": np.where(queries["mask"], queries["x"], np.nan)}
     variables = {"params": {"w": jnp.ones(1)}}

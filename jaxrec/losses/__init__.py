@@ -5,7 +5,7 @@ Every loss takes `where`, True where an example is real, and `axis_name`. With a
 all devices add up to the loss of the global batch, whatever their number. With no real example it is 0.
 """
 
-from jaxrec.losses.behaviours import mini_batch_aware, next_behaviour
+from jaxrec.losses.behaviours import memory_utilisation, mini_batch_aware, next_behaviour
 from jaxrec.losses.contrastive import nt_xent
 from jaxrec.losses.entire_space import (
     clipped_propensity,
@@ -41,6 +41,7 @@ __all__ = [
     "imputation_risk",
     "inverse_propensity_risk",
     "masked_mean",
+    "memory_utilisation",
     "mini_batch_aware",
     "next_behaviour",
     "nt_xent",

@@ -59,3 +59,19 @@ def mini_batch_aware(table: Array, ids: Array, counts: Array, *, axis_name: str 
     weights = 1.0 / jnp.maximum(times * jnp.maximum(counts, 1), 1).astype(table.dtype)
     squares = jnp.sum(jnp.asarray(table)[flat] ** 2, axis=-1)
     return 0.5 * jnp.sum(jnp.where(flat != 0, weights[flat] * squares, 0.0))
+
+
+def memory_utilisation(usage: Array, *, where: Array | None = None, axis_name: str | None = None) -> Array:
+    """How unevenly the slots of a memory are written to (MIMN: Pi et al., KDD 2019, section 3.3).
+
+        mean over examples of Σ_i (g_i - mean_j g_j)²
+
+    0 where all slots are used alike. λ is what multiplies it; the public code's is 0.001 / slots² / batch
+    size.
+
+    Args:
+      usage: g, what has been written to each slot, in events or in shares of all events, [B, M].
+      where: True where the example is real, [B].
+    """
+    uneven = usage - usage.mean(axis=-1, keepdims=True)
+    return masked_mean(jnp.sum(uneven**2, axis=-1), where, axis_name)

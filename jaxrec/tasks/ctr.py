@@ -1,4 +1,4 @@
-"""Click prediction after a history of behaviours, gathered on the device; the losses of DIN and DIEN."""
+"""Click prediction after a history, gathered on the device; the losses of DIN, DIEN, SIM and MIMN."""
 
 from __future__ import annotations
 
@@ -69,13 +69,18 @@ def ctr(
     length: int,
     num_items: int,
     auxiliary: bool = False,
+    search: bool = False,
+    memory: bool = False,
     regularised: Sequence[Regularised] = (),
 ) -> Task:
     """Clicks as one task over `data.behaviours.Clicks.columns()`: the loss "click", and what is asked beside.
 
     module: called as module(batch, train=…), with the columns of `behaviours`; gives a logit [B] or, with
-    `auxiliary`, in training DIEN's dict. predict always gives logits [B], of a batch made by `behaviours`.
+    `auxiliary`, `search` or `memory`, in training a dict whose "click" it is, such as DIEN's. predict always
+    gives logits [B], of a batch made by `behaviours`.
     length: events of a history. auxiliary: adds "next_behaviour", telling events from others drawn uniformly.
+    search: adds "search", the cross-entropy of the output "search", as of SIM's search unit.
+    memory: adds "memory_utilisation" of the output "usage", as of MIMN.
     regularised: adds "mini_batch_aware", the sum over these tables.
 
     Raises:
@@ -91,8 +96,15 @@ def ctr(
         pos, neg = outputs["next"], outputs["negative"]
         return losses.next_behaviour(pos, neg, where=where, rows=batch["mask"], axis_name=axis_name)
 
-    target = Target("click", "click" if auxiliary else None, "label/click")
-    base = multitask(module, [target], terms={"next_behaviour": next_behaviour} if auxiliary else None)
+    def memory_utilisation(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
+        return losses.memory_utilisation(outputs["usage"], where=batch["mask"], axis_name=axis_name)
+
+    named = auxiliary or search or memory
+    targets = [Target("click", "click" if named else None, "label/click")]
+    targets += [Target("search", "search", "label/click")] if search else []
+    terms = {"next_behaviour": next_behaviour} if auxiliary else {}
+    terms |= {"memory_utilisation": memory_utilisation} if memory else {}
+    base = multitask(module, targets, terms=terms)
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
         shared = context[SHARED]

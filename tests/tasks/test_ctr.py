@@ -14,10 +14,14 @@ from jaxrec.data.behaviours import SHARED, Clicks, Sides, next_clicks
 from jaxrec.data.synthetic import markov_chain
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.layers.windows import Windows
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din_base import DINBase
+from jaxrec.nn.ranking.mimn import MIMN
+from jaxrec.nn.ranking.sim import SIM
 from jaxrec.tasks.ctr import Regularised, behaviours, ctr, other_events
 from jaxrec.types import Task
+from tests.nn.drawn import drawn
 
 KEY = jax.random.key(0)
 LENGTH, ITEMS = 5, 12
@@ -158,6 +162,48 @@ def test_the_auxiliary_loss_is_trained_and_not_served() -> None:
         float(found["next_behaviour"]),
         rtol=1e-6,
     )
+
+
+def test_the_memory_regulariser_is_a_loss_of_its_own() -> None:
+    memory = module(negatives=False).clone(model=MIMN(dims=(), slots=3, attention_dims=(), shares=True))
+    task = ctr(memory, length=LENGTH, num_items=ITEMS, memory=True)
+    batch = task.prepare(KEY, step(2, 9, 4), context())
+    variables = drawn(memory, batch)
+
+    def regulariser(variables: Any) -> Any:
+        found, _ = task.losses(variables, batch, KEY)
+        return found["memory_utilisation"], found
+
+    gradient, found = jax.jit(jax.grad(regulariser, has_aux=True))(variables)
+    assert set(found) == {"click", "memory_utilisation"}
+    assert 0 < float(found["memory_utilisation"]) < 1
+    assert np.abs(gradient["params"]["model"]["memory"]["utilisation_kernel"]).sum() > 0
+    assert jax.eval_shape(task.predict, variables, batch).shape == (8,)
+
+
+@pytest.mark.parametrize("category", [None, "kind"])
+def test_a_search_reads_what_comes_before_the_short_history(category: str | None) -> None:
+    items = (Categorical("item", ITEMS + 1, 4), Categorical("kind", 4, 4))
+    model = SIM(items, k=2, category=category, search_dim=2, dims=())
+    task = ctr(Windows(model, 2), length=LENGTH, num_items=ITEMS, search=category is None)
+    batch = task.prepare(KEY, step(2, 9, 4), context())
+    variables = drawn(Windows(model, 2), batch)
+    found, _ = jax.jit(task.losses)(variables, batch, KEY)
+    assert set(found) == ({"click", "search"} if category is None else {"click"})
+    assert all(np.isfinite(float(loss)) for loss in found.values())
+    names = ("item", "kind")
+    expected: Any = jax.jit(model.apply)(
+        {"params": variables["params"]["model"]},
+        {n: batch[n] for n in names},
+        {n: batch[f"history_{n}"][:, : LENGTH - 2] for n in names},
+        {n: batch[f"history_{n}"][:, LENGTH - 2 :] for n in names},
+    )
+    np.testing.assert_allclose(jax.jit(task.predict)(variables, batch), expected["ctr"], rtol=1e-5)
+    short = {n: c[:, -2:] if n.startswith("history_") else c for n, c in batch.items()}
+    with pytest.raises(ValueError, match="short=2: of histories of 2 events nothing is left"):
+        task.predict(variables, short)
+    with pytest.raises(ValueError, match="short=0"):
+        Windows(model, 0)
 
 
 def test_bad_settings_are_refused() -> None:

@@ -48,6 +48,11 @@ class WithHistory(nn.Module):
 
     def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> Any:
         """Applies the model to columns: whatever it gives."""
+        inputs, extra = self.inputs(batch)
+        return self.model(*inputs, train=train, **extra)
+
+    def inputs(self, batch: Mapping[str, Array]) -> tuple[tuple[Array, Array, Array, Array], dict[str, Any]]:
+        """What the model is called with: (x, target, history, mask), and keywords beside `train`."""
         for name in self.histories:
             one = name == self.histories[0]
             if name not in batch or jnp.ndim(batch[name]) not in ((2,) if one else (2, 3)):
@@ -69,9 +74,9 @@ class WithHistory(nn.Module):
         x = joined([name for name in vectors if name not in lists], shape[0])
         if self.beside is not None:
             x = jnp.concatenate([x, self.beside(batch)], axis=-1)
-        inputs = (x, joined(self.targets, shape[0]), joined(self.histories, *shape))
         mask = read[self.histories[0]] != 0
+        inputs = (x, joined(self.targets, shape[0]), joined(self.histories, *shape), mask)
         extra = {}
         if self.negatives:
             extra["negatives"] = joined(self.negatives, *shape) if drawn else None
-        return self.model(*inputs, mask, train=train, **extra)
+        return inputs, extra

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from tabulate import tabulate
 
-from experiments.speed import Figure
+from experiments.benchmarks.timing import Figure
 from jaxrec import config as command_line
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.report.results import write_whole

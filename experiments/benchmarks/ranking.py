@@ -124,5 +124,6 @@ def memory(name: str, task: Task, plan: Plan, data: Mapping[str, Any]) -> Figure
     state = jax.eval_shape(lambda key: create(task, tx, weighting, key, rows, context), jax.random.key(0))
     epoch = jax.jit(make_epoch(make_step(task, tx, weighting), plan), donate_argnums=0)
     compiled = epoch.lower(state, context, jnp.int32(0), jnp.int32(0)).compile()
-    size = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    needed: Any = compiled.memory_analysis()
+    size = needed.temp_size_in_bytes / 2**20
     return Figure(name, "MiB", size, size, size, 1)

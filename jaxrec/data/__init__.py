@@ -8,6 +8,7 @@ sources       one file per public source
 files         a user's own CSV, Parquet and line files
 impressions   the labelled table and its splits; features turns raw columns into it, leakage guards it,
               negatives adds unobserved pairs, tables streams large files, summary describes it
+behaviours    click impressions after a history, made of sequences and of what is known of items and users
 synthetic     small sets with known answers; synthetic_multitask: task pairs and funnels
 
 `python -m jaxrec.data --help` lists, downloads, describes and validates data sets.

@@ -96,7 +96,7 @@ def read_blocks(
             what = str(exact)
         raise ValueError(f"{path}: {what}; repair the file") from None
     if not size:
-        raise ValueError(f"{path}: there are no rows; expected a line for each impression")
+        raise ValueError(f"{path}: there are no rows; expected a line for each impression or event")
 
 
 def read_integers(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -413,7 +413,7 @@ def test_bad_fuxictr_files_are_refused(write: Write) -> None:
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("{", "m.json: JSONDecodeError"),
+        ("{", r"m.json: JSONDecodeError .*; expected JSON {'labels': .*{'type': ...}}, ...\]}$"),
         ([], "m.json: TypeError"),
         ({"labels": ["y"]}, "m.json: KeyError 'features'"),
         ({"labels": ["y"], "features": ["item"]}, "m.json: AttributeError"),

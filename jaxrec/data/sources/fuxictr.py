@@ -101,7 +101,7 @@ def read_map(path: str | Path) -> FeatureMap:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: {type(error).__name__} {error}; expected JSON {{'labels': [...], 'features': [{{name: "
-            "{'type': ...}}, ...]}}"
+            "{'type': ...}}, ...]}"
         ) from None
     features = [_feature(path, name, spec) for name, spec in specs if spec.get("type") != "meta"]
     if not labels or not features:

@@ -53,7 +53,7 @@ from jaxrec.types import Array, Task
 EXPERIMENT = "scenarios"
 Row = Literal["mlp", "star", "apg", "poso", "epnet", "ppnet"]
 ROWS: tuple[Row, ...] = get_args(Row)
-DIMS = (128, 64)  # hidden layers of every row
+DIMS = (64, 32)  # hidden layers of every row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,8 @@ class CoAction(nn.Module):
         False (the paper) adds the last layer up over the orders.
       order_independent: whether each order has weights of its own, the third level of independence.
 
-    The public code is num_orders=3, use_bias=False, activate_last=False, concatenate=True.
+    The public code is num_orders=3, use_bias=False, activate_last=False, concatenate=True; dim and dims are
+    its own, 160 weights an example.
     """
 
     dim: int = 16

@@ -1,0 +1,90 @@
+"""The experiment on lifelong histories runs to its end on tiny data and stores what it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import lifelong
+from jaxrec.report.results import read_all
+from jaxrec.tasks.ctr import behaviours
+from tests.experiments.test_tiny import call
+
+
+def test_tiny_trains_and_times_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    places = ("--results", tmp_path / "results", "--workdir", tmp_path)
+    call(lifelong, monkeypatch, "--tiny", "--rows", "sim-hard", "--timed", 33, "--seeds", 3, 4, *places)
+    (times,), (trained,) = (
+        [r.result for r in read_all(tmp_path / "results") if r.result.dataset.startswith(name)]
+        for name in ("milliseconds", "tiny")
+    )
+    assert (trained.experiment, trained.model) == ("lifelong", "sim-hard")
+    assert trained.protocol.loss == "bce"
+    assert trained.metrics["auc/best"] == (0.95, 0.95)
+    assert len(trained.metrics["auc/click"]) == 2
+    assert trained.steps > 0
+    assert set(times.metrics) == {"serve@33", "train@33"}
+    assert all(value > 0 for values in times.metrics.values() for value in values)
+    assert not trained.published  # nothing was published about made-up data
+
+
+def test_a_memory_is_also_timed_from_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        lifelong, "seconds_of", lambda fn, given: [jax.eval_shape(fn, *g).shape for g in given]
+    )
+    monkeypatch.setattr(lifelong, "make_step", lambda *_: lambda *_: (None, np.zeros(())))
+    found = dict(lifelong.timings("mimn", lifelong.Config(seeds=(0,), slots=2), 33))
+    logits = [(lifelong.TIMED_BATCH,)]
+    assert found == {"serve": logits, "train": [()], "stored": logits}
+
+
+@pytest.mark.parametrize("row", lifelong.ROWS)
+def test_every_row_gives_the_losses_it_is_weighted_by_and_a_logit(row: lifelong.Row) -> None:
+    config = lifelong.Config(tiny=True)
+    clicks = lifelong.load(config).clicks
+    task, weights = lifelong.task_of(row, clicks, config, 40)
+    context = clicks.columns()
+    rows = {"user": np.arange(5), "mask": np.ones(5, bool)}
+    key = jax.random.key(0)
+
+    def outputs(context: Any) -> Any:
+        batch = task.prepare(key, rows, context)
+        variables = task.init(key, batch)
+        return task.losses(variables, batch, key)[0], task.predict(variables, batch), batch["history_item"]
+
+    found, logits, history = jax.eval_shape(outputs, context)
+    assert set(found) == set(weights)
+    assert logits.shape == (5,)
+    assert history.shape == (5, config.short if row == "din-recent" else 40)
+
+
+def test_what_truncation_reads_tells_nothing() -> None:
+    """The recent events of the tiny set and of the whole one hold as many of either style."""
+    for config in (lifelong.Config(tiny=True), lifelong.Config(num_users=10)):
+        made = lifelong.load(config)
+        read = {n: np.asarray(getattr(made.clicks, n)) for n in ("user", "item", "start", "end")}
+        batch = behaviours(read, made.clicks.columns()["shared"], 2 * config.short)  # type: ignore[arg-type]
+        styles = np.asarray(batch["history_style"])
+        assert ((styles == 1).sum(axis=1) == config.short).all()
+        ends = made.clicks.end[:, None] - 1 - np.arange(2 * config.short)
+        assert not made.planted[ends].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
+        ({"seeds": (1, 1)}, "none twice"),
+        ({"utilisation": 0.0}, "utilisation=0.0: must be positive"),
+        ({"timed": (100, 30)}, "timed=(100, 30): only histories of 31 events and more"),
+        ({"trained": False, "timed": ()}, "nothing is left to do"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        lifelong.Config(**change)

@@ -113,12 +113,14 @@ def test_floor(floor: Floor, data: Data, seeds: Sequence[int], num_devices: int)
 
 
 def random(data: Data) -> Floor:
-    """Uniform scores: what chance gives."""
-    size = data.split.num_items + 1
+    """Products of random vectors: what chance gives."""
+    size, dim = data.split.num_items + 1, 32
 
     def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-        rows = jax.vmap(lambda row: jax.random.fold_in(variables["key"], row))(queries["user"])
-        return jax.vmap(lambda key: jax.random.uniform(key, (size,)))(rows)
+        of_query, of_items = jax.random.split(variables["key"])
+        keys = jax.vmap(lambda row: jax.random.fold_in(of_query, row))(queries["user"])
+        asked = jax.vmap(lambda key: jax.random.normal(key, (dim,)))(keys)
+        return asked @ jax.random.normal(of_items, (size, dim)).T
 
     return Floor(scores, {})
 
@@ -156,30 +158,46 @@ def item_knn(data: Data, *, neighbours: int = 100, regularisation: float = 20.0)
     et al. (ICLR 2016, section 4), with λ and the number of neighbours of their code (which counts an item's
     clicks, repeated ones too, where this counts sessions). The counts of pairs are a sparse product.
     """
-    num_items = data.split.num_items
     session, item = data.split.training_clicks()
-    held = scipy.sparse.csr_matrix(
-        (np.ones(len(item), np.float32), (session, item)), shape=(data.split.num_train, num_items + 1)
-    )
+    held = _counts(session, item, (data.split.num_train, data.split.num_items + 1))
     held.data[:] = 1.0  # an item clicked twice in a session is held once
     both = (held.T @ held).tocoo()
     alone = np.asarray(held.sum(axis=0)).reshape(-1) + regularisation
     others = both.row != both.col
     row, col = both.row[others], both.col[others]
-    similarity = both.data[others] / np.sqrt(alone[row] * alone[col])
-    order = np.lexsort((col, -similarity, row))
-    row, col, similarity = row[order], col[order], similarity[order]
+    return _after_last(row, col, both.data[others] / np.sqrt(alone[row] * alone[col]), data, neighbours)
+
+
+def markov(data: Data, *, neighbours: int = 100) -> Floor:
+    """Scores an item by how often it followed the last click in training; 0 past the first `neighbours`."""
+    session, item = data.split.training_clicks()
+    inside = session[1:] == session[:-1]
+    size = data.split.num_items + 1
+    pairs = _counts(item[:-1][inside], item[1:][inside], (size, size)).tocoo()
+    return _after_last(pairs.row, pairs.col, pairs.data, data, neighbours)
+
+
+def _counts(row: np.ndarray, col: np.ndarray, shape: tuple[int, int]) -> scipy.sparse.csr_matrix:
+    """How often each pair occurs."""
+    return scipy.sparse.csr_matrix((np.ones(len(row), np.float32), (row, col)), shape=shape)
+
+
+def _after_last(row: np.ndarray, col: np.ndarray, value: np.ndarray, data: Data, neighbours: int) -> Floor:
+    """Scores the `neighbours` best items `col` of the last click `row` by their value, other items by 0."""
+    size = data.split.num_items + 1
+    order = np.lexsort((col, -value, row))
+    row, col, value = row[order], col[order], value[order]
     place = np.arange(len(row)) - np.searchsorted(row, row)
     kept = place < neighbours
-    near = np.zeros((num_items + 1, neighbours), np.int32)
-    weight = np.zeros((num_items + 1, neighbours), np.float32)
+    near = np.zeros((size, neighbours), np.int32)
+    weight = np.zeros((size, neighbours), np.float32)
     near[row[kept], place[kept]] = col[kept]
-    weight[row[kept], place[kept]] = similarity[kept]
+    weight[row[kept], place[kept]] = value[kept]
 
     def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
         end = context["start"][queries["user"]] + queries["length"]
         last = context["items"][end - 1]
-        zeros = jnp.zeros((len(end), num_items + 1))
+        zeros = jnp.zeros((len(end), size))
         return zeros.at[jnp.arange(len(end))[:, None], variables["near"][last]].add(variables["weight"][last])
 
     return Floor(scores, {"near": near, "weight": weight})

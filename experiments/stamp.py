@@ -55,13 +55,14 @@ from jaxrec.train.fit import Fitted, Phase, Selection, fit
 from jaxrec.types import Array, Context, Protocol, Task
 
 EXPERIMENT = "stamp"
-Floor = Literal["random", "popularity", "session-popularity", "item-knn"]
+Floor = Literal["random", "popularity", "session-popularity", "item-knn", "markov"]
 Row = Literal[Floor, "stamp-ce", "stmp-ce", "stamp-sigmoid", "gru4rec-ce", "sasrec-ce"]
 ROWS: tuple[Row, ...] = (
     "random",
     "popularity",
     "session-popularity",
     "item-knn",
+    "markov",
     "stamp-ce",
     "stmp-ce",
     "gru4rec-ce",
@@ -72,6 +73,7 @@ FLOORS = {
     "popularity": lab.popularity,
     "session-popularity": lab.session_popularity,
     "item-knn": lab.item_knn,
+    "markov": lab.markov,
 }
 METRIC = "recall@20"
 

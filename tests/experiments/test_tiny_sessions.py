@@ -133,6 +133,19 @@ def test_neighbours_are_the_cosines_of_sessions(data: lab.Data, neighbours: int)
         assert not np.delete(found, kept).any()
 
 
+def test_successors_are_counted_within_sessions(data: lab.Data) -> None:
+    pairs = [pair for row in training(data) for pair in itertools.pairwise(row)]
+    for (prefix, _), found in zip(TEST, scores(lab.markov(data), data), strict=True):
+        assert found.tolist() == [pairs.count((prefix[-1], item)) for item in range(1, NUM_ITEMS + 1)]
+
+
+def test_chance_is_chance_and_hangs_on_the_query(data: lab.Data) -> None:
+    """Each query has an order of its own; of items it knows nothing."""
+    found = scores(lab.random(data), data)
+    assert len({tuple(np.argsort(row)) for row in found}) > 1
+    assert len(np.unique(found)) == found.size
+
+
 def test_ranks_of_scores_and_their_means(data: lab.Data) -> None:
     """Equal scores rank the target last; of the masked tail nothing counts."""
     floor = lab.item_knn(data)

@@ -110,6 +110,17 @@ def test_the_last_slot_alone_is_the_last_of_all_slots() -> None:
     assert not items[-1].any() and np.isfinite(states()).all()  # a row of padding
 
 
+def test_shares_of_devices_add_up() -> None:
+    """Of devices that hold different numbers of real examples."""
+    halves = jax.tree.map(lambda column: column.reshape(2, BATCH // 2, *column.shape[1:]), batch())
+
+    def share(part: dict[str, jax.Array]) -> jax.Array:
+        return TASK.losses(variables(), part, jax.random.key(1), "devices")[0]["next_click"]
+
+    shares = jax.jit(jax.vmap(share, axis_name="devices"))(halves)
+    np.testing.assert_allclose(shares.sum(), loss_and_gradient()[0], rtol=1e-5)
+
+
 def test_padding_learns_nothing() -> None:
     assert not np.asarray(loss_and_gradient()[1]["params"]["item_embedding"])[0].any()
 

@@ -48,6 +48,7 @@ def test_published_numbers_stand_beside_official_settings_only() -> None:
     assert not stamp.published("stamp-ce", dataclasses.replace(official, learning_rate=0.1))[0]
     assert not stamp.published("stamp-ce", stamp.effective(stamp.Config(dataset="diginetica")))[0]
     assert stamp.published("item-knn", dataclasses.replace(official, epochs=1))[0]["mrr@20"] == 0.2181
+    assert not stamp.published("item-knn", dataclasses.replace(official, share=0.5))[0]
 
 
 def test_settings_of_the_authors_by_data_set() -> None:

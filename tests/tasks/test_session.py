@@ -17,6 +17,7 @@ from jaxrec.nn.sequential.stamp import STAMP
 from jaxrec.tasks import next_item, session
 from jaxrec.train.evaluate import make_rank
 from jaxrec.types import Protocol, Task, Variables
+from tests.tasks import small
 
 MAX_LEN = 4
 ROWS = [[1, 2, 3, 1, 4, 5], [6, 6], [5, 4, 3], [2, 9, 2, 9], [7, 1], [8, 3, 8]]
@@ -62,13 +63,29 @@ def states() -> np.ndarray:
     return np.asarray(jax.jit(TASK.predict)(variables(), batch()), np.float64)
 
 
+@jax.jit
+@jax.value_and_grad
+def learn(variables: Variables) -> jax.Array:
+    """Loss and gradient on the batch."""
+    return TASK.losses(variables, batch(), jax.random.key(1))[0]["next_click"]
+
+
 @functools.cache
 def loss_and_gradient() -> tuple[float, Any]:
-    def loss(variables: Variables) -> jax.Array:
-        return TASK.losses(variables, batch(), jax.random.key(1))[0]["next_click"]
-
-    value, gradient = jax.jit(jax.value_and_grad(loss))(variables())
+    value, gradient = learn(variables())
     return float(value), gradient
+
+
+@functools.cache
+def ranks_of_test() -> Any:
+    """Ranks of the test prefixes as a function of the variables, and the queries."""
+    protocol = Protocol(seen="keep", selection="none")
+    rank = make_rank(
+        session.retriever(MODEL, last_only=True), protocol, num_items=NUM_ITEMS, history=1, block=4
+    )
+    queries = split().batched("test", 2)
+    run = jax.jit(rank)
+    return lambda variables: run(variables, queries, split().columns()), queries
 
 
 def test_a_batch_holds_prefixes_and_what_came_next() -> None:
@@ -121,6 +138,21 @@ def test_shares_of_devices_add_up() -> None:
     np.testing.assert_allclose(shares.sum(), loss_and_gradient()[0], rtol=1e-5)
 
 
+def test_dropout_derives_from_the_key_and_only_in_training() -> None:
+    model = small.Averager(dropout=0.5)
+    task = session.next_click(model, next_item.full_softmax(8))
+    weights = small.variables_of(model)
+
+    @jax.jit
+    def losses(keys: jax.Array) -> jax.Array:
+        return jax.vmap(lambda key: task.losses(weights, batch(), key)[0]["next_click"])(keys)
+
+    first, again, other = losses(jax.random.wrap_key_data(jnp.array([[0, 1], [0, 1], [0, 2]], jnp.uint32)))
+    assert first == again and first != other
+    still = session.next_click(small.Averager(), next_item.full_softmax(8))
+    np.testing.assert_array_equal(*(jax.jit(t.predict)(weights, batch()) for t in (task, still)))
+
+
 def test_padding_learns_nothing() -> None:
     assert not np.asarray(loss_and_gradient()[1]["params"]["item_embedding"])[0].any()
 
@@ -161,12 +193,8 @@ def test_the_printed_objective_of_stamp() -> None:
 
 def test_ranks_of_test_prefixes_against_a_loop() -> None:
     """All items are candidates, those of the prefix and those of test sessions only; ties count against."""
-    protocol = Protocol(seen="keep", selection="none")
-    rank = make_rank(
-        session.retriever(MODEL, last_only=True), protocol, num_items=NUM_ITEMS, history=1, block=4
-    )
-    queries = split().batched("test", 2)
-    ranks, bad = jax.jit(rank)(variables(), queries, split().columns())
+    rank, queries = ranks_of_test()
+    ranks, bad = rank(variables())
     assert not np.asarray(bad).any()
     table = np.asarray(variables()["params"]["item_embedding"])
     apply = jax.jit(MODEL.apply)
@@ -178,27 +206,18 @@ def test_ranks_of_test_prefixes_against_a_loop() -> None:
 
 
 def test_a_model_that_says_nothing_ranks_the_target_last() -> None:
-    still = jax.tree.map(np.zeros_like, variables())
-    rank = make_rank(
-        session.retriever(MODEL, last_only=True), Protocol(seen="keep"), num_items=NUM_ITEMS, history=1
-    )
-    queries = split().batched("test", 3)
-    ranks, _ = jax.jit(rank)(still, queries, split().columns())
-    assert set(np.asarray(ranks).reshape(-1).tolist()) == {NUM_ITEMS}
+    rank, queries = ranks_of_test()
+    ranks, _ = rank(jax.tree.map(jnp.zeros_like, variables()))
+    assert set(np.asarray(ranks)[queries["mask"]].tolist()) == {NUM_ITEMS}
 
 
 def test_training_lowers_the_loss() -> None:
     """Plain descent on one batch."""
-
-    @jax.jit
-    def step(params: Any, _: Any) -> tuple[Any, jax.Array]:
-        def loss(params: Any) -> jax.Array:
-            return TASK.losses({"params": params}, batch(), jax.random.key(0))[0]["next_click"]
-
-        value, gradient = jax.value_and_grad(loss)(params)
-        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient), value
-
-    _, values = jax.lax.scan(step, variables()["params"], None, length=20)
+    now, values = variables(), []
+    for _ in range(20):
+        value, gradient = learn(now)
+        now = jax.tree.map(lambda p, g: p - 0.1 * g, now, gradient)
+        values.append(float(value))
     assert values[-1] < 0.7 * values[0]
 
 

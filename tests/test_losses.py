@@ -209,6 +209,9 @@ Case = Callable[..., Array]
 CASES: dict[str, tuple[Case, tuple[np.ndarray, ...], np.ndarray]] = {
     "bce": (losses.bce, (POS, NEG), WHERE),
     "bpr": (losses.bpr, (POS, NEG), WHERE),
+    "bpr_max": (losses.bpr_max, (POS, NEG), WHERE),
+    "top1": (losses.top1, (POS, NEG), WHERE),
+    "top1_max": (losses.top1_max, (POS, NEG), WHERE),
     "sampled_softmax": (losses.sampled_softmax, (POS, NEG), WHERE),
     "softmax_cross_entropy": (
         lambda h, where, axis_name=None: losses.softmax_cross_entropy(

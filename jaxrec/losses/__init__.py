@@ -24,7 +24,16 @@ from jaxrec.losses.labels import (
     smooth_labels,
     squared_error,
 )
-from jaxrec.losses.ranking import bce, bpr, sampled_cosine_softmax, sampled_softmax, softmax_cross_entropy
+from jaxrec.losses.ranking import (
+    bce,
+    bpr,
+    bpr_max,
+    sampled_cosine_softmax,
+    sampled_softmax,
+    softmax_cross_entropy,
+    top1,
+    top1_max,
+)
 from jaxrec.losses.reduce import masked_mean, weighted_mean
 from jaxrec.losses.sessions import sigmoid_softmax
 
@@ -32,6 +41,7 @@ __all__ = [
     "bce",
     "binary_cross_entropy",
     "bpr",
+    "bpr_max",
     "class_weights",
     "clipped_propensity",
     "doubly_robust_risk",
@@ -53,5 +63,7 @@ __all__ = [
     "smooth_labels",
     "softmax_cross_entropy",
     "squared_error",
+    "top1",
+    "top1_max",
     "weighted_mean",
 ]

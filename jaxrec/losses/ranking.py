@@ -30,19 +30,121 @@ def bce(pos: Array, neg: Array, *, where: Array | None = None, axis_name: str | 
     )
 
 
-def bpr(pos: Array, neg: Array, *, where: Array | None = None, axis_name: str | None = None) -> Array:
+def bpr(
+    pos: Array,
+    neg: Array,
+    *,
+    accidental: Array | None = None,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
     """Bayesian personalised ranking, -log σ(pos - neg) (Rendle et al., UAI 2009, section 4.1).
 
     Args:
       pos: scores of the observed items, [...].
       neg: scores of sampled items, [...] for one per positive or [..., N], whose terms are averaged.
+      accidental: True where a sampled item is to be left out, such as the observed one, [..., N].
       where: True where the positive is real, [...].
 
     >>> round(float(bpr(jnp.array([2.0]), jnp.array([1.0]))), 4)
     0.3133
     """
+    if accidental is not None:
+        neg, kept = _kept(neg, accidental)
+        return masked_mean(_mean(jax.nn.softplus(neg - pos[..., None]), kept), where, axis_name)
     wide = pos[..., None] if neg.ndim > pos.ndim else pos
     return masked_mean(_over_negatives(jnp.mean, jax.nn.softplus(neg - wide), pos), where, axis_name)
+
+
+def bpr_max(
+    pos: Array,
+    neg: Array,
+    *,
+    regularisation: float = 1.0,
+    accidental: Array | None = None,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """BPR against the highest of many negatives, softly: -log Σ_j s_j σ(r - r_j) + λ Σ_j s_j r_j².
+
+    s is the softmax of the negatives' scores r_j; gradients pass through it, as in the authors' code. GRU4Rec
+    (Hidasi and Karatzoglou, CIKM 2018, arXiv:1706.03847). The code adds 1e-24 inside the
+    logarithm, which caps a term at 55 nats; this form is exact at any score.
+
+    Args:
+      pos: r, scores of the observed items, [...].
+      neg: r_j, scores of sampled items, [..., N].
+      regularisation: λ, which pulls the scores of negatives to 0; at least 0.
+      accidental: True where a sampled item is to be left out, such as the observed one, [..., N]. A row
+        without a negative gives 0.
+      where: True where the positive is real, [...].
+
+    >>> round(float(bpr_max(jnp.array([2.0]), jnp.array([[1.0]]), regularisation=0.5)), 4)  # 0.3133 + 0.5
+    0.8133
+    """
+    if not regularisation >= 0:
+        raise ValueError(f"regularisation={regularisation}: must be at least 0")
+    neg, kept = _kept(neg, accidental)
+    log_weight, some = _log_softmax(neg, kept)
+    won = jax.nn.logsumexp(log_weight + jax.nn.log_sigmoid(pos[..., None] - neg), axis=-1)
+    large = jnp.sum(jnp.exp(log_weight) * neg**2, axis=-1)
+    return masked_mean(jnp.where(some, regularisation * large - won, 0.0), where, axis_name)
+
+
+def top1(
+    pos: Array,
+    neg: Array,
+    *,
+    accidental: Array | None = None,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Mean over negatives of σ(r_j - r) + σ(r_j²): their rank, relaxed, and a pull of their scores to 0.
+
+    GRU4Rec (Hidasi et al., ICLR 2016, arXiv:1511.06939). The authors' code averages over the
+    observed item too, which gives (N · loss + 1/2) / (N + 1). Arguments as of `bpr_max`.
+    """
+    neg, kept = _kept(neg, accidental)
+    return masked_mean(_mean(_top1_terms(pos, neg), kept), where, axis_name)
+
+
+def top1_max(
+    pos: Array,
+    neg: Array,
+    *,
+    accidental: Array | None = None,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """TOP1 against the highest of many negatives, softly: Σ_j s_j (σ(r_j - r) + σ(r_j²)).
+
+    s is the softmax of the negatives' scores, through which gradients pass (arXiv:1706.03847).
+    Arguments as of `bpr_max`.
+    """
+    neg, kept = _kept(neg, accidental)
+    log_weight, _ = _log_softmax(neg, kept)
+    terms = jnp.where(kept, jnp.exp(log_weight) * _top1_terms(pos, neg), 0.0)
+    return masked_mean(jnp.sum(terms, axis=-1), where, axis_name)
+
+
+def _top1_terms(pos: Array, neg: Array) -> Array:
+    return jax.nn.sigmoid(neg - pos[..., None]) + jax.nn.sigmoid(neg**2)
+
+
+def _kept(neg: Array, accidental: Array | None) -> tuple[Array, Array]:
+    """Scores with 0 where they are left out, and where they are kept, [..., N] both."""
+    kept = jnp.ones(neg.shape, bool) if accidental is None else ~jnp.broadcast_to(accidental, neg.shape)
+    return jnp.where(kept, neg, 0.0), kept
+
+
+def _mean(values: Array, kept: Array) -> Array:
+    """Means over the negatives that are kept, 0 if there are none: [..., N] → [...]."""
+    return jnp.sum(jnp.where(kept, values, 0.0), axis=-1) / jnp.maximum(jnp.sum(kept, axis=-1), 1)
+
+
+def _log_softmax(neg: Array, kept: Array) -> tuple[Array, Array]:
+    """Log of the softmax over the negatives that are kept, [..., N], and whether there is one, [...]."""
+    return jax.nn.log_softmax(jnp.where(kept, neg, MASKED), axis=-1), jnp.any(kept, axis=-1)
 
 
 def _over_negatives(reduce_fn, values: Array, pos: Array) -> Array:  # type: ignore[no-untyped-def]

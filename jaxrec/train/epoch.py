@@ -89,6 +89,28 @@ def shuffled(
     return Plan(num_steps, draw)
 
 
+def listed(columns: Mapping[str, str], num_steps: int) -> Plan:
+    """The same rows every epoch, in an order made on the host: {row: context column [num_steps, …]}.
+
+    Raises:
+      ValueError: no column or no step; when drawn: a column has another number of steps.
+    """
+    if not columns or num_steps < 1:
+        raise ValueError(f"columns={dict(columns)}, num_steps={num_steps}: at least one of each is needed")
+
+    def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
+        rows = {row: jnp.asarray(context[name]) for row, name in columns.items()}
+        for row, column in rows.items():
+            if column.shape[0] != num_steps:
+                raise ValueError(
+                    f"context column {columns[row]!r} has {column.shape[0]} steps, "
+                    f"the plan num_steps={num_steps}"
+                )
+        return rows, jnp.array(True)
+
+    return Plan(num_steps, draw)
+
+
 Epoch = Callable[[TrainState, Context, Array, Array], tuple[TrainState, dict[str, Array]]]
 
 

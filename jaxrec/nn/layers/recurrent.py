@@ -43,12 +43,20 @@ class GRU(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array, *, update: Array | None = None, reset: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        *,
+        update: Array | None = None,
+        reset: Array | None = None,
+        start: Array | None = None,
+    ) -> Array:
         """Maps inputs [B, L, E] to the state after each step [B, L, H].
 
         Args:
           update: True where the step changes the state, [B, L]; None means everywhere.
           reset: True where the state is set to zero before the step, [B, L]; None means nowhere.
+          start: the state before the first step, [B, H]; None means zero.
         """
         x, w, u, b, c = nn.dtypes.promote_dtype(x, *gate_parameters(self, x.shape[-1]), dtype=self.dtype)
         ones = jnp.ones(x.shape[:2], bool)
@@ -66,8 +74,9 @@ class GRU(nn.Module):
             return state, state
 
         inputs = jax.tree.map(lambda a: a.swapaxes(0, 1), (x @ w + b, update, reset))  # time first
-        start = jnp.zeros((x.shape[0], self.hidden_dim), x.dtype)
-        return jax.lax.scan(step, start, inputs)[1].swapaxes(0, 1)
+        if start is None:
+            start = jnp.zeros((x.shape[0], self.hidden_dim), x.dtype)
+        return jax.lax.scan(step, start.astype(x.dtype), inputs)[1].swapaxes(0, 1)
 
 
 class AttentionGRU(nn.Module):

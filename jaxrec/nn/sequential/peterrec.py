@@ -17,6 +17,7 @@ field. Its bidirectional (GRec) encoder is not here.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +47,7 @@ class PeterRec(nn.Module):
       parallel: a patch reads what the convolution reads, and the two are added. False: it reads the
         convolution's output.
       both: a patch for each of a block's two convolutions; False for the second alone.
+      patched: False leaves the patches out: the pre-trained blocks and a head, to compare with.
     """
 
     num_items: int
@@ -55,6 +57,7 @@ class PeterRec(nn.Module):
     kernel_size: int = 3
     parallel: bool = False
     both: bool = True
+    patched: bool = True
     skip_padding: bool = True
     max_len: int = 50
     norm_epsilon: float = 1e-8
@@ -69,13 +72,13 @@ class PeterRec(nn.Module):
             raise ValueError(f"dim={self.dim}: must be a multiple of 4, as a patch has dim / 4 channels")
         rows = self.num_items + 1 + self.extra_rows
         self.item_embedding = self.param("item_embedding", pad_row(INIT), (rows, self.dim))
+        block: Any = TwoLayerBlock
+        if self.patched:
+            block = functools.partial(PatchedBlock, parallel=self.parallel, both=self.both)
         self.layers = [
-            PatchedBlock(
-                dilation, self.kernel_size, self.norm_epsilon, self.dtype, self.parallel, self.both,
-                name=f"layer_{i}",
-            )
+            block(dilation, self.kernel_size, self.norm_epsilon, self.dtype, name=f"layer_{i}")
             for i, dilation in enumerate(self.dilations)
-        ]  # fmt: skip
+        ]
         self.head = self.param("head", pad_row(INIT), (self.num_targets + 1, self.dim))
 
     def __call__(

@@ -1,0 +1,67 @@
+"""What a user's events say of the user: one of T classes, read at an id of its own behind the events.
+
+PeterRec's way (Yuan et al., SIGIR 2020, arXiv:2001.04253): the token [CLS] ends the input, and the encoder's
+output there is scored against a table with a row for each class. The encoder is one of `next_item`, whose
+`item_table()` holds the classes, padding first: [T + 1, D].
+
+Context columns: items [N], start [U], length [U] and label [U], class 1..T. Rows: user [B], mask [B].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from jaxrec import losses, packing
+from jaxrec.tasks.next_item import Encoder, item_table
+from jaxrec.types import Array, Batch, Context, Key, Task, Variables
+
+
+def profile(model: Encoder, *, token: int) -> Task:
+    """The task of naming a user's class; predict gives logits [B, T].
+
+    token: the id behind the events, which no item has (num_items + 1 where `extra_rows` makes room for it).
+    """
+
+    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
+        return described_users(rows, context, token=token, max_len=model.max_len)
+
+    def init(key: Key, batch: Batch) -> Variables:
+        return model.init(key, batch["items"][:1], train=False)
+
+    def at_token(variables: Variables, batch: Batch, key: Key | None) -> Array:
+        noise = {"train": False} if key is None else {"train": True, "rngs": {"dropout": key}}
+        return model.apply(variables, batch["items"], rows=batch["row"], **noise)[:, -1]
+
+    def loss(
+        variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
+    ) -> tuple[dict[str, Array], Variables]:
+        hidden, table = at_token(variables, batch, key), item_table(model, variables)
+        value = losses.softmax_cross_entropy(
+            hidden, table, batch["label"], where=batch["mask"], axis_name=axis_name
+        )
+        return {"profile": value}, {}
+
+    def predict(variables: Variables, batch: Batch) -> Array:
+        return at_token(variables, batch, None) @ item_table(model, variables)[1:].T
+
+    return Task(prepare, init, loss, predict)
+
+
+def described_users(rows: Mapping[str, Array], context: Context, *, token: int, max_len: int) -> Batch:
+    """The batch of users: their last max_len - 1 events and the token, right-aligned [B, max_len]; labels.
+
+    Evaluation reads the same of its queries. A user without an event is the token alone.
+    """
+    user, mask = rows["user"], rows["mask"]
+    length = jnp.where(mask, context["length"][user], 0)
+    end = context["start"][user] + length
+    events = packing.window(context["items"], end, length, max_len - 1)
+    tokens = jnp.full((user.shape[0], 1), token, events.dtype)
+    return {
+        "items": jnp.concatenate([events, tokens], axis=1),
+        "label": jnp.where(mask, context["label"][user], 0),
+        "mask": mask,
+        "row": jnp.arange(user.shape[0], dtype=jnp.int32),
+    }

@@ -1,0 +1,139 @@
+"""The PeterRec experiment runs to its end on made-up users; what is frozen keeps its bits."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from experiments import peterrec as experiment
+from jaxrec.report.results import read_all
+from jaxrec.tasks.profile import profile
+from tests.experiments.test_tiny import call
+
+TINY = experiment.effective(experiment.Config(tiny=True, seeds=(3, 4)))
+
+
+def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    results = tmp_path / "results"
+    call(experiment, monkeypatch, "--tiny", "--rows", "majority", "full", "--seeds", 3, 4,
+         "--results", results, "--workdir", tmp_path)  # fmt: skip
+    records = {record.result.model: record.result for record in read_all(results)}
+    assert set(records) == {"majority", "full"}
+    for model, result in records.items():
+        assert result.experiment == "peterrec" and result.dataset == "chain-80x24"
+        assert {len(values) for values in result.metrics.values()} == {2}
+        assert set(result.metrics) == {"accuracy", "log_loss", "auc"}
+        assert not result.published
+        assert (result.config.get("trained_share") == 1.0) == (model == "full")
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> Any:
+    """Parameters as pre-training would leave them."""
+    model = experiment.backbone(experiment.load(TINY), TINY)
+    items = np.ones((1, TINY.max_len), np.int32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), items))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+def test_frozen_parameters_keep_their_bits(pretrained: Any, tmp_path: Path) -> None:
+    """After two epochs of two seeds; the head and both patches of each block have moved."""
+    data = experiment.load(TINY)
+    config = dataclasses.replace(TINY, workdir=str(tmp_path))
+    fitted, found = experiment.train("peterrec-serial", data, config, pretrained)
+    own = set()
+    before = traverse_util.flatten_dict(pretrained["params"])
+    for path, leaf in traverse_util.flatten_dict(fitted.variables["params"]).items():
+        if path in before:
+            for of_seed in np.asarray(leaf):
+                np.testing.assert_array_equal(of_seed, before[path])
+        else:
+            own.add(path[:2])
+            assert not np.array_equal(leaf[0], leaf[1])
+    assert own == {("head",), ("layer_0", "patch_1"), ("layer_0", "patch_2")}
+    left = {path for path in before if path[0].startswith("output_")}
+    assert len(before) - len(left) == len(traverse_util.flatten_dict(fitted.variables["params"])) - 9
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("row", ["scratch", "full", "head", "peterrec-parallel"])
+def test_what_a_row_starts_from_and_trains(row: experiment.Row, pretrained: Any) -> None:
+    data = experiment.load(TINY)
+    task = profile(experiment.model_of(row, data, TINY), token=data.token)
+    start = experiment.started(task, None if row == "scratch" else pretrained)
+    rows = {"user": np.arange(4), "mask": np.ones(4, bool)}
+
+    @jax.jit
+    def params_of(columns: Any) -> Any:
+        return start.init(jax.random.key(1), start.prepare(jax.random.key(0), rows, columns))["params"]
+
+    params = params_of(data.columns)
+    same = np.array_equal(params["item_embedding"], pretrained["params"]["item_embedding"])
+    assert same == (row != "scratch")
+    assert ("patch_1" in params["layer_0"]) == row.startswith("peterrec")
+    trained, every = experiment.num_trained(row, params)
+    head, patches = 3 * 8, 2 * (2 * 8 * 2 + 2 + 8)
+    expected = {"head": head, "peterrec-serial": head + patches, "peterrec-parallel": head + patches}
+    assert trained == expected.get(row, every)
+    tx = experiment.optimiser(row, TINY)
+    tree = {"model": params, "weighting": ()}
+    ones = jax.tree.map(np.ones_like, tree)
+    change, _ = jax.jit(lambda: tx.update(ones, tx.init(tree), tree))()
+    moved = sum(int((np.asarray(leaf) != 0).sum()) for leaf in jax.tree.leaves(change))
+    assert moved == trained
+
+
+def test_users_are_split_once_and_all_are_used() -> None:
+    data = experiment.load(TINY)
+    parts = [data.train, data.validation, data.test]
+    assert [len(part) for part in parts] == [48, 8, 24]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(80))
+    other = experiment.load(dataclasses.replace(TINY, split_seed=1))
+    assert not np.array_equal(other.test, data.test)
+
+
+def test_batches_of_users_are_padded_and_masked() -> None:
+    users, labels = np.arange(5, 12).astype(np.int32), np.arange(20, dtype=np.int32) % 2 + 1
+    found = experiment.batches(users, labels, 2)
+    assert found["mask"].shape == (2, 4)
+    assert found["user"][found["mask"]].tolist() == users.tolist()
+    assert found["label"][found["mask"]].tolist() == labels[users].tolist()
+
+
+def test_metrics_by_hand() -> None:
+    """Logits of three users and a padded one: two right, one wrong; one of two pairs in order."""
+    logits = np.log([[[0.8, 0.2], [0.3, 0.7], [0.1, 0.9], [0.5, 0.5]]])
+    queries = {"mask": np.array([[True, True, True, False]]), "label": np.array([[1, 2, 1, 0]])}
+    found = experiment.summarise(logits, queries)
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["log_loss"] == pytest.approx(-np.log(0.8 * 0.7 * 0.1) / 3)
+    assert found["auc"] == pytest.approx(1 / 2)
+    three = experiment.summarise(
+        np.zeros((1, 2, 3)), {"mask": np.ones((1, 2), bool), "label": np.array([[1, 3]])}
+    )
+    assert "auc" not in three and three["log_loss"] == pytest.approx(np.log(3))
+
+
+def test_the_majority_knows_the_shares_of_classes() -> None:
+    data = experiment.load(TINY)
+    (found, _) = experiment.majority(data, TINY)
+    labels = data.columns["label"]
+    most = np.bincount(labels[data.train]).argmax()
+    assert found["accuracy"] == pytest.approx((labels[data.test] == most).mean())
+    assert found["auc"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "change", [{"dim": 0}, {"dilations": ()}, {"dilations": (1, 0)}, {"max_len": 1}, {"seeds": (0, 0)}]
+)
+def test_settings_that_mean_nothing_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        dataclasses.replace(experiment.Config(), **change)

@@ -27,6 +27,7 @@ from jaxrec.tasks.parallel_sessions import (
     parallel_sessions,
     shared_negatives,
 )
+from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, listed, make_epoch
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
@@ -190,29 +191,6 @@ def test_sessions_of_two_events_have_the_losses_of_ordinary_batches() -> None:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, theirs)
 
 
-def test_devices_share_lanes_and_negatives() -> None:
-    """Shares of loss and gradient add up to those of one device; each ends with the states of all lanes."""
-    batch = batch_of(1)
-
-    def share(params: Any, part: Batch) -> tuple[Array, Any]:
-        found, updates = TASK.losses({**variables(), "params": params}, part, KEY, "devices")
-        return found["next_item"], updates[LANES]["state"]
-
-    def total(params: Any, devices: int) -> tuple[Array, Array]:
-        parts = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
-        shares, state = jax.vmap(lambda part: share(params, part), axis_name="devices")(parts)
-        return shares.sum(), state
-
-    grad = jax.jit(jax.value_and_grad(total, has_aux=True), static_argnums=1)
-    (value, state), gradient = grad(variables()["params"], 2)
-    (expected, whole), plain = grad(variables()["params"], 1)
-    np.testing.assert_allclose(value, expected, rtol=1e-6)
-    np.testing.assert_allclose(value, RUN(variables(), batch)[0]["next_item"], rtol=1e-6)
-    for device in state:
-        np.testing.assert_allclose(device, whole[0], rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient, plain)
-
-
 def test_own_lanes_without_devices_are_all() -> None:
     state = jnp.arange(6.0).reshape(3, 2)
     assert own_lanes(state, None) is state
@@ -308,35 +286,54 @@ def test_negatives_that_mean_nothing_are_refused(change: dict[str, Any], message
 
 # --- in the loop ---
 
+LOOP = parallel_sessions(MODEL.clone(hidden_dropout=0.2), CE)
+TX, EQUAL = optax.sgd(0.5), static()
 
-def trained(task: Task, calls: int) -> Any:
-    """The state after two epochs of the compiled loop."""
-    tx, weighting = optax.sgd(0.5), static()
-    context = CONTEXT
-    state = jax.jit(lambda: create(task, tx, weighting, KEY, lane_rows(0), context))()
-    run = jax.jit(make_epoch(make_step(task, tx, weighting), plan(), calls=calls))
-    logs = []
-    for epoch in range(2):
-        found = []
-        for call in range(calls):
-            state, means = run(state, context, jnp.int32(epoch), jnp.int32(call))
-            found.append(float(means["next_item"]))
-        logs.append(found[0] if calls == 1 else found)
+
+@functools.cache
+def beginning() -> Any:
+    return jax.jit(lambda: create(LOOP, TX, EQUAL, KEY, lane_rows(0), CONTEXT))()
+
+
+def trained(calls: int) -> tuple[Any, list[Any]]:
+    """The state after two epochs of the compiled loop, and their losses."""
+    run = jax.jit(make_epoch(make_step(LOOP, TX, EQUAL), plan(), calls=calls))
+    state, logs = beginning(), []
+    for epoch, call in np.ndindex(2, calls):
+        state, means = run(state, CONTEXT, jnp.int32(epoch), jnp.int32(call))
+        logs.append(float(means["next_item"]))
     return state, logs
 
 
 @functools.cache
-def straight() -> Any:
-    return trained(parallel_sessions(MODEL.clone(hidden_dropout=0.2), CE), 1)
+def straight() -> tuple[Any, list[Any]]:
+    return trained(1)
 
 
 def test_the_compiled_epoch_carries_the_lanes_from_call_to_call() -> None:
     """An epoch cut into calls ends with the bits of one in a single call, lanes included."""
-    cut, _ = trained(parallel_sessions(MODEL.clone(hidden_dropout=0.2), CE), 2)
+    cut, _ = trained(2)
     state, _ = straight()
     assert state.step == 2 * NUM_STEPS
     assert (np.asarray(state.collections[LANES]["state"]) != 0).any()
     jax.tree.map(np.testing.assert_array_equal, cut.variables, state.variables)
+
+
+def test_two_devices_train_as_one() -> None:
+    """Two steps through `pmap`: the same parameters, and on each device the states of all lanes."""
+    found = []
+    for devices in (1, 2):
+        step = make_step(LOOP, TX, EQUAL, parallel.axis_name(devices))
+        run = parallel.over_devices(step, devices, (0, 0, 0), donate=False)
+        state, context = (parallel.replicate(tree, devices) for tree in (beginning(), CONTEXT))
+        for number in (0, 1):
+            state, _ = run(state, parallel.replicate(lane_rows(number), devices), context)
+        found.append(state.variables)
+    alone, shared = found
+    for device in (0, 1):
+        jax.tree.map(
+            lambda a, b, d=device: np.testing.assert_allclose(b[d], a, rtol=1e-4, atol=1e-6), alone, shared
+        )
 
 
 def test_an_epoch_lowers_the_loss() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -131,6 +131,18 @@ def test_the_majority_knows_the_shares_of_classes() -> None:
     most = np.bincount(labels[data.train]).argmax()
     assert found["accuracy"] == pytest.approx((labels[data.test] == most).mean())
     assert found["auc"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("dataset", "users", "first"), [("ml-100k", 943, "M"), ("ml-1m", 6040, "F")])
+@pytest.mark.usefixtures("data_dir")
+def test_labels_belong_to_the_users_of_the_sequences(
+    dataset: Literal["ml-100k", "ml-1m"], users: int, first: str
+) -> None:
+    """User 1 is a man with 272 events in the small set, and a woman with 53 in the large one."""
+    data = experiment.load(experiment.Config(dataset=dataset))
+    assert len(data.columns["label"]) == users
+    assert data.classes == ("F", "M") and data.classes[data.columns["label"][0] - 1] == first
+    assert data.columns["length"][0] == {"ml-100k": 272, "ml-1m": 53}[dataset]
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,18 @@ def load_users(name: str) -> Users:
     return Users(np.array(age).astype(np.int32), np.array(gender), np.array(occupation), np.array(zip_code))
 
 
+def load_people(name: str) -> tuple[Sequences, Users]:
+    """Sequences with what is known of their users, row by row, of ml-100k or ml-1m.
+
+    ml-1m has no times here: a user's events stand in the order of the file, which is not that of time.
+    """
+    if pick(TABLES, name).name == "ml-100k":
+        return load(name), load_users(name)
+    show_terms(SOURCE)
+    interactions, users, _ = _million()
+    return interactions.to_sequences(), users
+
+
 def _table(file: File) -> list[list[str]]:
     return [line.split("\t") for line in read(file).decode().split("\n")[1:] if line]
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU, in_turn, next_positive
+from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU, in_turn
 from tests.nn.drawn import drawn
 
 LENGTH, NUM_ITEMS, NUM_ACTIONS = 5, 20, 4
@@ -100,16 +100,6 @@ def test_users_that_share_a_row_do_not_see_each_other() -> None:
             value[0, :9], np.concatenate([alone[name][part] for part in parts]), atol=3e-6, err_msg=name
         )
         assert (value[0, 9] == 0).all()
-
-
-def test_next_positive_is_the_next_item_where_its_action_counts() -> None:
-    assert next_positive(ITEMS, ACTIONS, (1, 4)).tolist() == [
-        [0, 0, 4, 5, 0], [0, 0, 2, 0, 0], [2, 0, 0, 0, 0], [0] * 5, [0] * 5
-    ]  # fmt: skip
-    segments = np.array([[1, 1, 1, 2, 2]])
-    assert next_positive(ITEMS[:1], ACTIONS[:1], (1, 4), segments).tolist() == [[0, 0, 0, 5, 0]]
-    with pytest.raises(ValueError, match="positive=\\(0,\\)"):
-        next_positive(ITEMS, ACTIONS, (0,))
 
 
 def test_gradients_of_both_heads_reach_every_parameter() -> None:

@@ -4,7 +4,7 @@ Each event becomes two tokens: its item, then what the user did with it. With al
 causal sequence Φ0, a0, Φ1, a1, ... both problems are read off in one pass:
 
   ranking    at Φi: which action follows, with the candidate itself inside the sequence (target-aware);
-  retrieval  at ai: which item comes next, of interest where its action is positive (`next_positive`).
+  retrieval  at ai: which item comes next, of interest where its action is positive.
 
 Blocks, positions and the division by the padded length are those of `hstu.py`, over tokens in place of
 events. The paper's ranking model has further features and a head for each of its tasks; here an action is one
@@ -14,7 +14,6 @@ of A.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -145,26 +144,3 @@ def in_turn(first: Array, second: Array) -> Array:
     """
     both = jnp.stack([first, second], axis=2)
     return both.reshape(both.shape[0], -1, *both.shape[3:])
-
-
-def next_positive(
-    items: Array, actions: Array, positive: Sequence[int], segments: Array | None = None
-) -> Array:
-    """Targets of retrieval: the item of the next event where its action is positive, else 0, [B, L].
-
-    positive: actions that count, such as ratings (4, 5); none of them may be 0.
-    segments: numbers of the users that share a row, [B, L]; None means one user a row.
-
-    >>> next_positive(jnp.array([[5, 6, 7]]), jnp.array([[1, 2, 1]]), (2,)).tolist()
-    [[6, 0, 0]]
-    """
-    if not positive or min(positive) < 1:
-        raise ValueError(f"positive={tuple(positive)}: name at least one action, each 1 or more")
-
-    def after(column: Array) -> Array:
-        return jnp.pad(column[:, 1:], ((0, 0), (0, 1)))
-
-    wanted = jnp.isin(after(actions), jnp.array(positive)) & (items != 0)
-    if segments is not None:
-        wanted = wanted & (after(segments) == segments)
-    return jnp.where(wanted, after(items), 0)

@@ -1,0 +1,147 @@
+"""Items and actions in turn: batches against a loop over raw events, losses against NumPy, and learning."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.special import log_softmax
+
+from jaxrec import packing
+from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
+from jaxrec.tasks.generative import generative, next_positive
+from jaxrec.tasks.next_item import Rows, uniform_softmax
+from jaxrec.types import Batch, Variables
+from tests.nn.drawn import drawn
+from tests.tasks.small import MAX_LEN, NUM_ITEMS, columns, split, training_events
+
+MODEL: Any = GenerativeHSTU(
+    NUM_ITEMS, 3, dim=6, num_layers=1, num_heads=1, key_dim=4, value_dim=4, max_len=MAX_LEN, head_dim=8,
+    dropout=0.0, linear_dropout=0.0,
+)  # fmt: skip
+PACKED = Rows(5, 8)
+USERS = np.array([4, 0, 7, 1, 2, 3, 5, 8], np.int32)
+MASK = np.array([True] * 7 + [False])
+POSITIVE = (2, 3)
+OBJECTIVE = uniform_softmax(NUM_ITEMS, 4, temperature=0.5)
+
+
+def context() -> dict[str, np.ndarray]:
+    """The columns with an action for each event, 1 + item mod 3; that of the very first is not known."""
+    found = columns()
+    actions = (1 + found["items"] % 3).astype(np.int32)
+    actions[found["start"][0]] = 0
+    return found | {"actions": actions}
+
+
+def events_of(index: int) -> tuple[list[int], list[int]]:
+    """Items and actions that one example of the batch reads."""
+    user = int(USERS[index])
+    events = training_events(user) if MASK[index] else []
+    first = split().sequences.offsets[user]
+    return events[-MAX_LEN:], context()["actions"][first : first + len(events)].tolist()[-MAX_LEN:]
+
+
+@functools.cache
+def prepared(packed: Rows | None) -> dict[str, np.ndarray]:
+    rows: dict[str, Any] = {"user": USERS, "mask": MASK}
+    if packed is not None:
+        lengths = np.array([len(events_of(i)[0]) for i in range(len(USERS))])
+        placement = packing.place(jnp.asarray(lengths), rows=packed.rows, width=packed.width)
+        rows |= {"row": np.asarray(placement.row), "slot": np.asarray(placement.slot)}
+    task = generative(MODEL, OBJECTIVE, positive=POSITIVE, packed=packed, times=True)
+    batch = jax.jit(task.prepare)(jax.random.key(0), rows, context())
+    return {name: np.asarray(column) for name, column in batch.items()}
+
+
+@pytest.mark.parametrize("packed", [PACKED, None], ids=["packed", "padded"])
+def test_every_training_event_is_read_with_its_action_and_target(packed: Rows | None) -> None:
+    batch = prepared(packed)
+    assert len(np.unique(batch["segments"])) > 4
+    for index in range(len(USERS)):
+        mine = batch["segments"] == index + 1
+        items, actions = events_of(index)
+        assert batch["items"][mine].tolist() == items
+        assert batch["actions"][mine].tolist() == actions
+        following = list(zip(actions, items[1:], actions[1:], strict=False))
+        targets = [item if now and then in POSITIVE else 0 for now, item, then in following]
+        assert batch["targets"][mine].tolist() == [*targets, 0][: len(items)]
+    assert not batch["targets"][batch["segments"] == 0].any()
+
+
+TASK = generative(MODEL, OBJECTIVE, positive=POSITIVE, times=True)
+VARIABLES = drawn(MODEL, np.ones((1, MAX_LEN), np.int32), np.ones((1, MAX_LEN), np.int32))
+
+
+@jax.jit
+def losses_of(variables: Variables, batch: Batch) -> Any:
+    def total(variables: Variables) -> Any:
+        found, _ = TASK.losses(variables, batch, jax.random.key(0))
+        return found["retrieval"] + found["ranking"], found
+
+    (_, found), gradient = jax.value_and_grad(total, has_aux=True)(variables)
+    return found, gradient, TASK.predict(variables, batch)
+
+
+def test_losses_are_cross_entropies_of_actions_and_of_positive_items() -> None:
+    batch = prepared(PACKED)
+    found, _, outputs = losses_of(VARIABLES, batch)
+    known = batch["actions"] > 0
+    log_prob = log_softmax(np.asarray(outputs["action"])[known], axis=-1)
+    expected = -np.mean(log_prob[np.arange(known.sum()), batch["actions"][known] - 1])
+    assert float(found["ranking"]) == pytest.approx(expected, rel=1e-5)
+    table = np.asarray(MODEL.apply(VARIABLES, method="item_table"))
+    terms = []
+    for at in zip(*np.nonzero(batch["targets"]), strict=True):
+        target, samples = batch["targets"][at], batch["samples"][at]
+        ids = np.array([target, *samples[samples != target]])
+        terms.append(-log_softmax(table[ids] @ np.asarray(outputs["hidden"])[at] / 0.5)[0])
+    assert float(found["retrieval"]) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_packed_rows_give_the_losses_of_padded_ones() -> None:
+    packed, padded = prepared(PACKED), dict(prepared(None))
+    padded["samples"] = np.ones_like(padded["samples"])
+    for segment in np.unique(packed["segments"])[1:]:
+        mine = packed["segments"] == segment
+        padded["samples"][padded["segments"] == segment] = packed["samples"][mine]
+    found, expected = losses_of(VARIABLES, packed)[0], losses_of(VARIABLES, padded)[0]
+    for name, value in found.items():
+        assert float(value) == pytest.approx(float(expected[name]), rel=1e-5)
+
+
+def test_both_losses_fall() -> None:
+    """Each item's action follows from the item, which its position sees."""
+    tx = optax.adam(0.03)
+    batch, variables = prepared(PACKED), VARIABLES
+    state, update = tx.init(variables), jax.jit(tx.update)
+    before = losses_of(variables, batch)[0]
+    for _ in range(40):
+        _, gradient, _ = losses_of(variables, batch)
+        change, state = update(gradient, state)
+        variables = jax.jit(optax.apply_updates)(variables, change)
+    after = losses_of(variables, batch)[0]
+    assert {name: float(after[name]) < 0.5 * float(before[name]) for name in after} == {
+        "retrieval": True,
+        "ranking": True,
+    }
+
+
+def test_an_empty_batch_has_losses_of_zero() -> None:
+    empty = {name: np.zeros_like(column) for name, column in prepared(PACKED).items()}
+    found, gradient, _ = losses_of(VARIABLES, {**empty, "samples": prepared(PACKED)["samples"]})
+    assert {name: float(value) for name, value in found.items()} == {"retrieval": 0.0, "ranking": 0.0}
+    assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_targets_stay_within_a_user() -> None:
+    items, actions = np.array([[5, 6, 7, 8]]), np.array([[1, 2, 2, 2]])
+    segments = np.array([[1, 1, 2, 2]])
+    assert next_positive(items, actions, (2,), segments).tolist() == [[6, 0, 8, 0]]
+    with pytest.raises(ValueError, match="positive=\\(0,\\): name at least one action"):
+        generative(MODEL, OBJECTIVE, positive=(0,))

@@ -214,6 +214,22 @@ def test_an_objective_that_means_nothing_is_refused(change: dict[str, Any]) -> N
         uniform_softmax(NUM_ITEMS, **{"num_samples": 3, **change})
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
+def test_shares_of_devices_add_up_to_the_loss(shared: bool) -> None:
+    hidden, table, batch = scored()
+    objective = uniform_softmax(NUM_ITEMS, 3, shared=shared)
+    if shared:
+        batch["samples"] = jnp.broadcast_to(batch["samples"][0, 0], (2, 3))
+
+    def share(hidden: Array, batch: Batch) -> Array:
+        one = jax.tree.map(lambda column: column[None], batch)
+        return objective.loss(hidden[None], table, one, "devices")
+
+    shares = jax.jit(jax.vmap(share, axis_name="devices"))(hidden, batch)
+    whole = jax.jit(lambda: objective.loss(hidden, table, batch, None))()
+    assert float(shares.sum()) == pytest.approx(float(whole), rel=1e-5)
+
+
 # --- shortened histories ---
 
 

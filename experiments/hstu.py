@@ -15,7 +15,8 @@ HSTU reads when each event happened and when the next one is asked for, in evalu
 as that code does. Data without times (Video) ask for --no-times, which leaves out the bias by time.
 
 Run:     python -m experiments.hstu
-Also:    --dataset Beauty, --dataset Video --no-times, --alpha 1.6 (stochastic length), --dtype bfloat16
+Also:    --dataset Beauty, --dataset Video --no-times, --alpha 1.6 (stochastic length), --dtype bfloat16,
+         --shared (one set of negatives a batch: on CPU the loss is most of a step otherwise)
 Published settings, for whoever has the files:
          --dataset ml-1m --select test            (downloads ml-1m.zip of GroupLens, or --file ratings.dat)
          --dataset ml-20m --select test           (ml-20m.zip, or --file ratings.csv)

@@ -16,8 +16,10 @@ The pre-trained model, of one seed, is shared by all rows; seeds differ in what 
 Run:     python -m experiments.peterrec
 Also:    --attribute age --seeds 0, --dilations 1 4 1 4 --max-len 50, --dataset ml-1m (more users, no times)
 
-Departs from the paper: MovieLens-100K, as its data sets ColdRec are not to be had here, so no published
-number stands beside ours; pre-training has the softmax over all items, fine-tuning no penalty of the head.
+Departs from the paper: MovieLens, as its data sets ColdRec are not to be had here, so no published number
+stands beside ours; pre-training has the softmax over all items, fine-tuning no penalty of the head. Events of
+ml-1m stand in the order of its file, which gives much of the next item away: what it says of its source task
+means nothing, and patches build on a model that has learned that order too.
 """
 
 from __future__ import annotations

@@ -83,14 +83,14 @@ class Config:
     length: int = 200  # events of the longest history; the shortest has half
     relevant: int = 4  # old events of each category that decide
     noise: float = 0.05  # share of clicks that go against taste
-    epochs: int = 10  # at most; the best one counts
+    epochs: int = 20  # at most; the best one counts
     patience: int = 5  # epochs without a better validation AUC
-    batch_size: int = 256  # rows a step
+    batch_size: int = 128  # rows a step
     learning_rate: float = 3e-3  # of Adam
     dim: int = 8  # width of each of the embeddings of item, category and style
     recent: int = 30  # events that din-recent reads, and of the short history of a search
     k: int = 20  # events that a search returns
-    slots: int = 8  # of MIMN's memory
+    slots: int = 4  # of MIMN's memory
     utilisation: float = 0.1  # λ of its regulariser, over shares of writes
     save_every: int = 5  # epochs between checkpoints
     results: str = "results"  # folder of result files

@@ -80,7 +80,8 @@ class InterestMemory(nn.Module):
       strength: w = softmax(β K) with a learned β > 2 at every event. key_memory: K is the mean of the cosines
         to a slot and to a trained key of it. Both as in the public code.
       chunk: events between two states that are kept for the gradient; those in between are computed once more
-        then, so that memory grows with L / chunk + chunk. None keeps all.
+        then, so that memory grows with L / chunk + chunk. None keeps the state of every event. Of what a step
+        computes nothing else is kept, which on CPU is also faster than keeping it.
     """
 
     slots: int = 4
@@ -108,11 +109,10 @@ class InterestMemory(nn.Module):
         batch, length, dim = history.shape
         p = self._parameters(dim)
         state = self._start(p, batch) if state is None else state
-        step = functools.partial(self._step, p)
+        step = jax.checkpoint(functools.partial(self._step, p), prevent_cse=False)
 
         def run(state: MemoryState, events: Array, real: Array) -> MemoryState:
-            projected = events @ p["event_kernel"] + p["event_bias"]
-            return jax.lax.scan(step, state, (events, projected, real))[0]
+            return jax.lax.scan(step, state, (events, real))[0]
 
         events, real = history.swapaxes(0, 1), mask.T  # time first
         if self.chunk is None or self.chunk >= length:
@@ -184,9 +184,10 @@ class InterestMemory(nn.Module):
         )
 
     def _step(
-        self, p: dict[str, Array], state: MemoryState, inputs: tuple[Array, Array, Array]
+        self, p: dict[str, Array], state: MemoryState, inputs: tuple[Array, Array]
     ) -> tuple[MemoryState, None]:
-        event, projected, real = inputs
+        event, real = inputs
+        projected = event @ p["event_kernel"] + p["event_bias"]
         controller, heads, weights, read = self._look(p, state, projected)
         found = self._address(p, heads.write_key, heads.strengths[:, 1:], state.memory)
         written = self._rebalanced(p, found, state, heads)

@@ -84,13 +84,13 @@ class Config:
     relevant: int = 4  # old events of each category that decide
     noise: float = 0.05  # share of clicks that go against taste
     epochs: int = 20  # at most; the best one counts
-    patience: int = 5  # epochs without a better validation AUC
+    patience: int = 8  # epochs without a better validation AUC
     batch_size: int = 128  # rows a step
     learning_rate: float = 3e-3  # of Adam
     dim: int = 8  # width of each of the embeddings of item, category and style
     recent: int = 30  # events that din-recent reads, and of the short history of a search
     k: int = 20  # events that a search returns
-    slots: int = 4  # of MIMN's memory
+    slots: int = 8  # of MIMN's memory
     utilisation: float = 0.1  # λ of its regulariser, over shares of writes
     save_every: int = 5  # epochs between checkpoints
     results: str = "results"  # folder of result files
@@ -292,7 +292,7 @@ def timings(row: Row, config: Config, length: int) -> Iterator[tuple[str, list[f
         return task.predict(state.variables, behaviours(asked, context[SHARED], read))
 
     def step(state: Any, context: Context) -> Any:
-        return make_step(task, tx, weighting)(state, rows, context)[1]
+        return make_step(task, tx, weighting)(state, rows, context)  # all of it, or no gradient is computed
 
     create_state = jax.jit(lambda key: create(task, tx, weighting, key, rows, context))
     states = [create_state(jax.random.key(seed)) for seed in config.seeds]

@@ -3,8 +3,8 @@
 Every impression has three labels, each of which implies the one before. Each task is judged over all of them
 (area under the curve, so "buy" is the entire-space conversion), and "buy" also among those that were put in
 a cart, `auc/buy_after_cart`. Negatives of "view" are drawn at random, see `jaxrec.data.sources.retailrocket`:
-that task is easy, and over all impressions the later ones are partly the same question. The parameters of a
-row of the table are those of the epoch of best validation mean AUC.
+over all impressions the later tasks are partly the same question. The parameters of a row of the table are
+those of the epoch of best validation mean AUC.
 
     single-task    a model a task
     shared-bottom, mmoe    three heads that know nothing of the order

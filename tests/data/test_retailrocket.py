@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
 from jaxrec.data.impressions import ImpressionSplit
 from jaxrec.data.sources import retailrocket
@@ -58,6 +59,14 @@ def test_each_part_has_its_share_of_sampled_rows_and_its_time(split: ImpressionS
     assert time[split.validation].max() < time[split.test].min()
     for rows in (split.train, split.validation, split.test):
         assert np.isclose(split.impressions.labels["view"][rows].mean(), 1 / 3)
+
+
+def test_popularity_and_known_users_tell_little_of_the_test_rows(split: ImpressionSplit) -> None:
+    table, test = split.impressions, split.test
+    area = roc_auc_score(table.labels["view"][test], table.columns["item_views"][test])
+    assert area == pytest.approx(0.50, abs=0.01)
+    assert table.group is not None
+    assert np.isin(table.group[test], table.group[split.train]).mean() < 0.5
 
 
 def raw_pairs(split: ImpressionSplit, rows: np.ndarray) -> np.ndarray:

@@ -44,8 +44,8 @@ def load_impressions(name: str = "funnel", *, negatives: int = 4, seed: int = 0)
     been seen with up to its part of the split; they have that pair's user and time and no behaviour at all.
     So view tells pairs that happened from pairs drawn at random, of which popularity tells little (the number
     of an item's earlier views has an area under the curve of 0.50 in the test rows, more than half of which
-    are of users that no training row has), while cart and buy among viewed rows (`as_ctr_cvr("view", "cart")`:
-    cvr) are observed throughout.
+    are of users that no training row has). Cart and buy among viewed rows (`as_ctr_cvr("view", "cart")`: cvr)
+    are observed throughout.
     A pair bought without a cart (772), or with a cart but no view, counts as having passed the stage before.
     The purchases without a time are no rows, and no negatives either.
     Split by time, 80/10/10; a row's time is its pair's earliest, and a label may come true later than that.

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
-from experiments.benchmarks import multitask, ranking, ticoserec
+from experiments.benchmarks import multitask, ranking, sessions, ticoserec
 from experiments.benchmarks.timing import Figure
 from jaxrec import config as command_line
 from jaxrec.report.results import write_whole
@@ -29,6 +29,7 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
     "ticoserec": ticoserec.figures,
     "multitask": multitask.figures,
     "ranking": ranking.figures,
+    "sessions": sessions.figures,
 }
 
 
@@ -36,7 +37,7 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
 class Config:
     """What to time, and how often."""
 
-    only: Literal["all", "ticoserec", "multitask", "ranking"] = "all"  # one family of figures
+    only: Literal["all", "ticoserec", "multitask", "ranking", "sessions"] = "all"  # one family of figures
     repeats: int = 5  # timed runs of each piece, after one that compiles and one that warms up
     baseline: str = ""  # JSON file of another program's figures by name, for ratios
     tiny: bool = False  # a synthetic set and small sizes, in seconds: to see that all works

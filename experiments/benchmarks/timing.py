@@ -15,7 +15,7 @@ from jaxrec.optim.loss_weighting import Weighting
 from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
-from jaxrec.types import Task
+from jaxrec.types import Array, Context, Key, Task
 
 
 class Figure(NamedTuple):
@@ -30,9 +30,18 @@ class Figure(NamedTuple):
 
 
 def timed(
-    name: str, run: Callable[[], Any], repeats: int, *, count: float = 0, of: str = "sequences"
+    name: str,
+    run: Callable[[], Any],
+    repeats: int,
+    *,
+    count: float = 0,
+    of: str = "sequences",
+    scale: float = 1.0,
 ) -> Iterator[Figure]:
-    """Times `run`, which returns arrays: first its compilation, then seconds, or `count` things a second."""
+    """Times `run`, which returns arrays: first its compilation, then seconds, or `count` things a second.
+
+    scale: what seconds are multiplied by, where `run` is one part of so many.
+    """
     start = time.perf_counter()
     jax.block_until_ready(run())
     first = time.perf_counter() - start
@@ -42,7 +51,7 @@ def timed(
         jax.block_until_ready(run())
         seconds.append(time.perf_counter() - start)
     seconds = seconds[1:]
-    values = [count / s for s in seconds] if count else seconds
+    values = [count / s for s in seconds] if count else [scale * s for s in seconds]
     unit = f"{of}/s" if count else "s"
     yield Figure(name, unit, float(np.median(values)), min(values), max(values), repeats)
     compile_seconds = max(first - float(np.median(seconds)), 0.0)
@@ -56,10 +65,20 @@ def time_epoch(
     plan: Plan,
     columns: Mapping[str, Any],
     repeats: int,
+    *,
+    tx: optax.GradientTransformation | None = None,
+    steps: int | None = None,
     **count: Any,
 ) -> Iterator[Figure]:
-    """One epoch as training runs it: one compiled call, the state donated."""
-    tx = optax.adam(1e-3)
+    """One epoch as training runs it: one compiled call, the state donated.
+
+    tx: None is Adam. steps: the first steps of the epoch stand for all of it, as often as they go into it; so
+    often is the order of its examples drawn, too.
+    """
+    tx = optax.adam(1e-3) if tx is None else tx
+    if steps is not None and steps < plan.num_steps:
+        count["scale"] = plan.num_steps / steps
+        plan = beginning(plan, steps)
     context = jax.tree.map(jnp.asarray, dict(columns))
     rows = jax.tree.map(lambda x: x[0], jax.jit(plan.draw)(jax.random.key(0), context)[0])
     state = jax.jit(lambda key: create(task, tx, weighting, key, rows, context))(jax.random.key(0))
@@ -73,3 +92,13 @@ def time_epoch(
         return logs
 
     yield from timed(name, run, repeats, **count)
+
+
+def beginning(plan: Plan, steps: int) -> Plan:
+    """The first steps of each epoch of a plan."""
+
+    def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
+        rows, ok = plan.draw(key, context)
+        return {name: column[:steps] for name, column in rows.items()}, ok
+
+    return Plan(steps, draw)

@@ -18,6 +18,7 @@ from experiments.benchmarks.timing import Figure
         ("ticoserec", "epoch_plain", "s"),
         ("multitask", "mmoe", "samples/s"),
         ("ranking", "din", "samples/s"),
+        ("sessions", "stamp_epoch", "s"),
     ],
 )
 def test_figures_of_an_epoch(family: str, first: str, unit: str) -> None:

@@ -1,0 +1,36 @@
+"""Click sessions: an epoch of STAMP and of GRU4Rec on Diginetica, with the settings of `experiments.stamp`.
+
+The first 40 steps of an epoch are timed, and their seconds multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from experiments import sessions as lab
+from experiments import stamp as paper
+from experiments.benchmarks.timing import Figure, time_epoch
+from jaxrec.data.sessions import split_sessions
+from jaxrec.optim.loss_weighting import static
+
+STEPS = 40
+ROWS: tuple[paper.Row, ...] = ("stamp-ce", "gru4rec-ce")
+
+
+def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
+    """Seconds of an epoch of each."""
+    setting = paper.effective(paper.Config(dataset="diginetica", tiny=tiny))
+    split = split_sessions(paper.load(setting), share=setting.share, by=setting.validation)
+    data = lab.resident(split)
+    for row in ROWS:
+        how = paper.method(row, data, lab.protocol(split, "ce", paper.METRIC), setting)
+        yield from time_epoch(
+            f"sessions/{row.removesuffix('-ce')}_epoch",
+            how.task,
+            static(),
+            how.plan,
+            data.columns,
+            repeats,
+            tx=how.tx,
+            steps=1 if tiny else STEPS,
+        )

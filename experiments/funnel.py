@@ -10,6 +10,8 @@ those of the epoch of best validation mean AUC.
     shared-bottom, mmoe    three heads that know nothing of the order
     esmm           view, then buy as a product (Ma et al., SIGIR 2018); it has no cart
     esm2           view, cart as the action, buy (Wen et al., SIGIR 2020)
+    escm2-ips, escm2-dr    esmm and 0.1 × the risk of buying after a view, by inverse propensities or doubly
+                   robust (Wang et al., SIGIR 2022)
     aitm           a chain with the calibrator at 0.6 (Xi et al., KDD 2021)
     nmtr           a cascade of logits over user and item ids alone (Gao et al., ICDE 2019)
     dbmtl          a chain of relation layers (Wang et al., 2019)
@@ -42,6 +44,7 @@ from jaxrec.nn.layers.dropout import across_devices, counter_bits
 from jaxrec.nn.layers.features import Featured, FeatureEmbedding
 from jaxrec.nn.multitask.aitm import AITM
 from jaxrec.nn.multitask.dbmtl import DBMTL
+from jaxrec.nn.multitask.escm2 import ESCM2
 from jaxrec.nn.multitask.esm2 import ESM2
 from jaxrec.nn.multitask.esmm import ESMM
 from jaxrec.nn.multitask.mmoe import MMoE
@@ -53,8 +56,21 @@ from jaxrec.train import parallel
 from jaxrec.types import Array, Batch, Outputs, Task
 
 EXPERIMENT = "funnel"
-Row = Literal["single-task", "shared-bottom", "mmoe", "esmm", "esm2", "aitm", "nmtr", "dbmtl"]
-ROWS: tuple[Row, ...] = ("single-task", "shared-bottom", "mmoe", "esmm", "esm2", "aitm", "nmtr", "dbmtl")
+Row = Literal[
+    "single-task", "shared-bottom", "mmoe", "esmm", "esm2", "escm2-ips", "escm2-dr", "aitm", "nmtr", "dbmtl"
+]
+ROWS: tuple[Row, ...] = (
+    "single-task",
+    "shared-bottom",
+    "mmoe",
+    "esmm",
+    "esm2",
+    "escm2-ips",
+    "escm2-dr",
+    "aitm",
+    "nmtr",
+    "dbmtl",
+)
 TASKS = ("view", "cart", "buy")
 
 
@@ -71,6 +87,7 @@ class Config:
     learning_rate: float = 1e-3  # of Adam
     dim: int = 16  # width of the embedding of each column
     dropout: float = 0.2  # in towers
+    counterfactual: float = 0.1  # weight of ESCM²'s risk
     calibrator: float = 0.6  # weight of AITM's penalty on probabilities that rise along the funnel
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
@@ -122,6 +139,9 @@ def model_of(row: Row, features: FeatureEmbedding, config: Config, tasks: Sequen
             return Featured(features, ESMM(tower_dims=narrow, **drop))
         case "esm2":
             return Featured(features, ESM2(tower_dims=narrow, **drop))
+        case "escm2-ips" | "escm2-dr":
+            experts: Any = {"num_experts": 4, "expert_dims": narrow, "tower_dims": (32,)}
+            return Featured(features, ESCM2(row == "escm2-dr", **experts, **drop))
         case "aitm":
             return Featured(features, AITM(len(tasks), tower_dims=narrow, **drop))
         case "nmtr":
@@ -143,11 +163,37 @@ def model_of(row: Row, features: FeatureEmbedding, config: Config, tasks: Sequen
 
 def outputs_of(row: Row, tasks: Sequence[str]) -> dict[str, int | str]:
     """Which output of a row's model is the probability of a task over all rows."""
-    if row == "esmm":
+    if row in ("esmm", "escm2-ips", "escm2-dr"):
         return {"view": "ctr", "buy": "ctcvr"}
     if row == "esm2":
         return {"view": "ctr", "cart": "ctavr", "buy": "ctcvr"}
     return {task: i for i, task in enumerate(tasks)}
+
+
+Term = Callable[[Outputs, Batch, str | None], Array]
+
+
+def terms_of(row: Row, config: Config) -> dict[str, Term]:
+    """Losses of a row beside those of its tasks."""
+
+    def calibrator(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
+        return losses.order_violation(outputs, where=batch["mask"], axis_name=axis_name)
+
+    def counterfactual(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
+        """What telling buyers among viewers would cost over all rows, of which only those viewed are seen."""
+        errors = losses.sigmoid_cross_entropy(outputs["cvr"], batch["label/buy"])
+        seen, propensity = batch["label/view"] > 0, losses.clipped_propensity(outputs["ctr"])
+        shared: Any = {"where": batch["mask"], "axis_name": axis_name}
+        if row == "escm2-ips":
+            return losses.inverse_propensity_risk(errors, seen, propensity, **shared)
+        found = (errors, outputs["imputed_error"], seen, propensity)
+        return losses.doubly_robust_risk(*found, **shared) + losses.imputation_risk(*found, **shared)
+
+    if row == "aitm" and config.calibrator:
+        return {"calibrator": calibrator}
+    if row in ("escm2-ips", "escm2-dr") and config.counterfactual:
+        return {"counterfactual": counterfactual}
+    return {}
 
 
 def among(target: Target, name: str, space: str) -> Target:
@@ -162,12 +208,9 @@ def train(
     name = row if len(tasks) > 1 else f"{row}-{tasks[0]}"
     model = model_of(row, lab.features(split.impressions, config.dim), config, tasks)
     targets = lab.targets(data, outputs_of(row, tasks))
-    terms: dict[str, Callable[[Outputs, Batch, str | None], Array]] = {}
-    if row == "aitm" and config.calibrator:
-        terms["calibrator"] = lambda outputs, batch, axis_name: losses.order_violation(
-            outputs, where=batch["mask"], axis_name=axis_name
-        )
-    weights = {target.name: 1.0 for target in targets} | dict.fromkeys(terms, config.calibrator)
+    terms = terms_of(row, config)
+    weight = config.calibrator if row == "aitm" else config.counterfactual
+    weights = {target.name: 1.0 for target in targets} | dict.fromkeys(terms, weight)
     task: Task = lab.multitask(model, targets, terms=terms)
     run = lab.Run(
         seeds=config.seeds,
@@ -215,9 +258,7 @@ def run(config: Config) -> None:
             dataset=data.name,
             model=row if row != "aitm" or config.calibrator else "aitm+no-calibrator",
             config={**described(config), "parameters": sum(count for *_, count in runs)},
-            protocol=lab.protocol_of(
-                data, selection, loss="bce + calibrator" if row == "aitm" and config.calibrator else "bce"
-            ),
+            protocol=lab.protocol_of(data, selection, " + ".join(["bce", *terms_of(row, config)])),
             seeds=config.seeds,
             metrics=found,
             fitted=runs[0][0],

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrec import losses
+from jaxrec.nn.layers import dice as dice_layer
 from jaxrec.nn.layers.activation_unit import ActivationUnit, Pairs, pool
 from jaxrec.nn.layers.dice import Dice, PReLU
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
@@ -101,6 +102,54 @@ def test_dice_shares_its_statistics_between_devices() -> None:
     np.testing.assert_allclose(parts.reshape(B, F), whole, atol=1e-5)
     for name, value in stats["batch_stats"].items():
         np.testing.assert_allclose(synchronised["batch_stats"][name], np.stack([value] * 2), atol=1e-6)
+
+
+def derived_dice(x: Any, slope: Any, where: Any) -> Any:
+    """Dice in training, left to JAX to differentiate: [N, C], [C], bool [N] → [N, C]."""
+    real = jnp.asarray(where, x.dtype)[:, None]
+    size = jnp.maximum(real.sum(), 1.0)
+    mean = (real * x).sum(0) / size
+    var = (real * (x - mean) ** 2).sum(0) / size
+    p = jax.nn.sigmoid((x - mean) / jnp.sqrt(var + 1e-8))
+    return p * x + (1.0 - p) * slope * x
+
+
+@pytest.mark.parametrize("block", [1, 4, 5 * F, 1 << 18], ids="{} numbers a block".format)
+@pytest.mark.parametrize("real", ["all", "some", "two", "none"])
+def test_gradients_of_dice_are_those_that_jax_derives(
+    block: int, real: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dice_layer, "BLOCK", block)
+    where = {"all": np.full(20, True), "some": rng.random(20) < 0.6, "two": np.arange(20) < 2}.get(
+        real, np.full(20, False)
+    )
+    x, g = (rng.normal(size=(20, F)).astype(np.float32) for _ in range(2))
+    slope = rng.normal(size=F).astype(np.float32)
+
+    def own(x: Any, slope: Any) -> Any:
+        variables = {"params": {"alpha": slope}, "batch_stats": {"mean": np.zeros(F), "var": np.ones(F)}}
+        return Dice().apply(variables, x, train=True, where=where, mutable=["batch_stats"])[0]
+
+    found, pull = jax.vjp(own, x, slope)
+    expected, pull_expected = jax.vjp(lambda x, slope: derived_dice(x, slope, where), x, slope)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for ours, theirs in zip(pull(g), pull_expected(g), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_of_dice_flow_through_the_statistics_of_all_devices() -> None:
+    x, g = (rng.normal(size=(2, 4, F)).astype(np.float32) for _ in range(2))
+    variables = drawn(Dice(), X)
+
+    def one(x: Any, g: Any, axis_name: str | None = "devices") -> Any:
+        def out(x: Any) -> Any:
+            return Dice(axis_name=axis_name).apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+        return jax.vjp(out, x)[1](g)[0]
+
+    whole = one(x.reshape(8, F), g.reshape(8, F), None)
+    parts = jax.pmap(one, axis_name="devices", devices=jax.devices()[:2])(x, g)
+    np.testing.assert_allclose(parts.reshape(8, F), whole, atol=1e-5)
 
 
 def test_every_layer_of_an_mlp_has_its_own_dice() -> None:

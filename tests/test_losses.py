@@ -125,6 +125,20 @@ def test_softmax_cross_entropy_equals_slow_numpy(
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["as it is", "compiled"])
+def test_products_are_a_matrix_product_with_its_gradients(
+    transform: Callable[..., Callable[..., Array]],
+) -> None:
+    hidden, table = (jnp.asarray(x, jnp.float32) for x in (HIDDEN, TABLE))
+    scores, pull = jax.vjp(transform(losses.products), hidden, table)
+    np.testing.assert_allclose(scores, np.einsum("...d,vd->...v", HIDDEN, TABLE), atol=1e-5)
+    g = np.random.default_rng(1).normal(size=scores.shape).astype(np.float32)
+    of_hidden, of_table = pull(jnp.asarray(g))
+    np.testing.assert_allclose(of_hidden, np.einsum("...v,vd->...d", g, TABLE), atol=1e-5)
+    tokens = g.reshape(-1, len(TABLE)), HIDDEN.reshape(-1, HIDDEN.shape[-1])
+    np.testing.assert_allclose(of_table, np.einsum("tv,td->vd", *tokens), atol=1e-5)
+
+
 def test_softmax_cross_entropy_has_the_gradient_of_the_plain_form() -> None:
     def plain(hidden: Array, table: Array) -> Array:
         log_probs = jax.nn.log_softmax(hidden @ table[1:].T, axis=-1)

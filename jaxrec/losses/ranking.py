@@ -259,6 +259,29 @@ def softmax_cross_entropy(
     return masked_mean(lse.reshape(targets.shape) - target_score, where, axis_name)
 
 
+@jax.custom_vjp
+def products(hidden: Array, vectors: Array) -> Array:
+    """Scores of every vector: [..., D], [N, D] → [..., N].
+
+    On CPU the gradient of `vectors` as JAX derives it turns the gradient of the scores, which is far larger.
+    """
+    return hidden @ vectors.T
+
+
+def _products_fwd(hidden: Array, vectors: Array) -> tuple[Array, tuple[Array, Array]]:
+    return products(hidden, vectors), (hidden, vectors)
+
+
+def _products_bwd(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    hidden, vectors = saved
+    flat = cotangent.reshape(-1, cotangent.shape[-1])
+    turned = jax.lax.optimization_barrier(hidden.reshape(-1, hidden.shape[-1]).T @ flat)  # [D, N]
+    return cotangent @ vectors, turned.T
+
+
+products.defvjp(_products_fwd, _products_bwd)
+
+
 def _blocks(table: Array, size: int) -> tuple[Array, Array]:
     """Cuts [V, D] into [n, size, D] with a mask [n, size] of the rows that exist."""
     extra = -table.shape[0] % size
@@ -303,11 +326,12 @@ def _blocked_logsumexp_bwd(
 
     def add_block(grad_hidden: Array, block: tuple[Array, Array]) -> tuple[Array, Array]:
         probs = jnp.exp(_scores(hidden, *block) - lse[:, None]) * cotangent[:, None]
-        grad_block = jnp.matmul(probs.T, hidden, preferred_element_type=jnp.float32)
+        grad_block = jnp.matmul(hidden.T, probs, preferred_element_type=jnp.float32)  # [D, size]
         return grad_hidden + jnp.matmul(probs, block[0], preferred_element_type=jnp.float32), grad_block
 
+    # turned here and not in the block, where on CPU it would be probs that are turned
     grad_hidden, grad_blocks = jax.lax.scan(add_block, hidden.astype(jnp.float32) * 0.0, _blocks(table, size))
-    grad_table = grad_blocks.reshape(-1, table.shape[1])[: table.shape[0]]
+    grad_table = grad_blocks.swapaxes(1, 2).reshape(-1, table.shape[1])[: table.shape[0]]
     return grad_hidden.astype(hidden.dtype), grad_table.astype(table.dtype)
 
 

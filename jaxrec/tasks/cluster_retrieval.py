@@ -54,7 +54,7 @@ def in_cluster_softmax(clusters: Clusters, num_samples: int) -> Objective:
         negative = (of[samples] == of[targets][..., None]) & (samples != targets[..., None])
         return losses.sampled_softmax(
             jnp.einsum("...d,...d->...", hidden, table[targets]),
-            hidden @ table[samples].T,
+            losses.products(hidden, table[samples]),
             accidental=~negative,
             where=(targets > 0) & negative.any(axis=-1),
             axis_name=axis_name,

@@ -131,7 +131,7 @@ def sampled_softmax(num_samples: int, table: sampling.Popularity) -> Objective:
         real = targets > 0
         return losses.sampled_softmax(
             jnp.einsum("...d,...d->...", hidden, items[targets]),
-            hidden @ items[samples].T,
+            losses.products(hidden, items[samples]),
             pos_log_prob=jnp.where(real, table.log_prob[targets], 0),  # padding is never drawn: log 0
             neg_log_prob=table.log_prob[samples],
             accidental=samples == targets[..., None],
@@ -168,7 +168,7 @@ def uniform_softmax(
         targets, samples = batch["targets"], batch["samples"]
         if shared:
             pos = jnp.einsum("...d,...d->...", hidden, table[targets])
-            samples, neg = samples[0], hidden @ table[samples[0]].T
+            samples, neg = samples[0], losses.products(hidden, table[samples[0]])
         else:
             pos, neg = _picked(hidden, table, targets, samples)
         return losses.sampled_softmax(
@@ -190,7 +190,7 @@ def _picked(hidden: Array, table: Array, targets: Array, samples: Array) -> tupl
     """
     ids = jnp.concatenate([targets[..., None], samples], axis=-1)
     if table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
-        scores = jnp.take_along_axis(hidden @ table.T, ids, axis=-1)
+        scores = jnp.take_along_axis(losses.products(hidden, table), ids, axis=-1)
     else:
         scores = jnp.einsum("...d,...nd->...n", hidden, table[ids])
     return scores[..., 0], scores[..., 1:]

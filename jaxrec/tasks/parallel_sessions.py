@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import sampling
+from jaxrec import losses, sampling
 from jaxrec.tasks.next_item import Objective, item_table
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
@@ -170,7 +170,7 @@ def shared_negatives(
             first = jax.lax.axis_index(axis_name) * targets.shape[0]
         candidates = jnp.concatenate([every, samples])
         lowered = jnp.concatenate([drawn.lowered[0][every], drawn.lowered[1][samples]])
-        scores = hidden.reshape(-1, hidden.shape[-1]) @ table[candidates].T - lowered
+        scores = losses.products(hidden.reshape(-1, hidden.shape[-1]), table[candidates]) - lowered
         scores = scores if activation is None else activation(scores)
         own = first + jnp.arange(targets.shape[0])
         accidental = (candidates == 0) | (jnp.arange(candidates.shape[0]) == own[:, None])

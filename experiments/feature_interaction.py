@@ -14,7 +14,7 @@
 ml-100k: each rating is told from one item that its user had not met, split by time, 80/10/10, so that most
 users of the test part are new. Columns: item, genres (one category each set), year, user, age (decade),
 gender, occupation; models with a history also read the items, genres and years before the event.
-census: income over 50,000 dollars by 33 nominal columns, see `experiments.census`; it has no histories.
+census: income over 50,000 dollars by 32 nominal columns, see `experiments.census`; it has no histories.
 
 All rows have the same vectors and hidden layers, and stop at the epoch of best validation AUC. The papers
 report Criteo and logs of their own, so nothing published stands beside.

@@ -4,14 +4,15 @@ Every impression has three labels, each of which implies the one before. Each ta
 (area under the curve, so "buy" is the entire-space conversion), and "buy" also among those that were put in
 a cart, `auc/buy_after_cart`. Negatives of "view" are drawn at random, see `jaxrec.data.sources.retailrocket`:
 over all impressions the later tasks are partly the same question. The parameters of a row of the table are
-those of the epoch of best validation mean AUC.
+those of the epoch of best validation AUC, the mean over the tasks that the row's model has.
 
     single-task    a model a task
     shared-bottom, mmoe    three heads that know nothing of the order
     esmm           view, then buy as a product (Ma et al., SIGIR 2018); it has no cart
     esm2           view, cart as the action, buy (Wen et al., SIGIR 2020)
-    escm2-ips, escm2-dr    esmm and 0.1 × the risk of buying after a view, by inverse propensities or doubly
-                   robust (Wang et al., SIGIR 2022)
+    escm2-ips, escm2-dr    view, and buy as a product, with shared experts, and 0.1 × the risk of buying after
+                   a view, by inverse propensities or doubly robust (Wang et al., SIGIR 2022);
+                   with --counterfactual 0 what its experts are worth without the risk
     aitm           a chain with the calibrator at 0.6 (Xi et al., KDD 2021)
     nmtr           a cascade of logits over user and item ids alone (Gao et al., ICDE 2019)
     dbmtl          a chain of relation layers (Wang et al., 2019)
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import impressions as lab
@@ -170,6 +172,15 @@ def outputs_of(row: Row, tasks: Sequence[str]) -> dict[str, int | str]:
     return {task: i for i, task in enumerate(tasks)}
 
 
+def name_of(row: Row, config: Config) -> str:
+    """The name of a row, with what it is trained without."""
+    if row == "aitm" and not config.calibrator:
+        return "aitm+no-calibrator"
+    if row.startswith("escm2") and not config.counterfactual:
+        return f"{row}+no-risk"
+    return row
+
+
 Term = Callable[[Outputs, Batch, str | None], Array]
 
 
@@ -181,8 +192,9 @@ def terms_of(row: Row, config: Config) -> dict[str, Term]:
 
     def counterfactual(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
         """What telling buyers among viewers would cost over all rows, of which only those viewed are seen."""
-        errors = losses.sigmoid_cross_entropy(outputs["cvr"], batch["label/buy"])
         seen, propensity = batch["label/view"] > 0, losses.clipped_propensity(outputs["ctr"])
+        bought = jnp.where(seen, batch["label/buy"], 0.0)
+        errors = losses.sigmoid_cross_entropy(outputs["cvr"], bought)
         shared: Any = {"where": batch["mask"], "axis_name": axis_name}
         if row == "escm2-ips":
             return losses.inverse_propensity_risk(errors, seen, propensity, **shared)
@@ -256,12 +268,13 @@ def run(config: Config) -> None:
             config.results,
             experiment=EXPERIMENT,
             dataset=data.name,
-            model=row if row != "aitm" or config.calibrator else "aitm+no-calibrator",
+            model=name_of(row, config),
             config={**described(config), "parameters": sum(count for *_, count in runs)},
             protocol=lab.protocol_of(data, selection, " + ".join(["bce", *terms_of(row, config)])),
             seeds=config.seeds,
             metrics=found,
             fitted=runs[0][0],
+            note=f"selected by the mean over {', '.join(outputs_of(row, TASKS))}" if len(alone) == 1 else "",
         )
         means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
         print(f"{row}: best epochs {[fitted.best_epoch for fitted, *_ in runs]}; test {means}\nsaved {path}")

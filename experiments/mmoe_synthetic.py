@@ -1,9 +1,10 @@
-"""Task correlation and trainability on made-up data (Ma et al., KDD 2018, sections 3.2, 6.2, figures 3 to 5).
+"""Task correlation and trainability on made-up data (Ma et al., KDD 2018, sections 3.2 and 6.2).
 
 Two regressions of the same 100 inputs, whose weights have the cosine p, the "correlation" of the tasks.
 Shared-Bottom, OMoE and MMoE have the paper's sizes: 8 experts of 16 units, towers of 8, and a shared layer
 of 113 units, which makes the numbers of parameters equal. Many runs that differ in their first parameters and
-in the order of the rows show how low the loss gets, how fast, and how far the runs lie apart.
+in the order of the rows show how low the loss gets, how fast, and how far the runs lie apart: a figure for
+each correlation, as the paper's figure 4 (its figures 3 and 5 ask the same of other ranges).
 
 The paper gives neither the constants of the sines nor the number of rows; the constants are those of PLE
 (Tang et al., RecSys 2020). The learning rate is one of the paper's grid. Published are figures, no numbers.

@@ -223,6 +223,7 @@ def test_the_hardest_are_the_largest_of_the_real_ones(ratio: float, expected: in
 def test_the_hardest_of_nothing_and_of_equals() -> None:
     assert not losses.hardest(jnp.ones(3), 0.5, where=jnp.zeros(3, bool)).any()
     assert losses.hardest(jnp.ones(3), 0.5).all()
+    assert losses.hardest(jnp.arange(2.0**21), 1.0).all()
     with pytest.raises(ValueError, match=r"ratio=0\.0"):
         losses.hardest(jnp.ones(3), 0.0)
 
@@ -232,6 +233,9 @@ def test_weights_of_classes_make_them_equal() -> None:
     weights = np.asarray(losses.class_weights(counts))
     np.testing.assert_allclose(weights, [100 / (3 * 90), 100 / (3 * 10), 0.0], rtol=1e-6)
     np.testing.assert_allclose(losses.class_weights(counts[:2]) * counts[:2], [50, 50], rtol=1e-6)
+    near_one = [losses.class_weights(np.array([1, 1000]), beta=beta) for beta in (0.9999, 1 - 1e-9)]
+    exact = [(1 - beta) / (1 - np.power(beta, [1.0, 1000.0])) for beta in (0.9999, 1 - 1e-9)]
+    np.testing.assert_allclose(near_one, exact, rtol=1e-5)
     effective = losses.class_weights(counts, beta=0.9)
     np.testing.assert_allclose(effective, [0.1 / (1 - 0.9**90), 0.1 / (1 - 0.9**10), 0.0], rtol=1e-5)
     np.testing.assert_allclose(losses.class_weights(counts, beta=0.0), [1.0, 1.0, 0.0])

@@ -291,7 +291,9 @@ def _numbers(spec: Number | Buckets, raw: Mapping[str, Raw]) -> np.ndarray:
 
 def _scale(spec: Number, x: np.ndarray) -> tuple[float, float]:
     x = _present(spec, x)
-    return float(x.mean()), float(x.std()) or 1.0
+    if x.min() == x.max():  # its mean and deviation may be off by a rounding
+        return float(x[0]), 1.0
+    return float(x.mean()), float(x.std())
 
 
 def _edges(spec: Buckets, x: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ sample spaces as `space/<task>`, `group` for metrics per user or session.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -255,12 +256,20 @@ def random_rows(count: int, *, validation: float = 0.1, test: float = 0.1, seed:
 
 
 def time_rows(time: np.ndarray, *, validation: float = 0.1, test: float = 0.1) -> Rows:
-    """Shares by time (seconds, [N]): training before validation before test, equal times in one part."""
+    """Shares by time (seconds, [N]): training before validation before test, equal times in one part.
+
+    A share of 0 leaves its part empty, as in `random_rows`.
+    """
     _check_shares(validation, test)
     ordered = np.sort(time)
     count = len(ordered)
-    first = ordered[min(count - 1, int(count * (1 - validation - test)))]
-    second = ordered[min(count - 1, int(count * (1 - test)))]
+
+    def boundary(share: float) -> float:
+        """The first time of the last `share` of rows."""
+        return ordered[min(count - 1, int(count * (1 - share)))] if share else math.inf
+
+    second = boundary(test)
+    first = boundary(validation + test) if validation else second
     middle = (time >= first) & (time < second)
     train, last = np.flatnonzero(time < first), np.flatnonzero(time >= second)
     return Rows(train, np.flatnonzero(middle), last, f"time {first} {second}")

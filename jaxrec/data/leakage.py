@@ -21,8 +21,9 @@ def check_leakage(impressions: Impressions, train_rows: np.ndarray, *, allow: Se
     """Raises ValueError naming the first feature that gives a label away in the training rows of its task.
 
     It does if it has a label's name, equals a label, determines it (each value goes with one label only), or,
-    being a number, separates the classes by one threshold. Being missing counts as a value.
-    The last two take support: if the feature had nothing to do with the label, the chance to see this would
+    being a number, separates the classes by one threshold or has the order of a label that is a number, as
+    any scaled copy of it. Being missing counts as a value.
+    The last three take support: if the feature had nothing to do with the label, the chance to see this would
     be below 1e-9. A value that occurs once, or in one group only (where the table has groups), shows nothing,
     so row numbers pass, and so do a user's columns where a user's label hardly changes.
     Of more than a million training rows, a million evenly spaced ones are read.
@@ -81,6 +82,8 @@ def _leak(field: Field, task: str, seen: _Seen, real: bool) -> str | None:
         return "determines the label"
     if field.kind == "numeric" and not real and _separates(seen.column, target, seen.groups):
         return "separates the label"
+    if field.kind == "numeric" and real and _orders(seen.keys, target, seen.groups):
+        return "has the order of the label"
     return None
 
 
@@ -109,13 +112,22 @@ def _determines(keys: np.ndarray, target: np.ndarray, groups: np.ndarray) -> boo
     first[keys[::-1]] = target[::-1]  # the label of each value's first row
     if (first[keys] != target).any():
         return False
-    once = np.unique(keys * (groups.max() + 1) + groups.astype(np.int64), return_index=True)[1]
+    once = np.unique(keys.astype(np.int64) * (int(groups.max()) + 1) + groups, return_index=True)[1]
     keys, target = keys[once], target[once]  # a value counts once a group
     sizes, how_often = np.unique(np.bincount(keys), return_counts=True)
     shares, classes = np.unique(np.bincount(target) / target.size, return_counts=True)
     with np.errstate(divide="ignore"):
         pure = np.log((classes * shares ** sizes[:, None]).sum(axis=1))  # chance that a value of n is pure
     return bool((how_often * pure)[sizes > 1].sum() < math.log(CHANCE))
+
+
+def _orders(x: np.ndarray, y: np.ndarray, groups: np.ndarray) -> bool:
+    """Whether the order of x is that of y, or its reverse; both are numbers of distinct values in order."""
+    if not any((np.diff(y[np.lexsort((sign * y, x))]) * sign >= 0).all() for sign in (1, -1)):
+        return False
+    once = np.unique(groups, return_index=True)[1]
+    ties = sum(math.lgamma(count + 1) for ids in (x, y) for count in np.bincount(ids[once]))
+    return math.log(2) + ties - math.lgamma(once.size + 1) < math.log(CHANCE)
 
 
 def _separates(x: np.ndarray, target: np.ndarray, groups: np.ndarray) -> bool:

@@ -51,7 +51,8 @@ def inverse_propensity_risk(
     Unbiased if q is the true probability of being observed (ESCM²-IPS: Wang et al., SIGIR 2022).
 
     Args:
-      errors: such as the `sigmoid_cross_entropy` of a conversion, [...]; read where `observed` only.
+      errors: such as the `sigmoid_cross_entropy` of a conversion, [...]; read where `observed` only. For
+        finite gradients they must be finite elsewhere too: give unknown labels a number before.
       observed: whether the label is known (there was a click), [...].
       propensity: probability of being observed, [...], see `clipped_propensity`.
       where: True where the example is real, [...].
@@ -73,6 +74,10 @@ def doubly_robust_risk(
 
     Unbiased if the propensity or the imputed error is right (ESCM²-DR: Wang et al., SIGIR 2022).
     Goes together with `imputation_risk`. Arguments as of `inverse_propensity_risk`; imputed: [...].
+
+    As in the public codes, ê is trained by this risk too: under a propensity cut off from below, which makes
+    the mean of o / q less than 1, it is pulled below the mean error, and the estimate with it. Without that
+    gradient the risk would train the conversion model as inverse propensities do.
     """
     weighted = imputed + jnp.where(observed, errors - imputed, 0.0) / propensity
     return masked_mean(weighted, where, axis_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -137,7 +138,7 @@ def hardest(
     if axis_name is not None:
         everywhere = jax.lax.all_gather(everywhere, axis_name, tiled=True)
         count = jax.lax.psum(count, axis_name)
-    kept = jnp.ceil(ratio * (1.0 - 1e-6) * count).astype(jnp.int32)
+    kept = count if ratio == 1.0 else jnp.ceil(ratio * (1.0 - 1e-6) * count).astype(jnp.int32)
     return real & (values >= -jnp.sort(-everywhere)[jnp.maximum(kept - 1, 0)])
 
 
@@ -153,8 +154,10 @@ def class_weights(counts: Array, *, beta: float | None = None) -> Array:
     some = jnp.maximum(counts, 1.0)
     if beta is None:
         weights = jnp.sum(counts) / (counts.size * some)
-    else:
-        weights = (1.0 - beta) / (1.0 - jnp.power(beta, some))
+    elif beta == 0.0:
+        weights = jnp.ones_like(some)
+    else:  # 1 - βⁿ without cancelling, as β lies near 1
+        weights = (1.0 - beta) / -jnp.expm1(some * math.log(beta))
     return jnp.where(counts > 0, weights, 0.0)
 
 

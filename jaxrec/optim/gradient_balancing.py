@@ -282,9 +282,15 @@ def gradnorm_gradient(weights: Array, norms: Array, losses: Array, start: Array,
     The target is mean(G) · rₖ^alpha, where rₖ is Lₖ / Lₖ(0) by its mean over tasks.
 
     Args:
-      weights: wₖ. norms: nₖ of the unweighted gradients. losses: Lₖ. start: Lₖ(0); 0 counts as unchanged.
+      weights: wₖ. norms: nₖ of the unweighted gradients; a task whose norm is 0, such as one without a row in
+        the batch, is left out of the means and of the step. losses: Lₖ. start: Lₖ(0); 0 counts as unchanged.
     """
+    there = norms > 0
+
+    def mean(values: Array) -> Array:
+        return jnp.sum(jnp.where(there, values, 0.0)) / jnp.maximum(jnp.sum(there), 1)
+
     scaled = weights * norms
     progress = jnp.maximum(jnp.where(start > 0, losses / positive(start), 1.0), 0.0)
-    rate = progress / positive(jnp.mean(progress))
-    return jnp.sign(scaled - jnp.mean(scaled) * rate**alpha) * norms
+    rate = progress / positive(mean(progress))
+    return jnp.sign(scaled - mean(scaled) * rate**alpha) * norms

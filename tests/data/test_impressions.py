@@ -137,8 +137,13 @@ def test_the_logarithm_keeps_the_sign() -> None:
     assert np.allclose(column, [-np.log(2), 0, np.log(2), np.log(10)])
 
 
-def test_a_constant_number_becomes_0() -> None:
-    assert one(Number("x"), np.full(4, 7.0))[1].tolist() == [0, 0, 0, 0]
+@pytest.mark.parametrize("value", [7.0, 0.1, -0.7, 1e9 / 3])
+def test_a_constant_number_becomes_0_and_another_its_distance(value: float) -> None:
+    raw = {"x": np.append(np.full(1000, value), value + 0.5)}
+    encoders = fit((Number("x"),), raw, np.arange(1000))
+    found = encode(encoders, raw)["x"]
+    assert (found[:-1] == 0).all()
+    assert found[-1] == np.float32(0.5)
 
 
 def test_missing_numbers_are_refused_or_indicated() -> None:
@@ -409,6 +414,14 @@ def test_random_rows_are_shares_of_all_and_follow_the_seed() -> None:
     assert np.array_equal(np.sort(np.concatenate(rows[:3])), np.arange(1000))
     assert np.array_equal(rows.test, random_rows(1000, validation=0.1, test=0.2, seed=3).test)
     assert not np.array_equal(rows.test, random_rows(1000, validation=0.1, test=0.2, seed=4).test)
+
+
+@pytest.mark.parametrize(
+    "validation, test, sizes", [(0.1, 0, (90, 10, 0)), (0, 0.1, (90, 0, 10)), (0, 0, (100, 0, 0))]
+)
+def test_time_rows_of_a_share_of_0_are_none(validation: float, test: float, sizes: tuple[int, ...]) -> None:
+    rows = time_rows(np.arange(100) * 7, validation=validation, test=test)
+    assert tuple(map(len, rows[:3])) == sizes
 
 
 def test_time_rows_keep_equal_times_together() -> None:

@@ -103,6 +103,31 @@ def test_a_real_valued_label_is_guarded_too() -> None:
         check_leakage(table(number("x", rating * 2), **tasks), TRAIN)
 
 
+@pytest.mark.parametrize(
+    "of", [lambda y: (y - 1.5) / 2, lambda y: 2 * y + 1, lambda y: -y, lambda y: np.floor(5 * y), np.exp]
+)
+def test_a_feature_in_the_order_of_a_real_valued_label_gives_it_away(of: Any) -> None:
+    rating = RNG.standard_normal(N).astype(np.float32)  # no two alike: nothing supports "determines"
+    tasks = {"labels": {"rating": rating}, "regression": ("rating",)}
+    with pytest.raises(ValueError, match="'x' (has the order of|determines) the label 'rating'"):
+        check_leakage(table(number("x", of(rating)), **tasks), TRAIN)
+
+
+def test_order_takes_support() -> None:
+    """Twelve ratings have one order in twice 12!; the one high rating comes last in one of 300."""
+    few, one = RNG.standard_normal(N), np.append(np.zeros(N - 1), 1.0)[::-1].copy()
+    for rating, rows in ((few, TRAIN[:12]), (one, TRAIN)):
+        tasks = {"labels": {"rating": rating.astype(np.float32)}, "regression": ("rating",)}
+        order = np.argsort(np.argsort(rating, kind="stable"))
+        check_leakage(table(number("x", order), **tasks), rows)
+
+
+def test_large_groups_hide_nothing() -> None:
+    groups = (np.arange(N) + (2**31 - N)).astype(np.int32)
+    with pytest.raises(ValueError, match="'x' determines the label 'click'"):
+        check_leakage(table(category("x", CLICK.astype(int) * 5 + CITY), group=groups), TRAIN)
+
+
 def test_few_rows_determine_nothing_by_accident() -> None:
     few = np.arange(12)
     check_leakage(table(category("x", CLICK.astype(int) + 3)), few)

@@ -79,8 +79,8 @@ def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message:
 
 
 def test_scenarios_run_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = tiny(scenarios, tmp_path, monkeypatch, "--rows", "mlp")
-    assert set(found) == {"mlp"}
+    found = tiny(scenarios, tmp_path, monkeypatch, "--rows", "mlp", "star")
+    assert set(found) == {"mlp", "star"}
     metrics = found["mlp"].metrics
     assert found["mlp"].dataset.endswith("-by-item_id")
     assert set(metrics) == {f"{name}/ctr" for name in OF_EACH} | {"auc/scenarios", "auc/0", "auc/1"}

@@ -107,10 +107,13 @@ def test_star_normalises_by_the_rows_of_the_domain_in_training(star: Any, traine
 
 def test_running_statistics_move_for_domains_of_the_batch_only(star: Any, trained: Any) -> None:
     before, after = star["batch_stats"]["norm"], trained[2]
+    assert np.isin(DOMAIN, (0, 2)).all()
     for name, index in (("mean", 0), ("var", 1)):
         np.testing.assert_array_equal(after[name][1], before[name][1])
         for d in (0, 2):
-            close(after[name][d], 0.9 * before[name][d] + 0.1 * of_batch(d)[index])
+            count = (DOMAIN == d).sum()
+            unbiased = count / (count - 1) if name == "var" else 1.0
+            close(after[name][d], 0.9 * before[name][d] + 0.1 * of_batch(d)[index] * unbiased)
 
 
 def test_shared_weights_hear_from_all_rows_and_own_ones_from_their_domain(trained: Any) -> None:
@@ -193,6 +196,25 @@ def test_one_row_of_a_domain_is_its_own_mean_and_gradients_are_finite(star: Any)
     logits, grads, statistics = step(star, X, domain)
     close(logits[:2], star_by_hand(star, X[:2], domain[:2], lambda d: (X[d], 0.0)))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((grads, statistics)))
+
+
+def test_running_variances_of_a_rare_domain_do_not_shrink() -> None:
+    norm, own = PartitionedNorm(3), np.random.default_rng(5)
+    domain = np.array([0, 1, 1, *[2] * 20], np.int32)  # alone, in pairs, in company
+    variables = norm.init(jax.random.key(0), np.ones((23, 4), np.float32), domain, train=False)
+
+    @jax.jit
+    def step(variables: Any, x: Any) -> Any:
+        return {**variables, **norm.apply(variables, x, domain, train=True, mutable=["batch_stats"])[1]}
+
+    seen = []
+    for _ in range(400):
+        variables = step(variables, own.normal(3.0, 2.0, (23, 4)).astype(np.float32))
+        seen.append(variables["batch_stats"])
+    mean, var = (np.mean([stats[name] for stats in seen[100:]], axis=(0, 2)) for name in ("mean", "var"))
+    np.testing.assert_allclose(mean, [3.0] * 3, atol=0.2)
+    np.testing.assert_allclose(var[1:], [4.0] * 2, rtol=0.15)
+    assert var[0] == 1.0  # one row says nothing of a variance: it stays at its start
 
 
 def test_devices_share_the_statistics_of_a_domain() -> None:

@@ -51,6 +51,17 @@ def slow_surgery(gradients: np.ndarray, orders: np.ndarray) -> np.ndarray:
     return total
 
 
+def test_gradnorm_leaves_a_task_without_rows_alone() -> None:
+    def gradient(norms: list[float], losses: list[float]) -> list[float]:
+        ones = jnp.ones(len(norms))
+        found = gradnorm_gradient(ones, jnp.array(norms), jnp.array(losses), ones, alpha=1.5)
+        return found.tolist()
+
+    first, last = gradient([2.0, 1.0], [0.5, 0.4])
+    assert gradient([2.0, 0.0, 1.0], [0.5, 0.0, 0.4]) == [first, 0.0, last]
+    assert gradient([0.0, 0.0], [0.0, 0.0]) == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("num_tasks", [2, 5])
 def test_surgery_is_that_of_the_paper(num_tasks: int) -> None:
     gradients = vectors(num_tasks, 4)

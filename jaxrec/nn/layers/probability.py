@@ -1,7 +1,7 @@
 """Probabilities that are products or mixtures of others, as logits, so that one BCE-with-logits fits all.
 
-Written with odds, nothing cancels and nothing is clipped: values and gradients are finite wherever the logits
-are, at 30 as at 3000.
+Written with odds, nothing is clipped, and values and gradients of products are finite at logits of 30 as of
+3000 and more, until float32 itself ends.
 """
 
 from __future__ import annotations

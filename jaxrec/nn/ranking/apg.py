@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxrec.nn.layers.dice import activate
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.mlp import MLP, Activation, normalise
 from jaxrec.types import Array
@@ -145,7 +146,8 @@ class APG(nn.Module):
             )(x, condition, train=train)
             if self.batch_norm:
                 x = normalise(f"norm_{i}", train, self.axis_name)(x)
-            x = Dropout(self.dropout, self.bits)(self.activation(x), train=train)
+            x = activate(self.activation, x, f"activation_{i}", train=train, axis_name=self.axis_name)
+            x = Dropout(self.dropout, self.bits)(x, train=train)
         if self.num_tasks is None:
             return x
         return nn.Dense(self.num_tasks, self.use_bias, kernel_init=INIT, name="logits")(x)

@@ -27,7 +27,8 @@ from jaxrec.types import Array
 class PersonalMLP(nn.Module):
     """POSO(MLP): every layer is C · g(code) ⊙ activation(W x), each with a gate of its own.
 
-    Fields: gate_dim is the hidden width of each gate, None for that of the layer. factor is C.
+    Fields: gate_dim is the hidden width of each gate, None for that of the layer. factor is C. activation is
+    a function.
     """
 
     dims: Sequence[int]

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrec.nn.layers.dice import activate
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.experts import bank
 from jaxrec.nn.layers.mlp import Activation, mlp_fields, normalise
@@ -42,7 +43,8 @@ class PersonalisedTower(nn.Module):
             x = nn.Dense(dim, kernel_init=INIT, name=f"layer_{i}")(x)
             if self.batch_norm:
                 x = normalise(f"norm_{i}", train, self.axis_name)(x)
-            x = Dropout(self.dropout, self.bits)(self.activation(x), train=train)
+            x = activate(self.activation, x, f"activation_{i}", train=train, axis_name=self.axis_name)
+            x = Dropout(self.dropout, self.bits)(x, train=train)
             x = x * PersonalGate(dim, self.gate_dim, name=f"gate_{i}")(gate_input)
         return nn.Dense(1, kernel_init=INIT, name="logit")(x)[..., 0]
 

@@ -34,8 +34,8 @@ class STAR(nn.Module):
         it and in evaluation too, and keeps no running ones.
       activate_output: whether the output of a domain's network, too, is normalised and activated.
       epsilon: of the partitioned normalisation.
-      activation, dropout, batch_norm, axis_name, bits: of all layers, see `MLP`. Batch norm in a domain's
-        network runs over all rows, whatever their domain; the paper has none.
+      activation (a function), dropout, batch_norm, axis_name, bits: of all layers, see `MLP`. Batch norm in a
+        domain's network runs over all rows, whatever their domain; the paper has none.
 
     With domain_dim=0, domain_statistics=False, batch_norm=True, activate_output=True it is the model that
     Scenario-Wise-Rec calls STAR.
@@ -106,7 +106,8 @@ class PartitionedNorm(nn.Module):
         γ γ_k ⊙ (x - mean) / √(var + ε) + β + β_k
 
     mean and var are those of the row's domain within the batch; outside training the running ones. A domain
-    that a batch lacks keeps its running statistics; with one row alone its variance is 0.
+    that a batch lacks keeps its running statistics; with one row alone its variance is 0. Running variances
+    are of the unbiased ones of batches that have two rows of a domain, or a rare domain would seem narrow.
     """
 
     num_domains: int
@@ -138,9 +139,11 @@ class PartitionedNorm(nn.Module):
         if train:
             count, mean, var = self._moments(x, jax.nn.one_hot(domain, self.num_domains, dtype=x.dtype))
             if not self.is_initializing():
-                keep = jnp.where(count > 0, MOMENTUM, 1.0)[:, None]
-                running_mean.value = keep * running_mean.value + (1.0 - keep) * mean
-                running_var.value = keep * running_var.value + (1.0 - keep) * var
+                new = jnp.where(count > 0, 1.0 - MOMENTUM, 0.0)[:, None]
+                running_mean.value += new * (mean - running_mean.value)
+                unbiased = var * (count / jnp.maximum(count - 1.0, 1.0))[:, None]
+                new = jnp.where(count > 1, 1.0 - MOMENTUM, 0.0)[:, None]
+                running_var.value += new * (unbiased - running_var.value)
         return jnp.take(mean, domain, axis=0, mode="fill"), jnp.take(var, domain, axis=0, mode="fill")
 
     def _moments(self, x: Array, member: Array) -> tuple[Array, Array, Array]:

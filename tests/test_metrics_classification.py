@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from jaxrec import metrics
 
@@ -66,7 +67,33 @@ def test_auc_of_a_nan_score_is_not_defined_unless_masked(rows: tuple[np.ndarray,
 def test_auc_of_many_pairs_does_not_overflow() -> None:
     labels = (np.arange(200_000) % 2).astype(np.float32)  # 10^10 pairs, one in two neighbours out of order
     found = float(metrics.auc(jnp.arange(200_000, dtype=jnp.float32), labels))
-    assert np.isclose(found, 0.5 + 0.5 / 100_000, atol=2e-6)
+    assert np.isclose(found, 0.5 + 0.5 / 100_000, atol=2e-7)
+
+
+@pytest.mark.parametrize("decimals", [6, 2])
+def test_auc_of_a_million_rows_is_exact(decimals: int) -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(1_000_000) < 0.5).astype(np.float32)
+    scores = np.round(labels * 0.3 + rng.standard_normal(labels.size), decimals).astype(np.float32)
+    assert abs(float(jit_auc(scores, labels)) - roc_auc_score(labels, scores)) < 1e-6
+
+
+def test_users_whose_ids_do_not_fit_32_bits_are_refused() -> None:
+    scores, labels = np.arange(4.0, dtype=np.float32), np.array([0, 1, 1, 0], np.float32)
+    with pytest.raises(ValueError, match="ids from 1 to 4294967297 do not fit 32 bits; number them first"):
+        metrics.gauc(scores, labels, np.array([1, 1, 2**32 + 1, 2**32 + 1]))
+    assert metrics.gauc(scores, labels, np.array([1, 1, 2, 2])).gauc == 0.5
+
+
+def test_reliability_counts_many_rows_and_reads_no_row_that_is_left_out() -> None:
+    logits = np.full(300_000, np.log(0.3 / 0.7), np.float32)
+    curve = metrics.reliability(logits, np.zeros(300_000, np.float32), num_bins=2)
+    np.testing.assert_allclose(curve.predicted, [0.3, 0.0], rtol=1e-6)
+    assert curve.rows.tolist() == [300_000, 0]
+    odd = metrics.expected_calibration_error(
+        jnp.array([jnp.nan, 0.0]), jnp.array([0.0, 1.0]), where=jnp.array([False, True])
+    )
+    assert odd == 0.5
 
 
 @pytest.mark.parametrize("weighted", [True, False])

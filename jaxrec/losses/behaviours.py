@@ -56,7 +56,8 @@ def mini_batch_aware(table: Array, ids: Array, counts: Array, *, axis_name: str 
     times = jnp.zeros(table.shape[0], jnp.int32).at[flat].add(1)
     if axis_name is not None:
         times = jax.lax.psum(times, axis_name)
-    weights = 1.0 / jnp.maximum(times * jnp.maximum(counts, 1), 1).astype(table.dtype)
+    each = jnp.maximum(counts, 1).astype(jnp.float32)
+    weights = (1.0 / (jnp.maximum(times, 1) * each)).astype(table.dtype)  # their product overflows int32
     squares = jnp.sum(jnp.asarray(table)[flat] ** 2, axis=-1)
     return 0.5 * jnp.sum(jnp.where(flat != 0, weights[flat] * squares, 0.0))
 

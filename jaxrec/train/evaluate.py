@@ -187,6 +187,7 @@ def impression_metrics(
                 found[f"calibration_ratio/{task}"] = float(_calibration_ratio(score, label, where=real))
             if group is not None:
                 users = np.asarray(queries[group]).reshape(-1)
+                metrics.check_group(users)
                 found[f"gauc/{task}"] = float(_gauc(score, label, users, where=real).gauc)
         for kind in ("auc", "mse"):
             of_kind = [value for name, value in found.items() if name.startswith(f"{kind}/")]

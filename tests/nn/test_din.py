@@ -137,6 +137,28 @@ def test_gradients_of_dice_are_those_that_jax_derives(
         np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_gradients_of_dice_have_the_types_of_what_they_belong_to(dtype: Any) -> None:
+    x, variables = jnp.asarray(HISTORY, dtype), drawn(Dice(), HISTORY)
+
+    def total(params: Any, x: Any) -> Any:
+        out, updated = Dice().apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+        return out.astype(jnp.float32).sum(), updated["batch_stats"]
+
+    (of_params, of_x), statistics = jax.grad(total, argnums=(0, 1), has_aux=True)(variables["params"], x)
+    assert of_x.dtype == dtype and of_params["alpha"].dtype == jnp.float32
+    mean = np.asarray(x, np.float32).reshape(-1, D).mean(axis=0)
+    expected = 0.99 * variables["batch_stats"]["mean"] + 0.01 * mean
+    np.testing.assert_allclose(statistics["mean"], expected, atol=1e-5)
+
+
+def test_dice_of_no_rows_gives_none() -> None:
+    def total(x: Any) -> Any:
+        return Dice().apply(drawn(Dice(), X), x, train=True, mutable=["batch_stats"])[0].sum()
+
+    assert jax.grad(total)(jnp.zeros((0, F))).shape == (0, F)
+
+
 def test_gradients_of_dice_flow_through_the_statistics_of_all_devices() -> None:
     x, g = (rng.normal(size=(2, 4, F)).astype(np.float32) for _ in range(2))
     variables = drawn(Dice(), X)
@@ -545,6 +567,12 @@ def test_regularisation_pulls_the_ids_of_the_batch_alone() -> None:
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
     assert (np.asarray(gradient)[[0, 2, 4, 5]] == 0.0).all()
     np.testing.assert_allclose(value, 0.5 * (expected * TABLE).sum(), rtol=1e-6)
+
+
+def test_regularisation_of_a_frequent_id_does_not_overflow() -> None:
+    ids, counts = jnp.ones(5000, jnp.int32), jnp.array([0, 1_689_188])
+    of_table = jax.grad(lambda table: losses.mini_batch_aware(table, ids, counts))(jnp.ones((2, 1)))
+    np.testing.assert_allclose(of_table[:, 0], [0.0, 1 / 1_689_188], rtol=1e-4)
 
 
 def test_regularisation_of_an_epoch_is_the_vector_whatever_its_frequency() -> None:

@@ -107,11 +107,10 @@ def test_star_normalises_by_the_rows_of_the_domain_in_training(star: Any, traine
 
 def test_running_statistics_move_for_domains_of_the_batch_only(star: Any, trained: Any) -> None:
     before, after = star["batch_stats"]["norm"], trained[2]
-    assert np.isin(DOMAIN, (0, 2)).all()
     for name, index in (("mean", 0), ("var", 1)):
         np.testing.assert_array_equal(after[name][1], before[name][1])
         for d in (0, 2):
-            count = (DOMAIN == d).sum()
+            count = int(np.count_nonzero(np.equal(DOMAIN, d)))
             unbiased = count / (count - 1) if name == "var" else 1.0
             close(after[name][d], 0.9 * before[name][d] + 0.1 * of_batch(d)[index] * unbiased)
 

@@ -89,18 +89,22 @@ def _of_batch(
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     """Dice by the statistics of the rows of [N, C] where `real` [N] is 1; and these: number, mean, variance.
 
-    JAX would derive the same, in many more passes over memory. The statistics are given without derivatives.
+    JAX would derive the same, in many more passes over memory. The statistics are given without derivatives,
+    and there is no forward mode (`jax.jvp`). Within `jax.shard_map` its check_vma has to be off.
     """
     return _forward(x, slope, real, epsilon, axis_name)[0]
 
 
 def _forward(x: Array, slope: Array, real: Array, epsilon: float, axis_name: str | None) -> Any:
+    def total(values: Array) -> Array:
+        values = values.sum(axis=0, dtype=jnp.promote_types(values.dtype, jnp.float32))
+        return _over_devices(values, axis_name)
+
     weight = real[:, None]
-    count = _over_devices(real.sum(), axis_name)
+    count = total(real)
     size = jnp.maximum(count, 1.0)
-    mean = _over_devices((weight * x).sum(axis=0), axis_name) / size
-    squares = weight * (x - mean) ** 2  # centred first: nothing cancels
-    var = _over_devices(squares.sum(axis=0), axis_name) / size
+    mean = total(weight * x) / size
+    var = total(weight * (x - mean) ** 2) / size  # centred first: nothing cancels
     scale = jax.lax.rsqrt(var + epsilon)
     out = _soft_corner(x, _share(x, mean, scale), slope)
     return (out, (count, mean, var)), (x, slope, real, mean, scale, size)
@@ -125,7 +129,8 @@ def _backward(epsilon: float, axis_name: str | None, kept: Any, gradients: Any) 
     shift, stretch = (_over_devices(steepness * total, axis_name) / size for total in (shift, stretch))
     share, z = _share(x, mean, scale), (x - mean) * scale
     direct = g * (_soft_corner(1.0, share, slope) + steepness * x * share * (1.0 - share) * scale)
-    return direct - real[:, None] * scale * (shift + z * stretch), of_slope, None
+    of_x = direct - real[:, None] * scale * (shift + z * stretch)
+    return of_x.astype(x.dtype), of_slope.astype(slope.dtype), None
 
 
 _of_batch.defvjp(_forward, _backward)
@@ -134,11 +139,11 @@ _of_batch.defvjp(_forward, _backward)
 def _in_blocks(sums: Callable[[tuple[Array, Array]], Array], rows: tuple[Array, Array]) -> Array:
     """Adds up `sums` over blocks of rows [N, C] that stay in a core's cache."""
     count, channels = rows[0].shape
-    least = -(-count * channels // BLOCK)
+    least = max(1, -(-count * channels // BLOCK))
     blocks = next((n for n in range(least, count + 1) if count % n == 0), 1)
     if blocks > 4 * least:
         blocks = 1  # a number of few divisors: in blocks of a row or two nothing would be gained
-    start = jnp.zeros((3, channels), rows[0].dtype)
+    start = jnp.zeros((3, channels), jax.eval_shape(sums, rows).dtype)
     cut = jax.tree.map(lambda v: v.reshape(blocks, count // blocks, channels), rows)
     return jax.lax.scan(lambda total, block: (total + sums(block), None), start, cut)[0]
 

@@ -25,7 +25,8 @@ class MLP(nn.Module):
       batch_norm: between the linear layer and its activation, statistics in the collection "batch_stats".
       activate_last: False ends with a linear layer alone, without norm, activation and dropout.
       axis_name: of the devices whose batches share their statistics; None: each device has its own.
-      bits: random bits for dropout.
+      bits: random bits for dropout; with several devices `dropout.across_devices(bits, axis_name)`, or each
+        draws the same for its rows.
     """
 
     dims: Sequence[int]

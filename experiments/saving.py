@@ -44,7 +44,7 @@ def save(
         note=note,
     )
     path = results.write(result, folder, manifest=manifest())
-    metric = f"valid/{protocol.selection}"
+    metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, seeds, path.with_suffix(".png"))
     return path

@@ -240,15 +240,17 @@ def split_sessions(
     takes the last ones in the order of the file, which is that of time in these sources: validation then
     lies between training and test, at the price of the most recent training sessions.
 
+    share: 0 leaves no validation, for codes that train on all sessions and look at test.
+
     Raises ValueError for a share or rule that does not exist, or that leaves a part empty.
     """
     count = sessions.train.num_users
-    if not 0 < share < 1:
-        raise ValueError(f"share={share}: must lie between 0 and 1")
+    if not 0 <= share < 1:
+        raise ValueError(f"share={share}: must be at least 0 and below 1")
     if by not in ("random", "last"):
         raise ValueError(f"by={by!r}: must be 'random' or 'last'")
     validated = round(share * count)
-    if not 0 < validated < count:
+    if not (share == 0 or 0 < validated < count):
         raise ValueError(
             f"{sessions.name}: a share of {share} of {count} sessions leaves none for "
             f"{'validation' if validated == 0 else 'training'}; choose another share"
@@ -271,5 +273,5 @@ def split_sessions(
         num_validation=validated,
         num_items=sessions.num_items,
         item_ids=sessions.train.item_ids,
-        rule=f"later sessions tested, {drawn} for validation",
+        rule=f"later sessions tested, {f'{drawn} for validation' if share else 'all others trained on'}",
     )

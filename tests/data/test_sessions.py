@@ -165,7 +165,8 @@ def test_a_seed_gives_one_split() -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"share": 0.0}, "share=0.0: must lie between 0 and 1"),
+        ({"share": -0.1}, "share=-0.1: must be at least 0 and below 1"),
+        ({"share": 1.0}, "share=1.0: must be at least 0 and below 1"),
         ({"share": 0.01}, "leaves none for validation"),
         ({"share": 0.99}, "leaves none for training"),
         ({"by": "first"}, "by='first': must be 'random' or 'last'"),
@@ -321,3 +322,12 @@ def test_sessions_are_described_and_verified(
 ) -> None:
     assert main([command, "sessions/tmall"]) == 0
     assert printed in capsys.readouterr().out
+
+
+def test_a_share_of_0_trains_on_all_sessions() -> None:
+    sessions = made()
+    split = split_sessions(sessions, share=0.0)
+    assert (split.num_train, split.num_validation) == (sessions.train.num_users, 0)
+    np.testing.assert_array_equal(split.items, np.concatenate([sessions.train.items, sessions.test.items]))
+    assert len(split.queries("validation").user) == 0
+    assert split.rule == "later sessions tested, all others trained on"

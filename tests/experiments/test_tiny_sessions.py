@@ -42,6 +42,20 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert records["item-knn"].metrics["recall@5"][0] > 2 * np.mean(records["random"].metrics["recall@5"])
 
 
+def test_epochs_chosen_on_test_are_labelled_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    places = ("--results", tmp_path / "results", "--workdir", tmp_path / "work", "--seeds", 3)
+    call(stamp, monkeypatch, "--tiny", "--rows", "popularity", "stamp-ce", "--select", "test", *places)
+    records = {record.result.model: record.result for record in read_all(tmp_path / "results")}
+    assert set(records) == {"popularity+test-selected", "stamp-ce+test-selected"}
+    result = records["stamp-ce+test-selected"]
+    assert result.protocol.selection == "recall@20 on test"
+    assert result.protocol.split == "later sessions tested, all others trained on"
+    assert result.config["share"] == 0
+    whole = stamp.effective(stamp.Config(select="test"))
+    assert stamp.published("stamp-ce", whole)[0]["mrr@20"] == 0.2967
+
+
 def test_published_numbers_stand_beside_official_settings_only() -> None:
     official = stamp.effective(stamp.Config())
     assert stamp.published("stamp-ce", official)[0]["recall@20"] == 0.6874

@@ -4,16 +4,19 @@ Every click of a test session but the first is asked for, among all items, those
 table of items for input and output, and a bias for each item. A target competes with the other targets of its
 step and with 2,048 items drawn ∝ frequency^alpha for all rows of the step.
 
-    gru4rec-ce           cross-entropy; whole sessions, gradients through all of them
-    gru4rec-ce-parallel  the same; sessions side by side, an event a step, the state carried on, gradients
-                         through one step, sessions in the order of time: as the authors train
+    gru4rec-ssm           the authors' cross-entropy, a softmax over target and negatives, corrected for how
+                          often samples come (logQ); whole sessions, gradients through all of them
+    gru4rec-ssm-parallel  the same; sessions side by side, an event a step, the state carried on, gradients
+                          through one step, sessions in the order of time: as the authors train
     gru4rec-bpr-max-parallel, gru4rec-top1-max-parallel: their other losses
 
-Defaults are the authors' for cross-entropy on RSC15; the two of BPR-max come from their sample settings for
-RSC15. A row's parameters are those of the epoch of best validation MRR@20.
+Each loss has the authors' settings for RSC15 (RECIPES): of cross-entropy from their README, of BPR-max with
+one table from their sample file. They give none for TOP1-max, which runs with those of BPR-max. Nothing was
+tuned on this split, so that rows differ by loss and settings together. A row's parameters are those of the
+epoch of best validation MRR@20.
 
 Run:     python -m experiments.gru4rec
-Also:    --rows gru4rec-ce gru4rec-ce-parallel --batch-size 256 --epochs 3 --seeds 0
+Also:    --rows gru4rec-ssm gru4rec-ssm-parallel --batch-size 256 --epochs 3 --seeds 0
 
 Departs from the authors' code: its GRU resets the state before the product with U_n (here after, as in their
 PyTorch code); momentum moves all rows of the item table (there those of the step). No published number stands
@@ -56,20 +59,38 @@ EXPERIMENT = "gru4rec"
 Row = Literal[
     "random",
     "popularity",
-    "gru4rec-ce",
-    "gru4rec-ce-parallel",
+    "gru4rec-ssm",
+    "gru4rec-ssm-parallel",
     "gru4rec-bpr-max-parallel",
     "gru4rec-top1-max-parallel",
 ]
 ROWS: tuple[Row, ...] = (
     "random",
     "popularity",
-    "gru4rec-ce",
-    "gru4rec-ce-parallel",
+    "gru4rec-ssm",
+    "gru4rec-ssm-parallel",
     "gru4rec-bpr-max-parallel",
     "gru4rec-top1-max-parallel",
 )
 SELECTION = "mrr@20"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What the authors set for each loss."""
+
+    learning_rate: float  # of Adagrad
+    momentum: float  # of Adagrad's steps
+    dropout: float  # of item vectors
+    alpha: float  # samples are drawn in proportion to frequency to this power
+
+
+_BPR_MAX = Recipe(learning_rate=0.2, momentum=0.1, dropout=0.0, alpha=0.0)
+RECIPES: Mapping[str, Recipe] = {
+    "ssm": Recipe(learning_rate=0.1, momentum=0.0, dropout=0.1, alpha=0.75),
+    "bpr-max": _BPR_MAX,
+    "top1-max": _BPR_MAX,
+}
 
 TINY: Mapping[str, Any] = {"dim": 8, "batch_size": 16, "epochs": 2, "num_samples": 8, "max_len": 12}
 
@@ -87,13 +108,13 @@ class Config:
     batch_size: int = 32  # sessions side by side or, in ordinary batches, whole sessions a step
     epochs: int = 10  # at most; the best one counts
     patience: int = 3  # epochs without a better validation MRR@20
-    learning_rate: float = 0.1  # of Adagrad
-    momentum: float = 0.0  # of Adagrad's steps
-    dropout: float = 0.1  # of item vectors
+    learning_rate: float | None = None  # of Adagrad; None, here and below: as the authors set it for a loss
+    momentum: float | None = None  # of Adagrad's steps
+    dropout: float | None = None  # of item vectors
     hidden_dropout: float = 0.0  # of states, carried on
     num_samples: int = 2048  # negatives beside the other targets of a step
-    alpha: float = 0.75  # samples are drawn in proportion to frequency to this power
-    logq: float = 1.0  # share of the logQ correction, cross-entropy only
+    alpha: float | None = None  # samples are drawn in proportion to frequency to this power
+    logq: float = 1.0  # share of the logQ correction, sampled softmax only
     regularisation: float = 0.5  # of BPR-max: weight of the squared scores of negatives
     elu: float = 0.5  # of the scores of BPR-max; 0: as they are
     leave_out_hits: bool = False  # whether negatives that are a row's own target are left out
@@ -106,7 +127,7 @@ class Config:
     def __post_init__(self) -> None:
         check(self, "dim", "batch_size", "epochs", "patience", "max_len", "num_devices", "save_every")
         for name in ("momentum", "dropout", "hidden_dropout"):
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= (getattr(self, name) or 0) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1)")
         if not 0 < self.validation < 1:
             raise ValueError(f"validation={self.validation}: must lie between 0 and 1")
@@ -122,6 +143,26 @@ def effective(config: Config) -> Config:
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
     kept = {name: value for name, value in TINY.items() if getattr(config, name) == defaults[name]}
     return dataclasses.replace(config, **kept)
+
+
+def recipe_of(row: Row, config: Config) -> Recipe:
+    """The settings of a row's loss, with what the command line changes.
+
+    Raises:
+      ValueError: the row has no such loss.
+    """
+    loss = loss_of(row)
+    if loss not in RECIPES:
+        raise ValueError(f"row={row!r}: its loss {loss!r} is not one of {', '.join(RECIPES)}")
+    given = {field.name: getattr(config, field.name) for field in dataclasses.fields(Recipe)}
+    return dataclasses.replace(
+        RECIPES[loss], **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def described_row(row: Row, config: Config) -> dict[str, Any]:
+    """All settings that decide what a row computes."""
+    return described(config) | dataclasses.asdict(recipe_of(row, config))
 
 
 def load(config: Config) -> SessionSplit:
@@ -149,13 +190,13 @@ def training_counts(split: SessionSplit) -> np.ndarray:
     return np.bincount(split.training_clicks()[1], minlength=split.num_items + 1)
 
 
-def model_of(split: SessionSplit, config: Config) -> GRU4Rec:
+def model_of(row: Row, split: SessionSplit, config: Config) -> GRU4Rec:
     """The authors' network: one GRU layer as wide as the item table, an item bias, no layer in between."""
     return GRU4Rec(
         split.num_items,
         dim=config.dim,
         hidden_dim=config.dim,
-        dropout=config.dropout,
+        dropout=recipe_of(row, config).dropout,
         hidden_dropout=config.hidden_dropout,
         use_bias=True,
         max_len=config.max_len,
@@ -171,26 +212,27 @@ def loss_of(row: Row) -> str:
     return row.removeprefix("gru4rec-").removesuffix("-parallel")
 
 
+def loss_text(row: Row, config: Config) -> str:
+    """The row's loss and negatives, as its protocol has them."""
+    alpha, kind = recipe_of(row, config).alpha, loss_of(row)
+    name = f"sampled softmax, logQ {config.logq:g}" if kind == "ssm" else kind
+    return f"{name}; in-batch negatives and {config.num_samples} ∝ frequency^{alpha:g}"
+
+
 def objective_of(row: Row, split: SessionSplit, config: Config) -> Objective:
     """The row's loss over shared negatives."""
-    loss = loss_of(row)
+    loss, recipe = loss_of(row), recipe_of(row, config)
     drawn = negatives(
         training_counts(split),
         num_samples=config.num_samples,
-        alpha=config.alpha,
-        logq=config.logq if loss == "ce" else 0.0,
+        alpha=recipe.alpha,
+        logq=config.logq if loss == "ssm" else 0.0,
     )
     shared = functools.partial(shared_negatives, drawn=drawn, leave_out_hits=config.leave_out_hits)
-    match loss:
-        case "ce":
-            return shared(losses.sampled_softmax)
-        case "bpr-max":
-            elu = functools.partial(nn.elu, alpha=config.elu) if config.elu else None
-            bpr_max = functools.partial(losses.bpr_max, regularisation=config.regularisation)
-            return shared(bpr_max, activation=elu)
-        case "top1-max":
-            return shared(losses.top1_max)
-    raise ValueError(f"row={row!r}: its loss {loss!r} is not one of ce, bpr-max, top1-max")
+    if loss == "bpr-max":
+        elu = functools.partial(nn.elu, alpha=config.elu) if config.elu else None
+        return shared(functools.partial(losses.bpr_max, regularisation=config.regularisation), activation=elu)
+    return shared(losses.sampled_softmax if loss == "ssm" else losses.top1_max)
 
 
 def training_of(
@@ -215,13 +257,13 @@ def training_of(
     return next_item(model, objective, packed=packed), plan, {}
 
 
-def optimiser(config: Config) -> optax.GradientTransformation:
+def optimiser(recipe: Recipe) -> optax.GradientTransformation:
     """Adagrad whose sums of squares start at 0, and momentum of its steps."""
-    momentum = [optax.trace(config.momentum)] if config.momentum else []
+    momentum = [optax.trace(recipe.momentum)] if recipe.momentum else []
     return optax.chain(
         optax.scale_by_rss(initial_accumulator_value=0.0, eps=1e-6),
         *momentum,
-        optax.scale(-config.learning_rate),
+        optax.scale(-recipe.learning_rate),
     )
 
 
@@ -237,18 +279,18 @@ def train(
     row: Row, data: lab.Data, config: Config, protocol: Protocol
 ) -> tuple[Fitted, list[dict[str, float]]]:
     """Trains a row for all seeds; gives the run and its test metrics."""
-    model = model_of(data.split, config)
+    model = model_of(row, data.split, config)
     task, plan, lanes = training_of(row, model, data.split, config)
     measure, queries = measure_of(model, data, "validation", protocol, config)
     fitted = fit(
         [Phase("train", task, config.epochs)],
-        optimiser(config),
+        optimiser(recipe_of(row, config)),
         plan,
         {**data.columns, **lanes},
         Selection(measure, queries, SELECTION, lab.summarise(lab.KS), patience=config.patience),
         seeds=config.seeds,
         workdir=Path(config.workdir) / name_of(data.split) / row,
-        description={"row": row, **described(config)},
+        description={"row": row, **described_row(row, config)},
         vocabulary={"item": data.split.item_ids},
         num_devices=config.num_devices,
         save_every=config.save_every,
@@ -273,14 +315,14 @@ def run(config: Config) -> None:
             floor = lab.random(data) if row == "random" else lab.popularity(data)
             found = lab.test_floor(floor, data, config.seeds, config.num_devices)
         else:
-            protocol = lab.protocol(data.split, loss_of(row), SELECTION)
+            protocol = lab.protocol(data.split, loss_text(row, config), SELECTION)
             fitted, found = train(row, data, config, protocol)
         path = save(
             config.results,
             experiment=EXPERIMENT,
             dataset=name_of(data.split),
             model=row,
-            config=described(config) if fitted else {},
+            config=described_row(row, config) if fitted else {},
             protocol=protocol,
             seeds=config.seeds,
             metrics=found,

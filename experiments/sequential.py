@@ -182,12 +182,11 @@ def selection(
     *,
     every: int = 1,
     patience: int | None = None,
-    times: bool = False,
 ) -> Selection:
-    """Selects by the protocol's metric on the validation queries. times: the encoder reads them."""
+    """Selects by the protocol's metric on the validation queries."""
     candidates = _candidates(data, data.split.validation, protocol, VALIDATION_DRAW)
     ranked = ranking(data.split.validation, model.max_len, num_devices, candidates=candidates)
-    scorer = retriever(model, ranked.rows, times=times)
+    scorer = retriever(model, ranked.rows)
     rank = make_rank(scorer, protocol, num_items=data.num_items, history=data.history)
     return Selection(rank, ranked.queries, protocol.selection, ranking_metrics(protocol.ks), every, patience)
 
@@ -200,12 +199,11 @@ def test(
     *,
     max_len: int,
     num_devices: int,
-    times: bool = False,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Test metrics of each seed: variables have a leading seeds axis. times: as of `selection`."""
+    """Test metrics of each seed: variables have a leading seeds axis."""
     candidates = _candidates(data, data.split.test, protocol, TEST_DRAW)
     ranked = ranking(data.split.test, max_len, num_devices, candidates=candidates)
-    scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows, times=times)
+    scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows)
     rank = CompiledMeasure(
         make_rank(scorer, protocol, num_items=data.num_items, history=data.history), num_devices
     )

@@ -5,7 +5,8 @@ next item where its action is positive, and `ranking`, of the action that follow
 seen.
 
 The model is a module such as `nn.sequential.hstu_generative.GenerativeHSTU`: `__call__(items, actions, *,
-times, segments, rows, train) -> {"hidden": [B, L, D], "action": [B, L, A]}`, and `item_table() -> [V, D]`.
+times, asked, segments, rows, train) -> {"hidden": [B, L, D], "action": [B, L, A]}`, and
+`item_table() -> [V, D]`. It gets times if its `reads_times` is true.
 
 Context columns: those of `tasks.next_item`, and actions [N], int32: 1..A, 0 where it is not known. Rows: as
 there.
@@ -14,36 +15,58 @@ there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import optax
 
 from jaxrec import losses
-from jaxrec.tasks.next_item import Encoder, Objective, Rows, item_table, lay_out, read_times
-from jaxrec.types import Array, Batch, Context, Key, Task, Variables
+from jaxrec.tasks.next_item import (
+    Encoder,
+    Objective,
+    Rows,
+    item_table,
+    last_hidden,
+    lay_out,
+    query_events,
+    read_times,
+    reads_times,
+)
+from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
+
+
+class ActionEncoder(Encoder, Protocol):
+    """What the task asks of an encoder of items and actions (a Linen module)."""
+
+    @property
+    def num_actions(self) -> int: ...
 
 
 def generative(
-    model: Encoder,
+    model: ActionEncoder,
     objective: Objective,
     *,
     positive: Sequence[int],
     packed: Rows | None = None,
-    times: bool = False,
 ) -> Task:
     """The task of predicting every action and every positive next item.
 
     Each user's last `model.max_len` training events are read, the very last one too: its action is a label.
 
     objective: of retrieval, such as `next_item.uniform_softmax`. positive: actions whose items are worth
-    retrieving, such as ratings (4, 5). packed, times: as of `next_item`; rows place all events that are read.
+    retrieving, such as ratings (4, 5). packed: as of `next_item`; rows place all events that are read.
 
     Raises:
-      ValueError: no action is positive, or one of them is not 1 or more; times, which the data set lacks.
+      ValueError: no action is positive, or one of them is none of the model's; max_len is 1, so that no event
+        has a next one; the model reads times, which the data set lacks.
     """
-    if not positive or min(positive) < 1:
-        raise ValueError(f"positive={tuple(positive)}: name at least one action, each 1 or more")
+    if model.max_len < 2:
+        raise ValueError(f"max_len={model.max_len}: must be at least 2, an event and the one after it")
+    if not positive or min(positive) < 1 or max(positive) > model.num_actions:
+        raise ValueError(
+            f"positive={tuple(positive)}: name at least one action, each in 1..{model.num_actions} "
+            "(num_actions)"
+        )
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
         user = rows["user"]
@@ -61,16 +84,9 @@ def generative(
             "targets": next_positive(items, actions, positive, slots.segments),
             "segments": slots.segments,
             "row": jnp.arange(real.shape[0], dtype=jnp.int32),
-            **({"times": read_times(context, index, real)["times"]} if times else {}),
+            **({"times": read_times(context, index, real)["times"]} if reads_times(model) else {}),
             **objective.draw(key, user[slots.sequence], context),
         }
-
-    def outputs(variables: Variables, batch: Batch, key: Key | None) -> dict[str, Array]:
-        columns: dict[str, Any] = {"segments": batch["segments"], "times": batch.get("times")}
-        if key is None:
-            return model.apply(variables, batch["items"], batch["actions"], **columns, train=False)
-        columns |= {"rows": batch["row"], "rngs": {"dropout": key}}
-        return model.apply(variables, batch["items"], batch["actions"], **columns, train=True)
 
     def init(key: Key, batch: Batch) -> Variables:
         some = (slice(1), slice(model.max_len))
@@ -79,7 +95,7 @@ def generative(
     def loss(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
-        found, actions = outputs(variables, batch, key), batch["actions"]
+        found, actions = outputs(model, variables, batch, key), batch["actions"]
         labels = jnp.maximum(actions - 1, 0)
         wrong = optax.softmax_cross_entropy_with_integer_labels(found["action"], labels)
         table = item_table(model, variables)
@@ -88,7 +104,42 @@ def generative(
             "ranking": losses.masked_mean(wrong, actions > 0, axis_name),
         }, {}
 
-    return Task(prepare, init, loss, lambda variables, batch: outputs(variables, batch, None))
+    return Task(prepare, init, loss, lambda variables, batch: outputs(model, variables, batch, None))
+
+
+def outputs(model: ActionEncoder, variables: Variables, batch: Batch, key: Key | None) -> dict[str, Array]:
+    """What the model gives for a batch; key None switches dropout off."""
+    columns: dict[str, Any] = {name: batch.get(name) for name in ("segments", "times", "asked")}
+    if key is None:
+        return model.apply(variables, batch["items"], batch["actions"], **columns, train=False)
+    columns |= {"rows": batch["row"], "rngs": {"dropout": key}}
+    return model.apply(variables, batch["items"], batch["actions"], **columns, train=True)
+
+
+def retriever(model: ActionEncoder, packed: Rows | None = None) -> Retriever:
+    """Retrieval as full ranking sees it: a query's vector is the state after its last event and action.
+
+    It is asked for at the time of the target, as training asks for each event but a user's last. Of a long
+    history the last max_len - 1 events are read: the target is then number max_len, the last that training
+    has a target for. A query whose last action is not known (0) has the vector 0.
+
+    packed: as of `next_item.retriever`.
+    """
+    longest = max(model.max_len - 1, 1)
+
+    def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        slots, index = query_events(queries, context, packed, longest)
+        real = slots.segments > 0
+        batch = {
+            "items": jnp.where(real, context["items"][index], 0),
+            "actions": jnp.where(real, context["actions"][index], 0),
+            "segments": slots.segments,
+            **(read_times(context, index, real) if reads_times(model) else {}),
+        }
+        hidden = outputs(model, variables, batch, None)["hidden"]
+        return last_hidden(hidden, queries, packed, longest)
+
+    return Retriever(query, lambda variables: item_table(model, variables))
 
 
 def next_positive(items: Array, actions: Array, positive: Sequence[int], segments: Array) -> Array:

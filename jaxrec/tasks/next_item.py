@@ -4,9 +4,9 @@ The encoder is any module with `__call__(items, *, positions, segments, train) -
 method `item_table() -> [vocab_size, D]`: SASRec, GRU4Rec and their kin. Users share rows by default
 (`jaxrec.packing`); outputs and losses equal those of the padded form.
 
-An encoder that reads times (HSTU) also gets `times` and `asked` [B, L] where a task is told so: seconds of
-each event, and of the event after it, which is when its prediction is asked for, as in HSTU's research code.
-In evaluation that is the time of the target: a server knows it, since it is now.
+An encoder that says so by a true `reads_times` (HSTU) also gets `times` and `asked` [B, L], in training and
+in ranking: seconds of each event, and of the event after it, which is when its prediction is asked for, as in
+HSTU's research code. In evaluation that is the time of the target: a server knows it, since it is now.
 
 Context columns (`jaxrec.data.batching.next_item_columns`): items [N], start [U], length [U], seconds [N] if
 times are read, excluded [M], excluded_start [U], excluded_length [U]. Rows: user [B], mask [B] (False in a
@@ -59,12 +59,28 @@ class Objective(NamedTuple):
     loss: Callable[..., Array]
 
 
+def reads_times(model: Encoder) -> bool:
+    """Whether an encoder reads when events happened: its `reads_times`, False where it has none.
+
+    Of one that wraps another (`nn.sequential.cosine.Cosine`) it is that of the `encoder` inside.
+    """
+    return bool(getattr(getattr(model, "encoder", model), "reads_times", False))
+
+
 def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) -> Array:
     """Hidden states [R, L, D] of packed or padded rows.
 
     A row's dropout derives from the key and the row's number, so it does not depend on which device
     computes it. key None switches dropout off.
+
+    Raises:
+      ValueError: the encoder reads times and the batch has none, so that all would count as equal.
     """
+    if reads_times(model) and "times" not in batch:
+        raise ValueError(
+            "the encoder reads times and the batch has none: make it by next_item or its retriever, or use "
+            "an encoder without times, such as HSTU with time_bias=False"
+        )
     columns = {name: batch[name] for name in ("positions", "segments", "times", "asked") if name in batch}
     if key is None:
         return model.apply(variables, batch["items"], **columns, train=False)
@@ -201,20 +217,18 @@ def next_item(
     objective: Objective,
     *,
     packed: Rows | None = None,
-    times: bool = False,
     shorten: Shorten | None = None,
 ) -> Task:
     """The task of predicting the next item at every event.
 
     packed: rows that users share; None pads every user to `model.max_len`.
-    times: the encoder reads the times of events.
     shorten: takes events out of the inputs of a step, such as `augment.stochastic_length`. The others stay in
       order and move together; the target of each remains the event that followed it. Rows of such a step
       carry no placement: it is made of what is left, and drawn again should that not fit the packed rows. If
       it never fits, the loss is NaN, which stops training with an error.
 
     Raises (while tracing):
-      ValueError: times are to be read and the data set has none.
+      ValueError: the encoder reads times and the data set has none.
     """
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
@@ -240,7 +254,7 @@ def next_item(
             "positions": slots.positions,
             "segments": slots.segments,
             "row": jnp.arange(real.shape[0], dtype=jnp.int32),
-            **(read_times(context, index, real) if times else {}),
+            **(read_times(context, index, real) if reads_times(model) else {}),
             **rest,
             **objective.draw(key, user[slots.sequence], context),
         }
@@ -301,8 +315,8 @@ def read_times(context: Context, index: Array, real: Array) -> dict[str, Array]:
     """
     if "seconds" not in context:
         raise ValueError(
-            "the encoder is to read times, but the data set has none (no column 'seconds'): use an encoder "
-            "without times, such as HSTU with time_bias=False, and times=False"
+            "the encoder reads times and the data set has none (no column 'seconds'): use an encoder without "
+            "times, such as HSTU with time_bias=False"
         )
     seconds = context["seconds"]
     after = seconds[jnp.minimum(index + 1, seconds.shape[0] - 1)]
@@ -314,16 +328,24 @@ def query_batch(
 ) -> Batch:
     """The encoder's input for evaluation queries: the `length` events before each target.
 
-    queries: user, length, mask [B], and row, slot [B] if packed. times: see `next_item`.
+    queries: user, length, mask [B], and row, slot [B] if packed. times: whether to add those of events, and
+    of the target after the last one.
     """
-    lengths = jnp.where(queries["mask"], jnp.minimum(queries["length"], max_len), 0)
-    first = context["start"][queries["user"]] + queries["length"] - lengths
-    slots = lay_out(queries, lengths, packed, max_len)
+    slots, index = query_events(queries, context, packed, max_len)
     real = slots.segments > 0
-    index = jnp.where(real, first[slots.sequence] + slots.event, 0)
     items = jnp.where(real, context["items"][index], 0)
     batch = {"items": items, "positions": slots.positions, "segments": slots.segments}
     return batch | read_times(context, index, real) if times else batch
+
+
+def query_events(
+    queries: Mapping[str, Array], context: Context, packed: Rows | None, max_len: int
+) -> tuple[packing.Slots, Array]:
+    """The slots of evaluation queries, and the event in each as an index into the columns, int32 [R, L]."""
+    lengths = jnp.where(queries["mask"], jnp.minimum(queries["length"], max_len), 0)
+    first = context["start"][queries["user"]] + queries["length"] - lengths
+    slots = lay_out(queries, lengths, packed, max_len)
+    return slots, jnp.where(slots.segments > 0, first[slots.sequence] + slots.event, 0)
 
 
 def last_hidden(hidden: Array, queries: Mapping[str, Array], packed: Rows | None, max_len: int) -> Array:
@@ -340,14 +362,14 @@ def num_parameters(variables: Variables) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def retriever(model: Encoder, packed: Rows | None = None, *, times: bool = False) -> Retriever:
+def retriever(model: Encoder, packed: Rows | None = None) -> Retriever:
     """The model as full ranking sees it: a query's vector is the hidden state at its last event.
 
-    times: see `next_item`.
+    An encoder that reads times gets them here as in training.
     """
 
     def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-        batch = query_batch(queries, context, packed, model.max_len, times=times)
+        batch = query_batch(queries, context, packed, model.max_len, times=reads_times(model))
         hidden = encode(model, variables, batch, None)
         return last_hidden(hidden, queries, packed, model.max_len)
 

@@ -26,13 +26,18 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     call(experiment, monkeypatch, "--tiny", "--rows", *rows, "--results", results, "--workdir", tmp_path,
          "--seeds", 3, 4)  # fmt: skip
     records = {record.result.model: record.result for record in read_all(results)}
-    expected = {"popularity": "", "gru4rec-bpr-max-parallel": "bpr-max"}
+    expected = {
+        "popularity": "",
+        "gru4rec-bpr-max-parallel": "bpr-max; in-batch negatives and 8 ∝ frequency^0",
+    }
     assert {model: result.protocol.loss for model, result in records.items()} == expected
     for model, result in records.items():
         assert (result.experiment, result.dataset, result.protocol.seen) == ("gru4rec", "tiny", "keep")
         assert len(result.metrics["recall@20"]) == len(result.metrics["mrr@20"]) == 2
         assert (result.steps > 0) == (model != "popularity")
         assert not result.published
+    config = records["gru4rec-bpr-max-parallel"].config
+    assert (config["learning_rate"], config["dropout"], config["alpha"]) == (0.2, 0.0, 0.0)
 
 
 def test_tiny_changes_defaults_only() -> None:
@@ -44,18 +49,20 @@ def test_tiny_changes_defaults_only() -> None:
 def test_both_ways_of_batching_train_on_the_same_pairs() -> None:
     """Targets of an epoch, counted, by ordinary batches and side by side."""
     data = lab.resident(experiment.load(TINY))
-    model, split = experiment.model_of(data.split, TINY), data.split
+    split = data.split
     counts = {}
-    for row in ("gru4rec-ce", "gru4rec-ce-parallel"):
+    rows: tuple[experiment.Row, ...] = ("gru4rec-ssm", "gru4rec-ssm-parallel")
+    for row in rows:
+        model = experiment.model_of(row, split, TINY)
         task, plan, lanes = experiment.training_of(row, model, split, TINY)
         columns = jax.tree.map(jnp.asarray, {**data.columns, **lanes})
-        rows, fits = plan.draw(jax.random.key(0), columns)
+        steps, fits = plan.draw(jax.random.key(0), columns)
         assert fits
 
         def targets(rows: dict, task=task, columns=columns):  # type: ignore[no-untyped-def, type-arg]
             return task.prepare(jax.random.key(0), rows, columns)["targets"]
 
-        found = np.asarray(jax.jit(lambda r, f=targets: jax.lax.map(f, r))(rows))
+        found = np.asarray(jax.jit(lambda r, f=targets: jax.lax.map(f, r))(steps))
         counts[row] = np.bincount(found.reshape(-1), minlength=split.num_items + 1)[1:]
     session, item = split.training_clicks()
     first = np.append(True, session[1:] != session[:-1])
@@ -71,11 +78,59 @@ def test_negatives_follow_training_clicks_alone() -> None:
     assert counts.tolist() == [int((train == item).sum()) for item in range(split.num_items + 1)]
 
 
-def test_rows_and_their_losses() -> None:
-    split = experiment.load(TINY)
+def test_rows_say_that_their_softmax_is_sampled() -> None:
+    assert [experiment.loss_text(row, experiment.Config()) for row in experiment.ROWS[2:]] == [
+        "sampled softmax, logQ 1; in-batch negatives and 2048 ∝ frequency^0.75",
+        "sampled softmax, logQ 1; in-batch negatives and 2048 ∝ frequency^0.75",
+        "bpr-max; in-batch negatives and 2048 ∝ frequency^0",
+        "top1-max; in-batch negatives and 2048 ∝ frequency^0",
+    ]
+    changed = dataclasses.replace(experiment.Config(), alpha=0.5, logq=0.25, num_samples=3)
+    expected = "sampled softmax, logQ 0.25; in-batch negatives and 3 ∝ frequency^0.5"
+    assert experiment.loss_text("gru4rec-ssm", changed) == expected
+
+
+def test_each_loss_has_the_settings_of_its_authors() -> None:
+    """Learning rate, momentum, dropout and alpha for RSC15; what the command line gives holds for all."""
+    expected = {
+        "ssm": (0.1, 0.0, 0.1, 0.75),
+        "bpr-max": (0.2, 0.1, 0.0, 0.0),
+        "top1-max": (0.2, 0.1, 0.0, 0.0),
+    }
+    changed = dataclasses.replace(experiment.Config(), momentum=0.0, alpha=0.5)
     for row in experiment.ROWS[2:]:
-        assert experiment.objective_of(row, split, TINY).loss is not None
-    assert [experiment.loss_of(row) for row in experiment.ROWS[2:]] == ["ce", "ce", "bpr-max", "top1-max"]
+        values = expected[experiment.loss_of(row)]
+        assert dataclasses.astuple(experiment.recipe_of(row, experiment.Config())) == values
+        assert dataclasses.astuple(experiment.recipe_of(row, changed)) == (values[0], 0.0, values[2], 0.5)
+        assert experiment.model_of(row, experiment.load(TINY), TINY).dropout == values[2]
+
+
+def test_each_row_trains_by_its_own_formula() -> None:
+    """Of one batch, with the other targets alone: log Σ exp of scores - logQ, or the mean of TOP1-max."""
+    split = experiment.load(TINY)
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(4, 1, 3)).astype(np.float32)
+    table = rng.normal(size=(split.num_items + 1, 3)).astype(np.float32)
+    batch = {"targets": np.array([[1], [2], [3], [4]]), "samples": np.zeros((4, 0), np.int32)}
+    scores = (hidden[:, 0] @ table[1:5].T).astype(np.float64)
+    lowered = scores - np.log(experiment.training_counts(split)[1:5])
+    soft = np.mean(np.log(np.exp(lowered).sum(axis=1)) - lowered.diagonal())
+    others = ~np.eye(4, dtype=bool)
+    weight = np.exp(scores) * others
+    weight = weight / weight.sum(axis=1, keepdims=True)
+    sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
+    terms = sigmoid(scores - scores.diagonal()[:, None]) + sigmoid(scores**2)
+    expected = {"ssm": soft, "top1-max": np.mean((weight * terms).sum(axis=1))}
+    config = dataclasses.replace(TINY, num_samples=0)
+    rows: tuple[experiment.Row, ...] = ("gru4rec-ssm", "gru4rec-top1-max-parallel")
+    for row in rows:
+        objective = experiment.objective_of(row, split, config)
+        ours = jax.jit(lambda h, t, o=objective: o.loss(h, t, batch, None))(hidden, table)
+        assert float(ours) == pytest.approx(expected[experiment.loss_of(row)], rel=1e-5)
+
+
+def test_a_row_without_a_loss_is_refused() -> None:
+    split = experiment.load(TINY)
     with pytest.raises(ValueError, match="its loss 'popularity' is not one of"):
         experiment.objective_of("popularity", split, TINY)
 
@@ -103,7 +158,7 @@ def test_bpr_max_bends_scores_and_leaves_logq_out() -> None:
 
 def test_adagrad_is_that_of_the_authors_code() -> None:
     """v = m v - lr g / √(Σ g² + 1e-6), p = p + v; sums start at 0."""
-    tx = experiment.optimiser(dataclasses.replace(TINY, learning_rate=0.1, momentum=0.3))
+    tx = experiment.optimiser(experiment.Recipe(learning_rate=0.1, momentum=0.3, dropout=0.0, alpha=0.0))
     gradients = [np.array([0.5, -2.0, 0.0]), np.array([1.0, 1.0, 0.0])]
     params = np.zeros(3)
     state, total, velocity, expected = tx.init(params), np.zeros(3), np.zeros(3), np.zeros(3)

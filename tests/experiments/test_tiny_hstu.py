@@ -72,7 +72,7 @@ def test_a_public_file_runs_to_the_end_as_the_public_code_does(
     assert result.dataset == "ml-1m-sample"
     assert result.protocol.selection == "ndcg@10 on test"
     assert result.protocol.split == ("leave-one-out, without validation: training on all events but the last")
-    assert "best epoch on test" in result.note
+    assert result.note == "reads the time of the target; parameters of the best epoch on test"
     assert str(path) not in json.dumps(dict(result.config))
     assert not result.published  # a sample
 
@@ -113,9 +113,16 @@ def test_published_settings_are_those_of_the_card() -> None:
         assert dataclasses.astuple(hstu.recipe_of(hstu.Config(dataset=name), row))[:8] == values
 
 
-@pytest.mark.parametrize("change", [{}, {"select": "test"}, {"seeds": (7,)}, {"file": "x"}, {"block": 64}])
+@pytest.mark.parametrize("change", [{}, {"seeds": (7,)}, {"file": "x"}, {"block": 64}])
 def test_published_settings_have_the_published_numbers(change: dict[str, Any]) -> None:
-    published, source = hstu.published_numbers("hstu-ssm", hstu.Config(dataset="ml-1m", **change))
+    """They select on test, and a reader is told what the published ranks are among."""
+    config = hstu.Config(dataset="ml-1m", select="test", **change)
+    published, source = hstu.published_numbers("hstu-ssm", config)
+    assert hstu.note_of("hstu-ssm", config).split("; ") == [
+        "reads the time of the target",
+        "parameters of the best epoch on test",
+        "published: ranked among all movies of the file without the last max_len inputs",
+    ]
     assert published["ndcg@10"] == 0.1720 and published["hit@200"] == 0.7716
     assert "no validation split" in source
 
@@ -123,6 +130,7 @@ def test_published_settings_have_the_published_numbers(change: dict[str, Any]) -
 @pytest.mark.parametrize(
     "change",
     [
+        {"select": "validation"},
         {"times": False},
         {"alpha": 1.6},
         {"shared": True},
@@ -132,7 +140,9 @@ def test_published_settings_have_the_published_numbers(change: dict[str, Any]) -
     ],
 )
 def test_other_settings_have_none(change: dict[str, Any]) -> None:
-    assert hstu.published_numbers("hstu-ssm", hstu.Config(dataset="ml-1m", **change)) == ({}, "")
+    config = hstu.Config(dataset="ml-1m", **{"select": "test", **change})
+    assert hstu.published_numbers("hstu-ssm", config) == ({}, "")
+    assert "published" not in hstu.note_of("hstu-ssm", config)
 
 
 def test_data_without_times_need_hstu_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +153,7 @@ def test_data_without_times_need_hstu_without_them(monkeypatch: pytest.MonkeyPat
     assert hstu.load(config).times is None
     assert hstu.model_name("hstu-ssm", config) == "hstu-ssm+no-times"
     model = hstu.encoder_of("hstu-ssm", 3, config)
-    assert isinstance(model, HSTU) and not model.time_bias
+    assert isinstance(model, HSTU) and not model.reads_times
 
 
 def test_without_validation_all_events_but_the_last_are_training() -> None:

@@ -22,8 +22,25 @@ from jaxrec.nn.sequential.sasrec import SASRec, gelu
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import Golden, golden_files, read
 
-ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu, "swish": jax.nn.silu, "tanh": jnp.tanh}
+ACTIVATIONS = {
+    "gelu": gelu,
+    "relu": jax.nn.relu,
+    "sigmoid": jax.nn.sigmoid,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
 Computed = tuple[Golden, dict[str, Array], dict[str, np.ndarray]]
+
+
+def fields_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What the shapes of a SASRec do not tell; nothing for GRU4Rec."""
+    if "hidden_act" not in config:
+        return {}
+    return {
+        "num_heads": config["n_heads"],
+        "activation": ACTIVATIONS[config["hidden_act"]],
+        "norm_epsilon": config["layer_norm_eps"],
+    }
 
 
 @pytest.fixture(params=[*golden_files("sasrec_recbole"), *golden_files("gru4rec")], scope="module")
@@ -32,10 +49,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     path: Path = request.param
     golden = read(path)
     config = golden.meta["config"]
-    fields = {"activation": ACTIVATIONS[config["hidden_act"]]} if "hidden_act" in config else {}
-    model, variables = s3rec.from_state_dict(
-        golden.params, num_heads=config.get("n_heads", 1), mask_rows=0, **fields
-    )
+    model, variables = s3rec.from_state_dict(golden.params, mask_rows=0, **fields_of(config))
     items = jnp.asarray(golden.inputs["item_id_list"], jnp.int32)
     length, target, negative = (
         jnp.asarray(golden.inputs[name], jnp.int32) for name in ("item_length", "item_id", "neg_item_id")
@@ -81,7 +95,7 @@ def test_all_gradients(computed: Computed) -> None:
 def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
     golden, *_ = computed
     config = golden.meta["config"]
-    model, _ = s3rec.from_state_dict(golden.params, num_heads=config.get("n_heads", 1), mask_rows=0)
+    model, _ = s3rec.from_state_dict(golden.params, mask_rows=0, **fields_of(config))
     assert model.num_items + 1 == config["n_items"]
     if isinstance(model, SASRec):
         assert (model.num_layers, model.dim, model.inner_dim, model.max_len) == tuple(
@@ -92,3 +106,21 @@ def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
         assert (model.num_layers, model.dim, model.hidden_dim) == tuple(
             config[name] for name in ("num_layers", "embedding_size", "hidden_size")
         )
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-2])
+def test_the_epsilon_of_the_configuration_reaches_every_norm(epsilon: float) -> None:
+    """LN(x) = (x - mean) / √(variance + ε) of an item's vector and place, with no layer behind it."""
+    config = {"hidden_act": "sigmoid", "n_heads": 2, "layer_norm_eps": epsilon}
+    model = SASRec(5, dim=4, num_layers=0, max_len=3, **fields_of(config))
+    rng = np.random.default_rng(0)
+    table, places = (0.1 * rng.normal(size=shape).astype(np.float32) for shape in ((6, 4), (3, 4)))
+    norm = {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}
+    variables = {"params": {"item_embedding": table, "position_embedding": places, "norm": norm}}
+    x = (table[[1, 2, 3]] + places).astype(np.float64)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
+    ours = model.apply(variables, jnp.array([[1, 2, 3]]), train=False)[0]
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+    block = model.clone(num_layers=1).bind(variables).layers[0]
+    assert block.norm_epsilon == epsilon
+    np.testing.assert_allclose(block.activation(np.float32(0.0)), 0.5)  # a sigmoid

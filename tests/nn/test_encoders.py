@@ -224,6 +224,24 @@ def test_bfloat16_is_near_float32(fitted: dict[str, Fitted], name: str) -> None:
     assert np.abs(half - full)[real].mean() < 0.05 * np.abs(full)[real].mean()
 
 
+@every_attention
+def test_without_blocks_only_the_last_item_is_read(name: str) -> None:
+    """The norm of its vector and place: LN(c x_t + p), where c is 1, or √dim in the original."""
+    model = MODELS[name].clone(num_layers=0)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), ITEMS, train=False))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    run = jax.jit(lambda items: model.apply(variables, items, train=False)[:, -1])
+    others = np.where(ITEMS[:, -1:] == ITEMS, ITEMS, 1 + ITEMS[:, ::-1])
+    others[:, -1] = ITEMS[:, -1]
+    np.testing.assert_array_equal(run(others), run(ITEMS))
+    params = variables["params"]
+    factor = math.sqrt(DIM) if name == "sasrec_original" else 1.0
+    x = factor * params["item_embedding"][ITEMS[:, -1]] + params["position_embedding"][-1]
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + model.norm_epsilon)
+    close(np.asarray(run(ITEMS)), x * params["norm"]["scale"] + params["norm"]["bias"])
+
+
 # --- attention ---
 
 

@@ -295,6 +295,28 @@ def test_blocks_never_hold_the_square_of_the_length(block: int | None, largest: 
     assert max(size for size in sizes if size != 96 * 10) == largest
 
 
+@functools.cache
+def temporary_bytes(length: int, block: int | None) -> int:
+    """What a compiled gradient step holds beside its inputs and outputs."""
+    model: Any = HSTU(5, 2, 1, 1, 2, 3, max_len=length, block=block)
+    items = jax.ShapeDtypeStruct((1, length), np.int32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x), items)
+
+    def total(variables: Variables, items: Array) -> Array:
+        return model.apply(variables, items, times=items).sum()
+
+    analysis = jax.jit(jax.grad(total)).lower(variables, items).compile().memory_analysis()
+    assert analysis is not None
+    return int(analysis.temp_size_in_bytes)
+
+
+def test_memory_of_a_step_is_linear_in_the_length_where_blocked() -> None:
+    """16 queries by L keys take 16 L, and all at once L²: at twice the length 2 and 4 times as much."""
+    blocked, plain = (temporary_bytes(1024, b) / temporary_bytes(512, b) for b in (16, None))
+    assert 1.5 < blocked < 2.3
+    assert 3.5 < plain < 4.5
+
+
 def test_noise_of_a_row_derives_from_its_number() -> None:
     model, key = MODEL.clone(bits=counter_bits), jax.random.key(0)
     noisy = jax.jit(lambda *a, rows: model.apply(*a, rows=rows, train=True, rngs={"dropout": key}))
@@ -313,6 +335,8 @@ def test_noise_of_a_row_derives_from_its_number() -> None:
         ({"max_len": 3}, {}, "max_len \\+ spare_slots = 5"),
         ({}, {"asked": ASKED}, "needs times"),
         ({"time_bias": False}, {"times": TIMES}, "time_bias=False does not read them"),
+        ({}, {"times": TIMES / 1.0}, "times: float64 would lose seconds.*give int32"),
+        ({}, {"times": TIMES, "asked": ASKED.astype(np.float32)}, "asked: float32 would lose seconds"),
     ],
 )
 def test_what_is_refused(fields: dict[str, int], parts: dict[str, Any], message: str) -> None:

@@ -232,6 +232,29 @@ def test_steps_lower_the_loss_and_never_train_padding(name: str) -> None:
     assert (variables["params"]["item_embedding"][0] == 0.0).all()
 
 
+@pytest.mark.parametrize("name", ["stamp", "stamp_without_click", "nextitnet", "nextitnet_bottleneck"])
+def test_half_precision_is_near_and_its_gradients_are_float32(name: str) -> None:
+    """bfloat16 has 8 bits: outputs are off by a hundredth or so, parameters and gradients keep 24."""
+    full, half = drawn(name).model, drawn(name).model.clone(dtype=jnp.bfloat16)
+
+    def total(model: Any, variables: Variables) -> tuple[Array, Array]:
+        out = model.apply(variables, LEFT)
+        return (out.astype(jnp.float32) * jnp.cos(jnp.arange(out.shape[-1]))).sum(), out
+
+    results = []
+    for model in (full, half):
+        grad = jax.jit(jax.grad(functools.partial(total, model), has_aux=True))
+        gradients, out = grad(drawn(name).variables)
+        assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {np.dtype(np.float32)}
+        results.append((np.asarray(out, np.float32)[LEFT != 0], gradients))
+    (expected, right), (found, near) = results
+    assert 1e-5 < np.abs(found - expected).mean() < 0.03 * np.abs(expected).mean()
+    for a, b in zip(jax.tree.leaves(near), jax.tree.leaves(right), strict=True):
+        assert np.linalg.norm(a - b) <= 0.1 * np.linalg.norm(b)
+    shapes = jax.eval_shape(lambda: half.init(jax.random.key(0), LEFT))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype(np.float32)}
+
+
 # --- STAMP ---
 
 
@@ -247,6 +270,33 @@ def test_order_matters_for_the_last_item_alone() -> None:
     ours = drawn("stamp")(items)[:, -1]
     close(ours[1], ours[0], atol=1e-6)
     assert not np.allclose(ours[2], ours[0], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("stamp", True), ("stmp", False), ("stamp_without_click", False)]
+)
+def test_items_read_twice_change_the_sum_and_no_mean(name: str, changes: bool) -> None:
+    """a, b, c against a, b, c, a, b, c: every mean is the same, and the same item is last.
+
+    m_a = m_s + Σ α_i x_i has a second Σ α_i x_i to add, where m_s alone, or with α a softmax, stays.
+    """
+    once, twice = (drawn(name)(padded([session]))[0, -1] for session in ([4, 9, 2], [4, 9, 2] * 2))
+    assert np.allclose(twice, once, atol=1e-5) is not changes
+
+
+def test_items_read_twice_count_twice_in_the_memory() -> None:
+    """The state after a, b, c, a, b, c is tanh(W_s (m_s + 2 Σ α_i x_i) + b_s) ⊙ h_t of a, b, c."""
+    ours = drawn("stamp")
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), ours.variables["params"])
+    x = params["item_embedding"][[4, 9, 2]]
+    x = x * np.minimum(1.0, ours.model.max_norm / np.linalg.norm(x, axis=1, keepdims=True))
+    mean = x.mean(axis=0)
+    inner = affine(params["from_item"], x) + affine(params["from_last"], x[-1])
+    alpha = affine(params["weight"], 1 / (1 + np.exp(-inner - affine(params["from_mean"], mean))))
+    for times, session in ((1, [4, 9, 2]), (2, [4, 9, 2] * 2)):
+        memory = mean + times * (alpha * x).sum(axis=0)
+        state = np.tanh(affine(params["session"], memory)) * np.tanh(affine(params["click"], x[-1]))
+        close(ours(padded([session]))[0, -1], state)
 
 
 def test_attention_of_zero_makes_stamp_stmp() -> None:

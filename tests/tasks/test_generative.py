@@ -13,10 +13,14 @@ import pytest
 from scipy.special import log_softmax
 
 from jaxrec import packing
+from jaxrec.data import synthetic
+from jaxrec.data.batching import batched_queries, next_item_columns
+from jaxrec.data.split import leave_one_out
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
-from jaxrec.tasks.generative import generative, next_positive
+from jaxrec.tasks.generative import generative, next_positive, retriever
 from jaxrec.tasks.next_item import Rows, uniform_softmax
-from jaxrec.types import Batch, Variables
+from jaxrec.train.evaluate import make_rank, summarise
+from jaxrec.types import Batch, Protocol, Variables
 from tests.nn.drawn import drawn
 from tests.tasks.small import MAX_LEN, NUM_ITEMS, columns, split, training_events
 
@@ -54,7 +58,7 @@ def prepared(packed: Rows | None) -> dict[str, np.ndarray]:
         lengths = np.array([len(events_of(i)[0]) for i in range(len(USERS))])
         placement = packing.place(jnp.asarray(lengths), rows=packed.rows, width=packed.width)
         rows |= {"row": np.asarray(placement.row), "slot": np.asarray(placement.slot)}
-    task = generative(MODEL, OBJECTIVE, positive=POSITIVE, packed=packed, times=True)
+    task = generative(MODEL, OBJECTIVE, positive=POSITIVE, packed=packed)
     batch = jax.jit(task.prepare)(jax.random.key(0), rows, context())
     return {name: np.asarray(column) for name, column in batch.items()}
 
@@ -74,7 +78,15 @@ def test_every_training_event_is_read_with_its_action_and_target(packed: Rows | 
     assert not batch["targets"][batch["segments"] == 0].any()
 
 
-TASK = generative(MODEL, OBJECTIVE, positive=POSITIVE, times=True)
+def test_times_are_read_by_a_model_that_says_so() -> None:
+    silent = MODEL.clone(time_bias=False)
+    task = generative(silent, OBJECTIVE, positive=POSITIVE)
+    rows = {"user": USERS, "mask": MASK}
+    batch = jax.eval_shape(task.prepare, jax.random.key(0), rows, context())
+    assert "times" in prepared(None) and "times" not in batch
+
+
+TASK = generative(MODEL, OBJECTIVE, positive=POSITIVE)
 VARIABLES = drawn(MODEL, np.ones((1, MAX_LEN), np.int32), np.ones((1, MAX_LEN), np.int32))
 
 
@@ -143,5 +155,95 @@ def test_targets_stay_within_a_user() -> None:
     items, actions = np.array([[5, 6, 7, 8]]), np.array([[1, 2, 2, 2]])
     segments = np.array([[1, 1, 2, 2]])
     assert next_positive(items, actions, (2,), segments).tolist() == [[6, 0, 8, 0]]
-    with pytest.raises(ValueError, match="positive=\\(0,\\): name at least one action"):
-        generative(MODEL, OBJECTIVE, positive=(0,))
+
+
+@pytest.mark.parametrize("positive", [(), (0,), (3, 4), (4, 5)])
+def test_positive_actions_are_those_of_the_model(positive: tuple[int, ...]) -> None:
+    """Of actions 1..3; a class that never comes would make the loss of retrieval 0."""
+    with pytest.raises(ValueError, match=r"name at least one action, each in 1\.\.3 \(num_actions\)"):
+        generative(MODEL, OBJECTIVE, positive=positive)
+
+
+def test_one_event_a_row_has_no_next_item() -> None:
+    with pytest.raises(ValueError, match="max_len=1: must be at least 2"):
+        generative(MODEL.clone(max_len=1), OBJECTIVE, positive=POSITIVE)
+
+
+# --- retrieval as full ranking sees it ---
+
+
+def placed(lengths: np.ndarray, packed: Rows | None) -> dict[str, np.ndarray]:
+    if packed is None:
+        return {}
+    placement = packing.place(jnp.asarray(lengths), rows=packed.rows, width=packed.width)
+    return {"row": np.asarray(placement.row), "slot": np.asarray(placement.slot)}
+
+
+@pytest.mark.parametrize("packed", [PACKED, None], ids=["packed", "padded"])
+def test_a_query_is_the_state_of_training_at_its_last_event(packed: Rows | None) -> None:
+    """A row of training holds the query of each of its prefixes: same items, actions, times, and the time of
+    the next event. The last event's own query is asked for at its target's time."""
+    user = next(u for u in USERS.tolist() if len(training_events(u)) == MAX_LEN)
+    lengths = np.arange(1, MAX_LEN, dtype=np.int32)
+    queries = {"user": np.full(MAX_LEN - 1, user, np.int32), "length": lengths, "mask": lengths > 0}
+    query = jax.jit(retriever(MODEL, packed).query)
+    found = np.asarray(query(VARIABLES, {**queries, **placed(lengths, packed)}, context()))
+    hidden = np.asarray(jax.jit(TASK.predict)(VARIABLES, prepared(None))["hidden"])
+    np.testing.assert_allclose(found, hidden[USERS.tolist().index(user), :-1], rtol=1e-5, atol=1e-6)
+    later = {**context(), "seconds": context()["seconds"].copy()}
+    later["seconds"][later["start"][user] + 3] += 10**7  # the target of the third query
+    moved = np.asarray(query(VARIABLES, {**queries, **placed(lengths, packed)}, later))
+    assert (np.abs(moved - found).max(axis=-1) > 1e-4).tolist() == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize("packed", [PACKED, None], ids=["packed", "padded"])
+def test_a_long_query_leaves_a_place_for_its_target(packed: Rows | None) -> None:
+    """Of max_len + 1 events it reads the last max_len - 1: the state behind max_len events never trains."""
+    user = next(u for u in USERS.tolist() if split().sequences.lengths[u] > MAX_LEN + 1)
+    lengths = np.full(1, MAX_LEN + 1, np.int32)
+    queries = {"user": np.full(1, user, np.int32), "length": lengths, "mask": np.ones(1, bool)}
+    queries |= placed(np.minimum(lengths, MAX_LEN), packed)
+    query, plain = jax.jit(retriever(MODEL, packed).query), context()
+    before, changed = np.asarray(query(VARIABLES, queries, plain)), []
+    for event in range(MAX_LEN + 1):
+        items = plain["items"].copy()
+        items[plain["start"][user] + event] = 1 + items[plain["start"][user] + event] % NUM_ITEMS
+        after = np.asarray(query(VARIABLES, queries, {**plain, "items": items}))
+        changed.append(bool((after != before).any()))
+    assert changed == [False, False] + [True] * (MAX_LEN - 1)
+
+
+def test_a_query_whose_action_is_not_known_is_zero() -> None:
+    first = {"user": np.zeros(1, np.int32), "length": np.ones(1, np.int32), "mask": np.ones(1, bool)}
+    assert not np.asarray(jax.jit(retriever(MODEL).query)(VARIABLES, first, context())).any()
+
+
+def test_full_ranking_of_a_chain_of_items() -> None:
+    """Items follow each other along a cycle of 12: trained, the model ranks most next ones first."""
+    split = leave_one_out(synthetic.markov_chain(96, 12, min_length=6, max_length=8, noise=0.0).sequences)
+    found = next_item_columns(split)
+    columns = {**found, "actions": (1 + found["items"] % 2).astype(np.int32)}
+    model: Any = MODEL.clone(num_items=12, num_actions=2, dim=12, max_len=4)
+    task = generative(model, uniform_softmax(12, 11, temperature=0.2), positive=(1, 2))
+    rows = {"user": np.arange(96, dtype=np.int32), "mask": np.ones(96, bool)}
+    batch = jax.jit(task.prepare)(jax.random.key(0), rows, columns)
+    variables = jax.jit(task.init)(jax.random.key(0), batch)
+    tx = optax.flatten(optax.adam(0.03))
+
+    def step(carry: Any, key: Any) -> tuple[Any, None]:
+        variables, state = carry
+        gradient = jax.grad(lambda v: sum(task.losses(v, batch, key)[0].values()))(variables)
+        change, state = tx.update(gradient, state)
+        return (optax.apply_updates(variables, change), state), None
+
+    train = jax.jit(lambda carry, keys: jax.lax.scan(step, carry, keys)[0][0])
+    trained = train((variables, tx.init(variables)), jax.random.split(jax.random.key(0), 200))
+    queries = batched_queries(split.test, 24)
+    protocol = Protocol(seen="keep", ks=(1,))
+    rank = jax.jit(make_rank(retriever(model), protocol, num_items=12, history=8))
+    metrics = []
+    for of in (variables, trained):
+        ranks, bad = rank(of, queries, columns)
+        assert not bad.any()
+        metrics.append(summarise(np.asarray(ranks), queries["mask"], protocol.ks)["hit@1"])
+    assert metrics[0] < 0.4 < 0.8 < metrics[1]

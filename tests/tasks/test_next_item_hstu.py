@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from jaxrec import losses, packing
 from jaxrec.augment.stochastic_length import stochastic_length
+from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.tasks import next_item as tasks
 from jaxrec.tasks.next_item import Rows, next_item, uniform_softmax
@@ -61,7 +63,7 @@ def prepared(packed: Rows | None) -> dict[str, np.ndarray]:
         min(max(len(training_events(u)) - 1, 0), MAX_LEN) * m for u, m in zip(USERS, MASK, strict=True)
     ]
     rows = {"user": USERS, "mask": MASK, **placed(lengths, packed)}
-    task = next_item(MODEL, OBJECTIVE, packed=packed, times=True)
+    task = next_item(MODEL, OBJECTIVE, packed=packed)
     batch = jax.jit(task.prepare)(jax.random.key(0), rows, columns())
     return {name: np.asarray(column) for name, column in batch.items()}
 
@@ -80,7 +82,7 @@ def test_each_event_has_its_time_and_that_of_its_target(packed: Rows | None) -> 
 
 @jax.jit
 def loss_of(variables: Variables, batch: Batch) -> Any:
-    task = next_item(MODEL, OBJECTIVE, times=True)
+    task = next_item(MODEL, OBJECTIVE)
     return jax.value_and_grad(lambda v: task.losses(v, batch, jax.random.key(0))[0]["next_item"])(variables)
 
 
@@ -104,13 +106,34 @@ def test_packed_rows_give_the_loss_and_gradient_of_padded_ones() -> None:
 
 def test_times_are_not_made_up() -> None:
     found = {name: column for name, column in columns().items() if name != "seconds"}
-    task = next_item(MODEL, OBJECTIVE, times=True)
+    task = next_item(MODEL, OBJECTIVE)
     with pytest.raises(ValueError, match="no column 'seconds'.*time_bias=False"):
         jax.eval_shape(task.prepare, jax.random.key(0), {"user": USERS, "mask": MASK}, found)
     silent = MODEL.clone(time_bias=False)
     rows = {"user": USERS, "mask": MASK}
-    batch = jax.eval_shape(next_item(silent, OBJECTIVE).prepare, jax.random.key(0), rows, found)
-    assert "times" not in batch
+    for context in (found, columns()):
+        batch = jax.eval_shape(next_item(silent, OBJECTIVE).prepare, jax.random.key(0), rows, context)
+        assert "times" not in batch
+
+
+@pytest.mark.parametrize(
+    ("model", "reads"),
+    [
+        (MODEL, True),
+        (Cosine(MODEL), True),
+        (MODEL.clone(time_bias=False), False),
+        (MODEL.clone(relative_bias=False), False),
+        (Averager(), False),
+    ],
+)
+def test_whether_times_are_read_follows_from_the_encoder(model: Any, reads: bool) -> None:
+    """Training and ranking ask the encoder; a batch without times is refused, not read as equal times."""
+    assert tasks.reads_times(model) is reads
+    batch = {name: column for name, column in prepared(None).items() if name not in ("times", "asked")}
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), ITEMS, train=False))
+    refused = pytest.raises(ValueError, match="reads times and the batch has none: .* time_bias=False")
+    with refused if reads else contextlib.nullcontext():
+        jax.eval_shape(lambda v: tasks.encode(model, v, batch, None), variables)
 
 
 # --- queries ---
@@ -118,7 +141,7 @@ def test_times_are_not_made_up() -> None:
 
 @functools.cache
 def compiled_query(packed: Rows | None) -> Any:
-    return jax.jit(tasks.retriever(MODEL, packed, times=True).query)
+    return jax.jit(tasks.retriever(MODEL, packed).query)
 
 
 def vectors(packed: Rows | None, context: Any) -> np.ndarray:
@@ -134,13 +157,26 @@ def test_a_query_is_asked_at_the_time_of_its_target() -> None:
     before = vectors(None, context)
     np.testing.assert_allclose(vectors(PACKED, context), before, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(before, axis=-1), 1, rtol=1e-5)
-    table = np.asarray(tasks.retriever(MODEL, times=True).items(VARIABLES))
+    table = np.asarray(tasks.retriever(MODEL).items(VARIABLES))
     np.testing.assert_allclose(np.linalg.norm(table[1:], axis=-1), 1, rtol=1e-5)
     test = split().test
     moved = {**context, "seconds": context["seconds"].copy()}
     moved["seconds"][context["start"][test.user[1]] + test.length[1]] += 10**8
     change = np.abs(vectors(None, moved) - before).max(axis=-1)
     assert change[1] > 1e-4 and change[[0, 2, 3]].max() == 0
+
+
+def test_ranking_reads_what_training_read() -> None:
+    """The state at each event of a training row is the vector of the query that ends there, times and all."""
+    task, batch = next_item(MODEL, OBJECTIVE), prepared(None)
+    hidden = np.asarray(jax.jit(task.predict)(VARIABLES, batch))
+    index, user = next((i, u) for i, u in enumerate(USERS.tolist()) if len(training_events(u)) == 6)
+    lengths = np.arange(1, 6, dtype=np.int32)
+    queries = {"user": np.full(5, user, np.int32), "length": lengths, "mask": np.ones(5, bool)}
+    found = np.asarray(compiled_query(None)(VARIABLES, queries, columns()))
+    np.testing.assert_allclose(found, hidden[index, 1:], rtol=1e-5, atol=1e-6)
+    still = {**columns(), "seconds": columns()["seconds"] * 0}
+    assert np.abs(np.asarray(compiled_query(None)(VARIABLES, queries, still)) - found).max() > 1e-2
 
 
 # --- the objective ---
@@ -234,7 +270,7 @@ def test_shares_of_devices_add_up_to_the_loss(shared: bool) -> None:
 
 
 def shortened(packed: Rows | None, shorten: tasks.Shorten) -> dict[str, np.ndarray]:
-    task = next_item(MODEL, OBJECTIVE, packed=packed, times=True, shorten=shorten)
+    task = next_item(MODEL, OBJECTIVE, packed=packed, shorten=shorten)
     batch = jax.jit(task.prepare)(jax.random.key(3), {"user": USERS, "mask": MASK}, columns())
     return {name: np.asarray(column) for name, column in batch.items()}
 

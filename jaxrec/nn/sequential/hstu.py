@@ -39,7 +39,8 @@ def unit(x: Array, epsilon: float = 1e-6) -> Array:
 class HSTU(nn.Module):
     """Causal encoder of pointwise attention layers; a score is the cosine with an item's vector.
 
-    Trained by `losses.sampled_cosine_softmax`, which divides scores by a temperature.
+    Trained by `tasks.next_item.uniform_softmax`, a softmax of scores over a temperature among the target and
+    uniform samples.
 
     Shape names: B rows, L slots, D dim, H heads, V vocab_size (+ extra_rows), N = max_len + spare_slots.
 
@@ -82,6 +83,11 @@ class HSTU(nn.Module):
     bits: Bits = threefry_bits
     dtype: Any = None
 
+    @property
+    def reads_times(self) -> bool:
+        """Whether outputs depend on when events happened: `tasks.next_item` then gives their times."""
+        return self.relative_bias and self.time_bias
+
     def setup(self) -> None:
         for field in ("num_items", "dim", "num_heads", "key_dim", "value_dim", "max_len"):
             if getattr(self, field) < 1:
@@ -122,8 +128,7 @@ class HSTU(nn.Module):
 
         Args:
           items: ids in order of time, 0 = padding on either side or a masked item, [B, L].
-          times: when each event happened, seconds, integers where a second counts, [B, L]; None means all at
-            the same time.
+          times: when each event happened, whole seconds, [B, L]; None means all at the same time.
           asked: for when each slot's prediction is meant, seconds, [B, L]. None: the time in the slot after
             it, and its own in a row's or segment's last slot. A row padded on the right thus carries the
             time of its last prediction in the slot after its last event, as the research code writes it.
@@ -132,14 +137,11 @@ class HSTU(nn.Module):
           rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
 
         Raises:
-          ValueError: a row of one user is longer than N, `asked` comes without `times`, or `times` to a model
-            with time_bias=False, which does not read them.
+          ValueError: a row of one user is longer than N, `asked` comes without `times`, either is not of
+            integers, or `times` are given to a model with time_bias=False, which does not read them.
         """
         del positions
-        if times is not None and not self.time_bias:
-            raise ValueError("times: a model with time_bias=False does not read them; leave them out")
-        if asked is not None and times is None:
-            raise ValueError("asked: needs times, the seconds of the events that it is compared with")
+        check_times(times, asked, self.time_bias)
         length, longest = items.shape[1], self.max_len + self.spare_slots
         if segments is None and length > longest:
             raise ValueError(
@@ -160,6 +162,20 @@ class HSTU(nn.Module):
     def item_table(self) -> Array:
         """Vectors of all ids, padding first, each of length 1 (padding: 0): [V, D]."""
         return unit(self.item_embedding, self.norm_epsilon)
+
+
+def check_times(times: Array | None, asked: Array | None, time_bias: bool) -> None:
+    """Raises ValueError for times that the model does not read, `asked` alone, and seconds as floats."""
+    if times is not None and not time_bias:
+        raise ValueError("times: a model with time_bias=False does not read them; leave them out")
+    if asked is not None and times is None:
+        raise ValueError("asked: needs times, the seconds of the events that it is compared with")
+    for name, seconds in (("times", times), ("asked", asked)):
+        if seconds is not None and not jnp.issubdtype(seconds.dtype, jnp.integer):
+            raise ValueError(
+                f"{name}: {seconds.dtype} would lose seconds (float32 holds each one up to 2^24 only, 194 "
+                "days); give int32, such as round(seconds since the user's first event)"
+            )
 
 
 class Layer(nn.Module):

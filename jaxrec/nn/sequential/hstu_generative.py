@@ -23,7 +23,7 @@ from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.pointwise_attention import following
-from jaxrec.nn.sequential.hstu import Layer, event_number, standard, unit
+from jaxrec.nn.sequential.hstu import Layer, check_times, event_number, standard, unit
 from jaxrec.types import Array
 
 
@@ -56,6 +56,11 @@ class GenerativeHSTU(nn.Module):
     bits: Bits = threefry_bits
     dtype: Any = None
 
+    @property
+    def reads_times(self) -> bool:
+        """Whether outputs depend on when events happened: `tasks.generative` then gives their times."""
+        return self.time_bias
+
     def setup(self) -> None:
         for field in ("num_items", "num_actions", "dim", "num_heads", "key_dim", "value_dim", "max_len"):
             if getattr(self, field) < 1:
@@ -86,6 +91,7 @@ class GenerativeHSTU(nn.Module):
         actions: Array,
         *,
         times: Array | None = None,
+        asked: Array | None = None,
         segments: Array | None = None,
         rows: Array | None = None,
         train: bool = False,
@@ -99,23 +105,25 @@ class GenerativeHSTU(nn.Module):
 
         Args:
           items, actions: ids in order of time, 0 = padding on either side, [B, L].
-          times: when each event happened, seconds, [B, L]; None: all at once. An action is predicted for the
-            time of its event, an item for the time of the event after it.
+          times: when each event happened, whole seconds, [B, L]; None: all at once. An action is predicted
+            for the time of its event.
+          asked: for when each event's next item is asked, whole seconds, [B, L]. None: the time in the slot
+            after it, and its own in a row's or segment's last slot.
           segments, rows: as of `HSTU`.
 
         Raises:
-          ValueError: a row of one user is longer than max_len + spare_slots; times, with time_bias=False.
+          ValueError: a row of one user is longer than max_len + spare_slots; as of `HSTU` for times, asked.
         """
         longest = self.max_len + self.spare_slots
         if segments is None and items.shape[1] > longest:
             raise ValueError(f"sequences of {items.shape[1]} events: max_len + spare_slots = {longest}")
-        if times is not None and not self.time_bias:
-            raise ValueError("times: a model with time_bias=False does not read them; leave them out")
+        check_times(times, asked, self.time_bias)
         actions = jnp.where(items != 0, actions, 0)
         tokens = in_turn(items, actions)
+        if times is not None:
+            asked = in_turn(times, following(times, segments) if asked is None else asked)
+            times = in_turn(times, times)
         segments = None if segments is None else in_turn(segments, segments)
-        times = None if times is None else in_turn(times, times)
-        asked = None if times is None else following(times, segments)
         real = (tokens != 0)[..., None]
         x = in_turn(lookup(self.item_embedding, items), lookup(self.action_embedding, actions))
         x = x * math.sqrt(self.dim)

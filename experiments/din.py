@@ -62,7 +62,7 @@ class Config:
 
     dataset: Literal["ml-100k", "Beauty", "Sports", "Toys", "Yelp", "Games"] = "ml-100k"  # what is trained on
     rows: tuple[Row, ...] = ROWS  # rows of the table
-    split: Literal["last", "time"] = "last"  # each user's last events, or the last shares of time
+    split: Literal["last", "time", "user"] = "last"  # each user's last events, shares of time, other users
     seeds: tuple[int, ...] = (0, 1, 2)  # trained together, one compilation
     tiny: bool = False  # made-up sequences and two epochs, in seconds: to see that all works
     epochs: int = 20  # at most; the best one counts
@@ -85,7 +85,7 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive; rows without it have none")
         if self.split == "time" and self.dataset != "ml-100k" and not self.tiny:
             raise ValueError(
-                f"split='time': {self.dataset} has no times; use split='last', or dataset='ml-100k'"
+                f"split='time': {self.dataset} has no times; use split='last' or 'user', or dataset='ml-100k'"
             )
 
 

@@ -10,6 +10,8 @@ those of the epoch of best validation AUC.
     base        the sum of the whole history           sim-soft  k events by a learned inner product
     din         DIN on the whole history               eta       k events by hashed vectors
     mimn        a memory of fixed size, written event by event
+    sim-soft-pretrained   sim-soft in two runs of at most `epochs` each: the search alone by its own loss;
+                          then all else by the click's, the search staying as in its epoch of best AUC
 
 The other half is time: milliseconds a batch of 8 users against the length of their histories, to answer
 (`serve`, gathering of events included), for a step of training (`train`), and for MIMN to answer from a state
@@ -52,17 +54,20 @@ from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.nn.ranking.eta import ETA
 from jaxrec.nn.ranking.mimn import MIMN, answer, remember
-from jaxrec.nn.ranking.sim import SIM
+from jaxrec.nn.ranking.sim import SIM, of_search, transfer
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks.ctr import behaviours, ctr
 from jaxrec.tasks.multitask import Target
-from jaxrec.train.state import create
+from jaxrec.train.fit import Fitted
+from jaxrec.train.state import INIT, create
 from jaxrec.train.step import make_step
-from jaxrec.types import Batch, Context, Protocol, Task
+from jaxrec.types import Batch, Context, Key, Protocol, Task, Variables
 
 EXPERIMENT = "lifelong"
-Row = Literal["din-recent", "base", "din", "sim-hard", "sim-soft", "eta", "mimn"]
-ROWS: tuple[Row, ...] = ("din-recent", "base", "din", "sim-hard", "sim-soft", "eta", "mimn")
+Row = Literal["din-recent", "base", "din", "sim-hard", "sim-soft", "sim-soft-pretrained", "eta", "mimn"]
+ROWS: tuple[Row, ...] = (
+    "din-recent", "base", "din", "sim-hard", "sim-soft", "sim-soft-pretrained", "eta", "mimn"
+)  # fmt: skip
 CLICK = Target("click", None, "label/click")
 EVALUATION_BATCH = 256
 TIMED_BATCH = 8
@@ -138,7 +143,7 @@ def model(row: Row, clicks: Clicks, config: Config) -> nn.Module:
     match row:
         case "sim-hard":
             return Windows(SIM(items, k=config.k, category="category", table_init=init), config.short)
-        case "sim-soft":
+        case "sim-soft" | "sim-soft-pretrained":
             return Windows(SIM(items, k=config.k, table_init=init), config.short)
         case "eta":
             return Windows(ETA(items, k=config.k, table_init=init), config.short)
@@ -174,8 +179,8 @@ def body(row: Row, config: Config) -> nn.Module:
 def task_of(row: Row, clicks: Clicks, config: Config, length: int) -> tuple[Task, dict[str, float]]:
     """The task of a row over histories of at most `length` events, and the weights of its losses."""
     weights = {"click": 1.0}
-    if row == "sim-soft":
-        weights["search"] = 1.0
+    if row.startswith("sim-soft"):
+        weights["search"] = 1.0 if row == "sim-soft" else 0.0
     if row == "mimn":
         weights["memory_utilisation"] = config.utilisation
     read = min(config.short, length) if row == "din-recent" else length
@@ -192,12 +197,72 @@ def task_of(row: Row, clicks: Clicks, config: Config, length: int) -> tuple[Task
 # --- what they learn -------------------------------------------------------------------------------
 
 
+def pretraining(clicks: Clicks, config: Config, length: int) -> tuple[Task, dict[str, float]]:
+    """The task of a search alone, whose output is what is served, and the weights of its losses."""
+    search: Any = model("sim-soft-pretrained", clicks, config)
+    task = ctr(search.clone(served="search"), length=length, num_items=clicks.num_items, search=True)
+    return task, {"click": 0.0, "search": 1.0}
+
+
+def started(task: Task, pretrained: Variables, seeds: tuple[int, ...]) -> Task:
+    """The task with a search already trained: of all seeds' (along a leading axis) that of the same seed.
+
+    Whose parameters are drawn is known by the key that they are drawn with.
+    """
+    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), INIT))(jnp.array(seeds, jnp.uint32))
+
+    def init(key: Key, batch: Batch) -> Variables:
+        same = (jax.random.key_data(keys) == jax.random.key_data(key)).all(axis=-1)
+        own = jax.tree.map(lambda leaf: leaf[jnp.argmax(same)], pretrained)
+        drawn = task.init(key, batch)
+        return {**drawn, "params": transfer(drawn["params"], own["params"])}
+
+    return task._replace(init=init)
+
+
+def frozen_search(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimiser of everything but the search."""
+
+    def kinds(params: Variables) -> Variables:
+        return jax.tree.map(lambda search: "frozen" if search else "own", of_search(params))
+
+    return optax.partition({"own": tx, "frozen": optax.set_to_zero()}, kinds)
+
+
 def train(row: Row, made: Lifelong, config: Config) -> Path:
     """Trains a row for all seeds, tests it, and stores what came out."""
     clicks = made.clicks
     length = int((clicks.end - clicks.start).max())
+    data = resident(clicks, config, config.short if row == "din-recent" else length)
     task, weights = task_of(row, clicks, config, length)
-    read = config.short if row == "din-recent" else length
+    loss = " + ".join(name for name, weight in weights.items() if weight).replace("click", "bce")
+    tx = optax.adam(config.learning_rate)
+    if row == "sim-soft-pretrained":
+        search, only = pretraining(clicks, config, length)
+        pretrained = fitted_to(data, search, only, tx, f"{row}-search", config)
+        task, tx = started(task, pretrained.variables, config.seeds), frozen_search(tx)
+        loss = f"search, then {loss}"
+    fitted = fitted_to(data, task, weights, tx, row, config)
+    found = lab.test(data, task, [CLICK], fitted.variables, 1)
+    of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
+    path = save(
+        config.results,
+        experiment=EXPERIMENT,
+        dataset=data.name,
+        model=row,
+        config={**learned(config), "parameters": of_all_seeds // len(config.seeds)},
+        protocol=lab.protocol_of(data, "auc/click", loss),
+        seeds=config.seeds,
+        metrics=[{**own, "auc/best": made.best_auc} for own in found],
+        fitted=fitted,
+    )
+    areas = ", ".join(f"{own['auc/click']:.4f}" for own in found)
+    print(f"{row}: best epochs {fitted.best_epoch}, test AUC {areas} of {made.best_auc}\nsaved {path}")
+    return path
+
+
+def resident(clicks: Clicks, config: Config, read: int) -> lab.Data:
+    """Training rows and the events they share for the device; the other parts in batches."""
 
     def expand(batch: Batch, columns: Context) -> Batch:
         return behaviours(batch, columns[SHARED], read)
@@ -206,34 +271,29 @@ def train(row: Row, made: Lifelong, config: Config) -> Path:
     validation, test = (
         clicks.batched(rows, min(EVALUATION_BATCH, len(rows))) for rows in (clicks.validation, clicks.test)
     )
-    data = lab.Data(name, clicks.rule, ("click",), (), (), clicks.columns(), validation, test, "user", expand)
+    return lab.Data(name, clicks.rule, ("click",), (), (), clicks.columns(), validation, test, "user", expand)
+
+
+def fitted_to(
+    data: lab.Data,
+    task: Task,
+    weights: dict[str, float],
+    tx: optax.GradientTransformation,
+    name: str,
+    config: Config,
+) -> Fitted:
+    """Trains a task for all seeds; `name` is that of its folder."""
     run = lab.Run(
         seeds=config.seeds,
         epochs=2 if config.tiny else config.epochs,
         batch_size=64 if config.tiny else config.batch_size,
         learning_rate=config.learning_rate,
-        workdir=Path(config.workdir) / name / row,
-        description={"row": row, **learned(config)},
+        workdir=Path(config.workdir) / data.name / name,
+        description={"row": name, **learned(config)},
         patience=config.patience,
         save_every=config.save_every,
     )
-    fitted = lab.train(data, task, [CLICK], "auc/click", run, weighting=static(weights))
-    found = lab.test(data, task, [CLICK], fitted.variables, 1)
-    of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
-    path = save(
-        config.results,
-        experiment=EXPERIMENT,
-        dataset=name,
-        model=row,
-        config={**learned(config), "parameters": of_all_seeds // len(config.seeds)},
-        protocol=lab.protocol_of(data, "auc/click", " + ".join(weights).replace("click", "bce")),
-        seeds=config.seeds,
-        metrics=[{**own, "auc/best": made.best_auc} for own in found],
-        fitted=fitted,
-    )
-    areas = ", ".join(f"{own['auc/click']:.4f}" for own in found)
-    print(f"{row}: best epochs {fitted.best_epoch}, test AUC {areas} of {made.best_auc}\nsaved {path}")
-    return path
+    return lab.train(data, task, [CLICK], "auc/click", run, weighting=static(weights), tx=tx)
 
 
 def learned(config: Config) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxrec.data.checks import check_dtype
-from jaxrec.data.impressions import Rows, check_rows, time_rows
+from jaxrec.data.impressions import Rows, check_rows, random_rows, time_rows
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.negatives import add_unobserved
 
@@ -42,8 +42,11 @@ class Clicks:
     events: items of all users end to end, int32 [N]. user, item: from 1, int32 [M]. click: float32 [M].
     train, validation, test: row indices that don't overlap, by `rule`. left_out: events that have no event
     before them and so are no target.
+    times: of the events, in seconds since the first of their user, int32 [N]; time: of the rows, by the same
+    clock, int32 [M]. Both or neither; then `tasks.ctr.behaviours` gives the age of each event of a history.
 
-    Raises ValueError for an empty part, and for side information of another length, type or range.
+    Raises ValueError for an empty part, for side information of another length, type or range, and for times
+    that don't ascend in a history or reach that of its row.
     """
 
     name: str
@@ -61,6 +64,8 @@ class Clicks:
     num_users: int
     num_items: int
     sides: Sides = NONE
+    times: np.ndarray | None = None
+    time: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -74,14 +79,39 @@ class Clicks:
                 if name in {"item", "user", "start", "end", "mask"} or "/" in name:
                     raise ValueError(f"{where}: batches use this name otherwise; rename it")
                 _check_side(column, count, where)
+        if (self.times is None) != (self.time is None):
+            raise ValueError(f"{self.name}: times of events and time of rows: give both or neither")
+        if self.times is not None and self.time is not None:
+            self._check_times(self.times, self.time)
+
+    def _check_times(self, times: np.ndarray, time: np.ndarray) -> None:
+        for what, column, count in (("times", times, len(self.events)), ("time", time, len(self.click))):
+            check_dtype(column, np.int32, f"{self.name}: {what}")
+            if len(column) != count:
+                raise ValueError(f"{self.name}: {what} has {len(column):,} entries, expected {count:,}")
+        if "age" in self.sides.items:
+            raise ValueError(f"{self.name}: item column 'age': with times, batches use this name; rename it")
+        some = self.end > self.start
+        last = np.maximum(self.end - 1, 0)
+        descents = np.cumsum(np.append(0, np.diff(times) < 0))[: len(times)]
+        falls = some & (descents[last] > descents[np.minimum(self.start, len(times) - 1)])
+        bad = np.flatnonzero(falls | (some & (times[last] >= time)))
+        if bad.size:
+            row = bad[0]
+            raise ValueError(
+                f"{self.name}: row {row} ({bad.size:,} such) of time {time[row]} has a history of times "
+                f"{times[self.start[row] : self.end[row]][-5:].tolist()}: they must ascend and end before it"
+            )
 
     def columns(self) -> dict[str, object]:
         """Training rows, and under `shared` what all rows share: arrays to live on the device."""
-        shared = {
+        shared: dict[str, object] = {
             "events": self.events,
             "items": dict(self.sides.items),
             "users": dict(self.sides.users),
         }
+        if self.times is not None:
+            shared["times"] = self.times
         return {name: column[self.train] for name, column in self._rows().items()} | {SHARED: shared}
 
     def batched(self, rows: np.ndarray, batch_size: int, *, multiple: int = 1) -> dict[str, np.ndarray]:
@@ -113,19 +143,20 @@ class Clicks:
         return counts
 
     def _rows(self) -> dict[str, np.ndarray]:
-        return {
+        columns = {
             "user": self.user,
             "item": self.item,
             "start": self.start,
             "end": self.end,
             "label/click": self.click,
         }
+        return columns if self.time is None else columns | {"time": self.time}
 
 
 def next_clicks(
     sequences: Sequences,
     *,
-    split: Literal["last", "time"] = "last",
+    split: Literal["last", "time", "user"] = "last",
     per_event: int = 1,
     seed: int = 0,
     sides: Sides = NONE,
@@ -133,10 +164,11 @@ def next_clicks(
     """Each event that has one before it, and `per_event` items drawn at random with the same history.
 
     A history ends before the time of its event: events of the same second are not in it. Sources without
-    times go by the order of the events.
+    times go by the order of the events, and have no ages of events.
 
     split: "last" tests on the last event of each user and validates on the one before; "time" takes shares of
-    80/10/10 over all users, and needs times.
+    80/10/10 over all users, and needs times; "user" draws 80/10/10 of the users that have a target, by
+    `seed`, and asks for every event of each that has one before it, in testing as in training.
     An item is drawn uniformly among those the user had not met up to the row's part (`add_unobserved`), so
     what a training row draws may turn out positive in a later part.
 
@@ -155,8 +187,10 @@ def next_clicks(
         if sequences.times is None:
             raise ValueError(f"{sequences.name}: split='time' needs times; this source has none: use 'last'")
         parts = time_rows(sequences.times[asked])
+    elif split == "user":
+        parts = _user_rows(user[asked], seed)
     else:
-        raise ValueError(f"split={split!r}: must be 'last' or 'time'")
+        raise ValueError(f"split={split!r}: must be 'last', 'time' or 'user'")
     for part, rows in zip(("train", "validation", "test"), parts[:3], strict=True):
         check_rows(f"{sequences.name} ({parts.rule}): {part}", rows, len(asked))
     first = np.flatnonzero(end <= start)
@@ -171,6 +205,7 @@ def next_clicks(
         never=user[first].astype(np.int64) * sequences.num_items + item[first],
     )
     at = asked[pairs.origin]
+    times = None if sequences.times is None else sequences.times - sequences.times[start]
     return Clicks(
         sequences.name,
         sequences.items,
@@ -187,6 +222,8 @@ def next_clicks(
         num_users=sequences.num_users,
         num_items=sequences.num_items,
         sides=sides,
+        times=None if times is None else times.astype(np.int32),
+        time=None if times is None else times[at].astype(np.int32),
     )
 
 
@@ -213,6 +250,14 @@ def of_items(
             f"{values[at].item()!r} ({other.size:,} such events); correct them"
         )
     return np.append(0, np.unique(of_item[1:], return_inverse=True)[1] + 1).astype(np.int32)
+
+
+def _user_rows(user: np.ndarray, seed: int) -> Rows:
+    """Rows by shares of their users, [N]: all rows of a user are in one part."""
+    some = np.unique(user)
+    drawn = random_rows(len(some), seed=seed)
+    train, validation, test = (np.flatnonzero(np.isin(user, some[part])) for part in drawn[:3])
+    return Rows(train, validation, test, f"users 80/10/10, seed {seed}")
 
 
 def _check_side(column: np.ndarray, count: int, where: str) -> None:

@@ -32,20 +32,25 @@ def behaviours(rows: Mapping[str, Array], shared: Context, length: int) -> Batch
     """Columns of click impressions: the target, the `length` events before it, and what is known of both.
 
     Args:
-      rows: user, item, start, end, int32 [B]; the history is events start .. end - 1. Others pass through.
+      rows: user, item, start, end, int32 [B]; the history is events start .. end - 1. time: of the row, in
+        seconds, int32 [B], if there are times. Others pass through.
       shared: {"events": int32 [N], "items": {name: [V + 1]}, "users": {name: [U + 1]}}; columns of several
-        ids a row are [V + 1, A] or [U + 1, A].
+        ids a row are [V + 1, A] or [U + 1, A]. "times": of the events, in seconds, int32 [N], if known.
       length: L; of a longer history the last L events are read.
 
     Returns:
-      The row's columns but start and end; a column of each name of users [B]; for item and each name of items
-      the target's [B] and `history_<name>` [B, L], right-aligned, 0 where there is no event. Of several ids a
-      row: [B, A], and [B, L, A] in histories.
+      The row's columns but start, end and time; a column of each name of users [B]; for item and each name of
+      items the target's [B] and `history_<name>` [B, L], right-aligned, 0 where there is no event. Of several
+      ids a row: [B, A], and [B, L, A] in histories. With times of rows and events also `history_age`, the
+      seconds from an event to the row, int32 [B, L], 0 where there is no event.
     """
     at = rows["end"][:, None] - length + jnp.arange(length)
-    history = jnp.where(at >= rows["start"][:, None], shared["events"][jnp.maximum(at, 0)], 0)
-    batch = {name: column for name, column in rows.items() if name not in ("start", "end")}
+    there, at = at >= rows["start"][:, None], jnp.maximum(at, 0)
+    history = jnp.where(there, shared["events"][at], 0)
+    batch = {name: column for name, column in rows.items() if name not in ("start", "end", "time")}
     batch[f"{HISTORY}item"] = history
+    if "times" in shared and "time" in rows:
+        batch[f"{HISTORY}age"] = jnp.where(there, rows["time"][:, None] - shared["times"][at], 0)
     for name, column in shared["users"].items():
         batch[name] = column[rows["user"]]
     for name, column in shared["items"].items():

@@ -113,6 +113,15 @@ def test_bad_amazon_reviews_are_refused(write: Write, line: str, message: str) -
         ("{'asin': 'P1', 'categories': [[]]}", r"m.json, line 2: categories \[\[\]\]: expected lists"),
         ("{'asin': 'P1', 'categories': {'a': 1}}", "line 2: categories .*expected lists of names"),
         ("{'asin': 'P1', 'categories': [[5]]}", r"categories \[\[5\]\]"),
+        ("{'asin': 'P1', 'categories': [[5, 'Audio']]}", r"categories \[\[5, 'Audio'\]\]: expected lists"),
+        ("{'asin': 'P1', 'categories': [['Audio', '']]}", "line 2: categories .*expected lists of names"),
+        (
+            "{'asin': 'P1', 'categories': ['Electronics', 'Cables']}",
+            r"m.json, line 2: categories \['Electronics', 'Cables'\]: expected lists of names, such as "
+            r"\[\['Electronics', 'Cables'\]\]; repair the line or take it out",
+        ),
+        ("{'asin': 'P1', 'categories': 'Cables'}", "line 2: categories 'Cables': expected lists of names"),
+        ("{'asin': 'P1', 'categories': [['Audio'], 'Cables']}", "line 2: categories .*expected lists"),
         ("{'title': 'P1'}", "line 2: asin None: expected text"),
         (
             "{'asin': 'P2', 'categories': [['Zoom']]}",
@@ -125,6 +134,14 @@ def test_bad_amazon_metadata_is_refused(write: Write, line: str, message: str) -
     path = write("m.json", python_lines(METADATA[2:3]) + line + "\n")
     with pytest.raises(ValueError, match=message):
         amazon.read_categories(path, {"P1", "P2"})
+
+
+def test_only_the_path_that_is_read_has_to_be_a_list(write: Write) -> None:
+    """Of ['Audio', ['Toys', 'Cubes']] the last is a path and the first is not."""
+    metadata = write("m.json", python_lines([{"asin": "P1", "categories": ["Audio", ["Toys", "Cubes"]]}]))
+    assert amazon.read_categories(metadata, {"P1"}, path_of="last") == {"P1": "Cubes"}
+    with pytest.raises(ValueError, match="line 1: categories .*expected lists of names"):
+        amazon.read_categories(metadata, {"P1"}, path_of="first")
 
 
 def test_damaged_and_empty_amazon_files_are_refused(write: Write) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.behaviours import SHARED, Clicks, Sides, next_clicks, of_items
@@ -121,10 +121,100 @@ def test_a_split_by_time_trains_before_it_tests() -> None:
     assert clicks.rule.startswith("time")
 
 
+@settings(deadline=None, max_examples=50)
+@given(sequences(), st.integers(1, 2))
+def test_every_event_of_a_history_is_older_than_its_row(made: Sequences, per_event: int) -> None:
+    """times[j] = t_j - t_first of the user, time[m] = that of the row's own event, also where it is drawn."""
+    assert made.times is not None
+    clicks = next_clicks(made, per_event=per_event)
+    assert clicks.times is not None and clicks.time is not None
+    first = np.repeat(made.times[made.offsets[:-1]], made.lengths)
+    np.testing.assert_array_equal(clicks.times + first, made.times)
+    for m in range(len(clicks.click)):
+        ages = clicks.time[m] - clicks.times[clicks.start[m] : clicks.end[m]]
+        assert len(ages) and ages.min() >= 1
+        assert made.times[clicks.end[m]] == clicks.time[m] + first[clicks.end[m]]
+    columns = clicks.columns()
+    np.testing.assert_array_equal(columns["time"], clicks.time[clicks.train])  # type: ignore[arg-type]
+    assert columns[SHARED]["times"] is clicks.times  # type: ignore[index]
+    batched = clicks.batched(clicks.test, 3)
+    np.testing.assert_array_equal(batched["time"][batched["mask"]], clicks.time[clicks.test])
+
+
+def test_times_are_counted_from_the_first_event_of_the_user() -> None:
+    """Seconds since 1970 of today do not fit int32 forever; those of a user's history do."""
+    late = 10**10
+    made = next_clicks(events([[(1, late), (2, late + 5), (3, late + 7), (4, late + 7), (5, late + 9)]], 9))
+    assert made.times is not None and made.time is not None
+    assert made.times.tolist() == [0, 5, 7, 7, 9] and made.times.dtype == np.int32
+    assert made.time[made.click == 1].tolist() == [5, 7, 7, 9]
+
+
+def test_times_that_would_show_the_future_are_refused() -> None:
+    good = next_clicks(events([[(i, i) for i in range(1, 8)]], 9))
+    assert good.times is not None and good.time is not None
+    row = int(np.flatnonzero(good.end == 3)[0])
+    late, swapped = good.time.copy(), good.times.copy()
+    late[row] = good.times[2]
+    swapped[:2] = good.times[1::-1]
+    for change, message in (
+        ({"time": late}, rf"row {row} \(1 such\) of time 2 has a history of times \[0, 1, 2\]"),
+        (
+            {"times": swapped, "time": good.time + np.int32(9)},
+            r"has a history of times \[1, 0\]: they must ascend and end before it",
+        ),
+        ({"time": None}, "give both or neither"),
+        ({"times": good.times[1:]}, "times has 6 entries, expected 7"),
+        ({"time": good.time.astype(np.int64)}, "time: int64"),
+        ({"sides": Sides({"age": np.append(0, np.ones(9)).astype(np.int32)}, {})}, "item column 'age'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(good, **change)  # type: ignore[arg-type]
+
+
+@settings(deadline=None, max_examples=50)
+@given(sequences(), st.integers(0, 3))
+def test_a_split_by_users_shares_none(made: Sequences, seed: int) -> None:
+    """Every event with one before it is asked in the part of its user; histories are as in other splits."""
+    more = [[(item, 10**9 + 10 * item + u) for item in (u % 9 + 1, u % 7 + 2, 3)] for u in range(12)]
+    rows = [
+        list(zip(made.items[a:b].tolist(), np.asarray(made.times)[a:b].tolist(), strict=True))
+        for a, b in zip(made.offsets[:-1], made.offsets[1:], strict=True)
+    ]
+    made = events(rows + [sorted(row, key=lambda event: event[1]) for row in more], made.num_items)
+    clicks, others = next_clicks(made, split="user", seed=seed), next_clicks(made, seed=seed)
+    parts = {name: getattr(clicks, name) for name in ("train", "validation", "test")}
+    assert sorted(np.concatenate([*parts.values()]).tolist()) == list(range(len(clicks.click)))
+    users = {name: set(clicks.user[rows].tolist()) for name, rows in parts.items()}
+    assert sum(map(len, users.values())) == len(set(clicks.user.tolist()))  # so no user is in two
+    total = len(set(clicks.user.tolist()))
+    assert len(users["test"]) == len(users["validation"]) == round(total / 10)
+    observed, same = clicks.click == 1, others.click == 1
+    for name in ("user", "item", "start", "end"):
+        np.testing.assert_array_equal(getattr(clicks, name)[observed], getattr(others, name)[same])
+    times = np.asarray(made.times)
+    for m in range(len(clicks.click)):
+        assert (times[clicks.start[m] : clicks.end[m]] < times[clicks.end[m]]).all()
+    assert clicks.rule.startswith(f"users 80/10/10, seed {seed}; ")
+
+
+def test_users_are_drawn_by_the_seed() -> None:
+    made = events([[(1 + u % 5, 1), (2, 2), (3, 3)] for u in range(50)], 9)
+    first, again, other = (next_clicks(made, split="user", seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.test, again.test)
+    assert set(first.user[first.test]) != set(other.user[other.test])
+    assert [len(set(first.user[rows])) for rows in (first.train, first.validation, first.test)] == [40, 5, 5]
+    with pytest.raises(ValueError, match=r"users 80/10/10, seed 0.*validation: it is empty"):
+        next_clicks(events([[(1, 1), (2, 2)]] * 4, 9), split="user")
+
+
 def test_sources_without_times_go_by_order() -> None:
     made = Interactions.from_raw("made", np.repeat([1, 2], 4), np.arange(8)).to_sequences()
     clicks = next_clicks(made)
     assert clicks.end[clicks.click == 1].tolist() == [1, 2, 3, 5, 6, 7]
+    assert clicks.times is None and clicks.time is None
+    assert "time" not in clicks.columns() and "time" not in clicks.batched(clicks.test, 2)
+    assert set(clicks.columns()[SHARED]) == {"events", "items", "users"}  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="split='time' needs times"):
         next_clicks(made, split="time")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import lifelong
+from jaxrec.nn.ranking.sim import of_search
 from jaxrec.report.results import read_all
 from jaxrec.tasks.ctr import behaviours
 from tests.experiments.test_tiny import call
@@ -63,6 +64,46 @@ def test_every_row_gives_the_losses_it_is_weighted_by_and_a_logit(row: lifelong.
     assert set(found) == set(weights)
     assert logits.shape == (5,)
     assert history.shape == (5, config.short if row == "din-recent" else 40)
+
+
+def test_a_pretrained_search_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs: of each seed the second starts from its own search of the first, and leaves it to the bit."""
+    runs: list[Any] = []
+    fit = lifelong.fitted_to
+
+    def fitted_to(*arguments: Any) -> Any:
+        runs.append((arguments, fit(*arguments)))
+        return runs[-1][1]
+
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    monkeypatch.setattr(lifelong, "fitted_to", fitted_to)
+    places = ("--results", tmp_path / "results", "--workdir", tmp_path)
+    call(
+        lifelong, monkeypatch, "--tiny", "--rows", "sim-soft-pretrained", "--timed", "--seeds", 3, 4, *places
+    )
+    (stored,) = [read.result for read in read_all(tmp_path / "results")]
+    assert (stored.model, stored.protocol.loss) == ("sim-soft-pretrained", "search, then bce")
+    assert len(stored.metrics["auc/click"]) == 2
+    (given, first), (_, second) = runs
+    assert [arguments[2] for arguments, _ in runs] == [
+        {"click": 0.0, "search": 1.0},
+        {"click": 1.0, "search": 0.0},
+    ]
+    marks = of_search(first.variables)
+    for marked, before, after in zip(
+        *map(jax.tree.leaves, (marks, first.variables, second.variables)), strict=True
+    ):
+        assert np.array_equal(before, after) == marked
+        assert not np.array_equal(after[0], after[1]) or not after[0].any()  # each seed has its own
+
+    data, task = given[0], given[1]
+    batch = data.expand({name: column[0] for name, column in data.test.items()}, data.columns)
+    for seed in range(2):
+        searched = [
+            task.predict(jax.tree.map(lambda leaf, s=seed: leaf[s], run.variables), batch)
+            for run in (first, second)
+        ]
+        np.testing.assert_array_equal(*searched)
 
 
 def test_what_truncation_reads_tells_nothing() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from jaxrec import losses
-from jaxrec.convert import fuxictr_interaction
-from jaxrec.convert.places import Converted, to_state
+from jaxrec.convert import fuxictr_interaction, fuxictr_ranking
+from jaxrec.convert.places import Converted, Places, State, convert, to_state
+from jaxrec.nn.layers.dice import PReLU
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import Golden, golden_files, read
 
@@ -22,6 +23,14 @@ ACTIVATIONS = {
     "tanh": jnp.tanh,
     "leakyrelu": jax.nn.leaky_relu,
     "elu": jax.nn.elu,
+    "dice": fuxictr_ranking.DICE,
+    "prelu": PReLU,
+}
+TOWERS = {  # by their names there and here
+    "dnn": "tower/mlp",
+    "dnn_aux": "search_tower/mlp",
+    "stacked_dnn": "stacked",
+    "parallel_dnn": "parallel",
 }
 SEARCHES = {"sim": fuxictr_interaction.sim, "eta": fuxictr_interaction.eta}
 FILES = [*golden_files("sim_soft"), *golden_files("eta"), *golden_files("dcnv2")]
@@ -34,6 +43,16 @@ class Computed(NamedTuple):
     gradients: dict[str, np.ndarray]
 
 
+def learned(state: State) -> Places:
+    """Where the parameters of activations, such as Dice, stand in our MLPs."""
+    found: Places = {}
+    for theirs, ours in TOWERS.items():
+        if any(name.startswith(f"{theirs}.mlp.") for name in state):
+            _, places, _ = fuxictr_ranking.block(state, theirs, ours, "logit")
+            found |= {name: p for name, p in places.items() if p.path[-2].startswith("activation_")}
+    return found
+
+
 def build(kind: str, golden: Golden) -> tuple[Converted, dict[str, Any]]:
     """Our module with the fixture's weights, and the fixture's inputs as its columns."""
     config = golden.meta["config"]
@@ -43,27 +62,31 @@ def build(kind: str, golden: Golden) -> tuple[Converted, dict[str, Any]]:
         for name, value in golden.inputs.items()
         if name not in ("label", "mask")
     }
+    places = learned(golden.params)
+    rest = {
+        name: value
+        for name, value in golden.params.items()
+        if name not in places and not name.endswith("bn.num_batches_tracked")
+    }
     fields = {"activation": ACTIVATIONS[config.get("dnn_activations", "ReLU").lower()]}
     if kind not in SEARCHES:
-        return fuxictr_interaction.dcn_v2(golden.params, numeric=numeric, **fields), batch
+        converted = fuxictr_interaction.dcn_v2(rest, numeric=numeric, **fields)
+        return with_learned(converted, golden.params, places, batch), batch
     items = [name for name, value in batch.items() if value.ndim == 2]
     for name in items:  # [B, L + 1], the target last
         column = batch.pop(name)
         batch |= {name: column[:, -1], f"long_{name}": column[:, :-1]}
         batch[f"short_{name}"] = column[:, -config["short_seq_len"] : -1]  # one behaviour short
     options = {"use_scale": config["use_scale"]} if "use_scale" in config else {}
-    return (
-        SEARCHES[kind](
-            golden.params,
-            items,
-            numeric=numeric,
-            num_heads=config["num_heads"],
-            k=config["topk"],
-            **options,
-            **fields,
-        ),
-        batch,
+    converted = SEARCHES[kind](
+        rest, items, numeric=numeric, num_heads=config["num_heads"], k=config["topk"], **options, **fields
     )
+    return with_learned(converted, golden.params, places, batch), batch
+
+
+def with_learned(converted: Converted, state: State, places: Places, batch: dict[str, Any]) -> Converted:
+    """The module with the parameters of its activations as well."""
+    return convert(converted.module, state, {**converted.places, **places}, batch) if places else converted
 
 
 def with_short_mask(module: Any, batch: dict[str, Any], mask: np.ndarray) -> Any:
@@ -156,6 +179,48 @@ def test_weights_come_back_as_they_were(computed: Computed) -> None:
     assert set(state) == set(theirs)
     for name, value in state.items():
         np.testing.assert_array_equal(value, theirs[name])
+
+
+@pytest.mark.parametrize("path", FILES)
+@pytest.mark.parametrize("name", ["PReLU", "Dice"])
+def test_activations_with_parameters_are_read(path: Path, name: str) -> None:
+    """PReLU of slope 0 is ReLU, the fixture's; Dice of slope 1 is s, since p s + (1 - p) s is."""
+    golden, rng = read(path), np.random.default_rng(0)
+    state = dict(golden.params)
+    linear = {t: [k for k in state if k.startswith(f"{t}.mlp.") and state[k].ndim == 2] for t in TOWERS}
+    for tower, kernels in linear.items():
+        hidden = kernels if tower in ("stacked_dnn", "parallel_dnn") else kernels[:-1]
+        for kernel in hidden:
+            start, width = int(kernel.split(".")[2]) + 1, len(state[kernel])
+            normed = f"{tower}.mlp.{start}.running_mean" in state
+            key = f"{tower}.mlp.{start + normed}."
+            if name == "PReLU":
+                state[f"{key}weight"] = np.zeros(width, np.float32)
+            else:
+                state[f"{key}alpha"] = np.ones(width, np.float32)
+                state[f"{key}bn.running_mean"] = rng.normal(size=width).astype(np.float32)
+                state[f"{key}bn.running_var"] = rng.uniform(1, 2, width).astype(np.float32)
+                state[f"{key}bn.num_batches_tracked"] = np.array(3)
+    meta = {**golden.meta, "config": {**golden.meta["config"], "dnn_activations": name}}
+    kind = path.stem.split("_")[0]
+    (module, variables, places), batch = build(kind, golden._replace(meta=meta, params=state))
+    back = to_state(variables, places)
+    assert set(back) == {k for k in state if not k.endswith("num_batches_tracked")}
+    for key, value in back.items():
+        np.testing.assert_array_equal(value, state[key])
+
+    def logits(module: Any, variables: Variables) -> Array:
+        found = jax.jit(module.apply)(variables, batch)
+        return found["ctr"] if isinstance(found, dict) else found
+
+    plain, _ = build(kind, golden)
+    same = plain.module if name == "PReLU" else with_identity(plain.module)
+    np.testing.assert_allclose(logits(module, variables), logits(same, plain.variables), rtol=1e-5, atol=1e-5)
+
+
+def with_identity(module: Any) -> Any:
+    """The module without activations in its MLPs."""
+    return module.clone(model=module.model.clone(activation=lambda x: x))
 
 
 @pytest.mark.parametrize("path", golden_files("eta"))

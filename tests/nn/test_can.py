@@ -242,12 +242,23 @@ def test_an_id_out_of_range_gives_nan(variables: Any) -> None:
     [
         ((), "at least one pair"),
         (((ITEM, PAST), (ITEM, PAST)), "none twice"),
+        (((ITEM, PAST), (ITEM, PAST._replace(dim=9))), "none twice"),
         (((ITEM, PAST), (ITEM, PAST._replace(name="other", vocab_size=9))), "field other: vocab_size=9"),
     ],
 )
 def test_pairs_that_do_not_fit_are_refused(pairs: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CAN(pairs, UNIT)
+
+
+def test_pairs_of_their_own_tables_are_told_apart_by_name() -> None:
+    """(a_b, c) and (a, b_c) would both have a_b_c_weights; without tables of their own they share nothing."""
+    sizes = {"a_b": 3, "c": 4, "a": 3, "b_c": 4}
+    a_b, c, a, b_c = (Categorical(name, size, D) for name, size in sizes.items())
+    pairs = ((a_b, c), (a, b_c))
+    with pytest.raises(ValueError, match=r"\('a_b', 'c'\) and \('a', 'b_c'\) would both .* rename a column"):
+        CAN(pairs, UNIT, pair_tables=True)
+    assert set(CAN(pairs, UNIT).table_shapes()) == {"a_b_weights", "c_inputs", "a_weights", "b_c_inputs"}
 
 
 @pytest.mark.parametrize(

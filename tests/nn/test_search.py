@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from jaxrec import losses
 from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.behaviours import Pooled, Sequenced
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
@@ -17,11 +19,12 @@ from jaxrec.nn.layers.hashing import hamming, hamming_top_k, simhash
 from jaxrec.nn.layers.target_attention import TargetAttention, masked_softmax, top_k
 from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.eta import ETA
-from jaxrec.nn.ranking.sim import SIM, SoftSearch, relevance
+from jaxrec.nn.ranking.sim import SIM, SoftSearch, of_search, relevance, transfer
 from tests.nn.drawn import drawn
 
 rng = np.random.default_rng(5)
 B, L, S, F = 5, 11, 4, 2
+SEEN = ["intermediates"]
 ITEMS = (Categorical("item", 20, 4), Categorical("category", 5, 4))
 D = 8
 
@@ -256,10 +259,12 @@ def vectors(tables: Any, columns: Any) -> np.ndarray:
     return np.concatenate([tables[f"{c.name}_embedding"][columns[c.name]] for c in ITEMS], axis=-1)
 
 
-def sim_by_hand(model: SIM, params: Any, row: int) -> tuple[float, float | None, list[Any]]:
+def sim_by_hand(
+    model: SIM, params: Any, row: int, history: Any = LONG
+) -> tuple[float, float | None, list[Any]]:
     """Both logits and the chosen slots of one example, from its real behaviours alone."""
     target = {n: c[row] for n, c in TARGET.items()}
-    long = {n: c[row] for n, c in LONG.items()}
+    long = {n: c[row] for n, c in history.items()}
     short = {n: c[row][SHORT["item"][row] != 0] for n, c in SHORT.items()}
     item, slots, search = vectors(params["items"], target), np.flatnonzero(REAL[row]), None
     if model.category is not None:
@@ -299,18 +304,23 @@ def test_soft_search_equals_slow_numpy(weights: Any, searched: Any) -> None:
 
 
 def test_hard_search_equals_slow_numpy_and_looks_up_only_what_it_found() -> None:
-    inputs = (TARGET, LONG, SHORT, FEATURES)
+    """It finds the last min(k, n) of n events of the target's category, k = 2: n is 5, 0, 1, 0 and 2."""
+    categories = np.full((B, L), 4, np.int32)
+    for row, alike in enumerate((5, 7, 1, 0, 2)):  # row 1 has no event, so these stand on padding
+        categories[row, L - alike :] = TARGET["category"][row]
+    categories[3] = 1
+    long = {**LONG, "category": categories}
+    inputs = (TARGET, long, SHORT, FEATURES)
     weights = drawn(HARD, *inputs)
     outputs, seen = hard(weights, *inputs)
     slots, found = (np.asarray(x) for x in seen["found"][0])
-    expected = [sim_by_hand(HARD, weights["params"], row) for row in range(B)]
+    expected = [sim_by_hand(HARD, weights["params"], row, long) for row in range(B)]
     close(outputs["ctr"], [ctr for ctr, _, _ in expected])
     assert outputs.keys() == {"ctr"}
-    assert {len(chosen) for *_, chosen in expected} == {0, 1, 2} or found.sum() >= 2
+    assert found.sum(axis=1).tolist() == [2, 0, 1, 0, 2]
     for row, (*_, chosen) in enumerate(expected):
-        assert slots[row][found[row]].tolist() == chosen
-    assert not found[3].any()  # category 4 is in no history
-    assert (np.asarray(seen["interests"][0][1])[3] == 0).all()
+        assert slots[row][found[row]].tolist() == chosen == list(range(L - len(chosen), L))
+    assert (np.asarray(seen["interests"][0][1])[[1, 3]] == 0).all()
     for width in (4, D):
         assert shapes_with(hard, (weights, *inputs), L, width) == []
 
@@ -405,6 +415,157 @@ def test_with_room_for_all_the_exact_unit_is_full_attention_behind_columns_of_a_
     short = {key: value for key, value in batch.items() if key != "short_item"}
     with pytest.raises(ValueError, match="column short_item: not there, only"):
         jax.eval_shape(module.apply, weights, short)
+
+
+def test_a_search_that_returns_all_is_attention_over_the_whole_history() -> None:
+    """With k = L: head_h = Σ_j softmax_j((W_k z_j)·(W_q e)) z_j over all real j, z_j = [e_j ; e_t(Δ_j)]."""
+    everything = SOFT.clone(k=L)
+    weights = drawn(everything, TARGET, LONG, SHORT, FEATURES, AGES)
+    outputs, seen = applied(everything)(weights, TARGET, LONG, SHORT, FEATURES, AGES)
+    params, heads = weights["params"], SOFT.num_heads
+    attention, width = params["long_attention"], D + 2
+    buckets = 1 + np.floor(np.log2(1 + AGES)).astype(int)
+    z = np.concatenate([vectors(params["items"], LONG), params["age"]["embedding"][buckets]], axis=2)
+    expected = np.zeros((B, heads * width))
+    for row, e in enumerate(vectors(params["items"], TARGET)):
+        for h in range(heads if REAL[row].any() else 0):
+            part = slice(h * D // heads, (h + 1) * D // heads)
+            events = z[row][REAL[row]]
+            logits = (events @ attention["key_kernel"][:, part]) @ (e @ attention["query_kernel"][:, part])
+            expected[row, h * width : (h + 1) * width] = softmax(logits) @ events
+    close(seen["interests"][0][1], expected)
+    np.testing.assert_array_equal(seen["found"][0][1], REAL)
+    searchless, _ = applied(everything.clone(k=L + 5))(weights, TARGET, LONG, SHORT, FEATURES, AGES)
+    for name, value in outputs.items():
+        close(searchless[name], value)
+    kernel = {"behaviour_kernel": -params["search"]["behaviour_kernel"]}  # the other way round
+    turned = {"params": params | {"search": params["search"] | kernel}}
+    close(applied(everything)(turned, TARGET, LONG, SHORT, FEATURES, AGES)[0]["ctr"], outputs["ctr"])
+
+
+AGED = (SOFT.clone(short_ages=True), ETA(ITEMS, k=4, num_bits=40, age_dim=2, short_ages=True, dims=(6,)))
+
+
+@pytest.mark.parametrize("model", AGED, ids=["sim", "eta"])
+def test_the_short_history_has_ages_from_the_same_table(model: Any) -> None:
+    """Its vectors are [e_j ; e_t(Δ_j)]; ages on padding do not matter."""
+    ages = rng.integers(0, 10_000, (B, S)).astype(np.int32)
+    roles = {"long_age": AGES, "short_age": ages}
+    weights = drawn(model, TARGET, LONG, SHORT, FEATURES, **roles)
+    apply: Any = jax.jit(
+        lambda w, **ages: model.apply(w, TARGET, LONG, SHORT, FEATURES, **ages, mutable=SEEN)
+    )
+    outputs, seen = apply(weights, **roles)
+    params, real, plain = weights["params"], SHORT["item"] != 0, isinstance(model, SIM)
+    assert model.aged == ("long", "short") and model.clone(short_ages=False).aged == ("long",)
+    assert model.clone(age_dim=None).aged == ()
+    assert set(params) & {"age", "short_age"} == {"age"}
+    buckets = 1 + np.floor(np.log2(1 + ages)).astype(int)
+    z = np.concatenate([vectors(params["items"], SHORT), params["age"]["embedding"][buckets]], axis=2)
+    items = vectors(params["items"], TARGET)
+    expected = [
+        attention_by_hand(params["short_attention"], e, events[mask], model.num_heads, plain)
+        if mask.any()
+        else np.zeros(seen["intermediates"]["interests"][0][0].shape[1])
+        for e, events, mask in zip(items, z, real, strict=True)
+    ]
+    close(seen["intermediates"]["interests"][0][0], expected)
+    same, _ = apply(weights, long_age=AGES, short_age=np.where(real, ages, -9))
+    for ours, theirs in zip(jax.tree.leaves(same), jax.tree.leaves(outputs), strict=True):
+        close(ours, theirs)
+    with pytest.raises(ValueError, match="age_dim=2 needs the age"):
+        drawn(model, TARGET, LONG, SHORT, FEATURES, AGES)
+
+
+SHARING = SOFT.clone(own_tables=False)
+
+
+@pytest.mark.parametrize("model", [SOFT, SHARING], ids=["own-tables", "shared-tables"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_of_search_marks_all_that_the_search_depends_on(model: Any, deep: bool) -> None:
+    """Changing W_a, W_b or the marked tables changes the scores; changing all others changes nothing."""
+    params = drawn(model, TARGET, LONG, SHORT, FEATURES, AGES)["params"]
+    marks = of_search({"model": {"tower": params}})["model"]["tower"] if deep else of_search(params)
+    tables = {"search_items"} if model.own_tables else {"items"}
+    assert {name for name, of in marks.items() if any(jax.tree.leaves(of))} == {
+        "search",
+        "search_tower",
+    } | tables
+    assert all(len(set(jax.tree.leaves(of))) == 1 for of in marks.values())  # parts are marked whole
+
+    run = applied(model)
+
+    def searched(params: Any) -> Any:
+        outputs, seen = run({"params": params}, TARGET, LONG, SHORT, FEATURES, AGES)
+        return outputs["search"], seen["search_scores"][0], *seen["found"][0]
+
+    before = searched(params)
+    others = searched(jax.tree.map(lambda x, marked: x if marked else 2 * x + 1, params, marks))
+    for ours, theirs in zip(others, before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for name in {"search", *tables}:
+        moved = params | {name: jax.tree.map(lambda x: 2 * x, params[name])}
+        assert not np.allclose(searched(moved)[1], before[1])
+
+
+def test_a_search_is_transferred_whole_or_not_at_all() -> None:
+    inputs = (TARGET, LONG, SHORT, FEATURES, AGES)
+    params, pretrained = (drawn(SOFT, *inputs, seed=seed)["params"] for seed in (0, 1))
+    for found, ours, theirs, marked in zip(
+        *map(jax.tree.leaves, (transfer(params, pretrained), params, pretrained, of_search(params))),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, theirs if marked else ours)
+    for other, message in (
+        (SOFT.clone(search_dim=7), r"search/behaviour_kernel: \(8, 5\) here, \(8, 7\) in the pre-trained"),
+        (SHARING, r"search_items/category_embedding: \(5, 4\) here, missing in the pre-trained search"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            transfer(params, drawn(other, *inputs)["params"])
+    with pytest.raises(ValueError, match="only a SIM with category=None has a search"):
+        of_search(drawn(HARD, TARGET, LONG, SHORT, FEATURES)["params"])
+
+
+@pytest.mark.parametrize("model", [SOFT, SHARING], ids=["own-tables", "shared-tables"])
+def test_a_frozen_search_is_the_pretrained_one_to_the_bit(model: Any) -> None:
+    """Phase 1 trains "search" alone, phase 2 "ctr" with what the search reads set to zero updates."""
+    inputs = (TARGET, LONG, SHORT, FEATURES, AGES)
+    labels = np.array([1, 0, 1, 0, 0], np.float32)
+
+    def kinds(params: Any) -> Any:
+        return jax.tree.map(lambda search: "frozen" if search else "own", of_search(params))
+
+    freezing = optax.partition({"own": optax.adam(0.05), "frozen": optax.set_to_zero()}, kinds)
+
+    def train(params: Any, weights: dict[str, float], tx: Any) -> Any:
+        def loss(params: Any) -> Any:
+            outputs = model.apply({"params": params}, *inputs)
+            entropy = {name: losses.binary_cross_entropy(outputs[name], labels) for name in weights}
+            return weights["search"] * entropy["search"] + weights["ctr"] * entropy["ctr"]
+
+        def step(carry: Any, _: None) -> Any:
+            params, state = carry
+            value, gradient = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(gradient, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), None, length=10))(params)
+
+    start = drawn(model, *inputs)["params"]
+    (pretrained, _), first = train(start, {"search": 1.0, "ctr": 0.0}, optax.adam(0.05))
+    (params, _), second = train(transfer(start, pretrained), {"search": 0.0, "ctr": 1.0}, freezing)
+    assert first[-1] < first[0] and second[-1] < second[0]
+    for marked, before, after, found in zip(
+        *map(jax.tree.leaves, (of_search(params), start, pretrained, params)), strict=True
+    ):
+        assert not (marked and np.array_equal(before, after))
+        assert np.array_equal(after, found) == marked
+    run = applied(model)
+    (ours, seen), (theirs, before) = (run({"params": p}, *inputs) for p in (params, pretrained))
+    np.testing.assert_array_equal(ours["search"], theirs["search"])
+    for ids, others in zip(seen["found"][0], before["found"][0], strict=True):
+        np.testing.assert_array_equal(ids, others)
+    assert not np.allclose(ours["ctr"], theirs["ctr"])
 
 
 def test_wrong_fields_and_columns_are_refused() -> None:

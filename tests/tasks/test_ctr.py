@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,11 +13,14 @@ import pytest
 
 from jaxrec.data.behaviours import SHARED, Clicks, Sides, next_clicks
 from jaxrec.data.synthetic import markov_chain
+from jaxrec.nn.layers.behaviours import Sequenced
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.windows import Windows
+from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din_base import DINBase
+from jaxrec.nn.ranking.eta import ETA
 from jaxrec.nn.ranking.mimn import MIMN
 from jaxrec.nn.ranking.sim import SIM
 from jaxrec.tasks.ctr import Regularised, behaviours, ctr, other_events
@@ -25,6 +29,7 @@ from tests.nn.drawn import drawn
 
 KEY = jax.random.key(0)
 LENGTH, ITEMS = 5, 12
+OUTPUTS = ("click", "search")
 KIND = np.append(0, np.arange(ITEMS) % 3 + 1).astype(np.int32)
 
 
@@ -82,6 +87,36 @@ def test_a_history_is_the_last_events_before_the_row(length: int) -> None:
     assert set(batch) == {"user", "item", "kind", "age", "history_item", "history_kind"}
 
 
+@pytest.mark.parametrize("length", [1, 3, 20])
+def test_an_age_is_the_time_from_the_event_to_the_row(length: int) -> None:
+    """a_j = t_row - t_j where there is an event, at least 1 second, and 0 on padding."""
+    made, shared = clicks(), context()[SHARED]
+    assert made.times is not None and made.time is not None
+    names = ("user", "item", "start", "end", "time")
+    batch = behaviours({name: jnp.asarray(getattr(made, name)) for name in names}, shared, length)
+    assert batch["history_age"].dtype == jnp.int32
+    for m in range(len(made.user)):
+        before = made.time[m] - made.times[made.start[m] : made.end[m]][-length:]
+        np.testing.assert_array_equal(
+            batch["history_age"][m], np.append(np.zeros(length - len(before), int), before)
+        )
+    real = np.asarray(batch["history_item"]) > 0
+    ages = np.asarray(batch["history_age"])
+    assert (ages[real] >= 1).all() and (ages[~real] == 0).all()
+    assert (~real).any() == (length > 1)  # the first events have fewer before them
+
+
+def test_without_times_a_batch_is_the_same_but_for_ages() -> None:
+    made, columns = clicks(), context()
+    plain = dataclasses.replace(made, times=None, time=None)
+    bare: Any = jax.tree.map(jnp.asarray, plain.columns())
+    task = regularised()
+    with_ages, without = (task.prepare(KEY, step(2, 9, 4), c) for c in (columns, bare))
+    assert set(with_ages) - set(without) == {"history_age"} and not set(without) - set(with_ages)
+    for name, column in without.items():
+        np.testing.assert_array_equal(column, with_ages[name], err_msg=name)
+
+
 def test_items_of_several_ids_keep_them_in_the_history() -> None:
     made, shared = clicks(), context()[SHARED]
     tags = np.stack([KIND, np.where(KIND == 1, 4, 0)], axis=1).astype(np.int32)  # [V + 1, 2]
@@ -107,9 +142,13 @@ def test_later_events_change_nothing() -> None:
     batch = task.prepare(KEY, step(5), columns)
     variables = task.init(KEY, batch)
     end = int(columns["end"][5])
-    shared = columns[SHARED] | {"events": columns[SHARED]["events"].at[end:].set(ITEMS)}
+    shared = columns[SHARED] | {
+        "events": columns[SHARED]["events"].at[end:].set(ITEMS),
+        "times": columns[SHARED]["times"].at[end:].set(-7),
+    }
     other = task.prepare(KEY, step(5), columns | {SHARED: shared})
-    np.testing.assert_array_equal(batch["history_item"][0], other["history_item"][0])
+    for name in ("history_item", "history_kind", "history_age"):
+        np.testing.assert_array_equal(batch[name][0], other[name][0])
     assert float(task.predict(variables, batch)[0]) == float(task.predict(variables, other)[0])
 
 
@@ -204,6 +243,65 @@ def test_a_search_reads_what_comes_before_the_short_history(category: str | None
         task.predict(variables, short)
     with pytest.raises(ValueError, match="short=0"):
         Windows(model, 0)
+
+
+def item_fields() -> tuple[Categorical, Categorical]:
+    return Categorical("item", ITEMS + 1, 4), Categorical("kind", 4, 4)
+
+
+@pytest.mark.parametrize("kind", [SIM, ETA])
+def test_a_search_reads_the_ages_of_both_windows(kind: Any) -> None:
+    """The long history's are those of the first L - S slots, the short one's those of the last S."""
+    model = kind(item_fields(), k=2, age_dim=3, short_ages=True, dims=())
+    module = Windows(model, 2)
+    task = ctr(module, length=LENGTH, num_items=ITEMS, search=kind is SIM)
+    batch = task.prepare(KEY, step(2, 9, 4), context())
+    variables = drawn(module, batch)
+    names, cuts = ("item", "kind"), {"long": slice(LENGTH - 2), "short": slice(LENGTH - 2, None)}
+    roles = {role: {n: batch[f"history_{n}"][:, cut] for n in names} for role, cut in cuts.items()}
+    ages = {f"{role}_age": batch["history_age"][:, cut] for role, cut in cuts.items()}
+    of_model = {name: collection["model"] for name, collection in variables.items()}
+    target = {n: batch[n] for n in names}
+    expected: Any = jax.jit(model.apply)(of_model, target, **roles, **ages)
+    expected = expected["ctr"] if kind is SIM else expected
+    predict = jax.jit(task.predict)
+    np.testing.assert_allclose(predict(variables, batch), expected, rtol=1e-5, atol=1e-6)
+    for slots in (slice(LENGTH - 2), slice(LENGTH - 2, None)):  # each window's ages matter
+        older = {**batch, "history_age": batch["history_age"].at[:, slots].multiply(1000)}
+        assert not np.allclose(predict(variables, older)[:3], expected[:3], atol=1e-4)
+    with pytest.raises(ValueError, match="column history_age: not there"):
+        task.predict(variables, {name: c for name, c in batch.items() if name != "history_age"})
+
+
+def test_a_transformer_reads_ages_by_the_names_of_a_batch() -> None:
+    """BST's only history is called "history": its ages are the column that `behaviours` gives."""
+    model = BST(item_fields(), age_dim=8, num_heads=2, inner_dim=5, dims=(), block_dropout=0.0)
+    module = Sequenced(model)
+    task = ctr(module, length=LENGTH, num_items=ITEMS)
+    batch = task.prepare(KEY, step(2, 9, 4), context())
+    variables = drawn(module, batch)
+    predict = jax.jit(task.predict)
+    logits = predict(variables, batch)
+    assert logits.shape == (8,) and np.isfinite(logits).all()
+    older = {**batch, "history_age": batch["history_age"] * 1000}
+    assert not np.allclose(predict(variables, older)[:3], logits[:3], atol=1e-4)
+
+
+def test_a_search_may_be_what_is_served() -> None:
+    model = SIM(item_fields(), k=2, search_dim=2, dims=())
+    click, search = (ctr(Windows(model, 2, s), length=LENGTH, num_items=ITEMS, search=True) for s in OUTPUTS)
+    batch = click.prepare(KEY, step(2, 9, 4), context())
+    variables = drawn(Windows(model, 2), batch)
+    outputs: Any = Windows(model, 2).apply(variables, batch, train=True)
+    for task, name in zip((click, search), OUTPUTS, strict=True):
+        np.testing.assert_allclose(task.predict(variables, batch), outputs[name], rtol=1e-5)
+    found, same = (task.losses(variables, batch, KEY)[0] for task in (click, search))
+    assert {name: float(loss) for name, loss in found.items()} == {n: float(loss) for n, loss in same.items()}
+    with pytest.raises(ValueError, match="served='other': must be"):
+        Windows(model, 2, "other")
+    hard = Windows(model.clone(category="kind"), 2, "search")
+    with pytest.raises(ValueError, match="the model has no search to train"):
+        drawn(hard, batch)
 
 
 def test_bad_settings_are_refused() -> None:

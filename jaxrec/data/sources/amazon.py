@@ -138,15 +138,14 @@ def read_categories(
         asin = _text(product, "asin", path, line)
         if asin not in wanted or not product.get("categories"):
             continue
-        try:
-            category = product["categories"][-1 if path_of == "last" else 0][-1]
-        except (TypeError, KeyError, IndexError):
-            category = None
-        if not isinstance(category, str) or not category:
+        paths = product["categories"]
+        names = paths[-1 if path_of == "last" else 0] if isinstance(paths, list) else None
+        if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
             raise ValueError(
-                f"{path}, line {line}: categories {product['categories']!r}: expected lists of names, "
+                f"{path}, line {line}: categories {paths!r}: expected lists of names, "
                 f"such as [['Electronics', 'Cables']]; {_REPAIR}"
             )
+        category = names[-1]
         if found.setdefault(asin, category) != category:
             raise ValueError(
                 f"{path}, line {line}: product {asin} is of category {category!r}, and of {found[asin]!r} in "

@@ -128,8 +128,8 @@ class Sequenced(nn.Module):
 
     The model gets ids, not vectors as from `WithHistory`, since what a search does not choose need not be
     looked up. For each of `model.items` it gets the target's column of that name, and for each of
-    `model.histories` (such as "long") the column `long_<name>`. A model with an `age_dim` also gets the ages
-    of its first history in seconds, `long_age`.
+    `model.histories` (such as "long") the column `long_<name>`, and for those in `model.aged` their ages in
+    seconds, `long_age`.
 
     Fields: embedding gives the other features [B, F]; None if there are none.
     """
@@ -143,9 +143,7 @@ class Sequenced(nn.Module):
         roles: dict[str, Any] = {"target": {name: column(batch, name) for name in names}}
         for history in self.model.histories:
             roles[history] = {name: column(batch, f"{history}_{name}") for name in names}
-        if self.model.age_dim is not None:
-            name = f"{self.model.histories[0]}_age"
-            roles[name] = column(batch, name)
+        roles |= {f"{history}_age": column(batch, f"{history}_age") for history in self.model.aged}
         features = None if self.embedding is None else self.embedding(batch)
         return self.model(**roles, features=features, train=train)
 

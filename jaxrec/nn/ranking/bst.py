@@ -54,6 +54,11 @@ class BST(nn.Module):
 
     histories = ("history",)
 
+    @property
+    def aged(self) -> tuple[str, ...]:
+        """Histories whose ages it reads."""
+        return () if self.age_dim is None else self.histories
+
     @nn.compact
     def __call__(
         self,

@@ -38,9 +38,11 @@ class CAN(nn.Module):
     table_init: nn.initializers.Initializer = TABLE_INIT
 
     def __post_init__(self) -> None:
-        if not self.pairs or len(set(self.pairs)) < len(self.pairs):
-            names = [tuple(field.name for field in pair) for pair in self.pairs]
+        names = [tuple(field.name for field in pair) for pair in self.pairs]
+        if not names or len(set(names)) < len(names):
             raise ValueError(f"pairs={names}: name at least one pair of columns, none twice")
+        if self.pair_tables:
+            self._check_names(names)
         self.table_shapes()
         super().__post_init__()
 
@@ -57,6 +59,17 @@ class CAN(nn.Module):
                         f"{name!r} has {shared[0]}; make them equal or the vocabularies different"
                     )
         return shapes
+
+    def _check_names(self, names: list[tuple[str, ...]]) -> None:
+        """Raises ValueError where two pairs would have tables of one name."""
+        first: dict[str, tuple[str, ...]] = {}
+        for pair in names:
+            other = first.setdefault("_".join(pair), pair)
+            if other != pair:
+                raise ValueError(
+                    f"pairs {other} and {pair} would both have the tables {'_'.join(pair)}_weights and "
+                    "…_inputs, but pair_tables=True gives each its own; rename a column"
+                )
 
     def _names(self, pair: tuple[Categorical, Categorical]) -> tuple[str, str]:
         """The tables of a pair: of the weights and of the inputs."""

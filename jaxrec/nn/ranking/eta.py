@@ -45,6 +45,7 @@ class ETA(nn.Module):
       block: events of the long history that are hashed at a time, so that memory grows with B × L, not × D;
         None: all.
       age_dim: width of the vector of a behaviour's age beside it in the long attention; None: no ages.
+      short_ages: whether behaviours of the short history have such a vector too, from the same table.
       num_heads, attention_dim: of both attentions, see `TargetAttention`.
       exact, short: other modules in the place of these two, see `SIM`.
       dims and the rest: of the MLP, see `MLP`.
@@ -55,6 +56,7 @@ class ETA(nn.Module):
     num_bits: int | None = None
     block: int | None = 1024
     age_dim: int | None = None
+    short_ages: bool = False
     num_heads: int = 1
     attention_dim: int | None = None
     exact: nn.Module | None = None
@@ -74,6 +76,11 @@ class ETA(nn.Module):
             raise ValueError(f"num_bits={self.num_bits}: a code needs at least 1 bit")
         super().__post_init__()
 
+    @property
+    def aged(self) -> tuple[str, ...]:
+        """Histories whose ages it reads."""
+        return () if self.age_dim is None else self.histories if self.short_ages else self.histories[:1]
+
     @nn.compact
     def __call__(
         self,
@@ -83,6 +90,7 @@ class ETA(nn.Module):
         features: Array | None = None,
         long_age: Array | None = None,
         short_mask: Array | None = None,
+        short_age: Array | None = None,
         *,
         train: bool = False,
     ) -> Array:
@@ -92,6 +100,7 @@ class ETA(nn.Module):
           features: of user and context, [B, F].
           long_age: seconds between behaviours and request, int32 [B, L]; needed with `age_dim`.
           short_mask: which of the short history counts, [B, S]; None: all but padding.
+          short_age: as long_age, int32 [B, S]; needed with `age_dim` and `short_ages`.
         """
         embed = ItemEmbedding(self.items, self.table_init, name="items")
         item, mask = embed(target), real(long, self.items)
@@ -110,15 +119,17 @@ class ETA(nn.Module):
         self.sow("intermediates", "distances", distances)
         self.sow("intermediates", "found", (slots, found))
 
-        chosen = embed(take(long, slots))  # [B, k, D]
+        chosen, latest = embed(take(long, slots)), embed(short)  # [B, k, D], [B, S, D]
+        short_mask = real(short, self.items) if short_mask is None else short_mask
         if self.age_dim is not None:
-            ages = AgeEmbedding(self.age_dim, name="age")(long_age, found, slots)
-            chosen = jnp.concatenate([chosen, ages], axis=-1)
+            age = AgeEmbedding(self.age_dim, name="age")
+            chosen = jnp.concatenate([chosen, age(long_age, found, slots)], axis=-1)
+            if self.short_ages:
+                latest = jnp.concatenate([latest, age(short_age, short_mask)], axis=-1)
         exact = self.exact or TargetAttention(self.num_heads, self.attention_dim, name="long_attention")
         recent = self.short or TargetAttention(self.num_heads, self.attention_dim, name="short_attention")
-        short_mask = real(short, self.items) if short_mask is None else short_mask
         interests = (
-            recent(item, embed(short), short_mask, train=train),
+            recent(item, latest, short_mask, train=train),
             exact(item, chosen, found, train=train),
         )
         self.sow("intermediates", "interests", interests)

@@ -3,6 +3,13 @@
 Two stages: a search unit picks the k behaviours of a long history that matter for the target, an exact unit
 attends to these. The loss is the sum of the cross-entropies of both outputs (section 3, equation 6), the
 search's with weight 0 in hard search.
+
+Both are trained together or, as where an index of vectors is built in between, one after the other: the
+search unit by its own loss, then everything else while it stays as it is.
+
+    params = transfer(model.init(key, *inputs)["params"], pretrained["params"])
+    kinds = jax.tree.map(lambda search: "frozen" if search else "own", of_search(params))
+    tx = optax.partition({"own": optax.adam(1e-3), "frozen": optax.set_to_zero()}, kinds)
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.behaviours import (
@@ -28,7 +36,9 @@ from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.features import Categorical
 from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
 from jaxrec.nn.layers.target_attention import INIT, TargetAttention, top_k
-from jaxrec.types import Array
+from jaxrec.types import Array, Variables
+
+SEARCH = ("search", "search_items", "search_tower")  # parameters of the search unit
 
 
 class SoftSearch(nn.Module):
@@ -70,6 +80,7 @@ class SIM(nn.Module):
       block: events of the long history that soft search holds vectors of at a time, so that memory grows with
         B × L × 1, not × D; None: all.
       age_dim: width of the vector of a behaviour's age beside it in the exact unit; None: no ages.
+      short_ages: whether behaviours of the short history have such a vector too, from the same table.
       exact: reads what was found; None: `TargetAttention` with `num_heads` in the paper's form. short: the
         same for the short history, such as `Pooled(ActivationUnit())` (DIN). Any module will do that is
         called as (target [B, D], history [B, k, D + age_dim], mask [B, k], train=…), the oldest event first.
@@ -85,6 +96,7 @@ class SIM(nn.Module):
     padding_score: float = -math.inf
     block: int | None = 1024
     age_dim: int | None = None
+    short_ages: bool = False
     num_heads: int = 1
     exact: nn.Module | None = None
     short: nn.Module | None = None
@@ -104,6 +116,11 @@ class SIM(nn.Module):
             raise ValueError(f"category={self.category!r}: hard search needs one of items={names}")
         super().__post_init__()
 
+    @property
+    def aged(self) -> tuple[str, ...]:
+        """Histories whose ages it reads."""
+        return () if self.age_dim is None else self.histories if self.short_ages else self.histories[:1]
+
     @nn.compact
     def __call__(
         self,
@@ -113,6 +130,7 @@ class SIM(nn.Module):
         features: Array | None = None,
         long_age: Array | None = None,
         short_mask: Array | None = None,
+        short_age: Array | None = None,
         *,
         train: bool = False,
     ) -> dict[str, Array]:
@@ -122,6 +140,7 @@ class SIM(nn.Module):
           features: of user and context, [B, F].
           long_age: seconds between behaviours and request, int32 [B, L]; needed with `age_dim`.
           short_mask: which of the short history counts, [B, S]; None: all but padding.
+          short_age: as long_age, int32 [B, S]; needed with `age_dim` and `short_ages`.
         """
         mlp, context = mlp_fields(self), [] if features is None else [features]
         embed = ItemEmbedding(self.items, self.table_init, name="items")
@@ -147,18 +166,82 @@ class SIM(nn.Module):
             slots, found = top_k(scores, mask, self.k, padding_score=self.padding_score)
         self.sow("intermediates", "found", (slots, found))
 
-        chosen = embed(take(long, slots))  # [B, k, D]
+        chosen, latest = embed(take(long, slots)), embed(short)  # [B, k, D], [B, S, D]
+        short_mask = real(short, self.items) if short_mask is None else short_mask
         if self.age_dim is not None:
-            ages = AgeEmbedding(self.age_dim, name="age")(long_age, found, slots)
-            chosen = jnp.concatenate([chosen, ages], axis=-1)
+            age = AgeEmbedding(self.age_dim, name="age")
+            chosen = jnp.concatenate([chosen, age(long_age, found, slots)], axis=-1)
+            if self.short_ages:
+                latest = jnp.concatenate([latest, age(short_age, short_mask)], axis=-1)
         plain: dict[str, Any] = {"num_heads": self.num_heads, "project_values": False, "scale": False}
         exact = self.exact or TargetAttention(**plain, name="long_attention")
         recent = self.short or TargetAttention(**plain, name="short_attention")
-        short_mask = real(short, self.items) if short_mask is None else short_mask
         interests = [
-            recent(item, embed(short), short_mask, train=train),
+            recent(item, latest, short_mask, train=train),
             exact(item, chosen, found, train=train),
         ]
         self.sow("intermediates", "interests", tuple(interests))
         x = jnp.concatenate([*context, item, *interests], axis=-1)
         return {"ctr": Tower(self.dims, **mlp, name="tower")(x, train=train), **outputs}
+
+
+def of_search(params: Variables) -> Variables:
+    """Which parameters the search unit of a SIM reads: a tree of bool like `params`, where it may lie deep.
+
+    With `own_tables` these are its tables, W_a and W_b and its tower. Without, the tables of the exact unit
+    are marked too, since the search would not stay the same without them: what is left to train is then the
+    attentions, the vectors of ages and the tower on top.
+
+    Batch statistics of the search's tower are no parameters. A frozen unit goes on updating them, which moves
+    the output "search", never what is found.
+
+    Raises:
+      ValueError: there is no soft search.
+    """
+    paths = [_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    read = set()
+    for path in paths:
+        if SEARCH[-1] in path:
+            root = path[: path.index(SEARCH[-1])]
+            own = any(other[: len(root) + 1] == (*root, "search_items") for other in paths)
+            read |= {(*root, name) for name in (SEARCH if own else (*SEARCH, "items"))}
+    if not read:
+        raise ValueError(
+            f"no {SEARCH[-1]!r} among the parameters: only a SIM with category=None has a search"
+        )
+
+    def is_read(path: tuple[Any, ...], _: Any) -> bool:
+        names = _names(path)
+        return any(names[: len(start)] == start for start in read)
+
+    return jax.tree_util.tree_map_with_path(is_read, params)
+
+
+def transfer(params: Variables, pretrained: Variables) -> Variables:
+    """`params` with what the search unit reads, see `of_search`, from `pretrained`.
+
+    Raises:
+      ValueError: there is no soft search, or the two trees differ in it.
+    """
+    theirs = {_names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(pretrained)}
+    marked = {
+        _names(path) for path, read in jax.tree_util.tree_leaves_with_path(of_search(pretrained)) if read
+    }
+
+    def chosen(path: tuple[Any, ...], ours: Array, read: bool) -> Array:
+        names = _names(path)
+        if not read:
+            return ours
+        found = theirs[names].shape if names in marked else None
+        if found != ours.shape:
+            raise ValueError(
+                f"{'/'.join(names)}: {ours.shape} here, {found or 'missing'} in the pre-trained search; both "
+                "need the same items, search_dim, own_tables, features_in_search and dims"
+            )
+        return theirs[names]
+
+    return jax.tree_util.tree_map_with_path(chosen, params, of_search(params))
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((part,), simple=True) for part in path)

@@ -1,8 +1,16 @@
-"""PeterRec: what a frozen NextItNet says of users, through small patches (Yuan et al., SIGIR 2020).
+"""PeterRec: what a frozen NextItNet says through small patches (Yuan et al., SIGIR 2020, arXiv:2001.04253).
 
-Source task: the next film of each user of MovieLens-100K, from all but the last two events. Target task: the
-user's gender, age group or occupation, from all events and a token behind them. Of the users 60 % train, 10 %
-validate, 30 % test. A row's parameters are those of the epoch of best validation log loss.
+Cold items, on Yoochoose or Diginetica sessions, after the paper's data sets ColdRec. 100 items, drawn among
+those of 60 to 400 clicks, are held out as cold. Source task: the next click in sessions without a cold item.
+Target task: which of the 100 another session leads to, from the clicks before its first cold one and a token
+behind them; nothing of those sessions is in the source. 300 examples train, 500 validate and 2,000 test, all
+drawn at random, one a session. hit@5 and mrr@5 are among all 100; a row's parameters are those of the epoch
+of best validation mrr@5, and `log_loss` is taken there too: it says more of confidence than of ranking.
+
+Attributes, on MovieLens. Source task: the next film of each user, from all but the last two events. Target
+task: the user's gender, age group or occupation, from all events and the token. Of the users 60 % train, 10 %
+validate, 30 % test. A row's parameters are those of the epoch of best validation log loss. There is little to
+transfer: a linear model of the frozen states tells gender worse than a bag of items does.
 
     majority            logits are the log shares of the classes in training
     scratch             all parameters, from their initial values
@@ -14,12 +22,15 @@ validate, 30 % test. A row's parameters are those of the epoch of best validatio
 The pre-trained model, of one seed, is shared by all rows; seeds differ in what a row draws for itself.
 
 Run:     python -m experiments.peterrec
-Also:    --attribute age --seeds 0, --dilations 1 4 1 4 --max-len 50, --dataset ml-1m (more users, no times)
+Also:    --dataset diginetica, --labels 1000, --norms --rows peterrec-serial
+         --dataset ml-100k --attribute age, --dataset ml-1m (more users, no times)
 
-Departs from the paper: MovieLens, as its data sets ColdRec are not to be had here, so no published number
-stands beside ours; pre-training has the softmax over all items, fine-tuning no penalty of the head. Events of
-ml-1m stand in the order of its file, which gives much of the next item away: what it says of its source task
-means nothing, and patches build on a model that has learned that order too.
+Departs from the paper: other data, as its own are not to be had here, so no published number stands beside
+ours; pre-training has the softmax over all items and fine-tuning the one over all classes, where the code
+draws negatives, and the head has no penalty. The released code trains the second norm of each block along
+with patches and head; here they stay frozen, unless `--norms` asks for `peterrec-serial-norms` and so on.
+Events of ml-1m stand in the order of its file, which gives much of the next item away: what it says of its
+source task means nothing, and patches build on a model that has learned that order too.
 """
 
 from __future__ import annotations
@@ -40,9 +51,9 @@ from experiments.saving import save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses, metrics
-from jaxrec.data import synthetic
+from jaxrec.data import cold_items, synthetic
 from jaxrec.data.interactions import Sequences
-from jaxrec.data.sources import movielens
+from jaxrec.data.sources import movielens, sessions
 from jaxrec.data.split import leave_one_out
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.peterrec import PeterRec, trainable, transfer
@@ -50,7 +61,7 @@ from jaxrec.tasks.next_item import Objective, next_item
 from jaxrec.tasks.profile import described_users, profile
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import make_scores
+from jaxrec.train.evaluate import Summarise, make_scores
 from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection, fit
 from jaxrec.types import Array, Batch, Context, Key, Protocol, Task, Variables
 
@@ -58,13 +69,27 @@ EXPERIMENT = "peterrec"
 Row = Literal["majority", "scratch", "full", "head", "peterrec-serial", "peterrec-parallel"]
 ROWS: tuple[Row, ...] = ("majority", "scratch", "full", "head", "peterrec-serial", "peterrec-parallel")
 FROZEN = ("head", "peterrec-serial", "peterrec-parallel")  # rows that leave the pre-trained parameters alone
+SESSIONS = ("yoochoose1_64", "diginetica")  # data sets of the task of cold items
+COLD_ITEMS, LEAST_CLICKS, MOST_CLICKS = 100, 60, 400
+COLD_VALIDATION, COLD_TEST = 500, 2000  # examples
+SOURCE_SHARE = 0.05  # of the source sessions, to choose the pre-trained model by
+K = 5  # of hit@k and mrr@k
 AGES = (18, 25, 35, 45, 50, 56)  # where GroupLens' age groups begin, after the first
 VALIDATION, TEST = 0.1, 0.3  # shares of users
 EVALUATION_BATCH = 256
 
+OF_SESSIONS: Mapping[str, Any] = {
+    "labels": 300, "max_len": 21, "pretrain_batch_size": 256, "pretrain_epochs": 5, "pretrain_patience": 2,
+    "epochs": 60, "patience": 15,
+}  # fmt: skip
+OF_USERS: Mapping[str, Any] = {
+    "attribute": "gender", "max_len": 100, "pretrain_batch_size": 32, "pretrain_epochs": 60,
+    "pretrain_patience": 5, "epochs": 30, "patience": 5,
+}  # fmt: skip
 TINY: Mapping[str, Any] = {
     "dim": 8, "dilations": (1,), "max_len": 10, "batch_size": 32, "pretrain_epochs": 2, "epochs": 2
 }  # fmt: skip
+TINY_LABELS, TINY_COLD_ITEMS, TINY_VALIDATION, TINY_TEST = 40, 6, 60, 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,71 +97,110 @@ class Config:
     """Pre-trains once, then trains and tests the rows of the table, one after the other."""
 
     rows: tuple[Row, ...] = ROWS  # rows of the table
-    dataset: Literal["ml-100k", "ml-1m"] = "ml-100k"  # ml-1m: events in the order of its file, not of time
-    attribute: Literal["gender", "age", "occupation"] = "gender"  # what is told of a user
+    dataset: Literal["yoochoose1_64", "diginetica", "ml-100k", "ml-1m"] = "yoochoose1_64"  # ml-*: attributes
+    attribute: Literal["gender", "age", "occupation"] | None = None  # of a film user; None: gender
+    labels: int = 0  # training examples of the task of cold items; 0: 300
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
-    tiny: bool = False  # made-up users and two epochs, in seconds: to see that all works
-    split_seed: int = 0  # draws the users that validate and test
+    tiny: bool = False  # made-up data and two epochs, in seconds: to see that all works
+    split_seed: int = 0  # draws the cold items and the examples, or the users, that validate and test
     dim: int = 64  # channels
     dilations: tuple[int, ...] = (1, 4, 1, 4, 1, 4, 1, 4)  # of each block's first convolution
-    max_len: int = 100  # most recent events read, the token among them
-    batch_size: int = 32  # users a step
+    norms: bool = False  # patched rows train the second norm of each block too, as the released code does
+    max_len: int = 0  # most recent events read, the token among them; 0: 21 for sessions, 100 for users
     pretrain_seed: int = 0  # of the pre-trained model
-    pretrain_epochs: int = 60  # at most; the best one counts
+    pretrain_batch_size: int = 0  # sessions or users a step; 0: 256 sessions, 32 users
+    pretrain_epochs: int = 0  # at most; the best one counts; 0: 5 for sessions, 60 for users
+    pretrain_patience: int = 0  # epochs without a better validation score; 0: 2 for sessions, 5 for users
     pretrain_learning_rate: float = 1e-3  # of Adam
-    epochs: int = 30  # of a row, at most; the best one counts
+    batch_size: int = 32  # examples a step of a row
+    epochs: int = 0  # of a row, at most; the best one counts; 0: 60 for sessions, 30 for users
+    patience: int = 0  # epochs without a better validation score; 0: 15 for sessions, 5 for users
     learning_rate: float = 1e-3  # of Adam, for a row
-    patience: int = 5  # epochs without a better validation score
     num_devices: int = 1  # devices that share each batch
     save_every: int = 5  # epochs between checkpoints
     results: str = "results"  # folder of result files
     workdir: str = "runs/peterrec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        names = ("dim", "max_len", "batch_size", "pretrain_epochs", "epochs", "patience")
-        check(self, *names, "num_devices", "save_every")
+        check(self, "dim", "batch_size", "num_devices", "save_every")
+        own = ("labels", "epochs", "patience")
+        for name in (*own, "pretrain_batch_size", "pretrain_epochs", "pretrain_patience"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1, or 0; see --help")
         if not self.dilations or min(self.dilations) < 1:
             raise ValueError(f"dilations={self.dilations}: give at least one, each at least 1")
-        if self.max_len < 2:
-            raise ValueError(f"max_len={self.max_len}: must be at least 2, for an event and the token")
+        if self.max_len < 0 or self.max_len == 1:
+            raise ValueError(f"max_len={self.max_len}: must be at least 2, for an event and the token, or 0")
+        if self.of_sessions and self.attribute is not None:
+            raise ValueError(
+                f"attribute={self.attribute}: nothing is known of who clicks in {self.dataset}; leave it "
+                "out, or ask for --dataset ml-100k"
+            )
+        if not self.of_sessions and self.labels:
+            raise ValueError(
+                f"labels={self.labels}: all training users of {self.dataset} have theirs; leave it out, or "
+                "ask for --dataset yoochoose1_64"
+            )
+        if self.norms and not any(row.startswith("peterrec") for row in self.rows):
+            raise ValueError(f"norms=True: none of the rows {self.rows} has patches; ask for peterrec-serial")
+
+    @property
+    def of_sessions(self) -> bool:
+        """Whether the target task is that of cold items."""
+        return self.dataset in SESSIONS
 
 
 class Data(NamedTuple):
-    """Users and what is told of them.
+    """The two tasks. A target example is a user, or the clicks of a session before its first cold one.
 
-    source: the split of the source task. columns: of the target task, on the device. classes: their names,
-    of labels 1..T. train, validation, test: users of each part.
+    name, task: what was split, and what is told of its parts. rule: how it was split. source: the split of
+    the source task. columns: of the target task, on the device. classes: their names, of labels 1..T. train,
+    validation, test: examples of each part. ranked: the classes are items, to be ranked.
     """
 
+    name: str
+    task: str
+    rule: str
     source: lab.Data
     columns: dict[str, np.ndarray]
     classes: tuple[str, ...]
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
-
-    @property
-    def name(self) -> str:
-        """The data set's name without its source."""
-        return self.source.split.sequences.name.split("/")[-1]
+    ranked: bool
 
     @property
     def token(self) -> int:
-        """The id behind a user's events."""
+        """The id behind an example's events."""
         return self.source.num_items + 1
+
+    @property
+    def summarise(self) -> Summarise:
+        """Logits to metrics."""
+        return summarise_ranks if self.ranked else summarise
+
+    @property
+    def selection(self) -> str:
+        """The validation metric that chooses a row's epoch."""
+        return f"mrr@{K}" if self.ranked else "log_loss"
 
 
 def effective(config: Config) -> Config:
-    """The settings with those of --tiny in place of defaults."""
-    if not config.tiny:
-        return config
+    """The settings with those of the data set where there are none, and small ones for --tiny."""
+    filled = dict(OF_SESSIONS if config.of_sessions else OF_USERS)
+    if config.tiny:
+        filled.update(TINY)
+        if config.of_sessions:
+            filled["labels"] = TINY_LABELS
     defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-    kept = {name: value for name, value in TINY.items() if getattr(config, name) == defaults[name]}
+    kept = {name: value for name, value in filled.items() if getattr(config, name) == defaults[name]}
     return dataclasses.replace(config, **kept)
 
 
 def load(config: Config) -> Data:
-    """Sequences, labels, and the users of each part."""
+    """Both tasks, of effective settings."""
+    if config.of_sessions:
+        return load_sessions(config)
     if config.tiny:
         sequences = synthetic.markov_chain(80, 24, noise=0.1).sequences
         first = sequences.items[sequences.offsets[:-1]]
@@ -149,7 +213,40 @@ def load(config: Config) -> Data:
         ],
         "occupation": users.occupation,
     }
-    return split_users(sequences, named[config.attribute], config)
+    return split_users(sequences, named[config.attribute or "gender"], config)
+
+
+def load_sessions(config: Config) -> Data:
+    """Sessions of a data set, or made-up ones, parted by cold items."""
+    if config.tiny:
+        log, least, most = cold_items.grouped_sessions(), 1, 10_000
+        number, validation, test = TINY_COLD_ITEMS, TINY_VALIDATION, TINY_TEST
+    else:
+        log, least, most = sessions.load(config.dataset).train, LEAST_CLICKS, MOST_CLICKS
+        number, validation, test = COLD_ITEMS, COLD_VALIDATION, COLD_TEST
+    seed = config.split_seed
+    held = cold_items.hold_out(log, number=number, least=least, most=most, seed=seed)
+    parts = cold_items.draw_parts(
+        len(held.label), train=config.labels, validation=validation, test=test, seed=seed
+    )
+    columns = {
+        "items": held.items,
+        "start": held.offsets[:-1].astype(np.int32),
+        "length": np.diff(held.offsets).astype(np.int32),
+        "label": held.label,
+    }
+    return Data(
+        name=held.source.name.split("/")[-1],
+        task=str(config.labels),
+        rule=f"{config.labels:,} / {validation:,} / {test:,} sessions at random, seed {seed}",
+        source=lab.resident(cold_items.last_click_of_some(held.source, share=SOURCE_SHARE, seed=seed)),
+        columns=columns,
+        classes=tuple(map(str, held.cold_ids)),
+        train=parts.train,
+        validation=parts.validation,
+        test=parts.test,
+        ranked=True,
+    )
 
 
 def split_users(sequences: Sequences, labels: np.ndarray, config: Config) -> Data:
@@ -164,8 +261,19 @@ def split_users(sequences: Sequences, labels: np.ndarray, config: Config) -> Dat
         "length": sequences.lengths.astype(np.int32),
         "label": (ids.reshape(-1) + 1).astype(np.int32),
     }
-    source = lab.resident(leave_one_out(sequences, short="train"))
-    return Data(source, columns, tuple(map(str, classes)), train, validation, test)
+    shares = " / ".join(f"{share:.0%}" for share in (1 - VALIDATION - TEST, VALIDATION, TEST))
+    return Data(
+        name=sequences.name.split("/")[-1],
+        task="half" if config.tiny else config.attribute or "gender",
+        rule=f"{shares} of users at random, seed {config.split_seed}",
+        source=lab.resident(leave_one_out(sequences, short="train")),
+        columns=columns,
+        classes=tuple(map(str, classes)),
+        train=train,
+        validation=validation,
+        test=test,
+        ranked=False,
+    )
 
 
 def backbone(data: Data, config: Config) -> NextItNet:
@@ -181,7 +289,8 @@ def backbone(data: Data, config: Config) -> NextItNet:
 
 def pretrain(data: Data, config: Config) -> Variables:
     """Parameters of the NextItNet that is best at the next item of validation."""
-    model, protocol = backbone(data, config), Protocol(loss="ce", selection="ndcg@10")
+    seen = "keep" if data.ranked else "exclude"  # shoppers go back to an item, users see a film once
+    model, protocol = backbone(data, config), Protocol(seen=seen, loss="ce", selection="ndcg@10")
 
     def all_items(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
         where, targets = batch["targets"] > 0, batch["targets"]
@@ -190,13 +299,14 @@ def pretrain(data: Data, config: Config) -> Variables:
         )
 
     objective = Objective(lambda key, users, context: {}, all_items)
-    packed = lab.training_rows(data.source, config.batch_size, config.max_len, config.num_devices)
+    size = config.pretrain_batch_size
+    packed = lab.training_rows(data.source, size, config.max_len, config.num_devices)
     fitted = fit(
         [Phase("pretrain", next_item(model, objective, packed=packed), config.pretrain_epochs)],
         optax.adam(config.pretrain_learning_rate),
-        lab.training_plan(data.source, config.batch_size, config.max_len, packed),
+        lab.training_plan(data.source, size, config.max_len, packed),
         data.source.columns,
-        lab.selection(model, data.source, protocol, config.num_devices, patience=config.patience),
+        lab.selection(model, data.source, protocol, config.num_devices, patience=config.pretrain_patience),
         seeds=(config.pretrain_seed,),
         workdir=Path(config.workdir) / data.name / "pretrain",
         description={"row": "pretrain", **pretraining(config)},
@@ -211,8 +321,10 @@ def pretrain(data: Data, config: Config) -> Variables:
 
 def pretraining(config: Config) -> dict[str, Any]:
     """The settings that the pre-trained model hangs on."""
-    beside = ("attribute", "split_seed", "epochs", "learning_rate")
-    return described(config, beside=beside)
+    beside = ["attribute", "labels", "norms", "batch_size", "epochs", "patience", "learning_rate"]
+    if not config.of_sessions:
+        beside.append("split_seed")  # its source are all users
+    return described(config, beside=tuple(beside))
 
 
 def model_of(row: Row, data: Data, config: Config) -> PeterRec:
@@ -229,15 +341,27 @@ def model_of(row: Row, data: Data, config: Config) -> PeterRec:
     )
 
 
-def started(task: Task, pretrained: Variables | None) -> Task:
-    """The task with pre-trained parameters in place of those it draws, where it has them."""
+def name_of(row: Row, config: Config) -> str:
+    """The row's name in tables."""
+    return f"{row}-norms" if config.norms and row.startswith("peterrec") else row
+
+
+def started(task: Task, pretrained: Variables | None, models: tuple[PeterRec, NextItNet]) -> Task:
+    """The task with pre-trained parameters in place of those it draws. models: what both belong to."""
     if pretrained is None:
         return task
 
     def init(key: Key, batch: Batch) -> Variables:
-        return {"params": transfer(task.init(key, batch)["params"], pretrained["params"])}
+        return {"params": transfer(task.init(key, batch)["params"], pretrained["params"], models=models)}
 
     return task._replace(init=init)
+
+
+def trains(row: Row, params: Variables, config: Config) -> Variables:
+    """Which parameters a row trains: a tree of bool."""
+    if row not in FROZEN:
+        return jax.tree.map(lambda leaf: True, params)
+    return trainable(params, norms=config.norms and row != "head")
 
 
 def optimiser(row: Row, config: Config) -> optax.GradientTransformation:
@@ -247,21 +371,20 @@ def optimiser(row: Row, config: Config) -> optax.GradientTransformation:
         return tx
 
     def kinds(params: Variables) -> Variables:
-        return jax.tree.map(lambda own: "own" if own else "frozen", trainable(params))
+        return jax.tree.map(lambda own: "own" if own else "frozen", trains(row, params, config))
 
     return optax.partition({"own": tx, "frozen": optax.set_to_zero()}, kinds)
 
 
-def num_trained(row: Row, params: Variables) -> tuple[int, int]:
+def num_trained(row: Row, params: Variables, config: Config) -> tuple[int, int]:
     """Parameters that a row trains, and all it has. params: of one seed."""
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-    own = jax.tree.leaves(trainable(params))
-    trained = [size for size, mine in zip(sizes, own, strict=True) if mine or row not in FROZEN]
-    return sum(trained), sum(sizes)
+    own = jax.tree.leaves(trains(row, params, config))
+    return sum(size for size, mine in zip(sizes, own, strict=True) if mine), sum(sizes)
 
 
 def batches(users: np.ndarray, labels: np.ndarray, num_devices: int) -> dict[str, np.ndarray]:
-    """Users to be asked about: user, label and mask, [batches, B]."""
+    """Users, or other examples, to be asked about: user, label and mask, [batches, B]."""
     size = min(EVALUATION_BATCH, -(-len(users) // num_devices))
     count = -(-len(users) // size)
     count = -(-count // num_devices) * num_devices
@@ -272,16 +395,34 @@ def batches(users: np.ndarray, labels: np.ndarray, num_devices: int) -> dict[str
 
 def summarise(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Accuracy and log loss of logits [batches, B, T], and for two classes the area under the ROC curve."""
-    mask = np.asarray(queries["mask"])
-    found, label = np.asarray(logits, np.float64)[mask], np.asarray(queries["label"])[mask] - 1
-    log_prob = found - scipy.special.logsumexp(found, axis=1, keepdims=True)
-    values = {
-        "accuracy": float(np.mean(found.argmax(axis=1) == label)),
-        "log_loss": float(-np.mean(log_prob[np.arange(len(label)), label])),
-    }
+    found, label = asked_rows(logits, queries)
+    values = {"accuracy": float(np.mean(found.argmax(axis=1) == label)), "log_loss": log_loss(found, label)}
     if found.shape[1] == 2:
         values["auc"] = float(metrics.auc(jnp.asarray(found[:, 1] - found[:, 0]), jnp.asarray(label)))
     return values
+
+
+def summarise_ranks(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """hit@5, mrr@5 (1 / rank, 0 past 5) and log loss of logits [batches, B, T]; ties rank the target last."""
+    found, label = asked_rows(logits, queries)
+    rank = metrics.rank_of_target(jnp.asarray(found, jnp.float32), jnp.asarray(label))
+    return {
+        f"hit@{K}": float(np.asarray(metrics.hit(rank, k=K), np.float64).mean()),
+        f"mrr@{K}": float(np.asarray(metrics.mrr(rank, k=K), np.float64).mean()),
+        "log_loss": log_loss(found, label),
+    }
+
+
+def asked_rows(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [M, T] in float64 and labels 0..T-1 [M] of the examples that are no padding."""
+    mask = np.asarray(queries["mask"])
+    return np.asarray(logits, np.float64)[mask], np.asarray(queries["label"])[mask] - 1
+
+
+def log_loss(logits: np.ndarray, label: np.ndarray) -> float:
+    """Mean of -log softmax of the labelled class, in nats."""
+    chosen = logits[np.arange(len(label)), label]
+    return float(np.mean(scipy.special.logsumexp(logits, axis=1) - chosen))
 
 
 def train(
@@ -289,7 +430,8 @@ def train(
 ) -> tuple[Fitted, list[dict[str, float]]]:
     """Trains a row for all seeds; gives the run and its test metrics."""
     model = model_of(row, data, config)
-    task = started(profile(model, token=data.token), None if row == "scratch" else pretrained)
+    start = None if row == "scratch" else pretrained
+    task = started(profile(model, token=data.token), start, (model, backbone(data, config)))
 
     def expand(queries: Batch, context: Context) -> Batch:
         return described_users(queries, context, token=data.token, max_len=config.max_len)
@@ -303,13 +445,13 @@ def train(
         Selection(
             measure,
             batches(data.validation, data.columns["label"], config.num_devices),
-            "log_loss",
-            summarise,
+            data.selection,
+            data.summarise,
             patience=config.patience,
-            lower_is_better=True,
+            lower_is_better=data.selection == "log_loss",
         ),
         seeds=config.seeds,
-        workdir=Path(config.workdir) / data.name / config.attribute / row,
+        workdir=Path(config.workdir) / data.name / data.task / name_of(row, config),
         description={"row": row, **described(config)},
         num_devices=config.num_devices,
         save_every=config.save_every,
@@ -320,11 +462,11 @@ def train(
         parallel.split_leading(asked, config.num_devices),
         parallel.replicate(dict(data.columns), config.num_devices),
     )
-    return fitted, [summarise(of_seed, asked) for of_seed in logits]
+    return fitted, [data.summarise(of_seed, asked) for of_seed in logits]
 
 
 def among(users: np.ndarray, batch_size: int) -> Plan:
-    """Each of these users once an epoch, in random order."""
+    """Each of these examples once an epoch, in random order."""
     plan = shuffled(len(users), batch_size)
 
     def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
@@ -335,12 +477,12 @@ def among(users: np.ndarray, batch_size: int) -> Plan:
 
 
 def majority(data: Data, config: Config) -> list[dict[str, float]]:
-    """Test metrics of who knows the classes' shares in training, and nothing of a user."""
+    """Test metrics of who knows the classes' shares in training, one added to each count, and no example."""
     labels = data.columns["label"]
     shares = np.bincount(labels[data.train], minlength=len(data.classes) + 1)[1:] + 1.0
     asked = batches(data.test, labels, 1)
     logits = np.broadcast_to(np.log(shares), (*asked["mask"].shape, len(shares)))
-    return [summarise(logits, asked)] * len(config.seeds)
+    return [data.summarise(logits, asked)] * len(config.seeds)
 
 
 def run(config: Config) -> None:
@@ -349,8 +491,6 @@ def run(config: Config) -> None:
     data = load(config)
     learned = [row for row in config.rows if row not in ("majority", "scratch")]
     pretrained = pretrain(data, config) if learned else None
-    shares = " / ".join(f"{share:.0%}" for share in (1 - VALIDATION - TEST, VALIDATION, TEST))
-    rule = f"{shares} of users at random, seed {config.split_seed}"
     for row in config.rows:
         fitted, sizes = None, {}
         if row == "majority":
@@ -358,22 +498,22 @@ def run(config: Config) -> None:
         else:
             fitted, found = train(row, data, config, pretrained)
             one = jax.tree.map(lambda leaf: leaf[0], fitted.variables)
-            trained, every = num_trained(row, one["params"])
+            trained, every = num_trained(row, one["params"], config)
             sizes = {"parameters": every, "trained": trained, "trained_share": trained / every}
         path = save(
             config.results,
             experiment=EXPERIMENT,
-            dataset=f"{data.name}-{config.attribute}" if not config.tiny else data.name,
-            model=row,
+            dataset=f"{data.name}-{data.task}",
+            model=name_of(row, config),
             config={**described(config), **sizes} if fitted else {},
             protocol=Protocol(
-                split=rule,
-                candidates="impressions",
+                split=data.rule,
+                candidates=f"all {len(data.classes)} cold" if data.ranked else "impressions",
                 seen="keep",
-                ties="half",
-                ks=(),
+                ties="pessimistic" if data.ranked else "half",
+                ks=(K,) if data.ranked else (),
                 loss="ce" if fitted else "",
-                selection="log_loss" if fitted else "none",
+                selection=data.selection if fitted else "none",
             ),
             seeds=config.seeds,
             metrics=found,
@@ -381,7 +521,7 @@ def run(config: Config) -> None:
         )
         means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
         share = f" (trains {sizes['trained']:,} of {sizes['parameters']:,})" if sizes else ""
-        print(f"{row}{share}: {means}\nsaved {path}", flush=True)
+        print(f"{name_of(row, config)}{share}: {means}\nsaved {path}", flush=True)
 
 
 def main() -> None:

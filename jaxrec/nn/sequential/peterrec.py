@@ -4,15 +4,17 @@ arXiv:2001.04253, section 3. A patch is z + U GELU(D z) with a quarter of the ch
 trains its patches and its table of targets; item vectors, convolutions and norms stay as pre-trained:
 
     model = PeterRec(num_items, num_targets)
-    params = transfer(model.init(key, items)["params"], pretrained["params"])
+    start = model.init(key, items)["params"]
+    params = transfer(start, pretrained["params"], models=(model, backbone))
     kinds = jax.tree.map(lambda own: "own" if own else "shared", trainable(params))
     tx = optax.partition({"own": optax.adam(1e-3), "shared": optax.set_to_zero()}, kinds)
 
 (With `optax.masked(tx, trainable)` chain `optax.set_to_zero` for the others, whose gradients it passes on.)
 
-Departs from the code as `nextitnet.py` does: padding is not read unless `skip_padding=False`. The code's
-`cardinality` cuts D and U into slices whose results add up, which is the same function, so there is no such
-field. Its bidirectional (GRec) encoder is not here.
+Departs from the code as `nextitnet.py` does: padding is not read unless `skip_padding=False`. The code also
+trains the second norm of each block, here with `trainable(params, norms=True)` alone. Its `cardinality` cuts
+D and U into slices whose results add up, which is the same function, so there is no such field. The
+bidirectional (GRec) encoder is not here.
 """
 
 from __future__ import annotations
@@ -23,14 +25,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 from flax import traverse_util
 
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.embedding import pad_row
-from jaxrec.nn.sequential.nextitnet import INIT, TwoLayerBlock, encode
+from jaxrec.nn.sequential.nextitnet import INIT, NextItNet, TwoLayerBlock, encode
 from jaxrec.types import Array, Variables
 
 OWN = ("patch_", "head")  # how the names of the parameters begin that a task trains
+SHARED = ("num_items", "extra_rows", "dim", "kernel_size", "dilations", "skip_padding", "norm_epsilon")
 
 
 class PeterRec(nn.Module):
@@ -131,28 +135,42 @@ class Patch(nn.Module):
 
 
 def trainable(params: Variables, *, norms: bool = False) -> Variables:
-    """Which parameters a task trains: a tree of bool like `params`, which may be whole variables.
+    """Which parameters a task trains: a tree of bool like `params`, which may lie in any other tree.
 
-    norms: whether the second norm of each block is trained as well, as the code allows.
+    norms: whether the second norm of each block is trained as well, as the released code does.
     """
     own = (*OWN, "norm_2") if norms else OWN
 
     def is_own(path: tuple[Any, ...], _: Any) -> bool:
-        return any(str(part.key).startswith(own) for part in path)
+        return any(jax.tree_util.keystr((part,), simple=True).startswith(own) for part in path)
 
     return jax.tree_util.tree_map_with_path(is_own, params)
 
 
-def transfer(params: Variables, pretrained: Variables) -> Variables:
+def transfer(
+    params: Variables, pretrained: Variables, *, models: tuple[PeterRec, NextItNet] | None = None
+) -> Variables:
     """The parameters of a PeterRec with everything but its patches and head from a NextItNet's.
 
+    pretrained: arrays, not values that are being traced. models: what both belong to. Parameters don't tell
+    dilations and how padding is read, so only where the models are given is it checked that these agree.
+
     Raises:
-      ValueError: the pre-trained model lacks a parameter, or has one of another shape.
+      ValueError: the pre-trained model lacks a parameter, has one of another shape or a block too many, or a
+        value that is not finite; the models differ.
     """
+    if models is not None:
+        _check_models(*models)
     ours, theirs = traverse_util.flatten_dict(params), traverse_util.flatten_dict(pretrained)
-    for path in ours:
-        if any(part.startswith(OWN) for part in path):
-            continue
+    for path, leaf in theirs.items():
+        bad = np.size(leaf) - np.isfinite(np.asarray(leaf)).sum()
+        if bad:
+            raise ValueError(
+                f"{'/'.join(path)}: {bad:,} of {np.size(leaf):,} values of the pre-trained model are NaN or "
+                "infinite; take an earlier checkpoint, or pre-train with a lower learning rate"
+            )
+    shared = {path for path in ours if not any(part.startswith(OWN) for part in path)}
+    for path in sorted(shared):
         found = theirs[path].shape if path in theirs else None
         if found != ours[path].shape:
             raise ValueError(
@@ -160,4 +178,28 @@ def transfer(params: Variables, pretrained: Variables) -> Variables:
                 "both need the same num_items, extra_rows, dim, kernel_size and dilations"
             )
         ours[path] = theirs[path]
+    blocks = (path for path in theirs.keys() - shared if path[0].startswith("layer_"))
+    left = sorted(path for path in blocks if not path[1].startswith(OWN))  # patches are another task's own
+    if left:
+        raise ValueError(
+            f"{'/'.join(left[0])}: {theirs[left[0]].shape} in the pre-trained model, missing here (so are "
+            f"{len(left) - 1} more); both need the same dilations, one for each block"
+        )
     return traverse_util.unflatten_dict(ours)
+
+
+def _check_models(ours: PeterRec, theirs: NextItNet) -> None:
+    """Raises ValueError where equal parameters would be another function."""
+    if theirs.bottleneck:
+        raise ValueError(
+            "bottleneck=True in the pre-trained model: patches go into blocks of two convolutions; pre-train "
+            "with bottleneck=False"
+        )
+    for field in SHARED:
+        here, there = getattr(ours, field), getattr(theirs, field)
+        if field == "dilations":
+            here, there = tuple(here), tuple(there)
+        if here != there:
+            raise ValueError(
+                f"{field}={here} here, {there} in the pre-trained model: build both with the same {field}"
+            )

@@ -374,6 +374,7 @@ def timings(row: Row, config: Config, length: int) -> Iterator[tuple[str, list[f
 def seconds_of(fn: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[float]:
     """For each tuple of arguments the median of a few calls, as many as fit in a second but at most 5."""
     program = jax.jit(fn).lower(*arguments[0]).compile()
+    jax.block_until_ready(arguments)  # or the first call would wait for them
     medians = []
     for given in arguments:
         taken: list[float] = []

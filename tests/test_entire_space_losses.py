@@ -153,3 +153,10 @@ def test_shares_of_devices_add_up() -> None:
         )
         whole = loss(*(part.reshape(8, *part.shape[2:]) for part in parts), where=where.reshape(8))
         np.testing.assert_allclose(shares.sum(), whole, rtol=1e-6)
+
+
+def test_a_propensity_of_one_gives_the_error_of_the_observed_times_their_share() -> None:
+    own = np.random.default_rng(7)
+    errors, observed = own.exponential(size=50).astype(np.float32), own.random(50) < 0.3
+    found = losses.inverse_propensity_risk(errors, observed, jnp.ones(50))
+    np.testing.assert_allclose(found, errors[observed].mean() * observed.mean(), rtol=1e-6)

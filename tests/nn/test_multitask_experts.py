@@ -392,3 +392,29 @@ REFUSED = {
 def test_wrong_fields_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_shared_bottom_with_one_weight_learns_like_a_model_of_that_task_alone() -> None:
+    """Loss weights (1, 0): bottom and first tower as of a single task, no gradient in the second tower."""
+    sizes: Any = {"bottom_dims": (5,), "tower_dims": (4,)}
+    both, alone = SharedBottom(2, **sizes), SharedBottom(1, **sizes)
+    rng = np.random.default_rng(3)
+    x, label = rng.normal(size=(6, 7)).astype(np.float32), rng.normal(size=6).astype(np.float32)
+    params: Any = both.init(jax.random.key(0), x)["params"]
+    towers = [name for name in params if name != "bottom"]
+    first = {**params, **{name: jax.tree.map(lambda leaf: leaf[:1], params[name]) for name in towers}}
+
+    def loss(model: SharedBottom, params: Any) -> Any:
+        return jnp.sum((model.apply({"params": params}, x)[:, 0] - label) ** 2)
+
+    of_both = jax.grad(functools.partial(loss, both))(params)
+    of_alone = jax.grad(functools.partial(loss, alone))(first)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        of_both["bottom"],
+        of_alone["bottom"],
+    )
+    for name in towers:
+        for two, one in zip(jax.tree.leaves(of_both[name]), jax.tree.leaves(of_alone[name]), strict=True):
+            np.testing.assert_allclose(two[:1], one, rtol=1e-5, atol=1e-6)
+            assert not two[1:].any()

@@ -405,7 +405,8 @@ def test_a_shared_bottom_with_one_weight_learns_like_a_model_of_that_task_alone(
     first = {**params, **{name: jax.tree.map(lambda leaf: leaf[:1], params[name]) for name in towers}}
 
     def loss(model: SharedBottom, params: Any) -> Any:
-        return jnp.sum((model.apply({"params": params}, x)[:, 0] - label) ** 2)
+        logits: Any = model.apply({"params": params}, x)
+        return jnp.sum((logits[:, 0] - label) ** 2)
 
     of_both = jax.grad(functools.partial(loss, both))(params)
     of_alone = jax.grad(functools.partial(loss, alone))(first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,3 +31,6 @@ def test_the_risk_reads_purchases_among_views_only(unknown: float) -> None:
     share = 1 / (1 + np.exp(-np.asarray(outputs["ctr"])))
     expected = np.sum(view * np.asarray(errors) / np.maximum(share, 0.1)) / 4
     np.testing.assert_allclose(term(outputs, batch, None), expected, rtol=1e-6)
+    of_cvr = jax.grad(lambda cvr: term({**outputs, "cvr": cvr}, batch, None))(outputs["cvr"])
+    wrong = 1 / (1 + np.exp(-np.asarray(outputs["cvr"]))) - np.array([1.0, 0, 0, 0])
+    np.testing.assert_allclose(of_cvr, view * wrong / np.maximum(share, 0.1) / 4, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 import scipy.sparse
 
 from jaxrec import metrics, packing
-from jaxrec.data.sessions import Part, SessionSplit
+from jaxrec.data.sessions import Part, Sessions, SessionSplit
 from jaxrec.train import parallel
 from jaxrec.train.evaluate import Measure, Summarise, make_rank
 from jaxrec.train.fit import CompiledMeasure
@@ -31,6 +32,42 @@ class Data(NamedTuple):
 def resident(split: SessionSplit) -> Data:
     """The columns of a split, built once."""
     return Data(split, split.columns())
+
+
+def repeats_together(sessions: Sessions, seed: int = 0) -> Sessions:
+    """The same clicks with those of an item side by side in each session, and the items in random order.
+
+    So stand the views of a session in the raw file of Diginetica. Test prefixes are those of the reordered
+    session.
+
+    Raises:
+      ValueError: the test rows of a session are not all its prefixes, longest first.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = sessions.test.lengths
+    starts = np.concatenate([[True], lengths[:-1] == 2])
+    if (lengths[1:] != np.where(starts[1:], lengths[1:], lengths[:-1] - 1)).any() or lengths[-1] != 2:
+        raise ValueError(
+            f"{sessions.name}: test rows are not all prefixes of a session, longest first, down to one click "
+            "and its target; so the sessions that they are cut from are not known"
+        )
+
+    def reordered(items: np.ndarray, row: np.ndarray) -> np.ndarray:
+        pairs, pair = np.unique(row.astype(np.int64) * (sessions.num_items + 1) + items, return_inverse=True)
+        return items[np.lexsort((rng.permutation(len(pairs))[pair], row))]
+
+    train = reordered(sessions.train.items, sessions.train.users)
+    of_session = np.cumsum(starts) - 1
+    longest = lengths[starts]
+    clicks = np.flatnonzero(np.repeat(starts, lengths))
+    test = reordered(sessions.test.items[clicks], np.repeat(np.arange(len(longest)), longest))
+    begin = (np.cumsum(longest) - longest)[of_session]
+    within = np.arange(len(sessions.test.items)) - np.repeat(sessions.test.offsets[:-1], lengths)
+    return dataclasses.replace(
+        sessions,
+        train=dataclasses.replace(sessions.train, items=train),
+        test=dataclasses.replace(sessions.test, items=test[np.repeat(begin, lengths) + within]),
+    )
 
 
 def protocol(split: SessionSplit, loss: str, selection: str) -> Protocol:

@@ -18,10 +18,12 @@ a session longer than `max_len` only the last clicks teach.
 
 Published numbers stand beside Yoochoose alone. The paper's on Diginetica belong to other sequences: its code
 orders the clicks of a session by their date, a day, which leaves those of one day in the order of the raw
-file, where repeated views of an item stand together. The sessions here are in order of time.
+file, where repeated views of an item stand together. The sessions here are in order of time. --order file
+brings the repeated views of a session together, as there, and the items of a session in random order: an
+ablation, to see how much of the published numbers that order is.
 
 Run:     python -m experiments.stamp
-Also:    --dataset diginetica, --rows stamp-ce --seeds 0, --select test
+Also:    --dataset diginetica, --rows stamp-ce --seeds 0, --select test, --dataset diginetica --order file
 """
 
 from __future__ import annotations
@@ -134,6 +136,7 @@ class Config:
     session_learning_rate: float = 1e-3  # of Adam, for GRU4Rec and SASRec
     dropout: float = 0.25  # of GRU4Rec and SASRec
     select: Literal["validation", "test"] = "validation"  # whose recall@20 chooses the epoch
+    order: Literal["time", "file"] = "time"  # of a session's clicks; file: repeated ones together
     share: float = 0.1  # of the training sessions, for validation; none with --select test
     validation: Literal["random", "last"] = "random"  # which sessions those are
     num_devices: int = 1  # devices that share each batch
@@ -169,22 +172,18 @@ def effective(config: Config) -> Config:
 
 
 def load(config: Config) -> Sessions:
-    """The sessions of a data set, or for --tiny a chain cut into two parts."""
-    if not config.tiny:
-        return source.load(config.dataset)
+    """The sessions of a data set, or for --tiny a chain cut into two parts, in the order asked for."""
+    found = made_up() if config.tiny else source.load(config.dataset)
+    return lab.repeats_together(found) if config.order == "file" else found
+
+
+def made_up() -> Sessions:
+    """Sessions along a noisy cycle of 30 items, and every prefix of others as test."""
     chain = synthetic.markov_chain(150, 30, min_length=2, max_length=7, noise=0.2).sequences
-    train, test = (
-        dataclasses.replace(
-            chain,
-            items=chain.items[chain.offsets[first] : chain.offsets[last]],
-            times=None,
-            offsets=chain.offsets[first : last + 1] - chain.offsets[first],
-            user_ids=chain.user_ids[first:last],
-            uniform_rank=None,
-        )
-        for first, last in ((0, 110), (110, 150))
-    )
-    return Sessions("tiny", train, test)
+    rows = [chain.row(user).tolist() for user in range(chain.num_users)]
+    asked = [(row[:cut], row[cut]) for row in rows[110:] for cut in range(len(row) - 1, 0, -1)]
+    prefixes, targets = map(list, zip(*asked, strict=True))
+    return Sessions.from_arrays("tiny", **source.from_lists(rows[:110], (prefixes, targets), "tiny"))
 
 
 def summed(batch_size: int, clip: float, learning_rate: float) -> optax.GradientTransformation:
@@ -324,14 +323,15 @@ def dataset_name(config: Config) -> str:
 
 
 def model_name(row: Row, config: Config) -> str:
-    """The row's name, with how its epoch was chosen where that was not on validation."""
-    return f"{row}+test-selected" if config.select == "test" else row
+    """The row's name, with the order of clicks and how its epoch was chosen where those are not the usual."""
+    order = "+file-order" if config.order == "file" else ""
+    return row + order + ("+test-selected" if config.select == "test" else "")
 
 
 def published(row: Row, config: Config) -> tuple[dict[str, float], str]:
     """The published numbers of a row, where the settings it reads are those of the authors' code."""
     official = described(effective(Config(dataset=config.dataset, select=config.select)))
-    read = ("dataset", "share", "validation") if row in FLOORS else tuple(official)
+    read = ("dataset", "order", "share", "validation") if row in FLOORS else tuple(official)
     if any(described(config)[name] != official[name] for name in read):
         return {}, ""
     return PUBLISHED.get((dataset_name(config), row), ({}, ""))
@@ -357,7 +357,7 @@ def run(config: Config) -> None:
             experiment=EXPERIMENT,
             dataset=dataset_name(config),
             model=model_name(row, config),
-            config={"share": config.share} if floor else described(config),
+            config={"share": config.share, "order": config.order} if floor else described(config),
             protocol=of if floor else of._replace(selection=chosen),
             seeds=config.seeds,
             metrics=found,

@@ -56,6 +56,45 @@ def test_epochs_chosen_on_test_are_labelled_so(tmp_path: Path, monkeypatch: pyte
     assert stamp.published("stamp-ce", whole)[0]["mrr@20"] == 0.2967
 
 
+def test_repeated_views_stand_together_in_file_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    call(stamp, monkeypatch, "--tiny", "--rows", "markov", "--order", "file", "--results", tmp_path)
+    (record,) = read_all(tmp_path)
+    assert (record.result.model, record.result.config["order"]) == ("markov+file-order", "file")
+    assert not stamp.published("markov", stamp.effective(stamp.Config(order="file")))[0]
+    assert not stamp.published("item-knn", stamp.effective(stamp.Config(order="file")))[0]
+
+
+def grouped(row: list[int]) -> bool:
+    """Whether equal items stand side by side."""
+    return len(list(itertools.groupby(row))) == len(set(row))
+
+
+def test_reordered_sessions_hold_the_same_clicks_and_ask_every_prefix() -> None:
+    sessions = [[1, 2, 1, 3, 2, 1], [4, 4, 5, 4], [2, 3], [6, 1, 6, 5, 1]]
+    asked = [(row[:cut], row[cut]) for row in sessions for cut in range(len(row) - 1, 0, -1)]
+    lists = from_lists(sessions, ([p for p, _ in asked], [t for _, t in asked]), "made")
+    before = Sessions.from_arrays("made", **lists)
+    firsts = set()
+    for seed in range(20):
+        found = lab.repeats_together(before, seed)
+        assert found.test.lengths.tolist() == before.test.lengths.tolist()
+        at = 0
+        for row, session in enumerate(sessions):
+            for part in (found.train.row(row), found.test.row(at)):
+                assert sorted(part.tolist()) == sorted(session)
+                assert grouped(part.tolist())
+            whole = found.test.row(at).tolist()
+            for cut in range(len(session), 1, -1):  # a prefix and its target
+                assert found.test.row(at).tolist() == whole[:cut]
+                at += 1
+        firsts.add(int(found.train.row(0)[0]))
+    assert firsts == {1, 2, 3}  # items come in random order
+    other = Sessions.from_arrays("made", **from_lists(sessions, ([[1, 2], [3, 4]], [3, 5]), "made"))
+    with pytest.raises(ValueError, match="not all prefixes"):
+        lab.repeats_together(other)
+
+
 def test_published_numbers_stand_beside_official_settings_only() -> None:
     official = stamp.effective(stamp.Config())
     assert stamp.published("stamp-ce", official)[0]["recall@20"] == 0.6874

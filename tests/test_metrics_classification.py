@@ -130,6 +130,18 @@ def test_log_loss_is_the_mean_negative_log_likelihood(rows: tuple[np.ndarray, ..
     assert np.isfinite(metrics.log_loss(np.array([200.0, -200.0], np.float32), np.array([0.0, 1.0])))
 
 
+def test_normalized_entropy_is_log_loss_over_that_of_the_share(rows: tuple[np.ndarray, ...]) -> None:
+    logits, labels, _, where = rows
+    share = labels[where].mean()
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    found = metrics.normalized_entropy(logits, labels, where=where)
+    assert np.isclose(found, metrics.log_loss(logits, labels, where=where) / entropy, rtol=1e-5)
+    constant = np.full(N, np.log(share / (1 - share)), np.float32)
+    assert np.isclose(metrics.normalized_entropy(constant, labels, where=where), 1.0, rtol=1e-5)
+    assert np.isnan(metrics.normalized_entropy(logits, np.ones(N), where=where))
+    assert np.isnan(metrics.normalized_entropy(logits, np.zeros(N), where=where))
+
+
 def test_predictions_equal_to_the_rate_are_calibrated() -> None:
     labels = np.array([1, 0, 0, 0], np.float32)
     logits = np.full(4, np.log(0.25 / 0.75), np.float32)

@@ -88,6 +88,46 @@ def batched_queries(queries: Queries, batch_size: int, *, multiple: int = 1) -> 
     }
 
 
+def event_windows(
+    queries: Queries, width: int, *, fresh: int, batch_size: int, multiple: int = 1
+) -> dict[str, np.ndarray]:
+    """Windows of users' events that hold every query's target, for scores of many events in one pass.
+
+    A window is the last `width` of a user's first `end` events, right-aligned; its targets are among the last
+    `fresh` ones, so that each has at least width - fresh events before it, where its user has.
+
+    Returns: user, end, mask [batches, batch_size], and query [batches, batch_size, width], the number of the
+    query whose target stands in a slot, -1 in others. The tail is padded with mask False; the number of
+    batches is rounded up to `multiple` (devices).
+
+    Raises:
+      ValueError: there is no query, or fresh is not in 1..width.
+    """
+    if not 1 <= fresh <= width:
+        raise ValueError(f"fresh={fresh}: must lie in 1..{width}, the width of a window")
+    if not queries.user.size:
+        raise ValueError("the split has no query to evaluate: no user has enough events")
+    order = np.lexsort((queries.length, queries.user))
+    user, position = queries.user[order], queries.length[order].astype(np.int64)
+    _, begin, of_user = np.unique(user, return_index=True, return_inverse=True)
+    part = (position - position[begin][of_user]) // fresh
+    starts = np.flatnonzero(np.diff(user, prepend=-1) | np.diff(part, prepend=-1))
+    of_window = np.cumsum(np.bincount(starts, minlength=len(user))) - 1
+    end = np.maximum.reduceat(position, starts) + 1
+    batches = -(-len(starts) // batch_size)
+    batches = -(-batches // multiple) * multiple
+    size = batches * batch_size
+    query = np.full((size, width), -1, np.int32)
+    query[of_window, width - (end[of_window] - position)] = order
+    spare = (0, size - len(starts))
+    return {
+        "user": np.pad(user[starts], spare).reshape(batches, batch_size),
+        "end": np.pad(end.astype(np.int32), spare).reshape(batches, batch_size),
+        "mask": (np.arange(size) < len(starts)).reshape(batches, batch_size),
+        "query": query.reshape(batches, batch_size, width),
+    }
+
+
 def gather_users(
     columns: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], *, events: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

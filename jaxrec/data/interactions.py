@@ -106,10 +106,16 @@ class Interactions:
         users, items = vocab.build(f"{name}: user", user, order), vocab.build(f"{name}: item", item, order)
         return cls(name, users.encode(user), items.encode(item), time, value, users.raw, items.raw)
 
+    def event_order(self) -> np.ndarray:
+        """Rows by user, then time, those of equal time as they stand, int64 [N]: the order of `to_sequences`.
+
+        So value[event_order()] are the values of the events of the sequences.
+        """
+        return np.lexsort((self.user,) if self.time is None else (self.time, self.user))
+
     def to_sequences(self) -> Sequences:
         """Sorts events by user, then time; events of equal time keep the order of their rows."""
-        keys = (self.user,) if self.time is None else (self.time, self.user)
-        rows = np.lexsort(keys)
+        rows = self.event_order()
         return Sequences(
             self.name,
             items=self.item[rows],

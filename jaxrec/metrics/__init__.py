@@ -8,6 +8,7 @@ from jaxrec.metrics.classification import (
     expected_calibration_error,
     gauc,
     log_loss,
+    normalized_entropy,
     relative_improvement,
     reliability,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "log_loss",
     "mrr",
     "ndcg",
+    "normalized_entropy",
     "rank_of_target",
     "recall",
     "relative_improvement",

@@ -166,6 +166,20 @@ def log_loss(logits: Array, labels: Array, *, where: Array | None = None) -> Arr
     return _mean(jax.nn.softplus(logits) - labels * logits, where)
 
 
+def normalized_entropy(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
+    """Log loss over that of the rows' own share of positives, which is 1: [N], [N] → [].
+
+    He et al., ADKDD 2014, section 2. NaN where the rows hold one class only.
+
+    >>> chance = jnp.full(4, -jnp.log(3.0))  # 1/4 is positive, and all are given that
+    >>> round(float(normalized_entropy(chance, jnp.array([0, 1, 0, 0]))), 6)
+    1.0
+    """
+    share = _mean(labels, where)
+    entropy = -(share * jnp.log(share) + (1 - share) * jnp.log1p(-share))
+    return jnp.where((share > 0) & (share < 1), log_loss(logits, labels, where=where) / entropy, jnp.nan)
+
+
 def calibration_ratio(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
     """Mean predicted probability over the share of positives, 1 when calibrated: [N], [N] → [].
 

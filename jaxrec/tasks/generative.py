@@ -8,15 +8,19 @@ The model is a module such as `nn.sequential.hstu_generative.GenerativeHSTU`: `_
 times, asked, segments, rows, train) -> {"hidden": [B, L, D], "action": [B, L, A]}`, and
 `item_table() -> [V, D]`. It gets times if its `reads_times` is true.
 
+In evaluation `retriever` ranks all items after each query's events, and `windows` with `action_score` give
+the score of many events of a user in one pass, each as if it were the candidate.
+
 Context columns: those of `tasks.next_item`, and actions [N], int32: 1..A, 0 where it is not known. Rows: as
 there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -140,6 +144,49 @@ def retriever(model: ActionEncoder, packed: Rows | None = None) -> Retriever:
         return last_hidden(hidden, queries, packed, longest)
 
     return Retriever(query, lambda variables: item_table(model, variables))
+
+
+def windows(model: ActionEncoder, columns: Batch, context: Context) -> Batch:
+    """The model's input of windows: the last `model.max_len` of a user's first `end` events, right-aligned.
+
+    columns: user, end, int32 [B], such as of `data.batching.event_windows`; others pass through.
+    """
+    end = columns["end"][:, None]
+    event = end - model.max_len + jnp.arange(model.max_len)
+    real = event >= 0
+    index = jnp.where(real, context["start"][columns["user"]][:, None] + event, 0)
+    return {
+        **columns,
+        "items": jnp.where(real, context["items"][index], 0),
+        "actions": jnp.where(real, context["actions"][index], 0),
+        **({"times": read_times(context, index, real)["times"]} if reads_times(model) else {}),
+    }
+
+
+def action_score(model: ActionEncoder, positive: Sequence[int]) -> Callable[[Variables, Batch], Array]:
+    """Log-odds that the action of an event is positive, [B, L], of a batch made by `windows`.
+
+    That of an event reads the events and actions before it, and its item: not its own action.
+
+    Raises:
+      ValueError: none of the model's actions is positive, or all are.
+    """
+    others = [a for a in range(1, model.num_actions + 1) if a not in positive]
+    if not others or len(others) == model.num_actions:
+        raise ValueError(
+            f"positive={tuple(positive)}: name at least one of the actions 1..{model.num_actions} "
+            "(num_actions), and not all of them"
+        )
+
+    def score(variables: Variables, batch: Batch) -> Array:
+        logits = outputs(model, variables, batch, None)["action"]
+
+        def total(actions: Sequence[int]) -> Array:
+            return jax.nn.logsumexp(logits[..., jnp.array(actions) - 1], axis=-1)
+
+        return total(sorted(set(positive))) - total(others)
+
+    return score
 
 
 def next_positive(items: Array, actions: Array, positive: Sequence[int], segments: Array) -> Array:

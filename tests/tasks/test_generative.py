@@ -17,7 +17,7 @@ from jaxrec.data import synthetic
 from jaxrec.data.batching import batched_queries, next_item_columns
 from jaxrec.data.split import leave_one_out
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
-from jaxrec.tasks.generative import generative, next_positive, retriever
+from jaxrec.tasks.generative import action_score, generative, next_positive, retriever, windows
 from jaxrec.tasks.next_item import Rows, uniform_softmax
 from jaxrec.train.evaluate import make_rank, summarise
 from jaxrec.types import Batch, Protocol, Variables
@@ -216,6 +216,59 @@ def test_a_long_query_leaves_a_place_for_its_target(packed: Rows | None) -> None
 def test_a_query_whose_action_is_not_known_is_zero() -> None:
     first = {"user": np.zeros(1, np.int32), "length": np.ones(1, np.int32), "mask": np.ones(1, bool)}
     assert not np.asarray(jax.jit(retriever(MODEL).query)(VARIABLES, first, context())).any()
+
+
+# --- actions of many events in one pass ---
+
+
+def scores_at(user: int, end: int, context: Any) -> np.ndarray:
+    """Log-odds in the slots of one window of a user's first `end` events, [MAX_LEN]."""
+    columns = {"user": np.array([user], np.int32), "end": np.array([end], np.int32), "mask": np.ones(1, bool)}
+    return np.asarray(scored(columns, context))[0]
+
+
+@jax.jit
+def scored(columns: Batch, context: Any) -> Any:
+    return action_score(MODEL, POSITIVE)(VARIABLES, windows(MODEL, columns, context))
+
+
+def test_each_event_of_a_window_is_scored_as_if_it_were_the_candidate() -> None:
+    """As an event at the end whose own action is not known: log-odds of the two positive actions."""
+    user, plain = next(u for u in range(11) if split().sequences.lengths[u] == MAX_LEN - 1), context()
+    whole = scores_at(user, MAX_LEN - 1, plain)
+    assert whole[0] == pytest.approx(np.log(2), abs=1e-6)  # nothing in the slot: two of three equal actions
+    apply = jax.jit(functools.partial(MODEL.apply, train=False))
+    start = plain["start"][user]
+    for end in range(1, MAX_LEN):
+        cut = {name: plain[name][start : start + end].copy() for name in ("items", "actions", "seconds")}
+        cut["actions"][-1] = 0
+        items, actions, times = (
+            np.pad(cut[name], (MAX_LEN - end, 0))[None] for name in ("items", "actions", "seconds")
+        )
+        odds = np.exp(np.asarray(apply(VARIABLES, items, actions, times=times)["action"])[0, -1])
+        assert whole[end] == pytest.approx(np.log((odds[1] + odds[2]) / odds[0]), abs=1e-5)
+
+
+def test_a_window_reads_the_last_events_before_its_end_alone() -> None:
+    user, plain = next(u for u in range(11) if split().sequences.lengths[u] == 12), context()
+    start = plain["start"][user]
+    before = scores_at(user, 9, plain)
+    for event, slot in ((2, None), (3, 0), (8, 5), (9, None)):  # events 3..8 stand in slots 0..5
+        items = plain["items"].copy()
+        items[start + event] = 1 + items[start + event] % NUM_ITEMS
+        changed = scores_at(user, 9, {**plain, "items": items}) != before
+        assert changed.any() == (slot is not None)
+        assert slot is None or (changed[slot] and not changed[:slot].any())
+        actions = plain["actions"].copy()
+        actions[start + event] = 1 + actions[start + event] % 3
+        changed = scores_at(user, 9, {**plain, "actions": actions}) != before
+        assert not changed[: MAX_LEN if slot is None else slot + 1].any()
+
+
+@pytest.mark.parametrize("positive", [(), (4,), (1, 2, 3)])
+def test_some_actions_are_positive_and_others_not(positive: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"at least one of the actions 1\.\.3 \(num_actions\), and not all"):
+        action_score(MODEL, positive)
 
 
 def test_full_ranking_of_a_chain_of_items() -> None:

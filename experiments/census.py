@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import flax.linen as nn
-import numpy as np
 
 from experiments import impressions as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec.data import synthetic_multitask
@@ -192,8 +191,8 @@ def run(config: Config) -> None:
             source=source,
             fitted=runs[0][0],
         )
-        means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
-        print(f"{row}: best epochs {[fitted.best_epoch for fitted, *_ in runs]}; test {means}\nsaved {path}")
+        best = [fitted.best_epoch for fitted, *_ in runs]
+        print(f"{row}: best epochs {best}; test {means(found)}\nsaved {path}")
 
 
 def main() -> None:

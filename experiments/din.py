@@ -17,7 +17,6 @@ Also:    --rows base din-dice --seeds 0, --dataset Beauty
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import impressions as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import metrics
@@ -249,12 +248,6 @@ def run(config: Config) -> None:
             fitted=fitted,
         )
         print(f"{row}: best epochs {fitted.best_epoch}; test {means(found)}\nsaved {path}")
-
-
-def means(found: list[dict[str, float]]) -> str:
-    """Each metric's mean over seeds, in a line."""
-    names: Mapping[str, float] = found[0]
-    return ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in names)
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ import numpy as np
 
 from experiments import din
 from experiments import impressions as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec.data import synthetic_multitask
@@ -269,7 +269,7 @@ def run(config: Config) -> None:
             metrics=found,
             fitted=fitted,
         )
-        print(f"{row}: best epochs {fitted.best_epoch}; test {din.means(found)}\nsaved {path}")
+        print(f"{row}: best epochs {fitted.best_epoch}; test {means(found)}\nsaved {path}")
 
 
 def main() -> None:

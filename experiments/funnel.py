@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import impressions as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses
@@ -276,8 +276,8 @@ def run(config: Config) -> None:
             fitted=runs[0][0],
             note=f"selected by the mean over {', '.join(outputs_of(row, TASKS))}" if len(alone) == 1 else "",
         )
-        means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
-        print(f"{row}: best epochs {[fitted.best_epoch for fitted, *_ in runs]}; test {means}\nsaved {path}")
+        best = [fitted.best_epoch for fitted, *_ in runs]
+        print(f"{row}: best epochs {best}; test {means(found)}\nsaved {path}")
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ import optax
 
 from experiments import sequential
 from experiments import sessions as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses, packing
@@ -328,8 +328,7 @@ def run(config: Config) -> None:
             metrics=found,
             fitted=fitted,
         )
-        means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
-        print(f"{row}: {means}\nsaved {path}", flush=True)
+        print(f"{row}: {means(found)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

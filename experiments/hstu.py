@@ -43,7 +43,7 @@ import optax
 
 from experiments import sequential as lab
 from experiments import settings
-from experiments.saving import save
+from experiments.saving import means, save
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment.stochastic_length import stochastic_length
@@ -392,8 +392,7 @@ def run(config: Config) -> None:
                 fitted=fitted,
                 note=note_of(row, config),
             )
-        means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
-        print(f"{model_name(row, config)}: {means}\nsaved {path}", flush=True)
+        print(f"{model_name(row, config)}: {means(found)}\nsaved {path}", flush=True)
 
 
 def note_of(row: Row, config: Config) -> str:

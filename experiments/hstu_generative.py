@@ -39,7 +39,7 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import metrics, packing
@@ -403,8 +403,7 @@ def run(config: Config) -> None:
                 metrics=values,
                 fitted=fitted,
             )
-            means = ", ".join(f"{name} {np.mean([m[name] for m in values]):.4f}" for name in values[0])
-            print(f"{row}, {question}: {means}\nsaved {path}", flush=True)
+            print(f"{row}, {question}: {means(values)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

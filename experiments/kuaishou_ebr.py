@@ -30,7 +30,7 @@ import optax
 
 from experiments import sequential as lab
 from experiments import settings
-from experiments.saving import save
+from experiments.saving import means, save
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment.item2vec import item_vectors
@@ -319,8 +319,7 @@ def run(config: Config) -> None:
             metrics=found,
             fitted=fitted,
         )
-        means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
-        print(f"{row}: {means}\nsaved {path}", flush=True)
+        print(f"{row}: {means(found)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

@@ -15,11 +15,9 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from experiments import census as paper
 from experiments import impressions as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import described
 from jaxrec import config as command_line
 from jaxrec.nn.layers.features import Featured
@@ -131,8 +129,7 @@ def run(config: Config) -> None:
             metrics=found,
             fitted=fitted,
         )
-        means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
-        print(f"{row}: best epochs {fitted.best_epoch}; test {means}\nsaved {path}")
+        print(f"{row}: best epochs {fitted.best_epoch}; test {means(found)}\nsaved {path}")
 
 
 def main() -> None:

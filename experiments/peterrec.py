@@ -47,7 +47,7 @@ import optax
 import scipy.special
 
 from experiments import sequential as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses, metrics
@@ -519,9 +519,8 @@ def run(config: Config) -> None:
             metrics=found,
             fitted=fitted,
         )
-        means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
         share = f" (trains {sizes['trained']:,} of {sizes['parameters']:,})" if sizes else ""
-        print(f"{name_of(row, config)}{share}: {means}\nsaved {path}", flush=True)
+        print(f"{name_of(row, config)}{share}: {means(found)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

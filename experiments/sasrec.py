@@ -26,11 +26,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import optax
 
 from experiments import sequential as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check_seeds, described
 from jaxrec import config as command_line
 from jaxrec.data import synthetic
@@ -252,8 +251,7 @@ def run(config: Config) -> None:
                 fitted=fitted,
                 note="" if ending else negatives,
             )
-            means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
-            print(f"{model_name(row, config)}{ending}: {means}\nsaved {path}", flush=True)
+            print(f"{model_name(row, config)}{ending}: {means(found)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxrec.config import manifest
 from jaxrec.report import plots, results
 from jaxrec.train.fit import Fitted
@@ -48,6 +50,15 @@ def save(
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, seeds, path.with_suffix(".png"))
     return path
+
+
+def means(found: Sequence[Mapping[str, float]]) -> str:
+    """Each metric's mean over seeds, in a line.
+
+    >>> means([{"auc": 0.5, "mse": 1.0}, {"auc": 0.6, "mse": 2.0}])
+    'auc 0.5500, mse 1.5000'
+    """
+    return ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
 
 
 def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:

@@ -31,8 +31,7 @@ import jax
 import numpy as np
 
 from experiments import impressions as lab
-from experiments.din import means
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec.data import synthetic_multitask

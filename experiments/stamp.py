@@ -39,7 +39,7 @@ import optax
 
 from experiments import sequential
 from experiments import sessions as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import packing
@@ -366,8 +366,7 @@ def run(config: Config) -> None:
             fitted=fitted,
             note=NOTES[config.select] if numbers else "",
         )
-        means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
-        print(f"{model_name(row, config)}: {means}\nsaved {path}", flush=True)
+        print(f"{model_name(row, config)}: {means(found)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
-from experiments.saving import save
+from experiments.saving import means, save
 from experiments.settings import check_seeds, described
 from jaxrec import config as command_line
 from jaxrec import packing
@@ -436,8 +436,9 @@ def run(config: Config) -> None:
             source=source,
             fitted=fitted,
         )
-        means = ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
-        print(f"{model_name(row, config)}: best epochs {fitted.best_epoch}; test {means}\nsaved {path}")
+        print(
+            f"{model_name(row, config)}: best epochs {fitted.best_epoch}; test {means(found)}\nsaved {path}"
+        )
 
 
 def main() -> None:

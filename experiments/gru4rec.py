@@ -48,7 +48,8 @@ from jaxrec.data.sessions import Part, Sessions, SessionSplit, split_sessions
 from jaxrec.data.sources import sessions as source
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
-from jaxrec.tasks.next_item import Objective, Rows, next_item, retriever
+from jaxrec.tasks.next_item import Rows, next_item, retriever
+from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.parallel_sessions import negatives, parallel_sessions, shared_negatives
 from jaxrec.train.epoch import Plan, listed, shuffled
 from jaxrec.train.evaluate import Measure

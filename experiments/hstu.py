@@ -55,7 +55,8 @@ from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
-from jaxrec.tasks.next_item import Encoder, Objective, Rows, next_item, sampled_bce, uniform_softmax
+from jaxrec.tasks.next_item import Encoder, Rows, next_item
+from jaxrec.tasks.objectives import Objective, sampled_bce, uniform_softmax
 from jaxrec.train.fit import Fitted, Phase, fit
 from jaxrec.types import Protocol, Task
 

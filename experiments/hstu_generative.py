@@ -52,7 +52,8 @@ from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import generative
-from jaxrec.tasks.next_item import Rows, uniform_softmax
+from jaxrec.tasks.next_item import Rows
+from jaxrec.tasks.objectives import uniform_softmax
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import (

@@ -57,7 +57,8 @@ from jaxrec.data.sources import movielens, sessions
 from jaxrec.data.split import leave_one_out
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.peterrec import PeterRec, trainable, transfer
-from jaxrec.tasks.next_item import Objective, next_item
+from jaxrec.tasks.next_item import next_item
+from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.profile import described_users, profile
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled

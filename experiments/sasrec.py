@@ -40,7 +40,8 @@ from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
-from jaxrec.tasks.next_item import Encoder, full_softmax, next_item, sampled_bce
+from jaxrec.tasks.next_item import Encoder, next_item
+from jaxrec.tasks.objectives import full_softmax, sampled_bce
 from jaxrec.train.fit import Fitted, Phase, fit
 from jaxrec.types import Protocol, Retriever
 

@@ -50,7 +50,7 @@ from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.stamp import STAMP
-from jaxrec.tasks import next_item, session
+from jaxrec.tasks import next_item, objectives, session
 from jaxrec.tasks.next_item import Encoder, Rows
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import Measure
@@ -254,7 +254,7 @@ def method(row: Row, data: lab.Data, of: Protocol, config: Config) -> Method:
 
 def of_prefixes(model: Encoder, loss: str, data: lab.Data, of: Protocol, config: Config) -> Method:
     """Batches of prefixes; the state after the last click is all that is computed."""
-    objective = next_item.full_softmax() if loss == "ce" else session.sigmoid_softmax()
+    objective = objectives.full_softmax() if loss == "ce" else session.sigmoid_softmax()
 
     def ask(part: Part) -> tuple[Measure, dict[str, np.ndarray]]:
         measure = lab.rank(session.retriever(model, last_only=True), data, of)
@@ -283,7 +283,7 @@ def of_sessions(model: Encoder, data: lab.Data, of: Protocol, config: Config) ->
         return lab.rank(next_item.retriever(model, ranked.rows), data, of), ranked.queries
 
     return Method(
-        next_item.next_item(model, next_item.full_softmax(), packed=rows),
+        next_item.next_item(model, objectives.full_softmax(), packed=rows),
         shuffled(
             data.split.num_train, config.session_batch_size, lengths=lengths, rows=rows.rows, width=rows.width
         ),

@@ -46,7 +46,8 @@ from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import contrastive
 from jaxrec.tasks.combine import combine
-from jaxrec.tasks.next_item import Rows, item_table, next_item, sampled_bce
+from jaxrec.tasks.next_item import Rows, item_table, next_item
+from jaxrec.tasks.objectives import sampled_bce
 from jaxrec.train.fit import Fitted, Phase, fit
 from jaxrec.types import Context, Protocol, Task, Variables
 

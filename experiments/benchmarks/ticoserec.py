@@ -25,7 +25,8 @@ from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks.combine import combine
-from jaxrec.tasks.next_item import next_item, retriever, sampled_bce
+from jaxrec.tasks.next_item import next_item, retriever
+from jaxrec.tasks.objectives import sampled_bce
 from jaxrec.train.evaluate import make_rank
 from jaxrec.types import Protocol
 

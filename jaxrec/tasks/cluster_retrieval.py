@@ -21,7 +21,8 @@ import jax.numpy as jnp
 
 from jaxrec import losses
 from jaxrec.data.clusters import Clusters
-from jaxrec.tasks.next_item import Encoder, Objective, Rows, item_table, next_item
+from jaxrec.tasks.next_item import Encoder, Rows, item_table, next_item
+from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 INTENT = 1  # folded into the key of a step's losses: the dropout of the intent model

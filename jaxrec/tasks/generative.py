@@ -27,7 +27,6 @@ import optax
 from jaxrec import losses
 from jaxrec.tasks.next_item import (
     Encoder,
-    Objective,
     Rows,
     item_table,
     last_hidden,
@@ -36,6 +35,7 @@ from jaxrec.tasks.next_item import (
     read_times,
     reads_times,
 )
+from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 
 
@@ -57,7 +57,7 @@ def generative(
 
     Each user's last `model.max_len` training events are read, the very last one too: its action is a label.
 
-    objective: of retrieval, such as `next_item.uniform_softmax`. positive: actions whose items are worth
+    objective: of retrieval, such as `objectives.uniform_softmax`. positive: actions whose items are worth
     retrieving, such as ratings (4, 5). packed: as of `next_item`; rows place all events that are read.
 
     Raises:

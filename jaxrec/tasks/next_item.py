@@ -21,11 +21,11 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrec import losses, packing, sampling
+from jaxrec import packing
+from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 
 ATTEMPTS = 16  # draws of a step's shortened sequences until they fit the packed rows
-PRODUCT_UP_TO = 32  # items a sample: with fewer, scores of all items are cheaper than reading vectors (CPU)
 
 Shorten = Callable[[Key, Array], Array]  # (key, True where there is an event [B, L]) -> which stay [B, L]
 
@@ -46,17 +46,6 @@ class Rows(NamedTuple):
 
     rows: int
     width: int
-
-
-class Objective(NamedTuple):
-    """How hidden states are scored against targets.
-
-    draw(key, users, context) -> extra columns of the batch, where users are [R, L] indices of users;
-    loss(hidden [R, L, D], table [V, D], batch, axis_name) -> this device's share of the loss.
-    """
-
-    draw: Callable[[Key, Array, Context], Mapping[str, Array]]
-    loss: Callable[..., Array]
 
 
 def reads_times(model: Encoder) -> bool:
@@ -91,125 +80,6 @@ def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) 
 def item_table(model: Encoder, variables: Variables) -> Array:
     """The table that scores are taken against, [vocab_size, D]."""
     return model.apply(variables, method="item_table")
-
-
-def sampled_bce(num_items: int, excluded_width: int) -> Objective:
-    """Binary cross-entropy with one negative an event, uniform over the items a user has not used.
-
-    num_items: largest item id; excluded_width: most distinct items of any user.
-    """
-
-    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
-        negatives, _ = sampling.uniform_excluding_flat(
-            key,
-            num_items=num_items,
-            excluded=context["excluded"],
-            start=context["excluded_start"][users],
-            count=context["excluded_length"][users],
-            width=excluded_width,
-        )
-        return {"negatives": negatives}
-
-    def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        scores = jnp.einsum(
-            "...d,...kd->...k", hidden, table[jnp.stack([batch["targets"], batch["negatives"]], -1)]
-        )
-        return losses.bce(scores[..., 0], scores[..., 1], where=batch["targets"] > 0, axis_name=axis_name)
-
-    return Objective(draw, loss)
-
-
-def full_softmax(block: int = 4096) -> Objective:
-    """Cross-entropy over all items, computed in blocks of items."""
-
-    def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        where = batch["targets"] > 0
-        return losses.softmax_cross_entropy(
-            hidden, table, batch["targets"], where=where, block=block, axis_name=axis_name
-        )
-
-    return Objective(lambda key, users, context: {}, loss)
-
-
-def sampled_softmax(num_samples: int, table: sampling.Popularity) -> Objective:
-    """Cross-entropy over the target and `num_samples` items that the whole batch shares.
-
-    table: the distribution samples are drawn from; scores are corrected by its log-probabilities (logQ),
-    and a sample that is the target is left out.
-    """
-
-    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
-        samples, _ = sampling.popularity(key, (num_samples,), table)
-        return {"samples": jnp.broadcast_to(samples, (users.shape[0], num_samples))}
-
-    def loss(hidden: Array, items: Array, batch: Batch, axis_name: str | None) -> Array:
-        samples, targets = batch["samples"][0], batch["targets"]
-        real = targets > 0
-        return losses.sampled_softmax(
-            jnp.einsum("...d,...d->...", hidden, items[targets]),
-            losses.products(hidden, items[samples]),
-            pos_log_prob=jnp.where(real, table.log_prob[targets], 0),  # padding is never drawn: log 0
-            neg_log_prob=table.log_prob[samples],
-            accidental=samples == targets[..., None],
-            where=real,
-            axis_name=axis_name,
-        )
-
-    return Objective(draw, loss)
-
-
-def uniform_softmax(
-    num_items: int, num_samples: int, *, temperature: float = 0.05, shared: bool = False
-) -> Objective:
-    """Cross-entropy over the target and `num_samples` uniform samples, scores divided by a temperature.
-
-    The objective of HSTU's research code (Zhai et al., ICML 2024, arXiv:2402.17152): samples of each event
-    from all items, without correction; one that is the target is left out. Scores are those of the model, so
-    they are cosines where it gives hidden states and a table of length 1 (`HSTU`, `Cosine`).
-
-    num_items: largest item id. shared: one set of samples for the whole batch, which is cheaper.
-
-    Raises:
-      ValueError: num_samples is below 1, or the temperature is not positive.
-    """
-    if num_samples < 1 or not temperature > 0:
-        raise ValueError(f"num_samples={num_samples}, temperature={temperature}: must be positive")
-
-    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
-        shape = (num_samples,) if shared else (*users.shape, num_samples)
-        samples, _ = sampling.uniform(key, shape, num_items=num_items)
-        return {"samples": jnp.broadcast_to(samples, (users.shape[0], *samples.shape)) if shared else samples}
-
-    def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        targets, samples = batch["targets"], batch["samples"]
-        if shared:
-            pos = jnp.einsum("...d,...d->...", hidden, table[targets])
-            samples, neg = samples[0], losses.products(hidden, table[samples[0]])
-        else:
-            pos, neg = _picked(hidden, table, targets, samples)
-        return losses.sampled_softmax(
-            pos / temperature,
-            neg / temperature,
-            accidental=samples == targets[..., None],
-            where=targets > 0,
-            axis_name=axis_name,
-        )
-
-    return Objective(draw, loss)
-
-
-def _picked(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:
-    """Scores of the target [...] and of each sample [..., N].
-
-    From the scores of all items where these are few: reading vectors costs far more than a product, above all
-    in the backward pass, which adds the gradient of every vector read to the table.
-    """
-    ids = jnp.concatenate([targets[..., None], samples], axis=-1)
-    if table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
-        scores = jnp.take_along_axis(losses.products(hidden, table), ids, axis=-1)
-    else:
-        scores = jnp.einsum("...d,...nd->...n", hidden, table[ids])
-    return scores[..., 0], scores[..., 1:]
 
 
 def next_item(

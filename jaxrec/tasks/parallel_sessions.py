@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import losses, sampling
-from jaxrec.tasks.next_item import Objective, item_table
+from jaxrec.tasks.next_item import item_table
+from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 LANES = "lanes"  # the collection of the carried state

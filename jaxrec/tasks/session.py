@@ -15,7 +15,8 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from jaxrec import losses, packing
-from jaxrec.tasks.next_item import Encoder, Objective, item_table
+from jaxrec.tasks.next_item import Encoder, item_table
+from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 
 

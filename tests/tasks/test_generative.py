@@ -18,7 +18,8 @@ from jaxrec.data.batching import batched_queries, next_item_columns
 from jaxrec.data.split import leave_one_out
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.tasks.generative import action_score, generative, next_positive, retriever, windows
-from jaxrec.tasks.next_item import Rows, uniform_softmax
+from jaxrec.tasks.next_item import Rows
+from jaxrec.tasks.objectives import uniform_softmax
 from jaxrec.train.evaluate import make_rank, summarise
 from jaxrec.types import Batch, Protocol, Variables
 from tests.nn.drawn import drawn

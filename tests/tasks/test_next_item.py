@@ -13,7 +13,9 @@ from scipy.special import log_softmax, logsumexp
 
 from jaxrec import packing, sampling
 from jaxrec.tasks import next_item as tasks
-from jaxrec.tasks.next_item import Objective, Rows, next_item
+from jaxrec.tasks import objectives
+from jaxrec.tasks.next_item import Rows, next_item
+from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import shuffled
 from jaxrec.types import Batch, Variables
 from tests.tasks.small import (
@@ -57,7 +59,7 @@ def prepared(
     """Columns and a batch with sampled negatives."""
     found = columns(reject=reject)
     width = int(found["excluded_length"].max())
-    task = next_item(Averager(), tasks.sampled_bce(NUM_ITEMS, width), packed=packed)
+    task = next_item(Averager(), objectives.sampled_bce(NUM_ITEMS, width), packed=packed)
     batch = jax.jit(task.prepare)(jax.random.key(1), rows_of(packed), found)
     return found, {name: np.asarray(column) for name, column in batch.items()}
 
@@ -102,7 +104,7 @@ def test_negatives_are_items_a_user_has_not_used(packed: Rows | None, reject: st
 
 def test_every_item_a_user_has_not_used_is_drawn_and_no_other() -> None:
     found = columns()
-    draw = tasks.sampled_bce(NUM_ITEMS, int(found["excluded_length"].max())).draw
+    draw = objectives.sampled_bce(NUM_ITEMS, int(found["excluded_length"].max())).draw
     users = jnp.full((40, 40), 4)
     negatives = np.asarray(
         draw(jax.random.key(0), users, {k: jnp.asarray(v) for k, v in found.items()})["negatives"]
@@ -112,7 +114,7 @@ def test_every_item_a_user_has_not_used_is_drawn_and_no_other() -> None:
 
 def test_held_out_items_never_reach_a_training_batch() -> None:
     found = jax.tree.map(jnp.asarray, columns())
-    task = next_item(Averager(), tasks.full_softmax(), packed=None)
+    task = next_item(Averager(), objectives.full_softmax(), packed=None)
     plan = shuffled(len(LENGTHS), 4)
     rows, _ = plan.draw(jax.random.key(0), found)
     batches = jax.jit(jax.vmap(lambda r: task.prepare(jax.random.key(0), r, found)))(rows)
@@ -147,7 +149,7 @@ def test_bce_is_the_mean_over_real_events_of_both_terms() -> None:
     for at in zip(*np.nonzero(batch["targets"]), strict=True):
         positive, negative = hidden[at] @ table[batch["targets"][at]], hidden[at] @ table[negatives[at]]
         terms.append(np.log1p(np.exp(-positive)) + np.log1p(np.exp(negative)))
-    got = loss_of(tasks.sampled_bce(NUM_ITEMS, 3), hidden, table, {**batch, "negatives": negatives})
+    got = loss_of(objectives.sampled_bce(NUM_ITEMS, 3), hidden, table, {**batch, "negatives": negatives})
     assert got == pytest.approx(np.mean(terms), rel=1e-5)
 
 
@@ -158,7 +160,9 @@ def test_full_softmax_is_cross_entropy_over_all_items_but_padding(block: int) ->
     terms = [
         -log_prob[at][batch["targets"][at] - 1] for at in zip(*np.nonzero(batch["targets"]), strict=True)
     ]
-    assert loss_of(tasks.full_softmax(block), hidden, table, batch) == pytest.approx(np.mean(terms), rel=1e-5)
+    assert loss_of(objectives.full_softmax(block), hidden, table, batch) == pytest.approx(
+        np.mean(terms), rel=1e-5
+    )
 
 
 def test_sampled_softmax_corrects_for_popularity_and_leaves_out_the_target() -> None:
@@ -174,13 +178,16 @@ def test_sampled_softmax_corrects_for_popularity_and_leaves_out_the_target() -> 
         logits = table[ids] @ hidden[at] - log_q[ids]
         terms.append(logsumexp(logits) - logits[0])
     got = loss_of(
-        tasks.sampled_softmax(4, popularity), hidden, table, {**batch, "samples": np.tile(samples, (2, 1))}
+        objectives.sampled_softmax(4, popularity),
+        hidden,
+        table,
+        {**batch, "samples": np.tile(samples, (2, 1))},
     )
     assert got == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 def test_sampled_softmax_draws_one_set_for_the_whole_batch() -> None:
-    objective = tasks.sampled_softmax(5, sampling.popularity_table(np.arange(NUM_ITEMS + 1), alpha=0.75))
+    objective = objectives.sampled_softmax(5, sampling.popularity_table(np.arange(NUM_ITEMS + 1), alpha=0.75))
     samples = np.asarray(objective.draw(jax.random.key(0), jnp.zeros((3, 4), jnp.int32), {})["samples"])
     assert samples.shape == (3, 5)
     assert (samples == samples[0]).all()
@@ -203,9 +210,9 @@ def close(a: Any, b: Any, atol: float = 1e-6) -> None:
 
 
 OBJECTIVES = {
-    "bce": tasks.sampled_bce(NUM_ITEMS, 3),
-    "full": tasks.full_softmax(8),
-    "sampled": tasks.sampled_softmax(4, sampling.popularity_table(np.arange(NUM_ITEMS + 1), alpha=1.0)),
+    "bce": objectives.sampled_bce(NUM_ITEMS, 3),
+    "full": objectives.full_softmax(8),
+    "sampled": objectives.sampled_softmax(4, sampling.popularity_table(np.arange(NUM_ITEMS + 1), alpha=1.0)),
 }
 MODEL = Averager()
 

@@ -16,7 +16,9 @@ from jaxrec.augment.stochastic_length import stochastic_length
 from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.tasks import next_item as tasks
-from jaxrec.tasks.next_item import Rows, next_item, uniform_softmax
+from jaxrec.tasks import objectives
+from jaxrec.tasks.next_item import Rows, next_item
+from jaxrec.tasks.objectives import Objective, uniform_softmax
 from jaxrec.types import Array, Batch, Key, Variables
 from tests.nn.drawn import drawn
 from tests.tasks.small import (
@@ -199,7 +201,7 @@ def test_scores_over_a_temperature_are_those_of_the_research_code(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With cosines, whichever way they are computed, value and gradients are `sampled_cosine_softmax`'s."""
-    monkeypatch.setattr(tasks, "PRODUCT_UP_TO", limit)
+    monkeypatch.setattr(objectives, "PRODUCT_UP_TO", limit)
     hidden, table, batch = scored()
     objective = uniform_softmax(NUM_ITEMS, 3, temperature=0.2)
 
@@ -312,7 +314,7 @@ def test_a_step_that_does_not_fit_is_drawn_again_or_stops_training() -> None:
     for shorten, expected in ((sometimes, True), (lambda key, real: real, False)):
         lay = functools.partial(tasks.lay_out_shortened, shorten=shorten, packed=tight, max_len=MAX_LEN)
         assert bool(jax.jit(lay)(jax.random.key(0), lengths)[2]) is expected
-    objective = tasks.Objective(lambda key, users, context: {}, lambda hidden, *rest: hidden.sum())
+    objective = Objective(lambda key, users, context: {}, lambda hidden, *rest: hidden.sum())
     task = next_item(Averager(), objective, shorten=sometimes)
     batch = {name: column for name, column in prepared(None).items() if name not in ("times", "asked")}
     loss = jax.jit(lambda fits: task.losses(variables_of(Averager()), {**batch, "fits": fits}, None)[0])

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from jaxrec.data.sessions import Sessions, SessionSplit, split_sessions
 from jaxrec.data.sources.sessions import from_lists
 from jaxrec.nn.sequential.stamp import STAMP
-from jaxrec.tasks import next_item, session
+from jaxrec.tasks import next_item, objectives, session
 from jaxrec.train.evaluate import make_rank
 from jaxrec.types import Protocol, Task, Variables
 from tests.tasks import small
@@ -47,7 +47,7 @@ def variables() -> Variables:
 
 EXAMPLES = np.array([3, 0, 5, 2, 4, 1, 3, 2], np.int32)  # numbers of training examples
 MASK = np.array([True] * 6 + [False] * 2)
-TASK = session.next_click(MODEL, next_item.full_softmax(4), last_only=True)
+TASK = session.next_click(MODEL, objectives.full_softmax(4), last_only=True)
 
 
 @functools.cache
@@ -121,7 +121,7 @@ def test_the_loss_is_the_mean_over_real_examples() -> None:
 
 
 def test_the_last_slot_alone_is_the_last_of_all_slots() -> None:
-    whole = session.next_click(MODEL, next_item.full_softmax(4))
+    whole = session.next_click(MODEL, objectives.full_softmax(4))
     np.testing.assert_allclose(states(), jax.jit(whole.predict)(variables(), batch()), rtol=1e-4, atol=1e-5)
     items = batch()["items"]
     assert not items[-1].any() and np.isfinite(states()).all()  # a row of padding
@@ -140,7 +140,7 @@ def test_shares_of_devices_add_up() -> None:
 
 def test_dropout_derives_from_the_key_and_only_in_training() -> None:
     model = small.Averager(dropout=0.5)
-    task = session.next_click(model, next_item.full_softmax(8))
+    task = session.next_click(model, objectives.full_softmax(8))
     weights = small.variables_of(model)
 
     @jax.jit
@@ -149,7 +149,7 @@ def test_dropout_derives_from_the_key_and_only_in_training() -> None:
 
     first, again, other = losses(jax.random.wrap_key_data(jnp.array([[0, 1], [0, 1], [0, 2]], jnp.uint32)))
     assert first == again and first != other
-    still = session.next_click(small.Averager(), next_item.full_softmax(8))
+    still = session.next_click(small.Averager(), objectives.full_softmax(8))
     np.testing.assert_array_equal(*(jax.jit(t.predict)(weights, batch()) for t in (task, still)))
 
 
@@ -160,7 +160,7 @@ def test_padding_learns_nothing() -> None:
 def test_prefixes_and_whole_sessions_have_one_mean_loss() -> None:
     """All examples at once, each way: the model reads every click, so the two are the same sum."""
     long = MODEL.clone(max_len=8)
-    objective = next_item.full_softmax(4)
+    objective = objectives.full_softmax(4)
     columns = {name: jnp.asarray(column) for name, column in split().columns().items()}
     found = []
     for task, count in (
@@ -222,6 +222,6 @@ def test_training_lowers_the_loss() -> None:
 
 
 def test_a_window_of_nothing_is_refused() -> None:
-    task = session.next_click(MODEL.clone(max_len=0), next_item.full_softmax(4))
+    task = session.next_click(MODEL.clone(max_len=0), objectives.full_softmax(4))
     with pytest.raises(ValueError, match="max_len=0"):
         task.init(jax.random.key(0), {"items": np.ones((1, 1), np.int32)})

@@ -15,7 +15,7 @@ import pytest
 from jaxrec import packing, sampling
 from jaxrec.data.batching import batched_queries
 from jaxrec.optim.loss_weighting import static
-from jaxrec.tasks import contrastive, next_item
+from jaxrec.tasks import contrastive, next_item, objectives
 from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import Rows
 from jaxrec.train import parallel
@@ -38,18 +38,18 @@ def context() -> dict[str, Any]:
     return small.contrastive_columns(VIEWS)
 
 
-def with_next_item(objective: next_item.Objective, **other: Task) -> Task:
+def with_next_item(objective: objectives.Objective, **other: Task) -> Task:
     return combine(next_item=next_item.next_item(MODEL, objective, packed=NEXT), **other)
 
 
-def bce() -> next_item.Objective:
-    return next_item.sampled_bce(small.NUM_ITEMS, int(context()["excluded_length"].max()))
+def bce() -> objectives.Objective:
+    return objectives.sampled_bce(small.NUM_ITEMS, int(context()["excluded_length"].max()))
 
 
 TASKS: dict[str, Any] = {
-    "full": lambda: with_next_item(next_item.full_softmax(8)),
+    "full": lambda: with_next_item(objectives.full_softmax(8)),
     "sampled": lambda: with_next_item(
-        next_item.sampled_softmax(4, sampling.popularity_table(np.arange(small.NUM_ITEMS + 1), alpha=1.0))
+        objectives.sampled_softmax(4, sampling.popularity_table(np.arange(small.NUM_ITEMS + 1), alpha=1.0))
     ),
     "pooled": lambda: with_next_item(bce(), pair=contrastive.pooled(MODEL, VIEWS, packed=PAIRS)),
     "flat": lambda: with_next_item(bce(), pair=contrastive.flat(MODEL, VIEWS)),

@@ -16,7 +16,8 @@ import pytest
 from jaxrec import packing
 from jaxrec.data.batching import gather_users
 from jaxrec.optim.loss_weighting import static
-from jaxrec.tasks.next_item import Rows, next_item, sampled_bce
+from jaxrec.tasks.next_item import Rows, next_item
+from jaxrec.tasks.objectives import sampled_bce
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, make_epoch, shuffled
 from jaxrec.train.state import TrainState, create

@@ -39,7 +39,7 @@ def unit(x: Array, epsilon: float = 1e-6) -> Array:
 class HSTU(nn.Module):
     """Causal encoder of pointwise attention layers; a score is the cosine with an item's vector.
 
-    Trained by `tasks.next_item.uniform_softmax`, a softmax of scores over a temperature among the target and
+    Trained by `tasks.objectives.uniform_softmax`, a softmax of scores over a temperature among the target and
     uniform samples.
 
     Shape names: B rows, L slots, D dim, H heads, V vocab_size (+ extra_rows), N = max_len + spare_slots.

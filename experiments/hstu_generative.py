@@ -149,13 +149,15 @@ def effective(config: Config) -> Config:
 class Data(NamedTuple):
     """retrieval: the split whose queries are liked; ranking: queries of all events, by part.
 
-    actions: rating of each event, 1..5, int32 [N], in the order of the sequences; columns: of the device.
+    actions: rating of each event, 1..5, int32 [N], in the order of the sequences; columns: of the device;
+    rule: how parts were cut.
     """
 
     retrieval: lab.Data
     ranking: Mapping[Part, Queries]
     actions: np.ndarray
     columns: dict[str, Any]
+    rule: str
 
     @property
     def num_items(self) -> int:
@@ -196,7 +198,7 @@ def load(config: Config) -> Data:
     )
     resident = lab.resident(wanted)
     ranking: dict[Part, Queries] = {"validation": split.validation, "test": split.test}
-    return Data(resident, ranking, actions, resident.columns | {"actions": actions})
+    return Data(resident, ranking, actions, resident.columns | {"actions": actions}, split.rule)
 
 
 def model_of(data: Data, config: Config) -> GenerativeHSTU:
@@ -358,10 +360,9 @@ def dataset_name(config: Config) -> str:
 
 def protocols(data: Data, loss: str, selection: str) -> dict[str, Protocol]:
     """How each of the two questions is measured."""
-    rule = data.retrieval.split.rule
     return {
-        "retrieval": Protocol(rule, ks=KS, loss=loss, selection=selection),
-        "ranking": Protocol(rule.split(", of rating")[0], "impressions", "keep", "half", (), loss, selection),
+        "retrieval": Protocol(data.retrieval.split.rule, ks=KS, loss=loss, selection=selection),
+        "ranking": Protocol(data.rule, "impressions", "keep", "half", (), loss, selection),
     }
 
 

@@ -90,9 +90,14 @@ def test_reordered_sessions_hold_the_same_clicks_and_ask_every_prefix() -> None:
                 at += 1
         firsts.add(int(found.train.row(0)[0]))
     assert firsts == {1, 2, 3}  # items come in random order
-    other = Sessions.from_arrays("made", **from_lists(sessions, ([[1, 2], [3, 4]], [3, 5]), "made"))
+
+
+@pytest.mark.parametrize("prefixes", [[[1, 2], [3, 4]], [[1], [3, 4]]])
+def test_sessions_whose_prefixes_are_not_all_there_are_refused(prefixes: list[list[int]]) -> None:
+    """The second prefix is cut from another session, or shorter ones of its session are missing."""
+    found = Sessions.from_arrays("made", **from_lists([[1, 2, 3, 4, 5]], (prefixes, [3, 5]), "made"))
     with pytest.raises(ValueError, match="not all prefixes"):
-        lab.repeats_together(other)
+        lab.repeats_together(found)
 
 
 def test_published_numbers_stand_beside_official_settings_only() -> None:

@@ -101,7 +101,7 @@ def event_windows(
     batches is rounded up to `multiple` (devices).
 
     Raises:
-      ValueError: there is no query, or fresh is not in 1..width.
+      ValueError: there is no query, one of them twice, or fresh is not in 1..width.
     """
     if not 1 <= fresh <= width:
         raise ValueError(f"fresh={fresh}: must lie in 1..{width}, the width of a window")
@@ -109,6 +109,12 @@ def event_windows(
         raise ValueError("the split has no query to evaluate: no user has enough events")
     order = np.lexsort((queries.length, queries.user))
     user, position = queries.user[order], queries.length[order].astype(np.int64)
+    twice = np.flatnonzero((np.diff(user) == 0) & (np.diff(position) == 0))
+    if twice.size:
+        raise ValueError(
+            f"event {position[twice[0]]} of user row {user[twice[0]]} is asked for twice ({twice.size:,} such "
+            "events); give each query once"
+        )
     _, begin, of_user = np.unique(user, return_index=True, return_inverse=True)
     part = (position - position[begin][of_user]) // fresh
     starts = np.flatnonzero(np.diff(user, prepend=-1) | np.diff(part, prepend=-1))

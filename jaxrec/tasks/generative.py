@@ -169,10 +169,11 @@ def action_score(model: ActionEncoder, positive: Sequence[int]) -> Callable[[Var
     That of an event reads the events and actions before it, and its item: not its own action.
 
     Raises:
-      ValueError: none of the model's actions is positive, or all are.
+      ValueError: none of the model's actions is positive, or all are, or one of `positive` is none of them.
     """
-    others = [a for a in range(1, model.num_actions + 1) if a not in positive]
-    if not others or len(others) == model.num_actions:
+    actions = range(1, model.num_actions + 1)
+    others = [action for action in actions if action not in positive]
+    if not positive or not others or not set(positive) <= set(actions):
         raise ValueError(
             f"positive={tuple(positive)}: name at least one of the actions 1..{model.num_actions} "
             "(num_actions), and not all of them"

@@ -60,3 +60,5 @@ def test_what_has_no_meaning_is_refused() -> None:
             event_windows(one, WIDTH, fresh=fresh, batch_size=1)
     with pytest.raises(ValueError, match="no query"):
         event_windows(none, WIDTH, fresh=1, batch_size=1)
+    with pytest.raises(ValueError, match="event 4 of user row 3 is asked for twice"):
+        event_windows(queries_of({3: [2, 4, 4]}), WIDTH, fresh=1, batch_size=1)

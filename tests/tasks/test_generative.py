@@ -266,7 +266,7 @@ def test_a_window_reads_the_last_events_before_its_end_alone() -> None:
         assert not changed[: MAX_LEN if slot is None else slot + 1].any()
 
 
-@pytest.mark.parametrize("positive", [(), (4,), (1, 2, 3)])
+@pytest.mark.parametrize("positive", [(), (4,), (3, 4), (0, 1), (1, 2, 3)])
 def test_some_actions_are_positive_and_others_not(positive: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"at least one of the actions 1\.\.3 \(num_actions\), and not all"):
         action_score(MODEL, positive)

@@ -112,8 +112,8 @@ def event_windows(
     twice = np.flatnonzero((np.diff(user) == 0) & (np.diff(position) == 0))
     if twice.size:
         raise ValueError(
-            f"event {position[twice[0]]} of user row {user[twice[0]]} is asked for twice ({twice.size:,} such "
-            "events); give each query once"
+            f"event {position[twice[0]]} of user row {user[twice[0]]} is asked for twice "
+            f"({twice.size:,} such events); give each query once"
         )
     _, begin, of_user = np.unique(user, return_index=True, return_inverse=True)
     part = (position - position[begin][of_user]) // fresh

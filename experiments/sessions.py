@@ -34,16 +34,19 @@ def resident(split: SessionSplit) -> Data:
     return Data(split, split.columns())
 
 
-def repeats_together(sessions: Sessions, seed: int = 0) -> Sessions:
+def repeats_together(sessions: Sessions, seed: int = 0, *, fixed: bool = False) -> Sessions:
     """The same clicks with those of an item side by side in each session, and the items in random order.
 
     So stand the views of a session in the raw file of Diginetica. Test prefixes are those of the reordered
     session.
 
+    fixed: one random order of items for all sessions, in place of one for each.
+
     Raises:
       ValueError: the test rows of a session are not all its prefixes, longest first.
     """
     rng = np.random.default_rng(seed)
+    of_item = np.random.default_rng([seed, 1]).permutation(sessions.num_items + 1)
     lengths = sessions.test.lengths
     starts = np.concatenate([[True], lengths[:-1] == 2])
     if (lengths[1:] != np.where(starts[1:], lengths[1:], lengths[:-1] - 1)).any() or lengths[-1] != 2:
@@ -54,7 +57,8 @@ def repeats_together(sessions: Sessions, seed: int = 0) -> Sessions:
 
     def reordered(items: np.ndarray, row: np.ndarray) -> np.ndarray:
         pairs, pair = np.unique(row.astype(np.int64) * (sessions.num_items + 1) + items, return_inverse=True)
-        return items[np.lexsort((rng.permutation(len(pairs))[pair], row))]
+        place = of_item[items] if fixed else rng.permutation(len(pairs))[pair]
+        return items[np.lexsort((place, row))]
 
     train = reordered(sessions.train.items, sessions.train.users)
     of_session = np.cumsum(starts) - 1

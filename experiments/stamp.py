@@ -19,8 +19,9 @@ a session longer than `max_len` only the last clicks teach.
 Published numbers stand beside Yoochoose alone. The paper's on Diginetica belong to other sequences: its code
 orders the clicks of a session by their date, a day, which leaves those of one day in the order of the raw
 file, where repeated views of an item stand together. The sessions here are in order of time. --order file
-brings the repeated views of a session together, as there, and the items of a session in random order: an
-ablation, to see how much of the published numbers that order is.
+brings the repeated views of a session together, as there, and its items in random order; --order file-fixed
+has one order of items for all sessions, which a public sample of the file does not rule out. Both are ablations,
+to see how much of the published numbers the order is.
 
 Run:     python -m experiments.stamp
 Also:    --dataset diginetica, --rows stamp-ce --seeds 0, --select test, --dataset diginetica --order file
@@ -136,7 +137,9 @@ class Config:
     session_learning_rate: float = 1e-3  # of Adam, for GRU4Rec and SASRec
     dropout: float = 0.25  # of GRU4Rec and SASRec
     select: Literal["validation", "test"] = "validation"  # whose recall@20 chooses the epoch
-    order: Literal["time", "file"] = "time"  # of a session's clicks; file: repeated ones together
+    order: Literal["time", "file", "file-fixed"] = (
+        "time"  # of a session's clicks; file: repeated ones together
+    )
     share: float = 0.1  # of the training sessions, for validation; none with --select test
     validation: Literal["random", "last"] = "random"  # which sessions those are
     num_devices: int = 1  # devices that share each batch
@@ -174,7 +177,9 @@ def effective(config: Config) -> Config:
 def load(config: Config) -> Sessions:
     """The sessions of a data set, or for --tiny a chain cut into two parts, in the order asked for."""
     found = made_up() if config.tiny else source.load(config.dataset)
-    return lab.repeats_together(found) if config.order == "file" else found
+    if config.order == "time":
+        return found
+    return lab.repeats_together(found, fixed=config.order == "file-fixed")
 
 
 def made_up() -> Sessions:
@@ -324,7 +329,7 @@ def dataset_name(config: Config) -> str:
 
 def model_name(row: Row, config: Config) -> str:
     """The row's name, with the order of clicks and how its epoch was chosen where those are not the usual."""
-    order = "+file-order" if config.order == "file" else ""
+    order = "" if config.order == "time" else f"+{config.order}-order"
     return row + order + ("+test-selected" if config.select == "test" else "")
 
 

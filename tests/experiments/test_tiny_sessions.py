@@ -90,6 +90,13 @@ def test_reordered_sessions_hold_the_same_clicks_and_ask_every_prefix() -> None:
                 at += 1
         firsts.add(int(found.train.row(0)[0]))
     assert firsts == {1, 2, 3}  # items come in random order
+    for seed in range(5):
+        found = lab.repeats_together(before, seed, fixed=True)
+        rows = [found.train.row(row).tolist() for row in range(len(sessions))]
+        rows += [found.test.row(at).tolist() for at in range(found.test.num_users)]
+        assert all(grouped(row) for row in rows)
+        pairs = {(a, b) for row in rows for a, b in itertools.combinations(row, 2) if a != b}
+        assert not any((b, a) in pairs for a, b in pairs)  # 1 and 2, 1 and 3, ... stand in one order in all
 
 
 @pytest.mark.parametrize("prefixes", [[[1, 2], [3, 4]], [[1], [3, 4]]])

@@ -20,8 +20,8 @@ Published numbers stand beside Yoochoose alone. The paper's on Diginetica belong
 orders the clicks of a session by their date, a day, which leaves those of one day in the order of the raw
 file, where repeated views of an item stand together. The sessions here are in order of time. --order file
 brings the repeated views of a session together, as there, and its items in random order; --order file-fixed
-has one order of items for all sessions, which a public sample of the file does not rule out. Both are ablations,
-to see how much of the published numbers the order is.
+has one order of items for all sessions, which a public sample of the file does not rule out. Both are
+ablations, to see how much of the published numbers the order is.
 
 Run:     python -m experiments.stamp
 Also:    --dataset diginetica, --rows stamp-ce --seeds 0, --select test, --dataset diginetica --order file

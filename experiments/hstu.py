@@ -17,7 +17,8 @@ HSTU reads when each event happened and when the next one is asked for, in evalu
 as the public code does. Data without times (Video) ask for --no-times, which leaves out the bias by time.
 
 Run:     python -m experiments.hstu
-Also:    --dataset Beauty, --dataset Video --no-times, --alpha 1.6 (stochastic length), --dtype bfloat16,
+Also:    --dataset Beauty, --dataset Video --no-times --dropout 0.2, --alpha 1.6 (stochastic length),
+         --dtype bfloat16,
          --shared (one set of negatives a batch: on CPU the loss is most of a step otherwise)
 Published settings, for whoever has the files:
          --dataset ml-1m --select test            (downloads ml-1m.zip of GroupLens, or --file ratings.dat)
@@ -147,6 +148,7 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; parameters stay float32
     block: int = 0  # queries of HSTU's attention at a time, for long histories; 0: all
     epochs: int = 0  # epochs to train; 0: as the recipe says
+    dropout: float | None = None  # None: as the recipe says
     batch_size: int = 128  # users a step
     learning_rate: float = 1e-3  # of Adam
     b2: float = 0.98  # decay of Adam's second moment
@@ -160,6 +162,8 @@ class Config:
         for name in ("epochs", "block"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive, or 0 for the default")
+        if not 0 <= (self.dropout or 0) < 1:
+            raise ValueError(f"dropout={self.dropout}: must lie in [0, 1)")
         if self.alpha != 0 and not 1 < self.alpha <= 2:
             raise ValueError(f"alpha={self.alpha}: must be above 1 and at most 2, or 0 for whole histories")
         if self.file and self.dataset not in PUBLIC:
@@ -175,6 +179,8 @@ def recipe_of(config: Config, row: Row) -> Recipe:
         recipe = dataclasses.replace(recipe, **TINY)
     if config.epochs:
         recipe = dataclasses.replace(recipe, epochs=config.epochs)
+    if config.dropout is not None:
+        recipe = dataclasses.replace(recipe, dropout=config.dropout)
     return dataclasses.replace(recipe, evaluate_every=min(recipe.evaluate_every, recipe.epochs))
 
 
@@ -309,6 +315,7 @@ def model_name(row: Row, config: Config) -> str:
         parts += [] if config.times else ["no-times"]
         parts += [f"alpha-{config.alpha:g}"] if config.alpha else []
     parts += ["shared"] if config.shared and row != "sasrec-bce" else []
+    parts += [] if config.dropout is None else [f"dropout-{config.dropout:g}"]
     parts += ["bf16"] if config.dtype == "bfloat16" else []
     parts += ["test-selected"] if config.select == "test" else []
     return "+".join(parts)

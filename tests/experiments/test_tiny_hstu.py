@@ -136,6 +136,7 @@ def test_published_settings_have_the_published_numbers(change: dict[str, Any]) -
         {"shared": True},
         {"epochs": 2},
         {"dtype": "bfloat16"},
+        {"dropout": 0.0},
         {"tiny": True},
     ],
 )
@@ -143,6 +144,15 @@ def test_other_settings_have_none(change: dict[str, Any]) -> None:
     config = hstu.Config(dataset="ml-1m", **{"select": "test", **change})
     assert hstu.published_numbers("hstu-ssm", config) == ({}, "")
     assert "published" not in hstu.note_of("hstu-ssm", config)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_dropout_is_that_of_the_command_line(dropout: float) -> None:
+    config = hstu.Config(dataset="Beauty", dropout=dropout)
+    model = hstu.encoder_of("hstu-ssm", 3, config)
+    assert isinstance(model, HSTU) and model.dropout == model.linear_dropout == dropout
+    assert hstu.model_name("hstu-ssm", config) == f"hstu-ssm+dropout-{dropout:g}"
+    assert hstu.recipe_of(hstu.Config(dataset="Beauty"), "hstu-ssm").dropout == 0.5
 
 
 def test_data_without_times_need_hstu_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +188,7 @@ def test_rows_of_shortened_histories_are_fewer() -> None:
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"block": -1}, "block=-1"),
+        ({"dropout": 1.0}, "dropout=1.0: must lie in"),
         ({"alpha": 1.0}, "alpha=1.0: must be above 1"),
         ({"file": "x"}, "file='x': goes with one of ml-1m, ml-20m, Books, not ml-100k"),
         ({"seeds": (1, 1)}, "none twice"),

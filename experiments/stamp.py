@@ -137,9 +137,7 @@ class Config:
     session_learning_rate: float = 1e-3  # of Adam, for GRU4Rec and SASRec
     dropout: float = 0.25  # of GRU4Rec and SASRec
     select: Literal["validation", "test"] = "validation"  # whose recall@20 chooses the epoch
-    order: Literal["time", "file", "file-fixed"] = (
-        "time"  # of a session's clicks; file: repeated ones together
-    )
+    order: Literal["time", "file", "file-fixed"] = "time"  # of a session's clicks; file: see the top
     share: float = 0.1  # of the training sessions, for validation; none with --select test
     validation: Literal["random", "last"] = "random"  # which sessions those are
     num_devices: int = 1  # devices that share each batch

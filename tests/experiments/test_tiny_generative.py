@@ -62,16 +62,20 @@ def cuts(rows: list[list[tuple[int, int, int]]]) -> tuple[int, int]:
 def test_every_later_event_is_asked_and_the_liked_ones_are_retrieved() -> None:
     data, rows = made()
     first, second = cuts(rows)
-    for part, low, high in (("validation", first, second), ("test", second, 10**9)):
+    parts: tuple[tuple[experiment.Part, int, int], ...] = (
+        ("validation", first, second),
+        ("test", second, 10**9),
+    )
+    for part, low, high in parts:
         want = [
             (user, number, item, rating)
             for user, row in enumerate(rows)
             for number, (time, item, rating) in enumerate(row)
             if low <= time < high and number > 0
         ]
-        asked = data.ranking[part]  # type: ignore[index]
+        asked = data.ranking[part]
         assert sorted(zip(*(c.tolist() for c in asked), strict=True)) == [w[:3] for w in want]
-        labels = experiment.labels_of(data, part)  # type: ignore[arg-type]
+        labels = experiment.labels_of(data, part)
         assert labels.tolist() == [float(w[3] in LIKED) for w in want]
         wanted = getattr(data.retrieval.split, part)
         assert sorted(zip(*(c.tolist() for c in wanted), strict=True)) == [

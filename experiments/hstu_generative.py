@@ -177,6 +177,11 @@ def made_up() -> Interactions:
     )
 
 
+def is_liked(queries: Queries, actions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Whether each target was liked, bool [M]; actions [N], events of a user from offsets [U + 1]."""
+    return np.isin(actions[offsets[queries.user] + queries.length], LIKED)
+
+
 def load(config: Config) -> Data:
     """Events with ratings, cut at two moments."""
     events = made_up() if config.tiny else movielens.load_interactions("ml-100k")
@@ -184,10 +189,9 @@ def load(config: Config) -> Data:
     actions = events.value.astype(np.int32)[events.event_order()]
     first, second = (int(np.quantile(events.time, share)) for share in SHARES)
     split = split_by_time(events.to_sequences(), first, second, targets="all")
-    start = split.sequences.offsets
 
     def liked(queries: Queries) -> Queries:
-        kept = np.isin(actions[start[queries.user] + queries.length], LIKED)
+        kept = is_liked(queries, actions, split.sequences.offsets)
         return Queries(*(column[kept] for column in queries))
 
     wanted = dataclasses.replace(
@@ -265,8 +269,8 @@ def ask_ranking(model: GenerativeHSTU, data: Data, part: Part, config: Config) -
 
 def labels_of(data: Data, part: Part) -> np.ndarray:
     """1 where the target of a query of `part` was liked, float32 [M]."""
-    queries, start = data.ranking[part], data.retrieval.split.sequences.offsets
-    return np.isin(data.actions[start[queries.user] + queries.length], LIKED).astype(np.float32)
+    offsets = data.retrieval.split.sequences.offsets
+    return is_liked(data.ranking[part], data.actions, offsets).astype(np.float32)
 
 
 def liked_metrics(

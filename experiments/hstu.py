@@ -7,9 +7,10 @@ however long ago. The paper's public code ranks the whole movie file (3,883) wit
 All rows share width, layers, heads, length, dropout, optimiser, batch and epochs, those of that code for the
 nearest of its data sets; the blocks differ: HSTU's have no feed-forward network.
 
-    sasrec-bce       SASRec as published: dot products, one negative an event
-    sasrec-ssm       the same encoder with HSTU's objective: cosines over a temperature of 0.05, and a softmax
-                     over the target and 128 or 512 uniform negatives of each event
+    sasrec-bce       SASRec as its authors published it: dot products, one negative an event
+    sasrec-ssm       SASRec as the public code builds it, with HSTU's inputs and objective: cosines over a
+                     temperature of 0.05, and a softmax over the target and 128 or 512 uniform negatives of
+                     each event
     hstu-ssm         HSTU with its bias by place and by time
     hstu-large-ssm   HSTU with more layers and heads, as the code's "large" settings
 
@@ -55,6 +56,7 @@ from jaxrec.data.split import Split, leave_one_out
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU
+from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.tasks.next_item import Encoder, Rows, next_item
 from jaxrec.tasks.objectives import Objective, sampled_bce, uniform_softmax
@@ -254,17 +256,18 @@ def encoder_of(row: Row, num_items: int, config: Config) -> Encoder:
             bits=counter_bits,
             dtype=dtype,
         )
-    encoder = SASRecOriginal(
-        num_items,
-        dim=recipe.dim,
-        num_layers=recipe.num_layers,
-        num_heads=recipe.num_heads,
-        max_len=recipe.max_len,
-        dropout=recipe.dropout,
-        bits=counter_bits,
-        dtype=dtype,
-    )
-    return encoder if row == "sasrec-bce" else Cosine(encoder)
+    shared: dict[str, Any] = {
+        "dim": recipe.dim,
+        "num_layers": recipe.num_layers,
+        "num_heads": recipe.num_heads,
+        "max_len": recipe.max_len,
+        "dropout": recipe.dropout,
+        "bits": counter_bits,
+        "dtype": dtype,
+    }
+    if row == "sasrec-bce":
+        return SASRecOriginal(num_items, **shared)
+    return Cosine(SASRecHSTU(num_items, **shared, spare_slots=SPARE_SLOTS))
 
 
 def objective_of(row: Row, data: lab.Data, config: Config) -> tuple[Objective, str]:

@@ -16,6 +16,7 @@ from jaxrec.nn.layers.attention import attend, causal_mask
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
+from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.types import Array, Variables
 
@@ -27,6 +28,7 @@ MODELS: dict[str, Any] = {
         **SMALL, num_layers=1, num_heads=2, inner_dim=12, max_len=LENGTH, mask_value=-10000.0
     ),
     "sasrec_original": SASRecOriginal(**SMALL, num_layers=1, num_heads=2, max_len=LENGTH),
+    "sasrec_hstu": SASRecHSTU(**SMALL, num_layers=1, num_heads=2, max_len=LENGTH),
     "gru4rec": GRU4Rec(**SMALL, hidden_dim=10, num_layers=2, use_bias=True),
 }
 ITEMS = np.array(
@@ -147,8 +149,9 @@ def test_an_empty_row_is_finite_and_so_is_its_gradient(fitted: dict[str, Fitted]
     assert (grads["params"]["item_embedding"] == 0.0).all()
 
 
-def test_padded_outputs_of_the_original_are_zero(fitted: dict[str, Fitted]) -> None:
-    hidden = fitted["sasrec_original"](ITEMS)
+@pytest.mark.parametrize("name", ["sasrec_original", "sasrec_hstu"])
+def test_padded_outputs_are_zero(fitted: dict[str, Fitted], name: str) -> None:
+    hidden = fitted[name](ITEMS)
     assert (hidden[ITEMS == 0] == 0.0).all()
     assert (hidden[ITEMS != 0] != 0.0).any(axis=-1).all()
 
@@ -187,7 +190,7 @@ def test_each_row_has_the_noise_of_its_key_whatever_the_batch(fitted: dict[str, 
     assert not np.allclose(whole, fitted[name](ITEMS))
 
 
-@pytest.mark.parametrize("name", ["sasrec", "sasrec_original", "gru4rec"])
+@pytest.mark.parametrize("name", ["sasrec", "sasrec_original", "sasrec_hstu", "gru4rec"])
 def test_twenty_steps_lower_the_loss(fitted: dict[str, Fitted], name: str) -> None:
     model, tx = (
         fitted[name].model,
@@ -214,7 +217,7 @@ def test_twenty_steps_lower_the_loss(fitted: dict[str, Fitted], name: str) -> No
     assert (variables["params"]["item_embedding"][0] == 0.0).all()  # the padding row never trains
 
 
-@pytest.mark.parametrize("name", ["sasrec", "sasrec_original", "gru4rec"])
+@pytest.mark.parametrize("name", ["sasrec", "sasrec_original", "sasrec_hstu", "gru4rec"])
 def test_bfloat16_is_near_float32(fitted: dict[str, Fitted], name: str) -> None:
     model = fitted[name].model.clone(dtype=jnp.bfloat16)
     real = ITEMS != 0

@@ -142,12 +142,7 @@ class HSTU(nn.Module):
         """
         del positions
         check_times(times, asked, self.time_bias)
-        length, longest = items.shape[1], self.max_len + self.spare_slots
-        if segments is None and length > longest:
-            raise ValueError(
-                f"sequences of length {length}: max_len + spare_slots = {longest} is the longest; cut off "
-                "the oldest events"
-            )
+        check_length(items, segments, self.max_len + self.spare_slots)
         if times is not None and asked is None:
             asked = following(times, segments)
         real = (items != 0)[..., None]
@@ -162,6 +157,15 @@ class HSTU(nn.Module):
     def item_table(self) -> Array:
         """Vectors of all ids, padding first, each of length 1 (padding: 0): [V, D]."""
         return unit(self.item_embedding, self.norm_epsilon)
+
+
+def check_length(items: Array, segments: Array | None, longest: int) -> None:
+    """Raises ValueError for rows of one user with more slots than positions, max_len + spare_slots."""
+    if segments is None and items.shape[1] > longest:
+        raise ValueError(
+            f"sequences of length {items.shape[1]}: max_len + spare_slots = {longest} is the longest; "
+            "cut off the oldest events"
+        )
 
 
 def check_times(times: Array | None, asked: Array | None, time_bias: bool) -> None:

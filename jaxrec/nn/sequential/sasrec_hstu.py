@@ -1,0 +1,153 @@
+"""SASRec as the research code of HSTU builds its baseline (Zhai et al., ICML 2024, arXiv:2402.17152).
+
+Its published rows are of this encoder under HSTU's objective, so that the two differ in their blocks alone
+(meta-recsys/generative-recommenders, `research/modeling/sequential/sasrec.py`). Against SASRec's own authors'
+code (`sasrec_original.py`): attention has an output projection, norms have no parameters and none follows the
+blocks, positions count from a user's first event, and initial weights are those of HSTU's inputs, items of
+deviation 0.02 whatever their number, where Glorot's is √(2 / (V + D)) and vanishes beside the positions.
+
+Outputs are not normalised here: `Cosine` divides them by their length, as that code does.
+
+Departs from it: events are found by their ids, so that padding may stand on either side, and several users
+may share a row. A masked item inside a row is hidden, where the code attends to it as a zero vector.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrec.nn.layers.attention import attend, causal_mask
+from jaxrec.nn.layers.dense import Dense
+from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
+from jaxrec.nn.layers.embedding import lookup, pad_row
+from jaxrec.nn.sequential.hstu import check_length, event_number, standard
+from jaxrec.types import Array
+
+
+class SASRecHSTU(nn.Module):
+    """Causal Transformer whose inputs are item vectors times √dim plus learned positions, as HSTU's are.
+
+    Shape names: B rows, L slots, D dim, V num_items + 1, N = max_len + spare_slots.
+
+    Fields beside the sizes:
+      max_len: most recent events that training and ranking give it.
+      spare_slots: how much longer the table of positions is (11 in the code's settings).
+      dropout: of the input, the attention weights, and twice in each feed-forward network, of inner width D.
+      bits: random bits for dropout. dtype: of products, such as jnp.bfloat16; norms and parameters stay
+        float32. None is float32 throughout.
+    """
+
+    num_items: int
+    dim: int = 50
+    num_layers: int = 2
+    num_heads: int = 1
+    max_len: int = 200
+    spare_slots: int = 0
+    dropout: float = 0.2
+    norm_epsilon: float = 1e-8
+    bits: Bits = threefry_bits
+    dtype: Any = None
+
+    def setup(self) -> None:
+        for field in ("num_items", "dim", "num_heads", "max_len"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        if self.spare_slots < 0:
+            raise ValueError(f"spare_slots={self.spare_slots}: must be at least 0")
+        draw = nn.initializers.truncated_normal
+        self.item_embedding = self.param(
+            "item_embedding", pad_row(draw(0.02)), (self.num_items + 1, self.dim)
+        )
+        self.position_embedding = self.param(
+            "position_embedding", draw(self.dim**-0.5), (self.max_len + self.spare_slots, self.dim)
+        )
+        self.drop = Dropout(self.dropout, self.bits)
+        self.layers = [
+            Block(self.num_heads, self.dropout, self.norm_epsilon, self.bits, self.dtype, name=f"layer_{i}")
+            for i in range(self.num_layers)
+        ]
+
+    def __call__(
+        self,
+        items: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        rows: Array | None = None,
+        train: bool,
+    ) -> Array:
+        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D], zero on padding.
+
+        Args:
+          items: ids in order of time, 0 = padding on either side or a masked item, [B, L].
+          positions: ignored; events are counted from the first of the row or segment.
+          segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
+          rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
+
+        Raises:
+          ValueError: a row of one user is longer than N.
+        """
+        del positions
+        check_length(items, segments, self.max_len + self.spare_slots)
+        real = (items != 0)[..., None]
+        x = lookup(self.item_embedding, items) * math.sqrt(self.dim)
+        x = x + jnp.take(self.position_embedding, event_number(items, segments), axis=0)
+        x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
+        visible = causal_mask(items, segments)
+        for layer in self.layers:
+            x = jnp.where(real, layer(x, visible, train=train, rows=rows), 0.0)
+        return x
+
+    def item_table(self) -> Array:
+        """Vectors of all ids, padding first, without the √dim of the input: [V, D]."""
+        return self.item_embedding
+
+
+class Block(nn.Module):
+    """Attention of the normalised input over the raw one, then a ReLU network; see `OriginalBlock`."""
+
+    num_heads: int
+    dropout: float
+    norm_epsilon: float
+    bits: Bits
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, visible: Array, *, train: bool, rows: Array | None = None) -> Array:
+        """Maps [B, L, D] and bool [B, L, L] to [B, L, D]. rows: see `Dropout`."""
+        batch, length, dim = x.shape
+        if dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads}: must divide dim={dim}")
+        drop = functools.partial(Dropout(self.dropout, self.bits), train=train, rows=rows)
+        stacked = nn.initializers.normal(math.sqrt(0.5 / dim))  # Glorot's for one [D, 3·D] of all three
+        glorot = nn.initializers.normal(math.sqrt(1 / dim))
+        projected = functools.partial(Dense, dim, dtype=self.dtype)
+        inner = functools.partial(projected, kernel_init=glorot, bias_init=uniform(1 / math.sqrt(dim)))
+
+        def heads(y: Array) -> Array:  # [B, L, D] → [B, H, L, D / H]
+            return y.reshape(batch, length, self.num_heads, dim // self.num_heads).transpose(0, 2, 1, 3)
+
+        normed = standard(x, self.norm_epsilon)
+        mixed = attend(
+            heads(projected(kernel_init=stacked, name="query")(normed)),
+            heads(projected(kernel_init=stacked, name="key")(x)),
+            heads(projected(kernel_init=stacked, name="value")(x)),
+            visible,
+            drop=drop,
+        )
+        mixed = mixed.transpose(0, 2, 1, 3).reshape(batch, length, dim)
+        mixed = projected(kernel_init=glorot, name="output")(mixed)
+        normed = standard(normed + mixed, self.norm_epsilon)
+        hidden = drop(nn.relu(inner(name="inner")(normed)))
+        return normed + drop(inner(name="outer")(hidden))
+
+
+def uniform(bound: float) -> nn.initializers.Initializer:
+    """An initialiser that draws from [-bound, bound)."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)

@@ -127,14 +127,13 @@ class Config:
 
     def __post_init__(self) -> None:
         check(self, "dim", "batch_size", "epochs", "patience", "max_len", "num_devices", "save_every")
-        for name in ("momentum", "dropout", "hidden_dropout"):
-            if not 0 <= (getattr(self, name) or 0) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must lie in [0, 1)")
         if not 0 < self.validation < 1:
             raise ValueError(f"validation={self.validation}: must lie between 0 and 1")
-        for name in ("num_samples", "elu"):
-            if getattr(self, name) < 0:
+        for name in ("num_samples", "elu", "alpha", "regularisation"):
+            if not (getattr(self, name) or 0) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
+        if not 0 <= self.logq <= 1:
+            raise ValueError(f"logq={self.logq}: must lie in [0, 1], from no correction to the whole one")
 
 
 def effective(config: Config) -> Config:

@@ -164,8 +164,6 @@ class Config:
         for name in ("epochs", "block"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive, or 0 for the default")
-        if not 0 <= (self.dropout or 0) < 1:
-            raise ValueError(f"dropout={self.dropout}: must lie in [0, 1)")
         if self.alpha != 0 and not 1 < self.alpha <= 2:
             raise ValueError(f"alpha={self.alpha}: must be above 1 and at most 2, or 0 for whole histories")
         if self.file and self.dataset not in PUBLIC:

@@ -128,22 +128,19 @@ class Config:
     def __post_init__(self) -> None:
         check(self, "dim", "key_dim", "num_layers", "num_samples", "epochs", "every", "batch_size",
               "num_devices", "save_every")  # fmt: skip
-        if self.max_len < 2 or self.patience < 0 or not self.learning_rate > 0:
+        if self.max_len < 2 or self.patience < 0:
             raise ValueError(
-                f"max_len={self.max_len}, patience={self.patience}, learning_rate={self.learning_rate}: "
-                "must be at least 2, at least 0, and positive"
+                f"max_len={self.max_len}, patience={self.patience}: must be at least 2, and at least 0"
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must lie in [0, 1)")
 
 
 def effective(config: Config) -> Config:
-    """The settings with those of --tiny in place of defaults."""
-    if not config.tiny:
-        return config
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-    kept = {name: value for name, value in TINY.items() if getattr(config, name) == defaults[name]}
-    return dataclasses.replace(config, **kept)
+    """The settings with those of --tiny in place of defaults, and at least one evaluation."""
+    if config.tiny:
+        defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+        kept = {name: value for name, value in TINY.items() if getattr(config, name) == defaults[name]}
+        config = dataclasses.replace(config, **kept)
+    return dataclasses.replace(config, every=min(config.every, config.epochs))
 
 
 class Data(NamedTuple):
@@ -186,6 +183,10 @@ def load(config: Config) -> Data:
     """Events with ratings, cut at two moments."""
     events = made_up() if config.tiny else movielens.load_interactions("ml-100k")
     assert events.time is not None and events.value is not None
+    if not np.isin(events.value, range(1, RATINGS + 1)).all():
+        raise ValueError(
+            f"{events.name}: ratings must be whole, from 1 to {RATINGS}; others are no action here"
+        )
     actions = events.value.astype(np.int32)[events.event_order()]
     first, second = (int(np.quantile(events.time, share)) for share in SHARES)
     split = split_by_time(events.to_sequences(), first, second, targets="all")

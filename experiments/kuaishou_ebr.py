@@ -110,14 +110,11 @@ class Config:
                 raise ValueError(f"{field.name}={value}: must be at least {least}")
         if not self.alpha >= 0:
             raise ValueError(f"alpha={self.alpha}: must be 0 or more")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must lie in [0, 1)")
         if self.dim % self.num_heads or self.intent_dim % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads}: must divide dim={self.dim} and intent_dim={self.intent_dim}"
             )
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, none twice, none negative")
+        settings.check(self)
 
 
 def effective(config: Config) -> Config:

@@ -30,7 +30,7 @@ import optax
 
 from experiments import sequential as lab
 from experiments.saving import means, save
-from experiments.settings import check_seeds, described
+from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences
@@ -100,16 +100,11 @@ class Config:
 
     def __post_init__(self) -> None:
         least_one = ("dim", "num_layers", "num_heads", "max_len", "batch_size", "epochs", "evaluate_every")
-        for name in (*least_one, "num_candidates", "num_devices", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check(self, *least_one, "num_candidates", "num_devices", "save_every")
         if self.patience < 0:
             raise ValueError(f"patience={self.patience}: must be positive, or 0 for never")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must lie in [0, 1)")
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide dim={self.dim}")
-        check_seeds(self.seeds)
 
 
 def effective(config: Config) -> Config:

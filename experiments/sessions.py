@@ -64,13 +64,19 @@ def repeats_together(sessions: Sessions, seed: int = 0, *, fixed: bool = False) 
     of_session = np.cumsum(starts) - 1
     longest = lengths[starts]
     clicks = np.flatnonzero(np.repeat(starts, lengths))
-    test = reordered(sessions.test.items[clicks], np.repeat(np.arange(len(longest)), longest))
     begin = (np.cumsum(longest) - longest)[of_session]
     within = np.arange(len(sessions.test.items)) - np.repeat(sessions.test.offsets[:-1], lengths)
+    places = np.repeat(begin, lengths) + within
+    if not np.array_equal(sessions.test.items[clicks][places], sessions.test.items):
+        raise ValueError(
+            f"{sessions.name}: a test row is no prefix of the longer one above it; so the sessions that they "
+            "are cut from are not known"
+        )
+    test = reordered(sessions.test.items[clicks], np.repeat(np.arange(len(longest)), longest))
     return dataclasses.replace(
         sessions,
         train=dataclasses.replace(sessions.train, items=train),
-        test=dataclasses.replace(sessions.test, items=test[np.repeat(begin, lengths) + within]),
+        test=dataclasses.replace(sessions.test, items=test[places]),
     )
 
 

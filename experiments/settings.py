@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 PLACES = ("rows", "results", "workdir", "save_every", "num_devices", "seeds")
@@ -20,6 +21,20 @@ def check(config: Any, *at_least_one: str) -> None:
         if getattr(config, name) < 1:
             raise ValueError(f"{name}={getattr(config, name)}: must be at least 1")
     check_seeds(config.seeds)
+    check_training(config)
+
+
+def check_training(config: Any) -> None:
+    """Raises ValueError for a learning rate that is not positive and finite, or dropout or decay past [0, 1).
+
+    They are known by their names; None leaves one to the recipe.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name.endswith("learning_rate") and not (value is None or 0 < value < math.inf):
+            raise ValueError(f"{field.name}={value}: must be positive and finite")
+        if field.name.endswith(("dropout", "momentum", "b2")) and not (value is None or 0 <= value < 1):
+            raise ValueError(f"{field.name}={value}: must lie in [0, 1)")
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:

@@ -148,14 +148,9 @@ class Config:
     def __post_init__(self) -> None:
         sizes = ("dim", "max_len", "epochs", "batch_size", "session_batch_size", "num_devices", "save_every")
         check(self, *sizes)
-        for name in ("learning_rate", "session_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be positive")
         for name in ("max_norm", "clip", "patience"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive, or 0; see --help")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must lie in [0, 1)")
 
 
 def effective(config: Config) -> Config:
@@ -326,9 +321,13 @@ def dataset_name(config: Config) -> str:
 
 
 def model_name(row: Row, config: Config) -> str:
-    """The row's name, with the order of clicks and how its epoch was chosen where those are not the usual."""
+    """The row's name, with the order of clicks and how its epoch was chosen where those are not the usual.
+
+    A floor chooses nothing: with --select test it reads the sessions of validation too.
+    """
     order = "" if config.order == "time" else f"+{config.order}-order"
-    return row + order + ("+test-selected" if config.select == "test" else "")
+    whole = "+all-sessions" if row in FLOORS else "+test-selected"
+    return row + order + (whole if config.select == "test" else "")
 
 
 def published(row: Row, config: Config) -> tuple[dict[str, float], str]:
@@ -367,9 +366,14 @@ def run(config: Config) -> None:
             published=numbers,
             source=where,
             fitted=fitted,
-            note=NOTES[config.select] if numbers else "",
+            note=note_of(row, config) if numbers else "",
         )
         print(f"{model_name(row, config)}: {means(found)}\nsaved {path}", flush=True)
+
+
+def note_of(row: Row, config: Config) -> str:
+    """What a reader has to know of a row beside published numbers."""
+    return PREPARATION if row in FLOORS and config.select == "test" else NOTES[config.select]
 
 
 def main() -> None:

@@ -24,8 +24,10 @@ def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.nd
     reject: "train" avoids the items of training events; "all" those of validation and test too, as
     the CoSeRec code family does (it tells the sampler a little about the answers).
 
+    A user who has used every item leaves no negative: `tasks.objectives.sampled_bce` refuses that.
+
     Raises:
-      ValueError: reject is neither; a user has used every item, so there is no negative.
+      ValueError: reject is neither.
     """
     if reject not in ("train", "all"):
         raise ValueError(f"reject={reject!r}: expected 'train' or 'all'")
@@ -47,12 +49,6 @@ def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.nd
         np.stack([user[kept], sequences.items[kept]], axis=1), axis=0
     )  # sorted by user, then item
     count = np.bincount(pairs[:, 0], minlength=sequences.num_users)
-    if (count >= sequences.num_items).any():
-        worst = int(count.argmax())
-        raise ValueError(
-            f"{sequences.name}: user {sequences.user_ids[worst]} has used all {sequences.num_items} items, "
-            "so there is no negative to draw; use a loss without sampled negatives or leave the user out"
-        )
     columns["excluded"] = pairs[:, 1].astype(np.int32)
     columns["excluded_start"] = (np.cumsum(count) - count).astype(np.int32)
     columns["excluded_length"] = count.astype(np.int32)

@@ -137,7 +137,7 @@ def last_click_of_some(sequences: Sequences, *, share: float, seed: int) -> Spli
     queries = Queries(rows.astype(np.int32), before.astype(np.int32), target)
     length = sequences.lengths.astype(np.int32)
     length[rows] = 0
-    rule = f"last click of {share:.0%} of sessions, seed {seed}"
+    rule = f"last click of {100 * share:g}% of sessions, seed {seed}"
     return Split(sequences, length, validation=queries, test=queries, rule=rule)
 
 

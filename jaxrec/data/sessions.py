@@ -261,9 +261,9 @@ def split_sessions(
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     train = sessions.train.items[np.repeat(sessions.train.offsets[:-1][rows], lengths) + within]
     drawn = (
-        f"{share:.0%} of sessions at random, seed {seed}"
+        f"{100 * share:g}% of sessions at random, seed {seed}"
         if by == "random"
-        else f"last {share:.0%} of sessions"
+        else f"last {100 * share:g}% of sessions"
     )
     return SessionSplit(
         sessions.name,

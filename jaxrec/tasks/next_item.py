@@ -56,6 +56,15 @@ def reads_times(model: Encoder) -> bool:
     return bool(getattr(getattr(model, "encoder", model), "reads_times", False))
 
 
+def refuse_times(model: Encoder, task: str) -> None:
+    """Raises ValueError for an encoder that reads times, given to a task that has none for it."""
+    if reads_times(model):
+        raise ValueError(
+            f"{task}: the encoder reads times, which this task does not give it, so that all would count as "
+            "equal; use one without, such as HSTU with time_bias=False"
+        )
+
+
 def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) -> Array:
     """Hidden states [R, L, D] of packed or padded rows.
 
@@ -219,12 +228,17 @@ def query_events(
 
 
 def last_hidden(hidden: Array, queries: Mapping[str, Array], packed: Rows | None, max_len: int) -> Array:
-    """Each query's hidden state at its last event, [B, D], from those of all slots."""
+    """Each query's hidden state at its last event, [B, D], from those of all slots.
+
+    A packed query without events has no slot, and a state of zeros; padded, it has what the encoder says of
+    an empty row.
+    """
     if packed is None:
         return hidden[:, -1]
-    lengths = jnp.minimum(queries["length"], max_len)
+    lengths = jnp.where(queries["mask"], jnp.minimum(queries["length"], max_len), 0)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    return flat[jnp.clip(queries["row"] * packed.width + queries["slot"] + lengths - 1, 0, flat.shape[0] - 1)]
+    last = jnp.clip(queries["row"] * packed.width + queries["slot"] + lengths - 1, 0, flat.shape[0] - 1)
+    return jnp.where(lengths[:, None] > 0, flat[last], 0)
 
 
 def num_parameters(variables: Variables) -> int:

@@ -28,7 +28,15 @@ def sampled_bce(num_items: int, excluded_width: int) -> Objective:
     """Binary cross-entropy with one negative an event, uniform over the items a user has not used.
 
     num_items: largest item id; excluded_width: most distinct items of any user.
+
+    Raises:
+      ValueError: a user has used every item, so there is no negative.
     """
+    if excluded_width >= num_items:
+        raise ValueError(
+            f"excluded_width={excluded_width}: a user has used all {num_items} items, so there is no "
+            "negative to draw; use a loss without sampled negatives or leave the user out"
+        )
 
     def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
         negatives, _ = sampling.uniform_excluding_flat(

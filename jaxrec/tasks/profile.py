@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from jaxrec import losses, packing
-from jaxrec.tasks.next_item import Encoder, item_table
+from jaxrec.tasks.next_item import Encoder, item_table, refuse_times
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 
@@ -22,7 +22,11 @@ def profile(model: Encoder, *, token: int) -> Task:
     """The task of naming a user's class; predict gives logits [B, T].
 
     token: the id behind the events, which no item has (num_items + 1 where `extra_rows` makes room for it).
+
+    Raises:
+      ValueError: the encoder reads times, of which the token has none.
     """
+    refuse_times(model, "profile")
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
         return described_users(rows, context, token=token, max_len=model.max_len)

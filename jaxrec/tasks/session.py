@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from jaxrec import losses, packing
-from jaxrec.tasks.next_item import Encoder, item_table
+from jaxrec.tasks.next_item import Encoder, item_table, refuse_times
 from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 
@@ -37,7 +37,11 @@ def next_click(model: Encoder, objective: Objective, *, last_only: bool = False)
 
     objective: how the state after the prefix [B, D] is scored against the target. last_only: the module
     takes `last_only=True` and then encodes the last slot alone (STAMP, whose slots cost a prefix each).
+
+    Raises:
+      ValueError: the encoder reads times: sessions have none here.
     """
+    refuse_times(model, "next_click")
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
         session, length = (context[name][rows["user"]] for name in ("session", "prefix"))

@@ -108,14 +108,19 @@ def fit(
     always saved. stop_after: leave after so many epochs of this process, with the state saved.
 
     Raises:
-      ValueError: no seed, no epoch, an unknown selection metric; a loss or score that is not finite; the
-        checkpoint in workdir belongs to another run.
+      ValueError: no seed, no epoch, no evaluation within the epochs, an unknown selection metric; a loss or
+        score that is not finite; the checkpoint in workdir belongs to another run.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds={list(seeds)}: expected at least one, and no seed twice")
     total = sum(phase.epochs for phase in phases)
     if total < 1:
         raise ValueError("the phases have no epoch to train")
+    if selection.every > total:
+        raise ValueError(
+            f"selection.every={selection.every}: the phases have {total} epochs, so nothing would be "
+            "selected; evaluate at least once"
+        )
     run = _Run(phases, tx, plan, context, selection, list(seeds), num_devices, calls)
     described = {**description, "seeds": list(seeds), "phases": [[p.name, p.epochs] for p in phases]}
     described["calls"] = calls
@@ -222,7 +227,8 @@ class _Run:
             if isinstance(values, list) and not np.isfinite(values).all():
                 raise ValueError(
                     f"epoch {number}: loss {name!r} is {values}: training diverged; lower the learning rate, "
-                    "or look at the last checkpoint, which is from before"
+                    "or look at the last checkpoint, which is from before. Where it is so from the first "
+                    "epoch, an id lies outside its table, or shortened rows never fit their packed rows"
                 )
         if (number + 1) % self.selection.every == 0:
             entry |= self._evaluate(number)

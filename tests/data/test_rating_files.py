@@ -74,6 +74,10 @@ def test_an_item_that_only_left_out_users_rated_keeps_its_number() -> None:
         ("ml-1m", "", "ratings: holds no rating; expected lines `user::item::rating::seconds`"),
         ("ml-1m", "1::2::3\n", "expected lines `user::item::rating::seconds`"),
         ("ml-1m", "1::2::3::4.5\n", "integer seconds"),
+        ("ml-1m", "1.5::2::3::4\n", "integer seconds"),
+        ("ml-1m", "1::2::3::4#5\n", "integer seconds"),
+        ("ml-1m", "# a remark\n1::2::3::4\n", "integer seconds"),
+        ("Books", "u,,1.0,5\n", "rating 1 names no item"),
         ("ml-20m", "1,2,3.5,4\n", "expected the header 'userId,movieId,rating,timestamp'"),
         ("ml-20m", "userId,movieId,rating,timestamp\n", "holds no rating"),
         ("Books", f"{'u' * 30},i,1.0,5\n", "user 'uuu.*24 characters or longer"),
@@ -82,6 +86,12 @@ def test_an_item_that_only_left_out_users_rated_keeps_its_number() -> None:
 def test_lines_of_another_form_are_refused(name: str, content: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse(content.encode(), name, "ratings")
+
+
+def test_an_id_that_is_no_text_is_refused_and_a_number_sign_is_part_of_one() -> None:
+    with pytest.raises(ValueError, match="books.csv: a user is no text in UTF-8"):
+        parse(b"\xff,i,1.0,5\n", "Books", "books.csv")
+    assert "a#1" in parse(books_file().replace(b",a,", b",a#1,"), "Books", "books.csv").item_ids
 
 
 def test_a_file_that_is_not_whole_is_refused(write: Writer, cache: Path) -> None:

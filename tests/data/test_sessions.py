@@ -160,6 +160,7 @@ def test_a_seed_gives_one_split() -> None:
     np.testing.assert_array_equal(first.items, again.items)
     assert rows_of(first) != rows_of(other)
     assert "seed 1" in first.rule and "last 30%" in split_sessions(many, share=0.3, by="last").rule
+    assert "12.5% of sessions" in split_sessions(many, share=0.125).rule
 
 
 @pytest.mark.parametrize(

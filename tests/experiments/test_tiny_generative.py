@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,20 @@ def test_rates_are_those_of_the_movie_in_training_and_of_the_user_so_far() -> No
         so_far = [rating in LIKED for _, _, rating in rows[user][:length]]
         want = log_odds(movie) + log_odds(so_far) - np.log(average / (1 - average))
         assert score == pytest.approx(want, rel=1e-4, abs=1e-5)
+
+
+def test_short_runs_are_evaluated_once_all_the_same() -> None:
+    assert experiment.effective(experiment.Config(epochs=1)).every == 1
+    assert experiment.effective(experiment.Config()).every == 2
+
+
+def test_ratings_that_are_no_action_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = experiment.made_up()
+    assert events.value is not None
+    halves = dataclasses.replace(events, value=events.value - np.float32(0.5))
+    monkeypatch.setattr(experiment, "made_up", lambda: halves)
+    with pytest.raises(ValueError, match="tiny: ratings must be whole, from 1 to 5"):
+        experiment.load(experiment.Config(tiny=True))
 
 
 @pytest.mark.parametrize("change", [{"max_len": 1}, {"dropout": 1.0}, {"every": 0}, {"learning_rate": 0.0}])

@@ -47,13 +47,16 @@ def test_epochs_chosen_on_test_are_labelled_so(tmp_path: Path, monkeypatch: pyte
     places = ("--results", tmp_path / "results", "--workdir", tmp_path / "work", "--seeds", 3)
     call(stamp, monkeypatch, "--tiny", "--rows", "popularity", "stamp-ce", "--select", "test", *places)
     records = {record.result.model: record.result for record in read_all(tmp_path / "results")}
-    assert set(records) == {"popularity+test-selected", "stamp-ce+test-selected"}
+    assert set(records) == {"popularity+all-sessions", "stamp-ce+test-selected"}
+    assert records["popularity+all-sessions"].protocol.selection == "none"
     result = records["stamp-ce+test-selected"]
     assert result.protocol.selection == "recall@20 on test"
     assert result.protocol.split == "later sessions tested, all others trained on"
     assert result.config["share"] == 0
     whole = stamp.effective(stamp.Config(select="test"))
     assert stamp.published("stamp-ce", whole)[0]["mrr@20"] == 0.2967
+    assert "best on test" in stamp.note_of("stamp-ce", whole)
+    assert stamp.note_of("item-knn", whole) == stamp.PREPARATION  # nothing of it was chosen
 
 
 def test_repeated_views_stand_together_in_file_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +107,14 @@ def test_sessions_whose_prefixes_are_not_all_there_are_refused(prefixes: list[li
     """The second prefix is cut from another session, or shorter ones of its session are missing."""
     found = Sessions.from_arrays("made", **from_lists([[1, 2, 3, 4, 5]], (prefixes, [3, 5]), "made"))
     with pytest.raises(ValueError, match="not all prefixes"):
+        lab.repeats_together(found)
+
+
+def test_rows_of_two_sessions_are_not_taken_for_one() -> None:
+    """Lengths go down by one as those of one session do, the clicks are another's."""
+    prefixes = ([[1, 2], [3]], [4, 5])
+    found = Sessions.from_arrays("made", **from_lists([[1, 2, 3, 4, 5]], prefixes, "made"))
+    with pytest.raises(ValueError, match="is no prefix of the longer one"):
         lab.repeats_together(found)
 
 

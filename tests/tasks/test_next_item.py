@@ -319,6 +319,25 @@ def test_packed_and_padded_queries_have_the_same_vectors() -> None:
     np.testing.assert_allclose(vectors[None][0], alone[0, -1], rtol=1e-5, atol=1e-6)
 
 
+def test_a_packed_query_without_events_reads_nobody_elses() -> None:
+    """Zeros, whatever stands in the last slot of the packed rows, which another user's events may fill."""
+    hidden = np.arange(1.0, 2 * 4 * 3 + 1).reshape(2, 4, 3).astype(np.float32)
+    queries = {
+        "length": np.array([4, 0, 9, 4], np.int32),
+        "mask": np.array([True, True, True, False]),
+        "row": np.array([0, 2, 1, 2], np.int32),
+        "slot": np.zeros(4, np.int32),
+    }
+    found = np.asarray(tasks.last_hidden(jnp.asarray(hidden), queries, Rows(2, 4), 4))
+    np.testing.assert_array_equal(found, [hidden[0, 3], [0, 0, 0], hidden[1, 3], [0, 0, 0]])
+
+
+def test_sampled_bce_needs_an_item_that_is_not_used() -> None:
+    objectives.sampled_bce(5, 4)
+    with pytest.raises(ValueError, match="a user has used all 5 items, so there is no negative"):
+        objectives.sampled_bce(5, 5)
+
+
 def test_number_of_parameters() -> None:
     assert (
         tasks.num_parameters({"params": {"a": jnp.zeros((3, 4)), "b": jnp.zeros(5)}, "other": jnp.zeros(9)})

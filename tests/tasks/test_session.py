@@ -13,8 +13,10 @@ from scipy.special import log_softmax
 
 from jaxrec.data.sessions import Sessions, SessionSplit, split_sessions
 from jaxrec.data.sources.sessions import from_lists
+from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.stamp import STAMP
 from jaxrec.tasks import next_item, objectives, session
+from jaxrec.tasks.profile import profile
 from jaxrec.train.evaluate import make_rank
 from jaxrec.types import Protocol, Task, Variables
 from tests.tasks import small
@@ -43,6 +45,15 @@ def variables() -> Variables:
     shapes = jax.eval_shape(lambda: MODEL.init(jax.random.key(0), items))
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
+
+
+def test_an_encoder_that_reads_times_is_refused() -> None:
+    fields: dict[str, Any] = {"dim": 4, "num_layers": 1, "max_len": MAX_LEN}
+    with pytest.raises(ValueError, match="next_click: the encoder reads times"):
+        session.next_click(HSTU(NUM_ITEMS, **fields), objectives.full_softmax(4))
+    with pytest.raises(ValueError, match="profile: the encoder reads times"):
+        profile(HSTU(NUM_ITEMS, **fields), token=NUM_ITEMS + 1)
+    session.next_click(HSTU(NUM_ITEMS, time_bias=False, **fields), objectives.full_softmax(4))
 
 
 EXAMPLES = np.array([3, 0, 5, 2, 4, 1, 3, 2], np.int32)  # numbers of training examples

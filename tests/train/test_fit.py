@@ -174,10 +174,10 @@ def test_evaluations_happen_every_so_many_epochs(tmp_path: Path) -> None:
     assert fitted.best_epoch == [3]
 
 
-def test_without_an_evaluation_the_last_parameters_are_returned(tmp_path: Path) -> None:
-    fitted = run_script(tmp_path, [1.0, 1.0], every=3)
-    assert fitted.best_epoch == [-1]
-    assert fitted.variables["params"]["count"].tolist() == [2.0]
+def test_a_run_that_would_evaluate_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="every=3: the phases have 2 epochs, so nothing would be selected"):
+        run_script(tmp_path, [1.0, 1.0], every=3)
+    assert not any(tmp_path.iterdir())
 
 
 def test_patience_is_spent_by_each_seed_apart(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -120,8 +121,12 @@ def parse(content: bytes, name: str, where: str) -> Interactions:
     if len(separator) > 1:
         content, separator = content.replace(separator, b","), b","
     try:
-        table = np.loadtxt(io.BytesIO(content), np.dtype(columns), delimiter=separator.decode(), ndmin=1)
-    except ValueError as error:
+        with warnings.catch_warnings():  # older NumPy cuts 4.5 down to 4 with a warning
+            warnings.simplefilter("error", DeprecationWarning)
+            table = np.loadtxt(
+                io.BytesIO(content), np.dtype(columns), comments=None, delimiter=separator.decode(), ndmin=1
+            )
+    except (ValueError, DeprecationWarning) as error:
         raise ValueError(f"{where}: expected lines `{form}` with integer seconds: {error}") from error
     if layout.text_ids:
         _check_text(table, where)
@@ -180,6 +185,13 @@ def _check_text(table: np.ndarray, where: str) -> None:
                 f"{where}: {column} {table[column][long[0]].decode(errors='replace')!r}… is as long as "
                 f"{_LONGEST_ID} characters or longer; ids of this file are shorter"
             )
+        empty = np.flatnonzero(table[column] == b"")
+        if empty.size:
+            raise ValueError(f"{where}: rating {empty[0] + 1} names no {column}; each has an id")
+        try:
+            np.char.decode(table[column], "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{where}: a {column} is no text in UTF-8: {error}") from error
 
 
 def _content(layout: Layout, name: str, path: str) -> tuple[bytes, str]:

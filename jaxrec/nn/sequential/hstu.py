@@ -5,7 +5,8 @@ divided by the padded length N, the same for every sequence, where the paper wri
 user's first event; and the time of the *next* event enters the bias: it is when the prediction is asked for.
 
 Departs from it: events are found by their ids, so that padding may stand on either side, and several users
-may share a row. Hidden slots (id 0) give exactly zero.
+may share a row. Hidden slots (id 0) give exactly zero. The bias of a layer's output starts at zero, where the
+code leaves it as PyTorch draws it, within ±1/√width.
 """
 
 from __future__ import annotations
@@ -138,10 +139,10 @@ class HSTU(nn.Module):
 
         Raises:
           ValueError: a row of one user is longer than N, `asked` comes without `times`, either is not of
-            integers, or `times` are given to a model with time_bias=False, which does not read them.
+            integers, or `times` are given to a model that does not read them.
         """
         del positions
-        check_times(times, asked, self.time_bias)
+        check_times(times, asked, self.reads_times)
         check_length(items, segments, self.max_len + self.spare_slots)
         if times is not None and asked is None:
             asked = following(times, segments)
@@ -168,10 +169,12 @@ def check_length(items: Array, segments: Array | None, longest: int) -> None:
         )
 
 
-def check_times(times: Array | None, asked: Array | None, time_bias: bool) -> None:
+def check_times(times: Array | None, asked: Array | None, reads_times: bool) -> None:
     """Raises ValueError for times that the model does not read, `asked` alone, and seconds as floats."""
-    if times is not None and not time_bias:
-        raise ValueError("times: a model with time_bias=False does not read them; leave them out")
+    if times is not None and not reads_times:
+        raise ValueError(
+            "times: a model with time_bias=False or relative_bias=False does not read them; leave them out"
+        )
     if asked is not None and times is None:
         raise ValueError("asked: needs times, the seconds of the events that it is compared with")
     for name, seconds in (("times", times), ("asked", asked)):

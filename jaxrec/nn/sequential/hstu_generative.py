@@ -23,7 +23,7 @@ from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.pointwise_attention import following
-from jaxrec.nn.sequential.hstu import Layer, check_times, event_number, standard, unit
+from jaxrec.nn.sequential.hstu import Layer, check_length, check_times, event_number, standard, unit
 from jaxrec.types import Array
 
 
@@ -114,9 +114,7 @@ class GenerativeHSTU(nn.Module):
         Raises:
           ValueError: a row of one user is longer than max_len + spare_slots; as of `HSTU` for times, asked.
         """
-        longest = self.max_len + self.spare_slots
-        if segments is None and items.shape[1] > longest:
-            raise ValueError(f"sequences of {items.shape[1]} events: max_len + spare_slots = {longest}")
+        check_length(items, segments, self.max_len + self.spare_slots)
         check_times(times, asked, self.time_bias)
         actions = jnp.where(items != 0, actions, 0)
         tokens = in_turn(items, actions)

@@ -1,0 +1,54 @@
+"""Settings that all experiments check alike, before anything is read or trained."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+import pytest
+
+EXPERIMENTS = (
+    "census", "din", "feature_interaction", "funnel", "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr",
+    "lifelong", "mmoe_synthetic", "peterrec", "sasrec", "scenarios", "stamp",
+)  # fmt: skip
+
+
+def config_of(name: str) -> Any:
+    return importlib.import_module(f"experiments.{name}").Config
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("rate", [0.0, -1e-3, math.nan, math.inf])
+def test_a_learning_rate_is_positive_and_finite(name: str, rate: float) -> None:
+    """A negative one climbs the loss, and none at all stores a model that learned nothing."""
+    with pytest.raises(ValueError, match=f"^learning_rate={rate}: must be positive and finite"):
+        config_of(name)(learning_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("hstu", "b2", 1.5),
+        ("hstu_generative", "b2", 1.0),
+        ("sasrec", "dropout", math.nan),
+        ("gru4rec", "hidden_dropout", -0.1),
+        ("gru4rec", "momentum", 1.0),
+        ("gru4rec", "alpha", -1.0),
+        ("gru4rec", "regularisation", -1.0),
+        ("gru4rec", "logq", 3.0),
+        ("kuaishou_ebr", "dropout", 1.0),
+        ("peterrec", "pretrain_learning_rate", 0.0),
+        ("stamp", "session_learning_rate", -1.0),
+        ("kuaishou_ebr", "seeds", (1, 1)),
+        ("sasrec", "seeds", (-1,)),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field}="):
+        config_of(name)(**{field: value})
+
+
+def test_a_setting_left_to_the_recipe_is_none() -> None:
+    assert config_of("gru4rec")(learning_rate=None, dropout=None).learning_rate is None
+    assert config_of("hstu")(dropout=0.0).dropout == 0.0

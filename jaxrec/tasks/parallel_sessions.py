@@ -123,7 +123,8 @@ def negatives(counts: np.ndarray, *, num_samples: int, alpha: float, logq: float
     Args:
       counts: how often each item occurs in training, [vocab_size]; entry 0 (padding) is ignored.
       num_samples: drawn at every step, the same for all rows; 0 leaves the targets of the batch.
-      alpha: 1 is popularity, 0 uniform over all items.
+      alpha: 1 is popularity, 0 uniform over all items. With 0, items without a training event are drawn too
+        and learn to score low; the code knows none of them, neither here nor in ranking.
       logq: 0 for no correction, 1 for all of it.
 
     Raises:

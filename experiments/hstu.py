@@ -7,12 +7,12 @@ however long ago. The paper's public code ranks the whole movie file (3,883) wit
 All rows share width, layers, heads, length, dropout, optimiser, batch and epochs, those of that code for the
 nearest of its data sets; the blocks differ: HSTU's have no feed-forward network.
 
-    sasrec-bce       SASRec as its authors published it: dot products, one negative an event
-    sasrec-ssm       SASRec as the public code builds it, with HSTU's inputs and objective: cosines over a
-                     temperature of 0.05, and a softmax over the target and 128 or 512 uniform negatives of
-                     each event
-    hstu-ssm         HSTU with its bias by place and by time
-    hstu-large-ssm   HSTU with more layers and heads, as the code's "large" settings
+    sasrec-bce           SASRec as its authors published it: dot products, one negative an event
+    sasrec-original-ssm  the same encoder with HSTU's objective: cosines over a temperature of 0.05, and a
+                         softmax over the target and 128 or 512 uniform negatives of each event
+    sasrec-ssm           SASRec as the public code builds it for its baseline, with that objective
+    hstu-ssm             HSTU with its bias by place and by time
+    hstu-large-ssm       HSTU with more layers and heads, as the code's "large" settings
 
 HSTU reads when each event happened and when the next one is asked for, in evaluation the target's own time,
 as the public code does. Data without times (Video) ask for --no-times, which leaves out the bias by time.
@@ -64,7 +64,18 @@ from jaxrec.train.fit import Fitted, Phase, fit
 from jaxrec.types import Protocol, Task
 
 EXPERIMENT = "hstu"
-Row = Literal["random", "popularity", "sasrec-bce", "sasrec-ssm", "hstu-ssm", "hstu-large-ssm"]
+Row = Literal[
+    "random",
+    "popularity",
+    "sasrec-bce",
+    "sasrec-original-ssm",
+    "sasrec-ssm",
+    "hstu-ssm",
+    "hstu-large-ssm",
+]
+ROWS: tuple[Row, ...] = (
+    "random", "popularity", "sasrec-bce", "sasrec-original-ssm", "sasrec-ssm", "hstu-ssm",
+)  # fmt: skip
 FLOORS = ("random", "popularity")
 SPARE_SLOTS = 11  # by which the public code pads its rows past max_len
 TEMPERATURE = 0.05
@@ -136,7 +147,7 @@ class Config:
 
     dataset: Literal["ml-100k", "Beauty", "Sports", "Video", "ml-1m", "ml-20m", "Books"] = "ml-100k"
     file: str = ""  # the rating file of ml-1m, ml-20m or Books; none: the archive, found or downloaded
-    rows: tuple[Row, ...] = ("random", "popularity", "sasrec-bce", "sasrec-ssm", "hstu-ssm")
+    rows: tuple[Row, ...] = ROWS
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
     tiny: bool = (
         False  # a synthetic set (or a sample in --file), two epochs, in seconds: to see that all works
@@ -263,9 +274,10 @@ def encoder_of(row: Row, num_items: int, config: Config) -> Encoder:
         "bits": counter_bits,
         "dtype": dtype,
     }
-    if row == "sasrec-bce":
-        return SASRecOriginal(num_items, **shared)
-    return Cosine(SASRecHSTU(num_items, **shared, spare_slots=SPARE_SLOTS))
+    if row == "sasrec-ssm":
+        return Cosine(SASRecHSTU(num_items, **shared, spare_slots=SPARE_SLOTS))
+    encoder = SASRecOriginal(num_items, **shared)
+    return encoder if row == "sasrec-bce" else Cosine(encoder)
 
 
 def objective_of(row: Row, data: lab.Data, config: Config) -> tuple[Objective, str]:

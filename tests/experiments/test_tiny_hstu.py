@@ -24,7 +24,7 @@ from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.report.results import read_all
 from tests.experiments.test_tiny import call
 
-ROWS = ("sasrec-bce", "sasrec-ssm", "hstu-ssm")
+ROWS = ("sasrec-bce", "sasrec-original-ssm", "sasrec-ssm", "hstu-ssm")
 SSM = "softmax of cosines / 0.05, 16 uniform negatives an event"
 
 
@@ -91,10 +91,11 @@ def test_every_row_of_every_data_set_is_a_model(name: Any, row: hstu.Row) -> Non
     key = jax.random.key(0)
     hidden, _ = jax.eval_shape(lambda x: model.init_with_output(key, x, train=False), items)
     assert hidden.shape == (2, recipe.max_len, recipe.dim)
-    if row == "sasrec-ssm":
+    if row in ("sasrec-original-ssm", "sasrec-ssm"):
         assert isinstance(model, Cosine)
         model = model.encoder
-    assert isinstance(model, {"sasrec-bce": SASRecOriginal, "sasrec-ssm": SASRecHSTU}.get(row, HSTU))
+    kinds = {"sasrec-bce": SASRecOriginal, "sasrec-original-ssm": SASRecOriginal, "sasrec-ssm": SASRecHSTU}
+    assert isinstance(model, kinds.get(row, HSTU))
 
 
 def test_rows_of_a_table_have_one_budget() -> None:

@@ -19,7 +19,7 @@ as the public code does. Data without times (Video) ask for --no-times, which le
 
 Run:     python -m experiments.hstu
 Also:    --dataset Beauty, --dataset Video --no-times --dropout 0.2, --alpha 1.6 (stochastic length),
-         --dtype bfloat16,
+         --dtype bfloat16, --num-layers 2,
          --shared (one set of negatives a batch: on CPU the loss is most of a step otherwise)
 Published settings, for whoever has the files:
          --dataset ml-1m --select test            (downloads ml-1m.zip of GroupLens, or --file ratings.dat)
@@ -160,6 +160,7 @@ class Config:
     shared: bool = False  # one set of negatives for the whole batch in place of one for each event
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; parameters stay float32
     block: int = 0  # queries of HSTU's attention at a time, for long histories; 0: all
+    num_layers: int = 0  # layers of every encoder; 0: as the recipe says
     epochs: int = 0  # epochs to train; 0: as the recipe says
     dropout: float | None = None  # None: as the recipe says
     batch_size: int = 128  # users a step
@@ -172,7 +173,7 @@ class Config:
 
     def __post_init__(self) -> None:
         settings.check(self, "batch_size", "num_devices", "save_every")
-        for name in ("epochs", "block"):
+        for name in ("num_layers", "epochs", "block"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive, or 0 for the default")
         if self.alpha != 0 and not 1 < self.alpha <= 2:
@@ -188,6 +189,8 @@ def recipe_of(config: Config, row: Row) -> Recipe:
         recipe = dataclasses.replace(recipe, **LARGE[recipe.dim])
     if config.tiny:
         recipe = dataclasses.replace(recipe, **TINY)
+    if config.num_layers:
+        recipe = dataclasses.replace(recipe, num_layers=config.num_layers)
     if config.epochs:
         recipe = dataclasses.replace(recipe, epochs=config.epochs)
     if config.dropout is not None:
@@ -328,6 +331,7 @@ def model_name(row: Row, config: Config) -> str:
         parts += [] if config.times else ["no-times"]
         parts += [f"alpha-{config.alpha:g}"] if config.alpha else []
     parts += ["shared"] if config.shared and row != "sasrec-bce" else []
+    parts += [f"layers-{config.num_layers}"] if config.num_layers else []
     parts += [] if config.dropout is None else [f"dropout-{config.dropout:g}"]
     parts += ["bf16"] if config.dtype == "bfloat16" else []
     parts += ["test-selected"] if config.select == "test" else []

@@ -140,6 +140,7 @@ def test_published_settings_have_the_published_numbers(change: dict[str, Any]) -
         {"alpha": 1.6},
         {"shared": True},
         {"epochs": 2},
+        {"num_layers": 3},
         {"dtype": "bfloat16"},
         {"dropout": 0.0},
         {"tiny": True},
@@ -158,6 +159,14 @@ def test_dropout_is_that_of_the_command_line(dropout: float) -> None:
     assert isinstance(model, HSTU) and model.dropout == model.linear_dropout == dropout
     assert hstu.model_name("hstu-ssm", config) == f"hstu-ssm+dropout-{dropout:g}"
     assert hstu.recipe_of(hstu.Config(dataset="Beauty"), "hstu-ssm").dropout == 0.5
+
+
+def test_layers_are_those_of_the_command_line() -> None:
+    config = hstu.Config(dataset="Beauty", num_layers=2)
+    for row in ROWS:
+        assert hstu.recipe_of(config, row).num_layers == 2
+        assert hstu.model_name(row, config) == f"{row}+layers-2"
+    assert hstu.recipe_of(hstu.Config(dataset="Beauty"), "sasrec-ssm").num_layers == 4
 
 
 def test_data_without_times_need_hstu_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +202,7 @@ def test_rows_of_shortened_histories_are_fewer() -> None:
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"block": -1}, "block=-1"),
+        ({"num_layers": -1}, "num_layers=-1"),
         ({"dropout": 1.0}, "dropout=1.0: must lie in"),
         ({"alpha": 1.0}, "alpha=1.0: must be above 1"),
         ({"file": "x"}, "file='x': goes with one of ml-1m, ml-20m, Books, not ml-100k"),

@@ -141,7 +141,7 @@ def test_gradients_of_both_heads_reach_every_parameter() -> None:
     ("fields", "parts", "message"),
     [
         ({"num_actions": 0}, {}, "num_actions=0"),
-        ({"max_len": 3}, {}, "sequences of 5 events: max_len \\+ spare_slots = 4"),
+        ({"max_len": 3}, {}, "sequences of length 5: max_len \\+ spare_slots = 4"),
         ({"time_bias": False}, {"times": TIMES}, "does not read them"),
         ({}, {"asked": TIMES}, "asked: needs times"),
         ({}, {"times": TIMES.astype(np.float32)}, "times: float32 would lose seconds"),

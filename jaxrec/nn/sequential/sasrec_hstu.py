@@ -2,7 +2,7 @@
 
 The SASRec rows of that code are of this encoder under HSTU's objective: the two differ in their blocks and in
 what they read of time (meta-recsys/generative-recommenders, `research/modeling/sequential/sasrec.py`).
-Against the code of SASRec's own authors (`sasrec_original.py`): attention has an output projection, norms have
+Against the code of its own authors (`sasrec_original.py`): attention has an output projection, norms have
 no parameters and none follows the blocks, positions count from a user's first event, and items start from a
 normal of 0.02 cut at twice that, whatever their number, where Glorot's deviation, √(2 / (V + D)), shrinks.
 

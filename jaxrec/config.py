@@ -9,23 +9,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import importlib.metadata
 import io
 import os
 import platform
-import subprocess
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jax
 import tyro
 
+from jaxrec import provenance
+from jaxrec.provenance import commit as commit
+from jaxrec.provenance import library_versions, processor
+from jaxrec.provenance import manifest as manifest
+
 T = TypeVar("T")
 
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "chex", "numpy", "scipy")
 TPU_PCI_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}  # v2 to 7x
 GOOGLE_PCI_VENDOR = "0x1ae0"
 
@@ -58,6 +60,9 @@ def cli(
     Options(max_len=20)
     """
     prog = prog or _prog()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? and stops nothing
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -144,14 +149,85 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def program(
+    config_type: type[T],
+    run: Callable[[T], Any],
+    *,
+    description: str | None = None,
+    args: Sequence[str] | None = None,
+) -> None:
+    """The whole of a program: reads its options, prints its first lines, runs it.
+
+    What a user can mend exits with 2 and one line on stderr: a `ValueError` that this project raises, or a
+    file that cannot be read or written. An error from inside a library keeps its traceback, since it is a
+    fault of the code. Ctrl-C exits with 130; checkpoints written before it stay, so the same command goes on
+    from there.
+    """
+    prog = _prog()
+    config = cli(config_type, prog=prog, description=description, args=args)
+    try:
+        start(config)
+        run(config)
+    except KeyboardInterrupt:
+        # Threads of the runtime may abort the process while Python winds down, so it is left here.
+        print(f"\n{prog}: interrupted; run the same command to continue", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(130)
+    except OSError as error:
+        _fail(prog, str(error))
+    except ValueError as error:
+        if not provenance.raised_outside_libraries(error):
+            raise
+        _fail(prog, str(error))
+
+
 def start(config: Any) -> None:
-    """First lines of a program: settings, device, a warning if an accelerator lies idle; cache on."""
+    """First lines of a program: settings, device, what is unusual about either; compilation cache on.
+
+    Raises:
+      ValueError: the config's `num_devices` are not there; its `results` or `workdir` cannot be a folder.
+    """
+    for name in ("results", "workdir"):
+        if hasattr(config, name):
+            check_folder(name, getattr(config, name))
     print(effective(config))
     print(device_line())
+    check_devices(getattr(config, "num_devices", 1))
+    changed = provenance.changed_settings(provenance.settings())
+    if changed:
+        shown = ", ".join(f"{name}={value}" for name, value in changed.items())
+        print(f"settings of JAX that change numbers and are not its defaults: {shown}")
     idle = idle_accelerator()
     if idle:
         print(idle, file=sys.stderr)
     enable_compilation_cache()
+
+
+def check_folder(name: str, folder: str | Path) -> None:
+    """Raises ValueError if a folder cannot be made or written to. Makes nothing.
+
+    name: the option's name, for the message.
+    """
+    if not str(folder):
+        raise ValueError(f"{name}='': name a folder")
+    for path in (Path(folder), *Path(folder).absolute().parents):
+        if path.is_dir():
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise ValueError(f"{name}={folder}: {path} cannot be written to; name another folder")
+            return
+        if path.exists() or path.is_symlink():
+            raise ValueError(f"{name}={folder}: {path} is not a folder; name another folder")
+
+
+def check_devices(num_devices: int) -> None:
+    """Raises ValueError if this process has not as many devices, or fewer than one is asked for."""
+    available = jax.local_device_count()
+    if not 1 <= num_devices <= available:
+        raise ValueError(
+            f"num_devices={num_devices}: this process has {available} ({jax.default_backend()}); "
+            f"give 1 to {available}"
+        )
 
 
 def device_line() -> str:
@@ -231,60 +307,3 @@ def cache_home() -> Path:
     """The folder of jaxrec's caches: `$XDG_CACHE_HOME/jaxrec`, or `~/.cache/jaxrec`."""
     home = os.environ.get("XDG_CACHE_HOME", "")  # a relative one is ignored, as XDG asks
     return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "jaxrec"
-
-
-def manifest() -> Mapping[str, Any]:
-    """What a result depends on besides its settings: commit, versions, Python, device, host. JSON types.
-
-    `commit` is None where there is no git or the code does not lie in a checkout.
-    """
-    devices = jax.devices()
-    return {
-        "commit": commit(),
-        "versions": library_versions(),
-        "python": platform.python_version(),
-        "device": {
-            "platform": devices[0].platform,
-            "kind": devices[0].device_kind,
-            "count": len(devices),
-        },
-        "host": {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()},
-    }
-
-
-def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that numbers depend on; an absent one is left out."""
-    versions = {}
-    for name in LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
-
-
-def commit(source: Path = Path(__file__)) -> str | None:
-    """Hash of the commit that `source` is tracked in; `-dirty` after it if jaxrec/ or experiments/ differ."""
-
-    def git(*words: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(source.parent), *words], capture_output=True, text=True, timeout=20
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    # An installed copy may lie inside some other project's checkout: ask about the file itself.
-    if git("ls-files", "--error-unmatch", source.name) is None:
-        return None
-    head = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--", ":/jaxrec", ":/experiments")
-    return f"{head}-dirty" if head and changed else head
-
-
-def processor() -> str:
-    """The host processor's name, as far as the operating system tells."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 # Imports point from a higher floor to a lower one, never along a floor (design: types → … → experiments).
 FLOORS = {
-    "types": 0,
+    **dict.fromkeys(("types", "provenance"), 0),
     **dict.fromkeys(("data", "losses", "metrics", "sampling", "augment", "nn", "optim", "packing"), 1),
     "tasks": 2,
     "index": 3,
@@ -81,9 +81,9 @@ def violations(module: str, names: set[str]) -> Iterator[str]:
         if target == CONFIG:
             if not module.endswith(".__main__"):
                 yield f"{module} imports {name}: only experiments and __main__ modules read a command line"
-        elif room in ("", CONFIG):
+        elif room in ("", CONFIG) and target != "provenance":  # what made a number: below everything
             yield f"{module} imports {name}: it stands outside the rooms"
-        elif target != room:
+        elif target != room and room != CONFIG:
             if room not in FLOORS or target not in FLOORS:
                 yield f"{module} imports {name}: give the new room a floor in this test"
             elif FLOORS[target] >= FLOORS[room]:

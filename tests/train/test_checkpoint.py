@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxrec.train.checkpoint import Checkpoints, clear, keep_vocabulary, read_vocabulary
@@ -238,3 +239,62 @@ def test_a_run_on_other_ids_does_not_continue(tmp_path: Path) -> None:
     toy.run(tmp_path, epochs=(2,), stop_after=1, vocabulary={"item": np.array([1, 2])})
     with pytest.raises(ValueError, match="was written by a run with vocabulary="):
         toy.run(tmp_path, epochs=(2,), vocabulary={"item": np.array([2, 1])})
+
+
+def test_a_refused_run_leaves_the_raw_ids_of_the_one_before(tmp_path: Path) -> None:
+    toy.run(tmp_path, epochs=(2,), stop_after=1, vocabulary={"item": np.array(["a", "b"])})
+    with pytest.raises(ValueError, match="was written by a run with vocabulary="):
+        toy.run(tmp_path, epochs=(2,), vocabulary={"item": np.array(["b", "a"])})
+    assert read_vocabulary(tmp_path)["item"].tolist() == ["a", "b"]
+
+
+def test_raw_ids_that_are_not_those_of_the_checkpoint_are_refused(tmp_path: Path) -> None:
+    toy.run(tmp_path, epochs=(1,), vocabulary={"item": np.array(["a", "b"])})
+    keep_vocabulary(tmp_path, {"item": np.array(["b", "a"])})  # a file copied from another run
+    with pytest.raises(ValueError, match="holds other raw ids than the checkpoints beside it"):
+        read_vocabulary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied"),
+        OSError(24, "Too many open files"),
+        ValueError("OOM at tensor"),
+    ],
+    ids=["permission", "files", "memory"],
+)
+def test_a_checkpoint_that_the_machine_cannot_read_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    with Checkpoints(saved(tmp_path / "c", 1), {}) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "restore", refuse)
+        with pytest.raises(ValueError, match="may well be intact: leave it") as raised:
+            checkpoints.restore(ARRAYS)
+    assert "remove" not in str(raised.value)
+    assert str(error) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (optax.adam(0.1), optax.adamw(0.1)),
+        (optax.sgd(0.1), optax.adam(0.1)),
+        (optax.adam(0.1), optax.adagrad(0.1)),
+        (optax.sgd(0.1), optax.chain(optax.clip(1.0), optax.sgd(0.1))),
+    ],
+    ids=["adamw", "from sgd", "adagrad", "clip"],
+)
+def test_a_state_of_another_optimiser_is_told_by_its_tree(tmp_path: Path, before: Any, now: Any) -> None:
+    params = {"w": jnp.ones(3)}
+    with Checkpoints(tmp_path, {}) as checkpoints:
+        checkpoints.save(1, {"opt_state": before.init(params)}, {})
+    with (
+        Checkpoints(tmp_path, {}) as checkpoints,
+        pytest.raises(ValueError, match="another optimiser") as raised,
+    ):
+        checkpoints.restore({"opt_state": now.init(params)})
+    assert "remove" not in str(raised.value)

@@ -65,7 +65,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_one(
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     done, calls = toy.run(tmp_path), list[str]()
     again = toy.run(tmp_path, task=toy.factors(calls))
-    assert calls == []
+    assert calls == ["bce"]  # traced once, for the name of the loss
     toy.same_bits(again.variables, done.variables)
     assert again.history == done.history
 

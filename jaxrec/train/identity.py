@@ -1,0 +1,79 @@
+"""What identifies a training run beside the caller's own settings, and which code trained it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import provenance
+from jaxrec.types import Context
+
+PLACEMENT = ("row", "slot")  # where queries lie in packed rows: that may change with the number of devices
+
+
+def columns(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Dtype, shape and CRC-32 of every array of a tree of columns.
+
+    Columns of queries, beside a `mask` of the same leading axes, are described by their real entries alone,
+    so that another number of devices, which cuts other batches, is the same run.
+    """
+    mask = tree.get("mask")
+    real = None if mask is None else np.asarray(mask, bool)
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(dict(tree))[0]:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if real is not None and name in (*PLACEMENT, "mask"):
+            continue
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        if real is not None and array.shape[: real.ndim] == real.shape:
+            array = array[real]
+        checksum = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
+        found[name] = f"{array.dtype}{list(array.shape)} with checksum {checksum:08x}"
+    return found
+
+
+def steps(plan: Any, context: Context) -> dict[str, Any]:
+    """Number of steps of an epoch, and the shape of what each step reads."""
+    shapes, _ = jax.eval_shape(plan.draw, jax.eval_shape(lambda: jax.random.key(0)), dict(context))
+    examples = {
+        name: f"{leaf.dtype}{list(leaf.shape[1:])}" for name, leaf in shapes.items() if name not in PLACEMENT
+    }
+    return {"num_steps": plan.num_steps, "examples": examples}
+
+
+def jax_settings() -> dict[str, Any]:
+    """The settings of JAX that decide what random bits and floats a run has."""
+    found = provenance.settings()
+    return {name: found[name] for name in provenance.IDENTIFYING}
+
+
+def check_code(
+    where: str, made_by: Sequence[Mapping[str, Any]], now: Mapping[str, Any], *, accept: bool
+) -> list[dict[str, Any]]:
+    """The code that trained a stored run so far, [{first_epoch, commit, sources, …}, …], if it may go on.
+
+    accept: other sources or library versions than at training are no error.
+
+    Raises:
+      ValueError: they differ, or the run does not say what trained it.
+    """
+    if not made_by:
+        raise ValueError(
+            f"{where}: the checkpoint does not say which code trained it (an older version of jaxrec wrote "
+            "it), so no result can be made of it; choose another --workdir to train again"
+        )
+    differing = provenance.code_differences(made_by[-1], now)
+    if differing and not accept:
+        raise ValueError(
+            f"{where}: trained by commit {made_by[-1].get('commit')}, and this is other code: "
+            f"{'; '.join(differing)}; check that commit out to go on, choose another --workdir to train "
+            "again, or give --accept-changed-code: the result then names both"
+        )
+    return [dict(entry) for entry in made_by]

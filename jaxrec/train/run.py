@@ -1,0 +1,344 @@
+"""The moving parts of a training run: its state, its compiled programs, its history, its best parameters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxrec import provenance
+from jaxrec.optim.loss_weighting import Weighting, static
+from jaxrec.train import identity, parallel
+from jaxrec.train.arguments import check_optimiser
+from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, stored
+from jaxrec.train.compiled import Compiled, CompiledMeasure
+from jaxrec.train.epoch import Plan, make_epoch
+from jaxrec.train.evaluate import Measure, Summarise, ranking_metrics
+from jaxrec.train.state import TrainState, create
+from jaxrec.train.step import make_step
+from jaxrec.types import Array, Context, Task, Variables
+
+
+class Phase(NamedTuple):
+    """Epochs trained on one task. refresh: see `train.epoch.make_epoch`."""
+
+    name: str
+    task: Task
+    epochs: int
+    weighting: Weighting = static()
+    refresh: Callable[[Variables, Context], Context] | None = None
+
+
+class Selection(NamedTuple):
+    """Which epoch's parameters are kept: the best by `metric` of the validation queries.
+
+    measure: see `train.evaluate.Measure`; queries: its columns [batches, B] on the host; summarise: what it
+    measured, as named numbers; every: epochs between evaluations; patience: evaluations without improvement
+    after which a seed stops, None for never; lower_is_better: the metric is an error.
+    """
+
+    measure: Measure
+    queries: Mapping[str, np.ndarray]
+    metric: str = "ndcg@20"
+    summarise: Summarise = ranking_metrics()
+    every: int = 1
+    patience: int | None = None
+    lower_is_better: bool = False
+
+
+class Fitted(NamedTuple):
+    """Each seed's best variables (leading seeds axis), the history, and what the run took.
+
+    made_by: manifests (`provenance.manifest`) of the code that trained it, each with its `first_epoch`; the
+    last one, beginning behind the last epoch, is that of code which only read the finished run.
+    """
+
+    variables: Variables
+    history: list[dict[str, Any]]
+    best_epoch: list[int]
+    best_value: list[float]
+    steps: int
+    seconds: float
+    compile_seconds: float
+    made_by: Sequence[Mapping[str, Any]] = ()
+
+
+class Run:
+    """What `train.fit.fit` moves forward, an epoch at a time."""
+
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        tx: optax.GradientTransformation,
+        plan: Plan,
+        context: Context,
+        selection: Selection,
+        seeds: list[int],
+        num_devices: int,
+        calls: int,
+    ) -> None:
+        self.phases, self.tx, self.plan, self.selection = phases, tx, plan, selection
+        self.seeds, self.num_devices, self.calls = seeds, num_devices, calls
+        self.axis = parallel.axis_name(num_devices)
+        self.context = parallel.replicate(dict(context), num_devices)
+        self.history: list[dict[str, Any]] = []
+        self.worst = float("inf") if selection.lower_is_better else -float("inf")
+        self.best_value = [self.worst] * len(seeds)
+        self.best_epoch = [-1] * len(seeds)
+        self.waited = [0] * len(seeds)
+        self.seconds, self.compile_seconds = 0.0, 0.0
+        self.manifest = provenance.manifest()
+        self.made_by: list[dict[str, Any]] = [{"first_epoch": 0, **self.manifest}]
+
+        def initial(key: Array, columns: Context) -> TrainState:
+            rows, _ = plan.draw(key, columns)
+            some = jax.tree.map(lambda x: x[0], rows)
+            return create(phases[0].task, tx, phases[0].weighting, key, some, columns)
+
+        keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
+        state = jax.jit(parallel.over_seeds(initial))(keys, dict(context))
+        check_optimiser(state.opt_state)
+        self.best = parallel.replicate(jax.tree.map(jnp.array, state.variables), num_devices)
+        self.state = parallel.replicate(state, num_devices)
+        self.programs = [self._epoch_program(phase) for phase in phases]
+        self.queries = parallel.split_leading(dict(selection.queries), num_devices)
+        self.measure = CompiledMeasure(selection.measure, num_devices)
+
+        def keep(best: Any, live: Any, better: Array) -> Any:
+            return jax.tree.map(
+                lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), b, a), best, live
+            )
+
+        self.keep = Compiled(parallel.over_devices(keep, num_devices, (0, 0, None)))
+
+    def _epoch_program(self, phase: Phase) -> Compiled:
+        step = make_step(phase.task, self.tx, phase.weighting, self.axis)
+        run = make_epoch(step, self.plan, calls=self.calls, refresh=phase.refresh)
+        return Compiled(parallel.over_devices(parallel.over_seeds(run), self.num_devices, (0, 0, None, None)))
+
+    def description(self, context: Context) -> dict[str, Any]:
+        """What identifies this run, as far as it can be seen from here."""
+        selection = self.selection
+        return {
+            "seeds": self.seeds,
+            "phases": [[phase.name, phase.epochs] for phase in self.phases],
+            "fit": {
+                "selection": {
+                    name: getattr(selection, name)
+                    for name in ("metric", "lower_is_better", "every", "patience")
+                },
+                "steps": identity.steps(self.plan, context),
+                "context": identity.columns(context),
+                "queries": identity.columns(selection.queries),
+                "jax": identity.jax_settings(),
+            },
+        }
+
+    def check_selection(self) -> None:
+        """Compiles the evaluation and asks it for its names, of scores that are all 1.
+
+        Raises:
+          ValueError: the selection metric is not among them, or is not defined for the queries.
+        """
+        before = self._compiling()
+        values = self.measure.compile(self.state.variables, self.queries, self.context)
+        ones = np.ones(values.shape[1:], values.dtype)
+        names = self.selection.summarise(ones, self.selection.queries).keys()
+        self.compile_seconds += self._compiling() - before
+        if self.selection.metric not in names:
+            raise ValueError(f"selection metric {self.selection.metric!r} is not among {sorted(names)}")
+
+    def resume(self, checkpoints: Checkpoints, accept_changed_code: bool) -> None:
+        """Goes on from the last checkpoint."""
+        position = checkpoints.check()
+        assert position is not None
+        self.made_by = identity.check_code(
+            str(checkpoints.folder), position.get("made_by", ()), self.manifest, accept=accept_changed_code
+        )
+        self._check_losses(checkpoints.folder, position["history"])
+        self.load(*checkpoints.restore(self.arrays()))
+        if provenance.code_differences(self.made_by[-1], self.manifest):
+            self.made_by.append({"first_epoch": len(self.history), **self.manifest})
+
+    def resume_shorter(self, folder: Path, described: Mapping[str, Any], accept_changed_code: bool) -> None:
+        """Goes on from the last checkpoint of the same run with fewer epochs."""
+        found = stored(folder / CHECKPOINTS)
+        if found is None:
+            raise ValueError(f"start_from={folder}: holds no checkpoint to start from")
+        done = len(found.position["history"])
+        if epoch_names(found.description["phases"])[:done] != epoch_names(described["phases"])[:done]:
+            raise ValueError(
+                f"start_from={folder}: its {done} epochs are of the phases {found.description['phases']}, "
+                f"which are not how {described['phases']} begin"
+            )
+        with Checkpoints(
+            folder / CHECKPOINTS, {**described, "phases": found.description["phases"]}
+        ) as shorter:
+            self.resume(shorter, accept_changed_code)
+
+    def _check_losses(self, folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+        """Raises ValueError if the epochs of a stored history have other losses than these phases."""
+        for number, phase in enumerate(self.phases):
+            stored = next((entry for entry in history if entry["phase"] == phase.name), None)
+            if stored is None:
+                continue
+            missing = [name for name in self._losses(number) if name not in stored]
+            if missing:
+                raise ValueError(
+                    f"{folder}: the checkpoint was written by a run whose phase {phase.name!r} has the "
+                    f"losses {_loss_names(stored)}, this run has {self._losses(number)}; use the same task "
+                    "to continue it, or another --workdir"
+                )
+
+    def _losses(self, number: int) -> list[str]:
+        """Names of the losses of a phase, from its shapes alone."""
+        phase = self.phases[number]
+
+        def losses(state: TrainState, context: Context) -> dict[str, Array]:
+            one = jax.tree.map(lambda x: x[0], state)
+            seen = context if phase.refresh is None else {**context, **phase.refresh(one.variables, context)}
+            rows, _ = self.plan.draw(one.key, context)
+            batch = phase.task.prepare(one.key, jax.tree.map(lambda x: x[0], rows), seen)
+            return phase.task.losses(one.variables, batch, one.key)[0]
+
+        plain = [parallel.unreplicate(tree, self.num_devices) for tree in (self.state, self.context)]
+        return sorted(jax.eval_shape(losses, *plain))
+
+    def epoch(self) -> dict[str, Any]:
+        """Trains one epoch, evaluates if it is due, and returns the entry added to the history."""
+        number = len(self.history)
+        program = self.programs[self._phase(number)]
+        start, compiled = time.perf_counter(), self._compiling()
+        means = []
+        for call in range(self.calls):
+            self.state, logs = program(self.state, self.context, jnp.int32(number), jnp.int32(call))
+            means.append(parallel.unreplicate(logs, self.num_devices))
+        means = jax.device_get(means)
+        trained = time.perf_counter() - start - (self._compiling() - compiled)
+        weights = self._weights()
+        entry: dict[str, Any] = {"epoch": number, "phase": self.phases[self._phase(number)].name}
+        for name in means[0]:
+            entry[name] = [float(v) for v in np.average([m[name] for m in means], axis=0, weights=weights)]
+        if min(entry.pop("fits")) < 1:
+            raise ValueError(
+                f"epoch {number}: no order of the examples fits the packed rows; give more rows "
+                "(packing.rows_needed with a larger `deviations`)"
+            )
+        for name, values in entry.items():
+            if isinstance(values, list) and not np.isfinite(values).all():
+                raise ValueError(
+                    f"epoch {number}: loss {name!r} is {values}: training diverged; lower the learning rate, "
+                    "or look at the last checkpoint, which is from before. Where it is so from the first "
+                    "epoch, an id lies outside its table, or shortened rows never fit their packed rows"
+                )
+        if (number + 1) % self.selection.every == 0:
+            entry |= self._evaluate(number)
+        entry["train_seconds"] = trained
+        entry["seconds"] = time.perf_counter() - start - (self._compiling() - compiled)
+        self.compile_seconds += self._compiling() - compiled
+        self.seconds += entry["seconds"]
+        self.history.append(entry)
+        return entry
+
+    def _compiling(self) -> float:
+        """Seconds this process has spent compiling, which are counted apart."""
+        return sum(p.seconds for p in self.programs) + self.measure.seconds + self.keep.seconds
+
+    def _weights(self) -> list[int]:
+        size = -(-self.plan.num_steps // self.calls)
+        return [max(min(size, self.plan.num_steps - call * size), 0) for call in range(self.calls)]
+
+    def _evaluate(self, number: int) -> dict[str, Any]:
+        variables = self.state.variables
+        values = self.measure(variables, self.queries, self.context)
+        found = [self.selection.summarise(v, self.selection.queries) for v in values]
+        metric, patience = self.selection.metric, self.selection.patience
+        if metric not in found[0]:
+            raise ValueError(f"selection metric {metric!r} is not among {sorted(found[0])}")
+        better = []
+        for seed, of_seed in enumerate(found):
+            value = of_seed[metric]
+            spent = patience is not None and self.waited[seed] >= patience
+            best = self.best_value[seed]
+            ahead = value < best if self.selection.lower_is_better else value > best
+            better.append(not spent and ahead)
+            if better[-1]:
+                self.best_value[seed], self.best_epoch[seed], self.waited[seed] = value, number, 0
+            else:
+                self.waited[seed] += 1
+        if any(better):
+            self.best = self.keep(self.best, variables, jnp.array(better))
+        return {f"valid/{name}": [values[name] for values in found] for name in found[0]}
+
+    def _phase(self, epoch: int) -> int:
+        for number, phase in enumerate(self.phases):
+            if epoch < phase.epochs:
+                return number
+            epoch -= phase.epochs
+        raise IndexError(epoch)
+
+    def stopped(self) -> bool:
+        patience = self.selection.patience
+        return patience is not None and all(waited >= patience for waited in self.waited)
+
+    def arrays(self) -> Any:
+        """What a checkpoint holds, copied: the next step writes over the state's own buffers."""
+        return {
+            "state": jax.tree.map(jnp.copy, parallel.unreplicate(self.state, self.num_devices)),
+            "best": jax.tree.map(jnp.copy, parallel.unreplicate(self.best, self.num_devices)),
+        }
+
+    def position(self) -> dict[str, Any]:
+        return {
+            "history": self.history,
+            "best_value": [None if np.isinf(v) else v for v in self.best_value],
+            "best_epoch": self.best_epoch,
+            "waited": self.waited,
+            "made_by": self.made_by,
+            "seconds": self.seconds,
+            "compile_seconds": self.compile_seconds,
+        }
+
+    def load(self, arrays: Any, position: dict[str, Any]) -> None:
+        self.state = parallel.replicate(arrays["state"], self.num_devices)
+        self.best = parallel.replicate(arrays["best"], self.num_devices)
+        self.history = position["history"]
+        self.best_value = [self.worst if v is None else v for v in position["best_value"]]
+        self.best_epoch, self.waited = position["best_epoch"], position["waited"]
+        self.seconds, self.compile_seconds = position["seconds"], position["compile_seconds"]
+
+    def fitted(self) -> Fitted:
+        arrays = self.arrays()
+        never = [epoch < 0 for epoch in self.best_epoch]
+        variables = arrays["state"].variables if any(never) else arrays["best"]
+        return Fitted(
+            variables=variables,
+            history=self.history,
+            best_epoch=self.best_epoch,
+            best_value=self.best_value,
+            steps=int(np.max(arrays["state"].step)),
+            seconds=self.seconds,
+            compile_seconds=self.compile_seconds,
+            made_by=self.made_by,
+        )
+
+
+def epoch_names(phases: Sequence[Sequence[Any]]) -> list[str]:
+    """The phase of every epoch, of phases as a description has them, [[name, epochs], …].
+
+    >>> epoch_names([["plain", 2], ["views", 1]])
+    ['plain', 'plain', 'views']
+    """
+    return [name for name, epochs in phases for _ in range(epochs)]
+
+
+def _loss_names(entry: Mapping[str, Any]) -> list[str]:
+    """Names in an entry of a history that are those of losses."""
+    others = ("epoch", "phase", "loss", "train_seconds", "seconds")
+    return sorted(name for name in entry if name not in others and not name.startswith("valid/"))

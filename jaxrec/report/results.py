@@ -4,9 +4,9 @@ A file holds a `Result`, the mean and standard deviation over its seeds, and a m
 versions, device). It is written whole or not at all, and reading checks it before anyone sees a number.
 
 A result never takes the place of one that was measured otherwise. The same configuration, protocol and
-seeds replace the file; anything else is stored beside it as `<model>.<hash>.json`, where the hash is that
-of the configuration, and tables show both and name what differs. Where a run keeps its files
-(`PLACES`) is no part of the configuration.
+seeds, under the same settings of JAX, replace the file; anything else is stored beside it as
+`<model>.<hash>.json`, where the hash is that of the configuration, and tables show both and name what
+differs. Where a run keeps its files (`PLACES`) is no part of the configuration.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxrec import provenance
 from jaxrec.types import Protocol, Result
 
 SCHEMA = 1
@@ -74,17 +75,28 @@ def write(result: Result, folder: str | Path, *, manifest: Mapping[str, Any] | N
     checked = _parse(json.loads(_dumps(document)), f"result of {result.experiment}/{result.model}")
     place = Path(folder) / result.experiment / result.dataset
     path = place / f"{result.model}.json"
-    if path.exists() and identity(read(path).result) != identity(checked):
-        path = place / f"{result.model}.{identity(checked)}.json"
+    own = identity(checked, document["manifest"])
+    if path.exists():
+        record = read(path)
+        if identity(record.result, record.manifest) != own:
+            path = place / f"{result.model}.{own}.json"
     place.mkdir(parents=True, exist_ok=True)
     write_whole(path, _dumps(document) + "\n")
     return path
 
 
-def identity(result: Result) -> str:
-    """8 hex digits of the hash of what a number was measured with: configuration, protocol and seeds."""
+def identity(result: Result, manifest: Mapping[str, Any] | None = None) -> str:
+    """8 hex digits of the hash of what a number was measured with: configuration, protocol and seeds.
+
+    Settings of JAX that change numbers count as well where they are not its defaults
+    (`manifest["settings"]`).
+    """
     config = {name: value for name, value in result.config.items() if name not in PLACES}
-    measured = {"config": config, "protocol": result.protocol._asdict(), "seeds": result.seeds}
+    protocol = result.protocol._asdict()
+    measured: dict[str, Any] = {"config": config, "protocol": protocol, "seeds": result.seeds}
+    changed = provenance.changed_settings((manifest or {}).get("settings", {}))
+    if changed:
+        measured["settings"] = changed
     text = json.dumps(_plain(measured, "config"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -106,7 +118,7 @@ def read(path: str | Path) -> Record:
     names = (result.experiment, result.dataset, result.model)
     if (path.parent.parent.name, path.parent.name, path.stem.removesuffix(rest)) != names or rest not in (
         "",
-        f".{identity(result)}",
+        f".{identity(result, document['manifest'])}",
     ):
         raise ValueError(f"{path}: holds {'/'.join(names)} under another name or hash: {_REMEDY}")
     return Record(result, document["manifest"], rest.removeprefix("."))

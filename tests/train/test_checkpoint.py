@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -184,22 +185,32 @@ def lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> None:
-    epochs, draw = 60, random.Random()
+def started(workdir: Path, epochs: int) -> subprocess.Popen[str]:
+    """A training run in a process of its own."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+    options = ["--workdir", str(workdir), "--epochs", str(epochs)]
+    command = [sys.executable, "-W", "error", "-m", "tests.train.killed", *options]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for(process: subprocess.Popen[str], history: Path, epochs: int) -> None:
+    while lines(history) < epochs and process.poll() is None:
+        time.sleep(0.002)
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> None:
+    epochs, draw = 60, random.Random()
     history = tmp_path / "history.jsonl"
-    command = [sys.executable, "-W", "error", "-m", "tests.train.killed", str(tmp_path), str(epochs)]
     for kill in (True, True, False):
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        process = started(tmp_path, epochs)
         if kill:
-            until = lines(history) + draw.randint(1, epochs // 3)
-            while lines(history) < until and process.poll() is None:
-                time.sleep(0.002)
+            wait_for(process, history, lines(history) + draw.randint(1, epochs // 3))
             time.sleep(draw.uniform(0, 0.05))
             process.kill()
         errors = process.communicate(timeout=300)[1]
@@ -209,6 +220,26 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> N
     with np.load(tmp_path / "final.npz") as found:
         for name, leaf in zip(found.files, jax.tree.leaves(expected), strict=True):
             np.testing.assert_array_equal(found[name], leaf)
+
+
+def test_ctrl_c_ends_a_run_with_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    history, epochs = tmp_path / "history.jsonl", 10**6
+    process = started(tmp_path, epochs)
+    wait_for(process, history, 3)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1].endswith("interrupted; run the same command to continue")
+    assert "Traceback" not in errors
+    assert "terminate called" not in errors
+    done = lines(history)
+    again = started(tmp_path, epochs)
+    wait_for(again, history, done + 1)
+    again.kill()
+    again.communicate(timeout=300)
+    assert [json.loads(line)["epoch"] for line in history.read_text().splitlines()][:done] == list(
+        range(done)
+    )
 
 
 @pytest.mark.parametrize("ids", [np.array([7, 3, 9]), np.array(["b", "aa"])])

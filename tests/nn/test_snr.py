@@ -12,7 +12,7 @@ import pytest
 
 from jaxrec.nn.layers.experts import bank
 from jaxrec.nn.layers.mlp import MLP
-from jaxrec.nn.multitask.snr import SNR, HardConcrete
+from jaxrec.nn.multitask.snr import SNR, HardConcrete, hard_concrete
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -135,6 +135,27 @@ def test_probability_of_an_open_gate(draws: np.ndarray) -> None:
     closed_form = np.asarray(GATE.apply(VARIABLES, method="open_probability"))
     np.testing.assert_allclose(closed_form, 1 / (1 + np.exp(-(ALPHAS - 0.7 * np.log(0.2 / 1.3)))), rtol=1e-5)
     np.testing.assert_allclose((draws > 0).mean(axis=0), closed_form, atol=4 * 0.5 / np.sqrt(4000))
+
+
+@pytest.mark.parametrize("leading", [(), (3,)])
+def test_gates_of_given_noise_by_their_formula(leading: tuple[int, ...]) -> None:
+    uniform = np.random.default_rng(1).uniform(0.05, 0.95, (*leading, 5)).astype(np.float32)
+    soft = 1 / (1 + np.exp(-(np.log(uniform) - np.log(1 - uniform) + ALPHAS) / 0.7))
+    found = hard_concrete(jnp.asarray(ALPHAS), jnp.asarray(uniform), beta=0.7, gamma=-0.2, zeta=1.3)
+    np.testing.assert_allclose(found, np.clip(1.5 * soft - 0.2, 0, 1), rtol=1e-5, atol=1e-6)
+    served = hard_concrete(jnp.asarray(ALPHAS), beta=0.7, gamma=-0.2, zeta=1.3)
+    np.testing.assert_array_equal(served, GATE.apply(VARIABLES))
+
+
+def test_gates_of_training_are_those_of_their_own_noise(draws: np.ndarray) -> None:
+    """The noise is found again from the open gate of log α = 0, in the middle of its range."""
+    middle = draws[(draws[:, 2] > 0.1) & (draws[:, 2] < 0.9), 2]
+    noise = 0.7 * np.log((middle + 0.2) / (1.3 - middle))
+    uniform = jnp.asarray(1 / (1 + np.exp(-noise)))
+    found = hard_concrete(jnp.zeros(()), uniform, beta=0.7, gamma=-0.2, zeta=1.3)
+    np.testing.assert_allclose(found, middle, rtol=1e-4)
+    spread = (1 / (1 + np.exp(-noise))).mean()
+    assert abs(spread - 0.5) < 0.03  # of a uniform variable
 
 
 def test_serving_gates_are_fixed_and_close_for_good() -> None:

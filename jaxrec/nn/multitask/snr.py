@@ -22,11 +22,31 @@ from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
 from jaxrec.types import Array
 
 
-class HardConcrete(nn.Module):
-    """Gates z in [0, 1] with atoms at 0 and 1, each with a learned log α.
+def hard_concrete(
+    log_alpha: Array,
+    uniform: Array | None = None,
+    *,
+    beta: float = 2 / 3,
+    gamma: float = -0.1,
+    zeta: float = 1.1,
+) -> Array:
+    """Hard-concrete gates (Louizos et al., ICLR 2018, sections 2.2 and 3).
 
-        s = σ((log u - log(1 - u) + log α) / β)   z = clip(s (ζ - γ) + γ, 0, 1)   u ~ U(0, 1) in training
-        z = clip(σ(log α) (ζ - γ) + γ, 0, 1)                                        otherwise
+        s = σ((log u - log(1 - u) + log α) / β)   z = clip(s (ζ - γ) + γ, 0, 1)   with u
+        z = clip(σ(log α) (ζ - γ) + γ, 0, 1)                                        without
+
+    Args:
+      log_alpha: of each gate, [...].
+      uniform: u in (0, 1), of a shape that broadcasts with that of log_alpha; None serves without noise.
+      beta, gamma, zeta: see `HardConcrete`.
+    """
+    if uniform is not None:
+        log_alpha = (jnp.log(uniform) - jnp.log1p(-uniform) + log_alpha) / beta
+    return jnp.clip(nn.sigmoid(log_alpha) * (zeta - gamma) + gamma, 0.0, 1.0)
+
+
+class HardConcrete(nn.Module):
+    """Gates in [0, 1] with atoms at 0 and 1, each with a learned log α, see `hard_concrete`.
 
     Fields:
       shape: of the gates.
@@ -53,12 +73,11 @@ class HardConcrete(nn.Module):
 
     def __call__(self, *, train: bool = False) -> Array:
         """Gates of `shape`; in training one draw from the "dropout" stream for the whole batch."""
-        logits = self.logits
+        uniform = None
         if train:
             tiny = jnp.finfo(jnp.float32).tiny
-            uniform = jax.random.uniform(self.make_rng("dropout"), logits.shape, minval=tiny)
-            logits = (jnp.log(uniform) - jnp.log1p(-uniform) + logits) / self.beta
-        return jnp.clip(nn.sigmoid(logits) * (self.zeta - self.gamma) + self.gamma, 0.0, 1.0)
+            uniform = jax.random.uniform(self.make_rng("dropout"), self.logits.shape, minval=tiny)
+        return hard_concrete(self.logits, uniform, beta=self.beta, gamma=self.gamma, zeta=self.zeta)
 
     def open_probability(self) -> Array:
         """P(z > 0) in training, of each gate: σ(log α - β log(-γ / ζ))."""

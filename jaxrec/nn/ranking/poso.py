@@ -28,13 +28,14 @@ class PersonalMLP(nn.Module):
     """POSO(MLP): every layer is C · g(code) ⊙ activation(W x), each with a gate of its own.
 
     Fields: gate_dim is the hidden width of each gate, None for that of the layer. factor is C. activation is
-    a function.
+    a function, and so is gate_activation, of the gates' hidden layer.
     """
 
     dims: Sequence[int]
     gate_dim: int | None = None
     factor: float = 2.0
     activation: Activation = nn.relu
+    gate_activation: Activation = nn.relu
     dropout: float = 0.0
     bits: Bits = threefry_bits
 
@@ -42,7 +43,8 @@ class PersonalMLP(nn.Module):
     def __call__(self, x: Array, code: Array, *, train: bool = False) -> Array:
         """Maps features [B, F] and a code [B, P] to [B, dims[-1]]."""
         for i, dim in enumerate(self.dims):
-            gates = PersonalGate(dim, self.gate_dim, self.factor, name=f"gate_{i}")(code)
+            gate = PersonalGate(dim, self.gate_dim, self.factor, self.gate_activation, name=f"gate_{i}")
+            gates = gate(code)
             self.sow("intermediates", "gates", gates)
             x = gates * self.activation(nn.Dense(dim, name=f"layer_{i}")(x))
             x = Dropout(self.dropout, self.bits)(x, train=train)
@@ -52,12 +54,16 @@ class PersonalMLP(nn.Module):
 class PersonalAttention(nn.Module):
     """POSO(MHA): attention whose keys are scaled unit by unit, and whose values are a gated sum of several.
 
-    Queries are left alone, since they come from what is asked about, not from the user.
+        C · softmax(Q (G(code) ⊙ K)ᵀ / √d) Σ_i g_i(code) V_i
+
+    Queries are left alone, since they come from what is asked about, not from the user. C scales the values
+    alone: a key's gates lie between 0 and 1, and undecided ones halve the scores.
 
     Fields:
       dim: of queries, keys and values, a multiple of num_heads.
       num_values: value matrices, of which the gates make one.
       gate_dim: hidden width of the gates, None for that of their output. factor is C.
+      gate_activation: a function, of the gates' hidden layer.
 
     Shape names: B batch, Q queries, K keys, N value matrices, P width of the code.
     """
@@ -67,6 +73,7 @@ class PersonalAttention(nn.Module):
     num_values: int = 4
     gate_dim: int | None = None
     factor: float = 2.0
+    gate_activation: Activation = nn.relu
 
     @nn.compact
     def __call__(self, queries: Array, keys: Array, code: Array, visible: Array) -> Array:
@@ -77,9 +84,12 @@ class PersonalAttention(nn.Module):
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide dim={self.dim}")
         query = nn.Dense(self.dim, use_bias=False, name="query")(queries)
-        key_gates = PersonalGate(self.dim, self.gate_dim, self.factor, name="key_gate")(code)
+        key_gates = PersonalGate(self.dim, self.gate_dim, 1.0, self.gate_activation, name="key_gate")(code)
         key = key_gates[:, None] * nn.Dense(self.dim, use_bias=False, name="key")(keys)
-        gates = PersonalGate(self.num_values, self.gate_dim, self.factor, name="value_gate")(code)
+        value_gate = PersonalGate(
+            self.num_values, self.gate_dim, self.factor, self.gate_activation, name="value_gate"
+        )
+        gates = value_gate(code)
         self.sow("intermediates", "gates", gates)
         values = nn.DenseGeneral((self.num_values, self.dim), use_bias=False, name="values")(keys)
         value = jnp.einsum("bn,bknd->bkd", gates, values)
@@ -97,8 +107,12 @@ class PersonalMMoE(nn.Module):
 
     The softmax weights are not scaled up again to a sum of 1.
 
-    Fields: gate_dim is the hidden width of the personal gate, None for the number of experts; factor is C;
-    the rest belongs to experts and towers, see `MLP`.
+    Fields:
+      gate_dim: hidden width of the personal gate, None for that of its output. factor is C.
+      unit_gates: False, the paper's, is one gate an expert, all from one network. True gives each expert a
+        network of its own, with a gate for each unit of the expert's output.
+      gate_activation: a function, of the personal gate's hidden layer.
+      activation and the rest: of experts and towers, see `MLP`.
 
     Shape names: B batch, F features, P width of the code, E experts, D expert width, T tasks.
     """
@@ -109,7 +123,9 @@ class PersonalMMoE(nn.Module):
     tower_dims: Sequence[int] = (64,)
     gate_dim: int | None = None
     factor: float = 2.0
+    unit_gates: bool = False
     activation: Activation = nn.relu
+    gate_activation: Activation = nn.relu
     dropout: float = 0.0
     batch_norm: bool = False
     axis_name: str | None = None
@@ -120,11 +136,16 @@ class PersonalMMoE(nn.Module):
         """Maps features [B, F] and a code [B, P] to one logit a task [B, T]."""
         mlp = mlp_fields(self)
         experts = bank(MLP, self.num_experts)(self.expert_dims, **mlp, name="experts")(x, train=train)
-        softmax = bank(Gate, self.num_tasks)(self.num_experts, name="gate")(x)  # [B, T, E]
-        personal = PersonalGate(self.num_experts, self.gate_dim, self.factor, name="personal_gate")(
-            code
-        )  # [B, E]
-        gates = personal[:, None] * softmax
+        gates = bank(Gate, self.num_tasks)(self.num_experts, name="gate")(x)  # [B, T, E]
+        personal = (self.gate_dim, self.factor, self.gate_activation)
+        if self.unit_gates:
+            of_units = bank(PersonalGate, self.num_experts)(
+                experts.shape[-1], *personal, name="personal_gate"
+            )
+            experts = of_units(code) * experts  # [B, E, D]
+        else:
+            of_experts = PersonalGate(self.num_experts, *personal, name="personal_gate")
+            gates = of_experts(code)[:, None] * gates
         self.sow("intermediates", "gates", gates)
         return bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, **mlp, name="towers")(
             mix(gates, experts), train=train

@@ -1,0 +1,59 @@
+"""Activations by the names that the reference implementations have for them."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.nn.layers.mlp import Activation
+from jaxrec.types import Array
+
+
+def _softshrink(x: Array) -> Array:
+    return jnp.sign(x) * jax.nn.relu(jnp.abs(x) - 0.5)
+
+
+FUNCTIONS: dict[str, Activation] = {
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "elu": jax.nn.elu,
+    "selu": jax.nn.selu,
+    "leakyrelu": jax.nn.leaky_relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "softplus": jax.nn.softplus,
+    "softsign": jax.nn.soft_sign,
+    "hardswish": jax.nn.hard_swish,
+    "hardsigmoid": jax.nn.hard_sigmoid,
+    "mish": jax.nn.mish,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "softshrink": _softshrink,
+    "tanhshrink": lambda x: x - jnp.tanh(x),
+    **dict.fromkeys(("none", "linear", "identity"), lambda x: x),
+}
+
+
+def activation(name: str) -> Activation:
+    """The function of a name such as "relu", "leaky_relu", "nn.ReLU" or "nn.LeakyReLU(negative_slope=0.2)".
+
+    Raises:
+      ValueError: another activation (one with parameters of its own too), or another argument.
+    """
+    found = re.fullmatch(r"(?:torch\.)?(?:nn\.)?(\w+?)(?:\(([^()]*)\))?", name.strip())
+    key = found[1].lower().replace("_", "") if found else ""
+    if found is None or key not in FUNCTIONS:
+        raise ValueError(f"activation {name}: must be one of {', '.join(FUNCTIONS)}, without parameters")
+    if not found[2]:
+        return FUNCTIONS[key]
+    slope = re.fullmatch(r"\s*(negative_slope|alpha)\s*=\s*([0-9.e+-]+)\s*", found[2])
+    if slope is None or (key, slope[1]) not in (("leakyrelu", "negative_slope"), ("elu", "alpha")):
+        raise ValueError(f"activation {name}: its argument is not understood")
+    value = float(slope[2])
+    if key == "elu":
+        return functools.partial(jax.nn.elu, alpha=value)
+    return functools.partial(jax.nn.leaky_relu, negative_slope=value)

@@ -27,15 +27,21 @@ def order_violation(logits: Array, *, where: Array | None = None, axis_name: str
     return masked_mean(jnp.sum(jax.nn.relu(jnp.diff(probs, axis=-1)), axis=-1), where, axis_name)
 
 
-def clipped_propensity(logit: Array, *, floor: float = 0.1) -> Array:
+def clipped_propensity(logit: Array, *, floor: float = 0.1, scale: Array | float = 1.0) -> Array:
     """The probability of being observed, σ(logit) but at least `floor`, without a gradient: [...] → [...].
 
     A propensity weighs the risks below by at most 1 / floor, and they do not train the model it comes from
     (Wang et al., SIGIR 2022, appendix A).
+
+    Args:
+      logit: of being observed, [...].
+      floor: what it is raised to where it is below. The public codes cut the weights at 15, a floor of 1/15.
+      scale: factor on the probability before that. For their risk of inverse propensities the public codes
+        take the batch's share of clicks, by which the risk is divided, and cut at 15 times the batch size.
     """
     if not 0.0 < floor <= 1.0:
         raise ValueError(f"floor={floor}: must be above 0 and at most 1, as 1 / floor is the largest weight")
-    return jax.lax.stop_gradient(jnp.maximum(jax.nn.sigmoid(logit), floor))
+    return jax.lax.stop_gradient(jnp.maximum(jax.nn.sigmoid(logit) * scale, floor))
 
 
 def inverse_propensity_risk(
@@ -89,12 +95,16 @@ def imputation_risk(
     observed: Array,
     propensity: Array,
     *,
+    train_errors: bool = False,
     where: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
     """How far imputed errors are from observed ones, in squared nats: mean of o · (e - ê)² / q.
 
-    Trains the imputed errors only: no gradient reaches `errors`. Arguments as of `doubly_robust_risk`.
+    Args:
+      errors, imputed, observed, propensity, where, axis_name: as of `doubly_robust_risk`.
+      train_errors: False trains the imputed errors only; no gradient reaches `errors`. True, as in the public
+        codes, trains the conversion model too, towards errors that are easy to impute.
     """
-    squared = (jax.lax.stop_gradient(errors) - imputed) ** 2
+    squared = ((errors if train_errors else jax.lax.stop_gradient(errors)) - imputed) ** 2
     return inverse_propensity_risk(squared, observed, propensity, where=where, axis_name=axis_name)

@@ -6,7 +6,7 @@ The risks that make the difference to ESMM are losses: `inverse_propensity_risk`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 
@@ -23,6 +23,8 @@ class ESCM2(nn.Module):
     Fields:
       impute: whether there is a third tower, which the doubly robust risk needs and that of inverse
         propensities does not.
+      error_activation: of the third tower. softplus bounds the imputed error from below alone; the public
+        codes have nn.sigmoid, by which no error is imputed to be above 1 nat.
       num_experts, expert_dims: of the experts all towers share. tower_dims and the rest: of each tower.
 
     Shape names: B batch, F features, E experts, D expert width, T towers (3 with `impute`, otherwise 2).
@@ -32,6 +34,7 @@ class ESCM2(nn.Module):
     num_experts: int = 8
     expert_dims: Sequence[int] = (256,)
     tower_dims: Sequence[int] = (64,)
+    error_activation: Callable[[Array], Array] = nn.softplus
     activation: Activation = nn.relu
     dropout: float = 0.0
     batch_norm: bool = False
@@ -57,4 +60,4 @@ class ESCM2(nn.Module):
         )
         ctr, cvr = towers[:, 0], towers[:, 1]
         outputs = {"ctr": ctr, "cvr": cvr, "ctcvr": product_logit(ctr, cvr)}
-        return outputs | {"imputed_error": nn.softplus(towers[:, 2])} if self.impute else outputs
+        return outputs | {"imputed_error": self.error_activation(towers[:, 2])} if self.impute else outputs

@@ -14,7 +14,7 @@ import pytest
 from jaxrec import losses
 from jaxrec.convert import nextrec
 from jaxrec.convert.places import Converted, to_state
-from jaxrec.nn.multitask.snr import SNR, HardConcrete, hard_concrete
+from jaxrec.nn.multitask.snr import HardConcrete, hard_concrete
 from jaxrec.types import Array
 from tests.golden.activations import activation
 from tests.golden.compare import close_gradients, close_outputs, read_by_heads
@@ -52,7 +52,7 @@ def of_their_gates(gradients: State, state: State, beta: float) -> State:
     return rest
 
 
-def routed(model: SNR, params: Any, layers: int, x: Array) -> Array:
+def routed(model: Any, params: Any, layers: int, x: Array) -> Array:
     """What the first `layers` layers hand on, [B, sub-networks of the next layer or tasks, H]."""
     following = (*model.num_subnets, model.num_tasks)[layers]
     dims = model.dims[:layers]

@@ -339,7 +339,7 @@ def test_poso_mmoe_scales_the_softmax_without_scaling_it_back() -> None:
 def test_poso_attention_equals_slow_numpy() -> None:
     params = drawn(POSO_MHA, QUERIES, KEYS, CODE, VISIBLE)["params"]
     query = dense(params["query"], QUERIES)
-    key = gate(params["key_gate"], CODE)[:, None] * dense(params["key"], KEYS)
+    key = gate(params["key_gate"], CODE, 1.0)[:, None] * dense(params["key"], KEYS)
     mixed = np.einsum("bn,fnd->bfd", gate(params["value_gate"], CODE), params["values"]["kernel"])
     value = np.einsum("bkf,bfd->bkd", KEYS, mixed)
     expected = np.zeros((6, 2, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_without_locks_of_the_file_system_the_process_is_looked_for(
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
     )
-    for owner in ({"host": lock.socket.gethostname(), "process": int(gone.stdout)}, "not an owner"):
+    for owner in ({"host": socket.gethostname(), "process": int(gone.stdout)}, "not an owner"):
         (tmp_path / LOCK).write_text(json.dumps(owner))
         with locked(tmp_path):
             pass

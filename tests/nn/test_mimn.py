@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxrec import losses
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.memory import USAGE_SCALE, InterestMemory, MemoryState
-from jaxrec.nn.ranking.mimn import MIMN, answer, remember
+from jaxrec.nn.ranking.mimn import MEMORY_FIELDS, MIMN, answer, remember
 from tests.nn.drawn import drawn
 
 B, L, D, H, M = 4, 6, 3, 2, 5
@@ -27,7 +28,10 @@ PAPER = InterestMemory(M, H, induction=2)
 CODE = InterestMemory(M, H, 1, "shift", strength=True, key_memory=True)
 SHARES = InterestMemory(M, None, 0, "utilisation", shares=True, chunk=4)
 PLAIN = InterestMemory(M, H, M, None, chunk=3)
-VARIANTS = {"paper": PAPER, "code": CODE, "shares": SHARES, "plain": PLAIN}
+FULL = CODE.clone(
+    reset_first=True, gate_bias=1.0, sharpness=1.5, max_shift=2, counted_twice=True, clip=0.8, output_dim=4
+)  # the public code in all its parts, though with other numbers
+VARIANTS = {"paper": PAPER, "code": CODE, "shares": SHARES, "plain": PLAIN, "full": FULL}
 
 
 def both(memory: InterestMemory, history: Any, mask: Any, target: Any, state: Any = None) -> Any:
@@ -66,9 +70,14 @@ def softmax(x: Any) -> Any:
     return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
 
 
-def gru(x: Any, h: Any, kernel: Any, bias: Any, hidden_kernel: Any, hidden_bias: Any) -> Any:
+def gru(x: Any, h: Any, kernel: Any, bias: Any, hidden_kernel: Any, hidden_bias: Any = None) -> Any:
+    """Without a bias of the state the reset gate acts first."""
     (wr, wu, wn), (ur, uu, un) = np.split(kernel, 3, axis=1), np.split(hidden_kernel, 3, axis=1)
-    (br, bu, bn), (cr, cu, cn) = np.split(bias, 3), np.split(hidden_bias, 3)
+    br, bu, bn = np.split(bias, 3)
+    if hidden_bias is None:
+        r, u = sigmoid(x @ wr + h @ ur + br), sigmoid(x @ wu + h @ uu + bu)
+        return (1 - u) * np.tanh(x @ wn + (r * h) @ un + bn) + u * h
+    cr, cu, cn = np.split(hidden_bias, 3)
     r, u = sigmoid(x @ wr + br + h @ ur + cr), sigmoid(x @ wu + bu + h @ uu + cu)
     return (1 - u) * np.tanh(x @ wn + bn + r * (h @ un + cn)) + u * h
 
@@ -84,6 +93,16 @@ class Twin:
 
     def read_usage(self) -> Any:
         return self.usage / max(self.usage.sum(), 1) if self.module.shares else self.usage
+
+    def shifted(self, weights: Any, rest: Any) -> Any:
+        reach = self.module.max_shift
+        moves = softmax(rest[-2 * reach - 2 : -1])  # from the farthest back to the farthest forth
+        moved = [sum(s * weights[(i + reach - k) % M] for k, s in enumerate(moves)) for i in range(M)]
+        sharp = np.array(moved) ** (2 * self.module.sharpness * (softplus(rest[-1]) + 1))
+        return sharp / sharp.sum()
+
+    def clip(self, x: Any) -> Any:
+        return x if self.module.clip is None else np.clip(x, -self.module.clip, self.module.clip)
 
     def address(self, key: Any, strength: Any) -> Any:
         def cosine(a: Any, b: Any) -> Any:
@@ -102,30 +121,27 @@ class Twin:
             p["controller_kernel"],
             p["controller_bias"],
             p["hidden_kernel"],
-            p["hidden_bias"],
+            p.get("hidden_bias"),
         )
         seen = self.h
         if self.module.rebalance == "shift":
             seen = np.append(self.h, self.usage / USAGE_SCALE)
-        asked = seen @ p["heads_kernel"] + p["heads_bias"]
+        asked = self.clip(seen @ p["heads_kernel"] + p["heads_bias"])
         read_key, write_key, erase, add = np.split(asked[: 4 * D], 4)
         rest = asked[4 * D :]
-        beta = 2 * (softplus(rest[:2]) + 1) if self.module.strength else np.ones(2)
+        beta = self.module.sharpness * (softplus(rest[:2]) + 1) if self.module.strength else np.ones(2)
         w_read, w_write = self.address(np.tanh(read_key), beta[0]), self.address(np.tanh(write_key), beta[1])
         if self.module.rebalance == "utilisation":
             product = w_write * softmax(self.read_usage() @ p["utilisation_kernel"])
             w_write = product / product.sum()
+        counted = w_write
         if self.module.rebalance == "shift":
-            back, stay, forth = softmax(rest[-4:-1])
-            moved = [
-                stay * w_write[i] + forth * w_write[i - 1] + back * w_write[(i + 1) % M] for i in range(M)
-            ]
-            sharp = np.array(moved) ** (4 * (softplus(rest[-1]) + 1))
-            w_write = sharp / sharp.sum()
-        return w_read, w_write, sigmoid(erase), np.tanh(add)
+            w_write = self.shifted(w_write, rest)
+            counted = self.shifted(w_write, rest) if self.module.counted_twice else w_write
+        return w_read, w_write, counted, sigmoid(erase), np.tanh(add)
 
     def step(self, x: Any) -> None:
-        w_read, w_write, erase, add = self.look(x)
+        w_read, w_write, counted, erase, add = self.look(x)
         self.r = sum(w * slot for w, slot in zip(w_read, self.memory, strict=True))
         for i in np.argsort(-w_read)[: self.module.induction]:
             self.channels[i] = gru(
@@ -134,16 +150,17 @@ class Twin:
                 self.p["channel_kernel"],
                 self.p["channel_bias"],
                 self.p["channel_hidden_kernel"],
-                self.p["channel_hidden_bias"],
+                self.p.get("channel_hidden_bias"),
             )
         self.memory = np.stack(
             [(1 - w * erase) * slot + w * add for w, slot in zip(w_write, self.memory, strict=True)]
         )
-        self.usage, self.total = self.usage + w_write, self.total + x
+        self.usage, self.total = self.usage + counted, self.total + x
 
     def answer(self, x: Any) -> Any:
         w_read, *_ = self.look(x)
-        return np.append(self.h, w_read @ self.memory) @ self.p["output_kernel"] + self.p["output_bias"]
+        answered = np.append(self.h, w_read @ self.memory) @ self.p["output_kernel"] + self.p["output_bias"]
+        return self.clip(answered)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -249,6 +266,41 @@ def test_a_one_hot_write_that_erases_all_puts_its_vector_in_the_place_of_a_slot(
     np.testing.assert_allclose(np.delete(state.memory[0], slot, 0), np.delete(before, slot, 0), atol=1e-5)
 
 
+def test_biases_of_gates_start_where_they_are_told() -> None:
+    """TensorFlow's start at 1, for reset and update, not for the new state."""
+    for module, start in ((CODE, 0.0), (CODE.clone(gate_bias=1.0), 1.0), (FULL, 1.0)):
+        params = jax.jit(module.init)(jax.random.key(0), EVENTS, MASK)["params"]
+        for name, width in (("controller_bias", H), ("channel_bias", D)):
+            np.testing.assert_array_equal(params[name], [start] * 2 * width + [0.0] * width)
+        assert ("hidden_bias" in params) is not module.reset_first
+        assert not any(params.get(name, np.zeros(1)).any() for name in ("hidden_bias", "channel_hidden_bias"))
+    model = MIMN(dims=(), slots=M, gate_bias=1.0)
+    variables = jax.jit(model.init)(jax.random.key(0), TARGET, TARGET, EVENTS, MASK)
+    assert (variables["params"]["memory"]["controller_bias"][: 2 * D] == 1.0).all()
+
+
+def test_the_model_hands_on_all_fields_of_its_memory() -> None:
+    fields = {f.name for f in dataclasses.fields(InterestMemory)} - {"parent", "name"}
+    assert fields == set(MEMORY_FIELDS)
+    for name in fields:
+        assert MIMN.__dataclass_fields__[name].default == InterestMemory.__dataclass_fields__[name].default
+
+
+@pytest.mark.parametrize("variant", ["code", "full"])
+def test_access_tells_how_an_event_is_read_and_written(variant: str) -> None:
+    module, variables = VARIANTS[variant], weights(variant)
+    before = run(variant, EVENTS, MASK & (np.arange(L) < L - 1))[0]
+    event = EVENTS[:, -1]
+    found: Any = jax.jit(functools.partial(module.apply, method=module.access))(variables, event, before)
+    after = run(variant, EVENTS, MASK & (np.arange(L) == L - 1), before)[0]
+    written = MASK[:, -1]
+    kept = 1.0 - found.write_weights[..., None] * found.erase[:, None]
+    memory = kept * before.memory + found.write_weights[..., None] * found.add[:, None]
+    np.testing.assert_allclose(after.memory[written], memory[written], atol=1e-5)
+    read = jnp.einsum("bm,bmd->bd", found.read_weights, before.memory)
+    np.testing.assert_allclose(after.read[written], read[written], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -256,6 +308,8 @@ def test_a_one_hot_write_that_erases_all_puts_its_vector_in_the_place_of_a_slot(
         ({"slots": 2, "induction": 3}, "slots=2, induction=3: at least 1 slot, and 0 to all"),
         ({"rebalance": "mur"}, "rebalance='mur'"),
         ({"chunk": 0}, "chunk=0"),
+        ({"max_shift": 0}, "max_shift=0, clip=None: a shift reaches at least 1 slot"),
+        ({"clip": 0.0}, r"max_shift=1, clip=0\.0"),
     ],
 )
 def test_fields_that_mean_nothing_are_refused(fields: Any, message: str) -> None:

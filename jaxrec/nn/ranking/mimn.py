@@ -22,6 +22,11 @@ from jaxrec.nn.layers.memory import InterestMemory, MemoryState
 from jaxrec.nn.layers.mlp import Tower, mlp_fields
 from jaxrec.types import Array
 
+MEMORY_FIELDS = (
+    *("slots", "hidden_dim", "induction", "rebalance", "shares", "strength", "key_memory", "chunk"),
+    *("reset_first", "gate_bias", "sharpness", "max_shift", "counted_twice", "clip", "output_dim"),
+)
+
 
 class MIMN(nn.Module):
     """Events are written into a memory whatever the target; the target reads it, and an MLP reads both.
@@ -34,8 +39,9 @@ class MIMN(nn.Module):
     learned initial memory.
 
     Fields:
-      slots, hidden_dim, induction, rebalance, shares, strength, key_memory, chunk: of `InterestMemory`. The
-        public code is rebalance="shift", strength=True, key_memory=True.
+      slots, hidden_dim, induction, rebalance, shares, strength, key_memory, chunk, and the fields from
+        reset_first on: of `InterestMemory`, in whose docstring stand the values of the public code, which
+        also has rebalance="shift", strength=True and key_memory=True.
       attention_dims, attention_activation, softmax: of the activation unit over channels.
       sum_pooling: whether the MLP also sees the sum of all events, as in the public code.
       dims: hidden layers of the MLP. activation, dropout, batch_norm, axis_name, bits: of it, see `MLP`.
@@ -59,18 +65,16 @@ class MIMN(nn.Module):
     batch_norm: bool = False
     axis_name: str | None = None
     bits: Bits = threefry_bits
+    reset_first: bool = False
+    gate_bias: float = 0.0
+    sharpness: float = 2.0
+    max_shift: int = 1
+    counted_twice: bool = False
+    clip: float | None = None
+    output_dim: int | None = None
 
     def setup(self) -> None:
-        self.memory = InterestMemory(
-            self.slots,
-            self.hidden_dim,
-            self.induction,
-            self.rebalance,
-            self.shares,
-            self.strength,
-            self.key_memory,
-            self.chunk,
-        )
+        self.memory = InterestMemory(**{name: getattr(self, name) for name in MEMORY_FIELDS})
         if self.induction:
             self.attention = ActivationUnit(
                 self.attention_dims, self.attention_activation, self.softmax, axis_name=self.axis_name

@@ -31,6 +31,7 @@ UNITS = {
     "official": CoAction(D, DIMS, **OFFICIAL),
     "order-independent": CoAction(D, DIMS, num_orders=3, order_independent=True),
     "official order-independent": CoAction(D, DIMS, **OFFICIAL, order_independent=True),
+    "one bias": CoAction(D, DIMS, use_bias=(False, True), concatenate=True),
 }
 
 
@@ -53,7 +54,8 @@ def by_hand(unit: CoAction, weights: np.ndarray, inputs: np.ndarray, mask: np.nd
             layers = []
             for rows_, columns in pairwise(widths):
                 kernel = np.array([left.pop(0) for _ in range(rows_ * columns)]).reshape(rows_, columns)
-                bias = np.array([left.pop(0) for _ in range(columns)]) if unit.use_bias else np.zeros(columns)
+                has_bias = unit.use_bias if isinstance(unit.use_bias, bool) else unit.use_bias[len(layers)]
+                bias = np.array([left.pop(0) for _ in range(columns)]) if has_bias else np.zeros(columns)
                 layers.append((kernel, bias))
             total = np.zeros(sum(unit.dims) if unit.concatenate else unit.dims[-1])
             for t in np.flatnonzero(mask[b]):
@@ -142,6 +144,11 @@ def test_the_gradient_at_inputs_of_zero_is_that_of_the_first_order() -> None:
 def test_sizes_that_mean_nothing_are_refused(change: Any) -> None:
     with pytest.raises(ValueError, match="at least one layer"):
         CoAction(**change)
+
+
+def test_biases_are_there_for_each_layer_or_for_all() -> None:
+    with pytest.raises(ValueError, match=r"use_bias=\(True,\), dims=\(4, 2\): one for each layer"):
+        CoAction(D, DIMS, use_bias=(True,))
 
 
 def test_other_widths_than_the_unit_reads_are_refused() -> None:

@@ -22,7 +22,8 @@ class CoAction(nn.Module):
     Fields:
       dim: width of p. dims: of the layers.
       num_orders: how many powers of p, element by element, go in.
-      use_bias, activation: of the layers. activate_last: whether the last one has the activation too.
+      use_bias: whether the layers have biases, or which of them do. activation: of the layers.
+      activate_last: whether the last one has the activation too.
       concatenate: whether all layers of all orders stand side by side in the output, the first order first;
         False (the paper) adds the last layer up over the orders.
       order_independent: whether each order has weights of its own, the third level of independence.
@@ -34,7 +35,7 @@ class CoAction(nn.Module):
     dim: int = 16
     dims: Sequence[int] = (8, 4)
     num_orders: int = 2
-    use_bias: bool = True
+    use_bias: bool | Sequence[bool] = True
     activation: Callable[[Array], Array] = jnp.tanh
     activate_last: bool = True
     concatenate: bool = False
@@ -46,13 +47,24 @@ class CoAction(nn.Module):
                 f"dim={self.dim}, dims={tuple(self.dims)}, num_orders={self.num_orders}: at least one layer, "
                 "one order, and a width of 1 are needed"
             )
+        if len(self.biases) != len(self.dims):
+            raise ValueError(
+                f"use_bias={self.use_bias}, dims={tuple(self.dims)}: one for each layer, or one for all"
+            )
         super().__post_init__()
+
+    @property
+    def biases(self) -> tuple[bool, ...]:
+        """Which layers have biases."""
+        single = isinstance(self.use_bias, bool)
+        return (self.use_bias,) * len(self.dims) if single else tuple(self.use_bias)
 
     @property
     def num_weights(self) -> int:
         """W, the weights that an example brings."""
         sets = self.num_orders if self.order_independent else 1
-        return sets * sum((a + self.use_bias) * b for a, b in pairwise((self.dim, *self.dims)))
+        layers = zip(pairwise((self.dim, *self.dims)), self.biases, strict=True)
+        return sets * sum((rows + bias) * columns for (rows, columns), bias in layers)
 
     def __call__(self, weights: Array, inputs: Array, mask: Array) -> Array:
         """Maps weights [B, W], inputs [B, L, dim] and bool [B, L] (True: real) to [B, K].
@@ -72,7 +84,7 @@ class CoAction(nn.Module):
             kernel = weights[..., at : at + rows * columns].reshape(-1, sets, rows, columns)
             at += rows * columns
             x = x @ kernel
-            if self.use_bias:
+            if self.biases[i]:
                 x = x + weights[..., None, at : at + columns]
                 at += columns
             if i + 1 < len(self.dims) or self.activate_last:

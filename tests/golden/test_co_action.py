@@ -1,0 +1,52 @@
+"""The authors' co-action unit of CAN: what it gives for a history, and the gradients of both tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.convert import can
+from jaxrec.convert.places import Converted, to_state
+from jaxrec.types import Array
+from tests.golden.fixtures import Golden, golden_files, read
+from tests.golden.test_din import close, differentiated, same
+
+
+def load(golden: Golden) -> tuple[Converted, dict[str, np.ndarray]]:
+    """Our module, and its columns: ids there start at 0, ours are theirs plus 1."""
+    config, inputs = golden.meta["config"], golden.inputs
+    unit = can.co_action(
+        config["weight_emb_w"],
+        config["weight_emb_b"],
+        config["orders"],
+        order_indep=config["order_indep"],
+    )
+    if config["order_indep"] and config["out"] < unit.num_orders * sum(unit.dims):  # as it is meant
+        unit = can.co_action(config["weight_emb_w"], config["weight_emb_b"], config["orders"])
+        unit = unit.clone(order_independent=True)
+    assert unit.num_weights == config["weight_dim"]
+    ids = np.where(inputs["mask"] > 0, inputs["history"] + 1, 0)
+    batch = {"ad": (inputs["ad"] + 1).astype(np.int32), "history": ids.astype(np.int32)}
+    return can.can(golden.params, unit), batch
+
+
+@pytest.mark.parametrize("path", golden_files("can_coaction"))
+def test_co_action(path: Path) -> None:
+    golden = read(path)
+    (module, variables, places), batch = load(golden)
+
+    def loss(params: Any, rest: Any, batch: Any) -> tuple[Array, Array]:
+        found = module.apply({"params": params}, batch)
+        return jnp.sum(found * golden.inputs["w"]), found
+
+    (total, found), gradients = differentiated(loss, variables, batch)
+    assert found.shape[1] == golden.meta["config"]["out"]
+    same(found, golden.outputs["coaction"], "coaction")
+    same(total, golden.outputs["loss"], "loss")
+    close(to_state({"params": gradients}, places), golden.gradients)
+    for name, value in to_state(variables, places).items():
+        np.testing.assert_array_equal(value, golden.params[name])

@@ -1,4 +1,4 @@
-"""Weights of FuxiCTR's SIM, ETA and DCNv2 (reczoo/FuxiCTR, model_zoo) to ours; see `convert.fuxictr`.
+"""Weights of FuxiCTR's SIM, ETA, DCNv2, DeepFM, PNN and DLRM to ours; see `convert.fuxictr`.
 
 Widths are read off names and shapes. SIM and ETA come as `Sequenced`, whose batch has the columns of the long
 and the short history under their own names.
@@ -12,15 +12,22 @@ from typing import Any
 import numpy as np
 
 from jaxrec.convert.fuxictr import TABLES, example, featured, mlp, normed, tables
+from jaxrec.convert.fuxictr_ranking import block, blocks, named
+from jaxrec.convert.fuxictr_ranking import normed as block_normed
+from jaxrec.convert.parts import cut
 from jaxrec.convert.places import Converted, Place, Places, State, convert, count, dense, shape
 from jaxrec.nn.layers.behaviours import Sequenced
-from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
+from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.interaction import CrossNetwork, CrossNetworkMix
 from jaxrec.nn.layers.target_attention import TargetAttention
 from jaxrec.nn.ranking.dcn_v2 import DCNv2
+from jaxrec.nn.ranking.deepfm import DeepFM
+from jaxrec.nn.ranking.dlrm import DLRM
 from jaxrec.nn.ranking.eta import ETA
+from jaxrec.nn.ranking.pnn import PNN
 from jaxrec.nn.ranking.sim import SIM
 
+WEIGHTS = f"fm.lr_layer.{TABLES}"  # of DeepFM's first order
 MASKED = -1e9  # FuxiCTR's score of masked slots
 
 
@@ -91,7 +98,104 @@ def dcn_v2(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Con
     return featured(state, DCNv2(**{**sizes, **fields}), places, numeric)
 
 
+def deepfm(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Converted:
+    """DeepFM. Its MLP and its machine, `fm.lr_layer`, have a bias each; ours is their sum, the MLP's."""
+    columns, places = tables(state, TABLES, "embedding", numeric)
+    weights, found = tables(state, WEIGHTS, "weights", numeric)
+    if weights != tuple(column._replace(dim=1) for column in columns):
+        raise ValueError(f"{WEIGHTS}: columns {list(weights)}, but the vectors are those of {list(columns)}")
+    dims, tower, learned = block(state, "mlp", "tower/mlp", "tower/logit", root=())
+    bias = next(key for key, place in tower.items() if place.path[-2:] == ("logit", "bias"))
+    state = {**state, bias: state[bias] + state["fm.lr_layer.bias"]}
+    state.pop("fm.lr_layer.bias")
+    sizes = {"dims": dims, "batch_norm": block_normed(state, "mlp"), **named("activation", learned)}
+    model = DeepFM(columns, **{**sizes, **fields})
+    return convert(model, state, places | found | tower, example(columns))
+
+
+def pnn(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Converted:
+    """PNN of inner products, with a weight for each pair.
+
+    The first layer's kernel is two of ours; `parts.joined` makes them one again.
+    """
+    state = _without_masks(state)
+    columns, places = tables(state, TABLES, "embedding", numeric)
+    dims, found, learned = block(state, "dnn", "tower/mlp", "tower/logit", root=())
+    if not dims:
+        raise ValueError("dnn: no hidden layer, but ours reads the products in its first one")
+    places |= {key: _product_layer(place) for key, place in found.items()}
+    first, pairs = "dnn.mlp.0.weight", pair_order(range(len(columns)))
+    state = cut(state, first, (dims[0],), (sum(c.dim or 1 for c in columns), len(pairs)))
+    places[f"{first}[0][0]"] = places.pop(first)
+    inner = ("params", "inner", "kernel")
+    places[f"{first}[0][1]"] = Place(inner, turned=True, order=pairs, axis=1)
+    sizes = {"dims": dims, "batch_norm": block_normed(state, "dnn"), **named("activation", learned)}
+    model = PNN(columns, **{**sizes, "factorised": False, **fields})
+    return convert(model, state, places, example(columns))
+
+
+def dlrm(state: State, *, numeric: Sequence[str] = (), products: bool = True, **fields: Any) -> Converted:
+    """DLRM, whose bottom reads the columns `numeric`; products: whether interaction_op is "dot", not "cat".
+
+    Its bottom's vector comes last where ours comes first.
+    """
+    state = _without_masks(state)
+    columns, places = tables(state, TABLES, "embedding", ())
+    categories = tuple(column for column in columns if isinstance(column, Categorical))
+    top_dims, top, learned = block(state, "top_mlp", "top", "logit", root=())
+    sizes: dict[str, Any] = {"top_dims": top_dims, "bottom_dims": (), "norm_last": False}
+    if numeric:
+        sizes["bottom_dims"], bottom, _ = block(state, "bottom_mlp", "bottom", root=())
+        places |= bottom
+    sizes |= {"batch_norm": block_normed(state, "top_mlp") or block_normed(state, "bottom_mlp")}
+    numbers = tuple(Numeric(name) for name in numeric)
+    count, dim = len(categories) + bool(numeric), categories[0].dim
+    there = [*([len(categories)] if numeric else []), *range(len(categories))]  # where our vectors stand
+    pairs = pair_order(there)
+    if products:
+        order = (*range(len(pairs), len(pairs) + dim * bool(numeric)), *pairs)
+    else:
+        order = blocks(there, [dim] * count)
+    first = "top_mlp.mlp.0.weight"
+    top[first] = top[first]._replace(order=order, axis=1)
+    model = DLRM(
+        numbers, categories, **{**sizes, **named("activation", learned), "products": products, **fields}
+    )
+    return convert(model, state, places | top, example((*numbers, *categories)))
+
+
 # --- parts ------------------------------------------------------------------------------------------
+
+
+def pair_order(there: Sequence[int]) -> tuple[int, ...]:
+    """For our pairs i > j, row by row of the lower triangle, their numbers row by row of the upper one.
+
+    there: the numbers of our vectors in the other code base.
+
+    >>> pair_order([0, 1, 2, 3])
+    (0, 1, 3, 2, 4, 5)
+    """
+    size = len(there)
+    upper = {pair: n for n, pair in enumerate(zip(*np.triu_indices(size, 1), strict=True))}
+    pairs = [sorted((there[i], there[j])) for i in range(size) for j in range(i)]
+    return tuple(upper[i, j] for i, j in pairs)
+
+
+def _without_masks(state: State) -> State:
+    """A state without the constants that FuxiCTR's products keep as parameters."""
+    return {key: value for key, value in state.items() if not key.endswith(".triu_mask")}
+
+
+def _product_layer(place: Place) -> Place:
+    """A place of an MLP that stands at tower/mlp in our PNN, whose first layer stands before the tower."""
+    if "mlp" not in place.path:
+        return place
+    collection, *_, layer, leaf = place.path
+    kind, number = layer.rsplit("_", 1)
+    if int(number):
+        return place._replace(path=(collection, "tower", "mlp", f"{kind}_{int(number) - 1}", leaf))
+    first = {"layer": "linear"}.get(kind, kind)
+    return place._replace(path=(collection, first, leaf))
 
 
 def _mixture(state: State, places: Places) -> CrossNetworkMix:

@@ -1,4 +1,4 @@
-"""Weights of FuxiCTR's DIN, DIEN and Dice (reczoo/FuxiCTR, model_zoo) to ours.
+"""Weights of FuxiCTR's DIN, DIEN, BST and Dice (reczoo/FuxiCTR, model_zoo) to ours.
 
 Widths and the kind of attention and of the second GRU are read off names and shapes; `fields` are what they
 do not tell, such as an activation without parameters. Batches hold the same ids, 0 = padding.
@@ -7,16 +7,20 @@ do not tell, such as an activation without parameters. Batches hold the same ids
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxrec.convert.fuxictr import mlp, tables
-from jaxrec.convert.places import Converted, Place, Places, State, convert, shape
+from jaxrec.convert.parts import cut
+from jaxrec.convert.places import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.nn.layers.behaviours import Sequenced
 from jaxrec.nn.layers.dice import Dice, PReLU
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din import DIN
 
@@ -42,11 +46,13 @@ def din(
 ) -> Converted:
     """DIN, as `WithHistory` over ours. `histories`: the history column of each target column."""
     columns, state, places = shared_tables(state, TABLES, histories, {}, numeric)
-    attention_dims, unit, learned = block(state, "attention_layers.0.attention_layer", "attention", "score")
+    attention_dims, unit, learned = block(
+        state, "attention_layers.0.attention_layer", "attention", "attention/score"
+    )
     sizes: dict[str, Any] = {
         "attention_dims": attention_dims,
         "padded_statistics": True,
-        **_named("attention_activation", learned),
+        **named("attention_activation", learned),
     }
     widths = {column.name: column.dim or 1 for column in columns}
     ours = [name for name in widths if name not in histories.values()] + list(histories.values())
@@ -90,10 +96,10 @@ def dien(
         places["attention_modules.0.W_kernel"] = Place(("params", "model", "attention", "kernel"))
         sizes["attention"] = "bilinear"
     elif any(key.startswith("attention_modules.0.attn_mlp.") for key in state):
-        dims, unit, learned = block(state, "attention_modules.0.attn_mlp", "attention", "score")
+        dims, unit, learned = block(state, "attention_modules.0.attn_mlp", "attention", "attention/score")
         places |= unit
         sizes |= {"attention": "unit", "attention_dims": dims}
-        sizes |= _named("attention_activation", learned)
+        sizes |= named("attention_activation", learned)
     else:
         sizes["attention"] = None if sizes.get("evolution") == "gru" else "dot"
     widths = {c.name: c.dim or 1 for c in columns if c.name not in (*histories.values(), *negatives.values())}
@@ -107,11 +113,104 @@ def dien(
     return convert(module, state, places | head, example(columns, histories, negatives))
 
 
+def bst(
+    state: State,
+    *,
+    histories: Mapping[str, str] = HISTORIES,
+    num_heads: int = 2,
+    numeric: Collection[str] = (),
+    **fields: Any,
+) -> Converted:
+    """BST of one history, as `Sequenced` over ours, whose history has the columns "history_<target>".
+
+    Padding on the left. Projections of the attention are three arrays of ours each; `parts.joined` makes
+    them one again. `fields` are those that no shape tells: pooling, causal and residual.
+
+    Raises:
+      ValueError: several histories, each with a transformer of its own, which ours is not made for.
+    """
+    encoders = count(state, r"transformer_encoders\.(\d+)\.", least=0)
+    if encoders > 1:
+        raise ValueError(f"{encoders} transformer_encoders: ours reads one history; train it with one pair")
+    columns, state, places = shared_tables(state, TABLES, histories, {}, numeric)
+    for key, place in places.items():
+        if place.path[-1] in {f"{target}_embedding" for target in histories}:
+            places[key] = place._replace(path=("params", "model", "items", place.path[-1]))
+    own = {c.name: Categorical(c.name, c.vocab_size, c.dim) for c in columns if isinstance(c, Categorical)}
+    items = tuple(own[name] for name in histories)
+    rest = tuple(c for c in columns if c.name not in (*histories, *histories.values()))
+
+    state, found, encoder = _encoder(state, "transformer_encoders.0", sum(item.dim for item in items))
+    dim = sum(item.dim for item in items) + (encoder["position_dim"] or 0)
+    widths = {c.name: c.dim or 1 for c in columns if c.name not in histories.values()}
+    pooled = shape(state, "dnn.mlp.0.weight")[1] - sum(widths.values())
+    order = [c.name for c in rest] + list(histories)
+    tower, head = _tower(state, [*widths, ""], [*order, ""], widths | {"": pooled})
+    sizes = {
+        "age_dim": None,
+        "num_heads": num_heads,
+        "concatenate": pooled != dim,
+        "norm_epsilon": 1e-5,
+        "keep_padding": True,
+        "target_in_tower": True,
+    }
+    model = BST(items, **{**encoder, **sizes, **tower, **fields})
+    fixed = None if model.position_dim is None else state["transformer_encoders.0.position_emb"]
+    tokens = pooled // dim if fixed is None else len(fixed)
+    batch = example(columns, {}, histories)
+    batch |= {f"history_{name}": np.zeros((1, tokens - 1), np.int32) for name in histories}
+    module = Sequenced(model, FeatureEmbedding(rest) if rest else None)
+    return convert(module, state, places | found | head, batch)
+
+
 # --- parts ------------------------------------------------------------------------------------------
 
 
-def block(state: State, theirs: str, ours: str, last: str) -> tuple[tuple[int, ...], Places, Any]:
-    """Widths and places of an MLP_Block, and its activation, None unless it has parameters."""
+def _encoder(state: State, theirs: str, dim: int) -> tuple[State, Places, dict[str, Any]]:
+    """The state with each projection apart, places, and fields of a transformer of items of width dim."""
+    places: Places = {}
+    position = f"{theirs}.position_emb"
+    blocks = count(state, rf"{re.escape(theirs)}\.transformer_blocks\.(\d+)\.", least=0)
+    sizes: dict[str, Any] = {"num_blocks": blocks, "position_dim": None}
+    if position in state:
+        places[position] = Place(("params", "model", "positions"))
+        sizes["position_dim"] = shape(state, position)[1]
+        dim += sizes["position_dim"]
+    for i in range(blocks):
+        state, found = _transformer(state, f"{theirs}.transformer_blocks.{i}", str(i), dim)
+        places |= found
+    if blocks:
+        first = f"{theirs}.transformer_blocks.0"
+        sizes["inner_dim"] = shape(state, f"{first}.ffn.0.weight")[0]
+        sizes["layer_norm"] = f"{first}.layer_norm1.weight" in state
+    return state, places, sizes
+
+
+def _transformer(state: State, theirs: str, ours: str, dim: int) -> tuple[State, Places]:
+    """The state with the attention's projections apart, and the places of a block."""
+    attention = ("model", f"attention_{ours}")
+    state = cut(state, f"{theirs}.attention.in_proj_weight", (dim, dim, dim), (dim,))
+    state = cut(state, f"{theirs}.attention.in_proj_bias", (dim, dim, dim))
+    places = dense(f"{theirs}.attention.out_proj", (*attention, "output"))
+    for i, name in enumerate(("query", "key", "value")):
+        path = ("params", *attention)
+        places |= {
+            f"{theirs}.attention.in_proj_weight[{i}][0]": Place((*path, f"{name}_kernel"), turned=True),
+            f"{theirs}.attention.in_proj_bias[{i}]": Place((*path, f"{name}_bias")),
+        }
+    places |= dense(f"{theirs}.ffn.0", ("model", f"inner_{ours}"))
+    places |= dense(f"{theirs}.ffn.2", ("model", f"outer_{ours}"))
+    for norm, name in {"layer_norm1": f"norm_a_{ours}", "layer_norm2": f"norm_b_{ours}"}.items():
+        if f"{theirs}.{norm}.weight" in state:
+            places[f"{theirs}.{norm}.weight"] = Place(("params", "model", name, "scale"))
+            places[f"{theirs}.{norm}.bias"] = Place(("params", "model", name, "bias"))
+    return state, places
+
+
+def block(
+    state: State, theirs: str, ours: str, last: str = "", *, root: tuple[str, ...] = ("model",)
+) -> tuple[tuple[int, ...], Places, Any]:
+    """Widths and places of an MLP_Block, and its activation, None unless it has parameters; see `mlp`."""
     start = f"{theirs}.mlp."
     dice = {
         key.removesuffix("alpha"): DICE for key in state if key.startswith(start) and key.endswith(".alpha")
@@ -123,30 +222,34 @@ def block(state: State, theirs: str, ours: str, last: str) -> tuple[tuple[int, .
     ]
     prelu = {key: PReLU for key in vectors if f"{key}running_mean" not in state}
     rest = {key: value for key, value in state.items() if key.removesuffix("weight") not in prelu}
-    dims, places = mlp(rest, theirs, ours, f"{ours.split('/')[0]}/{last}")
+    dims, places = mlp(rest, theirs, ours, last, root=root)
     found: dict[str, Any] = {**dice, **prelu}
     for i, key in enumerate(sorted(found, key=lambda key: int(key.removeprefix(start)[:-1]))):
-        path = ("model", *ours.split("/"), f"activation_{i}")
+        path = (*root, *ours.split("/"), f"activation_{i}")
         places |= {f"{key}weight": Place(("params", *path, "alpha"))} if key in prelu else _dice(key, path)
     return dims, places, next(iter(found.values()), None)
 
 
-def _named(field: str, activation: Any) -> dict[str, Any]:
+def named(field: str, activation: Any) -> dict[str, Any]:
+    """A field that says which activation there is, if it has parameters."""
     return {} if activation is None else {field: activation}
+
+
+def normed(state: State, theirs: str) -> bool:
+    """Whether an MLP_Block has batch norm, beside that of Dice."""
+    start = f"{theirs}.mlp."
+    return any(k.startswith(start) and k.endswith(".running_mean") and ".bn." not in k for k in state)
 
 
 def _tower(
     state: State, theirs: Sequence[str], ours: Sequence[str], widths: Mapping[str, int]
 ) -> tuple[dict[str, Any], Places]:
     """Fields and places of the MLP on top, whose input is put together in another order than ours."""
-    dims, places, learned = block(state, "dnn", "tower/mlp", "logit")
+    dims, places, learned = block(state, "dnn", "tower/mlp", "tower/logit")
     order = blocks([theirs.index(name) for name in ours], [widths[name] for name in theirs])
     first = "dnn.mlp.0.weight"
     places[first] = places[first]._replace(order=order, axis=1)
-    normed = any(
-        key.startswith("dnn.mlp.") and key.endswith(".running_mean") and ".bn." not in key for key in state
-    )
-    return {"dims": dims, "batch_norm": normed, **_named("activation", learned)}, places
+    return {"dims": dims, "batch_norm": normed(state, "dnn"), **named("activation", learned)}, places
 
 
 def _dice(theirs: str, path: tuple[str, ...]) -> Places:

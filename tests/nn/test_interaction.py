@@ -17,6 +17,7 @@ from jaxrec.nn.layers.interaction import (
     CrossNetwork,
     CrossNetworkMix,
     CrossNetworkV1,
+    KernelProducts,
     fm_second_order,
     inner_products,
     outer_product,
@@ -97,6 +98,20 @@ def test_inner_products_stand_row_by_row() -> None:
 def test_outer_product_is_the_sum_over_all_pairs() -> None:
     vectors = rng.normal(size=(B, 4, 3))
     close(outer_product(vectors), np.einsum("bim,bjn->bmn", vectors, vectors))
+
+
+@pytest.mark.parametrize("form", ["mat", "vec", "num"])
+def test_products_with_a_kernel_are_a_form_of_each_pair(form: Any) -> None:
+    vectors = rng.normal(size=(B, 4, 3)).astype(np.float32)
+    module = KernelProducts(form)
+    kernel = drawn(module, vectors)["params"]["kernel"]
+    expected = []
+    for pair, (i, j) in enumerate(zip(*np.tril_indices(4, -1), strict=True)):
+        full = kernel[:, pair] if form == "mat" else np.diag(np.broadcast_to(kernel[pair], 3))
+        expected.append(np.einsum("ba,ac,bc->b", vectors[:, i], full, vectors[:, j]))
+    close(module.apply({"params": {"kernel": kernel}}, vectors), np.stack(expected, axis=1))
+    if form != "mat":  # of ones it is the inner product
+        close(module.apply({"params": {"kernel": np.ones_like(kernel)}}, vectors), inner_products(vectors))
 
 
 # --- cross networks --------------------------------------------------------------------------------
@@ -182,6 +197,8 @@ def test_wrong_sizes_are_refused() -> None:
         (lambda: CrossNetwork(rank=0), "rank=0"),
         (lambda: CrossNetworkMix(num_experts=0), "num_experts=0"),
         (lambda: PNN(FIELDS, dims=()), "dims=()"),
+        (lambda: PNN(FIELDS, kernels=("mat", "mat")), r"kernels=\('mat', 'mat'\): name each form once"),
+        (lambda: KernelProducts("full"), "form='full': must be one of"),
         (
             lambda: DLRM(FIELDS[2:3], FIELDS[:1], bottom_dims=(4,)),
             r"field user: dim=2, but bottom_dims=\(4,\)",
@@ -240,6 +257,21 @@ def test_pnn_reads_products(inner: bool, outer: bool, factorised: bool) -> None:
     close(logits, tower(params["tower"], relu(signal)))
 
 
+def test_pnn_reads_products_with_kernels() -> None:
+    params, logits = run(PNN(FIELDS, factorised=False, kernels=("vec", "num"), dims=(4,)))
+    vectors = vectors_of(params["embedding"])
+    signal = dense(params["linear"], vectors.reshape(B, -1))
+    signal = signal + np.stack(pairs(vectors), axis=1) @ params["inner"]["kernel"]
+    for form in ("vec", "num"):
+        scaled = params[f"{form}_products"]["kernel"]  # [pairs, 2] and [pairs, 1]
+        products = [
+            (vectors[:, i] * scaled[n] * vectors[:, j]).sum(axis=1)
+            for n, (i, j) in enumerate(zip(*np.tril_indices(4, -1), strict=True))
+        ]
+        signal = signal + np.stack(products, axis=1) @ params[form]["kernel"]
+    close(logits, tower(params["tower"], relu(signal)))
+
+
 def test_dlrm_multiplies_numbers_and_categories() -> None:
     numbers = (Numeric("price"),)
     params, logits = run(DLRM(numbers, (FIELDS[0], FIELDS[1], FIELDS[3]), bottom_dims=(3, 2), top_dims=(4,)))
@@ -257,6 +289,38 @@ def test_dlrm_without_numbers_reads_the_products_alone() -> None:
     assert set(params) == {"embedding", "top", "logit"}
     top = mlp(params["top"], np.stack(pairs(vectors_of(params["embedding"], categories)), axis=1))
     close(logits, dense(params["logit"], top)[:, 0])
+
+
+def test_dlrm_may_read_the_vectors_themselves() -> None:
+    categories = (FIELDS[0], FIELDS[3])
+    params, logits = run(
+        DLRM((Numeric("price"),), categories, bottom_dims=(2,), top_dims=(4,), products=False)
+    )
+    bottom = mlp(params["bottom"], BATCH["price"][:, None])
+    vectors = vectors_of(params["embedding"], categories).reshape(B, -1)
+    top = mlp(params["top"], np.concatenate([bottom, vectors], axis=1))
+    close(logits, dense(params["logit"], top)[:, 0])
+
+
+def test_dlrm_may_leave_the_norm_of_the_last_layer_of_the_bottom_out() -> None:
+    module: Any = DLRM(
+        (Numeric("price"),),
+        (FIELDS[0], FIELDS[3]),
+        bottom_dims=(3, 2),
+        top_dims=(),
+        batch_norm=True,
+        bottom_activation=jnp.tanh,
+        norm_last=False,
+    )
+    variables = drawn(module, BATCH)
+    assert set(variables["batch_stats"]["bottom"]) == {"norm_0"}
+    assert set(drawn(module.clone(norm_last=True), BATCH)["batch_stats"]["bottom"]) == {"norm_0", "norm_1"}
+    _, seen = module.apply(variables, BATCH, mutable=["intermediates"])
+    params, stats = variables["params"]["bottom"], variables["batch_stats"]["bottom"]["norm_0"]
+    hidden = dense(params["layer_0"], BATCH["price"][:, None])
+    hidden = (hidden - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
+    hidden = np.tanh(hidden * params["norm_0"]["scale"] + params["norm_0"]["bias"])
+    close(seen["intermediates"]["crossed"][0][:, :2], np.tanh(dense(params["layer_1"], hidden)))
 
 
 # --- position bias ---------------------------------------------------------------------------------

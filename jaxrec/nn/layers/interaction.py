@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 from jaxrec.types import Array
 
 INIT = nn.initializers.he_normal()
+Kernel = Literal["mat", "vec", "num"]
 
 
 def fm_second_order(vectors: Array) -> Array:
@@ -36,6 +38,37 @@ def outer_product(vectors: Array) -> Array:
     """Σ_i Σ_j v_i v_jᵀ = (Σ_i v_i)(Σ_j v_j)ᵀ: [..., F, D] → [..., D, D]."""
     total = jnp.sum(vectors, axis=-2)
     return total[..., :, None] * total[..., None, :]
+
+
+class KernelProducts(nn.Module):
+    """v_iᵀ K_ij v_j of all pairs i > j, each with a trained kernel (Qu et al., TOIS 2018, arXiv:1807.00311).
+
+    Fields: form of K: "mat" is free, "vec" diagonal, "num" a multiple of the identity.
+    """
+
+    form: Kernel = "mat"
+
+    def __post_init__(self) -> None:
+        if self.form not in get_args(Kernel):
+            raise ValueError(f"form={self.form!r}: must be one of {get_args(Kernel)}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, vectors: Array) -> Array:
+        """Maps [..., F, D] to [..., F(F-1)/2], row by row of the lower triangle as `inner_products`."""
+        dim = vectors.shape[-1]
+        rows, columns = np.tril_indices(vectors.shape[-2], -1)
+        first, second = vectors[..., rows, :], vectors[..., columns, :]
+        shapes: dict[str, tuple[int, ...]] = {
+            "mat": (dim, len(rows), dim),
+            "vec": (len(rows), dim),
+            "num": (len(rows), 1),
+        }
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shapes[self.form])
+        if self.form == "mat":
+            second = jnp.einsum("apb,...pb->...pa", kernel, second)
+            return jnp.sum(first * second, axis=-1)
+        return jnp.sum(first * kernel * second, axis=-1)
 
 
 class CrossNetworkV1(nn.Module):

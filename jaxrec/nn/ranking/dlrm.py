@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrec.nn.layers.dice import activate
 from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.interaction import inner_products
@@ -40,7 +41,11 @@ class DLRM(nn.Module):
       top_dims: hidden layers before the logit. They read the bottom's output and all F(F + 1)/2 products
         (row by row of the lower triangle, the bottom's vector first).
       itself: whether products of vectors with themselves count too.
+      products: False gives the top all vectors side by side, the bottom's first, in place of their products.
       activation, dropout, batch_norm, axis_name, bits: of both, see `MLP`.
+      bottom_activation: of the bottom; None: as of the top.
+      norm_last: whether the bottom's last layer has batch norm and dropout too; False: its activation alone,
+        as in FuxiCTR.
     """
 
     numbers: tuple[Numeric, ...]
@@ -48,11 +53,14 @@ class DLRM(nn.Module):
     bottom_dims: Sequence[int] = (512, 256, 64, 16)
     top_dims: Sequence[int] = (512, 256)
     itself: bool = False
+    products: bool = True
     activation: Activation = nn.relu
     dropout: float = 0.0
     batch_norm: bool = False
     axis_name: str | None = None
     bits: Bits = threefry_bits
+    bottom_activation: Activation | None = None
+    norm_last: bool = True
 
     def __post_init__(self) -> None:
         if bool(self.numbers) != bool(self.bottom_dims):
@@ -76,10 +84,21 @@ class DLRM(nn.Module):
         dense = []
         if self.numbers:
             numbers = FeatureEmbedding(self.numbers, name="numbers")(batch)
-            dense = [MLP(self.bottom_dims, **mlp, name="bottom")(numbers, train=train)]
+            dense = [self._bottom(numbers, mlp, train)]
             vectors = jnp.concatenate([dense[0][:, None], vectors], axis=1)
-        products = inner_products(vectors, itself=self.itself)
-        hidden = MLP(self.top_dims, **mlp, name="top")(
-            jnp.concatenate([*dense, products], axis=-1), train=train
-        )
+        if self.products:
+            crossed = jnp.concatenate([*dense, inner_products(vectors, itself=self.itself)], axis=-1)
+        else:
+            crossed = vectors.reshape(len(vectors), -1)
+        self.sow("intermediates", "crossed", crossed)
+        hidden = MLP(self.top_dims, **mlp, name="top")(crossed, train=train)
         return nn.Dense(1, kernel_init=INIT, name="logit")(hidden)[..., 0]
+
+    def _bottom(self, numbers: Array, mlp: dict[str, Any], train: bool) -> Array:
+        mlp = mlp | {"activation": self.bottom_activation or self.activation}
+        bottom = MLP(self.bottom_dims, **mlp, activate_last=self.norm_last, name="bottom")
+        dense = bottom(numbers, train=train)
+        if self.norm_last:
+            return dense
+        name = "bottom_activation"
+        return activate(mlp["activation"], dense, name, train=train, axis_name=self.axis_name)

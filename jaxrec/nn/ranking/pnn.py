@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.dice import activate
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
-from jaxrec.nn.layers.interaction import inner_products, outer_product
+from jaxrec.nn.layers.interaction import Kernel, KernelProducts, inner_products, outer_product
 from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields, normalise
 from jaxrec.types import Array
 
@@ -30,6 +30,8 @@ class PNN(nn.Module):
       inner, outer: which products there are.
       factorised: whether the weights of the inner products have rank one, W_p = θ θᵀ for each unit, so that
         their sum is ‖Σ_i θ_i v_i‖²; False: each pair i > j has a weight of its own.
+      kernels: forms of `KernelProducts`, whose pairs have a weight each: the authors' later KPNN, which their
+        public code and its ports have in place of the outer product.
       dims: widths of the product layer and of the layers after it. The rest: see `MLP`.
     """
 
@@ -37,6 +39,7 @@ class PNN(nn.Module):
     inner: bool = True
     outer: bool = False
     factorised: bool = True
+    kernels: Sequence[Kernel] = ()
     dims: Sequence[int] = (400, 400, 400)
     activation: Activation = nn.relu
     dropout: float = 0.0
@@ -48,6 +51,8 @@ class PNN(nn.Module):
     def __post_init__(self) -> None:
         if not self.dims:
             raise ValueError("dims=(): the first width is that of the product layer")
+        if len(set(self.kernels)) < len(self.kernels):
+            raise ValueError(f"kernels={tuple(self.kernels)}: name each form once")
         super().__post_init__()
 
     @nn.compact
@@ -64,6 +69,9 @@ class PNN(nn.Module):
         if self.outer:
             products = outer_product(vectors).reshape(-1, width * width)
             x = x + nn.Dense(dim, use_bias=False, kernel_init=INIT, name="outer")(products)
+        for form in self.kernels:
+            products = KernelProducts(form, name=f"{form}_products")(vectors)
+            x = x + nn.Dense(dim, use_bias=False, kernel_init=INIT, name=form)(products)
         if self.batch_norm:
             x = normalise("norm", train, self.axis_name)(x)
         x = activate(self.activation, x, "activation", train=train, axis_name=self.axis_name)

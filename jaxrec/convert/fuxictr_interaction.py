@@ -7,6 +7,7 @@ and the short history under their own names.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,7 @@ def pair_order(there: Sequence[int]) -> tuple[int, ...]:
     (0, 1, 3, 2, 4, 5)
     """
     size = len(there)
-    upper = {pair: n for n, pair in enumerate(zip(*np.triu_indices(size, 1), strict=True))}
+    upper = {pair: number for number, pair in enumerate(combinations(range(size), 2))}
     pairs = [sorted((there[i], there[j])) for i in range(size) for j in range(i)]
     return tuple(upper[i, j] for i, j in pairs)
 

@@ -184,7 +184,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Golden, Case]:
 
 
 def with_bias(
-    ours: dict[str, np.ndarray], places: Places, bias: Array | None = None
+    ours: dict[str, np.ndarray], places: Places, bias: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Both biases of DeepFM in the place of ours: equal gradients, or `bias` and what is left of the sum."""
     last = next(key for key, place in places.items() if place.path[-2:] == ("logit", "bias"))

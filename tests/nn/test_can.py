@@ -51,7 +51,7 @@ def by_hand(unit: CoAction, weights: np.ndarray, inputs: np.ndarray, mask: np.nd
         flat = list(weights[b])
         for order in range(1, unit.num_orders + 1):
             left = flat if unit.order_independent else list(weights[b])
-            layers = []
+            layers: list[Any] = []
             for rows_, columns in pairwise(widths):
                 kernel = np.array([left.pop(0) for _ in range(rows_ * columns)]).reshape(rows_, columns)
                 has_bias = unit.use_bias if isinstance(unit.use_bias, bool) else unit.use_bias[len(layers)]

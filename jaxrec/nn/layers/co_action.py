@@ -56,8 +56,9 @@ class CoAction(nn.Module):
     @property
     def biases(self) -> tuple[bool, ...]:
         """Which layers have biases."""
-        single = isinstance(self.use_bias, bool)
-        return (self.use_bias,) * len(self.dims) if single else tuple(self.use_bias)
+        if isinstance(self.use_bias, bool):
+            return (self.use_bias,) * len(self.dims)
+        return tuple(self.use_bias)
 
     @property
     def num_weights(self) -> int:

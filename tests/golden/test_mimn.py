@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxrec import losses
@@ -95,3 +96,22 @@ def test_mimn_cell(path: Path) -> None:
     for name in set(theirs) - set(ours):
         assert not theirs.pop(name).any(), name  # nothing reads it
     close(ours, theirs)
+
+
+@pytest.mark.parametrize("path", golden_files("mimn"))
+def test_sizes_are_those_of_the_configuration(path: Path) -> None:
+    golden = read(path)
+    config, (module, variables, _) = golden.meta["config"], load(golden)
+    assert (module.slots, module.hidden_dim) == (config["memory_size"], config["controller_units"])
+    assert variables["params"]["memory"].shape[1] == config["memory_vector_dim"]
+    assert module.induction == config["mem_induction"]
+    assert module.rebalance == ("shift" if config["util_reg"] else None)
+
+
+@pytest.mark.parametrize("path", golden_files("mimn"))
+def test_weights_come_back_as_they_were(path: Path) -> None:
+    golden = read(path)
+    _, variables, places = load(golden)
+    theirs = mimn.parts(golden.params, max_shift=golden.meta["config"]["shift_range"])
+    for name, value in to_state(variables, places).items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)

@@ -15,8 +15,9 @@ from jaxrec.convert.parts import joined
 from jaxrec.convert.places import Converted, to_state
 from jaxrec.nn.ranking.bst import visible_tokens
 from jaxrec.types import Array
+from tests.golden.compare import close_gradients
 from tests.golden.fixtures import Golden, golden_files, read
-from tests.golden.test_din import close, differentiated, running, same
+from tests.golden.test_din import differentiated, running, same
 from tests.golden.test_interaction_models import activation
 
 DEFAULTS = {  # of the source
@@ -85,7 +86,7 @@ def test_bst(path: Path) -> None:
     same(updated["intermediates"]["model"]["tokens"][0], golden.outputs["tokens"], "tokens")
     if any(name.startswith("state_after/") for name in golden.outputs):
         running(golden, updated["batch_stats"], places, {1: len(label)})
-    close(joined(to_state({"params": gradients}, places)), golden.gradients)
+    close_gradients(joined(to_state({"params": gradients}, places)), golden.gradients)
 
     ids = batch[f"history_{next(iter(history_of(config)))}"]
     real = np.pad(ids != 0, ((0, 0), (0, 1)), constant_values=True)

@@ -12,8 +12,9 @@ import pytest
 from jaxrec.convert import can
 from jaxrec.convert.places import Converted, to_state
 from jaxrec.types import Array
+from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
-from tests.golden.test_din import close, differentiated, same
+from tests.golden.test_din import differentiated
 
 
 def load(golden: Golden) -> tuple[Converted, dict[str, np.ndarray]]:
@@ -45,8 +46,7 @@ def test_co_action(path: Path) -> None:
 
     (total, found), gradients = differentiated(loss, variables, batch)
     assert found.shape[1] == golden.meta["config"]["out"]
-    same(found, golden.outputs["coaction"], "coaction")
-    same(total, golden.outputs["loss"], "loss")
-    close(to_state({"params": gradients}, places), golden.gradients)
+    close_outputs({"coaction": found, "loss": total}, golden.outputs)
+    close_gradients(to_state({"params": gradients}, places), golden.gradients)
     for name, value in to_state(variables, places).items():
         np.testing.assert_array_equal(value, golden.params[name])

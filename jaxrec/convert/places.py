@@ -47,8 +47,8 @@ class Converted(NamedTuple):
     places: Places
 
 
-def convert(module: Any, state: State, places: Places, *inputs: Any) -> Converted:
-    """A module with the weights of a state_dict; `inputs` are what it could be applied to.
+def convert(module: Any, state: State, places: Places, *inputs: Any, **options: Any) -> Converted:
+    """A module with the weights of a state_dict; `inputs` and `options` are what it could be applied to.
 
     Raises:
       ValueError: a parameter is missing, not understood, not finite, or of another shape than the module's.
@@ -60,7 +60,7 @@ def convert(module: Any, state: State, places: Places, *inputs: Any) -> Converte
             f"missing: {', '.join(missing) or 'none'}; not understood: {', '.join(unknown) or 'none'}; "
             "a state_dict must hold exactly the parameters of one model"
         )
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs))
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **options))
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     for key, place in places.items():
         value = np.asarray(state[key])

@@ -6,13 +6,17 @@ output projection, and a last normalisation follows the blocks.
 
 Departs from the code: padding is known by its id (the code infers it from vectors that sum to zero), so
 padded outputs are exactly zero, also after the last normalisation, whose bias the code leaves there.
+
+The much used PyTorch port (pmixer/SASRec.pytorch) is `norms="last"` (its default) or `norms="first"` (its
+`norm_first`), with `output_projection=True` and `skip_padding=False`; its table of orders of normalisation
+compares these with "queries", the authors' own.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,13 +27,23 @@ from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, slots
 from jaxrec.types import Array
 
+Norms = Literal["queries", "first", "last"]
+
 
 class SASRecOriginal(nn.Module):
     """Causal Transformer whose inputs are item vectors times √dim plus learned positions.
 
-    Shape names: B rows, L slots, D dim, V vocab_size. `dropout` acts on the embeddings, the attention
-    weights and twice in each feed-forward network, whose inner width is D. `bits` are the random bits of
-    dropout, `dtype` the type of the computation (None is float32).
+    Shape names: B rows, L slots, D dim, V vocab_size.
+
+    Fields beside the sizes:
+      dropout: of the embeddings, of the attention weights and, twice, in each feed-forward network, whose
+        inner width is D.
+      norms: "queries": as the authors' code has it, see the module's docstring. "first": x + g(LN(x)) for
+        both sub-layers g, the formula of the paper. "last": LN(x + g(x)).
+      output_projection: a linear layer after the heads of the attention.
+      skip_padding: True hides padding and sets it to zero after every block. False starts it at zero and
+        then reads what biases have made of it, so that its amount changes the result and packed rows differ.
+      bits: random bits for dropout. dtype: of the computation; None is float32.
     """
 
     num_items: int
@@ -39,8 +53,16 @@ class SASRecOriginal(nn.Module):
     max_len: int = 50
     dropout: float = 0.5
     norm_epsilon: float = 1e-8
+    norms: Norms = "queries"
+    output_projection: bool = False
+    skip_padding: bool = True
     bits: Bits = threefry_bits
     dtype: Any = None
+
+    def __post_init__(self) -> None:
+        if self.norms not in ("queries", "first", "last"):
+            raise ValueError(f'norms={self.norms!r}: must be "queries", "first" or "last"')
+        super().__post_init__()
 
     def setup(self) -> None:
         for field in ("num_items", "dim", "num_heads", "max_len"):
@@ -52,10 +74,11 @@ class SASRecOriginal(nn.Module):
         self.drop = Dropout(self.dropout, self.bits)
         self.layers = [
             OriginalBlock(
-                self.num_heads, self.dropout, self.norm_epsilon, self.bits, self.dtype, name=f"layer_{i}"
+                self.num_heads, self.dropout, self.norm_epsilon, self.norms, self.output_projection,
+                self.bits, self.dtype, name=f"layer_{i}",
             )
             for i in range(self.num_layers)
-        ]
+        ]  # fmt: skip
         self.norm = nn.LayerNorm(epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype)
 
     def __call__(
@@ -67,7 +90,9 @@ class SASRecOriginal(nn.Module):
         rows: Array | None = None,
         train: bool,
     ) -> Array:
-        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D], zero on padding.
+        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D].
+
+        Padded slots are zero, unless `skip_padding=False`.
 
         Args:
           items: ids, right-aligned, 0 = padding, [B, L].
@@ -80,10 +105,11 @@ class SASRecOriginal(nn.Module):
         x = lookup(self.item_embedding, items) * math.sqrt(self.dim)
         x = x + jnp.take(self.position_embedding, positions, axis=0)
         x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
-        visible = causal_mask(items, segments)
+        read = real if self.skip_padding else jnp.ones_like(real)
+        visible = causal_mask(items if self.skip_padding else jnp.ones_like(items), segments)
         for layer in self.layers:
-            x = jnp.where(real, layer(x, visible, train=train, rows=rows), 0.0)
-        return jnp.where(real, self.norm(x), 0.0)
+            x = jnp.where(read, layer(x, visible, train=train, rows=rows), 0.0)
+        return jnp.where(read, self.norm(x), 0.0)
 
     def item_table(self) -> Array:
         """Vectors of all ids, padding first, without the √dim of the input: [V, D]."""
@@ -91,11 +117,13 @@ class SASRecOriginal(nn.Module):
 
 
 class OriginalBlock(nn.Module):
-    """Attention of the normalised input over the raw one, then a ReLU network; see the module's docstring."""
+    """Attention, then a ReLU network, with residuals and norms in the order that `norms` names."""
 
     num_heads: int
     dropout: float
     norm_epsilon: float
+    norms: Norms
+    output_projection: bool
     bits: Bits
     dtype: Any
 
@@ -116,13 +144,26 @@ class OriginalBlock(nn.Module):
         def heads(y: Array) -> Array:  # [B, L, D] → [B, H, L, D / H]
             return y.reshape(batch, length, self.num_heads, dim // self.num_heads).transpose(0, 2, 1, 3)
 
-        normed = norm(name="attention_norm")(x)
-        q, k, v = (
-            heads(dense(name="query")(normed)),
-            heads(dense(name="key")(x)),
-            heads(dense(name="value")(x)),
-        )
-        mixed = attend(q, k, v, visible, drop=drop)
-        normed = norm(name="inner_norm")(normed + mixed.transpose(0, 2, 1, 3).reshape(batch, length, dim))
-        inner = drop(nn.relu(dense(name="inner")(normed)))
-        return normed + drop(dense(name="outer")(inner))
+        def attention(queries: Array, keys: Array) -> Array:
+            q, k, v = (
+                heads(dense(name="query")(queries)),
+                heads(dense(name="key")(keys)),
+                heads(dense(name="value")(keys)),
+            )
+            mixed = attend(q, k, v, visible, drop=drop).transpose(0, 2, 1, 3).reshape(batch, length, dim)
+            return dense(name="output")(mixed) if self.output_projection else mixed
+
+        def network(y: Array) -> Array:
+            return drop(dense(name="outer")(drop(nn.relu(dense(name="inner")(y)))))
+
+        before, between = norm(name="attention_norm"), norm(name="inner_norm")
+        if self.norms == "first":
+            normed = before(x)
+            x = x + attention(normed, normed)
+            return x + network(between(x))
+        if self.norms == "last":
+            x = before(x + attention(x, x))
+            return between(x + network(x))
+        normed = before(x)
+        normed = between(normed + attention(normed, x))
+        return normed + network(normed)

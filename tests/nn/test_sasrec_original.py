@@ -28,7 +28,7 @@ def slow(model: SASRecOriginal, params: Any, items: np.ndarray) -> np.ndarray:
     layer = params["layer_0"]
 
     def dense(x: np.ndarray, name: str) -> np.ndarray:
-        return x @ np.float64(layer[name]["kernel"]) + layer[name]["bias"]
+        return x @ layer[name]["kernel"].astype(np.float64) + layer[name]["bias"]
 
     def attention(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
         q, k, v = dense(queries, "query"), dense(keys, "key"), dense(keys, "value")
@@ -48,7 +48,7 @@ def slow(model: SASRecOriginal, params: Any, items: np.ndarray) -> np.ndarray:
     def between(x: np.ndarray) -> np.ndarray:
         return norm(x, layer["inner_norm"])
 
-    x = np.sqrt(DIM) * np.float64(params["item_embedding"])[items] + params["position_embedding"]
+    x = np.sqrt(DIM) * params["item_embedding"].astype(np.float64)[items] + params["position_embedding"]
     x = np.where(items[:, None] != 0, x, 0.0)
     if model.norms == "first":
         x = x + attention(before(x), before(x))

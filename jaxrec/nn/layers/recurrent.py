@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.types import Array, Key
 
 
@@ -17,11 +18,13 @@ def gate_init(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Arr
     return jax.random.uniform(key, shape, dtype, -limit, limit)
 
 
-def gate_parameters(module: Any, width: int) -> list[Array]:
+def gate_parameters(module: Any, width: int, input_init: Any = gate_init) -> list[Array]:
     """Kernels of the input [width, 3H] and of the state [H, 3H], and their biases [3H], 0 without bias."""
     gates = 3 * module.hidden_dim
-    shapes = {"input_kernel": (width, gates), "hidden_kernel": (module.hidden_dim, gates)}
-    kernels = [module.param(name, gate_init, shape) for name, shape in shapes.items()]
+    kernels = [
+        module.param("input_kernel", input_init, (width, gates)),
+        module.param("hidden_kernel", gate_init, (module.hidden_dim, gates)),
+    ]
     biases = [
         module.param(name, nn.initializers.zeros, (gates,)) if module.use_bias else jnp.zeros(gates)
         for name in ("input_bias", "hidden_bias")
@@ -36,11 +39,14 @@ class GRU(nn.Module):
 
     Departs from the paper: the reset gate acts after U_n, and with `use_bias` both products have a bias.
     Parameters hold the gates side by side in the order reset, update, new.
+
+    num_ids: with a number, inputs are one-hot vectors of that many entries, given by their ids; 0 is padding.
     """
 
     hidden_dim: int
     use_bias: bool = True
     dtype: Any = None
+    num_ids: int | None = None
 
     @nn.compact
     def __call__(
@@ -51,14 +57,20 @@ class GRU(nn.Module):
         reset: Array | None = None,
         start: Array | None = None,
     ) -> Array:
-        """Maps inputs [B, L, E] to the state after each step [B, L, H].
+        """Maps inputs [B, L, E], or ids [B, L] with `num_ids`, to the state after each step [B, L, H].
 
         Args:
           update: True where the step changes the state, [B, L]; None means everywhere.
           reset: True where the state is set to zero before the step, [B, L]; None means nowhere.
           start: the state before the first step, [B, H]; None means zero.
         """
-        x, w, u, b, c = nn.dtypes.promote_dtype(x, *gate_parameters(self, x.shape[-1]), dtype=self.dtype)
+        if self.num_ids is None:
+            x, w, u, b, c = nn.dtypes.promote_dtype(x, *gate_parameters(self, x.shape[-1]), dtype=self.dtype)
+            projected = x @ w + b
+        else:
+            weights = gate_parameters(self, self.num_ids, pad_row(gate_init))
+            w, u, b, c = nn.dtypes.promote_dtype(*weights, dtype=self.dtype)
+            projected = lookup(w, x) + b
         ones = jnp.ones(x.shape[:2], bool)
         update = ones if update is None else update
         reset = ~ones if reset is None else reset
@@ -73,10 +85,10 @@ class GRU(nn.Module):
             state = jnp.where(updates[:, None], (1.0 - z) * new + z * state, state)
             return state, state
 
-        inputs = jax.tree.map(lambda a: a.swapaxes(0, 1), (x @ w + b, update, reset))  # time first
+        inputs = jax.tree.map(lambda a: a.swapaxes(0, 1), (projected, update, reset))  # time first
         if start is None:
-            start = jnp.zeros((x.shape[0], self.hidden_dim), x.dtype)
-        return jax.lax.scan(step, start.astype(x.dtype), inputs)[1].swapaxes(0, 1)
+            start = jnp.zeros((x.shape[0], self.hidden_dim), projected.dtype)
+        return jax.lax.scan(step, start.astype(projected.dtype), inputs)[1].swapaxes(0, 1)
 
 
 class AttentionGRU(nn.Module):

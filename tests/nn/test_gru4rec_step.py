@@ -55,6 +55,77 @@ def test_steps_give_the_outputs_of_the_whole_sequence(projection: bool) -> None:
     np.testing.assert_allclose(stepped, whole, rtol=1e-5, atol=1e-6)
 
 
+OTHERS = {
+    "own table": MODEL.clone(inputs="own", input_dim=3, hidden_dims=(6, DIM)),
+    "one-hot": MODEL.clone(inputs="one_hot", hidden_dims=(3, 5, DIM)),
+}
+
+
+@pytest.mark.parametrize("model", OTHERS.values(), ids=OTHERS)
+def test_steps_give_the_outputs_of_the_whole_sequence_with_layers_of_several_widths(model: GRU4Rec) -> None:
+    items = np.concatenate([ITEMS, [[0, 4, 0, 5]]])
+    whole, (stepped, states) = jax.jit(
+        lambda v: (model.apply(v, items, train=False), read(model, v, jnp.asarray(items), model.start(4)))
+    )(drawn(model))
+    np.testing.assert_allclose(stepped, whole, rtol=1e-5, atol=1e-6)
+    assert states.shape == (4, 4, len(model.widths), max(model.widths))
+    for i, width in enumerate(model.widths):
+        assert (np.asarray(states)[:, :, i, width:] == 0).all()
+        assert (np.asarray(states)[:3, :, i, :width] != 0).all()
+
+
+def test_one_hot_inputs_are_those_of_a_table_that_is_the_identity() -> None:
+    rows = NUM_ITEMS + 1
+    one_hot, own = MODEL.clone(inputs="one_hot"), MODEL.clone(inputs="own", input_dim=rows)
+    variables = drawn(one_hot)
+    table = np.eye(rows, dtype=np.float32)
+    same = {"params": variables["params"] | {"input_embedding": table}}
+    left, right = jax.jit(
+        lambda a, b: (one_hot.apply(a, ITEMS, train=False), own.apply(b, ITEMS, train=False))
+    )(variables, same)
+    np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
+    shapes = jax.eval_shape(lambda: one_hot.init(jax.random.key(0), ITEMS, train=False))["params"]
+    assert shapes["layer_0"]["input_kernel"].shape == (rows, 3 * DIM)
+    assert "input_embedding" not in shapes
+
+
+def test_a_table_of_its_own_alone_feeds_the_recurrence() -> None:
+    """The gradient of the state reaches the table of inputs and not that of scores."""
+    model = OTHERS["own table"]
+
+    def total(variables: Variables) -> Array:
+        apply: Any = model.apply
+        return jnp.sum(apply(variables, ITEMS, train=False)[..., :-1] ** 2)
+
+    gradient = jax.jit(jax.grad(total))(drawn(model))["params"]
+    assert (gradient["item_embedding"] == 0).all()
+    assert (np.abs(gradient["input_embedding"]).max(axis=1) > 0)[[1, 2, 3, 4, 5, 7, 8, 9]].all()
+
+
+def test_the_weights_of_one_hot_items_start_as_wide_as_the_gates_are_with_none_for_padding() -> None:
+    """±√(6 / (rows + width)) for each of the three gates."""
+    wide = GRU4Rec(400, dim=20, hidden_dim=20, inputs="one_hot", projection=False)
+    params = jax.jit(lambda key: wide.init(key, ITEMS, train=False))(jax.random.key(0))["params"]
+    kernel, limit = np.asarray(params["layer_0"]["input_kernel"]), np.sqrt(6 / (401 + 20))
+    assert (kernel[0] == 0).all()
+    assert 0.98 * limit < np.abs(kernel).max() <= limit
+
+
+def test_the_dropout_of_one_hot_inputs_is_that_of_the_first_layers_output() -> None:
+    """The rate of item vectors, in place of that of hidden states, as the authors' code has it."""
+    model = MODEL.clone(inputs="one_hot", dropout=0.5, hidden_dropout=0.0)
+    noise: Any = {"rngs": {"dropout": jax.random.key(1)}}
+
+    def run(variables: Variables, train: bool) -> Any:
+        options = noise if train else {}
+        return model.apply(variables, ITEMS[:, 0], model.start(3), train=train, method="step", **options)[1]
+
+    dropped, whole = jax.jit(lambda v: (run(v, True), run(v, False)))(drawn(model))
+    ratio = np.asarray(dropped)[:, 0] / np.asarray(whole)[:, 0]
+    assert set(np.round(ratio, 4).ravel().tolist()) == {0.0, 2.0}
+    assert (np.asarray(dropped)[:, 1] != 0).all()
+
+
 def test_a_lane_alone_has_the_state_it_has_among_others() -> None:
     _, together = RUN(VARIABLES, ITEMS, MODEL.start(3))
     for lane in range(3):
@@ -125,3 +196,19 @@ def test_the_item_table_starts_uniform_as_the_authors_have_it() -> None:
 def test_a_state_of_another_width_needs_a_projection() -> None:
     with pytest.raises(ValueError, match="hidden_dim=6: without a projection it has to be dim=4"):
         jax.eval_shape(lambda: MODEL.clone(hidden_dim=6).init(jax.random.key(0), ITEMS, train=False))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_dims": (DIM, 6)}, r"hidden_dims=\(4, 6\): without a projection it has to be dim=4"),
+        ({"hidden_dims": ()}, r"hidden_dims=\(\): must be at least one"),
+        ({"hidden_dims": (0, DIM)}, r"hidden_dims=\(0, 4\): must be at least one"),
+        ({"inputs": "onehot"}, "inputs='onehot': must be"),
+        ({"input_dim": 3}, 'input_dim=3: is the width of a table with inputs="own"'),
+        ({"input_dim": 0, "inputs": "own"}, "input_dim=0: must be at least 1"),
+    ],
+)
+def test_layers_and_inputs_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: MODEL.clone(**fields).init(jax.random.key(0), ITEMS, train=False))

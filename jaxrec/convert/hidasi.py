@@ -1,0 +1,91 @@
+"""Weights of the authors' PyTorch code of GRU4Rec (hidasib/GRU4Rec_PyTorch_Official) to ours and back.
+
+Its ids start at 0 and are all real: our batches hold them plus 1. All three forms of its input are known by
+their names: the output's table (`constrained_embedding`), a table E, or one-hot (`embedding=0` without it).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+
+from jaxrec.convert.places import Converted, Place, Places, State, convert, count, shape, to_state
+from jaxrec.nn.sequential.gru4rec import GRU4Rec
+from jaxrec.types import Variables
+
+ONE_HOT = ("GE.Wx0.weight", "GE.Wh0", "GE.Bh0")  # of the first layer where inputs are one-hot
+
+
+def from_state_dict(state: State, **fields: Any) -> Converted:
+    """GRU4Rec without a projection and with a bias of each item's score.
+
+    One-hot, the first layer has one bias where ours has two; the second one is zero.
+
+    Args:
+      state: arrays by PyTorch name.
+      fields: that shapes do not tell, such as dropout.
+
+    Raises:
+      ValueError: a parameter is missing, left over or of another shape than the others imply.
+    """
+    rows, dim = shape(state, "Wy.weight")
+    one_hot = any(key.startswith("GE.") for key in state)
+    num_cells = count(state, r"G\.(\d+)\.", least=0 if one_hot else 1)
+    places: Places = {
+        "Wy.weight": Place(("params", "item_embedding"), padded=True),
+        "By.weight": Place(("params", "output_bias"), (slice(None), None), padded=True),
+    }
+    inputs, widths = "tied", [shape(state, f"G.{i}.weight_hh")[1] for i in range(num_cells)]
+    if one_hot:
+        inputs, widths = "one_hot", [shape(state, "GE.Wh0")[0], *widths]
+        places |= _one_hot_places(widths[0])
+    elif "E.weight" in state:
+        inputs = "own"
+        places["E.weight"] = Place(("params", "input_embedding"), padded=True)
+    for i in range(num_cells):
+        for theirs, ours in (("ih", "input"), ("hh", "hidden")):
+            path = ("params", f"layer_{i + one_hot}")
+            places[f"G.{i}.weight_{theirs}"] = Place((*path, f"{ours}_kernel"), turned=True)
+            places[f"G.{i}.bias_{theirs}"] = Place((*path, f"{ours}_bias"))
+    form = {
+        "inputs": inputs,
+        "input_dim": shape(state, "E.weight")[1] if inputs == "own" else None,
+        "use_bias": True,
+        "projection": False,
+        "item_bias": True,
+        "embedding_init": nn.initializers.glorot_uniform(),
+    }
+    model = GRU4Rec(rows, dim, hidden_dims=tuple(widths), **{**form, **fields})
+    return convert(model, _complemented(state), places, np.zeros((1, 1), np.int32), train=False)
+
+
+def to_state_dict(variables: Variables, places: Places) -> dict[str, np.ndarray]:
+    """Arrays by PyTorch name, of variables or of gradients of them; `places` are those of `Converted`."""
+    return _complemented(to_state(variables, places))
+
+
+def _one_hot_places(width: int) -> Places:
+    """Of the first layer, whose gates stand in the order new, reset, update."""
+    order = (*range(width, 3 * width), *range(width))
+    path = ("params", "layer_0")
+    return {
+        "GE.Wx0.weight": Place((*path, "input_kernel"), padded=True, order=order, axis=1),
+        "GE.Wh0": Place((*path, "hidden_kernel"), order=order, axis=1),
+        "GE.Bh0": Place((*path, "input_bias"), order=order),
+    }
+
+
+def _complemented(state: State) -> dict[str, np.ndarray]:
+    """With the update gate of a one-hot layer turned over, which is what is replaced there and kept here.
+
+    σ(-x) = 1 - σ(x), so its weights, the last third, change their sign; so do their gradients.
+    """
+    signed = dict(state)
+    for key in ONE_HOT:
+        if key in state:
+            value = np.array(state[key])
+            value[..., 2 * value.shape[-1] // 3 :] *= -1
+            signed[key] = value
+    return signed

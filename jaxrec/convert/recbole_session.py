@@ -44,20 +44,24 @@ def nextitnet(state: State, *, dilations: Sequence[int], **fields: Any) -> Conve
         raise ValueError(f"dilations={tuple(dilations)}: the file has {blocks} blocks, and each has one")
     places = TABLE | dense("final_layer", ("output",))
     for i in range(blocks):
-        for number in (1, 2):
-            conv, norm = f"residual_blocks.{i}.conv{number}", f"residual_blocks.{i}.ln{number}"
-            ours, scale = (
-                ("params", f"layer_{i}", f"conv_{number}"),
-                ("params", f"layer_{i}", f"norm_{number}"),
-            )
-            places |= {
-                f"{conv}.weight": Place((*ours, "kernel"), (slice(None), None), turned=True),
-                f"{conv}.bias": Place((*ours, "bias")),
-                f"{norm}.weight": Place((*scale, "scale")),
-                f"{norm}.bias": Place((*scale, "bias")),
-            }
+        places |= two_layer_block(i)
     kernel_size = shape(state, "residual_blocks.0.conv1.weight")[-1]
     model = NextItNet(
         rows - 1, dim, tuple(dilations), kernel_size, **{"tied": True, "skip_padding": False, **fields}
     )
     return convert(model, state, places, ITEMS)
+
+
+def two_layer_block(i: int) -> Places:
+    """Of a NextItNet's i-th block of two convolutions, weights [out, in, 1, k]."""
+    places: Places = {}
+    for number in (1, 2):
+        conv, norm = f"residual_blocks.{i}.conv{number}", f"residual_blocks.{i}.ln{number}"
+        ours, scale = ("params", f"layer_{i}", f"conv_{number}"), ("params", f"layer_{i}", f"norm_{number}")
+        places |= {
+            f"{conv}.weight": Place((*ours, "kernel"), (slice(None), None), turned=True),
+            f"{conv}.bias": Place((*ours, "bias")),
+            f"{norm}.weight": Place((*scale, "scale")),
+            f"{norm}.bias": Place((*scale, "bias")),
+        }
+    return places

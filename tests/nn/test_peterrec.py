@@ -49,6 +49,64 @@ def test_parallel_patches_of_zero_add_their_input_to_the_serial_form() -> None:
     assert np.abs(np.asarray(left) - without)[real].max() > 0.1
 
 
+def test_parallel_patches_without_a_residual_leave_their_input_out() -> None:
+    """conv(y) + U a(D y): with it, the kernels read I more at the slot itself."""
+    plain = PeterRec(9, 3, dilations=(1, 2), parallel=True, patch_residual=False,
+                     patch_activation=jax.nn.leaky_relu, **SIZES)  # fmt: skip
+    whole = plain.clone(patch_residual=True)
+    params = params_of(plain)
+    more = jax.tree.map(np.array, params)
+    for layer in ("layer_0", "layer_1"):
+        for number in (1, 2):
+            more[layer][f"conv_{number}"]["kernel"][-1] += np.eye(8, dtype=np.float32)
+    run = jax.jit(lambda model, p: model.apply({"params": p}, ITEMS), static_argnums=0)
+    real = ITEMS != 0
+    left, right = (np.asarray(out)[real] for out in (run(whole, params), run(plain, more)))
+    np.testing.assert_allclose(left, right, rtol=2e-5, atol=2e-5)
+    assert np.abs(left - np.asarray(run(plain, params))[real]).max() > 0.1
+    other = np.asarray(run(plain.clone(patch_activation=jax.nn.relu), more))[real]
+    assert np.abs(right - other).max() > 1e-4
+
+
+def test_a_patch_is_as_wide_as_it_is_told() -> None:
+    model = PeterRec(9, 3, dim=6, dilations=(1,), patch_dim=5)
+    patch = jax.tree.map(np.shape, params_of(model))["layer_0"]["patch_2"]
+    assert patch["down"] == {"kernel": (6, 5), "bias": (5,)}
+    assert patch["up"] == {"kernel": (5, 6), "bias": (6,)}
+
+
+def test_a_bias_of_targets_is_the_tasks_own() -> None:
+    """Logits are h w + b; the bias is trained with the head and is no part of the backbone."""
+    model, backbone = pair()
+    model = model.clone(head_bias=True)
+    params = params_of(model)
+    assert params["head_bias"].shape == (4,)
+    hidden, table = jax.jit(
+        lambda p: (model.apply({"params": p}, ITEMS), model.apply({"params": p}, method="item_table"))
+    )(params)
+    bare = model.clone(head_bias=False)
+    without = jax.jit(lambda p: bare.apply({"params": p}, ITEMS))(params)
+    np.testing.assert_allclose(
+        hidden @ table.T, without @ params["head"].T + params["head_bias"], rtol=1e-5, atol=1e-5
+    )
+    own: Any = trainable(params)
+    assert own["head_bias"] and own["head"] and not own["item_embedding"]
+    found = transfer(params, params_of(backbone), models=(model, backbone))
+    np.testing.assert_array_equal(found["head_bias"], params["head_bias"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"patch_dim": 0}, "patch_dim=0: must be at least 1"),
+        ({"patch_residual": False}, "patch_residual=False: a serial patch without it"),
+    ],
+)
+def test_patches_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        params_of(PeterRec(9, 3, dilations=(1,), **SIZES, **fields))
+
+
 def test_what_is_carried_over_is_all_but_patches_and_head() -> None:
     model, backbone = pair()
     start, pretrained = params_of(model), params_of(backbone)

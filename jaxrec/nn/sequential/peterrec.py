@@ -13,18 +13,24 @@ trains its patches and its table of targets; item vectors, convolutions and norm
 
 Departs from the code as `nextitnet.py` does: padding is not read unless `skip_padding=False`. The code also
 trains the second norm of each block, here with `trainable(params, norms=True)` alone. Its `cardinality` cuts
-D and U into slices whose results add up, which is the same function, so there is no such field. The
-bidirectional (GRec) encoder is not here.
+D and U into slices whose results add up, which is the same function, so there is no such field; where the
+slices leave a remainder of dim / 4, `patch_dim` is the sum of their widths. The bidirectional (GRec) encoder
+is not here.
+
+Tenrec's port of it has patches without z beside the convolutions, with another activation, and a softmax
+over all items with a bias: `parallel=True, patch_residual=False, patch_activation=nn.leaky_relu,
+head_bias=True`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -32,6 +38,8 @@ from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.embedding import pad_row
 from jaxrec.nn.sequential.nextitnet import INIT, NextItNet, TwoLayerBlock, encode
 from jaxrec.types import Array, Variables
+
+gelu = functools.partial(nn.gelu, approximate=True)  # by tanh, as the authors' code has it
 
 OWN = ("patch_", "head")  # how the names of the parameters begin that a task trains
 SHARED = ("num_items", "extra_rows", "dim", "kernel_size", "dilations", "skip_padding", "norm_epsilon")
@@ -52,6 +60,10 @@ class PeterRec(nn.Module):
         convolution's output.
       both: a patch for each of a block's two convolutions; False for the second alone.
       patched: False leaves the patches out: the pre-trained blocks and a head, to compare with.
+      patch_dim: channels inside a patch; None means dim / 4. patch_activation: of them.
+      patch_residual: False leaves z out of a patch, z + U GELU(D z), for parallel patches only: a serial one
+        would then take the convolution's place.
+      head_bias: a bias of each target: item_table() has it as its last column, and outputs a 1.
     """
 
     num_items: int
@@ -62,6 +74,10 @@ class PeterRec(nn.Module):
     parallel: bool = False
     both: bool = True
     patched: bool = True
+    patch_dim: int | None = None
+    patch_activation: Callable[[Array], Array] = gelu
+    patch_residual: bool = True
+    head_bias: bool = False
     skip_padding: bool = True
     max_len: int = 50
     norm_epsilon: float = 1e-8
@@ -72,18 +88,33 @@ class PeterRec(nn.Module):
         for field in ("num_items", "num_targets", "dim", "max_len"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
-        if self.dim % 4:
-            raise ValueError(f"dim={self.dim}: must be a multiple of 4, as a patch has dim / 4 channels")
+        if self.patch_dim is None and self.dim % 4:
+            raise ValueError(
+                f"dim={self.dim}: must be a multiple of 4, as a patch has dim / 4 channels unless patch_dim "
+                "gives another number"
+            )
+        if self.patch_dim is not None and self.patch_dim < 1:
+            raise ValueError(f"patch_dim={self.patch_dim}: must be at least 1, or None for dim / 4")
+        if not self.patch_residual and not self.parallel:
+            raise ValueError(
+                "patch_residual=False: a serial patch without it takes the convolution's place instead of "
+                "adding to it; use parallel=True"
+            )
         rows = self.num_items + 1 + self.extra_rows
         self.item_embedding = self.param("item_embedding", pad_row(INIT), (rows, self.dim))
         block: Any = TwoLayerBlock
         if self.patched:
-            block = functools.partial(PatchedBlock, parallel=self.parallel, both=self.both)
+            patch = functools.partial(
+                Patch, self.patch_dim, self.patch_activation, self.patch_residual, self.dtype
+            )
+            block = functools.partial(PatchedBlock, patch=patch, parallel=self.parallel, both=self.both)
         self.layers = [
             block(dilation, self.kernel_size, self.norm_epsilon, self.dtype, name=f"layer_{i}")
             for i, dilation in enumerate(self.dilations)
         ]
         self.head = self.param("head", pad_row(INIT), (self.num_targets + 1, self.dim))
+        if self.head_bias:
+            self.bias = self.param("head_bias", nn.initializers.zeros, (self.num_targets + 1,))
 
     def __call__(
         self,
@@ -96,19 +127,41 @@ class PeterRec(nn.Module):
     ) -> Array:
         """Maps item ids to what the model says of the user at each slot: [B, L] → [B, L, C].
 
-        Arguments as of `NextItNet`.
+        C + 1 with `head_bias`. Arguments as of `NextItNet`.
         """
         del positions, rows, train
-        return encode(self.layers, self.item_embedding, items, segments, self.skip_padding)
+        x = encode(self.layers, self.item_embedding, items, segments, self.skip_padding)
+        return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1) if self.head_bias else x
 
     def item_table(self) -> Array:
-        """Vectors of all targets, padding first: [T + 1, C]. A score or logit is a product with one."""
-        return self.head
+        """Vectors of all targets, padding first: [T + 1, C], C + 1 with `head_bias`. Products are logits."""
+        return jnp.concatenate([self.head, self.bias[:, None]], axis=-1) if self.head_bias else self.head
+
+
+class Patch(nn.Module):
+    """z + U GELU(D z + b) + c, nearly z at first: the products start small.
+
+    dim: channels of D z; None means a quarter of those of z. residual: False leaves z out.
+    """
+
+    dim: int | None = None
+    activation: Callable[[Array], Array] = gelu
+    residual: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, z: Array) -> Array:
+        """Maps [..., C] to [..., C]."""
+        channels = z.shape[-1]
+        down = Dense(self.dim or channels // 4, kernel_init=INIT, dtype=self.dtype, name="down")(z)
+        up = Dense(channels, kernel_init=INIT, dtype=self.dtype, name="up")(self.activation(down))
+        return z + up if self.residual else up
 
 
 class PatchedBlock(TwoLayerBlock):
     """A block of two convolutions, with a patch after (or beside) each of them or the second alone."""
 
+    patch: Callable[..., nn.Module] = Patch
     parallel: bool = False
     both: bool = True
 
@@ -116,22 +169,8 @@ class PatchedBlock(TwoLayerBlock):
         """The convolution's output through its patch, or beside it."""
         if number == 1 and not self.both:
             return after
-        patch = Patch(self.dtype, name=f"patch_{number}")
+        patch = self.patch(name=f"patch_{number}")
         return after + patch(before) if self.parallel else patch(after)
-
-
-class Patch(nn.Module):
-    """z + U GELU(D z + b) + c, nearly z at first: the products start small."""
-
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, z: Array) -> Array:
-        """Maps [..., C] to [..., C]."""
-        channels = z.shape[-1]
-        down = Dense(channels // 4, kernel_init=INIT, dtype=self.dtype, name="down")(z)
-        up = Dense(channels, kernel_init=INIT, dtype=self.dtype, name="up")
-        return z + up(nn.gelu(down, approximate=True))
 
 
 def trainable(params: Variables, *, norms: bool = False) -> Variables:

@@ -40,6 +40,7 @@ class GRU(nn.Module):
     Departs from the paper: the reset gate acts after U_n, and with `use_bias` both products have a bias.
     Parameters hold the gates side by side in the order reset, update, new.
 
+    reset_after: False resets the state before U_n, as in the paper: n = tanh(W_n x + U_n (r ⊙ h)).
     num_ids: with a number, inputs are one-hot vectors of that many entries, given by their ids; 0 is padding.
     """
 
@@ -47,6 +48,7 @@ class GRU(nn.Module):
     use_bias: bool = True
     dtype: Any = None
     num_ids: int | None = None
+    reset_after: bool = True
 
     @nn.compact
     def __call__(
@@ -79,9 +81,12 @@ class GRU(nn.Module):
             projected, updates, resets = inputs
             state = jnp.where(resets[:, None], 0.0, state)
             from_input = jnp.split(projected, 3, axis=-1)
-            from_state = jnp.split(state @ u + c, 3, axis=-1)
+            gates = 3 if self.reset_after else 2  # of which U h is read
+            width = gates * self.hidden_dim
+            from_state = jnp.split(state @ u[:, :width] + c[:width], gates, axis=-1)
             r, z = (nn.sigmoid(i + s) for i, s in zip(from_input[:2], from_state[:2], strict=True))
-            new = jnp.tanh(from_input[2] + r * from_state[2])
+            reset_state = r * from_state[2] if self.reset_after else (r * state) @ u[:, width:] + c[width:]
+            new = jnp.tanh(from_input[2] + reset_state)
             state = jnp.where(updates[:, None], (1.0 - z) * new + z * state, state)
             return state, state
 

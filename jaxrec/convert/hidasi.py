@@ -15,20 +15,22 @@ from jaxrec.convert.places import Converted, Place, Places, State, convert, coun
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.types import Variables
 
-ONE_HOT = ("GE.Wx0.weight", "GE.Wh0", "GE.Bh0")  # of the first layer where inputs are one-hot
+UPDATE = {"GE.Wx0.weight": 3, "GE.Bh0": 3, "GE.Wrz0": 2}  # gates that an array has, the update gate last
 
 
 def from_state_dict(state: State, **fields: Any) -> Converted:
     """GRU4Rec without a projection and with a bias of each item's score.
 
-    One-hot, the first layer has one bias where ours has two; the second one is zero.
+    With one-hot inputs the one layer resets its state before the product (`reset_after=False`), and it has
+    one bias where ours has two: the second is zero.
 
     Args:
       state: arrays by PyTorch name.
       fields: that shapes do not tell, such as dropout.
 
     Raises:
-      ValueError: a parameter is missing, left over or of another shape than the others imply.
+      ValueError: a parameter is missing, left over or of another shape than the others imply, or inputs are
+        one-hot and there are several layers, which the code builds but cannot run.
     """
     rows, dim = shape(state, "Wy.weight")
     one_hot = any(key.startswith("GE.") for key in state)
@@ -38,21 +40,27 @@ def from_state_dict(state: State, **fields: Any) -> Converted:
         "By.weight": Place(("params", "output_bias"), (slice(None), None), padded=True),
     }
     inputs, widths = "tied", [shape(state, f"G.{i}.weight_hh")[1] for i in range(num_cells)]
+    if one_hot and num_cells:
+        raise ValueError(
+            f"G.0: {num_cells} layers behind one of one-hot inputs, of which the code reads the wrong ones and "
+            "fails: use a single layer, or give inputs a table (embedding)"
+        )
     if one_hot:
-        inputs, widths = "one_hot", [shape(state, "GE.Wh0")[0], *widths]
+        inputs, widths = "one_hot", [shape(state, "GE.Wh0")[0]]
         places |= _one_hot_places(widths[0])
     elif "E.weight" in state:
         inputs = "own"
         places["E.weight"] = Place(("params", "input_embedding"), padded=True)
     for i in range(num_cells):
         for theirs, ours in (("ih", "input"), ("hh", "hidden")):
-            path = ("params", f"layer_{i + one_hot}")
+            path = ("params", f"layer_{i}")
             places[f"G.{i}.weight_{theirs}"] = Place((*path, f"{ours}_kernel"), turned=True)
             places[f"G.{i}.bias_{theirs}"] = Place((*path, f"{ours}_bias"))
     form = {
         "inputs": inputs,
         "input_dim": shape(state, "E.weight")[1] if inputs == "own" else None,
         "use_bias": True,
+        "reset_after": not one_hot,
         "projection": False,
         "item_bias": True,
         "embedding_init": nn.initializers.glorot_uniform(),
@@ -67,12 +75,13 @@ def to_state_dict(variables: Variables, places: Places) -> dict[str, np.ndarray]
 
 
 def _one_hot_places(width: int) -> Places:
-    """Of the first layer, whose gates stand in the order new, reset, update."""
+    """Of the layer of one-hot inputs, whose gates stand in the order new, reset, update."""
     order = (*range(width, 3 * width), *range(width))
     path = ("params", "layer_0")
     return {
         "GE.Wx0.weight": Place((*path, "input_kernel"), padded=True, order=order, axis=1),
-        "GE.Wh0": Place((*path, "hidden_kernel"), order=order, axis=1),
+        "GE.Wrz0": Place((*path, "hidden_kernel"), (slice(None), slice(2 * width))),
+        "GE.Wh0": Place((*path, "hidden_kernel"), (slice(None), slice(2 * width, None))),
         "GE.Bh0": Place((*path, "input_bias"), order=order),
     }
 
@@ -80,12 +89,11 @@ def _one_hot_places(width: int) -> Places:
 def _complemented(state: State) -> dict[str, np.ndarray]:
     """With the update gate of a one-hot layer turned over, which is what is replaced there and kept here.
 
-    σ(-x) = 1 - σ(x), so its weights, the last third, change their sign; so do their gradients.
+    σ(-x) = 1 - σ(x), so its weights change their sign; so do their gradients.
     """
     signed = dict(state)
-    for key in ONE_HOT:
-        if key in state:
-            value = np.array(state[key])
-            value[..., 2 * value.shape[-1] // 3 :] *= -1
-            signed[key] = value
+    for key in UPDATE.keys() & state.keys():
+        value, gates = np.array(state[key]), UPDATE[key]
+        value[..., (gates - 1) * value.shape[-1] // gates :] *= -1
+        signed[key] = value
     return signed

@@ -136,34 +136,37 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def test_one_hot_inputs_give_the_states_of_the_formula_of_that_code() -> None:
-    """h' = (1 - z) h + z tanh(r U h + w), gates in the order new, reset, update; then a cell of PyTorch's."""
+def one_hot_state(**more: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Drawn weights of the code's model with embedding=0 and without constrained_embedding."""
     rng = np.random.default_rng(0)
-    shapes = {
-        "GE.Wx0.weight": (6, 9), "GE.Wh0": (3, 9), "GE.Bh0": (9,),
-        "G.0.weight_ih": (12, 3), "G.0.weight_hh": (12, 4), "G.0.bias_ih": (12,), "G.0.bias_hh": (12,),
-        "Wy.weight": (6, 4), "By.weight": (6, 1),
+    shapes: dict[str, tuple[int, ...]] = {
+        "GE.Wx0.weight": (6, 9), "GE.Wrz0": (3, 6), "GE.Wh0": (3, 3), "GE.Bh0": (9,),
+        "Wy.weight": (6, 3), "By.weight": (6, 1),
     }  # fmt: skip
-    state = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    first, second = rng.normal(size=(2, 3)), rng.normal(size=(2, 4))
-    ids = np.array([0, 5])
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in (shapes | more).items()}
+
+
+def test_one_hot_inputs_give_the_states_of_the_formula_of_that_code() -> None:
+    """h' = (1 - z) h + z tanh(w + U (r h)), gates in the order new, reset, update, with one bias."""
+    state = one_hot_state()
+    before, ids = np.random.default_rng(1).normal(size=(2, 3)).astype(np.float32), np.array([0, 5])
     new, reset, update = np.split(state["GE.Wx0.weight"][ids] + state["GE.Bh0"], 3, axis=1)
-    from_new, from_reset, from_update = np.split(first @ state["GE.Wh0"], 3, axis=1)
+    from_reset, from_update = np.split(before @ state["GE.Wrz0"], 2, axis=1)
     z = sigmoid(update + from_update)
-    h = (1 - z) * first + z * np.tanh(sigmoid(reset + from_reset) * from_new + new)
-    gates = np.split(h @ state["G.0.weight_ih"].T + state["G.0.bias_ih"], 3, axis=1)
-    carried = np.split(second @ state["G.0.weight_hh"].T + state["G.0.bias_hh"], 3, axis=1)
-    kept = sigmoid(gates[1] + carried[1])
-    top = (1 - kept) * np.tanh(gates[2] + sigmoid(gates[0] + carried[0]) * carried[2]) + kept * second
+    h = (1 - z) * before + z * np.tanh((sigmoid(reset + from_reset) * before) @ state["GE.Wh0"] + new)
 
     model, variables, places = hidasi.from_state_dict(state)
-    before = np.stack([np.pad(first, ((0, 0), (0, 1))), second], axis=1).astype(np.float32)
-    step = jax.jit(lambda v: model.apply(v, jnp.asarray(ids + 1), before, train=False, method="step"))
+    run: Any = model.apply
+    step = jax.jit(lambda v: run(v, jnp.asarray(ids + 1), before[:, None], train=False, method="step"))
     hidden, after = step(variables)
-    np.testing.assert_allclose(after[:, 0], np.pad(h, ((0, 0), (0, 1))), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(after[:, 1], top, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(after[:, 0], h, rtol=1e-5, atol=1e-6)
     scores = hidden @ model.apply(variables, method="item_table")[1:].T
-    expected = top @ state["Wy.weight"].T + state["By.weight"].T
+    expected = h @ state["Wy.weight"].T + state["By.weight"].T
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
     for name, value in hidasi.to_state_dict(variables, places).items():
         np.testing.assert_array_equal(value, state[name], err_msg=name)
+
+
+def test_layers_behind_one_hot_inputs_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 layers behind one of one-hot inputs"):
+        hidasi.from_state_dict(one_hot_state(**{"G.0.weight_hh": (12, 4)}))

@@ -58,6 +58,7 @@ def test_steps_give_the_outputs_of_the_whole_sequence(projection: bool) -> None:
 OTHERS = {
     "own table": MODEL.clone(inputs="own", input_dim=3, hidden_dims=(6, DIM)),
     "one-hot": MODEL.clone(inputs="one_hot", hidden_dims=(3, 5, DIM)),
+    "reset before": MODEL.clone(inputs="one_hot", reset_after=False),
 }
 
 
@@ -87,6 +88,28 @@ def test_one_hot_inputs_are_those_of_a_table_that_is_the_identity() -> None:
     shapes = jax.eval_shape(lambda: one_hot.init(jax.random.key(0), ITEMS, train=False))["params"]
     assert shapes["layer_0"]["input_kernel"].shape == (rows, 3 * DIM)
     assert "input_embedding" not in shapes
+
+
+def test_the_state_is_reset_before_the_product_as_in_the_paper() -> None:
+    """h' = (1 - u) tanh(W x + U (r h)) + u h; with r after the product, another state."""
+    model = MODEL.clone(num_layers=1, reset_after=False)
+    variables = drawn(model)
+    layer = variables["params"]["layer_0"]
+    before = np.random.default_rng(1).normal(size=(3, 1, DIM)).astype(np.float32)
+    x, h = variables["params"]["item_embedding"][ITEMS[:, 0]], before[:, 0]
+    r, u, n = np.split(x @ layer["input_kernel"] + layer["input_bias"] + layer["hidden_bias"], 3, axis=1)
+    kernel = np.split(layer["hidden_kernel"], 3, axis=1)
+    r, u = (1 / (1 + np.exp(-(a + h @ k))) for a, k in zip((r, u), kernel[:2], strict=True))
+    expected = (1 - u) * np.tanh(n + (r * h) @ kernel[2]) + u * h
+
+    def run(model: Any) -> Array:
+        state = jax.jit(lambda v: model.apply(v, ITEMS[:, 0], before, train=False, method="step"))(variables)[
+            1
+        ]
+        return state[:, 0]
+
+    np.testing.assert_allclose(run(model), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(run(model.clone(reset_after=True)) - expected).max() > 0.05
 
 
 def test_a_table_of_its_own_alone_feeds_the_recurrence() -> None:

@@ -2,9 +2,10 @@
 
 Departs from the paper as RecBole's and TADA's variants do: learned item vectors in place of one-hot inputs,
 the same table for input and output ("constrained embedding" in the authors' code), and a linear layer back to
-its width. `projection=False, item_bias=True` is the authors' form with that table; with `inputs="one_hot"`
-it is the paper's, and with `inputs="own"` the input has a table of its own. `step` reads one event a call,
-with the state carried by the caller, for session-parallel batches (`jaxrec.tasks.parallel_sessions`).
+its width. `projection=False, item_bias=True` is the authors' form with that table; with `inputs="one_hot",
+reset_after=False` it is the paper's, and with `inputs="own"` the input has a table of its own. `step` reads
+one event a call, with the state carried by the caller, for session-parallel batches
+(`jaxrec.tasks.parallel_sessions`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class GRU4Rec(nn.Module):
       dropout: of the item vectors, or of the first layer's output where inputs are one-hot.
       hidden_dropout: of the output of each (other) GRU layer; `step` carries on the state that was dropped,
         as the authors' code does, `__call__` the whole one.
-      use_bias: of the gates, one for the input and one for the state.
+      use_bias: of the gates, one for the input and one for the state. reset_after: see `GRU`.
       skip_padding: True leaves the state alone on padding, whichever side it stands on. False feeds the
         vector of id 0 through the recurrence as TADA's code does, so that left padding changes the result;
         packed rows then differ from padded ones.
@@ -57,6 +58,7 @@ class GRU4Rec(nn.Module):
     dropout: float = 0.5
     hidden_dropout: float = 0.0
     use_bias: bool = False
+    reset_after: bool = True
     skip_padding: bool = True
     max_len: int = 50
     projection: bool = True
@@ -103,7 +105,7 @@ class GRU4Rec(nn.Module):
         self.hidden_drop = Dropout(self.hidden_dropout, self.bits)
         first = num_ids if self.inputs == "one_hot" else None
         self.layers = [
-            GRU(width, self.use_bias, self.dtype, None if i else first, name=f"layer_{i}")
+            GRU(width, self.use_bias, self.dtype, None if i else first, self.reset_after, name=f"layer_{i}")
             for i, width in enumerate(self.widths)
         ]
         if self.projection:

@@ -42,8 +42,8 @@ def from_state_dict(state: State, **fields: Any) -> Converted:
     inputs, widths = "tied", [shape(state, f"G.{i}.weight_hh")[1] for i in range(num_cells)]
     if one_hot and num_cells:
         raise ValueError(
-            f"G.0: {num_cells} layers behind one of one-hot inputs, of which the code reads the wrong ones and "
-            "fails: use a single layer, or give inputs a table (embedding)"
+            f"G.0: {num_cells} layers behind one of one-hot inputs, of which the code reads "
+            "the wrong ones and fails: use a single layer, or give inputs a table (embedding)"
         )
     if one_hot:
         inputs, widths = "one_hot", [shape(state, "GE.Wh0")[0]]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import tyro
 
 from jaxrec.data import store
 from jaxrec.data.behaviours import Sides
+from jaxrec.data.delimited import form_of
 from jaxrec.data.files import read_csv, read_parquet
 from jaxrec.data.impressions import ImpressionSplit
 from jaxrec.data.interactions import Sequences, format_statistics
@@ -154,10 +157,17 @@ class ReadTable:
     format: tyro.conf.Positional[str]  # criteo, aliexpress, ali-ccp, ali-ccp-logs or fuxictr; see `list`
     files: tyro.conf.Positional[tuple[Path, ...]]  # as `list` names them, in that order
     min_count: int | None = None  # rarer values are out of vocabulary; None: what the format's reader has
+    features: tuple[
+        str, ...
+    ] = ()  # of ali-ccp: columns that are features; none named: all, if fields of the set
 
     def run(self) -> None:
         form = _format(FORMATS, self.format, self.files)
-        options = {} if self.min_count is None else {"min_count": self.min_count}
+        options: dict[str, Any] = {} if self.min_count is None else {"min_count": self.min_count}
+        if self.features and form.load is not aliccp.load_table:
+            raise ValueError(f"--features: is for ali-ccp; {self.format} has the same columns in every file")
+        if self.features:
+            options["features"] = self.features
         print(format_split(form.load(*self.files, **options)))
 
 
@@ -184,8 +194,8 @@ class ReadEvents:
 class Validate:
     """Reads a file of your own as training would, and prints its statistics or what is wrong with it.
 
-    By its name: .csv, .tsv (also .gz) or .parquet is a table of events; .txt (also .gz) has lines
-    `user item item ...`, oldest first.
+    By its name: .csv, .tsv, .dat (also .gz) or .parquet is a table of events; .txt (also .gz) has lines
+    `user item item ...`, oldest first. Capitals are the same.
     """
 
     file: tyro.conf.Positional[Path]
@@ -193,29 +203,54 @@ class Validate:
     item: str = "item"  # name of the item column
     time: str | None = "time"  # name of the time column (seconds since 1970); None: rows are in time order
     value: str | None = None  # name of a value column, such as a rating
-    delimiter: str | None = None  # None: a tab for .tsv, a comma otherwise
+    delimiter: str | None = None  # such as '\\t' or '::'; None: a tab for .tsv, a comma otherwise
+    columns: tuple[str, ...] = ()  # names of all columns of a table without a header line
     keep_ids: bool = False  # item ids are 1..n already and stay as they are
+    real_ids: tuple[str, ...] = ()  # ids that read like a missing value and are none, such as NA
+    name: str | None = None  # of the data set; None: that of the file
     times_file: Path | None = None  # for .txt: lines `user time time ...` of the same shape
     k_core: int | None = None  # take out users and items of fewer events first
+    renumber: bool = False  # with --keep-ids and --k-core: number the items left anew
 
     def run(self) -> None:
-        suffix = next((s for s in reversed(self.file.suffixes) if s != ".gz"), "")
-        if suffix == ".txt":
-            if self.k_core is not None:
-                raise ValueError(f"--k-core {self.k_core}: is for tables; give a .csv or .parquet file")
-            _describe(read_lines(self.file, self.times_file))
+        form = form_of(self.file)
+        if form == ".txt":
+            self._only("a table", "user item time value delimiter columns keep_ids real_ids k_core renumber")
+            _describe(read_lines(self.file, self.times_file, name=self.name))
             return
-        columns = {"user": self.user, "item": self.item, "time": self.time, "value": self.value}
-        ids = "keep" if self.keep_ids else "map"
-        if suffix == ".parquet":
-            events = read_parquet(self.file, **columns, ids=ids)  # type: ignore[arg-type]
-        elif suffix in (".csv", ".tsv"):
-            events = read_csv(self.file, **columns, delimiter=self.delimiter, ids=ids)  # type: ignore[arg-type]
+        self._only("a .txt file", "times_file")
+        if self.renumber and not (self.keep_ids and self.k_core):
+            raise ValueError(
+                "--renumber: is for --keep-ids with --k-core; other ids are numbered as they come"
+            )
+        options: dict[str, Any] = {
+            **{name: getattr(self, name) for name in ("user", "item", "time", "value", "real_ids", "name")},
+            "ids": "keep" if self.keep_ids else "map",
+        }
+        if form == ".parquet":
+            self._only("a table of text", "delimiter columns")
+            events = read_parquet(self.file, **options)
+        elif form in (".csv", ".tsv", ".dat"):
+            columns = self.columns or None
+            events = read_csv(self.file, **options, delimiter=self.delimiter, columns=columns)
         else:
             raise ValueError(
-                f"{self.file}: name ends in {suffix!r}; expected .csv, .tsv, .parquet or .txt (.gz)"
+                f"{self.file}: name ends in {form!r}; expected .csv, .tsv, .parquet or .txt (.gz), or .dat "
+                "with --delimiter"
             )
-        _describe((events if self.k_core is None else events.k_core(self.k_core)).to_sequences())
+        if self.k_core is not None:
+            events = events.k_core(self.k_core, renumber=True if self.renumber else None)
+        _describe(events.to_sequences())
+        if events.kept:
+            print(f"ids are kept: an item table has {events.num_items:,} rows, 1..{events.num_items}")
+
+    def _only(self, what: str, options: str) -> None:
+        """Raises ValueError for options that were given and that only `what` has."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in options.split():
+            if getattr(self, name) != defaults[name]:
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} {getattr(self, name)}: is for {what}, not for {self.file}")
 
 
 Command = (
@@ -277,8 +312,12 @@ def _describe(sequences: Sequences) -> None:
         )
 
 
+def _one_line(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", text.strip())
+
+
 def main(args: list[str] | None = None) -> int:
-    """Runs a command; 0 if all is well, 1 with the error on stderr."""
+    """Runs a command; 0 if all is well, 2 with the error on stderr, in one line."""
     command: List | Stats | Download | ReadTable | ReadEvents | Validate = tyro.cli(
         Command,  # type: ignore[arg-type]
         prog="python -m jaxrec.data",
@@ -287,11 +326,15 @@ def main(args: list[str] | None = None) -> int:
     )
     try:
         command.run()
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:  # whatever a file may lead to; of others than the usual ones the kind is told
+        usual = isinstance(error, (ValueError, OSError, ImportError)) and str(error)
+        text = str(error) if usual else f"{type(error).__name__}: {error}"
+        print(f"error: {_one_line(text)}", file=sys.stderr)
+        return 2
     return 0
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know a character of a name
     sys.exit(main())

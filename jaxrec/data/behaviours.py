@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.checks import check_dtype
+from jaxrec.data.checks import check_dtype, check_ids, check_name
 from jaxrec.data.impressions import Rows, check_rows, random_rows, time_rows
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.negatives import add_unobserved
@@ -68,6 +68,8 @@ class Clicks:
     time: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        check_name(self.name)
+        self._check_events()
         for part in ("train", "validation", "test"):
             check_rows(f"{self.name} ({self.rule}): {part}", getattr(self, part), len(self.click))
         for kind, count, columns in (
@@ -83,6 +85,29 @@ class Clicks:
             raise ValueError(f"{self.name}: times of events and time of rows: give both or neither")
         if self.times is not None and self.time is not None:
             self._check_times(self.times, self.time)
+
+    def _check_events(self) -> None:
+        check_ids(self.events, self.num_items, f"{self.name}: events")
+        check_ids(self.item, self.num_items, f"{self.name}: item")
+        check_ids(self.user, self.num_users, f"{self.name}: user")
+        check_dtype(self.click, np.float32, f"{self.name}: click")
+        for what, column in (
+            ("item", self.item),
+            ("start", self.start),
+            ("end", self.end),
+            ("click", self.click),
+        ):
+            if len(column) != len(self.user):
+                raise ValueError(f"{self.name}: {what} has {len(column):,} rows, user has {len(self.user):,}")
+        for what, column in (("start", self.start), ("end", self.end)):
+            check_dtype(column, np.int32, f"{self.name}: {what}")
+        bad = np.flatnonzero((self.start < 0) | (self.end < self.start) | (self.end > len(self.events)))
+        if bad.size:
+            row = bad[0]
+            raise ValueError(
+                f"{self.name}: row {row} ({bad.size:,} such) has a history from {self.start[row]} to "
+                f"{self.end[row]}, outside 0..{len(self.events):,}"
+            )
 
     def _check_times(self, times: np.ndarray, time: np.ndarray) -> None:
         for what, column, count in (("times", times, len(self.events)), ("time", time, len(self.click))):
@@ -175,6 +200,8 @@ def next_clicks(
     Raises ValueError for an unknown split, or one that leaves a part empty.
     """
     count = len(sequences.items)
+    if count > np.iinfo(np.int32).max:
+        raise ValueError(f"{sequences.name}: {count:,} events are more than int32 places can point at")
     user = np.repeat(np.arange(sequences.num_users), sequences.lengths)
     start, place = sequences.offsets[:-1][user], np.arange(count)
     end = place if sequences.times is None else _first_of_its_second(user, sequences.times)

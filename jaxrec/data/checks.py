@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 MAX_ITEMS = 2**31 - 2  # vocab_size = num_items + 1 has to fit int32
 MAX_SECONDS = 10**11  # the year 5138: anything larger is a finer unit than seconds
 MAX_SPAN = 2**31 - 1  # times are rebased per user to int32 seconds
+_PART = r"[A-Za-z0-9][A-Za-z0-9_+@-]*(?:\.[A-Za-z0-9_+@-]+)*"  # of a name: what a result's file may be named
+_NAME = re.compile(f"{_PART}(?:/{_PART})*")
+_LONGEST_NAME = 200
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a name of a data set that can't name a folder of results, before any training.
+
+    A slash parts the source from the set, such as movielens/ml-100k.
+    """
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+        raise ValueError(
+            f"data set name {name!r}: cannot name a file; use letters, digits and - _ + @ . (at most "
+            f"{_LONGEST_NAME}): give the reader another name=..., or rename the file"
+        )
+
+
+def as_integers(values: object, where: str) -> np.ndarray:
+    """Integers of any type as int64 [N], empty lists too.
+
+    Raises ValueError for fractions, text, True and all else that a cast would change or take for a number,
+    for another rank, and for integers that int64 does not hold.
+    """
+    if isinstance(values, (list, tuple)):
+        for position, value in enumerate(values):
+            if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+                raise ValueError(
+                    f"{where}: {value!r} at position {position} is no integer; look what it should be, then "
+                    "convert it"
+                )
+        try:
+            return np.array([int(value) for value in values], np.int64)
+        except OverflowError:
+            raise ValueError(f"{where}: one of {len(values):,} integers is beyond 64 bits") from None
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(f"{where}: {array.dtype}{list(array.shape)}, expected integers of rank 1")
+    if array.size and array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{where}: {array.max()} is 2^63 or more, beyond int64; number the ids anew")
+    return array.astype(np.int64, copy=False)
 
 
 def check_count(count: int, what: str) -> None:
@@ -52,6 +94,7 @@ def check_seconds(times: np.ndarray, where: str) -> None:
 
 def narrow_ids(ids: np.ndarray, count: int, where: str) -> np.ndarray:
     """Integer ids as int32, after checking that they lie in 1..count: a plain cast would wrap in silence."""
+    ids = as_integers(ids, where)
     bad = np.flatnonzero((ids < 1) | (ids > count))
     if bad.size:
         raise ValueError(

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.data.checks import as_integers
+
 _BLOCK = 65_536  # vectors whose distances are held at a time
 
 
@@ -39,6 +41,8 @@ def divide(labels: np.ndarray) -> Clusters:
       ValueError: there is no item, labels are not whole numbers from 0 on, or some label is missing.
     """
     labels = np.asarray(labels)
+    if labels.dtype.kind == "u":
+        labels = as_integers(labels, "labels")
     if labels.ndim != 1 or labels.size == 0 or labels.dtype.kind not in "iu":
         raise ValueError(
             f"labels: {labels.dtype} {list(labels.shape)}: expected the cluster of each item, a whole number"

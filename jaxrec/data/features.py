@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxrec.data.raw import Coded, Raw, as_coded, as_lists, num_rows
+from jaxrec.data.vocab import is_text
 
 PADDING, MISSING, UNKNOWN, FIRST = 0, 1, 2, 3
 
@@ -38,8 +39,8 @@ class Category(NamedTuple):
 class Tags(NamedTuple):
     """Several values a row, as `Category`. A row without any has one id, 1 (missing).
 
-    max_values: keeps the first so many of each row; None: the width is that of the longest training row, and
-    a longer row later is an error.
+    max_values: keeps the first so many of each row, at least 1; None: the width is that of the longest
+    training row, and a longer row later is an error.
     """
 
     name: str
@@ -112,10 +113,12 @@ def fit(specs: Sequence[Spec], raw: Mapping[str, Raw], train_rows: np.ndarray) -
     """Learns vocabularies, scales and bucket edges from the rows `train_rows` (indices [n]) of raw columns.
 
     Raises:
-      ValueError: no or unequal columns, two features of one name, a category of floating-point type, a
-        vocabulary without a known value, a number that is infinite, or missing where that is refused.
+      ValueError: no or unequal columns, two features of one name or one without, a category of floating-point
+        type, a vocabulary without a known value, a number that is infinite, or missing where that is refused.
     """
     names = [name for spec in specs for name in _names(spec)]
+    if not all(name.strip() for name in names):
+        raise ValueError(f"features: {names}: each needs a name; an unnamed column is often an index of rows")
     twice = {name for name in names if names.count(name) > 1}
     if twice or not specs:
         raise ValueError(
@@ -133,7 +136,7 @@ def fit(specs: Sequence[Spec], raw: Mapping[str, Raw], train_rows: np.ndarray) -
             kind: Literal["categorical", "multi"] = "categorical" if isinstance(spec, Category) else "multi"
             fields.append(Field(spec.name, kind, FIRST + len(values), spec.vocabulary or spec.name, values))
             if isinstance(spec, Tags):
-                widths[spec.name] = spec.max_values or int(_lists(spec, raw)[1][train].max(initial=1))
+                widths[spec.name] = _width(spec, raw, train)
         elif isinstance(spec, Buckets):
             lower = np.concatenate([[-np.inf], _edges(spec, _numbers(spec, raw)[train])])
             fields.append(Field(spec.name, "categorical", FIRST + len(lower), spec.name, lower))
@@ -150,7 +153,7 @@ def encode(encoders: Encoders, raw: Mapping[str, Raw]) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     for spec in encoders.specs:
         if isinstance(spec, Category):
-            columns[spec.name] = _ids(_coded(spec, raw), fields[spec.name].raw)
+            columns[spec.name] = _ids(spec, _coded(spec, raw), fields[spec.name].raw)
         elif isinstance(spec, Tags):
             columns[spec.name] = _padded(spec, raw, fields[spec.name].raw, encoders.widths[spec.name])
         elif isinstance(spec, Buckets):
@@ -233,7 +236,7 @@ def _vocabularies(
         seen.setdefault(name, []).append((values, np.bincount(codes[codes >= 0], minlength=len(values))))
     known = {}
     for name, parts in seen.items():
-        if len({values.dtype.kind == "U" for values, _ in parts}) > 1:
+        if len({is_text(values) for values, _ in parts}) > 1:
             raise ValueError(f"vocabulary {name!r}: some columns hold text, others integers; make them alike")
         values, place = np.unique(np.concatenate([values for values, _ in parts]), return_inverse=True)
         count = np.bincount(place, np.concatenate([counts for _, counts in parts]), minlength=len(values))
@@ -246,10 +249,24 @@ def _vocabularies(
     return known
 
 
-def _ids(column: Coded, known: np.ndarray) -> np.ndarray:
+def _ids(spec: Category | Tags, column: Coded, known: np.ndarray) -> np.ndarray:
+    if is_text(column.values) != is_text(known):
+        raise ValueError(
+            f"{spec.name}: raw values of type {column.values.dtype}, those of the training rows were "
+            f"{known.dtype}; convert one to the other"
+        )
     place = np.minimum(np.searchsorted(known, column.values), len(known) - 1)
     table = np.where(known[place] == column.values, place + FIRST, UNKNOWN)
     return np.append(table, MISSING).astype(np.int32)[column.codes]  # code -1 is the last entry
+
+
+def _width(spec: Tags, raw: Mapping[str, Raw], train: np.ndarray) -> int:
+    """How many ids a row of tags has."""
+    if spec.max_values is None:
+        return int(_lists(spec, raw)[1][train].max(initial=1))
+    if type(spec.max_values) is not int or spec.max_values < 1:
+        raise ValueError(f"{spec.name}: max_values={spec.max_values!r}: must be at least 1, or None for all")
+    return spec.max_values
 
 
 def _padded(spec: Tags, raw: Mapping[str, Raw], known: np.ndarray, width: int) -> np.ndarray:
@@ -264,7 +281,7 @@ def _padded(spec: Tags, raw: Mapping[str, Raw], known: np.ndarray, width: int) -
     slot = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     kept = slot < width
     ids = np.full((len(lengths), width), PADDING, np.int32)
-    ids[row[kept], slot[kept]] = _ids(values, known)[kept]
+    ids[row[kept], slot[kept]] = _ids(spec, values, known)[kept]
     ids[lengths == 0, 0] = MISSING
     return ids
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.checks import check_count, check_dtype, check_seconds
+from jaxrec.data.checks import check_count, check_dtype, check_name, check_seconds
 from jaxrec.data.features import Field, decode
 from jaxrec.data.leakage import check_leakage
 
@@ -40,6 +41,7 @@ class Impressions:
     regression: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         names = [field.name for field in self.fields]
         if not names or sorted(names) != sorted(self.columns):
             raise ValueError(
@@ -204,7 +206,10 @@ class Impressions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImpressionSplit:
-    """Rows for training, validation and test, as indices; made by `Impressions.split`."""
+    """Rows for training, validation and test, as indices; made by `Impressions.split`.
+
+    A task of one class in a part is named on stderr when the split is made (`single_classes`).
+    """
 
     impressions: Impressions
     train: np.ndarray
@@ -230,6 +235,47 @@ class ImpressionSplit:
             if (part_of == number).sum() != len(rows):
                 raise ValueError(f"{where}: {part} holds a row twice")
         check_leakage(self.impressions, self.train, allow=self.allow)
+        if self.single_classes():
+            print(f"note: {where}: {self._described()}", file=sys.stderr)
+
+    def single_classes(self) -> dict[str, dict[str, float | None]]:
+        """{task: {part: its only label, None where the task has no row}}; tasks of numbers are left out.
+
+        In training such a task teaches nothing, and no AUC can be computed of it in validation or test.
+        """
+        table, found = self.impressions, {}
+        for task in table.tasks:
+            if task in table.regression:
+                continue
+            only: dict[str, float | None] = {}
+            for part, rows in (("train", self.train), ("validation", self.validation), ("test", self.test)):
+                inside = rows[table.spaces[task][rows]] if task in table.spaces else rows
+                labels = table.labels[task][inside]
+                if not labels.size or labels.min() == labels.max():
+                    only[part] = float(labels[0]) if labels.size else None
+            if only:
+                found[task] = only
+        return found
+
+    def check_classes(self, tasks: Sequence[str] | None = None) -> None:
+        """Raises ValueError naming each of `tasks` (None: all) that has one class in a part, and the part."""
+        chosen = self.impressions.tasks if tasks is None else tasks
+        if any(task in chosen for task in self.single_classes()):
+            raise ValueError(
+                f"{self.impressions.name} ({self.rule}): {self._described(chosen)}: choose other shares, "
+                "limits or tasks, or take more rows"
+            )
+
+    def _described(self, tasks: Sequence[str] | None = None) -> str:
+        said = [
+            f"task {task!r} "
+            + ("has no row" if label is None else f"is {label:g} in every row")
+            + f" of {part}"
+            for task, only in self.single_classes().items()
+            if tasks is None or task in tasks
+            for part, label in only.items()
+        ]
+        return "; ".join(said)
 
     def as_ctr_cvr(self, click: str, conversion: str) -> ImpressionSplit:
         """The same parts with the tasks of a funnel: see `Impressions.as_ctr_cvr`."""

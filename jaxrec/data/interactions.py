@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxrec.data import vocab
-from jaxrec.data.checks import MAX_SPAN, check_count, check_dtype, check_ids, check_seconds, narrow_ids
+from jaxrec.data.checks import (
+    MAX_SPAN,
+    as_integers,
+    check_count,
+    check_dtype,
+    check_ids,
+    check_name,
+    check_seconds,
+    narrow_ids,
+)
 
 
 class Statistics(NamedTuple):
@@ -51,6 +60,7 @@ class Interactions:
     user: 1..num_users, int32 [N]. item: 1..num_items, int32 [N]. time: seconds since 1970, int64 [N], or
     None: the order of the rows is the order in time. value: such as a rating, float32 [N], or None.
     user_ids, item_ids: raw ids; user u is user_ids[u - 1], item i is item_ids[i - 1].
+    kept: item ids are those of a table that exists, so that nothing renumbers them unless asked to.
     """
 
     name: str
@@ -60,8 +70,11 @@ class Interactions:
     value: np.ndarray | None
     user_ids: np.ndarray
     item_ids: np.ndarray
+    kept: bool = False
 
     def __post_init__(self) -> None:
+        check_name(self.name)
+        check_dtype(self.user, np.int32, f"{self.name}: user")
         check_count(self.user.size, f"{self.name}: events")
         check_count(self.num_users, f"{self.name}: users")
         check_count(self.num_items, f"{self.name}: items")
@@ -101,10 +114,20 @@ class Interactions:
         value: np.ndarray | None = None,
         *,
         order: vocab.Order = "appearance",
+        real_ids: Collection[str] = (),
     ) -> Interactions:
-        """Numbers raw user and item ids (integers or text, [N]) by first appearance or sorted."""
-        users, items = vocab.build(f"{name}: user", user, order), vocab.build(f"{name}: item", item, order)
-        return cls(name, users.encode(user), items.encode(item), time, value, users.raw, items.raw)
+        """Numbers raw user and item ids (integers or text, [N]) by first appearance or sorted.
+
+        real_ids: ids that read like the mark of a missing value and are none, such as "NA" (`cells.MISSING`).
+        Raises ValueError for such marks, for text with spaces around it, and for what `vocab.as_raw` refuses.
+        """
+        columns = []
+        for feature, values in ((f"{name}: user", user), (f"{name}: item", item)):
+            vocabulary, ids = vocab.number(feature, values, order)
+            vocab.check_raw_ids(vocabulary, ids, real_ids)
+            columns.append((ids, vocabulary.raw))
+        (users, user_ids), (items, item_ids) = columns
+        return cls(name, users, items, time, value, user_ids, item_ids)
 
     def event_order(self) -> np.ndarray:
         """Rows by user, then time, those of equal time as they stand, int64 [N]: the order of `to_sequences`.
@@ -126,10 +149,12 @@ class Interactions:
             num_items=self.num_items,
         )
 
-    def k_core(self, k: int, *, item_k: int | None = None) -> Interactions:
+    def k_core(self, k: int, *, item_k: int | None = None, renumber: bool | None = None) -> Interactions:
         """Takes out users of fewer than k events and items of fewer than `item_k` (default k), repeatedly.
 
-        Events are counted, repeated ones included. Ids close up in their old order; rows keep theirs.
+        Events are counted, repeated ones included. Users close up in their old order; rows keep theirs.
+        renumber: items close up too, None: unless their ids are `kept`. Otherwise num_items and the ids of
+        items stay, and some have no event.
         Raises ValueError if nothing remains.
         """
         least_user, least_item = k, k if item_k is None else item_k
@@ -149,10 +174,18 @@ class Interactions:
                 "choose a smaller k"
             )
         user, user_ids = _close_up(self.user[keep], self.user_ids)
-        item, item_ids = _close_up(self.item[keep], self.item_ids)
-        time = None if self.time is None else self.time[keep]
-        return Interactions(
-            self.name, user, item, time, None if self.value is None else self.value[keep], user_ids, item_ids
+        item, item_ids, kept = self.item[keep], self.item_ids, self.kept
+        if renumber or (renumber is None and not kept):
+            (item, item_ids), kept = _close_up(item, item_ids), False
+        return dataclasses.replace(
+            self,
+            user=user,
+            item=item,
+            time=None if self.time is None else self.time[keep],
+            value=None if self.value is None else self.value[keep],
+            user_ids=user_ids,
+            item_ids=item_ids,
+            kept=kept,
         )
 
     def statistics(self) -> Statistics:
@@ -180,6 +213,7 @@ class Sequences:
     uniform_rank: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         check_dtype(self.offsets, np.int64, f"{self.name}: offsets")
         check_count(self.num_users, f"{self.name}: users")
         check_count(self.num_items, f"{self.name}: items")
@@ -256,18 +290,23 @@ class Sequences:
         *,
         num_items: int | None = None,
     ) -> Sequences:
-        """From item ids 1..num_items (default: the largest) per user; users are numbered 1, 2, ..."""
-        if not rows or not any(len(row) for row in rows):
+        """From item ids 1..num_items (default: the largest) per user; users are numbered 1, 2, ...
+
+        Items and times are integers: ValueError for fractions, text and all else that would have to be cut.
+        """
+        if not len(rows) or not any(len(row) for row in rows):
             raise ValueError(f"{name}: there are no events; at least one user with one event is needed")
         if times is not None and [len(t) for t in times] != [len(row) for row in rows]:
             raise ValueError(f"{name}: items and times differ in length for some user")
-        items = np.concatenate([np.asarray(row, np.int64) for row in rows])
+        items = np.concatenate([as_integers(row, f"{name}: items of row {i}") for i, row in enumerate(rows)])
         count = int(items.max()) if num_items is None else num_items
         check_count(count, f"{name}: items")
         return cls(
             name,
             items=narrow_ids(items, count, f"{name}: items"),
-            times=None if times is None else np.concatenate([np.asarray(t, np.int64) for t in times]),
+            times=None
+            if times is None
+            else np.concatenate([as_integers(t, f"{name}: times of row {i}") for i, t in enumerate(times)]),
             offsets=_offsets(np.array([len(row) for row in rows])),
             user_ids=np.arange(1, len(rows) + 1),
             item_ids=np.arange(1, count + 1),

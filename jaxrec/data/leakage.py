@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxrec.data.cells import DECIMAL
 from jaxrec.data.features import FIRST, Field
 
 if TYPE_CHECKING:
@@ -15,14 +17,15 @@ if TYPE_CHECKING:
 
 CHANCE = 1e-9  # a pattern less likely than this in a feature that knows nothing of the label is no accident
 MOST_ROWS = 1_000_000
+_TRUTH = {"true": "1", "false": "0"}
 
 
 def check_leakage(impressions: Impressions, train_rows: np.ndarray, *, allow: Sequence[str] = ()) -> None:
     """Raises ValueError naming the first feature that gives a label away in the training rows of its task.
 
-    It does if it has a label's name, equals a label, determines it (each value goes with one label only), or,
-    being a number, separates the classes by one threshold or has the order of a label that is a number, as
-    any scaled copy of it. Being missing counts as a value.
+    It does if it has a label's name, equals a label (as a number, as text, or up to its scale), determines it
+    (each value goes with one label only), or, being a number, separates the classes by one threshold or has
+    the order of a label that is a number, as any scaled copy of it. Being missing counts as a value.
     The last three take support: if the feature had nothing to do with the label, the chance to see this would
     be below 1e-9. A value that occurs once, or in one group only (where the table has groups), shows nothing,
     so row numbers pass, and so do a user's columns where a user's label hardly changes.
@@ -75,8 +78,7 @@ def _leak(field: Field, task: str, seen: _Seen, real: bool) -> str | None:
     classes, target = np.unique(seen.label, return_inverse=True)
     if classes.size < 2:
         return None  # nothing to give away
-    values = _values(field, seen.column)
-    if values is not None and np.array_equal(values, seen.label):
+    if _equals(field, seen):
         return "equals the label"
     if _determines(seen.keys, target, seen.groups):
         return "determines the label"
@@ -84,6 +86,8 @@ def _leak(field: Field, task: str, seen: _Seen, real: bool) -> str | None:
         return "separates the label"
     if field.kind == "numeric" and real and _orders(seen.keys, target, seen.groups):
         return "has the order of the label"
+    if field.kind == "numeric" and not real and _scaled(seen):
+        return "equals, up to its scale, the label"
     return None
 
 
@@ -97,14 +101,29 @@ def _keys(column: np.ndarray) -> np.ndarray:
     return np.unique(column, return_inverse=True)[1]
 
 
-def _values(field: Field, column: np.ndarray) -> np.ndarray | None:
-    """The numbers a feature stands for, NaN where unknown; None for text and several values a row."""
+def _equals(field: Field, seen: _Seen) -> bool:
+    """Whether a feature is a copy of a label: as a number, or as text such as "1"."""
+    column, label = seen.column, seen.label
+    if field.kind == "multi":
+        return False
     if field.kind == "numeric":
-        return column
-    if field.kind == "multi" or field.raw.dtype.kind not in "iu":
-        return None
-    known = np.where(column >= FIRST, column - FIRST, 0)
-    return np.where(column >= FIRST, field.raw[known].astype(np.float64), np.nan)
+        return np.array_equal(column, label)
+    if column.min() < FIRST or _meaning(field.raw[column[0] - FIRST]) != label[0]:
+        return False
+    ids, place = np.unique(column, return_inverse=True)
+    return np.array_equal(np.array([_meaning(value) for value in field.raw[ids - FIRST]])[place], label)
+
+
+def _scaled(seen: _Seen) -> bool:
+    """Whether a number takes two values, the larger where the label is 1: a copy that was standardised."""
+    high = seen.column == seen.column.max()
+    return np.array_equal(high, seen.label == 1) and np.unique(seen.column).size == 2
+
+
+def _meaning(value: object) -> float:
+    """The number that a raw value stands for as a label would have it, NaN for none."""
+    text = _TRUTH.get(str(value).strip().lower(), str(value).strip())
+    return float(np.float32(text)) if re.fullmatch(DECIMAL, text) else math.nan
 
 
 def _determines(keys: np.ndarray, target: np.ndarray, groups: np.ndarray) -> bool:

@@ -13,6 +13,8 @@ import heapq
 
 import numpy as np
 
+from jaxrec.data.checks import as_integers
+
 LANE_COLUMNS = ("session", "event", "mask")
 
 
@@ -34,10 +36,10 @@ def lane_columns(
     Raises:
       ValueError: num_lanes is below 1, no session has two events, or order is no permutation.
     """
-    lengths = np.asarray(lengths, np.int64)
+    lengths = as_integers(lengths, "lengths")
     if num_lanes < 1:
         raise ValueError(f"num_lanes={num_lanes}: must be at least 1")
-    order = np.arange(lengths.size) if order is None else np.asarray(order)
+    order = np.arange(lengths.size) if order is None else as_integers(order, "order")
     if not np.array_equal(np.sort(order), np.arange(lengths.size)):
         raise ValueError(f"order: must hold each session 0..{lengths.size - 1} once")
     order = order[lengths[order] >= 2]

@@ -6,14 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.vocab import as_raw
-
-
-class Coded(NamedTuple):
-    """A column whose row i holds values[codes[i]], or nothing where the code is -1. values: distinct."""
-
-    codes: np.ndarray
-    values: np.ndarray
+from jaxrec.data.checks import as_integers
+from jaxrec.data.vocab import Coded as Coded
+from jaxrec.data.vocab import as_raw, factorise, is_text
 
 
 class Ragged(NamedTuple):
@@ -40,18 +35,23 @@ def as_coded(name: str, column: Raw, missing: tuple[int | str, ...] = ()) -> Cod
     if isinstance(column, Ragged):
         raise ValueError(f"{name}: the raw column has several values a row; use Tags")
     if isinstance(column, Coded):
-        values, codes = as_raw(name, column.values), column.codes
-        if codes.dtype.kind not in "iu" or (codes.size and (codes.min() < -1 or codes.max() >= len(values))):
+        values = as_raw(name, column.values)
+        if column.codes.dtype.kind not in "iu" or (
+            column.codes.size and (column.codes.min() < -1 or column.codes.max() >= len(values))
+        ):
             raise ValueError(f"{name}: codes must be integers within -1..{len(values) - 1}, -1 for missing")
         if np.unique(values).size != values.size:
             raise ValueError(f"{name}: values of coded columns must be distinct; join the equal ones")
+        codes = column.codes.astype(np.int64)
     else:
-        values, codes = np.unique(as_raw(name, column), return_inverse=True)
-    text = values.dtype.kind == "U"
-    if any(isinstance(value, str) != text for value in missing):
+        codes, values = factorise(name, column)
+        order = np.argsort(values, kind="stable")
+        codes, values = np.argsort(order)[codes], values[order]
+    text = is_text(values)
+    if any(isinstance(value, str) != text or isinstance(value, bool) for value in missing):
         raise ValueError(f"{name}: missing={missing} is not of the column's type {values.dtype}")
-    absent = np.append(np.isin(values, np.array([*missing, ""] if text else missing)), True)
-    codes = codes.astype(np.int64)
+    marks = np.array([*missing, ""]) if text else as_integers(list(missing), f"{name}: missing")
+    absent = np.append(np.isin(values, marks), True)
     return Coded(np.where(absent[codes], -1, codes), values)
 
 
@@ -60,7 +60,8 @@ def as_lists(name: str, column: Raw, missing: tuple[int | str, ...] = ()) -> tup
     if not isinstance(column, Ragged):
         raise ValueError(f"{name}: the raw column has one value a row; use Category, or make it Ragged")
     values = as_coded(name, column.values, missing)
-    lengths = np.diff(column.offsets)
-    if column.offsets[0] != 0 or column.offsets[-1] != len(values.codes) or (lengths < 0).any():
+    offsets = as_integers(column.offsets, f"{name}: offsets")
+    lengths = np.diff(offsets)
+    if not offsets.size or offsets[0] != 0 or offsets[-1] != len(values.codes) or (lengths < 0).any():
         raise ValueError(f"{name}: offsets must ascend from 0 to {len(values.codes)}, the number of values")
     return values, lengths

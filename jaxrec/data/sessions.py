@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxrec.data.batching import batched_queries
+from jaxrec.data.checks import as_integers
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.split import Queries
 
@@ -92,11 +93,9 @@ class Sessions:
 
         Raises ValueError for an id below 1, offsets that don't fit, an empty row, targets of another number.
         """
-        for part, items, offsets in (
-            ("train", train_items, train_offsets),
-            ("test", test_items, test_offsets),
-        ):
-            _check(f"{name}: {part}", items, offsets)
+        train_items, train_offsets = _checked(f"{name}: train", train_items, train_offsets)
+        test_items, test_offsets = _checked(f"{name}: test", test_items, test_offsets)
+        test_target = as_integers(test_target, f"{name}: test target")
         if test_target.shape != (len(test_offsets) - 1,):
             raise ValueError(
                 f"{name}: {test_target.size:,} test targets for {len(test_offsets) - 1:,} prefixes; "
@@ -140,16 +139,15 @@ class Sessions:
         )
 
 
-def _check(where: str, items: np.ndarray, offsets: np.ndarray) -> None:
-    """Raises ValueError unless offsets cut the items into rows that aren't empty."""
-    for array, what in ((items, "items"), (offsets, "offsets")):
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise ValueError(f"{where} {what}: {array.dtype}{list(array.shape)}, expected integers of rank 1")
+def _checked(where: str, items: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as int64; ValueError unless offsets cut the items into rows that aren't empty."""
+    items, offsets = as_integers(items, f"{where} items"), as_integers(offsets, f"{where} offsets")
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 1).any():
         raise ValueError(
             f"{where} offsets: they must rise from 0 to the {len(items):,} items, each row at least 1 long; "
             "the file is cut off or of another layout"
         )
+    return items, offsets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

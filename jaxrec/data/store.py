@@ -110,7 +110,7 @@ def read(file: File) -> bytes:
 def read_bytes(path: Path) -> bytes:
     """A file's content, unpacked if its name ends in .gz; ValueError if the archive is broken."""
     content = path.read_bytes()
-    if path.suffix != ".gz":
+    if path.suffix.lower() != ".gz":
         return content
     try:
         return gzip.decompress(content)

@@ -49,5 +49,7 @@ def _summary(table: Impressions, task: str, rows: np.ndarray) -> str:
     if not rows.size:
         return "no rows"
     mean = float(table.labels[task][rows].mean(dtype=np.float64))
+    if task not in table.regression and mean in (0, 1):
+        return f"one class, {mean:g} in every row"
     what = f"mean {mean:.4f}" if task in table.regression else f"{mean:.3%}"
     return what if space is None else f"{what} of {rows.size:,}"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import collections
-import gzip
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, shown
+from jaxrec.data.delimited import is_packed, read_header, read_rows, text_lines
 from jaxrec.data.raw import Coded, Ragged, Raw
+from jaxrec.data.vocab import text_array
 
 
 def read_table(
@@ -49,11 +53,11 @@ def read_table(
                 cells = block.column(name)
                 blocks[name].append(_split(cells, separators[name]) if name in separators else cells)
         sizes.append(size)
-    columns: dict[str, Raw] = {name: _coded(pa, blocks.pop(name)) for name in categories}
+    columns: dict[str, Raw] = {name: _coded(pa, name, blocks.pop(name)) for name in categories}
     for name in separators:
         lengths, values = zip(*blocks.pop(name), strict=True)
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        columns[name] = Ragged(_coded(pa, values), offsets)
+        columns[name] = Ragged(_coded(pa, name, values), offsets)
     for name in numbers:
         columns[name] = np.concatenate([part.to_numpy(zero_copy_only=False) for part in blocks.pop(name)])
     return columns, sizes
@@ -67,25 +71,40 @@ def read_blocks(
     delimiter: str = ",",
     block_bytes: int = 1 << 24,
 ) -> Iterator[Any]:
-    """Blocks of rows of a file as Arrow record batches with the columns `types`; errors as `read_table`."""
+    """Blocks of rows of a file as Arrow record batches with the columns `types`; errors as `read_table`.
+
+    Numbers are read as text first, since Arrow takes more for one than `cells` does (zeros in front, spaces,
+    hexadecimal digits, nan). Empty lines are no rows and are refused.
+    """
     pa = arrow(str(path))
     import pyarrow.csv as csv
 
+    header = _header(path, types, delimiter) if names is None else names
+    is_number = {
+        name: pa.types.is_integer(kind) or pa.types.is_floating(kind) for name, kind in types.items()
+    }
+    read = {name: pa.string() if is_number[name] else kind for name, kind in types.items()}
+
     def blocks(threads: bool) -> Iterator[Any]:
+        packed = "gzip" if is_packed(path) else "detect"
         yield from csv.open_csv(
-            pa.input_stream(str(path)),
+            pa.input_stream(str(path), compression=packed),
             read_options=csv.ReadOptions(column_names=names, block_size=block_bytes, use_threads=threads),
-            parse_options=csv.ParseOptions(delimiter=delimiter),
+            parse_options=csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=False),
             convert_options=csv.ConvertOptions(
-                column_types=types, include_columns=list(types), null_values=[""], strings_can_be_null=True
+                column_types=read, include_columns=list(types), null_values=[""], strings_can_be_null=True
             ),
         )
 
-    size = 0
+    first = line = 1 if names is not None else 2
     try:
         for block in blocks(threads=True):
-            size += block.num_rows
+            if any(is_number.values()):
+                block = _with_numbers(path, block, types, is_number, header, line)
+            line += block.num_rows
             yield block
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]}; expected the columns {', '.join(types)}") from None
     except pa.ArrowInvalid as error:
@@ -95,8 +114,67 @@ def read_blocks(
         except pa.ArrowInvalid as exact:  # one thread alone knows the row
             what = str(exact)
         raise ValueError(f"{path}: {what}; repair the file") from None
-    if not size:
+    except (pa.ArrowException, OSError) as error:  # such as a damaged archive
+        raise ValueError(f"{path}: {error}; fetch it again") from None
+    if line == first:
         raise ValueError(f"{path}: there are no rows; expected a line for each impression or event")
+
+
+def _header(path: str | Path, wanted: Iterable[str], delimiter: str) -> list[str]:
+    """Names of the columns; ValueError if one of those wanted stands twice."""
+    header = header_of(path, delimiter)
+    for name in wanted:
+        if header.count(name) > 1:
+            raise ValueError(f"{path}: {header.count(name)} columns are named {name!r}; names must differ")
+    return header
+
+
+def _with_numbers(
+    path: str | Path,
+    block: Any,
+    types: Mapping[str, Any],
+    is_number: Mapping[str, bool],
+    header: Sequence[str],
+    line: int,
+) -> Any:
+    """The block with its numbers as numbers; columns are converted side by side, in threads."""
+    import pyarrow as pa
+
+    def convert(name: str) -> Any:
+        cells = block.column(name)
+        if not is_number[name]:
+            return cells
+        where = f"{path}: {name}, in CSV column #{list(header).index(name)}"
+        return plain_numbers(cells, types[name], where, line)
+
+    with ThreadPoolExecutor() as pool:
+        return pa.record_batch(list(pool.map(convert, types)), names=list(types))
+
+
+def plain_numbers(cells: Any, kind: Any, where: str, line: int) -> Any:
+    """Arrow text as integers or decimal numbers of the type `kind`, null where it is null.
+
+    line: of the file, where the cells start. ValueError names that of a cell not written as `cells.INTEGER`
+    or `cells.DECIMAL`, or beyond the type.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    whole = pa.types.is_integer(kind)
+    plain = pc.match_substring_regex(cells, f"^(?:{INTEGER if whole else DECIMAL})$")
+    bad = pc.invert(plain.fill_null(True))
+    if not pc.any(bad).as_py():
+        try:
+            found = pc.cast(cells, kind)
+        except pa.ArrowInvalid:  # an integer beyond the type
+            bad = pa.array([cell is not None and abs(int(cell)) >= 2**63 for cell in cells.to_pylist()])
+        else:
+            if whole or pc.all(pc.is_finite(found)).as_py() in (True, None):
+                return found
+            bad = pc.invert(pc.is_finite(found).fill_null(True))
+    at = int(bad.to_numpy(zero_copy_only=False).argmax())
+    rule = f"no integer of 64 bits ({PLAIN_INTEGER})" if whole else "no finite decimal number"
+    raise ValueError(f"{where}: Row #{line + at}: {rule}: {shown(cells[at].as_py())}; repair the file")
 
 
 def read_integers(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -143,10 +221,15 @@ def arrow(what: str) -> Any:
 
 
 def first_line(path: str | Path) -> str:
-    """The first line of a text file, `.gz` allowed, without its end."""
-    opener = gzip.open if str(path).endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        return str(file.readline()).rstrip("\r\n")
+    """The first line of a text file, `.gz` allowed, without its end and without a byte order mark."""
+    with contextlib.closing(text_lines(path)) as lines:
+        return next(lines, "").rstrip("\r\n")
+
+
+def header_of(path: str | Path, delimiter: str = ",") -> list[str]:
+    """The names of a table's columns; ValueError if the file is empty."""
+    with contextlib.closing(read_rows(path, delimiter)) as rows:
+        return read_header(path, rows)
 
 
 def _split(cells: Any, separator: str) -> tuple[np.ndarray, Any]:
@@ -158,8 +241,8 @@ def _split(cells: Any, separator: str) -> tuple[np.ndarray, Any]:
     return lengths, lists.flatten().dictionary_encode()
 
 
-def _coded(pa: Any, blocks: Sequence[Any]) -> Coded:
+def _coded(pa: Any, name: str, blocks: Sequence[Any]) -> Coded:
     """Dictionary-encoded Arrow arrays as one coded column whose values are joined."""
     chunks = pa.chunked_array(blocks).unify_dictionaries().chunks
     codes = np.concatenate([chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks])
-    return Coded(codes.astype(np.int32), np.array(chunks[0].dictionary.to_pylist(), str))
+    return Coded(codes.astype(np.int32), text_array(name, chunks[0].dictionary.to_pylist()))

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Literal
+from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.checks import check_count
+from jaxrec.data.cells import BadCell, check_id, shown
+from jaxrec.data.checks import as_integers, check_count
 
 Order = Literal["appearance", "sorted"]
+MOST_BYTES = 1 << 30  # of an array of text, where one long text makes it so large
+
+
+class Coded(NamedTuple):
+    """A column whose row i holds values[codes[i]], or nothing where the code is -1. values: distinct."""
+
+    codes: np.ndarray
+    values: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,7 +28,7 @@ class Vocabulary:
     """Numbers raw ids: id i has the raw id `raw[i - 1]`.
 
     feature: name used in errors, such as "item".
-    raw: distinct raw ids, integers or text, [n].
+    raw: distinct raw ids, integers (kept as int64) or text, [n].
 
     >>> vocabulary = build("item", ["b", "a", "b"])
     >>> vocabulary.encode(["a", "b"]).tolist(), vocabulary.decode([1]).tolist()
@@ -29,8 +39,9 @@ class Vocabulary:
     raw: np.ndarray
 
     def __post_init__(self) -> None:
-        if as_raw(self.feature, self.raw) is not self.raw:
+        if not isinstance(self.raw, np.ndarray):
             raise ValueError(f"{self.feature}: raw ids must be a NumPy array of integers or text")
+        object.__setattr__(self, "raw", as_raw(self.feature, self.raw))
         check_count(self.raw.size, f"{self.feature} ids")
         ordered = self.raw[self._order]
         twice = np.flatnonzero(ordered[1:] == ordered[:-1])
@@ -48,22 +59,22 @@ class Vocabulary:
 
     def encode(self, values: object) -> np.ndarray:
         """Maps raw ids [N] to int32 ids 1..n; ValueError names the first unknown one and their number."""
-        found = as_raw(self.feature, values)
-        if found.size and _is_text(found) != _is_text(self.raw):
+        codes, found = factorise(self.feature, values)
+        if found.size and is_text(found) != is_text(self.raw):
             raise ValueError(
                 f"{self.feature}: raw ids of type {found.dtype} given, the vocabulary holds "
                 f"{self.raw.dtype}; convert one to the other"
             )
         place = np.searchsorted(self.raw, found, sorter=self._order)
         rows = self._order[np.minimum(place, self.raw.size - 1)]
-        unknown = np.flatnonzero(self.raw[rows] != found)
+        unknown = np.flatnonzero((self.raw[rows] != found)[codes])
         if unknown.size:
             raise ValueError(
-                f"{self.feature}: unknown raw id {found[unknown[0]].item()!r} at position {unknown[0]} "
-                f"({unknown.size:,} unknown of {found.size:,}); build the vocabulary from all data, "
-                "or take these rows out first"
+                f"{self.feature}: unknown raw id {found[codes[unknown[0]]].item()!r} at position "
+                f"{unknown[0]} ({unknown.size:,} unknown of {codes.size:,}); build the vocabulary from all "
+                "data, or take these rows out first"
             )
-        return (rows + 1).astype(np.int32)
+        return (rows + 1).astype(np.int32)[codes]
 
     def decode(self, ids: object) -> np.ndarray:
         """Maps ids 1..n back to raw ids; ValueError for ids outside 1..n, padding included."""
@@ -78,34 +89,144 @@ class Vocabulary:
 
 def build(feature: str, values: object, order: Order = "appearance") -> Vocabulary:
     """Numbers the distinct raw ids among `values` by first appearance, or sorted (text: by code point)."""
-    found = as_raw(feature, values)
-    distinct, first = np.unique(found, return_index=True)
-    if order == "appearance":
-        distinct = distinct[np.argsort(first, kind="stable")]
-    elif order != "sorted":
+    return number(feature, values, order)[0]
+
+
+def number(feature: str, values: object, order: Order = "appearance") -> tuple[Vocabulary, np.ndarray]:
+    """A vocabulary of `values` as `build` makes it, and the ids of all of them, int32 [N]."""
+    if order not in ("appearance", "sorted"):
         raise ValueError(f"order={order!r}: must be 'appearance' or 'sorted'")
-    return Vocabulary(feature, distinct)
+    codes, distinct = factorise(feature, values)
+    check_count(distinct.size, f"{feature} ids")
+    ids = np.arange(1, distinct.size + 1, dtype=np.int32)
+    if order == "sorted":
+        ascending = np.argsort(distinct, kind="stable")
+        ids[ascending] = ids.copy()
+        distinct = distinct[ascending]
+    return Vocabulary(feature, distinct), ids[codes]
+
+
+def factorise(feature: str, values: object) -> tuple[np.ndarray, np.ndarray]:
+    """Codes 0..n-1 of raw values by first appearance, int64 [N], and the distinct values, [n].
+
+    values: integers or text as `as_raw` takes them, or `Coded` ones without missing rows. Text is held once a
+    distinct value, so that a long one costs its own length and not that of every row.
+    """
+    if isinstance(values, Coded):
+        return _factorise_coded(feature, values)
+    if not _all_text(values):
+        array = as_raw(feature, values)
+        if not is_text(array):
+            distinct, first, codes = np.unique(array, return_index=True, return_inverse=True)
+            order = np.argsort(first, kind="stable")
+            place = np.empty(order.size, np.int64)
+            place[order] = np.arange(order.size)
+            return place[codes], distinct[order]
+        values = array.tolist()
+    table: dict[str, int] = {}
+    codes = np.array([table.setdefault(text, len(table)) for text in values], np.int64)  # type: ignore[attr-defined]
+    return codes, text_array(feature, list(table))
+
+
+def check_raw_ids(vocabulary: Vocabulary, ids: np.ndarray, real: Collection[str] = ()) -> None:
+    """Raises ValueError for a text among the raw ids that is no id (`cells.check_id`), naming its event."""
+    if not is_text(vocabulary.raw):
+        return
+    for code, text in enumerate(vocabulary.raw.tolist(), 1):
+        try:
+            check_id(vocabulary.feature, text, real)
+        except BadCell as error:
+            raise ValueError(f"{error} (event {int((ids == code).argmax())})") from None
 
 
 def as_raw(feature: str, values: object) -> np.ndarray:
-    """The values as an array of integers or text of rank 1; ValueError for anything else, such as floats."""
-    array = np.asarray(values)
-    if array.dtype.kind == "O" and all(isinstance(v, str) for v in array.flat):
-        array = array.astype(str)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iuU"):
+    """The values as an array of integers (int64) or text of rank 1; ValueError for anything else, as floats.
+
+    Integers of all types become int64, because NumPy takes int64 and uint64 together to floats, to which ids
+    above 2^53 are equal that differ.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        raise ValueError(f"{feature}: raw ids are masked in part; fill them in or take the rows out")
+    listed = values if isinstance(values, (list, tuple)) else np.asarray(values)
+    if isinstance(listed, np.ndarray) and listed.ndim == 1 and listed.dtype.kind in "OT":
+        listed = listed.tolist()
+    if isinstance(listed, np.ndarray):
+        if listed.ndim == 1 and listed.dtype.kind == "U":
+            return _without_nul(feature, listed)
+        if listed.ndim == 1 and (listed.dtype.kind in "iu" or not listed.size):
+            return as_integers(listed if listed.size else listed.astype(np.int64), f"{feature}: raw ids")
         raise ValueError(
-            f"{feature}: raw ids of type {array.dtype} and rank {array.ndim}; expected a list of integers or "
-            "of text (floating-point ids usually come from a column with missing values)"
+            f"{feature}: raw ids of type {listed.dtype} and rank {listed.ndim}; expected a list of integers "
+            "or of text (floating-point ids usually come from a column with missing values)"
         )
-    if (
-        array.size
-        and isinstance(values, (list, tuple))
-        and _is_text(array)
-        and not all(isinstance(v, str) for v in values)
-    ):
-        raise ValueError(f"{feature}: raw ids mix text with other types; make them all text or all integers")
+    if _all_text(listed):
+        return text_array(feature, listed)
+    kinds = {type(value) for value in listed}
+    if all(issubclass(kind, int | np.integer) and kind is not bool for kind in kinds):
+        return as_integers(listed, f"{feature}: raw ids")
+    names = ", ".join(sorted(kind.__name__ for kind in kinds))
+    if any(issubclass(kind, str) for kind in kinds) or len(kinds) > 1:
+        raise ValueError(
+            f"{feature}: raw ids mix text with other types, or integers with what is none ({names}); make "
+            "them all text or all integers, and fill in what is missing"
+        )
+    raise ValueError(
+        f"{feature}: raw ids of type {_type_of(listed)} and rank 1; expected a list of integers or of text "
+        "(floating-point ids usually come from a column with missing values)"
+    )
+
+
+def text_array(feature: str, texts: Sequence[str]) -> np.ndarray:
+    """Distinct texts as an array, whose entries are all as wide as the longest.
+
+    Raises ValueError for a NUL character, which such an array can't end in, and for a text that is so much
+    longer than the others that it alone would make the array larger than a GiB.
+    """
+    bad = next((text for text in texts if "\0" in text), None)
+    if bad is not None:
+        raise ValueError(f"{feature}: {shown(bad)} has a NUL character; take it out")
+    lengths = [len(text) for text in texts]
+    longest = max(lengths, default=0)
+    if 4 * longest * len(texts) > MOST_BYTES and longest * len(texts) > 16 * sum(lengths):
+        raise ValueError(
+            f"{feature}: {shown(texts[lengths.index(longest)])} is far longer than the other {len(texts):,} "
+            "ids, which would each take as much memory; shorten it, if it is an id at all"
+        )
+    return np.array(texts, str)
+
+
+def is_text(array: np.ndarray) -> bool:
+    return array.dtype.kind == "U"
+
+
+def _factorise_coded(feature: str, column: Coded) -> tuple[np.ndarray, np.ndarray]:
+    codes = as_integers(column.codes, f"{feature}: codes")
+    if codes.size and (codes.min() < 0 or codes.max() >= len(column.values)):
+        raise ValueError(f"{feature}: codes must be within 0..{len(column.values) - 1}")
+    used, first, place = np.unique(codes, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    of_used, distinct = factorise(feature, column.values[used[order]])
+    of_place = np.empty(order.size, np.int64)
+    of_place[order] = of_used
+    return of_place[place], distinct
+
+
+def _all_text(values: object) -> bool:
+    """Whether values are a list of text, none of it anything else."""
+    return isinstance(values, (list, tuple)) and bool(values) and all(isinstance(v, str) for v in values)
+
+
+def _without_nul(feature: str, array: np.ndarray) -> np.ndarray:
+    """The array of text; ValueError for a NUL character within a text (at its end NumPy can't tell)."""
+    width = array.dtype.itemsize // 4
+    if width > 1 and array.size:
+        characters = np.ascontiguousarray(array).view(np.uint32).reshape(array.size, width)
+        bad = ((characters[:, :-1] == 0) & (characters[:, 1:] != 0)).any(axis=1)
+        if bad.any():
+            text = array[int(bad.argmax())].item()
+            raise ValueError(f"{feature}: {shown(text)} has a NUL character; take it out")
     return array
 
 
-def _is_text(array: np.ndarray) -> bool:
-    return array.dtype.kind == "U"
+def _type_of(values: Sequence[object]) -> object:
+    return type(values[0]).__name__ if np.ndim(values[0]) else np.asarray(values).dtype  # type: ignore[arg-type]

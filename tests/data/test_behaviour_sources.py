@@ -471,7 +471,7 @@ def test_event_formats_are_described(arrow: None, write: Write, capsys: Capture)
     assert main(["list"]) == 0
     assert "events taobao FILE" in capsys.readouterr().out
     path = str(write("u.csv", lines([*EVENTS, (3, 70, 900, "pv", 5)])))  # type: ignore[list-item]
-    assert main(["events", "taobao", path]) == 1
+    assert main(["events", "taobao", path]) == 2
     assert "line 6: time 5" in capsys.readouterr().err
     assert main(["events", "taobao", path, "--drop-outside"]) == 0
     printed = capsys.readouterr().out
@@ -487,7 +487,7 @@ def test_event_formats_are_described(arrow: None, write: Write, capsys: Capture)
     ],
 )
 def test_bad_event_commands_are_refused(arguments: list[str], message: str, capsys: Capture) -> None:
-    assert main(["events", *arguments]) == 1
+    assert main(["events", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -378,13 +378,13 @@ def test_a_file_of_a_known_format_is_described(data_dir: Path, capsys: pytest.Ca
 def test_bad_commands_are_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["table", *arguments]) == 1
+    assert main(["table", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_the_least_count_of_a_format_can_be_given(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (path,) = samples(data_dir, "criteo/criteo_sample.csv")
-    assert main(["table", "criteo", str(path)]) == 1
+    assert main(["table", "criteo", str(path)]) == 2
     assert "no value occurs 10 times in the training rows; lower min_count" in capsys.readouterr().err
     assert main(["table", "criteo", str(path), "--min-count", "2"]) == 0
     assert "criteo: 115 rows" in capsys.readouterr().out

@@ -45,7 +45,7 @@ def test_a_public_set_is_described_and_verified(
 
 @pytest.mark.parametrize("command", ["stats", "download"])
 def test_an_unknown_name_gives_the_nearest(cache: Path, capsys: Capture, command: str) -> None:
-    assert main([command, "ticosrec/Beauty"]) == 1
+    assert main([command, "ticosrec/Beauty"]) == 2
     assert "did you mean ticoserec/Beauty?" in capsys.readouterr().err
 
 
@@ -98,24 +98,24 @@ def test_a_core_can_be_taken_first(write: Write, capsys: Capture) -> None:
         ("e.json", "{}", "expected .csv, .tsv, .parquet or .txt"),
     ],
 )
-def test_a_bad_file_ends_with_1_and_its_error(
+def test_a_bad_file_ends_with_2_and_its_error(
     write: Write, capsys: Capture, name: str, content: str, message: str
 ) -> None:
-    assert main(["validate", str(write(name, content))]) == 1
+    assert main(["validate", str(write(name, content))]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
     assert message in captured.err
     assert captured.out == ""
 
 
-def test_a_missing_file_ends_with_1(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["validate", str(tmp_path / "none.csv")]) == 1
+def test_a_missing_file_ends_with_2(tmp_path: Path, capsys: Capture) -> None:
+    assert main(["validate", str(tmp_path / "none.csv")]) == 2
     assert "none.csv" in capsys.readouterr().err
 
 
 def test_the_command_line_prints_no_traceback(write: Write) -> None:
     command = [sys.executable, "-m", "jaxrec.data", "validate", str(write("e.csv", ""))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "the file is empty" in done.stderr
     assert "Traceback" not in done.stderr

@@ -10,22 +10,26 @@ crosses; 109_14, 110_14, 127_14, 150_14 past behaviour. Weights of values are no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jaxrec.data.delimited import unnamed
 from jaxrec.data.features import Category, Number, Spec, Tags, encode, fit
 from jaxrec.data.impressions import Impressions, ImpressionSplit, Rows, random_rows
 from jaxrec.data.raw import Coded, Ragged, Raw
-from jaxrec.data.tables import arrow, first_line, read_blocks, read_table
+from jaxrec.data.tables import arrow, header_of, plain_numbers, read_blocks, read_table
 
 SINGLE = (
     *("101", "121", "122", "124", "125", "126", "127", "128", "129"),
     *("205", "206", "207", "216", "301", "508", "509", "702", "853"),
 )  # the fields that AITM reads
 SEVERAL = ("210", "109_14", "110_14", "127_14", "150_14")
+LABELS = ("click", "purchase")
+_FIELD = re.compile("D?[0-9]+(?:_[0-9]+)?")
 _SAMPLE = ("sample", "click", "purchase", "common", "count", "features")
 _COMMON = ("common", "count", "features")
 
@@ -68,21 +72,50 @@ def load(
 
 
 def load_table(
-    train: str | Path, validation: str | Path, test: str | Path, *, min_count: int = 1
+    train: str | Path,
+    validation: str | Path,
+    test: str | Path,
+    *,
+    min_count: int = 1,
+    features: Sequence[str] | None = None,
 ) -> ImpressionSplit:
     """Tasks `click` and `purchase` from three tables with a header; columns named D... are numbers.
 
+    features: names of the columns that are features; others are not read. None takes all, which then have to
+    be named like fields of the data set (101, 109_14, D109_14).
     A table has one value a field: of fields in SEVERAL it holds one of many.
     """
-    names = [name for name in first_line(train).split(",") if name not in ("click", "purchase")]
+    names = _features(train, features)
     numbers = [name for name in names if name.startswith("D")]
     categories = [name for name in names if name not in numbers]
     raw, (fitted, chosen, late) = read_table(
-        [train, validation, test], categories=categories, numbers=[*numbers, "click", "purchase"]
+        [train, validation, test], categories=categories, numbers=[*numbers, *LABELS]
     )
     specs: list[Spec] = [*(Category(name, min_count=min_count) for name in categories), *map(Number, numbers)]
     first, second, third = np.split(np.arange(fitted + chosen + late), [fitted, fitted + chosen])
     return _split(specs, raw, Rows(first, second, third, "the three files"))
+
+
+def _features(path: str | Path, wanted: Sequence[str] | None) -> list[str]:
+    """The columns that are features; ValueError unless each is a field or was named."""
+    header = header_of(path)
+    wrong = unnamed(header) if wanted is None else None
+    names = [name for name in header if name not in LABELS] if wanted is None else list(wanted)
+    strange = [name for name in names if not _FIELD.fullmatch(name)] if wanted is None else []
+    if strange and not wrong:
+        wrong = f"columns {', '.join(map(repr, strange))} are not named like a field (101, 109_14, D109_14)"
+    if wrong:
+        raise ValueError(
+            f"{path}: {wrong}, so it is not known whether they are features: name those that are in "
+            f"features=, some of {', '.join(map(repr, header))}"
+        )
+    bad = [name for name in names if name not in header or name in LABELS or not name.strip()]
+    if bad or not names:
+        raise ValueError(
+            f"{path}: features={names}: {bad or 'none'}: name columns of {', '.join(map(repr, header))}, but "
+            "for the labels"
+        )
+    return names
 
 
 def read_logs(
@@ -109,7 +142,14 @@ def read_logs(
         first = sum(sizes)
         size = 0
         for block in read_blocks(files.skeleton, dict.fromkeys(_SAMPLE, pa.string()), names=_SAMPLE):
-            both = np.stack([block.column(name).to_numpy(zero_copy_only=False) for name in _SAMPLE[1:3]])
+            both = np.stack([block.column(name).to_numpy(zero_copy_only=False) for name in LABELS])
+            strange = ~((both == "0") | (both == "1")).all(axis=0)
+            if strange.any():
+                at = int(strange.argmax())
+                raise ValueError(
+                    f"{files.skeleton}, row {size + at}: click {both[0, at]!r}, purchase {both[1, at]!r}: "
+                    "expected 0 or 1; repair the line"
+                )
             good = ~((both[0] == "0") & (both[1] == "1"))
             if not good.all() and inconsistent == "error":
                 raise ValueError(
@@ -139,7 +179,7 @@ def read_logs(
 
 def _split(specs: Sequence[Spec], raw: dict[str, Raw], rows: Rows) -> ImpressionSplit:
     encoders = fit(specs, raw, rows.train)
-    labels = {task: np.asarray(raw[task]) for task in ("click", "purchase")}
+    labels = {task: np.asarray(raw[task]) for task in LABELS}
     user = raw.get("101")
     group = user.codes.astype(np.int32) + 1 if isinstance(user, Coded) else None
     table = Impressions("ali-ccp", encode(encoders, raw), encoders.fields, labels, group=group)
@@ -158,7 +198,10 @@ def _common(pa: Any, path: str | Path, fields: Sequence[str]) -> tuple[Any, dict
     for name, pieces in found.items():
         rows, ids = (np.concatenate(each) for each in zip(*pieces, strict=True))
         columns[name] = Ragged(ids, _offsets(rows, size))
-    return pa.chunked_array(keys).combine_chunks(), columns
+    index = pa.chunked_array(keys).combine_chunks()
+    if len(index.unique()) < len(index):
+        raise ValueError(f"{path}: a common feature index stands twice; keep one line of each")
+    return index, columns
 
 
 def _parse(
@@ -176,13 +219,24 @@ def _parse(
         found = {}
         for field in fields:
             of_field = pc.equal(name, field)
-            ids = pc.cast(value.filter(of_field), pa.int64()).to_numpy(zero_copy_only=False)
+            ids = _plain_ids(pa, value.filter(of_field))
             found[field] = (row[of_field.to_numpy(zero_copy_only=False)], ids)
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"{path}: features must read `field \\x02 integer id \\x03 weight` ({error})"
         ) from None
     return found
+
+
+def _plain_ids(pa: Any, cells: Any) -> np.ndarray:
+    """Text as integers; pa.ArrowInvalid for a cell that is not one, or nothing."""
+    if cells.null_count:
+        raise pa.ArrowInvalid("a field has no id")
+    try:
+        found = plain_numbers(cells, pa.int64(), "id", 1)
+    except ValueError as error:
+        raise pa.ArrowInvalid(str(error)) from None
+    return found.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
 def _places(files: Files, index: Any, keys: Any) -> np.ndarray:

@@ -20,8 +20,11 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrec.data.behaviours import NONE, Sides, of_items
+from jaxrec.data.cells import BadCell, Codes
+from jaxrec.data.delimited import is_packed
 from jaxrec.data.interactions import Interactions, Sequences
-from jaxrec.data.tables import first_line, read_integers
+from jaxrec.data.tables import header_of, read_integers
+from jaxrec.data.vocab import text_array
 
 CategoryPath = Literal["last", "first"]
 _ASIN = re.compile(rb"""\{['"]asin['"]: ['"]([^'"\\]*)['"]""")
@@ -75,8 +78,8 @@ def load_table(path: str | Path, *, category: str | None = "cate_id") -> tuple[S
     categories; ImportError without pyarrow.
     """
     names = ("user_id", "item_id", "time")
-    header = first_line(path)
-    if category is not None and category not in header.split(","):
+    header = header_of(path)
+    if category is not None and category not in header:
         raise ValueError(
             f"{path}: no column {category!r} in the header {header!r}; category=None reads events alone"
         )
@@ -91,8 +94,7 @@ def load_table(path: str | Path, *, category: str | None = "cate_id") -> tuple[S
 
 def read_reviews(path: str | Path) -> Interactions:
     """Reviews in the order of the file. Raises ValueError naming file and line."""
-    users: dict[str, int] = {}
-    items: dict[str, int] = {}
+    users, items = Codes("reviewerID"), Codes("asin")
     user, item, time = array("i"), array("i"), array("q")
     for line, content in _lines(path):
         try:
@@ -101,16 +103,19 @@ def read_reviews(path: str | Path) -> Interactions:
             raise ValueError(
                 f"{path}, line {line}: {_shown(content)} is no JSON ({error}); {_REPAIR}"
             ) from None
-        user.append(users.setdefault(_text(review, "reviewerID", path, line), len(users)))
-        item.append(items.setdefault(_text(review, "asin", path, line), len(items)))
+        try:
+            user.append(users[_text(review, "reviewerID", path, line)])
+            item.append(items[_text(review, "asin", path, line)])
+        except BadCell as error:
+            raise ValueError(f"{path}, line {line}: {error}; {_REPAIR}") from None
         second = review.get("unixReviewTime")
         if type(second) is not int or abs(second) >= 2**63:
             raise ValueError(
                 f"{path}, line {line}: unixReviewTime {second!r}: expected seconds since 1970; {_REPAIR}"
             )
         time.append(second)
-    seen, user_ids = _in_order(users)
-    bought, item_ids = _in_order(items)
+    seen, user_ids = _in_order(users, str(path))
+    bought, item_ids = _in_order(items, str(path))
     return Interactions(
         Path(path).name,
         seen[np.asarray(user)],
@@ -157,7 +162,7 @@ def read_categories(
 def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """Numbers and contents of the lines of a file, `.gz` allowed."""
     number = 0
-    opener: Any = gzip.open if str(path).endswith(".gz") else open
+    opener: Any = gzip.open if is_packed(path) else open
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -175,7 +180,7 @@ def _literal(content: bytes, path: str | Path, line: int) -> dict[str, Any]:
     except ValueError:
         pass
     try:
-        return ast.literal_eval(content.decode())  # type: ignore[no-any-return]
+        return ast.literal_eval(content.decode("utf-8-sig"))  # type: ignore[no-any-return]
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise ValueError(
             f"{path}, line {line}: {_shown(content)} is neither JSON nor a Python dict of literals; {_REPAIR}"
@@ -194,9 +199,9 @@ def _shown(content: bytes) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
-def _in_order(codes: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+def _in_order(codes: Codes, path: str) -> tuple[np.ndarray, np.ndarray]:
     """Names numbered as they came → the id of each number, in the order of the names, and the names so."""
-    names = np.array(list(codes), str)
+    names = text_array(f"{path}: {codes.feature}", list(codes))
     order = np.argsort(names)
     ids = np.empty(len(names), np.int32)
     ids[order] = np.arange(1, len(names) + 1)

@@ -27,8 +27,7 @@ def load(
     Counts become sign(x) log(1 + |x|), standardised (some are -1 or less), with an indicator where missing;
     a category seen fewer than `min_count` times in training rows is out of vocabulary.
     """
-    header = first_line(path)
-    has_header = header.split(",")[0] == "label"
+    has_header = first_line(path).split(",")[0] == "label"
     raw, _ = read_table(
         [path],
         categories=CATEGORIES,

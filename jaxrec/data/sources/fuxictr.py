@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -68,14 +69,11 @@ def load(
         raise ValueError(f"keep={keep!r}: must be 'last' or 'first'")
     found = read_map(feature_map)
     paths = [train, validation, test]
-    packed = {str(path).endswith(".npz") for path in paths}
+    packed = {_is_npz(path) for path in paths}
     if len(packed) > 1:
         raise ValueError(f"{', '.join(map(str, paths))}: some are .npz and some not; give files of one form")
     raw, sizes = _read_packed(paths, found) if packed.pop() else _read_csv(paths, found, keep)
-    specs = [
-        _spec(feature, min_count, missing, 0 if str(train).endswith(".npz") else "")
-        for feature in found.features
-    ]
+    specs = [_spec(feature, min_count, missing, 0 if _is_npz(train) else "") for feature in found.features]
     first, second, third = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:2])
     encoders = fit(specs, raw, first)
     labels = {name: np.asarray(raw[name], np.float32) for name in found.labels}
@@ -89,13 +87,17 @@ def load(
     return table.split(first, second, third, rule="the three files")
 
 
+def _is_npz(path: str | Path) -> bool:
+    return str(path).lower().endswith(".npz")
+
+
 def read_map(path: str | Path) -> FeatureMap:
     """Reads a feature_map.json. Features of type `meta` are no inputs and are left out.
 
     Raises ValueError naming file, feature and rule for anything else, such as the type `embedding`.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         labels = [str(name) for name in found["labels"]]
         specs = [(str(name), dict(spec)) for each in found["features"] for name, spec in each.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -111,6 +113,8 @@ def read_map(path: str | Path) -> FeatureMap:
 
 def _feature(path: str | Path, name: str, spec: Mapping[str, Any]) -> Feature:
     kind, size, length = spec.get("type"), spec.get("vocab_size", 0), spec.get("max_len", 0)
+    if not name.strip():
+        raise ValueError(f"{path}: {name!r}: a feature has no name, such as an index of rows; take it out")
     if kind not in ("categorical", "numeric", "sequence"):
         raise ValueError(
             f"{path}: {name}: type {kind!r}: expected categorical, numeric, sequence or meta; "
@@ -192,11 +196,13 @@ def _arrays(path: str | Path, found: FeatureMap) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {}
     try:
         with np.load(path, allow_pickle=False) as packed:
+            if not isinstance(packed, np.lib.npyio.NpzFile):
+                raise ValueError("one array, no archive of columns")
             absent = [n for n in [*found.labels, *(f.name for f in found.features)] if n not in packed.files]
             if absent:
                 raise ValueError(f"{absent[0]!r} is not among the columns {', '.join(packed.files)}")
             given = {name: packed[name] for name in (*found.labels, *(f.name for f in found.features))}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: {error}; expected an .npz file of the columns of the map") from None
     rows = len(given[found.labels[0]]) if given[found.labels[0]].ndim else 0
     features = {feature.name: feature for feature in found.features}
@@ -209,7 +215,13 @@ def _arrays(path: str | Path, found: FeatureMap) -> dict[str, np.ndarray]:
                 "at least one row"
             )
         if feature is None or feature.kind == "numeric":
-            columns[name] = column.astype(np.float32)
+            with np.errstate(over="ignore"):
+                columns[name] = column.astype(np.float32)
+            changed = np.flatnonzero(columns[name] != column) if feature is None else np.empty(0)
+            if changed.size and np.isfinite(column[changed[0]]):
+                raise ValueError(
+                    f"{path}: {name}: {column[changed[0]]} at row {changed[0]} is no label that float32 holds"
+                )
             continue
         bad = np.argwhere(~((column >= 0) & (column < feature.size) & (column == np.floor(column))))
         if bad.size:

@@ -21,6 +21,7 @@ from jaxrec.data import vocab
 from jaxrec.data.features import Category, Number, Tags, encode, fit
 from jaxrec.data.impressions import Impressions, ImpressionSplit, random_rows, time_rows
 from jaxrec.data.interactions import Interactions, Sequences
+from jaxrec.data.lines import integer_array, parse_columns
 from jaxrec.data.negatives import add_unobserved
 from jaxrec.data.raw import Coded, Ragged, Raw
 from jaxrec.data.sources.dataset import Dataset, Expected, Table, check, check_table, pick
@@ -176,11 +177,11 @@ def load_interactions(name: str) -> Interactions:
     """All ratings in the order of the file; value is the rating 1..5; ids follow the order of the raw ids."""
     dataset = pick(DATASETS, name)
     show_terms(SOURCE)
-    table = np.array(_table(_RATINGS))[:, :4].astype(np.int64)
-    user, item, rating, time = table.T
+    columns = zip(*_table(_RATINGS), strict=True)
+    user, item, rating, time = (integer_array(column, _RATINGS.path) for column in columns)
     return _checked(
         Interactions.from_raw(
-            f"movielens/{name}", user, item, time.copy(), rating.astype(np.float32), order="sorted"
+            f"movielens/{name}", user, item, time, rating.astype(np.float32), order="sorted"
         ),
         dataset.expected,
     )
@@ -197,7 +198,7 @@ def load_movies(name: str) -> Movies:
     show_terms(SOURCE)
     rows = _by_id("item", _table(_ITEMS))
     genres = np.array([[genre in row[3].split() for genre in GENRES] for row in rows])
-    year = np.array([int(row[2]) if row[2].isdigit() else 0 for row in rows], np.int32)
+    year = np.array([int(row[2]) if re.fullmatch("[0-9]+", row[2]) else 0 for row in rows], np.int32)
     return Movies(np.array([row[1] for row in rows]), year, genres)
 
 
@@ -206,7 +207,8 @@ def load_users(name: str) -> Users:
     pick(DATASETS, name)
     show_terms(SOURCE)
     _, age, gender, occupation, zip_code = zip(*_by_id("user", _table(_USERS)), strict=True)
-    return Users(np.array(age).astype(np.int32), np.array(gender), np.array(occupation), np.array(zip_code))
+    years = integer_array(age, _USERS.path).astype(np.int32)
+    return Users(years, np.array(gender), np.array(occupation), np.array(zip_code))
 
 
 def load_people(name: str) -> tuple[Sequences, Users]:
@@ -226,7 +228,7 @@ def _table(file: File) -> list[list[str]]:
 
 
 def _by_id(feature: str, rows: list[list[str]]) -> list[list[str]]:
-    raw = np.array([row[0] for row in rows]).astype(np.int64)
+    raw = integer_array([row[0] for row in rows], feature)
     ids = vocab.build(feature, raw, "sorted").encode(raw)
     return [rows[i] for i in np.argsort(ids)]
 
@@ -327,19 +329,20 @@ def _million() -> tuple[Interactions, Users, Movies]:
             user, movie, rating = (packed[name].astype(np.int64) for name in ("user", "movie", "rating"))
     else:
         lines = _member("ml-1m/ratings.dat")(read(ZIP_1M))
-        user, movie, rating, _ = (
-            np.array(lines.replace(b"::", b" ").split()).astype(np.int64).reshape(-1, 4).T
-        )
+        user, movie, rating, _ = parse_columns(
+            lines, ("user", "movie", "rating", "time"), ZIP_1M.path, b"::"
+        ).T
     interactions = Interactions.from_raw(
         "movielens/ml-1m", user, movie, value=rating.astype(np.float32), order="sorted"
     )
-    described = {int(row[0]): row for row in _dat(_USERS_1M)}
+    described = _described(_USERS_1M)
     rows = [described[raw] for raw in interactions.user_ids.tolist()]
     _, gender, age, occupation, zip_code = (np.array(column) for column in zip(*rows, strict=True))
-    users = Users(age.astype(np.int32), gender, occupation.astype(np.int64), zip_code)
-    described = {int(row[0]): row for row in _dat(_MOVIES_1M)}
+    years, works = (integer_array(column.tolist(), _USERS_1M.path) for column in (age, occupation))
+    users = Users(years.astype(np.int32), gender, works, zip_code)
+    described = _described(_MOVIES_1M)
     rows = [described[raw] for raw in interactions.item_ids.tolist()]
-    year = [re.search(r"\((\d{4})\)\s*$", row[1]) for row in rows]
+    year = [re.search(r"\(([0-9]{4})\)\s*$", row[1]) for row in rows]
     genres = np.array([[genre in row[2].split("|") for genre in GENRES] for row in rows])
     movies = Movies(
         np.array([row[1] for row in rows]), np.array([int(y[1]) if y else 0 for y in year], np.int32), genres
@@ -347,5 +350,13 @@ def _million() -> tuple[Interactions, Users, Movies]:
     return interactions, users, movies
 
 
-def _dat(file: File) -> list[list[str]]:
-    return [line.split("::") for line in read(file).decode("latin-1").split("\n") if line]
+def _described(file: File) -> dict[int, list[str]]:
+    """Cells of each line of a .dat file, by the id that they begin with; ValueError if one stands twice."""
+    rows = [line.split("::") for line in read(file).decode("latin-1").split("\n") if line]
+    ids = integer_array([row[0] for row in rows], file.path).tolist()
+    described = dict(zip(ids, rows, strict=True))
+    if len(described) < len(ids):
+        raise ValueError(
+            f"{file.path}: describes {len(described):,} ids in {len(ids):,} lines; fetch it again"
+        )
+    return described

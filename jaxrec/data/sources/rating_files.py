@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import sys
-import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, BadCell, check_id, shown
 from jaxrec.data.interactions import Interactions, Sequences
 from jaxrec.data.sources import movielens
 from jaxrec.data.store import File, Source, http, read, read_bytes, show_terms, verify
@@ -36,6 +38,7 @@ BOOKS_MD5 = (
     "77b4a5b887e14e16b13e7788bdf70156"  # data/ratings_Books.csv.dvc of PIReTship/bookdata-tools @0b652a51
 )
 _LONGEST_ID = 24  # characters of a text id
+_PART = 1 << 20  # bytes of a file that are checked at once
 _LEAST = 5  # ratings of a user and of an item of Books
 
 _ZIP_20M = File(
@@ -110,23 +113,22 @@ def parse(content: bytes, name: str, where: str) -> Interactions:
     layout = LAYOUTS[name]
     form = layout.separator.decode().join(("user", "item", "rating", "seconds"))
     if layout.header:
-        first, _, content = content.partition(b"\n")
+        first, _, content = content.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
         if first.strip().decode(errors="replace") != layout.header:
             raise ValueError(f"{where}: begins with {first[:60]!r}, expected the header {layout.header!r}")
     if not content.strip():
         raise ValueError(f"{where}: holds no rating; expected lines `{form}`")
+    _check_lines(content, layout, where, form)
     identifier = f"S{_LONGEST_ID}" if layout.text_ids else "i8"
     columns = [("user", identifier), ("item", identifier), ("value", "f4"), ("time", "i8")]
     separator = layout.separator
     if len(separator) > 1:
         content, separator = content.replace(separator, b","), b","
     try:
-        with warnings.catch_warnings():  # older NumPy cuts 4.5 down to 4 with a warning
-            warnings.simplefilter("error", DeprecationWarning)
-            table = np.loadtxt(
-                io.BytesIO(content), np.dtype(columns), comments=None, delimiter=separator.decode(), ndmin=1
-            )
-    except (ValueError, DeprecationWarning) as error:
+        table = np.loadtxt(
+            io.BytesIO(content), np.dtype(columns), comments=None, delimiter=separator.decode(), ndmin=1
+        )
+    except ValueError as error:
         raise ValueError(f"{where}: expected lines `{form}` with integer seconds: {error}") from error
     if layout.text_ids:
         _check_text(table, where)
@@ -177,6 +179,31 @@ def _numbered(
     )
 
 
+def _check_lines(content: bytes, layout: Layout, where: str, form: str) -> None:
+    """Raises ValueError, naming the line, for one not written as it should be: NumPy takes more for a number.
+
+    Text is taken as it is, but for a NUL character, which NumPy cuts off an end.
+    """
+    whole = INTEGER.encode()
+    identifier = rb"[^\0\r\n" + layout.separator + rb"]*" if layout.text_ids else rb"(?:" + whole + rb")"
+    cells = (identifier, identifier, DECIMAL.encode(), rb"(?:" + whole + rb")")
+    line = re.compile(rb"(?>" + layout.separator.join(cells) + rb"(?:\r?\n|\Z))*+")
+    start, number = 0, 1
+    while start < len(content):  # by parts, since a pattern that repeats takes memory
+        end = content.find(b"\n", start + _PART) + 1 or len(content)
+        found = line.match(content, start, end)
+        good = start if found is None else found.end()
+        if good != end:
+            number += content.count(b"\n", start, good)
+            bad = content[good : content.find(b"\n", good) + 1 or len(content)].decode(errors="replace")
+            raise ValueError(
+                f"{where}, line {number + bool(layout.header)}: {shown(bad)}: expected lines `{form}` with "
+                f"integer seconds; numbers have {PLAIN_INTEGER}"
+            )
+        number += content.count(b"\n", start, end)
+        start = end
+
+
 def _check_text(table: np.ndarray, where: str) -> None:
     for column in ("user", "item"):
         long = np.flatnonzero(np.char.str_len(table[column]) >= _LONGEST_ID)
@@ -188,10 +215,13 @@ def _check_text(table: np.ndarray, where: str) -> None:
         empty = np.flatnonzero(table[column] == b"")
         if empty.size:
             raise ValueError(f"{where}: rating {empty[0] + 1} names no {column}; each has an id")
-        try:
-            np.char.decode(table[column], "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{where}: a {column} is no text in UTF-8: {error}") from error
+        for raw in np.unique(table[column]).tolist():
+            try:
+                check_id(column, raw.decode())
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}: a {column} is no text in UTF-8: {error}") from error
+            except BadCell as error:
+                raise ValueError(f"{where}: {error}") from None
 
 
 def _content(layout: Layout, name: str, path: str) -> tuple[bytes, str]:
@@ -205,7 +235,7 @@ def _content(layout: Layout, name: str, path: str) -> tuple[bytes, str]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; name the rating file of {name}")
     content = read_bytes(Path(path))
-    if path.endswith(".zip"):
+    if path.lower().endswith(".zip"):
         if layout.archive is None:
             raise ValueError(f"{path}: {name} comes in no archive; name the rating file itself")
         verify(content, layout.archive, path, "fetch it again")
@@ -216,8 +246,11 @@ def _content(layout: Layout, name: str, path: str) -> tuple[bytes, str]:
 
 
 def _member(archive: bytes, name: str) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-        return opened.read(name)
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+            return opened.read(name)
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+        raise ValueError(f"{name}: not in the archive, or damaged ({error}); fetch it again") from error
 
 
 def _check(found: Interactions, layout: Layout, where: str) -> None:

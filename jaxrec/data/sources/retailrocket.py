@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxrec.data.checks import as_integers
 from jaxrec.data.features import Category, Number, Spec, encode, fit
 from jaxrec.data.impressions import Impressions, ImpressionSplit, time_rows
 from jaxrec.data.negatives import add_unobserved
@@ -109,11 +110,12 @@ def count_before(entity: np.ndarray, when: np.ndarray, of_row: np.ndarray, time:
 
 def _pairs(columns: Mapping[str, np.ndarray], num_items: int) -> tuple[np.ndarray, np.ndarray]:
     """Distinct pairs, user * num_items + item, and the time of each behaviour, `_NEVER` where none."""
-    keys = [columns[f"{b}_user"].astype(np.int64) * num_items + columns[f"{b}_item"] for b in BEHAVIOURS]
+    whole = {name: as_integers(column, name) for name, column in columns.items()}
+    keys = [whole[f"{b}_user"] * num_items + whole[f"{b}_item"] for b in BEHAVIOURS]
     pairs = np.unique(np.concatenate(keys))
     times = np.full((len(BEHAVIOURS), len(pairs)), _NEVER)
     for i, key in enumerate(keys):
-        times[i, np.searchsorted(pairs, key)] = columns[f"{BEHAVIOURS[i]}_value"]
+        times[i, np.searchsorted(pairs, key)] = whole[f"{BEHAVIOURS[i]}_value"]
     return pairs, times
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxrec.data.checks import narrow_ids
 from jaxrec.data.interactions import Interactions, Sequences
+from jaxrec.data.lines import parse_columns
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
 from jaxrec.data.store import File, Source, github, read, show_terms
 
@@ -36,7 +37,7 @@ def load(name: str) -> Sequences:
     dataset = pick(DATASETS, name)
     show_terms(SOURCE)
     ((file,),) = dataset.files
-    table = np.array(read(file).split()).astype(np.int64).reshape(-1, 2)
+    table = parse_columns(read(file), ("user", "item"), file.path)
     users, items = int(table[:, 0].max()), int(table[:, 1].max())
     sequences = Interactions(
         f"sasrec/{name}",

@@ -19,10 +19,12 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
 
+from jaxrec.data.checks import as_integers
 from jaxrec.data.sessions import Sessions
 from jaxrec.data.sources.dataset import Log, pick
 from jaxrec.data.store import File, Source, find, github, read, show_terms
@@ -123,7 +125,7 @@ def unpack(content: bytes, where: str) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(content)) as archive:
             return {name: archive[name] for name in _ARRAYS}
-    except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{where}: not an archive of the arrays {', '.join(_ARRAYS)} ({error}); fetch it again"
         ) from error
@@ -150,8 +152,9 @@ def from_lists(
     """The arrays of `Sessions.from_arrays` from training sessions, and test prefixes with their targets."""
     if len(test) != 2:
         raise ValueError(f"{where}: {len(test)} lists of test data, expected prefixes and targets")
-    arrays = {"test_target": np.asarray(test[1], np.int64)}
+    arrays = {"test_target": as_integers(test[1], f"{where}: test targets")}
     for part, rows in (("train", train), ("test", test[0])):
-        arrays[f"{part}_items"] = np.concatenate([np.asarray(row, np.int64) for row in rows])
+        checked = [as_integers(row, f"{where}: {part} row {i}") for i, row in enumerate(rows)]
+        arrays[f"{part}_items"] = np.concatenate(checked) if checked else np.empty(0, np.int64)
         arrays[f"{part}_offsets"] = np.cumsum([0, *map(len, rows)])
     return arrays

@@ -1,0 +1,125 @@
+"""Rows of delimited text: lines of any file, `.gz` allowed, and the cells of a CSV file by any delimiter."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxrec.data.cells import shown
+
+LONGEST = 1 << 24  # characters of a cell, whether it is read or not
+_STAND_IN = "\x1f"  # for a delimiter of several characters, which `csv` does not take
+_ESCAPE = re.compile(r"\\(?:t|x[0-9a-fA-F]{2})")
+
+
+def is_packed(path: str | Path) -> bool:
+    """Whether a file is read through gzip, by its name."""
+    return str(path).lower().endswith(".gz")
+
+
+def form_of(path: str | Path) -> str:
+    """The last suffix of a name but for .gz, in lower case: ".csv" of events.CSV.gz."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
+
+
+def text_lines(path: str | Path) -> Iterator[str]:
+    """Lines of a text file with their ends, without a byte order mark.
+
+    Raises ValueError naming the file for text that is not UTF-8 and for a damaged archive, OSError if the
+    file can't be opened.
+    """
+    number = 0
+    try:
+        opener: Any = gzip.open if is_packed(path) else open
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            for line in file:
+                number += 1
+                yield line
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}, after line {number}: not UTF-8 text ({error}); convert it") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{path}: truncated or corrupt gzip file ({error}, after line {number}); fetch it again"
+        ) from error
+
+
+def separator(path: str | Path, delimiter: str | None) -> str:
+    r"""What separates cells: a tab for `.tsv` and a comma otherwise, or what is given, where \t is a tab.
+
+    Raises ValueError for a delimiter that can't separate cells.
+    """
+    if delimiter is None:
+        return "\t" if ".tsv" in (suffix.lower() for suffix in Path(path).suffixes) else ","
+    found = _ESCAPE.sub(lambda escape: escape[0].encode().decode("unicode_escape"), delimiter)
+    if not found or any(c in '"\n\r\0' for c in found) or (len(found) > 1 and _STAND_IN in found):
+        raise ValueError(
+            f"delimiter={delimiter!r}: must be one character or several, none of them a quote or the end of "
+            "a line; such as ',', '\\t' or '::'"
+        )
+    return found
+
+
+def read_rows(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Cells of each row, and the line on which it ends. Quotes are those of CSV, whatever the delimiter.
+
+    Raises as `text_lines`, and ValueError naming the line for quotes that don't close and for a cell of more
+    than `LONGEST` characters.
+    """
+    several = len(delimiter) > 1
+    lines = _by_stand_in(path, delimiter) if several else text_lines(path)
+    reader = csv.reader(lines, delimiter=_STAND_IN if several else delimiter, strict=True)
+    try:
+        while (row := _next(reader)) is not None:
+            if several:
+                row = [cell.replace(_STAND_IN, delimiter) for cell in row]
+            yield reader.line_num, row
+    except csv.Error as error:
+        what = f"{error}; repair the quotes"
+        if "field larger than field limit" in str(error):
+            what = f"a cell has more than {LONGEST:,} characters; shorten it, or close its quotes"
+        raise ValueError(f"{path}, line {reader.line_num}: {what}") from error
+
+
+def read_header(path: str | Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    """The first of `read_rows`; ValueError if the file is empty or its first line is."""
+    _, header = next(rows, (0, []))
+    if any(cell.strip() for cell in header):
+        return header
+    if any(cell.strip() for _, row in rows for cell in row):
+        raise ValueError(f"{path}, line 1: is empty; the first line names the columns")
+    raise ValueError(f"{path}: the file is empty; expected a header line and one line per event")
+
+
+def unnamed(header: list[str]) -> str | None:
+    """What is wrong with the names of columns, if anything: one has no name, or stands twice."""
+    for place, name in enumerate(header, 1):
+        if not name.strip() or re.fullmatch(r"Unnamed: \d+", name):
+            return f"column {place} has no name ({name!r}), such as the index that pandas writes"
+        if header.count(name) > 1:
+            return f"{header.count(name)} columns are named {shown(name)}; names must differ"
+    return None
+
+
+def _next(reader: Iterator[list[str]]) -> list[str] | None:
+    """The next row, with long cells; the limit of `csv` is that of the whole process, so it is put back."""
+    before = csv.field_size_limit(LONGEST)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _by_stand_in(path: str | Path, delimiter: str) -> Iterator[str]:
+    for number, line in enumerate(text_lines(path), 1):
+        if _STAND_IN in line:
+            raise ValueError(
+                f"{path}, line {number}: has the character {_STAND_IN!r}, which stands in for {delimiter!r} "
+                "while it is read; take it out"
+            )
+        yield line.replace(delimiter, _STAND_IN)

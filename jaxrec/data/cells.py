@@ -104,7 +104,7 @@ def second(feature: str, text: str) -> int:
         raise BadCell(f"{feature} {shown(text)} is missing or not a number; {SECONDS}: convert dates first")
     else:
         number = decimal.Decimal(text)
-        whole = abs(number) < 2**63 and number == number.to_integral_value()
+        whole = number.copy_abs() < 2**63 and number == number.to_integral_value()
     if not whole:
         raise BadCell(
             f"{feature} {shown(text)} is not a whole number; {SECONDS}: round it or remove the line"

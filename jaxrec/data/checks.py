@@ -43,6 +43,8 @@ def as_integers(values: object, where: str) -> np.ndarray:
             return np.array([int(value) for value in values], np.int64)
         except OverflowError:
             raise ValueError(f"{where}: one of {len(values):,} integers is beyond 64 bits") from None
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        raise ValueError(f"{where}: values are masked in part; fill them in or take the rows out")
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{where}: {array.dtype}{list(array.shape)}, expected integers of rank 1")

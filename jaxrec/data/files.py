@@ -19,7 +19,6 @@ from jaxrec.data.cells import SECONDS, BadCell, Codes, check_id, kept_id, number
 from jaxrec.data.checks import as_integers, check_name, check_seconds, kept_items, narrow_ids
 from jaxrec.data.delimited import read_header, read_rows, separator
 from jaxrec.data.interactions import Interactions
-from jaxrec.data.vocab import Coded
 
 Ids = Literal["map", "keep"]
 
@@ -73,7 +72,7 @@ def read_csv(
     found: dict[str, Any] = {feature: np.array(column) for feature, column in cells.items()}
     if ids == "map":
         for feature, table in codes.items():
-            found[feature] = Coded(found[feature], vocab.text_array(f"{path}: {feature}", list(table)))
+            found[feature] = vocab.Texts(found[feature], list(table))
     return _interactions(path, name, found, ids, order, real_ids)
 
 
@@ -141,7 +140,7 @@ def _arrow_column(path: Path, feature: str, column: str, table: Any) -> Any:
 
 def _arrow_ids(
     where: str, found: Any, *, feature: str, ids: Ids, real_ids: Collection[str]
-) -> np.ndarray | Coded:
+) -> np.ndarray | vocab.Texts:
     """Integers, or text as codes; each distinct text is checked, as in a CSV file."""
     import pyarrow as pa
 
@@ -160,7 +159,7 @@ def _arrow_ids(
             check_id(feature, cell, real_ids)
         except BadCell as error:
             raise ValueError(f"{where}, row {int((codes == code).argmax())}: {error}") from None
-    return Coded(codes, vocab.text_array(where, texts))
+    return vocab.Texts(codes, texts)
 
 
 def _arrow_seconds(where: str, found: Any) -> np.ndarray:

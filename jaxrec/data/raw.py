@@ -7,8 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data.checks import as_integers
-from jaxrec.data.vocab import Coded as Coded
 from jaxrec.data.vocab import as_raw, factorise, is_text
+
+
+class Coded(NamedTuple):
+    """A column whose row i holds values[codes[i]], or nothing where the code is -1. values: distinct."""
+
+    codes: np.ndarray
+    values: np.ndarray
 
 
 class Ragged(NamedTuple):

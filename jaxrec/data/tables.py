@@ -101,6 +101,8 @@ def read_blocks(
         for block in blocks(threads=True):
             if any(is_number.values()):
                 block = _with_numbers(path, block, types, is_number, header, line)
+            if all(column.null_count for column in block.columns):
+                _check_lines(path, delimiter)
             line += block.num_rows
             yield block
     except (FileNotFoundError, PermissionError, IsADirectoryError):
@@ -127,6 +129,13 @@ def _header(path: str | Path, wanted: Iterable[str], delimiter: str) -> list[str
         if header.count(name) > 1:
             raise ValueError(f"{path}: {header.count(name)} columns are named {name!r}; names must differ")
     return header
+
+
+def _check_lines(path: str | Path, delimiter: str) -> None:
+    """Raises ValueError naming the first empty line; Arrow makes a row of missing cells of it."""
+    for line, row in read_rows(path, delimiter):
+        if not row:
+            raise ValueError(f"{path}, line {line}: is empty; remove it")
 
 
 def _with_numbers(

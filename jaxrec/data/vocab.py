@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Collection, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,11 +17,11 @@ Order = Literal["appearance", "sorted"]
 MOST_BYTES = 1 << 30  # of an array of text, where one long text makes it so large
 
 
-class Coded(NamedTuple):
-    """A column whose row i holds values[codes[i]], or nothing where the code is -1. values: distinct."""
+class Texts(NamedTuple):
+    """Raw ids as a reader finds them: row i holds texts[codes[i]]. Each of texts is distinct and occurs."""
 
     codes: np.ndarray
-    values: np.ndarray
+    texts: list[str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,12 +44,9 @@ class Vocabulary:
             raise ValueError(f"{self.feature}: raw ids must be a NumPy array of integers or text")
         object.__setattr__(self, "raw", as_raw(self.feature, self.raw))
         check_count(self.raw.size, f"{self.feature} ids")
-        ordered = self.raw[self._order]
-        twice = np.flatnonzero(ordered[1:] == ordered[:-1])
-        if twice.size:
-            raise ValueError(
-                f"{self.feature}: raw id {ordered[twice[0]].item()!r} stands twice; ids must be distinct"
-            )
+        twice = _repeated(self.raw)
+        if twice is not None:
+            raise ValueError(f"{self.feature}: raw id {twice!r} stands twice; ids must be distinct")
 
     @functools.cached_property
     def _order(self) -> np.ndarray:
@@ -96,36 +94,23 @@ def number(feature: str, values: object, order: Order = "appearance") -> tuple[V
     """A vocabulary of `values` as `build` makes it, and the ids of all of them, int32 [N]."""
     if order not in ("appearance", "sorted"):
         raise ValueError(f"order={order!r}: must be 'appearance' or 'sorted'")
-    codes, distinct = factorise(feature, values)
-    check_count(distinct.size, f"{feature} ids")
-    ids = np.arange(1, distinct.size + 1, dtype=np.int32)
+    codes, distinct = _distinct(feature, values)
+    check_count(len(distinct), f"{feature} ids")
+    ids = np.arange(1, len(distinct) + 1, dtype=np.int32)
     if order == "sorted":
-        ascending = np.argsort(distinct, kind="stable")
+        ascending = sorted(range(len(distinct)), key=distinct.__getitem__)
         ids[ascending] = ids.copy()
-        distinct = distinct[ascending]
-    return Vocabulary(feature, distinct), ids[codes]
+        distinct = [distinct[i] for i in ascending]
+    return Vocabulary(feature, _as_array(feature, distinct)), ids[codes]
 
 
 def factorise(feature: str, values: object) -> tuple[np.ndarray, np.ndarray]:
     """Codes 0..n-1 of raw values by first appearance, int64 [N], and the distinct values, [n].
 
-    values: integers or text as `as_raw` takes them, or `Coded` ones without missing rows. Text is held once a
-    distinct value, so that a long one costs its own length and not that of every row.
+    values: integers or text as `as_raw` takes them, or `Texts`.
     """
-    if isinstance(values, Coded):
-        return _factorise_coded(feature, values)
-    if not _all_text(values):
-        array = as_raw(feature, values)
-        if not is_text(array):
-            distinct, first, codes = np.unique(array, return_index=True, return_inverse=True)
-            order = np.argsort(first, kind="stable")
-            place = np.empty(order.size, np.int64)
-            place[order] = np.arange(order.size)
-            return place[codes], distinct[order]
-        values = array.tolist()
-    table: dict[str, int] = {}
-    codes = np.array([table.setdefault(text, len(table)) for text in values], np.int64)  # type: ignore[attr-defined]
-    return codes, text_array(feature, list(table))
+    codes, distinct = _distinct(feature, values)
+    return codes, _as_array(feature, distinct)
 
 
 def check_raw_ids(vocabulary: Vocabulary, ids: np.ndarray, real: Collection[str] = ()) -> None:
@@ -147,9 +132,7 @@ def as_raw(feature: str, values: object) -> np.ndarray:
     """
     if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
         raise ValueError(f"{feature}: raw ids are masked in part; fill them in or take the rows out")
-    listed = values if isinstance(values, (list, tuple)) else np.asarray(values)
-    if isinstance(listed, np.ndarray) and listed.ndim == 1 and listed.dtype.kind in "OT":
-        listed = listed.tolist()
+    listed = _listed(values)
     if isinstance(listed, np.ndarray):
         if listed.ndim == 1 and listed.dtype.kind == "U":
             return _without_nul(feature, listed)
@@ -199,16 +182,54 @@ def is_text(array: np.ndarray) -> bool:
     return array.dtype.kind == "U"
 
 
-def _factorise_coded(feature: str, column: Coded) -> tuple[np.ndarray, np.ndarray]:
-    codes = as_integers(column.codes, f"{feature}: codes")
-    if codes.size and (codes.min() < 0 or codes.max() >= len(column.values)):
-        raise ValueError(f"{feature}: codes must be within 0..{len(column.values) - 1}")
-    used, first, place = np.unique(codes, return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")
-    of_used, distinct = factorise(feature, column.values[used[order]])
-    of_place = np.empty(order.size, np.int64)
-    of_place[order] = of_used
-    return of_place[place], distinct
+def _distinct(feature: str, values: object) -> tuple[np.ndarray, list[int] | list[str]]:
+    """Codes by first appearance, and the distinct values as a list.
+
+    Text is held once a distinct value, so that a long one costs its own length and not that of every row.
+    """
+    if isinstance(values, Texts):
+        used, first, place = np.unique(values.codes, return_index=True, return_inverse=True)
+        order = np.argsort(first, kind="stable")
+        return np.argsort(order)[place], [values.texts[i] for i in used[order].tolist()]
+    values = _listed(values)
+    if not _all_text(values):
+        array = as_raw(feature, values)
+        if not is_text(array):
+            distinct, first, place = np.unique(array, return_index=True, return_inverse=True)
+            order = np.argsort(first, kind="stable")
+            return np.argsort(order)[place], distinct[order].tolist()
+        values = array.tolist()
+    table: dict[str, int] = {}
+    codes = [table.setdefault(text, len(table)) for text in values]  # type: ignore[attr-defined]
+    return np.array(codes, np.int64), list(table)
+
+
+def _as_array(feature: str, distinct: list[int] | list[str]) -> np.ndarray:
+    if distinct and isinstance(distinct[0], str):
+        return text_array(feature, distinct)  # type: ignore[arg-type]
+    return np.array(distinct, np.int64)
+
+
+def _repeated(raw: np.ndarray) -> object:
+    """A value that stands twice, None if all are distinct."""
+    if is_text(raw):
+        found = collections.Counter(raw.tolist())
+        return (
+            next((text for text, count in found.items() if count > 1), None)
+            if len(found) < raw.size
+            else None
+        )
+    ordered = np.sort(raw)
+    twice = np.flatnonzero(ordered[1:] == ordered[:-1])
+    return ordered[twice[0]].item() if twice.size else None
+
+
+def _listed(values: object) -> np.ndarray | Sequence[Any]:
+    """Values as a list, or as an array of numbers or fixed-width text."""
+    if isinstance(values, (list, tuple, np.ma.MaskedArray)):
+        return values
+    array = np.asarray(values)
+    return array.tolist() if array.ndim == 1 and array.dtype.kind in "OT" else array
 
 
 def _all_text(values: object) -> bool:

@@ -1,3 +1,4 @@
+import gzip
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,3 +120,114 @@ def test_the_command_line_prints_no_traceback(write: Write) -> None:
     assert done.returncode == 2
     assert "the file is empty" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+GOOD = "user,item,time\n1,5,1\n1,6,2\n2,5,3\n"
+
+
+@pytest.mark.parametrize(
+    "name, content, options",
+    [
+        ("e.CSV", GOOD, []),
+        ("e.Csv.GZ", gzip.compress(GOOD.encode()), []),
+        ("e.TSV", GOOD.replace(",", "\t"), []),
+        ("e.csv", GOOD.replace(",", "\t"), ["--delimiter", "\\t"]),
+        ("e.csv", GOOD.replace(",", "::"), ["--delimiter", "::"]),
+        ("e.dat", GOOD.replace(",", "::"), ["--delimiter", "::"]),
+        ("e.dat", "1::5::1\n1::6::2\n2::5::3\n", ["--delimiter", "::", "--columns", "user", "item", "time"]),
+        ("e.csv", GOOD.replace("1,5", "NA,5").replace("1,6", "NA,6"), ["--real-ids", "NA"]),
+        ("my e.csv", GOOD, ["--name", "e.csv"]),
+    ],
+)
+def test_suffixes_and_delimiters_of_any_form_are_taken(
+    write: Write, capsys: Capture, name: str, content: str | bytes, options: list[str]
+) -> None:
+    assert main(["validate", str(write(name, content)), *options]) == 0
+    assert "2 users, 2 items, 3 interactions" in capsys.readouterr().out
+
+
+def test_kept_ids_stay_in_a_core_unless_they_are_renumbered_by_name(write: Write, capsys: Capture) -> None:
+    rows = [f"{u},{i},{i}\n" for u in (1, 2, 3) for i in (2, 4, 5)]
+    path = str(write("e.csv", "user,item,time\n" + "".join(rows) + "1,1,9\n"))
+    command = ["validate", path, "--keep-ids", "--k-core", "3"]
+    assert main(command) == 0
+    assert "an item table has 5 rows, 1..5" in capsys.readouterr().out
+    assert main([*command, "--renumber"]) == 0
+    assert "item table" not in capsys.readouterr().out
+    assert main(["validate", path, "--k-core", "3", "--renumber"]) == 2
+    assert "--renumber: is for --keep-ids with --k-core" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, content, options, message",
+    [
+        ("e.csv", GOOD.replace(",", "::"), [], "give delimiter='::'"),
+        ("e.csv", GOOD, ["--delimiter", ""], "delimiter='': must be one character or several"),
+        ("e.csv", GOOD, ["--delimiter", "\n"], "delimiter='\\n': must be"),
+        ("e.csv", GOOD, ["--times-file", "t.txt"], "--times-file t.txt: is for a .txt file"),
+        ("e.txt", "1 2\n", ["--delimiter", ";"], "--delimiter ;: is for a table"),
+        ("e.parquet", b"PAR1", ["--delimiter", ";"], "--delimiter ;: is for a table of text"),
+        ("e.parquet", b"PAR1 no table", [], "e.parquet: not a readable Parquet file"),
+        ("e.parquet", b"", [], "e.parquet: not a readable Parquet file"),
+        ("e.csv.gz", b"no gzip", [], "e.csv.gz: truncated or corrupt gzip file"),
+        ("e.txt.GZ", b"no gzip", [], "e.txt.GZ: truncated or corrupt gzip file"),
+        ("e.csv", GOOD.encode("utf-16"), [], "e.csv, after line 0: not UTF-8 text"),
+        ("my e.csv", GOOD, [], "data set name 'my e.csv': cannot name a file"),
+        ("e.csv", "user,item,time\nNA,1,1\n", [], "user is missing ('NA')"),
+        ("e.csv", "user,item,time\n" + "9" * 5000 + ",1,1\n", ["--keep-ids"], "is outside 1..2^63-1"),
+    ],
+)
+def test_whatever_is_wrong_ends_with_2_and_one_line(
+    write: Write, capsys: Capture, name: str, content: str | bytes, options: list[str], message: str
+) -> None:
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow", reason="needs the extra `parquet`")
+    assert main(["validate", str(write(name, content)), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["e.csv", "e.parquet", "e.txt"])
+def test_a_folder_for_a_file_ends_with_2(tmp_path: Path, capsys: Capture, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert main(["validate", str(tmp_path / name)]) == 2
+    assert "directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["table", "criteo", "{}"],
+        ["table", "aliexpress", "{}", "{}"],
+        ["table", "ali-ccp", "{}", "{}", "{}"],
+        ["table", "ali-ccp-logs", "{}", "{}", "{}", "{}"],
+        ["table", "fuxictr", "{}", "{}", "{}", "{}"],
+        ["events", "taobao", "{}"],
+        ["events", "amazon", "{}", "{}"],
+        ["events", "amazon-din", "{}"],
+    ],
+)
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\xff\xfe\x00", b"no gzip"], ids=["folder", "empty", "text", "gz"]
+)
+def test_files_of_known_formats_end_with_2_too(
+    write: Write, tmp_path: Path, capsys: Capture, arguments: list[str], content: bytes | None
+) -> None:
+    pytest.importorskip("pyarrow", reason="needs the extra `parquet`")
+    name = "e.csv.gz" if content == b"no gzip" else "e.csv"
+    path = tmp_path if content is None else write(name, content)
+    assert main([argument.format(path) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and path.name in error
+
+
+def test_an_error_of_another_kind_is_told_in_one_line_too(
+    write: Write, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("out of\nmemory")
+
+    monkeypatch.setattr("jaxrec.data.__main__.read_csv", fail)
+    assert main(["validate", str(write("e.csv", GOOD))]) == 2
+    assert capsys.readouterr().err == "error: MemoryError: out of memory\n"

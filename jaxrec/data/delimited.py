@@ -6,7 +6,7 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def form_of(path: str | Path) -> str:
     return next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
 
 
-def text_lines(path: str | Path) -> Iterator[str]:
+def text_lines(path: str | Path) -> Generator[str]:
     """Lines of a text file with their ends, without a byte order mark.
 
     Raises ValueError naming the file for text that is not UTF-8 and for a damaged archive, OSError if the
@@ -65,7 +65,7 @@ def separator(path: str | Path, delimiter: str | None) -> str:
     return found
 
 
-def read_rows(path: str | Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def read_rows(path: str | Path, delimiter: str) -> Generator[tuple[int, list[str]]]:
     """Cells of each row, and the line on which it ends. Quotes are those of CSV, whatever the delimiter.
 
     Raises as `text_lines`, and ValueError naming the line for quotes that don't close and for a cell of more

@@ -60,7 +60,9 @@ def read_csv(
     for feature, table in codes.items():
         read[feature] = functools.partial(kept_id, feature) if ids == "keep" else table.__getitem__
     cells = {feature: array("d" if feature == "value" else "q") for feature in places}
-    steps = [(at, read[feature], cells[feature].append) for feature, at in places.items()]
+    steps: list[tuple[int, Callable[[str], Any], Callable[[Any], None]]] = [
+        (at, read[feature], cells[feature].append) for feature, at in places.items()
+    ]
     for line, row in _whole_rows(path, rows, len(header)):
         try:
             for at, convert, keep in steps:

@@ -182,7 +182,7 @@ def is_text(array: np.ndarray) -> bool:
     return array.dtype.kind == "U"
 
 
-def _distinct(feature: str, values: object) -> tuple[np.ndarray, list[int] | list[str]]:
+def _distinct(feature: str, values: object) -> tuple[np.ndarray, list[Any]]:
     """Codes by first appearance, and the distinct values as a list.
 
     Text is held once a distinct value, so that a long one costs its own length and not that of every row.
@@ -204,9 +204,9 @@ def _distinct(feature: str, values: object) -> tuple[np.ndarray, list[int] | lis
     return np.array(codes, np.int64), list(table)
 
 
-def _as_array(feature: str, distinct: list[int] | list[str]) -> np.ndarray:
+def _as_array(feature: str, distinct: list[Any]) -> np.ndarray:
     if distinct and isinstance(distinct[0], str):
-        return text_array(feature, distinct)  # type: ignore[arg-type]
+        return text_array(feature, distinct)
     return np.array(distinct, np.int64)
 
 

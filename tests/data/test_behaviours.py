@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -283,3 +285,23 @@ def test_bad_input_is_refused() -> None:
     clicks = next_clicks(events(whole, 9))
     with pytest.raises(ValueError, match="test"):
         dataclasses.replace(clicks, test=np.array([99]))
+
+
+@pytest.mark.parametrize(
+    "field, change, message",
+    [
+        ("events", lambda c: c.astype(np.int64), "events: int64"),
+        ("item", lambda c: c + np.int32(99), "item: .* is outside 1..9"),
+        ("user", lambda c: c * 0, "user: 0 at position 0"),
+        ("click", lambda c: c.astype(np.float64), "click: float64"),
+        ("start", lambda c: c - np.int32(5), "row 0 .* has a history from -5"),
+        ("end", lambda c: c + np.int32(99), r"row 0 .* outside 0..5"),
+        ("end", lambda c: c[:-1], "end has .* rows, user has"),
+    ],
+)
+def test_impressions_that_point_nowhere_are_refused(
+    field: str, change: Callable[..., Any], message: str
+) -> None:
+    made = next_clicks(events([[(1, 10), (2, 11), (3, 12), (4, 13), (5, 14)]], 9))
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(made, **{field: change(getattr(made, field))})

@@ -104,6 +104,32 @@ def test_k_core_keeps_values() -> None:
     assert core.value.tolist() == [0.5, 2.5]
 
 
+def kept() -> Interactions:
+    """Three users with items 2, 4 and 5 of a table of 6, and one event of item 1."""
+    user = np.array([1, 1, 1, 2, 2, 2, 3, 3, 3, 3], np.int32)
+    item = np.array([2, 4, 5, 2, 4, 5, 2, 4, 5, 1], np.int32)
+    return Interactions("toy", user, item, None, None, np.array([7, 8, 9]), np.arange(1, 7), kept=True)
+
+
+def test_k_core_leaves_kept_ids_where_their_table_has_them() -> None:
+    core = kept().k_core(3)
+    assert core.item.tolist() == [2, 4, 5] * 3
+    assert (core.num_items, core.item_ids.tolist(), core.kept) == (6, [1, 2, 3, 4, 5, 6], True)
+    assert core.to_sequences().num_items == 6
+    assert core.k_core(3).item.tolist() == [2, 4, 5] * 3
+    few = kept().k_core(4, item_k=1)  # users are numbered as ever
+    assert (few.user.tolist(), few.user_ids.tolist(), few.item.tolist()) == ([1] * 4, [9], [2, 4, 5, 1])
+
+
+def test_k_core_renumbers_kept_ids_when_asked_to() -> None:
+    core = kept().k_core(3, renumber=True)
+    assert core.item.tolist() == [1, 2, 3] * 3
+    assert (core.item_ids.tolist(), core.kept) == ([2, 4, 5], False)
+    mapped = dataclasses.replace(kept(), kept=False)
+    assert mapped.k_core(3).item_ids.tolist() == [2, 4, 5]
+    assert mapped.k_core(3, renumber=False).item.tolist() == [2, 4, 5] * 3
+
+
 @pytest.mark.parametrize("k", [0, -1])
 def test_k_core_needs_a_positive_k(k: int) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):

@@ -169,5 +169,33 @@ def test_features_can_be_allowed_by_name() -> None:
         check_leakage(table(feature), TRAIN, allow=("y",))
 
 
+FEW = np.arange(6)  # too few for any argument by chance
+
+
+@pytest.mark.parametrize(
+    "texts", [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("0e0", "1e0"), (" 0", "1 ")], ids=lambda t: t[1]
+)
+def test_a_copy_of_a_label_as_text_is_equal_to_it(texts: tuple[str, str]) -> None:
+    label = np.array([0, 1, 1, 0, 1, 0], np.float32)
+    feature = category("x", label.astype(int) + 3, np.array(texts))
+    tasks = {"columns": {"x": feature[1]}, "fields": (feature[0],), "labels": {"click": label}}
+    with pytest.raises(ValueError, match="feature 'x' equals the label 'click'"):
+        check_leakage(Impressions("few", **tasks), FEW)
+    tasks["labels"] = {"click": 1 - label}
+    check_leakage(Impressions("few", **tasks), FEW)
+
+
+def test_a_standardised_copy_of_a_label_equals_it_up_to_scale() -> None:
+    label = np.array([0, 1, 1, 0, 1, 0], np.float32)
+    for values, leaks in (((label - 0.5) * 2, True), (label + np.array([0, 0, 1, 0, 0, 0]), False)):
+        field, column = number("x", values)
+        given = Impressions("few", {"x": column}, (field,), {"click": label})
+        if leaks:
+            with pytest.raises(ValueError, match="feature 'x' equals, up to its scale, the label 'click'"):
+                check_leakage(given, FEW)
+        else:
+            check_leakage(given, FEW)
+
+
 def test_a_label_of_one_class_can_not_leak() -> None:
     check_leakage(table(number("x", np.zeros(N)), labels={"click": np.zeros(N, np.float32)}), TRAIN)

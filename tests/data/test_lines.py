@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.lines import parse_rows, read_lines, rows_to_sequences
+from jaxrec.data.lines import integer_array, parse_columns, parse_rows, read_lines, rows_to_sequences
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -70,3 +70,31 @@ def test_bad_lines_are_refused(content: bytes, message: str) -> None:
 def test_bad_times_are_refused(write: Write, times: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_lines(write("toy.txt", "1 3 1\n2 2\n"), write("times.txt", times))
+
+
+@pytest.mark.parametrize("by, text", [(None, b"1 2\n3\t4\r\n"), (b"::", b"1::2\n3::4\n")])
+def test_columns_of_integers(by: bytes | None, text: bytes) -> None:
+    assert parse_columns(text, ("user", "item"), "toy", by).tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    "by, text, message",
+    [
+        (None, b"1 2 3\n4\n", "toy, line 1: 3 cells, expected `user item`"),  # four cells, as two rows have
+        (b"::", b"1::2::3\n4\n", "toy, line 1: 3 cells, expected `user::item`"),
+        (b"::", b"1::2\n1:2\n", "toy, line 2: '1:2' is not an integer"),
+        (b"::", b"1:: 2\n", "toy, line 1: ' 2' is not an integer"),
+        (b"::", b"1::02\n", "toy, line 1: '02' is not an integer"),
+        (None, b"1 2\n\n", "toy, line 2: 0 cells"),
+        (None, b"", "toy: the file is empty"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(by: bytes | None, text: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_columns(text, ("user", "item"), "toy", by)
+
+
+@pytest.mark.parametrize("cell", ["01", "１", "1_0", "9" * 30])
+def test_cells_of_integers(cell: str) -> None:
+    with pytest.raises(ValueError, match="toy: .*is not an integer"):
+        integer_array(["1", cell], "toy")

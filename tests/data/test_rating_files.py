@@ -88,6 +88,46 @@ def test_lines_of_another_form_are_refused(name: str, content: str, message: str
         parse(content.encode(), name, "ratings")
 
 
+@pytest.mark.parametrize("part", [1 << 20, 20])
+@pytest.mark.parametrize(
+    ("name", "bad"),
+    [
+        ("ml-1m", "01::2::3::4"),
+        ("ml-1m", "1::+2::3::4"),
+        ("ml-1m", "1::2::3::1_0"),
+        ("ml-1m", "1::2::nan::4"),
+        ("ml-1m", "1::2::inf::4"),
+        ("ml-1m", "1:: 2::3::4"),
+        ("ml-1m", "1,2::3::4"),
+        ("ml-1m", "1::2::3::-0"),
+        ("ml-1m", ""),
+        ("ml-20m", "007,2,3.5,4"),
+        ("ml-20m", "1,2,+3.5,4"),
+        ("Books", "a\0,b,1.0,5"),
+        ("Books", "a,b,1.0,05"),
+    ],
+)
+def test_numbers_are_written_plainly(name: str, bad: str, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy reads most of these, and an id of two spellings would be one."""
+    monkeypatch.setattr(rating_files, "_PART", part)
+    good = {"ml-1m": ML_1M, "ml-20m": ML_20M, "Books": books_file().decode()}[name]
+    line = good.count("\n") + 1
+    with pytest.raises(ValueError, match=f"ratings, line {line}: .*expected lines `user.*digits 0-9 alone"):
+        parse(f"{good}{bad}\n{good.splitlines()[-1]}\n".encode(), name, "ratings")
+    assert parse(good.replace("\n", "\r\n").encode().rstrip(), name, "ratings").user.size
+
+
+@pytest.mark.parametrize("user", ["nan", "NA", " u", "None"])
+def test_text_ids_are_checked_as_those_of_other_files(user: str) -> None:
+    with pytest.raises(ValueError, match="books.csv: user .*(is missing|spaces around it)"):
+        parse(f"{user},i,1.0,5\n".encode(), "Books", "books.csv")
+
+
+def test_an_archive_without_the_ratings_is_refused() -> None:
+    with pytest.raises(ValueError, match="ml-1m/none.dat: not in the archive, or damaged"):
+        rating_files._member(archive(), "ml-1m/none.dat")
+
+
 def test_an_id_that_is_no_text_is_refused_and_a_number_sign_is_part_of_one() -> None:
     with pytest.raises(ValueError, match="books.csv: a user is no text in UTF-8"):
         parse(b"\xff,i,1.0,5\n", "Books", "books.csv")

@@ -1,6 +1,6 @@
 """Raw files to validated columns to splits, with NumPy only: no model code and nothing on a device.
 
-cells         what a cell may hold: one grammar of ids, integers and numbers for every reader; delimited: rows of text
+cells         what a cell may hold, one grammar for every reader; delimited has the rows of text files
 interactions  the event table and user sequences, k-core, the statistics papers print
 vocab         raw ids to 1..n and back
 split         leave-one-out, split by time

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrec.data import vocab
+from jaxrec.data import checks, vocab
 from jaxrec.data.files import read_csv, read_parquet
 from jaxrec.data.interactions import Interactions
 from jaxrec.data.lines import read_lines
+from jaxrec.report import results
 
 Write = Callable[[str, str | bytes], Path]
 Reader = Callable[..., Interactions]
@@ -173,3 +174,7 @@ def test_a_name_of_a_data_set_can_name_a_folder(name: str) -> None:
     with pytest.raises(ValueError, match="cannot name a file"):
         Interactions.from_raw(name, [1], [2])
     assert Interactions.from_raw("movielens/ml-1m_x+y@2.csv", [1], [2]).num_items == 1
+
+
+def test_names_are_those_that_results_can_be_stored_under() -> None:
+    assert results.NAME.pattern == checks._PART

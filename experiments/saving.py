@@ -28,6 +28,7 @@ def save(
     source: str = "",
     fitted: Fitted | None = None,
     note: str = "",
+    incomparable: str = "",
 ) -> Path:
     """Writes a result file and, where there is a history, the plot of the validation metric beside it."""
     result = Result(
@@ -44,6 +45,7 @@ def save(
         seconds=fitted.seconds if fitted else 0.0,
         compile_seconds=fitted.compile_seconds if fitted else 0.0,
         note=note,
+        incomparable=incomparable,
     )
     path = results.write(result, folder, manifest=manifest())
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"

@@ -36,7 +36,7 @@ AUGMENTED_BATCH = 512
 def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     """The figures of the TiCoSeRec experiment on Beauty."""
     setting = paper.Config(dataset="Beauty", tiny=tiny, seeds=(0,))
-    recipe = paper.recipe_of(setting, "ticoserec")
+    recipe = paper.recipe_of(setting, "ticoserec-bce")
     if not tiny:
         recipe = dataclasses.replace(recipe, dim=64, batch_size=256)
     data = lab.resident(leave_one_out(paper.load(setting)))

@@ -72,8 +72,8 @@ PLE_PAPER = "table 5 of the PLE paper (RecSys 2020)"
 # AUC of gradient boosting: experiments/census_columns.py
 OTHER_COLUMNS: Mapping[str, str] = {
     group: "the published models read seven numeric columns that could not be had for training rows; "
-    f"gradient boosting on official test rows has an AUC of {without} from the nominal columns and {with_} with the "
-    f"numeric ones (never married: {other_without} and {other_with})"
+    f"gradient boosting on official test rows has an AUC of {without} from the nominal columns and {with_} "
+    f"with the numeric ones (never married: {other_without} and {other_with})"
     for group, without, with_, other_without, other_with in (
         ("income", "0.9247", "0.9486", "0.9909", "0.9946"),
         ("education", "0.8807", "0.8940", "0.9906", "0.9944"),

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import flax.linen as nn
 
 from experiments import impressions as lab
+from experiments.inputs import ready
 from experiments.published import NONE, Published
 from experiments.saving import means, save
 from experiments.settings import check, described
@@ -112,7 +113,7 @@ class Config:
     dim: int = 8  # width of the embedding of each column
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/census"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -177,6 +178,7 @@ def published_numbers(row: Row, config: Config) -> Published:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     split = load(config)
     data = lab.resident(split, config.num_devices)
     tasks = [task for task in data.tasks if task not in data.spaces]

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check_seeds, described
 from jaxrec import config as command_line
@@ -88,6 +89,7 @@ def measure(group: str, config: Config) -> Iterator[tuple[str, str, str, list[di
 
 def run(config: Config) -> None:
     """Fits, scores and stores every row."""
+    ready(config)
     for group in config.groups:
         for row, dataset, rule, found in measure(group, config):
             path = save(

@@ -41,6 +41,7 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -125,7 +126,7 @@ class Config:
     b2: float = 0.98  # decay of Adam's second moment
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/hstu_generative"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -382,6 +383,7 @@ def protocols(data: Data, loss: str, selection: str) -> dict[str, Protocol]:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     config = effective(config)
     data = load(config)
     for row in config.rows:

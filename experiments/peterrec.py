@@ -49,6 +49,7 @@ import optax
 import scipy.special
 
 from experiments import sequential as lab
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -124,7 +125,7 @@ class Config:
     learning_rate: float = 1e-3  # of Adam, for a row
     num_devices: int = 1  # devices that share each batch
     save_every: int = 5  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/peterrec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -147,7 +148,10 @@ class Config:
                 f"labels={self.labels}: all training users of {self.dataset} have theirs; leave it out, or "
                 "ask for --dataset yoochoose1_64"
             )
-        if self.norms and not any(row.startswith("peterrec") for row in self.rows):
+        patched = any(row.startswith("peterrec") for row in self.rows)
+        if patched and self.dim % 4:
+            raise ValueError(f"dim={self.dim}: must be a multiple of 4, as a patch has dim / 4 channels")
+        if self.norms and not patched:
             raise ValueError(f"norms=True: none of the rows {self.rows} has patches; ask for peterrec-serial")
 
     @property
@@ -500,6 +504,7 @@ def test_floor(row: Row, data: Data, config: Config) -> list[dict[str, float]]:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     config = effective(config)
     data = load(config)
     learned = [row for row in config.rows if row not in (*FLOORS, "scratch")]

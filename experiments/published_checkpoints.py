@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import sequential as lab
+from experiments.inputs import ready
 from experiments.saving import save
 from experiments.settings import check_seeds
 from jaxrec import config as command_line
@@ -149,7 +150,7 @@ class Config:
     tiny: bool = False  # random weights on a synthetic set, in seconds: to see that all works
     seeds: tuple[int, ...] = (0,)  # of the random floor, and of the weights of --tiny
     num_devices: int = 1  # devices that share the ranking
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/published_checkpoints"  # where --tiny writes its weights
 
     def __post_init__(self) -> None:
@@ -353,6 +354,7 @@ def run(config: Config) -> dict[str, dict[str, float]]:
     Raises:
       ValueError: a file is absent or does not fit, see `module_of`; nothing is stored then.
     """
+    ready(config)
     sequences = load(config)
     read = weights_of(config, sequences)
     data = lab.resident(leave_one_out(sequences))

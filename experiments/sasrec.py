@@ -29,6 +29,7 @@ from typing import Any, Literal
 import optax
 
 from experiments import sequential as lab
+from experiments.inputs import ready
 from experiments.published import NONE, Published, published
 from experiments.saving import means, save
 from experiments.settings import check, described
@@ -98,7 +99,7 @@ class Config:
     num_candidates: int = 100  # negatives that the target is ranked among
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/sasrec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -211,6 +212,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row, among sampled candidates and among all items."""
+    ready(config)
     config = effective(config)
     sequences = load(config)
     data = lab.resident(leave_one_out(sequences, short="train"))

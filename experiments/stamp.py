@@ -40,6 +40,7 @@ import optax
 
 from experiments import sequential
 from experiments import sessions as lab
+from experiments.inputs import ready
 from experiments.published import NONE, Published, published
 from experiments.saving import means, save
 from experiments.settings import check, described
@@ -140,7 +141,7 @@ class Config:
     validation: Literal["random", "last"] = "random"  # which sessions those are
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/stamp"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -339,6 +340,7 @@ def published_numbers(row: Row, config: Config) -> Published:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     config = effective(config)
     split = split_sessions(load(config), share=config.share, by=config.validation)
     data = lab.resident(split)

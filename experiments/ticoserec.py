@@ -10,9 +10,8 @@ events (--form flat), the users left alone are those of the most even gaps (--of
 are the most similar ones (--inverted-similarity), seen items are no candidates (--seen zero), negatives avoid
 training items only (--reject all).
 
-Beauty, Sports and Yelp-A are TiCoSeRec's files, coserec-Beauty and so on CoSeRec's, which order the events of
-a day otherwise and have no times. A difference from a published number is printed only for the file it was
-measured on (or an equal one) and with seen items ranked as there (--seen zero).
+Beauty, Sports and Yelp-A are TiCoSeRec's files, coserec-* are CoSeRec's (no times, a day in another order).
+Published numbers have a difference beside the file they were measured on, under --seen zero, their rule.
 
 Run:     python -m experiments.ticoserec --dataset ml-100k
 Also:    --dataset coserec-Beauty --seen zero (beside the figures of CoSeRec's files)
@@ -33,6 +32,7 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
+from experiments.inputs import ready
 from experiments.published import NONE, Published
 from experiments.saving import means, save
 from experiments.settings import check_seeds, described
@@ -95,15 +95,13 @@ class Config:
     reject: Literal["train", "all"] = "train"  # items no negative is; all: as the official code
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/ticoserec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
         for name in ("epochs", "dim", "batch_size"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: must be positive, or 0 for the recipe's value"
-                )
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"{name}={value}: must be positive, or 0 for the recipe's value")
         check_seeds(self.seeds)
         if set(self.operators) - set("SIMRC"):
             raise ValueError(f"operators={self.operators!r}: letters of SIMRC, such as 'SIM'")
@@ -358,6 +356,7 @@ def note_of(row: Row, config: Config) -> str:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     sequences = load(config)
     protocol = Protocol(seen=config.seen, selection="ndcg@20")
     for row in rows_of(config):

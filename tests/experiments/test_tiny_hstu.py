@@ -14,6 +14,7 @@ import pytest
 
 from experiments import hstu, hstu_length
 from experiments import sequential as lab
+from experiments.hstu_recipes import RECIPES
 from experiments.published import NONE
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences
@@ -82,7 +83,7 @@ def test_a_public_file_runs_to_the_end_as_the_public_code_does(
 # --- rows ---
 
 
-@pytest.mark.parametrize("name", hstu.RECIPES)
+@pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("row", [*ROWS, "hstu-large-ssm"])
 def test_every_row_of_every_data_set_is_a_model(name: Any, row: hstu.Row) -> None:
     config = hstu.Config(dataset=name)
@@ -100,7 +101,7 @@ def test_every_row_of_every_data_set_is_a_model(name: Any, row: hstu.Row) -> Non
 
 
 def test_rows_of_a_table_have_one_budget() -> None:
-    for name in hstu.RECIPES:
+    for name in RECIPES:
         config: Any = hstu.Config(dataset=name)  # type: ignore[arg-type]
         assert len({hstu.recipe_of(config, row) for row in ROWS}) == 1
 

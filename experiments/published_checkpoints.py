@@ -287,9 +287,8 @@ def rank(
         )
         values = lab.test(model, variables, data, protocol, max_len=1, num_devices=config.num_devices)
         beside: dict[str, float] = {}
-        notes = ["weights of the authors, nothing was trained here"] if paper else []
-        notes += [paper.note] if paper and paper.note and compare and seen == "zero" else []
-        if paper and compare and seen == "zero" and paper.metrics:
+        alike = compare and seen == "zero"
+        if paper and alike and paper.metrics:
             beside = dict(zip(METRICS, paper.metrics, strict=True))
         save(
             config.results,
@@ -302,13 +301,19 @@ def rank(
             metrics=values,
             published=beside,
             source=paper.source if paper and beside else "",
-            note="; ".join(notes),
+            note=note_of(paper, alike=alike),
         )
         found[row] = {metric: float(np.mean([v[metric] for v in values])) for metric in values[0]}
         print(_line(row, found[row]), flush=True)
         if beside:
             print(_line("· published", beside))
     return found
+
+
+def note_of(paper: Published | None, *, alike: bool) -> str:
+    """What a reader has to know of a row. alike: it is measured as the authors' program measures."""
+    notes = ["weights of the authors, nothing was trained here"] if paper else []
+    return "; ".join([*notes, *([paper.note] if paper and paper.note and alike else [])])
 
 
 def described(config: Config, seen: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_no_experiment_is_left_out_here() -> None:
     """Those with a command line are the ones whose module has a Config."""
     folder = Path(importlib.import_module("experiments").__path__[0])
     found = {path.stem for path in folder.glob("*.py") if "class Config" in path.read_text(encoding="utf-8")}
-    assert found == {*EXPERIMENTS, *OTHERS}
+    assert found - {"relabel"} == {*EXPERIMENTS, *OTHERS}  # which changes what experiments have stored
 
 
 @pytest.mark.parametrize("name", [*EXPERIMENTS, *OTHERS])

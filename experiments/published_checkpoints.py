@@ -127,14 +127,9 @@ PUBLISHED = (
 )
 
 DATASETS: Mapping[str, Mapping[str, str]] = {
-    "coserec": {
-        "Beauty": "Beauty",
-        "Sports": "Sports_and_Outdoors",
-        "Toys": "Toys_and_Games",
-        "Yelp": "Yelp",
-    },
+    "coserec": {"Beauty": "Beauty", "Sports": "Sports_and_Outdoors", "Toys": "Toys_and_Games", "Yelp": "Yelp"},
     "ticoserec": {"Beauty": "Beauty", "Sports": "Sports", "Home": "Home", "Yelp": "Yelp-A"},
-}
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,10 +161,10 @@ class Config:
             known = ", ".join(names)
             raise ValueError(f"dataset={self.dataset!r}: {self.source} has {known}; the nearest is {near}")
         if not self.checkpoint and not self.tiny and (self.dataset, self.source) != ("Beauty", "coserec"):
-            raise ValueError(
-                f"dataset={self.dataset!r} of {self.source}: the published weights are for Beauty of "
-                "coserec; name other weights with --checkpoint"
+            what = (
+                f"dataset={self.dataset!r} of {self.source}: the published weights are for Beauty of coserec"
             )
+            raise ValueError(f"{what}; name other weights with --checkpoint")
         if self.checkpoint and self.tiny:
             raise ValueError("checkpoint and tiny: --tiny makes weights of its own; give one of the two")
 
@@ -220,9 +215,7 @@ def module_of(path: str | Path, sequences: Sequences, *, heads: int) -> tuple[Mo
     return module, variables
 
 
-ENCODED = Retriever(
-    lambda variables, queries, context: variables["query"][queries["user"]], lambda v: v["items"]
-)
+ENCODED = Retriever(lambda v, queries, context: v["query"][queries["user"]], lambda v: v["items"])
 
 
 def encode(

@@ -130,7 +130,8 @@ def relabelled(result: Result) -> Result:
     assert all(getattr(found, name) == getattr(result, name) for name in kept), "labels only"
     if found == bare:
         return result
-    was = "" if found.model == result.model else f", when it was called {result.model}"
+    was = "" if found.dataset == result.dataset else f", when its data set was called {result.dataset}"
+    was = was if found.model == result.model else f", when it was called {result.dataset}/{result.model}"
     return found._replace(note="; ".join(part for part in (found.note, MARK + (was or mark)) if part))
 
 

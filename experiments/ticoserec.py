@@ -43,8 +43,8 @@ from experiments.ticoserec_recipes import (
     TICOSEREC,
     Dataset,
     Recipe,
-    departures_of,
     published_for,
+    remarks_of,
 )
 from jaxrec import config as command_line
 from jaxrec import packing
@@ -349,9 +349,8 @@ def note_of(row: Row, config: Config) -> str:
     elif config.epochs:
         whole = recipe_of(dataclasses.replace(config, epochs=0), row).epochs
         notes.append(f"trained for {recipe.epochs} epochs of the recipe's {whole}")
-    departures = departures_of(row, recipe, {name: getattr(config, name) for name in OFFICIAL_WAYS})
-    notes += [f"departs from the official code: {', '.join(departures)}"] if departures else []
-    return "; ".join(notes)
+    ways = {name: getattr(config, name) for name in OFFICIAL_WAYS}
+    return "; ".join(remarks_of(row, config.dataset, recipe, ways) + notes)
 
 
 def run(config: Config) -> None:

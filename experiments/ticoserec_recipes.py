@@ -139,18 +139,25 @@ SAME_EVENTS: Mapping[str, str] = {  # TiCoSeRec's files of the same events
 OFFICIAL_WAYS = ("form", "official_bug", "inverted_similarity", "seen", "reject")
 
 
-def departures_of(row: str, recipe: Recipe, ways: Mapping[str, Any]) -> list[str]:
-    """Where the training of a row departs from the official code, in words. ways: of OFFICIAL_WAYS, ours."""
-    found = ["negatives avoid training items only"] if ways["reject"] == "train" else []
+def remarks_of(row: str, dataset: str, recipe: Recipe, ways: Mapping[str, Any]) -> list[str]:
+    """Whose settings a row has where its name does not say, and where its training departs from their code.
+
+    ways: of OFFICIAL_WAYS, ours.
+    """
+    remarks = []
+    if row == "sasrec-bce":
+        code = "CoSeRec" if dataset in COSEREC_FILES else "TiCoSeRec"
+        remarks.append(f"settings of {code}'s code, without views")
+    departures = ["negatives avoid training items only"] if ways["reject"] == "train" else []
     if recipe.weight and ways["form"] != "flat":
         views = {"mean": "means over their events", "last": "their last states"}[ways["form"]]
-        found.append(f"views are compared as {views}")
+        departures.append(f"views are compared as {views}")
     if recipe.weight and row == "ticoserec-bce":
         if not ways["official_bug"]:
-            found.append("the users left alone are those of the most even gaps")
+            departures.append("the users left alone are those of the most even gaps")
         if not ways["inverted_similarity"] and recipe.epochs > recipe.hybrid_after + 1:
-            found.append("similar items are the most similar ones")
-    return found
+            departures.append("similar items are the most similar ones")
+    return remarks + ([f"departs from the official code: {', '.join(departures)}"] if departures else [])
 
 
 def published_for(dataset: str, row: str, *, seen: str) -> Published | None:

@@ -70,7 +70,7 @@ def test_names_of_today(
     assert result.model == new
     moved = f"{config.get('source', 'coserec')}-Beauty" if experiment == "published_checkpoints" else dataset
     assert result.dataset == moved
-    changed = "" if old == new else f", when it was called {old}"
+    changed = "" if old == new else f", when it was called {dataset}/{old}"
     assert (relabel.MARK + changed in result.note) == ((old, dataset) != (new, moved))
 
 
@@ -99,7 +99,7 @@ def test_what_was_measured_stays_and_a_second_call_changes_nothing(tmp_path: Pat
     assert result.protocol.loss == "bce + contrastive"
     assert result.published["ndcg@20"] == 0.0501
     assert "leaves seen items in with score 0" in result.incomparable
-    assert result.note.endswith("; relabelled after the run, when it was called ticoserec")
+    assert result.note.endswith("; relabelled after the run, when it was called Beauty/ticoserec")
     assert relabel.stale(tmp_path) == []
 
 

@@ -109,11 +109,14 @@ def test_a_note_says_what_was_cut_short_and_what_departs() -> None:
     assert ticoserec.note_of("ticoserec-bce", official) == ""
     cut = dataclasses.replace(official, epochs=54, form="mean")
     assert ticoserec.note_of("ticoserec-bce", cut) == (
-        "trained for 54 epochs of the recipe's 350; departs from the official code: views are compared as "
-        "means over their events"
+        "departs from the official code: views are compared as means over their events; trained for 54 "
+        "epochs of the recipe's 350"
     )
     short = ticoserec.Config(preset="reproduce", reject="all")
-    assert ticoserec.note_of("sasrec-bce", short) == "short training: 30 epochs, width 64"
+    assert ticoserec.note_of("sasrec-bce", short) == (
+        "settings of TiCoSeRec's code, without views; short training: 30 epochs, width 64"
+    )
+    assert "of CoSeRec's code" in ticoserec.note_of("sasrec-bce", ticoserec.Config(dataset="coserec-Toys"))
 
 
 # --- the two orders of the same events ------------------------------------------------------------

@@ -127,7 +127,9 @@ PUBLISHED = (
 )
 
 DATASETS: Mapping[str, Mapping[str, str]] = {
-    "coserec": {"Beauty": "Beauty", "Sports": "Sports_and_Outdoors", "Toys": "Toys_and_Games", "Yelp": "Yelp"},
+    "coserec": {
+        "Beauty": "Beauty", "Sports": "Sports_and_Outdoors", "Toys": "Toys_and_Games", "Yelp": "Yelp"
+    },
     "ticoserec": {"Beauty": "Beauty", "Sports": "Sports", "Home": "Home", "Yelp": "Yelp-A"},
 }  # fmt: skip
 

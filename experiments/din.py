@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import impressions as lab
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -74,7 +75,7 @@ class Config:
     auxiliary: float = 1.0  # weight of DIEN's loss on the next event
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/din"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -225,6 +226,7 @@ def beside_base(found: list[dict[str, float]], base: list[dict[str, float]]) -> 
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     clicks = load(config)
     data = resident(clicks, config)
     base: list[dict[str, float]] | None = None

@@ -35,6 +35,7 @@ import numpy as np
 
 from experiments import din
 from experiments import impressions as lab
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -78,6 +79,7 @@ Row = Literal[Plain, Interest]
 PLAIN: tuple[Plain, ...] = get_args(Plain)
 INTEREST: tuple[Interest, ...] = get_args(Interest)
 DIMS = (128, 64)  # hidden layers of every row
+BST_HEADS = 4
 OFFICIAL: Any = {"num_orders": 3, "use_bias": False, "activate_last": False, "concatenate": True}
 
 
@@ -97,7 +99,7 @@ class Config:
     length: int = 20  # events of a history that are read, the last ones
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = (
         "runs/feature_interaction"  # folder of checkpoints and logs; a run found there is continued
     )
@@ -201,7 +203,9 @@ def interest(row: Interest, setting: Setting) -> nn.Module:
     items = setting.items
     if row == "bst":
         others = tuple(field for field in setting.fields if field not in items)
-        model = BST(items, None, num_heads=4, block_dropout=0.0, dims=DIMS, activation=nn.relu, dropout=0.0)
+        model = BST(
+            items, None, num_heads=BST_HEADS, block_dropout=0.0, dims=DIMS, activation=nn.relu, dropout=0.0
+        )
         return Sequenced(model, FeatureEmbedding(others))
     past = tuple(item._replace(name=f"{HISTORY}{item.name}", vocabulary=item.name) for item in items)
     return WithHistory(
@@ -254,8 +258,15 @@ def train(row: Row, setting: Setting, config: Config) -> tuple[Any, list[dict[st
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     setting = load(config)
-    for row in config.rows or setting.rows:
+    rows = config.rows or setting.rows
+    if "bst" in rows and (width := config.dim * len(setting.items)) % BST_HEADS:
+        raise ValueError(
+            f"dim={config.dim}: the {len(setting.items)} columns of an event have a width of {width}, which "
+            f"the {BST_HEADS} heads of bst do not divide; take a multiple of {BST_HEADS}"
+        )
+    for row in rows:
         fitted, found = train(row, setting, config)
         of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
         path = save(

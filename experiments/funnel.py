@@ -35,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import impressions as lab
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -93,7 +94,7 @@ class Config:
     calibrator: float = 0.6  # weight of AITM's penalty on probabilities that rise along the funnel
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/funnel"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -254,6 +255,7 @@ def with_stages(data: lab.Data) -> lab.Data:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     split = load(config)
     data = with_stages(lab.resident(split, config.num_devices))
     for row in config.rows:

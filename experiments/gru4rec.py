@@ -38,6 +38,7 @@ import optax
 
 from experiments import sequential
 from experiments import sessions as lab
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -122,7 +123,7 @@ class Config:
     max_len: int = 50  # most recent events read in ordinary batches and in ranking
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/gru4rec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -306,6 +307,7 @@ def name_of(split: SessionSplit) -> str:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     config = effective(config)
     data = lab.resident(load(config))
     for row in config.rows:

@@ -28,7 +28,7 @@ Published settings, for whoever has the files:
 
 The code has no validation split: it trains on all events but the last, and its README's numbers are read off
 the curves of the test metric. --select test does that; its rows are labelled so, and are no fair comparison.
-They alone carry the published numbers.
+They alone carry the published numbers, without a difference, as the candidates of the ranking are others.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ import optax
 
 from experiments import sequential as lab
 from experiments import settings
+from experiments.hstu_recipes import LARGE, OTHER_CANDIDATES, PUBLISHED, README, RECIPES, Recipe
+from experiments.inputs import ready
+from experiments.published import NONE, Published
 from experiments.saving import means, save
 from jaxrec import config as command_line
 from jaxrec import packing
@@ -82,58 +85,6 @@ TEMPERATURE = 0.05
 KS = (5, 10, 20, 50, 200)
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How the rows of one data set are trained. Defaults: the public code's for ML-1M."""
-
-    dim: int = 50
-    num_layers: int = 2
-    num_heads: int = 1
-    head_dim: int = 50  # of queries and keys, and of values, in HSTU
-    max_len: int = 200
-    dropout: float = 0.2
-    num_samples: int = 128
-    epochs: int = 101
-    evaluate_every: int = 5
-    patience: int = 0  # evaluations without a better one before a seed stops; 0: never
-
-
-_ML_1M = Recipe()
-_ML_20M = dataclasses.replace(_ML_1M, dim=256, num_layers=4, num_heads=4, head_dim=64)
-_BOOKS = Recipe(
-    dim=64, num_layers=4, num_heads=4, head_dim=16, max_len=50, dropout=0.5, num_samples=512, epochs=201
-)
-RECIPES: Mapping[str, Recipe] = {
-    "ml-100k": dataclasses.replace(_ML_1M, patience=10),  # the nearest published is ML-1M
-    **dict.fromkeys(("Beauty", "Sports", "Video"), dataclasses.replace(_BOOKS, patience=10)),  # Books
-    "ml-1m": _ML_1M,
-    "ml-20m": _ML_20M,
-    "Books": _BOOKS,
-}
-LARGE: Mapping[int, dict[str, int]] = {  # by width
-    50: {"num_layers": 8, "num_heads": 2, "head_dim": 25},
-    256: {"num_layers": 16, "num_heads": 8, "head_dim": 32},
-    64: {"num_layers": 16, "num_heads": 8, "head_dim": 8},
-}
-
-README = "README of the official code (15 April 2024): no validation split, best of the test curve"
-PUBLISHED_CANDIDATES = "published: ranked among all movies of the file without the last max_len inputs"
-SIX = ("hit@10", "ndcg@10", "hit@50", "ndcg@50", "hit@200", "ndcg@200")
-PUBLISHED: Mapping[tuple[str, str], dict[str, float]] = {
-    key: dict(zip(SIX, values, strict=True))
-    for key, values in {
-        ("ml-1m", "sasrec-ssm"): (0.2853, 0.1603, 0.5474, 0.2185, 0.7528, 0.2498),
-        ("ml-1m", "hstu-ssm"): (0.3097, 0.1720, 0.5754, 0.2307, 0.7716, 0.2606),
-        ("ml-1m", "hstu-large-ssm"): (0.3294, 0.1893, 0.5935, 0.2481, 0.7839, 0.2771),
-        ("ml-20m", "sasrec-ssm"): (0.2889, 0.1621, 0.5503, 0.2199, 0.7661, 0.2527),
-        ("ml-20m", "hstu-ssm"): (0.3273, 0.1895, 0.5889, 0.2473, 0.7952, 0.2787),
-        ("ml-20m", "hstu-large-ssm"): (0.3556, 0.2098, 0.6143, 0.2671, 0.8074, 0.2965),
-        ("Books", "sasrec-ssm"): (0.0306, 0.0164, 0.0754, 0.0260, 0.1431, 0.0362),
-        ("Books", "hstu-ssm"): (0.0416, 0.0227, 0.0957, 0.0344, 0.1735, 0.0461),
-        ("Books", "hstu-large-ssm"): (0.0478, 0.0262, 0.1082, 0.0393, 0.1908, 0.0517),
-    }.items()
-}
-
 TINY: Mapping[str, Any] = {
     "dim": 8, "num_layers": 1, "num_heads": 2, "head_dim": 4, "max_len": 12, "num_samples": 16, "epochs": 2,
     "evaluate_every": 1, "patience": 0,
@@ -168,7 +119,7 @@ class Config:
     b2: float = 0.98  # decay of Adam's second moment
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/hstu"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -338,15 +289,15 @@ def model_name(row: Row, config: Config) -> str:
     return "+".join(parts)
 
 
-def published_numbers(row: Row, config: Config) -> tuple[dict[str, float], str]:
-    """A row's published numbers and where they stand, beside the settings that they belong to.
+def published_numbers(row: Row, config: Config) -> Published:
+    """What was published for a row, beside the settings that it belongs to.
 
-    These select on test, as the code did.
+    These select on test, as the code did. The candidates of the ranking differ, so no difference is printed.
     """
     whole = Config(dataset=config.dataset, file=config.file, select="test", block=config.block)
     if settings.described(config) != settings.described(whole) or (config.dataset, row) not in PUBLISHED:
-        return {}, ""
-    return dict(PUBLISHED[config.dataset, row]), README
+        return NONE
+    return Published(PUBLISHED[config.dataset, row], README, OTHER_CANDIDATES[config.dataset])
 
 
 def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple[Encoder, Fitted]:
@@ -380,6 +331,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     data = lab.resident(split_of(load(config), config.select))
     chosen = "ndcg@10" if config.select == "validation" else "ndcg@10 on test"
     store = functools.partial(
@@ -403,7 +355,6 @@ def run(config: Config) -> None:
                 max_len=model.max_len,
                 num_devices=config.num_devices,
             )
-            published, source = published_numbers(row, config)
             path = store(
                 model=model_name(row, config),
                 config={
@@ -412,10 +363,9 @@ def run(config: Config) -> None:
                 },
                 protocol=protocol._replace(selection=chosen),
                 metrics=found,
-                published=published,
-                source=source,
                 fitted=fitted,
                 note=note_of(row, config),
+                **published_numbers(row, config).fields(),
             )
         print(f"{model_name(row, config)}: {means(found)}\nsaved {path}", flush=True)
 
@@ -424,8 +374,6 @@ def note_of(row: Row, config: Config) -> str:
     """What a reader of a row has to know beside its protocol."""
     notes = ["reads the time of the target"] if reads_times(row, config) else []
     notes += ["parameters of the best epoch on test"] if config.select == "test" else []
-    movies = config.dataset in ("ml-1m", "ml-20m")
-    notes += [PUBLISHED_CANDIDATES] if movies and published_numbers(row, config)[0] else []
     return "; ".join(notes)
 
 

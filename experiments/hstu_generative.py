@@ -18,6 +18,8 @@ later parts are new; the model knows none by number.
     random, popularity    floors of retrieval
     rates                 floor of ranking: log-odds of the movie's and of the user's share of liked, so far
 
+In tables the names of trained rows end in their losses: `generative-bce-ssm` and so on.
+
 A row that is trained to retrieve keeps the parameters of the best validation NDCG@10, `generative-ranking`
 those of the best AUC. No number was published for these data: the paper's ranking is measured on industrial
 logs.
@@ -39,6 +41,7 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -83,6 +86,7 @@ LOSSES: Mapping[str, dict[str, float]] = {  # weights
     "generative-ranking": {"ranking": 1.0, "retrieval": 0.0},
     "generative-retrieval": {"ranking": 0.0, "retrieval": 1.0},
 }
+SHORT = {"ranking": "bce", "retrieval": "ssm"}  # of the losses, in names: ssm is the sampled softmax
 RATINGS = 5
 LIKED = (4, 5)
 SHARES = (0.8, 0.9)  # of the events, before validation and before test
@@ -122,7 +126,7 @@ class Config:
     b2: float = 0.98  # decay of Adam's second moment
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/hstu_generative"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -363,6 +367,12 @@ def dataset_name(config: Config) -> str:
     return "tiny" if config.tiny else "ml-100k"
 
 
+def model_name(row: Row) -> str:
+    """The row's name in tables: with the losses that train it, bce to rank and ssm to retrieve."""
+    trained = [short for loss, short in SHORT.items() if LOSSES.get(row, {}).get(loss)]
+    return "-".join([row, *trained])
+
+
 def protocols(data: Data, loss: str, selection: str) -> dict[str, Protocol]:
     """How each of the two questions is measured."""
     return {
@@ -373,6 +383,7 @@ def protocols(data: Data, loss: str, selection: str) -> dict[str, Protocol]:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     config = effective(config)
     data = load(config)
     for row in config.rows:
@@ -403,14 +414,14 @@ def run(config: Config) -> None:
                 config.results,
                 experiment=EXPERIMENT,
                 dataset=f"{dataset_name(config)}-{question}",
-                model=row,
+                model=model_name(row),
                 config=described(config) if fitted else {},
                 protocol=of[question],
                 seeds=config.seeds,
                 metrics=values,
                 fitted=fitted,
             )
-            print(f"{row}, {question}: {means(values)}\nsaved {path}", flush=True)
+            print(f"{model_name(row)}, {question}: {means(values)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ by time are sums of L² terms into few numbers, whose rounding is nearly all of 
 
 Run:     python -m experiments.hstu_length
 Also:    --longest 2048, --block 256, --dtype bfloat16
-Prints a table and writes (results/hstu_length.json) a list of {name, unit, median, min, max, repeats}, named
+Prints a table and writes (runs/results/hstu_length.json) a list of {name, unit, median, min, max, repeats}:
 hstu_length/<plain or blocked>_<length>, and the same with :memory (one number, from the compiler).
 """
 
@@ -28,6 +28,7 @@ import numpy as np
 from tabulate import tabulate
 
 from experiments.benchmarks.timing import Figure
+from experiments.inputs import ready
 from jaxrec import config as command_line
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.report.results import write_whole
@@ -52,7 +53,7 @@ class Config:
     num_heads: int = 2  # heads, of dim / num_heads each
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; parameters stay float32
     tiny: bool = False  # 32 events and one layer, in seconds: to see that all works
-    results: str = "results"  # folder of hstu_length.json
+    results: str = "runs/results"  # folder of hstu_length.json
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -178,6 +179,7 @@ def table(found: list[Measured]) -> str:
 
 def run(config: Config) -> list[Measured]:
     """Measures, prints and stores everything."""
+    ready(config)
     config = effective(config)
     found = []
     for measured in measure(config):

@@ -18,7 +18,6 @@ Also:    --clusters 20, --alpha 0 (equal quotas), --alpha inf (cluster after clu
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,6 +29,7 @@ import optax
 
 from experiments import sequential as lab
 from experiments import settings
+from experiments.inputs import ready
 from experiments.saving import means, save
 from jaxrec import config as command_line
 from jaxrec import packing
@@ -99,7 +99,7 @@ class Config:
     patience: int = 0  # evaluations without a better one before a seed stops; 0: never
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/kuaishou_ebr"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -287,12 +287,14 @@ def described(config: Config) -> dict[str, Any]:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     config = effective(config)
     data = lab.resident(leave_one_out(load(config)))
     whole = undivided(data.num_items)
-    divided = functools.cache(lambda: clusters_of(data, config))
+    in_clusters = ("naive-mtl-ssm", "prompts-ssm")
+    divided = clusters_of(data, config) if {*in_clusters} & {*config.rows} else whole
     for row in config.rows:
-        clusters = divided() if row in ("naive-mtl-ssm", "prompts-ssm") else whole
+        clusters = divided if row in in_clusters else whole
         protocol = Protocol(split=data.split.rule, ks=LENGTHS, selection="none")
         model: Encoder | Retriever
         fitted: Fitted | None = None

@@ -41,6 +41,7 @@ import numpy as np
 import optax
 
 from experiments import impressions as lab
+from experiments.inputs import ready
 from experiments.saving import save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -98,7 +99,7 @@ class Config:
     slots: int = 8  # of MIMN's memory
     utilisation: float = 0.1  # λ of its regulariser, over shares of writes
     save_every: int = 5  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/lifelong"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -388,6 +389,7 @@ def seconds_of(fn: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list
 
 def run(config: Config) -> None:
     """Trains, tests, times and stores every row."""
+    ready(config)
     made = load(config) if config.trained else None
     for row in sorted(config.rows, key=ROWS.index):
         if made is not None:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from experiments import census as paper
 from experiments import impressions as lab
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import described
 from jaxrec import config as command_line
@@ -96,6 +97,7 @@ def method(row: Row, tasks: tuple[str, ...], config: Config, steps_per_epoch: in
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     split = paper.load(config)
     data = lab.resident(split, config.num_devices)
     tasks = tuple(task for task in data.tasks if task not in data.spaces)
@@ -103,8 +105,8 @@ def run(config: Config) -> None:
     model = Featured(lab.features(split.impressions, config.dim), paper.body("shared-bottom", len(tasks)))
     task = lab.multitask(model, targets)
     batch_size = 64 if config.tiny else config.batch_size
-    for row in config.rows:
-        chosen = method(row, tasks, config, -(-data.num_rows // batch_size))
+    weightings = {row: method(row, tasks, config, -(-data.num_rows // batch_size)) for row in config.rows}
+    for row, chosen in weightings.items():
         training = lab.Run(
             seeds=config.seeds,
             epochs=2 if config.tiny else config.epochs,

@@ -23,6 +23,7 @@ import flax.linen as nn
 import numpy as np
 
 from experiments import impressions as lab
+from experiments.inputs import ready
 from experiments.saving import save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -54,11 +55,13 @@ class Config:
     data_seed: int = 0  # of the generator: all runs see the same rows
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
-    results: str = "results"  # folder of result files and figures
+    results: str = "runs/results"  # folder of result files and figures
     workdir: str = "runs/mmoe_synthetic"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
         check(self, "num_rows", "epochs", "batch_size", "save_every")
+        if not self.correlations or not all(-1 <= p <= 1 for p in self.correlations):
+            raise ValueError(f"correlations={self.correlations}: give at least one, each in -1..1")
 
 
 def body(row: Row) -> nn.Module:
@@ -116,6 +119,7 @@ def train(row: Row, data: lab.Data, config: Config) -> tuple[Any, list[dict[str,
 
 def run(config: Config) -> None:
     """Trains, tests and stores every model at every correlation; a figure of all models a correlation."""
+    ready(config)
     for correlation in config.correlations:
         data = load(config, correlation)
         curves: dict[str, list[dict[str, Any]]] = {}

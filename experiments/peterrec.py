@@ -12,14 +12,16 @@ task: the user's gender, age group or occupation, from all events and the token.
 validate, 30 % test. A row's parameters are those of the epoch of best validation log loss. There is little to
 transfer: a linear model of the frozen states tells gender worse than a bag of items does.
 
-    majority            logits are the log shares of the classes in training
+    random              logits are drawn at random
+    popularity          logits are the log shares of the classes in training
     scratch             all parameters, from their initial values
     full                all parameters, from the pre-trained ones
     head                the head alone; the pre-trained model is frozen
     peterrec-serial     the head and two patches a block, each after a convolution
     peterrec-parallel   the head and two patches a block, each beside a convolution
 
-The pre-trained model, of one seed, is shared by all rows; seeds differ in what a row draws for itself.
+The pre-trained model, of one seed, is shared by all rows; seeds differ in what a row draws for itself. In
+tables, names of trained rows end in their loss, `ce`.
 
 Run:     python -m experiments.peterrec
 Also:    --dataset diginetica, --labels 1000, --norms --rows peterrec-serial
@@ -47,6 +49,7 @@ import optax
 import scipy.special
 
 from experiments import sequential as lab
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -67,8 +70,11 @@ from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection, fit
 from jaxrec.types import Array, Batch, Context, Key, Protocol, Task, Variables
 
 EXPERIMENT = "peterrec"
-Row = Literal["majority", "scratch", "full", "head", "peterrec-serial", "peterrec-parallel"]
-ROWS: tuple[Row, ...] = ("majority", "scratch", "full", "head", "peterrec-serial", "peterrec-parallel")
+Row = Literal["random", "popularity", "scratch", "full", "head", "peterrec-serial", "peterrec-parallel"]
+ROWS: tuple[Row, ...] = (
+    "random", "popularity", "scratch", "full", "head", "peterrec-serial", "peterrec-parallel"
+)  # fmt: skip
+FLOORS = ("random", "popularity")
 FROZEN = ("head", "peterrec-serial", "peterrec-parallel")  # rows that leave the pre-trained parameters alone
 SESSIONS = ("yoochoose1_64", "diginetica")  # data sets of the task of cold items
 COLD_ITEMS, LEAST_CLICKS, MOST_CLICKS = 100, 60, 400
@@ -119,7 +125,7 @@ class Config:
     learning_rate: float = 1e-3  # of Adam, for a row
     num_devices: int = 1  # devices that share each batch
     save_every: int = 5  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/peterrec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -142,7 +148,10 @@ class Config:
                 f"labels={self.labels}: all training users of {self.dataset} have theirs; leave it out, or "
                 "ask for --dataset yoochoose1_64"
             )
-        if self.norms and not any(row.startswith("peterrec") for row in self.rows):
+        patched = any(row.startswith("peterrec") for row in self.rows)
+        if patched and self.dim % 4:
+            raise ValueError(f"dim={self.dim}: must be a multiple of 4, as a patch has dim / 4 channels")
+        if self.norms and not patched:
             raise ValueError(f"norms=True: none of the rows {self.rows} has patches; ask for peterrec-serial")
 
     @property
@@ -343,8 +352,9 @@ def model_of(row: Row, data: Data, config: Config) -> PeterRec:
 
 
 def name_of(row: Row, config: Config) -> str:
-    """The row's name in tables."""
-    return f"{row}-norms" if config.norms and row.startswith("peterrec") else row
+    """The row's name in tables: with the loss that trains it, and the norms if it trains them."""
+    norms = "-norms" if config.norms and row.startswith("peterrec") else ""
+    return row if row in FLOORS else f"{row}{norms}-ce"
 
 
 def started(task: Task, pretrained: Variables | None, models: tuple[PeterRec, NextItNet]) -> Task:
@@ -477,25 +487,32 @@ def among(users: np.ndarray, batch_size: int) -> Plan:
     return Plan(plan.num_steps, draw)
 
 
-def majority(data: Data, config: Config) -> list[dict[str, float]]:
-    """Test metrics of who knows the classes' shares in training, one added to each count, and no example."""
+def test_floor(row: Row, data: Data, config: Config) -> list[dict[str, float]]:
+    """Test metrics of each seed for logits that learn from no example.
+
+    popularity: log shares of the classes in training, one added to each count. random: normal draws.
+    """
     labels = data.columns["label"]
-    shares = np.bincount(labels[data.train], minlength=len(data.classes) + 1)[1:] + 1.0
     asked = batches(data.test, labels, 1)
-    logits = np.broadcast_to(np.log(shares), (*asked["mask"].shape, len(shares)))
-    return [data.summarise(logits, asked)] * len(config.seeds)
+    shape = (*asked["mask"].shape, len(data.classes))
+    if row == "random":
+        draws = (np.random.default_rng(seed).normal(size=shape) for seed in config.seeds)
+        return [data.summarise(logits, asked) for logits in draws]
+    shares = np.bincount(labels[data.train], minlength=len(data.classes) + 1)[1:] + 1.0
+    return [data.summarise(np.broadcast_to(np.log(shares), shape), asked)] * len(config.seeds)
 
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     config = effective(config)
     data = load(config)
-    learned = [row for row in config.rows if row not in ("majority", "scratch")]
+    learned = [row for row in config.rows if row not in (*FLOORS, "scratch")]
     pretrained = pretrain(data, config) if learned else None
     for row in config.rows:
         fitted, sizes = None, {}
-        if row == "majority":
-            found = majority(data, config)
+        if row in FLOORS:
+            found = test_floor(row, data, config)
         else:
             fitted, found = train(row, data, config, pretrained)
             one = jax.tree.map(lambda leaf: leaf[0], fitted.variables)

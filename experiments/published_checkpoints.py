@@ -25,7 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import sequential as lab
+from experiments.inputs import ready
 from experiments.saving import save
+from experiments.settings import check_seeds
 from jaxrec import config as command_line
 from jaxrec.convert import s3rec
 from jaxrec.data import store, synthetic
@@ -39,10 +41,9 @@ from jaxrec.tasks.next_item import Rows, query_batch, retriever
 from jaxrec.types import Array, Context, Protocol, Retriever, Variables
 
 EXPERIMENT = "published_checkpoints"
-SELECTION = "metrics, by the authors"  # of the epoch whose weights were published
+SELECTION = "metrics, by the authors"
 FLOORS = ("random", "popularity")  # rows that learn nothing
 METRICS = ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "hit@20", "ndcg@20")
-
 Module = SASRec | GRU4Rec
 
 
@@ -52,8 +53,14 @@ class Published(NamedTuple):
     model: str
     files: tuple[File, File]
     loss: str
-    metrics: tuple[float, ...] = ()  # in the order of METRICS; () where no number is known
+    metrics: tuple[float, ...] = ()  # in the order of METRICS; () where no number was published
     source: str = ""
+    note: str = ""
+
+    @property
+    def row(self) -> str:
+        """The name of its row, which ends in the loss that teaches it the next item."""
+        return f"{self.model}-{self.loss.split(' ')[0]}"
 
 
 def _files(name: str, packed: tuple[str, int], original: tuple[str, int], *address: str) -> tuple[File, File]:
@@ -102,8 +109,8 @@ PUBLISHED = (
             "src/output/CoSeRec-Beauty-0.pt",
         ),
         "bce + contrastive",
-        (0.0504, 0.0339, 0.0726, 0.0410, 0.1035, 0.0488),
-        "no log was published: what the official program prints for these weights",
+        note="no log was published; the official program prints for these weights HIT@5 0.0504, "
+        "NDCG@5 0.0339, HIT@10 0.0726, NDCG@10 0.0410, HIT@20 0.1035, NDCG@20 0.0488",
     ),
     Published(
         "tada-gru4rec",
@@ -121,13 +128,10 @@ PUBLISHED = (
 
 DATASETS: Mapping[str, Mapping[str, str]] = {
     "coserec": {
-        "Beauty": "Beauty",
-        "Sports": "Sports_and_Outdoors",
-        "Toys": "Toys_and_Games",
-        "Yelp": "Yelp",
+        "Beauty": "Beauty", "Sports": "Sports_and_Outdoors", "Toys": "Toys_and_Games", "Yelp": "Yelp"
     },
     "ticoserec": {"Beauty": "Beauty", "Sports": "Sports", "Home": "Home", "Yelp": "Yelp-A"},
-}
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,15 +147,14 @@ class Config:
     tiny: bool = False  # random weights on a synthetic set, in seconds: to see that all works
     seeds: tuple[int, ...] = (0,)  # of the random floor, and of the weights of --tiny
     num_devices: int = 1  # devices that share the ranking
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/published_checkpoints"  # where --tiny writes its weights
 
     def __post_init__(self) -> None:
         for name in ("heads", "max_len", "num_devices"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds={self.seeds}: give at least one, none twice, none negative")
+        check_seeds(self.seeds)
         if not self.seen or len(set(self.seen)) != len(self.seen):
             raise ValueError(f"seen={self.seen}: give 'zero', 'exclude' or both")
         names = DATASETS[self.source]
@@ -160,10 +163,10 @@ class Config:
             known = ", ".join(names)
             raise ValueError(f"dataset={self.dataset!r}: {self.source} has {known}; the nearest is {near}")
         if not self.checkpoint and not self.tiny and (self.dataset, self.source) != ("Beauty", "coserec"):
-            raise ValueError(
-                f"dataset={self.dataset!r} of {self.source}: the published weights are for Beauty of "
-                "coserec; name other weights with --checkpoint"
+            what = (
+                f"dataset={self.dataset!r} of {self.source}: the published weights are for Beauty of coserec"
             )
+            raise ValueError(f"{what}; name other weights with --checkpoint")
         if self.checkpoint and self.tiny:
             raise ValueError("checkpoint and tiny: --tiny makes weights of its own; give one of the two")
 
@@ -214,9 +217,7 @@ def module_of(path: str | Path, sequences: Sequences, *, heads: int) -> tuple[Mo
     return module, variables
 
 
-ENCODED = Retriever(
-    lambda variables, queries, context: variables["query"][queries["user"]], lambda v: v["items"]
-)
+ENCODED = Retriever(lambda v, queries, context: v["query"][queries["user"]], lambda v: v["items"])
 
 
 def encode(
@@ -281,12 +282,13 @@ def rank(
         )
         values = lab.test(model, variables, data, protocol, max_len=1, num_devices=config.num_devices)
         beside: dict[str, float] = {}
-        if paper and compare and seen == "zero" and paper.metrics:
+        alike = compare and seen == "zero"
+        if paper and alike and paper.metrics:
             beside = dict(zip(METRICS, paper.metrics, strict=True))
         save(
             config.results,
             experiment=EXPERIMENT,
-            dataset=data.split.sequences.name.split("/")[-1],
+            dataset=data.split.sequences.name.replace("/", "-"),
             model=row,
             config=described(config, seen),
             protocol=protocol,
@@ -294,13 +296,19 @@ def rank(
             metrics=values,
             published=beside,
             source=paper.source if paper and beside else "",
-            note="weights of the authors, nothing was trained here" if paper else "",
+            note=note_of(paper, alike=alike),
         )
         found[row] = {metric: float(np.mean([v[metric] for v in values])) for metric in values[0]}
         print(_line(row, found[row]), flush=True)
         if beside:
             print(_line("· published", beside))
     return found
+
+
+def note_of(paper: Published | None, *, alike: bool) -> str:
+    """What a reader has to know of a row. alike: it is measured as the authors' program measures."""
+    notes = ["weights of the authors, nothing was trained here"] if paper else []
+    return "; ".join([*notes, *([paper.note] if paper and paper.note and alike else [])])
 
 
 def described(config: Config, seen: str) -> dict[str, Any]:
@@ -331,9 +339,24 @@ def random_weights(config: Config, sequences: Sequences) -> list[Path]:
     return paths
 
 
+class Weights(NamedTuple):
+    """Name of the row, module and variables of a file, and what was published about it."""
+
+    name: str
+    module: Module
+    variables: Variables
+    paper: Published | None
+
+
 def run(config: Config) -> dict[str, dict[str, float]]:
-    """Ranks with the floors and with every file of weights; test metrics by name of the row."""
+    """Ranks with the floors and with every file of weights; test metrics by name of the row.
+
+    Raises:
+      ValueError: a file is absent or does not fit, see `module_of`; nothing is stored then.
+    """
+    ready(config)
     sequences = load(config)
+    read = weights_of(config, sequences)
     data = lab.resident(leave_one_out(sequences))
     print(f"{sequences.name}: {sequences.num_users:,} users, {sequences.num_items:,} items")
     print(" " * 34 + " ".join(f"{metric:>8}" for metric in METRICS))
@@ -341,32 +364,27 @@ def run(config: Config) -> dict[str, dict[str, float]]:
     for floor in FLOORS:
         scorer = lab.random(data) if floor == "random" else lab.popularity(data)
         found |= rank(floor, scorer, lab.floor_variables(config.seeds), data, config, seeds=config.seeds)
-    for name, path, paper in weights_of(config, sequences):
-        module, variables = module_of(path, sequences, heads=config.heads)
+    for name, module, variables, paper in read:
         longest = module.max_len if isinstance(module, SASRec) else config.max_len
         ranked = lab.ranking(data.split.test, longest)
         for ending, model in readings(module, ranked.rows, longest).items():
             vectors = encode(model, variables, ranked.queries, data)
-            found |= rank(
-                name + ending,
-                ENCODED,
-                jax.tree.map(lambda leaf: leaf[None], vectors),
-                data,
-                config,
-                seeds=(0,),
-                paper=paper,
-                compare=not ending,
-            )
+            one = jax.tree.map(lambda leaf: leaf[None], vectors)
+            row = name + ending
+            found |= rank(row, ENCODED, one, data, config, seeds=(0,), paper=paper, compare=not ending)
     return found
 
 
-def weights_of(config: Config, sequences: Sequences) -> list[tuple[str, Path, Published | None]]:
-    """Name of the row, file, and what was published about it."""
-    if not config.checkpoint and not config.tiny:
-        return [(paper.model, place(paper.files), paper) for paper in PUBLISHED]
-    paths = random_weights(config, sequences) if config.tiny else [Path(config.checkpoint)]
-    names = [re.sub(r"[^A-Za-z0-9_+@-]+", "-", path.stem).strip("-_+@") or "weights" for path in paths]
-    return [(name, path, None) for name, path in zip(names, paths, strict=True)]
+def weights_of(config: Config, sequences: Sequences) -> list[Weights]:
+    """The weights to rank with, read and checked."""
+    named: list[tuple[str, Path, Published | None]]
+    if config.checkpoint or config.tiny:
+        paths = random_weights(config, sequences) if config.tiny else [Path(config.checkpoint)]
+        stems = [re.sub(r"[^A-Za-z0-9_+@-]+", "-", path.stem).strip("-_+@") for path in paths]
+        named = [(stem or "weights", path, None) for stem, path in zip(stems, paths, strict=True)]
+    else:
+        named = [(paper.row, place(paper.files), paper) for paper in PUBLISHED]
+    return [Weights(n, *module_of(path, sequences, heads=config.heads), paper) for n, path, paper in named]
 
 
 def main() -> None:

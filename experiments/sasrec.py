@@ -29,6 +29,8 @@ from typing import Any, Literal
 import optax
 
 from experiments import sequential as lab
+from experiments.inputs import ready
+from experiments.published import NONE, Published, published
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -47,20 +49,22 @@ from jaxrec.types import Protocol, Retriever
 
 EXPERIMENT = "sasrec"
 Row = Literal["random", "popularity", "sasrec-bce", "sasrec-bce-postnorm", "gru4rec-bce", "sasrec-ce"]
+FLOORS = ("random", "popularity")
 
 TABLE = "table III of the SASRec paper"
-PUBLISHED: Mapping[tuple[str, str], tuple[dict[str, float], str]] = {
-    ("Video", "sasrec-bce"): ({"hit@10": 0.7410, "ndcg@10": 0.5360}, TABLE),
-    ("Video", "popularity"): ({"hit@10": 0.4724, "ndcg@10": 0.2779}, f"{TABLE} (PopRec)"),
-    ("Video", "gru4rec-bce"): (
-        {"hit@10": 0.2938, "ndcg@10": 0.1837},
-        f"{TABLE}, of the session-based GRU4Rec, which has another loss and output table",
+TWO = ("hit@10", "ndcg@10")
+PUBLISHED: Mapping[tuple[str, str], Published] = {
+    ("Video", "sasrec-bce"): published(TWO, TABLE, 0.7410, 0.5360),
+    ("Video", "popularity"): published(TWO, f"{TABLE} (PopRec)", 0.4724, 0.2779),
+    ("Video", "gru4rec-bce"): published(TWO, f"{TABLE} (GRU4Rec)", 0.2938, 0.1837)._replace(
+        incomparable="the paper's GRU4Rec is the session-based one, which has another loss and output table"
     ),
-    ("Video", "sasrec-bce-postnorm"): (
-        {"hit@10": 0.7350, "ndcg@10": 0.5297},
-        "README of pmixer/SASRec.pytorch, its post-norm variant",
+    ("Video", "sasrec-bce-postnorm"): published(
+        TWO, "study of layer norms that the README of pmixer/SASRec.pytorch links, post-norm", 0.7350, 0.5297
     ),
 }
+NEGATIVES = "negatives avoid training items only, so a validation item may be among them"
+ASKED = "published: of 10,000 users drawn at random and negatives drawn anew, here of all users"
 
 TINY: Mapping[str, Any] = {"dim": 8, "max_len": 12, "batch_size": 32, "epochs": 2, "evaluate_every": 1}
 
@@ -95,7 +99,7 @@ class Config:
     num_candidates: int = 100  # negatives that the target is ranked among
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/sasrec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -166,8 +170,16 @@ def loss_of(row: Row) -> str:
 
 def model_name(row: Row, config: Config) -> str:
     """The row's name, with what an option changes."""
-    learned = row not in ("random", "popularity")
-    return f"{row}+permuted" if learned and not config.replacement else row
+    return f"{row}+permuted" if row not in FLOORS and not config.replacement else row
+
+
+def published_numbers(row: Row, config: Config) -> Published:
+    """What was published for a row, where the settings it reads are those of the authors' code."""
+    official = described(Config(dataset=config.dataset))
+    read = ("dataset", "tiny", "num_candidates") if row in FLOORS else tuple(official)
+    if any(described(config)[name] != official[name] for name in read):
+        return NONE
+    return PUBLISHED.get((config.dataset, row), NONE)
 
 
 def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple[Encoder, Fitted]:
@@ -200,13 +212,14 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row, among sampled candidates and among all items."""
+    ready(config)
     config = effective(config)
     sequences = load(config)
     data = lab.resident(leave_one_out(sequences, short="train"))
     dataset = sequences.name.split("/")[-1]
     among = f"sampled-{config.num_candidates}"
     for row in config.rows:
-        floor = row in ("random", "popularity")
+        floor = row in FLOORS
         loss = "" if floor else loss_of(row)
         sampled = Protocol(
             split=data.split.rule, candidates=among, loss=loss, selection="none" if floor else "ndcg@10"
@@ -231,8 +244,8 @@ def run(config: Config) -> None:
                 max_len=1 if floor else config.max_len,
                 num_devices=config.num_devices,
             )
-            published, source = ({}, "") if ending else PUBLISHED.get((dataset, row), ({}, ""))
-            negatives = "negatives avoid training items only, so a validation item may be among them"
+            numbers = NONE if ending else published_numbers(row, config)
+            notes = [] if ending else [NEGATIVES, *([ASKED] if numbers.values else [])]
             path = save(
                 config.results,
                 experiment=EXPERIMENT,
@@ -242,10 +255,9 @@ def run(config: Config) -> None:
                 protocol=protocol,
                 seeds=config.seeds,
                 metrics=found,
-                published=published,
-                source=source,
                 fitted=fitted,
-                note="" if ending else negatives,
+                note="; ".join(notes),
+                **numbers.fields(),
             )
             print(f"{model_name(row, config)}{ending}: {means(found)}\nsaved {path}", flush=True)
 

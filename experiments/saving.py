@@ -28,6 +28,7 @@ def save(
     source: str = "",
     fitted: Fitted | None = None,
     note: str = "",
+    incomparable: str = "",
 ) -> Path:
     """Writes a result file and, where there is a history, the plot of the validation metric beside it.
 
@@ -49,6 +50,7 @@ def save(
         seconds=fitted.seconds if fitted else 0.0,
         compile_seconds=fitted.compile_seconds if fitted else 0.0,
         note=". ".join(part for part in (note, said) if part),
+        incomparable=incomparable,
     )
     path = results.write(result, folder, manifest=made)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"

@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
-import jax
 import numpy as np
 
 from experiments import impressions as lab
+from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
@@ -70,7 +70,7 @@ class Config:
     dim: int = 8  # width of each embedding
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/scenarios"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -185,16 +185,18 @@ def summary(metrics: dict[str, float], setting: Setting) -> dict[str, float]:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     setting = load(config)
+    tasks = {row: task_of(row, setting, config)[0] for row in config.rows}
+    sizes = {row: lab.num_parameters(task, setting.data) for row, task in tasks.items()}  # or its error
     for row in config.rows:
         fitted, found = train(row, setting, config)
-        of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
         path = save(
             config.results,
             experiment=EXPERIMENT,
             dataset=f"{setting.data.name}-by-{setting.column}",
             model=row,
-            config={**described(config), "parameters": of_all_seeds // len(config.seeds)},
+            config={**described(config), "parameters": sizes[row]},
             protocol=lab.protocol_of(setting.data, f"auc/{setting.task}"),
             seeds=config.seeds,
             metrics=found,

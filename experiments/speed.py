@@ -1,7 +1,7 @@
 """Speed of the pieces that experiments spend their time in, each timed after compilation.
 
-What they are stands in `experiments.benchmarks`, a file a family. Prints and writes (results/speed.json) a
-list of {name, unit, median, min, max, repeats}; with --only, the figures of other families in the file stay.
+What they are stands in `experiments.benchmarks`, a file a family. Prints and writes (runs/results/speed.json)
+a list of {name, unit, median, min, max, repeats}; with --only, figures of other families in the file stay.
 A figure in seconds means little on its own: compare the pieces of one run with each other, or, with
 --baseline FILE ({"ticoserec/epoch_plain": seconds, …} measured on the same machine), with another program.
 
@@ -22,6 +22,7 @@ from tabulate import tabulate
 
 from experiments.benchmarks import multitask, ranking, sessions, ticoserec
 from experiments.benchmarks.timing import Figure
+from experiments.inputs import ready
 from jaxrec import config as command_line
 from jaxrec.report.results import write_whole
 
@@ -41,7 +42,7 @@ class Config:
     repeats: int = 5  # timed runs of each piece, after one that compiles and one that warms up
     baseline: str = ""  # JSON file of another program's figures by name, for ratios
     tiny: bool = False  # a synthetic set and small sizes, in seconds: to see that all works
-    results: str = "results"  # folder of speed.json
+    results: str = "runs/results"  # folder of speed.json
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -53,7 +54,10 @@ class Config:
 def main() -> None:
     config = command_line.cli(Config, description=__doc__)
     command_line.start(config)
+    ready(config)
     baseline = json.loads(Path(config.baseline).read_text()) if config.baseline else {}
+    path = Path(config.results) / "speed.json"
+    merged(path, [])  # or the error of a damaged file, before hours of timing
     figures = []
     for figure in itertools.chain.from_iterable(
         family(config.repeats, config.tiny)
@@ -63,7 +67,6 @@ def main() -> None:
         figures.append(figure)
         print(f"{figure.name:42s} {figure.median:12.4g} {figure.unit}", flush=True)
     print(tabulate([[*f, ratio(f, baseline)] for f in figures], [*Figure._fields, "against baseline"]))
-    path = Path(config.results) / "speed.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(merged(path, figures), indent=1) + "\n")
 

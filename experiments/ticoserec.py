@@ -10,8 +10,12 @@ events (--form flat), the users left alone are those of the most even gaps (--of
 are the most similar ones (--inverted-similarity), seen items are no candidates (--seen zero), negatives avoid
 training items only (--reject all).
 
+Beauty, Sports and Yelp-A are TiCoSeRec's files, coserec-* are CoSeRec's (no times, a day in another order).
+Published numbers have a difference beside the file they were measured on, under --seen zero, their rule.
+
 Run:     python -m experiments.ticoserec --dataset ml-100k
-Also:    --rows ticoserec --opposite (Ti operators reversed), --operators C (one operator alone),
+Also:    --dataset coserec-Beauty --seen zero (beside the figures of CoSeRec's files)
+         --rows ticoserec-bce --opposite (Ti operators reversed), --operators C (one operator alone),
          --similarity item2vec, --no-warm-up, --form flat (views as the official code compares them)
 """
 
@@ -19,7 +23,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +32,20 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
+from experiments.inputs import ready
+from experiments.published import NONE, Published
 from experiments.saving import means, save
 from experiments.settings import check_seeds, described
+from experiments.ticoserec_recipes import (
+    COSEREC,
+    COSEREC_FILES,
+    OFFICIAL_WAYS,
+    TICOSEREC,
+    Dataset,
+    Recipe,
+    published_for,
+    remarks_of,
+)
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment import operators as ops
@@ -39,7 +54,7 @@ from jaxrec.augment.similarity import Similar
 from jaxrec.augment.views import View, chosen, plan_rows, unaugmented_users
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences, uniform_rank
-from jaxrec.data.sources import movielens, ticoserec
+from jaxrec.data.sources import coserec, movielens, ticoserec
 from jaxrec.data.split import leave_one_out
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.sasrec import SASRec
@@ -52,121 +67,22 @@ from jaxrec.train.fit import Fitted, Phase, fit
 from jaxrec.types import Context, Protocol, Task, Variables
 
 EXPERIMENT = "ticoserec"
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How one row is trained. Defaults: the official TiCoSeRec code."""
-
-    dim: int = 128
-    inner_dim: int = 256
-    num_layers: int = 2
-    num_heads: int = 2
-    max_len: int = 50
-    dropout: float = 0.5
-    attention_dropout: float = 0.2
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-6  # added to the gradient, as L2
-    batch_size: int = 128
-    epochs: int = 350
-    patience: int = 150  # epochs without a better validation NDCG@20
-    warm_up: int = 40  # epochs before the first views
-    hybrid_after: int = 80  # epochs before similarities also come from the item table
-    weight: float = 0.1  # of the contrastive loss; 0: no views at all
-    temperature: float = 1.0
-    unaugmented: float = 0.15  # share of users, those of the most even gaps, whose views are themselves
-    by_gaps: bool = True  # TiCoSeRec's operators; False: CoSeRec's random ones
-    threshold: int = 12  # longest sequence that counts as short
-    short: str = "SIM"  # operators of short sequences; long ones draw from all five
-    crop: float = 0.7  # rates
-    mask: float = 0.5
-    reorder: float = 0.2
-    substitute: float = 0.1
-    insert: float = 0.5
-    mask_largest: bool | None = None  # True: largest gaps, False: smallest, None: random positions
-
-
-TICOSEREC: Mapping[str, Recipe] = {
-    "ml-100k": Recipe(),  # the paper has no such data: the code's defaults
-    "Beauty": Recipe(hybrid_after=350, mask_largest=True, substitute=0.2, crop=0.4, mask=0.7, reorder=0.5),
-    "Sports": Recipe(substitute=0.2, weight_decay=1e-5, patience=100),
-    "Yelp-A": Recipe(),  # its options are not published: the code's defaults
-}
-
-_COSEREC = Recipe(
-    dim=64,
-    attention_dropout=0.5,
-    weight_decay=0.0,
-    batch_size=256,
-    epochs=300,
-    patience=40,
-    warm_up=0,
-    hybrid_after=160,
-    unaugmented=0.0,
-    by_gaps=False,
-    threshold=4,
-    crop=0.2,
-    mask=0.7,
-    reorder=0.7,  # its code gives Reorder the rate of Mask
-    substitute=0.1,
-    insert=0.4,
-)
-
-COSEREC: Mapping[str, Recipe] = {
-    "ml-100k": _COSEREC,
-    "Beauty": dataclasses.replace(
-        _COSEREC, threshold=12, hybrid_after=220, short="SIMRC", insert=0.5, substitute=0.05
-    ),
-    "Sports": _COSEREC,
-    "Yelp-A": dataclasses.replace(_COSEREC, hybrid_after=300, insert=0.5),
-}
-
-README = "README of the official code"
-TABLE_MCLREC = "README of the MCLRec code (SIGIR 2023), a third party's runs"
-SIX = ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "hit@20", "ndcg@20")
-FOUR = ("hit@5", "hit@20", "ndcg@5", "ndcg@20")
-
-
-def _published(names: tuple[str, ...], source: str, *values: float) -> tuple[dict[str, float], str]:
-    return dict(zip(names, values, strict=True)), source
-
-
-PUBLISHED: Mapping[tuple[str, str], tuple[dict[str, float], str]] = {
-    ("Beauty", "ticoserec"): _published(SIX, README, 0.0504, 0.0343, 0.0740, 0.0418, 0.1068, 0.0501),
-    ("Sports", "ticoserec"): _published(SIX, README, 0.0334, 0.0227, 0.0514, 0.0284, 0.0768, 0.0348),
-    ("Sports", "coserec"): _published(SIX, README, 0.0287, 0.0194, 0.0437, 0.0242, 0.0635, 0.0292),
-    ("Beauty", "coserec"): _published(FOUR, TABLE_MCLREC, 0.0504, 0.1034, 0.0339, 0.0487),
-    ("Yelp-A", "coserec"): _published(FOUR, TABLE_MCLREC, 0.0241, 0.0649, 0.0151, 0.0263),
-    ("Beauty", "sasrec-bce"): _published(FOUR, TABLE_MCLREC, 0.0377, 0.0894, 0.0241, 0.0386),
-    ("Sports", "sasrec-bce"): _published(FOUR, TABLE_MCLREC, 0.0214, 0.0500, 0.0144, 0.0224),
-    ("Yelp-A", "sasrec-bce"): _published(FOUR, TABLE_MCLREC, 0.0160, 0.0443, 0.0101, 0.0179),
-}
-
-# where our defaults depart from the official code: either way of these stands beside its numbers
-OFFICIAL_WAYS = ("form", "official_bug", "inverted_similarity", "seen", "reject")
-
-Row = Literal["random", "popularity", "sasrec-bce", "coserec", "ticoserec"]
+Row = Literal["random", "popularity", "sasrec-bce", "coserec-bce", "ticoserec-bce"]
+ROWS: tuple[Row, ...] = ("random", "popularity", "sasrec-bce", "coserec-bce", "ticoserec-bce")
+FLOORS = ("random", "popularity")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Trains and tests the rows of the table, one after the other."""
 
-    dataset: Literal["ml-100k", "Beauty", "Sports", "Yelp-A"] = "ml-100k"  # what is trained on
-    rows: tuple[Row, ...] = (
-        "random",
-        "popularity",
-        "sasrec-bce",
-        "coserec",
-        "ticoserec",
-    )  # rows of the table
+    dataset: Dataset = "ml-100k"  # what is trained on; coserec-*: CoSeRec's files, which have no times
+    rows: tuple[Row, ...] = ()  # rows of the table; none given: all that the data set can have
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
-    preset: Literal["official", "reproduce"] = "official"  # reproduce: fewer epochs, for a first look
+    preset: Literal["official", "reproduce"] = "official"  # sizes and epochs; reproduce: a short training
     tiny: bool = False  # a synthetic set and two epochs, in seconds: to see that all works
     form: Literal["mean", "last", "flat"] = "mean"  # vector of a view; flat is the official code's, and slow
-    similarity: Literal["item_cf_iuf", "item_cf", "item2vec", "random"] = (
-        "item_cf_iuf"  # offline similarities
-    )
+    similarity: Literal["item_cf_iuf", "item_cf", "item2vec", "random"] = "item_cf_iuf"  # offline
     operators: str = ""  # only these, for short and long: S, I, M, R, C; empty: the recipe's
     opposite: bool = False  # Ti operators at the largest gaps instead of the smallest, and the reverse
     no_warm_up: bool = False  # views from the first epoch
@@ -176,30 +92,45 @@ class Config:
     dim: int = 0  # width of the encoder; 0: as the recipe says
     batch_size: int = 0  # users a step; 0: as the recipe says
     seen: Literal["exclude", "zero"] = "exclude"  # seen items in the ranking; zero: the official rule
-    reject: Literal["train", "all"] = (
-        "train"  # items no negative is; all: the official code's, test items too
-    )
+    reject: Literal["train", "all"] = "train"  # items no negative is; all: as the official code
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
-    results: str = "results"  # folder of result files
+    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/ticoserec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
         for name in ("epochs", "dim", "batch_size"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"{name}={getattr(self, name)}: must be positive, or 0 for the recipe's value"
-                )
+            if (value := getattr(self, name)) < 0:
+                raise ValueError(f"{name}={value}: must be positive, or 0 for the recipe's value")
         check_seeds(self.seeds)
         if set(self.operators) - set("SIMRC"):
             raise ValueError(f"operators={self.operators!r}: letters of SIMRC, such as 'SIM'")
-        if self.save_every < 1:
-            raise ValueError(f"save_every={self.save_every}: must be at least 1")
+        for name in ("save_every", "num_devices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.dim % Recipe.num_heads:
+            raise ValueError(f"dim={self.dim}: must be a multiple of the {Recipe.num_heads} attention heads")
+        if "ticoserec-bce" in self.rows and self.dataset in COSEREC_FILES:
+            raise ValueError(
+                f"rows={self.rows}: {self.dataset} has no times, by which ticoserec-bce augments; take the "
+                "files of TiCoSeRec (Beauty, Sports, Yelp-A) or leave the row out"
+            )
+
+
+def rows_of(config: Config) -> tuple[Row, ...]:
+    """The rows asked for, or all that the data set can have."""
+    if config.rows:
+        return config.rows
+    return tuple(row for row in ROWS if row != "ticoserec-bce" or config.dataset not in COSEREC_FILES)
 
 
 def recipe_of(config: Config, row: Row) -> Recipe:
-    """The official settings of a row on a data set, with what the command line changes."""
-    found = (COSEREC if row == "coserec" else TICOSEREC)[config.dataset]
+    """The settings of a row on a data set, with what the command line changes.
+
+    `sasrec-bce` has those of the code base that the data set is of, without views.
+    """
+    of_coserec = row == "coserec-bce" or config.dataset in COSEREC_FILES
+    found = (COSEREC if of_coserec else TICOSEREC)[config.dataset]
     change: dict[str, Any] = {}
     if config.preset == "reproduce":
         change |= {"dim": 64, "batch_size": 32, "epochs": 30, "warm_up": 8 if found.warm_up else 0}
@@ -219,6 +150,8 @@ def load(config: Config) -> Sequences:
     """The sequences of a data set."""
     if config.tiny:
         return synthetic.markov_chain(num_users=96, num_items=40, noise=0.1).sequences
+    if config.dataset in COSEREC_FILES:
+        return coserec.load(COSEREC_FILES[config.dataset])
     return movielens.load("ml-100k") if config.dataset == "ml-100k" else ticoserec.load(config.dataset)
 
 
@@ -355,13 +288,14 @@ def phases_of(
 def model_name(row: Row, config: Config) -> str:
     """The row's name, with what an ablation changes."""
     parts: list[str] = [row]
-    if row in ("coserec", "ticoserec"):
+    if row in ("coserec-bce", "ticoserec-bce"):
         parts += [config.form] if config.form != "mean" else []
         parts += [f"only-{config.operators}"] if config.operators else []
         parts += [config.similarity] if config.similarity != "item_cf_iuf" else []
         for flag in ("opposite", "no_warm_up", "official_bug", "inverted_similarity"):
             parts += [flag.replace("_", "-")] if getattr(config, flag) else []
-    parts += ["reject-all"] if config.reject == "all" else []
+    parts += ["reject-all"] if config.reject == "all" and row not in FLOORS else []
+    parts += ["seen-zero"] if config.seen == "zero" else []
     return "+".join(parts)
 
 
@@ -399,29 +333,43 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
     return recipe, fitted, model
 
 
-def published_numbers(row: Row, config: Config) -> tuple[dict[str, float], str]:
-    """A row's published numbers and where they stand: beside official settings, in our ways or the code's."""
+def published_numbers(row: Row, config: Config) -> Published:
+    """What was published for a row, beside official sizes and epochs, in our ways or the code's."""
     ways = {name: getattr(config, name) for name in OFFICIAL_WAYS}
     if config.form == "last" or described(config) != described(Config(dataset=config.dataset, **ways)):
-        return {}, ""
-    return PUBLISHED.get((config.dataset, row), ({}, ""))
+        return NONE
+    return published_for(config.dataset, row, seen=config.seen) or NONE
+
+
+def note_of(row: Row, config: Config) -> str:
+    """What a reader of a row has to know: a training cut short, departures from the official code."""
+    recipe, notes = recipe_of(config, row), []
+    if config.preset == "reproduce":
+        notes.append(f"short training: {recipe.epochs} epochs, width {recipe.dim}")
+    elif config.epochs:
+        whole = recipe_of(dataclasses.replace(config, epochs=0), row).epochs
+        notes.append(f"trained for {recipe.epochs} epochs of the recipe's {whole}")
+    ways = {name: getattr(config, name) for name in OFFICIAL_WAYS}
+    return "; ".join(remarks_of(row, config.dataset, recipe, ways) + notes)
 
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
+    ready(config)
     sequences = load(config)
     protocol = Protocol(seen=config.seen, selection="ndcg@20")
-    for row in config.rows:
+    for row in rows_of(config):
         data = lab.resident(leave_one_out(sequences), reject=config.reject)
-        published, source = published_numbers(row, config)
         store = functools.partial(
             save, config.results, experiment=EXPERIMENT, dataset=dataset_name(config), seeds=config.seeds
         )
-        if row in ("random", "popularity"):
+        name = model_name(row, config)
+        if row in FLOORS:
             scorer = lab.random(data) if row == "random" else lab.popularity(data)
             variables, floor = lab.floor_variables(config.seeds), protocol._replace(selection="none")
             found = lab.test(scorer, variables, data, floor, max_len=1, num_devices=config.num_devices)
-            store(model=row, config={}, protocol=floor, metrics=found)
+            path = store(model=name, config={}, protocol=floor, metrics=found)
+            print(f"{name}: {means(found)}\nsaved {path}")
             continue
         recipe, fitted, model = train(row, data, config, protocol)
         trained = protocol._replace(loss="bce + contrastive" if recipe.weight else "bce")
@@ -429,17 +377,15 @@ def run(config: Config) -> None:
             model, fitted.variables, data, trained, max_len=recipe.max_len, num_devices=config.num_devices
         )
         path = store(
-            model=model_name(row, config),
+            model=name,
             config={"recipe": dataclasses.asdict(recipe), **described(config)},
             protocol=trained,
             metrics=found,
-            published=published,
-            source=source,
             fitted=fitted,
+            note=note_of(row, config),
+            **published_numbers(row, config).fields(),
         )
-        print(
-            f"{model_name(row, config)}: best epochs {fitted.best_epoch}; test {means(found)}\nsaved {path}"
-        )
+        print(f"{name}: best epochs {fitted.best_epoch}; test {means(found)}\nsaved {path}")
 
 
 def main() -> None:

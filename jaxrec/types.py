@@ -72,6 +72,8 @@ class Result(NamedTuple):
 
     metrics: {metric: one value per seed}; published: {metric: value} and `source` says where they
     stand ("" where there are none).
+    incomparable: why ours is not measured as the published numbers are, so that no difference is printed;
+        "" where the two compare.
     """
 
     experiment: str
@@ -87,3 +89,4 @@ class Result(NamedTuple):
     seconds: float
     compile_seconds: float
     note: str = ""
+    incomparable: str = ""

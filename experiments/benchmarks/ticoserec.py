@@ -19,6 +19,7 @@ import numpy as np
 from experiments import sequential as lab
 from experiments import ticoserec as paper
 from experiments.benchmarks.timing import Figure, time_epoch, timed
+from experiments.ticoserec_recipes import Recipe
 from jaxrec.augment.views import View
 from jaxrec.data.split import leave_one_out
 from jaxrec.nn.layers.dropout import counter_bits
@@ -36,7 +37,7 @@ AUGMENTED_BATCH = 512
 def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     """The figures of the TiCoSeRec experiment on Beauty."""
     setting = paper.Config(dataset="Beauty", tiny=tiny, seeds=(0,))
-    recipe = paper.recipe_of(setting, "ticoserec")
+    recipe = paper.recipe_of(setting, "ticoserec-bce")
     if not tiny:
         recipe = dataclasses.replace(recipe, dim=64, batch_size=256)
     data = lab.resident(leave_one_out(paper.load(setting)))
@@ -84,7 +85,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
 
 
 def augmentation(
-    data: lab.Data, view: View, recipe: paper.Recipe, setting: paper.Config, repeats: int
+    data: lab.Data, view: View, recipe: Recipe, setting: paper.Config, repeats: int
 ) -> Iterator[Figure]:
     """Each operator, and the random choice among them, over all training sequences in batches."""
     length = jnp.asarray(data.inputs, jnp.int32)

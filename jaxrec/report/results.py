@@ -147,6 +147,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "note": str,
     "manifest": dict,
 }
+_OPTIONAL = {"incomparable": ""}  # fields that older files lack, and what they mean there
 
 
 def _document(result: Result, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +179,8 @@ def _parse(document: Any, where: str) -> Result:
     require(isinstance(document, dict), f"{type(document).__name__} where an object was expected")
     found = document.get("schema")
     require(found == SCHEMA, f"schema {found!r} where {SCHEMA} was expected")
-    for name, kind in _FIELDS.items():
+    document = {**_OPTIONAL, **document}
+    for name, kind in {**_FIELDS, **dict.fromkeys(_OPTIONAL, str)}.items():
         require(name in document, f"no field {name!r}")
         value = document[name]
         valid = isinstance(value, kind) and not isinstance(value, bool)
@@ -201,6 +203,8 @@ def _parse(document: Any, where: str) -> Result:
     for name, value in document["published"].items():
         require(_is_finite(value), f"published {name}={value!r}: must be a finite number")
     require(not document["published"] or bool(document["source"]), "published values without a source")
+    needless = bool(document["incomparable"]) and not document["published"]
+    require(not needless, "a reason why published values do not compare, without such values")
     require(bool(document["metrics"]), "no metrics")
     metrics = {}
     for name, entry in document["metrics"].items():

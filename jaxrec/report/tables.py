@@ -11,8 +11,9 @@ from typing import Any
 from tabulate import tabulate
 
 from jaxrec.report.results import PLACES, Record, read_all, summary, write_whole
-from jaxrec.types import Protocol
+from jaxrec.types import Protocol, Result
 
+NOT_COMPARABLE = "not comparable"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 FLOORS = ("random", "popularity")  # models that learn nothing: any number is read against these rows
 GENERATED = "<!-- Made from the result files by `make tables`; edit those, not this. -->"
@@ -30,12 +31,16 @@ _TIES = {
 }
 
 
-def protocol_line(protocol: Protocol, *, selection: bool = True) -> str:
+_ABBREVIATIONS = ("auc", "gauc", "mrr", "mse", "ndcg")
+_ERRORS = ("log_loss", "mse")  # the lower, the better
+
+
+def protocol_line(protocol: Protocol) -> str:
     """How a number was measured, as a sentence; the loss stands in its own column.
 
-    >>> protocol_line(Protocol(candidates="sampled-100", selection="none"))
+    >>> protocol_line(Protocol(candidates="sampled-100"))
     'Protocol: leave-one-out split; sampled-100 candidates; items of the history are taken out; \
-ties rank the target last; no selection on validation.'
+ties rank the target last.'
     """
     parts = [
         f"{protocol.split} split",
@@ -45,10 +50,25 @@ ties rank the target last; no selection on validation.'
         else _SEEN.get(protocol.seen, f"seen items: {protocol.seen}"),
         _TIES.get(protocol.ties, f"ties: {protocol.ties}"),
     ]
-    if selection:
-        chosen = protocol.selection
-        parts.append("no selection on validation" if chosen == "none" else f"selected by validation {chosen}")
     return f"Protocol: {'; '.join(part for part in parts if part)}."
+
+
+def selection_line(result: Result) -> str:
+    """Which parameters a number belongs to, as a sentence."""
+    metric = result.protocol.selection
+    if metric == "none":
+        return "Selection: none, there is nothing to choose."
+    if metric.endswith(", by the authors"):
+        return "Selection: parameters as their authors chose them."
+    if metric == "each task's auc":
+        text = "for each task the parameters of its model's best validation AUC"
+    elif metric.endswith(" on test"):
+        text = f"parameters of the best test {_metric(metric.removesuffix(' on test'))}, so chosen on test"
+    else:
+        best = "lowest" if metric in _ERRORS else "best"
+        text = f"parameters of the {best} validation {_metric(metric)}"
+    every = _epochs_between_evaluations(result.config)
+    return f"Selection: {text}{f', evaluated every {every} epochs' if every > 1 else ''}."
 
 
 def full(records: Sequence[Record]) -> str:
@@ -65,8 +85,8 @@ def full(records: Sequence[Record]) -> str:
 def table(records: Sequence[Record]) -> str:
     """One table of results on one data set: floors first, then models by name.
 
-    A row gives mean ± standard deviation over the seeds; the two rows below it, where the paper or its
-    code publishes the number, give that and the difference of our mean from it.
+    A row gives mean ± standard deviation over the seeds. Where the paper or its code publishes the number, it
+    stands in the row below, and, if ours is measured alike, the difference of our mean from it below that.
     """
     rows: list[list[str]] = []
     records = sorted(records, key=_floors_first)
@@ -80,6 +100,7 @@ def table(records: Sequence[Record]) -> str:
         if result.published:
             values = [_number(result.published.get(name)) for name in names]
             rows.append(["· published", "", "", *values, "", "", ""])
+        if result.published and not result.incomparable:
             rows.append(["· difference", "", "", *(_difference(record, name) for name in names), "", "", ""])
     return _markdown(["model", "loss", "seeds", *names, "steps", "seconds", "compile s"], rows)
 
@@ -88,8 +109,10 @@ def footnotes(records: Sequence[Record]) -> str:
     """What a table needs to mean something: protocol, sources, variants, notes, where it was measured."""
     records = sorted(records, key=_floors_first)
     lines = _shared(records, lambda record: protocol_line(record.result.protocol))
+    lines += _shared(records, lambda record: selection_line(record.result))
     sourced = [record for record in records if record.result.published]
     lines += _shared(sourced, lambda record: f"Published numbers: {_sentence(record.result.source)}")
+    lines += _reasons(records)
     plain = {record.result.model: record for record in records if not record.variant}
     for record in records:
         if record.variant:
@@ -109,8 +132,9 @@ def headline(records: Sequence[Record]) -> str:
     else the first.
     """
     parts: list[str] = []
-    for line, group in _grouped(records, lambda r: protocol_line(r.result.protocol, selection=False)):
+    for line, group in _grouped(records, lambda r: protocol_line(r.result.protocol)):
         rows: list[list[str]] = []
+        reasons: list[str] = []
         for (experiment, dataset), same in _grouped(group, lambda r: (r.result.experiment, r.result.dataset)):
             metric = _headline_metric(same)
             for record in sorted(same, key=_floors_first):
@@ -123,8 +147,9 @@ def headline(records: Sequence[Record]) -> str:
                 name = _model(record)
                 row = [experiment, dataset, name, metric, _measured(values), published, difference, seeds]
                 rows.append(row)
+            reasons += [f"{experiment}, {dataset}: {reason}" for reason in _reasons(same, metric)]
         columns = ["experiment", "data set", "model", "metric", "ours", "published", "difference", "seeds"]
-        parts += [_markdown(columns, rows), line]
+        parts += [_markdown(columns, rows), *reasons, line]
     return "\n\n".join(parts)
 
 
@@ -216,9 +241,45 @@ def _difference(record: Record, metric: str) -> str:
     published, values = record.result.published.get(metric), record.result.metrics.get(metric)
     if published is None or values is None:
         return ""
+    if record.result.incomparable:
+        return NOT_COMPARABLE
     difference = summary(values).mean - published
     relative = f" ({100 * difference / abs(published):+.1f} %)" if published else ""
     return f"{difference:+.4f}{relative}"
+
+
+def _reasons(records: Sequence[Record], metric: str = "") -> list[str]:
+    """Why no difference from published numbers is printed, a sentence a reason with the models it is for.
+
+    metric: what a published number must be of to count; "" for any.
+    """
+    groups: dict[str, list[str]] = {}
+    for record in sorted(records, key=_floors_first):
+        result = record.result
+        if result.incomparable and (not metric or {metric} <= set(result.published) & set(result.metrics)):
+            groups.setdefault(result.incomparable, []).append(_model(record))
+    return [f"No difference for {', '.join(models)}: {_sentence(why)}" for why, models in groups.items()]
+
+
+def _metric(name: str) -> str:
+    """A metric's name in a sentence.
+
+    >>> _metric("ndcg@10"), _metric("auc/income"), _metric("recall@20")
+    ('NDCG@10', 'AUC of income', 'recall@20')
+    """
+    name, _, task = name.partition("/")
+    short, at, k = name.partition("@")
+    shown = (short.upper() if short in _ABBREVIATIONS else short.replace("_", " ")) + at + k
+    return f"{shown} of {task}" if task else shown
+
+
+def _epochs_between_evaluations(config: Mapping[str, Any]) -> int:
+    """As the settings of a run name it: `evaluate_every` or `every`, of the run or of its recipe."""
+    for settings in (config, config.get("recipe", {})):
+        for name in ("evaluate_every", "every"):
+            if settings.get(name):
+                return int(settings[name])
+    return 1
 
 
 def _differences(record: Record, usual: Record) -> str:

@@ -131,6 +131,16 @@ def test_training_rows_are_all_rows_less_the_test_rows(monkeypatch: pytest.Monke
         census._originals()
 
 
+def test_numbers_come_from_the_official_test_file_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [[str(100 * row + column) for column in range(42)] for row in (1, 2)]
+    monkeypatch.setattr(store, "find", lambda file: None)
+    monkeypatch.setattr(store, "read", {census._TEST: "\n".join(map(", ".join, rows)).encode()}.__getitem__)
+    numbers = census.load_test_numbers()
+    assert numbers["age"].tolist() == [100, 200]
+    assert numbers["weeks_worked"].tolist() == [139, 239]
+    assert len(numbers) == 7
+
+
 def test_a_packed_file_is_unpacked_on_its_way(cache: Path, served: Any) -> None:
     content = b"38, Private\n"
     served.files["census.gz"] = gzip.compress(content)
@@ -145,3 +155,19 @@ def test_an_unknown_pair_is_named() -> None:
         ValueError, match=r"'incom': unknown \(did you mean 'income'\?\); one of income, education"
     ):
         census.load_impressions("incom")
+
+
+def test_numbers_of_test_rows_stand_beside_their_rows(
+    pairs: Pairs, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Children are never over 50,000 dollars; the rows that are worked more weeks. No instance weight."""
+    monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
+    numbers = census.load_test_numbers()
+    assert set(numbers) == {
+        "age", "wage_per_hour", "capital_gains", "capital_losses", "stock_dividends", "num_emp",
+        "weeks_worked",
+    }  # fmt: skip
+    income = pairs["income"].impressions.labels["income"][TRAIN:]
+    assert {len(column) for column in numbers.values()} == {TEST}
+    assert income[numbers["age"] < 15].sum() == 0 < income[numbers["age"] >= 15].sum()
+    assert numbers["weeks_worked"][income == 1].mean() > 45 > 25 > numbers["weeks_worked"].mean()

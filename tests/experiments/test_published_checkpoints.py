@@ -40,8 +40,11 @@ def test_the_published_metrics_to_four_decimals(
     monkeypatch.setattr(experiment, "PUBLISHED", (paper,))
     monkeypatch.setattr(experiment, "FLOORS", ())
     found = experiment.run(experiment.Config(seen=("zero",), results=str(tmp_path)))
-    assert [round(found[paper.model][metric], 4) for metric in experiment.METRICS] == list(paper.metrics)
-    stored = json.loads((tmp_path / experiment.EXPERIMENT / "Beauty" / f"{paper.model}.json").read_text())
+    assert [round(found[paper.row][metric], 4) for metric in experiment.METRICS] == list(paper.metrics)
+    assert paper.row.endswith("-bce")
+    stored = json.loads(
+        (tmp_path / experiment.EXPERIMENT / "coserec-Beauty" / f"{paper.row}.json").read_text()
+    )
     assert stored["published"] == dict(zip(experiment.METRICS, paper.metrics, strict=True))
     assert stored["protocol"]["seen"] == "zero"
 
@@ -75,6 +78,17 @@ def test_a_missing_file_and_foreign_weights_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", kernel=np.ones((2, 2), np.float32))
     with pytest.raises(ValueError, match="other.npz: item_embedding.weight: missing"):
         experiment.module_of(tmp_path / "other.npz", SEQUENCES, heads=1)
+
+
+@pytest.mark.parametrize("name", ["nowhere.npz", "foreign.npz"])
+def test_weights_are_read_before_anything_is_stored(name: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "foreign.npz", kernel=np.ones((2, 2), np.float32))
+    config = experiment.Config(checkpoint=str(tmp_path / name), results=str(tmp_path / "results"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "load", lambda config: SEQUENCES)
+        with pytest.raises(ValueError, match=name):
+            experiment.run(config)
+    assert not (tmp_path / "results").exists()
 
 
 def test_left_padding_is_fed_to_a_gru_unless_the_row_says_otherwise() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import sasrec as experiment
 from experiments import sequential as lab
+from experiments.published import NONE
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.split import leave_one_out
@@ -126,6 +127,20 @@ def test_encoders_of_the_rows() -> None:
     assert sizes == [(50, 2, 1, 50, 0.5)] * 2
     assert isinstance(experiment.encoder_of("sasrec-ce", 9, config), SASRecOriginal)
     assert gru.max_len == 50
+
+
+@pytest.mark.parametrize("change", [{"dim": 64}, {"num_candidates": 500}, {"epochs": 20}, {"tiny": True}])
+def test_published_numbers_stand_beside_the_authors_settings_alone(change: dict[str, object]) -> None:
+    official = experiment.Config()
+    assert experiment.published_numbers("sasrec-bce", official).values["hit@10"] == 0.7410
+    other = dataclasses.replace(official, **change)  # type: ignore[arg-type]
+    assert experiment.published_numbers("sasrec-bce", other) == NONE
+    floor = experiment.published_numbers("popularity", other)
+    assert (floor == NONE) == ("num_candidates" in change or "tiny" in change)
+
+
+def test_the_papers_gru4rec_is_another_model() -> None:
+    assert "session-based" in experiment.published_numbers("gru4rec-bce", experiment.Config()).incomparable
 
 
 def test_the_loss_is_part_of_every_name() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ EXPERIMENTS = (
     "census", "din", "feature_interaction", "funnel", "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr",
     "lifelong", "mmoe_synthetic", "peterrec", "sasrec", "scenarios", "stamp",
 )  # fmt: skip
+
+
+OTHERS = ("census_columns", "hstu_length", "loss_weighting", "published_checkpoints", "speed", "ticoserec")
 
 
 def config_of(name: str) -> Any:
@@ -52,3 +56,15 @@ def test_settings_out_of_range_are_refused(name: str, field: str, value: Any) ->
 def test_a_setting_left_to_the_recipe_is_none() -> None:
     assert config_of("gru4rec")(learning_rate=None, dropout=None).learning_rate is None
     assert config_of("hstu")(dropout=0.0).dropout == 0.0
+
+
+def test_no_experiment_is_left_out_here() -> None:
+    """Those with a command line are the ones whose module has a Config."""
+    folder = Path(importlib.import_module("experiments").__path__[0])
+    found = {path.stem for path in folder.glob("*.py") if "class Config" in path.read_text(encoding="utf-8")}
+    assert found - {"relabel"} == {*EXPERIMENTS, *OTHERS}  # which changes what experiments have stored
+
+
+@pytest.mark.parametrize("name", [*EXPERIMENTS, *OTHERS])
+def test_trials_leave_the_kept_results_alone(name: str) -> None:
+    assert config_of(name)().results == "runs/results"

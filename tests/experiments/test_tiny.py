@@ -12,7 +12,7 @@ from experiments import published_checkpoints, sasrec, ticoserec
 from jaxrec.report.results import read_all
 
 TWINS = {
-    "ticoserec": (ticoserec, ("--rows", "random", "popularity", "ticoserec"), {"ticoserec"}),
+    "ticoserec": (ticoserec, ("--rows", "random", "popularity", "ticoserec-bce"), {"ticoserec-bce"}),
     "sasrec": (
         sasrec,
         ("--rows", "random", "popularity", "gru4rec-bce"),
@@ -38,7 +38,7 @@ TWINS = {
 }
 
 LOSSES = {
-    "ticoserec": "bce + contrastive",
+    "ticoserec-bce": "bce + contrastive",
     **dict.fromkeys(("gru4rec-bce", "gru4rec-bce-full"), "bce"),
 }
 

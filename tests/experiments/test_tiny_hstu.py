@@ -14,6 +14,8 @@ import pytest
 
 from experiments import hstu, hstu_length
 from experiments import sequential as lab
+from experiments.hstu_recipes import RECIPES
+from experiments.published import NONE
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.sources import sasrec
@@ -81,7 +83,7 @@ def test_a_public_file_runs_to_the_end_as_the_public_code_does(
 # --- rows ---
 
 
-@pytest.mark.parametrize("name", hstu.RECIPES)
+@pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("row", [*ROWS, "hstu-large-ssm"])
 def test_every_row_of_every_data_set_is_a_model(name: Any, row: hstu.Row) -> None:
     config = hstu.Config(dataset=name)
@@ -99,7 +101,7 @@ def test_every_row_of_every_data_set_is_a_model(name: Any, row: hstu.Row) -> Non
 
 
 def test_rows_of_a_table_have_one_budget() -> None:
-    for name in hstu.RECIPES:
+    for name in RECIPES:
         config: Any = hstu.Config(dataset=name)  # type: ignore[arg-type]
         assert len({hstu.recipe_of(config, row) for row in ROWS}) == 1
 
@@ -122,14 +124,14 @@ def test_published_settings_are_those_of_the_card() -> None:
 def test_published_settings_have_the_published_numbers(change: dict[str, Any]) -> None:
     """They select on test, and a reader is told what the published ranks are among."""
     config = hstu.Config(dataset="ml-1m", select="test", **change)
-    published, source = hstu.published_numbers("hstu-ssm", config)
+    found = hstu.published_numbers("hstu-ssm", config)
     assert hstu.note_of("hstu-ssm", config).split("; ") == [
         "reads the time of the target",
         "parameters of the best epoch on test",
-        "published: ranked among all movies of the file without the last max_len inputs",
     ]
-    assert published["ndcg@10"] == 0.1720 and published["hit@200"] == 0.7716
-    assert "no validation split" in source
+    assert found.values["ndcg@10"] == 0.1720 and found.values["hit@200"] == 0.7716
+    assert "no validation split" in found.source
+    assert "among all 3,883 movies of the file and takes out the last 200 inputs" in found.incomparable
 
 
 @pytest.mark.parametrize(
@@ -148,8 +150,7 @@ def test_published_settings_have_the_published_numbers(change: dict[str, Any]) -
 )
 def test_other_settings_have_none(change: dict[str, Any]) -> None:
     config = hstu.Config(dataset="ml-1m", **{"select": "test", **change})
-    assert hstu.published_numbers("hstu-ssm", config) == ({}, "")
-    assert "published" not in hstu.note_of("hstu-ssm", config)
+    assert hstu.published_numbers("hstu-ssm", config) == NONE
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

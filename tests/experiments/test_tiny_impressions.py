@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import census, din, funnel, loss_weighting, mmoe_synthetic
+from experiments import census, census_columns, din, funnel, loss_weighting, mmoe_synthetic
 from experiments import impressions as lab
 from jaxrec.report.results import read_all
 from jaxrec.tasks.multitask import stacked
@@ -102,3 +102,24 @@ def test_the_models_of_the_synthetic_study_are_of_one_size() -> None:
     gates, biases, heads = 2 * (100 * 8 + 8), 8 * 16 + 2 * 8, 2 * (8 + 1)
     assert sizes["mmoe"] == 100 * 16 * 8 + 16 * 8 * 2 + gates + biases + heads
     assert abs(sizes["shared-bottom"] - (100 * 113 + 113 * 8 * 2)) < 200
+
+
+def test_boosting_gains_from_a_number_that_tells_the_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    call(census_columns, monkeypatch, "--tiny", "--groups", "income", "--seeds", 3, "--results", tmp_path)
+    nominal, everything = (
+        next(record.result for record in read_all(tmp_path) if record.result.model == row)
+        for row in census_columns.ROWS
+    )
+    assert everything.metrics["auc/ctr"][0] > nominal.metrics["auc/ctr"][0] + 0.03
+    assert nominal.protocol.split.startswith("fitted to the validation half of")
+
+
+@pytest.mark.parametrize("group", ["income", "education"])
+def test_census_has_no_difference_from_models_of_other_columns(group: str) -> None:
+    config = census.Config(group=group)  # type: ignore[arg-type]
+    found = census.published_numbers("mmoe", config)
+    assert found.values and "seven numeric columns" in found.incomparable
+    assert not census.published_numbers("cgc", config).values

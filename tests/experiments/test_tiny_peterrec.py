@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("peterrec")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXREC_XLA_CACHE", "0")
-        call(experiment, patch, "--tiny", "--dataset", "ml-100k", "--rows", "majority", "peterrec-serial",
+        call(experiment, patch, "--tiny", "--dataset", "ml-100k", "--rows", "popularity", "peterrec-serial",
              "--seeds", 3, 4, "--results", path / "results", "--workdir", path)  # fmt: skip
     return path
 
@@ -39,13 +39,13 @@ def pretrained(folder: Path) -> Any:
 
 def test_tiny_runs_to_the_end(folder: Path) -> None:
     records = {record.result.model: record.result for record in read_all(folder / "results")}
-    assert set(records) == {"majority", "peterrec-serial"}
+    assert set(records) == {"popularity", "peterrec-serial-ce"}
     for model, result in records.items():
         assert result.experiment == "peterrec" and result.dataset == "chain-80x24-half"
         assert {len(values) for values in result.metrics.values()} == {2}
         assert set(result.metrics) == {"accuracy", "log_loss", "auc"}
         assert not result.published
-        assert (result.config.get("trained_share", 1.0) < 0.5) == (model != "majority")
+        assert (result.config.get("trained_share", 1.0) < 0.5) == (model != "popularity")
 
 
 def test_frozen_parameters_keep_their_bits(pretrained: Any, folder: Path) -> None:
@@ -126,9 +126,9 @@ def test_metrics_by_hand() -> None:
     assert "auc" not in three and three["log_loss"] == pytest.approx(np.log(3))
 
 
-def test_the_majority_knows_the_shares_of_classes() -> None:
+def test_popularity_knows_the_shares_of_classes() -> None:
     data = experiment.load(TINY)
-    (found, _) = experiment.majority(data, TINY)
+    (found, _) = experiment.test_floor("popularity", data, TINY)
     labels = data.columns["label"]
     most = np.bincount(labels[data.train]).argmax()
     assert found["accuracy"] == pytest.approx((labels[data.test] == most).mean())
@@ -179,17 +179,26 @@ def test_settings_are_those_of_the_task_where_none_are_given() -> None:
 
 def test_cold_items_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
-    call(experiment, monkeypatch, "--tiny", "--norms", "--rows", "majority", "peterrec-parallel",
+    call(experiment, monkeypatch, "--tiny", "--norms", "--rows", "random", "popularity", "peterrec-parallel",
          "--seeds", 3, "--labels", 30, "--results", tmp_path / "results", "--workdir", tmp_path)  # fmt: skip
     records = {record.result.model: record.result for record in read_all(tmp_path / "results")}
-    assert set(records) == {"majority", "peterrec-parallel-norms"}
+    assert set(records) == {"random", "popularity", "peterrec-parallel-norms-ce"}
     for result in records.values():
         assert result.dataset == "groups-600x60-cold-30"
         assert set(result.metrics) == {"hit@5", "mrr@5", "log_loss"}
         assert result.protocol.candidates == "all 6 cold" and result.protocol.ties == "pessimistic"
-    learned = records["peterrec-parallel-norms"]
+    learned = records["peterrec-parallel-norms-ce"]
     assert learned.protocol.selection == "mrr@5"
     assert learned.config["trained"] == 7 * 8 + 2 * (2 * 8 * 2 + 2 + 8) + 2 * 8  # head, patches, a norm
+
+
+def test_random_logits_rank_by_chance_and_by_seed() -> None:
+    data = experiment.load(COLD)
+    seeds = tuple(range(20))
+    found = experiment.test_floor("random", data, dataclasses.replace(COLD, seeds=seeds))
+    hits = [of_seed["hit@5"] for of_seed in found]
+    assert len(set(hits)) > 1
+    assert np.mean(hits) == pytest.approx(experiment.K / len(data.classes), abs=0.03)
 
 
 def test_ranks_by_hand() -> None:
@@ -254,9 +263,9 @@ def test_a_head_on_what_sessions_taught_tells_cold_items(tmp_path: Path) -> None
     pretrained = experiment.pretrain(data, config)
     rows: tuple[experiment.Row, ...] = ("head", "scratch")
     found = {row: experiment.train(row, data, config, pretrained)[1] for row in rows}
-    found["majority"] = experiment.majority(data, config)
+    found["popularity"] = experiment.test_floor("popularity", data, config)
     mrr = {row: np.mean([of_seed["mrr@5"] for of_seed in values]) for row, values in found.items()}
-    assert mrr["head"] > mrr["majority"] + 0.2, mrr
+    assert mrr["head"] > mrr["popularity"] + 0.2, mrr
     assert mrr["head"] > mrr["scratch"] + 0.1, mrr
 
 

@@ -15,6 +15,7 @@ import pytest
 from experiments import sessions as lab
 from experiments import stamp
 from jaxrec.data.sessions import Sessions, split_sessions
+from jaxrec.data.sources import sessions as source
 from jaxrec.data.sources.sessions import from_lists
 from jaxrec.report.results import read_all
 from tests.experiments.test_tiny import call
@@ -54,7 +55,7 @@ def test_epochs_chosen_on_test_are_labelled_so(tmp_path: Path, monkeypatch: pyte
     assert result.protocol.split == "later sessions tested, all others trained on"
     assert result.config["share"] == 0
     whole = stamp.effective(stamp.Config(select="test"))
-    assert stamp.published("stamp-ce", whole)[0]["mrr@20"] == 0.2967
+    assert stamp.published_numbers("stamp-ce", whole).values["mrr@20"] == 0.2967
     assert "best on test" in stamp.note_of("stamp-ce", whole)
     assert stamp.note_of("item-knn", whole) == stamp.PREPARATION  # nothing of it was chosen
 
@@ -64,8 +65,8 @@ def test_repeated_views_stand_together_in_file_order(tmp_path: Path, monkeypatch
     call(stamp, monkeypatch, "--tiny", "--rows", "markov", "--order", "file", "--results", tmp_path)
     (record,) = read_all(tmp_path)
     assert (record.result.model, record.result.config["order"]) == ("markov+file-order", "file")
-    assert not stamp.published("markov", stamp.effective(stamp.Config(order="file")))[0]
-    assert not stamp.published("item-knn", stamp.effective(stamp.Config(order="file")))[0]
+    assert not stamp.published_numbers("markov", stamp.effective(stamp.Config(order="file"))).values
+    assert not stamp.published_numbers("item-knn", stamp.effective(stamp.Config(order="file"))).values
 
 
 def grouped(row: list[int]) -> bool:
@@ -120,11 +121,40 @@ def test_rows_of_two_sessions_are_not_taken_for_one() -> None:
 
 def test_published_numbers_stand_beside_official_settings_only() -> None:
     official = stamp.effective(stamp.Config())
-    assert stamp.published("stamp-ce", official)[0]["recall@20"] == 0.6874
-    assert not stamp.published("stamp-ce", dataclasses.replace(official, learning_rate=0.1))[0]
-    assert not stamp.published("stamp-ce", stamp.effective(stamp.Config(dataset="diginetica")))[0]
-    assert stamp.published("item-knn", dataclasses.replace(official, epochs=1))[0]["mrr@20"] == 0.2181
-    assert not stamp.published("item-knn", dataclasses.replace(official, share=0.5))[0]
+    assert stamp.published_numbers("stamp-ce", official).values["recall@20"] == 0.6874
+    assert not stamp.published_numbers("stamp-ce", dataclasses.replace(official, learning_rate=0.1)).values
+    assert not stamp.published_numbers("stamp-ce", stamp.effective(stamp.Config(dataset="diginetica"))).values
+    other_epochs = dataclasses.replace(official, epochs=1)
+    assert stamp.published_numbers("item-knn", other_epochs).values["mrr@20"] == 0.2181
+    assert not stamp.published_numbers("item-knn", dataclasses.replace(official, share=0.5)).values
+
+
+def test_another_gru4rec_than_the_papers_has_no_difference_from_it() -> None:
+    official = stamp.effective(stamp.Config())
+    assert "GRU4Rec is that of 2016" in stamp.published_numbers("gru4rec-ce", official).incomparable
+    for row in ("popularity", "item-knn", "stmp-ce", "stamp-ce"):
+        assert stamp.published_numbers(row, official).incomparable == ""  # type: ignore[arg-type]
+
+
+def test_the_note_on_popularity_says_what_other_training_sessions_give(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
+    if not (data_dir / "yoochoose1_64/sessions.npz").exists():
+        pytest.skip("yoochoose1_64/sessions.npz is not in the data folder")
+    sessions = source.load("yoochoose1_64")
+
+    def recall(share: float, by: Any) -> str:
+        split = split_sessions(sessions, share=share, by=by)
+        counts = np.bincount(split.training_clicks()[1], minlength=split.num_items + 1)[1:]
+        target = counts[split.queries("test").target - 1]
+        at_least = len(counts) - np.searchsorted(np.sort(counts), target)  # itself among them
+        return f"{np.mean(at_least <= 20):.4f}"
+
+    note = stamp.note_of("popularity", stamp.effective(stamp.Config()))
+    assert recall(0.1, "random") == recall(0.0, "random") == "0.0731"
+    assert recall(0.1, "last") == "0.0542"
+    assert "recall@20 is 0.0731 too, with the first 90 % 0.0542" in note
 
 
 def test_settings_of_the_authors_by_data_set() -> None:

@@ -54,6 +54,25 @@ def test_numpy_scalars_and_paths_become_plain(tmp_path: Path) -> None:
     assert results.read(path).result.config == expected
 
 
+def test_the_reason_why_numbers_do_not_compare_comes_back(tmp_path: Path) -> None:
+    path = results.write(example(incomparable="other columns"), tmp_path)
+    assert results.read(path).result.incomparable == "other columns"
+
+
+def test_a_file_of_before_that_field_compares(tmp_path: Path) -> None:
+    path = results.write(example(), tmp_path)
+    document = json.loads(path.read_text())
+    del document["incomparable"]
+    path.write_text(json.dumps(document))
+    assert results.read(path).result == results.read(results.write(example(), tmp_path)).result
+    assert results.read(path).result.incomparable == ""
+
+
+def test_a_reason_without_published_numbers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="do not compare, without such values"):
+        results.write(example(published={}, source="", incomparable="other columns"), tmp_path)
+
+
 # --- what replaces what -----------------------------------------------------------------------------
 
 

@@ -68,8 +68,58 @@ def test_protocol_stands_under_the_table_once_if_all_agree() -> None:
 def test_each_protocol_names_its_models() -> None:
     other = example(model="other", protocol=example().protocol._replace(seen="zero"))
     notes = tables.footnotes([Record(example(), {}), Record(other, {})])
-    assert "stay in with score 0; ties rank the target last; selected by validation ndcg@20. (other)" in notes
+    assert "stay in with score 0; ties rank the target last. (other)" in notes
     assert "(sasrec-bce)" in notes
+
+
+@pytest.mark.parametrize(
+    ("selection", "config", "sentence"),
+    [
+        ("ndcg@20", {}, "parameters of the best validation NDCG@20."),
+        ("ndcg@20", {"evaluate_every": 1}, "parameters of the best validation NDCG@20."),
+        ("mrr@5", {"every": 2}, "parameters of the best validation MRR@5, evaluated every 2 epochs."),
+        ("auc/income", {}, "parameters of the best validation AUC of income."),
+        ("log_loss", {}, "parameters of the lowest validation log loss."),
+        ("each task's auc", {}, "for each task the parameters of its model's best validation AUC."),
+        ("metrics, by the authors", {}, "parameters as their authors chose them."),
+        ("none", {"evaluate_every": 5}, "none, there is nothing to choose."),
+        (
+            "recall@20 on test",
+            {"recipe": {"evaluate_every": 5}},
+            "parameters of the best test recall@20, so chosen on test, evaluated every 5 epochs.",
+        ),
+    ],
+)
+def test_selection_reads_as_a_sentence(selection: str, config: dict[str, object], sentence: str) -> None:
+    result = example(protocol=example().protocol._replace(selection=selection), config=config)
+    assert tables.selection_line(result) == f"Selection: {sentence}"
+    assert f"Selection: {sentence}" in tables.footnotes([Record(result, {})])
+
+
+def test_selection_tells_rows_of_one_protocol_apart() -> None:
+    floor_ = floor("random")
+    floor_ = floor_._replace(
+        result=floor_.result._replace(protocol=example().protocol._replace(selection="none"))
+    )
+    notes = tables.footnotes([Record(example(), {}), floor_])
+    assert notes.count("Protocol:") == 1
+    assert "Selection: none, there is nothing to choose. (random)" in notes
+
+
+def test_numbers_that_do_not_compare_stand_without_a_difference_and_with_the_reason() -> None:
+    records = [Record(example(incomparable="other columns"), {}), Record(example(model="bpr"), {})]
+    rows = cells(tables.table(records))
+    assert [row[0] for row in rows[1:]] == ["bpr", "· published", "· difference", "sasrec-bce", "· published"]
+    assert "No difference for sasrec-bce: other columns." in tables.footnotes(records)
+    text = tables.headline(records)
+    assert [row[6] for row in cells(text)[1:]] == ["-0.1000 (-25.0 %)", tables.NOT_COMPARABLE]
+    assert "ticoserec, Beauty: No difference for sasrec-bce: other columns." in text
+
+
+def test_a_reason_stands_once_for_all_its_models() -> None:
+    records = [Record(example(model=name, incomparable="other columns"), {}) for name in ("a", "b")]
+    assert tables.footnotes(records).count("other columns") == 1
+    assert "No difference for a, b: other columns." in tables.footnotes(records)
 
 
 def test_footnotes_name_source_note_commit_and_device() -> None:
@@ -233,5 +283,5 @@ def test_labelled_impressions_have_no_rule_for_seen_items() -> None:
     line = tables.protocol_line(Protocol(split="random", candidates="impressions", seen="keep", ties="half"))
     assert line == (
         "Protocol: random split; labelled impressions as they are; a tied pair counts half in an area under "
-        "a curve; selected by validation ndcg@20."
+        "a curve."
     )

@@ -92,7 +92,16 @@ _NAMES = (
     "own_or_self vet_question vet_benefits year"
 )
 NAMES = tuple(_NAMES.split())
-_NUMERIC = (0, 5, 16, 17, 18, 24, 30, 39)  # columns of the test file that the file of all rows lacks
+_NUMERIC = {  # columns of the test file that the file of all rows lacks
+    "age": 0,
+    "wage_per_hour": 5,
+    "capital_gains": 16,
+    "capital_losses": 17,
+    "stock_dividends": 18,
+    "instance_weight": 24,
+    "num_emp": 30,
+    "weeks_worked": 39,
+}
 _TRAIN = 199_523
 COLLEGE = (
     "Associates degree-academic program",
@@ -130,6 +139,20 @@ def load_impressions(name: str, *, seed: int = 0) -> ImpressionSplit:
     return impressions.split(*rows[:3], rule=rows.rule)
 
 
+def load_test_numbers() -> dict[str, np.ndarray]:
+    """The numeric columns, without the instance weight: float64, a row for each official test row.
+
+    In the order of the file, which is that of the rows of `load_impressions` past the training rows.
+    """
+    show_terms(SOURCE)
+    names = [name for name in _NUMERIC if name != "instance_weight"]
+    if store.find(_PACKED) is not None:
+        with np.load(io.BytesIO(store.read(_PACKED))) as packed:
+            return {name: packed[f"test_{name}"].astype(np.float64) for name in names}
+    cells = [line.split(",") for line in store.read(_TEST).decode().splitlines()]
+    return {name: np.array([float(row[_NUMERIC[name]]) for row in cells]) for name in names}
+
+
 def _packed() -> tuple[dict[str, Coded], np.ndarray]:
     """The nominal columns, training rows first, and whether income is over 50,000 dollars."""
     with np.load(io.BytesIO(store.read(_PACKED))) as packed:
@@ -144,7 +167,7 @@ def _originals() -> tuple[dict[str, Coded], np.ndarray]:
     The file of all rows is in another order, without the numeric columns, and with "-" for spaces.
     """
     cells = [line.split(",") for line in store.read(_TEST).decode().splitlines()]
-    kept = [i for i in range(len(cells[0])) if i not in _NUMERIC]
+    kept = [i for i in range(len(cells[0])) if i not in _NUMERIC.values()]
     test = [[row[i].strip() for i in kept] for row in cells]
     left = Counter(",".join(row).replace(" ", "-") for row in test)
     train = []

@@ -26,11 +26,11 @@ from typing import Any, Literal
 import flax.linen as nn
 
 from experiments import impressions as lab
-from experiments.inputs import ready
 from experiments.published import NONE, Published
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
+from jaxrec.config import ready
 from jaxrec.data import synthetic_multitask
 from jaxrec.data.impressions import ImpressionSplit
 from jaxrec.data.sources import census
@@ -113,6 +113,7 @@ class Config:
     dim: int = 8  # width of the embedding of each column
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/census"  # folder of checkpoints and logs; a run found there is continued
 
@@ -165,6 +166,7 @@ def train(
         patience=config.patience,
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     fitted = lab.train(data, task, targets, f"auc/{tasks[0]}", run)
     found = lab.test(data, task, targets, fitted.variables, config.num_devices)
@@ -204,9 +206,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

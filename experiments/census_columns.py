@@ -23,11 +23,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check_seeds, described
 from jaxrec import config as command_line
 from jaxrec import metrics
+from jaxrec.config import ready
 from jaxrec.data import synthetic_multitask
 from jaxrec.data.impressions import ImpressionSplit
 from jaxrec.data.sources import census
@@ -106,9 +106,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

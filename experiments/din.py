@@ -26,11 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import impressions as lab
-from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import metrics
+from jaxrec.config import ready
 from jaxrec.data.behaviours import NONE, SHARED, Clicks, Sides, next_clicks
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.sources import coserec, movielens, sasrec
@@ -75,6 +75,7 @@ class Config:
     auxiliary: float = 1.0  # weight of DIEN's loss on the next event
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/din"  # folder of checkpoints and logs; a run found there is continued
 
@@ -210,6 +211,7 @@ def train(row: Row, clicks: Clicks, data: lab.Data, config: Config) -> tuple[Any
         patience=config.patience,
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     fitted = lab.train(data, task, [CLICK], "auc/click", run, weighting=static(weights))
     return fitted, lab.test(data, task, [CLICK], fitted.variables, config.num_devices)
@@ -253,9 +255,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ import numpy as np
 
 from experiments import din
 from experiments import impressions as lab
-from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
+from jaxrec.config import ready
 from jaxrec.data import synthetic_multitask
 from jaxrec.data.behaviours import Clicks, Sides, next_clicks
 from jaxrec.data.sources import census, movielens
@@ -99,6 +99,7 @@ class Config:
     length: int = 20  # events of a history that are read, the last ones
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = (
         "runs/feature_interaction"  # folder of checkpoints and logs; a run found there is continued
@@ -250,6 +251,7 @@ def train(row: Row, setting: Setting, config: Config) -> tuple[Any, list[dict[st
         patience=config.patience,
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     fitted = lab.train(data, task, [target], f"auc/{target.name}", run)
     found = lab.test(data, task, [target], fitted.variables, config.num_devices, calibration=True)
@@ -284,9 +286,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

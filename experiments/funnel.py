@@ -35,11 +35,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import impressions as lab
-from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses
+from jaxrec.config import ready
 from jaxrec.data import synthetic_multitask
 from jaxrec.data.impressions import ImpressionSplit
 from jaxrec.data.sources import retailrocket
@@ -94,6 +94,7 @@ class Config:
     calibrator: float = 0.6  # weight of AITM's penalty on probabilities that rise along the funnel
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/funnel"  # folder of checkpoints and logs; a run found there is continued
 
@@ -235,6 +236,7 @@ def train(
         patience=config.patience,
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     selection = "auc" if len(targets) > 1 else f"auc/{tasks[0]}"
     fitted = lab.train(data, task, targets, selection, run, weighting=static(weights))
@@ -283,9 +285,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ import optax
 
 from experiments import sequential
 from experiments import sessions as lab
-from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses, packing
+from jaxrec.config import ready
 from jaxrec.data import synthetic
 from jaxrec.data.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.data.sessions import Part, Sessions, SessionSplit, split_sessions
@@ -54,7 +54,8 @@ from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.parallel_sessions import negatives, parallel_sessions, shared_negatives
 from jaxrec.train.epoch import Plan, listed, shuffled
 from jaxrec.train.evaluate import Measure
-from jaxrec.train.fit import Fitted, Phase, Selection, fit
+from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Protocol, Task
 
 EXPERIMENT = "gru4rec"
@@ -123,6 +124,7 @@ class Config:
     max_len: int = 50  # most recent events read in ordinary batches and in ranking
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/gru4rec"  # folder of checkpoints and logs; a run found there is continued
 
@@ -283,7 +285,7 @@ def train(
     model = model_of(row, data.split, config)
     task, plan, lanes = training_of(row, model, data.split, config)
     measure, queries = measure_of(model, data, "validation", protocol, config)
-    fitted = fit(
+    fitted = fit_reusing(
         [Phase("train", task, config.epochs)],
         optimiser(recipe_of(row, config)),
         plan,
@@ -295,6 +297,7 @@ def train(
         vocabulary={"item": data.split.item_ids},
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     measure, queries = measure_of(model, data, "test", protocol, config)
     return fitted, lab.test(measure, fitted.variables, data, queries, config.num_devices)
@@ -334,9 +337,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

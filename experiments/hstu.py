@@ -46,12 +46,12 @@ import optax
 from experiments import sequential as lab
 from experiments import settings
 from experiments.hstu_recipes import LARGE, OTHER_CANDIDATES, PUBLISHED, README, RECIPES, Recipe
-from experiments.inputs import ready
 from experiments.published import NONE, Published
 from experiments.saving import means, save
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment.stochastic_length import stochastic_length
+from jaxrec.config import ready
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.sources import movielens, rating_files, sasrec, ticoserec
@@ -63,7 +63,8 @@ from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.tasks.next_item import Encoder, Rows, next_item
 from jaxrec.tasks.objectives import Objective, sampled_bce, uniform_softmax
-from jaxrec.train.fit import Fitted, Phase, fit
+from jaxrec.train.fit import Fitted, Phase
+from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Protocol, Task
 
 EXPERIMENT = "hstu"
@@ -119,6 +120,7 @@ class Config:
     b2: float = 0.98  # decay of Adam's second moment
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/hstu"  # folder of checkpoints and logs; a run found there is continued
 
@@ -304,7 +306,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
     """Trains a row for all seeds."""
     recipe, model = recipe_of(config, row), encoder_of(row, data.num_items, config)
     task, rows, placed = task_of(row, model, data, config)
-    fitted = fit(
+    fitted = fit_reusing(
         [Phase("train", task, recipe.epochs)],
         optax.adam(config.learning_rate, b2=config.b2),
         lab.training_plan(data, config.batch_size, recipe.max_len, rows if placed else None),
@@ -325,6 +327,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         vocabulary=lab.vocabulary(data),
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )  # fmt: skip
     return model, fitted
 
@@ -378,9 +381,7 @@ def note_of(row: Row, config: Config) -> str:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -41,11 +41,11 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
-from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import metrics, packing
+from jaxrec.config import ready
 from jaxrec.data import synthetic
 from jaxrec.data.batching import event_windows
 from jaxrec.data.interactions import Interactions
@@ -67,7 +67,8 @@ from jaxrec.train.evaluate import (
     make_scores,
     ranking_metrics,
 )
-from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection, fit
+from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection
+from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Protocol, Variables
 
 EXPERIMENT = "hstu_generative"
@@ -126,6 +127,7 @@ class Config:
     b2: float = 0.98  # decay of Adam's second moment
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/hstu_generative"  # folder of checkpoints and logs; a run found there is continued
 
@@ -340,7 +342,7 @@ def train(row: Row, data: Data, of: Protocol, config: Config) -> tuple[Generativ
         if retrieves
         else ask_ranking(model, data, "validation", config)
     )
-    fitted = fit(
+    fitted = fit_reusing(
         [Phase("train", task, config.epochs, weighting=static(LOSSES[row]))],
         optax.adam(config.learning_rate, b2=config.b2),
         plan,
@@ -359,6 +361,7 @@ def train(row: Row, data: Data, of: Protocol, config: Config) -> tuple[Generativ
         vocabulary=lab.vocabulary(data.retrieval),
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     return model, fitted
 
@@ -425,9 +428,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ import numpy as np
 from tabulate import tabulate
 
 from experiments.benchmarks.timing import Figure
-from experiments.inputs import ready
 from jaxrec import config as command_line
+from jaxrec.config import ready
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.report.results import write_whole
 from jaxrec.types import Array, Variables
@@ -195,9 +195,7 @@ def run(config: Config) -> list[Measured]:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

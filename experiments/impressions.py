@@ -18,7 +18,8 @@ from jaxrec.tasks.multitask import Target, multitask, stacked
 from jaxrec.train import parallel
 from jaxrec.train.epoch import shuffled
 from jaxrec.train.evaluate import impression_metrics, make_scores
-from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection, fit
+from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection
+from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Batch, Context, Protocol, Task, Variables
 
 EVALUATION_BATCH = 4096
@@ -52,7 +53,12 @@ class Data(NamedTuple):
 
 
 def resident(split: ImpressionSplit, num_devices: int = 1) -> Data:
-    """Columns of a split's training rows, and batches of its other parts."""
+    """Columns of a split's training rows, and batches of its other parts.
+
+    Raises:
+      ValueError: a task has one class in a part, so that it cannot be trained or has no AUC.
+    """
+    split.check_classes()
     table = split.impressions
     columns = {name: column[split.train] for name, column in table.columns_for_training().items()}
     validation, test = (
@@ -120,6 +126,7 @@ class Run(NamedTuple):
     patience: int | None = None
     num_devices: int = 1
     save_every: int = 1
+    accept_changed_code: bool = False
 
 
 def train(
@@ -135,7 +142,7 @@ def train(
 ) -> Fitted:
     """Trains for all seeds and keeps each seed's best epoch by the validation metric `selection`."""
     errors = data.regression
-    return fit(
+    return fit_reusing(
         [Phase("train", task, run.epochs, weighting)],
         optax.adam(run.learning_rate) if tx is None else tx,
         shuffled(data.num_rows, run.batch_size),
@@ -153,6 +160,7 @@ def train(
         description=run.description,
         num_devices=run.num_devices,
         save_every=run.save_every,
+        accept_changed_code=run.accept_changed_code,
     )
 
 

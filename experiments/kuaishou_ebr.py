@@ -29,11 +29,11 @@ import optax
 
 from experiments import sequential as lab
 from experiments import settings
-from experiments.inputs import ready
 from experiments.saving import means, save
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment.item2vec import item_vectors
+from jaxrec.config import ready
 from jaxrec.data import synthetic
 from jaxrec.data.clusters import Clusters, cluster_examples, divide, kmeans, undivided
 from jaxrec.data.interactions import Sequences
@@ -48,7 +48,8 @@ from jaxrec.tasks.next_item import Encoder, Rows, next_item, retriever
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import Measure
-from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection, fit
+from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection
+from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Protocol, Retriever, Task, Variables
 
 EXPERIMENT = "kuaishou_ebr"
@@ -99,6 +100,7 @@ class Config:
     patience: int = 0  # evaluations without a better one before a seed stops; 0: never
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/kuaishou_ebr"  # folder of checkpoints and logs; a run found there is continued
 
@@ -238,7 +240,7 @@ def train(row: Row, data: lab.Data, clusters: Clusters, config: Config) -> tuple
     model = model_of(row, data, config)
     work = training_of(row, model, data, clusters, config)
     asked = lab.ranking(data.split.validation, config.max_len, config.num_devices)
-    fitted = fit(
+    fitted = fit_reusing(
         [Phase("train", work.task, config.epochs)],
         optax.adam(config.learning_rate),
         work.plan,
@@ -257,6 +259,7 @@ def train(row: Row, data: lab.Data, clusters: Clusters, config: Config) -> tuple
         vocabulary=lab.vocabulary(data),
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     return model, fitted
 
@@ -322,9 +325,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

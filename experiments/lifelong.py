@@ -41,10 +41,10 @@ import numpy as np
 import optax
 
 from experiments import impressions as lab
-from experiments.inputs import ready
 from experiments.saving import save
 from experiments.settings import check, described
 from jaxrec import config as command_line
+from jaxrec.config import ready
 from jaxrec.data.behaviours import SHARED, Clicks
 from jaxrec.data.synthetic_lifelong import Lifelong, lifelong
 from jaxrec.nn.layers.dice import PReLU
@@ -99,6 +99,7 @@ class Config:
     slots: int = 8  # of MIMN's memory
     utilisation: float = 0.1  # λ of its regulariser, over shares of writes
     save_every: int = 5  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/lifelong"  # folder of checkpoints and logs; a run found there is continued
 
@@ -284,15 +285,19 @@ def fitted_to(
     config: Config,
 ) -> Fitted:
     """Trains a task for all seeds; `name` is that of its folder."""
+    epochs = 2 if config.tiny else config.epochs
+    # A longer training of the search gives this row another start, so it is another run.
+    before = {"search_epochs": epochs} if name == "sim-soft-pretrained" else {}
     run = lab.Run(
         seeds=config.seeds,
-        epochs=2 if config.tiny else config.epochs,
+        epochs=epochs,
         batch_size=64 if config.tiny else config.batch_size,
         learning_rate=config.learning_rate,
         workdir=Path(config.workdir) / data.name / name,
-        description={"row": name, **learned(config)},
+        description={"row": name, **learned(config), **before},
         patience=config.patience,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     return lab.train(data, task, [CLICK], "auc/click", run, weighting=static(weights), tx=tx)
 
@@ -399,9 +404,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

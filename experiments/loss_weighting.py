@@ -17,10 +17,10 @@ from typing import Literal
 
 from experiments import census as paper
 from experiments import impressions as lab
-from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import described
 from jaxrec import config as command_line
+from jaxrec.config import ready
 from jaxrec.nn.layers.features import Featured
 from jaxrec.optim import gradient_balancing as balancing
 from jaxrec.optim import loss_weighting as weighting
@@ -117,6 +117,7 @@ def run(config: Config) -> None:
             patience=config.patience,
             num_devices=config.num_devices,
             save_every=config.save_every,
+            accept_changed_code=config.accept_changed_code,
         )
         fitted = lab.train(data, task, targets, "auc", training, weighting=chosen)
         found = lab.test(data, task, targets, fitted.variables, config.num_devices)
@@ -135,9 +136,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

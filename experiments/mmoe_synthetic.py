@@ -23,10 +23,10 @@ import flax.linen as nn
 import numpy as np
 
 from experiments import impressions as lab
-from experiments.inputs import ready
 from experiments.saving import save
 from experiments.settings import check, described
 from jaxrec import config as command_line
+from jaxrec.config import ready
 from jaxrec.data.synthetic_multitask import correlated_tasks
 from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.nn.multitask.moe import OMoE
@@ -55,6 +55,7 @@ class Config:
     data_seed: int = 0  # of the generator: all runs see the same rows
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files and figures
     workdir: str = "runs/mmoe_synthetic"  # folder of checkpoints and logs; a run found there is continued
 
@@ -111,6 +112,7 @@ def train(row: Row, data: lab.Data, config: Config) -> tuple[Any, list[dict[str,
         description={"row": row, **described(config, beside=SWEPT), "data": data.name},
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     fitted = lab.train(data, task, targets, "mse", run, lower_is_better=True)
     found = lab.test(data, task, targets, fitted.variables, config.num_devices)
@@ -155,9 +157,7 @@ def _figure(curves: dict[str, list[dict[str, Any]]], name: str, path: Path) -> N
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ import optax
 import scipy.special
 
 from experiments import sequential as lab
-from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses, metrics
+from jaxrec.config import ready
 from jaxrec.data import cold_items, synthetic
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.sources import movielens, sessions
@@ -66,7 +66,8 @@ from jaxrec.tasks.profile import described_users, profile
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import Summarise, make_scores
-from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection, fit
+from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection
+from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Batch, Context, Key, Protocol, Task, Variables
 
 EXPERIMENT = "peterrec"
@@ -125,6 +126,7 @@ class Config:
     learning_rate: float = 1e-3  # of Adam, for a row
     num_devices: int = 1  # devices that share each batch
     save_every: int = 5  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/peterrec"  # folder of checkpoints and logs; a run found there is continued
 
@@ -311,7 +313,7 @@ def pretrain(data: Data, config: Config) -> Variables:
     objective = Objective(lambda key, users, context: {}, all_items)
     size = config.pretrain_batch_size
     packed = lab.training_rows(data.source, size, config.max_len, config.num_devices)
-    fitted = fit(
+    fitted = fit_reusing(
         [Phase("pretrain", next_item(model, objective, packed=packed), config.pretrain_epochs)],
         optax.adam(config.pretrain_learning_rate),
         lab.training_plan(data.source, size, config.max_len, packed),
@@ -323,6 +325,7 @@ def pretrain(data: Data, config: Config) -> Variables:
         vocabulary=lab.vocabulary(data.source),
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     found = max(entry["valid/ndcg@10"][0] for entry in fitted.history)
     print(f"pretrain: best epoch {fitted.best_epoch[0]}, validation ndcg@10 {found:.4f}", flush=True)
@@ -448,7 +451,7 @@ def train(
         return described_users(queries, context, token=data.token, max_len=config.max_len)
 
     measure = make_scores(task.predict, expand)
-    fitted = fit(
+    fitted = fit_reusing(
         [Phase("train", task, config.epochs)],
         optimiser(row, config),
         among(data.train, config.batch_size),
@@ -466,6 +469,7 @@ def train(
         description={"row": row, **described(config)},
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     asked = batches(data.test, data.columns["label"], config.num_devices)
     logits = CompiledMeasure(measure, config.num_devices)(
@@ -542,9 +546,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

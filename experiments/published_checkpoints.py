@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import sequential as lab
-from experiments.inputs import ready
 from experiments.saving import save
 from experiments.settings import check_seeds
 from jaxrec import config as command_line
+from jaxrec.config import ready
 from jaxrec.convert import s3rec
 from jaxrec.data import store, synthetic
 from jaxrec.data.interactions import Sequences
@@ -388,12 +388,7 @@ def weights_of(config: Config, sequences: Sequences) -> list[Weights]:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    try:
-        run(config)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from error
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,11 @@ from typing import Any, Literal
 import optax
 
 from experiments import sequential as lab
-from experiments.inputs import ready
 from experiments.published import NONE, Published, published
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
+from jaxrec.config import ready
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.sources import movielens, sasrec
@@ -44,7 +44,8 @@ from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.tasks.next_item import Encoder, next_item
 from jaxrec.tasks.objectives import full_softmax, sampled_bce
-from jaxrec.train.fit import Fitted, Phase, fit
+from jaxrec.train.fit import Fitted, Phase
+from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Protocol, Retriever
 
 EXPERIMENT = "sasrec"
@@ -99,6 +100,7 @@ class Config:
     num_candidates: int = 100  # negatives that the target is ranked among
     num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/sasrec"  # folder of checkpoints and logs; a run found there is continued
 
@@ -187,7 +189,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
     model = encoder_of(row, data.num_items, config)
     objective = full_softmax() if loss_of(row) == "ce" else sampled_bce(data.num_items, data.excluded_width)
     rows = lab.training_rows(data, config.batch_size, config.max_len, config.num_devices)
-    fitted = fit(
+    fitted = fit_reusing(
         [Phase("train", next_item(model, objective, packed=rows), config.epochs)],
         optax.adam(config.learning_rate, b2=config.b2),
         lab.training_plan(data, config.batch_size, config.max_len, rows, replacement=config.replacement),
@@ -206,6 +208,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         vocabulary=lab.vocabulary(data),
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     return model, fitted
 
@@ -263,9 +266,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

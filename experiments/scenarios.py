@@ -30,10 +30,10 @@ import flax.linen as nn
 import numpy as np
 
 from experiments import impressions as lab
-from experiments.inputs import ready
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
+from jaxrec.config import ready
 from jaxrec.data import synthetic_multitask
 from jaxrec.data.features import FIRST
 from jaxrec.data.impressions import ImpressionSplit
@@ -70,6 +70,7 @@ class Config:
     dim: int = 8  # width of each embedding
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/scenarios"  # folder of checkpoints and logs; a run found there is continued
 
@@ -170,6 +171,7 @@ def train(row: Row, setting: Setting, config: Config) -> tuple[Any, list[dict[st
         patience=config.patience,
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     fitted = lab.train(setting.data, task, targets[:1], f"auc/{setting.task}", run)
     found = lab.test(setting.data, task, targets, fitted.variables, config.num_devices, calibration=True)
@@ -206,9 +208,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from tabulate import tabulate
 
 from experiments.benchmarks import multitask, ranking, sessions, ticoserec
 from experiments.benchmarks.timing import Figure
-from experiments.inputs import ready
 from jaxrec import config as command_line
+from jaxrec.config import ready
 from jaxrec.report.results import write_whole
 
 FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
@@ -51,9 +51,8 @@ class Config:
             raise ValueError(f"baseline={self.baseline!r}: no such file")
 
 
-def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
+def run(config: Config) -> None:
+    """Times the families asked for, prints their figures and stores them."""
     ready(config)
     baseline = json.loads(Path(config.baseline).read_text()) if config.baseline else {}
     path = Path(config.results) / "speed.json"
@@ -86,6 +85,10 @@ def ratio(figure: Figure, baseline: dict[str, float]) -> str:
     other = baseline[figure.name]
     faster = other / figure.median if figure.unit == "s" else figure.median / other
     return f"{faster:.1f}x"
+
+
+def main() -> None:
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -40,12 +40,12 @@ import optax
 
 from experiments import sequential
 from experiments import sessions as lab
-from experiments.inputs import ready
 from experiments.published import NONE, Published, published
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import packing
+from jaxrec.config import ready
 from jaxrec.data import synthetic
 from jaxrec.data.sessions import Part, Sessions, split_sessions
 from jaxrec.data.sources import sessions as source
@@ -57,7 +57,8 @@ from jaxrec.tasks import next_item, objectives, session
 from jaxrec.tasks.next_item import Encoder, Rows
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import Measure
-from jaxrec.train.fit import Fitted, Phase, Selection, fit
+from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Protocol, Task
 
 EXPERIMENT = "stamp"
@@ -141,6 +142,7 @@ class Config:
     validation: Literal["random", "last"] = "random"  # which sessions those are
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/stamp"  # folder of checkpoints and logs; a run found there is continued
 
@@ -298,7 +300,7 @@ def train(row: Row, data: lab.Data, of: Protocol, config: Config) -> tuple[Fitte
     """Trains a row for all seeds; gives the run and its test metrics."""
     how = method(row, data, of, config)
     measure, asked = how.ask(config.select)
-    fitted = fit(
+    fitted = fit_reusing(
         [Phase("train", how.task, config.epochs)],
         how.tx,
         how.plan,
@@ -310,6 +312,7 @@ def train(row: Row, data: lab.Data, of: Protocol, config: Config) -> tuple[Fitte
         vocabulary={"item": data.split.item_ids},
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     measure, asked = how.ask("test")
     return fitted, lab.test(measure, fitted.variables, data, asked, config.num_devices)
@@ -378,9 +381,7 @@ def note_of(row: Row, config: Config) -> str:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ import numpy as np
 import optax
 
 from experiments import sequential as lab
-from experiments.inputs import ready
 from experiments.published import NONE, Published
 from experiments.saving import means, save
 from experiments.settings import check_seeds, described
@@ -52,6 +51,7 @@ from jaxrec.augment import operators as ops
 from jaxrec.augment import similarity
 from jaxrec.augment.similarity import Similar
 from jaxrec.augment.views import View, chosen, plan_rows, unaugmented_users
+from jaxrec.config import ready
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences, uniform_rank
 from jaxrec.data.sources import coserec, movielens, ticoserec
@@ -63,7 +63,8 @@ from jaxrec.tasks import contrastive
 from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import Rows, item_table, next_item
 from jaxrec.tasks.objectives import sampled_bce
-from jaxrec.train.fit import Fitted, Phase, fit
+from jaxrec.train.fit import Fitted, Phase
+from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Context, Protocol, Task, Variables
 
 EXPERIMENT = "ticoserec"
@@ -95,6 +96,7 @@ class Config:
     reject: Literal["train", "all"] = "train"  # items no negative is; all: as the official code
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/ticoserec"  # folder of checkpoints and logs; a run found there is continued
 
@@ -317,7 +319,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
     rows = lab.training_rows(data, recipe.batch_size, recipe.max_len, config.num_devices)
     phases = phases_of(row, model, data, recipe, config, rows)
     optimiser = optax.chain(optax.add_decayed_weights(recipe.weight_decay), optax.adam(recipe.learning_rate))
-    fitted = fit(
+    fitted = fit_reusing(
         phases,
         optimiser,
         lab.training_plan(data, recipe.batch_size, recipe.max_len, rows),
@@ -329,6 +331,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         vocabulary=lab.vocabulary(data),
         num_devices=config.num_devices,
         save_every=config.save_every,
+        accept_changed_code=config.accept_changed_code,
     )
     return recipe, fitted, model
 
@@ -389,9 +392,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    config = command_line.cli(Config, description=__doc__)
-    command_line.start(config)
-    run(config)
+    command_line.program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import math
 import os
 import platform
 import sys
@@ -27,6 +28,8 @@ from jaxrec.provenance import library_versions, processor
 from jaxrec.provenance import manifest as manifest
 
 T = TypeVar("T")
+
+FOLDERS = ("results", "workdir")
 
 TPU_PCI_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}  # v2 to 7x
 GOOGLE_PCI_VENDOR = "0x1ae0"
@@ -183,17 +186,9 @@ def program(
 
 
 def start(config: Any) -> None:
-    """First lines of a program: settings, device, what is unusual about either; compilation cache on.
-
-    Raises:
-      ValueError: the config's `num_devices` are not there; its `results` or `workdir` cannot be a folder.
-    """
-    for name in ("results", "workdir"):
-        if hasattr(config, name):
-            check_folder(name, getattr(config, name))
+    """First lines of a program: settings, device, what is unusual about either; compilation cache on."""
     print(effective(config))
     print(device_line())
-    check_devices(getattr(config, "num_devices", 1))
     changed = provenance.changed_settings(provenance.settings())
     if changed:
         shown = ", ".join(f"{name}={value}" for name, value in changed.items())
@@ -204,6 +199,23 @@ def start(config: Any) -> None:
     enable_compilation_cache()
 
 
+def ready(config: Any) -> None:
+    """Checks what every run has, before anything is read, trained or stored.
+
+    Raises:
+      ValueError: a setting is no number; `results` or `workdir` cannot be a folder; there are not
+      `num_devices`.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and math.isnan(number) for number in numbers):
+            raise ValueError(f"{field.name}={value}: must be a number")
+        if field.name in FOLDERS:
+            check_folder(field.name, value)
+    check_devices(getattr(config, "num_devices", 1))
+
+
 def check_folder(name: str, folder: str | Path) -> None:
     """Raises ValueError if a folder cannot be made or written to. Makes nothing.
 
@@ -211,13 +223,14 @@ def check_folder(name: str, folder: str | Path) -> None:
     """
     if not str(folder):
         raise ValueError(f"{name}='': name a folder")
-    for path in (Path(folder), *Path(folder).absolute().parents):
-        if path.is_dir():
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise ValueError(f"{name}={folder}: {path} cannot be written to; name another folder")
-            return
-        if path.exists() or path.is_symlink():
-            raise ValueError(f"{name}={folder}: {path} is not a folder; name another folder")
+    path = Path(folder).absolute()
+    found = next(part for part in (path, *path.parents) if part.exists() or part.is_symlink())
+    if not found.is_dir():
+        raise ValueError(
+            f"{name}={str(folder)!r}: {found} is a file, so no folder can be there; name another"
+        )
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise ValueError(f"{name}={str(folder)!r}: {found} may not be written to; name another")
 
 
 def check_devices(num_devices: int) -> None:

@@ -142,22 +142,18 @@ def test_a_fault_of_the_code_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
 def test_the_number_of_devices_is_checked_before_anything_else(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: str
 ) -> None:
-    ran: list[Any] = []
-    assert program(monkeypatch, ran.append, ["--num-devices", number]) == 2
-    assert ran == []
+    assert program(monkeypatch, config.ready, ["--num-devices", number]) == 2
     assert f"num_devices={number}: this process has" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_one_is_told_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ran: list[Any] = []
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert program(monkeypatch, ran.append, ["--results", str(folder)]) == 2
-        assert f"{tmp_path / 'file'} is not a folder" in capsys.readouterr().err
-    assert ran == []
-    assert program(monkeypatch, ran.append, ["--results", str(tmp_path / "new" / "below")]) == 0
+        assert program(monkeypatch, config.ready, ["--results", str(folder)]) == 2
+        assert f"{tmp_path / 'file'} is a file, so no folder can be there" in capsys.readouterr().err
+    assert program(monkeypatch, config.ready, ["--results", str(tmp_path / "new" / "below")]) == 0
     assert not (tmp_path / "new").exists()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments.inputs import ready
+from jaxrec.config import ready
 from jaxrec.data import synthetic
 from tests.experiments.test_settings import EXPERIMENTS, OTHERS
 

@@ -115,6 +115,13 @@ def events(config: Config) -> tuple[Sequences, Sides]:
     return movielens.load("ml-100k"), sides
 
 
+def dataset_name(config: Config) -> str:
+    """The data set's name in results and folders, which says whose files it is of."""
+    if config.tiny:
+        return "tiny"
+    return f"coserec-{config.dataset}" if config.dataset in S3REC else config.dataset
+
+
 def coded(values: np.ndarray) -> np.ndarray:
     """Values, or rows of values, as ids from 1 in their order, behind 0 for padding: int32 [n + 1]."""
     _, ids = np.unique(values, axis=0, return_inverse=True)
@@ -132,8 +139,18 @@ def resident(clicks: Clicks, config: Config) -> lab.Data:
         clicks.batched(rows, min(EVALUATION_BATCH, -(-len(rows) // devices)), multiple=devices)
         for rows in (clicks.validation, clicks.test)
     )
-    name = "tiny" if config.tiny else config.dataset
-    return lab.Data(name, clicks.rule, ("click",), (), (), clicks.columns(), validation, test, "user", expand)
+    return lab.Data(
+        dataset_name(config),
+        clicks.rule,
+        ("click",),
+        (),
+        (),
+        clicks.columns(),
+        validation,
+        test,
+        "user",
+        expand,
+    )
 
 
 def model(row: Row, clicks: Clicks, config: Config) -> nn.Module:

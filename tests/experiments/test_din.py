@@ -58,7 +58,8 @@ def test_a_name_means_the_set_of_its_paper(
     assert asked == sources
     assert list(clicks.sides.items) == ["attributes"] * (dataset != "Games") and not clicks.sides.users
     data = din.resident(clicks, config)
-    assert data.name == dataset and data.rule.startswith("last event")
+    named = dataset if dataset == "Games" else f"coserec-{dataset}"
+    assert data.name == named and data.rule.startswith("last event")
 
 
 @pytest.mark.parametrize("row", din.ROWS)

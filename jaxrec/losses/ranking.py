@@ -276,7 +276,7 @@ def _products_bwd(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, 
     hidden, vectors = saved
     flat = cotangent.reshape(-1, cotangent.shape[-1])
     turned = jax.lax.optimization_barrier(hidden.reshape(-1, hidden.shape[-1]).T @ flat)  # [D, N]
-    return cotangent @ vectors, turned.T
+    return (cotangent @ vectors).astype(hidden.dtype), turned.T.astype(vectors.dtype)
 
 
 products.defvjp(_products_fwd, _products_bwd)

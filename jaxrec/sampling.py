@@ -162,4 +162,9 @@ def popularity(key: Key, shape: tuple[int, ...], table: Popularity) -> tuple[Arr
     """Ids drawn from a `popularity_table` and their log-probability: both `shape`."""
     part = jax.random.bits(key, shape, jnp.uint32)
     ids = table.ids[jnp.searchsorted(table.lower, part, side="right") - 1]
-    return ids, table.log_prob[ids]
+    return ids, log_prob(table, ids)
+
+
+def log_prob(table: Popularity, ids: Array) -> Array:
+    """Log-probability of each id, [...]: -inf where it is never drawn, as padding; NaN outside the table."""
+    return table.log_prob.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

@@ -114,11 +114,27 @@ def test_seen_rules(rule: str, expected: list[float]) -> None:
     np.testing.assert_array_equal(metrics.apply_seen(jnp.array([[1.0, -2.0, 3.0]]), seen, rule)[0], expected)
 
 
-def test_exclude_keeps_a_target_that_was_seen_before() -> None:
-    scores = metrics.apply_seen(
-        jnp.array([[1.0, 2.0]]), jnp.ones((1, 2), bool), "exclude", target=jnp.array([6]), first=5
-    )
-    np.testing.assert_array_equal(scores, [[-np.inf, 2.0]])
+@pytest.mark.parametrize("ties", ["pessimistic", "optimistic"])
+def test_a_target_that_exclude_takes_out_is_a_miss(ties: str) -> None:
+    seen = jnp.array([[True, False, True], [True, True, True], [False, False, True]])
+    scores = metrics.apply_seen(jnp.array([[9.0, 1.0, 2.0]] * 3), seen, "exclude")
+    ranks = metrics.rank_of_target(scores, jnp.array([0, 0, 0]), ties=ties)
+    assert ranks.tolist() == [metrics.MISS, metrics.MISS, 1]
+
+
+@pytest.mark.parametrize("target", [-1, 3, 99])
+def test_a_target_that_is_no_column_has_no_rank(target: int) -> None:
+    assert metrics.rank_of_target(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([target])).tolist() == [
+        metrics.MISS
+    ]
+
+
+def test_a_miss_is_0_in_every_metric() -> None:
+    rank = jnp.array([metrics.MISS, 1])
+    for k in (1, 10, 10**6, metrics.MISS):
+        for metric in (metrics.hit, metrics.recall, metrics.ndcg, metrics.mrr):
+            assert metric(rank, k=k).tolist() == [0.0, 1.0]
+    assert metrics.mrr(rank).tolist() == [0.0, 1.0]
 
 
 def test_an_unknown_seen_rule_is_refused() -> None:

@@ -3,6 +3,8 @@
 Every loss takes `where`, True where an example is real, and `axis_name`. With an axis name (inside
 `jax.pmap`, `jax.shard_map` or `jax.vmap(..., axis_name=...)`) it returns this device's share: the shares of
 all devices add up to the loss of the global batch, whatever their number. With no real example it is 0.
+
+An id that has no row in its table, or is padding where an example is real, makes the loss NaN.
 """
 
 from jaxrec.losses.behaviours import memory_utilisation, mini_batch_aware, next_behaviour
@@ -14,6 +16,7 @@ from jaxrec.losses.entire_space import (
     inverse_propensity_risk,
     order_violation,
 )
+from jaxrec.losses.ids import is_item, nan_outside
 from jaxrec.losses.labels import (
     binary_cross_entropy,
     class_weights,
@@ -51,9 +54,11 @@ __all__ = [
     "hardest",
     "imputation_risk",
     "inverse_propensity_risk",
+    "is_item",
     "masked_mean",
     "memory_utilisation",
     "mini_batch_aware",
+    "nan_outside",
     "next_behaviour",
     "nt_xent",
     "order_violation",

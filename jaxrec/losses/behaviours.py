@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxrec.losses.ids import nan_outside
 from jaxrec.losses.ranking import bce
 from jaxrec.losses.reduce import masked_mean
 from jaxrec.types import Array
@@ -49,7 +50,8 @@ def mini_batch_aware(table: Array, ids: Array, counts: Array, *, axis_name: str 
 
     Args:
       table: [V, D].
-      ids: all that the batch reads from the table, [...], with 0 where there is none.
+      ids: all that the batch reads from the table, [...], with 0 where there is none; one that has no row
+        makes the loss NaN.
       counts: how many examples of the training set hold each id, [V]; 0 counts as 1.
     """
     flat = ids.reshape(-1)
@@ -59,6 +61,7 @@ def mini_batch_aware(table: Array, ids: Array, counts: Array, *, axis_name: str 
     each = jnp.maximum(counts, 1).astype(jnp.float32)
     weights = (1.0 / (jnp.maximum(times, 1) * each)).astype(table.dtype)  # their product overflows int32
     squares = jnp.sum(jnp.asarray(table)[flat] ** 2, axis=-1)
+    squares = nan_outside(squares, flat, table.shape[0], where=flat != 0)
     return 0.5 * jnp.sum(jnp.where(flat != 0, weights[flat] * squares, 0.0))
 
 

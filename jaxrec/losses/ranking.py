@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxrec.losses.ids import nan_outside
 from jaxrec.losses.reduce import MASKED, masked_mean
 from jaxrec.types import Array
 
@@ -203,8 +204,8 @@ def sampled_cosine_softmax(
     Args:
       hidden: what the model says at each position, of length 1 for cosines, [..., D].
       table: item vectors of any length, [V, D]; only rows that are read are normalised.
-      targets: ids of the observed items, [...].
-      negatives: ids of sampled items, [..., N].
+      targets: ids of the observed items, [...]. negatives: ids of sampled items, [..., N]. Any outside
+        1..V-1 makes the loss NaN.
       temperature: τ, which divides the scores; must be positive.
       where: True where the target is real, [...].
     """
@@ -214,6 +215,8 @@ def sampled_cosine_softmax(
     vectors = jnp.asarray(table)[ids].astype(jnp.float32)
     vectors = vectors * jax.lax.rsqrt(jnp.maximum(jnp.sum(vectors**2, axis=-1, keepdims=True), 1e-12))
     scores = jnp.einsum("...d,...nd->...n", hidden.astype(jnp.float32), vectors) / temperature
+    real = None if where is None else where[..., None]
+    scores = nan_outside(scores, ids, table.shape[0], where=real)
     return sampled_softmax(
         scores[..., 0],
         scores[..., 1:],
@@ -241,7 +244,7 @@ def softmax_cross_entropy(
     Args:
       hidden: what the model says at each position, [..., D].
       table: item vectors, [V, D]; row 0 is padding.
-      targets: ids of the observed items, [...].
+      targets: ids of the observed items, [...]; a real one outside 1..num_items makes the loss NaN.
       where: True where the target is real, [...].
       num_items: rows past it are no candidates (a mask id); None means every row is an item.
       include_padding: True keeps row 0 among the candidates, as RecBole does.
@@ -256,6 +259,7 @@ def softmax_cross_entropy(
     flat = hidden.reshape(-1, hidden.shape[-1])
     lse = _blocked_logsumexp(flat, table[first:count], min(block, count - first))
     target_score = jnp.sum(hidden * table[targets], axis=-1, dtype=jnp.float32)
+    target_score = nan_outside(target_score, targets, count, where=where)
     return masked_mean(lse.reshape(targets.shape) - target_score, where, axis_name)
 
 

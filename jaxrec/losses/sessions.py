@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxrec.losses.ids import nan_outside
 from jaxrec.losses.reduce import masked_mean
 from jaxrec.types import Array
 
@@ -29,7 +30,7 @@ def sigmoid_softmax(
     Args:
       hidden: what the model says, [..., D].
       table: item vectors, [V + 1, D]; row 0 is padding and no candidate.
-      targets: ids of the observed items, [...].
+      targets: ids of the observed items, [...]; a real one outside 1..V makes the loss NaN.
       where: True where the target is real, [...].
       block: items in a block.
 
@@ -60,6 +61,7 @@ def sigmoid_softmax(
 
     rest = jax.lax.scan(add_rest, start, (rows, real))[0]
     own = jnp.sum(hidden * table[targets], axis=-1, dtype=jnp.float32)
+    own = nan_outside(own, targets, table.shape[0], where=where)
     log_prob = jax.nn.sigmoid(own) - log_mass.reshape(targets.shape)
     loss = jnp.log1p(-jnp.exp(log_prob)) - log_prob - rest.reshape(targets.shape)
     return masked_mean(loss, where, axis_name)

@@ -13,6 +13,7 @@ from jaxrec.metrics.classification import (
     reliability,
 )
 from jaxrec.metrics.ranking import (
+    MISS,
     apply_seen,
     count_above,
     exponential_gain,
@@ -30,6 +31,7 @@ from jaxrec.metrics.ranking import (
 )
 
 __all__ = [
+    "MISS",
     "apply_seen",
     "auc",
     "average_precision",

@@ -1,7 +1,8 @@
 """Ranking metrics, one value per example: from a 1-based rank, or from a ranked list and several answers.
 
 Means over users are left to the caller, who knows which rows are real and which device holds them.
-A rank counts candidates: 1 + the number of other candidates whose score is at least the target's.
+A rank counts candidates: 1 + the number of other candidates whose score is at least the target's. A target
+that is no candidate has the rank MISS, past all of them, and every metric is 0.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec.types import Array
+
+MISS = int(np.iinfo(np.int32).max)  # the rank of a target that is no candidate
 
 # --- one answer: from its rank ---
 
 
 def hit(rank: Array, *, k: int) -> Array:
     """Hit rate at k, 1 where the target is among the first k: [B] → [B]."""
-    return (rank <= _positive(k)).astype(jnp.float32)
+    return _among_first(rank, k).astype(jnp.float32)
 
 
 def recall(rank: Array, *, k: int) -> Array:
@@ -29,12 +33,16 @@ def recall(rank: Array, *, k: int) -> Array:
 
 def ndcg(rank: Array, *, k: int) -> Array:
     """NDCG at k with one relevant item, 1 / log2(1 + rank) within the first k: [B] → [B]."""
-    return jnp.where(rank <= _positive(k), 1.0 / jnp.log2(1.0 + rank), 0.0)
+    return jnp.where(_among_first(rank, k), 1.0 / jnp.log2(1.0 + rank), 0.0)
 
 
 def mrr(rank: Array, *, k: int | None = None) -> Array:
-    """Reciprocal rank, 0 past the first k; None means no cut: [B] → [B]."""
-    return jnp.where(rank <= _positive(k), 1.0 / rank, 0.0) if k is not None else 1.0 / rank
+    """Reciprocal rank, 0 past the first k and for a MISS; None means no cut: [B] → [B]."""
+    return jnp.where(_among_first(rank, MISS if k is None else k), 1.0 / rank, 0.0)
+
+
+def _among_first(rank: Array, k: int) -> Array:
+    return rank <= min(_positive(k), MISS - 1)
 
 
 # --- ranks from scores ---
@@ -70,14 +78,18 @@ def rank_of_target(
     """1-based rank of column `target` among all columns: [..., N], int [...] → int32 [...].
 
     `where` is True where a column is a candidate; the target need not be marked. Constant scores rank the
-    target last under "pessimistic" ties and first under "optimistic" ones.
+    target last under "pessimistic" ties and first under "optimistic" ones. A target that was taken out (its
+    score is -inf, as `apply_seen` leaves it) or that is no column has the rank MISS.
 
     >>> rank_of_target(jnp.array([[3.0, 1.0, 2.0, 2.0]]), jnp.array([2]))
     Array([3], dtype=int32)
     """
-    target_score = jnp.take_along_axis(scores, target[..., None], axis=-1)[..., 0]
-    others = jnp.arange(scores.shape[-1]) != target[..., None]
-    return 1 + count_above(scores, target_score, where=others if where is None else others & where, ties=ties)
+    size = scores.shape[-1]
+    column = jnp.clip(target, 0, size - 1)
+    target_score = jnp.take_along_axis(scores, column[..., None], axis=-1)[..., 0]
+    others = jnp.arange(size) != target[..., None]
+    rank = 1 + count_above(scores, target_score, where=others if where is None else others & where, ties=ties)
+    return jnp.where((column == target) & (target_score != -jnp.inf), rank, MISS)
 
 
 def seen_mask(seen: Array, size: int, *, first: Array | int = 0) -> Array:
@@ -92,18 +104,15 @@ def seen_mask(seen: Array, size: int, *, first: Array | int = 0) -> Array:
     return marks[:, :size].reshape(*seen.shape[:-1], size)
 
 
-def apply_seen(
-    scores: Array, seen: Array, rule: str, *, target: Array | None = None, first: Array | int = 0
-) -> Array:
+def apply_seen(scores: Array, seen: Array, rule: str) -> Array:
     """Scores after the rule for items of the input history: [..., N], bool [..., N] → [..., N].
 
     Args:
-      scores: scores of the items first .. first + N - 1.
+      scores: scores of the items.
       seen: True where the user has seen the item.
-      rule: "exclude" takes seen items out (-inf); "zero" sets their score to 0 and leaves them in, the rule
-        of the CoSeRec code family; "keep" leaves them as they are.
-      target: ids of the targets, [...]. "exclude" never takes out the target, even if it was seen.
-      first: id of the first column.
+      rule: "exclude" takes seen items out (-inf), the target too if it was seen: it can't be shown, so it is
+        a miss (`rank_of_target`). "zero" sets their score to 0 and leaves them in, the rule of the CoSeRec
+        code family; "keep" leaves them as they are.
     """
     if rule == "keep":
         return scores
@@ -111,8 +120,6 @@ def apply_seen(
         return jnp.where(seen, 0.0, scores)
     if rule != "exclude":
         raise ValueError(f"rule={rule!r}: must be 'exclude', 'zero' or 'keep'")
-    if target is not None:
-        seen = seen & (jnp.arange(scores.shape[-1]) + first != target[..., None])
     return jnp.where(seen, -jnp.inf, scores)
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxrec import losses
 from jaxrec.data.clusters import Clusters
 from jaxrec.tasks.next_item import Encoder, Rows, item_table, next_item
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import Objective, target_and_shared
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 INTENT = 1  # folded into the key of a step's losses: the dropout of the intent model
@@ -52,12 +52,16 @@ def in_cluster_softmax(clusters: Clusters, num_samples: int) -> Objective:
 
     def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
         samples, targets = batch["samples"][0], batch["targets"]
+        pos, neg = target_and_shared(hidden, table, targets, samples)
+        known = min(of.shape[0], table.shape[0])
         negative = (of[samples] == of[targets][..., None]) & (samples != targets[..., None])
+        negative = negative | ~losses.is_item(samples, known)  # NaN, which is to be seen
+        unknown = (targets != 0) & ~losses.is_item(targets, known)
         return losses.sampled_softmax(
-            jnp.einsum("...d,...d->...", hidden, table[targets]),
-            losses.products(hidden, table[samples]),
+            jnp.where(unknown, jnp.nan, pos),
+            neg,
             accidental=~negative,
-            where=(targets > 0) & negative.any(axis=-1),
+            where=(targets != 0) & (negative.any(axis=-1) | unknown),
             axis_name=axis_name,
         )
 
@@ -87,7 +91,7 @@ def cluster_retrieval(
         example = rows["user"]
         batch = plain.prepare(key, {**rows, "user": context["example_user"][example]}, context)
         cluster = at_slots(context["example_cluster"][example], batch["segments"])
-        asked = of[batch["targets"]] == cluster
+        asked = (of[batch["targets"]] == cluster) | ~losses.is_item(batch["targets"], of.shape[0])
         return {**batch, "targets": jnp.where(asked, batch["targets"], 0), "clusters": cluster}
 
     def loss(
@@ -96,9 +100,11 @@ def cluster_retrieval(
         hidden = encode(model, variables, batch, key)
         found = objective.loss(hidden, item_table(model, variables), batch, axis_name)
         logits = intent_logits(model, variables, batch, jax.random.fold_in(key, INTENT))
-        real = batch["targets"] > 0
-        label = jnp.where(real, of[batch["targets"]], 0)
+        targets, real = batch["targets"], batch["targets"] != 0
+        label = jnp.where(real, of[targets], 0)
         surprise = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[..., None], axis=-1)[..., 0]
+        surprise = losses.nan_outside(surprise, targets, of.shape[0], where=real)
+        surprise = losses.nan_outside(surprise, label + 1, logits.shape[-1] + 1)
         return {"next_item": found, "intent": losses.masked_mean(surprise, real, axis_name)}, {}
 
     def predict(variables: Variables, batch: Batch) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxrec import metrics, packing
 from jaxrec.data.clusters import Clusters
 from jaxrec.tasks.cluster_retrieval import at_slots, encode, intent_logits
-from jaxrec.tasks.next_item import Encoder, Rows, item_table, last_hidden, query_batch
+from jaxrec.tasks.next_item import Encoder, Rows, has_events, item_table, last_hidden, query_batch
 from jaxrec.types import Array, Context, Retriever, Variables
 
 
@@ -164,9 +164,12 @@ def make_recall(
 
     No list is made: a target is in it where it ranks, among the items of its own cluster, within the quota of
     that cluster. Ranks are counted a block of items at a time; ties rank the target last. Items of the input
-    are no candidates (the target is one even if it was among them), so their clusters have fewer to give.
+    are no candidates, so their clusters have fewer to give, and a target among them is in no list.
 
     queries, context: see `train.evaluate.make_rank`, also for the second output. history: longest input.
+
+    Raises:
+      ValueError (while tracing): the item table has fewer rows than the clusters have items.
     """
     num_items, count = len(clusters.members), clusters.num_clusters
     size = min(block, num_items)
@@ -179,16 +182,26 @@ def make_recall(
     lengths = jnp.asarray(ks, jnp.int32)
 
     def measure(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
-        table = retriever.items(variables)[1 : num_items + 1]
+        table = retriever.items(variables)
+        if table.shape[0] <= num_items:
+            raise ValueError(
+                f"clusters: of {num_items} items, but the model's item table has {table.shape[0]} rows, with "
+                "padding; build the model with as many items as were divided"
+            )
+        table = table[1 : num_items + 1]
         rows = jnp.pad(table, ((0, blocks * size - num_items), (0, 0))).reshape(blocks, size, -1)
 
         def batch(queries: Mapping[str, Array]) -> tuple[Array, Array]:
-            target = jnp.maximum(queries["target"], 1)  # 0 in the padded tail
+            known = (queries["target"] >= 1) & (queries["target"] <= num_items)
+            target = jnp.where(known, queries["target"], 1)  # 0 in the padded tail
             own = jnp.asarray(clusters.of)[target]
             query = retriever.query(variables, queries, context, own)
             intent = retriever.intent(variables, queries, context)
-            end = context["start"][queries["user"]] + queries["length"]
-            seen = packing.window(context["items"], end, queries["length"], history)
+            length = queries["length"]
+            end = context["start"][queries["user"]] + length
+            seen = packing.window(context["items"], end, length, history)
+            there = has_events(queries, context) & (length <= history)
+            repeated = (seen == target[:, None]).any(axis=1)
 
             def target_score(b: tuple[Array, Array]) -> Array:
                 scores, column = query @ b[0].T, target - b[1]
@@ -201,7 +214,7 @@ def make_recall(
                 vectors, first, of = b
                 scores = query @ vectors.T
                 others = first + jnp.arange(size) != target[:, None]
-                gone = metrics.seen_mask(seen, size, first=first) & others
+                gone = metrics.seen_mask(seen, size, first=first)
                 rivals = others & ~gone & (of == own[:, None])
                 per_cluster = gone.astype(jnp.float32) @ jax.nn.one_hot(of, count)
                 return (
@@ -214,8 +227,8 @@ def make_recall(
             capacity = sizes - gone.sum(axis=0)
             share = jax.vmap(lambda total: quotas(intent, total, alpha=alpha, capacity=capacity))(lengths)
             allowed = jnp.take_along_axis(share, own[None, :, None], axis=-1)[..., 0]  # [len(ks), B]
-            found = (1 + counts.sum(axis=0) <= allowed).T.astype(jnp.float32)
-            bad = ~(finite.all(axis=0) & jnp.isfinite(intent).all(axis=1))
+            found = ((1 + counts.sum(axis=0) <= allowed) & ~repeated).T.astype(jnp.float32)
+            bad = ~(finite.all(axis=0) & jnp.isfinite(intent).all(axis=1) & known & there)
             return found, jnp.sum(bad & queries["mask"])
 
         return jax.lax.map(batch, dict(queries))

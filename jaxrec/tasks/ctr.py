@@ -46,17 +46,23 @@ def behaviours(rows: Mapping[str, Array], shared: Context, length: int) -> Batch
     """
     at = rows["end"][:, None] - length + jnp.arange(length)
     there, at = at >= rows["start"][:, None], jnp.maximum(at, 0)
-    history = jnp.where(there, shared["events"][at], 0)
+    history = jnp.where(there, rows_of(shared["events"], at), 0)
     batch = {name: column for name, column in rows.items() if name not in ("start", "end", "time")}
     batch[f"{HISTORY}item"] = history
     if "times" in shared and "time" in rows:
         batch[f"{HISTORY}age"] = jnp.where(there, rows["time"][:, None] - shared["times"][at], 0)
     for name, column in shared["users"].items():
-        batch[name] = column[rows["user"]]
+        batch[name] = rows_of(column, rows["user"])
     for name, column in shared["items"].items():
-        batch[name] = column[rows["item"]]
-        batch[f"{HISTORY}{name}"] = column[history]
+        batch[name] = rows_of(column, rows["item"])
+        batch[f"{HISTORY}{name}"] = rows_of(column, history)
     return batch
+
+
+def rows_of(column: Array, ids: Array) -> Array:
+    """Rows of a column; of an id that it does not have NaN or, of whole numbers, -1, which no table has."""
+    outside = jnp.nan if jnp.issubdtype(column.dtype, jnp.floating) else -1
+    return jnp.asarray(column).at[ids].get(mode="fill", fill_value=outside, wrap_negative_indices=False)
 
 
 def other_events(key: Key, batch: Batch, shared: Context, num_items: int) -> Batch:
@@ -65,7 +71,9 @@ def other_events(key: Key, batch: Batch, shared: Context, num_items: int) -> Bat
     step = jax.random.randint(key, history.shape, 1, num_items)  # 1..V - 1, so never back to the event
     negative = jnp.where(history > 0, (history - 1 + step) % num_items + 1, 0)
     found = {f"{NEGATIVE}item": negative}
-    return found | {f"{NEGATIVE}{name}": column[negative] for name, column in shared["items"].items()}
+    return found | {
+        f"{NEGATIVE}{name}": rows_of(column, negative) for name, column in shared["items"].items()
+    }
 
 
 def ctr(

@@ -100,12 +100,13 @@ def generative(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
         found, actions = outputs(model, variables, batch, key), batch["actions"]
-        labels = jnp.maximum(actions - 1, 0)
+        labels, known = jnp.maximum(actions - 1, 0), actions != 0
         wrong = optax.softmax_cross_entropy_with_integer_labels(found["action"], labels)
+        wrong = losses.nan_outside(wrong, actions, model.num_actions + 1, where=known)
         table = item_table(model, variables)
         return {
             "retrieval": objective.loss(found["hidden"], table, batch, axis_name),
-            "ranking": losses.masked_mean(wrong, actions > 0, axis_name),
+            "ranking": losses.masked_mean(wrong, known, axis_name),
         }, {}
 
     return Task(prepare, init, loss, lambda variables, batch: outputs(model, variables, batch, None))

@@ -227,6 +227,13 @@ def query_events(
     return slots, jnp.where(slots.segments > 0, first[slots.sequence] + slots.event, 0)
 
 
+def has_events(queries: Mapping[str, Array], context: Context) -> Array:
+    """Whether the events before each target are in the columns items [N] and start [U], bool [B]."""
+    user, length = queries["user"], queries["length"]
+    known = (user >= 0) & (user < len(context["start"])) & (length >= 0)
+    return known & (context["start"][user] + length <= len(context["items"]))
+
+
 def last_hidden(hidden: Array, queries: Mapping[str, Array], packed: Rows | None, max_len: int) -> Array:
     """Each query's hidden state at its last event, [B, D], from those of all slots.
 

@@ -17,7 +17,8 @@ class Objective(NamedTuple):
     """How hidden states are scored against targets.
 
     draw(key, users, context) -> extra columns of the batch, where users are [R, L] indices of users;
-    loss(hidden [R, L, D], table [V, D], batch, axis_name) -> this device's share of the loss.
+    loss(hidden [R, L, D], table [V, D], batch, axis_name) -> this device's share of the loss. Targets are 0
+    where there is none. Any other that is no item of the table, or a sample that is none, makes it NaN.
     """
 
     draw: Callable[[Key, Array, Context], Mapping[str, Array]]
@@ -50,10 +51,11 @@ def sampled_bce(num_items: int, excluded_width: int) -> Objective:
         return {"negatives": negatives}
 
     def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        scores = jnp.einsum(
-            "...d,...kd->...k", hidden, table[jnp.stack([batch["targets"], batch["negatives"]], -1)]
-        )
-        return losses.bce(scores[..., 0], scores[..., 1], where=batch["targets"] > 0, axis_name=axis_name)
+        ids, real = jnp.stack([batch["targets"], batch["negatives"]], -1), batch["targets"] != 0
+        scores = jnp.einsum("...d,...kd->...k", hidden, table[ids])
+        known = min(num_items + 1, table.shape[0])
+        scores = losses.nan_outside(scores, ids, known, where=real[..., None])
+        return losses.bce(scores[..., 0], scores[..., 1], where=real, axis_name=axis_name)
 
     return Objective(draw, loss)
 
@@ -62,7 +64,7 @@ def full_softmax(block: int = 4096) -> Objective:
     """Cross-entropy over all items, computed in blocks of items."""
 
     def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        where = batch["targets"] > 0
+        where = batch["targets"] != 0
         return losses.softmax_cross_entropy(
             hidden, table, batch["targets"], where=where, block=block, axis_name=axis_name
         )
@@ -83,12 +85,15 @@ def sampled_softmax(num_samples: int, table: sampling.Popularity) -> Objective:
 
     def loss(hidden: Array, items: Array, batch: Batch, axis_name: str | None) -> Array:
         samples, targets = batch["samples"][0], batch["targets"]
-        real = targets > 0
+        real = targets != 0
+        pos, neg = target_and_shared(hidden, items, targets, samples)
         return losses.sampled_softmax(
-            jnp.einsum("...d,...d->...", hidden, items[targets]),
-            losses.products(hidden, items[samples]),
-            pos_log_prob=jnp.where(real, table.log_prob[targets], 0),  # padding is never drawn: log 0
-            neg_log_prob=table.log_prob[samples],
+            pos,
+            neg,
+            pos_log_prob=jnp.where(
+                real, sampling.log_prob(table, targets), 0
+            ),  # padding is never drawn: log 0
+            neg_log_prob=sampling.log_prob(table, samples),
             accidental=samples == targets[..., None],
             where=real,
             axis_name=axis_name,
@@ -122,19 +127,33 @@ def uniform_softmax(
     def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
         targets, samples = batch["targets"], batch["samples"]
         if shared:
-            pos = jnp.einsum("...d,...d->...", hidden, table[targets])
-            samples, neg = samples[0], losses.products(hidden, table[samples[0]])
+            samples = samples[0]
+            pos, neg = target_and_shared(hidden, table, targets, samples)
         else:
             pos, neg = _picked(hidden, table, targets, samples)
         return losses.sampled_softmax(
             pos / temperature,
             neg / temperature,
             accidental=samples == targets[..., None],
-            where=targets > 0,
+            where=targets != 0,
             axis_name=axis_name,
         )
 
     return Objective(draw, loss)
+
+
+def target_and_shared(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:
+    """Scores of the target [...] and of samples [N] that all share, [..., N].
+
+    NaN where a sample, or a target other than 0, is no item of the table.
+    """
+    pos, count = jnp.einsum("...d,...d->...", hidden, table[targets]), table.shape[0]
+    neg = losses.products(hidden, table[samples])
+    real = targets != 0
+    return (
+        losses.nan_outside(pos, targets, count, where=real),
+        losses.nan_outside(neg, samples, count, where=real[..., None]),
+    )
 
 
 def _picked(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:
@@ -148,4 +167,5 @@ def _picked(hidden: Array, table: Array, targets: Array, samples: Array) -> tupl
         scores = jnp.take_along_axis(losses.products(hidden, table), ids, axis=-1)
     else:
         scores = jnp.einsum("...d,...nd->...n", hidden, table[ids])
+    scores = losses.nan_outside(scores, ids, table.shape[0], where=(targets != 0)[..., None])
     return scores[..., 0], scores[..., 1:]

@@ -81,7 +81,7 @@ def parallel_sessions(model: Recurrent, objective: Objective) -> Task:
     ) -> tuple[dict[str, Array], Variables]:
         hidden, state = advance(variables, batch, key, axis_name)
         value = objective.loss(hidden[:, None], item_table(model, variables), batch, axis_name)
-        live, lanes = jnp.sum(batch["targets"] > 0), batch["items"].shape[0]
+        live, lanes = jnp.sum(batch["targets"] != 0), batch["items"].shape[0]
         if axis_name is not None:
             live, lanes = jax.lax.psum(live, axis_name), lanes * jax.lax.axis_size(axis_name)
             state = jax.lax.all_gather(state, axis_name, tiled=True)
@@ -173,12 +173,15 @@ def shared_negatives(
         candidates = jnp.concatenate([every, samples])
         lowered = jnp.concatenate([drawn.lowered[0][every], drawn.lowered[1][samples]])
         scores = losses.products(hidden.reshape(-1, hidden.shape[-1]), table[candidates]) - lowered
+        known = min(table.shape[0], drawn.lowered[0].shape[0])
+        used = (candidates != 0) & (targets != 0)[:, None]
+        scores = losses.nan_outside(scores, candidates, known, where=used)
         scores = scores if activation is None else activation(scores)
         own = first + jnp.arange(targets.shape[0])
         accidental = (candidates == 0) | (jnp.arange(candidates.shape[0]) == own[:, None])
         if leave_out_hits:
             accidental = accidental | (candidates == targets[:, None])
         pos = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
-        return loss(pos, scores, accidental=accidental, where=targets > 0, axis_name=axis_name)
+        return loss(pos, scores, accidental=accidental, where=targets != 0, axis_name=axis_name)
 
     return Objective(draw, value)

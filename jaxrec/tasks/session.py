@@ -26,7 +26,7 @@ def sigmoid_softmax(block: int = 4096) -> Objective:
     def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
         targets = batch["targets"]
         return losses.sigmoid_softmax(
-            hidden, table, targets, where=targets > 0, block=block, axis_name=axis_name
+            hidden, table, targets, where=targets != 0, block=block, axis_name=axis_name
         )
 
     return Objective(lambda key, users, context: {}, loss)

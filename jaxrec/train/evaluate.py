@@ -18,19 +18,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import metrics, packing
+from jaxrec.tasks.next_item import has_events
 from jaxrec.types import Array, Batch, Context, Protocol, Retriever, Variables
 
 # (variables, queries [batches, B], context) -> (a value per query [batches, B, …], the number of real queries
-# whose scores are NaN or infinite [batches])
+# without one [batches]: a score is NaN or infinite, or an id is none of the data)
 Measure = Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array]]
 # (values of one seed [batches, B, …], queries on the host) -> named numbers
 Summarise = Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, float]]
+SEEN_TARGETS = "seen_targets"  # beside the metrics of a ranking that takes seen items out
 
 
 def make_rank(
     retriever: Retriever, protocol: Protocol, *, num_items: int, history: int, block: int = 16384
 ) -> Measure:
-    """rank(variables, queries, context) -> (ranks [batches, B], non-finite scores seen [batches]).
+    """rank(variables, queries, context) -> (ranks [batches, B], queries without a rank [batches]).
+
+    A target that the rule for seen items takes out has the rank `metrics.MISS`. A query has no rank, and is
+    counted, where a score is NaN or infinite, its target or one of its candidates is no item, or its events
+    are not all in the context or are more than `history`.
 
     queries: columns of `data.batching.batched_queries`, with leading axis batches; for sampled
     candidates also `candidates` [batches, B, N], ids of which the target is none.
@@ -39,21 +45,18 @@ def make_rank(
     block: items scored at a time.
 
     Raises:
-      ValueError: the protocol names a rule that does not exist.
+      ValueError: the protocol names a rule that does not exist; while tracing: the item table has fewer than
+        num_items + 1 rows.
     """
     if protocol.seen not in ("exclude", "zero", "keep"):
         raise ValueError(f"protocol.seen={protocol.seen!r}: expected 'exclude', 'zero' or 'keep'")
     if protocol.ties not in ("pessimistic", "optimistic"):
         raise ValueError(f"protocol.ties={protocol.ties!r}: expected 'pessimistic' or 'optimistic'")
     sampled = protocol.candidates != "all"
+    reads_history = protocol.seen != "keep"
 
-    def among_all(
-        query: Array, table: Array, queries: Mapping[str, Array], context: Context
-    ) -> tuple[Array, Array]:
+    def among_all(query: Array, table: Array, target: Array, seen: Array) -> tuple[Array, Array]:
         first_id, count = (0, table.shape[0]) if protocol.seen == "zero" else (1, num_items)
-        target = queries["target"]
-        end = context["start"][queries["user"]] + queries["length"]
-        seen = packing.window(context["items"], end, queries["length"], history)
         size = min(block, count)
         blocks = -(-count // size)
         rows = jnp.pad(table[first_id : first_id + count], ((0, blocks * size - count), (0, 0)))
@@ -64,7 +67,7 @@ def make_rank(
             scores = query @ block_rows.T
             finite = jnp.isfinite(scores).all(axis=1)
             marks = metrics.seen_mask(seen, size, first=block_first)
-            return metrics.apply_seen(scores, marks, protocol.seen, target=target, first=block_first), finite
+            return metrics.apply_seen(scores, marks, protocol.seen), finite
 
         def target_in(scores: Array, block_first: Array) -> Array:
             column = jnp.clip(target - block_first, 0, size - 1)
@@ -88,31 +91,64 @@ def make_rank(
         counts, finite = jax.lax.map(count_block, (rows, first))
         return 1 + counts.sum(axis=0), finite.all(axis=0)
 
-    def among_sampled(query: Array, table: Array, queries: Mapping[str, Array]) -> tuple[Array, Array]:
-        ids = jnp.concatenate([queries["target"][:, None], queries["candidates"]], axis=1)
+    def among_sampled(
+        query: Array, table: Array, target: Array, candidates: Array, seen: Array
+    ) -> tuple[Array, Array]:
+        ids = jnp.concatenate([target[:, None], candidates], axis=1)
+        known = ((candidates >= 1) & (candidates <= num_items)).all(axis=1)
         scores = jnp.einsum("bd,bnd->bn", query, table[ids])
-        return metrics.rank_of_target(
-            scores, jnp.zeros(ids.shape[0], jnp.int32), ties=protocol.ties
-        ), jnp.isfinite(scores).all(axis=1)
+        finite = jnp.isfinite(scores).all(axis=1)
+        if protocol.seen == "zero":
+            marks = (ids[..., None] == seen[:, None]).any(axis=-1)
+            scores = metrics.apply_seen(scores, marks, protocol.seen)
+        ranks = metrics.rank_of_target(scores, jnp.zeros(len(ids), jnp.int32), ties=protocol.ties)
+        return ranks, finite & known
 
     def rank(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
         table = retriever.items(variables)
+        check_rows(table, num_items)
 
         def batch(queries: Mapping[str, Array]) -> tuple[Array, Array]:
             query = retriever.query(variables, queries, context)
+            target = queries["target"]
+            known, seen = (target >= 1) & (target <= num_items), jnp.zeros((len(target), 1), jnp.int32)
+            if "start" in context:
+                known = known & has_events(queries, context)
+            if reads_history:
+                length = queries["length"]
+                end = context["start"][queries["user"]] + length
+                seen, known = (
+                    packing.window(context["items"], end, length, history),
+                    known & (length <= history),
+                )
             if sampled:
-                ranks, finite = among_sampled(query, table, queries)
+                ranks, finite = among_sampled(query, table, target, queries["candidates"], seen)
             else:
-                ranks, finite = among_all(query, table, queries, context)
-            return ranks, jnp.sum(~finite & queries["mask"])
+                ranks, finite = among_all(query, table, target, seen)
+            if protocol.seen == "exclude":
+                ranks = jnp.where((seen == target[:, None]).any(axis=1), metrics.MISS, ranks)
+            ranks = jnp.where(known, ranks, metrics.MISS)
+            return ranks, jnp.sum(~(finite & known) & queries["mask"])
 
         return jax.lax.map(batch, dict(queries))
 
     return rank
 
 
+def check_rows(table: Array, num_items: int) -> None:
+    """Raises ValueError unless an item table has a row for padding and one for each of num_items items."""
+    if table.shape[0] <= num_items:
+        raise ValueError(
+            f"num_items={num_items}: the model's item table has {table.shape[0]} rows, for items "
+            f"1..{table.shape[0] - 1}; build the model with num_items={num_items}, that of the data"
+        )
+
+
 def summarise(ranks: np.ndarray, mask: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:
     """Means over real queries, summed in float64: hit@k and ndcg@k for each k, and mrr.
+
+    A rank of `metrics.MISS` adds 0 to each: the target was seen before and taken out. Where there are such,
+    their share of the queries is `seen_targets`.
 
     ranks, mask: any one shape.
     """
@@ -125,7 +161,13 @@ def summarise(ranks: np.ndarray, mask: np.ndarray, ks: tuple[int, ...]) -> dict[
     for k in ks:
         found[f"hit@{k}"] = mean(metrics.hit(rank, k=k))
         found[f"ndcg@{k}"] = mean(metrics.ndcg(rank, k=k))
-    return found | {"mrr": mean(metrics.mrr(rank))}
+    return found | {"mrr": mean(metrics.mrr(rank))} | seen_targets(rank)
+
+
+def seen_targets(rank: Array) -> dict[str, float]:
+    """The share of targets that were seen before and so no candidates; nothing where there are none."""
+    share = float(np.mean(np.asarray(rank) == metrics.MISS)) if np.size(rank) else 0.0
+    return {SEEN_TARGETS: share} if share else {}
 
 
 def ranking_metrics(ks: tuple[int, ...] = (5, 10, 20)) -> Summarise:
@@ -209,9 +251,12 @@ _ece, _calibration_ratio = jax.jit(metrics.expected_calibration_error), jax.jit(
 
 
 def check_finite(bad: np.ndarray, what: str) -> None:
-    """Raises if any query had a score that is NaN or infinite: such a ranking means nothing."""
+    """Raises if any query had a score that is NaN or infinite, or an id of none: it has no rank."""
     if np.any(bad):
         raise ValueError(
-            f"{what}: {int(np.sum(bad))} queries have NaN or infinite scores, so they have no rank; "
-            "training diverged (lower the learning rate) or the parameters are damaged"
+            f"{what}: {int(np.sum(bad))} queries have NaN or infinite scores, or an id outside its table, so "
+            "they have no rank. Either training diverged (lower the learning rate) or the parameters are "
+            "damaged; or the model was not built for an id of the data: a target, a candidate, a feature, a "
+            "domain (scenario) that only these queries have, a user whose events are not in the columns. "
+            "Build it with the sizes of all the data, those of validation and test too"
         )

@@ -276,3 +276,32 @@ def test_equal_scores_rank_the_target_last() -> None:
         everything = fast_quotas(PRIOR, k, 1.0, capacity) == capacity
         expected = everything[queries["user"], LABELS[queries["target"] - 1]]
         np.testing.assert_array_equal(np.asarray(values)[..., column][real], expected[real])
+
+
+@pytest.mark.parametrize("block", [7, 16384])
+def test_a_target_that_was_seen_is_in_no_list(block: int) -> None:
+    """Every item of the history as the target; `merged_list` leaves them out, and so does the measure."""
+    queries, context = asked()
+    user, target = np.array([(u, i) for u in range(USERS) for i in HISTORY[u]], np.int32).T
+    count = min(len(user), queries["user"].size)
+    repeated = {name: column.reshape(-1).copy() for name, column in queries.items()}
+    repeated["user"][:count], repeated["target"][:count] = user[:count], target[:count]
+    repeated["length"][:count] = [len(HISTORY[u]) for u in user[:count]]
+    repeated["mask"] = np.arange(queries["user"].size) < count
+    repeated = {name: column.reshape(2, 50) for name, column in repeated.items()}
+    values, bad = measure(block)(VARIABLES, repeated, context)
+    assert (np.asarray(values)[repeated["mask"]] == 0).all() and bad.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("target", [-1, 0, NUM_ITEMS + 1])
+def test_a_target_that_is_no_item_is_reported(target: int) -> None:
+    queries, context = asked()
+    changed = {**queries, "target": queries["target"].copy()}
+    changed["target"][0, 3] = target
+    assert measure()(VARIABLES, changed, context)[1].tolist() == [1, 0]
+
+
+def test_a_table_of_fewer_items_than_were_divided_is_refused() -> None:
+    queries, context = asked()
+    with pytest.raises(ValueError, match=f"clusters: of {NUM_ITEMS} items.* {NUM_ITEMS} rows"):
+        measure()({**VARIABLES, "table": TABLE[:-1]}, queries, context)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import metrics
 from jaxrec.train.evaluate import check_finite, make_rank, summarise
 from jaxrec.train.fit import CompiledMeasure
 from jaxrec.types import Protocol, Retriever
@@ -49,6 +50,12 @@ def queries() -> dict[str, np.ndarray]:
     return padded | {"mask": (np.arange(8) < 6).reshape(2, 4)}
 
 
+def seen_before(user: int) -> bool:
+    """Whether the target of a user is in the input."""
+    length, target = queries()["length"].ravel()[user], queries()["target"].ravel()[user]
+    return bool(np.isin(target, context()["items"][5 * user : 5 * user + length]))
+
+
 def twin(protocol: Protocol, found: dict[str, np.ndarray]) -> list[int]:
     """The rank of each real query, by the words of the protocol."""
     ranks = []
@@ -60,7 +67,10 @@ def twin(protocol: Protocol, found: dict[str, np.ndarray]) -> list[int]:
         if protocol.seen == "zero":
             scores[history] = 0
         if protocol.seen == "exclude":
-            candidates = [i for i in candidates if i not in history or i == target]
+            candidates = [i for i in candidates if i not in history]
+        if target not in candidates:
+            ranks.append(metrics.MISS)
+            continue
         rank = 1
         for i in candidates:
             if i != target:
@@ -86,7 +96,11 @@ def ranks_of(
 def test_ranks_follow_the_protocol_whatever_the_block(seen: str, ties: str, block: int) -> None:
     protocol = Protocol(seen=seen, ties=ties)
     found = variables(extra=1)
-    assert ranks_of(protocol, found, block) == twin(protocol, found)
+    ranks = ranks_of(protocol, found, block)
+    assert ranks == twin(protocol, found)
+    assert [rank == metrics.MISS for rank in ranks] == [
+        seen == "exclude" and seen_before(user) for user in range(6)
+    ]
 
 
 def test_padding_and_rows_past_the_items_are_no_candidates() -> None:
@@ -155,10 +169,97 @@ def test_sampled_candidates_are_ranked_among_themselves() -> None:
             user = asked["user"][at]
             own = found["users"][user] @ found["items"][asked["target"][at]]
             others = scores[user][at]
-            assert ranks[at] == 1 + int(
-                (others > own).sum() + (ties == "pessimistic") * (others == own).sum()
-            )
+            rank = 1 + int((others > own).sum() + (ties == "pessimistic") * (others == own).sum())
+            assert ranks[at] == (metrics.MISS if seen_before(user) else rank)
         assert int(bad.sum()) == 0
+
+
+@pytest.mark.parametrize("seen", ["exclude", "zero", "keep"])
+def test_the_rule_for_seen_items_holds_for_a_target_among_sampled_candidates(seen: str) -> None:
+    """Vectors of one number: item i scores i, and the user has met items 9 and 3 before 9 comes again."""
+    table = np.arange(NUM_ITEMS + 1, dtype=np.float32)[:, None]
+    one = Retriever(lambda v, queries, context: jnp.ones((1, 1)), lambda v: v)
+    asked = {name: np.array([[value]]) for name, value in {"user": 0, "length": 2, "target": 9}.items()}
+    asked |= {"mask": np.ones((1, 1), bool), "candidates": np.array([[[3, 8, 11]]])}
+    events = {"items": np.array([9, 3, 9]), "start": np.array([0])}
+    rank = jax.jit(
+        make_rank(one, Protocol(seen=seen, candidates="sampled-3"), num_items=NUM_ITEMS, history=2)
+    )
+    expected = {"exclude": metrics.MISS, "zero": 4, "keep": 2}  # zero: 9 and 3 score 0, a tie
+    assert int(rank(table, asked, events)[0][0, 0]) == expected[seen]
+
+
+@pytest.mark.parametrize("block", [16384, 5])
+def test_who_scores_what_was_seen_earns_nothing_by_targets_that_come_again(block: int) -> None:
+    """Six users take items 1, 2, 3 and then 3 again: who remembers the history knows all targets."""
+
+    def history(variables: Any, queries: Any, context: Any) -> Any:
+        return jax.nn.one_hot(jnp.array([1, 2, 3]), NUM_ITEMS + 1).sum(axis=0) * jnp.ones((3, 1))
+
+    remembers = Retriever(history, lambda variables: jnp.eye(NUM_ITEMS + 1))
+    asked = {"user": np.arange(6), "length": np.full(6, 3), "target": np.full(6, 3), "mask": np.ones(6, bool)}
+    asked = {name: column.reshape(2, 3) for name, column in asked.items()}
+    events = {"items": np.tile([1, 2, 3, 3], 6), "start": 4 * np.arange(6)}
+    found = {}
+    for seen in ("exclude", "keep"):
+        rank = jax.jit(make_rank(remembers, Protocol(seen=seen), num_items=NUM_ITEMS, history=3, block=block))
+        found[seen] = summarise(np.asarray(rank({}, asked, events)[0]), asked["mask"], (1, 3, 10**6))
+    assert found["exclude"] == {**dict.fromkeys(found["keep"], 0.0), "seen_targets": 1.0}
+    assert found["keep"]["hit@3"] == 1.0 and "seen_targets" not in found["keep"]
+
+
+@pytest.mark.parametrize("candidates", ["all", "sampled-2"])
+@pytest.mark.parametrize("seen", ["exclude", "zero", "keep"])
+@pytest.mark.parametrize(
+    ("changed", "value"),
+    [
+        ("target", 0),
+        ("target", -1),
+        ("target", NUM_ITEMS + 1),
+        ("target", 99),
+        ("user", -1),
+        ("user", NUM_USERS),
+        ("length", -1),
+        ("length", 31),
+    ],
+)
+def test_a_query_with_an_id_of_none_has_no_rank(changed: str, value: int, seen: str, candidates: str) -> None:
+    """Scores are all negative, so that a target without one would be the best item by its zero."""
+    low = {
+        "users": np.ones((NUM_USERS, DIM), np.float32),
+        "items": -np.ones((NUM_ITEMS + 3, DIM), np.float32),
+    }
+    asked = {**queries(), "candidates": np.full((2, 4, 2), 16)}
+    asked[changed][0, 2] = value
+    protocol = Protocol(seen=seen, candidates=candidates)
+    for block in (16384, 5):
+        rank = jax.jit(make_rank(RETRIEVER, protocol, num_items=NUM_ITEMS, history=3, block=block))
+        ranks, bad = rank(low, asked, context())
+        assert (int(ranks[0, 2]), bad.tolist()) == (metrics.MISS, [1, 0])
+
+
+@pytest.mark.parametrize("value", [0, -1, NUM_ITEMS + 1, 99])
+def test_a_sampled_candidate_that_is_no_item_is_reported(value: int) -> None:
+    asked = {**queries(), "candidates": np.full((2, 4, 2), 16)}
+    asked["candidates"][1, 0, 1] = value
+    rank = jax.jit(make_rank(RETRIEVER, Protocol(candidates="sampled-2"), num_items=NUM_ITEMS, history=3))
+    assert rank(variables(extra=1), asked, context())[1].tolist() == [0, 1]
+
+
+def test_an_input_longer_than_the_history_that_is_read_is_reported() -> None:
+    rank = jax.jit(make_rank(RETRIEVER, Protocol(), num_items=NUM_ITEMS, history=2))
+    longer = (queries()["length"] > 2) & queries()["mask"]
+    assert rank(variables(), queries(), context())[1].tolist() == longer.sum(axis=1).tolist() == [1, 2]
+    kept = jax.jit(make_rank(RETRIEVER, Protocol(seen="keep"), num_items=NUM_ITEMS, history=2))
+    assert kept(variables(), queries(), context())[1].tolist() == [0, 0]
+
+
+def test_a_model_with_fewer_items_than_the_data_is_refused() -> None:
+    rank = jax.jit(make_rank(RETRIEVER, Protocol(), num_items=NUM_ITEMS + 1, history=3))
+    with pytest.raises(
+        ValueError, match=r"num_items=18: the model's item table has 18 rows.*build the model"
+    ):
+        rank(variables(), queries(), context())
 
 
 @pytest.mark.parametrize("changes", [{"seen": "drop"}, {"ties": "average"}])

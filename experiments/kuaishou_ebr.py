@@ -38,7 +38,7 @@ from jaxrec.data import synthetic
 from jaxrec.data.clusters import Clusters, cluster_examples, divide, kmeans, undivided
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.sources import movielens
-from jaxrec.data.split import leave_one_out
+from jaxrec.data.split import leave_one_out, seen_before
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.sasrec import SASRec
@@ -47,7 +47,7 @@ from jaxrec.tasks.cluster_serving import cluster_retriever, make_recall, over_al
 from jaxrec.tasks.next_item import Encoder, Rows, next_item, retriever
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import Measure
+from jaxrec.train.evaluate import SEEN_TARGETS, Measure
 from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Protocol, Retriever, Task, Variables
@@ -280,7 +280,9 @@ def test(
     values = CompiledMeasure(measure, config.num_devices)(
         parallel.replicate(variables, config.num_devices), queries, context
     )
-    return [recall_metrics(LENGTHS)(v, asked.queries) for v in values]
+    repeated = seen_before(data.split.sequences, data.split.test).mean()  # misses, by the protocol
+    beside = {SEEN_TARGETS: float(repeated)} if repeated else {}
+    return [recall_metrics(LENGTHS)(v, asked.queries) | beside for v in values]
 
 
 def described(config: Config) -> dict[str, Any]:

@@ -55,6 +55,8 @@ from jaxrec import config as command_line
 from jaxrec import losses, metrics
 from jaxrec.config import ready
 from jaxrec.data import cold_items, synthetic
+from jaxrec.data.batching import labelled_columns
+from jaxrec.data.checks import narrow_ids
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.sources import movielens, sessions
 from jaxrec.data.split import leave_one_out
@@ -241,12 +243,9 @@ def load_sessions(config: Config) -> Data:
     parts = cold_items.draw_parts(
         len(held.label), train=config.labels, validation=validation, test=test, seed=seed
     )
-    columns = {
-        "items": held.items,
-        "start": held.offsets[:-1].astype(np.int32),
-        "length": np.diff(held.offsets).astype(np.int32),
-        "label": held.label,
-    }
+    columns = labelled_columns(
+        held.items, held.offsets, held.label, num_items=held.source.num_items, num_classes=len(held.cold_ids)
+    )
     return Data(
         name=held.source.name.split("/")[-1],
         task=str(config.labels),
@@ -267,12 +266,13 @@ def split_users(sequences: Sequences, labels: np.ndarray, config: Config) -> Dat
     order = np.random.default_rng(config.split_seed).permutation(sequences.num_users).astype(np.int32)
     cuts = np.cumsum([round(share * order.size) for share in (TEST, VALIDATION)])
     test, validation, train = (np.sort(part) for part in np.split(order, cuts))
-    columns = {
-        "items": sequences.items,
-        "start": sequences.offsets[:-1].astype(np.int32),
-        "length": sequences.lengths.astype(np.int32),
-        "label": (ids.reshape(-1) + 1).astype(np.int32),
-    }
+    columns = labelled_columns(
+        sequences.items,
+        sequences.offsets,
+        ids.reshape(-1) + 1,
+        num_items=sequences.num_items,
+        num_classes=len(classes),
+    )
     shares = " / ".join(f"{share:.0%}" for share in (1 - VALIDATION - TEST, VALIDATION, TEST))
     return Data(
         name=sequences.name.split("/")[-1],
@@ -305,7 +305,7 @@ def pretrain(data: Data, config: Config) -> Variables:
     model, protocol = backbone(data, config), Protocol(seen=seen, loss="ce", selection="ndcg@10")
 
     def all_items(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        where, targets = batch["targets"] > 0, batch["targets"]
+        where, targets = batch["targets"] != 0, batch["targets"]
         return losses.softmax_cross_entropy(
             hidden, table, targets, where=where, num_items=data.source.num_items, axis_name=axis_name
         )
@@ -430,7 +430,9 @@ def summarise_ranks(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> di
 def asked_rows(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Logits [M, T] in float64 and labels 0..T-1 [M] of the examples that are no padding."""
     mask = np.asarray(queries["mask"])
-    return np.asarray(logits, np.float64)[mask], np.asarray(queries["label"])[mask] - 1
+    found, label = np.asarray(logits, np.float64)[mask], np.asarray(queries["label"])[mask]
+    narrow_ids(label, found.shape[1], "label, a class")
+    return found, label - 1
 
 
 def log_loss(logits: np.ndarray, label: np.ndarray) -> float:

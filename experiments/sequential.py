@@ -147,19 +147,41 @@ def ranking(
     num_devices: int = 1,
     batch_size: int = 0,
     candidates: np.ndarray | None = None,
+    num_items: int | None = None,
 ) -> Ranking:
-    """Batches of queries with their place in packed rows. candidates: of each query, [M, n]; None: all."""
+    """Batches of queries with their place in packed rows. candidates: of each query, [M, n]; None: all.
+
+    num_items: the largest id that targets and candidates may have; None: they are those of a `Split`.
+    """
     size = batch_size or min(EVALUATION_BATCH, -(-len(queries.user) // num_devices))
-    columns = batched_queries(queries, size, multiple=num_devices)
+    columns = batched_queries(queries, size, num_items=num_items, multiple=num_devices)
     lengths = np.where(columns["mask"], np.minimum(columns["length"], max_len), 0)
     rows = max(packing.rows_used(batch, max_len) for batch in lengths)
     placement = jax.jit(jax.vmap(lambda n: packing.place(n, rows=rows, width=max_len)))(lengths)
     columns |= {"row": np.asarray(placement.row), "slot": np.asarray(placement.slot)}
     if candidates is not None:
+        check_candidates(candidates, queries.target, num_items)
         filled = np.ones((columns["mask"].size, candidates.shape[1]), np.int32)
         filled[: len(candidates)] = candidates
         columns["candidates"] = filled.reshape(*columns["mask"].shape, -1)
     return Ranking(columns, Rows(rows, max_len))
+
+
+def check_candidates(candidates: np.ndarray, target: np.ndarray, num_items: int | None = None) -> None:
+    """Raises ValueError for candidates [M, n] that are not in 1..num_items or are their query's target."""
+    if len(candidates) != len(target):
+        raise ValueError(f"candidates: of {len(candidates):,} queries, but there are {len(target):,}")
+    most = np.iinfo(np.int32).max if num_items is None else num_items
+    for what, wrong in (
+        (f"outside 1..{most:,}", (candidates < 1) | (candidates > most)),
+        ("its query's target", candidates == target[:, None]),
+    ):
+        if wrong.any():
+            query, place = (int(index[0]) for index in np.nonzero(wrong))
+            raise ValueError(
+                f"candidates: {candidates[query, place]} of query {query} is {what} (and "
+                f"{int(wrong.sum()) - 1:,} others); draw them from the other items"
+            )
 
 
 def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> np.ndarray | None:
@@ -182,11 +204,17 @@ def selection(
     *,
     every: int = 1,
     patience: int | None = None,
+    packed: bool = True,
 ) -> Selection:
-    """Selects by the protocol's metric on the validation queries."""
+    """Selects by the protocol's metric on the validation queries.
+
+    packed: False gives each query a row of its own, for an encoder that can't tell users of one row apart.
+    """
     candidates = _candidates(data, data.split.validation, protocol, VALIDATION_DRAW)
-    ranked = ranking(data.split.validation, model.max_len, num_devices, candidates=candidates)
-    scorer = retriever(model, ranked.rows)
+    ranked = ranking(
+        data.split.validation, model.max_len, num_devices, candidates=candidates, num_items=data.num_items
+    )
+    scorer = retriever(model, ranked.rows if packed else None)
     rank = make_rank(scorer, protocol, num_items=data.num_items, history=data.history)
     return Selection(rank, ranked.queries, protocol.selection, ranking_metrics(protocol.ks), every, patience)
 
@@ -200,9 +228,14 @@ def test(
     max_len: int,
     num_devices: int,
 ) -> list[dict[str, float]]:
-    """Test metrics of each seed: variables have a leading seeds axis."""
+    """Test metrics of each seed: variables have a leading seeds axis.
+
+    Where the protocol takes out seen items, and targets with them, `seen_targets` is their share.
+
+    model: an encoder is read packed; its `retriever(model)` gives each query a row of its own.
+    """
     candidates = _candidates(data, data.split.test, protocol, TEST_DRAW)
-    ranked = ranking(data.split.test, max_len, num_devices, candidates=candidates)
+    ranked = ranking(data.split.test, max_len, num_devices, candidates=candidates, num_items=data.num_items)
     scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows)
     rank = CompiledMeasure(
         make_rank(scorer, protocol, num_items=data.num_items, history=data.history), num_devices

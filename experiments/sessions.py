@@ -14,7 +14,7 @@ import scipy.sparse
 from jaxrec import metrics, packing
 from jaxrec.data.sessions import Part, Sessions, SessionSplit
 from jaxrec.train import parallel
-from jaxrec.train.evaluate import Measure, Summarise, make_rank
+from jaxrec.train.evaluate import Measure, Summarise, make_rank, seen_targets
 from jaxrec.train.fit import CompiledMeasure
 from jaxrec.types import Array, Context, Protocol, Retriever, Variables
 
@@ -94,7 +94,7 @@ def summarise(ks: Sequence[int]) -> Summarise:
         for k in ks:
             for name, metric in (("recall", metrics.recall), ("mrr", metrics.mrr)):
                 found[f"{name}@{k}"] = float(np.asarray(metric(rank, k=k), np.float64).mean())
-        return found
+        return found | seen_targets(rank)
 
     return means
 
@@ -109,10 +109,11 @@ def queries(data: Data, part: Part, num_devices: int) -> dict[str, np.ndarray]:
 def rank(retriever: Retriever, data: Data, of: Protocol) -> Measure:
     """Ranks of the next click by products of vectors, of all items in one block: that halves the products.
 
-    Nothing seen is taken out of the candidates, so no history is read.
+    Nothing seen is taken out of the candidates by `protocol`; another rule reads whole sessions.
     """
     count = data.split.num_items
-    return make_rank(retriever, of, num_items=count, history=1, block=count)
+    history = 1 if of.seen == "keep" else int(data.split.lengths.max())
+    return make_rank(retriever, of, num_items=count, history=history, block=count)
 
 
 def test(
@@ -145,9 +146,11 @@ def rank_by(scores: Scores) -> Measure:
     def measure(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
         def batch(queries: Mapping[str, Array]) -> tuple[Array, Array]:
             found = scores(variables, queries, context)[:, 1:]
+            target = queries["target"]
+            known = (target >= 1) & (target <= found.shape[1])
             finite = jnp.isfinite(found).all(axis=1)
-            ranks = metrics.rank_of_target(found, jnp.maximum(queries["target"] - 1, 0))
-            return ranks, jnp.sum(~finite & queries["mask"])
+            ranks = metrics.rank_of_target(found, target - 1)
+            return ranks, jnp.sum(~(finite & known) & queries["mask"])
 
         return jax.lax.map(batch, dict(queries))
 

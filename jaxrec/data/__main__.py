@@ -38,7 +38,7 @@ from jaxrec.data.sources import (
     ticoserec,
 )
 from jaxrec.data.sources.dataset import Dataset, Log, Table
-from jaxrec.data.split import future_share, leave_one_out
+from jaxrec.data.split import format_repeats, future_share, leave_one_out
 from jaxrec.data.summary import format_split
 
 SOURCES = (movielens, ticoserec, coserec, sasrec, census, retailrocket, sessions)
@@ -310,6 +310,8 @@ def _describe(sequences: Sequences) -> None:
             f"leave_one_out: {share:.1%} of the training events happened after the test target, on average; "
             "split_by_time has no such leak"
         )
+    if sequences.lengths.max() > 3:
+        print(format_repeats(leave_one_out(sequences, short="train")))
 
 
 def _one_line(text: str) -> str:

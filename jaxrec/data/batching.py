@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxrec.data.checks import MAX_ITEMS, narrow_ids
 from jaxrec.data.split import Queries, Split
 
 
@@ -55,17 +56,22 @@ def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.nd
     return columns
 
 
-def batched_queries(queries: Queries, batch_size: int, *, multiple: int = 1) -> dict[str, np.ndarray]:
+def batched_queries(
+    queries: Queries, batch_size: int, *, num_items: int | None = None, multiple: int = 1
+) -> dict[str, np.ndarray]:
     """Queries in batches of one shape: user, length, target, mask, each [batches, batch_size].
 
     The tail is padded with mask False; the number of batches is rounded up to `multiple` (devices).
 
+    num_items: the largest id that a target may have; None: the targets of a `Split`, which it has checked.
+
     Raises:
-      ValueError: there is no query.
+      ValueError: there is no query, a target is not in 1..num_items, or a user or length is negative.
     """
     count = len(queries.user)
     if count == 0:
         raise ValueError("the split has no query to evaluate: no user has enough events")
+    check_targets(queries, num_items)
     batches = -(-count // batch_size)
     batches = -(-batches // multiple) * multiple
     size = batches * batch_size
@@ -81,6 +87,47 @@ def batched_queries(queries: Queries, batch_size: int, *, multiple: int = 1) -> 
         "length": shape(queries.length),
         "target": shape(queries.target),
         "mask": mask,
+    }
+
+
+def check_targets(queries: Queries, num_items: int | None = None) -> None:
+    """Raises ValueError unless targets lie in 1..num_items (None: from 1 on), users and lengths from 0 on."""
+    most = MAX_ITEMS if num_items is None else num_items
+    bad = np.flatnonzero((queries.target < 1) | (queries.target > most))
+    if bad.size:
+        raise ValueError(
+            f"target: {queries.target[bad[0]]} of query {bad[0]} ({bad.size:,} such queries) is outside "
+            f"1..{most:,}; 0 is padding: map raw ids to 1..num_items together with those of the events, and "
+            "build the model with that num_items"
+        )
+    for name, column in (("user", queries.user), ("length", queries.length)):
+        low = np.flatnonzero(np.asarray(column) < 0)
+        if low.size:
+            raise ValueError(
+                f"{name}: {column[low[0]]} of query {low[0]} ({low.size:,} such queries) is negative; rows "
+                "and numbers of events count from 0"
+            )
+
+
+def labelled_columns(
+    items: np.ndarray, offsets: np.ndarray, label: np.ndarray, *, num_items: int, num_classes: int
+) -> dict[str, np.ndarray]:
+    """Columns that `tasks.profile` reads: items [N], start, length and label [U], all int32.
+
+    Args:
+      items: 1..num_items, user after user, [N]; user u has items[offsets[u] : offsets[u + 1]].
+      label: class 1..num_classes of each user, [U].
+
+    Raises:
+      ValueError: an item or a label out of range, or not one label a user.
+    """
+    if label.shape != (len(offsets) - 1,):
+        raise ValueError(f"label: {label.size:,} labels for {len(offsets) - 1:,} users; give one for each")
+    return {
+        "items": narrow_ids(items, num_items, "items"),
+        "start": offsets[:-1].astype(np.int32),
+        "length": np.diff(offsets).astype(np.int32),
+        "label": narrow_ids(label, num_classes, "label, a class"),
     }
 
 

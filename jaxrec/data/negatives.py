@@ -41,10 +41,18 @@ def add_unobserved(
     negatives tell nothing about later parts. The same unobserved pair may be drawn more than once.
     never: pairs user * num_items + item that are positive at a time unknown, so never a negative.
 
-    Raises ValueError if a user has been seen with every item.
+    Raises ValueError if a user has been seen with every item, or an id is out of range.
     """
     if per_pair < 1:
         raise ValueError(f"per_pair={per_pair}: must be at least 1")
+    for name, column, limit in (("user", user, np.inf), ("item", item, num_items)):
+        bad = np.flatnonzero((column < 0) | (column >= limit))
+        if bad.size:
+            allowed = "0 or more" if name == "user" else f"within 0..{num_items - 1:,}"
+            raise ValueError(
+                f"{name}: {column[bad[0]]} of pair {bad[0]} ({bad.size:,} such pairs) must be {allowed}; "
+                "number raw ids first"
+            )
     rng = np.random.default_rng(seed)
     pairs = user.astype(np.int64) * num_items + item
     seen = np.empty(0, np.int64) if never is None else never.astype(np.int64)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxrec.data.batching import batched_queries
-from jaxrec.data.checks import as_integers
+from jaxrec.data.checks import as_integers, check_ids
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.split import Queries
 
@@ -196,6 +196,7 @@ class SessionSplit:
         items [N], start [R]: all rows. length [R]: clicks that training may read, 0 in rows of other parts.
         session, prefix [M]: row of each training example, and its number of clicks before the target.
         """
+        check_ids(self.items, self.num_items, f"{self.name}: items")
         examples = self.queries("train")
         trained = np.arange(len(self.lengths)) < self.num_train
         return {
@@ -208,7 +209,7 @@ class SessionSplit:
 
     def batched(self, part: Part, batch_size: int, *, multiple: int = 1) -> dict[str, np.ndarray]:
         """Examples in batches of one shape: user (the row), length, target, mask, [batches, batch_size]."""
-        return batched_queries(self.queries(part), batch_size, multiple=multiple)
+        return batched_queries(self.queries(part), batch_size, num_items=self.num_items, multiple=multiple)
 
     def training_clicks(self) -> tuple[np.ndarray, np.ndarray]:
         """Session and item of each training click, [C] twice."""

@@ -9,6 +9,7 @@ has none.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +28,19 @@ class Queries(NamedTuple):
     user: np.ndarray
     length: np.ndarray
     target: np.ndarray
+
+
+class Repeats(NamedTuple):
+    """How often a split asks for what its user had before.
+
+    validation, test: queries whose target is among the events before it. A ranking with `seen="exclude"` has
+    them as misses. duplicates: events that say what another one says, the same user, item and second; None
+    without times.
+    """
+
+    validation: int
+    test: int
+    duplicates: int | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +71,15 @@ class Split:
             raise ValueError(f"{name}: no user has two training events, so there is nothing to learn from")
         for part, queries in (("validation", self.validation), ("test", self.test)):
             self._check_queries(f"{name}: {part} split ({self.rule})", queries)
+
+    @functools.cached_property
+    def repeats(self) -> Repeats:
+        """Counts of targets that were seen before, and of exact duplicates."""
+        return Repeats(
+            validation=int(seen_before(self.sequences, self.validation).sum()),
+            test=int(seen_before(self.sequences, self.test).sum()),
+            duplicates=count_duplicates(self.sequences),
+        )
 
     def _check_queries(self, where: str, queries: Queries) -> None:
         if queries.user.size == 0:
@@ -166,6 +189,42 @@ def future_share(split: Split) -> float:
     training = np.sort(times[np.arange(user.size) - offsets[user] < split.train_length[user]])
     asked = times[offsets[split.test.user] + split.test.length]
     return float(1 - np.mean(np.searchsorted(training, asked, side="right")) / training.size)
+
+
+def seen_before(sequences: Sequences, queries: Queries) -> np.ndarray:
+    """Whether the target of each query is among the `length` events before it, bool [M]."""
+    size = np.int64(sequences.num_items + 1)
+    pairs, first = np.unique(sequences.users * size + sequences.items, return_index=True)
+    wanted = queries.user * size + queries.target
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    met = (pairs[place] == wanted) & (first[place] < sequences.offsets[queries.user] + queries.length)
+    return np.asarray(met)
+
+
+def count_duplicates(sequences: Sequences) -> int | None:
+    """Events of the same user, item and second as another one, all but one of each; None without times."""
+    if sequences.times is None:
+        return None
+    order = np.lexsort((sequences.times, sequences.items, sequences.users))
+    columns = (sequences.users[order], sequences.items[order], sequences.times[order])
+    return int(np.logical_and.reduce([column[1:] == column[:-1] for column in columns]).sum())
+
+
+def format_repeats(split: Split) -> str:
+    """What `Split.repeats` counts, in a line; and what to do where it is not 0."""
+    found, counts = split.repeats, (len(split.validation.user), len(split.test.user))
+    said = (
+        f"{split.rule}: {found.validation:,} of {counts[0]:,} validation targets and {found.test:,} of "
+        f"{counts[1]:,} test targets were seen before by their user; "
+    )
+    said += "no times" if found.duplicates is None else f"{found.duplicates:,} exact duplicates"
+    said += ", so exact duplicates aren't known" if found.duplicates is None else " (same user, item, second)"
+    if found.validation or found.test:
+        said += (
+            '. With seen="exclude" such targets are misses: rank with seen="keep" where users come back '
+            "to an item, or take out repeats that are none"
+        )
+    return said
 
 
 def _queries(sequences: Sequences, user: np.ndarray, length: np.ndarray) -> Queries:

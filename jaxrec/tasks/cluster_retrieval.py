@@ -21,7 +21,8 @@ import jax.numpy as jnp
 
 from jaxrec import losses
 from jaxrec.data.clusters import Clusters
-from jaxrec.tasks.next_item import Encoder, Rows, item_table, next_item
+from jaxrec.tasks.encoder import Encoder, Rows, check_encoder, numbered
+from jaxrec.tasks.next_item import item_table, next_item
 from jaxrec.tasks.objectives import Objective, target_and_shared
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
@@ -81,8 +82,12 @@ def cluster_retrieval(
     objective: `in_cluster_softmax`, or any other of `tasks.next_item`.
     packed: rows that examples share; None pads each to `model.max_len`.
     prompted: False trains without prompts, which needs one pass a user: rows then number users.
+
+    Raises:
+      ValueError: the encoder, or its intent, does not keep to what is asked of it (`check_encoder`).
     """
     plain = next_item(model, objective, packed=packed)
+    check_encoder(model, packed, method="intent")
     of = jnp.asarray(clusters.of)
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
@@ -140,7 +145,6 @@ def _apply(
     columns = {"positions": batch["positions"], "segments": batch["segments"], **more}
     if key is None:
         return model.apply(variables, batch["items"], **columns, train=False, method=method)
-    rngs = {"dropout": key}
-    return model.apply(
-        variables, batch["items"], **columns, rows=batch["row"], train=True, rngs=rngs, method=method
-    )
+    rngs, own = {"dropout": key}, method or "__call__"
+    columns |= numbered(model, batch["row"], own)
+    return model.apply(variables, batch["items"], **columns, train=True, rngs=rngs, method=method)

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 
 from jaxrec import losses, packing
 from jaxrec.augment.views import View
-from jaxrec.tasks.next_item import Encoder, Rows, encode
+from jaxrec.tasks.encoder import Encoder, Rows, check_encoder, only_params
+from jaxrec.tasks.next_item import encode
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 ATTEMPTS = 16  # new draws of a step's views if they do not fit the packed rows, before giving up
@@ -94,7 +95,7 @@ def flat(
         }
 
     def init(key: Key, batch: Batch) -> Variables:
-        return model.init(key, batch["items"][:1, 0], train=False)
+        return only_params(model.init(key, batch["items"][:1, 0], train=False), name)
 
     def vectors(variables: Variables, batch: Batch, key: Key | None) -> tuple[Array, Array]:
         count, _, length = batch["items"].shape
@@ -151,7 +152,11 @@ def pooled(
     If the views of a step do not fit the rows, which `packing.rows_needed` makes as good as
     impossible, they are drawn again with the next key; if that fails too the loss is NaN, which stops
     training with an error.
+
+    Raises:
+      ValueError: the encoder mixes views that share a row (`check_encoder`).
     """
+    check_encoder(model, packed, causal=False)
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
         count = rows["user"].shape[0]
@@ -191,7 +196,7 @@ def pooled(
         }
 
     def init(key: Key, batch: Batch) -> Variables:
-        return model.init(key, batch["items"][:1, : model.max_len], train=False)
+        return only_params(model.init(key, batch["items"][:1, : model.max_len], train=False), name)
 
     def vectors(variables: Variables, batch: Batch, key: Key | None, axis_name: str | None) -> Array:
         hidden = encode(model, variables, batch, key) * batch["weight"][..., None]

@@ -17,24 +17,31 @@ there.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxrec import losses
-from jaxrec.tasks.next_item import (
+from jaxrec.tasks.encoder import (
     Encoder,
     Rows,
-    item_table,
-    last_hidden,
-    lay_out,
-    query_events,
-    read_times,
+    difference,
+    made_up,
+    numbered,
+    once,
+    only_params,
+    outputs_of,
     reads_times,
+    refuse_future,
+    refuse_mixed_users,
+    with_changed_ends,
 )
+from jaxrec.tasks.next_item import item_table, last_hidden, lay_out, query_events, read_times
 from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 
@@ -62,7 +69,8 @@ def generative(
 
     Raises:
       ValueError: no action is positive, or one of them is none of the model's; max_len is 1, so that no event
-        has a next one; the model reads times, which the data set lacks.
+        has a next one; the model reads times, which the data set lacks; it does not keep to what is asked of
+        it (`check_actions`).
     """
     if model.max_len < 2:
         raise ValueError(f"max_len={model.max_len}: must be at least 2, an event and the one after it")
@@ -71,6 +79,7 @@ def generative(
             f"positive={tuple(positive)}: name at least one action, each in 1..{model.num_actions} "
             "(num_actions)"
         )
+    check_actions(model, packed)
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
         user = rows["user"]
@@ -94,7 +103,9 @@ def generative(
 
     def init(key: Key, batch: Batch) -> Variables:
         some = (slice(1), slice(model.max_len))
-        return model.init(key, batch["items"][some], batch["actions"][some], train=False)
+        return only_params(
+            model.init(key, batch["items"][some], batch["actions"][some], train=False), "generative"
+        )
 
     def loss(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
@@ -112,12 +123,65 @@ def generative(
     return Task(prepare, init, loss, lambda variables, batch: outputs(model, variables, batch, None))
 
 
+def check_actions(model: ActionEncoder, packed: Rows | None = None) -> None:
+    """Tries a model of items and actions on a few made-up events, as `encoder.check_encoder` does encoders.
+
+    Raises:
+      ValueError: outputs of users that share a row are not those of each alone, they hang on later events, or
+        the logits of an action on that action; the model has variables beside its parameters.
+    """
+    mixed, future, own, allowed = once(_tried, model, None if packed is None else packed.width)
+    refuse_mixed_users(model, mixed, allowed)
+    refuse_future(model, future, allowed)
+    if own > allowed:
+        raise ValueError(
+            f"{type(model).__name__}: its logits of an event's action change with that action (by {own:.1%} "
+            "of the largest), so training would show it the labels; let them read the item and earlier events"
+        )
+
+
+@functools.lru_cache(maxsize=128)
+def _tried(model: ActionEncoder, width: int | None) -> tuple[float, float, float, float]:
+    """How far outputs are from what they ought to be: packed, before a change, at the action that changed."""
+    some = jnp.ones((1, model.max_len), jnp.int32)
+
+    def init(key: Key) -> Variables:
+        return only_params(model.init(key, some, some, train=False), type(model).__name__)
+
+    num_items = jax.eval_shape(lambda key: item_table(model, init(key)), jax.random.key(0)).shape[0] - 1
+    probe = made_up(model.max_len, width, num_items, model.num_actions)
+    batches: dict[str, Batch] = {
+        "later": with_changed_ends(probe, {"items": num_items, "actions": model.num_actions}),
+        "acted": with_changed_ends(probe, {"actions": model.num_actions}),
+    }
+    if probe.packed is not None:
+        batches["packed"] = probe.packed
+    names = ("items", "actions", "segments", *(("times", "asked") if reads_times(model) else ()))
+
+    def run(variables: Variables, batch: Batch) -> dict[str, Array]:
+        return outputs(model, variables, {name: batch[name] for name in names}, None)
+
+    found, allowed = outputs_of(type(model).__name__, init, run, batches)
+
+    def halves(name: str, output: str) -> tuple[np.ndarray, np.ndarray]:
+        before, after = np.split(found[name][output], 2)
+        return before[probe.at[0]], after[probe.at[0]]
+
+    future, mixed, ends = 0.0, 0.0, probe.last
+    for output in ("hidden", "action"):
+        before, after = halves("later", output)
+        future = max(future, difference(before[~ends], after[~ends]))
+        if "packed" in found:
+            mixed = max(mixed, difference(before, found["packed"][output][probe.at[1]]))
+    return mixed, future, difference(*halves("acted", "action")), allowed
+
+
 def outputs(model: ActionEncoder, variables: Variables, batch: Batch, key: Key | None) -> dict[str, Array]:
     """What the model gives for a batch; key None switches dropout off."""
     columns: dict[str, Any] = {name: batch.get(name) for name in ("segments", "times", "asked")}
     if key is None:
         return model.apply(variables, batch["items"], batch["actions"], **columns, train=False)
-    columns |= {"rows": batch["row"], "rngs": {"dropout": key}}
+    columns |= {**numbered(model, batch["row"]), "rngs": {"dropout": key}}
     return model.apply(variables, batch["items"], batch["actions"], **columns, train=True)
 
 
@@ -131,6 +195,8 @@ def retriever(model: ActionEncoder, packed: Rows | None = None) -> Retriever:
     packed: as of `next_item.retriever`.
     """
     longest = max(model.max_len - 1, 1)
+    if packed is not None:
+        check_actions(model, packed)
 
     def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
         slots, index = query_events(queries, context, packed, longest)

@@ -1,8 +1,9 @@
 """Next-item prediction: every event of a user's training sequence predicts the one after it.
 
 The encoder is any module with `__call__(items, *, positions, segments, train) -> hidden [B, L, D]` and a
-method `item_table() -> [vocab_size, D]`: SASRec, GRU4Rec and their kin. Users share rows by default
-(`jaxrec.packing`); outputs and losses equal those of the padded form.
+method `item_table() -> [vocab_size, D]`: SASRec, GRU4Rec and their kin; `tasks.encoder` says all that it gets
+and must not do, and tries it. Users share rows by default (`jaxrec.packing`); outputs and losses equal those
+of the padded form.
 
 An encoder that says so by a true `reads_times` (HSTU) also gets `times` and `asked` [B, L], in training and
 in ranking: seconds of each event, and of the event after it, which is when its prediction is asked for, as in
@@ -16,53 +17,22 @@ padded tail).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from jaxrec import packing
+from jaxrec.tasks.encoder import Encoder as Encoder
+from jaxrec.tasks.encoder import Rows as Rows
+from jaxrec.tasks.encoder import check_encoder, numbered, only_params
+from jaxrec.tasks.encoder import reads_times as reads_times
+from jaxrec.tasks.encoder import refuse_times as refuse_times
 from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 
 ATTEMPTS = 16  # draws of a step's shortened sequences until they fit the packed rows
 
 Shorten = Callable[[Key, Array], Array]  # (key, True where there is an event [B, L]) -> which stay [B, L]
-
-
-class Encoder(Protocol):
-    """What the tasks ask of a sequence encoder (a Linen module)."""
-
-    @property
-    def max_len(self) -> int: ...
-    @property
-    def init(self) -> Callable[..., Any]: ...
-    @property
-    def apply(self) -> Callable[..., Any]: ...
-
-
-class Rows(NamedTuple):
-    """A fixed number of packed rows of `width` slots; see `packing.rows_needed`."""
-
-    rows: int
-    width: int
-
-
-def reads_times(model: Encoder) -> bool:
-    """Whether an encoder reads when events happened: its `reads_times`, False where it has none.
-
-    Of one that wraps another (`nn.sequential.cosine.Cosine`) it is that of the `encoder` inside.
-    """
-    return bool(getattr(getattr(model, "encoder", model), "reads_times", False))
-
-
-def refuse_times(model: Encoder, task: str) -> None:
-    """Raises ValueError for an encoder that reads times, given to a task that has none for it."""
-    if reads_times(model):
-        raise ValueError(
-            f"{task}: the encoder reads times, which this task does not give it, so that all would count as "
-            "equal; use one without, such as HSTU with time_bias=False"
-        )
 
 
 def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) -> Array:
@@ -83,7 +53,8 @@ def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) 
     if key is None:
         return model.apply(variables, batch["items"], **columns, train=False)
     rngs = {"dropout": key}
-    return model.apply(variables, batch["items"], **columns, rows=batch["row"], train=True, rngs=rngs)
+    columns |= numbered(model, batch["row"])
+    return model.apply(variables, batch["items"], **columns, train=True, rngs=rngs)
 
 
 def item_table(model: Encoder, variables: Variables) -> Array:
@@ -106,9 +77,11 @@ def next_item(
       carry no placement: it is made of what is left, and drawn again should that not fit the packed rows. If
       it never fits, the loss is NaN, which stops training with an error.
 
-    Raises (while tracing):
-      ValueError: the encoder reads times and the data set has none.
+    Raises:
+      ValueError: the encoder does not keep to what is asked of it (`check_encoder`); while tracing: it reads
+        times and the data set has none.
     """
+    check_encoder(model, packed)
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
         user = rows["user"]
@@ -139,7 +112,7 @@ def next_item(
         }
 
     def init(key: Key, batch: Batch) -> Variables:
-        return model.init(key, batch["items"][:1, : model.max_len], train=False)
+        return only_params(model.init(key, batch["items"][:1, : model.max_len], train=False), "next_item")
 
     def loss(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
@@ -257,7 +230,14 @@ def retriever(model: Encoder, packed: Rows | None = None) -> Retriever:
     """The model as full ranking sees it: a query's vector is the hidden state at its last event.
 
     An encoder that reads times gets them here as in training.
+
+    packed: rows that queries share; None pads each to `model.max_len`.
+
+    Raises:
+      ValueError: the encoder mixes users that share a row (`check_encoder`).
     """
+    if packed is not None:
+        check_encoder(model, packed, causal=False)
 
     def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
         batch = query_batch(queries, context, packed, model.max_len, times=reads_times(model))

@@ -12,13 +12,14 @@ Context columns: items [N] and start [S], a session's first event; what else an 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import losses, sampling
+from jaxrec.tasks.encoder import Encoder, numbered, only_params
 from jaxrec.tasks.next_item import item_table
 from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
@@ -26,19 +27,13 @@ from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 LANES = "lanes"  # the collection of the carried state
 
 
-class Recurrent(Protocol):
+class Recurrent(Encoder, Protocol):
     """What the task asks of an encoder beside what `next_item` does.
 
     start(lanes) -> state with leading axis lanes, all zeros;
     step(items [B], state, *, rows, train) -> (hidden [B, D], state).
     """
 
-    @property
-    def max_len(self) -> int: ...
-    @property
-    def init(self) -> Callable[..., Any]: ...
-    @property
-    def apply(self) -> Callable[..., Any]: ...
     @property
     def start(self) -> Callable[[int], Array]: ...
 
@@ -63,7 +58,7 @@ def parallel_sessions(model: Recurrent, objective: Objective) -> Task:
         }
 
     def init(key: Key, batch: Batch) -> Variables:
-        variables = model.init(key, batch["items"][:1, None], train=False)
+        variables = only_params(model.init(key, batch["items"][:1, None], train=False), "parallel_sessions")
         return {**variables, LANES: {"state": model.start(batch["items"].shape[0])}}
 
     def advance(
@@ -74,7 +69,8 @@ def parallel_sessions(model: Recurrent, objective: Objective) -> Task:
         state = jnp.where(keep, jax.lax.stop_gradient(state), 0.0)
         noise = {"train": False} if key is None else {"train": True, "rngs": {"dropout": key}}
         parts = {"params": variables["params"]}
-        return model.apply(parts, batch["items"], state, rows=batch["row"], method="step", **noise)
+        rows = numbered(model, batch["row"], "step")
+        return model.apply(parts, batch["items"], state, **rows, method="step", **noise)
 
     def loss(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None

@@ -4,17 +4,20 @@ PeterRec's way (Yuan et al., SIGIR 2020, arXiv:2001.04253): the token [CLS] ends
 output there is scored against a table with a row for each class. The encoder is one of `next_item`, whose
 `item_table()` holds the classes, padding first: [T + 1, D].
 
-Context columns: items [N], start [U], length [U] and label [U], class 1..T. Rows: user [B], mask [B].
+Context columns (`data.batching.labelled_columns`): items [N], start [U], length [U] and label [U], class
+1..T, any other makes the loss NaN. Rows: user [B], mask [B].
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
 from jaxrec import losses, packing
-from jaxrec.tasks.next_item import Encoder, item_table, refuse_times
+from jaxrec.tasks.encoder import Encoder, numbered, only_params, refuse_times
+from jaxrec.tasks.next_item import item_table
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 
@@ -24,7 +27,8 @@ def profile(model: Encoder, *, token: int) -> Task:
     token: the id behind the events, which no item has (num_items + 1 where `extra_rows` makes room for it).
 
     Raises:
-      ValueError: the encoder reads times, of which the token has none.
+      ValueError: the encoder reads times, of which the token has none. When variables are made: it has some
+        beside parameters.
     """
     refuse_times(model, "profile")
 
@@ -32,11 +36,13 @@ def profile(model: Encoder, *, token: int) -> Task:
         return described_users(rows, context, token=token, max_len=model.max_len)
 
     def init(key: Key, batch: Batch) -> Variables:
-        return model.init(key, batch["items"][:1], train=False)
+        return only_params(model.init(key, batch["items"][:1], train=False), "profile")
 
     def at_token(variables: Variables, batch: Batch, key: Key | None) -> Array:
-        noise = {"train": False} if key is None else {"train": True, "rngs": {"dropout": key}}
-        return model.apply(variables, batch["items"], rows=batch["row"], **noise)[:, -1]
+        noise: dict[str, Any] = {"train": False} if key is None else {"train": True, "rngs": {"dropout": key}}
+        if key is not None:
+            noise |= numbered(model, batch["row"])
+        return model.apply(variables, batch["items"], **noise)[:, -1]
 
     def loss(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None

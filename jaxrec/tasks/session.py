@@ -11,11 +11,13 @@ Rows: user [B], the number of an example, and mask [B], False in a padded tail.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 
 from jaxrec import losses, packing
-from jaxrec.tasks.next_item import Encoder, item_table, refuse_times
+from jaxrec.tasks.encoder import Encoder, numbered, only_params, refuse_times
+from jaxrec.tasks.next_item import item_table
 from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 
@@ -39,7 +41,8 @@ def next_click(model: Encoder, objective: Objective, *, last_only: bool = False)
     takes `last_only=True` and then encodes the last slot alone (STAMP, whose slots cost a prefix each).
 
     Raises:
-      ValueError: the encoder reads times: sessions have none here.
+      ValueError: the encoder reads times: sessions have none here. When variables are made: it has some
+        beside parameters.
     """
     refuse_times(model, "next_click")
 
@@ -55,7 +58,7 @@ def next_click(model: Encoder, objective: Objective, *, last_only: bool = False)
         }
 
     def init(key: Key, batch: Batch) -> Variables:
-        return model.init(key, batch["items"][:1], train=False)
+        return only_params(model.init(key, batch["items"][:1], train=False), "next_click")
 
     def loss(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
@@ -83,10 +86,12 @@ def encode(
     last_only: as of `next_click`. row, key: numbers of the rows and the key that dropout derives from;
     without a key there is none.
     """
-    options = {"last_only": True} if last_only else {}
+    options: dict[str, Any] = {"last_only": True} if last_only else {}
     if key is None:
         return model.apply(variables, items, train=False, **options)[:, -1]
-    return model.apply(variables, items, rows=row, train=True, rngs={"dropout": key}, **options)[:, -1]
+    if row is not None:
+        options |= numbered(model, row)
+    return model.apply(variables, items, train=True, rngs={"dropout": key}, **options)[:, -1]
 
 
 def retriever(model: Encoder, *, last_only: bool = False) -> Retriever:

@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.interactions import Sequences
-from jaxrec.data.split import Queries, future_share, leave_one_out, split_by_time
+from jaxrec.data.batching import batched_queries, labelled_columns
+from jaxrec.data.impressions import Rows
+from jaxrec.data.interactions import Interactions, Sequences
+from jaxrec.data.negatives import add_unobserved
+from jaxrec.data.split import (
+    Queries,
+    Repeats,
+    format_repeats,
+    future_share,
+    leave_one_out,
+    seen_before,
+    split_by_time,
+)
 
 ROWS = st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=8), min_size=1, max_size=6).filter(
     lambda rows: max(map(len, rows)) >= 4
@@ -174,3 +185,90 @@ def test_inconsistent_queries_are_refused(queries: Queries, message: str) -> Non
 def test_impossible_training_lengths_are_refused(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="train"):
         dataclasses.replace(GOOD, train_length=np.array(lengths, np.int32))
+
+
+# --- targets that were seen before, and duplicates ---
+
+REPEATED = Sequences.from_rows(
+    "toy",
+    [[1, 2, 1, 2], [3, 4, 5, 6], [7, 7, 8, 7], [1, 2, 3, 1], [9, 8, 7, 6]],
+    [[0, 1, 1, 1], [0, 0, 0, 0], [5, 5, 6, 7], [1, 2, 3, 4], [1, 2, 3, 4]],
+)
+
+
+def test_a_split_counts_targets_that_were_seen_before_and_exact_duplicates() -> None:
+    """Validation asks for 1, 5, 8, 3, 7, test for 2, 6, 7, 1, 6; 2 and 7 come twice in a second."""
+    assert leave_one_out(REPEATED).repeats == Repeats(validation=1, test=3, duplicates=2)
+
+
+@settings(deadline=None, max_examples=50)
+@given(ROWS)
+def test_seen_targets_equal_a_plain_twin(rows: list[list[int]]) -> None:
+    split = leave_one_out(Sequences.from_rows("toy", rows))
+    assert seen_before(split.sequences, split.validation).tolist() == [row[-2] in row[:-2] for row in rows]
+    assert seen_before(split.sequences, split.test).tolist() == [row[-1] in row[:-1] for row in rows]
+    assert split.repeats.duplicates is None  # nothing has a time
+
+
+def test_a_file_read_twice_has_every_event_twice() -> None:
+    twice = Interactions.from_raw(
+        "twice",
+        np.tile([1, 1, 1, 2, 2, 2], 2),
+        np.tile([1, 2, 3, 3, 4, 5], 2),
+        np.tile([1, 2, 3, 4, 5, 6], 2),
+    )
+    split = leave_one_out(twice.to_sequences())
+    assert split.repeats == Repeats(validation=0, test=2, duplicates=6)
+    said = format_repeats(split)
+    assert "0 of 2 validation targets and 2 of 2 test targets" in said
+    assert "6 exact duplicates" in said and 'seen="keep"' in said
+
+
+def test_a_split_without_repeats_has_nothing_to_advise() -> None:
+    said = format_repeats(leave_one_out(Sequences.from_rows("toy", [[1, 2, 3, 4]])))
+    assert "0 of 1 test targets" in said and "aren't known" in said and "seen=" not in said
+
+
+# --- queries in batches ---
+
+
+@pytest.mark.parametrize("target", [0, -1, 6, 99])
+def test_a_target_that_is_no_item_is_refused_when_queries_are_batched(target: int) -> None:
+    queries = Queries(*(np.array(column, np.int32) for column in ([0, 1], [2, 2], [5, target])))
+    with pytest.raises(ValueError, match=rf"target: {target} of query 1 \(1 such queries\) is outside 1..5;"):
+        batched_queries(queries, 2, num_items=5)
+
+
+@pytest.mark.parametrize("name", ["user", "length"])
+def test_users_and_lengths_below_0_are_refused_when_queries_are_batched(name: str) -> None:
+    queries = Queries(*(np.array(column, np.int32) for column in ([0, 1], [2, 2], [5, 5])))
+    with pytest.raises(ValueError, match=f"{name}: -1 of query 0"):
+        batched_queries(queries._replace(**{name: np.array([-1, 0], np.int32)}), 2)
+
+
+@pytest.mark.parametrize("label", [0, 3, -1])
+def test_a_class_that_does_not_exist_is_refused_when_columns_are_made(label: int) -> None:
+    items, offsets = np.array([1, 2, 3]), np.array([0, 2, 3])
+    columns = labelled_columns(items, offsets, np.array([1, 2]), num_items=3, num_classes=2)
+    assert {name: column.tolist() for name, column in columns.items()} == {
+        "items": [1, 2, 3],
+        "start": [0, 2],
+        "length": [2, 1],
+        "label": [1, 2],
+    }
+    with pytest.raises(ValueError, match=rf"label, a class: id {label} at position 1 is outside 1..2"):
+        labelled_columns(items, offsets, np.array([1, label]), num_items=3, num_classes=2)
+    with pytest.raises(ValueError, match="items: id 3"):
+        labelled_columns(items, offsets, np.array([1, 2]), num_items=2, num_classes=2)
+    with pytest.raises(ValueError, match="3 labels for 2 users"):
+        labelled_columns(items, offsets, np.array([1, 2, 1]), num_items=3, num_classes=2)
+
+
+@pytest.mark.parametrize("changed", [{"item": 3}, {"item": -1}, {"user": -1}])
+def test_a_pair_out_of_range_is_refused_before_unobserved_ones_are_drawn(changed: dict[str, int]) -> None:
+    columns = {"user": np.array([0, 1, 1]), "item": np.array([0, 1, 2])}
+    for name, value in changed.items():
+        columns[name][1] = value
+    parts = Rows(np.array([0]), np.array([1]), np.array([2]), "toy")
+    with pytest.raises(ValueError, match=rf"{next(iter(changed))}: {next(iter(changed.values()))} of pair 1"):
+        add_unobserved(columns["user"], columns["item"], 3, parts, per_pair=1, seed=0)

@@ -1,0 +1,308 @@
+"""What tasks ask of a sequence encoder, and the check that a module keeps to it.
+
+A module that mixes the users of a packed row, or that sees the event it is to predict, trains without an
+error and looks better than it is. So tasks try every encoder on a few events before anything is trained.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from jaxrec.tasks.multitask import FIXED
+from jaxrec.types import Array, Batch, Key, Variables
+
+LENGTHS = (4, 3, 2)  # events of the made-up users, where a row has room for them
+
+
+class Encoder(Protocol):
+    """What the tasks ask of a sequence encoder: a Linen module with `max_len`, `init`, `apply` and
+
+    __call__(items [B, L], *, positions [B, L], segments [B, L], train: bool) -> hidden states [B, L, D]
+        items: ids in order of time, 0 is padding. positions: the slot of an event in a right-aligned row of
+        max_len. segments: numbers of the users that share a row, 0 on padding: nothing may pass from one to
+        another, nor from a later event to an earlier one. The keywords may have defaults (`next_click` and
+        `profile` give none but `train`); where it takes them it also gets
+          rows [B]: numbers of the rows, in training, from which a row's dropout has to derive (as
+            `nn.layers.dropout` does); without it dropout depends on the number of devices;
+          times, asked [B, L]: seconds of each event and of the one after it, if its `reads_times` is true.
+    item_table() -> [vocab_size, D]: row i for item i, padding first; a score is a product with a row.
+
+    Its variables are parameters alone: what a batch would update, such as batch statistics, is refused, since
+    statistics of rows would depend on how users are packed. `check_encoder` tries all of it.
+    """
+
+    @property
+    def max_len(self) -> int: ...
+    @property
+    def init(self) -> Callable[..., Any]: ...
+    @property
+    def apply(self) -> Callable[..., Any]: ...
+    @property
+    def item_table(self) -> Callable[..., Any]: ...
+
+
+class Rows(NamedTuple):
+    """A fixed number of packed rows of `width` slots; see `packing.rows_needed`."""
+
+    rows: int
+    width: int
+
+
+def reads_times(model: Encoder) -> bool:
+    """Whether an encoder reads when events happened: its `reads_times`, False where it has none.
+
+    Of one that wraps another (`nn.sequential.cosine.Cosine`) it is that of the `encoder` inside.
+    """
+    return bool(getattr(getattr(model, "encoder", model), "reads_times", False))
+
+
+def refuse_times(model: Encoder, task: str) -> None:
+    """Raises ValueError for an encoder that reads times, given to a task that has none for it."""
+    if reads_times(model):
+        raise ValueError(
+            f"{task}: the encoder reads times, which this task does not give it, so that all would count as "
+            "equal; use one without, such as HSTU with time_bias=False"
+        )
+
+
+def takes(model: Any, name: str, method: str = "__call__") -> bool:
+    """Whether a module's method has a keyword; of one with **keywords, that of the `encoder` inside."""
+    function = getattr(type(model), method, None)
+    if function is None:
+        return True
+    found = inspect.signature(function).parameters
+    if name in found or not any(p.kind is p.VAR_KEYWORD for p in found.values()):
+        return name in found
+    return takes(model.encoder, name, method) if hasattr(model, "encoder") else True
+
+
+def numbered(model: Any, rows: Array, method: str = "__call__") -> dict[str, Array]:
+    """The keyword `rows` for a module that takes it, nothing for one that doesn't."""
+    return {"rows": rows} if takes(model, "rows", method) else {}
+
+
+def only_params(variables: Variables, task: str) -> Variables:
+    """The variables of an encoder. Raises ValueError if it has some that training would have to update."""
+    others = sorted(set(variables) - set(FIXED))
+    if others:
+        raise ValueError(
+            f"{task}: the encoder keeps {', '.join(others)} beside its parameters, which this task does not "
+            "update; normalise each event by itself (nn.LayerNorm) in place of batches (nn.BatchNorm)"
+        )
+    return variables
+
+
+# --- trying an encoder ---------------------------------------------------------------------------------
+
+
+class Probe(NamedTuple):
+    """A few users' events in two layouts.
+
+    padded, packed: columns of a batch; packed is None where a row has no room for two users. at: row and slot
+    of every event in each of the two, in the same order. last: whether an event is its user's last, bool [n].
+    """
+
+    padded: dict[str, np.ndarray]
+    packed: dict[str, np.ndarray] | None
+    at: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    last: np.ndarray
+
+
+def made_up(max_len: int, width: int | None, num_items: int, num_actions: int = 1) -> Probe:
+    """Users that share a row of `width` slots, and each in a row of its own. width None: the latter alone.
+
+    The layouts are those of `packing.spread` and `packing.padded`, made on the host.
+    """
+    room = max_len if width is None else width
+    count = min(len(LENGTHS), room)
+    sizes = np.full(count, room // count) + (np.arange(count) < room % count)
+    lengths = np.minimum(np.minimum(sizes, LENGTHS[:count]), max_len)
+    user = np.repeat(np.arange(count), lengths)
+    number = np.arange(len(user))
+    event = number - (np.cumsum(lengths) - lengths)[user]
+    events = {
+        "items": 1 + number % num_items,
+        "actions": 1 + number % num_actions,
+        "times": 1000 * number + 7 * number**2,
+        "asked": 1000 * (number + 1) + 7 * (number + 1) ** 2,
+        "positions": max_len - lengths[user] + event,
+        "segments": user + 1,
+    }
+
+    def laid_out(rows: int, slots: int, at: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+        found = {name: np.zeros((rows, slots), np.int32) for name in events}
+        for name, column in events.items():
+            found[name][at] = column
+        return found
+
+    alone, shared = (user, events["positions"]), (np.zeros_like(user), number)
+    padded = laid_out(count, max_len, alone)
+    padded["positions"] = np.broadcast_to(np.arange(max_len, dtype=np.int32), (count, max_len))
+    packed = None if width is None or count < 2 else laid_out(1, width, shared)
+    return Probe(padded, packed, (alone, shared), event == lengths[user] - 1)
+
+
+def with_changed_ends(probe: Probe, num: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The padded rows twice, the second time with another id at each user's last event.
+
+    num: the columns that change, and how many ids they have.
+    """
+    row, slot = (index[probe.last] for index in probe.at[0])
+    batch = {name: np.concatenate([column, column]) for name, column in probe.padded.items()}
+    row = row + len(probe.padded["items"])
+    for name, count in num.items():
+        batch[name][row, slot] = 1 + batch[name][row, slot] % count
+    return batch
+
+
+def outputs_of(
+    name: str,
+    init: Callable[[Key], Variables],
+    run: Callable[[Variables, Batch], Any],
+    batches: Mapping[str, Batch],
+) -> tuple[dict[str, Any], float]:
+    """What a module gives for some batches, and how much rounding may change it, relative to the largest.
+
+    Its parameters are made up, so that those which start at 0 have a part too; where these give no finite
+    number, since one has to be positive, say, they are the initial ones.
+
+    Raises:
+      ValueError: with these too an output is NaN or infinite.
+    """
+
+    def all_of(variables: Variables) -> dict[str, Any]:
+        return {name: run(variables, batch) for name, batch in batches.items()}
+
+    def real(found: Mapping[str, Any]) -> dict[str, Any]:
+        """On the host, with 0 where a batch holds no event."""
+        there = {name: (batch["segments"] > 0)[..., None] for name, batch in batches.items()}
+        return {
+            name: jax.tree.map(lambda leaf, t=there[name]: np.where(t, np.asarray(leaf, np.float64), 0), tree)
+            for name, tree in found.items()
+        }
+
+    def finite(found: Any) -> bool:
+        return all(bool(np.isfinite(leaf).all()) for leaf in jax.tree.leaves(found))
+
+    key, rng = jax.random.key(0), np.random.default_rng(0)
+    drawn = jax.tree.map(functools.partial(_drawn, rng), jax.eval_shape(init, key))
+    with jax.default_matmul_precision("highest"):
+        lowered = jax.jit(all_of).lower(drawn)  # compiled apart: a task may be made while another is traced
+    program = lowered.compile()
+    found = real(program(drawn))
+    if not finite(found):
+        started = jax.jit(init).lower(key).compile()(key)
+        found = real(program(started))
+    if not finite(found):
+        raise ValueError(f"{name}: its outputs for ordinary events are NaN or infinite")
+    return found, 0.1 if re.search(r"x(bf16|f16|f8)", lowered.as_text()) else 1e-3
+
+
+def _drawn(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Values of a parameter: of a kernel or a table around 0, of a vector (a scale, a bias) around 1/2."""
+    some = rng.standard_normal(min(leaf.size, 2**20 - 1), np.float32)  # large tables repeat it
+    matrix = len(leaf.shape) > 1
+    some = some / np.sqrt(min(leaf.shape[-2], 64)) if matrix else 0.5 + 0.1 * some
+    return np.resize(some, leaf.shape).astype(leaf.dtype)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest |a - b| by the largest |a|."""
+    return float(np.abs(a - b).max(initial=0.0) / max(np.abs(a).max(initial=0.0), 1e-30))
+
+
+def refuse_mixed_users(model: Any, found: float, allowed: float) -> None:
+    """Raises ValueError if packed outputs differ from padded ones."""
+    if found > allowed:
+        raise ValueError(
+            f"{type(model).__name__}: where users share a row, its outputs are not those of each user alone "
+            f"(they differ by {found:.1%} of the largest). Let it read `segments`, so that attention, states "
+            "and means stay within one, and `positions` in place of the slot in the row; or give each user a "
+            "row of its own: packed=None for the task, and for its retriever"
+        )
+
+
+def refuse_future(model: Any, found: float, allowed: float) -> None:
+    """Raises ValueError if outputs hang on later events."""
+    if found > allowed:
+        raise ValueError(
+            f"{type(model).__name__}: its output at an event changes with later events (by {found:.1%} of "
+            "the largest), so training would show it the items it has to predict; let an event read itself "
+            "and earlier ones only"
+        )
+
+
+def check_encoder(
+    model: Encoder, packed: Rows | None = None, *, causal: bool = True, method: str = "__call__"
+) -> None:
+    """Tries an encoder on a few made-up events; once for a module and a width of rows.
+
+    `next_item` and `retriever` do so themselves, before anything is trained.
+
+    Args:
+      packed: rows that users share: outputs must be those of each user alone, up to rounding. None: each has
+        a row.
+      causal: whether outputs must not hang on later events, as where every event predicts the next.
+      method: that is tried.
+
+    Raises:
+      ValueError: they are not, or do; the module does not take positions, segments or train, or has variables
+        beside its parameters.
+    """
+    missing = [name for name in ("positions", "segments", "train") if not takes(model, name, method)]
+    if missing:
+        raise ValueError(
+            f"{type(model).__name__}: its {method} has no {', '.join(missing)}: an encoder takes items, and "
+            "by keyword positions, segments and train; add them (it may ignore positions and segments where "
+            "users share no row: packed=None for the task and its retriever)"
+        )
+    width = None if packed is None else packed.width
+    mixed, future, allowed = once(_tried, model, width, method)
+    refuse_mixed_users(model, mixed, allowed)
+    if causal:
+        refuse_future(model, future, allowed)
+
+
+def once(tried: Any, model: Any, *others: Any) -> Any:
+    """What a cached function finds of a module; anew where a field of it, such as a list, can't be a key."""
+    try:
+        hash(model)
+    except TypeError:
+        return tried.__wrapped__(model, *others)
+    return tried(model, *others)
+
+
+@functools.lru_cache(maxsize=128)
+def _tried(model: Encoder, width: int | None, method: str) -> tuple[float, float, float]:
+    """How far packed outputs are from padded ones, and those before a change from what they were."""
+    some = np.ones((1, model.max_len), np.int32)
+
+    def init(key: Key) -> Variables:
+        return only_params(model.init(key, some, train=False), type(model).__name__)
+
+    def table(key: Key) -> Array:
+        return model.apply(init(key), method="item_table")
+
+    num_items = jax.eval_shape(table, jax.random.key(0)).shape[0] - 1
+    probe = made_up(model.max_len, width, num_items)
+    batches: dict[str, Batch] = {"padded": with_changed_ends(probe, {"items": num_items})}
+    if probe.packed is not None:
+        batches["packed"] = probe.packed
+    names = ("positions", "segments", *(("times", "asked") if reads_times(model) else ()))
+
+    def run(variables: Variables, batch: Batch) -> Array:
+        columns = {name: batch[name] for name in names}
+        return model.apply(variables, batch["items"], **columns, train=False, method=method)
+
+    found, allowed = outputs_of(type(model).__name__, init, run, batches)
+    padded, later = (part[probe.at[0]] for part in np.split(found["padded"], 2))
+    future = difference(padded[~probe.last], later[~probe.last])
+    mixed = difference(padded, found["packed"][probe.at[1]]) if "packed" in found else 0.0
+    return mixed, future, allowed

@@ -173,7 +173,8 @@ def min_norm_weights(gram: Array, *, max_iterations: int = 250, tolerance: float
 def pe_ltr(shared: Parameters, bounds: Mapping[str, float]) -> GradientBalancing:
     """Pareto-efficient weights with a lower bound for each loss (Lin et al., RecSys 2019, section 4).
 
-    The weights multiply the losses, so all parameters feel them.
+    The weights multiply the losses, so all parameters feel them. A task without a row in the batch has its
+    lower bound, and the others share the rest.
 
     Args:
       shared: parameters whose gradients are compared.
@@ -196,17 +197,27 @@ def pe_ltr_weights(gram: Array, bounds: Array) -> Array:
     linear conditions; then the nearest point that keeps the bounds. Where the first is feasible it is the
     minimum; where it is not, the paper takes the projection, which need not be.
 
+    A task whose gradient is 0, such as one without a row in the batch, would be all of the minimum; it is
+    left out and keeps its bound, unless all are 0.
+
     Args:
       gram: inner products of the gradients, [K, K]; bounds: [K], at least 0 and of sum 1 at most.
+
+    >>> print(pe_ltr_weights(jnp.array([[0.0, 0.0], [0.0, 4.0]]), jnp.array([0.125, 0.125])))
+    [0.125 0.875]
     """
     count = len(gram)
+    there = jnp.diagonal(gram) > 0
+    there = there | ~there.any()
     gram = gram / positive(jnp.trace(gram) / count)
     free = jnp.maximum(1.0 - jnp.sum(bounds), 0.0)
     conditions = jnp.ones((count + 1, count + 1)).at[:count, :count].set(gram).at[count, count].set(0.0)
-    wanted = jnp.append(-jnp.sum(gram * bounds, axis=1), free)
+    known = jnp.append(there, True)
+    conditions = jnp.where(known[:, None] & known, conditions, jnp.eye(count + 1))  # left out: 0
+    wanted = jnp.append(jnp.where(there, -jnp.sum(gram * bounds, axis=1), 0.0), free)
     inverse = jnp.linalg.pinv(conditions, hermitian=True)
     relaxed = jnp.sum(inverse * wanted, axis=1)[:count]
-    return bounds + project_to_simplex(relaxed, free)
+    return bounds + project_to_simplex(jnp.where(there, relaxed, -jnp.inf), free)
 
 
 def project_to_simplex(x: Array, total: Array | float = 1.0) -> Array:

@@ -380,3 +380,23 @@ def test_methods_with_names_check_them(method: Any) -> None:
 def test_the_scale_of_all_gradients_does_not_matter(weights: Any) -> None:
     gradients = vectors(3, 5)
     np.testing.assert_allclose(weights(gram(1e4 * gradients)), weights(gram(gradients)), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("absent", [(0,), (2,), (0, 2), (0, 1, 3)])
+def test_pe_ltr_leaves_out_tasks_without_a_gradient(absent: tuple[int, ...]) -> None:
+    """They keep their bounds, and the others share the rest as if they were alone."""
+    rng = np.random.default_rng(4)
+    gradients, bounds = rng.normal(size=(4, 6)), np.array([0.1, 0.05, 0.2, 0.15])
+    gradients[list(absent)] = 0.0
+    there = np.setdiff1d(np.arange(4), absent)
+    weights = np.asarray(pe_ltr_weights(jnp.asarray(gram(gradients)), jnp.asarray(bounds)))
+    rest = 1 - bounds[list(absent)].sum()
+    alone = pe_ltr_weights(jnp.asarray(gram(gradients[there])), jnp.asarray(bounds[there] / rest))
+    np.testing.assert_allclose(weights[list(absent)], bounds[list(absent)], rtol=1e-6)
+    np.testing.assert_allclose(weights[there], rest * np.asarray(alone), rtol=1e-4, atol=1e-5)
+    assert weights.sum() == pytest.approx(1.0)
+
+
+def test_pe_ltr_without_any_gradient_is_finite() -> None:
+    weights = np.asarray(pe_ltr_weights(jnp.zeros((3, 3)), jnp.array([0.1, 0.2, 0.0])))
+    assert np.isfinite(weights).all() and weights.sum() == pytest.approx(1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -102,7 +103,11 @@ class Featured(nn.Module):
 
 
 class Conditioned(nn.Module):
-    """A model of two inputs: all features, and those that it is conditioned on, with their own tables."""
+    """A model of two inputs: all features, and those that it is conditioned on, with their own tables.
+
+    In evaluation a model that takes `where`, for statistics of the batch, gets the real rows ("mask"). In
+    training all rows count: what fills up a batch there are random examples (`train.epoch.shuffled`).
+    """
 
     embedding: nn.Module
     condition: nn.Module
@@ -110,7 +115,9 @@ class Conditioned(nn.Module):
 
     def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> Any:
         """Applies `model` to the vectors of `embedding` [B, F] and of `condition` [B, Z]."""
-        return self.model(self.embedding(batch), self.condition(batch), train=train)
+        takes = "where" in inspect.signature(type(self.model).__call__).parameters
+        real = {"where": batch["mask"]} if takes and not train and "mask" in batch else {}
+        return self.model(self.embedding(batch), self.condition(batch), **real, train=train)
 
 
 def table_shapes(fields: tuple[Categorical | Numeric, ...]) -> dict[str, tuple[int, int]]:

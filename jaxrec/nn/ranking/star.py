@@ -31,7 +31,8 @@ class STAR(nn.Module):
       dims: hidden layers. aux_dims: those of the auxiliary network.
       domain_dim: width of the domain's vector in the auxiliary network, 0 for none.
       domain_statistics: False normalises by the mean and variance of the whole batch, whatever the domains in
-        it and in evaluation too, and keeps no running ones.
+        it and in evaluation too, and keeps no running ones. A score then hangs on the rows beside it: those
+        that fill up a batch have to be left out by `where`, and a row alone loses its features.
       activate_output: whether the output of a domain's network, too, is normalised and activated.
       epsilon: of the partitioned normalisation.
       activation (a function), dropout, batch_norm, axis_name, bits: of all layers, see `MLP`. Batch norm in a
@@ -57,12 +58,16 @@ class STAR(nn.Module):
     bits: Bits = threefry_bits
 
     @nn.compact
-    def __call__(self, x: Array, domain: Array, *, train: bool = False) -> Array:
-        """Maps features [B, F] and domains 0..K-1, int32 [B], to a logit [B]; NaN for any other domain."""
+    def __call__(self, x: Array, domain: Array, *, where: Array | None = None, train: bool = False) -> Array:
+        """Maps features [B, F] and domains 0..K-1, int32 [B], to a logit [B]; NaN for any other domain.
+
+        where: True where a row counts in the statistics of the batch that the partitioned normalisation
+        takes, bool [B]; None: everywhere.
+        """
         domain = jnp.where(domain < 0, self.num_domains, domain)  # or a negative one would count from the end
         hidden = PartitionedNorm(
             self.num_domains, self.domain_statistics, self.epsilon, self.axis_name, name="norm"
-        )(x, domain, train=train)  # [B, K, F]
+        )(x, domain, where=where, train=train)  # [B, K, F]
         for i, dim in enumerate((*self.dims, 1)):
             hidden = StarDense(self.num_domains, dim, name=f"layer_{i}")(hidden)
             if i < len(self.dims) or self.activate_output:
@@ -116,12 +121,16 @@ class PartitionedNorm(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: Array, domain: Array, *, train: bool) -> Array:
-        """Maps [B, F] and domains [B] to each row as every domain scales and shifts it, [B, K, F]."""
+    def __call__(self, x: Array, domain: Array, *, where: Array | None = None, train: bool) -> Array:
+        """Maps [B, F] and domains [B] to each row as every domain scales and shifts it, [B, K, F].
+
+        where: True where a row counts in the statistics, bool [B]; None: everywhere.
+        """
+        real = jnp.ones(x.shape[:1], bool) if where is None else where
         if self.domain_statistics:
-            mean, var = self._of_domains(x, domain, train)
+            mean, var = self._of_domains(x, domain, real, train)
         else:
-            mean, var = (row[0] for row in self._moments(x, jnp.ones((x.shape[0], 1), x.dtype))[1:])
+            mean, var = (row[0] for row in self._moments(x, real[:, None].astype(x.dtype), real)[1:])
         x = (x - mean) * jax.lax.rsqrt(var + self.epsilon)
         shape = (self.num_domains, x.shape[-1])
         scale = self.param("shared_scale", nn.initializers.ones, shape[1:])
@@ -130,14 +139,15 @@ class PartitionedNorm(nn.Module):
         shifts = self.param("bias", nn.initializers.zeros, shape)
         return x[:, None] * (scale * scales) + shift + shifts
 
-    def _of_domains(self, x: Array, domain: Array, train: bool) -> tuple[Array, Array]:
+    def _of_domains(self, x: Array, domain: Array, real: Array, train: bool) -> tuple[Array, Array]:
         """Mean and variance of each row's domain, [B, F] each; in training moves the running ones."""
         shape = (self.num_domains, x.shape[-1])
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         mean, var = running_mean.value, running_var.value
         if train:
-            count, mean, var = self._moments(x, jax.nn.one_hot(domain, self.num_domains, dtype=x.dtype))
+            member = jax.nn.one_hot(jnp.where(real, domain, -1), self.num_domains, dtype=x.dtype)
+            count, mean, var = self._moments(x, member, real)
             if not self.is_initializing():
                 new = jnp.where(count > 0, 1.0 - MOMENTUM, 0.0)[:, None]
                 running_mean.value += new * (mean - running_mean.value)
@@ -146,8 +156,12 @@ class PartitionedNorm(nn.Module):
                 running_var.value += new * (unbiased - running_var.value)
         return jnp.take(mean, domain, axis=0, mode="fill"), jnp.take(var, domain, axis=0, mode="fill")
 
-    def _moments(self, x: Array, member: Array) -> tuple[Array, Array, Array]:
-        """Size [K], mean and biased variance [K, F] of groups, from rows [B, F] and membership [B, K]."""
+    def _moments(self, x: Array, member: Array, real: Array) -> tuple[Array, Array, Array]:
+        """Size [K], mean and biased variance [K, F] of groups, from rows [B, F] and membership [B, K].
+
+        real: rows that are read, [B]; the others, which may hold anything, are members of no group.
+        """
+        x = jnp.where(real[:, None], x, 0.0)
 
         def total(values: Array) -> Array:
             shared = self.axis_name is not None and not self.is_initializing()

@@ -313,3 +313,13 @@ def test_gru4rec_reads_padding_only_if_asked_to(fitted: dict[str, Fitted]) -> No
     hidden = np.asarray(jax.jit(lambda v: reads.apply(v, ITEMS, train=False))(fitted["gru4rec"].variables))
     close(hidden[1], fitted["gru4rec"](ITEMS)[1])  # a full row
     assert not np.allclose(hidden[0, -1], fitted["gru4rec"](ITEMS)[0, -1], atol=1e-4)
+
+
+@every_attention
+@pytest.mark.parametrize("place", [-1, LENGTH, 99])
+def test_a_position_that_has_no_vector_is_nan(fitted: dict[str, Fitted], name: str, place: int) -> None:
+    """An event number `max_len` or later of a packed row has one below 0, which is not the last."""
+    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), ITEMS.shape).copy()
+    positions[1, -1] = place
+    found = fitted[name](ITEMS, positions=positions, segments=np.ones_like(ITEMS))
+    assert np.isnan(found[1, -1]).all() and np.isfinite(np.delete(found, 1, 0)).all()

@@ -18,8 +18,13 @@ def lookup(table: Array, ids: Array) -> Array:
 
     Padding (id 0) reads its row like any other id but sends no gradient back, so it never trains.
     """
-    rows = jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    rows = rows_at(table, ids)
     return jnp.where((ids != 0)[..., None], rows, jax.lax.stop_gradient(rows))
+
+
+def rows_at(table: Array, places: Array) -> Array:
+    """Rows of a table without padding, such as of positions; NaN where a place is not in 0..V-1."""
+    return jnp.asarray(table).at[places].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def slots(length: int, max_len: int) -> Array:

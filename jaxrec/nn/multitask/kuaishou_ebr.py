@@ -12,11 +12,10 @@ normalised), prompts start at ones, and the user-intent model is a small SASRec 
 from __future__ import annotations
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from jaxrec.nn.layers.attention import causal_mask
 from jaxrec.nn.layers.dense import Dense
-from jaxrec.nn.layers.embedding import lookup, slots
+from jaxrec.nn.layers.embedding import lookup, rows_at, slots
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.types import Array
 
@@ -82,10 +81,10 @@ class KuaishouEBR(SASRec):
         if self.is_initializing():
             self.intent(items, train=False)
         positions = slots(items.shape[-1], self.max_len) if positions is None else positions
-        x = lookup(self.item_embedding, items) + jnp.take(self.position_embedding, positions, axis=0)
+        x = lookup(self.item_embedding, items) + rows_at(self.position_embedding, positions)
         x = self.drop(self.norm(x), train=train, rows=rows)
         if clusters is not None:
-            x = x * jnp.take(self.prompts, clusters, axis=0, mode="fill", fill_value=jnp.nan)
+            x = x * rows_at(self.prompts, clusters)
         visible = causal_mask(items, segments)
         for layer in self.layers:
             x = layer(x, visible, train=train, rows=rows)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
-from jaxrec.nn.layers.embedding import lookup, pad_row
+from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at
 from jaxrec.nn.layers.pointwise_attention import NUM_BUCKETS, following, pointwise_attention
 from jaxrec.types import Array
 
@@ -148,7 +148,7 @@ class HSTU(nn.Module):
             asked = following(times, segments)
         real = (items != 0)[..., None]
         x = lookup(self.item_embedding, items) * math.sqrt(self.dim)
-        x = x + jnp.take(self.position_embedding, event_number(items, segments), axis=0)
+        x = x + rows_at(self.position_embedding, event_number(items, segments))
         x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
         for layer in self.layers:
             y = layer(x, items=items, segments=segments, times=times, asked=asked, train=train, rows=rows)

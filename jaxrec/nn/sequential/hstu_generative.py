@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
-from jaxrec.nn.layers.embedding import lookup, pad_row
+from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at
 from jaxrec.nn.layers.pointwise_attention import following
 from jaxrec.nn.sequential.hstu import Layer, check_length, check_times, event_number, standard, unit
 from jaxrec.types import Array
@@ -125,7 +125,7 @@ class GenerativeHSTU(nn.Module):
         real = (tokens != 0)[..., None]
         x = in_turn(lookup(self.item_embedding, items), lookup(self.action_embedding, actions))
         x = x * math.sqrt(self.dim)
-        x = x + jnp.take(self.position_embedding, event_number(tokens, segments), axis=0)
+        x = x + rows_at(self.position_embedding, event_number(tokens, segments))
         x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
         for layer in self.layers:
             y = layer(x, items=tokens, segments=segments, times=times, asked=asked, train=train, rows=rows)

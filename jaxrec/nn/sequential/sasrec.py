@@ -16,12 +16,11 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from jaxrec.nn.layers.attention import SelfAttention, causal_mask
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
-from jaxrec.nn.layers.embedding import lookup, pad_row, slots
+from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at, slots
 from jaxrec.types import Array
 
 gelu = functools.partial(nn.gelu, approximate=False)  # x Φ(x) with the exact Φ
@@ -94,7 +93,7 @@ class SASRec(nn.Module):
           rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
         """
         positions = slots(items.shape[-1], self.max_len) if positions is None else positions
-        x = lookup(self.item_embedding, items) + jnp.take(self.position_embedding, positions, axis=0)
+        x = lookup(self.item_embedding, items) + rows_at(self.position_embedding, positions)
         x = self.drop(self.norm(x), train=train, rows=rows)
         visible = causal_mask(items, segments)
         for layer in self.layers:

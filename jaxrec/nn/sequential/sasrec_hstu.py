@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.attention import attend, causal_mask
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
-from jaxrec.nn.layers.embedding import lookup, pad_row
+from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at
 from jaxrec.nn.sequential.hstu import check_length, event_number, standard
 from jaxrec.types import Array
 
@@ -97,7 +97,7 @@ class SASRecHSTU(nn.Module):
         check_length(items, segments, self.max_len + self.spare_slots)
         real = (items != 0)[..., None]
         x = lookup(self.item_embedding, items) * math.sqrt(self.dim)
-        x = x + jnp.take(self.position_embedding, event_number(items, segments), axis=0)
+        x = x + rows_at(self.position_embedding, event_number(items, segments))
         x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
         visible = causal_mask(items, segments)
         for layer in self.layers:

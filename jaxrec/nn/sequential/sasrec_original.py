@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.attention import attend, causal_mask
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
-from jaxrec.nn.layers.embedding import lookup, pad_row, slots
+from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at, slots
 from jaxrec.types import Array
 
 Norms = Literal["queries", "first", "last"]
@@ -103,7 +103,7 @@ class SASRecOriginal(nn.Module):
         positions = slots(items.shape[-1], self.max_len) if positions is None else positions
         real = (items != 0)[..., None]
         x = lookup(self.item_embedding, items) * math.sqrt(self.dim)
-        x = x + jnp.take(self.position_embedding, positions, axis=0)
+        x = x + rows_at(self.position_embedding, positions)
         x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
         read = real if self.skip_padding else jnp.ones_like(real)
         visible = causal_mask(items if self.skip_padding else jnp.ones_like(items), segments)

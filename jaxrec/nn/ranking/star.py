@@ -126,11 +126,10 @@ class PartitionedNorm(nn.Module):
 
         where: True where a row counts in the statistics, bool [B]; None: everywhere.
         """
-        real = jnp.ones(x.shape[:1], bool) if where is None else where
         if self.domain_statistics:
-            mean, var = self._of_domains(x, domain, real, train)
+            mean, var = self._of_domains(x, domain, where, train)
         else:
-            mean, var = (row[0] for row in self._moments(x, real[:, None].astype(x.dtype), real)[1:])
+            mean, var = (row[0] for row in self._moments(x, jnp.ones((x.shape[0], 1), x.dtype), where)[1:])
         x = (x - mean) * jax.lax.rsqrt(var + self.epsilon)
         shape = (self.num_domains, x.shape[-1])
         scale = self.param("shared_scale", nn.initializers.ones, shape[1:])
@@ -139,15 +138,15 @@ class PartitionedNorm(nn.Module):
         shifts = self.param("bias", nn.initializers.zeros, shape)
         return x[:, None] * (scale * scales) + shift + shifts
 
-    def _of_domains(self, x: Array, domain: Array, real: Array, train: bool) -> tuple[Array, Array]:
+    def _of_domains(self, x: Array, domain: Array, where: Array | None, train: bool) -> tuple[Array, Array]:
         """Mean and variance of each row's domain, [B, F] each; in training moves the running ones."""
         shape = (self.num_domains, x.shape[-1])
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         mean, var = running_mean.value, running_var.value
         if train:
-            member = jax.nn.one_hot(jnp.where(real, domain, -1), self.num_domains, dtype=x.dtype)
-            count, mean, var = self._moments(x, member, real)
+            member = jax.nn.one_hot(domain, self.num_domains, dtype=x.dtype)
+            count, mean, var = self._moments(x, member, where)
             if not self.is_initializing():
                 new = jnp.where(count > 0, 1.0 - MOMENTUM, 0.0)[:, None]
                 running_mean.value += new * (mean - running_mean.value)
@@ -156,12 +155,13 @@ class PartitionedNorm(nn.Module):
                 running_var.value += new * (unbiased - running_var.value)
         return jnp.take(mean, domain, axis=0, mode="fill"), jnp.take(var, domain, axis=0, mode="fill")
 
-    def _moments(self, x: Array, member: Array, real: Array) -> tuple[Array, Array, Array]:
+    def _moments(self, x: Array, member: Array, where: Array | None) -> tuple[Array, Array, Array]:
         """Size [K], mean and biased variance [K, F] of groups, from rows [B, F] and membership [B, K].
 
-        real: rows that are read, [B]; the others, which may hold anything, are members of no group.
+        where: rows that are read, [B]; the others, which may hold anything, are members of no group.
         """
-        x = jnp.where(real[:, None], x, 0.0)
+        if where is not None:
+            x, member = jnp.where(where[:, None], x, 0.0), jnp.where(where[:, None], member, 0.0)
 
         def total(values: Array) -> Array:
             shared = self.axis_name is not None and not self.is_initializing()

@@ -175,7 +175,7 @@ def texts() -> list[Path]:
     folders = ("jaxrec", "experiments", "tests", "results", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     kinds = {".py", ".md", ".json", ".toml", ".sh", ""}
-    top = [path for path in ROOT.iterdir() if path.is_file()]
+    top = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # of a worktree
     return [
         path for path in sorted([*top, *inside]) if path.suffix in kinds and "__pycache__" not in path.parts
     ]

@@ -14,6 +14,7 @@ from jaxrec.report.results import PLACES, Record, read_all, summary, write_whole
 from jaxrec.types import Protocol, Result
 
 NOT_COMPARABLE = "not comparable"
+HEADLINES = 12  # most rows of the README's table
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 FLOORS = ("random", "popularity")  # models that learn nothing: any number is read against these rows
 GENERATED = "<!-- Made from the result files by `make tables`; edit those, not this. -->"
@@ -126,31 +127,43 @@ def footnotes(records: Sequence[Record]) -> str:
 
 
 def headline(records: Sequence[Record]) -> str:
-    """The README's tables: one metric a result, a table a protocol; "" for no results.
+    """The README's table: results that have a published number, at most HEADLINES; "" where none has.
 
-    The metric of an experiment on a data set is the first published one, else the one selection went by,
-    else the first.
+    Comparable ones come first where there are more: of each experiment and data set in turn, so that none
+    takes all rows. The metric of an experiment on a data set is the first published one.
     """
-    parts: list[str] = []
-    for line, group in _grouped(records, lambda r: protocol_line(r.result.protocol)):
-        rows: list[list[str]] = []
-        reasons: list[str] = []
-        for (experiment, dataset), same in _grouped(group, lambda r: (r.result.experiment, r.result.dataset)):
-            metric = _headline_metric(same)
-            for record in sorted(same, key=_floors_first):
-                result = record.result
-                values = result.metrics.get(metric)
-                if values is None:
-                    continue
-                published, difference = _number(result.published.get(metric)), _difference(record, metric)
-                seeds = str(len(result.seeds))
-                name = _model(record)
-                row = [experiment, dataset, name, metric, _measured(values), published, difference, seeds]
-                rows.append(row)
-            reasons += [f"{experiment}, {dataset}: {reason}" for reason in _reasons(same, metric)]
-        columns = ["experiment", "data set", "model", "metric", "ours", "published", "difference", "seeds"]
-        parts += [_markdown(columns, rows), *reasons, line]
-    return "\n\n".join(parts)
+    shown = _headlines(records)
+    rows: list[list[str]] = []
+    lines: list[str] = []
+    for (experiment, dataset), same in _grouped(shown, lambda r: (r.result.experiment, r.result.dataset)):
+        metric = _headline_metric(same)
+        for record in sorted(same, key=_floors_first):
+            result = record.result
+            values, published = _measured(result.metrics[metric]), _number(result.published.get(metric))
+            row = [experiment, dataset, _model(record), metric, values, published]
+            rows.append([*row, _difference(record, metric), str(len(result.seeds))])
+        lines += [f"- {experiment}, {dataset}: {reason}" for reason in _reasons(same, metric)]
+    for line, same in _grouped(shown, lambda r: protocol_line(r.result.protocol)):
+        groups = _grouped(same, lambda r: (r.result.experiment, r.result.dataset))
+        of = (
+            f"{' '.join(name)}: {', '.join(map(_model, sorted(found, key=_floors_first)))}"
+            for name, found in groups
+        )
+        lines.append(f"- {line} ({'; '.join(of)})")
+    columns = ["experiment", "data set", "model", "metric", "ours", "published", "difference", "seeds"]
+    return "\n\n".join([_markdown(columns, rows), "\n".join(lines)]) if rows else ""
+
+
+def _headlines(records: Sequence[Record]) -> list[Record]:
+    """At most HEADLINES results: comparable ones before others, of each experiment and data set in turn."""
+    turns: list[tuple[bool, int, int, Record]] = []
+    groups = _grouped(records, lambda r: (r.result.experiment, r.result.dataset))
+    for group, (_, same) in enumerate(groups):
+        metric = _headline_metric(same)
+        having = [r for r in same if metric in r.result.published and metric in r.result.metrics]
+        having.sort(key=lambda record: (bool(record.result.incomparable), _floors_first(record)))
+        turns += [(bool(r.result.incomparable), turn, group, r) for turn, r in enumerate(having)]
+    return [record for *_, record in sorted(turns, key=lambda turn: turn[:3])[:HEADLINES]]
 
 
 def pages(results: str | Path, readme: str | Path | None) -> dict[Path, str]:

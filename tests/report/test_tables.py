@@ -150,20 +150,28 @@ def test_full_has_a_section_for_each_experiment_and_data_set() -> None:
     assert headings == ["## din", "### Beauty", "## ticoserec", "### Beauty", "### Sports"]
 
 
-def test_headline_has_the_published_metric_and_a_table_for_each_protocol() -> None:
-    other = example(
-        dataset="Sports", protocol=example().protocol._replace(seen="zero"), published={}, source=""
-    )
+def test_headline_has_the_published_metric_and_a_line_for_each_protocol() -> None:
+    other = example(dataset="Sports", protocol=example().protocol._replace(seen="zero"))
     text = tables.headline([Record(example(), {}), floor("random"), Record(other, {})])
-    first, second = [part for part in text.split("\n\n") if part.startswith("|")]
-    assert [row[2:4] for row in cells(first)[1:]] == [["random", "ndcg@10"], ["sasrec-bce", "ndcg@10"]]
-    assert cells(second)[1][:5] == ["ticoserec", "Sports", "sasrec-bce", "ndcg@10", "0.3000 ± 0.0707"]
+    shown = [["Beauty", "sasrec-bce", "ndcg@10"], ["Sports", "sasrec-bce", "ndcg@10"]]
+    assert [row[1:4] for row in cells(text)[1:]] == shown
+    assert f"{tables.protocol_line(other.protocol)} (ticoserec Sports: sasrec-bce)" in text
     assert text.count("Protocol:") == 2
 
 
-def test_headline_falls_back_on_the_metric_of_selection() -> None:
-    result = example(published={}, source="", protocol=example().protocol._replace(selection="hit@10"))
-    assert cells(tables.headline([Record(result, {})]))[1][3] == "hit@10"
+def test_headline_is_empty_where_nothing_was_published() -> None:
+    assert tables.headline([floor("random"), floor("a")]) == ""
+
+
+def test_headline_is_short_and_has_comparable_numbers_of_every_experiment_first() -> None:
+    many = [Record(example(model=f"m{i:02}", incomparable="other columns"), {}) for i in range(20)]
+    alike = [
+        Record(example(model=f"z{i}", dataset=dataset), {}) for dataset in ("Toys", "Yelp") for i in range(4)
+    ]
+    rows = cells(tables.headline([*many, *alike]))[1:]
+    assert len(rows) == tables.HEADLINES
+    assert [row[1] for row in rows] == ["Beauty"] * 4 + ["Toys"] * 4 + ["Yelp"] * 4
+    assert tables.headline([*many, *alike]) == tables.headline([*reversed(alike), *reversed(many)])
 
 
 def test_a_bar_in_a_name_does_not_break_the_table() -> None:
@@ -231,10 +239,11 @@ def test_an_edited_number_is_stale(project: Path) -> None:
     assert tables.stale(project / "results", readme) == [readme]
 
 
-def test_without_results_the_block_is_empty(tmp_path: Path) -> None:
+def test_without_results_the_block_is_empty_and_the_program_says_so(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(FRAME)
-    assert run(tmp_path, "--check") == 0
-    assert run(tmp_path) == 0
+    assert run(tmp_path, "--check") == 2
+    assert run(tmp_path) == 2
+    assert tables.update(tmp_path / "results", tmp_path / "README.md") == []
     assert (tmp_path / "README.md").read_text() == FRAME
     assert not (tmp_path / "results").exists()
 
@@ -242,7 +251,8 @@ def test_without_results_the_block_is_empty(tmp_path: Path) -> None:
 def test_a_removed_result_empties_the_block(project: Path) -> None:
     run(project)
     (project / "results/ticoserec/Beauty/sasrec-bce.json").unlink()
-    assert run(project) == 0
+    assert run(project) == 2
+    tables.update(project / "results", project / "README.md")
     assert (project / "README.md").read_text() == FRAME
     assert "No results yet." in (project / "results/README.md").read_text()
 

@@ -1,0 +1,138 @@
+"""The table of models in docs/models.md, from docstrings, imports of experiments and golden fixtures."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+PAGE = Path("docs/models.md")
+GENERATED = (
+    "<!-- Made from the source by `make tables`; edit docstrings and tests/golden/README.md, not this. -->"
+)
+FOLDERS = (
+    ("nn/sequential", "Encoders of item sequences"),
+    ("nn/multitask", "Models of several tasks"),
+    ("nn/ranking", "Models that score one example at a time"),
+    ("nn/retrieval", "Models of retrieval"),
+    ("nn/layers", "Layers that models share"),
+    ("augment", "Augmentation of sequences"),
+    ("index", "Indexes"),
+    ("baselines", "Baselines"),
+    ("losses", "Losses"),
+    ("optim", "Weightings of several losses"),
+    ("metrics", "Metrics"),
+)
+# Fixtures whose name does not begin with that of a module, and the module that they test.
+OTHER_FIXTURES: Mapping[str, str] = {
+    "apg": "nn/ranking/apg.py",
+    "can_coaction": "nn/layers/co_action.py",
+    "coserec_beauty": "nn/sequential/sasrec.py",
+    "ctr_metrics": "metrics/classification.py",
+    "dcnv2": "nn/ranking/dcn_v2.py",
+    "hard_concrete": "nn/multitask/snr.py",
+    "hidasi_gru4rec": "nn/sequential/gru4rec.py",
+    "mtl_weighting": "optim/gradient_balancing.py",
+    "ple_all_experts": "nn/multitask/ple.py",
+    "ranking_metrics": "metrics/ranking.py",
+    "sasrec_pmixer": "nn/sequential/sasrec_original.py",
+    "ticoserec_augment": "augment/operators.py",
+    "ticoserec_metrics": "metrics/ranking.py",
+    "ticoserec_sasrec": "nn/sequential/sasrec.py",
+    "ticoserec_similarity": "augment/similarity.py",
+}
+_PAPER = re.compile(
+    r"[A-Z][^.]*?(?: et al\.)?,[^.]*?(?:\d{4}(?:, arXiv:[\d.]+\d)?|arXiv:[\d.]+\d)"
+)  # from the authors on
+
+
+def page(root: str | Path = ".") -> str:
+    """The text of docs/models.md for the checkout at `root`.
+
+    Raises:
+      ValueError: a golden fixture is of no module.
+    """
+    package = Path(root) / "jaxrec"
+    modules = [path for folder, _ in FOLDERS for path in _files(package / folder)]
+    names = {path: path.relative_to(package).as_posix() for path in modules}
+    fixtures = _fixtures(Path(root), list(names.values()))
+    experiments = _experiments(Path(root))
+    parts = ["# Models", GENERATED, _INTRODUCTION]
+    for folder, heading in FOLDERS:
+        rows = []
+        for path in _files(package / folder):
+            where = experiments.get(f"jaxrec.{names[path].removesuffix('.py').replace('/', '.')}", [])
+            links = ", ".join(f"[{name}](../experiments/{name}.py)" for name in where)
+            golden = ", ".join(f"`{name}`" for name in fixtures.get(names[path], []))
+            rows.append(
+                f"| [{_title(path)}](../jaxrec/{names[path]}) | {_about(path)} | {links} | {golden} |"
+            )
+        if rows:
+            head = "| module | what it is | experiments | golden fixtures |\n| --- | --- | --- | --- |"
+            parts += [f"## {heading}", "\n".join([head, *rows])]
+    return "\n\n".join(parts) + "\n"
+
+
+_INTRODUCTION = """\
+Every module with the first paragraph of its docstring and its paper, the experiments that import it, and
+the golden fixtures it is tested with: outputs of a public reference implementation, which ours has to give
+with the same weights and inputs ([tests/golden](../tests/golden/README.md) says how far each agrees). A
+module without an experiment has its tests only. CoSeRec and TiCoSeRec are
+[SASRec](../jaxrec/nn/sequential/sasrec.py) with the [contrastive task](../jaxrec/tasks/contrastive.py) and
+the augmentations below."""
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+
+
+def _title(path: Path) -> str:
+    """The file's public modules of Flax, else its name."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    classes = [node for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    bases = {node.name: {ast.unparse(base) for base in node.bases} for node in classes}
+    return ", ".join(name for name, of in bases.items() if "nn.Module" in of) or path.stem
+
+
+def _about(path: Path) -> str:
+    """The first paragraph of the docstring, and the paper if a later one names it."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first, _, rest = text.partition("\n\n")
+    about = " ".join(first.split())
+    paper = _PAPER.match(" ".join(rest.split()))
+    if paper and not re.search(r"\d{4}|arXiv", about):
+        about += f" {paper[0]}."
+    return about.replace("|", "\\|")
+
+
+def _experiments(root: Path) -> dict[str, list[str]]:
+    """{module of the package: experiments that import it}."""
+    users: dict[str, list[str]] = {}
+    for path in _files(root / "experiments"):
+        for name in sorted(set(_imports(ast.parse(path.read_text(encoding="utf-8"))))):
+            users.setdefault(name, []).append(path.stem)
+    return users
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxrec"):
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _fixtures(root: Path, modules: list[str]) -> dict[str, list[str]]:
+    """{module: golden fixtures of it}, from the list in tests/golden/README.md."""
+    text = (root / "tests/golden/README.md").read_text(encoding="utf-8")
+    found: dict[str, list[str]] = {}
+    for name in re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE):
+        stems = {Path(module).stem: module for module in modules}
+        begins = [stem for stem in stems if name == stem or name.startswith(f"{stem}_")]
+        module = OTHER_FIXTURES.get(name) or stems.get(max(begins, key=len, default=""), "")
+        if module not in modules:
+            raise ValueError(
+                f"golden fixture {name}: is of no module; add it to OTHER_FIXTURES in report/models.py"
+            )
+        found.setdefault(module, []).append(name)
+    return found

@@ -1,0 +1,47 @@
+"""The table of models: what it reads, and that it notices what it cannot place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jaxrec.report import models
+
+GOLDEN = "| fixture | agreement | test |\n| --- | --- | --- |\n| `mmoe` | equal | `test_a.py` |\n"
+MMOE = '''"""MMoE (Ma et al., KDD 2018).
+
+More.
+"""
+
+class MMoE(nn.Module): ...
+class _Gate(nn.Module): ...
+'''
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A package of one model, one experiment and one fixture."""
+    for folder in ("jaxrec/nn/multitask", "experiments", "tests/golden"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "jaxrec/nn/multitask/mmoe.py").write_text(MMOE)
+    (tmp_path / "experiments/census.py").write_text("from jaxrec.nn.multitask.mmoe import MMoE\n")
+    (tmp_path / "tests/golden/README.md").write_text(GOLDEN)
+    return tmp_path
+
+
+def test_a_row_has_class_docstring_experiment_and_fixture(checkout: Path) -> None:
+    row = "| [MMoE](../jaxrec/nn/multitask/mmoe.py) | MMoE (Ma et al., KDD 2018). | "
+    assert row + "[census](../experiments/census.py) | `mmoe` |\n" in models.page(checkout)
+
+
+def test_the_paper_is_found_in_a_later_paragraph(checkout: Path) -> None:
+    module = checkout / "jaxrec/nn/multitask/mmoe.py"
+    module.write_text('"""Gates.\n\nMa, Zhao and Chi, "Tasks", KDD 2018, arXiv:1.23. It is\nquick.\n"""\n')
+    assert '| Gates. Ma, Zhao and Chi, "Tasks", KDD 2018, arXiv:1.23. |' in models.page(checkout)
+
+
+def test_a_fixture_of_no_module_is_an_error(checkout: Path) -> None:
+    (checkout / "tests/golden/README.md").write_text(GOLDEN.replace("mmoe", "nothing"))
+    with pytest.raises(ValueError, match="golden fixture nothing: is of no module; add it to OTHER_FIXTURES"):
+        models.page(checkout)

@@ -129,7 +129,7 @@ GOOD = "user,item,time\n1,5,1\n1,6,2\n2,5,3\n"
     "name, content, options",
     [
         ("e.CSV", GOOD, []),
-        ("e.Csv.GZ", gzip.compress(GOOD.encode()), []),
+        ("e.Csv.GZ", gzip.compress(GOOD.encode(), mtime=0), []),
         ("e.TSV", GOOD.replace(",", "\t"), []),
         ("e.csv", GOOD.replace(",", "\t"), ["--delimiter", "\\t"]),
         ("e.csv", GOOD.replace(",", "::"), ["--delimiter", "::"]),

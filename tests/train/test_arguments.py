@@ -46,7 +46,7 @@ ZERO_QUERIES: dict[str, np.ndarray] = {**toy.queries(), "mask": np.zeros((4, 3),
             "ScheduleFreeState: such an optimiser has other parameters",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_argument_that_trains_nothing_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

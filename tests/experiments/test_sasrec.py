@@ -15,6 +15,7 @@ from jaxrec.data.interactions import Sequences
 from jaxrec.data.split import leave_one_out
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
+from jaxrec.train.evaluate import evaluate
 from jaxrec.types import Protocol
 
 DATA = lab.resident(leave_one_out(synthetic.markov_chain(num_users=60, num_items=30, noise=0.3).sequences))
@@ -73,14 +74,15 @@ def test_batches_carry_the_candidates_of_their_queries() -> None:
 @pytest.mark.parametrize("candidates", ["sampled-", "sampled-0", "some", "sampled-ten"])
 def test_an_unknown_rule_for_candidates_is_refused(candidates: str) -> None:
     with pytest.raises(ValueError, match=f"protocol.candidates='{candidates}'"):
-        lab.test(lab.popularity(DATA), {}, DATA, Protocol(candidates=candidates), max_len=1, num_devices=1)
+        lab.evaluation(lab.popularity(DATA), DATA, Protocol(candidates=candidates), "test")
 
 
 def test_popularity_among_sampled_candidates_by_hand() -> None:
     """Rank = 1 + candidates at least as popular, duplicates counted as often as they were drawn."""
     protocol = Protocol(candidates="sampled-20", selection="none")
     variables = lab.floor_variables([0])
-    (found,) = lab.test(lab.popularity(DATA), variables, DATA, protocol, max_len=1, num_devices=1)
+    asked = lab.evaluation(lab.popularity(DATA), DATA, protocol, "test")
+    (found,) = evaluate(asked, variables, DATA.columns)
     counts = np.zeros(DATA.num_items + 1)
     for user in range(DATA.split.sequences.num_users):
         start = int(DATA.split.sequences.offsets[user])

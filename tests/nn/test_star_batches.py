@@ -62,7 +62,7 @@ def test_evaluation_leaves_out_what_fills_up_the_last_batch(of_domains: bool) ->
 
 
 def test_a_scenario_that_only_these_rows_have_is_named_among_the_causes() -> None:
-    model = star(True)
+    model: Any = star(True)
     variables = drawn(model, X, DOMAIN)
     measure = make_scores(lambda v, batch: model.apply(v, batch["x"], batch["domain"]))
     unseen = {"x": X[None], "domain": np.array([[0, 1, 2, 3, 0, 1]]), "mask": np.ones((1, 6), bool)}

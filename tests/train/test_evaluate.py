@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec import metrics
-from jaxrec.train.evaluate import check_finite, make_rank, summarise
-from jaxrec.train.fit import CompiledMeasure
+from jaxrec.train.evaluate import CompiledMeasure, check_finite, evaluate, make_rank, summarise
 from jaxrec.types import Protocol, Retriever
 from tests.train import toy
 
@@ -169,8 +168,8 @@ def test_sampled_candidates_are_ranked_among_themselves() -> None:
             user = asked["user"][at]
             own = found["users"][user] @ found["items"][asked["target"][at]]
             others = scores[user][at]
-            rank = 1 + int((others > own).sum() + (ties == "pessimistic") * (others == own).sum())
-            assert ranks[at] == (metrics.MISS if seen_before(user) else rank)
+            place = 1 + int((others > own).sum() + (ties == "pessimistic") * (others == own).sum())
+            assert ranks[at] == (metrics.MISS if seen_before(user) else place)
         assert int(bad.sum()) == 0
 
 
@@ -178,7 +177,7 @@ def test_sampled_candidates_are_ranked_among_themselves() -> None:
 def test_the_rule_for_seen_items_holds_for_a_target_among_sampled_candidates(seen: str) -> None:
     """Vectors of one number: item i scores i, and the user has met items 9 and 3 before 9 comes again."""
     table = np.arange(NUM_ITEMS + 1, dtype=np.float32)[:, None]
-    one = Retriever(lambda v, queries, context: jnp.ones((1, 1)), lambda v: v)
+    one = Retriever(lambda v, queries, context: jnp.ones((1, 1)), lambda v: jnp.asarray(v))
     asked = {name: np.array([[value]]) for name, value in {"user": 0, "length": 2, "target": 9}.items()}
     asked |= {"mask": np.ones((1, 1), bool), "candidates": np.array([[[3, 8, 11]]])}
     events = {"items": np.array([9, 3, 9]), "start": np.array([0])}
@@ -197,8 +196,13 @@ def test_who_scores_what_was_seen_earns_nothing_by_targets_that_come_again(block
         return jax.nn.one_hot(jnp.array([1, 2, 3]), NUM_ITEMS + 1).sum(axis=0) * jnp.ones((3, 1))
 
     remembers = Retriever(history, lambda variables: jnp.eye(NUM_ITEMS + 1))
-    asked = {"user": np.arange(6), "length": np.full(6, 3), "target": np.full(6, 3), "mask": np.ones(6, bool)}
-    asked = {name: column.reshape(2, 3) for name, column in asked.items()}
+    columns = {
+        "user": np.arange(6),
+        "length": np.full(6, 3),
+        "target": np.full(6, 3),
+        "mask": np.full(6, True),
+    }
+    asked = {name: column.reshape(2, 3) for name, column in columns.items()}
     events = {"items": np.tile([1, 2, 3, 3], 6), "start": 4 * np.arange(6)}
     found = {}
     for seen in ("exclude", "keep"):
@@ -317,3 +321,22 @@ def test_compiled_rank_raises_on_scores_that_are_not_finite() -> None:
     }
     with pytest.raises(ValueError, match="10 queries"):
         rank(found, toy.queries(), toy.context())
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 3])
+def test_an_evaluation_gives_the_same_numbers_on_any_number_of_devices(num_devices: int) -> None:
+    """Four batches on three devices: the two that fill up count nowhere."""
+    variables = toy.factors().init(jax.random.key(0), {})
+    both = jax.tree.map(lambda x: jnp.stack([x, -x]), variables)
+    asked = toy.evaluation()
+    found = evaluate(asked, both, toy.context(), num_devices=num_devices)
+    for index, numbers in enumerate(found):
+        one = jax.tree.map(lambda x, i=index: x[i], both)
+        ranks, _ = jax.jit(asked.measure)(one, dict(asked.queries), toy.context())
+        assert numbers == pytest.approx(asked.summarise(np.asarray(ranks), asked.queries), rel=1e-6)
+
+
+def test_an_evaluation_refuses_scores_that_mean_nothing() -> None:
+    variables = jax.tree.map(lambda x: x[None] / 0.0, toy.factors().init(jax.random.key(0), {}))
+    with pytest.raises(ValueError, match="10 queries have NaN or infinite scores"):
+        evaluate(toy.evaluation(), variables, toy.context(), num_devices=2)

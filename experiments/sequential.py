@@ -97,17 +97,21 @@ def training_plan(data: Data, batch_size: int, max_len: int, rows: Rows | None, 
     return shuffled(users, batch_size, lengths=lengths, rows=rows.rows, width=rows.width, **kwargs)
 
 
-def sampled_candidates(data: Data, queries: Queries, number: int, seed: int) -> np.ndarray:
+def sampled_candidates(
+    data: Data, queries: Queries, number: int, seed: int, *, seen: str = "exclude"
+) -> np.ndarray:
     """Items each target is ranked among, int32 [M, number]: uniform, with replacement, fixed by the seed.
 
-    They avoid the items of the user's training events and the target; a validation item may be among
-    those of a test query, as in SASRec's code (which may also draw the target itself).
+    They avoid the target and, where the rule for `seen` items is "exclude", those of the user's training
+    events; a validation item may be among those of a test query, as in SASRec's code (which may also draw the
+    target itself). Under another rule seen items are candidates, so they are drawn too: else a target that
+    comes again would stand out among items that are all new.
 
     Raises:
       ValueError: a user's training events and target are all items there are.
     """
     sequences, size = data.split.sequences, np.int64(data.num_items + 1)
-    known = _training_events(data)
+    known = _training_events(data) if seen == "exclude" else np.zeros(len(sequences.items), bool)
     taken = np.unique(sequences.users[known] * size + sequences.items[known])
     counts = np.bincount(taken // size, minlength=sequences.num_users)
     if (counts[queries.user] + 1 >= data.num_items).any():
@@ -115,6 +119,7 @@ def sampled_candidates(data: Data, queries: Queries, number: int, seed: int) -> 
             f"{sequences.name}: a user's events and target are all {data.num_items} items, so there is no "
             "candidate to draw; rank all items instead"
         )
+    taken = taken if taken.size else np.array([-1])  # no key
     rng = np.random.default_rng(seed)
     drawn = rng.integers(1, size, (len(queries.user), number))
     while True:
@@ -191,7 +196,7 @@ def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> 
         raise ValueError(
             f"protocol.candidates={protocol.candidates!r}: expected 'all' or 'sampled-100' and the like"
         )
-    return sampled_candidates(data, queries, int(number), seed)
+    return sampled_candidates(data, queries, int(number), seed, seen=protocol.seen)
 
 
 def evaluation(

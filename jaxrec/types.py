@@ -57,9 +57,9 @@ class Protocol(NamedTuple):
     """How a ranking number was measured: without it the number means nothing.
 
     candidates: "all" items, or "sampled-100" and the like: the target among that many sampled negatives,
-        which are drawn outside the user's training events and stay as drawn, also one that the input holds
-        (the validation item of a test query); "impressions": labelled rows, which no other item competes
-        with (areas under curves, errors).
+        of all other items or, where seen items are excluded, of those outside the user's training events
+        (the validation item may be among those of a test query); "impressions": labelled rows, which no
+        other item competes with (areas under curves, errors).
     seen: what happens to items of the input history: "exclude" takes them out of the candidates. A target
         among them can't be shown, so it is a miss: 0 in every metric, whatever the candidates; where there
         are such, their share is the metric `seen_targets`. "zero" sets their score to 0 and leaves them in

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import sasrec as experiment
 from experiments import sequential as lab
 from experiments.published import NONE
+from jaxrec import metrics, packing
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences
-from jaxrec.data.split import leave_one_out
+from jaxrec.data.split import leave_one_out, seen_before
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.train.evaluate import evaluate
-from jaxrec.types import Protocol
+from jaxrec.types import Protocol, Retriever
 
 DATA = lab.resident(leave_one_out(synthetic.markov_chain(num_users=60, num_items=30, noise=0.3).sequences))
 
@@ -90,6 +94,9 @@ def test_popularity_among_sampled_candidates_by_hand() -> None:
             counts[item] += 1
     drawn = lab.sampled_candidates(DATA, DATA.split.test, 20, lab.TEST_DRAW)
     rank = 1 + (counts[drawn] >= counts[DATA.split.test.target][:, None]).sum(axis=1)
+    again = seen_before(DATA.split.sequences, DATA.split.test)
+    rank[again] = metrics.MISS
+    assert found["seen_targets"] == pytest.approx(again.mean()) and again.any()
     assert found["hit@10"] == pytest.approx((rank <= 10).mean())
     assert found["mrr"] == pytest.approx((1 / rank).mean())
 
@@ -154,3 +161,38 @@ def test_the_loss_is_part_of_every_name() -> None:
     permuted = experiment.Config(replacement=False)
     assert experiment.model_name("sasrec-ce", permuted) == "sasrec-ce+permuted"
     assert experiment.model_name("random", permuted) == "random"
+
+
+@pytest.mark.parametrize("seen", ["exclude", "keep", "zero"])
+def test_who_remembers_the_history_gains_nothing_by_how_candidates_are_drawn(seen: str) -> None:
+    """Users who come back to one of their items, ranked by whether it was in the history, among 10.
+
+    Where seen items are candidates they are drawn too, so the target is one of several; where they are none,
+    it is a miss, and its share stands beside the metrics.
+    """
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(20)[:15].tolist() for _ in range(60)]
+    again = Sequences.from_rows("again", [[i + 1 for i in (*r, r[3])] for r in rows])
+    data = lab.resident(leave_one_out(again))
+
+    def query(variables: Any, queries: Any, context: Any) -> Any:
+        end = context["start"][queries["user"]] + queries["length"]
+        seen = packing.window(context["items"], end, queries["length"], data.history)
+        return jax.nn.one_hot(seen, data.num_items + 1).sum(axis=1).at[:, 0].set(0.0)
+
+    remembers = Retriever(query, lambda variables: jnp.eye(data.num_items + 1))
+    protocol = Protocol(candidates="sampled-10", seen=seen)
+    asked = lab.evaluation(remembers, data, protocol, "test")
+    found = evaluate(asked, lab.floor_variables((0,)), data.columns)[0]
+    assert found["hit@5"] < 0.1
+    assert found.get("seen_targets", 0.0) == (seen == "exclude")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 41, "target"])
+def test_candidates_that_are_no_other_items_are_refused(wrong: Any) -> None:
+    data = lab.resident(leave_one_out(synthetic.markov_chain(num_users=8, num_items=40).sequences))
+    queries = data.split.test
+    drawn = lab.sampled_candidates(data, queries, 5, 0)
+    drawn[2, 3] = queries.target[2] if wrong == "target" else wrong
+    with pytest.raises(ValueError, match=f"candidates: {drawn[2, 3]} of query 2 is"):
+        lab.ranking(queries, 12, candidates=drawn, num_items=data.num_items)

@@ -177,7 +177,7 @@ def test_sampled_candidates_are_ranked_among_themselves() -> None:
 def test_the_rule_for_seen_items_holds_for_a_target_among_sampled_candidates(seen: str) -> None:
     """Vectors of one number: item i scores i, and the user has met items 9 and 3 before 9 comes again."""
     table = np.arange(NUM_ITEMS + 1, dtype=np.float32)[:, None]
-    one = Retriever(lambda v, queries, context: jnp.ones((1, 1)), lambda v: jnp.asarray(v))
+    one = Retriever(lambda v, queries, context: jnp.ones((1, 1)), lambda v: v["items"])
     asked = {name: np.array([[value]]) for name, value in {"user": 0, "length": 2, "target": 9}.items()}
     asked |= {"mask": np.ones((1, 1), bool), "candidates": np.array([[[3, 8, 11]]])}
     events = {"items": np.array([9, 3, 9]), "start": np.array([0])}
@@ -185,7 +185,7 @@ def test_the_rule_for_seen_items_holds_for_a_target_among_sampled_candidates(see
         make_rank(one, Protocol(seen=seen, candidates="sampled-3"), num_items=NUM_ITEMS, history=2)
     )
     expected = {"exclude": metrics.MISS, "zero": 4, "keep": 2}  # zero: 9 and 3 score 0, a tie
-    assert int(rank(table, asked, events)[0][0, 0]) == expected[seen]
+    assert int(rank({"items": table}, asked, events)[0][0, 0]) == expected[seen]
 
 
 @pytest.mark.parametrize("block", [16384, 5])
@@ -196,18 +196,13 @@ def test_who_scores_what_was_seen_earns_nothing_by_targets_that_come_again(block
         return jax.nn.one_hot(jnp.array([1, 2, 3]), NUM_ITEMS + 1).sum(axis=0) * jnp.ones((3, 1))
 
     remembers = Retriever(history, lambda variables: jnp.eye(NUM_ITEMS + 1))
-    columns = {
-        "user": np.arange(6),
-        "length": np.full(6, 3),
-        "target": np.full(6, 3),
-        "mask": np.full(6, True),
-    }
-    asked = {name: column.reshape(2, 3) for name, column in columns.items()}
+    asked = {"user": np.arange(6), "length": np.full(6, 3), "target": np.full(6, 3), "mask": np.ones(6, bool)}
+    batches = {name: column.reshape(2, 3) for name, column in asked.items()}
     events = {"items": np.tile([1, 2, 3, 3], 6), "start": 4 * np.arange(6)}
     found = {}
     for seen in ("exclude", "keep"):
         rank = jax.jit(make_rank(remembers, Protocol(seen=seen), num_items=NUM_ITEMS, history=3, block=block))
-        found[seen] = summarise(np.asarray(rank({}, asked, events)[0]), asked["mask"], (1, 3, 10**6))
+        found[seen] = summarise(np.asarray(rank({}, batches, events)[0]), batches["mask"], (1, 3, 10**6))
     assert found["exclude"] == {**dict.fromkeys(found["keep"], 0.0), "seen_targets": 1.0}
     assert found["keep"]["hit@3"] == 1.0 and "seen_targets" not in found["keep"]
 

@@ -15,6 +15,7 @@ from jaxrec.data.catalogue import Entry, Kind, describe, entries, find, load, na
 from jaxrec.data.impressions import ImpressionSplit
 from jaxrec.data.interactions import Sequences
 from jaxrec.data.sessions import Sessions
+from jaxrec.data.store import File
 
 Write = Callable[[str, str | bytes], Path]
 TYPES: dict[Kind, type] = {"events": Sequences, "impressions": ImpressionSplit, "sessions": Sessions}
@@ -37,9 +38,9 @@ def test_every_set_that_is_here_loads_as_each_of_its_kinds(
     if find(name).state != "in JAXREC_DATA_DIR":
         pytest.skip(f"{name} is not in the data folder")
     found: Any = load(name, kind=kind)
-    assert isinstance(found, TYPES[kind])
-    named: Any = found.impressions if kind == "impressions" else found
+    named = found.impressions if kind == "impressions" else found
     assert named.name == name
+    assert isinstance(found, TYPES[kind])
 
 
 @pytest.mark.parametrize("name, entry", entries().items())
@@ -99,6 +100,24 @@ def test_files_of_yours_are_read_by_the_name_of_their_format(write: Write) -> No
     sequences, sides = found
     assert isinstance(sequences, Sequences) and isinstance(sides, Sides)
     assert (sequences.num_users, sequences.num_items) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "files, state",
+    [
+        ((("here",), ("here",)), "in JAXREC_DATA_DIR"),
+        ((("here",), ("nowhere",)), "not to be had"),
+        ((("nowhere",), ("here",)), "not to be had"),
+        ((("nowhere", "here"), ("here",)), "in JAXREC_DATA_DIR"),  # one of two that stand for each other
+    ],
+)
+def test_the_state_of_a_set_is_that_of_the_file_hardest_to_get(
+    cache: Path, write: Write, monkeypatch: pytest.MonkeyPatch, files: tuple[tuple[str, ...], ...], state: str
+) -> None:
+    monkeypatch.setenv("JAXREC_DATA_DIR", str(write("here", "").parent))
+    entry = find("sasrec/Video")
+    wanted = tuple(tuple(File(name, "", 0) for name in alternatives) for alternatives in files)
+    assert entry._replace(files=wanted).state == state
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -174,6 +174,10 @@ def check_candidates(candidates: np.ndarray, target: np.ndarray, num_items: int 
     """Raises ValueError for candidates [M, n] that are not in 1..num_items or are their query's target."""
     if len(candidates) != len(target):
         raise ValueError(f"candidates: of {len(candidates):,} queries, but there are {len(target):,}")
+    if candidates.ndim != 2 or candidates.dtype.kind not in "iu":
+        raise ValueError(
+            f"candidates: {candidates.dtype}{list(candidates.shape)}: must be ids, integers [queries, number]"
+        )
     most = np.iinfo(np.int32).max if num_items is None else num_items
     for what, wrong in (
         (f"outside 1..{most:,}", (candidates < 1) | (candidates > most)),

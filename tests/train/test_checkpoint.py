@@ -96,6 +96,17 @@ def test_arrays_of_another_model_are_an_error(tmp_path: Path, like: Any) -> None
         checkpoints.restore(like)
 
 
+def test_a_checkpoint_of_another_version_is_not_called_damaged(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c", 1)
+    (kept,) = [path for path in (folder / "1/position").iterdir() if "description" in path.read_text("utf-8")]
+    content = json.loads(kept.read_text("utf-8"))
+    del content["checksums"]
+    kept.write_text(json.dumps(content), "utf-8")
+    with Checkpoints(folder, {}) as checkpoints, pytest.raises(ValueError, match="another version") as error:
+        checkpoints.restore(ARRAYS)
+    assert "damaged" not in str(error.value) and "remove" not in str(error.value)
+
+
 def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
 

@@ -182,7 +182,7 @@ def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     ready(config)
     split = load(config)
-    data = lab.resident(split, config.num_devices)
+    data = lab.resident(split)
     tasks = [task for task in data.tasks if task not in data.spaces]
     for row in config.rows:
         alone = [[task] for task in tasks] if row == "single-task" else [tasks]

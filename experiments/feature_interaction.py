@@ -166,7 +166,7 @@ def of_table(config: Config) -> Setting:
         split = synthetic_multitask.funnel(400, num_users=10, num_items=8).split
     else:
         split = census.load_impressions("income")
-    data = lab.resident(split, config.num_devices)
+    data = lab.resident(split)
     fields = tuple(f._replace(dim=config.dim) for f in lab.features(split.impressions, config.dim).fields)
     task = data.tasks[0]
     return Setting(data, Target(task, None, f"label/{task}"), fields)

@@ -259,7 +259,7 @@ def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     ready(config)
     split = load(config)
-    data = with_stages(lab.resident(split, config.num_devices))
+    data = with_stages(lab.resident(split))
     for row in config.rows:
         alone: list[Sequence[str]] = [[task] for task in TASKS] if row == "single-task" else [TASKS]
         runs = [train(row, split, data, tasks, config) for tasks in alone]

@@ -53,10 +53,10 @@ from jaxrec.tasks.next_item import Rows, next_item, retriever
 from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.parallel_sessions import negatives, parallel_sessions, shared_negatives
 from jaxrec.train.epoch import Plan, listed, shuffled
-from jaxrec.train.evaluate import Measure
+from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Context, Protocol, Task
+from jaxrec.types import Array, Context, Evaluation, Protocol, Task
 
 EXPERIMENT = "gru4rec"
 Row = Literal[
@@ -270,12 +270,10 @@ def optimiser(recipe: Recipe) -> optax.GradientTransformation:
     )
 
 
-def measure_of(
-    model: GRU4Rec, data: lab.Data, part: Part, protocol: Protocol, config: Config
-) -> tuple[Measure, dict[str, np.ndarray]]:
-    """What ranks the examples of a part, and these in batches, packed into rows."""
-    ranked = sequential.ranking(data.split.queries(part), config.max_len, config.num_devices)
-    return lab.rank(retriever(model, ranked.rows), data, protocol), ranked.queries
+def evaluation(model: GRU4Rec, data: lab.Data, part: Part, protocol: Protocol, config: Config) -> Evaluation:
+    """Ranks the next click of the examples of a part, which are packed into rows."""
+    ranked = sequential.ranking(data.split.queries(part), config.max_len)
+    return lab.evaluation(retriever(model, ranked.rows), data, protocol, ranked.queries)
 
 
 def train(
@@ -284,13 +282,14 @@ def train(
     """Trains a row for all seeds; gives the run and its test metrics."""
     model = model_of(row, data.split, config)
     task, plan, lanes = training_of(row, model, data.split, config)
-    measure, queries = measure_of(model, data, "validation", protocol, config)
     fitted = fit_reusing(
         [Phase("train", task, config.epochs)],
         optimiser(recipe_of(row, config)),
         plan,
         {**data.columns, **lanes},
-        Selection(measure, queries, SELECTION, lab.summarise(lab.KS), patience=config.patience),
+        Selection(
+            evaluation(model, data, "validation", protocol, config), SELECTION, patience=config.patience
+        ),
         seeds=config.seeds,
         workdir=Path(config.workdir) / name_of(data.split) / row,
         description={"row": row, **described_row(row, config)},
@@ -299,8 +298,8 @@ def train(
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
     )
-    measure, queries = measure_of(model, data, "test", protocol, config)
-    return fitted, lab.test(measure, fitted.variables, data, queries, config.num_devices)
+    asked = evaluation(model, data, "test", protocol, config)
+    return fitted, evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)
 
 
 def name_of(split: SessionSplit) -> str:
@@ -318,7 +317,12 @@ def run(config: Config) -> None:
         if row in ("random", "popularity"):
             protocol = lab.protocol(data.split, "", "none")
             floor = lab.random(data) if row == "random" else lab.popularity(data)
-            found = lab.test_floor(floor, data, config.seeds, config.num_devices)
+            found = evaluate(
+                lab.floor_evaluation(floor, data, protocol),
+                lab.floor_variables(floor, config.seeds),
+                data.columns,
+                num_devices=config.num_devices,
+            )
         else:
             protocol = lab.protocol(data.split, loss_text(row, config), SELECTION)
             fitted, found = train(row, data, config, protocol)

@@ -63,6 +63,7 @@ from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.tasks.next_item import Encoder, Rows, next_item
 from jaxrec.tasks.objectives import Objective, sampled_bce, uniform_softmax
+from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Protocol, Task
@@ -315,7 +316,6 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
             model,
             data,
             protocol,
-            config.num_devices,
             every=recipe.evaluate_every,
             patience=recipe.patience or None,
         ),
@@ -345,19 +345,14 @@ def run(config: Config) -> None:
         if row in FLOORS:
             scorer = lab.random(data) if row == "random" else lab.popularity(data)
             variables = lab.floor_variables(config.seeds)
-            found = lab.test(scorer, variables, data, protocol, max_len=1, num_devices=config.num_devices)
+            asked = lab.evaluation(scorer, data, protocol, "test")
+            found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             path = store(model=row, config={}, protocol=protocol, metrics=found)
         else:
             protocol = protocol._replace(loss=objective_of(row, data, config)[1], selection="ndcg@10")
             model, fitted = train(row, data, config, protocol)
-            found = lab.test(
-                model,
-                fitted.variables,
-                data,
-                protocol,
-                max_len=model.max_len,
-                num_devices=config.num_devices,
-            )
+            asked = lab.evaluation(model, data, protocol, "test")
+            found = evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)
             path = store(
                 model=model_name(row, config),
                 config={

@@ -57,19 +57,17 @@ from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import generative
 from jaxrec.tasks.next_item import Rows
 from jaxrec.tasks.objectives import uniform_softmax
-from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import (
-    Measure,
-    Summarise,
+    evaluate,
     impression_metrics,
     make_rank,
     make_scores,
     ranking_metrics,
 )
-from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection
+from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Context, Protocol, Variables
+from jaxrec.types import Array, Context, Evaluation, Protocol
 
 EXPERIMENT = "hstu_generative"
 Part = Literal["validation", "test"]
@@ -243,35 +241,25 @@ def plan_of(data: Data, config: Config) -> tuple[Plan, Rows]:
     return plan, Rows(rows, config.max_len)
 
 
-class Asked(NamedTuple):
-    """What is measured on a part, as of `train.fit.Selection`."""
-
-    measure: Measure
-    queries: dict[str, np.ndarray]
-    summarise: Summarise
-
-
-def ask_retrieval(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, config: Config) -> Asked:
+def ask_retrieval(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, config: Config) -> Evaluation:
     """The next movie of each liked query among all."""
     split = data.retrieval.split
     queries = split.validation if part == "validation" else split.test
     mixed = np.random.default_rng(0).permutation(len(queries.user))  # so that batches fill as many rows
     queries = Queries(*(column[mixed] for column in queries))
-    size = min(256, -(-len(mixed) // config.num_devices))
-    ranked = lab.ranking(queries, model.max_len - 1, config.num_devices, batch_size=size)
+    ranked = lab.ranking(queries, model.max_len - 1, batch_size=min(256, len(mixed)))
     scorer = generative.retriever(model, ranked.rows)
     measure = make_rank(scorer, of, num_items=data.num_items, history=data.retrieval.history)
-    return Asked(measure, ranked.queries, ranking_metrics(of.ks))
+    return Evaluation(measure, ranked.queries, ranking_metrics(of.ks), of)
 
 
-def ask_ranking(model: GenerativeHSTU, data: Data, part: Part, config: Config) -> Asked:
+def ask_ranking(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, config: Config) -> Evaluation:
     """Whether each event was liked, many in one pass, half of a window at least being known before each."""
     fresh = config.max_len // 2
-    windows = event_windows(
-        data.ranking[part], config.max_len, fresh=fresh, batch_size=32, multiple=config.num_devices
-    )
+    windows = event_windows(data.ranking[part], config.max_len, fresh=fresh, batch_size=32)
     measure = make_scores(generative.action_score(model, LIKED), functools.partial(generative.windows, model))
-    return Asked(measure, windows, functools.partial(liked_metrics, labels=labels_of(data, part)))
+    summarise = functools.partial(liked_metrics, labels=labels_of(data, part))
+    return Evaluation(measure, windows, summarise, of)
 
 
 def labels_of(data: Data, part: Part) -> np.ndarray:
@@ -320,17 +308,7 @@ def rates(data: Data, part: Part) -> np.ndarray:
     return (scores - np.log(average / (1 - average))).astype(np.float32)
 
 
-def test(asked: Asked, variables: Variables, data: Data, config: Config) -> list[dict[str, float]]:
-    """Metrics of each seed on what is asked: variables have a leading seeds axis."""
-    found = CompiledMeasure(asked.measure, config.num_devices)(
-        parallel.replicate(variables, config.num_devices),
-        parallel.split_leading(dict(asked.queries), config.num_devices),
-        parallel.replicate(dict(data.columns), config.num_devices),
-    )
-    return [asked.summarise(of_seed, asked.queries) for of_seed in found]
-
-
-def train(row: Row, data: Data, of: Protocol, config: Config) -> tuple[GenerativeHSTU, Fitted]:
+def train(row: Row, data: Data, of: Mapping[str, Protocol], config: Config) -> tuple[GenerativeHSTU, Fitted]:
     """Trains a row for all seeds."""
     model = model_of(data, config)
     plan, rows = plan_of(data, config)
@@ -338,9 +316,9 @@ def train(row: Row, data: Data, of: Protocol, config: Config) -> tuple[Generativ
     task = generative.generative(model, objective, positive=LIKED, packed=rows)
     retrieves = LOSSES[row]["retrieval"] > 0
     asked = (
-        ask_retrieval(model, data, "validation", of, config)
+        ask_retrieval(model, data, "validation", of["retrieval"], config)
         if retrieves
-        else ask_ranking(model, data, "validation", config)
+        else ask_ranking(model, data, "validation", of["ranking"], config)
     )
     fitted = fit_reusing(
         [Phase("train", task, config.epochs, weighting=static(LOSSES[row]))],
@@ -348,10 +326,8 @@ def train(row: Row, data: Data, of: Protocol, config: Config) -> tuple[Generativ
         plan,
         data.columns,
         Selection(
-            asked.measure,
-            asked.queries,
+            asked,
             "ndcg@10" if retrieves else "auc",
-            asked.summarise,
             every=config.every,
             patience=config.patience or None,
         ),
@@ -401,17 +377,21 @@ def run(config: Config) -> None:
         elif not losses:
             scorer = lab.random(data.retrieval) if row == "random" else lab.popularity(data.retrieval)
             variables = lab.floor_variables(config.seeds)
-            found["retrieval"] = lab.test(
-                scorer, variables, data.retrieval, of["retrieval"], max_len=1, num_devices=config.num_devices
-            )
+            asked = lab.evaluation(scorer, data.retrieval, of["retrieval"], "test")
+            columns = data.retrieval.columns
+            found["retrieval"] = evaluate(asked, variables, columns, num_devices=config.num_devices)
         else:
-            model, fitted = train(row, data, of["retrieval"], config)
+            model, fitted = train(row, data, of, config)
             if "retrieval" in losses:
                 asked = ask_retrieval(model, data, "test", of["retrieval"], config)
-                found["retrieval"] = test(asked, fitted.variables, data, config)
+                found["retrieval"] = evaluate(
+                    asked, fitted.variables, data.columns, num_devices=config.num_devices
+                )
             if "ranking" in losses:
-                asked = ask_ranking(model, data, "test", config)
-                found["ranking"] = test(asked, fitted.variables, data, config)
+                asked = ask_ranking(model, data, "test", of["ranking"], config)
+                found["ranking"] = evaluate(
+                    asked, fitted.variables, data.columns, num_devices=config.num_devices
+                )
         for question, values in found.items():
             path = save(
                 config.results,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -15,12 +15,11 @@ from jaxrec.data.impressions import Impressions, ImpressionSplit
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.tasks.multitask import Target, multitask, stacked
-from jaxrec.train import parallel
 from jaxrec.train.epoch import shuffled
-from jaxrec.train.evaluate import impression_metrics, make_scores
-from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection
+from jaxrec.train.evaluate import evaluate, impression_metrics, make_scores
+from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Batch, Context, Protocol, Task, Variables
+from jaxrec.types import Array, Batch, Context, Evaluation, Protocol, Task, Variables
 
 EVALUATION_BATCH = 4096
 EQUAL = static()  # the sum of the losses
@@ -52,7 +51,7 @@ class Data(NamedTuple):
         return len(self.columns[f"label/{self.tasks[0]}"])
 
 
-def resident(split: ImpressionSplit, num_devices: int = 1) -> Data:
+def resident(split: ImpressionSplit) -> Data:
     """Columns of a split's training rows, and batches of its other parts.
 
     Raises:
@@ -62,8 +61,7 @@ def resident(split: ImpressionSplit, num_devices: int = 1) -> Data:
     table = split.impressions
     columns = {name: column[split.train] for name, column in table.columns_for_training().items()}
     validation, test = (
-        table.batched(rows, min(EVALUATION_BATCH, -(-len(rows) // num_devices)), multiple=num_devices)
-        for rows in (split.validation, split.test)
+        table.batched(rows, min(EVALUATION_BATCH, len(rows))) for rows in (split.validation, split.test)
     )
     name = table.name.replace("/", "-")
     return Data(
@@ -141,17 +139,14 @@ def train(
     lower_is_better: bool = False,
 ) -> Fitted:
     """Trains for all seeds and keeps each seed's best epoch by the validation metric `selection`."""
-    errors = data.regression
     return fit_reusing(
         [Phase("train", task, run.epochs, weighting)],
         optax.adam(run.learning_rate) if tx is None else tx,
         shuffled(data.num_rows, run.batch_size),
         data.columns,
         Selection(
-            make_scores(scores(task, evaluated), data.expand),
-            data.validation,
+            evaluation(data, task, evaluated, protocol_of(data, selection), "validation"),
             selection,
-            impression_metrics([target.name for target in evaluated], errors=errors, group=data.group),
             patience=run.patience,
             lower_is_better=lower_is_better,
         ),
@@ -164,6 +159,25 @@ def train(
     )
 
 
+def evaluation(
+    data: Data,
+    task: Task,
+    evaluated: Sequence[Target],
+    protocol: Protocol,
+    part: Literal["validation", "test"],
+    *,
+    calibration: bool = False,
+) -> Evaluation:
+    """Scores the impressions of a part, see `impression_metrics`."""
+    names = [target.name for target in evaluated]
+    return Evaluation(
+        make_scores(scores(task, evaluated), data.expand),
+        data.validation if part == "validation" else data.test,
+        impression_metrics(names, errors=data.regression, group=data.group, calibration=calibration),
+        protocol,
+    )
+
+
 def test(
     data: Data,
     task: Task,
@@ -173,17 +187,9 @@ def test(
     *,
     calibration: bool = False,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Test metrics of each seed, see `impression_metrics`: variables have a leading seeds axis."""
-    measure = CompiledMeasure(make_scores(scores(task, evaluated), data.expand), num_devices)
-    context = {} if data.expand is None else data.columns
-    values = measure(
-        parallel.replicate(variables, num_devices),
-        parallel.split_leading(data.test, num_devices),
-        parallel.replicate(context, num_devices),
-    )
-    names = [target.name for target in evaluated]
-    summarise = impression_metrics(names, errors=data.regression, group=data.group, calibration=calibration)
-    return [summarise(value, data.test) for value in values]
+    """Test metrics of each seed: variables have a leading seeds axis."""
+    asked = evaluation(data, task, evaluated, protocol_of(data, ""), "test", calibration=calibration)
+    return evaluate(asked, variables, {} if data.expand is None else data.columns, num_devices=num_devices)
 
 
 def scores(task: Task, evaluated: Sequence[Target]) -> Any:

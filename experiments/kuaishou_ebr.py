@@ -45,12 +45,11 @@ from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
 from jaxrec.tasks.cluster_serving import cluster_retriever, make_recall, over_all_items, recall_metrics
 from jaxrec.tasks.next_item import Encoder, Rows, next_item, retriever
-from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import SEEN_TARGETS, Measure
-from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection
+from jaxrec.train.evaluate import SEEN_TARGETS, evaluate
+from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Context, Protocol, Retriever, Task, Variables
+from jaxrec.types import Array, Context, Evaluation, Protocol, Retriever, Task
 
 EXPERIMENT = "kuaishou_ebr"
 Row = Literal["random", "popularity", "sasrec-ssm", "naive-mtl-ssm", "prompts-ssm"]
@@ -217,39 +216,47 @@ def training_of(row: Row, model: Encoder, data: lab.Data, clusters: Clusters, co
     return Training(task, plan, data.columns | examples)
 
 
-def measure_of(
+def evaluation(
     row: Row,
     model: Encoder | Retriever,
-    packed: Rows | None,
     data: lab.Data,
     clusters: Clusters,
+    protocol: Protocol,
+    part: Literal["validation", "test"],
     config: Config,
-) -> Measure:
+) -> Evaluation:
     """Whether a row's lists hold the target: merged from clusters, or the items of highest score."""
+    queries = data.split.validation if part == "validation" else data.split.test
+    ranked = lab.ranking(queries, config.max_len)
     if isinstance(model, Retriever):
         served = over_all_items(model)
     elif row == "sasrec-ssm":
-        served = over_all_items(retriever(model, packed))
+        served = over_all_items(retriever(model, ranked.rows))
     else:
-        served = cluster_retriever(model, packed, prompted=row == "prompts-ssm")
-    return make_recall(served, clusters, LENGTHS, alpha=config.alpha, history=data.history)
+        served = cluster_retriever(model, ranked.rows, prompted=row == "prompts-ssm")
+    repeated = float(seen_before(data.split.sequences, queries).mean())  # misses, by the protocol
+
+    def summarise(values: np.ndarray, asked: Mapping[str, np.ndarray]) -> dict[str, float]:
+        return recall_metrics(LENGTHS)(values, asked) | ({SEEN_TARGETS: repeated} if repeated else {})
+
+    measure = make_recall(served, clusters, LENGTHS, alpha=config.alpha, history=data.history)
+    return Evaluation(measure, ranked.queries, summarise, protocol)
 
 
-def train(row: Row, data: lab.Data, clusters: Clusters, config: Config) -> tuple[Encoder, Fitted]:
+def train(
+    row: Row, data: lab.Data, clusters: Clusters, protocol: Protocol, config: Config
+) -> tuple[Encoder, Fitted]:
     """Trains a row for all seeds."""
     model = model_of(row, data, config)
     work = training_of(row, model, data, clusters, config)
-    asked = lab.ranking(data.split.validation, config.max_len, config.num_devices)
     fitted = fit_reusing(
         [Phase("train", work.task, config.epochs)],
         optax.adam(config.learning_rate),
         work.plan,
         work.columns,
         Selection(
-            measure_of(row, model, asked.rows, data, clusters, config),
-            asked.queries,
+            evaluation(row, model, data, clusters, protocol, "validation", config),
             SELECTION,
-            recall_metrics(LENGTHS),
             config.evaluate_every,
             config.patience or None,
         ),
@@ -262,27 +269,6 @@ def train(row: Row, data: lab.Data, clusters: Clusters, config: Config) -> tuple
         accept_changed_code=config.accept_changed_code,
     )
     return model, fitted
-
-
-def test(
-    row: Row,
-    model: Encoder | Retriever,
-    variables: Variables,
-    data: lab.Data,
-    clusters: Clusters,
-    config: Config,
-) -> list[dict[str, float]]:
-    """Test metrics of each seed: variables have a leading seeds axis."""
-    asked = lab.ranking(data.split.test, config.max_len, config.num_devices)
-    measure = measure_of(row, model, asked.rows, data, clusters, config)
-    context = parallel.replicate(dict(data.columns), config.num_devices)
-    queries = parallel.split_leading(asked.queries, config.num_devices)
-    values = CompiledMeasure(measure, config.num_devices)(
-        parallel.replicate(variables, config.num_devices), queries, context
-    )
-    repeated = seen_before(data.split.sequences, data.split.test).mean()  # misses, by the protocol
-    beside = {SEEN_TARGETS: float(repeated)} if repeated else {}
-    return [recall_metrics(LENGTHS)(v, asked.queries) | beside for v in values]
 
 
 def described(config: Config) -> dict[str, Any]:
@@ -309,9 +295,10 @@ def run(config: Config) -> None:
         else:
             loss = "sampled softmax" if clusters is whole else "in-cluster sampled softmax + intent"
             protocol = protocol._replace(loss=loss, selection=SELECTION)
-            model, fitted = train(row, data, clusters, config)
+            model, fitted = train(row, data, clusters, protocol, config)
             variables = fitted.variables
-        found = test(row, model, variables, data, clusters, config)
+        asked = evaluation(row, model, data, clusters, protocol, "test", config)
+        found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
         path = save(
             config.results,
             experiment=EXPERIMENT,

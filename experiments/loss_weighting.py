@@ -99,7 +99,7 @@ def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     ready(config)
     split = paper.load(config)
-    data = lab.resident(split, config.num_devices)
+    data = lab.resident(split)
     tasks = tuple(task for task in data.tasks if task not in data.spaces)
     targets = lab.targets(data, {task: i for i, task in enumerate(tasks)})
     model = Featured(lab.features(split.impressions, config.dim), paper.body("shared-bottom", len(tasks)))

@@ -65,12 +65,11 @@ from jaxrec.nn.sequential.peterrec import PeterRec, trainable, transfer
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.profile import described_users, profile
-from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import Summarise, make_scores
-from jaxrec.train.fit import CompiledMeasure, Fitted, Phase, Selection
+from jaxrec.train.evaluate import evaluate, make_scores
+from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Batch, Context, Key, Protocol, Task, Variables
+from jaxrec.types import Array, Batch, Context, Evaluation, Key, Protocol, Summarise, Task, Variables
 
 EXPERIMENT = "peterrec"
 Row = Literal["random", "popularity", "scratch", "full", "head", "peterrec-serial", "peterrec-parallel"]
@@ -318,7 +317,7 @@ def pretrain(data: Data, config: Config) -> Variables:
         optax.adam(config.pretrain_learning_rate),
         lab.training_plan(data.source, size, config.max_len, packed),
         data.source.columns,
-        lab.selection(model, data.source, protocol, config.num_devices, patience=config.pretrain_patience),
+        lab.selection(model, data.source, protocol, patience=config.pretrain_patience),
         seeds=(config.pretrain_seed,),
         workdir=Path(config.workdir) / data.name / "pretrain",
         description={"row": "pretrain", **pretraining(config)},
@@ -397,11 +396,10 @@ def num_trained(row: Row, params: Variables, config: Config) -> tuple[int, int]:
     return sum(size for size, mine in zip(sizes, own, strict=True) if mine), sum(sizes)
 
 
-def batches(users: np.ndarray, labels: np.ndarray, num_devices: int) -> dict[str, np.ndarray]:
+def batches(users: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """Users, or other examples, to be asked about: user, label and mask, [batches, B]."""
-    size = min(EVALUATION_BATCH, -(-len(users) // num_devices))
+    size = min(EVALUATION_BATCH, len(users))
     count = -(-len(users) // size)
-    count = -(-count // num_devices) * num_devices
     pad = (0, count * size - len(users))
     columns = {"user": users, "label": labels[users], "mask": np.ones(len(users), bool)}
     return {name: np.pad(column, pad).reshape(count, size) for name, column in columns.items()}
@@ -452,17 +450,18 @@ def train(
     def expand(queries: Batch, context: Context) -> Batch:
         return described_users(queries, context, token=data.token, max_len=config.max_len)
 
-    measure = make_scores(task.predict, expand)
+    def evaluation(users: np.ndarray) -> Evaluation:
+        asked = batches(users, data.columns["label"])
+        return Evaluation(make_scores(task.predict, expand), asked, data.summarise, protocol_of(data, "ce"))
+
     fitted = fit_reusing(
         [Phase("train", task, config.epochs)],
         optimiser(row, config),
         among(data.train, config.batch_size),
         data.columns,
         Selection(
-            measure,
-            batches(data.validation, data.columns["label"], config.num_devices),
+            evaluation(data.validation),
             data.selection,
-            data.summarise,
             patience=config.patience,
             lower_is_better=data.selection == "log_loss",
         ),
@@ -473,13 +472,8 @@ def train(
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
     )
-    asked = batches(data.test, data.columns["label"], config.num_devices)
-    logits = CompiledMeasure(measure, config.num_devices)(
-        parallel.replicate(fitted.variables, config.num_devices),
-        parallel.split_leading(asked, config.num_devices),
-        parallel.replicate(dict(data.columns), config.num_devices),
-    )
-    return fitted, [data.summarise(of_seed, asked) for of_seed in logits]
+    asked = evaluation(data.test)
+    return fitted, evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)
 
 
 def among(users: np.ndarray, batch_size: int) -> Plan:
@@ -499,13 +493,26 @@ def test_floor(row: Row, data: Data, config: Config) -> list[dict[str, float]]:
     popularity: log shares of the classes in training, one added to each count. random: normal draws.
     """
     labels = data.columns["label"]
-    asked = batches(data.test, labels, 1)
+    asked = batches(data.test, labels)
     shape = (*asked["mask"].shape, len(data.classes))
     if row == "random":
         draws = (np.random.default_rng(seed).normal(size=shape) for seed in config.seeds)
         return [data.summarise(logits, asked) for logits in draws]
     shares = np.bincount(labels[data.train], minlength=len(data.classes) + 1)[1:] + 1.0
     return [data.summarise(np.broadcast_to(np.log(shares), shape), asked)] * len(config.seeds)
+
+
+def protocol_of(data: Data, loss: str) -> Protocol:
+    """Each example is asked about once: among cold items, or for its class."""
+    return Protocol(
+        split=data.rule,
+        candidates=f"all {len(data.classes)} cold" if data.ranked else "impressions",
+        seen="keep",
+        ties="pessimistic" if data.ranked else "half",
+        ks=(K,) if data.ranked else (),
+        loss=loss,
+        selection=data.selection,
+    )
 
 
 def run(config: Config) -> None:
@@ -530,15 +537,7 @@ def run(config: Config) -> None:
             dataset=f"{data.name}-{data.task}",
             model=name_of(row, config),
             config={**described(config), **sizes} if fitted else {},
-            protocol=Protocol(
-                split=data.rule,
-                candidates=f"all {len(data.classes)} cold" if data.ranked else "impressions",
-                seen="keep",
-                ties="pessimistic" if data.ranked else "half",
-                ks=(K,) if data.ranked else (),
-                loss="ce" if fitted else "",
-                selection=data.selection if fitted else "none",
-            ),
+            protocol=protocol_of(data, "ce") if fitted else protocol_of(data, "")._replace(selection="none"),
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,

@@ -38,6 +38,7 @@ from jaxrec.data.store import File, github
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.tasks.next_item import Rows, query_batch, retriever
+from jaxrec.train.evaluate import evaluate
 from jaxrec.types import Array, Context, Protocol, Retriever, Variables
 
 EXPERIMENT = "published_checkpoints"
@@ -280,7 +281,8 @@ def rank(
         protocol = Protocol(
             seen=seen, loss=paper.loss if paper else "", selection=SELECTION if paper else "none"
         )
-        values = lab.test(model, variables, data, protocol, max_len=1, num_devices=config.num_devices)
+        asked = lab.evaluation(model, data, protocol, "test")
+        values = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
         beside: dict[str, float] = {}
         alike = compare and seen == "zero"
         if paper and alike and paper.metrics:

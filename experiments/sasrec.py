@@ -44,6 +44,7 @@ from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.tasks.next_item import Encoder, next_item
 from jaxrec.tasks.objectives import full_softmax, sampled_bce
+from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Protocol, Retriever
@@ -198,7 +199,6 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
             model,
             data,
             protocol,
-            config.num_devices,
             every=config.evaluate_every,
             patience=config.patience or None,
         ),
@@ -239,14 +239,8 @@ def run(config: Config) -> None:
             candidates="all", selection="none" if floor else f"ndcg@10 among {among}"
         )
         for protocol, ending in ((sampled, ""), (everything, "-full")):
-            found = lab.test(
-                model,
-                variables,
-                data,
-                protocol,
-                max_len=1 if floor else config.max_len,
-                num_devices=config.num_devices,
-            )
+            asked = lab.evaluation(model, data, protocol, "test")
+            found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             numbers = NONE if ending else published_numbers(row, config)
             notes = [] if ending else [NEGATIVES, *([ASKED] if numbers.values else [])]
             path = save(

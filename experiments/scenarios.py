@@ -111,7 +111,7 @@ def by_scenario(split: ImpressionSplit, column: str, num_devices: int = 1) -> Se
         )
     raw = next(field.raw for field in table.fields if field.name == column)
     scenarios = tuple(re.sub(r"\W+", "-", str(value).lower()).strip("-") for value in raw)
-    data = lab.resident(split, num_devices)
+    data = lab.resident(split)
     task, test = data.tasks[0], dict(data.test)
     for i, scenario in enumerate(scenarios):
         test[f"label/{scenario}"] = test[f"label/{task}"]

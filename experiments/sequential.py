@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,10 @@ from jaxrec import packing
 from jaxrec.data.batching import batched_queries, next_item_columns
 from jaxrec.data.split import Queries, Split
 from jaxrec.tasks.next_item import Encoder, Rows, retriever
-from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import make_rank, ranking_metrics, summarise
-from jaxrec.train.fit import CompiledMeasure, Selection
-from jaxrec.types import Array, Context, Protocol, Retriever, Variables
+from jaxrec.train.evaluate import make_rank, ranking_metrics
+from jaxrec.train.fit import Selection
+from jaxrec.types import Array, Context, Evaluation, Protocol, Retriever, Variables
 
 EVALUATION_BATCH = 512
 VALIDATION_DRAW, TEST_DRAW = 1, 2  # seeds of sampled candidates: the same for every model and every seed
@@ -98,17 +97,21 @@ def training_plan(data: Data, batch_size: int, max_len: int, rows: Rows | None, 
     return shuffled(users, batch_size, lengths=lengths, rows=rows.rows, width=rows.width, **kwargs)
 
 
-def sampled_candidates(data: Data, queries: Queries, number: int, seed: int) -> np.ndarray:
+def sampled_candidates(
+    data: Data, queries: Queries, number: int, seed: int, *, seen: str = "exclude"
+) -> np.ndarray:
     """Items each target is ranked among, int32 [M, number]: uniform, with replacement, fixed by the seed.
 
-    They avoid the items of the user's training events and the target; a validation item may be among
-    those of a test query, as in SASRec's code (which may also draw the target itself).
+    They avoid the target and, where the rule for `seen` items is "exclude", those of the user's training
+    events; a validation item may be among those of a test query, as in SASRec's code (which may also draw the
+    target itself). Under another rule seen items are candidates, so they are drawn too: else a target that
+    comes again would stand out among items that are all new.
 
     Raises:
       ValueError: a user's training events and target are all items there are.
     """
     sequences, size = data.split.sequences, np.int64(data.num_items + 1)
-    known = _training_events(data)
+    known = _training_events(data) if seen == "exclude" else np.zeros(len(sequences.items), bool)
     taken = np.unique(sequences.users[known] * size + sequences.items[known])
     counts = np.bincount(taken // size, minlength=sequences.num_users)
     if (counts[queries.user] + 1 >= data.num_items).any():
@@ -116,6 +119,7 @@ def sampled_candidates(data: Data, queries: Queries, number: int, seed: int) -> 
             f"{sequences.name}: a user's events and target are all {data.num_items} items, so there is no "
             "candidate to draw; rank all items instead"
         )
+    taken = taken if taken.size else np.array([-1])  # no key
     rng = np.random.default_rng(seed)
     drawn = rng.integers(1, size, (len(queries.user), number))
     while True:
@@ -144,7 +148,6 @@ class Ranking(NamedTuple):
 def ranking(
     queries: Queries,
     max_len: int,
-    num_devices: int = 1,
     batch_size: int = 0,
     candidates: np.ndarray | None = None,
     num_items: int | None = None,
@@ -153,8 +156,8 @@ def ranking(
 
     num_items: the largest id that targets and candidates may have; None: they are those of a `Split`.
     """
-    size = batch_size or min(EVALUATION_BATCH, -(-len(queries.user) // num_devices))
-    columns = batched_queries(queries, size, num_items=num_items, multiple=num_devices)
+    size = batch_size or min(EVALUATION_BATCH, len(queries.user))
+    columns = batched_queries(queries, size, num_items=num_items)
     lengths = np.where(columns["mask"], np.minimum(columns["length"], max_len), 0)
     rows = max(packing.rows_used(batch, max_len) for batch in lengths)
     placement = jax.jit(jax.vmap(lambda n: packing.place(n, rows=rows, width=max_len)))(lengths)
@@ -171,6 +174,10 @@ def check_candidates(candidates: np.ndarray, target: np.ndarray, num_items: int 
     """Raises ValueError for candidates [M, n] that are not in 1..num_items or are their query's target."""
     if len(candidates) != len(target):
         raise ValueError(f"candidates: of {len(candidates):,} queries, but there are {len(target):,}")
+    if candidates.ndim != 2 or candidates.dtype.kind not in "iu":
+        raise ValueError(
+            f"candidates: {candidates.dtype}{list(candidates.shape)}: must be ids, integers [queries, number]"
+        )
     most = np.iinfo(np.int32).max if num_items is None else num_items
     for what, wrong in (
         (f"outside 1..{most:,}", (candidates < 1) | (candidates > most)),
@@ -193,57 +200,45 @@ def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> 
         raise ValueError(
             f"protocol.candidates={protocol.candidates!r}: expected 'all' or 'sampled-100' and the like"
         )
-    return sampled_candidates(data, queries, int(number), seed)
+    return sampled_candidates(data, queries, int(number), seed, seen=protocol.seen)
+
+
+def evaluation(
+    model: Retriever | Encoder,
+    data: Data,
+    protocol: Protocol,
+    part: Literal["validation", "test"],
+    *,
+    packed: bool = True,
+) -> Evaluation:
+    """Ranks the targets of a part's queries by a protocol.
+
+    Where the protocol takes out seen items, and targets with them, `seen_targets` is their share.
+
+    packed: False gives each query a row of its own, for an encoder that can't tell users of one row apart. A
+    retriever reads queries as it was made to.
+    """
+    queries = data.split.validation if part == "validation" else data.split.test
+    candidates = _candidates(data, queries, protocol, VALIDATION_DRAW if part == "validation" else TEST_DRAW)
+    length = 1 if isinstance(model, Retriever) else model.max_len
+    ranked = ranking(queries, length, candidates=candidates, num_items=data.num_items)
+    scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows if packed else None)
+    rank = make_rank(scorer, protocol, num_items=data.num_items, history=data.history)
+    return Evaluation(rank, ranked.queries, ranking_metrics(protocol.ks), protocol)
 
 
 def selection(
     model: Encoder,
     data: Data,
     protocol: Protocol,
-    num_devices: int,
     *,
     every: int = 1,
     patience: int | None = None,
     packed: bool = True,
 ) -> Selection:
-    """Selects by the protocol's metric on the validation queries.
-
-    packed: False gives each query a row of its own, for an encoder that can't tell users of one row apart.
-    """
-    candidates = _candidates(data, data.split.validation, protocol, VALIDATION_DRAW)
-    ranked = ranking(
-        data.split.validation, model.max_len, num_devices, candidates=candidates, num_items=data.num_items
-    )
-    scorer = retriever(model, ranked.rows if packed else None)
-    rank = make_rank(scorer, protocol, num_items=data.num_items, history=data.history)
-    return Selection(rank, ranked.queries, protocol.selection, ranking_metrics(protocol.ks), every, patience)
-
-
-def test(
-    model: Retriever | Encoder,
-    variables: Variables,
-    data: Data,
-    protocol: Protocol,
-    *,
-    max_len: int,
-    num_devices: int,
-) -> list[dict[str, float]]:
-    """Test metrics of each seed: variables have a leading seeds axis.
-
-    Where the protocol takes out seen items, and targets with them, `seen_targets` is their share.
-
-    model: an encoder is read packed; its `retriever(model)` gives each query a row of its own.
-    """
-    candidates = _candidates(data, data.split.test, protocol, TEST_DRAW)
-    ranked = ranking(data.split.test, max_len, num_devices, candidates=candidates, num_items=data.num_items)
-    scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows)
-    rank = CompiledMeasure(
-        make_rank(scorer, protocol, num_items=data.num_items, history=data.history), num_devices
-    )
-    context = parallel.replicate(dict(data.columns), num_devices)
-    queries = parallel.split_leading(ranked.queries, num_devices)
-    ranks = rank(parallel.replicate(variables, num_devices), queries, context)
-    return [summarise(r, ranked.queries["mask"], protocol.ks) for r in ranks]
+    """Selects by the protocol's metric on the validation queries."""
+    chosen = evaluation(model, data, protocol, "validation", packed=packed)
+    return Selection(chosen, protocol.selection, every, patience)
 
 
 def popularity(data: Data) -> Retriever:

@@ -13,10 +13,8 @@ import scipy.sparse
 
 from jaxrec import metrics, packing
 from jaxrec.data.sessions import Part, Sessions, SessionSplit
-from jaxrec.train import parallel
-from jaxrec.train.evaluate import Measure, Summarise, make_rank, seen_targets
-from jaxrec.train.fit import CompiledMeasure
-from jaxrec.types import Array, Context, Protocol, Retriever, Variables
+from jaxrec.train.evaluate import make_rank, seen_targets
+from jaxrec.types import Array, Context, Evaluation, Measure, Protocol, Retriever, Summarise, Variables
 
 EVALUATION_BATCH = 512
 KS = (5, 10, 20)
@@ -99,33 +97,20 @@ def summarise(ks: Sequence[int]) -> Summarise:
     return means
 
 
-def queries(data: Data, part: Part, num_devices: int) -> dict[str, np.ndarray]:
+def queries(data: Data, part: Part) -> dict[str, np.ndarray]:
     """The examples of a part in batches."""
-    count = len(data.split.queries(part).user)
-    size = min(EVALUATION_BATCH, -(-count // num_devices))
-    return data.split.batched(part, size, multiple=num_devices)
+    return data.split.batched(part, min(EVALUATION_BATCH, len(data.split.queries(part).user)))
 
 
-def rank(retriever: Retriever, data: Data, of: Protocol) -> Measure:
-    """Ranks of the next click by products of vectors, of all items in one block: that halves the products.
+def evaluation(retriever: Retriever, data: Data, of: Protocol, asked: Mapping[str, np.ndarray]) -> Evaluation:
+    """Ranks the next click by products of vectors, of all items in one block: that halves the products.
 
     Nothing seen is taken out of the candidates by `protocol`; another rule reads whole sessions.
     """
     count = data.split.num_items
     history = 1 if of.seen == "keep" else int(data.split.lengths.max())
-    return make_rank(retriever, of, num_items=count, history=history, block=count)
-
-
-def test(
-    measure: Measure, variables: Variables, data: Data, asked: Mapping[str, np.ndarray], num_devices: int
-) -> list[dict[str, float]]:
-    """Metrics of each seed on queries: variables have a leading seeds axis."""
-    ranks = CompiledMeasure(measure, num_devices)(
-        parallel.replicate(variables, num_devices),
-        parallel.split_leading(dict(asked), num_devices),
-        parallel.replicate(dict(data.columns), num_devices),
-    )
-    return [summarise(KS)(of_seed, asked) for of_seed in ranks]
+    rank = make_rank(retriever, of, num_items=count, history=history, block=count)
+    return Evaluation(rank, asked, summarise(of.ks), of)
 
 
 # --- rows that learn no vectors: scores of all items, one batch of queries at a time ---
@@ -157,13 +142,16 @@ def rank_by(scores: Scores) -> Measure:
     return measure
 
 
-def test_floor(floor: Floor, data: Data, seeds: Sequence[int], num_devices: int) -> list[dict[str, float]]:
-    """Test metrics of a row that learns nothing, once for each seed."""
+def floor_evaluation(floor: Floor, data: Data, of: Protocol) -> Evaluation:
+    """Ranks the next click of test sessions by the scores of a row that learns nothing."""
+    return Evaluation(rank_by(floor.scores), queries(data, "test"), summarise(of.ks), of)
+
+
+def floor_variables(floor: Floor, seeds: Sequence[int]) -> Variables:
+    """The variables of a row that learns nothing, once for each seed, and a key of its own."""
     count = len(seeds)
     shared = {n: jnp.broadcast_to(jnp.asarray(v), (count, *np.shape(v))) for n, v in floor.variables.items()}
-    keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
-    variables = {**shared, "key": keys}
-    return test(rank_by(floor.scores), variables, data, queries(data, "test", num_devices), num_devices)
+    return {**shared, "key": jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))}
 
 
 def random(data: Data) -> Floor:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from jaxrec.train.arguments import check_seeds as check_seeds
+from jaxrec.train import arguments
 
 PLACES = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
 
@@ -37,3 +37,10 @@ def check_training(config: Any) -> None:
             raise ValueError(f"{field.name}={value}: must be positive and finite")
         if field.name.endswith(("dropout", "momentum", "b2")) and not (value is None or 0 <= value < 1):
             raise ValueError(f"{field.name}={value}: must lie in [0, 1)")
+
+
+def check_seeds(seeds: tuple[int, ...]) -> None:
+    """Raises ValueError for seeds that are none, twice, negative or above 2^32 - 1."""
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds={seeds}: give at least one, none twice, none negative")
+    arguments.check_seeds(seeds)

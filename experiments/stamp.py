@@ -56,10 +56,10 @@ from jaxrec.nn.sequential.stamp import STAMP
 from jaxrec.tasks import next_item, objectives, session
 from jaxrec.tasks.next_item import Encoder, Rows
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import Measure
+from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Context, Protocol, Task
+from jaxrec.types import Array, Context, Evaluation, Protocol, Task
 
 EXPERIMENT = "stamp"
 Floor = Literal["random", "popularity", "session-popularity", "item-knn", "markov"]
@@ -203,7 +203,7 @@ class Method(NamedTuple):
     task: Task
     plan: Plan
     tx: optax.GradientTransformation
-    ask: Callable[[Part], tuple[Measure, dict[str, np.ndarray]]]
+    ask: Callable[[Part], Evaluation]
 
 
 def method(row: Row, data: lab.Data, of: Protocol, config: Config) -> Method:
@@ -255,9 +255,8 @@ def of_prefixes(model: Encoder, loss: str, data: lab.Data, of: Protocol, config:
     """Batches of prefixes; the state after the last click is all that is computed."""
     objective = objectives.full_softmax() if loss == "ce" else session.sigmoid_softmax()
 
-    def ask(part: Part) -> tuple[Measure, dict[str, np.ndarray]]:
-        measure = lab.rank(session.retriever(model, last_only=True), data, of)
-        return measure, lab.queries(data, part, config.num_devices)
+    def ask(part: Part) -> Evaluation:
+        return lab.evaluation(session.retriever(model, last_only=True), data, of, lab.queries(data, part))
 
     return Method(
         session.next_click(model, objective, last_only=True),
@@ -277,9 +276,9 @@ def of_sessions(model: Encoder, data: lab.Data, of: Protocol, config: Config) ->
     def lengths(context: Context, row: Array) -> Array:
         return jnp.clip(context["length"][row] - 1, 0, longest)
 
-    def ask(part: Part) -> tuple[Measure, dict[str, np.ndarray]]:
-        ranked = sequential.ranking(data.split.queries(part), longest, devices)
-        return lab.rank(next_item.retriever(model, ranked.rows), data, of), ranked.queries
+    def ask(part: Part) -> Evaluation:
+        ranked = sequential.ranking(data.split.queries(part), longest)
+        return lab.evaluation(next_item.retriever(model, ranked.rows), data, of, ranked.queries)
 
     return Method(
         next_item.next_item(model, objectives.full_softmax(), packed=rows),
@@ -299,13 +298,12 @@ def loss_of(row: Row) -> str:
 def train(row: Row, data: lab.Data, of: Protocol, config: Config) -> tuple[Fitted, list[dict[str, float]]]:
     """Trains a row for all seeds; gives the run and its test metrics."""
     how = method(row, data, of, config)
-    measure, asked = how.ask(config.select)
     fitted = fit_reusing(
         [Phase("train", how.task, config.epochs)],
         how.tx,
         how.plan,
         data.columns,
-        Selection(measure, asked, METRIC, lab.summarise(lab.KS), patience=config.patience or None),
+        Selection(how.ask(config.select), METRIC, patience=config.patience or None),
         seeds=config.seeds,
         workdir=Path(config.workdir) / dataset_name(config) / model_name(row, config),
         description={"row": row, **described(config)},
@@ -314,8 +312,8 @@ def train(row: Row, data: lab.Data, of: Protocol, config: Config) -> tuple[Fitte
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
     )
-    measure, asked = how.ask("test")
-    return fitted, lab.test(measure, fitted.variables, data, asked, config.num_devices)
+    asked = how.ask("test")
+    return fitted, evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)
 
 
 def dataset_name(config: Config) -> str:
@@ -353,7 +351,13 @@ def run(config: Config) -> None:
         of = lab.protocol(split, loss_of(row), "none" if floor else METRIC)
         fitted: Fitted | None = None
         if floor is not None:
-            found = lab.test_floor(floor(data), data, config.seeds, config.num_devices)
+            scorer = floor(data)
+            found = evaluate(
+                lab.floor_evaluation(scorer, data, of),
+                lab.floor_variables(scorer, config.seeds),
+                data.columns,
+                num_devices=config.num_devices,
+            )
         else:
             fitted, found = train(row, data, of, config)
         numbers = published_numbers(row, config)

@@ -63,6 +63,7 @@ from jaxrec.tasks import contrastive
 from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import Rows, item_table, next_item
 from jaxrec.tasks.objectives import sampled_bce
+from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Context, Protocol, Task, Variables
@@ -324,7 +325,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         optimiser,
         lab.training_plan(data, recipe.batch_size, recipe.max_len, rows),
         data.columns,
-        lab.selection(model, data, protocol, config.num_devices, patience=recipe.patience),
+        lab.selection(model, data, protocol, patience=recipe.patience),
         seeds=config.seeds,
         workdir=Path(config.workdir) / dataset_name(config) / model_name(row, config),
         description={"row": row, "recipe": dataclasses.asdict(recipe), **described(config)},
@@ -370,15 +371,15 @@ def run(config: Config) -> None:
         if row in FLOORS:
             scorer = lab.random(data) if row == "random" else lab.popularity(data)
             variables, floor = lab.floor_variables(config.seeds), protocol._replace(selection="none")
-            found = lab.test(scorer, variables, data, floor, max_len=1, num_devices=config.num_devices)
+            asked = lab.evaluation(scorer, data, floor, "test")
+            found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             path = store(model=name, config={}, protocol=floor, metrics=found)
             print(f"{name}: {means(found)}\nsaved {path}")
             continue
         recipe, fitted, model = train(row, data, config, protocol)
         trained = protocol._replace(loss="bce + contrastive" if recipe.weight else "bce")
-        found = lab.test(
-            model, fitted.variables, data, trained, max_len=recipe.max_len, num_devices=config.num_devices
-        )
+        asked = lab.evaluation(model, data, trained, "test")
+        found = evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)
         path = store(
             model=name,
             config={"recipe": dataclasses.asdict(recipe), **described(config)},

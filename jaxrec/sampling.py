@@ -27,8 +27,12 @@ def exclusion_table(items: np.ndarray, offsets: np.ndarray, *, num_items: int) -
       num_items: ids run from 1 to num_items; padding (0) is ignored.
 
     Raises:
-      ValueError: an id is outside 0..num_items, or a user has every item, so that nothing is left to draw.
+      ValueError: an id is no integer or outside 0..num_items, or a user has every item, so that nothing is
+        left to draw.
     """
+    for name, column in (("items", items), ("offsets", offsets)):
+        if np.size(column) and np.asarray(column).dtype.kind not in "iu":
+            raise ValueError(f"{name}: of type {np.asarray(column).dtype}: must be integers; convert them")
     items, offsets = np.asarray(items, np.int64), np.asarray(offsets, np.int64)
     if items.size and not (items.min() >= 0 and items.max() <= num_items):
         raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 Array = jax.Array
 Key = jax.Array  # a typed PRNG key, from jax.random.key
@@ -45,13 +46,20 @@ class Retriever(NamedTuple):
     items: Callable[[Variables], Array]
 
 
+# (variables, queries [batches, B], context) -> (a value per query [batches, B, …], the number of real queries
+# without one [batches]: a score is NaN or infinite, or an id is none of the data)
+Measure = Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array]]
+# (values of one seed [batches, B, …], queries on the host) -> named numbers
+Summarise = Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, float]]
+
+
 class Protocol(NamedTuple):
     """How a ranking number was measured: without it the number means nothing.
 
     candidates: "all" items, or "sampled-100" and the like: the target among that many sampled negatives,
-        which are drawn outside the user's training events and stay as drawn, also one that the input holds
-        (the validation item of a test query); "impressions": labelled rows, which no other item competes
-        with (areas under curves, errors).
+        of all other items or, where seen items are excluded, of those outside the user's training events
+        (the validation item may be among those of a test query); "impressions": labelled rows, which no
+        other item competes with (areas under curves, errors).
     seen: what happens to items of the input history: "exclude" takes them out of the candidates. A target
         among them can't be shown, so it is a miss: 0 in every metric, whatever the candidates; where there
         are such, their share is the metric `seen_targets`. "zero" sets their score to 0 and leaves them in
@@ -69,6 +77,20 @@ class Protocol(NamedTuple):
     ks: tuple[int, ...] = (5, 10, 20)
     loss: str = ""
     selection: str = "ndcg@20"
+
+
+class Evaluation(NamedTuple):
+    """How anything is measured, in training (selection) and after: `train.evaluate.evaluate` runs it.
+
+    measure: runs on the device; queries: the columns that it reads, [batches, B], on the host, with a `mask`
+    that is False in a padded tail; summarise: what it measured, as named numbers; protocol: what those
+    numbers mean.
+    """
+
+    measure: Measure
+    queries: Mapping[str, np.ndarray]
+    summarise: Summarise
+    protocol: Protocol
 
 
 class Result(NamedTuple):

@@ -15,7 +15,6 @@ import tyro
 from jaxrec.config import cli
 from jaxrec.data import synthetic
 from jaxrec.data.__main__ import Command
-from jaxrec.data.sources import movielens
 from jaxrec.report import models
 
 ROOT = Path(__file__).parent.parent
@@ -102,7 +101,7 @@ def test_the_example_of_the_readme_runs(
 ) -> None:
     example = README.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     tiny = synthetic.markov_chain(num_users=48, num_items=20).sequences
-    monkeypatch.setattr(movielens, "load", lambda name: tiny)
+    monkeypatch.setattr("jaxrec.data.load", lambda name: tiny)
     monkeypatch.chdir(tmp_path)
     exec(compile(example.replace("epochs=20", "epochs=2"), "README.md", "exec"), {})
     assert re.findall(r"'ndcg@10': 0\.\d+", capsys.readouterr().out) != []

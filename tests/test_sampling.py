@@ -103,6 +103,11 @@ def test_ids_out_of_range_are_refused(item: int) -> None:
         table_of([[item]], num_items=3)
 
 
+def test_ids_with_fractions_are_refused() -> None:
+    with pytest.raises(ValueError, match="items: of type float64"):
+        sampling.exclusion_table(np.array([1.5, 2.5]), np.array([0, 1, 2]), num_items=4)
+
+
 def test_uniform_is_uniform() -> None:
     ids, log_prob = sampling.uniform(jax.random.key(0), (DRAWS,), num_items=NUM_ITEMS)
     assert p_value(np.asarray(ids), allowed([])) > 1e-4

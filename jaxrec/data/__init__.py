@@ -1,5 +1,9 @@
 """Raw files to validated columns to splits, with NumPy only: no model code and nothing on a device.
 
+    from jaxrec.data import load
+    sequences = load("movielens/ml-100k")
+
+catalogue     every data set and file format by name: load, names, entries, describe
 cells         what a cell may hold, one grammar for every reader; delimited has the rows of text files
 interactions  the event table and user sequences, k-core, the statistics papers print
 vocab         raw ids to 1..n and back
@@ -14,3 +18,7 @@ synthetic     small sets with known answers; synthetic_multitask: task pairs and
 
 `python -m jaxrec.data --help` lists, downloads, describes and validates data sets.
 """
+
+from jaxrec.data.catalogue import load
+
+__all__ = ["load"]

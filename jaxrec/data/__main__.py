@@ -3,94 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import io
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any
 
 import tyro
 
-from jaxrec.data import store
-from jaxrec.data.behaviours import Sides
+from jaxrec.data import catalogue, store
 from jaxrec.data.delimited import form_of
 from jaxrec.data.files import read_csv, read_parquet
-from jaxrec.data.impressions import ImpressionSplit
-from jaxrec.data.interactions import Sequences, format_statistics
 from jaxrec.data.lines import read_lines
-from jaxrec.data.sessions import format_sessions
-from jaxrec.data.sources import (
-    aliccp,
-    aliexpress,
-    amazon,
-    census,
-    coserec,
-    criteo,
-    fuxictr,
-    movielens,
-    retailrocket,
-    sasrec,
-    sessions,
-    taobao,
-    ticoserec,
-)
-from jaxrec.data.sources.dataset import Dataset, Log, Table
-from jaxrec.data.split import format_repeats, future_share, leave_one_out
-from jaxrec.data.summary import format_split
 
-SOURCES = (movielens, ticoserec, coserec, sasrec, census, retailrocket, sessions)
-
-
-class Format(NamedTuple):
-    """Reads files that no public address gives. files: what they are, in order."""
-
-    files: str
-    load: Callable[..., ImpressionSplit]
-
-
-FORMATS = {
-    "criteo": Format("FILE", criteo.load),
-    "aliexpress": Format("TRAIN TEST", aliexpress.load),
-    "ali-ccp": Format("TRAIN VALIDATION TEST", aliccp.load_table),
-    "ali-ccp-logs": Format(
-        "SKELETON_TRAIN COMMON_TRAIN SKELETON_TEST COMMON_TEST",
-        lambda a, b, c, d, **options: aliccp.load(aliccp.Files(a, b), aliccp.Files(c, d), **options),
-    ),
-    "fuxictr": Format("TRAIN VALIDATION TEST FEATURE_MAP", fuxictr.load),
+# What `list` calls the kinds of the catalogue.
+CONTENT: Mapping[catalogue.Kind, str] = {
+    "events": "events",
+    "impressions": "table",
+    "sessions": "sessions",
+    "clicks": "events",
 }
-
-
-class EventFormat(NamedTuple):
-    """Reads files of events and what is known of items, which no public address gives."""
-
-    files: str
-    load: Callable[..., tuple[Sequences, Sides]]
-
-
-EVENT_FORMATS = {
-    "amazon": EventFormat("REVIEWS METADATA", amazon.load),
-    "amazon-din": EventFormat("FILE", amazon.load_table),
-    "taobao": EventFormat("FILE", taobao.load),
-}
-
-
-Form = TypeVar("Form", Format, EventFormat)
-
-
-class Entry(NamedTuple):
-    """A name that commands take: events, a labelled table, both made from the same files, or sessions."""
-
-    source: ModuleType
-    dataset: Dataset | None
-    table: Table | None
-    log: Log | None
-
-    @property
-    def files(self) -> tuple[tuple[store.File, ...], ...]:
-        return next(found.files for found in (self.dataset, self.table, self.log) if found is not None)
+COMMAND: Mapping[catalogue.Kind, str] = {"impressions": "table", "clicks": "events"}  # that reads files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,23 +32,12 @@ class List:
     """Lists the public data sets with content, size, state and licence, and the formats of files of yours."""
 
     def run(self) -> None:
-        for name, entry in _entries().items():
-            size = sum(alternatives[-1].size for alternatives in entry.files) / 1e6
-            content = "+".join(
-                what
-                for what, found in (
-                    ("events", entry.dataset),
-                    ("table", entry.table),
-                    ("sessions", entry.log),
-                )
-                if found is not None
-            )
-            state, licence = _state(entry.files), entry.source.SOURCE.licence
-            print(f"{name:<28} {content:<13} {size:5.1f} MB  {state:<19} {licence}")
-        for name, form in FORMATS.items():
-            print(f"{name:<28} {'table':<13} {'':>8}  files of your own: table {name} {form.files}")
-        for name, events in EVENT_FORMATS.items():
-            print(f"{name:<28} {'events':<13} {'':>8}  files of your own: events {name} {events.files}")
+        for name, entry in catalogue.public().items():
+            content = "+".join(CONTENT[kind] for kind in entry.kinds)
+            print(f"{name:<28} {content:<13} {entry.size / 1e6:5.1f} MB  {entry.state:<19} {entry.licence}")
+        for name, entry in catalogue.formats().items():
+            content, how = CONTENT[entry.kind], f"{COMMAND[entry.kind]} {name} {' '.join(entry.paths)}"
+            print(f"{name:<28} {content:<13} {'':>8}  files of your own: {how}")
         print(f"\nJAXREC_DATA_DIR: {store.data_dir() or 'unset'}\ncache: {store.cache_dir()}")
 
 
@@ -125,14 +48,8 @@ class Stats:
     name: tyro.conf.Positional[str]  # such as movielens/ml-100k; see `list`
 
     def run(self) -> None:
-        entry = _find(self.name)
-        if entry.dataset is not None:
-            _describe(entry.source.load(entry.dataset.name))
-        if entry.table is not None:
-            print(format_split(entry.source.load_impressions(entry.table.name)))
-        if entry.log is not None:
-            found = entry.source.load(entry.log.name)
-            print(format_sessions(found.name, found.statistics()))
+        for kind in catalogue.find(self.name, catalogue.public()).kinds:
+            print(catalogue.describe(catalogue.load(self.name, kind=kind)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +59,9 @@ class Download:
     name: tyro.conf.Positional[str]  # such as movielens/ml-100k; see `list`
 
     def run(self) -> None:
-        entry = _find(self.name)
-        store.show_terms(entry.source.SOURCE)
+        entry = catalogue.find(self.name, catalogue.public())
+        assert entry.source is not None  # as of every public set
+        store.show_terms(entry.source)
         for alternatives in entry.files:
             file = next((file for file in alternatives if store.find(file)), alternatives[-1])
             store.read(file)
@@ -162,13 +80,13 @@ class ReadTable:
     ] = ()  # of ali-ccp: columns that are features; none named: all, if fields of the set
 
     def run(self) -> None:
-        form = _format(FORMATS, self.format, self.files)
+        entry = _format("impressions", self.format, self.files)
         options: dict[str, Any] = {} if self.min_count is None else {"min_count": self.min_count}
-        if self.features and form.load is not aliccp.load_table:
+        if self.features and "features" not in entry.options():
             raise ValueError(f"--features: is for ali-ccp; {self.format} has the same columns in every file")
         if self.features:
             options["features"] = self.features
-        print(format_split(form.load(*self.files, **options)))
+        print(catalogue.describe(catalogue.load(self.format, *self.files, **options)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,14 +98,11 @@ class ReadEvents:
     drop_outside: bool = False  # of taobao: leave out events of other days than those the set is about
 
     def run(self) -> None:
-        form = _format(EVENT_FORMATS, self.format, self.files)
-        if self.drop_outside and form.load is not taobao.load:
+        entry = _format("clicks", self.format, self.files)
+        if self.drop_outside and "outside" not in entry.options():
             raise ValueError(f"--drop-outside: is for taobao; leave it out for {self.format}")
-        options = {"outside": "drop"} if self.drop_outside else {}
-        sequences, sides = form.load(*self.files, **options)
-        _describe(sequences)
-        for name, column in sides.items.items():
-            print(f"{name} of items: {int(column.max()):,} values")
+        options: dict[str, Any] = {"outside": "drop"} if self.drop_outside else {}
+        print(catalogue.describe(catalogue.load(self.format, *self.files, **options)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +131,7 @@ class Validate:
         form = form_of(self.file)
         if form == ".txt":
             self._only("a table", "user item time value delimiter columns keep_ids real_ids k_core renumber")
-            _describe(read_lines(self.file, self.times_file, name=self.name))
+            print(catalogue.describe(read_lines(self.file, self.times_file, name=self.name)))
             return
         self._only("a .txt file", "times_file")
         if self.renumber and not (self.keep_ids and self.k_core):
@@ -240,7 +155,7 @@ class Validate:
             )
         if self.k_core is not None:
             events = events.k_core(self.k_core, renumber=True if self.renumber else None)
-        _describe(events.to_sequences())
+        print(catalogue.describe(events.to_sequences()))
         if events.kept:
             print(f"ids are kept: an item table has {events.num_items:,} rows, 1..{events.num_items}")
 
@@ -263,55 +178,13 @@ Command = (
 )
 
 
-def _format(formats: Mapping[str, Form], name: str, files: tuple[Path, ...]) -> Form:
+def _format(kind: catalogue.Kind, name: str, files: tuple[Path, ...]) -> catalogue.Entry:
+    """The format of this kind and name, checked to take as many files."""
+    formats = {name: entry for name, entry in catalogue.formats().items() if entry.kind == kind}
     if name not in formats:
         raise ValueError(f"format {name!r}: unknown; one of {', '.join(formats)}")
-    if len(files) != len(formats[name].files.split()):
-        raise ValueError(f"{name}: {len(files)} files given, expected {formats[name].files}")
+    catalogue.check_files(formats[name], files)
     return formats[name]
-
-
-def _state(files: tuple[tuple[store.File, ...], ...]) -> str:
-    """The state of a data set is that of the file hardest to get."""
-    order = ("in JAXREC_DATA_DIR", "cached", "to download", "not to be had")
-    return max((store.state(*alternatives) for alternatives in files), key=order.index)
-
-
-def _entries() -> dict[str, Entry]:
-    """Every public data set by name, in the order of the sources."""
-    entries = {}
-    for source in SOURCES:
-        datasets = {dataset.name: dataset for dataset in getattr(source, "DATASETS", ())}
-        tables = {table.name: table for table in getattr(source, "TABLES", ())}
-        logs = {log.name: log for log in getattr(source, "LOGS", ())}
-        for name in dict.fromkeys([*datasets, *tables, *logs]):
-            found = Entry(source, datasets.get(name), tables.get(name), logs.get(name))
-            entries[f"{source.SOURCE.name}/{name}"] = found
-    return entries
-
-
-def _find(name: str) -> Entry:
-    entries = _entries()
-    if name not in entries:
-        near = difflib.get_close_matches(name, entries, n=1, cutoff=0.3)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"data set {name!r}: unknown{hint}; one of {', '.join(entries)}")
-    return entries[name]
-
-
-def _describe(sequences: Sequences) -> None:
-    print(format_statistics(sequences.name, sequences.statistics()))
-    few = int((sequences.lengths < 3).sum())
-    if few:
-        print(f"{few:,} users have fewer than 3 events: leave_one_out needs short='train', or a k-core of 3")
-    elif sequences.times is not None and sequences.lengths.max() > 3:
-        share = future_share(leave_one_out(sequences))
-        print(
-            f"leave_one_out: {share:.1%} of the training events happened after the test target, on average; "
-            "split_by_time has no such leak"
-        )
-    if sequences.lengths.max() > 3:
-        print(format_repeats(leave_one_out(sequences, short="train")))
 
 
 def _one_line(text: str) -> str:

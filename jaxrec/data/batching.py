@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxrec.data.checks import MAX_ITEMS, narrow_ids
+from jaxrec.data.checks import MAX_ITEMS, as_integers, narrow_ids
 from jaxrec.data.split import Queries, Split
 
 
@@ -66,8 +66,12 @@ def batched_queries(
     num_items: the largest id that a target may have; None: the targets of a `Split`, which it has checked.
 
     Raises:
-      ValueError: there is no query, a target is not in 1..num_items, or a user or length is negative.
+      ValueError: there is no query, a target is not in 1..num_items, a user or length is negative or beyond
+        int32, or a column holds fractions or has another length.
     """
+    if batch_size < 1 or multiple < 1:
+        raise ValueError(f"batch_size={batch_size}, multiple={multiple}: must be at least 1")
+    queries = _whole(queries)
     count = len(queries.user)
     if count == 0:
         raise ValueError("the split has no query to evaluate: no user has enough events")
@@ -90,8 +94,17 @@ def batched_queries(
     }
 
 
+def _whole(queries: Queries) -> Queries:
+    """Queries as int64; ValueError for a column of fractions or text, or of another length."""
+    found = Queries(*map(as_integers, queries, Queries._fields))
+    if len({len(column) for column in found}) > 1:
+        lengths = {name: len(column) for name, column in found._asdict().items()}
+        raise ValueError(f"queries: columns of {lengths} entries; give one user, length and target for each")
+    return found
+
+
 def check_targets(queries: Queries, num_items: int | None = None) -> None:
-    """Raises ValueError unless targets lie in 1..num_items (None: from 1 on), users and lengths from 0 on."""
+    """Raises ValueError unless targets lie in 1..num_items (None: from 1 on), users and lengths in int32."""
     most = MAX_ITEMS if num_items is None else num_items
     bad = np.flatnonzero((queries.target < 1) | (queries.target > most))
     if bad.size:
@@ -101,11 +114,11 @@ def check_targets(queries: Queries, num_items: int | None = None) -> None:
             "build the model with that num_items"
         )
     for name, column in (("user", queries.user), ("length", queries.length)):
-        low = np.flatnonzero(np.asarray(column) < 0)
-        if low.size:
+        bad = np.flatnonzero((column < 0) | (column > np.iinfo(np.int32).max))
+        if bad.size:
             raise ValueError(
-                f"{name}: {column[low[0]]} of query {low[0]} ({low.size:,} such queries) is negative; rows "
-                "and numbers of events count from 0"
+                f"{name}: {column[bad[0]]} of query {bad[0]} ({bad.size:,} such queries) is outside "
+                "0..2^31-1; rows and numbers of events count from 0"
             )
 
 
@@ -119,8 +132,11 @@ def labelled_columns(
       label: class 1..num_classes of each user, [U].
 
     Raises:
-      ValueError: an item or a label out of range, or not one label a user.
+      ValueError: an item or a label out of range, not one label a user, or offsets that don't cut the items.
     """
+    offsets = as_integers(offsets, "offsets")
+    if not offsets.size or offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 0).any():
+        raise ValueError(f"offsets: must ascend from 0 to {len(items):,}, the number of items")
     if label.shape != (len(offsets) - 1,):
         raise ValueError(f"label: {label.size:,} labels for {len(offsets) - 1:,} users; give one for each")
     return {
@@ -148,10 +164,11 @@ def event_windows(
     """
     if not 1 <= fresh <= width:
         raise ValueError(f"fresh={fresh}: must lie in 1..{width}, the width of a window")
+    queries = _whole(queries)
     if not queries.user.size:
         raise ValueError("the split has no query to evaluate: no user has enough events")
     order = np.lexsort((queries.length, queries.user))
-    user, position = queries.user[order], queries.length[order].astype(np.int64)
+    user, position = queries.user[order].astype(np.int32), queries.length[order]
     twice = np.flatnonzero((np.diff(user) == 0) & (np.diff(position) == 0))
     if twice.size:
         raise ValueError(

@@ -297,6 +297,8 @@ def _numbers(spec: Number | Buckets, raw: Mapping[str, Raw]) -> np.ndarray:
         raise ValueError(f"{spec.name}: {x[bad[0]]} at row {bad[0]} is not finite; NaN stands for missing")
     if isinstance(spec, Buckets):
         return x
+    if spec.missing not in ("error", "indicator"):
+        raise ValueError(f"{spec.name}: missing={spec.missing!r}: must be 'error' or 'indicator'")
     absent = np.flatnonzero(np.isnan(x))
     if absent.size and spec.missing == "error":
         raise ValueError(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 CHANCE = 1e-9  # a pattern less likely than this in a feature that knows nothing of the label is no accident
 MOST_ROWS = 1_000_000
-_TRUTH = {"true": "1", "false": "0"}
+_TRUTH = dict.fromkeys(("true", "t", "yes", "y"), "1") | dict.fromkeys(("false", "f", "no", "n"), "0")
 
 
 def check_leakage(impressions: Impressions, train_rows: np.ndarray, *, allow: Sequence[str] = ()) -> None:

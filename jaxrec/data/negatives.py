@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.data.checks import as_integers
 from jaxrec.data.impressions import Rows
 
 
@@ -41,10 +42,11 @@ def add_unobserved(
     negatives tell nothing about later parts. The same unobserved pair may be drawn more than once.
     never: pairs user * num_items + item that are positive at a time unknown, so never a negative.
 
-    Raises ValueError if a user has been seen with every item, or an id is out of range.
+    Raises ValueError if a user has been seen with every item, or an id is no integer or out of range.
     """
     if per_pair < 1:
         raise ValueError(f"per_pair={per_pair}: must be at least 1")
+    user, item = as_integers(user, "user"), as_integers(item, "item")
     for name, column, limit in (("user", user, np.inf), ("item", item, num_items)):
         bad = np.flatnonzero((column < 0) | (column >= limit))
         if bad.size:
@@ -54,9 +56,9 @@ def add_unobserved(
                 "number raw ids first"
             )
     rng = np.random.default_rng(seed)
-    pairs = user.astype(np.int64) * num_items + item
+    pairs = user * num_items + item
     seen = np.empty(0, np.int64) if never is None else never.astype(np.int64)
-    items, origins, parts = [item.astype(np.int64)], [np.arange(len(user))], []
+    items, origins, parts = [item], [np.arange(len(user))], []
     drawn = len(user)
     for part in rows[:3]:
         seen = np.sort(np.concatenate([seen, pairs[part]]))
@@ -71,7 +73,7 @@ def add_unobserved(
     observed = np.arange(drawn) < len(user)
     train, validation, test = parts
     split = Rows(train, validation, test, rule)
-    return Pairs(user[origin].astype(np.int64), np.concatenate(items), observed, origin, split)
+    return Pairs(user[origin], np.concatenate(items), observed, origin, split)
 
 
 def _draw(user: np.ndarray, seen: np.ndarray, num_items: int, rng: np.random.Generator) -> np.ndarray:
@@ -85,7 +87,7 @@ def _draw(user: np.ndarray, seen: np.ndarray, num_items: int, rng: np.random.Gen
     open_rows = np.arange(len(user))
     while open_rows.size:
         item[open_rows] = rng.integers(0, num_items, open_rows.size)
-        pair = user[open_rows].astype(np.int64) * num_items + item[open_rows]
+        pair = user[open_rows] * num_items + item[open_rows]
         place = np.minimum(np.searchsorted(seen, pair), len(seen) - 1)
         open_rows = open_rows[seen[place] == pair]
     return item

@@ -239,6 +239,28 @@ def refuse_future(model: Any, found: float, allowed: float) -> None:
         )
 
 
+def check_keywords(model: Encoder, *names: str, method: str = "__call__") -> None:
+    """Raises ValueError for an encoder without max_len, item_table or the method, or without a keyword."""
+    absent = [name for name in ("max_len", "item_table", method) if not hasattr(model, name)]
+    if absent:
+        raise ValueError(
+            f"{type(model).__name__}: has no {', '.join(absent)}: an encoder has the field max_len and the "
+            "method item_table() -> [vocab_size, D], padding first, beside what is asked of it here; add them"
+        )
+    missing = [name for name in names if not takes(model, name, method)]
+    if missing:
+        ignored = ""
+        if "positions" in names:
+            ignored = (
+                " (it may ignore positions and segments where users share no row: packed=None for the task "
+                "and its retriever)"
+            )
+        raise ValueError(
+            f"{type(model).__name__}: its {method} has no {', '.join(missing)}: an encoder takes items, and "
+            f"by keyword {', '.join(names)}; add them{ignored}"
+        )
+
+
 def check_encoder(
     model: Encoder, packed: Rows | None = None, *, causal: bool = True, method: str = "__call__"
 ) -> None:
@@ -253,16 +275,10 @@ def check_encoder(
       method: that is tried.
 
     Raises:
-      ValueError: they are not, or do; the module does not take positions, segments or train, or has variables
-        beside its parameters.
+      ValueError: they are not, or do; the module does not take positions, segments or train, has no item
+        table or no vector for each event, or has variables beside its parameters.
     """
-    missing = [name for name in ("positions", "segments", "train") if not takes(model, name, method)]
-    if missing:
-        raise ValueError(
-            f"{type(model).__name__}: its {method} has no {', '.join(missing)}: an encoder takes items, and "
-            "by keyword positions, segments and train; add them (it may ignore positions and segments where "
-            "users share no row: packed=None for the task and its retriever)"
-        )
+    check_keywords(model, "positions", "segments", "train", method=method)
     width = None if packed is None else packed.width
     mixed, future, allowed = once(_tried, model, width, method)
     refuse_mixed_users(model, mixed, allowed)
@@ -299,7 +315,14 @@ def _tried(model: Encoder, width: int | None, method: str) -> tuple[float, float
 
     def run(variables: Variables, batch: Batch) -> Array:
         columns = {name: batch[name] for name in names}
-        return model.apply(variables, batch["items"], **columns, train=False, method=method)
+        hidden = model.apply(variables, batch["items"], **columns, train=False, method=method)
+        shape = batch["items"].shape
+        if hidden.ndim != 3 or hidden.shape[:2] != shape:
+            raise ValueError(
+                f"{type(model).__name__}: its {method} gives {list(hidden.shape)} for items {list(shape)}; "
+                f"expected a vector for each event, [{shape[0]}, {shape[1]}, D]"
+            )
+        return hidden
 
     found, allowed = outputs_of(type(model).__name__, init, run, batches)
     padded, later = (part[probe.at[0]] for part in np.split(found["padded"], 2))

@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxrec import losses, packing
-from jaxrec.tasks.encoder import Encoder, numbered, only_params, refuse_times
+from jaxrec.tasks.encoder import Encoder, check_keywords, numbered, only_params, refuse_times
 from jaxrec.tasks.next_item import item_table
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
@@ -27,10 +27,11 @@ def profile(model: Encoder, *, token: int) -> Task:
     token: the id behind the events, which no item has (num_items + 1 where `extra_rows` makes room for it).
 
     Raises:
-      ValueError: the encoder reads times, of which the token has none. When variables are made: it has some
-        beside parameters.
+      ValueError: the encoder reads times, of which the token has none; it does not take `train`, or has no
+        table. When variables are made: it has some beside parameters.
     """
     refuse_times(model, "profile")
+    check_keywords(model, "train")
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
         return described_users(rows, context, token=token, max_len=model.max_len)

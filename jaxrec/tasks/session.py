@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxrec import losses, packing
-from jaxrec.tasks.encoder import Encoder, numbered, only_params, refuse_times
+from jaxrec.tasks.encoder import Encoder, check_keywords, numbered, only_params, refuse_times
 from jaxrec.tasks.next_item import item_table
 from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
@@ -41,10 +41,11 @@ def next_click(model: Encoder, objective: Objective, *, last_only: bool = False)
     takes `last_only=True` and then encodes the last slot alone (STAMP, whose slots cost a prefix each).
 
     Raises:
-      ValueError: the encoder reads times: sessions have none here. When variables are made: it has some
-        beside parameters.
+      ValueError: the encoder reads times: sessions have none here; it does not take `train`, or has no item
+        table. When variables are made: it has some beside parameters.
     """
     refuse_times(model, "next_click")
+    check_keywords(model, "train")
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
         session, length = (context[name][rows["user"]] for name in ("session", "prefix"))

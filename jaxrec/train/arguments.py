@@ -48,7 +48,7 @@ def check_arguments(
             "selected; evaluate at least once"
         )
     parallel.axis_name(num_devices)
-    _check_queries(selection.queries, num_devices)
+    _check_queries(selection.evaluation.queries)
 
 
 def check_seeds(seeds: Iterable[int]) -> None:
@@ -80,17 +80,12 @@ def check_optimiser(opt_state: Any) -> None:
             )
 
 
-def _check_queries(queries: Any, num_devices: int) -> None:
+def _check_queries(queries: Any) -> None:
     if not queries:
         raise ValueError("selection.queries: no column; give those that the measure reads, [batches, B]")
     for name, column in queries.items():
         if not np.size(column):
             raise ValueError(f"selection.queries: column {name!r} is empty: there is nothing to select by")
-        if num_devices > 1 and np.shape(column)[0] % num_devices:
-            raise ValueError(
-                f"selection.queries: {name!r} has {np.shape(column)[0]} batches, which "
-                f"num_devices={num_devices} does not divide; make the batches with `multiple=num_devices`"
-            )
     if "mask" in queries and not np.any(queries["mask"]):
         raise ValueError("selection.queries: every query is masked: there is nothing to select by")
 

@@ -106,8 +106,14 @@ class Checkpoints:
             ).position
         except Exception as error:
             raise ValueError(self._unreadable(number, error)) from error
-        if not isinstance(kept, dict) or kept.keys() != {"description", "position", "shapes", "checksums"}:
+        if not isinstance(kept, dict) or not kept.keys() >= {"description", "position"}:
             raise ValueError(self._damaged(number, "its JSON is not that of a checkpoint"))
+        if kept.keys() != {"description", "position", "shapes", "checksums"}:
+            raise ValueError(
+                f"{self.folder}: checkpoint {number} was written by another version of jaxrec (it says "
+                f"{', '.join(sorted(kept))} of itself); it may well be intact: leave it, and go on with that "
+                "version, or choose another --workdir"
+            )
         self._compare(kept["description"])
         return kept
 

@@ -12,6 +12,7 @@ On sampled candidates: their metrics are not those of the full ranking and may o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,88 @@ import numpy as np
 
 from jaxrec import metrics, packing
 from jaxrec.tasks.next_item import has_events
-from jaxrec.types import Array, Batch, Context, Protocol, Retriever, Variables
+from jaxrec.train import parallel
+from jaxrec.train.compiled import Compiled
+from jaxrec.types import (
+    Array,
+    Batch,
+    Context,
+    Evaluation,
+    Measure,
+    Protocol,
+    Retriever,
+    Summarise,
+    Variables,
+)
 
-# (variables, queries [batches, B], context) -> (a value per query [batches, B, …], the number of real queries
-# without one [batches]: a score is NaN or infinite, or an id is none of the data)
-Measure = Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array]]
-# (values of one seed [batches, B, …], queries on the host) -> named numbers
-Summarise = Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, float]]
 SEEN_TARGETS = "seen_targets"  # beside the metrics of a ranking that takes seen items out
+
+
+def evaluate(
+    evaluation: Evaluation, variables: Variables, context: Context, *, num_devices: int = 1
+) -> list[dict[str, float]]:
+    """Named numbers of each seed: variables have a leading seeds axis.
+
+    context: the resident columns that the measure reads. Batches of queries are shared by the devices,
+    filled up with masked ones.
+
+    Raises:
+      ValueError: a query has no value, see `check_finite`.
+    """
+    measure = CompiledMeasure(evaluation.measure, num_devices)
+    values = measure(
+        parallel.replicate(variables, num_devices),
+        measure.placed(evaluation.queries),
+        parallel.replicate(dict(context), num_devices),
+    )
+    return [evaluation.summarise(of_seed, evaluation.queries) for of_seed in values]
+
+
+class CompiledMeasure:
+    """A measure over seeds and devices, compiled once: (variables, queries, context) -> [S, batches, B, …].
+
+    variables have a leading seeds axis; they and the context are on every device (`parallel.replicate`),
+    queries are `placed`.
+
+    Raises:
+      ValueError: a query has no value, see `check_finite`.
+    """
+
+    def __init__(self, measure: Measure, num_devices: int) -> None:
+        self.num_devices = num_devices
+        fn = parallel.over_devices(parallel.over_seeds(measure), num_devices, (0, 0, 0), donate=False)
+        self._program = Compiled(fn)
+        self._batches: int | None = None  # all of them
+
+    @property
+    def seconds(self) -> float:
+        return self._program.seconds
+
+    def placed(self, queries: Mapping[str, np.ndarray]) -> Any:
+        """Queries [batches, B, …] on the devices, filled up with batches of zeros, which no mask holds
+        for."""
+        self._batches = len(next(iter(queries.values())))
+        pad = -self._batches % self.num_devices
+        filled = {
+            name: np.concatenate([column, np.zeros_like(column, shape=(pad, *column.shape[1:]))])
+            for name, column in ((name, np.asarray(column)) for name, column in queries.items())
+        }
+        return parallel.split_leading(filled, self.num_devices)
+
+    def compile(self, variables: Variables, queries: Any, context: Any) -> Any:
+        """Compiles for these arguments and returns the shape of the values."""
+        values, _ = self._program.compile(variables, queries, context)
+        return jax.eval_shape(self._gather, values)
+
+    def _gather(self, values: Any) -> Any:
+        if self.num_devices > 1:
+            values = jnp.moveaxis(values, 0, 1).reshape(values.shape[1], -1, *values.shape[3:])
+        return values[:, : self._batches]
+
+    def __call__(self, variables: Variables, queries: Any, context: Any) -> np.ndarray:
+        values, bad = jax.device_get(self._program(variables, queries, context))
+        check_finite(bad, "evaluation")
+        return np.asarray(self._gather(values))
 
 
 def make_rank(

@@ -16,14 +16,15 @@ from tqdm import tqdm
 
 from jaxrec.train.arguments import check_arguments
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, digest_of, keep_vocabulary
-from jaxrec.train.compiled import Compiled, CompiledMeasure
+from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan
+from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
 from jaxrec.train.logs import Logs
 from jaxrec.train.run import Fitted, Phase, Run, Selection
 from jaxrec.types import Context
 
-__all__ = ["Compiled", "CompiledMeasure", "Fitted", "Phase", "Selection", "fit"]
+__all__ = ["Compiled", "Fitted", "Phase", "Selection", "fit"]
 
 
 def fit(
@@ -76,7 +77,11 @@ def fit(
         described["vocabulary"] = digest_of(vocabulary)
     if not (workdir / CHECKPOINTS).exists():
         run.check_selection()
-    with locked(workdir), Checkpoints(workdir / CHECKPOINTS, described) as checkpoints:
+    with (
+        locked(workdir),
+        Checkpoints(workdir / CHECKPOINTS, described) as checkpoints,
+        deferred_interrupt() as interrupted,
+    ):
         if checkpoints.latest() is not None:
             run.resume(checkpoints, accept_changed_code)
         elif start_from is not None:
@@ -99,9 +104,8 @@ def fit(
                 bar.update()
                 bar.set_postfix_str(_postfix(entry, selection.metric))
                 done = len(run.history)
-                last = (
-                    done == total or run.stopped() or (stop_after is not None and done - first >= stop_after)
-                )
+                left = interrupted() or (stop_after is not None and done - first >= stop_after)
+                last = done == total or run.stopped() or left
                 if last or done % save_every == 0:
                     checkpoints.save(done, run.arrays(), run.position())
                 if last:
@@ -109,6 +113,8 @@ def fit(
         finally:
             bar.close()
             logs.close()
+    if interrupted():
+        raise KeyboardInterrupt
     return run.fitted()
 
 

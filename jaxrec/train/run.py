@@ -17,12 +17,12 @@ from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.train import identity, parallel
 from jaxrec.train.arguments import check_optimiser
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, stored
-from jaxrec.train.compiled import Compiled, CompiledMeasure
+from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan, make_epoch
-from jaxrec.train.evaluate import Measure, Summarise, ranking_metrics
+from jaxrec.train.evaluate import CompiledMeasure
 from jaxrec.train.state import TrainState, create
 from jaxrec.train.step import make_step
-from jaxrec.types import Array, Context, Task, Variables
+from jaxrec.types import Array, Context, Evaluation, Task, Variables
 
 
 class Phase(NamedTuple):
@@ -36,17 +36,14 @@ class Phase(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Which epoch's parameters are kept: the best by `metric` of the validation queries.
+    """Which epoch's parameters are kept: the best by `metric` of an evaluation on the validation queries.
 
-    measure: see `train.evaluate.Measure`; queries: its columns [batches, B] on the host; summarise: what it
-    measured, as named numbers; every: epochs between evaluations; patience: evaluations without improvement
-    after which a seed stops, None for never; lower_is_better: the metric is an error.
+    every: epochs between evaluations; patience: evaluations without improvement after which a seed stops,
+    None for never; lower_is_better: the metric is an error.
     """
 
-    measure: Measure
-    queries: Mapping[str, np.ndarray]
-    metric: str = "ndcg@20"
-    summarise: Summarise = ranking_metrics()
+    evaluation: Evaluation
+    metric: str
     every: int = 1
     patience: int | None = None
     lower_is_better: bool = False
@@ -107,8 +104,8 @@ class Run:
         self.best = parallel.replicate(jax.tree.map(jnp.array, state.variables), num_devices)
         self.state = parallel.replicate(state, num_devices)
         self.programs = [self._epoch_program(phase) for phase in phases]
-        self.queries = parallel.split_leading(dict(selection.queries), num_devices)
-        self.measure = CompiledMeasure(selection.measure, num_devices)
+        self.measure = CompiledMeasure(selection.evaluation.measure, num_devices)
+        self.queries = self.measure.placed(selection.evaluation.queries)
 
         def keep(best: Any, live: Any, better: Array) -> Any:
             return jax.tree.map(
@@ -135,7 +132,7 @@ class Run:
                 },
                 "steps": identity.steps(self.plan, context),
                 "context": identity.columns(context),
-                "queries": identity.columns(selection.queries),
+                "queries": identity.columns(selection.evaluation.queries),
                 "jax": identity.jax_settings(),
             },
         }
@@ -149,10 +146,14 @@ class Run:
         before = self._compiling()
         values = self.measure.compile(self.state.variables, self.queries, self.context)
         ones = np.ones(values.shape[1:], values.dtype)
-        names = self.selection.summarise(ones, self.selection.queries).keys()
+        names = self._numbers(ones).keys()
         self.compile_seconds += self._compiling() - before
         if self.selection.metric not in names:
             raise ValueError(f"selection metric {self.selection.metric!r} is not among {sorted(names)}")
+
+    def _numbers(self, values: np.ndarray) -> dict[str, float]:
+        evaluation = self.selection.evaluation
+        return evaluation.summarise(values, evaluation.queries)
 
     def resume(self, checkpoints: Checkpoints, accept_changed_code: bool) -> None:
         """Goes on from the last checkpoint."""
@@ -257,7 +258,7 @@ class Run:
     def _evaluate(self, number: int) -> dict[str, Any]:
         variables = self.state.variables
         values = self.measure(variables, self.queries, self.context)
-        found = [self.selection.summarise(v, self.selection.queries) for v in values]
+        found = [self._numbers(of_seed) for of_seed in values]
         metric, patience = self.selection.metric, self.selection.patience
         if metric not in found[0]:
             raise ValueError(f"selection metric {metric!r} is not among {sorted(found[0])}")

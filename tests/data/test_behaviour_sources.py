@@ -442,6 +442,10 @@ def test_bad_fuxictr_files_are_refused(write: Write) -> None:
             {"labels": ["y"], "features": [{"e": {"type": "sequence", "vocab_size": 4, "max_len": "5"}}]},
             "m.json: e: max_len '5'",
         ),
+        (
+            {"labels": ["item"], "features": MAP["features"]},
+            "m.json: item: is a label and among the features",
+        ),
     ],
 )
 def test_bad_feature_maps_are_refused(write: Write, content: object, message: str) -> None:

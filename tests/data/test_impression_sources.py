@@ -195,6 +195,22 @@ def test_criteo_as_distributed_has_tabs_and_no_header(data_dir: Path, tmp_path: 
         assert np.array_equal(column, two.columns_for_training()[name])
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+@pytest.mark.parametrize("header", ["none", "plain", "quoted"])
+def test_criteo_takes_tabs_and_commas_with_a_header_and_without(
+    data_dir: Path, tmp_path: Path, delimiter: str, header: str
+) -> None:
+    (path,) = samples(data_dir, "criteo/criteo_sample.csv")
+    first, *lines = path.read_text().splitlines()
+    quoted = ",".join(f'"{name}"' for name in first.split(","))
+    kept = {"none": lines, "plain": [first, *lines], "quoted": [quoted, *lines]}[header]
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join(kept).replace(",", delimiter))
+    one, two = (criteo.load(given, min_count=1).impressions for given in (path, other))
+    for name, column in one.columns_for_training().items():
+        assert np.array_equal(column, two.columns_for_training()[name])
+
+
 def test_aliexpress_sample(data_dir: Path) -> None:
     train, test = samples(
         data_dir, "aliexpress/aliexpress_train_sample.csv", "aliexpress/aliexpress_test_sample.csv"

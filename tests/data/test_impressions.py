@@ -204,6 +204,7 @@ def test_buckets_of_given_edges_and_of_few_values() -> None:
         ((Category("x"),), {"x": Coded(ALL, np.array(["a", "b"]))}, "x: codes must be integers within -1..1"),
         ((Category("x"),), {"x": Coded(ALL, np.array(list("aabc")))}, "x: values .* must be distinct"),
         ((Category("x", missing=("a",)),), {"x": ALL}, "x: missing=.* is not of the column's type int64"),
+        ((Number("x", missing="mean"),), {"x": ALL}, "x: missing='mean': must be 'error' or 'indicator'"),  # type: ignore[arg-type]
         ((Category("x", min_count=0),), {"x": ALL}, "x: min_count=0"),
         ((Category("x", min_count=9),), {"x": ALL}, "vocabulary 'x': no value occurs 9 times"),
         (

@@ -173,7 +173,9 @@ FEW = np.arange(6)  # too few for any argument by chance
 
 
 @pytest.mark.parametrize(
-    "texts", [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("0e0", "1e0"), (" 0", "1 ")], ids=lambda t: t[1]
+    "texts",
+    [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("0e0", "1e0"), (" 0", "1 "), ("no", "yes"), ("F", "T")],
+    ids=lambda t: t[1],
 )
 def test_a_copy_of_a_label_as_text_is_equal_to_it(texts: tuple[str, str]) -> None:
     label = np.array([0, 1, 1, 0, 1, 0], np.float32)

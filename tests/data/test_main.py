@@ -19,6 +19,40 @@ def test_list_names_every_set_with_its_state(cache: Path, capsys: Capture) -> No
         assert any(name in line and "to download" in line for line in printed.splitlines())
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "movielens/ml-100k            events+table    2.1 MB  to download         research use only",
+        "census/income                table          55.5 MB  to download         CC BY 4.0",
+        "retailrocket/funnel          table           0.5 MB  not to be had       CC BY-NC-SA 4.0",
+        "sessions/tmall               sessions        3.2 MB  to download         no licence file",
+        "aliexpress                   table                   files of your own: table aliexpress TRAIN TEST",
+        "taobao                       events                  files of your own: events taobao FILE",
+    ],
+)
+def test_list_says_what_a_set_is_and_on_what_terms(cache: Path, capsys: Capture, line: str) -> None:
+    assert main(["list"]) == 0
+    assert line in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["table", "amazon", "a", "b"], "format 'amazon': unknown; one of criteo, aliexpress, ali-ccp, "),
+        (["events", "criteo", "a"], "format 'criteo': unknown; one of amazon, amazon-din, taobao"),
+        (["table", "criteo", "a", "b"], "criteo: 2 files given, expected FILE"),
+        (["table", "criteo", "a", "--features", "101"], "--features: is for ali-ccp; criteo has the same"),
+        (["events", "amazon", "a", "b", "--drop-outside"], "--drop-outside: is for taobao; leave it out"),
+        (["stats", "criteo"], "data set 'criteo': unknown"),
+    ],
+)
+def test_a_format_of_another_command_or_without_its_files_is_refused(
+    cache: Path, capsys: Capture, arguments: list[str], message: str
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 def test_list_tells_what_is_in_the_data_folder(
     cache: Path, data_dir: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +163,7 @@ GOOD = "user,item,time\n1,5,1\n1,6,2\n2,5,3\n"
     "name, content, options",
     [
         ("e.CSV", GOOD, []),
-        ("e.Csv.GZ", gzip.compress(GOOD.encode()), []),
+        ("e.Csv.GZ", gzip.compress(GOOD.encode(), mtime=0), []),
         ("e.TSV", GOOD.replace(",", "\t"), []),
         ("e.csv", GOOD.replace(",", "\t"), ["--delimiter", "\\t"]),
         ("e.csv", GOOD.replace(",", "::"), ["--delimiter", "::"]),

@@ -244,6 +244,30 @@ def test_users_and_lengths_below_0_are_refused_when_queries_are_batched(name: st
     queries = Queries(*(np.array(column, np.int32) for column in ([0, 1], [2, 2], [5, 5])))
     with pytest.raises(ValueError, match=f"{name}: -1 of query 0"):
         batched_queries(queries._replace(**{name: np.array([-1, 0], np.int32)}), 2)
+    with pytest.raises(ValueError, match=f"{name}: 4294967297 of query 1"):  # as int32 it would be 1
+        batched_queries(queries._replace(**{name: np.array([0, 2**32 + 1])}), 2)
+
+
+@pytest.mark.parametrize("name", Queries._fields)
+@pytest.mark.parametrize("wrong", [[1.0, 2.5], [1.0, np.nan], [True, True]])
+def test_fractions_are_refused_when_queries_are_batched(name: str, wrong: list[float]) -> None:
+    queries = Queries(*(np.array(column, np.int32) for column in ([0, 1], [2, 2], [5, 5])))
+    with pytest.raises(ValueError, match=rf"{name}: (float64|bool)\[2\], expected integers"):
+        batched_queries(queries._replace(**{name: np.array(wrong)}), 2)
+
+
+def test_queries_of_other_lengths_and_batches_of_none_are_refused() -> None:
+    queries = Queries(*(np.array(column, np.int32) for column in ([0, 1], [2, 2], [5])))
+    with pytest.raises(ValueError, match="give one user, length and target for each"):
+        batched_queries(queries, 2)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        batched_queries(queries._replace(target=queries.user + 1), 0)
+
+
+@pytest.mark.parametrize("offsets", [[0, 1.5, 3], [0, 5, 3], [1, 2, 3], [0, 2, 2]])
+def test_labelled_columns_refuse_offsets_that_do_not_cut_the_items(offsets: list[float]) -> None:
+    with pytest.raises(ValueError, match="offsets: "):
+        labelled_columns(np.array([1, 2, 3]), np.array(offsets), np.array([1, 2]), num_items=3, num_classes=2)
 
 
 @pytest.mark.parametrize("label", [0, 3, -1])
@@ -272,3 +296,12 @@ def test_a_pair_out_of_range_is_refused_before_unobserved_ones_are_drawn(changed
     parts = Rows(np.array([0]), np.array([1]), np.array([2]), "toy")
     with pytest.raises(ValueError, match=rf"{next(iter(changed))}: {next(iter(changed.values()))} of pair 1"):
         add_unobserved(columns["user"], columns["item"], 3, parts, per_pair=1, seed=0)
+
+
+@pytest.mark.parametrize("name", ["user", "item"])
+def test_unobserved_pairs_refuse_fractions(name: str) -> None:
+    columns = {"user": np.array([0, 1, 1]), "item": np.array([0, 1, 2])}
+    columns[name] = columns[name] + 0.5
+    parts = Rows(np.array([0]), np.array([1]), np.array([2]), "toy")
+    with pytest.raises(ValueError, match=f"{name}: float64"):
+        add_unobserved(columns["user"], columns["item"], 5, parts, per_pair=1, seed=0)

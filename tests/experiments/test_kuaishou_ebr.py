@@ -33,8 +33,9 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for result in found.values():
         assert result.experiment == "kuaishou_ebr"
         assert not result.published and not result.source  # nothing is published for these data
-        assert list(result.metrics) == [f"recall@{k}" for k in experiment.LENGTHS]
-        values = [value for (value,) in result.metrics.values()]
+        assert list(result.metrics) == [*(f"recall@{k}" for k in experiment.LENGTHS), "seen_targets"]
+        *values, seen = [value for (value,) in result.metrics.values()]
+        assert seen == DATA.split.repeats.test / len(DATA.split.test.user) > 0  # of these data
         assert 0 <= values[0] <= values[1] <= values[2] <= values[3] <= 1
     assert found["popularity"].protocol.selection == "none" and found["popularity"].steps == 0
     trained = found["prompts-ssm"]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import sasrec as experiment
 from experiments import sequential as lab
 from experiments.published import NONE
+from jaxrec import packing
 from jaxrec.data import synthetic
 from jaxrec.data.interactions import Sequences
-from jaxrec.data.split import leave_one_out
+from jaxrec.data.split import leave_one_out, seen_before
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
-from jaxrec.types import Protocol
+from jaxrec.train.evaluate import evaluate
+from jaxrec.types import Protocol, Retriever
 
 DATA = lab.resident(leave_one_out(synthetic.markov_chain(num_users=60, num_items=30, noise=0.3).sequences))
 
@@ -61,6 +66,12 @@ def test_a_user_with_every_item_has_no_candidate() -> None:
         lab.sampled_candidates(data, data.split.test, 3, seed=0)
 
 
+def test_candidates_with_fractions_are_refused() -> None:
+    queries = DATA.split.test
+    with pytest.raises(ValueError, match="candidates: float64"):
+        lab.ranking(queries, 5, candidates=np.full((len(queries.user), 2), 1.5), num_items=DATA.num_items)
+
+
 def test_batches_carry_the_candidates_of_their_queries() -> None:
     queries = DATA.split.test
     drawn = lab.sampled_candidates(DATA, queries, 7, seed=0)
@@ -73,14 +84,15 @@ def test_batches_carry_the_candidates_of_their_queries() -> None:
 @pytest.mark.parametrize("candidates", ["sampled-", "sampled-0", "some", "sampled-ten"])
 def test_an_unknown_rule_for_candidates_is_refused(candidates: str) -> None:
     with pytest.raises(ValueError, match=f"protocol.candidates='{candidates}'"):
-        lab.test(lab.popularity(DATA), {}, DATA, Protocol(candidates=candidates), max_len=1, num_devices=1)
+        lab.evaluation(lab.popularity(DATA), DATA, Protocol(candidates=candidates), "test")
 
 
 def test_popularity_among_sampled_candidates_by_hand() -> None:
-    """Rank = 1 + candidates at least as popular, duplicates counted as often as they were drawn."""
+    """Rank = 1 + candidates at least as popular, duplicates as often as drawn; a seen target misses."""
     protocol = Protocol(candidates="sampled-20", selection="none")
     variables = lab.floor_variables([0])
-    (found,) = lab.test(lab.popularity(DATA), variables, DATA, protocol, max_len=1, num_devices=1)
+    asked = lab.evaluation(lab.popularity(DATA), DATA, protocol, "test")
+    (found,) = evaluate(asked, variables, DATA.columns)
     counts = np.zeros(DATA.num_items + 1)
     for user in range(DATA.split.sequences.num_users):
         start = int(DATA.split.sequences.offsets[user])
@@ -88,8 +100,11 @@ def test_popularity_among_sampled_candidates_by_hand() -> None:
             counts[item] += 1
     drawn = lab.sampled_candidates(DATA, DATA.split.test, 20, lab.TEST_DRAW)
     rank = 1 + (counts[drawn] >= counts[DATA.split.test.target][:, None]).sum(axis=1)
-    assert found["hit@10"] == pytest.approx((rank <= 10).mean())
-    assert found["mrr"] == pytest.approx((1 / rank).mean())
+    seen = seen_before(DATA.split.sequences, DATA.split.test)
+    assert seen.any()
+    assert found["hit@10"] == pytest.approx(((rank <= 10) & ~seen).mean())
+    assert found["mrr"] == pytest.approx((~seen / rank).mean())
+    assert found["seen_targets"] == pytest.approx(seen.mean())
 
 
 def test_tiny_changes_defaults_only() -> None:
@@ -152,3 +167,38 @@ def test_the_loss_is_part_of_every_name() -> None:
     permuted = experiment.Config(replacement=False)
     assert experiment.model_name("sasrec-ce", permuted) == "sasrec-ce+permuted"
     assert experiment.model_name("random", permuted) == "random"
+
+
+@pytest.mark.parametrize("seen", ["exclude", "keep", "zero"])
+def test_who_remembers_the_history_gains_nothing_by_how_candidates_are_drawn(seen: str) -> None:
+    """Users who come back to one of their items, ranked by whether it was in the history, among 10.
+
+    Where seen items are candidates they are drawn too, so the target is one of several; where they are none,
+    it is a miss, and its share stands beside the metrics.
+    """
+    rng = np.random.default_rng(0)
+    rows = [rng.permutation(20)[:15].tolist() for _ in range(60)]
+    again = Sequences.from_rows("again", [[i + 1 for i in (*r, r[3])] for r in rows])
+    data = lab.resident(leave_one_out(again))
+
+    def query(variables: Any, queries: Any, context: Any) -> Any:
+        end = context["start"][queries["user"]] + queries["length"]
+        seen = packing.window(context["items"], end, queries["length"], data.history)
+        return jax.nn.one_hot(seen, data.num_items + 1).sum(axis=1).at[:, 0].set(0.0)
+
+    remembers = Retriever(query, lambda variables: jnp.eye(data.num_items + 1))
+    protocol = Protocol(candidates="sampled-10", seen=seen)
+    asked = lab.evaluation(remembers, data, protocol, "test")
+    found = evaluate(asked, lab.floor_variables((0,)), data.columns)[0]
+    assert found["hit@5"] < 0.1
+    assert found.get("seen_targets", 0.0) == (seen == "exclude")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 41, "target"])
+def test_candidates_that_are_no_other_items_are_refused(wrong: Any) -> None:
+    data = lab.resident(leave_one_out(synthetic.markov_chain(num_users=8, num_items=40).sequences))
+    queries = data.split.test
+    drawn = lab.sampled_candidates(data, queries, 5, 0)
+    drawn[2, 3] = queries.target[2] if wrong == "target" else wrong
+    with pytest.raises(ValueError, match=f"candidates: {drawn[2, 3]} of query 2 is"):
+        lab.ranking(queries, 12, candidates=drawn, num_items=data.num_items)

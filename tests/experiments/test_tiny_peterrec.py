@@ -104,9 +104,10 @@ def test_users_are_split_once_and_all_are_used() -> None:
     assert not np.array_equal(other.test, data.test)
 
 
-def test_batches_of_users_are_padded_and_masked() -> None:
+def test_batches_of_users_are_padded_and_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     users, labels = np.arange(5, 12).astype(np.int32), np.arange(20, dtype=np.int32) % 2 + 1
-    found = experiment.batches(users, labels, 2)
+    monkeypatch.setattr(experiment, "EVALUATION_BATCH", 4)
+    found = experiment.batches(users, labels)
     assert found["mask"].shape == (2, 4)
     assert found["user"][found["mask"]].tolist() == users.tolist()
     assert found["label"][found["mask"]].tolist() == labels[users].tolist()

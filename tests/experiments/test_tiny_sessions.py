@@ -18,6 +18,7 @@ from jaxrec.data.sessions import Sessions, split_sessions
 from jaxrec.data.sources import sessions as source
 from jaxrec.data.sources.sessions import from_lists
 from jaxrec.report.results import read_all
+from jaxrec.train.evaluate import evaluate
 from tests.experiments.test_tiny import call
 
 LEARNED = {"stamp-ce": "ce", "gru4rec-ce": "ce"}
@@ -256,7 +257,8 @@ def test_chance_is_chance_and_hangs_on_the_query(data: lab.Data) -> None:
 def test_ranks_of_scores_and_their_means(data: lab.Data) -> None:
     """Equal scores rank the target last; of the masked tail nothing counts."""
     floor = lab.item_knn(data)
-    (found,) = lab.test_floor(floor, data, [0], 1)
+    asked = lab.floor_evaluation(floor, data, lab.protocol(data.split, "", "none"))
+    (found,) = evaluate(asked, lab.floor_variables(floor, [0]), data.columns)
     every = scores(floor, data)
     ranks = np.array([(row >= row[target - 1]).sum() for row, (_, target) in zip(every, TEST, strict=True)])
     assert ranks[3] == NUM_ITEMS  # after an item that training never saw, all are equal

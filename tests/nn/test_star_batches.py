@@ -13,6 +13,7 @@ from jaxrec.nn.layers.features import Categorical, Conditioned, FeatureEmbedding
 from jaxrec.nn.ranking.star import STAR, Domain
 from jaxrec.tasks.multitask import Target, multitask
 from jaxrec.train.evaluate import check_finite, make_scores
+from jaxrec.types import Batch, Variables
 from tests.nn.drawn import drawn
 
 RNG = np.random.default_rng(0)
@@ -62,9 +63,13 @@ def test_evaluation_leaves_out_what_fills_up_the_last_batch(of_domains: bool) ->
 
 
 def test_a_scenario_that_only_these_rows_have_is_named_among_the_causes() -> None:
-    model = star(True)
+    model: Any = star(True)
     variables = drawn(model, X, DOMAIN)
-    measure = make_scores(lambda v, batch: model.apply(v, batch["x"], batch["domain"]))
+
+    def score(variables: Variables, batch: Batch) -> Any:
+        return model.apply(variables, batch["x"], batch["domain"])
+
+    measure = make_scores(score)
     unseen = {"x": X[None], "domain": np.array([[0, 1, 2, 3, 0, 1]]), "mask": np.ones((1, 6), bool)}
     _, bad = measure(variables, jax.tree.map(jnp.asarray, unseen), {})
     with pytest.raises(

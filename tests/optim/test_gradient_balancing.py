@@ -391,12 +391,10 @@ def test_pe_ltr_leaves_out_tasks_without_a_gradient(absent: tuple[int, ...]) -> 
     there = np.setdiff1d(np.arange(4), absent)
     weights = np.asarray(pe_ltr_weights(jnp.asarray(gram(gradients)), jnp.asarray(bounds)))
     rest = 1 - bounds[list(absent)].sum()
-    alone = pe_ltr_weights(jnp.asarray(gram(gradients[there])), jnp.asarray(bounds[there] / rest))
+    alone = rest * pe_ltr_weights(jnp.asarray(gram(gradients[there])), jnp.asarray(bounds[there] / rest))
     np.testing.assert_allclose(weights[list(absent)], bounds[list(absent)], rtol=1e-6)
-    np.testing.assert_allclose(weights[there], rest * np.asarray(alone), rtol=1e-4, atol=1e-5)
-    assert weights.sum() == pytest.approx(1.0)
+    np.testing.assert_allclose(weights[there], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_pe_ltr_without_any_gradient_is_finite() -> None:
-    weights = np.asarray(pe_ltr_weights(jnp.zeros((3, 3)), jnp.array([0.1, 0.2, 0.0])))
-    assert np.isfinite(weights).all() and weights.sum() == pytest.approx(1.0)
+    assert float(pe_ltr_weights(jnp.zeros((3, 3)), jnp.array([0.1, 0.2, 0.0])).sum()) == pytest.approx(1.0)

@@ -239,22 +239,41 @@ def test_an_edited_number_is_stale(project: Path) -> None:
     assert tables.stale(project / "results", readme) == [readme]
 
 
-def test_without_results_the_block_is_empty_and_the_program_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_no_results_are_an_error_and_change_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], there: bool
+) -> None:
+    """A wrong name of the folder must not empty the tables."""
     (tmp_path / "README.md").write_text(FRAME)
-    assert run(tmp_path, "--check") == 2
-    assert run(tmp_path) == 2
-    assert tables.update(tmp_path / "results", tmp_path / "README.md") == []
+    if there:
+        (tmp_path / "results").mkdir()
+    for options in ((), ("--check",)):
+        assert run(tmp_path, *options) == 2
+        said = "holds no result file" if there else "no such folder"
+        assert f"{tmp_path / 'results'}: {said}; name the folder of results" in capsys.readouterr().err
     assert (tmp_path / "README.md").read_text() == FRAME
-    assert not (tmp_path / "results").exists()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["README.md", *(["results"] if there else [])]
 
 
-def test_a_removed_result_empties_the_block(project: Path) -> None:
+def test_a_removed_result_leaves_the_tables_to_the_others(project: Path) -> None:
+    write(example(dataset="Sports"), project / "results", manifest=MANIFEST)
     run(project)
     (project / "results/ticoserec/Beauty/sasrec-bce.json").unlink()
-    assert run(project) == 2
-    tables.update(project / "results", project / "README.md")
-    assert (project / "README.md").read_text() == FRAME
-    assert "No results yet." in (project / "results/README.md").read_text()
+    assert run(project) == 0
+    assert "Beauty" not in (project / "README.md").read_text() + (project / "results/README.md").read_text()
+
+
+def test_trials_are_printed_and_written_nowhere(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(example(), project / "runs/results", manifest=MANIFEST)
+    monkeypatch.chdir(project)
+    before = {path: path.read_text() for path in project.rglob("*") if path.is_file()}
+    assert main(["--results", "runs/results"]) == 0
+    assert "0.3000 ± 0.0707" in capsys.readouterr().out
+    assert {path: path.read_text() for path in project.rglob("*") if path.is_file()} == before
+    assert main([]) == 0  # the kept results
+    assert "0.3000 ± 0.0707" in (project / "README.md").read_text()
 
 
 def test_no_readme_writes_the_folder_only(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

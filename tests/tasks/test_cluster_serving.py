@@ -288,9 +288,9 @@ def test_a_target_that_was_seen_is_in_no_list(block: int) -> None:
     repeated["user"][:count], repeated["target"][:count] = user[:count], target[:count]
     repeated["length"][:count] = [len(HISTORY[u]) for u in user[:count]]
     repeated["mask"] = np.arange(queries["user"].size) < count
-    repeated = {name: column.reshape(2, 50) for name, column in repeated.items()}
-    values, bad = measure(block)(VARIABLES, repeated, context)
-    assert (np.asarray(values)[repeated["mask"]] == 0).all() and bad.tolist() == [0, 0]
+    batches = {name: column.reshape(2, 50) for name, column in repeated.items()}
+    values, bad = measure(block)(VARIABLES, batches, context)
+    assert (np.asarray(values)[batches["mask"]] == 0).all() and bad.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("target", [-1, 0, NUM_ITEMS + 1])

@@ -115,6 +115,31 @@ class TakesItemsOnly(Own):
         return self.table[items]
 
 
+class TakesNoTrain(Own):
+    def __call__(self, items: Array) -> Array:  # type: ignore[override]
+        return self.table[items]
+
+
+class GivesTheLastAlone(Own):
+    def mixed(self, items: Array, x: Array, segments: Array) -> Array:
+        return super().mixed(items, x, segments)[:, -1]
+
+
+class HasNoTable(nn.Module):
+    max_len: int = MAX_LEN
+
+    @nn.compact
+    def __call__(
+        self,
+        items: Array,
+        *,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        return nn.Embed(NUM_ITEMS + 1, DIM)(items)
+
+
 class NeedsPositive(Own):
     """A parameter that has to be positive, which starts at 1."""
 
@@ -198,6 +223,38 @@ def test_an_encoder_with_a_field_that_is_no_key_is_tried_too() -> None:
 
 def test_parameters_that_have_to_be_positive_are_tried_as_they_start() -> None:
     check_encoder(NeedsPositive(), PACKED)
+
+
+@pytest.mark.parametrize(
+    "task", [lambda model: next_click(model, full_softmax()), lambda model: profile(model, token=NUM_ITEMS)]
+)
+def test_an_encoder_that_takes_no_train_is_refused_where_it_gets_nothing_else(task: Any) -> None:
+    task(TakesItemsOnly())
+    with pytest.raises(ValueError, match="TakesNoTrain: its __call__ has no train: .* by keyword train; add"):
+        task(TakesNoTrain())
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        lambda model: next_item(model, full_softmax()),
+        lambda model: next_click(model, full_softmax()),
+        lambda model: profile(model, token=NUM_ITEMS),
+    ],
+)
+def test_an_encoder_without_an_item_table_is_refused(task: Any) -> None:
+    with pytest.raises(ValueError, match="HasNoTable: has no item_table: "):
+        task(HasNoTable())
+
+
+def test_an_encoder_without_the_method_that_is_tried_is_refused() -> None:
+    with pytest.raises(ValueError, match="Own: has no intent: "):
+        check_encoder(Own(), method="intent")
+
+
+def test_an_encoder_without_a_vector_for_each_event_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"its __call__ gives \[\d+, 4\] for items .* vector for each event"):
+        next_item(GivesTheLastAlone(), full_softmax())
 
 
 def test_what_an_encoder_does_not_take_is_named() -> None:

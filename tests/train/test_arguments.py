@@ -28,8 +28,8 @@ ZERO_QUERIES: dict[str, np.ndarray] = {**toy.queries(), "mask": np.zeros((4, 3),
         ({"selection": toy.selection(every=-1)}, "selection.every=-1"),
         ({"selection": toy.selection(every=9)}, "the phases have 3 epochs, so nothing would be selected"),
         ({"selection": toy.selection(metric="ndcg@7")}, "'ndcg@7' is not among"),
-        ({"selection": toy.selection()._replace(queries={})}, "no column"),
-        ({"selection": toy.selection()._replace(queries=ZERO_QUERIES)}, "every query is masked"),
+        ({"selection": toy.selection(toy.evaluation(queries={}))}, "no column"),
+        ({"selection": toy.selection(toy.evaluation(queries=ZERO_QUERIES))}, "every query is masked"),
         ({"save_every": 0}, "save_every=0"),
         ({"save_every": 1.5}, "save_every=1.5: must be a whole number"),
         ({"calls": 0}, "calls=0"),
@@ -46,7 +46,7 @@ ZERO_QUERIES: dict[str, np.ndarray] = {**toy.queries(), "mask": np.zeros((4, 3),
             "ScheduleFreeState: such an optimiser has other parameters",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_an_argument_that_trains_nothing_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -66,9 +66,8 @@ def test_a_metric_that_is_not_defined_for_the_queries_is_told_before_training(tm
         return queries["label/buy"][..., None] * 1.0, queries["mask"].sum(axis=1) * 0
 
     queries = {"label/buy": np.zeros((2, 3), np.float32), "mask": np.ones((2, 3), bool)}
-    selection = toy.selection()._replace(
-        measure=measure, queries=queries, metric="auc/buy", summarise=impression_metrics(["buy"])
-    )
+    asked = toy.evaluation(measure=measure, queries=queries, summarise=impression_metrics(["buy"]))
+    selection = toy.selection(asked, metric="auc/buy")
     with pytest.raises(ValueError, match="auc/buy is nan"):
         toy.run(tmp_path / "run", selection=selection)
     assert not (tmp_path / "run").exists()

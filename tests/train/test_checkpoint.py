@@ -96,6 +96,17 @@ def test_arrays_of_another_model_are_an_error(tmp_path: Path, like: Any) -> None
         checkpoints.restore(like)
 
 
+def test_a_checkpoint_of_another_version_is_not_called_damaged(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "c", 1)
+    (kept,) = [path for path in (folder / "1/position").iterdir() if "description" in path.read_text("utf-8")]
+    content = json.loads(kept.read_text("utf-8"))
+    del content["checksums"]
+    kept.write_text(json.dumps(content), "utf-8")
+    with Checkpoints(folder, {}) as checkpoints, pytest.raises(ValueError, match="another version") as error:
+        checkpoints.restore(ARRAYS)
+    assert "damaged" not in str(error.value) and "remove" not in str(error.value)
+
+
 def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
 
@@ -227,12 +238,14 @@ def test_ctrl_c_ends_a_run_with_one_line_and_the_same_command_goes_on(tmp_path: 
     process = started(tmp_path, epochs)
     wait_for(process, history, 3)
     process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=300)[1]
+    errors = process.communicate(timeout=120)[1]
     assert process.returncode == 130, errors
+    assert "stopping after this epoch" in errors
     assert errors.splitlines()[-1].endswith("interrupted; run the same command to continue")
     assert "Traceback" not in errors
     assert "terminate called" not in errors
     done = lines(history)
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*")) == done  # all is saved
     again = started(tmp_path, epochs)
     wait_for(again, history, done + 1)
     again.kill()
@@ -240,6 +253,15 @@ def test_ctrl_c_ends_a_run_with_one_line_and_the_same_command_goes_on(tmp_path: 
     assert [json.loads(line)["epoch"] for line in history.read_text().splitlines()][:done] == list(
         range(done)
     )
+
+
+def test_ctrl_c_at_any_moment_does_not_hang(tmp_path: Path) -> None:
+    process = started(tmp_path, 10**6)
+    wait_for(process, tmp_path / "history.jsonl", 1)
+    time.sleep(random.Random().uniform(0, 0.2))
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 130, errors
 
 
 @pytest.mark.parametrize("ids", [np.array([7, 3, 9]), np.array(["b", "aa"])])

@@ -20,11 +20,11 @@ from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import Rows
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import make_rank, summarise
-from jaxrec.train.fit import CompiledMeasure, Phase, Selection, fit
+from jaxrec.train.evaluate import CompiledMeasure, make_rank, ranking_metrics, summarise
+from jaxrec.train.fit import Phase, Selection, fit
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
-from jaxrec.types import Array, Context, Protocol, Task
+from jaxrec.types import Array, Context, Evaluation, Protocol, Task
 from tests.tasks import small
 
 MODEL = small.Averager(dropout=0.3)
@@ -168,13 +168,14 @@ def test_metrics_of_the_test_split_are_those_of_one_device(name: str) -> None:
 def test_views_that_find_no_room_stop_the_run_with_the_epoch_and_the_loss(tmp_path: Path) -> None:
     crowded = combine(pair=contrastive.pooled(MODEL, VIEWS, packed=Rows(1, 8)))
     rank = make_rank(next_item.retriever(MODEL), Protocol(), num_items=small.NUM_ITEMS, history=11)
+    asked = Evaluation(rank, batched_queries(small.split().validation, 4), ranking_metrics(), Protocol())
     with pytest.raises(ValueError, match=r"epoch 0: loss 'contrastive' is \[nan\]"):
         fit(
             [Phase("views", crowded, 1)],
             optax.sgd(1.0),
             plan(),
             context(),
-            Selection(rank, batched_queries(small.split().validation, 4)),
+            Selection(asked, "ndcg@20"),
             seeds=(0,),
             workdir=tmp_path,
             description={},

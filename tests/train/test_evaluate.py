@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec import metrics
-from jaxrec.train.evaluate import check_finite, make_rank, summarise
-from jaxrec.train.fit import CompiledMeasure
+from jaxrec.train.evaluate import CompiledMeasure, check_finite, evaluate, make_rank, summarise
 from jaxrec.types import Protocol, Retriever
 from tests.train import toy
 
@@ -169,8 +168,8 @@ def test_sampled_candidates_are_ranked_among_themselves() -> None:
             user = asked["user"][at]
             own = found["users"][user] @ found["items"][asked["target"][at]]
             others = scores[user][at]
-            rank = 1 + int((others > own).sum() + (ties == "pessimistic") * (others == own).sum())
-            assert ranks[at] == (metrics.MISS if seen_before(user) else rank)
+            place = 1 + int((others > own).sum() + (ties == "pessimistic") * (others == own).sum())
+            assert ranks[at] == (metrics.MISS if seen_before(user) else place)
         assert int(bad.sum()) == 0
 
 
@@ -178,7 +177,7 @@ def test_sampled_candidates_are_ranked_among_themselves() -> None:
 def test_the_rule_for_seen_items_holds_for_a_target_among_sampled_candidates(seen: str) -> None:
     """Vectors of one number: item i scores i, and the user has met items 9 and 3 before 9 comes again."""
     table = np.arange(NUM_ITEMS + 1, dtype=np.float32)[:, None]
-    one = Retriever(lambda v, queries, context: jnp.ones((1, 1)), lambda v: v)
+    one = Retriever(lambda v, queries, context: jnp.ones((1, 1)), lambda v: v["items"])
     asked = {name: np.array([[value]]) for name, value in {"user": 0, "length": 2, "target": 9}.items()}
     asked |= {"mask": np.ones((1, 1), bool), "candidates": np.array([[[3, 8, 11]]])}
     events = {"items": np.array([9, 3, 9]), "start": np.array([0])}
@@ -186,7 +185,7 @@ def test_the_rule_for_seen_items_holds_for_a_target_among_sampled_candidates(see
         make_rank(one, Protocol(seen=seen, candidates="sampled-3"), num_items=NUM_ITEMS, history=2)
     )
     expected = {"exclude": metrics.MISS, "zero": 4, "keep": 2}  # zero: 9 and 3 score 0, a tie
-    assert int(rank(table, asked, events)[0][0, 0]) == expected[seen]
+    assert int(rank({"items": table}, asked, events)[0][0, 0]) == expected[seen]
 
 
 @pytest.mark.parametrize("block", [16384, 5])
@@ -198,12 +197,12 @@ def test_who_scores_what_was_seen_earns_nothing_by_targets_that_come_again(block
 
     remembers = Retriever(history, lambda variables: jnp.eye(NUM_ITEMS + 1))
     asked = {"user": np.arange(6), "length": np.full(6, 3), "target": np.full(6, 3), "mask": np.ones(6, bool)}
-    asked = {name: column.reshape(2, 3) for name, column in asked.items()}
+    batches = {name: column.reshape(2, 3) for name, column in asked.items()}
     events = {"items": np.tile([1, 2, 3, 3], 6), "start": 4 * np.arange(6)}
     found = {}
     for seen in ("exclude", "keep"):
         rank = jax.jit(make_rank(remembers, Protocol(seen=seen), num_items=NUM_ITEMS, history=3, block=block))
-        found[seen] = summarise(np.asarray(rank({}, asked, events)[0]), asked["mask"], (1, 3, 10**6))
+        found[seen] = summarise(np.asarray(rank({}, batches, events)[0]), batches["mask"], (1, 3, 10**6))
     assert found["exclude"] == {**dict.fromkeys(found["keep"], 0.0), "seen_targets": 1.0}
     assert found["keep"]["hit@3"] == 1.0 and "seen_targets" not in found["keep"]
 
@@ -317,3 +316,22 @@ def test_compiled_rank_raises_on_scores_that_are_not_finite() -> None:
     }
     with pytest.raises(ValueError, match="10 queries"):
         rank(found, toy.queries(), toy.context())
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 3])
+def test_an_evaluation_gives_the_same_numbers_on_any_number_of_devices(num_devices: int) -> None:
+    """Four batches on three devices: the two that fill up count nowhere."""
+    variables = toy.factors().init(jax.random.key(0), {})
+    both = jax.tree.map(lambda x: jnp.stack([x, -x]), variables)
+    asked = toy.evaluation()
+    found = evaluate(asked, both, toy.context(), num_devices=num_devices)
+    for index, numbers in enumerate(found):
+        one = jax.tree.map(lambda x, i=index: x[i], both)
+        ranks, _ = jax.jit(asked.measure)(one, dict(asked.queries), toy.context())
+        assert numbers == pytest.approx(asked.summarise(np.asarray(ranks), asked.queries), rel=1e-6)
+
+
+def test_an_evaluation_refuses_scores_that_mean_nothing() -> None:
+    variables = jax.tree.map(lambda x: x[None] / 0.0, toy.factors().init(jax.random.key(0), {}))
+    with pytest.raises(ValueError, match="10 queries have NaN or infinite scores"):
+        evaluate(toy.evaluation(), variables, toy.context(), num_devices=2)

@@ -13,9 +13,8 @@ import optax
 import pytest
 
 from jaxrec.train.epoch import shuffled
-from jaxrec.train.evaluate import make_rank
 from jaxrec.train.fit import Compiled, Fitted, Phase, fit
-from jaxrec.types import Array, Context, Protocol, Variables
+from jaxrec.types import Array, Context, Variables
 from tests.train import toy
 
 
@@ -130,7 +129,7 @@ def run_script(workdir: Path, values: list[float], stop_after: int | None = None
     def losses(variables: Variables, batch: Any, key: Array, axis_name: str | None = None) -> Any:
         return {"down": -variables["params"]["count"]}, {}
 
-    selection = toy.selection(metric="mrr", **kwargs)._replace(measure=scripted(values))
+    selection = toy.selection(toy.evaluation(measure=scripted(values)), metric="mrr", **kwargs)
     counting = task._replace(init=init, losses=losses)
     return toy.run(
         workdir,
@@ -220,9 +219,8 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_the_loss(tmp_path: Path) 
 
 def test_scores_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
     retriever = toy.RETRIEVER._replace(items=lambda v: v["params"]["items"] / 0.0)
-    rank = make_rank(retriever, Protocol(), num_items=toy.NUM_ITEMS, history=2)
     with pytest.raises(ValueError, match="10 queries have NaN or infinite scores"):
-        toy.run(tmp_path, selection=toy.selection()._replace(measure=rank))
+        toy.run(tmp_path, selection=toy.selection(toy.evaluation(retriever)))
 
 
 def test_batches_that_never_fit_their_rows_stop_the_run(tmp_path: Path) -> None:
@@ -254,4 +252,4 @@ def test_more_devices_than_there_are_is_an_error(tmp_path: Path) -> None:
 
 def test_a_batch_that_devices_do_not_divide_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not split over 3 devices"):
-        toy.run(tmp_path, num_devices=3, selection=toy.selection()._replace(queries=toy.queries(3, 4)))
+        toy.run(tmp_path, num_devices=3, selection=toy.selection(toy.evaluation(queries=toy.queries(3, 4))))

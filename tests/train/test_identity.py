@@ -63,10 +63,9 @@ def test_all_differing_items_are_named(begun: Path) -> None:
 
 
 def test_other_queries_are_another_run(begun: Path) -> None:
-    selection = toy.selection()
-    queries = {**selection.queries, "target": np.roll(selection.queries["target"], 1)}
+    queries = {**toy.queries(), "target": np.roll(toy.queries()["target"], 1)}
     with pytest.raises(ValueError, match=r"fit\.queries\.target="):
-        toy.run(begun, epochs=(4,), selection=selection._replace(queries=queries))
+        toy.run(begun, epochs=(4,), selection=toy.selection(toy.evaluation(queries=queries)))
 
 
 def test_queries_in_other_batches_are_the_same_run() -> None:

@@ -10,8 +10,7 @@ import pytest
 
 from jaxrec import metrics
 from jaxrec.train import parallel
-from jaxrec.train.evaluate import impression_metrics, make_scores
-from jaxrec.train.fit import CompiledMeasure, Selection
+from jaxrec.train.evaluate import CompiledMeasure, impression_metrics, make_scores
 from jaxrec.types import Array, Batch, Variables
 from tests.train import toy
 
@@ -108,11 +107,10 @@ def test_an_error_is_selected_by_its_minimum(tmp_path: Path) -> None:
     """The same numbers, negated and named an error, select the same epochs."""
 
     def negated(values: np.ndarray, queries: object) -> dict[str, float]:
-        best: Selection = toy.selection()
-        return {"error": -best.summarise(values, toy.queries())[toy.METRIC]}
+        return {"error": -toy.evaluation().summarise(values, toy.queries())[toy.METRIC]}
 
     plain = toy.run(tmp_path / "a", epochs=(4,))
-    error = toy.selection(metric="error", summarise=negated, lower_is_better=True)
+    error = toy.selection(toy.evaluation(summarise=negated), metric="error", lower_is_better=True)
     turned = toy.run(tmp_path / "b", epochs=(4,), selection=error)
     assert turned.best_epoch == plain.best_epoch
     assert turned.best_value == [-value for value in plain.best_value]

@@ -24,7 +24,7 @@ from jaxrec.train.evaluate import impression_metrics, make_scores
 from jaxrec.train.fit import Fitted, Phase, Selection, fit
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
-from jaxrec.types import Array
+from jaxrec.types import Array, Evaluation, Protocol
 from tests.tasks.labelled import BATCH, NUM_ROWS, TARGETS, Bottom, columns, rows
 
 NAMES = ("click", "buy")
@@ -293,13 +293,17 @@ def test_a_run_logs_every_scalar_and_goes_on_where_it_stopped(tmp_path: Path) ->
     queries = TASK.prepare(jax.random.key(0), rows(*range(BATCH)), CONTEXT)
     queries = {name: np.asarray(column)[None] for name, column in queries.items()}
 
+    asked = Evaluation(
+        make_scores(TASK.predict), queries, impression_metrics(["click"]), Protocol(candidates="impressions")
+    )
+
     def train(folder: str, stop_after: int | None = None) -> Fitted:
         return fit(
             [Phase("both", TASK, 2, METHODS["gradnorm"])],
             TX,
             shuffled(NUM_ROWS, BATCH),
             CONTEXT,
-            Selection(make_scores(TASK.predict), queries, "auc/click", impression_metrics(["click"])),
+            Selection(asked, "auc/click"),
             seeds=(0,),
             workdir=tmp_path / folder,
             description={},

@@ -15,7 +15,7 @@ from jaxrec import losses
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import make_rank, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection, fit
-from jaxrec.types import Array, Batch, Context, Key, Protocol, Retriever, Task, Variables
+from jaxrec.types import Array, Batch, Context, Evaluation, Key, Protocol, Retriever, Task, Variables
 
 NUM_USERS, NUM_ITEMS, BATCH = 10, 12, 4
 METRIC = "ndcg@5"
@@ -93,9 +93,14 @@ def queries(batches: int = 4, size: int = 3) -> dict[str, np.ndarray]:
     return {name: np.pad(column, (0, pad)).reshape(batches, size) for name, column in columns.items()}
 
 
-def selection(**kwargs: Any) -> Selection:
-    rank = make_rank(RETRIEVER, Protocol(), num_items=NUM_ITEMS, history=2)
-    return Selection(rank, queries(), **{"metric": METRIC, "summarise": ranking_metrics((1, 5)), **kwargs})
+def evaluation(retriever: Retriever = RETRIEVER, **kwargs: Any) -> Evaluation:
+    """Ranks every user's positive among all items. kwargs: parts of it to replace."""
+    rank = make_rank(retriever, Protocol(), num_items=NUM_ITEMS, history=2)
+    return Evaluation(rank, queries(), ranking_metrics((1, 5)), Protocol())._replace(**kwargs)
+
+
+def selection(asked: Evaluation | None = None, **kwargs: Any) -> Selection:
+    return Selection(asked or evaluation(), **{"metric": METRIC, **kwargs})
 
 
 def phases(*epochs: int, task: Task | None = None) -> list[Phase]:

@@ -1,7 +1,8 @@
 """Criteo display advertising: clicks, 13 counts and 26 hashed categories (Kaggle challenge of 2014).
 
 The data are behind a login, so there is no address to download them from: `load` reads a file of yours,
-`train.txt` as distributed (tabs, no header) or a CSV with the header label,I1..I13,C1..C26.
+`train.txt` as distributed (tabs, no header) or a CSV with the header label,I1..I13,C1..C26. Tabs or commas
+are told by the first line, and so is a header.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ def load(
     Counts become sign(x) log(1 + |x|), standardised (some are -1 or less), with an indicator where missing;
     a category seen fewer than `min_count` times in training rows is out of vocabulary.
     """
-    has_header = first_line(path).split(",")[0] == "label"
+    first = first_line(path)
+    delimiter = "\t" if "\t" in first else ","
+    has_header = first.split(delimiter)[0].strip('"') == "label"
     raw, _ = read_table(
         [path],
         categories=CATEGORIES,
         numbers=("label", *COUNTS),
         names=None if has_header else COLUMNS,
-        delimiter="," if has_header else "\t",
+        delimiter=delimiter,
     )
     label = np.asarray(raw["label"])
     rows = random_rows(len(label), validation=validation, test=test, seed=seed)

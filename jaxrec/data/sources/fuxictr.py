@@ -108,6 +108,11 @@ def read_map(path: str | Path) -> FeatureMap:
     features = [_feature(path, name, spec) for name, spec in specs if spec.get("type") != "meta"]
     if not labels or not features:
         raise ValueError(f"{path}: labels {labels}, {len(features)} features: at least one of each is needed")
+    both = [feature.name for feature in features if feature.name in labels]
+    if both:
+        raise ValueError(
+            f"{path}: {both[0]}: is a label and among the features, and gives itself away; take one out"
+        )
     return FeatureMap(str(found.get("dataset_id", Path(path).stem)), tuple(labels), tuple(features))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from jaxrec import provenance
 from jaxrec.report.results import PLACES, Record, read_all, summary, write_whole
 from jaxrec.types import Protocol, Result
 
@@ -21,7 +22,7 @@ GENERATED = "<!-- Made from the result files by `make tables`; edit those, not t
 
 _CANDIDATES = {"all": "all items are candidates", "impressions": "labelled impressions as they are"}
 _SEEN = {
-    "exclude": "items of the history are taken out",
+    "exclude": "items of the history are taken out, and a target among them is a miss",
     "zero": "items of the history stay in with score 0",
     "keep": "items of the history stay in",
 }
@@ -40,7 +41,8 @@ def protocol_line(protocol: Protocol) -> str:
     """How a number was measured, as a sentence; the loss stands in its own column.
 
     >>> protocol_line(Protocol(candidates="sampled-100"))
-    'Protocol: leave-one-out split; sampled-100 candidates; items of the history are taken out; \
+    'Protocol: leave-one-out split; sampled-100 candidates; items of the history are taken out, and a target \
+among them is a miss; \
 ties rank the target last.'
     """
     parts = [
@@ -297,9 +299,16 @@ def _epochs_between_evaluations(config: Mapping[str, Any]) -> int:
 
 def _differences(record: Record, usual: Record) -> str:
     """What a variant was measured with where the usual result was not."""
-    theirs, ours = ({**r.result.config, **_protocol_and_seeds(r)} for r in (usual, record))
+    theirs, ours = (
+        {**r.result.config, **_protocol_and_seeds(r), **_jax_settings(r)} for r in (usual, record)
+    )
     names = [name for name in {**theirs, **ours} if name not in PLACES and ours.get(name) != theirs.get(name)]
     return "; ".join(f"{name}={ours.get(name)} instead of {theirs.get(name)}" for name in names)
+
+
+def _jax_settings(record: Record) -> Mapping[str, Any]:
+    """Those that change numbers, where they are not JAX's defaults."""
+    return provenance.changed_settings(record.manifest.get("settings", {}))
 
 
 def _protocol_and_seeds(record: Record) -> Mapping[str, Any]:

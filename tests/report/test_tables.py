@@ -308,6 +308,12 @@ def test_damaged_result_is_an_error_naming_it(project: Path, capsys: pytest.Capt
     assert "sasrec-bce.json: not a whole JSON file" in capsys.readouterr().err
 
 
+def test_a_variant_under_other_settings_of_jax_names_them() -> None:
+    usual = Record(example(), MANIFEST)
+    other = Record(example(), {**MANIFEST, "settings": {"jax_enable_x64": True}}, "0123abcd")
+    assert "jax_enable_x64=True instead of None" in tables.footnotes([usual, other])
+
+
 def test_labelled_impressions_have_no_rule_for_seen_items() -> None:
     line = tables.protocol_line(Protocol(split="random", candidates="impressions", seen="keep", ties="half"))
     assert line == (

@@ -239,7 +239,7 @@ def check_devices(num_devices: int) -> None:
     if not 1 <= num_devices <= available:
         raise ValueError(
             f"num_devices={num_devices}: this process has {available} ({jax.default_backend()}); "
-            f"give 1 to {available}"
+            f"give {'1' if available == 1 else f'1 to {available}'}"
         )
 
 

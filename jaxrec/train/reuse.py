@@ -120,11 +120,11 @@ def _groups(folder: Path, wanted: list[list[Any]], seeds: list[int]) -> list[_Gr
         shorter = run.done < total and epoch_names(run.phases)[: run.done] == begun[: run.done]
         if run.phases != wanted and shorter and set(run.seeds) <= set(left):
             said = f"seeds {_shown(run.seeds)} go on from epoch {run.done} of {run.folder.name}"
-            groups.append(_Group(run.seeds, run.seeds, _name(run.seeds, total), run.folder, said))
+            groups.append(_Group(run.seeds, run.seeds, _name(run.seeds, wanted), run.folder, said))
             left = [seed for seed in left if seed not in run.seeds]
     if left:
         said = f"seeds {_shown(left)} are trained" if groups else ""
-        groups.append(_Group(left, left, _name(left, total), said=said))
+        groups.append(_Group(left, left, _name(left, wanted), said=said))
     return groups
 
 
@@ -138,11 +138,12 @@ def _runs(folder: Path) -> list[_Found]:
     return runs
 
 
-def _name(seeds: Sequence[int], epochs: int) -> str:
+def _name(seeds: Sequence[int], phases: Sequence[Sequence[Any]]) -> str:
+    """Of a run's folder: phases that are cut otherwise are other runs, whatever their sum."""
     numbers = "-".join(str(seed) for seed in seeds)
     if len(numbers) > 100:  # a file name has its limits
         numbers = f"{len(seeds)}-of-{hashlib.sha256(numbers.encode()).hexdigest()[:8]}"
-    return f"seeds-{numbers}-epochs-{epochs}"
+    return f"seeds-{numbers}-epochs-{'+'.join(str(epochs) for _, epochs in phases)}"
 
 
 def _shown(seeds: Sequence[int]) -> str:

@@ -64,7 +64,7 @@ def test_added_seeds_are_trained_and_the_others_are_not(
 def test_more_epochs_go_on_from_the_shorter_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = run(tmp_path / "a", epochs=(2, 1))
     long = run(tmp_path / "a", epochs=(2, 3))
-    assert "seeds 0 go on from epoch 3 of seeds-0-epochs-3" in capsys.readouterr().out
+    assert "seeds 0 go on from epoch 3 of seeds-0-epochs-2+1" in capsys.readouterr().out
     straight = run(tmp_path / "b", epochs=(2, 3))
     toy.same_bits(long.variables, straight.variables)
     assert toy.without_times(long.history) == toy.without_times(straight.history)
@@ -78,6 +78,12 @@ def test_phases_that_begin_otherwise_are_not_gone_on_with(
     other = run(tmp_path / "a", epochs=(1, 3))
     assert "go on from" not in capsys.readouterr().out
     toy.same_bits(other.variables, run(tmp_path / "b", epochs=(1, 3)).variables)
+
+
+def test_phases_of_the_same_sum_live_side_by_side(tmp_path: Path) -> None:
+    run(tmp_path / "a", epochs=(2, 1))
+    other = run(tmp_path / "a", epochs=(1, 2))
+    toy.same_bits(other.variables, run(tmp_path / "b", epochs=(1, 2)).variables)
 
 
 def test_fewer_epochs_are_a_run_of_their_own(tmp_path: Path) -> None:

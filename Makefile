@@ -34,7 +34,7 @@ help:
 
 # The command of the README's first lines. The table is made from the result files it just wrote.
 reproduce: $(BASE)
-	$(BIN)/python -m experiments.ticoserec --dataset ml-100k --preset reproduce --seeds 0 \
+	$(BIN)/python -m experiments.sequential.ticoserec --dataset ml-100k --preset reproduce --seeds 0 \
 	    --results $(REPRODUCED)/results --workdir $(REPRODUCED)/work
 	$(BIN)/python -m jaxrec.report --results $(REPRODUCED)/results --readme ''
 

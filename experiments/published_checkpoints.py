@@ -24,20 +24,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import sequential as lab
 from experiments.saving import save
 from experiments.settings import check_seeds
 from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.convert import s3rec
-from jaxrec.data import store, synthetic
-from jaxrec.data.interactions import Sequences
+from jaxrec.data import store
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec, ticoserec
-from jaxrec.data.split import leave_one_out
 from jaxrec.data.store import File, github
+from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
-from jaxrec.tasks.next_item import Rows, query_batch, retriever
+from jaxrec.protocols import next_item as lab
+from jaxrec.tasks.next_item import Packing, query_batch, retriever
 from jaxrec.train.evaluate import evaluate
 from jaxrec.types import Array, Context, Protocol, Retriever, Variables
 
@@ -175,7 +176,7 @@ class Config:
 def load(config: Config) -> Sequences:
     """The sequences of a data set."""
     if config.tiny:
-        return synthetic.markov_chain(num_users=96, num_items=40, noise=0.1).sequences
+        return markov_chain(num_users=96, num_items=40, noise=0.1).sequences
     name = DATASETS[config.source].get(config.dataset, config.dataset)
     return coserec.load(name) if config.source == "coserec" else ticoserec.load(name)
 
@@ -249,7 +250,7 @@ def padded(model: GRU4Rec, max_len: int) -> Retriever:
     return Retriever(query, lambda variables: apply(variables, method="item_table"))
 
 
-def readings(module: Module, packed: Rows | None, max_len: int) -> dict[str, Retriever]:
+def readings(module: Module, packed: Packing | None, max_len: int) -> dict[str, Retriever]:
     """What is ranked, by the ending of its row's name."""
     if isinstance(module, SASRec):
         return {"": retriever(module, packed)}

@@ -17,8 +17,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import census, hstu_generative, peterrec, published_checkpoints, stamp, ticoserec
+from experiments import published_checkpoints
+from experiments.multitask import census
 from experiments.published import NONE, Published
+from experiments.sequential import hstu_generative, peterrec, stamp, ticoserec
 from jaxrec import config as command_line
 from jaxrec.report import results
 from jaxrec.report.results import Record

@@ -10,14 +10,14 @@ Placement is first-fit by decreasing length. The number of rows is fixed when th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.types import Array
+from jaxrec.types import Array, Context
 
 
 class Placement(NamedTuple):
@@ -164,3 +164,10 @@ def rows_used(lengths: np.ndarray, width: int) -> int:
         else:
             used[row] += int(n)
     return max(len(used), 1)
+
+
+def has_events(queries: Mapping[str, Array], context: Context) -> Array:
+    """Whether the events before each target are in the columns items [N] and start [U], bool [B]."""
+    user, length = queries["user"], queries["length"]
+    known = (user >= 0) & (user < len(context["start"])) & (length >= 0)
+    return known & (context["start"][user] + length <= len(context["items"]))

@@ -13,8 +13,8 @@ import pytest
 import tyro
 
 from jaxrec.config import cli
-from jaxrec.data import synthetic
 from jaxrec.data.__main__ import Command
+from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.report import models
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +85,9 @@ def test_a_printed_command_is_read_by_its_program(command: str) -> None:
     assert stop.value.code == 0
 
 
-@pytest.mark.parametrize("command", ["experiments.sasrec --epoch 3", "experiments.din --rows sasrec"])
+@pytest.mark.parametrize(
+    "command", ["experiments.sequential.sasrec --epoch 3", "experiments.ranking.din --rows sasrec"]
+)
 def test_a_wrong_command_is_seen(command: str) -> None:
     with pytest.raises(SystemExit) as stop:
         parse(command)
@@ -100,7 +102,7 @@ def test_the_example_of_the_readme_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     example = README.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    tiny = synthetic.markov_chain(num_users=48, num_items=20).sequences
+    tiny = markov_chain(num_users=48, num_items=20).sequences
     monkeypatch.setattr("jaxrec.data.load", lambda name: tiny)
     monkeypatch.chdir(tmp_path)
     exec(compile(example.replace("epochs=20", "epochs=2"), "README.md", "exec"), {})

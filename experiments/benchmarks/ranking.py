@@ -18,9 +18,9 @@ import numpy as np
 import optax
 
 from experiments.benchmarks.timing import Figure, time_epoch
-from jaxrec.nn.layers.behaviours import Sequenced
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.layers.id_columns import Sequenced
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.eta import ETA

@@ -1,4 +1,5 @@
-"""Click sessions: an epoch of STAMP and of GRU4Rec on Diginetica, with the settings of `experiments.stamp`.
+"""Click sessions: an epoch of STAMP and of GRU4Rec on Diginetica, with the settings of
+`experiments.sequential.stamp`.
 
 The first 40 steps of an epoch are timed, and their seconds multiplied.
 """
@@ -7,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments import sessions as lab
-from experiments import stamp as paper
 from experiments.benchmarks.timing import Figure, time_epoch
-from jaxrec.data.sessions import split_sessions
+from experiments.sequential import stamp as paper
+from jaxrec.data.events.sessions import split_sessions
 from jaxrec.optim.loss_weighting import static
+from jaxrec.protocols import sessions as lab
 
 STEPS = 40
 ROWS: tuple[paper.Row, ...] = ("stamp-ce", "gru4rec-ce")

@@ -16,15 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import sequential as lab
-from experiments import ticoserec as paper
 from experiments.benchmarks.timing import Figure, time_epoch, timed
-from experiments.ticoserec_recipes import Recipe
+from experiments.sequential import ticoserec as paper
+from experiments.sequential.ticoserec_recipes import Recipe
 from jaxrec.augment.views import View
-from jaxrec.data.split import leave_one_out
+from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
+from jaxrec.protocols import next_item as lab
 from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import next_item, retriever
 from jaxrec.tasks.objectives import sampled_bce

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.augment.exact import MAX_WIDTH, first_extreme, scaled_variance
+from jaxrec.augment.exact_variance import MAX_WIDTH, first_extreme, scaled_variance
 from jaxrec.types import Array
 
 KEEP, SIMILAR, MASK = 0, 1, 2  # what happens to the item an output slot reads
@@ -44,7 +44,7 @@ class Edit(NamedTuple):
     length: Array
 
 
-class Rows(NamedTuple):
+class GapRows(NamedTuple):
     """What a plan may depend on: gaps by age (NO_GAP where there is none), uint32 [B, w]; length, int32 [B].
 
     gapped: number of events that have a gap, int32 [B]: the length, or one less where the time of the
@@ -74,7 +74,7 @@ class Operator:
     replaces: whether it needs similar items.
     """
 
-    plan: Callable[[Rows, Callable[[float], Array], int], tuple[Array, ...]]
+    plan: Callable[[GapRows, Callable[[float], Array], int], tuple[Array, ...]]
     edit: Callable[[tuple[Array, ...], Array, Random, int], Edit]
     replaces: bool
     span: Callable[[tuple[Array, ...], Array, Array], tuple[Array, Array]] | None = None
@@ -90,7 +90,7 @@ def _check(rate: float) -> None:
         raise ValueError(f"rate={rate}: must lie between 0 and 1, it is a share of the events of a row")
 
 
-def gaps_by_age(times: Array, length: Array, width: int) -> Rows:
+def gaps_by_age(times: Array, length: Array, width: int) -> GapRows:
     """Rows from right-aligned stamps, [B, width + 1], or [B, width] if the event after the last is unknown.
 
     Stamps are whole seconds that fit an int32, rebased per row; the gap is the absolute difference.
@@ -102,9 +102,9 @@ def gaps_by_age(times: Array, length: Array, width: int) -> Rows:
         )
     gaps = jnp.flip(jnp.abs(jnp.diff(times, axis=1)), 1).astype(jnp.uint32)
     if times.shape[1] == width + 1:
-        return Rows(gaps, length, length)
+        return GapRows(gaps, length, length)
     gaps = jnp.pad(gaps, ((0, 0), (1, 0)), constant_values=NO_GAP)
-    return Rows(gaps, length, jnp.maximum(length - 1, 0))
+    return GapRows(gaps, length, jnp.maximum(length - 1, 0))
 
 
 def ranks(keys: Array, window: int) -> Array:
@@ -151,7 +151,7 @@ def _ages(window: int) -> Array:
     return jnp.arange(window, dtype=jnp.int32)
 
 
-def _picks(rows: Rows, count: Array, window: int, *, largest: bool) -> Array:
+def _picks(rows: GapRows, count: Array, window: int, *, largest: bool) -> Array:
     """True at the `count` events of smallest gap (ties: oldest first) or largest gap (ties: latest first).
 
     Returns bool [B, min(w, window)].
@@ -192,7 +192,7 @@ def _cut(size: Array, skip: Array, window: int) -> Edit:
     return Edit(4 * (_ages(window) + skip[:, None]), size)
 
 
-def _extreme_window(rows: Rows, size: Array, *, largest: bool, all_gaps: bool) -> Array:
+def _extreme_window(rows: GapRows, size: Array, *, largest: bool, all_gaps: bool) -> Array:
     """Events after the window of `size` events with the extreme variance of gaps; ties: the latest window."""
     first = 1 if all_gaps else 2  # the window's last event lends no gap; officially the last but one neither
     end = jnp.maximum(size, first)
@@ -214,7 +214,7 @@ def ti_crop(rate: float, *, largest: bool = False, all_gaps: bool = False) -> Op
     """
     _check(rate)
 
-    def plan(rows: Rows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
         size = floors(rate)
         return size, _extreme_window(rows, size, largest=largest, all_gaps=all_gaps)
 
@@ -234,7 +234,7 @@ def ti_reorder(rate: float, *, largest: bool = False, all_gaps: bool = False) ->
     """
     _check(rate)
 
-    def plan(rows: Rows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
         size = floors(rate)
         return size, _extreme_window(rows, size, largest=largest, all_gaps=all_gaps)
 
@@ -274,7 +274,7 @@ def ti_insert(rate: float, *, largest: bool = True) -> Operator:
     """
     _check(rate)
 
-    def plan(rows: Rows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
         count = jnp.minimum(jnp.maximum(floors(rate), 1), rows.gapped)
         picked = _picks(rows, count, window, largest=largest)
         return _inserted(picked, window, after=True), rows.length + count
@@ -289,7 +289,7 @@ def _whole(plan: tuple[Array, ...], length: Array, word: Array) -> tuple[Array, 
 def _gap_change(count: Callable[[Array, Array], Array], rate: float, action: int, largest: bool) -> Operator:
     """An action on events chosen by their gaps."""
 
-    def plan(rows: Rows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
         picked = _picks(rows, count(floors(rate), rows.length), window, largest=largest)
         return (_changed(picked, action, window),)
 
@@ -299,7 +299,7 @@ def _gap_change(count: Callable[[Array, Array], Array], rate: float, action: int
 def _random_change(count: Callable[[Array, Array], Array], rate: float, action: int) -> Operator:
     """An action on uniformly random events."""
 
-    def plan(rows: Rows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
         return (count(floors(rate), rows.length),)
 
     def edit(plan: tuple[Array, ...], length: Array, random: Random, window: int) -> Edit:
@@ -315,7 +315,7 @@ def crop(rate: float) -> Operator:
     """
     _check(rate)
 
-    def plan(rows: Rows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
         return (floors(rate),)
 
     def edit(plan: tuple[Array, ...], length: Array, random: Random, window: int) -> Edit:
@@ -336,7 +336,7 @@ def reorder(rate: float) -> Operator:
     """Shuffles a random window of int(rate * n) events, chosen as in `crop`: CoSeRec 3.2."""
     _check(rate)
 
-    def plan(rows: Rows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
         return (floors(rate),)
 
     def span(plan: tuple[Array, ...], length: Array, word: Array) -> tuple[Array, Array]:
@@ -359,7 +359,7 @@ def insert(rate: float) -> Operator:
     """Puts a similar item right before max(int(rate * n), 1) random events: CoSeRec 3.2."""
     _check(rate)
 
-    def plan(rows: Rows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
         return (_at_least_one(floors(rate), rows.length),)
 
     def edit(plan: tuple[Array, ...], length: Array, random: Random, window: int) -> Edit:

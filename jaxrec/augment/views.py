@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.augment import draws
 from jaxrec.augment import operators as ops
+from jaxrec.augment import random_words
+from jaxrec.augment.by_width import WIDTHS, by_width
 from jaxrec.augment.operators import Edit, Operator, Random
 from jaxrec.augment.similarity import Similar
-from jaxrec.augment.widths import WIDTHS, by_width
 from jaxrec.types import Array, Key
 
 Plan = tuple[tuple[Array, ...], ...]
@@ -94,7 +94,7 @@ class View:
         rows = ops.gaps_by_age(times, length, width)
 
         def compute(width: int, gaps: Array, length: Array, gapped: Array) -> Plan:
-            rows = ops.Rows(gaps[:, :width], length, gapped)
+            rows = ops.GapRows(gaps[:, :width], length, gapped)
 
             def floors(rate: float) -> Array:
                 return jnp.asarray(ops.floor_table(rate, gaps.shape[1]))[length]
@@ -108,10 +108,10 @@ class View:
     ) -> Edit:
         """The random part: which event every output slot reads.
 
-        seeds: see draws.py, uint32 [B, 2]; width: no row is longer.
+        seeds: see random_words.py, uint32 [B, 2]; width: no row is longer.
         """
-        choice = self._choose(draws.words(seeds, draws.CHOICE, 1)[:, 0], length)
-        word = draws.words(seeds, draws.START, 1)[:, 0]
+        choice = self._choose(random_words.words(seeds, random_words.CHOICE, 1)[:, 0], length)
+        word = random_words.words(seeds, random_words.START, 1)[:, 0]
         choice, word = jax.lax.optimization_barrier(
             (choice, word)
         )  # or XLA works them out again for every slot
@@ -158,7 +158,7 @@ class View:
         if width is None:
             raise ValueError("width=None: with a flat column of items, give the largest length of a row")
         self._check(similar)
-        seeds = draws.seeds(key, length.shape[0])
+        seeds = random_words.seeds(key, length.shape[0])
         edit = self.edit(seeds, plan, length, width=width, unaugmented=unaugmented)
         return execute(seeds, edit, items, end, similar)
 
@@ -170,7 +170,7 @@ class View:
         """`operators.shuffle` of the spans."""
 
         def compute(width: int, seeds: Array, low: Array, count: Array) -> Array:
-            return ops.shuffle(draws.words(seeds, draws.ORDER, width), low, count, self.window)
+            return ops.shuffle(random_words.words(seeds, random_words.ORDER, width), low, count, self.window)
 
         reach = jnp.where(low < self.window, low + count, 0)
         return by_width(compute, width, reach, seeds, low, count, widths=self.widths)
@@ -202,7 +202,7 @@ def execute(
     item = items.at[place].get(mode="promise_in_bounds")
     if similar is not None:
         other = similar.item.at[item].get(mode="promise_in_bounds")
-        drawn = similar.draw(draws.words(seeds, draws.LONER, window))
+        drawn = similar.draw(random_words.words(seeds, random_words.LONER, window))
         other = jnp.where(other > 0, other, drawn)  # without a condition: that breaks up the one fused loop
         item = jnp.where(action == ops.SIMILAR, other, item)
     return jnp.where(action == ops.MASK, 0, item), length

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import Converted, State, convert, dense, shape, tables
+from jaxrec.convert.state_dict import Converted, State, convert, dense, shape, tables
 from jaxrec.nn.layers.features import Featured, FeatureEmbedding
 from jaxrec.nn.multitask.aitm import AITM
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, State, convert, shape
+from jaxrec.convert.state_dict import Converted, Place, State, convert, shape
 from jaxrec.nn.layers.co_action import CoAction
 from jaxrec.nn.layers.features import Categorical
 from jaxrec.nn.ranking.can import CAN

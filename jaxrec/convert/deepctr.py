@@ -13,7 +13,7 @@ from typing import Any
 
 from jaxrec.convert.fuxictr import tables
 from jaxrec.convert.fuxictr_ranking import blocks, example, gru, with_history
-from jaxrec.convert.places import Converted, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Places, State, convert, count, dense, shape
 from jaxrec.nn.layers.features import Categorical
 from jaxrec.nn.ranking.dien import DIEN
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
 from jaxrec.nn.layers.features import Categorical, Numeric
 from jaxrec.nn.ranking.dlrm import DLRM
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import Converted, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Places, State, convert, count, dense, shape
 from jaxrec.nn.multitask.dbmtl import DBMTL
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
 from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding
 from jaxrec.nn.multitask.escm2 import ESCM2
 

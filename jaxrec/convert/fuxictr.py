@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import (
+from jaxrec.convert.state_dict import (
     Converted,
     Place,
     Places,

@@ -16,9 +16,9 @@ from jaxrec.convert.fuxictr import TABLES, example, featured, mlp, normed, table
 from jaxrec.convert.fuxictr_ranking import block, blocks, named
 from jaxrec.convert.fuxictr_ranking import normed as block_normed
 from jaxrec.convert.parts import cut
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, dense, shape
-from jaxrec.nn.layers.behaviours import Sequenced
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
+from jaxrec.nn.layers.id_columns import Sequenced
 from jaxrec.nn.layers.interaction import CrossNetwork, CrossNetworkMix
 from jaxrec.nn.layers.target_attention import TargetAttention
 from jaxrec.nn.ranking.dcn_v2 import DCNv2

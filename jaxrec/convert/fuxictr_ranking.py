@@ -15,11 +15,11 @@ import numpy as np
 
 from jaxrec.convert.fuxictr import mlp, tables
 from jaxrec.convert.parts import cut
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, dense, shape
-from jaxrec.nn.layers.behaviours import Sequenced
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
 from jaxrec.nn.layers.dice import Dice, PReLU
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.layers.id_columns import Sequenced
 from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din import DIN

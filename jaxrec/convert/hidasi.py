@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, shape, to_state
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, shape, to_state
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.types import Variables
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
 from jaxrec.nn.sequential.hstu import HSTU
 
 MASK = "_attn_mask"  # a buffer: which slots come no later than which

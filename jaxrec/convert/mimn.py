@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.convert.parts import cut
-from jaxrec.convert.places import Converted, Place, Places, State, convert, shape
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, shape
 from jaxrec.nn.layers.memory import InterestMemory
 
 GRUS = {"controller/gru_cell": ("controller", "hidden"), "gru_cell": ("channel", "channel_hidden")}

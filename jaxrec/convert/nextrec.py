@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
 from jaxrec.nn.multitask.snr import SNR
 from jaxrec.nn.ranking.poso import PersonalMLP, PersonalMMoE
 from jaxrec.types import Array

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import State, shape
+from jaxrec.convert.state_dict import State, shape
 
 PART = re.compile(r"(.+?)((?:\[\d+\])+)")
 

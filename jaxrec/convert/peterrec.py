@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, shape
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, shape
 from jaxrec.nn.sequential.peterrec import PeterRec
 
 LAYER = r"(nextitnet_residual_blockdecoder_layer_(\d+)_(\d+))/"  # its number and dilation

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, dense, shape, to_state
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape, to_state
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.types import Variables
 

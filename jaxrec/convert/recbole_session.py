@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.stamp import STAMP
 

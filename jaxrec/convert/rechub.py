@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import (
+from jaxrec.convert.state_dict import (
     Converted,
     Places,
     State,

@@ -10,8 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, State, batch_norm, convert, count, dense, shape, tables
 from jaxrec.convert.rechub import tower
+from jaxrec.convert.state_dict import (
+    Converted,
+    Place,
+    State,
+    batch_norm,
+    convert,
+    count,
+    dense,
+    shape,
+    tables,
+)
 from jaxrec.nn.layers.features import Conditioned, FeatureEmbedding
 from jaxrec.nn.ranking.epnet import EPNet
 from jaxrec.nn.ranking.star import STAR, Domain

@@ -8,8 +8,8 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxrec.convert.places import Converted, Place, Places, State, convert, count, shape
 from jaxrec.convert.recbole_session import TABLE, two_layer_block
+from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, shape
 from jaxrec.nn.sequential.peterrec import PeterRec
 
 PARALLEL = "ResidualBlock_b_2mp_parallel"

@@ -14,8 +14,8 @@ import tyro
 
 from jaxrec.data import catalogue, store
 from jaxrec.data.delimited import form_of
-from jaxrec.data.files import read_csv, read_parquet
-from jaxrec.data.lines import read_lines
+from jaxrec.data.events.event_files import read_csv, read_parquet
+from jaxrec.data.events.sequence_files import read_lines
 
 # What `list` calls the kinds of the catalogue.
 CONTENT: Mapping[catalogue.Kind, str] = {

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 from jaxrec.data import store
 
 if TYPE_CHECKING:
-    from jaxrec.data.behaviours import Sides
-    from jaxrec.data.impressions import ImpressionSplit
-    from jaxrec.data.interactions import Sequences
-    from jaxrec.data.sessions import Sessions
+    from jaxrec.data.events.interactions import Sequences
+    from jaxrec.data.events.sessions import Sessions
+    from jaxrec.data.tables.click_histories import Sides
+    from jaxrec.data.tables.impressions import ImpressionSplit
 
 Kind = Literal["events", "impressions", "sessions", "clicks"]
 Reader = Callable[..., Any]
@@ -42,6 +42,7 @@ _OFFERS: Mapping[Kind, tuple[str, str]] = {
 }
 # Modules of jaxrec.data.sources whose files have a public address, in the order that names are listed.
 SOURCES = ("movielens", "ticoserec", "coserec", "sasrec", "census", "retailrocket", "sessions")
+_MODULE_OF = {"sessions": "session_logs"}  # where a source's name is not its module's
 # What papers and other files call a set that has another name here.
 _OTHER_NAMES = {
     "sasrec/Games": "sasrec/Video",
@@ -169,7 +170,7 @@ def names() -> tuple[str, ...]:
 
 def _sets_of(source: str) -> dict[str, Entry]:
     """The data sets of one source, which is imported, by name."""
-    module = importlib.import_module(f"jaxrec.data.sources.{source}")
+    module = importlib.import_module(f"jaxrec.data.sources.{_MODULE_OF.get(source, source)}")
     offered = {
         kind: {described.name: described for described in getattr(module, attribute, ())}
         for kind, (attribute, _) in _OFFERS.items()
@@ -263,9 +264,9 @@ def check_files(entry: Entry, files: tuple[str | Path, ...]) -> None:
 
 def describe(data: Sequences | ImpressionSplit | Sessions | tuple[Sequences, Sides]) -> str:
     """The statistics of what `load` returns, in lines, as `python -m jaxrec.data stats` prints them."""
-    from jaxrec.data.impressions import ImpressionSplit
-    from jaxrec.data.sessions import Sessions, format_sessions
-    from jaxrec.data.summary import format_split
+    from jaxrec.data.events.sessions import Sessions, format_sessions
+    from jaxrec.data.tables.impressions import ImpressionSplit
+    from jaxrec.data.tables.summary import format_split
 
     if isinstance(data, ImpressionSplit):
         return format_split(data)
@@ -279,8 +280,8 @@ def describe(data: Sequences | ImpressionSplit | Sessions | tuple[Sequences, Sid
 
 
 def _describe_events(sequences: Sequences) -> str:
-    from jaxrec.data.interactions import format_statistics
-    from jaxrec.data.split import format_repeats, future_share, leave_one_out
+    from jaxrec.data.events.interactions import format_statistics
+    from jaxrec.data.events.split import format_repeats, future_share, leave_one_out
 
     lines = [format_statistics(sequences.name, sequences.statistics())]
     few = int((sequences.lengths < 3).sum())

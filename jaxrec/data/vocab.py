@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxrec.data.cells import BadCell, check_id, shown
-from jaxrec.data.checks import as_integers, check_count
+from jaxrec.data.validation import as_integers, check_count
 
 Order = Literal["appearance", "sorted"]
 MOST_BYTES = 1 << 30  # of an array of text, where one long text makes it so large

@@ -7,7 +7,6 @@ all devices add up to the loss of the global batch, whatever their number. With 
 An id that has no row in its table, or is padding where an example is real, makes the loss NaN.
 """
 
-from jaxrec.losses.behaviours import memory_utilisation, mini_batch_aware, next_behaviour
 from jaxrec.losses.contrastive import nt_xent
 from jaxrec.losses.entire_space import (
     clipped_propensity,
@@ -27,6 +26,7 @@ from jaxrec.losses.labels import (
     smooth_labels,
     squared_error,
 )
+from jaxrec.losses.next_behaviour import memory_utilisation, mini_batch_aware, next_behaviour
 from jaxrec.losses.ranking import (
     bce,
     bpr,
@@ -39,7 +39,7 @@ from jaxrec.losses.ranking import (
     top1_max,
 )
 from jaxrec.losses.reduce import masked_mean, weighted_mean
-from jaxrec.losses.sessions import sigmoid_softmax
+from jaxrec.losses.sigmoid_softmax import sigmoid_softmax
 
 __all__ = [
     "bce",

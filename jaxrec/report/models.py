@@ -63,7 +63,7 @@ def page(root: str | Path = ".") -> str:
         rows = []
         for path in _files(package / folder):
             where = experiments.get(f"jaxrec.{names[path].removesuffix('.py').replace('/', '.')}", [])
-            links = ", ".join(f"[{name}](../experiments/{name}.py)" for name in where)
+            links = ", ".join(f"[{Path(name).stem}](../experiments/{name})" for name in where)
             golden = ", ".join(f"`{name}`" for name in fixtures.get(names[path], []))
             rows.append(
                 f"| [{_title(path)}](../jaxrec/{names[path]}) | {_about(path)} | {links} | {golden} |"
@@ -83,8 +83,8 @@ module without an experiment has its tests only. CoSeRec and TiCoSeRec are
 the augmentations below."""
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+def _files(folder: Path, pattern: str = "*.py") -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if path.name != "__init__.py")
 
 
 def _title(path: Path) -> str:
@@ -107,11 +107,11 @@ def _about(path: Path) -> str:
 
 
 def _experiments(root: Path) -> dict[str, list[str]]:
-    """{module of the package: experiments that import it}."""
+    """{module of the package: experiments that import it, by their path}."""
     users: dict[str, list[str]] = {}
-    for path in _files(root / "experiments"):
+    for path in _files(root / "experiments", "**/*.py"):
         for name in sorted(set(_imports(ast.parse(path.read_text(encoding="utf-8"))))):
-            users.setdefault(name, []).append(path.stem)
+            users.setdefault(name, []).append(path.relative_to(root / "experiments").as_posix())
     return users
 
 

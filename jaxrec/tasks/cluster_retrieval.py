@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import losses
-from jaxrec.data.clusters import Clusters
-from jaxrec.tasks.encoder import Encoder, Rows, check_encoder, numbered
+from jaxrec.data.events.clusters import Clusters
+from jaxrec.tasks.encoder import Encoder, Packing, check_encoder, numbered
 from jaxrec.tasks.next_item import item_table, next_item
 from jaxrec.tasks.objectives import Objective, target_and_shared
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
@@ -74,7 +74,7 @@ def cluster_retrieval(
     objective: Objective,
     clusters: Clusters,
     *,
-    packed: Rows | None = None,
+    packed: Packing | None = None,
     prompted: bool = True,
 ) -> Task:
     """The tasks of all clusters: losses "next_item", by the objective, and "intent", over the clusters.

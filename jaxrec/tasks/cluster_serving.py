@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import metrics, packing
-from jaxrec.data.clusters import Clusters
+from jaxrec.data.events.clusters import Clusters
 from jaxrec.tasks.cluster_retrieval import at_slots, encode, intent_logits
-from jaxrec.tasks.next_item import Encoder, Rows, has_events, item_table, last_hidden, query_batch
+from jaxrec.tasks.next_item import Encoder, Packing, item_table, last_hidden, query_batch
 from jaxrec.types import Array, Context, Retriever, Variables
 
 
@@ -34,7 +34,7 @@ class ClusterRetriever(NamedTuple):
 
 
 def cluster_retriever(
-    model: Encoder, packed: Rows | None = None, *, prompted: bool = True
+    model: Encoder, packed: Packing | None = None, *, prompted: bool = True
 ) -> ClusterRetriever:
     """The model of `cluster_retrieval`: a query is read up to its last event, under its cluster's prompt."""
 
@@ -200,7 +200,7 @@ def make_recall(
             length = queries["length"]
             end = context["start"][queries["user"]] + length
             seen = packing.window(context["items"], end, length, history)
-            there = has_events(queries, context) & (length <= history)
+            there = packing.has_events(queries, context) & (length <= history)
             repeated = (seen == target[:, None]).any(axis=1)
 
             def target_score(b: tuple[Array, Array]) -> Array:

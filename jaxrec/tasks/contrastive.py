@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxrec import losses, packing
 from jaxrec.augment.views import View
-from jaxrec.tasks.encoder import Encoder, Rows, check_encoder, only_params
+from jaxrec.tasks.encoder import Encoder, Packing, check_encoder, only_params
 from jaxrec.tasks.next_item import encode
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
@@ -141,7 +141,7 @@ def pooled(
     model: Encoder,
     views: Views,
     *,
-    packed: Rows,
+    packed: Packing,
     pool: Callable[[Array, Array, Array], Array] = mean_of_events,
     temperature: float = 1.0,
     normalise: bool = False,

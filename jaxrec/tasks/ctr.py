@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import losses
-from jaxrec.data.behaviours import SHARED
+from jaxrec.data.tables.click_histories import SHARED
 from jaxrec.tasks.multitask import Model, Target, multitask
 from jaxrec.types import Array, Batch, Context, Key, Outputs, Task, Variables
 

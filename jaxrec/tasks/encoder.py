@@ -48,7 +48,7 @@ class Encoder(Protocol):
     def item_table(self) -> Callable[..., Any]: ...
 
 
-class Rows(NamedTuple):
+class Packing(NamedTuple):
     """A fixed number of packed rows of `width` slots; see `packing.rows_needed`."""
 
     rows: int
@@ -262,7 +262,7 @@ def check_keywords(model: Encoder, *names: str, method: str = "__call__") -> Non
 
 
 def check_encoder(
-    model: Encoder, packed: Rows | None = None, *, causal: bool = True, method: str = "__call__"
+    model: Encoder, packed: Packing | None = None, *, causal: bool = True, method: str = "__call__"
 ) -> None:
     """Tries an encoder on a few made-up events; once for a module and a width of rows.
 

@@ -29,7 +29,7 @@ import optax
 from jaxrec import losses
 from jaxrec.tasks.encoder import (
     Encoder,
-    Rows,
+    Packing,
     difference,
     made_up,
     numbered,
@@ -58,7 +58,7 @@ def generative(
     objective: Objective,
     *,
     positive: Sequence[int],
-    packed: Rows | None = None,
+    packed: Packing | None = None,
 ) -> Task:
     """The task of predicting every action and every positive next item.
 
@@ -123,7 +123,7 @@ def generative(
     return Task(prepare, init, loss, lambda variables, batch: outputs(model, variables, batch, None))
 
 
-def check_actions(model: ActionEncoder, packed: Rows | None = None) -> None:
+def check_actions(model: ActionEncoder, packed: Packing | None = None) -> None:
     """Tries a model of items and actions on a few made-up events, as `encoder.check_encoder` does encoders.
 
     Raises:
@@ -185,7 +185,7 @@ def outputs(model: ActionEncoder, variables: Variables, batch: Batch, key: Key |
     return model.apply(variables, batch["items"], batch["actions"], **columns, train=True)
 
 
-def retriever(model: ActionEncoder, packed: Rows | None = None) -> Retriever:
+def retriever(model: ActionEncoder, packed: Packing | None = None) -> Retriever:
     """Retrieval as full ranking sees it: a query's vector is the state after its last event and action.
 
     It is asked for at the time of the target, as training asks for each event but a user's last. Of a long

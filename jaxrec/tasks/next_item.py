@@ -9,9 +9,9 @@ An encoder that says so by a true `reads_times` (HSTU) also gets `times` and `as
 in ranking: seconds of each event, and of the event after it, which is when its prediction is asked for, as in
 HSTU's research code. In evaluation that is the time of the target: a server knows it, since it is now.
 
-Context columns (`jaxrec.data.batching.next_item_columns`): items [N], start [U], length [U], seconds [N] if
-times are read, excluded [M], excluded_start [U], excluded_length [U]. Rows: user [B], mask [B] (False in a
-padded tail).
+Context columns (`jaxrec.data.events.batching.next_item_columns`): items [N], start [U], length [U], seconds
+[N] if times are read, excluded [M], excluded_start [U], excluded_length [U]. Rows: user [B], mask [B] (False
+in a padded tail).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxrec import packing
 from jaxrec.tasks.encoder import Encoder as Encoder
-from jaxrec.tasks.encoder import Rows as Rows
+from jaxrec.tasks.encoder import Packing as Packing
 from jaxrec.tasks.encoder import check_encoder, numbered, only_params
 from jaxrec.tasks.encoder import reads_times as reads_times
 from jaxrec.tasks.encoder import refuse_times as refuse_times
@@ -66,7 +66,7 @@ def next_item(
     model: Encoder,
     objective: Objective,
     *,
-    packed: Rows | None = None,
+    packed: Packing | None = None,
     shorten: Shorten | None = None,
 ) -> Task:
     """The task of predicting the next item at every event.
@@ -127,7 +127,7 @@ def next_item(
     return Task(prepare, init, loss, predict)
 
 
-def lay_out(rows: Mapping[str, Array], lengths: Array, packed: Rows | None, max_len: int) -> packing.Slots:
+def lay_out(rows: Mapping[str, Array], lengths: Array, packed: Packing | None, max_len: int) -> packing.Slots:
     """Slots of a batch of sequences, packed where the step's rows carry a placement, else padded."""
     if packed is None:
         return packing.padded(lengths, max_len=max_len)
@@ -136,7 +136,7 @@ def lay_out(rows: Mapping[str, Array], lengths: Array, packed: Rows | None, max_
 
 
 def lay_out_shortened(
-    key: Key, lengths: Array, shorten: Shorten, packed: Rows | None, max_len: int
+    key: Key, lengths: Array, shorten: Shorten, packed: Packing | None, max_len: int
 ) -> tuple[packing.Slots, Array, Array]:
     """Slots of sequences [B] that lose some events, the event in each slot, and whether all fit, []."""
     real = jnp.arange(max_len) < lengths[:, None]
@@ -176,7 +176,12 @@ def read_times(context: Context, index: Array, real: Array) -> dict[str, Array]:
 
 
 def query_batch(
-    queries: Mapping[str, Array], context: Context, packed: Rows | None, max_len: int, *, times: bool = False
+    queries: Mapping[str, Array],
+    context: Context,
+    packed: Packing | None,
+    max_len: int,
+    *,
+    times: bool = False,
 ) -> Batch:
     """The encoder's input for evaluation queries: the `length` events before each target.
 
@@ -191,7 +196,7 @@ def query_batch(
 
 
 def query_events(
-    queries: Mapping[str, Array], context: Context, packed: Rows | None, max_len: int
+    queries: Mapping[str, Array], context: Context, packed: Packing | None, max_len: int
 ) -> tuple[packing.Slots, Array]:
     """The slots of evaluation queries, and the event in each as an index into the columns, int32 [R, L]."""
     lengths = jnp.where(queries["mask"], jnp.minimum(queries["length"], max_len), 0)
@@ -200,14 +205,7 @@ def query_events(
     return slots, jnp.where(slots.segments > 0, first[slots.sequence] + slots.event, 0)
 
 
-def has_events(queries: Mapping[str, Array], context: Context) -> Array:
-    """Whether the events before each target are in the columns items [N] and start [U], bool [B]."""
-    user, length = queries["user"], queries["length"]
-    known = (user >= 0) & (user < len(context["start"])) & (length >= 0)
-    return known & (context["start"][user] + length <= len(context["items"]))
-
-
-def last_hidden(hidden: Array, queries: Mapping[str, Array], packed: Rows | None, max_len: int) -> Array:
+def last_hidden(hidden: Array, queries: Mapping[str, Array], packed: Packing | None, max_len: int) -> Array:
     """Each query's hidden state at its last event, [B, D], from those of all slots.
 
     A packed query without events has no slot, and a state of zeros; padded, it has what the encoder says of
@@ -226,7 +224,7 @@ def num_parameters(variables: Variables) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-def retriever(model: Encoder, packed: Rows | None = None) -> Retriever:
+def retriever(model: Encoder, packed: Packing | None = None) -> Retriever:
     """The model as full ranking sees it: a query's vector is the hidden state at its last event.
 
     An encoder that reads times gets them here as in training.

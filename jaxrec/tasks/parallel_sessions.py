@@ -6,7 +6,8 @@ session does. It is a constant of the step, so that gradients reach back one eve
 `next_item` is the ordinary way, whole sessions with gradients through all of them; objectives serve both.
 
 Context columns: items [N] and start [S], a session's first event; what else an objective reads. Rows, of
-`jaxrec.data.parallel_sessions`: session [B], event [B] within it, mask [B] (False in a lane without session).
+`jaxrec.data.events.parallel_sessions`: session [B], event [B] within it, mask [B] (False in a lane without
+session).
 """
 
 from __future__ import annotations

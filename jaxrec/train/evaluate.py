@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import metrics, packing
-from jaxrec.tasks.next_item import has_events
 from jaxrec.train import parallel
 from jaxrec.train.compiled import Compiled
 from jaxrec.types import (
@@ -188,7 +187,7 @@ def make_rank(
             target = queries["target"]
             known, seen = (target >= 1) & (target <= num_items), jnp.zeros((len(target), 1), jnp.int32)
             if "start" in context:
-                known = known & has_events(queries, context)
+                known = known & packing.has_events(queries, context)
             if reads_history:
                 length = queries["length"]
                 end = context["start"][queries["user"]] + length

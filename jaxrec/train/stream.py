@@ -34,7 +34,8 @@ class Batches:
 
     plan, key: as of the resident run; columns: what the plan's `lengths` read, if it has any.
     gather(rows) -> (rows, columns) reads on the host what a step's rows refer to, and numbers the rows anew
-    within what it read, such as `jaxrec.data.batching.gather_users`. It gives the same shapes every time.
+    within what it read, such as `jaxrec.data.events.batching.gather_users`. It gives the same shapes every
+    time.
     """
 
     def __init__(

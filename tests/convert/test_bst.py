@@ -10,7 +10,7 @@ import pytest
 
 from jaxrec.convert import fuxictr_ranking
 from jaxrec.convert.parts import joined
-from jaxrec.convert.places import to_state
+from jaxrec.convert.state_dict import to_state
 
 State = dict[str, np.ndarray]
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec.convert import dlrm
-from jaxrec.convert.places import to_state
+from jaxrec.convert.state_dict import to_state
 
 RNG = np.random.default_rng(0)
 D, ROWS = 2, (4, 3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec.convert import fuxictr
-from jaxrec.convert.places import to_state
+from jaxrec.convert.state_dict import to_state
 from jaxrec.nn.layers.features import Categorical, Conditioned, Featured, FeatureEmbedding, Numeric
 from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.nn.multitask.ple import PLE

@@ -14,7 +14,7 @@ from jaxrec.convert import fuxictr_interaction
 from jaxrec.convert.fuxictr import TABLES
 from jaxrec.convert.fuxictr_interaction import WEIGHTS
 from jaxrec.convert.parts import joined
-from jaxrec.convert.places import to_state
+from jaxrec.convert.state_dict import to_state
 from jaxrec.nn.layers.dice import PReLU
 
 State = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec.convert import fuxictr_ranking
-from jaxrec.convert.places import to_state
+from jaxrec.convert.state_dict import to_state
 from jaxrec.nn.layers.dice import PReLU
 from jaxrec.nn.layers.recurrent import AttentionGRU
 

@@ -10,12 +10,12 @@ import pytest
 import jaxrec.data
 from jaxrec.data import catalogue
 from jaxrec.data.__main__ import main
-from jaxrec.data.behaviours import Sides
 from jaxrec.data.catalogue import Entry, Kind, describe, entries, find, load, names
-from jaxrec.data.impressions import ImpressionSplit
-from jaxrec.data.interactions import Sequences
-from jaxrec.data.sessions import Sessions
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.store import File
+from jaxrec.data.tables.click_histories import Sides
+from jaxrec.data.tables.impressions import ImpressionSplit
 
 Write = Callable[[str, str | bytes], Path]
 TYPES: dict[Kind, type] = {"events": Sequences, "impressions": ImpressionSplit, "sessions": Sessions}

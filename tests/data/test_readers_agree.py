@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrec.data import checks, vocab
-from jaxrec.data.files import read_csv, read_parquet
-from jaxrec.data.interactions import Interactions
-from jaxrec.data.lines import read_lines
+from jaxrec.data import validation, vocab
+from jaxrec.data.events.event_files import read_csv, read_parquet
+from jaxrec.data.events.interactions import Interactions
+from jaxrec.data.events.sequence_files import read_lines
 from jaxrec.report import results
 
 Write = Callable[[str, str | bytes], Path]
@@ -177,4 +177,4 @@ def test_a_name_of_a_data_set_can_name_a_folder(name: str) -> None:
 
 
 def test_names_are_those_that_results_can_be_stored_under() -> None:
-    assert results.NAME.pattern == checks._PART
+    assert results.NAME.pattern == validation._PART

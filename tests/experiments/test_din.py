@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import din
-from jaxrec.data.interactions import Sequences
+from experiments.ranking import din
+from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import coserec, sasrec
-from jaxrec.data.synthetic import markov_chain
+from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.tasks.ctr import ctr
 
 ITEMS = 12

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import din
+from experiments.ranking import din
 from jaxrec.report.results import read_all
 from tests.experiments.test_tiny import call
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import funnel
+from experiments.multitask import funnel
 from jaxrec import losses
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from jaxrec.config import ready
-from jaxrec.data import synthetic
-from tests.experiments.test_settings import EXPERIMENTS, OTHERS
+from jaxrec.data.synthetic.sequences import markov_chain
+from tests.experiments.test_settings import EXPERIMENTS, OTHERS, module_of
 
 NAMES = (*EXPERIMENTS, *OTHERS)
 WITHOUT_WORKDIR = ("census_columns", "hstu_length", "speed")
@@ -28,7 +28,7 @@ def but(*left_out: str) -> list[str]:
 
 def call(name: str, monkeypatch: pytest.MonkeyPatch, *args: object) -> str:
     """What an experiment, called from the command line, says on its way out: one line, or a box of tyro."""
-    module = importlib.import_module(f"experiments.{name}")
+    module = module_of(name)
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, args)])
     errors = io.StringIO()
@@ -41,7 +41,7 @@ def call(name: str, monkeypatch: pytest.MonkeyPatch, *args: object) -> str:
 
 def places(name: str, folder: Path) -> list[object]:
     """Options that put everything a run writes under one folder."""
-    config = importlib.import_module(f"experiments.{name}").Config()
+    config = module_of(name).Config()
     own = [("results", folder / "results"), ("workdir", folder / "work")]
     return [word for option, path in own if hasattr(config, option) for word in (f"--{option}", path)]
 
@@ -90,7 +90,7 @@ def test_a_missing_data_set_leaves_no_file(
 @pytest.mark.usefixtures("nothing_to_read")
 def test_missing_weights_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "published_checkpoints"
-    monkeypatch.setattr(f"experiments.{name}.load", _small)
+    monkeypatch.setattr(module_of(name), "load", _small)
     call(name, monkeypatch, *places(name, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -134,11 +134,11 @@ def test_a_wrong_option_of_a_later_row_leaves_no_file(
 
 
 def _small(config: Any) -> Any:
-    return synthetic.markov_chain(num_users=20, num_items=12).sequences
+    return markov_chain(num_users=20, num_items=12).sequences
 
 
 def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = importlib.import_module("experiments.census").Config(results=str(tmp_path / "a" / "b"))
+    config = importlib.import_module("experiments.multitask.census").Config(results=str(tmp_path / "a" / "b"))
     ready(config)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(ValueError, match=f"{tmp_path} may not be written to"):

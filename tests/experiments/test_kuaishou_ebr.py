@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import kuaishou_ebr as experiment
-from experiments import sequential as lab
-from jaxrec.data.clusters import divide, undivided
-from jaxrec.data.interactions import Sequences
-from jaxrec.data.split import leave_one_out
+from experiments.retrieval import kuaishou_ebr as experiment
+from jaxrec.data.events.clusters import divide, undivided
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
+from jaxrec.protocols import next_item as lab
 from jaxrec.report.results import read_all
 
 TINY = experiment.effective(experiment.Config(tiny=True))

@@ -12,12 +12,12 @@ import pytest
 
 from experiments import published_checkpoints as experiment
 from jaxrec.convert import s3rec
-from jaxrec.data import synthetic
 from jaxrec.data.store import find
+from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
 
-SEQUENCES = synthetic.markov_chain(num_users=20, num_items=12).sequences
+SEQUENCES = markov_chain(num_users=20, num_items=12).sequences
 
 
 def weights(path: Path, *, rows: int, dim: int = 4, names: s3rec.Names = s3rec.S3REC) -> Path:

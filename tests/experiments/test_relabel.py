@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from experiments import relabel, stamp, ticoserec
+from experiments import relabel
+from experiments.sequential import stamp, ticoserec
 from experiments.settings import described
 from jaxrec.report import results
 from jaxrec.types import Protocol, Result

@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import sasrec as experiment
-from experiments import sequential as lab
 from experiments.published import NONE
+from experiments.sequential import sasrec as experiment
 from jaxrec import packing
-from jaxrec.data import synthetic
-from jaxrec.data.interactions import Sequences
-from jaxrec.data.split import leave_one_out, seen_before
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.split import leave_one_out, seen_before
+from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
+from jaxrec.protocols import next_item as lab
 from jaxrec.train.evaluate import evaluate
 from jaxrec.types import Protocol, Retriever
 
-DATA = lab.resident(leave_one_out(synthetic.markov_chain(num_users=60, num_items=30, noise=0.3).sequences))
+DATA = lab.resident(leave_one_out(markov_chain(num_users=60, num_items=30, noise=0.3).sequences))
 
 
 def training_items(user: int) -> set[int]:
@@ -196,7 +196,7 @@ def test_who_remembers_the_history_gains_nothing_by_how_candidates_are_drawn(see
 
 @pytest.mark.parametrize("wrong", [0, -1, 41, "target"])
 def test_candidates_that_are_no_other_items_are_refused(wrong: Any) -> None:
-    data = lab.resident(leave_one_out(synthetic.markov_chain(num_users=8, num_items=40).sequences))
+    data = lab.resident(leave_one_out(markov_chain(num_users=8, num_items=40).sequences))
     queries = data.split.test
     drawn = lab.sampled_candidates(data, queries, 5, 0)
     drawn[2, 3] = queries.target[2] if wrong == "target" else wrong

@@ -18,8 +18,15 @@ EXPERIMENTS = (
 OTHERS = ("census_columns", "hstu_length", "loss_weighting", "published_checkpoints", "speed", "ticoserec")
 
 
+def module_of(name: str) -> Any:
+    """The module of an experiment, in whichever folder it lies."""
+    root = Path(importlib.import_module("experiments").__path__[0])
+    (path,) = (p for p in root.rglob(f"{name}.py") if "class Config" in p.read_text(encoding="utf-8"))
+    return importlib.import_module(".".join(("experiments", *path.relative_to(root).with_suffix("").parts)))
+
+
 def config_of(name: str) -> Any:
-    return importlib.import_module(f"experiments.{name}").Config
+    return module_of(name).Config
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -61,7 +68,7 @@ def test_a_setting_left_to_the_recipe_is_none() -> None:
 def test_no_experiment_is_left_out_here() -> None:
     """Those with a command line are the ones whose module has a Config."""
     folder = Path(importlib.import_module("experiments").__path__[0])
-    found = {path.stem for path in folder.glob("*.py") if "class Config" in path.read_text(encoding="utf-8")}
+    found = {path.stem for path in folder.rglob("*.py") if "class Config" in path.read_text(encoding="utf-8")}
     assert found - {"relabel"} == {*EXPERIMENTS, *OTHERS}  # which changes what experiments have stored
 
 

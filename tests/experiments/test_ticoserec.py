@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import ticoserec
-from experiments import ticoserec_recipes as recipes
 from experiments.published import NONE
-from jaxrec.data.interactions import Sequences
+from experiments.sequential import ticoserec
+from experiments.sequential import ticoserec_recipes as recipes
+from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import coserec
 from jaxrec.data.sources import ticoserec as source
 

@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from experiments import published_checkpoints, sasrec, ticoserec
+from experiments import published_checkpoints
+from experiments.sequential import sasrec, ticoserec
 from jaxrec.report.results import read_all
 
 TWINS = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import hstu_generative as experiment
+from experiments.sequential import hstu_generative as experiment
 from jaxrec.report.results import read_all
 from tests.experiments.test_tiny import call
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import gru4rec as experiment
-from experiments import sessions as lab
+from experiments.sequential import gru4rec as experiment
 from jaxrec import losses
+from jaxrec.protocols import sessions as lab
 from jaxrec.report.results import read_all
 from tests.experiments.test_tiny import call
 

@@ -12,17 +12,18 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import hstu, hstu_length
-from experiments import sequential as lab
-from experiments.hstu_recipes import RECIPES
+from experiments.benchmarks import hstu_length
 from experiments.published import NONE
-from jaxrec.data import synthetic
-from jaxrec.data.interactions import Sequences
+from experiments.sequential import hstu
+from experiments.sequential.hstu_recipes import RECIPES
+from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import sasrec
+from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
+from jaxrec.protocols import next_item as lab
 from jaxrec.report.results import read_all
 from tests.experiments.test_tiny import call
 
@@ -54,7 +55,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def ratings_dat() -> str:
     """A tiny ratings.dat: the chain of the synthetic set, written as MovieLens-1M is."""
-    sequences = synthetic.markov_chain(num_users=24, num_items=20).sequences
+    sequences = markov_chain(num_users=24, num_items=20).sequences
     assert sequences.times is not None
     rows = zip(sequences.users + 1, sequences.items, sequences.times, strict=True)
     return "".join(f"{user}::{100 + item}::{3 + item % 3}::{time}\n" for user, item, time in rows)

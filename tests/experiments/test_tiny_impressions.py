@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import census, census_columns, din, funnel, loss_weighting, mmoe_synthetic
-from experiments import impressions as lab
+from experiments.multitask import census, census_columns, funnel, loss_weighting, mmoe_synthetic
+from experiments.ranking import din
+from jaxrec.protocols import impressions as lab
 from jaxrec.report.results import read_all
 from jaxrec.tasks.multitask import stacked
 from tests.experiments.test_tiny import call

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import feature_interaction, scenarios
-from jaxrec.data.features import FIRST
-from jaxrec.data.synthetic_multitask import funnel
+from experiments.multitask import scenarios
+from experiments.ranking import feature_interaction
+from jaxrec.data.synthetic.multitask import funnel
+from jaxrec.data.tables.features import FIRST
 from jaxrec.report.results import read_all
 from jaxrec.tasks.multitask import stacked
 from tests.experiments.test_tiny import call

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import lifelong
+from experiments.ranking import lifelong
 from jaxrec.nn.ranking.sim import of_search
 from jaxrec.report.results import read_all
 from jaxrec.tasks.ctr import behaviours

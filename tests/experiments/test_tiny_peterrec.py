@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from experiments import peterrec as experiment
+from experiments.sequential import peterrec as experiment
 from jaxrec.report.results import read_all
 from jaxrec.tasks.profile import profile
 from tests.experiments.test_tiny import call

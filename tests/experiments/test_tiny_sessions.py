@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import sessions as lab
-from experiments import stamp
-from jaxrec.data.sessions import Sessions, split_sessions
-from jaxrec.data.sources import sessions as source
-from jaxrec.data.sources.sessions import from_lists
+from experiments.sequential import stamp
+from jaxrec.data.events.sessions import Sessions, split_sessions
+from jaxrec.data.sources import session_logs as source
+from jaxrec.data.sources.session_logs import from_lists
+from jaxrec.protocols import sessions as lab
 from jaxrec.report.results import read_all
 from jaxrec.train.evaluate import evaluate
 from tests.experiments.test_tiny import call

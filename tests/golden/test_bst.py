@@ -12,7 +12,7 @@ import pytest
 from jaxrec import losses
 from jaxrec.convert import fuxictr_ranking
 from jaxrec.convert.parts import joined
-from jaxrec.convert.places import Converted, to_state
+from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.nn.ranking.bst import visible_tokens
 from jaxrec.types import Array
 from tests.golden.compare import close_gradients

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec.convert import can
-from jaxrec.convert.places import Converted, to_state
+from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.types import Array
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read

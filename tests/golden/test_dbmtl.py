@@ -12,7 +12,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import easyrec
-from jaxrec.convert.places import Converted, to_state
+from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.types import Array
 from tests.golden.activations import activation
 from tests.golden.compare import close_gradients, close_outputs

@@ -12,7 +12,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import deepctr, fuxictr_ranking
-from jaxrec.convert.places import Places, to_state
+from jaxrec.convert.state_dict import Places, to_state
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import Golden, golden_files, read
 from tests.golden.test_fuxictr_multitask import ACTIVATIONS

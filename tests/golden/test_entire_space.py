@@ -14,7 +14,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import aitm, rechub, scenario_wise
-from jaxrec.convert.places import Converted, to_state
+from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import Golden, golden_files, read
 

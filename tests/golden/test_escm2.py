@@ -17,7 +17,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import escm2
-from jaxrec.convert.places import Converted, to_state
+from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.types import Array
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read

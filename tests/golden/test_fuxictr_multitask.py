@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrec.convert import fuxictr
-from jaxrec.convert.places import to_state
+from jaxrec.convert.state_dict import to_state
 from jaxrec.nn.layers.features import Categorical, Conditioned
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import Golden, golden_files, read

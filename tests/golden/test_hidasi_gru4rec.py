@@ -16,7 +16,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import hidasi
-from jaxrec.convert.places import Converted
+from jaxrec.convert.state_dict import Converted
 from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.parallel_sessions import LANES, negatives, parallel_sessions, shared_negatives
 from jaxrec.types import Array, Variables

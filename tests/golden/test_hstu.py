@@ -16,7 +16,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import hstu
-from jaxrec.convert.places import to_state
+from jaxrec.convert.state_dict import to_state
 from jaxrec.nn.layers.pointwise_attention import following, relative_bias, time_bucket
 from jaxrec.nn.sequential.hstu import Layer, identity
 from jaxrec.types import Array, Variables

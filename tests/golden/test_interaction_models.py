@@ -14,7 +14,7 @@ from jaxrec import losses
 from jaxrec.convert import dlrm, fuxictr_interaction
 from jaxrec.convert.fuxictr_interaction import pair_order
 from jaxrec.convert.parts import cut, joined
-from jaxrec.convert.places import Converted, Place, Places, convert, dense, tables, to_state
+from jaxrec.convert.state_dict import Converted, Place, Places, convert, dense, tables, to_state
 from jaxrec.nn.layers.interaction import inner_products
 from jaxrec.nn.ranking.pnn import PNN
 from jaxrec.types import Array, Variables

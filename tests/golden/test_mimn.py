@@ -12,7 +12,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import mimn
-from jaxrec.convert.places import Converted, to_state
+from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.nn.layers.memory import InterestMemory, MemoryState
 from jaxrec.types import Array, Variables
 from tests.golden.compare import close_gradients, close_outputs

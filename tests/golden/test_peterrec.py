@@ -16,7 +16,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import peterrec, tenrec
-from jaxrec.convert.places import Converted, to_state
+from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.types import Array, Variables
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read

@@ -12,7 +12,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import nextrec
-from jaxrec.convert.places import Converted, Places, to_state
+from jaxrec.convert.state_dict import Converted, Places, to_state
 from jaxrec.types import Array
 from tests.golden.activations import activation
 from tests.golden.compare import close_gradients, close_outputs, read_by_heads

@@ -11,7 +11,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import pmixer
-from jaxrec.convert.places import Converted
+from jaxrec.convert.state_dict import Converted
 from jaxrec.types import Array, Variables
 from tests.golden.compare import close_gradients
 from tests.golden.fixtures import Golden, golden_files, read

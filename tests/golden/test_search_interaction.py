@@ -12,7 +12,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import fuxictr_interaction, fuxictr_ranking
-from jaxrec.convert.places import Converted, Places, State, convert, to_state
+from jaxrec.convert.state_dict import Converted, Places, State, convert, to_state
 from jaxrec.nn.layers.dice import PReLU
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import Golden, golden_files, read

@@ -13,7 +13,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import nextrec
-from jaxrec.convert.places import Converted, to_state
+from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.nn.multitask.snr import HardConcrete, hard_concrete
 from jaxrec.types import Array
 from tests.golden.activations import activation

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrec import losses, sampling
-from jaxrec.data.clusters import divide
+from jaxrec.data.events.clusters import divide
 from jaxrec.nn.layers.dice import Dice
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.cosine import Cosine
@@ -26,7 +26,8 @@ from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.nn.sequential.stamp import STAMP
 from jaxrec.optim.loss_weighting import uncertainty
-from jaxrec.tasks import objectives, parallel_sessions, session
+from jaxrec.tasks import next_click as session
+from jaxrec.tasks import objectives, parallel_sessions
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
 from jaxrec.tasks.generative import generative
 from jaxrec.tasks.next_item import next_item

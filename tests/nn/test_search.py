@@ -13,9 +13,9 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.nn.layers.activation_unit import ActivationUnit
-from jaxrec.nn.layers.behaviours import Pooled, Sequenced
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.hashing import hamming, hamming_top_k, simhash
+from jaxrec.nn.layers.id_columns import Pooled, Sequenced
 from jaxrec.nn.layers.target_attention import TargetAttention, masked_softmax, top_k
 from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.eta import ETA

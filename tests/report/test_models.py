@@ -22,17 +22,17 @@ class _Gate(nn.Module): ...
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A package of one model, one experiment and one fixture."""
-    for folder in ("jaxrec/nn/multitask", "experiments", "tests/golden"):
+    for folder in ("jaxrec/nn/multitask", "experiments/multitask", "tests/golden"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "jaxrec/nn/multitask/mmoe.py").write_text(MMOE)
-    (tmp_path / "experiments/census.py").write_text("from jaxrec.nn.multitask.mmoe import MMoE\n")
+    (tmp_path / "experiments/multitask/census.py").write_text("from jaxrec.nn.multitask.mmoe import MMoE\n")
     (tmp_path / "tests/golden/README.md").write_text(GOLDEN)
     return tmp_path
 
 
 def test_a_row_has_class_docstring_experiment_and_fixture(checkout: Path) -> None:
     row = "| [MMoE](../jaxrec/nn/multitask/mmoe.py) | MMoE (Ma et al., KDD 2018). | "
-    assert row + "[census](../experiments/census.py) | `mmoe` |\n" in models.page(checkout)
+    assert row + "[census](../experiments/multitask/census.py) | `mmoe` |\n" in models.page(checkout)
 
 
 def test_the_paper_is_found_in_a_later_paragraph(checkout: Path) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 
 from jaxrec.augment import operators as ops
 from jaxrec.augment.views import View, plan_rows
-from jaxrec.data.batching import next_item_columns
-from jaxrec.data.interactions import Sequences
-from jaxrec.data.split import Split, leave_one_out
+from jaxrec.data.events.batching import next_item_columns
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.split import Split, leave_one_out
 from jaxrec.nn.layers.dropout import Dropout
 from jaxrec.tasks.contrastive import Views
 from jaxrec.types import Array, Variables

@@ -12,12 +12,12 @@ import pytest
 from scipy.special import log_softmax, logsumexp
 
 from jaxrec import packing
-from jaxrec.data.clusters import Clusters, cluster_examples, divide, undivided
+from jaxrec.data.events.clusters import Clusters, cluster_examples, divide, undivided
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
 from jaxrec.tasks.cluster_serving import cluster_retriever
-from jaxrec.tasks.next_item import Rows, next_item
+from jaxrec.tasks.next_item import Packing, next_item
 from jaxrec.types import Batch, Variables
 from tests.nn.drawn import drawn
 from tests.tasks.small import MAX_LEN, NUM_ITEMS, columns, split
@@ -35,11 +35,11 @@ MODEL = KuaishouEBR(**SIZES, num_clusters=K, intent_dim=4, intent_layers=0)
 EXAMPLES = cluster_examples(columns(), CLUSTERS, MAX_LEN)
 COUNT = len(EXAMPLES["example_user"])
 CONTEXT = jax.tree.map(jnp.asarray, columns() | EXAMPLES)
-PACKED = Rows(COUNT, 8)
+PACKED = Packing(COUNT, 8)
 OBJECTIVE = in_cluster_softmax(CLUSTERS, SAMPLES)
 
 
-def rows_of(numbers: np.ndarray, lengths: np.ndarray, packed: Rows | None) -> dict[str, Any]:
+def rows_of(numbers: np.ndarray, lengths: np.ndarray, packed: Packing | None) -> dict[str, Any]:
     rows: dict[str, Any] = {"user": numbers.astype(np.int32), "mask": np.ones(len(numbers), bool)}
     if packed is not None:
         placement = jax.jit(lambda n: packing.place(n, rows=packed.rows, width=packed.width))(lengths)
@@ -49,7 +49,7 @@ def rows_of(numbers: np.ndarray, lengths: np.ndarray, packed: Rows | None) -> di
 
 
 @functools.cache
-def prepared(packed: Rows | None, prompted: bool = True) -> dict[str, np.ndarray]:
+def prepared(packed: Packing | None, prompted: bool = True) -> dict[str, np.ndarray]:
     """A batch of all examples, or of their users without prompts."""
     users = EXAMPLES["example_user"] if prompted else np.unique(EXAMPLES["example_user"])
     lengths = np.clip(columns()["length"][users] - 1, 0, MAX_LEN)
@@ -82,7 +82,7 @@ def losses_of(variables: Variables, batch: Batch) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("packed", [PACKED, None], ids=["packed", "padded"])
-def test_an_example_reads_its_users_window_and_is_asked_for_its_cluster(packed: Rows | None) -> None:
+def test_an_example_reads_its_users_window_and_is_asked_for_its_cluster(packed: Packing | None) -> None:
     batch, whole = prepared(packed), prepared(None, prompted=False)
     users = np.unique(EXAMPLES["example_user"]).tolist()
     for number in range(COUNT):
@@ -288,8 +288,8 @@ def test_shares_of_devices_add_up_to_the_loss_of_the_batch() -> None:
 # --- queries -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("packed", [Rows(4, 8), None], ids=["packed", "padded"])
-def test_a_query_is_read_under_the_prompt_of_its_cluster(packed: Rows | None) -> None:
+@pytest.mark.parametrize("packed", [Packing(4, 8), None], ids=["packed", "padded"])
+def test_a_query_is_read_under_the_prompt_of_its_cluster(packed: Packing | None) -> None:
     """The first history has one item, the last query is a padded tail."""
     asked = split().validation
     user, length = asked.user[:5], asked.length[:5]

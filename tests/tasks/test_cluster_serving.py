@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.data.clusters import Clusters, divide, undivided
+from jaxrec.data.events.clusters import Clusters, divide, undivided
 from jaxrec.tasks.cluster_serving import (
     ClusterRetriever,
     make_recall,

@@ -12,14 +12,14 @@ import pytest
 from scipy.special import logsumexp
 
 from jaxrec.tasks import contrastive
-from jaxrec.tasks.next_item import Rows, encode
+from jaxrec.tasks.next_item import Packing, encode
 from jaxrec.types import Array, Batch, Key, Variables
 from tests.tasks.small import MAX_LEN, Averager, contrastive_columns, training_events, variables_of, views
 
 WIDTH = 9  # longest training input
 USERS, MASK = np.array([4, 7, 1, 0, 8, 9], np.int32), np.array([True] * 5 + [False])
 ROWS = {"user": USERS, "mask": MASK}
-PACKED = Rows(8, 8)
+PACKED = Packing(8, 8)
 MODEL = Averager()
 VIEWS = views(WIDTH)
 
@@ -163,7 +163,7 @@ class Wild:
 def wild(share: float, seed: int) -> tuple[np.ndarray, float]:
     """Lengths of the views that a step got into two rows, and its loss."""
     view: Any = Wild(share)
-    task = contrastive.pooled(MODEL, contrastive.Views(view, view, WIDTH), packed=Rows(2, 8))
+    task = contrastive.pooled(MODEL, contrastive.Views(view, view, WIDTH), packed=Packing(2, 8))
     batch = jax.jit(task.prepare)(jax.random.key(seed), ROWS, context())
     loss = task.losses(variables_of(MODEL), batch, jax.random.key(0))[0]["contrastive"]
     return np.bincount(np.asarray(batch["segments"]).ravel(), minlength=13)[1:], float(loss)

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.data.behaviours import SHARED, Clicks, Sides, next_clicks
-from jaxrec.data.synthetic import markov_chain
-from jaxrec.nn.layers.behaviours import Sequenced
+from jaxrec.data.synthetic.sequences import markov_chain
+from jaxrec.data.tables.click_histories import SHARED, Clicks, Sides, next_clicks
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
-from jaxrec.nn.layers.windows import Windows
+from jaxrec.nn.layers.id_columns import Sequenced
+from jaxrec.nn.layers.long_short import Windows
 from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din_base import DINBase

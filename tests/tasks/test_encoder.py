@@ -16,18 +16,18 @@ from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.tasks import contrastive
-from jaxrec.tasks.encoder import Rows, check_encoder, made_up, takes
+from jaxrec.tasks.encoder import Packing, check_encoder, made_up, takes
 from jaxrec.tasks.generative import generative
+from jaxrec.tasks.next_click import next_click
 from jaxrec.tasks.next_item import encode, next_item, retriever
 from jaxrec.tasks.objectives import full_softmax
 from jaxrec.tasks.parallel_sessions import parallel_sessions
 from jaxrec.tasks.profile import profile
-from jaxrec.tasks.session import next_click
 from jaxrec.types import Array
 from tests.tasks import small
 
 NUM_ITEMS, MAX_LEN, DIM = small.NUM_ITEMS, small.MAX_LEN, 4
-PACKED = Rows(5, 8)
+PACKED = Packing(5, 8)
 
 
 class Own(nn.Module):
@@ -192,9 +192,11 @@ def test_an_encoder_that_mixes_users_of_a_row_is_refused_for_packed_rows(wrong: 
     retriever(wrong())
 
 
-@pytest.mark.parametrize("packed", [PACKED, Rows(3, MAX_LEN), None])
+@pytest.mark.parametrize("packed", [PACKED, Packing(3, MAX_LEN), None])
 @pytest.mark.parametrize("wrong", [SeesTheNext, SeesTheWholeUser])
-def test_an_encoder_that_sees_the_future_is_refused(wrong: Callable[..., Any], packed: Rows | None) -> None:
+def test_an_encoder_that_sees_the_future_is_refused(
+    wrong: Callable[..., Any], packed: Packing | None
+) -> None:
     with pytest.raises(ValueError, match=rf"{wrong.__name__}: its output at an event changes with later"):
         next_item(wrong(), full_softmax(), packed=packed)
     retriever(wrong(), packed)  # the last event has no future
@@ -204,14 +206,14 @@ def test_an_encoder_that_sees_the_future_is_refused(wrong: Callable[..., Any], p
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize("width", [2, 3, MAX_LEN, 11])
 def test_a_good_encoder_passes_in_rows_of_any_width_and_in_half_precision(width: int, dtype: Any) -> None:
-    check_encoder(Own(dtype), Rows(2, width))
+    check_encoder(Own(dtype), Packing(2, width))
     with pytest.raises(ValueError, match="where users share a row"):
-        check_encoder(IgnoresSegments(dtype), Rows(2, width))
+        check_encoder(IgnoresSegments(dtype), Packing(2, width))
 
 
 def test_rows_of_one_slot_and_encoders_of_one_event_pass() -> None:
-    check_encoder(Own(max_len=1), Rows(3, 1))
-    check_encoder(Own(max_len=1), Rows(3, 4))
+    check_encoder(Own(max_len=1), Packing(3, 1))
+    check_encoder(Own(max_len=1), Packing(3, 4))
     check_encoder(Own(max_len=1))
 
 
@@ -345,7 +347,7 @@ class MixesUsers(GenerativeHSTU):
     ],
 )
 def test_a_model_of_actions_that_sees_too_much_is_refused(
-    wrong: Any, packed: Rows | None, message: str
+    wrong: Any, packed: Packing | None, message: str
 ) -> None:
     sizes = {"dim": DIM, "num_layers": 1, "key_dim": 2, "value_dim": 2, "max_len": 8}
     with pytest.raises(ValueError, match=f"{wrong.__name__}: {message}"):

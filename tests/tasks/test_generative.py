@@ -13,12 +13,12 @@ import pytest
 from scipy.special import log_softmax
 
 from jaxrec import packing
-from jaxrec.data import synthetic
-from jaxrec.data.batching import batched_queries, next_item_columns
-from jaxrec.data.split import leave_one_out
+from jaxrec.data.events.batching import batched_queries, next_item_columns
+from jaxrec.data.events.split import leave_one_out
+from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.tasks.generative import action_score, generative, next_positive, retriever, windows
-from jaxrec.tasks.next_item import Rows
+from jaxrec.tasks.next_item import Packing
 from jaxrec.tasks.objectives import uniform_softmax
 from jaxrec.train.evaluate import make_rank, summarise
 from jaxrec.types import Batch, Protocol, Variables
@@ -29,7 +29,7 @@ MODEL: Any = GenerativeHSTU(
     NUM_ITEMS, 3, dim=6, num_layers=1, num_heads=1, key_dim=4, value_dim=4, max_len=MAX_LEN, head_dim=8,
     dropout=0.0, linear_dropout=0.0,
 )  # fmt: skip
-PACKED = Rows(5, 8)
+PACKED = Packing(5, 8)
 USERS = np.array([4, 0, 7, 1, 2, 3, 5, 8], np.int32)
 MASK = np.array([True] * 7 + [False])
 POSITIVE = (2, 3)
@@ -53,7 +53,7 @@ def events_of(index: int) -> tuple[list[int], list[int]]:
 
 
 @functools.cache
-def prepared(packed: Rows | None) -> dict[str, np.ndarray]:
+def prepared(packed: Packing | None) -> dict[str, np.ndarray]:
     rows: dict[str, Any] = {"user": USERS, "mask": MASK}
     if packed is not None:
         lengths = np.array([len(events_of(i)[0]) for i in range(len(USERS))])
@@ -65,7 +65,7 @@ def prepared(packed: Rows | None) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("packed", [PACKED, None], ids=["packed", "padded"])
-def test_every_training_event_is_read_with_its_action_and_target(packed: Rows | None) -> None:
+def test_every_training_event_is_read_with_its_action_and_target(packed: Packing | None) -> None:
     batch = prepared(packed)
     assert len(np.unique(batch["segments"])) > 4
     for index in range(len(USERS)):
@@ -173,7 +173,7 @@ def test_one_event_a_row_has_no_next_item() -> None:
 # --- retrieval as full ranking sees it ---
 
 
-def placed(lengths: np.ndarray, packed: Rows | None) -> dict[str, np.ndarray]:
+def placed(lengths: np.ndarray, packed: Packing | None) -> dict[str, np.ndarray]:
     if packed is None:
         return {}
     placement = packing.place(jnp.asarray(lengths), rows=packed.rows, width=packed.width)
@@ -181,7 +181,7 @@ def placed(lengths: np.ndarray, packed: Rows | None) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("packed", [PACKED, None], ids=["packed", "padded"])
-def test_a_query_is_the_state_of_training_at_its_last_event(packed: Rows | None) -> None:
+def test_a_query_is_the_state_of_training_at_its_last_event(packed: Packing | None) -> None:
     """A row of training holds the query of each of its prefixes: same items, actions, times, and the time of
     the next event. The last event's own query is asked for at its target's time."""
     user = next(u for u in USERS.tolist() if len(training_events(u)) == MAX_LEN)
@@ -198,7 +198,7 @@ def test_a_query_is_the_state_of_training_at_its_last_event(packed: Rows | None)
 
 
 @pytest.mark.parametrize("packed", [PACKED, None], ids=["packed", "padded"])
-def test_a_long_query_leaves_a_place_for_its_target(packed: Rows | None) -> None:
+def test_a_long_query_leaves_a_place_for_its_target(packed: Packing | None) -> None:
     """Of max_len + 1 events it reads the last max_len - 1: the state behind max_len events never trains."""
     user = next(u for u in USERS.tolist() if split().sequences.lengths[u] > MAX_LEN + 1)
     lengths = np.full(1, MAX_LEN + 1, np.int32)
@@ -274,7 +274,7 @@ def test_some_actions_are_positive_and_others_not(positive: tuple[int, ...]) -> 
 
 def test_full_ranking_of_a_chain_of_items() -> None:
     """Items follow each other along a cycle of 12: trained, the model ranks most next ones first."""
-    split = leave_one_out(synthetic.markov_chain(96, 12, min_length=6, max_length=8, noise=0.0).sequences)
+    split = leave_one_out(markov_chain(96, 12, min_length=6, max_length=8, noise=0.0).sequences)
     found = next_item_columns(split)
     columns = {**found, "actions": (1 + found["items"] % 2).astype(np.int32)}
     model: Any = MODEL.clone(num_items=12, num_actions=2, dim=12, max_len=4)

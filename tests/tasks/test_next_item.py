@@ -14,7 +14,7 @@ from scipy.special import log_softmax, logsumexp
 from jaxrec import packing, sampling
 from jaxrec.tasks import next_item as tasks
 from jaxrec.tasks import objectives
-from jaxrec.tasks.next_item import Rows, next_item
+from jaxrec.tasks.next_item import Packing, next_item
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import shuffled
 from jaxrec.types import Batch, Variables
@@ -29,13 +29,13 @@ from tests.tasks.small import (
     variables_of,
 )
 
-PACKED = Rows(5, 8)
+PACKED = Packing(5, 8)
 USERS = [4, 0, 7, 1, 2, 3, 5, 8]
 MASK = [True, True, True, True, True, True, True, False]
 both = pytest.mark.parametrize("packed", [PACKED, None], ids=["packed", "padded"])
 
 
-def rows_of(packed: Rows | None) -> dict[str, np.ndarray]:
+def rows_of(packed: Packing | None) -> dict[str, np.ndarray]:
     """A step's rows, with the place of every user."""
     rows: dict[str, Any] = {"user": np.array(USERS, np.int32), "mask": np.array(MASK)}
     if packed is not None:
@@ -54,7 +54,7 @@ def inputs_of(index: int) -> tuple[list[int], list[int]]:
 
 @functools.cache
 def prepared(
-    packed: Rows | None, reject: str = "train"
+    packed: Packing | None, reject: str = "train"
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Columns and a batch with sampled negatives."""
     found = columns(reject=reject)
@@ -65,7 +65,7 @@ def prepared(
 
 
 @both
-def test_every_example_holds_its_last_inputs_targets_and_positions(packed: Rows | None) -> None:
+def test_every_example_holds_its_last_inputs_targets_and_positions(packed: Packing | None) -> None:
     _, batch = prepared(packed)
     for index in range(len(USERS)):
         mine = batch["segments"] == index + 1
@@ -77,7 +77,7 @@ def test_every_example_holds_its_last_inputs_targets_and_positions(packed: Rows 
 
 
 @both
-def test_slots_without_an_event_are_padding(packed: Rows | None) -> None:
+def test_slots_without_an_event_are_padding(packed: Packing | None) -> None:
     _, batch = prepared(packed)
     empty = batch["segments"] == 0
     assert empty.any()
@@ -93,7 +93,7 @@ def test_users_with_fewer_than_two_training_events_and_masked_ones_add_nothing()
 
 @both
 @pytest.mark.parametrize("reject", ["train", "all"])
-def test_negatives_are_items_a_user_has_not_used(packed: Rows | None, reject: str) -> None:
+def test_negatives_are_items_a_user_has_not_used(packed: Packing | None, reject: str) -> None:
     _, batch = prepared(packed, reject)
     for index, user in enumerate(USERS):
         used = split().sequences.row(user).tolist() if reject == "all" else training_events(user)
@@ -231,7 +231,7 @@ def weighted(variables: Variables, batch: Batch, weights: Any) -> Any:
     return jax.value_and_grad(total)(variables)
 
 
-def with_draws(packed: Rows | None) -> dict[str, np.ndarray]:
+def with_draws(packed: Packing | None) -> dict[str, np.ndarray]:
     """A batch for any objective; the same negatives and samples in both forms."""
     batch = dict(prepared(packed)[1])
     if packed is None:
@@ -275,7 +275,7 @@ def test_dropout_of_a_row_depends_on_its_number_alone() -> None:
 # --- queries -----------------------------------------------------------------------------------------
 
 
-def queries_of(packed: Rows | None) -> dict[str, np.ndarray]:
+def queries_of(packed: Packing | None) -> dict[str, np.ndarray]:
     test = split().test
     count = 6
     found: dict[str, Any] = {
@@ -291,7 +291,7 @@ def queries_of(packed: Rows | None) -> dict[str, np.ndarray]:
 
 
 @both
-def test_a_query_reads_the_events_before_its_target(packed: Rows | None) -> None:
+def test_a_query_reads_the_events_before_its_target(packed: Packing | None) -> None:
     queries = queries_of(packed)
     batch = jax.jit(lambda q, c: tasks.query_batch(q, c, packed, MAX_LEN))(queries, columns())
     for index, (user, length) in enumerate(zip(queries["user"], queries["length"], strict=True)):
@@ -328,7 +328,7 @@ def test_a_packed_query_without_events_reads_nobody_elses() -> None:
         "row": np.array([0, 2, 1, 2], np.int32),
         "slot": np.zeros(4, np.int32),
     }
-    found = np.asarray(tasks.last_hidden(jnp.asarray(hidden), queries, Rows(2, 4), 4))
+    found = np.asarray(tasks.last_hidden(jnp.asarray(hidden), queries, Packing(2, 4), 4))
     np.testing.assert_array_equal(found, [hidden[0, 3], [0, 0, 0], hidden[1, 3], [0, 0, 0]])
 
 

@@ -17,7 +17,7 @@ from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.tasks import next_item as tasks
 from jaxrec.tasks import objectives
-from jaxrec.tasks.next_item import Rows, next_item
+from jaxrec.tasks.next_item import Packing, next_item
 from jaxrec.tasks.objectives import Objective, uniform_softmax
 from jaxrec.types import Array, Batch, Key, Variables
 from tests.nn.drawn import drawn
@@ -37,7 +37,7 @@ MODEL: Any = HSTU(
 )  # fmt: skip
 ITEMS = np.ones((1, MAX_LEN), np.int32)
 VARIABLES = drawn(MODEL, ITEMS, times=ITEMS)
-PACKED = Rows(5, 8)
+PACKED = Packing(5, 8)
 USERS = np.array([4, 0, 7, 1, 2, 3, 5, 8], np.int32)
 MASK = np.array([True] * 7 + [False])
 OBJECTIVE = uniform_softmax(NUM_ITEMS, 3, temperature=0.5)
@@ -52,7 +52,7 @@ def seconds(user: int) -> list[int]:
     return (sequences.times[first:last] - sequences.times[first]).tolist()
 
 
-def placed(lengths: list[int], packed: Rows | None) -> dict[str, np.ndarray]:
+def placed(lengths: list[int], packed: Packing | None) -> dict[str, np.ndarray]:
     if packed is None:
         return {}
     placement = packing.place(jnp.asarray(lengths), rows=packed.rows, width=packed.width)
@@ -60,7 +60,7 @@ def placed(lengths: list[int], packed: Rows | None) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def prepared(packed: Rows | None) -> dict[str, np.ndarray]:
+def prepared(packed: Packing | None) -> dict[str, np.ndarray]:
     lengths = [
         min(max(len(training_events(u)) - 1, 0), MAX_LEN) * m for u, m in zip(USERS, MASK, strict=True)
     ]
@@ -71,7 +71,7 @@ def prepared(packed: Rows | None) -> dict[str, np.ndarray]:
 
 
 @both
-def test_each_event_has_its_time_and_that_of_its_target(packed: Rows | None) -> None:
+def test_each_event_has_its_time_and_that_of_its_target(packed: Packing | None) -> None:
     batch = prepared(packed)
     for index, user in enumerate(USERS.tolist()):
         mine = batch["segments"] == index + 1
@@ -142,11 +142,11 @@ def test_whether_times_are_read_follows_from_the_encoder(model: Any, reads: bool
 
 
 @functools.cache
-def compiled_query(packed: Rows | None) -> Any:
+def compiled_query(packed: Packing | None) -> Any:
     return jax.jit(tasks.retriever(MODEL, packed).query)
 
 
-def vectors(packed: Rows | None, context: Any) -> np.ndarray:
+def vectors(packed: Packing | None, context: Any) -> np.ndarray:
     test = split().test
     queries = {"user": test.user[:5], "length": test.length[:5], "mask": np.array([True] * 4 + [False])}
     lengths = np.where(queries["mask"], np.minimum(queries["length"], MAX_LEN), 0)
@@ -271,14 +271,14 @@ def test_shares_of_devices_add_up_to_the_loss(shared: bool) -> None:
 # --- shortened histories ---
 
 
-def shortened(packed: Rows | None, shorten: tasks.Shorten) -> dict[str, np.ndarray]:
+def shortened(packed: Packing | None, shorten: tasks.Shorten) -> dict[str, np.ndarray]:
     task = next_item(MODEL, OBJECTIVE, packed=packed, shorten=shorten)
     batch = jax.jit(task.prepare)(jax.random.key(3), {"user": USERS, "mask": MASK}, columns())
     return {name: np.asarray(column) for name, column in batch.items()}
 
 
 @both
-def test_events_that_stay_keep_their_targets_and_move_together(packed: Rows | None) -> None:
+def test_events_that_stay_keep_their_targets_and_move_together(packed: Packing | None) -> None:
     """N = 4 and alpha 1.5: histories of more than 2 events are cut to 2, or whole with probability 8 / n²."""
     batch = shortened(packed, functools.partial(stochastic_length, max_len=4, alpha=1.5))
     assert batch["fits"].all()
@@ -305,7 +305,7 @@ def test_a_history_kept_whole_is_the_batch_of_the_plain_task() -> None:
 
 def test_a_step_that_does_not_fit_is_drawn_again_or_stops_training() -> None:
     """Here 2 rows hold 16 events, and all histories 6 + 6 + 6 + 1."""
-    tight = Rows(2, 8)
+    tight = Packing(2, 8)
 
     def sometimes(key: Key, real: Array) -> Array:
         return real & (jax.random.bernoulli(key, 0.3) | (jnp.arange(MAX_LEN) < 2))

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from jaxrec import losses
-from jaxrec.data.parallel_sessions import LANE_COLUMNS, lane_columns
+from jaxrec.data.events.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import next_item as ordinary

@@ -13,11 +13,11 @@ import optax
 import pytest
 
 from jaxrec import packing, sampling
-from jaxrec.data.batching import batched_queries
+from jaxrec.data.events.batching import batched_queries
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import contrastive, next_item, objectives
 from jaxrec.tasks.combine import combine
-from jaxrec.tasks.next_item import Rows
+from jaxrec.tasks.next_item import Packing
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import CompiledMeasure, make_rank, ranking_metrics, summarise
@@ -29,7 +29,7 @@ from tests.tasks import small
 
 MODEL = small.Averager(dropout=0.3)
 VIEWS = small.views(9)
-NEXT, PAIRS = Rows(8, 8), Rows(12, 8)
+NEXT, PAIRS = Packing(8, 8), Packing(12, 8)
 BATCH = 8
 
 
@@ -141,7 +141,7 @@ def ranker(num_devices: int) -> tuple[CompiledMeasure, dict[str, np.ndarray]]:
     """Ranks of the test queries in packed rows, compiled once for all tasks."""
     queries = batched_queries(small.split().test, 2, multiple=num_devices)
     lengths = np.where(queries["mask"], np.minimum(queries["length"], small.MAX_LEN), 0)
-    rows = Rows(2, 8)
+    rows = Packing(2, 8)
     place = jax.jit(jax.vmap(lambda n: packing.place(n, rows=rows.rows, width=rows.width)))(lengths)
     queries |= {"row": np.asarray(place.row), "slot": np.asarray(place.slot)}
     retriever = next_item.retriever(MODEL, rows)
@@ -166,7 +166,7 @@ def test_metrics_of_the_test_split_are_those_of_one_device(name: str) -> None:
 
 
 def test_views_that_find_no_room_stop_the_run_with_the_epoch_and_the_loss(tmp_path: Path) -> None:
-    crowded = combine(pair=contrastive.pooled(MODEL, VIEWS, packed=Rows(1, 8)))
+    crowded = combine(pair=contrastive.pooled(MODEL, VIEWS, packed=Packing(1, 8)))
     rank = make_rank(next_item.retriever(MODEL), Protocol(), num_items=small.NUM_ITEMS, history=11)
     asked = Evaluation(rank, batched_queries(small.split().validation, 4), ranking_metrics(), Protocol())
     with pytest.raises(ValueError, match=r"epoch 0: loss 'contrastive' is \[nan\]"):

@@ -14,9 +14,9 @@ import optax
 import pytest
 
 from jaxrec import packing
-from jaxrec.data.batching import gather_users
+from jaxrec.data.events.batching import gather_users
 from jaxrec.optim.loss_weighting import static
-from jaxrec.tasks.next_item import Rows, next_item
+from jaxrec.tasks.next_item import Packing, next_item
 from jaxrec.tasks.objectives import sampled_bce
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, make_epoch, shuffled
@@ -183,7 +183,7 @@ def test_an_order_that_never_fits_is_an_error() -> None:
 # --- next-item prediction from columns on the host ----------------------------------------------------
 
 
-def sequence_plan(rows: Rows) -> Plan:
+def sequence_plan(rows: Packing) -> Plan:
     def lengths(context: Context, user: Array) -> Array:
         return jnp.clip(context["length"][user] - 1, 0, small.MAX_LEN)
 
@@ -193,7 +193,7 @@ def sequence_plan(rows: Rows) -> Plan:
 def test_next_item_streams_to_the_bits_of_the_resident_epoch() -> None:
     columns = small.columns()
     lengths = np.clip(columns["length"] - 1, 0, small.MAX_LEN)
-    rows = Rows(packing.rows_needed(lengths, 4, 8), 8)
+    rows = Packing(packing.rows_needed(lengths, 4, 8), 8)
     plan = sequence_plan(rows)
     objective = sampled_bce(small.NUM_ITEMS, int(columns["excluded_length"].max()))
     task = next_item(small.Averager(dropout=0.3), objective, packed=rows)

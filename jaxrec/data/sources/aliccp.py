@@ -18,10 +18,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxrec.data.delimited import unnamed
-from jaxrec.data.features import Category, Number, Spec, Tags, encode, fit
-from jaxrec.data.impressions import Impressions, ImpressionSplit, Rows, random_rows
-from jaxrec.data.raw import Coded, Ragged, Raw
-from jaxrec.data.tables import arrow, header_of, plain_numbers, read_blocks, read_table
+from jaxrec.data.tables.columns import Coded, Ragged, Raw
+from jaxrec.data.tables.features import Category, Number, Spec, Tags, encode, fit
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, SplitIndices, random_rows
+from jaxrec.data.tables.table_reader import arrow, header_of, plain_numbers, read_blocks, read_table
 
 SINGLE = (
     *("101", "121", "122", "124", "125", "126", "127", "128", "129"),
@@ -68,7 +68,7 @@ def load(
     rows = random_rows(sizes[0], validation=validation, test=0, seed=seed)
     late = np.arange(sizes[0], sum(sizes))
     rule = f"the source's test file; validation {validation:g} at random, seed {seed}"
-    return _split(specs, raw, Rows(rows.train, rows.validation, late, rule))
+    return _split(specs, raw, SplitIndices(rows.train, rows.validation, late, rule))
 
 
 def load_table(
@@ -93,7 +93,7 @@ def load_table(
     )
     specs: list[Spec] = [*(Category(name, min_count=min_count) for name in categories), *map(Number, numbers)]
     first, second, third = np.split(np.arange(fitted + chosen + late), [fitted, fitted + chosen])
-    return _split(specs, raw, Rows(first, second, third, "the three files"))
+    return _split(specs, raw, SplitIndices(first, second, third, "the three files"))
 
 
 def _features(path: str | Path, wanted: Sequence[str] | None) -> list[str]:
@@ -177,7 +177,7 @@ def read_logs(
     return raw, sizes
 
 
-def _split(specs: Sequence[Spec], raw: dict[str, Raw], rows: Rows) -> ImpressionSplit:
+def _split(specs: Sequence[Spec], raw: dict[str, Raw], rows: SplitIndices) -> ImpressionSplit:
     encoders = fit(specs, raw, rows.train)
     labels = {task: np.asarray(raw[task]) for task in LABELS}
     user = raw.get("101")

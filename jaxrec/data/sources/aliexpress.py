@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec.data.features import Category, Number, Spec, encode, fit
-from jaxrec.data.impressions import Impressions, ImpressionSplit, random_rows
-from jaxrec.data.raw import Coded
-from jaxrec.data.tables import read_table
+from jaxrec.data.tables.columns import Coded
+from jaxrec.data.tables.features import Category, Number, Spec, encode, fit
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, random_rows
+from jaxrec.data.tables.table_reader import read_table
 
 CATEGORIES = tuple(f"categorical_{i}" for i in range(1, 17))
 NUMBERS = tuple(f"numerical_{i}" for i in range(1, 64))

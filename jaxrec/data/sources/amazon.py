@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxrec.data.behaviours import NONE, Sides, of_items
 from jaxrec.data.cells import BadCell, Codes
 from jaxrec.data.delimited import is_packed
-from jaxrec.data.interactions import Interactions, Sequences
-from jaxrec.data.tables import header_of, read_integers
+from jaxrec.data.events.interactions import Interactions, Sequences
+from jaxrec.data.tables.click_histories import NONE, Sides, of_items
+from jaxrec.data.tables.table_reader import header_of, read_integers
 from jaxrec.data.vocab import text_array
 
 CategoryPath = Literal["last", "first"]

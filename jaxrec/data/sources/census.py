@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxrec.data import store
-from jaxrec.data.features import Category, encode, fit
-from jaxrec.data.impressions import Impressions, ImpressionSplit, Rows
-from jaxrec.data.raw import Coded, Raw
 from jaxrec.data.sources.dataset import Table, check_table, pick
 from jaxrec.data.store import File, Route, Source, github, show_terms
+from jaxrec.data.tables.columns import Coded, Raw
+from jaxrec.data.tables.features import Category, encode, fit
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, SplitIndices
 
 SOURCE = Source(
     "census",
@@ -135,7 +135,7 @@ def load_impressions(name: str, *, seed: int = 0) -> ImpressionSplit:
     encoders = fit([Category(column, missing=("?",)) for column in raw], raw, train)
     impressions = Impressions(f"census/{name}", encode(encoders, raw), encoders.fields, labels)
     check_table(impressions, table)
-    rows = Rows(train, validation, test, f"official test halved, seed {seed}")
+    rows = SplitIndices(train, validation, test, f"official test halved, seed {seed}")
     return impressions.split(*rows[:3], rule=rows.rule)
 
 

@@ -10,8 +10,8 @@ import json
 
 import numpy as np
 
-from jaxrec.data.interactions import Sequences
-from jaxrec.data.lines import rows_to_sequences
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.sequence_files import rows_to_sequences
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
 from jaxrec.data.store import File, Source, github, read, show_terms
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec.data.features import Category, Number, encode, fit
-from jaxrec.data.impressions import Impressions, ImpressionSplit, random_rows
-from jaxrec.data.tables import first_line, read_table
+from jaxrec.data.tables.features import Category, Number, encode, fit
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, random_rows
+from jaxrec.data.tables.table_reader import first_line, read_table
 
 COUNTS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))

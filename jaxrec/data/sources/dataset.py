@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
-from jaxrec.data.impressions import Impressions
-from jaxrec.data.interactions import Statistics
+from jaxrec.data.events.interactions import Statistics
 from jaxrec.data.store import File
+from jaxrec.data.tables.impressions import Impressions
 
 
 class Expected(NamedTuple):

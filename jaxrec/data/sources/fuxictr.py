@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.features import Category, Number, Spec, Tags, encode, fit
-from jaxrec.data.impressions import Impressions, ImpressionSplit
-from jaxrec.data.raw import Coded, Ragged, Raw, as_coded
-from jaxrec.data.tables import read_table
+from jaxrec.data.tables.columns import Coded, Ragged, Raw, as_coded
+from jaxrec.data.tables.features import Category, Number, Spec, Tags, encode, fit
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit
+from jaxrec.data.tables.table_reader import read_table
 
 SEPARATOR = "^"
 Keep = Literal["last", "first"]

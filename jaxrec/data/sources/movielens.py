@@ -18,14 +18,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data import vocab
-from jaxrec.data.features import Category, Number, Tags, encode, fit
-from jaxrec.data.impressions import Impressions, ImpressionSplit, random_rows, time_rows
-from jaxrec.data.interactions import Interactions, Sequences
-from jaxrec.data.lines import integer_array, parse_columns
-from jaxrec.data.negatives import add_unobserved
-from jaxrec.data.raw import Coded, Ragged, Raw
+from jaxrec.data.events.interactions import Interactions, Sequences
+from jaxrec.data.events.sequence_files import integer_array, parse_columns
 from jaxrec.data.sources.dataset import Dataset, Expected, Table, check, check_table, pick
 from jaxrec.data.store import File, Route, Source, find, http, member, read, show_terms, wheel
+from jaxrec.data.tables.columns import Coded, Ragged, Raw
+from jaxrec.data.tables.features import Category, Number, Tags, encode, fit
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, random_rows, time_rows
+from jaxrec.data.tables.unobserved_pairs import add_unobserved
 
 SOURCE = Source(
     "movielens",

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, BadCell, check_id, shown
-from jaxrec.data.interactions import Interactions, Sequences
+from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.sources import movielens
 from jaxrec.data.store import File, Source, http, read, read_bytes, show_terms, verify
 

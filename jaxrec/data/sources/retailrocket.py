@@ -13,13 +13,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxrec.data.checks import as_integers
-from jaxrec.data.features import Category, Number, Spec, encode, fit
-from jaxrec.data.impressions import Impressions, ImpressionSplit, time_rows
-from jaxrec.data.negatives import add_unobserved
-from jaxrec.data.raw import Coded, Raw
 from jaxrec.data.sources.dataset import Table, check_table, pick
 from jaxrec.data.store import File, Source, read, show_terms
+from jaxrec.data.tables.columns import Coded, Raw
+from jaxrec.data.tables.features import Category, Number, Spec, encode, fit
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, time_rows
+from jaxrec.data.tables.unobserved_pairs import add_unobserved
+from jaxrec.data.validation import as_integers
 
 SOURCE = Source(
     "retailrocket",

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxrec.data.checks import narrow_ids
-from jaxrec.data.interactions import Interactions, Sequences
-from jaxrec.data.lines import parse_columns
+from jaxrec.data.events.interactions import Interactions, Sequences
+from jaxrec.data.events.sequence_files import parse_columns
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
 from jaxrec.data.store import File, Source, github, read, show_terms
+from jaxrec.data.validation import narrow_ids
 
 SOURCE = Source(
     "sasrec",

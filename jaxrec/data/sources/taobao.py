@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from jaxrec.data.behaviours import Sides, of_items
-from jaxrec.data.interactions import Interactions, Sequences
-from jaxrec.data.tables import arrow, integers, read_blocks
+from jaxrec.data.events.interactions import Interactions, Sequences
+from jaxrec.data.tables.click_histories import Sides, of_items
+from jaxrec.data.tables.table_reader import arrow, integers, read_blocks
 
 BEHAVIOURS = ("pv", "cart", "fav", "buy")
 WINDOW = (1511539200, 1512316800)  # 2017-11-25 until 2017-12-04, midnight in China (UTC+8)

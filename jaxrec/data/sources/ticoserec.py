@@ -11,8 +11,8 @@ import io
 
 import numpy as np
 
-from jaxrec.data.interactions import Sequences
-from jaxrec.data.lines import parse_rows, rows_to_sequences, with_times
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.sequence_files import parse_rows, rows_to_sequences, with_times
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
 from jaxrec.data.store import File, Source, find, github, read, show_terms
 from jaxrec.data.vocab import Vocabulary

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.blocks import over_queries
+from jaxrec.nn.layers.chunked import over_queries
 from jaxrec.types import Array
 
 NUM_BUCKETS = 128  # the largest bucket; the research code's table has one more entry

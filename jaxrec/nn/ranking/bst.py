@@ -9,10 +9,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.attention import SelfAttention
-from jaxrec.nn.layers.behaviours import TABLE_INIT, AgeEmbedding, Columns, ItemEmbedding, real
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.features import Categorical
+from jaxrec.nn.layers.id_columns import TABLE_INIT, AgeEmbedding, Columns, ItemEmbedding, real
 from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
 from jaxrec.types import Array
 

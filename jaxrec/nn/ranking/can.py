@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.behaviours import TABLE_INIT, column
 from jaxrec.nn.layers.co_action import CoAction
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.features import Categorical
+from jaxrec.nn.layers.id_columns import TABLE_INIT, column
 from jaxrec.types import Array
 
 

@@ -22,7 +22,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.behaviours import (
+from jaxrec.nn.layers.dropout import Bits, threefry_bits
+from jaxrec.nn.layers.features import Categorical
+from jaxrec.nn.layers.id_columns import (
     TABLE_INIT,
     AgeEmbedding,
     Columns,
@@ -32,8 +34,6 @@ from jaxrec.nn.layers.behaviours import (
     real,
     take,
 )
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
-from jaxrec.nn.layers.features import Categorical
 from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
 from jaxrec.nn.layers.target_attention import INIT, TargetAttention, top_k
 from jaxrec.types import Array, Variables

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.blocks import over_queries
+from jaxrec.nn.layers.chunked import over_queries
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.types import Array

@@ -1,0 +1,1 @@
+"""Events of users with items: files, sequences, sessions, their splits and batches."""

@@ -1,0 +1,232 @@
+"""Which events training may read, and which next items are asked for in validation and test.
+
+Leave-one-out lets the future leak across users: one user's training events may lie years after another
+user's test event, so item popularity and co-occurrence of the future reach the model. Most published
+tables use it, and so do ours that stand beside them; `future_share` measures the leak, `split_by_time`
+has none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.validation import check_dtype, check_ids
+
+
+class Queries(NamedTuple):
+    """Next items to predict, one a row.
+
+    user: row of the sequences, int32 [M]. length: number of the user's events before the target, which
+    are the input and the seen set, int32 [M]. target: the item that came next, int32 [M].
+    """
+
+    user: np.ndarray
+    length: np.ndarray
+    target: np.ndarray
+
+
+class Repeats(NamedTuple):
+    """How often a split asks for what its user had before.
+
+    validation, test: queries whose target is among the events before it. A ranking with `seen="exclude"` has
+    them as misses. duplicates: events that say what another one says, the same user, item and second; None
+    without times.
+    """
+
+    validation: int
+    test: int
+    duplicates: int | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Training events and two sets of queries over the same sequences. Raises ValueError if they overlap.
+
+    train_length: the first events of each user that training may read, int32 [U]: inputs are events
+    0..train_length-2, targets 1..train_length-1.
+    rule: how it was made, for a Protocol. left_out: queries that could not be asked, because fewer than
+    the required number of events lie before their target.
+    """
+
+    sequences: Sequences
+    train_length: np.ndarray
+    validation: Queries
+    test: Queries
+    rule: str = "leave-one-out"
+    left_out: int = 0
+
+    def __post_init__(self) -> None:
+        name, lengths = self.sequences.name, self.sequences.lengths
+        check_dtype(self.train_length, np.int32, f"{name}: train_length")
+        if self.train_length.shape != lengths.shape or (self.train_length > lengths).any():
+            raise ValueError(
+                f"{name}: train_length must have one entry per user, no more than the user's events"
+            )
+        if (self.train_length < 0).any() or self.train_length.max() < 2:
+            raise ValueError(f"{name}: no user has two training events, so there is nothing to learn from")
+        for part, queries in (("validation", self.validation), ("test", self.test)):
+            self._check_queries(f"{name}: {part} split ({self.rule})", queries)
+
+    @functools.cached_property
+    def repeats(self) -> Repeats:
+        """Counts of targets that were seen before, and of exact duplicates."""
+        return Repeats(
+            validation=int(seen_before(self.sequences, self.validation).sum()),
+            test=int(seen_before(self.sequences, self.test).sum()),
+            duplicates=count_duplicates(self.sequences),
+        )
+
+    def _check_queries(self, where: str, queries: Queries) -> None:
+        if queries.user.size == 0:
+            raise ValueError(f"{where}: it is empty; choose other limits or another split")
+        for field, array in zip(Queries._fields, queries, strict=True):
+            check_dtype(array, np.int32, f"{where}: {field}")
+        check_ids(queries.target, self.sequences.num_items, f"{where}: target")
+        if queries.user.min() < 0 or queries.user.max() >= self.sequences.num_users:
+            raise ValueError(f"{where}: user rows must lie in 0..{self.sequences.num_users - 1}")
+        if (queries.length < self.train_length[queries.user]).any():
+            raise ValueError(f"{where}: a target is among the training events")
+        if (queries.length >= self.sequences.lengths[queries.user]).any():
+            raise ValueError(f"{where}: a query reads past its user's last event")
+        at = self.sequences.offsets[queries.user] + queries.length
+        if not np.array_equal(self.sequences.items[at], queries.target):
+            raise ValueError(f"{where}: a target is not the event that follows its `length` events")
+
+
+def leave_one_out(sequences: Sequences, *, short: Literal["error", "train"] = "error") -> Split:
+    """The last event of each user is the test target, the last but one the validation target.
+
+    Warning: other users' future leaks into training (see the top of this file).
+
+    short: what happens to users with fewer than 3 events: "error" raises a ValueError, "train" keeps
+    all their events for training and asks nothing about them.
+    """
+    if short not in ("error", "train"):
+        raise ValueError(f"short={short!r}: must be 'error' or 'train'")
+    lengths = sequences.lengths
+    few = lengths < 3
+    if few.any() and short == "error":
+        raise ValueError(
+            f"{sequences.name}: {few.sum():,} of {few.size:,} users have fewer than 3 events (first: user "
+            f"{sequences.user_ids[few.argmax()]}), too few to leave one out for validation and one for test; "
+            "take them out with k_core(3), or keep them for training only with short='train'"
+        )
+    asked = np.flatnonzero(~few)
+    return Split(
+        sequences,
+        train_length=np.where(few, lengths, lengths - 2).astype(np.int32),
+        validation=_queries(sequences, asked, lengths[asked] - 2),
+        test=_queries(sequences, asked, lengths[asked] - 1),
+        rule="leave-one-out"
+        if not few.any()
+        else "leave-one-out, users with fewer than 3 events in training only",
+    )
+
+
+def split_by_time(
+    sequences: Sequences,
+    validation_time: int,
+    test_time: int,
+    *,
+    targets: Literal["first", "last", "all"] = "first",
+    least: int = 1,
+) -> Split:
+    """Cuts all users at the same moments: training before `validation_time`, test from `test_time` on.
+
+    validation_time, test_time: seconds since 1970. Events in [validation_time, test_time) are validation.
+    targets: which events of a user in a window are asked for: the first (every input then lies before
+    the window: no leak at all), the last, or each of them; earlier events of the window are inputs.
+    least: queries with fewer events than this before their target are left out and counted in
+    `Split.left_out`: a user who first appears in a window has no history to predict from.
+    Items that first appear in a window stay candidates. Raises ValueError without times, for limits out
+    of order, or when a window is empty.
+    """
+    if sequences.times is None:
+        raise ValueError(f"{sequences.name}: has no times, so it can't be split by time; use leave_one_out")
+    if not validation_time < test_time:
+        raise ValueError(f"validation_time={validation_time}: must lie before test_time={test_time}")
+    if targets not in ("first", "last", "all"):
+        raise ValueError(f"targets={targets!r}: must be 'first', 'last' or 'all'")
+    if least < 1:
+        raise ValueError(f"least={least}: must be at least 1")
+    user = sequences.users
+    position = np.arange(user.size) - sequences.offsets[user]
+    left_out, parts = 0, []
+    for start, end in ((validation_time, test_time), (test_time, None)):
+        window = sequences.times >= start
+        if end is not None:
+            window &= sequences.times < end
+        events = np.flatnonzero(window)
+        if targets == "first":
+            events = events[np.unique(user[events], return_index=True)[1]]
+        elif targets == "last":
+            events = events[::-1][np.unique(user[events][::-1], return_index=True)[1]]
+        enough = position[events] >= least
+        left_out += int((~enough).sum())
+        parts.append(_queries(sequences, user[events[enough]], position[events[enough]]))
+    before = np.bincount(user[sequences.times < validation_time], minlength=sequences.num_users)
+    return Split(
+        sequences,
+        train_length=before.astype(np.int32),
+        validation=parts[0],
+        test=parts[1],
+        rule=f"time {validation_time} {test_time}, {targets} event of a user, least {least}",
+        left_out=left_out,
+    )
+
+
+def future_share(split: Split) -> float:
+    """Mean over test queries of the share of training events that happened after the target: 0 = no leak."""
+    times, offsets = split.sequences.times, split.sequences.offsets
+    if times is None:
+        raise ValueError(f"{split.sequences.name}: has no times, so the leak can't be measured")
+    user = split.sequences.users
+    training = np.sort(times[np.arange(user.size) - offsets[user] < split.train_length[user]])
+    asked = times[offsets[split.test.user] + split.test.length]
+    return float(1 - np.mean(np.searchsorted(training, asked, side="right")) / training.size)
+
+
+def seen_before(sequences: Sequences, queries: Queries) -> np.ndarray:
+    """Whether the target of each query is among the `length` events before it, bool [M]."""
+    size = np.int64(sequences.num_items + 1)
+    pairs, first = np.unique(sequences.users * size + sequences.items, return_index=True)
+    wanted = queries.user * size + queries.target
+    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+    met = (pairs[place] == wanted) & (first[place] < sequences.offsets[queries.user] + queries.length)
+    return np.asarray(met)
+
+
+def count_duplicates(sequences: Sequences) -> int | None:
+    """Events of the same user, item and second as another one, all but one of each; None without times."""
+    if sequences.times is None:
+        return None
+    order = np.lexsort((sequences.times, sequences.items, sequences.users))
+    columns = (sequences.users[order], sequences.items[order], sequences.times[order])
+    return int(np.logical_and.reduce([column[1:] == column[:-1] for column in columns]).sum())
+
+
+def format_repeats(split: Split) -> str:
+    """What `Split.repeats` counts, in a line; and what to do where it is not 0."""
+    found, counts = split.repeats, (len(split.validation.user), len(split.test.user))
+    said = (
+        f"{split.rule}: {found.validation:,} of {counts[0]:,} validation targets and {found.test:,} of "
+        f"{counts[1]:,} test targets were seen before by their user; "
+    )
+    said += "no times" if found.duplicates is None else f"{found.duplicates:,} exact duplicates"
+    said += ", so exact duplicates aren't known" if found.duplicates is None else " (same user, item, second)"
+    if found.validation or found.test:
+        said += (
+            '. With seen="exclude" such targets are misses: rank with seen="keep" where users come back '
+            "to an item, or take out repeats that are none"
+        )
+    return said
+
+
+def _queries(sequences: Sequences, user: np.ndarray, length: np.ndarray) -> Queries:
+    target = sequences.items[sequences.offsets[user] + length]
+    return Queries(user.astype(np.int32), length.astype(np.int32), target)

@@ -1,0 +1,1 @@
+"""Labelled tables: reading, encoding of columns, splits, click histories, the guard against leakage."""

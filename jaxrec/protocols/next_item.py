@@ -1,0 +1,271 @@
+"""What the experiments on item sequences share: resident columns, packed rows, ranking, floors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import packing
+from jaxrec.data.events.batching import batched_queries, next_item_columns
+from jaxrec.data.events.split import Queries, Split
+from jaxrec.tasks.next_item import Encoder, Packing, retriever
+from jaxrec.train.epoch import Plan, shuffled
+from jaxrec.train.evaluate import make_rank, ranking_metrics
+from jaxrec.train.fit import Selection
+from jaxrec.types import Array, Context, Evaluation, Protocol, Retriever, Variables
+
+EVALUATION_BATCH = 512
+VALIDATION_DRAW, TEST_DRAW = 1, 2  # seeds of sampled candidates: the same for every model and every seed
+
+
+class Data(NamedTuple):
+    """A split as the training loop reads it.
+
+    columns: resident arrays; width: longest training input; history: longest input of any query;
+    excluded_width: most distinct items that negatives of one user avoid.
+    """
+
+    split: Split
+    columns: dict[str, Any]
+    width: int
+    history: int
+    excluded_width: int
+
+    @property
+    def num_items(self) -> int:
+        return self.split.sequences.num_items
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """Events of each user's training input, [U]."""
+        return np.maximum(self.split.train_length - 1, 0)
+
+
+def resident(split: Split, *, reject: str = "train") -> Data:
+    """Columns of a split, and the widths that shapes are made of."""
+    columns = next_item_columns(split, reject=reject)
+    return Data(
+        split,
+        columns,
+        width=int(split.train_length.max()) - 1,
+        history=int(max(split.validation.length.max(), split.test.length.max())),
+        excluded_width=int(columns["excluded_length"].max()),
+    )
+
+
+def vocabulary(data: Data) -> dict[str, np.ndarray]:
+    """Raw ids of items and users."""
+    sequences = data.split.sequences
+    return {"item": np.asarray(sequences.item_ids), "user": np.asarray(sequences.user_ids)}
+
+
+def training_rows(data: Data, batch_size: int, max_len: int, num_devices: int) -> Packing:
+    """Packed rows that hold a batch of training inputs, in a number that devices divide."""
+    lengths = np.minimum(data.inputs, max_len)
+    return Packing(
+        packing.rows_needed(lengths, batch_size, max_len, multiple=num_devices, deviations=3.0), max_len
+    )
+
+
+def view_rows(
+    data: Data, batch_size: int, max_len: int, *, insert_share: float, insert_rate: float, num_devices: int
+) -> Packing:
+    """Packed rows that hold both views of a batch; only insertion, on `insert_share` of them, lengthens."""
+
+    def grow(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+        twice = np.tile(lengths, 2)
+        inserted = np.maximum((twice * insert_rate).astype(int), 1) * (twice > 0)
+        return np.minimum(twice + inserted * (rng.random(twice.size) < insert_share), max_len)
+
+    lengths = np.minimum(data.inputs, max_len)
+    return Packing(
+        packing.rows_needed(lengths, batch_size, max_len, multiple=num_devices, grow=grow), max_len
+    )
+
+
+def training_plan(data: Data, batch_size: int, max_len: int, rows: Packing | None, **kwargs: Any) -> Plan:
+    """Every user once an epoch, in random order, with the placement of packed rows."""
+    users = data.split.sequences.num_users
+    if rows is None:
+        return shuffled(users, batch_size, **kwargs)
+
+    def lengths(context: Context, user: Array) -> Array:
+        return jnp.clip(context["length"][user] - 1, 0, max_len)
+
+    return shuffled(users, batch_size, lengths=lengths, rows=rows.rows, width=rows.width, **kwargs)
+
+
+def sampled_candidates(
+    data: Data, queries: Queries, number: int, seed: int, *, seen: str = "exclude"
+) -> np.ndarray:
+    """Items each target is ranked among, int32 [M, number]: uniform, with replacement, fixed by the seed.
+
+    They avoid the target and, where the rule for `seen` items is "exclude", those of the user's training
+    events; a validation item may be among those of a test query, as in SASRec's code (which may also draw the
+    target itself). Under another rule seen items are candidates, so they are drawn too: else a target that
+    comes again would stand out among items that are all new.
+
+    Raises:
+      ValueError: a user's training events and target are all items there are.
+    """
+    sequences, size = data.split.sequences, np.int64(data.num_items + 1)
+    known = _training_events(data) if seen == "exclude" else np.zeros(len(sequences.items), bool)
+    taken = np.unique(sequences.users[known] * size + sequences.items[known])
+    counts = np.bincount(taken // size, minlength=sequences.num_users)
+    if (counts[queries.user] + 1 >= data.num_items).any():
+        raise ValueError(
+            f"{sequences.name}: a user's events and target are all {data.num_items} items, so there is no "
+            "candidate to draw; rank all items instead"
+        )
+    taken = taken if taken.size else np.array([-1])  # no key
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(1, size, (len(queries.user), number))
+    while True:
+        keys = queries.user[:, None] * size + drawn
+        at = np.minimum(np.searchsorted(taken, keys), len(taken) - 1)
+        again = (taken[at] == keys) | (drawn == queries.target[:, None])
+        if not again.any():
+            return drawn.astype(np.int32)
+        drawn[again] = rng.integers(1, size, again.sum())
+
+
+def _training_events(data: Data) -> np.ndarray:
+    """True for the events that training may read, bool [N]."""
+    sequences = data.split.sequences
+    index = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
+    return index < np.repeat(data.split.train_length, sequences.lengths)
+
+
+class Ranking(NamedTuple):
+    """Queries on the host, in batches, and the packed rows that hold any of them (None: padded)."""
+
+    queries: dict[str, np.ndarray]
+    rows: Packing | None
+
+
+def ranking(
+    queries: Queries,
+    max_len: int,
+    batch_size: int = 0,
+    candidates: np.ndarray | None = None,
+    num_items: int | None = None,
+) -> Ranking:
+    """Batches of queries with their place in packed rows. candidates: of each query, [M, n]; None: all.
+
+    num_items: the largest id that targets and candidates may have; None: they are those of a `Split`.
+    """
+    size = batch_size or min(EVALUATION_BATCH, len(queries.user))
+    columns = batched_queries(queries, size, num_items=num_items)
+    lengths = np.where(columns["mask"], np.minimum(columns["length"], max_len), 0)
+    rows = max(packing.rows_used(batch, max_len) for batch in lengths)
+    placement = jax.jit(jax.vmap(lambda n: packing.place(n, rows=rows, width=max_len)))(lengths)
+    columns |= {"row": np.asarray(placement.row), "slot": np.asarray(placement.slot)}
+    if candidates is not None:
+        check_candidates(candidates, queries.target, num_items)
+        filled = np.ones((columns["mask"].size, candidates.shape[1]), np.int32)
+        filled[: len(candidates)] = candidates
+        columns["candidates"] = filled.reshape(*columns["mask"].shape, -1)
+    return Ranking(columns, Packing(rows, max_len))
+
+
+def check_candidates(candidates: np.ndarray, target: np.ndarray, num_items: int | None = None) -> None:
+    """Raises ValueError for candidates [M, n] that are not in 1..num_items or are their query's target."""
+    if len(candidates) != len(target):
+        raise ValueError(f"candidates: of {len(candidates):,} queries, but there are {len(target):,}")
+    if candidates.ndim != 2 or candidates.dtype.kind not in "iu":
+        raise ValueError(
+            f"candidates: {candidates.dtype}{list(candidates.shape)}: must be ids, integers [queries, number]"
+        )
+    most = np.iinfo(np.int32).max if num_items is None else num_items
+    for what, wrong in (
+        (f"outside 1..{most:,}", (candidates < 1) | (candidates > most)),
+        ("its query's target", candidates == target[:, None]),
+    ):
+        if wrong.any():
+            query, place = (int(index[0]) for index in np.nonzero(wrong))
+            raise ValueError(
+                f"candidates: {candidates[query, place]} of query {query} is {what} (and "
+                f"{int(wrong.sum()) - 1:,} others); draw them from the other items"
+            )
+
+
+def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> np.ndarray | None:
+    """What the protocol's `candidates` names: None for "all", else draws for "sampled-<number>"."""
+    if protocol.candidates == "all":
+        return None
+    kind, _, number = protocol.candidates.partition("-")
+    if kind != "sampled" or not number.isdecimal() or int(number) < 1:
+        raise ValueError(
+            f"protocol.candidates={protocol.candidates!r}: expected 'all' or 'sampled-100' and the like"
+        )
+    return sampled_candidates(data, queries, int(number), seed, seen=protocol.seen)
+
+
+def evaluation(
+    model: Retriever | Encoder,
+    data: Data,
+    protocol: Protocol,
+    part: Literal["validation", "test"],
+    *,
+    packed: bool = True,
+) -> Evaluation:
+    """Ranks the targets of a part's queries by a protocol.
+
+    Where the protocol takes out seen items, and targets with them, `seen_targets` is their share.
+
+    packed: False gives each query a row of its own, for an encoder that can't tell users of one row apart. A
+    retriever reads queries as it was made to.
+    """
+    queries = data.split.validation if part == "validation" else data.split.test
+    candidates = _candidates(data, queries, protocol, VALIDATION_DRAW if part == "validation" else TEST_DRAW)
+    length = 1 if isinstance(model, Retriever) else model.max_len
+    ranked = ranking(queries, length, candidates=candidates, num_items=data.num_items)
+    scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows if packed else None)
+    rank = make_rank(scorer, protocol, num_items=data.num_items, history=data.history)
+    return Evaluation(rank, ranked.queries, ranking_metrics(protocol.ks), protocol)
+
+
+def selection(
+    model: Encoder,
+    data: Data,
+    protocol: Protocol,
+    *,
+    every: int = 1,
+    patience: int | None = None,
+    packed: bool = True,
+) -> Selection:
+    """Selects by the protocol's metric on the validation queries."""
+    chosen = evaluation(model, data, protocol, "validation", packed=packed)
+    return Selection(chosen, protocol.selection, every, patience)
+
+
+def popularity(data: Data) -> Retriever:
+    """Scores an item by its number of training events: no model should do worse."""
+    counts = np.bincount(data.split.sequences.items[_training_events(data)], minlength=data.num_items + 1)
+
+    def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        return jnp.ones((queries["user"].shape[0], 1))
+
+    return Retriever(query, lambda variables: jnp.asarray(counts, jnp.float32)[:, None])
+
+
+def random(data: Data, dim: int = 32) -> Retriever:
+    """Scores by products of random vectors, from the key {"key"} of the variables: what chance gives."""
+
+    def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        keys = jax.vmap(lambda u: jax.random.fold_in(variables["key"], u))(queries["user"])
+        return jax.vmap(lambda k: jax.random.normal(k, (dim,)))(keys)
+
+    def items(variables: Variables) -> Array:
+        return jax.random.normal(jax.random.fold_in(variables["key"], 2**31), (data.num_items + 1, dim))
+
+    return Retriever(query, items)
+
+
+def floor_variables(seeds: Sequence[int]) -> Variables:
+    """What `random` and `popularity` take for parameters: a key for each seed."""
+    return {"key": jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))}

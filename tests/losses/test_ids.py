@@ -1,0 +1,164 @@
+"""Ids that have no row in a table make a loss NaN, and its gradient, except where nothing is real."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import losses, sampling
+from jaxrec.data.events.clusters import divide
+from jaxrec.tasks import next_click as session
+from jaxrec.tasks import objectives, parallel_sessions
+from jaxrec.tasks.cluster_retrieval import in_cluster_softmax
+from jaxrec.tasks.ctr import behaviours, rows_of
+from jaxrec.tasks.objectives import Objective
+
+NUM_ITEMS, DIM = 5, 3
+RNG = np.random.default_rng(0)
+HIDDEN = jnp.asarray(RNG.normal(size=(2, 2, DIM)), jnp.float32)
+TABLE = jnp.asarray(RNG.normal(size=(NUM_ITEMS + 1, DIM)), jnp.float32).at[0].set(0)
+WRONG = (-1, -2, NUM_ITEMS + 1, 99, 2**31 - 1, -(2**31))
+COUNTS = np.arange(NUM_ITEMS + 1)
+CLUSTERS = divide(np.array([0, 0, 1, 1, 1]))
+
+Loss = Callable[[Any, Any, Any, Any], Any]
+DIRECT: Mapping[str, Loss] = {
+    "softmax_cross_entropy": lambda h, t, y, where: losses.softmax_cross_entropy(
+        h, t, y, where=where, block=2
+    ),
+    "sigmoid_softmax": lambda h, t, y, where: losses.sigmoid_softmax(h, t, y, where=where, block=2),
+    "sampled_cosine_softmax": lambda h, t, y, where: losses.sampled_cosine_softmax(
+        h, t, y, jnp.full((*y.shape, 2), 3), where=where
+    ),
+}
+OBJECTIVES: Mapping[str, Objective] = {
+    "sampled_bce": objectives.sampled_bce(NUM_ITEMS, 1),
+    "full_softmax": objectives.full_softmax(block=2),
+    "sampled_softmax": objectives.sampled_softmax(3, sampling.popularity_table(COUNTS, alpha=1.0)),
+    "uniform_softmax": objectives.uniform_softmax(NUM_ITEMS, 3),
+    "uniform_softmax_many": objectives.uniform_softmax(NUM_ITEMS, 1, shared=True),
+    "sigmoid_softmax": session.sigmoid_softmax(),
+    "in_cluster_softmax": in_cluster_softmax(CLUSTERS, 2),
+    "shared_negatives": parallel_sessions.shared_negatives(
+        losses.bpr_max, parallel_sessions.negatives(COUNTS, num_samples=3, alpha=0.5)
+    ),
+}
+
+
+def of_objective(name: str, targets: Any, **changed: Any) -> Any:
+    """The loss and its gradients on a batch with targets [2, 2]."""
+    objective = OBJECTIVES[name]
+    context = {
+        "excluded": jnp.array([1]),
+        "excluded_start": jnp.zeros(2, jnp.int32),
+        "excluded_length": jnp.ones(2, jnp.int32),
+    }
+    drawn = objective.draw(jax.random.key(0), jnp.zeros((2, 2), jnp.int32), context)
+    batch = {**drawn, **changed, "targets": jnp.asarray(targets)}
+    return jax.value_and_grad(lambda h, t: objective.loss(h, t, batch, None), (0, 1))(HIDDEN, TABLE)
+
+
+def is_nan(found: Any) -> bool:
+    """Whether a loss and the gradient of the hidden states are NaN; if not, all gradients are finite."""
+    finite = [bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found)]
+    assert finite[0] == finite[1] and (not finite[0] or finite[2]), finite
+    return not finite[0]
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, 0])
+@pytest.mark.parametrize("name", DIRECT)
+def test_a_loss_of_a_target_without_a_row_is_nan(name: str, wrong: int) -> None:
+    def found(last: int, where: Any = None) -> Any:
+        targets = jnp.array([[1, 2], [5, last]])
+        return jax.value_and_grad(lambda h, t: DIRECT[name](h, t, targets, where), (0, 1))(HIDDEN, TABLE)
+
+    masked = jnp.array([[True, True], [True, False]])
+    assert is_nan(found(wrong))
+    assert not is_nan(found(5)) and not is_nan(found(wrong, masked))
+    jax.tree.map(np.testing.assert_array_equal, found(wrong, masked), found(4, masked))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_of_a_target_without_a_row_is_nan(name: str, wrong: int) -> None:
+    assert is_nan(of_objective(name, [[1, 2], [5, wrong]]))
+    assert not is_nan(of_objective(name, [[1, 2], [5, 0]]))
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, 0])
+@pytest.mark.parametrize(
+    "name, column, shape",
+    [
+        ("sampled_bce", "negatives", (2, 2)),
+        ("sampled_softmax", "samples", (2, 3)),
+        ("uniform_softmax", "samples", (2, 2, 3)),
+        ("uniform_softmax_many", "samples", (2, 1)),
+        ("in_cluster_softmax", "samples", (2, 4)),
+        ("shared_negatives", "samples", (2, 3)),
+    ],
+)
+def test_an_objective_of_a_sample_without_a_row_is_nan(
+    name: str, column: str, shape: tuple[int, ...], wrong: int
+) -> None:
+    drawn = jnp.full(shape, 2).at[..., -1].set(wrong)
+    if name == "shared_negatives" and wrong == 0:
+        return  # 0 is the target of an empty lane there, and no negative
+    targets = jnp.array([[1, 1], [1, 1]])
+    value = of_objective(name, targets, **{column: drawn})[0]
+    assert jnp.isnan(value)
+    assert jnp.isfinite(of_objective(name, targets, **{column: jnp.full(shape, 2)})[0])
+    assert jnp.isfinite(of_objective(name, 0 * targets, **{column: drawn})[0])
+
+
+def test_targets_past_the_items_are_none_where_the_table_has_more_rows() -> None:
+    loss = losses.softmax_cross_entropy
+    assert jnp.isnan(loss(HIDDEN, TABLE, jnp.array([[1, 2], [3, 5]]), num_items=4))
+    assert jnp.isfinite(loss(HIDDEN, TABLE, jnp.array([[1, 2], [3, 4]]), num_items=4))
+    smaller = objectives.sampled_bce(NUM_ITEMS - 1, 1)
+    batch = {"targets": jnp.array([[1, 2], [3, 5]]), "negatives": jnp.full((2, 2), 1)}
+    assert jnp.isnan(smaller.loss(HIDDEN, TABLE, batch, None))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_cluster_objective_knows_the_items_that_were_divided(wrong: int) -> None:
+    """Item 6 has a row in the table and no cluster; alone in its cluster nothing else would be asked."""
+    table = jnp.concatenate([TABLE, TABLE[1:2]])
+    batch = {"samples": jnp.full((2, 4), 1), "targets": jnp.array([[3, 3], [3, 6 if wrong == 6 else wrong]])}
+    assert jnp.isnan(OBJECTIVES["in_cluster_softmax"].loss(HIDDEN, table, batch, None))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_log_probabilities_of_ids_outside_the_table_are_nan(wrong: int) -> None:
+    table = sampling.popularity_table(COUNTS, alpha=1.0)
+    found = sampling.log_prob(table, jnp.array([0, 1, 5, wrong]))
+    assert jnp.isnan(found).tolist() == [False, False, False, True]
+    np.testing.assert_allclose(found[1:3], np.log([1 / 15, 5 / 15]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_regularisation_of_an_id_without_a_row_is_nan(wrong: int) -> None:
+    def found(last: int) -> Any:
+        ids = jnp.array([[1, 0], [3, last]])
+        return losses.mini_batch_aware(TABLE, ids, jnp.ones(NUM_ITEMS + 1, jnp.int32))
+
+    assert jnp.isnan(found(wrong)) and jnp.isfinite(found(5)) and jnp.isfinite(found(0))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_columns_of_an_id_without_a_row_name_an_id_of_no_table(wrong: int) -> None:
+    assert rows_of(jnp.array([0, 7, 8]), jnp.array([1, wrong])).tolist() == [7, -1]
+    assert jnp.isnan(rows_of(jnp.array([[0.5], [0.25]]), jnp.array([1, wrong]))).tolist() == [[False], [True]]
+    rows = {
+        name: jnp.array([value]) for name, value in {"user": 1, "item": wrong, "start": 0, "end": 2}.items()
+    }
+    kinds = {"items": {"kind": jnp.array([0, 4, 5])}, "users": {"group": jnp.array([0, 3])}}
+    batch = behaviours(rows, {"events": jnp.array([2, 1]), **kinds}, 2)
+    assert (batch["kind"].tolist(), batch["history_kind"].tolist()) == ([-1], [[5, 4]])
+    assert (
+        behaviours({**rows, "user": rows["item"]}, {"events": jnp.array([2, 1]), **kinds}, 2)["group"] == -1
+    )

@@ -37,8 +37,9 @@ from jaxrec.data.store import File, github
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
-from jaxrec.protocols import next_item as lab
-from jaxrec.tasks.next_item import Packing, query_batch, retriever
+from jaxrec.packing import Packing
+from jaxrec.protocols import next_item as ranking
+from jaxrec.tasks.next_item import query_batch, retriever
 from jaxrec.train.evaluate import evaluate
 from jaxrec.types import Array, Context, Protocol, Retriever, Variables
 
@@ -223,7 +224,7 @@ ENCODED = Retriever(lambda v, queries, context: v["query"][queries["user"]], lam
 
 
 def encode(
-    model: Retriever, variables: Variables, queries: Mapping[str, np.ndarray], data: lab.Data
+    model: Retriever, variables: Variables, queries: Mapping[str, np.ndarray], data: ranking.Data
 ) -> Variables:
     """What `ENCODED` reads: a vector of every user and item, so that all rules rank the same vectors."""
     users = data.split.sequences.num_users
@@ -264,7 +265,7 @@ def rank(
     name: str,
     model: Retriever,
     variables: Variables,
-    data: lab.Data,
+    data: ranking.Data,
     config: Config,
     *,
     seeds: tuple[int, ...],
@@ -282,7 +283,7 @@ def rank(
         protocol = Protocol(
             seen=seen, loss=paper.loss if paper else "", selection=SELECTION if paper else "none"
         )
-        asked = lab.evaluation(model, data, protocol, "test")
+        asked = ranking.evaluation(model, data, protocol, "test")
         values = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
         beside: dict[str, float] = {}
         alike = compare and seen == "zero"
@@ -360,16 +361,16 @@ def run(config: Config) -> dict[str, dict[str, float]]:
     ready(config)
     sequences = load(config)
     read = weights_of(config, sequences)
-    data = lab.resident(leave_one_out(sequences))
+    data = ranking.resident(leave_one_out(sequences))
     print(f"{sequences.name}: {sequences.num_users:,} users, {sequences.num_items:,} items")
     print(" " * 34 + " ".join(f"{metric:>8}" for metric in METRICS))
     found: dict[str, dict[str, float]] = {}
     for floor in FLOORS:
-        scorer = lab.random(data) if floor == "random" else lab.popularity(data)
-        found |= rank(floor, scorer, lab.floor_variables(config.seeds), data, config, seeds=config.seeds)
+        scorer = ranking.random(data) if floor == "random" else ranking.popularity(data)
+        found |= rank(floor, scorer, ranking.floor_variables(config.seeds), data, config, seeds=config.seeds)
     for name, module, variables, paper in read:
         longest = module.max_len if isinstance(module, SASRec) else config.max_len
-        ranked = lab.ranking(data.split.test, longest)
+        ranked = ranking.ranking(data.split.test, longest)
         for ending, model in readings(module, ranked.rows, longest).items():
             vectors = encode(model, variables, ranked.queries, data)
             one = jax.tree.map(lambda leaf: leaf[None], vectors)

@@ -20,6 +20,13 @@ import numpy as np
 from jaxrec.types import Array, Context
 
 
+class Packing(NamedTuple):
+    """A fixed number of packed rows of `width` slots; see `rows_needed`."""
+
+    rows: int
+    width: int
+
+
 class Placement(NamedTuple):
     """Where each sequence of a batch starts: row [B] (`rows` where it found no room) and slot [B]."""
 

@@ -12,7 +12,7 @@ from experiments.benchmarks.timing import Figure, time_epoch
 from experiments.sequential import stamp as paper
 from jaxrec.data.events.sessions import split_sessions
 from jaxrec.optim.loss_weighting import static
-from jaxrec.protocols import sessions as lab
+from jaxrec.protocols import sessions
 
 STEPS = 40
 ROWS: tuple[paper.Row, ...] = ("stamp-ce", "gru4rec-ce")
@@ -22,9 +22,9 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     """Seconds of an epoch of each."""
     setting = paper.effective(paper.Config(dataset="diginetica", tiny=tiny))
     split = split_sessions(paper.load(setting), share=setting.share, by=setting.validation)
-    data = lab.resident(split)
+    data = sessions.resident(split)
     for row in ROWS:
-        how = paper.method(row, data, lab.protocol(split, "ce", paper.METRIC), setting)
+        how = paper.method(row, data, sessions.protocol(split, "ce", paper.METRIC), setting)
         yield from time_epoch(
             f"sessions/{row.removesuffix('-ce')}_epoch",
             how.task,

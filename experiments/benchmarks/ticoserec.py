@@ -24,7 +24,7 @@ from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
-from jaxrec.protocols import next_item as lab
+from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import next_item, retriever
 from jaxrec.tasks.objectives import sampled_bce
@@ -40,7 +40,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     recipe = paper.recipe_of(setting, "ticoserec-bce")
     if not tiny:
         recipe = dataclasses.replace(recipe, dim=64, batch_size=256)
-    data = lab.resident(leave_one_out(paper.load(setting)))
+    data = ranking.resident(leave_one_out(paper.load(setting)))
     model = SASRec(
         num_items=data.num_items,
         dim=recipe.dim,
@@ -51,9 +51,9 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
         bits=counter_bits,
     )
     objective = sampled_bce(data.num_items, data.excluded_width)
-    rows = lab.training_rows(data, recipe.batch_size, recipe.max_len, 1)
-    packed = lab.training_plan(data, recipe.batch_size, recipe.max_len, rows)
-    padded = lab.training_plan(data, recipe.batch_size, recipe.max_len, None)
+    rows = ranking.training_rows(data, recipe.batch_size, recipe.max_len, 1)
+    packed = ranking.training_plan(data, recipe.batch_size, recipe.max_len, rows)
+    padded = ranking.training_plan(data, recipe.batch_size, recipe.max_len, None)
     plain = next_item(model, objective, packed=rows)
     alone = static({"next_item": 1.0})
     yield from time_epoch("ticoserec/epoch_plain", plain, alone, packed, data.columns, repeats)
@@ -70,7 +70,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
         name = f"ticoserec/epoch_contrastive_{'flat' if form_setting is flat_setting else 'packed'}"
         yield from time_epoch(name, task, both, packed, data.columns, repeats)
 
-    ranked = lab.ranking(data.split.validation, recipe.max_len)
+    ranked = ranking.ranking(data.split.validation, recipe.max_len)
     rank = make_rank(
         retriever(model, ranked.rows), Protocol(), num_items=data.num_items, history=data.history
     )
@@ -85,7 +85,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
 
 
 def augmentation(
-    data: lab.Data, view: View, recipe: Recipe, setting: paper.Config, repeats: int
+    data: ranking.Data, view: View, recipe: Recipe, setting: paper.Config, repeats: int
 ) -> Iterator[Figure]:
     """Each operator, and the random choice among them, over all training sequences in batches."""
     length = jnp.asarray(data.inputs, jnp.int32)

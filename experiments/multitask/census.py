@@ -42,7 +42,7 @@ from jaxrec.nn.multitask.moe import OMoE
 from jaxrec.nn.multitask.ple import PLE
 from jaxrec.nn.multitask.shared_bottom import SharedBottom
 from jaxrec.nn.multitask.snr import SNR
-from jaxrec.protocols import impressions as lab
+from jaxrec.protocols import impressions
 
 EXPERIMENT = "census"
 Row = Literal[
@@ -150,14 +150,14 @@ def load(config: Config) -> ImpressionSplit:
 
 
 def train(
-    row: Row, split: ImpressionSplit, data: lab.Data, tasks: Sequence[str], config: Config
+    row: Row, split: ImpressionSplit, data: impressions.Data, tasks: Sequence[str], config: Config
 ) -> tuple[Any, list[dict[str, float]], int]:
     """Trains one model on some tasks, selected by the first; gives the run, test metrics, parameters."""
     name = row if len(tasks) > 1 else f"{row}-{tasks[0]}"
-    model = Featured(lab.features(split.impressions, config.dim), body(row, len(tasks)))
-    targets = lab.targets(data, {task: i for i, task in enumerate(tasks)})
-    task = lab.multitask(model, targets)
-    run = lab.Run(
+    model = Featured(impressions.features(split.impressions, config.dim), body(row, len(tasks)))
+    targets = impressions.targets(data, {task: i for i, task in enumerate(tasks)})
+    task = impressions.multitask(model, targets)
+    run = impressions.Run(
         seeds=config.seeds,
         epochs=2 if config.tiny else config.epochs,
         batch_size=64 if config.tiny else config.batch_size,
@@ -169,9 +169,9 @@ def train(
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
     )
-    fitted = lab.train(data, task, targets, f"auc/{tasks[0]}", run)
-    found = lab.test(data, task, targets, fitted.variables, config.num_devices)
-    return fitted, found, lab.num_parameters(task, data)
+    fitted = impressions.train(data, task, targets, f"auc/{tasks[0]}", run)
+    found = impressions.test(data, task, targets, fitted.variables, config.num_devices)
+    return fitted, found, impressions.num_parameters(task, data)
 
 
 def published_numbers(row: Row, config: Config) -> Published:
@@ -183,7 +183,7 @@ def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     ready(config)
     split = load(config)
-    data = lab.resident(split)
+    data = impressions.resident(split)
     tasks = [task for task in data.tasks if task not in data.spaces]
     for row in config.rows:
         alone = [[task] for task in tasks] if row == "single-task" else [tasks]
@@ -196,7 +196,9 @@ def run(config: Config) -> None:
             dataset=data.name,
             model=row,
             config={**described(config), "parameters": sum(count for *_, count in runs)},
-            protocol=lab.protocol_of(data, f"auc/{tasks[0]}" if len(alone) == 1 else "each task's auc"),
+            protocol=impressions.protocol_of(
+                data, f"auc/{tasks[0]}" if len(alone) == 1 else "each task's auc"
+            ),
             seeds=config.seeds,
             metrics=found,
             fitted=runs[0][0],

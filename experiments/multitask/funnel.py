@@ -53,7 +53,7 @@ from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.nn.multitask.nmtr import NMTR
 from jaxrec.nn.multitask.shared_bottom import SharedBottom
 from jaxrec.optim.loss_weighting import static
-from jaxrec.protocols import impressions as lab
+from jaxrec.protocols import impressions
 from jaxrec.tasks.multitask import Target
 from jaxrec.train import parallel
 from jaxrec.types import Array, Batch, Outputs, Task
@@ -216,17 +216,17 @@ def among(target: Target, name: str, space: str) -> Target:
 
 
 def train(
-    row: Row, split: ImpressionSplit, data: lab.Data, tasks: Sequence[str], config: Config
+    row: Row, split: ImpressionSplit, data: impressions.Data, tasks: Sequence[str], config: Config
 ) -> tuple[Any, list[dict[str, float]], int]:
     """Trains one model on some tasks; gives the run, test metrics, parameters."""
     name = row if len(tasks) > 1 else f"{row}-{tasks[0]}"
-    model = model_of(row, lab.features(split.impressions, config.dim), config, tasks)
-    targets = lab.targets(data, outputs_of(row, tasks))
+    model = model_of(row, impressions.features(split.impressions, config.dim), config, tasks)
+    targets = impressions.targets(data, outputs_of(row, tasks))
     terms = terms_of(row, config)
     weight = config.calibrator if row == "aitm" else config.counterfactual
     weights = {target.name: 1.0 for target in targets} | dict.fromkeys(terms, weight)
-    task: Task = lab.multitask(model, targets, terms=terms)
-    run = lab.Run(
+    task: Task = impressions.multitask(model, targets, terms=terms)
+    run = impressions.Run(
         seeds=config.seeds,
         epochs=2 if config.tiny else config.epochs,
         batch_size=64 if config.tiny else config.batch_size,
@@ -239,16 +239,16 @@ def train(
         accept_changed_code=config.accept_changed_code,
     )
     selection = "auc" if len(targets) > 1 else f"auc/{tasks[0]}"
-    fitted = lab.train(data, task, targets, selection, run, weighting=static(weights))
+    fitted = impressions.train(data, task, targets, selection, run, weighting=static(weights))
     evaluated = list(targets)
     if "buy" in [target.name for target in targets]:
         evaluated.append(among(targets[-1], "buy_after_cart", "space/buy_after_cart"))
-    found = lab.test(data, task, evaluated, fitted.variables, config.num_devices)
+    found = impressions.test(data, task, evaluated, fitted.variables, config.num_devices)
     kept = [{k: v for k, v in metrics.items() if k.startswith("auc/")} for metrics in found]
-    return fitted, kept, lab.num_parameters(task, data)
+    return fitted, kept, impressions.num_parameters(task, data)
 
 
-def with_stages(data: lab.Data) -> lab.Data:
+def with_stages(data: impressions.Data) -> impressions.Data:
     """Adds to the test rows the label and the space of buying after putting in a cart."""
     test = data.test
     extra = {"label/buy_after_cart": test["label/buy"], "space/buy_after_cart": test["label/cart"] > 0}
@@ -259,7 +259,7 @@ def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     ready(config)
     split = load(config)
-    data = with_stages(lab.resident(split))
+    data = with_stages(impressions.resident(split))
     for row in config.rows:
         alone: list[Sequence[str]] = [[task] for task in TASKS] if row == "single-task" else [TASKS]
         runs = [train(row, split, data, tasks, config) for tasks in alone]
@@ -274,7 +274,7 @@ def run(config: Config) -> None:
             dataset=data.name,
             model=name_of(row, config),
             config={**described(config), "parameters": sum(count for *_, count in runs)},
-            protocol=lab.protocol_of(data, selection, " + ".join(["bce", *terms_of(row, config)])),
+            protocol=impressions.protocol_of(data, selection, " + ".join(["bce", *terms_of(row, config)])),
             seeds=config.seeds,
             metrics=found,
             fitted=runs[0][0],

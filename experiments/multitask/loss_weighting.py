@@ -24,7 +24,7 @@ from jaxrec.nn.layers.features import Featured
 from jaxrec.optim import gradient_balancing as balancing
 from jaxrec.optim import loss_weighting as weighting
 from jaxrec.optim.loss_weighting import Weighting
-from jaxrec.protocols import impressions as lab
+from jaxrec.protocols import impressions
 
 EXPERIMENT = "loss_weighting"
 Row = Literal[
@@ -99,15 +99,17 @@ def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     ready(config)
     split = paper.load(config)
-    data = lab.resident(split)
+    data = impressions.resident(split)
     tasks = tuple(task for task in data.tasks if task not in data.spaces)
-    targets = lab.targets(data, {task: i for i, task in enumerate(tasks)})
-    model = Featured(lab.features(split.impressions, config.dim), paper.body("shared-bottom", len(tasks)))
-    task = lab.multitask(model, targets)
+    targets = impressions.targets(data, {task: i for i, task in enumerate(tasks)})
+    model = Featured(
+        impressions.features(split.impressions, config.dim), paper.body("shared-bottom", len(tasks))
+    )
+    task = impressions.multitask(model, targets)
     batch_size = 64 if config.tiny else config.batch_size
     weightings = {row: method(row, tasks, config, -(-data.num_rows // batch_size)) for row in config.rows}
     for row, chosen in weightings.items():
-        training = lab.Run(
+        training = impressions.Run(
             seeds=config.seeds,
             epochs=2 if config.tiny else config.epochs,
             batch_size=batch_size,
@@ -119,15 +121,15 @@ def run(config: Config) -> None:
             save_every=config.save_every,
             accept_changed_code=config.accept_changed_code,
         )
-        fitted = lab.train(data, task, targets, "auc", training, weighting=chosen)
-        found = lab.test(data, task, targets, fitted.variables, config.num_devices)
+        fitted = impressions.train(data, task, targets, "auc", training, weighting=chosen)
+        found = impressions.test(data, task, targets, fitted.variables, config.num_devices)
         path = save(
             config.results,
             experiment=EXPERIMENT,
             dataset=data.name,
             model=f"shared-bottom+{row}",
-            config={**described(config), "parameters": lab.num_parameters(task, data)},
-            protocol=lab.protocol_of(data, "auc"),
+            config={**described(config), "parameters": impressions.num_parameters(task, data)},
+            protocol=impressions.protocol_of(data, "auc"),
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,

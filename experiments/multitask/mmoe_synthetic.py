@@ -30,7 +30,7 @@ from jaxrec.data.synthetic.multitask import correlated_tasks
 from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.nn.multitask.moe import OMoE
 from jaxrec.nn.multitask.shared_bottom import SharedBottom
-from jaxrec.protocols import impressions as lab
+from jaxrec.protocols import impressions
 from jaxrec.report import plots
 
 EXPERIMENT = "mmoe_synthetic"
@@ -76,7 +76,7 @@ def body(row: Row) -> nn.Module:
             return MMoE(2, num_experts=8, expert_dims=(16,), tower_dims=(8,))
 
 
-def load(config: Config, correlation: float) -> lab.Data:
+def load(config: Config, correlation: float) -> impressions.Data:
     """Rows of two tasks of some correlation, the first ones to train on."""
     count, dim = (600, 10) if config.tiny else (config.num_rows, config.dim)
     tenth = max(count // 10, 1)
@@ -87,7 +87,7 @@ def load(config: Config, correlation: float) -> lab.Data:
         part = {name: column[start : start + tenth] for name, column in columns.items()}
         return {name: column[None] for name, column in {**part, "mask": np.ones(tenth, bool)}.items()}
 
-    return lab.Data(
+    return impressions.Data(
         name=f"p={correlation:g}" if not config.tiny else f"tiny-p={correlation:g}",
         rule=f"{count:,} rows to train on, {tenth:,} to validate, {tenth:,} to test",
         tasks=TASKS,
@@ -99,11 +99,11 @@ def load(config: Config, correlation: float) -> lab.Data:
     )
 
 
-def train(row: Row, data: lab.Data, config: Config) -> tuple[Any, list[dict[str, float]], int]:
+def train(row: Row, data: impressions.Data, config: Config) -> tuple[Any, list[dict[str, float]], int]:
     """Trains one model; gives the run, test metrics, parameters."""
-    targets = lab.targets(data)
-    task = lab.multitask(body(row), targets, inputs=lambda batch: batch["x"])
-    run = lab.Run(
+    targets = impressions.targets(data)
+    task = impressions.multitask(body(row), targets, inputs=lambda batch: batch["x"])
+    run = impressions.Run(
         seeds=config.seeds,
         epochs=2 if config.tiny else config.epochs,
         batch_size=config.batch_size,
@@ -114,9 +114,9 @@ def train(row: Row, data: lab.Data, config: Config) -> tuple[Any, list[dict[str,
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
     )
-    fitted = lab.train(data, task, targets, "mse", run, lower_is_better=True)
-    found = lab.test(data, task, targets, fitted.variables, config.num_devices)
-    return fitted, found, lab.num_parameters(task, data)
+    fitted = impressions.train(data, task, targets, "mse", run, lower_is_better=True)
+    found = impressions.test(data, task, targets, fitted.variables, config.num_devices)
+    return fitted, found, impressions.num_parameters(task, data)
 
 
 def run(config: Config) -> None:
@@ -137,7 +137,7 @@ def run(config: Config) -> None:
                     "correlation": correlation,
                     "parameters": parameters,
                 },
-                protocol=lab.protocol_of(data, "mse", loss="mse"),
+                protocol=impressions.protocol_of(data, "mse", loss="mse"),
                 seeds=config.seeds,
                 metrics=found,
                 fitted=fitted,

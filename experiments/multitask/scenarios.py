@@ -45,7 +45,7 @@ from jaxrec.nn.ranking.epnet import EPNet
 from jaxrec.nn.ranking.poso import PersonalMLP
 from jaxrec.nn.ranking.ppnet import PPNet
 from jaxrec.nn.ranking.star import STAR, Domain
-from jaxrec.protocols import impressions as lab
+from jaxrec.protocols import impressions
 from jaxrec.tasks.multitask import Target
 from jaxrec.train.parallel import axis_name
 from jaxrec.types import Array, Task
@@ -82,7 +82,7 @@ class Config:
 class Setting(NamedTuple):
     """Data whose test batches have a label and a space for each scenario, beside those of the task."""
 
-    data: lab.Data
+    data: impressions.Data
     split: ImpressionSplit
     task: str
     column: str
@@ -112,7 +112,7 @@ def by_scenario(split: ImpressionSplit, column: str, num_devices: int = 1) -> Se
         )
     raw = next(field.raw for field in table.fields if field.name == column)
     scenarios = tuple(re.sub(r"\W+", "-", str(value).lower()).strip("-") for value in raw)
-    data = lab.resident(split)
+    data = impressions.resident(split)
     task, test = data.tasks[0], dict(data.test)
     for i, scenario in enumerate(scenarios):
         test[f"label/{scenario}"] = test[f"label/{task}"]
@@ -132,7 +132,7 @@ class PersonalTower(nn.Module):
 
 def model(row: Row, setting: Setting, config: Config) -> nn.Module:
     """The model of a row behind its features: columns → a logit [B], or [B, 1]."""
-    embedding = lab.features(setting.split.impressions, config.dim)
+    embedding = impressions.features(setting.split.impressions, config.dim)
     vocab_size = FIRST + len(setting.scenarios)
     own = FeatureEmbedding((Categorical(setting.column, vocab_size, config.dim),))
     match row:
@@ -156,13 +156,13 @@ def task_of(row: Row, setting: Setting, config: Config) -> tuple[Task, list[Targ
     """The task of a row and its targets: that of all rows, which trains, and then one a scenario."""
     output = 0 if row in ("apg", "ppnet") else None
     targets = [Target(name, output, f"label/{name}") for name in (setting.task, *setting.scenarios)]
-    return lab.multitask(model(row, setting, config), targets[:1]), targets
+    return impressions.multitask(model(row, setting, config), targets[:1]), targets
 
 
 def train(row: Row, setting: Setting, config: Config) -> tuple[Any, list[dict[str, float]]]:
     """Trains a row for all seeds; gives the run and its test metrics."""
     task, targets = task_of(row, setting, config)
-    run = lab.Run(
+    run = impressions.Run(
         seeds=config.seeds,
         epochs=2 if config.tiny else config.epochs,
         batch_size=64 if config.tiny else config.batch_size,
@@ -174,8 +174,10 @@ def train(row: Row, setting: Setting, config: Config) -> tuple[Any, list[dict[st
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
     )
-    fitted = lab.train(setting.data, task, targets[:1], f"auc/{setting.task}", run)
-    found = lab.test(setting.data, task, targets, fitted.variables, config.num_devices, calibration=True)
+    fitted = impressions.train(setting.data, task, targets[:1], f"auc/{setting.task}", run)
+    found = impressions.test(
+        setting.data, task, targets, fitted.variables, config.num_devices, calibration=True
+    )
     return fitted, [summary(metrics, setting) for metrics in found]
 
 
@@ -191,7 +193,9 @@ def run(config: Config) -> None:
     ready(config)
     setting = load(config)
     tasks = {row: task_of(row, setting, config)[0] for row in config.rows}
-    sizes = {row: lab.num_parameters(task, setting.data) for row, task in tasks.items()}  # or its error
+    sizes = {
+        row: impressions.num_parameters(task, setting.data) for row, task in tasks.items()
+    }  # or its error
     for row in config.rows:
         fitted, found = train(row, setting, config)
         path = save(
@@ -200,7 +204,7 @@ def run(config: Config) -> None:
             dataset=f"{setting.data.name}-by-{setting.column}",
             model=row,
             config={**described(config), "parameters": sizes[row]},
-            protocol=lab.protocol_of(setting.data, f"auc/{setting.task}"),
+            protocol=impressions.protocol_of(setting.data, f"auc/{setting.task}"),
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,

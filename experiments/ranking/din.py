@@ -41,7 +41,7 @@ from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.optim.loss_weighting import static
-from jaxrec.protocols import impressions as lab
+from jaxrec.protocols import impressions
 from jaxrec.tasks.ctr import Regularised, behaviours, ctr
 from jaxrec.tasks.multitask import Target
 from jaxrec.train.parallel import axis_name
@@ -128,7 +128,7 @@ def coded(values: np.ndarray) -> np.ndarray:
     return np.append(0, ids.reshape(-1) + 1).astype(np.int32)
 
 
-def resident(clicks: Clicks, config: Config) -> lab.Data:
+def resident(clicks: Clicks, config: Config) -> impressions.Data:
     """Training rows and the events they share for the device; the other parts in batches."""
 
     def expand(batch: Batch, columns: Context) -> Batch:
@@ -139,7 +139,7 @@ def resident(clicks: Clicks, config: Config) -> lab.Data:
         clicks.batched(rows, min(EVALUATION_BATCH, -(-len(rows) // devices)), multiple=devices)
         for rows in (clicks.validation, clicks.test)
     )
-    return lab.Data(
+    return impressions.Data(
         dataset_name(config),
         clicks.rule,
         ("click",),
@@ -208,7 +208,9 @@ def losses_of(row: Row, config: Config) -> tuple[dict[str, float], str]:
     return weights, " + ".join(words)
 
 
-def train(row: Row, clicks: Clicks, data: lab.Data, config: Config) -> tuple[Any, list[dict[str, float]]]:
+def train(
+    row: Row, clicks: Clicks, data: impressions.Data, config: Config
+) -> tuple[Any, list[dict[str, float]]]:
     """Trains a row for all seeds; gives the run and its test metrics."""
     weights, _ = losses_of(row, config)
     task = ctr(
@@ -218,7 +220,7 @@ def train(row: Row, clicks: Clicks, data: lab.Data, config: Config) -> tuple[Any
         auxiliary="next_behaviour" in weights,
         regularised=regularised(clicks, config.length) if "mini_batch_aware" in weights else (),
     )
-    run = lab.Run(
+    run = impressions.Run(
         seeds=config.seeds,
         epochs=2 if config.tiny else config.epochs,
         batch_size=64 if config.tiny else config.batch_size,
@@ -230,8 +232,8 @@ def train(row: Row, clicks: Clicks, data: lab.Data, config: Config) -> tuple[Any
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
     )
-    fitted = lab.train(data, task, [CLICK], "auc/click", run, weighting=static(weights))
-    return fitted, lab.test(data, task, [CLICK], fitted.variables, config.num_devices)
+    fitted = impressions.train(data, task, [CLICK], "auc/click", run, weighting=static(weights))
+    return fitted, impressions.test(data, task, [CLICK], fitted.variables, config.num_devices)
 
 
 def beside_base(found: list[dict[str, float]], base: list[dict[str, float]]) -> list[dict[str, float]]:
@@ -263,7 +265,7 @@ def run(config: Config) -> None:
                 **described(config, beside=BESIDE),
                 "parameters": of_all_seeds // len(config.seeds),
             },
-            protocol=lab.protocol_of(data, "auc/click", losses_of(row, config)[1]),
+            protocol=impressions.protocol_of(data, "auc/click", losses_of(row, config)[1]),
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,

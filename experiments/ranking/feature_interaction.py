@@ -58,7 +58,7 @@ from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.nn.ranking.dlrm import DLRM
 from jaxrec.nn.ranking.pnn import PNN
-from jaxrec.protocols import impressions as lab
+from jaxrec.protocols import impressions
 from jaxrec.tasks.ctr import HISTORY, ctr
 from jaxrec.tasks.multitask import Target
 from jaxrec.types import Task
@@ -116,7 +116,7 @@ class Config:
 class Setting(NamedTuple):
     """Data, its one target, and the columns but those of a history; clicks: None where there is none."""
 
-    data: lab.Data
+    data: impressions.Data
     target: Target
     fields: tuple[Categorical | Numeric, ...]
     clicks: Clicks | None = None
@@ -167,8 +167,10 @@ def of_table(config: Config) -> Setting:
         split = synthetic_multitask.funnel(400, num_users=10, num_items=8).split
     else:
         split = census.load_impressions("income")
-    data = lab.resident(split)
-    fields = tuple(f._replace(dim=config.dim) for f in lab.features(split.impressions, config.dim).fields)
+    data = impressions.resident(split)
+    fields = tuple(
+        f._replace(dim=config.dim) for f in impressions.features(split.impressions, config.dim).fields
+    )
     task = data.tasks[0]
     return Setting(data, Target(task, None, f"label/{task}"), fields)
 
@@ -235,14 +237,14 @@ def task_of(row: Row, setting: Setting, config: Config) -> Task:
         case _:
             model = plain(row, setting.fields, config.dim)
     if setting.clicks is None:
-        return lab.multitask(model, [setting.target])
+        return impressions.multitask(model, [setting.target])
     return ctr(model, length=config.length, num_items=setting.clicks.num_items)
 
 
 def train(row: Row, setting: Setting, config: Config) -> tuple[Any, list[dict[str, float]]]:
     """Trains a row for all seeds; gives the run and its test metrics."""
     task, data, target = task_of(row, setting, config), setting.data, setting.target
-    run = lab.Run(
+    run = impressions.Run(
         seeds=config.seeds,
         epochs=2 if config.tiny else config.epochs,
         batch_size=64 if config.tiny else config.batch_size,
@@ -254,8 +256,8 @@ def train(row: Row, setting: Setting, config: Config) -> tuple[Any, list[dict[st
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
     )
-    fitted = lab.train(data, task, [target], f"auc/{target.name}", run)
-    found = lab.test(data, task, [target], fitted.variables, config.num_devices, calibration=True)
+    fitted = impressions.train(data, task, [target], f"auc/{target.name}", run)
+    found = impressions.test(data, task, [target], fitted.variables, config.num_devices, calibration=True)
     return fitted, found
 
 
@@ -278,7 +280,7 @@ def run(config: Config) -> None:
             dataset=setting.data.name,
             model=row,
             config={**described(config), "parameters": of_all_seeds // len(config.seeds)},
-            protocol=lab.protocol_of(setting.data, f"auc/{setting.target.name}"),
+            protocol=impressions.protocol_of(setting.data, f"auc/{setting.target.name}"),
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,

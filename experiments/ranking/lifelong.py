@@ -56,7 +56,7 @@ from jaxrec.nn.ranking.eta import ETA
 from jaxrec.nn.ranking.mimn import MIMN, answer, remember
 from jaxrec.nn.ranking.sim import SIM, of_search, transfer
 from jaxrec.optim.loss_weighting import static
-from jaxrec.protocols import impressions as lab
+from jaxrec.protocols import impressions
 from jaxrec.tasks.ctr import behaviours, ctr
 from jaxrec.tasks.multitask import Target
 from jaxrec.train.fit import Fitted
@@ -245,7 +245,7 @@ def train(row: Row, made: Lifelong, config: Config) -> Path:
         task, tx = started(task, pretrained.variables, config.seeds), frozen_search(tx)
         loss = f"search, then {loss}"
     fitted = fitted_to(data, task, weights, tx, row, config)
-    found = lab.test(data, task, [CLICK], fitted.variables, 1)
+    found = impressions.test(data, task, [CLICK], fitted.variables, 1)
     of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
     path = save(
         config.results,
@@ -253,7 +253,7 @@ def train(row: Row, made: Lifelong, config: Config) -> Path:
         dataset=data.name,
         model=row,
         config={**learned(config), "parameters": of_all_seeds // len(config.seeds)},
-        protocol=lab.protocol_of(data, "auc/click", loss),
+        protocol=impressions.protocol_of(data, "auc/click", loss),
         seeds=config.seeds,
         metrics=[{**own, "auc/best": made.best_auc} for own in found],
         fitted=fitted,
@@ -263,7 +263,7 @@ def train(row: Row, made: Lifelong, config: Config) -> Path:
     return path
 
 
-def resident(clicks: Clicks, config: Config, read: int) -> lab.Data:
+def resident(clicks: Clicks, config: Config, read: int) -> impressions.Data:
     """Training rows and the events they share for the device; the other parts in batches."""
 
     def expand(batch: Batch, columns: Context) -> Batch:
@@ -273,11 +273,13 @@ def resident(clicks: Clicks, config: Config, read: int) -> lab.Data:
     validation, test = (
         clicks.batched(rows, min(EVALUATION_BATCH, len(rows))) for rows in (clicks.validation, clicks.test)
     )
-    return lab.Data(name, clicks.rule, ("click",), (), (), clicks.columns(), validation, test, "user", expand)
+    return impressions.Data(
+        name, clicks.rule, ("click",), (), (), clicks.columns(), validation, test, "user", expand
+    )
 
 
 def fitted_to(
-    data: lab.Data,
+    data: impressions.Data,
     task: Task,
     weights: dict[str, float],
     tx: optax.GradientTransformation,
@@ -288,7 +290,7 @@ def fitted_to(
     epochs = 2 if config.tiny else config.epochs
     # A longer training of the search gives this row another start, so it is another run.
     before = {"search_epochs": epochs} if name == "sim-soft-pretrained" else {}
-    run = lab.Run(
+    run = impressions.Run(
         seeds=config.seeds,
         epochs=epochs,
         batch_size=64 if config.tiny else config.batch_size,
@@ -299,7 +301,7 @@ def fitted_to(
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
     )
-    return lab.train(data, task, [CLICK], "auc/click", run, weighting=static(weights), tx=tx)
+    return impressions.train(data, task, [CLICK], "auc/click", run, weighting=static(weights), tx=tx)
 
 
 def learned(config: Config) -> dict[str, Any]:

@@ -41,10 +41,11 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.sasrec import SASRec
-from jaxrec.protocols import next_item as lab
+from jaxrec.packing import Packing
+from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
 from jaxrec.tasks.cluster_serving import cluster_retriever, make_recall, over_all_items, recall_metrics
-from jaxrec.tasks.next_item import Encoder, Packing, next_item, retriever
+from jaxrec.tasks.next_item import Encoder, next_item, retriever
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import SEEN_TARGETS, evaluate
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -134,7 +135,7 @@ def load(config: Config) -> Sequences:
     return movielens.load("ml-100k")
 
 
-def clusters_of(data: lab.Data, config: Config) -> Clusters:
+def clusters_of(data: ranking.Data, config: Config) -> Clusters:
     """K-means over unit vectors of the items. Those without a training event join the largest cluster."""
     sequences, lengths = data.split.sequences, data.split.train_length
     parts = [sequences.row(user)[:length] for user, length in enumerate(lengths)]
@@ -155,7 +156,7 @@ def clusters_of(data: lab.Data, config: Config) -> Clusters:
     return divide(labels)
 
 
-def model_of(row: Row, data: lab.Data, config: Config) -> Encoder:
+def model_of(row: Row, data: ranking.Data, config: Config) -> Encoder:
     """The model of a row. Both rows with clusters have a model of the user's intent."""
     sizes: dict[str, Any] = {
         "num_items": data.num_items,
@@ -186,11 +187,11 @@ class Training(NamedTuple):
     columns: dict[str, Any]
 
 
-def training_of(row: Row, model: Encoder, data: lab.Data, clusters: Clusters, config: Config) -> Training:
+def training_of(row: Row, model: Encoder, data: ranking.Data, clusters: Clusters, config: Config) -> Training:
     """A row's training. With prompts a step holds the (user, cluster) pairs that `batch_size` users have."""
     if row != "prompts-ssm":
-        rows = lab.training_rows(data, config.batch_size, config.max_len, config.num_devices)
-        plan = lab.training_plan(data, config.batch_size, config.max_len, rows)
+        rows = ranking.training_rows(data, config.batch_size, config.max_len, config.num_devices)
+        plan = ranking.training_plan(data, config.batch_size, config.max_len, rows)
         objective = in_cluster_softmax(clusters, config.num_samples)
         task = (
             next_item(model, objective, packed=rows)
@@ -219,7 +220,7 @@ def training_of(row: Row, model: Encoder, data: lab.Data, clusters: Clusters, co
 def evaluation(
     row: Row,
     model: Encoder | Retriever,
-    data: lab.Data,
+    data: ranking.Data,
     clusters: Clusters,
     protocol: Protocol,
     part: Literal["validation", "test"],
@@ -227,7 +228,7 @@ def evaluation(
 ) -> Evaluation:
     """Whether a row's lists hold the target: merged from clusters, or the items of highest score."""
     queries = data.split.validation if part == "validation" else data.split.test
-    ranked = lab.ranking(queries, config.max_len)
+    ranked = ranking.ranking(queries, config.max_len)
     if isinstance(model, Retriever):
         served = over_all_items(model)
     elif row == "sasrec-ssm":
@@ -244,7 +245,7 @@ def evaluation(
 
 
 def train(
-    row: Row, data: lab.Data, clusters: Clusters, protocol: Protocol, config: Config
+    row: Row, data: ranking.Data, clusters: Clusters, protocol: Protocol, config: Config
 ) -> tuple[Encoder, Fitted]:
     """Trains a row for all seeds."""
     model = model_of(row, data, config)
@@ -263,7 +264,7 @@ def train(
         seeds=config.seeds,
         workdir=Path(config.workdir) / data.split.sequences.name / row,
         description={"row": row, **described(config)},
-        vocabulary=lab.vocabulary(data),
+        vocabulary=ranking.vocabulary(data),
         num_devices=config.num_devices,
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
@@ -280,7 +281,7 @@ def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     ready(config)
     config = effective(config)
-    data = lab.resident(leave_one_out(load(config)))
+    data = ranking.resident(leave_one_out(load(config)))
     whole = undivided(data.num_items)
     in_clusters = ("naive-mtl-ssm", "prompts-ssm")
     divided = clusters_of(data, config) if {*in_clusters} & {*config.rows} else whole
@@ -290,8 +291,8 @@ def run(config: Config) -> None:
         model: Encoder | Retriever
         fitted: Fitted | None = None
         if row in ("random", "popularity"):
-            model = lab.random(data) if row == "random" else lab.popularity(data)
-            variables = lab.floor_variables(config.seeds)
+            model = ranking.random(data) if row == "random" else ranking.popularity(data)
+            variables = ranking.floor_variables(config.seeds)
         else:
             loss = "sampled softmax" if clusters is whole else "in-cluster sampled softmax + intent"
             protocol = protocol._replace(loss=loss, selection=SELECTION)

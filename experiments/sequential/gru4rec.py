@@ -47,9 +47,10 @@ from jaxrec.data.sources import session_logs as source
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
-from jaxrec.protocols import next_item as sequential
-from jaxrec.protocols import sessions as lab
-from jaxrec.tasks.next_item import Packing, next_item, retriever
+from jaxrec.packing import Packing
+from jaxrec.protocols import next_item as ranking
+from jaxrec.protocols import sessions
+from jaxrec.tasks.next_item import next_item, retriever
 from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.parallel_sessions import negatives, parallel_sessions, shared_negatives
 from jaxrec.train.epoch import Plan, listed, shuffled
@@ -270,14 +271,16 @@ def optimiser(recipe: Recipe) -> optax.GradientTransformation:
     )
 
 
-def evaluation(model: GRU4Rec, data: lab.Data, part: Part, protocol: Protocol, config: Config) -> Evaluation:
+def evaluation(
+    model: GRU4Rec, data: sessions.Data, part: Part, protocol: Protocol, config: Config
+) -> Evaluation:
     """Ranks the next click of the examples of a part, which are packed into rows."""
-    ranked = sequential.ranking(data.split.queries(part), config.max_len)
-    return lab.evaluation(retriever(model, ranked.rows), data, protocol, ranked.queries)
+    ranked = ranking.ranking(data.split.queries(part), config.max_len)
+    return sessions.evaluation(retriever(model, ranked.rows), data, protocol, ranked.queries)
 
 
 def train(
-    row: Row, data: lab.Data, config: Config, protocol: Protocol
+    row: Row, data: sessions.Data, config: Config, protocol: Protocol
 ) -> tuple[Fitted, list[dict[str, float]]]:
     """Trains a row for all seeds; gives the run and its test metrics."""
     model = model_of(row, data.split, config)
@@ -311,20 +314,20 @@ def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     ready(config)
     config = effective(config)
-    data = lab.resident(load(config))
+    data = sessions.resident(load(config))
     for row in config.rows:
         fitted: Fitted | None = None
         if row in ("random", "popularity"):
-            protocol = lab.protocol(data.split, "", "none")
-            floor = lab.random(data) if row == "random" else lab.popularity(data)
+            protocol = sessions.protocol(data.split, "", "none")
+            floor = sessions.random(data) if row == "random" else sessions.popularity(data)
             found = evaluate(
-                lab.floor_evaluation(floor, data, protocol),
-                lab.floor_variables(floor, config.seeds),
+                sessions.floor_evaluation(floor, data, protocol),
+                sessions.floor_variables(floor, config.seeds),
                 data.columns,
                 num_devices=config.num_devices,
             )
         else:
-            protocol = lab.protocol(data.split, loss_text(row, config), SELECTION)
+            protocol = sessions.protocol(data.split, loss_text(row, config), SELECTION)
             fitted, found = train(row, data, config, protocol)
         path = save(
             config.results,

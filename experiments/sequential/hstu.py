@@ -60,8 +60,9 @@ from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
-from jaxrec.protocols import next_item as lab
-from jaxrec.tasks.next_item import Encoder, Packing, next_item
+from jaxrec.packing import Packing
+from jaxrec.protocols import next_item as ranking
+from jaxrec.tasks.next_item import Encoder, next_item
 from jaxrec.tasks.objectives import Objective, sampled_bce, uniform_softmax
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
@@ -237,7 +238,7 @@ def encoder_of(row: Row, num_items: int, config: Config) -> Encoder:
     return encoder if row == "sasrec-bce" else Cosine(encoder)
 
 
-def objective_of(row: Row, data: lab.Data, config: Config) -> tuple[Objective, str]:
+def objective_of(row: Row, data: ranking.Data, config: Config) -> tuple[Objective, str]:
     """How a row is trained, and its name in the protocol."""
     if row == "sasrec-bce":
         return sampled_bce(data.num_items, data.excluded_width), "bce"
@@ -247,7 +248,7 @@ def objective_of(row: Row, data: lab.Data, config: Config) -> tuple[Objective, s
     return uniform_softmax(data.num_items, samples, temperature=TEMPERATURE, shared=config.shared), name
 
 
-def shortened_rows(data: lab.Data, config: Config, max_len: int) -> Packing:
+def shortened_rows(data: ranking.Data, config: Config, max_len: int) -> Packing:
     """Packed rows that hold a batch of inputs after stochastic length."""
     whole_up_to = max_len ** (config.alpha / 2)
 
@@ -264,7 +265,7 @@ def shortened_rows(data: lab.Data, config: Config, max_len: int) -> Packing:
     )
 
 
-def task_of(row: Row, model: Encoder, data: lab.Data, config: Config) -> tuple[Task, Packing, bool]:
+def task_of(row: Row, model: Encoder, data: ranking.Data, config: Config) -> tuple[Task, Packing, bool]:
     """The task, its packed rows, and whether the order of an epoch has to place users in them."""
     max_len = model.max_len
     objective, _ = objective_of(row, data, config)
@@ -272,7 +273,7 @@ def task_of(row: Row, model: Encoder, data: lab.Data, config: Config) -> tuple[T
         rows = shortened_rows(data, config, max_len)
         shorten = functools.partial(stochastic_length, max_len=max_len, alpha=config.alpha)
         return next_item(model, objective, packed=rows, shorten=shorten), rows, False
-    rows = lab.training_rows(data, config.batch_size, max_len, config.num_devices)
+    rows = ranking.training_rows(data, config.batch_size, max_len, config.num_devices)
     return next_item(model, objective, packed=rows), rows, True
 
 
@@ -303,16 +304,16 @@ def published_numbers(row: Row, config: Config) -> Published:
     return Published(PUBLISHED[config.dataset, row], README, OTHER_CANDIDATES[config.dataset])
 
 
-def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple[Encoder, Fitted]:
+def train(row: Row, data: ranking.Data, config: Config, protocol: Protocol) -> tuple[Encoder, Fitted]:
     """Trains a row for all seeds."""
     recipe, model = recipe_of(config, row), encoder_of(row, data.num_items, config)
     task, rows, placed = task_of(row, model, data, config)
     fitted = fit_reusing(
         [Phase("train", task, recipe.epochs)],
         optax.adam(config.learning_rate, b2=config.b2),
-        lab.training_plan(data, config.batch_size, recipe.max_len, rows if placed else None),
+        ranking.training_plan(data, config.batch_size, recipe.max_len, rows if placed else None),
         data.columns,
-        lab.selection(
+        ranking.selection(
             model,
             data,
             protocol,
@@ -324,7 +325,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         description={
             "row": row, "recipe": dataclasses.asdict(recipe), **settings.described(config, beside=("file",))
         },
-        vocabulary=lab.vocabulary(data),
+        vocabulary=ranking.vocabulary(data),
         num_devices=config.num_devices,
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
@@ -335,7 +336,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     ready(config)
-    data = lab.resident(split_of(load(config), config.select))
+    data = ranking.resident(split_of(load(config), config.select))
     chosen = "ndcg@10" if config.select == "validation" else "ndcg@10 on test"
     store = functools.partial(
         save, config.results, experiment=EXPERIMENT, dataset=dataset_name(config), seeds=config.seeds
@@ -343,15 +344,15 @@ def run(config: Config) -> None:
     for row in config.rows:
         protocol = Protocol(split=data.split.rule, ks=KS, selection="none")
         if row in FLOORS:
-            scorer = lab.random(data) if row == "random" else lab.popularity(data)
-            variables = lab.floor_variables(config.seeds)
-            asked = lab.evaluation(scorer, data, protocol, "test")
+            scorer = ranking.random(data) if row == "random" else ranking.popularity(data)
+            variables = ranking.floor_variables(config.seeds)
+            asked = ranking.evaluation(scorer, data, protocol, "test")
             found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             path = store(model=row, config={}, protocol=protocol, metrics=found)
         else:
             protocol = protocol._replace(loss=objective_of(row, data, config)[1], selection="ndcg@10")
             model, fitted = train(row, data, config, protocol)
-            asked = lab.evaluation(model, data, protocol, "test")
+            asked = ranking.evaluation(model, data, protocol, "test")
             found = evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)
             path = store(
                 model=model_name(row, config),

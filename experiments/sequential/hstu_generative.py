@@ -53,9 +53,9 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.optim.loss_weighting import static
-from jaxrec.protocols import next_item as lab
+from jaxrec.packing import Packing
+from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks import generative
-from jaxrec.tasks.next_item import Packing
 from jaxrec.tasks.objectives import uniform_softmax
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import (
@@ -154,7 +154,7 @@ class Data(NamedTuple):
     rule: how parts were cut.
     """
 
-    retrieval: lab.Data
+    retrieval: ranking.Data
     ranking: Mapping[Part, Queries]
     actions: np.ndarray
     columns: dict[str, Any]
@@ -205,9 +205,9 @@ def load(config: Config) -> Data:
         test=liked(split.test),
         rule=f"{split.rule}, of rating {' or '.join(map(str, LIKED))}",
     )
-    resident = lab.resident(wanted)
-    ranking: dict[Part, Queries] = {"validation": split.validation, "test": split.test}
-    return Data(resident, ranking, actions, resident.columns | {"actions": actions}, split.rule)
+    resident = ranking.resident(wanted)
+    of_all: dict[Part, Queries] = {"validation": split.validation, "test": split.test}
+    return Data(resident, of_all, actions, resident.columns | {"actions": actions}, split.rule)
 
 
 def model_of(data: Data, config: Config) -> GenerativeHSTU:
@@ -247,7 +247,7 @@ def ask_retrieval(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, c
     queries = split.validation if part == "validation" else split.test
     mixed = np.random.default_rng(0).permutation(len(queries.user))  # so that batches fill as many rows
     queries = Queries(*(column[mixed] for column in queries))
-    ranked = lab.ranking(queries, model.max_len - 1, batch_size=min(256, len(mixed)))
+    ranked = ranking.ranking(queries, model.max_len - 1, batch_size=min(256, len(mixed)))
     scorer = generative.retriever(model, ranked.rows)
     measure = make_rank(scorer, of, num_items=data.num_items, history=data.retrieval.history)
     return Evaluation(measure, ranked.queries, ranking_metrics(of.ks), of)
@@ -334,7 +334,7 @@ def train(row: Row, data: Data, of: Mapping[str, Protocol], config: Config) -> t
         seeds=config.seeds,
         workdir=Path(config.workdir) / dataset_name(config) / row,
         description={"row": row, **described(config)},
-        vocabulary=lab.vocabulary(data.retrieval),
+        vocabulary=ranking.vocabulary(data.retrieval),
         num_devices=config.num_devices,
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
@@ -375,9 +375,9 @@ def run(config: Config) -> None:
         if row == "rates":
             found["ranking"] = [metrics_of(rates(data, "test"), labels_of(data, "test"))] * len(config.seeds)
         elif not losses:
-            scorer = lab.random(data.retrieval) if row == "random" else lab.popularity(data.retrieval)
-            variables = lab.floor_variables(config.seeds)
-            asked = lab.evaluation(scorer, data.retrieval, of["retrieval"], "test")
+            scorer = ranking.random(data.retrieval) if row == "random" else ranking.popularity(data.retrieval)
+            variables = ranking.floor_variables(config.seeds)
+            asked = ranking.evaluation(scorer, data.retrieval, of["retrieval"], "test")
             columns = data.retrieval.columns
             found["retrieval"] = evaluate(asked, variables, columns, num_devices=config.num_devices)
         else:

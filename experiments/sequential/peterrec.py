@@ -63,7 +63,7 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.data.validation import narrow_ids
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.peterrec import PeterRec, trainable, transfer
-from jaxrec.protocols import next_item as lab
+from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.profile import described_users, profile
@@ -176,7 +176,7 @@ class Data(NamedTuple):
     name: str
     task: str
     rule: str
-    source: lab.Data
+    source: ranking.Data
     columns: dict[str, np.ndarray]
     classes: tuple[str, ...]
     train: np.ndarray
@@ -251,7 +251,7 @@ def load_sessions(config: Config) -> Data:
         name=held.source.name.split("/")[-1],
         task=str(config.labels),
         rule=f"{config.labels:,} / {validation:,} / {test:,} sessions at random, seed {seed}",
-        source=lab.resident(cold_items.last_click_of_some(held.source, share=SOURCE_SHARE, seed=seed)),
+        source=ranking.resident(cold_items.last_click_of_some(held.source, share=SOURCE_SHARE, seed=seed)),
         columns=columns,
         classes=tuple(map(str, held.cold_ids)),
         train=parts.train,
@@ -279,7 +279,7 @@ def split_users(sequences: Sequences, labels: np.ndarray, config: Config) -> Dat
         name=sequences.name.split("/")[-1],
         task="half" if config.tiny else config.attribute or "gender",
         rule=f"{shares} of users at random, seed {config.split_seed}",
-        source=lab.resident(leave_one_out(sequences, short="train")),
+        source=ranking.resident(leave_one_out(sequences, short="train")),
         columns=columns,
         classes=tuple(map(str, classes)),
         train=train,
@@ -313,17 +313,17 @@ def pretrain(data: Data, config: Config) -> Variables:
 
     objective = Objective(lambda key, users, context: {}, all_items)
     size = config.pretrain_batch_size
-    packed = lab.training_rows(data.source, size, config.max_len, config.num_devices)
+    packed = ranking.training_rows(data.source, size, config.max_len, config.num_devices)
     fitted = fit_reusing(
         [Phase("pretrain", next_item(model, objective, packed=packed), config.pretrain_epochs)],
         optax.adam(config.pretrain_learning_rate),
-        lab.training_plan(data.source, size, config.max_len, packed),
+        ranking.training_plan(data.source, size, config.max_len, packed),
         data.source.columns,
-        lab.selection(model, data.source, protocol, patience=config.pretrain_patience),
+        ranking.selection(model, data.source, protocol, patience=config.pretrain_patience),
         seeds=(config.pretrain_seed,),
         workdir=Path(config.workdir) / data.name / "pretrain",
         description={"row": "pretrain", **pretraining(config)},
-        vocabulary=lab.vocabulary(data.source),
+        vocabulary=ranking.vocabulary(data.source),
         num_devices=config.num_devices,
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,

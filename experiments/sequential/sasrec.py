@@ -41,7 +41,7 @@ from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
-from jaxrec.protocols import next_item as lab
+from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.next_item import Encoder, next_item
 from jaxrec.tasks.objectives import full_softmax, sampled_bce
 from jaxrec.train.evaluate import evaluate
@@ -185,17 +185,17 @@ def published_numbers(row: Row, config: Config) -> Published:
     return PUBLISHED.get((config.dataset, row), NONE)
 
 
-def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple[Encoder, Fitted]:
+def train(row: Row, data: ranking.Data, config: Config, protocol: Protocol) -> tuple[Encoder, Fitted]:
     """Trains a row for all seeds."""
     model = encoder_of(row, data.num_items, config)
     objective = full_softmax() if loss_of(row) == "ce" else sampled_bce(data.num_items, data.excluded_width)
-    rows = lab.training_rows(data, config.batch_size, config.max_len, config.num_devices)
+    rows = ranking.training_rows(data, config.batch_size, config.max_len, config.num_devices)
     fitted = fit_reusing(
         [Phase("train", next_item(model, objective, packed=rows), config.epochs)],
         optax.adam(config.learning_rate, b2=config.b2),
-        lab.training_plan(data, config.batch_size, config.max_len, rows, replacement=config.replacement),
+        ranking.training_plan(data, config.batch_size, config.max_len, rows, replacement=config.replacement),
         data.columns,
-        lab.selection(
+        ranking.selection(
             model,
             data,
             protocol,
@@ -205,7 +205,7 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         seeds=config.seeds,
         workdir=Path(config.workdir) / data.split.sequences.name / model_name(row, config),
         description={"row": row, **described(config)},
-        vocabulary=lab.vocabulary(data),
+        vocabulary=ranking.vocabulary(data),
         num_devices=config.num_devices,
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
@@ -218,7 +218,7 @@ def run(config: Config) -> None:
     ready(config)
     config = effective(config)
     sequences = load(config)
-    data = lab.resident(leave_one_out(sequences, short="train"))
+    data = ranking.resident(leave_one_out(sequences, short="train"))
     dataset = sequences.name.split("/")[-1]
     among = f"sampled-{config.num_candidates}"
     for row in config.rows:
@@ -230,8 +230,8 @@ def run(config: Config) -> None:
         fitted: Fitted | None = None
         model: Retriever | Encoder
         if floor:
-            model = lab.random(data) if row == "random" else lab.popularity(data)
-            variables = lab.floor_variables(config.seeds)
+            model = ranking.random(data) if row == "random" else ranking.popularity(data)
+            variables = ranking.floor_variables(config.seeds)
         else:
             model, fitted = train(row, data, config, sampled)
             variables = fitted.variables
@@ -239,7 +239,7 @@ def run(config: Config) -> None:
             candidates="all", selection="none" if floor else f"ndcg@10 among {among}"
         )
         for protocol, ending in ((sampled, ""), (everything, "-full")):
-            asked = lab.evaluation(model, data, protocol, "test")
+            asked = ranking.evaluation(model, data, protocol, "test")
             found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             numbers = NONE if ending else published_numbers(row, config)
             notes = [] if ending else [NEGATIVES, *([ASKED] if numbers.values else [])]

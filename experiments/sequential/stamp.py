@@ -51,11 +51,12 @@ from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.stamp import STAMP
-from jaxrec.protocols import next_item as sequential
-from jaxrec.protocols import sessions as lab
+from jaxrec.packing import Packing
+from jaxrec.protocols import next_item as ranking
+from jaxrec.protocols import sessions
 from jaxrec.tasks import next_click as session
 from jaxrec.tasks import next_item, objectives
-from jaxrec.tasks.next_item import Encoder, Packing
+from jaxrec.tasks.next_item import Encoder
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -77,11 +78,11 @@ ROWS: tuple[Row, ...] = (
     "sasrec-ce",
 )
 FLOORS = {
-    "random": lab.random,
-    "popularity": lab.popularity,
-    "session-popularity": lab.session_popularity,
-    "item-knn": lab.item_knn,
-    "markov": lab.markov,
+    "random": sessions.random,
+    "popularity": sessions.popularity,
+    "session-popularity": sessions.session_popularity,
+    "item-knn": sessions.item_knn,
+    "markov": sessions.markov,
 }
 METRIC = "recall@20"
 
@@ -174,7 +175,7 @@ def load(config: Config) -> Sessions:
     found = made_up() if config.tiny else source.load(config.dataset)
     if config.order == "time":
         return found
-    return lab.repeats_together(found, fixed=config.order == "file-fixed")
+    return sessions.repeats_together(found, fixed=config.order == "file-fixed")
 
 
 def made_up() -> Sessions:
@@ -207,7 +208,7 @@ class Method(NamedTuple):
     ask: Callable[[Part], Evaluation]
 
 
-def method(row: Row, data: lab.Data, of: Protocol, config: Config) -> Method:
+def method(row: Row, data: sessions.Data, of: Protocol, config: Config) -> Method:
     """Examples are prefixes for STAMP and its kin, whole sessions for the others."""
     match row:
         case "stamp-ce" | "stmp-ce" | "stamp-sigmoid":
@@ -252,12 +253,14 @@ def method(row: Row, data: lab.Data, of: Protocol, config: Config) -> Method:
     raise ValueError(f"row={row!r}: learns nothing")
 
 
-def of_prefixes(model: Encoder, loss: str, data: lab.Data, of: Protocol, config: Config) -> Method:
+def of_prefixes(model: Encoder, loss: str, data: sessions.Data, of: Protocol, config: Config) -> Method:
     """Batches of prefixes; the state after the last click is all that is computed."""
     objective = objectives.full_softmax() if loss == "ce" else session.sigmoid_softmax()
 
     def ask(part: Part) -> Evaluation:
-        return lab.evaluation(session.retriever(model, last_only=True), data, of, lab.queries(data, part))
+        return sessions.evaluation(
+            session.retriever(model, last_only=True), data, of, sessions.queries(data, part)
+        )
 
     return Method(
         session.next_click(model, objective, last_only=True),
@@ -267,7 +270,7 @@ def of_prefixes(model: Encoder, loss: str, data: lab.Data, of: Protocol, config:
     )
 
 
-def of_sessions(model: Encoder, data: lab.Data, of: Protocol, config: Config) -> Method:
+def of_sessions(model: Encoder, data: sessions.Data, of: Protocol, config: Config) -> Method:
     """Batches of sessions that share rows; each click predicts the next one."""
     longest, devices = config.max_len, config.num_devices
     inputs = np.minimum(data.split.lengths[: data.split.num_train] - 1, longest)
@@ -278,8 +281,8 @@ def of_sessions(model: Encoder, data: lab.Data, of: Protocol, config: Config) ->
         return jnp.clip(context["length"][row] - 1, 0, longest)
 
     def ask(part: Part) -> Evaluation:
-        ranked = sequential.ranking(data.split.queries(part), longest)
-        return lab.evaluation(next_item.retriever(model, ranked.rows), data, of, ranked.queries)
+        ranked = ranking.ranking(data.split.queries(part), longest)
+        return sessions.evaluation(next_item.retriever(model, ranked.rows), data, of, ranked.queries)
 
     return Method(
         next_item.next_item(model, objectives.full_softmax(), packed=rows),
@@ -296,7 +299,9 @@ def loss_of(row: Row) -> str:
     return "" if row in FLOORS else "sigmoid softmax" if row == "stamp-sigmoid" else "ce"
 
 
-def train(row: Row, data: lab.Data, of: Protocol, config: Config) -> tuple[Fitted, list[dict[str, float]]]:
+def train(
+    row: Row, data: sessions.Data, of: Protocol, config: Config
+) -> tuple[Fitted, list[dict[str, float]]]:
     """Trains a row for all seeds; gives the run and its test metrics."""
     how = method(row, data, of, config)
     fitted = fit_reusing(
@@ -345,17 +350,17 @@ def run(config: Config) -> None:
     ready(config)
     config = effective(config)
     split = split_sessions(load(config), share=config.share, by=config.validation)
-    data = lab.resident(split)
+    data = sessions.resident(split)
     for row in config.rows:
         floor = FLOORS.get(row)
         chosen = METRIC if config.select == "validation" else f"{METRIC} on test"
-        of = lab.protocol(split, loss_of(row), "none" if floor else METRIC)
+        of = sessions.protocol(split, loss_of(row), "none" if floor else METRIC)
         fitted: Fitted | None = None
         if floor is not None:
             scorer = floor(data)
             found = evaluate(
-                lab.floor_evaluation(scorer, data, of),
-                lab.floor_variables(scorer, config.seeds),
+                sessions.floor_evaluation(scorer, data, of),
+                sessions.floor_variables(scorer, config.seeds),
                 data.columns,
                 num_devices=config.num_devices,
             )

@@ -58,10 +58,11 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
-from jaxrec.protocols import next_item as lab
+from jaxrec.packing import Packing
+from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks import contrastive
 from jaxrec.tasks.combine import combine
-from jaxrec.tasks.next_item import Packing, item_table, next_item
+from jaxrec.tasks.next_item import item_table, next_item
 from jaxrec.tasks.objectives import sampled_bce
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
@@ -215,7 +216,7 @@ def offline_similarity(config: Config, sequences: Sequences, seed: int) -> Simil
             )
 
 
-def augmentation_columns(data: lab.Data, recipe: Recipe, config: Config, view: View) -> dict[str, Any]:
+def augmentation_columns(data: ranking.Data, recipe: Recipe, config: Config, view: View) -> dict[str, Any]:
     """What the views read beside the sequences: gap plans, users to leave alone, similar items."""
     sequences = data.split.sequences
     length = jnp.asarray(data.inputs, jnp.int32)
@@ -242,13 +243,13 @@ def augmentation_columns(data: lab.Data, recipe: Recipe, config: Config, view: V
     }
 
 
-def contrastive_task(model: SASRec, data: lab.Data, recipe: Recipe, config: Config, view: View) -> Task:
+def contrastive_task(model: SASRec, data: ranking.Data, recipe: Recipe, config: Config, view: View) -> Task:
     """NT-Xent between two views of each user."""
     views = contrastive.Views(view, view, data.width)
     if config.form == "flat":
         return contrastive.flat(model, views, temperature=recipe.temperature)
     letters = config.operators or recipe.short
-    packed = lab.view_rows(
+    packed = ranking.view_rows(
         data,
         recipe.batch_size,
         recipe.max_len,
@@ -261,7 +262,7 @@ def contrastive_task(model: SASRec, data: lab.Data, recipe: Recipe, config: Conf
 
 
 def phases_of(
-    row: Row, model: SASRec, data: lab.Data, recipe: Recipe, config: Config, rows: Packing
+    row: Row, model: SASRec, data: ranking.Data, recipe: Recipe, config: Config, rows: Packing
 ) -> list[Phase]:
     """Plain epochs, then epochs with views, then epochs whose similar items also come from the item table."""
     task = next_item(model, sampled_bce(data.num_items, data.excluded_width), packed=rows)
@@ -302,7 +303,7 @@ def model_name(row: Row, config: Config) -> str:
     return "+".join(parts)
 
 
-def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple[Recipe, Fitted, SASRec]:
+def train(row: Row, data: ranking.Data, config: Config, protocol: Protocol) -> tuple[Recipe, Fitted, SASRec]:
     """Trains a row for all seeds."""
     recipe = recipe_of(config, row)
     model = SASRec(
@@ -317,19 +318,19 @@ def train(row: Row, data: lab.Data, config: Config, protocol: Protocol) -> tuple
         mask_value=-1e4 if config.form == "flat" and recipe.weight else -np.inf,
         bits=counter_bits,
     )
-    rows = lab.training_rows(data, recipe.batch_size, recipe.max_len, config.num_devices)
+    rows = ranking.training_rows(data, recipe.batch_size, recipe.max_len, config.num_devices)
     phases = phases_of(row, model, data, recipe, config, rows)
     optimiser = optax.chain(optax.add_decayed_weights(recipe.weight_decay), optax.adam(recipe.learning_rate))
     fitted = fit_reusing(
         phases,
         optimiser,
-        lab.training_plan(data, recipe.batch_size, recipe.max_len, rows),
+        ranking.training_plan(data, recipe.batch_size, recipe.max_len, rows),
         data.columns,
-        lab.selection(model, data, protocol, patience=recipe.patience),
+        ranking.selection(model, data, protocol, patience=recipe.patience),
         seeds=config.seeds,
         workdir=Path(config.workdir) / dataset_name(config) / model_name(row, config),
         description={"row": row, "recipe": dataclasses.asdict(recipe), **described(config)},
-        vocabulary=lab.vocabulary(data),
+        vocabulary=ranking.vocabulary(data),
         num_devices=config.num_devices,
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
@@ -363,22 +364,25 @@ def run(config: Config) -> None:
     sequences = load(config)
     protocol = Protocol(seen=config.seen, selection="ndcg@20")
     for row in rows_of(config):
-        data = lab.resident(leave_one_out(sequences), reject=config.reject)
+        data = ranking.resident(leave_one_out(sequences), reject=config.reject)
         store = functools.partial(
             save, config.results, experiment=EXPERIMENT, dataset=dataset_name(config), seeds=config.seeds
         )
         name = model_name(row, config)
         if row in FLOORS:
-            scorer = lab.random(data) if row == "random" else lab.popularity(data)
-            variables, floor = lab.floor_variables(config.seeds), protocol._replace(selection="none")
-            asked = lab.evaluation(scorer, data, floor, "test")
+            scorer = ranking.random(data) if row == "random" else ranking.popularity(data)
+            variables, floor = (
+                ranking.floor_variables(config.seeds),
+                protocol._replace(selection="none"),
+            )
+            asked = ranking.evaluation(scorer, data, floor, "test")
             found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             path = store(model=name, config={}, protocol=floor, metrics=found)
             print(f"{name}: {means(found)}\nsaved {path}")
             continue
         recipe, fitted, model = train(row, data, config, protocol)
         trained = protocol._replace(loss="bce + contrastive" if recipe.weight else "bce")
-        asked = lab.evaluation(model, data, trained, "test")
+        asked = ranking.evaluation(model, data, trained, "test")
         found = evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)
         path = store(
             model=name,

@@ -12,7 +12,8 @@ import numpy as np
 from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import Queries, Split
-from jaxrec.tasks.next_item import Encoder, Packing, retriever
+from jaxrec.packing import Packing
+from jaxrec.tasks.next_item import Encoder, retriever
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import make_rank, ranking_metrics
 from jaxrec.train.fit import Selection

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 
 from jaxrec import losses
 from jaxrec.data.events.clusters import Clusters
-from jaxrec.tasks.encoder import Encoder, Packing, check_encoder, numbered
+from jaxrec.packing import Packing
+from jaxrec.tasks.encoder import Encoder, check_encoder, numbered
 from jaxrec.tasks.next_item import item_table, next_item
 from jaxrec.tasks.objectives import Objective, target_and_shared
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables

@@ -16,8 +16,9 @@ import numpy as np
 
 from jaxrec import metrics, packing
 from jaxrec.data.events.clusters import Clusters
+from jaxrec.packing import Packing
 from jaxrec.tasks.cluster_retrieval import at_slots, encode, intent_logits
-from jaxrec.tasks.next_item import Encoder, Packing, item_table, last_hidden, query_batch
+from jaxrec.tasks.next_item import Encoder, item_table, last_hidden, query_batch
 from jaxrec.types import Array, Context, Retriever, Variables
 
 

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 
 from jaxrec import losses, packing
 from jaxrec.augment.views import View
-from jaxrec.tasks.encoder import Encoder, Packing, check_encoder, only_params
+from jaxrec.packing import Packing
+from jaxrec.tasks.encoder import Encoder, check_encoder, only_params
 from jaxrec.tasks.next_item import encode
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 

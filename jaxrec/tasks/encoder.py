@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from jaxrec.packing import Packing
 from jaxrec.tasks.multitask import FIXED
 from jaxrec.types import Array, Batch, Key, Variables
 
@@ -46,13 +47,6 @@ class Encoder(Protocol):
     def apply(self) -> Callable[..., Any]: ...
     @property
     def item_table(self) -> Callable[..., Any]: ...
-
-
-class Packing(NamedTuple):
-    """A fixed number of packed rows of `width` slots; see `packing.rows_needed`."""
-
-    rows: int
-    width: int
 
 
 def reads_times(model: Encoder) -> bool:

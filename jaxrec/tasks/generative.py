@@ -27,9 +27,9 @@ import numpy as np
 import optax
 
 from jaxrec import losses
+from jaxrec.packing import Packing
 from jaxrec.tasks.encoder import (
     Encoder,
-    Packing,
     difference,
     made_up,
     numbered,

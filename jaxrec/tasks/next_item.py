@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import packing
+from jaxrec.packing import Packing
 from jaxrec.tasks.encoder import Encoder as Encoder
-from jaxrec.tasks.encoder import Packing as Packing
 from jaxrec.tasks.encoder import check_encoder, numbered, only_params
 from jaxrec.tasks.encoder import reads_times as reads_times
 from jaxrec.tasks.encoder import refuse_times as refuse_times

@@ -14,11 +14,11 @@ from jaxrec.data.events.clusters import divide, undivided
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
-from jaxrec.protocols import next_item as lab
+from jaxrec.protocols import next_item as ranking
 from jaxrec.report.results import read_all
 
 TINY = experiment.effective(experiment.Config(tiny=True))
-DATA = lab.resident(leave_one_out(experiment.load(TINY)))
+DATA = ranking.resident(leave_one_out(experiment.load(TINY)))
 
 
 def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_rows_differ_in_the_model_and_the_clusters_only() -> None:
 def test_clusters_come_from_training_events_and_hold_every_item(monkeypatch: pytest.MonkeyPatch) -> None:
     """Directions decide, not lengths; an item without a training event joins the largest cluster."""
     rows = [[1, 2, 3, 4, 8], [5, 6, 5, 7, 1], [2, 1, 6, 3, 7]]  # the last two of each are held out
-    data = lab.resident(leave_one_out(Sequences.from_rows("small", rows, num_items=8)))
+    data = ranking.resident(leave_one_out(Sequences.from_rows("small", rows, num_items=8)))
     vectors = np.array([[9, 9], [1, 0], [5, 0.1], [0.1, 0], [9, 9], [0, 2], [0.1, 7], [9, 9], [9, 9]])
     given: list[list[int]] = []
 

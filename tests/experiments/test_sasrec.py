@@ -18,11 +18,11 @@ from jaxrec.data.events.split import leave_one_out, seen_before
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
-from jaxrec.protocols import next_item as lab
+from jaxrec.protocols import next_item as ranking
 from jaxrec.train.evaluate import evaluate
 from jaxrec.types import Protocol, Retriever
 
-DATA = lab.resident(leave_one_out(markov_chain(num_users=60, num_items=30, noise=0.3).sequences))
+DATA = ranking.resident(leave_one_out(markov_chain(num_users=60, num_items=30, noise=0.3).sequences))
 
 
 def training_items(user: int) -> set[int]:
@@ -33,7 +33,7 @@ def training_items(user: int) -> set[int]:
 
 def test_candidates_avoid_training_items_and_the_target_and_nothing_else() -> None:
     queries = DATA.split.test
-    drawn = lab.sampled_candidates(DATA, queries, 400, seed=0)
+    drawn = ranking.sampled_candidates(DATA, queries, 400, seed=0)
     assert drawn.shape == (len(queries.user), 400) and drawn.dtype == np.int32
     every = set(range(1, DATA.num_items + 1))
     for user, target, row in zip(queries.user, queries.target, drawn, strict=True):
@@ -41,12 +41,12 @@ def test_candidates_avoid_training_items_and_the_target_and_nothing_else() -> No
 
 
 def test_a_validation_item_may_be_a_candidate_of_a_test_query() -> None:
-    drawn = lab.sampled_candidates(DATA, DATA.split.test, 400, seed=0)
+    drawn = ranking.sampled_candidates(DATA, DATA.split.test, 400, seed=0)
     assert (drawn == DATA.split.validation.target[:, None]).any()
 
 
 def test_candidates_are_uniform() -> None:
-    drawn = lab.sampled_candidates(DATA, DATA.split.test, 20_000, seed=1)[0]
+    drawn = ranking.sampled_candidates(DATA, DATA.split.test, 20_000, seed=1)[0]
     counts = np.bincount(drawn)
     counts = counts[counts > 0]
     expected = drawn.size / counts.size
@@ -54,28 +54,28 @@ def test_candidates_are_uniform() -> None:
 
 
 def test_candidates_hang_on_the_seed_alone() -> None:
-    first, again, other = (lab.sampled_candidates(DATA, DATA.split.test, 50, seed=s) for s in (3, 3, 4))
+    first, again, other = (ranking.sampled_candidates(DATA, DATA.split.test, 50, seed=s) for s in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
 
 def test_a_user_with_every_item_has_no_candidate() -> None:
     rows = [[1, 2, 3, 1, 4], [4, 1, 2, 3, 1]]
-    data = lab.resident(leave_one_out(Sequences.from_rows("all", rows, num_items=4)))
+    data = ranking.resident(leave_one_out(Sequences.from_rows("all", rows, num_items=4)))
     with pytest.raises(ValueError, match="all: a user's events and target are all 4 items"):
-        lab.sampled_candidates(data, data.split.test, 3, seed=0)
+        ranking.sampled_candidates(data, data.split.test, 3, seed=0)
 
 
 def test_candidates_with_fractions_are_refused() -> None:
     queries = DATA.split.test
     with pytest.raises(ValueError, match="candidates: float64"):
-        lab.ranking(queries, 5, candidates=np.full((len(queries.user), 2), 1.5), num_items=DATA.num_items)
+        ranking.ranking(queries, 5, candidates=np.full((len(queries.user), 2), 1.5), num_items=DATA.num_items)
 
 
 def test_batches_carry_the_candidates_of_their_queries() -> None:
     queries = DATA.split.test
-    drawn = lab.sampled_candidates(DATA, queries, 7, seed=0)
-    ranked = lab.ranking(queries, 5, batch_size=16, candidates=drawn)
+    drawn = ranking.sampled_candidates(DATA, queries, 7, seed=0)
+    ranked = ranking.ranking(queries, 5, batch_size=16, candidates=drawn)
     mask = ranked.queries["mask"]
     np.testing.assert_array_equal(ranked.queries["candidates"][mask], drawn)
     np.testing.assert_array_equal(ranked.queries["target"][mask], queries.target)
@@ -84,21 +84,21 @@ def test_batches_carry_the_candidates_of_their_queries() -> None:
 @pytest.mark.parametrize("candidates", ["sampled-", "sampled-0", "some", "sampled-ten"])
 def test_an_unknown_rule_for_candidates_is_refused(candidates: str) -> None:
     with pytest.raises(ValueError, match=f"protocol.candidates='{candidates}'"):
-        lab.evaluation(lab.popularity(DATA), DATA, Protocol(candidates=candidates), "test")
+        ranking.evaluation(ranking.popularity(DATA), DATA, Protocol(candidates=candidates), "test")
 
 
 def test_popularity_among_sampled_candidates_by_hand() -> None:
     """Rank = 1 + candidates at least as popular, duplicates as often as drawn; a seen target misses."""
     protocol = Protocol(candidates="sampled-20", selection="none")
-    variables = lab.floor_variables([0])
-    asked = lab.evaluation(lab.popularity(DATA), DATA, protocol, "test")
+    variables = ranking.floor_variables([0])
+    asked = ranking.evaluation(ranking.popularity(DATA), DATA, protocol, "test")
     (found,) = evaluate(asked, variables, DATA.columns)
     counts = np.zeros(DATA.num_items + 1)
     for user in range(DATA.split.sequences.num_users):
         start = int(DATA.split.sequences.offsets[user])
         for item in DATA.split.sequences.items[start : start + int(DATA.split.train_length[user])]:
             counts[item] += 1
-    drawn = lab.sampled_candidates(DATA, DATA.split.test, 20, lab.TEST_DRAW)
+    drawn = ranking.sampled_candidates(DATA, DATA.split.test, 20, ranking.TEST_DRAW)
     rank = 1 + (counts[drawn] >= counts[DATA.split.test.target][:, None]).sum(axis=1)
     seen = seen_before(DATA.split.sequences, DATA.split.test)
     assert seen.any()
@@ -179,7 +179,7 @@ def test_who_remembers_the_history_gains_nothing_by_how_candidates_are_drawn(see
     rng = np.random.default_rng(0)
     rows = [rng.permutation(20)[:15].tolist() for _ in range(60)]
     again = Sequences.from_rows("again", [[i + 1 for i in (*r, r[3])] for r in rows])
-    data = lab.resident(leave_one_out(again))
+    data = ranking.resident(leave_one_out(again))
 
     def query(variables: Any, queries: Any, context: Any) -> Any:
         end = context["start"][queries["user"]] + queries["length"]
@@ -188,17 +188,17 @@ def test_who_remembers_the_history_gains_nothing_by_how_candidates_are_drawn(see
 
     remembers = Retriever(query, lambda variables: jnp.eye(data.num_items + 1))
     protocol = Protocol(candidates="sampled-10", seen=seen)
-    asked = lab.evaluation(remembers, data, protocol, "test")
-    found = evaluate(asked, lab.floor_variables((0,)), data.columns)[0]
+    asked = ranking.evaluation(remembers, data, protocol, "test")
+    found = evaluate(asked, ranking.floor_variables((0,)), data.columns)[0]
     assert found["hit@5"] < 0.1
     assert found.get("seen_targets", 0.0) == (seen == "exclude")
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 41, "target"])
 def test_candidates_that_are_no_other_items_are_refused(wrong: Any) -> None:
-    data = lab.resident(leave_one_out(markov_chain(num_users=8, num_items=40).sequences))
+    data = ranking.resident(leave_one_out(markov_chain(num_users=8, num_items=40).sequences))
     queries = data.split.test
-    drawn = lab.sampled_candidates(data, queries, 5, 0)
+    drawn = ranking.sampled_candidates(data, queries, 5, 0)
     drawn[2, 3] = queries.target[2] if wrong == "target" else wrong
     with pytest.raises(ValueError, match=f"candidates: {drawn[2, 3]} of query 2 is"):
-        lab.ranking(queries, 12, candidates=drawn, num_items=data.num_items)
+        ranking.ranking(queries, 12, candidates=drawn, num_items=data.num_items)

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.sequential import gru4rec as experiment
 from jaxrec import losses
-from jaxrec.protocols import sessions as lab
+from jaxrec.protocols import sessions
 from jaxrec.report.results import read_all
 from tests.experiments.test_tiny import call
 
@@ -48,7 +48,7 @@ def test_tiny_changes_defaults_only() -> None:
 
 def test_both_ways_of_batching_train_on_the_same_pairs() -> None:
     """Targets of an epoch, counted, by ordinary batches and side by side."""
-    data = lab.resident(experiment.load(TINY))
+    data = sessions.resident(experiment.load(TINY))
     split = data.split
     counts = {}
     rows: tuple[experiment.Row, ...] = ("gru4rec-ssm", "gru4rec-ssm-parallel")

@@ -23,7 +23,7 @@ from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
-from jaxrec.protocols import next_item as lab
+from jaxrec.protocols import next_item as ranking
 from jaxrec.report.results import read_all
 from tests.experiments.test_tiny import call
 
@@ -195,8 +195,8 @@ def test_without_validation_all_events_but_the_last_are_training() -> None:
 
 def test_rows_of_shortened_histories_are_fewer() -> None:
     config = hstu.Config(tiny=True, alpha=1.2, batch_size=32)
-    data = lab.resident(hstu.split_of(hstu.load(config), "validation"))
-    assert hstu.shortened_rows(data, config, 12).rows < lab.training_rows(data, 32, 12, 1).rows
+    data = ranking.resident(hstu.split_of(hstu.load(config), "validation"))
+    assert hstu.shortened_rows(data, config, 12).rows < ranking.training_rows(data, 32, 12, 1).rows
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.multitask import census, census_columns, funnel, loss_weighting, mmoe_synthetic
 from experiments.ranking import din
-from jaxrec.protocols import impressions as lab
+from jaxrec.protocols import impressions
 from jaxrec.report.results import read_all
 from jaxrec.tasks.multitask import stacked
 from tests.experiments.test_tiny import call
@@ -81,9 +81,9 @@ CARTLESS = ("esmm", "escm2-ips", "escm2-dr")
 def test_every_row_of_the_funnel_has_the_outputs_it_is_judged_by(row: funnel.Row) -> None:
     config = funnel.Config(tiny=True)
     split = funnel.load(config)
-    data = lab.resident(split)
-    model = funnel.model_of(row, lab.features(split.impressions, 4), config, funnel.TASKS)
-    targets = lab.targets(data, funnel.outputs_of(row, funnel.TASKS))
+    data = impressions.resident(split)
+    model = funnel.model_of(row, impressions.features(split.impressions, 4), config, funnel.TASKS)
+    targets = impressions.targets(data, funnel.outputs_of(row, funnel.TASKS))
     batch = {name: column[:6] for name, column in data.columns.items()}
     key = jax.random.key(0)
     judged = jax.eval_shape(lambda b: stacked(model.init_with_output(key, b)[0], targets), batch)
@@ -98,8 +98,10 @@ def test_the_models_of_the_synthetic_study_are_of_one_size() -> None:
     data = mmoe_synthetic.load(mmoe_synthetic.Config(num_rows=20), 0.5)
     sizes = {}
     for row in ("shared-bottom", "mmoe"):
-        task = lab.multitask(mmoe_synthetic.body(row), lab.targets(data), inputs=lambda batch: batch["x"])
-        sizes[row] = lab.num_parameters(task, data)
+        task = impressions.multitask(
+            mmoe_synthetic.body(row), impressions.targets(data), inputs=lambda batch: batch["x"]
+        )
+        sizes[row] = impressions.num_parameters(task, data)
     gates, biases, heads = 2 * (100 * 8 + 8), 8 * 16 + 2 * 8, 2 * (8 + 1)
     assert sizes["mmoe"] == 100 * 16 * 8 + 16 * 8 * 2 + gates + biases + heads
     assert abs(sizes["shared-bottom"] - (100 * 113 + 113 * 8 * 2)) < 200

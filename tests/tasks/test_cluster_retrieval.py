@@ -15,9 +15,10 @@ from jaxrec import packing
 from jaxrec.data.events.clusters import Clusters, cluster_examples, divide, undivided
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.sasrec import SASRec
+from jaxrec.packing import Packing
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
 from jaxrec.tasks.cluster_serving import cluster_retriever
-from jaxrec.tasks.next_item import Packing, next_item
+from jaxrec.tasks.next_item import next_item
 from jaxrec.types import Batch, Variables
 from tests.nn.drawn import drawn
 from tests.tasks.small import MAX_LEN, NUM_ITEMS, columns, split

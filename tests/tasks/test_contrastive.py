@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+from jaxrec.packing import Packing
 from jaxrec.tasks import contrastive
-from jaxrec.tasks.next_item import Packing, encode
+from jaxrec.tasks.next_item import encode
 from jaxrec.types import Array, Batch, Key, Variables
 from tests.tasks.small import MAX_LEN, Averager, contrastive_columns, training_events, variables_of, views
 

@@ -15,8 +15,9 @@ from jaxrec import packing
 from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
+from jaxrec.packing import Packing
 from jaxrec.tasks import contrastive
-from jaxrec.tasks.encoder import Packing, check_encoder, made_up, takes
+from jaxrec.tasks.encoder import check_encoder, made_up, takes
 from jaxrec.tasks.generative import generative
 from jaxrec.tasks.next_click import next_click
 from jaxrec.tasks.next_item import encode, next_item, retriever

@@ -17,8 +17,8 @@ from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
+from jaxrec.packing import Packing
 from jaxrec.tasks.generative import action_score, generative, next_positive, retriever, windows
-from jaxrec.tasks.next_item import Packing
 from jaxrec.tasks.objectives import uniform_softmax
 from jaxrec.train.evaluate import make_rank, summarise
 from jaxrec.types import Batch, Protocol, Variables

@@ -12,9 +12,10 @@ import pytest
 from scipy.special import log_softmax, logsumexp
 
 from jaxrec import packing, sampling
+from jaxrec.packing import Packing
 from jaxrec.tasks import next_item as tasks
 from jaxrec.tasks import objectives
-from jaxrec.tasks.next_item import Packing, next_item
+from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import shuffled
 from jaxrec.types import Batch, Variables

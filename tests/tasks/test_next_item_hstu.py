@@ -15,9 +15,10 @@ from jaxrec import losses, packing
 from jaxrec.augment.stochastic_length import stochastic_length
 from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU
+from jaxrec.packing import Packing
 from jaxrec.tasks import next_item as tasks
 from jaxrec.tasks import objectives
-from jaxrec.tasks.next_item import Packing, next_item
+from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective, uniform_softmax
 from jaxrec.types import Array, Batch, Key, Variables
 from tests.nn.drawn import drawn

@@ -15,9 +15,9 @@ import pytest
 from jaxrec import packing, sampling
 from jaxrec.data.events.batching import batched_queries
 from jaxrec.optim.loss_weighting import static
+from jaxrec.packing import Packing
 from jaxrec.tasks import contrastive, next_item, objectives
 from jaxrec.tasks.combine import combine
-from jaxrec.tasks.next_item import Packing
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import CompiledMeasure, make_rank, ranking_metrics, summarise

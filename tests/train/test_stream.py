@@ -16,7 +16,8 @@ import pytest
 from jaxrec import packing
 from jaxrec.data.events.batching import gather_users
 from jaxrec.optim.loss_weighting import static
-from jaxrec.tasks.next_item import Packing, next_item
+from jaxrec.packing import Packing
+from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import sampled_bce
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, make_epoch, shuffled

@@ -24,8 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.saving import save
-from experiments.settings import check_seeds
+from experiments.common import check_seeds, save
 from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.convert import s3rec

@@ -26,9 +26,7 @@ from typing import Any, Literal
 
 import flax.linen as nn
 
-from experiments.published import NONE, Published
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments.common import NONE, Published, check, described, means, save
 from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.data.sources import census

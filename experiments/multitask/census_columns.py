@@ -23,8 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.saving import means, save
-from experiments.settings import check_seeds, described
+from experiments.common import check_seeds, described, means, save
 from jaxrec import config as command_line
 from jaxrec import metrics
 from jaxrec.config import ready
@@ -97,7 +96,7 @@ def run(config: Config) -> None:
                 experiment=EXPERIMENT,
                 dataset=dataset,
                 model=row,
-                config=described(config, beside=("groups",)),
+                config=described(config, left_out=("groups",)),
                 protocol=Protocol(rule, "impressions", "keep", "half", (), "bce", "none"),
                 seeds=config.seeds,
                 metrics=found,

@@ -34,8 +34,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments.common import check, described, means, save
 from jaxrec import config as command_line
 from jaxrec import losses
 from jaxrec.config import ready

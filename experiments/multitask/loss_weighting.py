@@ -15,9 +15,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from experiments.common import described, means, save
 from experiments.multitask import census as paper
-from experiments.saving import means, save
-from experiments.settings import described
 from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.nn.layers.features import Featured

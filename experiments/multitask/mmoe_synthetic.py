@@ -22,8 +22,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import numpy as np
 
-from experiments.saving import save
-from experiments.settings import check, described
+from experiments.common import check, described, save
 from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.data.synthetic.multitask import correlated_tasks
@@ -109,7 +108,7 @@ def train(row: Row, data: impressions.Data, config: Config) -> tuple[Any, list[d
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         workdir=Path(config.workdir) / data.name / row,
-        description={"row": row, **described(config, beside=SWEPT), "data": data.name},
+        description={"row": row, **described(config, left_out=SWEPT), "data": data.name},
         num_devices=config.num_devices,
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
@@ -133,7 +132,7 @@ def run(config: Config) -> None:
                 dataset=data.name.replace("=", ""),
                 model=row,
                 config={
-                    **described(config, beside=SWEPT),
+                    **described(config, left_out=SWEPT),
                     "correlation": correlation,
                     "parameters": parameters,
                 },

@@ -30,8 +30,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import flax.linen as nn
 import numpy as np
 
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments.common import check, described, means, save
 from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.data.sources import census

@@ -25,8 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments.common import check, described, means, save
 from jaxrec import config as command_line
 from jaxrec import metrics
 from jaxrec.config import ready
@@ -226,7 +225,7 @@ def train(
         batch_size=64 if config.tiny else config.batch_size,
         learning_rate=config.learning_rate,
         workdir=Path(config.workdir) / data.name / row,
-        description={"row": row, **described(config, beside=BESIDE)},
+        description={"row": row, **described(config, left_out=BESIDE)},
         patience=config.patience,
         num_devices=config.num_devices,
         save_every=config.save_every,
@@ -262,7 +261,7 @@ def run(config: Config) -> None:
             dataset=data.name,
             model=row,
             config={
-                **described(config, beside=BESIDE),
+                **described(config, left_out=BESIDE),
                 "parameters": of_all_seeds // len(config.seeds),
             },
             protocol=impressions.protocol_of(data, "auc/click", losses_of(row, config)[1]),

@@ -34,9 +34,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from experiments.common import check, described, means, save
 from experiments.ranking import din
-from experiments.saving import means, save
-from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.data.sources import census, movielens

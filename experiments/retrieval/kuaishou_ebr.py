@@ -27,8 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import settings
-from experiments.saving import means, save
+from experiments import common
+from experiments.common import means, save
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment.item2vec import item_vectors
@@ -116,7 +116,7 @@ class Config:
             raise ValueError(
                 f"num_heads={self.num_heads}: must divide dim={self.dim} and intent_dim={self.intent_dim}"
             )
-        settings.check(self)
+        common.check(self)
 
 
 def effective(config: Config) -> Config:
@@ -274,7 +274,7 @@ def train(
 
 def described(config: Config) -> dict[str, Any]:
     """The settings that decide what is computed; JSON has no infinity."""
-    return settings.described(config) | {"alpha": config.alpha if np.isfinite(config.alpha) else "inf"}
+    return common.described(config) | {"alpha": config.alpha if np.isfinite(config.alpha) else "inf"}
 
 
 def run(config: Config) -> None:

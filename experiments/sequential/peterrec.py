@@ -48,8 +48,7 @@ import numpy as np
 import optax
 import scipy.special
 
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments.common import check, described, means, save
 from jaxrec import config as command_line
 from jaxrec import losses, metrics
 from jaxrec.config import ready
@@ -338,7 +337,7 @@ def pretraining(config: Config) -> dict[str, Any]:
     beside = ["attribute", "labels", "norms", "batch_size", "epochs", "patience", "learning_rate"]
     if not config.of_sessions:
         beside.append("split_seed")  # its source are all users
-    return described(config, beside=tuple(beside))
+    return described(config, left_out=tuple(beside))
 
 
 def model_of(row: Row, data: Data, config: Config) -> PeterRec:

@@ -38,9 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.published import NONE, Published, published
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments.common import NONE, Published, check, described, means, published, save
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.config import ready

@@ -31,8 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.published import NONE, Published
-from experiments.saving import means, save
+from experiments.common import NONE, Published, check_seeds, described, means, save
 from experiments.sequential.ticoserec_recipes import (
     COSEREC,
     COSEREC_FILES,
@@ -43,7 +42,6 @@ from experiments.sequential.ticoserec_recipes import (
     published_for,
     remarks_of,
 )
-from experiments.settings import check_seeds, described
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment import operators as ops

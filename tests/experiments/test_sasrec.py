@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.published import NONE
+from experiments.common import NONE
 from experiments.sequential import sasrec as experiment
 from jaxrec import packing
 from jaxrec.data.events.interactions import Sequences

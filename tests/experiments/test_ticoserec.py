@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.published import NONE
+from experiments.common import NONE
 from experiments.sequential import ticoserec
 from experiments.sequential import ticoserec_recipes as recipes
 from jaxrec.data.events.interactions import Sequences

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import hstu_length
-from experiments.published import NONE
+from experiments.common import NONE
 from experiments.sequential import hstu
 from experiments.sequential.hstu_recipes import RECIPES
 from jaxrec.data.events.interactions import Sequences

@@ -186,7 +186,7 @@ def plain_numbers(cells: Any, kind: Any, where: str, line: int) -> Any:
     raise ValueError(f"{where}: Row #{line + at}: {rule}: {shown(cells[at].as_py())}; repair the file")
 
 
-def read_integers(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+def read_integers(path: str | Path, names: Sequence[str], *, delimiter: str = ",") -> dict[str, np.ndarray]:
     """Columns of integers of a table with a header, int64; others are skipped.
 
     Raises as `read_table`, and ValueError naming the line of an empty cell.
@@ -194,7 +194,7 @@ def read_integers(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarra
     pa = arrow(str(path))
     blocks: dict[str, list[np.ndarray]] = {name: [] for name in names}
     line = 2
-    for block in read_blocks(path, dict.fromkeys(names, pa.int64())):
+    for block in read_blocks(path, dict.fromkeys(names, pa.int64()), delimiter=delimiter):
         for name in names:
             blocks[name].append(integers(path, name, block.column(name), line))
         line += block.num_rows

@@ -1,7 +1,7 @@
 """Multi-task models that share parameters, with the sizes of our tables on Census-Income.
 
-All have the same towers; their bodies have 66,000 to 79,000 parameters with the features of Census-Income, but for
-`snr_trans`, whose transforms double them. The papers leave sizes out.
+All have the same towers; their bodies have 66,000 to 79,000 parameters with the features of Census-Income,
+but for `snr_trans`, whose transforms double them. The papers leave sizes out.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as ranking
 from jaxrec.protocols import sessions
 from jaxrec.tasks.next_item import next_item, retriever
-from jaxrec.tasks.objectives import Objective
-from jaxrec.tasks.parallel_sessions import negatives, parallel_sessions, shared_negatives
+from jaxrec.tasks.objectives import Objective, negatives, shared_negatives
+from jaxrec.tasks.parallel_sessions import parallel_sessions
 from jaxrec.train.epoch import Plan, listed, shuffled
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase, Selection

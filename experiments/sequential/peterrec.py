@@ -51,7 +51,7 @@ import scipy.special
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
-from jaxrec import losses, metrics
+from jaxrec import metrics
 from jaxrec.config import ready
 from jaxrec.data.events import cold_items
 from jaxrec.data.events.batching import labelled_columns
@@ -65,7 +65,7 @@ from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.peterrec import PeterRec, trainable, transfer
 from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.next_item import next_item
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import full_softmax
 from jaxrec.tasks.profile import described_users, profile
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate, make_scores
@@ -304,14 +304,7 @@ def pretrain(data: Data, config: Config) -> Variables:
     """Parameters of the NextItNet that is best at the next item of validation."""
     seen = "keep" if data.ranked else "exclude"  # shoppers go back to an item, users see a film once
     model, protocol = backbone(data, config), Protocol(seen=seen, loss="ce", selection="ndcg@10")
-
-    def all_items(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        where, targets = batch["targets"] != 0, batch["targets"]
-        return losses.softmax_cross_entropy(
-            hidden, table, targets, where=where, num_items=data.source.num_items, axis_name=axis_name
-        )
-
-    objective = Objective(lambda key, users, context: {}, all_items)
+    objective = full_softmax(num_items=data.source.num_items)
     size = config.pretrain_batch_size
     packed = ranking.training_rows(data.source, size, config.max_len, config.num_devices)
     fitted = fit_reusing(

@@ -32,6 +32,7 @@ from experiments.published import NONE, Published, published
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
+from jaxrec import losses
 from jaxrec.config import ready
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
@@ -43,7 +44,7 @@ from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.next_item import Encoder, next_item
-from jaxrec.tasks.objectives import full_softmax, sampled_bce
+from jaxrec.tasks.objectives import full_softmax, sampled
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
 from jaxrec.train.reuse import fit_reusing
@@ -188,7 +189,9 @@ def published_numbers(row: Row, config: Config) -> Published:
 def train(row: Row, data: ranking.Data, config: Config, protocol: Protocol) -> tuple[Encoder, Fitted]:
     """Trains a row for all seeds."""
     model = encoder_of(row, data.num_items, config)
-    objective = full_softmax() if loss_of(row) == "ce" else sampled_bce(data.num_items, data.excluded_width)
+    objective = (
+        full_softmax() if loss_of(row) == "ce" else sampled(losses.bce, data.num_items, data.excluded_width)
+    )
     rows = ranking.training_rows(data, config.batch_size, config.max_len, config.num_devices)
     fitted = fit_reusing(
         [Phase("train", next_item(model, objective, packed=rows), config.epochs)],

@@ -255,9 +255,7 @@ def training_of(
     def inputs_of(context: Context, session: Array) -> Array:
         return jnp.clip(context["length"][session] - 1, 0, config.max_len)
 
-    plan = shuffled(
-        split.num_train, config.batch_size, lengths=inputs_of, rows=packed.rows, width=packed.width
-    )
+    plan = shuffled(split.num_train, config.batch_size, lengths=inputs_of, packing=packed)
     return next_item(model, objective, packed=packed), plan, {}
 
 

@@ -67,11 +67,11 @@ from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import full_softmax
 from jaxrec.tasks.profile import described_users, profile
-from jaxrec.train.epoch import Plan, shuffled
+from jaxrec.train.epoch import shuffled
 from jaxrec.train.evaluate import evaluate, make_scores
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Batch, Context, Evaluation, Key, Protocol, Summarise, Task, Variables
+from jaxrec.types import Batch, Context, Evaluation, Key, Protocol, Summarise, Task, Variables
 
 EXPERIMENT = "peterrec"
 Row = Literal["random", "popularity", "scratch", "full", "head", "peterrec-serial", "peterrec-parallel"]
@@ -452,7 +452,7 @@ def train(
     fitted = fit_reusing(
         [Phase("train", task, config.epochs)],
         optimiser(row, config),
-        among(data.train, config.batch_size),
+        shuffled(len(data.columns["label"]), config.batch_size, examples=data.train),
         data.columns,
         Selection(
             evaluation(data.validation),
@@ -469,17 +469,6 @@ def train(
     )
     asked = evaluation(data.test)
     return fitted, evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)
-
-
-def among(users: np.ndarray, batch_size: int) -> Plan:
-    """Each of these examples once an epoch, in random order."""
-    plan = shuffled(len(users), batch_size)
-
-    def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
-        rows, fits = plan.draw(key, context)
-        return {**rows, "user": jnp.asarray(users)[rows["user"]]}, fits
-
-    return Plan(plan.num_steps, draw)
 
 
 def test_floor(row: Row, data: Data, config: Config) -> list[dict[str, float]]:

@@ -97,7 +97,7 @@ def training_plan(data: Data, batch_size: int, max_len: int, rows: Packing | Non
     def lengths(context: Context, user: Array) -> Array:
         return jnp.clip(context["length"][user] - 1, 0, max_len)
 
-    return shuffled(users, batch_size, lengths=lengths, rows=rows.rows, width=rows.width, **kwargs)
+    return shuffled(users, batch_size, lengths=lengths, packing=rows, **kwargs)
 
 
 def sampled_candidates(

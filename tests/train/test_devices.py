@@ -69,7 +69,7 @@ def plan() -> Plan:
     def lengths(context: Context, user: Array) -> Array:
         return jnp.clip(context["length"][user] - 1, 0, small.MAX_LEN)
 
-    return shuffled(len(small.LENGTHS), BATCH, lengths=lengths, rows=NEXT.rows, width=NEXT.width)
+    return shuffled(len(small.LENGTHS), BATCH, lengths=lengths, packing=NEXT)
 
 
 class Steps(NamedTuple):

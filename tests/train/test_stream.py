@@ -188,7 +188,7 @@ def sequence_plan(rows: Packing) -> Plan:
     def lengths(context: Context, user: Array) -> Array:
         return jnp.clip(context["length"][user] - 1, 0, small.MAX_LEN)
 
-    return shuffled(len(small.LENGTHS), 4, lengths=lengths, rows=rows.rows, width=rows.width)
+    return shuffled(len(small.LENGTHS), 4, lengths=lengths, packing=rows)
 
 
 def test_next_item_streams_to_the_bits_of_the_resident_epoch() -> None:

@@ -15,6 +15,8 @@ Variables = Mapping[str, Any]  # {"params": …, "batch_stats": …}
 Context = Mapping[str, Any]  # columns of a data set that live on the device: arrays, or trees of them
 Outputs = Any
 
+HISTORY = "history_"  # begins the name of a batch's columns of past events, [B, L], most recent last
+
 
 class Task(NamedTuple):
     """Model, loss, sampler and augmentation as four pure functions: all that a training loop knows.

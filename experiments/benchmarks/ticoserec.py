@@ -19,6 +19,7 @@ import numpy as np
 from experiments.benchmarks.timing import Figure, time_epoch, timed
 from experiments.sequential import ticoserec as paper
 from experiments.sequential.ticoserec_recipes import Recipe
+from jaxrec import losses
 from jaxrec.augment.views import View
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.layers.dropout import counter_bits
@@ -27,7 +28,7 @@ from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import next_item, retriever
-from jaxrec.tasks.objectives import sampled_bce
+from jaxrec.tasks.objectives import sampled
 from jaxrec.train.evaluate import make_rank
 from jaxrec.types import Protocol
 
@@ -50,7 +51,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
         attention_dropout=recipe.attention_dropout,
         bits=counter_bits,
     )
-    objective = sampled_bce(data.num_items, data.excluded_width)
+    objective = sampled(losses.bce, data.num_items, data.excluded_width)
     rows = ranking.training_rows(data, recipe.batch_size, recipe.max_len, 1)
     packed = ranking.training_plan(data, recipe.batch_size, recipe.max_len, rows)
     padded = ranking.training_plan(data, recipe.batch_size, recipe.max_len, None)

@@ -41,7 +41,7 @@ from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import impressions
-from jaxrec.tasks.ctr import Regularised, behaviours, ctr
+from jaxrec.tasks.ctr import Regularised, behaviours, ctr, next_behaviour, other_events
 from jaxrec.tasks.multitask import Target
 from jaxrec.train.parallel import axis_name
 from jaxrec.types import Batch, Context, Variables
@@ -215,8 +215,8 @@ def train(
     task = ctr(
         model(row, clicks, config),
         length=config.length,
-        num_items=clicks.num_items,
-        auxiliary="next_behaviour" in weights,
+        columns=other_events(clicks.num_items) if "next_behaviour" in weights else None,
+        terms={"next_behaviour": next_behaviour} if "next_behaviour" in weights else {},
         regularised=regularised(clicks, config.length) if "mini_batch_aware" in weights else (),
     )
     run = impressions.Run(

@@ -58,9 +58,9 @@ from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.nn.ranking.dlrm import DLRM
 from jaxrec.nn.ranking.pnn import PNN
 from jaxrec.protocols import impressions
-from jaxrec.tasks.ctr import HISTORY, ctr
+from jaxrec.tasks.ctr import ctr
 from jaxrec.tasks.multitask import Target
-from jaxrec.types import Task
+from jaxrec.types import HISTORY, Task
 
 EXPERIMENT = "feature_interaction"
 Plain = Literal[
@@ -237,7 +237,7 @@ def task_of(row: Row, setting: Setting, config: Config) -> Task:
             model = plain(row, setting.fields, config.dim)
     if setting.clicks is None:
         return impressions.multitask(model, [setting.target])
-    return ctr(model, length=config.length, num_items=setting.clicks.num_items)
+    return ctr(model, length=config.length)
 
 
 def train(row: Row, setting: Setting, config: Config) -> tuple[Any, list[dict[str, float]]]:

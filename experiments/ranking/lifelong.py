@@ -56,7 +56,7 @@ from jaxrec.nn.ranking.mimn import MIMN, answer, remember
 from jaxrec.nn.ranking.sim import SIM, of_search, transfer
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import impressions
-from jaxrec.tasks.ctr import behaviours, ctr
+from jaxrec.tasks.ctr import behaviours, ctr, memory_utilisation
 from jaxrec.tasks.multitask import Target
 from jaxrec.train.fit import Fitted
 from jaxrec.train.state import INIT, create
@@ -68,7 +68,7 @@ Row = Literal["din-recent", "base", "din", "sim-hard", "sim-soft", "sim-soft-pre
 ROWS: tuple[Row, ...] = (
     "din-recent", "base", "din", "sim-hard", "sim-soft", "sim-soft-pretrained", "eta", "mimn"
 )  # fmt: skip
-CLICK = Target("click", None, "label/click")
+CLICK, SEARCH = Target("click", None, "label/click"), Target("search", "search", "label/click")
 EVALUATION_BATCH = 256
 TIMED_BATCH = 8
 NUM_CATEGORIES = 10  # that are asked for; as many are not
@@ -188,9 +188,8 @@ def task_of(row: Row, clicks: Clicks, config: Config, length: int) -> tuple[Task
     task = ctr(
         model(row, clicks, config),
         length=read,
-        num_items=clicks.num_items,
-        search="search" in weights,
-        memory="memory_utilisation" in weights,
+        targets=[SEARCH] if "search" in weights else (),
+        terms={"memory_utilisation": memory_utilisation} if "memory_utilisation" in weights else {},
     )
     return task, weights
 
@@ -201,7 +200,7 @@ def task_of(row: Row, clicks: Clicks, config: Config, length: int) -> tuple[Task
 def pretraining(clicks: Clicks, config: Config, length: int) -> tuple[Task, dict[str, float]]:
     """The task of a search alone, whose output is what is served, and the weights of its losses."""
     search: Any = model("sim-soft-pretrained", clicks, config)
-    task = ctr(search.clone(served="search"), length=length, num_items=clicks.num_items, search=True)
+    task = ctr(search.clone(served="search"), length=length, targets=[SEARCH])
     return task, {"click": 0.0, "search": 1.0}
 
 

@@ -212,7 +212,7 @@ def training_of(row: Row, model: Encoder, data: ranking.Data, clusters: Clusters
     def length(context: Context, example: Array) -> Array:
         return jnp.clip(context["length"][context["example_user"][example]] - 1, 0, config.max_len)
 
-    plan = shuffled(len(user), batch_size, lengths=length, rows=rows.rows, width=rows.width)
+    plan = shuffled(len(user), batch_size, lengths=length, packing=rows)
     task = cluster_retrieval(model, in_cluster_softmax(clusters, config.num_samples), clusters, packed=rows)
     return Training(task, plan, data.columns | examples)
 

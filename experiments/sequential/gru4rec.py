@@ -50,8 +50,8 @@ from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as ranking
 from jaxrec.protocols import sessions
 from jaxrec.tasks.next_item import next_item, retriever
-from jaxrec.tasks.objectives import Objective
-from jaxrec.tasks.parallel_sessions import negatives, parallel_sessions, shared_negatives
+from jaxrec.tasks.objectives import Objective, negatives, shared_negatives
+from jaxrec.tasks.parallel_sessions import parallel_sessions
 from jaxrec.train.epoch import Plan, listed, shuffled
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -254,9 +254,7 @@ def training_of(
     def inputs_of(context: Context, session: Array) -> Array:
         return jnp.clip(context["length"][session] - 1, 0, config.max_len)
 
-    plan = shuffled(
-        split.num_train, config.batch_size, lengths=inputs_of, rows=packed.rows, width=packed.width
-    )
+    plan = shuffled(split.num_train, config.batch_size, lengths=inputs_of, packing=packed)
     return next_item(model, objective, packed=packed), plan, {}
 
 

@@ -47,7 +47,7 @@ from experiments import common
 from experiments.common import NONE, Published, means, save
 from experiments.sequential.hstu_recipes import LARGE, OTHER_CANDIDATES, PUBLISHED, README, RECIPES, Recipe
 from jaxrec import config as command_line
-from jaxrec import packing
+from jaxrec import losses, packing
 from jaxrec.augment.stochastic_length import stochastic_length
 from jaxrec.config import ready
 from jaxrec.data.events.interactions import Sequences
@@ -62,7 +62,7 @@ from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.next_item import Encoder, next_item
-from jaxrec.tasks.objectives import Objective, sampled_bce, uniform_softmax
+from jaxrec.tasks.objectives import Objective, sampled, uniform_softmax
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
 from jaxrec.train.reuse import fit_reusing
@@ -237,14 +237,12 @@ def encoder_of(row: Row, num_items: int, config: Config) -> Encoder:
     return encoder if row == "sasrec-bce" else Cosine(encoder)
 
 
-def objective_of(row: Row, data: ranking.Data, config: Config) -> tuple[Objective, str]:
-    """How a row is trained, and its name in the protocol."""
+def objective_of(row: Row, data: ranking.Data, config: Config) -> Objective:
+    """How a row is trained."""
     if row == "sasrec-bce":
-        return sampled_bce(data.num_items, data.excluded_width), "bce"
+        return sampled(losses.bce, data.num_items, data.excluded_width)
     samples = recipe_of(config, row).num_samples
-    per = "a batch" if config.shared else "an event"
-    name = f"softmax of cosines / {TEMPERATURE}, {samples} uniform negatives {per}"
-    return uniform_softmax(data.num_items, samples, temperature=TEMPERATURE, shared=config.shared), name
+    return uniform_softmax(data.num_items, samples, temperature=TEMPERATURE, shared=config.shared)
 
 
 def shortened_rows(data: ranking.Data, config: Config, max_len: int) -> Packing:
@@ -267,7 +265,7 @@ def shortened_rows(data: ranking.Data, config: Config, max_len: int) -> Packing:
 def task_of(row: Row, model: Encoder, data: ranking.Data, config: Config) -> tuple[Task, Packing, bool]:
     """The task, its packed rows, and whether the order of an epoch has to place users in them."""
     max_len = model.max_len
-    objective, _ = objective_of(row, data, config)
+    objective = objective_of(row, data, config)
     if config.alpha and row.startswith("hstu"):
         rows = shortened_rows(data, config, max_len)
         shorten = functools.partial(stochastic_length, max_len=max_len, alpha=config.alpha)
@@ -349,7 +347,9 @@ def run(config: Config) -> None:
             found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             path = store(model=row, config={}, protocol=protocol, metrics=found)
         else:
-            protocol = protocol._replace(loss=objective_of(row, data, config)[1], selection="ndcg@10")
+            protocol = protocol._replace(
+                loss=objective_of(row, data, config).description, selection="ndcg@10"
+            )
             model, fitted = train(row, data, config, protocol)
             asked = ranking.evaluation(model, data, protocol, "test")
             found = evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)

@@ -232,12 +232,13 @@ def plan_of(data: Data, config: Config) -> tuple[Plan, Packing]:
     rows = packing.rows_needed(
         lengths, config.batch_size, config.max_len, multiple=config.num_devices, deviations=3.0
     )
+    packed = Packing(rows, config.max_len)
 
     def read(context: Context, user: Array) -> Array:
         return jnp.minimum(context["length"][user], config.max_len)
 
-    plan = shuffled(len(lengths), config.batch_size, lengths=read, rows=rows, width=config.max_len)
-    return plan, Packing(rows, config.max_len)
+    plan = shuffled(len(lengths), config.batch_size, lengths=read, packing=packed)
+    return plan, packed
 
 
 def ask_retrieval(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, config: Config) -> Evaluation:

@@ -50,7 +50,7 @@ import scipy.special
 
 from experiments.common import check, described, means, save
 from jaxrec import config as command_line
-from jaxrec import losses, metrics
+from jaxrec import metrics
 from jaxrec.config import ready
 from jaxrec.data.events import cold_items
 from jaxrec.data.events.batching import labelled_columns
@@ -64,13 +64,13 @@ from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.peterrec import PeterRec, trainable, transfer
 from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.next_item import next_item
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import full_softmax
 from jaxrec.tasks.profile import described_users, profile
-from jaxrec.train.epoch import Plan, shuffled
+from jaxrec.train.epoch import shuffled
 from jaxrec.train.evaluate import evaluate, make_scores
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Batch, Context, Evaluation, Key, Protocol, Summarise, Task, Variables
+from jaxrec.types import Batch, Context, Evaluation, Key, Protocol, Summarise, Task, Variables
 
 EXPERIMENT = "peterrec"
 Row = Literal["random", "popularity", "scratch", "full", "head", "peterrec-serial", "peterrec-parallel"]
@@ -303,14 +303,7 @@ def pretrain(data: Data, config: Config) -> Variables:
     """Parameters of the NextItNet that is best at the next item of validation."""
     seen = "keep" if data.ranked else "exclude"  # shoppers go back to an item, users see a film once
     model, protocol = backbone(data, config), Protocol(seen=seen, loss="ce", selection="ndcg@10")
-
-    def all_items(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        where, targets = batch["targets"] != 0, batch["targets"]
-        return losses.softmax_cross_entropy(
-            hidden, table, targets, where=where, num_items=data.source.num_items, axis_name=axis_name
-        )
-
-    objective = Objective(lambda key, users, context: {}, all_items)
+    objective = full_softmax(num_items=data.source.num_items)
     size = config.pretrain_batch_size
     packed = ranking.training_rows(data.source, size, config.max_len, config.num_devices)
     fitted = fit_reusing(
@@ -458,7 +451,7 @@ def train(
     fitted = fit_reusing(
         [Phase("train", task, config.epochs)],
         optimiser(row, config),
-        among(data.train, config.batch_size),
+        shuffled(len(data.columns["label"]), config.batch_size, examples=data.train),
         data.columns,
         Selection(
             evaluation(data.validation),
@@ -475,17 +468,6 @@ def train(
     )
     asked = evaluation(data.test)
     return fitted, evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)
-
-
-def among(users: np.ndarray, batch_size: int) -> Plan:
-    """Each of these examples once an epoch, in random order."""
-    plan = shuffled(len(users), batch_size)
-
-    def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
-        rows, fits = plan.draw(key, context)
-        return {**rows, "user": jnp.asarray(users)[rows["user"]]}, fits
-
-    return Plan(plan.num_steps, draw)
 
 
 def test_floor(row: Row, data: Data, config: Config) -> list[dict[str, float]]:

@@ -284,9 +284,7 @@ def of_sessions(model: Encoder, data: sessions.Data, of: Protocol, config: Confi
 
     return Method(
         next_item.next_item(model, objectives.full_softmax(), packed=rows),
-        shuffled(
-            data.split.num_train, config.session_batch_size, lengths=lengths, rows=rows.rows, width=rows.width
-        ),
+        shuffled(data.split.num_train, config.session_batch_size, lengths=lengths, packing=rows),
         optax.adam(config.session_learning_rate),
         ask,
     )

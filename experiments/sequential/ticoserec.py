@@ -43,7 +43,7 @@ from experiments.sequential.ticoserec_recipes import (
     remarks_of,
 )
 from jaxrec import config as command_line
-from jaxrec import packing
+from jaxrec import losses, packing
 from jaxrec.augment import operators as ops
 from jaxrec.augment import similarity
 from jaxrec.augment.similarity import Similar
@@ -61,7 +61,7 @@ from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks import contrastive
 from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import item_table, next_item
-from jaxrec.tasks.objectives import sampled_bce
+from jaxrec.tasks.objectives import sampled
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
 from jaxrec.train.reuse import fit_reusing
@@ -263,7 +263,7 @@ def phases_of(
     row: Row, model: SASRec, data: ranking.Data, recipe: Recipe, config: Config, rows: Packing
 ) -> list[Phase]:
     """Plain epochs, then epochs with views, then epochs whose similar items also come from the item table."""
-    task = next_item(model, sampled_bce(data.num_items, data.excluded_width), packed=rows)
+    task = next_item(model, sampled(losses.bce, data.num_items, data.excluded_width), packed=rows)
     if not recipe.weight:
         return [Phase("plain", task, recipe.epochs)]
     view = view_of(recipe, config)

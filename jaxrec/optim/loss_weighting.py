@@ -22,7 +22,7 @@ from jaxrec.types import Array, Key
 Losses = Mapping[str, Array]
 
 
-class Objective(NamedTuple):
+class TaskLosses(NamedTuple):
     """The losses of one step as functions of the model's parameters.
 
     losses(params, probes) -> ({name: this device's share}, anything else)
@@ -38,7 +38,8 @@ class Descent(NamedTuple):
     """What a weighting gives the step.
 
     gradient: of {"model": …, "weighting": …}, summed over devices; state: what it remembers next; rest: what
-    the objective returned beside the losses; logs: scalars, the losses by name and their total as "loss".
+    `TaskLosses.losses` returned beside the losses; logs: scalars, the losses by name and their total as
+    "loss".
     """
 
     gradient: Any
@@ -54,7 +55,7 @@ class Weighting(Protocol):
     def init(self) -> Callable[[], tuple[Any, Any]]: ...
 
     def gradient(
-        self, objective: Objective, params: Any, state: Any, key: Key, axis_name: str | None = None
+        self, tasks: TaskLosses, params: Any, state: Any, key: Key, axis_name: str | None = None
     ) -> Descent:
         """The direction to descend from params {"model": …, "weighting": …}; traces the losses once."""
 
@@ -72,10 +73,10 @@ class LossWeighting(NamedTuple):
     combine: Callable[..., tuple[Array, Any, dict[str, Any]]]
 
     def gradient(
-        self, objective: Objective, params: Any, state: Any, key: Key, axis_name: str | None = None
+        self, tasks: TaskLosses, params: Any, state: Any, key: Key, axis_name: str | None = None
     ) -> Descent:
         """The gradient of the total, by one backward pass with ∂ total / ∂ loss as its cotangents."""
-        shares, pull_back, rest = jax.vjp(lambda p: objective.losses(p, {}), params["model"], has_aux=True)
+        shares, pull_back, rest = jax.vjp(lambda p: tasks.losses(p, {}), params["model"], has_aux=True)
         losses = summed(shares, axis_name)
 
         def combined(learned: Any, losses: Losses) -> tuple[Array, tuple[Any, dict[str, Any]]]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec.optim.loss_weighting import Descent, Objective, summed, without
+from jaxrec.optim.loss_weighting import Descent, TaskLosses, summed, without
 from jaxrec.types import Array, Key
 
 Parameters = Sequence[str] | Callable[[str], bool]  # prefixes of paths such as "model/bottom", or a predicate
@@ -51,7 +51,7 @@ class GradientBalancing(NamedTuple):
         return self._replace(fixed=dict(fixed))
 
     def gradient(
-        self, objective: Objective, params: Any, state: Any, key: Key, axis_name: str | None = None
+        self, tasks: TaskLosses, params: Any, state: Any, key: Key, axis_name: str | None = None
     ) -> Descent:
         """Balances the gradients of the tasks.
 
@@ -60,8 +60,8 @@ class GradientBalancing(NamedTuple):
         """
         model = params["model"]
         shared, measured = marks(self.shared, model), marks(self.measured, model)
-        probes = _probes(objective) if self.measured is None else {}
-        shares, pull_back, rest = jax.vjp(objective.losses, model, probes, has_aux=True)
+        probes = _probes(tasks) if self.measured is None else {}
+        shares, pull_back, rest = jax.vjp(tasks.losses, model, probes, has_aux=True)
         losses = summed(shares, axis_name)
         names = sorted(without(losses, self.fixed) if self.fixed else losses)
 
@@ -123,8 +123,8 @@ def marks(which: Parameters | None, tree: Any) -> list[bool]:
     return found
 
 
-def _probes(objective: Objective) -> dict[str, Any]:
-    probes = objective.probes()
+def _probes(tasks: TaskLosses) -> dict[str, Any]:
+    probes = tasks.probes()
     if not _representations(probes):
         raise ValueError(
             "the model marks no shared representation: let it pass what all tasks read through "

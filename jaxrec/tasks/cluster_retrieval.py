@@ -67,7 +67,8 @@ def in_cluster_softmax(clusters: Clusters, num_samples: int) -> Objective:
             axis_name=axis_name,
         )
 
-    return Objective(draw, loss)
+    text = "sampled softmax" if clusters.num_clusters == 1 else "in-cluster sampled softmax"
+    return Objective(draw, loss, "ssm", text)
 
 
 def cluster_retrieval(

@@ -1,4 +1,13 @@
-"""Click prediction after a history, gathered on the device; the losses of DIN, DIEN, SIM and MIMN."""
+"""Click prediction after a history, gathered on the device, with whatever else a model is trained by.
+
+A model's further losses are arguments of `ctr`, made of three parts, each optional: `columns` that are drawn
+for a batch, `targets` with a label of their own, and `terms` of all outputs.
+
+    DIN    ctr(module, length=50, loss=losses.focal)                        another loss of the click
+    DIEN   ctr(module, length=50, columns=other_events(num_items), terms={"next_behaviour": next_behaviour})
+    SIM    ctr(module, length=1000, targets=[Target("search", "search", LABEL)])
+    MIMN   ctr(module, length=1000, terms={"memory_utilisation": memory_utilisation})
+"""
 
 from __future__ import annotations
 
@@ -10,10 +19,12 @@ import jax.numpy as jnp
 
 from jaxrec import losses
 from jaxrec.data.tables.click_histories import SHARED
-from jaxrec.tasks.multitask import Model, Target, multitask
-from jaxrec.types import Array, Batch, Context, Key, Outputs, Task, Variables
+from jaxrec.tasks.multitask import Model, Target, Term, multitask, output_of
+from jaxrec.types import HISTORY, Array, Batch, Context, Key, Outputs, Task, Variables
 
-HISTORY, NEGATIVE = "history_", "negative_"
+LABEL, NEGATIVE = "label/click", "negative_"
+
+Columns = Callable[[Key, Batch, Context], Batch]  # (key, columns of `behaviours`, shared) -> further columns
 
 
 class Regularised(NamedTuple):
@@ -65,67 +76,83 @@ def rows_of(column: Array, ids: Array) -> Array:
     return jnp.asarray(column).at[ids].get(mode="fill", fill_value=outside, wrap_negative_indices=False)
 
 
-def other_events(key: Key, batch: Batch, shared: Context, num_items: int) -> Batch:
-    """`negative_<name>` [B, L] beside each history column: uniform items other than the event (DIEN)."""
-    history = batch[f"{HISTORY}item"]
-    step = jax.random.randint(key, history.shape, 1, num_items)  # 1..V - 1, so never back to the event
-    negative = jnp.where(history > 0, (history - 1 + step) % num_items + 1, 0)
-    found = {f"{NEGATIVE}item": negative}
-    return found | {
-        f"{NEGATIVE}{name}": rows_of(column, negative) for name, column in shared["items"].items()
-    }
+def other_events(num_items: int) -> Columns:
+    """Columns `negative_<name>` [B, L] beside each history column: uniform items other than the event (DIEN).
+
+    Raises:
+      ValueError: there are fewer than two items.
+    """
+    if num_items < 2:
+        raise ValueError(f"num_items={num_items}: must be at least 2, an event's item and another one")
+
+    def draw(key: Key, batch: Batch, shared: Context) -> Batch:
+        history = batch[f"{HISTORY}item"]
+        step = jax.random.randint(key, history.shape, 1, num_items)  # 1..V - 1, so never back to the event
+        negative = jnp.where(history > 0, (history - 1 + step) % num_items + 1, 0)
+        found = {f"{NEGATIVE}item": negative}
+        return found | {
+            f"{NEGATIVE}{name}": rows_of(column, negative) for name, column in shared["items"].items()
+        }
+
+    return draw
+
+
+def next_behaviour(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
+    """DIEN's term (`losses.next_behaviour`), of the outputs "next", "negative" and "steps" [B, L]."""
+    where = outputs["steps"]
+    pos, neg = outputs["next"], outputs["negative"]
+    return losses.next_behaviour(pos, neg, where=where, rows=batch["mask"], axis_name=axis_name)
+
+
+def memory_utilisation(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
+    """MIMN's term (`losses.memory_utilisation`), of the output "usage" [B, slots]."""
+    return losses.memory_utilisation(outputs["usage"], where=batch["mask"], axis_name=axis_name)
+
+
+def click_logit(outputs: Outputs) -> Array:
+    """The logit of a click [B]: the outputs themselves or, of a dict, "click"."""
+    return output_of(outputs, Target("click", "click" if isinstance(outputs, Mapping) else None, LABEL))
 
 
 def ctr(
     module: Model,
     *,
     length: int,
-    num_items: int,
-    auxiliary: bool = False,
-    search: bool = False,
-    memory: bool = False,
+    loss: Callable[..., Array] = losses.binary_cross_entropy,
+    targets: Sequence[Target] = (),
+    terms: Mapping[str, Term] | None = None,
+    columns: Columns | None = None,
     regularised: Sequence[Regularised] = (),
 ) -> Task:
-    """Clicks as one task over `data.behaviours.Clicks.columns()`: the loss "click", and what is asked beside.
+    """Clicks as one task over `Clicks.columns()`: the loss "click", and those that are given beside it.
 
-    module: called as module(batch, train=…), with the columns of `behaviours`; gives a logit [B] or, with
-    `auxiliary`, `search` or `memory`, in training a dict whose "click" it is, such as DIEN's. predict always
-    gives logits [B], of a batch made by `behaviours`.
-    length: events of a history. auxiliary: adds "next_behaviour", telling events from others drawn uniformly.
-    search: adds "search", the cross-entropy of the output "search", as of SIM's search unit.
-    memory: adds "memory_utilisation" of the output "usage", as of MIMN.
-    regularised: adds "mini_batch_aware", the sum over these tables.
+    module: called as module(batch, train=…), with the columns of `behaviours`; gives a logit [B] or, in
+    training, a dict whose "click" it is, such as DIEN's. predict always gives logits [B], of a batch made by
+    `behaviours`.
+    length: events of a history.
+    loss: of the click, called as loss(logits, labels, where=…, axis_name=…): `losses.focal` and its like.
+    targets, terms: further losses, as of `multitask`.
+    columns: further columns of a batch, drawn with the step's key, such as `other_events`.
+    regularised: adds the loss "mini_batch_aware", the sum over these tables.
 
     Raises:
-      ValueError: length < 1, or auxiliary with fewer than two items.
+      ValueError: length < 1, or two losses of one name.
     """
-    if length < 1 or (auxiliary and num_items < 2):
+    if length < 1:
+        raise ValueError(f"length={length}: must be at least 1")
+    if regularised and "mini_batch_aware" in {*(target.name for target in targets), *(terms or {})}:
         raise ValueError(
-            f"length={length}, num_items={num_items}: must be at least 1, and 2 items to draw from"
+            "loss 'mini_batch_aware': stands for the regularised tables; give the other one another name"
         )
-
-    def next_behaviour(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
-        where = outputs["steps"]
-        pos, neg = outputs["next"], outputs["negative"]
-        return losses.next_behaviour(pos, neg, where=where, rows=batch["mask"], axis_name=axis_name)
-
-    def memory_utilisation(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
-        return losses.memory_utilisation(outputs["usage"], where=batch["mask"], axis_name=axis_name)
-
-    named = auxiliary or search or memory
-    targets = [Target("click", "click" if named else None, "label/click")]
-    targets += [Target("search", "search", "label/click")] if search else []
-    terms = {"next_behaviour": next_behaviour} if auxiliary else {}
-    terms |= {"memory_utilisation": memory_utilisation} if memory else {}
-    base = multitask(module, targets, terms=terms)
+    base = multitask(module, [Target("click", click_logit, LABEL, loss), *targets], terms=terms)
 
     def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
         shared = context[SHARED]
         read = {name: column[rows["user"]] for name, column in context.items() if name != SHARED}
         batch = {**behaviours(read, shared, length), "mask": rows["mask"]}
-        return {**batch, **other_events(key, batch, shared, num_items)} if auxiliary else batch
+        return batch if columns is None else {**batch, **columns(key, batch, shared)}
 
-    def loss(
+    def all_losses(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
         found, updates = base.losses(variables, batch, key, axis_name)
@@ -135,7 +162,7 @@ def ctr(
             )
         return found, updates
 
-    return base._replace(prepare=prepare, losses=loss)
+    return base._replace(prepare=prepare, losses=all_losses)
 
 
 def _of_table(each: Regularised, variables: Variables, batch: Batch, axis_name: str | None) -> Array:

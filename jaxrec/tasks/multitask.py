@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxrec import losses
 from jaxrec.types import Array, Batch, Context, Key, Outputs, Task, Variables
 
+Term = Callable[[Outputs, Batch, str | None], Array]  # (outputs, batch, axis name) -> this device's share
 FIXED = ("params", "perturbations", "constants")  # collections that a step of training does not update
 
 
@@ -31,15 +32,16 @@ class Model(Protocol):
 class Target(NamedTuple):
     """One supervised output.
 
-    name: of the loss. output: column of outputs [B, T], name in a dict of [B], None for outputs [B].
+    name: of the loss. output: column of outputs [B, T], name in a dict of [B], None for outputs [B], or a
+    function of the outputs that gives it, [B].
     label: column of the batch.
-    loss: called as loss(output, label, where=…, axis_name=…), with weight=… if there is one; gives this
-    device's share. space: bool column of the rows that have this label, None for all. weight: column of
-    weights of rows.
+    loss: such as `losses.focal`, called as loss(output, label, where=…, axis_name=…), with weight=… if there
+    is one; gives this device's share.
+    space: bool column of the examples that have this label, None for all. weight: column of their weights.
     """
 
     name: str
-    output: int | str | None
+    output: int | str | Callable[[Outputs], Array] | None
     label: str
     loss: Callable[..., Array] = losses.binary_cross_entropy
     space: str | None = None
@@ -51,7 +53,7 @@ def multitask(
     targets: Sequence[Target],
     *,
     inputs: Callable[[Batch], Any] = lambda batch: batch,
-    terms: Mapping[str, Callable[[Outputs, Batch, str | None], Array]] | None = None,
+    terms: Mapping[str, Term] | None = None,
     penalties: Mapping[str, Callable[[Any], Array]] | None = None,
 ) -> Task:
     """The task of predicting all targets at once. predict returns the module's outputs, which are logits.
@@ -131,6 +133,8 @@ def output_of(outputs: Outputs, target: Target) -> Array:
     Raises:
       ValueError: the outputs have no such column or name.
     """
+    if callable(target.output):
+        return target.output(outputs)
     if target.output is None and not isinstance(outputs, Mapping) and outputs.ndim == 1:
         return outputs
     if isinstance(outputs, Mapping) != isinstance(target.output, str) or target.output is None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxrec import losses, packing
 from jaxrec.tasks.encoder import Encoder, check_keywords, numbered, only_params, refuse_times
 from jaxrec.tasks.next_item import item_table
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import Objective, draw_nothing
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 
 
@@ -31,7 +31,7 @@ def sigmoid_softmax(block: int = 4096) -> Objective:
             hidden, table, targets, where=targets != 0, block=block, axis_name=axis_name
         )
 
-    return Objective(lambda key, users, context: {}, loss)
+    return Objective(draw_nothing, loss, "sigmoid", "sigmoid softmax")
 
 
 def next_click(model: Encoder, objective: Objective, *, last_only: bool = False) -> Task:

@@ -1,75 +1,169 @@
-"""Objectives: how hidden states are scored against next items, for `tasks.next_item` and its kin."""
+"""Objectives: how hidden states are scored against next items, for `tasks.next_item` and its kin.
+
+An objective draws what a loss needs besides the targets and calls a loss of `jaxrec.losses`, or your own. Its
+`name` ends the name of a row in a table and its `description` is what the row's protocol says of the loss, so
+that neither can differ from what is trained.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec import losses, sampling
 from jaxrec.types import Array, Batch, Context, Key
 
 PRODUCT_UP_TO = 32  # items a sample: with fewer, scores of all items are cheaper than reading vectors (CPU)
+SHORT_NAMES: Mapping[str, str] = {"sampled_softmax": "ssm", "softmax_cross_entropy": "ce"}
+
+Draw = Callable[[Key, Array, Context], Mapping[str, Array]]
 
 
-class Objective(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Objective:
     """How hidden states are scored against targets.
 
     draw(key, users, context) -> extra columns of the batch, where users are [R, L] indices of users;
     loss(hidden [R, L, D], table [V, D], batch, axis_name) -> this device's share of the loss. Targets are 0
     where there is none. Any other that is no item of the table, or a sample that is none, makes it NaN.
-    """
-
-    draw: Callable[[Key, Array, Context], Mapping[str, Array]]
-    loss: Callable[..., Array]
-
-
-def sampled_bce(num_items: int, excluded_width: int) -> Objective:
-    """Binary cross-entropy with one negative an event, uniform over the items a user has not used.
-
-    num_items: largest item id; excluded_width: most distinct items of any user.
+    name: short, as it ends a row's name, such as "bpr"; description: what a protocol says of the loss, by
+    default the name.
 
     Raises:
-      ValueError: a user has used every item, so there is no negative.
+      ValueError: the name is empty or has a space.
+    """
+
+    draw: Draw
+    loss: Callable[..., Array]
+    name: str
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name.split() != [self.name]:
+            raise ValueError(f"name={self.name!r}: must be one word, such as 'bpr', as it ends a row's name")
+        object.__setattr__(self, "description", self.description or self.name)
+
+
+def loss_name(loss: Callable[..., Any]) -> str:
+    """The short name of a loss, from that of its function: `losses.bpr_max` → "bpr-max".
+
+    Raises:
+      ValueError: it has no name, as a lambda has none.
+    """
+    while isinstance(loss, functools.partial):
+        loss = loss.func
+    found = getattr(loss, "__name__", "")
+    if not found.isidentifier():
+        raise ValueError(f"loss={loss!r}: has no name of its own; give one, such as name='bpr'")
+    return SHORT_NAMES.get(found, found.replace("_", "-"))
+
+
+def draw_nothing(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
+    """The draw of an objective without samples: no column."""
+    return {}
+
+
+def sampled(
+    loss: Callable[..., Array],
+    num_items: int,
+    excluded_width: int,
+    *,
+    num_negatives: int = 1,
+    name: str = "",
+    description: str = "",
+) -> Objective:
+    """A loss of each event's target against negatives, uniform over the items its user has not used.
+
+    Args:
+      loss: called as loss(pos [...], neg, where=…, axis_name=…): `losses.bce`, `losses.bpr` and their like.
+        neg is [..., N] of several negatives; of one it is [...] if the loss takes that, else [..., 1].
+      num_items: largest item id. excluded_width: most distinct items of any user.
+      num_negatives: N, of each event, drawn with replacement.
+      name: by default that of the loss; description: by default the name and, of several, their number.
+
+    Raises:
+      ValueError: a user has used every item, so there is no negative; the number of negatives is below 1, or
+        the loss does not take so many; the loss has no name.
     """
     if excluded_width >= num_items:
         raise ValueError(
             f"excluded_width={excluded_width}: a user has used all {num_items} items, so there is no "
             "negative to draw; use a loss without sampled negatives or leave the user out"
         )
+    if num_negatives < 1:
+        raise ValueError(f"num_negatives={num_negatives}: must be at least 1")
+    name = name or loss_name(loss)
+    shape = _shape_of_negatives(loss, num_negatives, name)
 
     def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
+        drawn = jnp.broadcast_to(users.reshape(*users.shape, *(1 for _ in shape)), (*users.shape, *shape))
         negatives, _ = sampling.uniform_excluding_flat(
             key,
             num_items=num_items,
             excluded=context["excluded"],
-            start=context["excluded_start"][users],
-            count=context["excluded_length"][users],
+            start=context["excluded_start"][drawn],
+            count=context["excluded_length"][drawn],
             width=excluded_width,
         )
         return {"negatives": negatives}
 
-    def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        ids, real = jnp.stack([batch["targets"], batch["negatives"]], -1), batch["targets"] != 0
+    def value(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
+        targets = batch["targets"]
+        real = targets != 0
+        ids = jnp.concatenate([targets[..., None], batch["negatives"].reshape(*targets.shape, -1)], -1)
         scores = jnp.einsum("...d,...kd->...k", hidden, table[ids])
         known = min(num_items + 1, table.shape[0])
         scores = losses.nan_outside(scores, ids, known, where=real[..., None])
-        return losses.bce(scores[..., 0], scores[..., 1], where=real, axis_name=axis_name)
+        neg = scores[..., 1:].reshape(*targets.shape, *shape)
+        return loss(scores[..., 0], neg, where=real, axis_name=axis_name)
 
-    return Objective(draw, loss)
+    several = f"{name}, {num_negatives} negatives an event" if num_negatives > 1 else ""
+    return Objective(draw, value, name, description or several)
 
 
-def full_softmax(block: int = 4096) -> Objective:
-    """Cross-entropy over all items, computed in blocks of items."""
+def _shape_of_negatives(loss: Callable[..., Array], number: int, name: str) -> tuple[int, ...]:
+    """The axes that a loss wants negatives to have beyond those of the targets: () or (number,).
+
+    The loss is tried on shapes that broadcast against each other in no other way.
+    """
+    lead, reasons = (5, 7), []
+    for shape in ((), (1,)) if number == 1 else ((number,),):
+        pos, neg = (jax.ShapeDtypeStruct(dims, jnp.float32) for dims in (lead, (*lead, *shape)))
+        where = jax.ShapeDtypeStruct(lead, jnp.bool_)
+        try:
+            found = jax.eval_shape(lambda p, n, w: loss(p, n, where=w, axis_name=None), pos, neg, where)
+        except (TypeError, ValueError) as error:
+            reasons.append(str(error))
+        else:
+            if getattr(found, "shape", None) == ():
+                return shape
+            reasons.append(f"it gives {found} in place of one number")
+    raise ValueError(
+        f"loss {name!r}: does not take num_negatives={number}: expected loss(pos [...], neg [..., N], "
+        f"where=…, axis_name=…) -> one number; its own words: {'; '.join(reasons)}"
+    )
+
+
+def full_softmax(block: int = 4096, *, num_items: int | None = None) -> Objective:
+    """Cross-entropy over all items, computed in blocks of items.
+
+    num_items: largest item id, where rows of the table past it are no candidates, such as that of a mask;
+    None: every row is an item.
+    """
 
     def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        where = batch["targets"] != 0
+        targets = batch["targets"]
         return losses.softmax_cross_entropy(
-            hidden, table, batch["targets"], where=where, block=block, axis_name=axis_name
+            hidden, table, targets, where=targets != 0, num_items=num_items, block=block, axis_name=axis_name
         )
 
-    return Objective(lambda key, users, context: {}, loss)
+    return Objective(draw_nothing, loss, "ce")
 
 
 def sampled_softmax(num_samples: int, table: sampling.Popularity) -> Objective:
@@ -99,7 +193,8 @@ def sampled_softmax(num_samples: int, table: sampling.Popularity) -> Objective:
             axis_name=axis_name,
         )
 
-    return Objective(draw, loss)
+    text = f"sampled softmax, logQ 1; {num_samples} by popularity, shared by the batch"
+    return Objective(draw, loss, "ssm-logq", text)
 
 
 def uniform_softmax(
@@ -139,7 +234,102 @@ def uniform_softmax(
             axis_name=axis_name,
         )
 
-    return Objective(draw, loss)
+    per = "a batch" if shared else "an event"
+    text = f"softmax of cosines / {temperature}, {num_samples} uniform negatives {per}"
+    return Objective(draw, loss, "ssm", text)
+
+
+class Negatives(NamedTuple):
+    """What the targets of a batch are ranked against: the other targets of the batch, and samples.
+
+    table: the distribution of samples, ∝ count^alpha. log_q: what the correction, logq of the whole one,
+    subtracts from the scores of targets, and from those of samples, by item id, [vocab_size] each.
+    """
+
+    num_samples: int
+    table: sampling.Popularity
+    log_q: tuple[Array, Array]
+    alpha: float
+    logq: float
+
+
+def negatives(counts: np.ndarray, *, num_samples: int, alpha: float, logq: float = 0.0) -> Negatives:
+    """Negatives as the authors' code of GRU4Rec has them; built on the host.
+
+    Samples follow p(item) ∝ count^alpha. The logQ correction subtracts logq · log count from the scores of
+    targets, and logq · alpha · log count from those of samples: the frequencies by which the two come, each
+    up to a constant of its own, which the code leaves out as well.
+
+    Args:
+      counts: how often each item occurs in training, [vocab_size]; entry 0 (padding) is ignored.
+      num_samples: drawn at every step, the same for all examples; 0 leaves the targets of the batch.
+      alpha: 1 is popularity, 0 uniform over all items. With 0, items without a training event are drawn too
+        and learn to score low; the code knows none of them, neither here nor in ranking.
+      logq: 0 for no correction, 1 for all of it.
+
+    Raises:
+      ValueError: num_samples is negative, or logq outside 0..1; as `sampling.popularity_table`.
+    """
+    if num_samples < 0:
+        raise ValueError(f"num_samples={num_samples}: must be at least 0")
+    if not 0 <= logq <= 1:
+        raise ValueError(f"logq={logq}: must lie in 0..1")
+    table = sampling.popularity_table(counts, alpha=alpha)
+    known = np.maximum(np.asarray(counts, np.float64), 1.0)  # an item that never occurs is no target
+    known[0] = 1.0
+    lowered = logq * np.log(known)
+    log_q = jnp.asarray(lowered, jnp.float32), jnp.asarray(alpha * lowered, jnp.float32)
+    return Negatives(num_samples, table, log_q, alpha, logq)
+
+
+def shared_negatives(
+    loss: Callable[..., Array],
+    drawn: Negatives,
+    *,
+    activation: Callable[[Array], Array] | None = None,
+    leave_out_hits: bool = False,
+    name: str = "",
+) -> Objective:
+    """A loss of each target's score against those of all other targets of the batch and of shared samples.
+
+    Args:
+      loss: called as loss(pos [T], neg [T, N], accidental=…, where=…, axis_name=…): `losses.bpr_max`,
+        `top1_max`, `top1`, `bpr`, `sampled_softmax` and their like.
+      activation: of the scores, such as an ELU for BPR-max; it has to be monotone, as ranks are those of the
+        scores without it.
+      leave_out_hits: whether a negative that is the event's own target is left out. The authors' code keeps
+        it.
+      name: by default that of the loss.
+    """
+    name = name or loss_name(loss)
+    called = f"sampled softmax, logQ {drawn.logq:g}" if name == "ssm" else name
+
+    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
+        samples, _ = sampling.popularity(key, (drawn.num_samples,), drawn.table)
+        return {"samples": jnp.broadcast_to(samples, (users.shape[0], drawn.num_samples))}
+
+    def value(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
+        targets, samples = batch["targets"].reshape(-1), batch["samples"][0]
+        first, every = 0, targets
+        if axis_name is not None:  # the targets of all devices are negatives on each
+            every = jax.lax.all_gather(targets, axis_name, tiled=True)
+            first = jax.lax.axis_index(axis_name) * targets.shape[0]
+        candidates = jnp.concatenate([every, samples])
+        lowered = jnp.concatenate([drawn.log_q[0][every], drawn.log_q[1][samples]])
+        scores = losses.products(hidden.reshape(-1, hidden.shape[-1]), table[candidates]) - lowered
+        known = min(table.shape[0], drawn.log_q[0].shape[0])
+        used = (candidates != 0) & (targets != 0)[:, None]
+        scores = losses.nan_outside(scores, candidates, known, where=used)
+        scores = scores if activation is None else activation(scores)
+        own = first + jnp.arange(targets.shape[0])
+        accidental = (candidates == 0) | (jnp.arange(candidates.shape[0]) == own[:, None])
+        if leave_out_hits:
+            accidental = accidental | (candidates == targets[:, None])
+        pos = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
+        return loss(pos, scores, accidental=accidental, where=targets != 0, axis_name=axis_name)
+
+    text = f"{called}; in-batch negatives and {drawn.num_samples} ∝ frequency^{drawn.alpha:g}"
+    return Objective(draw, value, name, text)
 
 
 def target_and_shared(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:

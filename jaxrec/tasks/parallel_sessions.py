@@ -13,13 +13,11 @@ session).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxrec import losses, sampling
 from jaxrec.tasks.encoder import Encoder, numbered, only_params
 from jaxrec.tasks.next_item import item_table
 from jaxrec.tasks.objectives import Objective
@@ -96,89 +94,3 @@ def own_lanes(state: Array, axis_name: str | None) -> Array:
         return state
     size = state.shape[0] // jax.lax.axis_size(axis_name)
     return jax.lax.dynamic_slice_in_dim(state, jax.lax.axis_index(axis_name) * size, size)
-
-
-class Negatives(NamedTuple):
-    """What the targets of a batch are ranked against: the other targets of the batch, and samples.
-
-    table: the distribution of samples, ∝ count^alpha. lowered: log-weights by item id that are subtracted
-    from the scores of targets, and of samples, [vocab_size] each (logQ).
-    """
-
-    num_samples: int
-    table: sampling.Popularity
-    lowered: tuple[Array, Array]
-
-
-def negatives(counts: np.ndarray, *, num_samples: int, alpha: float, logq: float = 0.0) -> Negatives:
-    """Negatives as the authors' code of GRU4Rec has them; built on the host.
-
-    Samples follow p(item) ∝ count^alpha. The logQ correction subtracts logq · log count from the scores of
-    targets, and logq · alpha · log count from those of samples: the frequencies by which the two come, each
-    up to a constant of its own, which the code leaves out as well.
-
-    Args:
-      counts: how often each item occurs in training, [vocab_size]; entry 0 (padding) is ignored.
-      num_samples: drawn at every step, the same for all rows; 0 leaves the targets of the batch.
-      alpha: 1 is popularity, 0 uniform over all items. With 0, items without a training event are drawn too
-        and learn to score low; the code knows none of them, neither here nor in ranking.
-      logq: 0 for no correction, 1 for all of it.
-
-    Raises:
-      ValueError: num_samples is negative, or logq outside 0..1; as `sampling.popularity_table`.
-    """
-    if num_samples < 0:
-        raise ValueError(f"num_samples={num_samples}: must be at least 0")
-    if not 0 <= logq <= 1:
-        raise ValueError(f"logq={logq}: must lie in 0..1")
-    table = sampling.popularity_table(counts, alpha=alpha)
-    known = np.maximum(np.asarray(counts, np.float64), 1.0)  # an item that never occurs is no target
-    known[0] = 1.0
-    lowered = logq * np.log(known)
-    return Negatives(
-        num_samples, table, (jnp.asarray(lowered, jnp.float32), jnp.asarray(alpha * lowered, jnp.float32))
-    )
-
-
-def shared_negatives(
-    loss: Callable[..., Array],
-    drawn: Negatives,
-    *,
-    activation: Callable[[Array], Array] | None = None,
-    leave_out_hits: bool = False,
-) -> Objective:
-    """A loss of each target's score against those of all other targets of the batch and of shared samples.
-
-    Args:
-      loss: called as loss(pos [T], neg [T, N], accidental=…, where=…, axis_name=…): `losses.bpr_max`,
-        `top1_max`, `top1`, `bpr`, `sampled_softmax` and their like.
-      activation: of the scores, such as an ELU for BPR-max; it has to be monotone, as ranks are those of the
-        scores without it.
-      leave_out_hits: whether a negative that is the row's own target is left out. The authors' code keeps it.
-    """
-
-    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
-        samples, _ = sampling.popularity(key, (drawn.num_samples,), drawn.table)
-        return {"samples": jnp.broadcast_to(samples, (users.shape[0], drawn.num_samples))}
-
-    def value(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        targets, samples = batch["targets"].reshape(-1), batch["samples"][0]
-        first, every = 0, targets
-        if axis_name is not None:  # the targets of all devices are negatives on each
-            every = jax.lax.all_gather(targets, axis_name, tiled=True)
-            first = jax.lax.axis_index(axis_name) * targets.shape[0]
-        candidates = jnp.concatenate([every, samples])
-        lowered = jnp.concatenate([drawn.lowered[0][every], drawn.lowered[1][samples]])
-        scores = losses.products(hidden.reshape(-1, hidden.shape[-1]), table[candidates]) - lowered
-        known = min(table.shape[0], drawn.lowered[0].shape[0])
-        used = (candidates != 0) & (targets != 0)[:, None]
-        scores = losses.nan_outside(scores, candidates, known, where=used)
-        scores = scores if activation is None else activation(scores)
-        own = first + jnp.arange(targets.shape[0])
-        accidental = (candidates == 0) | (jnp.arange(candidates.shape[0]) == own[:, None])
-        if leave_out_hits:
-            accidental = accidental | (candidates == targets[:, None])
-        pos = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
-        return loss(pos, scores, accidental=accidental, where=targets != 0, axis_name=axis_name)
-
-    return Objective(draw, value)

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxrec import packing
+from jaxrec.packing import Packing, fits, place
+from jaxrec.train.identity import described_array
 from jaxrec.train.state import PLAN, TrainState
 from jaxrec.train.step import Step, epoch_mean
 from jaxrec.types import Array, Context, Key, Variables
@@ -24,19 +26,21 @@ class Plan(NamedTuple):
     """Which examples each step of an epoch reads.
 
     draw(key, context) -> (rows with leading axis num_steps, True if they are all right).
+    description: what a run's description says of the plan besides shapes; {} for nothing.
     """
 
     num_steps: int
     draw: Callable[[Key, Context], tuple[Mapping[str, Array], Array]]
+    description: Mapping[str, str] = {}
 
 
 def shuffled(
     num_examples: int,
     batch_size: int,
     *,
+    examples: np.ndarray | None = None,
     lengths: Callable[[Context, Array], Array] | None = None,
-    rows: int = 0,
-    width: int = 0,
+    packing: Packing | None = None,
     replacement: bool = False,
 ) -> Plan:
     """Every example once an epoch, in random order; the last batch is filled up with masked rows.
@@ -44,49 +48,92 @@ def shuffled(
     These are the epoch's first examples again, so that statistics which a layer takes over a whole batch
     (batch norm) are those of random examples there too.
 
-    lengths: (context, example ids) -> events of each, if examples share `rows` packed rows of `width`
-    slots: rows then carry each example's `row` and `slot`. A permutation of which some batch does not
-    fit is drawn again, so the batches stay uniformly random and no shape changes.
+    num_examples: of the data set, numbered 0..num_examples - 1.
+    examples: the numbers of those that are drawn, int [n], such as the users of a training part; None: all.
+    One that stands there twice is drawn twice an epoch.
+    lengths: (context, example numbers) -> events of each, where examples share packed rows.
+    packing: these packed rows: each example then has its `row` and `slot`. An order of which some batch does
+    not fit is drawn again, so the batches stay uniformly random and no shape changes.
     replacement: independent draws that fill every batch instead, as in SASRec's sampler.
 
     Raises:
-      ValueError: there is no example, or the batch size is below 1.
+      ValueError: there is no example, one is not in the data set, the batch size is below 1, or one of
+        lengths and packing comes without the other.
     """
     if num_examples < 1:
         raise ValueError("the training split is empty: there is no example to draw batches from")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
-    num_steps = -(-num_examples // batch_size)
+    if (lengths is None) != (packing is None):
+        given, missing = ("packing", "lengths") if lengths is None else ("lengths", "packing")
+        raise ValueError(
+            f"{given} is given and {missing} is not: examples that share rows need both, "
+            "lengths=(context, example numbers) -> events of each and packing=Packing(rows, width); give "
+            f"{missing} too, or neither for padded rows"
+        )
+    chosen = None if examples is None else _checked_examples(examples, num_examples)
+    count = num_examples if chosen is None else chosen.size
+    num_steps = -(-count // batch_size)
 
     def batches(key: Key) -> tuple[Array, Array]:
         if replacement:
-            order = jax.random.randint(key, (num_steps * batch_size,), 0, num_examples)
+            order = jax.random.randint(key, (num_steps * batch_size,), 0, count)
         else:
-            order = jax.random.permutation(key, num_examples)
-        place = jnp.arange(num_steps * batch_size)
+            order = jax.random.permutation(key, count)
+        number = jnp.arange(num_steps * batch_size)
+        drawn = order[number % order.shape[0]]
+        drawn = drawn if chosen is None else jnp.asarray(chosen)[drawn]
         shape = (num_steps, batch_size)
-        return order[place % order.shape[0]].reshape(shape), (place < order.shape[0]).reshape(shape)
+        return drawn.reshape(shape), (number < order.shape[0]).reshape(shape)
 
     def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
-        if lengths is None:
+        if lengths is None or packing is None:
             user, mask = batches(key)
             return {"user": user, "mask": mask}, jnp.array(True)
+        return _draw_packed(key, batches, lambda user: lengths(context, user), packing)
 
-        def attempt(number: Array) -> tuple[Mapping[str, Array], Array]:
-            user, mask = batches(jax.random.fold_in(key, number))
-            length = jnp.where(mask, lengths(context, user), 0)
-            placement = jax.vmap(lambda n: packing.place(n, rows=rows, width=width))(length)
-            drawn = {"user": user, "mask": mask, "row": placement.row, "slot": placement.slot}
-            return drawn, packing.fits(placement, length, rows)
+    described = {} if chosen is None else {"drawn": described_array(chosen)}
+    return Plan(num_steps, draw, described)
 
-        def again(carry: tuple[Array, tuple[Mapping[str, Array], Array]]) -> Array:
-            return ~carry[1][1] & (carry[0] < ATTEMPTS)
 
-        first = (jnp.int32(0), attempt(jnp.int32(0)))
-        _, (drawn, ok) = jax.lax.while_loop(again, lambda c: (c[0] + 1, attempt(c[0] + 1)), first)
-        return drawn, ok
+def _checked_examples(examples: np.ndarray, num_examples: int) -> np.ndarray:
+    """Numbers of examples as int32 [n]. Raises ValueError if there is none, or one is not in the data set."""
+    found = np.asarray(examples)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise ValueError(
+            f"examples: {found.dtype}{list(found.shape)}: must be numbers of examples, integers [n]; "
+            "of a mask give np.flatnonzero"
+        )
+    if not found.size:
+        raise ValueError("examples: empty: there is no example to draw batches from; None draws all")
+    if found.min() < 0 or found.max() >= num_examples:
+        raise ValueError(
+            f"examples: {found.min()}..{found.max()}: must be in 0..{num_examples - 1} (num_examples)"
+        )
+    return found.astype(np.int32)
 
-    return Plan(num_steps, draw)
+
+def _draw_packed(
+    key: Key,
+    batches: Callable[[Key], tuple[Array, Array]],
+    lengths: Callable[[Array], Array],
+    packed: Packing,
+) -> tuple[Mapping[str, Array], Array]:
+    """Draws an epoch's batches until each fits its packed rows; False if none of ATTEMPTS did."""
+
+    def attempt(number: Array) -> tuple[Mapping[str, Array], Array]:
+        user, mask = batches(jax.random.fold_in(key, number))
+        length = jnp.where(mask, lengths(user), 0)
+        placement = jax.vmap(lambda n: place(n, rows=packed.rows, width=packed.width))(length)
+        drawn = {"user": user, "mask": mask, "row": placement.row, "slot": placement.slot}
+        return drawn, fits(placement, length, packed.rows)
+
+    def again(carry: tuple[Array, tuple[Mapping[str, Array], Array]]) -> Array:
+        return ~carry[1][1] & (carry[0] < ATTEMPTS)
+
+    first = (jnp.int32(0), attempt(jnp.int32(0)))
+    _, (drawn, ok) = jax.lax.while_loop(again, lambda c: (c[0] + 1, attempt(c[0] + 1)), first)
+    return drawn, ok
 
 
 def listed(columns: Mapping[str, str], num_steps: int) -> Plan:

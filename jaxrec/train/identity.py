@@ -34,18 +34,27 @@ def columns(tree: Mapping[str, Any]) -> dict[str, str]:
         array = np.asarray(leaf)
         if real is not None and array.shape[: real.ndim] == real.shape:
             array = array[real]
-        checksum = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
-        found[name] = f"{array.dtype}{list(array.shape)} with checksum {checksum:08x}"
+        found[name] = described_array(array)
     return found
 
 
+def described_array(array: np.ndarray) -> str:
+    """Dtype, shape and CRC-32 of an array.
+
+    >>> described_array(np.arange(3, dtype=np.int32))
+    'int32[3] with checksum 1d760e7a'
+    """
+    checksum = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
+    return f"{array.dtype}{list(array.shape)} with checksum {checksum:08x}"
+
+
 def steps(plan: Any, context: Context) -> dict[str, Any]:
-    """Number of steps of an epoch, and the shape of what each step reads."""
+    """Number of steps of an epoch, the shape of what each step reads, and what the plan says of itself."""
     shapes, _ = jax.eval_shape(plan.draw, jax.eval_shape(lambda: jax.random.key(0)), dict(context))
     examples = {
         name: f"{leaf.dtype}{list(leaf.shape[1:])}" for name, leaf in shapes.items() if name not in PLACEMENT
     }
-    return {"num_steps": plan.num_steps, "examples": examples}
+    return {"num_steps": plan.num_steps, "examples": examples, **plan.description}
 
 
 def jax_settings() -> dict[str, Any]:

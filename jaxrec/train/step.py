@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrec.optim.loss_weighting import Objective, Weighting
+from jaxrec.optim.loss_weighting import TaskLosses, Weighting
 from jaxrec.train.state import PROBES, STEP, WEIGHTING, TrainState
 from jaxrec.types import Array, Batch, Context, Task
 
@@ -48,7 +48,7 @@ def make_step(
 
         balancing_key = jax.random.fold_in(step_key, WEIGHTING)
         descent = weighting.gradient(
-            Objective(losses, probes), state.params, state.weighting, balancing_key, axis_name
+            TaskLosses(losses, probes), state.params, state.weighting, balancing_key, axis_name
         )
         change, opt_state = tx.update(descent.gradient, state.opt_state, state.params)
         state = state.replace(

@@ -14,7 +14,7 @@ from experiments.ranking import din
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import coserec, sasrec
 from jaxrec.data.synthetic.sequences import markov_chain
-from jaxrec.tasks.ctr import ctr
+from jaxrec.tasks.ctr import ctr, other_events
 
 ITEMS = 12
 TAGS = np.array([[0, 0], *([k % 5 + 1, 6 if k % 2 else 0] for k in range(ITEMS))], np.int32)
@@ -68,7 +68,7 @@ def test_every_row_reads_attributes(asked: list[tuple[str, str]], row: din.Row) 
     config = din.Config(dataset="Beauty", dim=4, length=3)
     clicks = din.load(config)
     module = din.model(row, clicks, config)
-    task = ctr(module, length=3, num_items=ITEMS, auxiliary=row == "dien")
+    task = ctr(module, length=3, columns=other_events(ITEMS) if row == "dien" else None)
     columns = jax.tree.map(jnp.asarray, clicks.columns())
     rows = {"user": jnp.arange(6), "mask": jnp.ones(6, bool)}
 

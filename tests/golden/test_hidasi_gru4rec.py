@@ -17,8 +17,8 @@ import pytest
 from jaxrec import losses
 from jaxrec.convert import hidasi
 from jaxrec.convert.state_dict import Converted
-from jaxrec.tasks.objectives import Objective
-from jaxrec.tasks.parallel_sessions import LANES, negatives, parallel_sessions, shared_negatives
+from jaxrec.tasks.objectives import Objective, negatives, shared_negatives
+from jaxrec.tasks.parallel_sessions import LANES, parallel_sessions
 from jaxrec.types import Array, Variables
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read

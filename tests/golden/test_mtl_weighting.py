@@ -18,7 +18,7 @@ import optax
 import pytest
 
 from jaxrec.optim import gradient_balancing as balancing
-from jaxrec.optim.loss_weighting import Descent, Objective, Weighting, dwa, uncertainty
+from jaxrec.optim.loss_weighting import Descent, TaskLosses, Weighting, dwa, uncertainty
 from jaxrec.types import Array
 from tests.golden.fixtures import Golden, golden_files, read
 
@@ -64,7 +64,7 @@ def descend(golden: Golden, cases: Mapping[str, tuple[Weighting, Any, Any]]) -> 
         return found, {}
 
     def gradients(model: Any, given: dict[str, Any]) -> dict[str, Descent]:
-        objective, key, found = Objective(losses, dict), jax.random.key(0), {}
+        objective, key, found = TaskLosses(losses, dict), jax.random.key(0), {}
         for case, (weighting, _, _) in cases.items():
             learned, state = given[case]
             found[case] = weighting.gradient(objective, {"model": model, "weighting": learned}, state, key)

@@ -13,7 +13,7 @@ import pytest
 from jaxrec import losses, sampling
 from jaxrec.data.events.clusters import divide
 from jaxrec.tasks import next_click as session
-from jaxrec.tasks import objectives, parallel_sessions
+from jaxrec.tasks import objectives
 from jaxrec.tasks.cluster_retrieval import in_cluster_softmax
 from jaxrec.tasks.ctr import behaviours, rows_of
 from jaxrec.tasks.objectives import Objective
@@ -37,15 +37,16 @@ DIRECT: Mapping[str, Loss] = {
     ),
 }
 OBJECTIVES: Mapping[str, Objective] = {
-    "sampled_bce": objectives.sampled_bce(NUM_ITEMS, 1),
+    "sampled_bce": objectives.sampled(losses.bce, NUM_ITEMS, 1),
+    "sampled_bpr": objectives.sampled(losses.bpr, NUM_ITEMS, 1, num_negatives=3),
     "full_softmax": objectives.full_softmax(block=2),
     "sampled_softmax": objectives.sampled_softmax(3, sampling.popularity_table(COUNTS, alpha=1.0)),
     "uniform_softmax": objectives.uniform_softmax(NUM_ITEMS, 3),
     "uniform_softmax_many": objectives.uniform_softmax(NUM_ITEMS, 1, shared=True),
     "sigmoid_softmax": session.sigmoid_softmax(),
     "in_cluster_softmax": in_cluster_softmax(CLUSTERS, 2),
-    "shared_negatives": parallel_sessions.shared_negatives(
-        losses.bpr_max, parallel_sessions.negatives(COUNTS, num_samples=3, alpha=0.5)
+    "shared_negatives": objectives.shared_negatives(
+        losses.bpr_max, objectives.negatives(COUNTS, num_samples=3, alpha=0.5)
     ),
 }
 
@@ -95,6 +96,7 @@ def test_an_objective_of_a_target_without_a_row_is_nan(name: str, wrong: int) ->
     "name, column, shape",
     [
         ("sampled_bce", "negatives", (2, 2)),
+        ("sampled_bpr", "negatives", (2, 2, 3)),
         ("sampled_softmax", "samples", (2, 3)),
         ("uniform_softmax", "samples", (2, 2, 3)),
         ("uniform_softmax_many", "samples", (2, 1)),
@@ -119,7 +121,7 @@ def test_targets_past_the_items_are_none_where_the_table_has_more_rows() -> None
     loss = losses.softmax_cross_entropy
     assert jnp.isnan(loss(HIDDEN, TABLE, jnp.array([[1, 2], [3, 5]]), num_items=4))
     assert jnp.isfinite(loss(HIDDEN, TABLE, jnp.array([[1, 2], [3, 4]]), num_items=4))
-    smaller = objectives.sampled_bce(NUM_ITEMS - 1, 1)
+    smaller = objectives.sampled(losses.bce, NUM_ITEMS - 1, 1)
     batch = {"targets": jnp.array([[1, 2], [3, 5]]), "negatives": jnp.full((2, 2), 1)}
     assert jnp.isnan(smaller.loss(HIDDEN, TABLE, batch, None))
 

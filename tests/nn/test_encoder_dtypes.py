@@ -27,7 +27,7 @@ from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.nn.sequential.stamp import STAMP
 from jaxrec.optim.loss_weighting import uncertainty
 from jaxrec.tasks import next_click as session
-from jaxrec.tasks import objectives, parallel_sessions
+from jaxrec.tasks import objectives
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
 from jaxrec.tasks.generative import generative
 from jaxrec.tasks.next_item import next_item
@@ -55,19 +55,19 @@ TARGETS = np.array([[0, 0, 1, 4, 12], [5, 9, 2, 6, 1]], np.int32)
 ACTIONS = (TARGETS > 0) * (1 + ITEMS % 3).astype(np.int32)
 COUNTS = np.arange(NUM_ITEMS + 1)
 POPULAR = sampling.popularity_table(COUNTS, alpha=1.0)
-SHARED = parallel_sessions.negatives(COUNTS, num_samples=3, alpha=0.5, logq=1.0)
+SHARED = objectives.negatives(COUNTS, num_samples=3, alpha=0.5, logq=1.0)
 CLUSTERS = divide(np.arange(NUM_ITEMS) % 2)
 OBJECTIVES: Mapping[str, Objective] = {
-    "sampled_bce": objectives.sampled_bce(NUM_ITEMS, 2),
+    "sampled_bce": objectives.sampled(losses.bce, NUM_ITEMS, 2),
     "full_softmax": objectives.full_softmax(block=5),
     "sampled_softmax": objectives.sampled_softmax(3, POPULAR),
     "uniform_softmax": objectives.uniform_softmax(NUM_ITEMS, 2),
     "uniform_softmax_shared": objectives.uniform_softmax(NUM_ITEMS, 3, shared=True),
     "sigmoid_softmax": session.sigmoid_softmax(block=5),
     "in_cluster_softmax": in_cluster_softmax(CLUSTERS, 3),
-    "bpr_max": parallel_sessions.shared_negatives(losses.bpr_max, SHARED),
-    "top1_max": parallel_sessions.shared_negatives(losses.top1_max, SHARED),
-    "cosine": Objective(lambda key, users, context: {}, lambda *args: cosine(*args)),
+    "bpr_max": objectives.shared_negatives(losses.bpr_max, SHARED),
+    "top1_max": objectives.shared_negatives(losses.top1_max, SHARED),
+    "cosine": Objective(lambda key, users, context: {}, lambda *args: cosine(*args), "cosine"),
 }
 
 
@@ -89,7 +89,7 @@ def all_at_once(parts: Mapping[str, Objective]) -> Objective:
         ]
         return sum(found, jnp.zeros(()))
 
-    return Objective(draw, loss)
+    return Objective(draw, loss, "all")
 
 
 EVERY = all_at_once(OBJECTIVES)

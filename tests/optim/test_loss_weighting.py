@@ -13,7 +13,7 @@ import pytest
 from jaxrec.optim.loss_weighting import (
     Descent,
     LossWeighting,
-    Objective,
+    TaskLosses,
     dwa,
     dwa_weights,
     random_weights,
@@ -38,7 +38,7 @@ def descend(
         "model": jax.tree.map(jnp.float32, losses),
         "weighting": start[0] if learned is None else learned,
     }
-    objective = Objective(lambda model, probes: (dict(model), "rest"), dict)
+    objective = TaskLosses(lambda model, probes: (dict(model), "rest"), dict)
     return weighting.gradient(objective, params, start[1] if state is None else state, jax.random.key(key))
 
 

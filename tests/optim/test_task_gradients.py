@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.optim.loss_weighting import Descent, Objective
+from jaxrec.optim.loss_weighting import Descent, TaskLosses
 from jaxrec.optim.task_gradients import GradientBalancing, everything
 
 A = {"trunk": np.array([1.0, 2.0]), "neck": np.array([0.5, 0.0]), "head": np.array([3.0, 0.0])}
@@ -41,7 +41,7 @@ def descend(
     method = GradientBalancing(lambda: ({}, 0), balance, **kwargs)
     method = method.beside(fixed) if fixed else method
     model = {name: {"w": jnp.ones(2)} for name in A}
-    objective = Objective(losses, lambda: {"perturbations": {"model": {probe: jnp.zeros(3)}}})
+    objective = TaskLosses(losses, lambda: {"perturbations": {"model": {probe: jnp.zeros(3)}}})
     found = method.gradient(objective, {"model": model, "weighting": {}}, jnp.int32(4), jax.random.key(0))
     return found, seen
 

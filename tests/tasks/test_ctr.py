@@ -6,11 +6,13 @@ import dataclasses
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import losses
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.data.tables.click_histories import SHARED, Clicks, Sides, next_clicks
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
@@ -23,13 +25,24 @@ from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.nn.ranking.eta import ETA
 from jaxrec.nn.ranking.mimn import MIMN
 from jaxrec.nn.ranking.sim import SIM
-from jaxrec.tasks.ctr import Regularised, behaviours, ctr, other_events
+from jaxrec.tasks.ctr import (
+    LABEL,
+    Regularised,
+    behaviours,
+    ctr,
+    memory_utilisation,
+    next_behaviour,
+    other_events,
+)
+from jaxrec.tasks.multitask import Target
 from jaxrec.types import Task
 from tests.nn.drawn import drawn
 
 KEY = jax.random.key(0)
 LENGTH, ITEMS = 5, 12
 OUTPUTS = ("click", "search")
+SEARCH = Target("search", "search", LABEL)
+DIEN_TERM = {"next_behaviour": next_behaviour}
 KIND = np.append(0, np.arange(ITEMS) % 3 + 1).astype(np.int32)
 
 
@@ -69,7 +82,7 @@ def table(variables: Any) -> Any:
 def regularised() -> Task:
     counts = jnp.asarray(clicks().examples_with(LENGTH), jnp.int32)
     each = Regularised(table, ("item", "history_item"), counts)
-    return ctr(module(negatives=False), length=LENGTH, num_items=ITEMS, regularised=[each])
+    return ctr(module(negatives=False), length=LENGTH, regularised=[each])
 
 
 @pytest.mark.parametrize("length", [1, 3, 20])
@@ -126,7 +139,7 @@ def test_items_of_several_ids_keep_them_in_the_history() -> None:
     np.testing.assert_array_equal(batch["tags"], tags[made.item[:9]])
     np.testing.assert_array_equal(batch["history_tags"], tags[np.asarray(batch["history_item"])])
     assert batch["history_tags"].shape == (9, LENGTH, 2)
-    drawn = other_events(KEY, batch, shared, ITEMS)
+    drawn = other_events(ITEMS)(KEY, batch, shared)
     np.testing.assert_array_equal(drawn["negative_tags"], tags[np.asarray(drawn["negative_item"])])
 
 
@@ -154,7 +167,7 @@ def test_later_events_change_nothing() -> None:
 
 def test_other_events_are_never_the_event_and_reach_every_other() -> None:
     history = jnp.broadcast_to(jnp.array([0, 3, ITEMS]), (4000, 3))
-    drawn = other_events(KEY, {"history_item": history}, context()[SHARED], ITEMS)
+    drawn = other_events(ITEMS)(KEY, {"history_item": history}, context()[SHARED])
     negative = np.asarray(drawn["negative_item"])
     assert (negative[:, 0] == 0).all()
     for slot, event in ((1, 3), (2, ITEMS)):
@@ -186,7 +199,7 @@ def test_mini_batch_aware_is_its_formula_over_real_rows() -> None:
 
 
 def test_the_auxiliary_loss_is_trained_and_not_served() -> None:
-    task = ctr(module(negatives=True), length=LENGTH, num_items=ITEMS, auxiliary=True)
+    task = ctr(module(negatives=True), length=LENGTH, columns=other_events(ITEMS), terms=DIEN_TERM)
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = task.init(KEY, batch)
     found, _ = task.losses(variables, batch, KEY)
@@ -205,7 +218,7 @@ def test_the_auxiliary_loss_is_trained_and_not_served() -> None:
 
 def test_the_memory_regulariser_is_a_loss_of_its_own() -> None:
     memory = module(negatives=False).clone(model=MIMN(dims=(), slots=3, attention_dims=(), shares=True))
-    task = ctr(memory, length=LENGTH, num_items=ITEMS, memory=True)
+    task = ctr(memory, length=LENGTH, terms={"memory_utilisation": memory_utilisation})
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(memory, batch)
 
@@ -224,7 +237,7 @@ def test_the_memory_regulariser_is_a_loss_of_its_own() -> None:
 def test_a_search_reads_what_comes_before_the_short_history(category: str | None) -> None:
     items = (Categorical("item", ITEMS + 1, 4), Categorical("kind", 4, 4))
     model = SIM(items, k=2, category=category, search_dim=2, dims=())
-    task = ctr(Windows(model, 2), length=LENGTH, num_items=ITEMS, search=category is None)
+    task = ctr(Windows(model, 2), length=LENGTH, targets=[SEARCH] if category is None else ())
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(Windows(model, 2), batch)
     found, _ = jax.jit(task.losses)(variables, batch, KEY)
@@ -254,7 +267,7 @@ def test_a_search_reads_the_ages_of_both_windows(kind: Any) -> None:
     """The long history's are those of the first L - S slots, the short one's those of the last S."""
     model = kind(item_fields(), k=2, age_dim=3, short_ages=True, dims=())
     module = Windows(model, 2)
-    task = ctr(module, length=LENGTH, num_items=ITEMS, search=kind is SIM)
+    task = ctr(module, length=LENGTH, targets=[SEARCH] if kind is SIM else ())
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(module, batch)
     names, cuts = ("item", "kind"), {"long": slice(LENGTH - 2), "short": slice(LENGTH - 2, None)}
@@ -277,7 +290,7 @@ def test_a_transformer_reads_ages_by_the_names_of_a_batch() -> None:
     """BST's only history is called "history": its ages are the column that `behaviours` gives."""
     model = BST(item_fields(), age_dim=8, num_heads=2, inner_dim=5, dims=(), block_dropout=0.0)
     module = Sequenced(model)
-    task = ctr(module, length=LENGTH, num_items=ITEMS)
+    task = ctr(module, length=LENGTH)
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(module, batch)
     predict = jax.jit(task.predict)
@@ -289,7 +302,7 @@ def test_a_transformer_reads_ages_by_the_names_of_a_batch() -> None:
 
 def test_a_search_may_be_what_is_served() -> None:
     model = SIM(item_fields(), k=2, search_dim=2, dims=())
-    click, search = (ctr(Windows(model, 2, s), length=LENGTH, num_items=ITEMS, search=True) for s in OUTPUTS)
+    click, search = (ctr(Windows(model, 2, s), length=LENGTH, targets=[SEARCH]) for s in OUTPUTS)
     batch = click.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(Windows(model, 2), batch)
     outputs: Any = Windows(model, 2).apply(variables, batch, train=True)
@@ -304,8 +317,71 @@ def test_a_search_may_be_what_is_served() -> None:
         drawn(hard, batch)
 
 
+# --- losses that are given ---------------------------------------------------------------------------
+
+
+def plain() -> WithHistory:
+    return module(negatives=False)
+
+
+def test_the_loss_of_a_click_is_an_argument() -> None:
+    focal = functools.partial(losses.focal, gamma=1.5, alpha=0.4)
+    task, usual = ctr(plain(), length=LENGTH, loss=focal), ctr(plain(), length=LENGTH)
+    batch = task.prepare(KEY, step(2, 9, 4), context())
+    variables = task.init(KEY, batch)
+    (found, _), (expected, _) = (t.losses(variables, batch, KEY) for t in (task, usual))
+    logit, label = (np.asarray(x, np.float64)[:3] for x in (usual.predict(variables, batch), batch[LABEL]))
+    right = 1 / (1 + np.exp(np.where(label > 0.5, -logit, logit)))
+    by_hand = -np.where(label > 0.5, 0.4, 0.6) * (1 - right) ** 1.5 * np.log(right)
+    assert {*found} == {*expected} == {"click"}
+    assert float(found["click"]) == pytest.approx(by_hand.mean(), rel=1e-5)
+    assert float(expected["click"]) == pytest.approx(-np.log(right).mean(), rel=1e-5)
+
+
+class TwoHeads(nn.Module):
+    """A click, and in training also a guess of a drawn column."""
+
+    @nn.compact
+    def __call__(self, batch: Any, *, train: bool = False) -> Any:
+        x = nn.Embed(ITEMS + 1, 4)(batch["item"])
+        click, guess = (nn.Dense(1, name=name)(x)[..., 0] for name in ("click", "guess"))
+        return {"click": click, "guess": guess} if train else click
+
+
+def test_a_new_model_brings_its_draws_and_losses_along() -> None:
+    """A column drawn with the step's key, a term of it, and a target with a label of its own."""
+
+    def noise(key: Any, batch: Any, shared: Any) -> Any:
+        assert {"item", "history_item"} <= set(batch) and "events" in shared
+        return {"noise": jax.random.normal(key, batch["item"].shape), "label/odd": batch["item"] % 2 * 1.0}
+
+    def far(outputs: Any, batch: Any, axis_name: str | None) -> Any:
+        return losses.masked_mean((outputs["guess"] - batch["noise"]) ** 2, batch["mask"], axis_name)
+
+    odd = Target("odd", "guess", "label/odd", losses.squared_error)
+    task = ctr(TwoHeads(), length=LENGTH, targets=[odd], terms={"far": far}, columns=noise)
+    batch = task.prepare(KEY, step(2, 9, 4), context())
+    np.testing.assert_array_equal(batch["noise"], jax.random.normal(KEY, (8,)))
+    variables = task.init(KEY, batch)
+    found, _ = task.losses(variables, batch, KEY)
+    outputs: Any = TwoHeads().apply(variables, batch, train=True)
+    guess, real = np.asarray(outputs["guess"])[:3], {n: np.asarray(c)[:3] for n, c in batch.items()}
+    assert {*found} == {"click", "odd", "far"}
+    assert float(found["odd"]) == pytest.approx(((guess - real["label/odd"]) ** 2).mean(), rel=1e-5)
+    assert float(found["far"]) == pytest.approx(((guess - real["noise"]) ** 2).mean(), rel=1e-5)
+    np.testing.assert_array_equal(task.predict(variables, batch), outputs["click"])
+
+
+def test_two_losses_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no name twice \(\['search'\]\)"):
+        ctr(plain(), length=LENGTH, targets=[SEARCH], terms={"search": memory_utilisation})
+    each = Regularised(table, ("item",), jnp.ones(ITEMS + 1))
+    with pytest.raises(ValueError, match="'mini_batch_aware': stands for the regularised tables"):
+        ctr(plain(), length=LENGTH, terms={"mini_batch_aware": next_behaviour}, regularised=[each])
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="length=0"):
-        ctr(module(negatives=False), length=0, num_items=ITEMS)
+        ctr(module(negatives=False), length=0)
     with pytest.raises(ValueError, match="num_items=1"):
-        ctr(module(negatives=True), length=3, num_items=1, auxiliary=True)
+        other_events(1)

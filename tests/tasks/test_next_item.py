@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
-from jaxrec import packing, sampling
+from jaxrec import losses, packing, sampling
 from jaxrec.packing import Packing
 from jaxrec.tasks import next_item as tasks
 from jaxrec.tasks import objectives
@@ -60,7 +60,7 @@ def prepared(
     """Columns and a batch with sampled negatives."""
     found = columns(reject=reject)
     width = int(found["excluded_length"].max())
-    task = next_item(Averager(), objectives.sampled_bce(NUM_ITEMS, width), packed=packed)
+    task = next_item(Averager(), objectives.sampled(losses.bce, NUM_ITEMS, width), packed=packed)
     batch = jax.jit(task.prepare)(jax.random.key(1), rows_of(packed), found)
     return found, {name: np.asarray(column) for name, column in batch.items()}
 
@@ -105,7 +105,7 @@ def test_negatives_are_items_a_user_has_not_used(packed: Packing | None, reject:
 
 def test_every_item_a_user_has_not_used_is_drawn_and_no_other() -> None:
     found = columns()
-    draw = objectives.sampled_bce(NUM_ITEMS, int(found["excluded_length"].max())).draw
+    draw = objectives.sampled(losses.bce, NUM_ITEMS, int(found["excluded_length"].max())).draw
     users = jnp.full((40, 40), 4)
     negatives = np.asarray(
         draw(jax.random.key(0), users, {k: jnp.asarray(v) for k, v in found.items()})["negatives"]
@@ -150,7 +150,9 @@ def test_bce_is_the_mean_over_real_events_of_both_terms() -> None:
     for at in zip(*np.nonzero(batch["targets"]), strict=True):
         positive, negative = hidden[at] @ table[batch["targets"][at]], hidden[at] @ table[negatives[at]]
         terms.append(np.log1p(np.exp(-positive)) + np.log1p(np.exp(negative)))
-    got = loss_of(objectives.sampled_bce(NUM_ITEMS, 3), hidden, table, {**batch, "negatives": negatives})
+    got = loss_of(
+        objectives.sampled(losses.bce, NUM_ITEMS, 3), hidden, table, {**batch, "negatives": negatives}
+    )
     assert got == pytest.approx(np.mean(terms), rel=1e-5)
 
 
@@ -211,7 +213,7 @@ def close(a: Any, b: Any, atol: float = 1e-6) -> None:
 
 
 OBJECTIVES = {
-    "bce": objectives.sampled_bce(NUM_ITEMS, 3),
+    "bce": objectives.sampled(losses.bce, NUM_ITEMS, 3),
     "full": objectives.full_softmax(8),
     "sampled": objectives.sampled_softmax(4, sampling.popularity_table(np.arange(NUM_ITEMS + 1), alpha=1.0)),
 }
@@ -334,9 +336,9 @@ def test_a_packed_query_without_events_reads_nobody_elses() -> None:
 
 
 def test_sampled_bce_needs_an_item_that_is_not_used() -> None:
-    objectives.sampled_bce(5, 4)
+    objectives.sampled(losses.bce, 5, 4)
     with pytest.raises(ValueError, match="a user has used all 5 items, so there is no negative"):
-        objectives.sampled_bce(5, 5)
+        objectives.sampled(losses.bce, 5, 5)
 
 
 def test_number_of_parameters() -> None:

@@ -315,7 +315,7 @@ def test_a_step_that_does_not_fit_is_drawn_again_or_stops_training() -> None:
     for shorten, expected in ((sometimes, True), (lambda key, real: real, False)):
         lay = functools.partial(tasks.lay_out_shortened, shorten=shorten, packed=tight, max_len=MAX_LEN)
         assert bool(jax.jit(lay)(jax.random.key(0), lengths)[2]) is expected
-    objective = Objective(lambda key, users, context: {}, lambda hidden, *rest: hidden.sum())
+    objective = Objective(lambda key, users, context: {}, lambda hidden, *rest: hidden.sum(), "sum")
     task = next_item(Averager(), objective, shorten=sometimes)
     batch = {name: column for name, column in prepared(None).items() if name not in ("times", "asked")}
     loss = jax.jit(lambda fits: task.losses(variables_of(Averager()), {**batch, "fits": fits}, None)[0])

@@ -19,14 +19,8 @@ from jaxrec.data.events.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import next_item as ordinary
-from jaxrec.tasks.parallel_sessions import (
-    LANES,
-    Negatives,
-    negatives,
-    own_lanes,
-    parallel_sessions,
-    shared_negatives,
-)
+from jaxrec.tasks.objectives import Negatives, negatives, shared_negatives
+from jaxrec.tasks.parallel_sessions import LANES, own_lanes, parallel_sessions
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, listed, make_epoch
 from jaxrec.train.state import create
@@ -255,7 +249,8 @@ def test_all_items_as_negatives_give_the_full_softmax() -> None:
     """One row, every item once as a sample, hits left out."""
     rng = np.random.default_rng(3)
     hidden, table = (rng.normal(size=s).astype(np.float32) for s in ((1, 1, DIM), (NUM_ITEMS + 1, DIM)))
-    every = Negatives(NUM_ITEMS, DRAWN.table, (jnp.zeros(NUM_ITEMS + 1), jnp.zeros(NUM_ITEMS + 1)))
+    none = jnp.zeros(NUM_ITEMS + 1)
+    every = Negatives(NUM_ITEMS, DRAWN.table, (none, none), alpha=0.0, logq=0.0)
     objective = shared_negatives(losses.sampled_softmax, every, leave_out_hits=True)
     batch = {"targets": np.array([[4]]), "samples": np.arange(1, NUM_ITEMS + 1)[None]}
     ours, full = jax.jit(

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrec import packing, sampling
+from jaxrec import losses, packing, sampling
 from jaxrec.data.events.batching import batched_queries
 from jaxrec.optim.loss_weighting import static
 from jaxrec.packing import Packing
@@ -42,8 +42,16 @@ def with_next_item(objective: objectives.Objective, **other: Task) -> Task:
     return combine(next_item=next_item.next_item(MODEL, objective, packed=NEXT), **other)
 
 
+def excluded_width() -> int:
+    return int(context()["excluded_length"].max())
+
+
 def bce() -> objectives.Objective:
-    return objectives.sampled_bce(small.NUM_ITEMS, int(context()["excluded_length"].max()))
+    return objectives.sampled(losses.bce, small.NUM_ITEMS, excluded_width())
+
+
+def several_bpr() -> objectives.Objective:
+    return objectives.sampled(losses.bpr, small.NUM_ITEMS, excluded_width(), num_negatives=3)
 
 
 TASKS: dict[str, Any] = {
@@ -51,6 +59,7 @@ TASKS: dict[str, Any] = {
     "sampled": lambda: with_next_item(
         objectives.sampled_softmax(4, sampling.popularity_table(np.arange(small.NUM_ITEMS + 1), alpha=1.0))
     ),
+    "bpr": lambda: with_next_item(several_bpr()),
     "pooled": lambda: with_next_item(bce(), pair=contrastive.pooled(MODEL, VIEWS, packed=PAIRS)),
     "flat": lambda: with_next_item(bce(), pair=contrastive.flat(MODEL, VIEWS)),
 }
@@ -60,7 +69,7 @@ def plan() -> Plan:
     def lengths(context: Context, user: Array) -> Array:
         return jnp.clip(context["length"][user] - 1, 0, small.MAX_LEN)
 
-    return shuffled(len(small.LENGTHS), BATCH, lengths=lengths, rows=NEXT.rows, width=NEXT.width)
+    return shuffled(len(small.LENGTHS), BATCH, lengths=lengths, packing=NEXT)
 
 
 class Steps(NamedTuple):

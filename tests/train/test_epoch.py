@@ -13,7 +13,9 @@ import optax
 import pytest
 
 from jaxrec.optim.loss_weighting import static
+from jaxrec.packing import Packing
 from jaxrec.tasks.combine import combine
+from jaxrec.train import identity
 from jaxrec.train.epoch import make_epoch, shuffled
 from jaxrec.train.state import TrainState, create
 from jaxrec.train.step import epoch_mean, make_step
@@ -58,7 +60,7 @@ def lengths(context: Any, user: Any) -> Any:
 
 def test_packed_batches_carry_places_that_do_not_overlap() -> None:
     context = {"length": jnp.array([3, 1, 4, 1, 5, 2, 0, 3, 2, 1])}
-    rows, ok = drawn(shuffled(10, 4, lengths=lengths, rows=3, width=5), 0, context)
+    rows, ok = drawn(shuffled(10, 4, lengths=lengths, packing=Packing(3, 5)), 0, context)
     assert ok
     assert sorted(rows["user"][rows["mask"]]) == list(range(10))
     for user, mask, row, slot in zip(rows["user"], rows["mask"], rows["row"], rows["slot"], strict=True):
@@ -72,7 +74,7 @@ def test_packed_batches_carry_places_that_do_not_overlap() -> None:
 
 def test_an_order_whose_batches_do_not_fit_is_drawn_again() -> None:
     context = {"length": jnp.array([4, 4, 1, 1])}  # both long ones in one batch of two do not fit one row
-    plan = shuffled(4, 2, lengths=lengths, rows=1, width=5)
+    plan = shuffled(4, 2, lengths=lengths, packing=Packing(1, 5))
     assert not all(
         (np.asarray(jax.random.permutation(jax.random.fold_in(jax.random.key(s), 0), 4)).reshape(2, 2) < 2)
         .any(axis=1)
@@ -88,13 +90,68 @@ def test_an_order_whose_batches_do_not_fit_is_drawn_again() -> None:
 
 def test_a_plan_without_a_fitting_order_says_so() -> None:
     context = {"length": jnp.array([4, 4, 4, 4])}
-    assert not drawn(shuffled(4, 2, lengths=lengths, rows=1, width=5), 0, context)[1]
+    assert not drawn(shuffled(4, 2, lengths=lengths, packing=Packing(1, 5)), 0, context)[1]
 
 
 @pytest.mark.parametrize(("count", "batch_size", "message"), [(0, 4, "no example"), (4, 0, "batch_size=0")])
 def test_plans_are_checked(count: int, batch_size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         shuffled(count, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lengths": lengths}, "lengths is given and packing is not: .* give packing too, or neither"),
+        ({"packing": Packing(3, 5)}, "packing is given and lengths is not: .* give lengths too, or neither"),
+    ],
+)
+def test_packed_rows_need_lengths_and_packing(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        shuffled(10, 4, **arguments)
+
+
+CHOSEN = np.array([9, 2, 30, 4, 7, 11, 17])
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_chosen_examples_are_drawn_in_the_order_of_as_many(replacement: bool) -> None:
+    rows, _ = drawn(shuffled(40, 3, examples=CHOSEN, replacement=replacement), 5)
+    alone, _ = drawn(shuffled(len(CHOSEN), 3, replacement=replacement), 5)
+    np.testing.assert_array_equal(rows["user"], CHOSEN[alone["user"]])
+    np.testing.assert_array_equal(rows["mask"], alone["mask"])
+    assert rows["user"].dtype == np.int32
+    assert replacement or sorted(rows["user"][rows["mask"]]) == sorted(CHOSEN)
+
+
+def test_chosen_examples_are_placed_by_their_own_lengths() -> None:
+    context = {"length": jnp.full(40, 9).at[CHOSEN].set(jnp.array([4, 4, 1, 1, 2, 2, 3]))}
+    rows, ok = drawn(shuffled(40, 4, examples=CHOSEN, lengths=lengths, packing=Packing(3, 5)), 0, context)
+    assert ok
+    assert (rows["row"][rows["mask"]] < 3).all()
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        (np.array([0, 40]), r"examples: 0..40: must be in 0..39"),
+        (np.array([-1, 3]), r"examples: -1..3: must be in 0..39"),
+        (np.array([], int), "examples: empty"),
+        (np.ones(40, bool), "must be numbers of examples, integers .* of a mask give np.flatnonzero"),
+        (np.zeros((2, 2), int), r"int64\[2, 2\]: must be numbers of examples"),
+    ],
+)
+def test_chosen_examples_are_checked(examples: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        shuffled(40, 4, examples=examples)
+
+
+def test_a_run_of_other_chosen_examples_is_another_run() -> None:
+    """Their number is the same, so that no shape tells them apart."""
+    found = [identity.steps(shuffled(40, 3, examples=chosen), {}) for chosen in (CHOSEN, CHOSEN + 1)]
+    assert found[0] != found[1]
+    assert found[0] == identity.steps(shuffled(40, 3, examples=CHOSEN.copy()), {})
+    assert found[0] | found[1] == found[1] != identity.steps(shuffled(7, 3), {})
 
 
 # --- steps and epochs --------------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrec import packing
+from jaxrec import losses, packing
 from jaxrec.data.events.batching import gather_users
 from jaxrec.optim.loss_weighting import static
 from jaxrec.packing import Packing
 from jaxrec.tasks.next_item import next_item
-from jaxrec.tasks.objectives import sampled_bce
+from jaxrec.tasks.objectives import sampled
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, make_epoch, shuffled
 from jaxrec.train.state import TrainState, create
@@ -188,7 +188,7 @@ def sequence_plan(rows: Packing) -> Plan:
     def lengths(context: Context, user: Array) -> Array:
         return jnp.clip(context["length"][user] - 1, 0, small.MAX_LEN)
 
-    return shuffled(len(small.LENGTHS), 4, lengths=lengths, rows=rows.rows, width=rows.width)
+    return shuffled(len(small.LENGTHS), 4, lengths=lengths, packing=rows)
 
 
 def test_next_item_streams_to_the_bits_of_the_resident_epoch() -> None:
@@ -196,7 +196,7 @@ def test_next_item_streams_to_the_bits_of_the_resident_epoch() -> None:
     lengths = np.clip(columns["length"] - 1, 0, small.MAX_LEN)
     rows = Packing(packing.rows_needed(lengths, 4, 8), 8)
     plan = sequence_plan(rows)
-    objective = sampled_bce(small.NUM_ITEMS, int(columns["excluded_length"].max()))
+    objective = sampled(losses.bce, small.NUM_ITEMS, int(columns["excluded_length"].max()))
     task = next_item(small.Averager(dropout=0.3), objective, packed=rows)
     context = jax.tree.map(jnp.asarray, columns)
     expected, logs = resident(task, plan, context, 2)

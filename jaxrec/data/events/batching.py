@@ -25,7 +25,7 @@ def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.nd
     reject: "train" avoids the items of training events; "all" those of validation and test too, as
     the CoSeRec code family does (it tells the sampler a little about the answers).
 
-    A user who has used every item leaves no negative: `tasks.objectives.sampled_bce` refuses that.
+    A user who has used every item leaves no negative: `tasks.objectives.sampled` refuses that.
 
     Raises:
       ValueError: reject is neither.

@@ -8,9 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxrec.nn.layers.id_columns import column
-from jaxrec.types import Array
-
-HISTORY = "history_"
+from jaxrec.types import HISTORY, Array
 
 
 class Windows(nn.Module):

@@ -1,0 +1,239 @@
+"""Objectives over a loss that is given: its name, its negatives, and the value of slow NumPy."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrec import losses, sampling
+from jaxrec.data.events.clusters import undivided
+from jaxrec.nn.sequential.sasrec import SASRec
+from jaxrec.optim.loss_weighting import static
+from jaxrec.tasks.cluster_retrieval import in_cluster_softmax
+from jaxrec.tasks.next_click import sigmoid_softmax
+from jaxrec.tasks.next_item import next_item
+from jaxrec.tasks.objectives import (
+    Objective,
+    draw_nothing,
+    full_softmax,
+    negatives,
+    sampled,
+    sampled_softmax,
+    shared_negatives,
+    uniform_softmax,
+)
+from jaxrec.train.epoch import make_epoch, shuffled
+from jaxrec.train.state import create
+from jaxrec.train.step import make_step
+from jaxrec.types import Array
+from tests.tasks import small
+from tests.tasks.small import NUM_ITEMS
+
+COUNTS = np.arange(NUM_ITEMS + 1)
+SHARED = negatives(COUNTS, num_samples=5, alpha=0.75, logq=1.0)
+rng = np.random.default_rng(0)
+HIDDEN = rng.normal(size=(2, 3, 4)).astype(np.float32)
+TABLE = rng.normal(size=(NUM_ITEMS + 1, 4)).astype(np.float32)
+TARGETS = np.array([[0, 3, 7], [30, 1, 2]], np.int32)
+REAL = TARGETS != 0
+
+
+def margin(pos: Array, neg: Array, *, where: Array, axis_name: str | None) -> Array:
+    """A loss of one negative alone, as a user may write it."""
+    return losses.masked_mean(jnp.maximum(neg - pos + 1.0, 0.0), where, axis_name)
+
+
+def excluded_width() -> int:
+    return int(small.columns()["excluded_length"].max())
+
+
+# --- names ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("objective", "name", "description"),
+    [
+        (sampled(losses.bce, NUM_ITEMS, 3), "bce", "bce"),
+        (sampled(losses.bpr, NUM_ITEMS, 3, num_negatives=4), "bpr", "bpr, 4 negatives an event"),
+        (sampled(functools.partial(losses.bpr_max, regularisation=0.5), NUM_ITEMS, 3), "bpr-max", "bpr-max"),
+        (sampled(margin, NUM_ITEMS, 3, name="hinge", description="hinge, 1"), "hinge", "hinge, 1"),
+        (full_softmax(), "ce", "ce"),
+        (
+            uniform_softmax(NUM_ITEMS, 128),
+            "ssm",
+            "softmax of cosines / 0.05, 128 uniform negatives an event",
+        ),
+        (
+            uniform_softmax(NUM_ITEMS, 8, shared=True, temperature=0.1),
+            "ssm",
+            "softmax of cosines / 0.1, 8 uniform negatives a batch",
+        ),
+        (
+            sampled_softmax(4, sampling.popularity_table(COUNTS, alpha=1.0)),
+            "ssm-logq",
+            "sampled softmax, logQ 1; 4 by popularity, shared by the batch",
+        ),
+        (
+            shared_negatives(losses.sampled_softmax, SHARED),
+            "ssm",
+            "sampled softmax, logQ 1; in-batch negatives and 5 ∝ frequency^0.75",
+        ),
+        (
+            shared_negatives(losses.top1_max, SHARED),
+            "top1-max",
+            "top1-max; in-batch negatives and 5 ∝ frequency^0.75",
+        ),
+        (sigmoid_softmax(), "sigmoid", "sigmoid softmax"),
+        (in_cluster_softmax(undivided(NUM_ITEMS), 3), "ssm", "sampled softmax"),
+    ],
+)
+def test_an_objective_says_what_it_trains(objective: Objective, name: str, description: str) -> None:
+    assert (objective.name, objective.description) == (name, description)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "bpr "])
+def test_a_name_is_one_word(name: str) -> None:
+    with pytest.raises(ValueError, match=f"name={name!r}: must be one word"):
+        Objective(draw_nothing, losses.bpr, name)
+
+
+def test_a_loss_without_a_name_is_given_one() -> None:
+    nameless = lambda pos, neg, **rest: losses.bpr(pos, neg, **rest)  # noqa: E731
+    with pytest.raises(ValueError, match="has no name of its own; give one, such as name='bpr'"):
+        sampled(nameless, NUM_ITEMS, 3)
+    assert sampled(nameless, NUM_ITEMS, 3, name="mine").name == "mine"
+
+
+# --- values --------------------------------------------------------------------------------------------
+
+
+def value(objective: Objective, ids: np.ndarray, targets: np.ndarray = TARGETS) -> Any:
+    """The loss and its gradient with respect to hidden states."""
+    batch = {"targets": targets, "negatives": ids}
+    of = jax.jit(jax.value_and_grad(lambda hidden: objective.loss(hidden, jnp.asarray(TABLE), batch, None)))
+    return of(HIDDEN)
+
+
+def drawn(number: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(1, NUM_ITEMS + 1, (*TARGETS.shape, *[number] * (number > 1)))
+
+
+def slow_scores(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of real targets [M] and of their negatives [M, N], by a loop."""
+    at = np.argwhere(REAL)
+    ids = ids.reshape(*TARGETS.shape, -1)
+    pos = np.array([HIDDEN[r, s] @ TABLE[TARGETS[r, s]] for r, s in at])
+    return pos, np.array([[HIDDEN[r, s] @ TABLE[j] for j in ids[r, s]] for r, s in at])
+
+
+SLOW = {
+    "bce": lambda pos, neg: np.log1p(np.exp(-pos)) + np.log1p(np.exp(neg)).sum(axis=1),
+    "bpr": lambda pos, neg: np.log1p(np.exp(neg - pos[:, None])).mean(axis=1),
+    "top1": lambda pos, neg: (1 / (1 + np.exp(pos[:, None] - neg)) + 1 / (1 + np.exp(-(neg**2)))).mean(
+        axis=1
+    ),
+}
+
+
+@pytest.mark.parametrize("number", [1, 4])
+@pytest.mark.parametrize("name", SLOW)
+def test_a_sampled_objective_equals_slow_numpy(name: str, number: int) -> None:
+    """`top1` wants an axis of negatives even where there is one; the others take either."""
+    objective = sampled(getattr(losses, name), NUM_ITEMS, 3, num_negatives=number)
+    found, gradient = value(objective, drawn(number))
+    assert float(found) == pytest.approx(SLOW[name](*slow_scores(drawn(number))).mean(), rel=1e-5)
+    assert np.isfinite(gradient).all()
+    assert (np.asarray(gradient)[~REAL] == 0).all()
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_without_a_target_a_sampled_objective_is_zero(number: int) -> None:
+    objective = sampled(losses.bpr, NUM_ITEMS, 3, num_negatives=number)
+    found, gradient = value(objective, drawn(number), 0 * TARGETS)
+    assert float(found) == 0.0
+    assert (np.asarray(gradient) == 0).all()
+
+
+def test_a_loss_of_one_negative_is_not_given_several() -> None:
+    found, _ = value(sampled(margin, NUM_ITEMS, 3), drawn(1))
+    pos, neg = slow_scores(drawn(1))
+    assert float(found) == pytest.approx(np.maximum(neg[:, 0] - pos + 1, 0).mean(), rel=1e-5)
+    for number in (2, 5, 7):
+        with pytest.raises(
+            ValueError, match=f"loss 'margin': does not take num_negatives={number}: expected"
+        ):
+            sampled(margin, NUM_ITEMS, 3, num_negatives=number)
+
+
+def test_a_loss_has_to_give_one_number() -> None:
+    with pytest.raises(
+        ValueError, match="loss 'each': does not take num_negatives=1.*in place of one number"
+    ):
+        sampled(lambda pos, neg, **rest: neg - pos, NUM_ITEMS, 3, name="each")
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_there_is_a_negative(number: int) -> None:
+    with pytest.raises(ValueError, match=f"num_negatives={number}: must be at least 1"):
+        sampled(losses.bpr, NUM_ITEMS, 3, num_negatives=number)
+
+
+# --- draws ---------------------------------------------------------------------------------------------
+
+
+def test_each_event_gets_its_own_items_that_the_user_has_not_used() -> None:
+    columns = small.columns()
+    users = jnp.array([[4, 4], [0, 8]])
+    objective = sampled(losses.bpr, NUM_ITEMS, excluded_width(), num_negatives=500)
+    found = np.asarray(jax.jit(objective.draw)(jax.random.key(3), users, columns)["negatives"])
+    assert found.shape == (2, 2, 500)
+    for row, slot in np.ndindex(2, 2):
+        used = set(small.training_events(int(users[row, slot])))
+        assert set(found[row, slot].tolist()) == set(range(1, NUM_ITEMS + 1)) - used
+    assert (found[0, 0] != found[0, 1]).any()
+
+
+def test_one_negative_an_event_is_one_draw_of_the_sampler() -> None:
+    columns, users, key = small.columns(), jnp.array([[4, 0, 7]]), jax.random.key(3)
+    objective = sampled(losses.bce, NUM_ITEMS, excluded_width())
+    expected, _ = sampling.uniform_excluding_flat(
+        key,
+        num_items=NUM_ITEMS,
+        excluded=columns["excluded"],
+        start=columns["excluded_start"][users],
+        count=columns["excluded_length"][users],
+        width=excluded_width(),
+    )
+    np.testing.assert_array_equal(objective.draw(key, users, columns)["negatives"], expected)
+
+
+# --- training ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_bpr_trains_sasrec(number: int) -> None:
+    model = SASRec(NUM_ITEMS, dim=8, inner_dim=8, num_layers=1, num_heads=1, max_len=6, dropout=0.1)
+    objective = sampled(losses.bpr, NUM_ITEMS, excluded_width(), num_negatives=number)
+    task, tx, columns = (
+        next_item(model, objective),
+        optax.adam(0.01),
+        jax.tree.map(jnp.asarray, small.columns()),
+    )
+    plan = shuffled(len(small.LENGTHS), 4)
+    state = create(task, tx, static(), jax.random.key(0), first_step(plan, columns), columns)
+    run = jax.jit(make_epoch(make_step(task, tx, static()), plan))
+    found = []
+    for epoch in range(20):
+        state, means = run(state, columns, jnp.int32(epoch), jnp.int32(0))
+        found.append(float(means["next_item"]))
+    assert np.mean(found[-3:]) < 0.75 * np.mean(found[:3])
+
+
+def first_step(plan: Any, columns: Any) -> Any:
+    return jax.tree.map(lambda column: column[0], plan.draw(jax.random.key(0), columns)[0])

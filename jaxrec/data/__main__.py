@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from jaxrec.data import catalogue, store
-from jaxrec.data.delimited import form_of
+from jaxrec.data.delimited import file_suffix
 from jaxrec.data.events.event_files import read_csv, read_parquet
 from jaxrec.data.events.sequence_files import read_lines
 
@@ -128,7 +128,7 @@ class Validate:
     renumber: bool = False  # with --keep-ids and --k-core: number the items left anew
 
     def run(self) -> None:
-        form = form_of(self.file)
+        form = file_suffix(self.file)
         if form == ".txt":
             self._only("a table", "user item time value delimiter columns keep_ids real_ids k_core renumber")
             print(catalogue.describe(read_lines(self.file, self.times_file, name=self.name)))

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.cells import BadCell, check_id, shown
+from jaxrec.data.cells import BadCell, check_id, quote
 from jaxrec.data.validation import as_integers, check_count
 
 Order = Literal["appearance", "sorted"]
@@ -167,12 +167,12 @@ def text_array(feature: str, texts: Sequence[str]) -> np.ndarray:
     """
     bad = next((text for text in texts if "\0" in text), None)
     if bad is not None:
-        raise ValueError(f"{feature}: {shown(bad)} has a NUL character; take it out")
+        raise ValueError(f"{feature}: {quote(bad)} has a NUL character; take it out")
     lengths = [len(text) for text in texts]
     longest = max(lengths, default=0)
     if 4 * longest * len(texts) > MOST_BYTES and longest * len(texts) > 16 * sum(lengths):
         raise ValueError(
-            f"{feature}: {shown(texts[lengths.index(longest)])} is far longer than the other {len(texts):,} "
+            f"{feature}: {quote(texts[lengths.index(longest)])} is far longer than the other {len(texts):,} "
             "ids, which would each take as much memory; shorten it, if it is an id at all"
         )
     return np.array(texts, str)
@@ -245,7 +245,7 @@ def _without_nul(feature: str, array: np.ndarray) -> np.ndarray:
         bad = ((characters[:, :-1] == 0) & (characters[:, 1:] != 0)).any(axis=1)
         if bad.any():
             text = array[int(bad.argmax())].item()
-            raise ValueError(f"{feature}: {shown(text)} has a NUL character; take it out")
+            raise ValueError(f"{feature}: {quote(text)} has a NUL character; take it out")
     return array
 
 

@@ -15,8 +15,17 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrec.data import vocab
-from jaxrec.data.cells import SECONDS, BadCell, Codes, check_id, kept_id, number, second, shown
-from jaxrec.data.delimited import read_header, read_rows, separator
+from jaxrec.data.cells import (
+    SECONDS,
+    BadCell,
+    IdCodes,
+    check_id,
+    parse_kept_id,
+    parse_number,
+    parse_seconds,
+    quote,
+)
+from jaxrec.data.delimited import read_header, read_records, resolve_delimiter
 from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.validation import as_integers, check_name, check_seconds, kept_items, narrow_ids
 
@@ -44,21 +53,21 @@ def read_csv(
     columns: names of all columns of a file that has no header line.
     ids: "map" numbers raw item ids, any text, 1..n in the given `order` ("sorted" sorts them as text);
     "keep" takes them as they are: integers 1..n. Users are always numbered; with "keep" they are integers.
-    real_ids: ids that read like the mark of a missing value and are none, such as "NA" (`cells.MISSING`).
+    real_ids: ids that look like a missing value (`cells.MISSING_MARKS`) but are real, such as "NA".
     name: of the data set, by default that of the file.
     """
     path, name = _checked(path, name, ids)
-    rows = read_rows(path, separator(path, delimiter))
+    rows = read_records(path, resolve_delimiter(path, delimiter))
     header = read_header(path, rows) if columns is None else list(columns)
     names = {"user": user, "item": item, "time": time, "value": value}
     places = {f: _position(path, header, f, given) for f, given in names.items() if given is not None}
-    codes = {feature: Codes(feature, real_ids) for feature in ("user", "item")}
+    codes = {feature: IdCodes(feature, real_ids) for feature in ("user", "item")}
     read: dict[str, Callable[[str], int | float]] = {
-        "time": functools.partial(second, "time"),
-        "value": functools.partial(number, "value"),
+        "time": functools.partial(parse_seconds, "time"),
+        "value": functools.partial(parse_number, "value"),
     }
     for feature, table in codes.items():
-        read[feature] = functools.partial(kept_id, feature) if ids == "keep" else table.__getitem__
+        read[feature] = functools.partial(parse_kept_id, feature) if ids == "keep" else table.__getitem__
     cells = {feature: array("d" if feature == "value" else "q") for feature in places}
     steps: list[tuple[int, Callable[[str], Any], Callable[[Any], None]]] = [
         (at, read[feature], cells[feature].append) for feature, at in places.items()
@@ -214,10 +223,10 @@ def _position(path: Path, header: Sequence[str], feature: str, name: str) -> int
     if not count:
         other = next((d for d in (",", ";", "\t", "|", "::") if len(header) == 1 and d in header[0]), None)
         if other is not None:
-            raise ValueError(f"{path}: the header {shown(header[0])} is one column; give delimiter={other!r}")
+            raise ValueError(f"{path}: the header {quote(header[0])} is one column; give delimiter={other!r}")
         without = "; time=None takes the order of the rows as the order in time" if feature == "time" else ""
         raise ValueError(
-            f"{path}: there is no {feature} column {name!r} among {', '.join(map(shown, header))}; "
+            f"{path}: there is no {feature} column {name!r} among {', '.join(map(quote, header))}; "
             f"name it with {feature}=...{without}"
         )
     return list(header).index(name)

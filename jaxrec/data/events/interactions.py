@@ -118,7 +118,7 @@ class Interactions:
     ) -> Interactions:
         """Numbers raw user and item ids (integers or text, [N]) by first appearance or sorted.
 
-        real_ids: ids that read like the mark of a missing value and are none, such as "NA" (`cells.MISSING`).
+        real_ids: ids that look like a missing value (`cells.MISSING_MARKS`) but are real, such as "NA".
         Raises ValueError for such marks, for text with spaces around it, and for what `vocab.as_raw` refuses.
         """
         columns = []

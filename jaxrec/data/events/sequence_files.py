@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec.data.cells import PLAIN_INTEGER, BadCell, integer, shown
+from jaxrec.data.cells import PLAIN_INTEGER, BadCell, parse_integer, quote
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.store import read_bytes
 from jaxrec.data.validation import kept_items, narrow_ids
@@ -103,7 +103,7 @@ def parse_columns(
 def integer_array(cells: Sequence[str], where: str) -> np.ndarray:
     """Cells as int64 [N]; ValueError for what is not an integer written plainly."""
     try:
-        return np.array([integer(cell) for cell in cells], np.int64)
+        return np.array([parse_integer(cell) for cell in cells], np.int64)
     except (BadCell, OverflowError) as error:
         raise ValueError(f"{where}: {error}; repair the file") from None
 
@@ -133,10 +133,10 @@ def _not_integer(rows: Sequence[Sequence[bytes]], where: str) -> str:
         for token in row:
             text = token.decode(errors="replace")
             try:
-                integer(text)
+                parse_integer(text)
             except (ValueError, OverflowError):
                 return (
-                    f"{where}, line {number}: {shown(text)} is not an integer of 64 bits; ids and times must "
+                    f"{where}, line {number}: {quote(text)} is not an integer of 64 bits; ids and times must "
                     f"be: {PLAIN_INTEGER}"
                 )
     raise AssertionError("every token is an integer")

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, BadCell, check_id, shown
+from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, BadCell, check_id, quote
 from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.sources import movielens
 from jaxrec.data.store import File, Source, http, read, read_bytes, show_terms, verify
@@ -197,7 +197,7 @@ def _check_lines(content: bytes, layout: Layout, where: str, form: str) -> None:
             number += content.count(b"\n", start, good)
             bad = content[good : content.find(b"\n", good) + 1 or len(content)].decode(errors="replace")
             raise ValueError(
-                f"{where}, line {number + bool(layout.header)}: {shown(bad)}: expected lines `{form}` with "
+                f"{where}, line {number + bool(layout.header)}: {quote(bad)}: expected lines `{form}` with "
                 f"integer seconds; numbers have {PLAIN_INTEGER}"
             )
         number += content.count(b"\n", start, end)

@@ -60,7 +60,7 @@ from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import movielens
 from jaxrec.data.sources import session_logs as sessions
 from jaxrec.data.synthetic.sequences import markov_chain
-from jaxrec.data.validation import narrow_ids
+from jaxrec.data.validation import as_int32_ids
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.peterrec import PeterRec, trainable, transfer
 from jaxrec.protocols import next_item as ranking
@@ -431,7 +431,7 @@ def asked_rows(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> tuple[n
     """Logits [M, T] in float64 and labels 0..T-1 [M] of the examples that are no padding."""
     mask = np.asarray(queries["mask"])
     found, label = np.asarray(logits, np.float64)[mask], np.asarray(queries["label"])[mask]
-    narrow_ids(label, found.shape[1], "label, a class")
+    as_int32_ids(label, found.shape[1], "label, a class")
     return found, label - 1
 
 

@@ -63,9 +63,9 @@ class Download:
         assert entry.source is not None  # as of every public set
         store.show_terms(entry.source)
         for alternatives in entry.files:
-            file = next((file for file in alternatives if store.find(file)), alternatives[-1])
-            store.read(file)
-            print(f"{store.find(file)}: sha256 verified")
+            file = next((file for file in alternatives if store.find_file(file)), alternatives[-1])
+            store.read_file(file)
+            print(f"{store.find_file(file)}: sha256 verified")
 
 
 @dataclasses.dataclass(frozen=True)

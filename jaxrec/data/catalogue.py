@@ -100,8 +100,8 @@ class Entry(NamedTuple):
     @property
     def state(self) -> store.State | None:
         """The state of a public set is that of the file hardest to get; None for files of yours."""
-        order: tuple[store.State, ...] = ("in JAXREC_DATA_DIR", "cached", "to download", "not to be had")
-        states = [store.state(*alternatives) for alternatives in self.files]
+        order: tuple[store.State, ...] = ("in JAXREC_DATA_DIR", "cached", "to download", "not available")
+        states = [store.file_state(*alternatives) for alternatives in self.files]
         return max(states, key=order.index) if states else None
 
     def options(self, kind: Kind | None = None) -> tuple[str, ...]:

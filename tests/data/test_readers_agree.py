@@ -85,7 +85,7 @@ def test_one_long_id_costs_its_own_length(read: Reader) -> None:
 
 
 def test_an_id_that_would_make_all_others_huge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocab, "MOST_BYTES", 4 * 100 * 100)
+    monkeypatch.setattr(vocab, "MAX_ARRAY_BYTES", 4 * 100 * 100)
     ids = [f"i{i}" for i in range(100)]
     assert len(vocab.build("item", [*ids, "x" * 90])) == 101
     with pytest.raises(

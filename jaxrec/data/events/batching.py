@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxrec.data.events.split import Queries, Split
-from jaxrec.data.validation import MAX_ITEMS, as_integers, narrow_ids
+from jaxrec.data.validation import MAX_ITEMS, as_int32_ids, as_integers
 
 
 def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.ndarray]:
@@ -140,10 +140,10 @@ def labelled_columns(
     if label.shape != (len(offsets) - 1,):
         raise ValueError(f"label: {label.size:,} labels for {len(offsets) - 1:,} users; give one for each")
     return {
-        "items": narrow_ids(items, num_items, "items"),
+        "items": as_int32_ids(items, num_items, "items"),
         "start": offsets[:-1].astype(np.int32),
         "length": np.diff(offsets).astype(np.int32),
-        "label": narrow_ids(label, num_classes, "label, a class"),
+        "label": as_int32_ids(label, num_classes, "label, a class"),
     }
 
 

@@ -27,7 +27,7 @@ from jaxrec.data.cells import (
 )
 from jaxrec.data.delimited import read_header, read_records, resolve_delimiter
 from jaxrec.data.events.interactions import Interactions
-from jaxrec.data.validation import as_integers, check_name, check_seconds, kept_items, narrow_ids
+from jaxrec.data.validation import as_int32_ids, as_integers, check_name, check_seconds, count_kept_items
 
 Ids = Literal["map", "keep"]
 
@@ -83,7 +83,7 @@ def read_csv(
     found: dict[str, Any] = {feature: np.array(column) for feature, column in cells.items()}
     if ids == "map":
         for feature, table in codes.items():
-            found[feature] = vocab.Texts(found[feature], list(table))
+            found[feature] = vocab.CodedTexts(found[feature], list(table))
     return _interactions(path, name, found, ids, order, real_ids)
 
 
@@ -151,7 +151,7 @@ def _arrow_column(path: Path, feature: str, column: str, table: Any) -> Any:
 
 def _arrow_ids(
     where: str, found: Any, *, feature: str, ids: Ids, real_ids: Collection[str]
-) -> np.ndarray | vocab.Texts:
+) -> np.ndarray | vocab.CodedTexts:
     """Integers, or text as codes; each distinct text is checked, as in a CSV file."""
     import pyarrow as pa
 
@@ -170,7 +170,7 @@ def _arrow_ids(
             check_id(feature, cell, real_ids)
         except BadCell as error:
             raise ValueError(f"{where}, row {int((codes == code).argmax())}: {error}") from None
-    return vocab.Texts(codes, texts)
+    return vocab.CodedTexts(codes, texts)
 
 
 def _arrow_seconds(where: str, found: Any) -> np.ndarray:
@@ -254,12 +254,12 @@ def _interactions(
     if ids == "map":
         return Interactions.from_raw(name, user, item, time, value, order=order, real_ids=real_ids)
     assert item is not None
-    users, user = vocab.number(f"{path}: user", user, "sorted")
-    num_items = kept_items(item, f"{path}: item")
+    users, user = vocab.build_and_encode(f"{path}: user", user, "sorted")
+    num_items = count_kept_items(item, f"{path}: item")
     return Interactions(
         name,
         user,
-        narrow_ids(item, num_items, f"{path}: item"),
+        as_int32_ids(item, num_items, f"{path}: item"),
         time,
         value,
         users.raw,

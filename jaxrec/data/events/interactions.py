@@ -12,13 +12,13 @@ import numpy as np
 from jaxrec.data import vocab
 from jaxrec.data.validation import (
     MAX_SPAN,
+    as_int32_ids,
     as_integers,
     check_count,
     check_dtype,
     check_ids,
     check_name,
     check_seconds,
-    narrow_ids,
 )
 
 
@@ -119,11 +119,11 @@ class Interactions:
         """Numbers raw user and item ids (integers or text, [N]) by first appearance or sorted.
 
         real_ids: ids that look like a missing value (`cells.MISSING_MARKS`) but are real, such as "NA".
-        Raises ValueError for such marks, for text with spaces around it, and for what `vocab.as_raw` refuses.
+        Raises ValueError for missing ids, for text with spaces around it, and as `vocab.as_raw_ids` does.
         """
         columns = []
         for feature, values in ((f"{name}: user", user), (f"{name}: item", item)):
-            vocabulary, ids = vocab.number(feature, values, order)
+            vocabulary, ids = vocab.build_and_encode(feature, values, order)
             vocab.check_raw_ids(vocabulary, ids, real_ids)
             columns.append((ids, vocabulary.raw))
         (users, user_ids), (items, item_ids) = columns
@@ -303,7 +303,7 @@ class Sequences:
         check_count(count, f"{name}: items")
         return cls(
             name,
-            items=narrow_ids(items, count, f"{name}: items"),
+            items=as_int32_ids(items, count, f"{name}: items"),
             times=None
             if times is None
             else np.concatenate([as_integers(t, f"{name}: times of row {i}") for i, t in enumerate(times)]),

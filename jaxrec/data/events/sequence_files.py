@@ -12,7 +12,7 @@ import numpy as np
 from jaxrec.data.cells import PLAIN_INTEGER, BadCell, parse_integer, quote
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.store import read_bytes
-from jaxrec.data.validation import kept_items, narrow_ids
+from jaxrec.data.validation import as_int32_ids, count_kept_items
 
 # What `cells.INTEGER` does not allow, in text of such cells and white space.
 _NOT_PLAIN = re.compile(rb"[^0-9\s-]|(?<![0-9])0[0-9]|-(?![1-9])|(?<=[0-9-])-")
@@ -40,10 +40,10 @@ def read_lines(
 def rows_to_sequences(name: str, content: bytes, where: str) -> Sequences:
     """Sequences without times from the content of a file of lines `user item item ...`."""
     users, offsets, values = parse_rows(content, where)
-    num_items = kept_items(values, f"{where}: item")
+    num_items = count_kept_items(values, f"{where}: item")
     return Sequences(
         name,
-        items=narrow_ids(values, num_items, f"{where}: item"),
+        items=as_int32_ids(values, num_items, f"{where}: item"),
         times=None,
         offsets=offsets,
         user_ids=users,

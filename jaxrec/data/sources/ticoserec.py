@@ -14,7 +14,7 @@ import numpy as np
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sequence_files import parse_rows, rows_to_sequences, with_times
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
-from jaxrec.data.store import File, Source, find, github, read, show_terms
+from jaxrec.data.store import File, Source, find_file, github, read_file, show_terms
 from jaxrec.data.vocab import Vocabulary
 
 SOURCE = Source(
@@ -93,10 +93,10 @@ def load(name: str) -> Sequences:
     dataset = pick(DATASETS, name)
     show_terms(SOURCE)
     (items,), order, *stamps = dataset.files
-    sequences = rows_to_sequences(f"ticoserec/{name}", read(items), items.path)
+    sequences = rows_to_sequences(f"ticoserec/{name}", read_file(items), items.path)
     if stamps:
         ((times,),) = stamps
-        sequences = with_times(sequences, read(times), times.path)
+        sequences = with_times(sequences, read_file(times), times.path)
     sequences = dataclasses.replace(sequences, uniform_rank=_uniform_rank(sequences.user_ids, order))
     check(sequences.name, sequences.statistics(), dataset.expected)
     return sequences
@@ -104,12 +104,12 @@ def load(name: str) -> Sequences:
 
 def _uniform_rank(users: np.ndarray, order: tuple[File, ...]) -> np.ndarray:
     packed, original = order
-    if find(packed) is not None:
-        ranked = np.load(io.BytesIO(read(packed)))[
+    if find_file(packed) is not None:
+        ranked = np.load(io.BytesIO(read_file(packed)))[
             "user_order"
         ]  # the user of each line of the re-ordered file
     else:
-        ranked = parse_rows(read(original), original.path)[0]
+        ranked = parse_rows(read_file(original), original.path)[0]
     rows = Vocabulary("user", users).encode(ranked) - 1
     rank = np.empty(users.size, np.int32)
     rank[rows] = np.arange(rows.size, dtype=np.int32)

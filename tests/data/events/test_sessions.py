@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jaxrec.data.__main__ import main
 from jaxrec.data.events.sessions import Sessions, SessionSplit, format_sessions, split_sessions
 from jaxrec.data.sources import session_logs as source
-from jaxrec.data.store import find
+from jaxrec.data.store import find_file
 
 TRAIN = [[7, 9, 7], [9, 30], [7, 7, 12, 9], [30, 12], [9, 9]]
 TEST = [
@@ -200,7 +200,7 @@ PRINTED = {
 def data(cache: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
     for log in source.LOGS:
-        if find(log.files[0][0]) is None:
+        if find_file(log.files[0][0]) is None:
             pytest.skip(f"{log.files[0][0].path} is not in the data folder")
     return data_dir
 

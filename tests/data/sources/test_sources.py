@@ -80,7 +80,7 @@ LOADED: dict[str, Sequences] = {}
 def load(source: ModuleType, dataset: Dataset) -> Sequences:
     """Loads a set once for all tests of this file, which don't change it."""
     for alternatives in dataset.files:
-        if store.state(*alternatives) != "in JAXREC_DATA_DIR":
+        if store.file_state(*alternatives) != "in JAXREC_DATA_DIR":
             pytest.skip(f"{alternatives[-1].path} is not in the data folder")
     name = f"{source.SOURCE.name}/{dataset.name}"
     if name not in LOADED:
@@ -139,7 +139,7 @@ def test_uniform_rank_is_read_from_the_original_file_too(
     _, (_, original), _ = pick(ticoserec.DATASETS, "Beauty").files
     (cache / original.path).parent.mkdir(parents=True)
     (cache / original.path).write_bytes(content)
-    assert store.read(original) == content
+    assert store.read_file(original) == content
     monkeypatch.setattr(ticoserec, "find", lambda _: None)
     again = ticoserec.load("Beauty")
     assert np.array_equal(again.uniform_rank, sequences.uniform_rank)
@@ -185,12 +185,12 @@ def test_movielens_columns_follow_the_ids(data: Path) -> None:
 def test_grouplens_files_are_converted_byte_for_byte(data: Path) -> None:
     """Undoes the conversion of the stored files as far as it can be undone, and converts again."""
     load(movielens, pick(movielens.DATASETS, "ml-100k"))
-    ratings = store.read(movielens._RATINGS)
+    ratings = store.read_file(movielens._RATINGS)
     assert movielens.convert_ratings(ratings.split(b"\n", 1)[1]) == ratings
-    users = store.read(movielens._USERS)
+    users = store.read_file(movielens._USERS)
     assert movielens.convert_users(users.split(b"\n", 1)[1].replace(b"\t", b"|")) == users
     lines = []
-    items = store.read(movielens._ITEMS).decode()
+    items = store.read_file(movielens._ITEMS).decode()
     for line in items.split("\n")[1:-1]:
         number, title, year, genres = line.split("\t")
         flags = ["1" if genre in genres.split() else "0" for genre in movielens.GENRES]
@@ -202,7 +202,7 @@ def test_grouplens_files_are_converted_byte_for_byte(data: Path) -> None:
 def test_movielens_is_read_out_of_the_wheel(data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(movielens, pick(movielens.DATASETS, "ml-100k"))
     contents = {
-        file.path: store.read(file) for file in (movielens._RATINGS, movielens._ITEMS, movielens._USERS)
+        file.path: store.read_file(file) for file in (movielens._RATINGS, movielens._ITEMS, movielens._USERS)
     }
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -219,8 +219,8 @@ def test_movielens_is_read_out_of_the_wheel(data: Path, cache: Path, monkeypatch
     )
     for file in (movielens._RATINGS, movielens._ITEMS, movielens._USERS):
         name = f"recbole/dataset_example/ml-100k/{Path(file.path).name}"
-        inside = file._replace(routes=(store.member(wheel, name, movielens._member(name)),))
-        assert store.read(inside) == contents[file.path]
+        inside = file._replace(routes=(store.archive_member(wheel, name, movielens._member(name)),))
+        assert store.read_file(inside) == contents[file.path]
     assert movielens.load("ml-100k").num_users == 943  # from the cache now
 
 

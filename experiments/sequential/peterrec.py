@@ -59,6 +59,7 @@ from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import movielens
 from jaxrec.data.sources import session_logs as sessions
+from jaxrec.data.synthetic.grouped_sessions import grouped_sessions
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.data.validation import as_int32_ids
 from jaxrec.nn.sequential.nextitnet import NextItNet
@@ -234,14 +235,14 @@ def load(config: Config) -> Data:
 def load_sessions(config: Config) -> Data:
     """Sessions of a data set, or made-up ones, parted by cold items."""
     if config.tiny:
-        log, least, most = cold_items.grouped_sessions(), 1, 10_000
+        log, least, most = grouped_sessions(), 1, 10_000
         number, validation, test = TINY_COLD_ITEMS, TINY_VALIDATION, TINY_TEST
     else:
         log, least, most = sessions.load(config.dataset).train, LEAST_CLICKS, MOST_CLICKS
         number, validation, test = COLD_ITEMS, COLD_VALIDATION, COLD_TEST
     seed = config.split_seed
-    held = cold_items.hold_out(log, number=number, least=least, most=most, seed=seed)
-    parts = cold_items.draw_parts(
+    held = cold_items.hold_out_items(log, num_cold=number, min_clicks=least, max_clicks=most, seed=seed)
+    parts = cold_items.split_examples(
         len(held.label), train=config.labels, validation=validation, test=test, seed=seed
     )
     columns = labelled_columns(
@@ -251,7 +252,7 @@ def load_sessions(config: Config) -> Data:
         name=held.source.name.split("/")[-1],
         task=str(config.labels),
         rule=f"{config.labels:,} / {validation:,} / {test:,} sessions at random, seed {seed}",
-        source=ranking.resident(cold_items.last_click_of_some(held.source, share=SOURCE_SHARE, seed=seed)),
+        source=ranking.resident(cold_items.hold_out_last_clicks(held.source, share=SOURCE_SHARE, seed=seed)),
         columns=columns,
         classes=tuple(map(str, held.cold_ids)),
         train=parts.train,

@@ -264,14 +264,14 @@ def check_files(entry: Entry, files: tuple[str | Path, ...]) -> None:
 
 def describe(data: Sequences | ImpressionSplit | Sessions | tuple[Sequences, Sides]) -> str:
     """The statistics of what `load` returns, in lines, as `python -m jaxrec.data stats` prints them."""
-    from jaxrec.data.events.sessions import Sessions, format_sessions
+    from jaxrec.data.events.sessions import Sessions, format_session_statistics
     from jaxrec.data.tables.impressions import ImpressionSplit
     from jaxrec.data.tables.summary import format_split
 
     if isinstance(data, ImpressionSplit):
         return format_split(data)
     if isinstance(data, Sessions):
-        return format_sessions(data.name, data.statistics())
+        return format_session_statistics(data.name, data.statistics())
     if isinstance(data, tuple):
         sequences, sides = data
         columns = [f"{name} of items: {int(column.max()):,} values" for name, column in sides.items.items()]

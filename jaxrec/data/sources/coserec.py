@@ -11,7 +11,7 @@ import json
 import numpy as np
 
 from jaxrec.data.events.interactions import Sequences
-from jaxrec.data.events.sequence_files import rows_to_sequences
+from jaxrec.data.events.sequence_files import parse_sequences
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
 from jaxrec.data.store import File, Source, github, read_file, show_terms
 
@@ -77,7 +77,7 @@ def load(name: str) -> Sequences:
     dataset = pick(DATASETS, name)
     show_terms(SOURCE)
     (file,), _ = dataset.files
-    sequences = rows_to_sequences(f"coserec/{name}", read_file(file), file.path)
+    sequences = parse_sequences(f"coserec/{name}", read_file(file), file.path)
     check(sequences.name, sequences.statistics(), dataset.expected)
     return sequences
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxrec.data import vocab
 from jaxrec.data.events.interactions import Interactions, Sequences
-from jaxrec.data.events.sequence_files import integer_array, parse_columns
+from jaxrec.data.events.sequence_files import parse_integers, parse_table
 from jaxrec.data.sources.dataset import Dataset, Expected, Table, check, check_table, pick
 from jaxrec.data.store import (
     File,
@@ -188,7 +188,7 @@ def load_interactions(name: str) -> Interactions:
     dataset = pick(DATASETS, name)
     show_terms(SOURCE)
     columns = zip(*_table(_RATINGS), strict=True)
-    user, item, rating, time = (integer_array(column, _RATINGS.path) for column in columns)
+    user, item, rating, time = (parse_integers(column, _RATINGS.path) for column in columns)
     return _checked(
         Interactions.from_raw(
             f"movielens/{name}", user, item, time, rating.astype(np.float32), order="sorted"
@@ -217,7 +217,7 @@ def load_users(name: str) -> Users:
     pick(DATASETS, name)
     show_terms(SOURCE)
     _, age, gender, occupation, zip_code = zip(*_by_id("user", _table(_USERS)), strict=True)
-    years = integer_array(age, _USERS.path).astype(np.int32)
+    years = parse_integers(age, _USERS.path).astype(np.int32)
     return Users(years, np.array(gender), np.array(occupation), np.array(zip_code))
 
 
@@ -238,7 +238,7 @@ def _table(file: File) -> list[list[str]]:
 
 
 def _by_id(feature: str, rows: list[list[str]]) -> list[list[str]]:
-    raw = integer_array([row[0] for row in rows], feature)
+    raw = parse_integers([row[0] for row in rows], feature)
     ids = vocab.build(feature, raw, "sorted").encode(raw)
     return [rows[i] for i in np.argsort(ids)]
 
@@ -339,16 +339,14 @@ def _million() -> tuple[Interactions, Users, Movies]:
             user, movie, rating = (packed[name].astype(np.int64) for name in ("user", "movie", "rating"))
     else:
         lines = _member("ml-1m/ratings.dat")(read_file(ZIP_1M))
-        user, movie, rating, _ = parse_columns(
-            lines, ("user", "movie", "rating", "time"), ZIP_1M.path, b"::"
-        ).T
+        user, movie, rating, _ = parse_table(lines, ("user", "movie", "rating", "time"), ZIP_1M.path, b"::").T
     interactions = Interactions.from_raw(
         "movielens/ml-1m", user, movie, value=rating.astype(np.float32), order="sorted"
     )
     described = _described(_USERS_1M)
     rows = [described[raw] for raw in interactions.user_ids.tolist()]
     _, gender, age, occupation, zip_code = (np.array(column) for column in zip(*rows, strict=True))
-    years, works = (integer_array(column.tolist(), _USERS_1M.path) for column in (age, occupation))
+    years, works = (parse_integers(column.tolist(), _USERS_1M.path) for column in (age, occupation))
     users = Users(years.astype(np.int32), gender, works, zip_code)
     described = _described(_MOVIES_1M)
     rows = [described[raw] for raw in interactions.item_ids.tolist()]
@@ -363,7 +361,7 @@ def _million() -> tuple[Interactions, Users, Movies]:
 def _described(file: File) -> dict[int, list[str]]:
     """Cells of each line of a .dat file, by the id that they begin with; ValueError if one stands twice."""
     rows = [line.split("::") for line in read_file(file).decode("latin-1").split("\n") if line]
-    ids = integer_array([row[0] for row in rows], file.path).tolist()
+    ids = parse_integers([row[0] for row in rows], file.path).tolist()
     described = dict(zip(ids, rows, strict=True))
     if len(described) < len(ids):
         raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data import store
-from jaxrec.data.events.interactions import Sequences, format_statistics, uniform_rank
+from jaxrec.data.events.interactions import Sequences, format_statistics, gap_variance_rank
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec, movielens, sasrec, ticoserec
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
@@ -114,17 +114,17 @@ def test_every_file_names_a_fixed_address(source: ModuleType, dataset: Dataset) 
 @pytest.mark.parametrize("dataset", TICO)
 def test_uniform_rank_is_a_permutation_close_to_the_recomputed_order(data: Path, dataset: Dataset) -> None:
     sequences = load(ticoserec, dataset)
-    assert sequences.uniform_rank is not None
+    assert sequences.gap_variance_rank is not None
     if sequences.times is not None:
-        assert np.corrcoef(sequences.uniform_rank, uniform_rank(sequences))[0, 1] > 0.7
+        assert np.corrcoef(sequences.gap_variance_rank, gap_variance_rank(sequences))[0, 1] > 0.7
 
 
 def test_uniform_rank_is_the_line_of_the_ranked_file(data: Path) -> None:
     sequences = load(ticoserec, pick(ticoserec.DATASETS, "Beauty"))
     with np.load(data / "ticoserec/Beauty/var_rank_user_order.npz") as packed:
         order = packed["user_order"]
-    assert sequences.uniform_rank is not None
-    assert np.array_equal(sequences.user_ids[np.argsort(sequences.uniform_rank)], order)
+    assert sequences.gap_variance_rank is not None
+    assert np.array_equal(sequences.user_ids[np.argsort(sequences.gap_variance_rank)], order)
 
 
 def test_uniform_rank_is_read_from_the_original_file_too(
@@ -132,17 +132,17 @@ def test_uniform_rank_is_read_from_the_original_file_too(
 ) -> None:
     """Builds the source's item file in ranked order, whose checksum is known, and reads the rank from it."""
     sequences = load(ticoserec, pick(ticoserec.DATASETS, "Beauty"))
-    rows = [" ".join(map(str, sequences.row(row).tolist())) for row in range(sequences.num_users)]
+    rows = [" ".join(map(str, sequences.user_items(row).tolist())) for row in range(sequences.num_users)]
     lines = [f"{user} {row}\n".encode() for user, row in zip(sequences.user_ids, rows, strict=True)]
-    assert sequences.uniform_rank is not None
-    content = b"".join(lines[row] for row in np.argsort(sequences.uniform_rank))
+    assert sequences.gap_variance_rank is not None
+    content = b"".join(lines[row] for row in np.argsort(sequences.gap_variance_rank))
     _, (_, original), _ = pick(ticoserec.DATASETS, "Beauty").files
     (cache / original.path).parent.mkdir(parents=True)
     (cache / original.path).write_bytes(content)
     assert store.read_file(original) == content
-    monkeypatch.setattr(ticoserec, "find", lambda _: None)
+    monkeypatch.setattr(ticoserec, "find_file", lambda _: None)
     again = ticoserec.load("Beauty")
-    assert np.array_equal(again.uniform_rank, sequences.uniform_rank)
+    assert np.array_equal(again.gap_variance_rank, sequences.gap_variance_rank)
 
 
 def test_coserec_and_ticoserec_hold_the_same_users(data: Path) -> None:
@@ -166,7 +166,7 @@ def test_movielens_users_are_in_time_order(data: Path) -> None:
     rows = np.flatnonzero(events.user == 196)
     assert events.time is not None
     want = events.item[rows[np.argsort(events.time[rows], kind="stable")]]
-    assert np.array_equal(sequences.row(195), want)
+    assert np.array_equal(sequences.user_items(195), want)
 
 
 def test_movielens_columns_follow_the_ids(data: Path) -> None:
@@ -232,7 +232,7 @@ def test_an_unknown_data_set_names_the_nearest() -> None:
 
 
 def test_other_counts_than_expected_are_refused() -> None:
-    found = Sequences.from_rows("toy", [[1, 2]]).statistics()
+    found = Sequences.from_lists("toy", [[1, 2]]).statistics()
     check("toy", found, Expected(1, 2, 2))
     with pytest.raises(ValueError, match="toy: items = 2, expected 3"):
         check("toy", found, Expected(1, 3, 2))

@@ -170,10 +170,15 @@ def made_up() -> Interactions:
     Which ones is known of a user from earlier ratings alone.
     """
     chain = markov_chain(80, 40, min_length=6, max_length=20, noise=0.2).sequences
-    number = np.arange(chain.items.size) - chain.offsets[:-1][chain.users]
-    value = np.where((chain.items + chain.users) % 2 == 1, 5, 2).astype(np.float32)
+    number = np.arange(chain.items.size) - chain.offsets[:-1][chain.event_users]
+    value = np.where((chain.items + chain.event_users) % 2 == 1, 5, 2).astype(np.float32)
     return Interactions.from_raw(
-        "tiny", chain.users, chain.items, 1 + 12 * chain.users + 60 * number, value, order="sorted"
+        "tiny",
+        chain.event_users,
+        chain.items,
+        1 + 12 * chain.event_users + 60 * number,
+        value,
+        order="sorted",
     )
 
 
@@ -256,7 +261,7 @@ def ask_retrieval(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, c
 def ask_ranking(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, config: Config) -> Evaluation:
     """Whether each event was liked, many in one pass, half of a window at least being known before each."""
     fresh = config.max_len // 2
-    windows = event_windows(data.ranking[part], config.max_len, fresh=fresh, batch_size=32)
+    windows = event_windows(data.ranking[part], config.max_len, stride=fresh, batch_size=32)
     measure = make_scores(generative.action_score(model, LIKED), functools.partial(generative.windows, model))
     summarise = functools.partial(liked_metrics, labels=labels_of(data, part))
     return Evaluation(measure, windows, summarise, of)

@@ -179,7 +179,7 @@ def load(config: Config) -> Sessions:
 def made_up() -> Sessions:
     """Sessions along a noisy cycle of 30 items, and every prefix of others as test."""
     chain = markov_chain(150, 30, min_length=2, max_length=7, noise=0.2).sequences
-    rows = [chain.row(user).tolist() for user in range(chain.num_users)]
+    rows = [chain.user_items(user).tolist() for user in range(chain.num_users)]
     asked = [(row[:cut], row[cut]) for row in rows[110:] for cut in range(len(row) - 1, 0, -1)]
     prefixes, targets = map(list, zip(*asked, strict=True))
     return Sessions.from_arrays("tiny", **source.from_lists(rows[:110], (prefixes, targets), "tiny"))

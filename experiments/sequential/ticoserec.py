@@ -49,7 +49,7 @@ from jaxrec.augment import similarity
 from jaxrec.augment.similarity import Similar
 from jaxrec.augment.views import View, chosen, plan_rows, unaugmented_users
 from jaxrec.config import ready
-from jaxrec.data.events.interactions import Sequences, uniform_rank
+from jaxrec.data.events.interactions import Sequences, gap_variance_rank
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec, movielens, ticoserec
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -225,9 +225,9 @@ def augmentation_columns(data: ranking.Data, recipe: Recipe, config: Config, vie
         times = packing.window(jnp.asarray(data.columns["seconds"]), end + 1, stamps, data.width + 1)
     left = np.zeros(sequences.num_users, bool)
     if recipe.unaugmented > 0:
-        rank = sequences.uniform_rank
+        rank = sequences.gap_variance_rank
         if rank is None:  # the source ships no order: from training events alone
-            rank = uniform_rank(sequences, data.split.train_length)
+            rank = gap_variance_rank(sequences, data.split.train_length)
         left = unaugmented_users(
             rank,
             recipe.unaugmented,

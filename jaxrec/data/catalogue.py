@@ -100,8 +100,8 @@ class Entry(NamedTuple):
     @property
     def state(self) -> store.State | None:
         """The state of a public set is that of the file hardest to get; None for files of yours."""
-        order: tuple[store.State, ...] = ("in JAXREC_DATA_DIR", "cached", "to download", "not to be had")
-        states = [store.state(*alternatives) for alternatives in self.files]
+        order: tuple[store.State, ...] = ("in JAXREC_DATA_DIR", "cached", "to download", "not available")
+        states = [store.file_state(*alternatives) for alternatives in self.files]
         return max(states, key=order.index) if states else None
 
     def options(self, kind: Kind | None = None) -> tuple[str, ...]:
@@ -264,14 +264,14 @@ def check_files(entry: Entry, files: tuple[str | Path, ...]) -> None:
 
 def describe(data: Sequences | ImpressionSplit | Sessions | tuple[Sequences, Sides]) -> str:
     """The statistics of what `load` returns, in lines, as `python -m jaxrec.data stats` prints them."""
-    from jaxrec.data.events.sessions import Sessions, format_sessions
+    from jaxrec.data.events.sessions import Sessions, format_session_statistics
     from jaxrec.data.tables.impressions import ImpressionSplit
     from jaxrec.data.tables.summary import format_split
 
     if isinstance(data, ImpressionSplit):
         return format_split(data)
     if isinstance(data, Sessions):
-        return format_sessions(data.name, data.statistics())
+        return format_session_statistics(data.name, data.statistics())
     if isinstance(data, tuple):
         sequences, sides = data
         columns = [f"{name} of items: {int(column.max()):,} values" for name, column in sides.items.items()]

@@ -10,25 +10,25 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxrec.data.cells import shown
+from jaxrec.data.cells import quote
 
-LONGEST = 1 << 24  # characters of a cell, whether it is read or not
+MAX_CELL_LENGTH = 1 << 24  # characters of a cell, whether it is read or not
 _STAND_IN = "\x1f"  # for a delimiter of several characters, which `csv` does not take
 _ESCAPE = re.compile(r"\\(?:t|x[0-9a-fA-F]{2})")
 
 
-def is_packed(path: str | Path) -> bool:
+def is_gzip(path: str | Path) -> bool:
     """Whether a file is read through gzip, by its name."""
     return str(path).lower().endswith(".gz")
 
 
-def form_of(path: str | Path) -> str:
+def file_suffix(path: str | Path) -> str:
     """The last suffix of a name but for .gz, in lower case: ".csv" of events.CSV.gz."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     return next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
 
 
-def text_lines(path: str | Path) -> Generator[str]:
+def read_text_lines(path: str | Path) -> Generator[str]:
     """Lines of a text file with their ends, without a byte order mark.
 
     Raises ValueError naming the file for text that is not UTF-8 and for a damaged archive, OSError if the
@@ -36,7 +36,7 @@ def text_lines(path: str | Path) -> Generator[str]:
     """
     number = 0
     try:
-        opener: Any = gzip.open if is_packed(path) else open
+        opener: Any = gzip.open if is_gzip(path) else open
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             for line in file:
                 number += 1
@@ -49,7 +49,7 @@ def text_lines(path: str | Path) -> Generator[str]:
         ) from error
 
 
-def separator(path: str | Path, delimiter: str | None) -> str:
+def resolve_delimiter(path: str | Path, delimiter: str | None) -> str:
     r"""What separates cells: a tab for `.tsv` and a comma otherwise, or what is given, where \t is a tab.
 
     Raises ValueError for a delimiter that can't separate cells.
@@ -65,14 +65,14 @@ def separator(path: str | Path, delimiter: str | None) -> str:
     return found
 
 
-def read_rows(path: str | Path, delimiter: str) -> Generator[tuple[int, list[str]]]:
-    """Cells of each row, and the line on which it ends. Quotes are those of CSV, whatever the delimiter.
+def read_records(path: str | Path, delimiter: str) -> Generator[tuple[int, list[str]]]:
+    """Yields the line number on which each record ends, and its cells. Quoting is that of CSV.
 
-    Raises as `text_lines`, and ValueError naming the line for quotes that don't close and for a cell of more
-    than `LONGEST` characters.
+    Raises as `read_text_lines` does, and ValueError naming the line for quotes that do not close and for a
+    cell of more than `MAX_CELL_LENGTH` characters.
     """
     several = len(delimiter) > 1
-    lines = _by_stand_in(path, delimiter) if several else text_lines(path)
+    lines = _by_stand_in(path, delimiter) if several else read_text_lines(path)
     reader = csv.reader(lines, delimiter=_STAND_IN if several else delimiter, strict=True)
     try:
         while (row := _next(reader)) is not None:
@@ -82,12 +82,12 @@ def read_rows(path: str | Path, delimiter: str) -> Generator[tuple[int, list[str
     except csv.Error as error:
         what = f"{error}; repair the quotes"
         if "field larger than field limit" in str(error):
-            what = f"a cell has more than {LONGEST:,} characters; shorten it, or close its quotes"
+            what = f"a cell has more than {MAX_CELL_LENGTH:,} characters; shorten it, or close its quotes"
         raise ValueError(f"{path}, line {reader.line_num}: {what}") from error
 
 
 def read_header(path: str | Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
-    """The first of `read_rows`; ValueError if the file is empty or its first line is."""
+    """The first of `read_records`; ValueError if the file is empty or its first line is."""
     _, header = next(rows, (0, []))
     if any(cell.strip() for cell in header):
         return header
@@ -96,19 +96,19 @@ def read_header(path: str | Path, rows: Iterator[tuple[int, list[str]]]) -> list
     raise ValueError(f"{path}: the file is empty; expected a header line and one line per event")
 
 
-def unnamed(header: list[str]) -> str | None:
+def header_fault(header: list[str]) -> str | None:
     """What is wrong with the names of columns, if anything: one has no name, or stands twice."""
     for place, name in enumerate(header, 1):
         if not name.strip() or re.fullmatch(r"Unnamed: \d+", name):
             return f"column {place} has no name ({name!r}), such as the index that pandas writes"
         if header.count(name) > 1:
-            return f"{header.count(name)} columns are named {shown(name)}; names must differ"
+            return f"{header.count(name)} columns are named {quote(name)}; names must differ"
     return None
 
 
 def _next(reader: Iterator[list[str]]) -> list[str] | None:
     """The next row, with long cells; the limit of `csv` is that of the whole process, so it is put back."""
-    before = csv.field_size_limit(LONGEST)
+    before = csv.field_size_limit(MAX_CELL_LENGTH)
     try:
         return next(reader, None)
     finally:
@@ -116,7 +116,7 @@ def _next(reader: Iterator[list[str]]) -> list[str] | None:
 
 
 def _by_stand_in(path: str | Path, delimiter: str) -> Iterator[str]:
-    for number, line in enumerate(text_lines(path), 1):
+    for number, line in enumerate(read_text_lines(path), 1):
         if _STAND_IN in line:
             raise ValueError(
                 f"{path}, line {number}: has the character {_STAND_IN!r}, which stands in for {delimiter!r} "

@@ -128,7 +128,7 @@ def sampled_candidates(
     """
     sequences, size = data.split.sequences, np.int64(data.num_items + 1)
     known = _training_events(data) if seen == "exclude" else np.zeros(len(sequences.items), bool)
-    taken = np.unique(sequences.users[known] * size + sequences.items[known])
+    taken = np.unique(sequences.event_users[known] * size + sequences.items[known])
     counts = np.bincount(taken // size, minlength=sequences.num_users)
     if (counts[queries.user] + 1 >= data.num_items).any():
         raise ValueError(

@@ -106,8 +106,8 @@ def test_files_of_yours_are_read_by_the_name_of_their_format(write: Write) -> No
     "files, state",
     [
         ((("here",), ("here",)), "in JAXREC_DATA_DIR"),
-        ((("here",), ("nowhere",)), "not to be had"),
-        ((("nowhere",), ("here",)), "not to be had"),
+        ((("here",), ("nowhere",)), "not available"),
+        ((("nowhere",), ("here",)), "not available"),
         ((("nowhere", "here"), ("here",)), "in JAXREC_DATA_DIR"),  # one of two that stand for each other
     ],
 )

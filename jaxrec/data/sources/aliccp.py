@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.delimited import unnamed
+from jaxrec.data.delimited import header_fault
 from jaxrec.data.tables.columns import Coded, Ragged, Raw
 from jaxrec.data.tables.features import Category, Number, Spec, Tags, encode, fit
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, SplitIndices, random_rows
@@ -99,7 +99,7 @@ def load_table(
 def _features(path: str | Path, wanted: Sequence[str] | None) -> list[str]:
     """The columns that are features; ValueError unless each is a field or was named."""
     header = header_of(path)
-    wrong = unnamed(header) if wanted is None else None
+    wrong = header_fault(header) if wanted is None else None
     names = [name for name in header if name not in LABELS] if wanted is None else list(wanted)
     strange = [name for name in names if not _FIELD.fullmatch(name)] if wanted is None else []
     if strange and not wrong:

@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxrec.data.cells import BadCell, Codes
-from jaxrec.data.delimited import is_packed
+from jaxrec.data.cells import BadCell, IdCodes
+from jaxrec.data.delimited import is_gzip
 from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.tables.click_histories import NONE, Sides, of_items
 from jaxrec.data.tables.table_reader import header_of, read_integers
@@ -94,7 +94,7 @@ def load_table(path: str | Path, *, category: str | None = "cate_id") -> tuple[S
 
 def read_reviews(path: str | Path) -> Interactions:
     """Reviews in the order of the file. Raises ValueError naming file and line."""
-    users, items = Codes("reviewerID"), Codes("asin")
+    users, items = IdCodes("reviewerID"), IdCodes("asin")
     user, item, time = array("i"), array("i"), array("q")
     for line, content in _lines(path):
         try:
@@ -162,7 +162,7 @@ def read_categories(
 def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """Numbers and contents of the lines of a file, `.gz` allowed."""
     number = 0
-    opener: Any = gzip.open if is_packed(path) else open
+    opener: Any = gzip.open if is_gzip(path) else open
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -199,7 +199,7 @@ def _shown(content: bytes) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
-def _in_order(codes: Codes, path: str) -> tuple[np.ndarray, np.ndarray]:
+def _in_order(codes: IdCodes, path: str) -> tuple[np.ndarray, np.ndarray]:
     """Names numbered as they came → the id of each number, in the order of the names, and the names so."""
     names = text_array(f"{path}: {codes.feature}", list(codes))
     order = np.argsort(names)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxrec.data.sources.dataset import Table, check_table, pick
-from jaxrec.data.store import File, Source, read, show_terms
+from jaxrec.data.store import File, Source, read_file, show_terms
 from jaxrec.data.tables.columns import Coded, Raw
 from jaxrec.data.tables.features import Category, Number, Spec, encode, fit
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, time_rows
@@ -56,7 +56,7 @@ def load_impressions(name: str = "funnel", *, negatives: int = 4, seed: int = 0)
     """
     table = pick(TABLES, name)
     show_terms(SOURCE)
-    with np.load(io.BytesIO(read(_FILE))) as packed:
+    with np.load(io.BytesIO(read_file(_FILE))) as packed:
         columns = dict(packed)
     num_users, num_items = columns["shape"].tolist()
     pairs, times = _pairs(columns, num_items)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.data.validation import as_integers
-from jaxrec.data.vocab import as_raw, factorise, is_text
+from jaxrec.data.vocab import as_raw_ids, factorise, is_text
 
 
 class Coded(NamedTuple):
@@ -41,7 +41,7 @@ def as_coded(name: str, column: Raw, missing: tuple[int | str, ...] = ()) -> Cod
     if isinstance(column, Ragged):
         raise ValueError(f"{name}: the raw column has several values a row; use Tags")
     if isinstance(column, Coded):
-        values = as_raw(name, column.values)
+        values = as_raw_ids(name, column.values)
         if column.codes.dtype.kind not in "iu" or (
             column.codes.size and (column.codes.min() < -1 or column.codes.max() >= len(values))
         ):

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, shown
-from jaxrec.data.delimited import is_packed, read_header, read_rows, text_lines
+from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, quote
+from jaxrec.data.delimited import is_gzip, read_header, read_records, read_text_lines
 from jaxrec.data.tables.columns import Coded, Ragged, Raw
 from jaxrec.data.vocab import text_array
 
@@ -86,7 +86,7 @@ def read_blocks(
     read = {name: pa.string() if is_number[name] else kind for name, kind in types.items()}
 
     def blocks(threads: bool) -> Iterator[Any]:
-        packed = "gzip" if is_packed(path) else "detect"
+        packed = "gzip" if is_gzip(path) else "detect"
         yield from csv.open_csv(
             pa.input_stream(str(path), compression=packed),
             read_options=csv.ReadOptions(column_names=names, block_size=block_bytes, use_threads=threads),
@@ -133,7 +133,7 @@ def _header(path: str | Path, wanted: Iterable[str], delimiter: str) -> list[str
 
 def _check_lines(path: str | Path, delimiter: str) -> None:
     """Raises ValueError naming the first empty line; Arrow makes a row of missing cells of it."""
-    for line, row in read_rows(path, delimiter):
+    for line, row in read_records(path, delimiter):
         if not row:
             raise ValueError(f"{path}, line {line}: is empty; remove it")
 
@@ -183,7 +183,7 @@ def plain_numbers(cells: Any, kind: Any, where: str, line: int) -> Any:
             bad = pc.invert(pc.is_finite(found).fill_null(True))
     at = int(bad.to_numpy(zero_copy_only=False).argmax())
     rule = f"no integer of 64 bits ({PLAIN_INTEGER})" if whole else "no finite decimal number"
-    raise ValueError(f"{where}: Row #{line + at}: {rule}: {shown(cells[at].as_py())}; repair the file")
+    raise ValueError(f"{where}: Row #{line + at}: {rule}: {quote(cells[at].as_py())}; repair the file")
 
 
 def read_integers(path: str | Path, names: Sequence[str], *, delimiter: str = ",") -> dict[str, np.ndarray]:
@@ -231,13 +231,13 @@ def arrow(what: str) -> Any:
 
 def first_line(path: str | Path) -> str:
     """The first line of a text file, `.gz` allowed, without its end and without a byte order mark."""
-    with contextlib.closing(text_lines(path)) as lines:
+    with contextlib.closing(read_text_lines(path)) as lines:
         return next(lines, "").rstrip("\r\n")
 
 
 def header_of(path: str | Path, delimiter: str = ",") -> list[str]:
     """The names of a table's columns; ValueError if the file is empty."""
-    with contextlib.closing(read_rows(path, delimiter)) as rows:
+    with contextlib.closing(read_records(path, delimiter)) as rows:
         return read_header(path, rows)
 
 

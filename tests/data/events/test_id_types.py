@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data import vocab
-from jaxrec.data.events.clusters import divide
+from jaxrec.data.events.clusters import clusters_from_labels
 from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.events.parallel_sessions import lane_columns
 from jaxrec.data.events.sessions import Sessions
@@ -57,7 +57,7 @@ def test_integers_beyond_int64_are_refused(values: Any) -> None:
         lambda: vocab.build("item", values),
         lambda: vocab.build("item", [1]).encode(values),
         lambda: as_integers(values, "item"),
-        lambda: Sequences.from_rows("x", [values]),
+        lambda: Sequences.from_lists("x", [values]),
         lambda: fit((Category("item"),), {"item": np.array(values)}, np.arange(1)),
     ):
         with pytest.raises(ValueError, match="item.*(beyond|of type)"):
@@ -97,7 +97,7 @@ def test_masked_ids_are_refused() -> None:
     with pytest.raises(ValueError, match="masked in part"):
         vocab.build("item", masked)
     with pytest.raises(ValueError, match="masked in part"):
-        Sequences.from_rows("x", [masked])  # type: ignore[list-item]
+        Sequences.from_lists("x", [masked])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\0a"])
@@ -120,18 +120,18 @@ def test_text_that_ends_in_nul_is_refused_before_numpy_cuts_it() -> None:
     [[1.5, 2.9], [1.0, 2.0], ["1", "2"], [True], [None], np.array([1.0]), np.array([True]), np.array(["1"])],
 )
 def test_from_rows_cuts_nothing(row: Any) -> None:
-    with pytest.raises(ValueError, match="x: items of row 1: .*(is no integer|expected integers)"):
-        Sequences.from_rows("x", [[1], row])
-    with pytest.raises(ValueError, match="x: times of row 0: .*(is no integer|expected integers)"):
-        Sequences.from_rows("x", [[1] * len(row)], [row])
+    with pytest.raises(ValueError, match="x: items of user 1: .*(is no integer|expected integers)"):
+        Sequences.from_lists("x", [[1], row])
+    with pytest.raises(ValueError, match="x: times of user 0: .*(is no integer|expected integers)"):
+        Sequences.from_lists("x", [[1] * len(row)], [row])
 
 
 def test_from_rows_takes_integers_of_every_kind() -> None:
     rows = [[1, 2], (np.int8(3),), np.array([4, 5], np.uint16), range(6, 8)]
-    found = Sequences.from_rows("x", rows)  # type: ignore[arg-type]
+    found = Sequences.from_lists("x", rows)  # type: ignore[arg-type]
     assert found.items.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert found.lengths.tolist() == [2, 1, 2, 2]
-    assert Sequences.from_rows("x", np.array([[1, 2], [3, 4]])).lengths.tolist() == [2, 2]  # type: ignore[arg-type]
+    assert Sequences.from_lists("x", np.array([[1, 2], [3, 4]])).lengths.tolist() == [2, 2]  # type: ignore[arg-type]
 
 
 def session_arrays(**changed: Any) -> dict[str, np.ndarray]:
@@ -154,7 +154,7 @@ def test_sessions_are_not_cut_to_the_type_of_one_part() -> None:
     with pytest.raises(ValueError, match="s: test target: float64"):
         Sessions.from_arrays("s", **session_arrays(test_target=np.array([6.7])))
     falling = np.array([0, 2, 1, 2], np.uint64)  # unsigned differences would wrap and look like long rows
-    with pytest.raises(ValueError, match="s: train offsets: they must rise"):
+    with pytest.raises(ValueError, match="s: train offsets: must ascend"):
         Sessions.from_arrays("s", **session_arrays(train_offsets=falling))
 
 
@@ -167,7 +167,7 @@ def test_lists_of_sessions_hold_integers() -> None:
 def test_lengths_labels_and_offsets_are_not_cut() -> None:
     with pytest.raises(ValueError, match="lengths: float64"):
         lane_columns(np.array([2.5, 3.0]), 2)
-    assert divide(np.array([1, 0, 1], np.uint64)).of.tolist() == [2, 1, 0, 1]
+    assert clusters_from_labels(np.array([1, 0, 1], np.uint64)).of.tolist() == [2, 1, 0, 1]
     for offsets in (np.array([0.0, 2.0]), np.array([0, 3, 2], np.uint64)):
         with pytest.raises(ValueError, match="t: offsets"):
             fit((Tags("t"),), {"t": Ragged(np.array([1, 2]), offsets)}, np.arange(1))

@@ -219,11 +219,11 @@ def test_taobao_events(arrow: None, write: Write, monkeypatch: pytest.MonkeyPatc
     path = write("UserBehavior.csv", lines(EVENTS))  # type: ignore[arg-type]
     sequences, sides = taobao.load(path)
     assert sequences.user_ids.tolist() == [3, 7] and sequences.item_ids.tolist() == [40, 50]
-    assert [sequences.row(u).tolist() for u in range(2)] == [[2], [1, 2]]
+    assert [sequences.user_items(u).tolist() for u in range(2)] == [[2], [1, 2]]
     assert np.asarray(sequences.times).tolist() == [START, START + 4, START + 5]
     assert sides.items["category"].tolist() == [0, 1, 2]
     sequences, sides = taobao.load(path, behaviours=taobao.BEHAVIOURS)
-    assert [sequences.row(u).tolist() for u in range(2)] == [[2, 3], [1, 2, 1]]
+    assert [sequences.user_items(u).tolist() for u in range(2)] == [[2, 3], [1, 2, 1]]
     assert sides.items["category"].tolist() == [0, 1, 2, 2]
 
 

@@ -116,7 +116,7 @@ def test_training_rows_are_all_rows_less_the_test_rows(monkeypatch: pytest.Monke
         info.size = len(arff)
         archive.addfile(info, io.BytesIO(arff.encode()))
     contents = {census._TEST: "\n".join(lines).encode(), census._NOMINAL: packed.getvalue()}
-    monkeypatch.setattr(store, "read", contents.__getitem__)
+    monkeypatch.setattr(store, "read_file", contents.__getitem__)
     monkeypatch.setattr(census, "_TRAIN", 3)
     columns, income = census._originals()
     assert list(columns) == list(census.NAMES)
@@ -133,8 +133,10 @@ def test_training_rows_are_all_rows_less_the_test_rows(monkeypatch: pytest.Monke
 
 def test_numbers_come_from_the_official_test_file_too(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [[str(100 * row + column) for column in range(42)] for row in (1, 2)]
-    monkeypatch.setattr(store, "find", lambda file: None)
-    monkeypatch.setattr(store, "read", {census._TEST: "\n".join(map(", ".join, rows)).encode()}.__getitem__)
+    monkeypatch.setattr(store, "find_file", lambda file: None)
+    monkeypatch.setattr(
+        store, "read_file", {census._TEST: "\n".join(map(", ".join, rows)).encode()}.__getitem__
+    )
     numbers = census.load_test_numbers()
     assert numbers["age"].tolist() == [100, 200]
     assert numbers["weeks_worked"].tolist() == [139, 239]
@@ -146,7 +148,7 @@ def test_a_packed_file_is_unpacked_on_its_way(cache: Path, served: Any) -> None:
     served.files["census.gz"] = gzip.compress(content)
     route = census._unpacked(store.http(served.url("census.gz")))
     file = store.File("census/test", hashlib.sha256(content).hexdigest(), len(content), (route,))
-    assert store.read(file) == content
+    assert store.read_file(file) == content
     assert [path.name for path in (cache / "census").iterdir()] == ["test"]
 
 

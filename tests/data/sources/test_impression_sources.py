@@ -140,8 +140,8 @@ def test_movielens_1m_is_read_from_the_archive_too(monkeypatch: pytest.MonkeyPat
             "latin-1"
         ),
     }
-    monkeypatch.setattr(movielens, "find", lambda _: None)
-    monkeypatch.setattr(movielens, "read", contents.__getitem__)
+    monkeypatch.setattr(movielens, "find_file", lambda _: None)
+    monkeypatch.setattr(movielens, "read_file", contents.__getitem__)
     interactions, users, movies = movielens._million()
     assert (interactions.user.tolist(), interactions.item.tolist()) == ([2, 1, 2], [2, 1, 1])
     assert interactions.value is not None

@@ -24,7 +24,7 @@ def data(cache: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
     for dataset in coserec.DATASETS:
         for (file,) in dataset.files:
-            if store.state(file) != "in JAXREC_DATA_DIR":
+            if store.file_state(file) != "in JAXREC_DATA_DIR":
                 pytest.skip(f"{file.path} is not in the data folder")
     return data_dir
 
@@ -33,7 +33,7 @@ def data(cache: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_attributes_are_those_counted(data: Path, name: str) -> None:
     dataset = pick(coserec.DATASETS, name)
     _, (file,) = dataset.files
-    lists = coserec.parse_attributes(store.read(file), dataset.expected.items, file.path)
+    lists = coserec.parse_attributes(store.read_file(file), dataset.expected.items, file.path)
     number, average = PRINTED[name]
     assert {a for row in lists for a in row} == set(range(1, number + 1))
     assert round(sum(map(len, lists)) / len(lists), 2) == average

@@ -21,6 +21,7 @@ from experiments.sequential import ticoserec as paper
 from experiments.sequential.ticoserec_recipes import Recipe
 from jaxrec.augment.views import View
 from jaxrec.data.events.split import leave_one_out
+from jaxrec.index.rank import make_rank
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
@@ -28,7 +29,6 @@ from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import next_item, retriever
 from jaxrec.tasks.objectives import sampled_bce
-from jaxrec.train.evaluate import make_rank
 from jaxrec.types import Protocol
 
 AUGMENTED_BATCH = 512

@@ -12,10 +12,11 @@ import numpy as np
 from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import Queries, Split
+from jaxrec.index.rank import make_rank
 from jaxrec.packing import Packing
 from jaxrec.tasks.next_item import Encoder, retriever
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import make_rank, ranking_metrics
+from jaxrec.train.evaluate import ranking_metrics
 from jaxrec.train.fit import Selection
 from jaxrec.types import Array, Context, Evaluation, Protocol, Retriever, Variables
 

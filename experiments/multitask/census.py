@@ -43,7 +43,8 @@ EXPERIMENT = "census"
 
 
 class Row(NamedTuple):
-    """A row of the table: its model behind the features, of a number of tasks. alone: a model for each task."""
+    """A row of the table: its model behind the features, of a number of tasks. alone: a model for each
+    task."""
 
     body: Callable[[int], nn.Module]
     alone: bool = False

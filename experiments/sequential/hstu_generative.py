@@ -49,6 +49,7 @@ from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.events.split import Queries, split_by_time
 from jaxrec.data.sources import movielens
 from jaxrec.data.synthetic.sequences import markov_chain
+from jaxrec.index.rank import make_rank
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.optim.loss_weighting import static
@@ -57,13 +58,7 @@ from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks import generative
 from jaxrec.tasks.objectives import uniform_softmax
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import (
-    evaluate,
-    impression_metrics,
-    make_rank,
-    make_scores,
-    ranking_metrics,
-)
+from jaxrec.train.evaluate import evaluate, impression_metrics, make_scores, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Evaluation, Protocol

@@ -17,12 +17,13 @@ import optax
 from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import Queries, Split
+from jaxrec.index.rank import make_rank
 from jaxrec.packing import Packing
 from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, next_item, retriever
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import evaluate, make_rank, ranking_metrics
+from jaxrec.train.evaluate import evaluate, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Evaluation, Protocol, Retriever, Variables

@@ -13,7 +13,8 @@ import scipy.sparse
 
 from jaxrec import metrics, packing
 from jaxrec.data.events.sessions import Part, Sessions, SessionSplit
-from jaxrec.train.evaluate import make_rank, seen_targets
+from jaxrec.index.rank import make_rank
+from jaxrec.train.evaluate import seen_targets
 from jaxrec.types import Array, Context, Evaluation, Measure, Protocol, Retriever, Summarise, Variables
 
 EVALUATION_BATCH = 512

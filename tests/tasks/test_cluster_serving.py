@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data.events.clusters import Clusters, clusters_from_labels, one_cluster
+from jaxrec.index.rank import make_rank
 from jaxrec.tasks.cluster_serving import (
     ClusterRetriever,
     make_recall,
@@ -20,7 +21,6 @@ from jaxrec.tasks.cluster_serving import (
     quotas,
     recall_metrics,
 )
-from jaxrec.train.evaluate import make_rank
 from jaxrec.types import Protocol, Retriever
 
 NUM_ITEMS, K, DIM, USERS = 23, 4, 3, 6

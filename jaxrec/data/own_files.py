@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrec.data.events.event_files import read_csv, read_parquet
 from jaxrec.data.events.interactions import Sequences
-from jaxrec.data.events.sequence_files import read_lines
+from jaxrec.data.events.sequence_files import read_sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.features import Category, Number, Spec, encode, fit
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, random_rows, time_rows
@@ -34,7 +34,7 @@ def load_events(
     if name.endswith(".txt"):
         if k_core:
             raise ValueError(f"{path}: k_core={k_core}: a line file is taken as it is; give a CSV file")
-        return read_lines(path)
+        return read_sequences(path)
     read = read_parquet if name.endswith(".parquet") else read_csv
     events = read(path, user=user, item=item, time=time)
     return (events.k_core(k_core) if k_core else events).to_sequences()
@@ -75,8 +75,8 @@ def load_sessions(
     cut = len(order) - round(len(order) * test)
     if cut < 1 or cut == len(order):
         raise ValueError(f"{path}: {len(order):,} sessions, of which test={test} leaves a part empty")
-    training = [clicks.row(number) for number in order[:cut]]
-    tested = [clicks.row(number) for number in order[cut:]]
+    training = [clicks.user_items(number) for number in order[:cut]]
+    tested = [clicks.user_items(number) for number in order[cut:]]
     prefixes = [row[:length] for row in tested for length in range(len(row) - 1, 0, -1)]
     targets = [row[length] for row in tested for length in range(len(row) - 1, 0, -1)]
     return Sessions.from_arrays(

@@ -18,7 +18,7 @@ def write(path: Path, *lines: str) -> Path:
 def test_events_of_a_csv_file_are_ordered_by_time(tmp_path: Path) -> None:
     path = write(tmp_path / "e.csv", "uid,sku,ts", "a,x,30", "b,y,5", "a,z,10", "a,y,20")
     found = load_events(path, user="uid", item="sku", time="ts")
-    raw = [np.asarray(found.item_ids)[found.row(user) - 1].tolist() for user in range(found.num_users)]
+    raw = [np.asarray(found.item_ids)[found.user_items(user) - 1].tolist() for user in range(found.num_users)]
     assert raw == [["z", "y", "x"], ["y"]]
     assert found.name == "e.csv"
 
@@ -27,7 +27,7 @@ def test_events_without_times_go_by_the_lines(tmp_path: Path) -> None:
     path = write(tmp_path / "e.tsv", "user\titem", "a\tx", "a\ty", "a\tx")
     found = load_events(path, time=None)
     assert found.times is None
-    assert np.asarray(found.item_ids)[found.row(0) - 1].tolist() == ["x", "y", "x"]
+    assert np.asarray(found.item_ids)[found.user_items(0) - 1].tolist() == ["x", "y", "x"]
 
 
 def test_rare_users_and_items_leave_where_that_is_asked_for(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_rare_users_and_items_leave_where_that_is_asked_for(tmp_path: Path) -> N
 
 def test_a_line_file_is_taken_as_it_is(tmp_path: Path) -> None:
     path = write(tmp_path / "e.txt", "1 3 2", "2 1 2 3")
-    assert [load_events(path).row(user).tolist() for user in (0, 1)] == [[3, 2], [1, 2, 3]]
+    assert [load_events(path).user_items(user).tolist() for user in (0, 1)] == [[3, 2], [1, 2, 3]]
     with pytest.raises(ValueError, match="k_core=2: a line file is taken as it is"):
         load_events(path, k_core=2)
 
@@ -53,7 +53,7 @@ def test_the_last_sessions_to_end_are_tested_by_every_prefix(tmp_path: Path) -> 
     path = write(tmp_path / "s.csv", "session,item,time", *(",".join(map(str, click)) for click in clicks))
     found = load_sessions(path, test=0.34)
     assert found.train.num_users == 2
-    test = [found.test.row(number).tolist() for number in range(found.test.num_users)]
+    test = [found.test.user_items(number).tolist() for number in range(found.test.num_users)]
     assert [len(row) for row in test] == [3, 2]  # a prefix of two and of one click, each with its target
     assert test[1] == test[0][:2]
 

@@ -137,8 +137,12 @@ def train(
     weighting: Weighting = EQUAL,
     tx: optax.GradientTransformation | None = None,
     lower_is_better: bool = False,
+    **options: Any,
 ) -> Fitted:
-    """Trains for all seeds and keeps each seed's best epoch by the validation metric `selection`."""
+    """Trains for all seeds and keeps each seed's best epoch by the validation metric `selection`.
+
+    options: further arguments of `train.reuse.fit_reusing`, such as `initial`.
+    """
     return fit_reusing(
         [Phase("train", task, run.epochs, weighting)],
         optax.adam(run.learning_rate) if tx is None else tx,
@@ -156,6 +160,7 @@ def train(
         num_devices=run.num_devices,
         save_every=run.save_every,
         accept_changed_code=run.accept_changed_code,
+        **options,
     )
 
 

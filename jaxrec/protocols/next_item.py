@@ -13,6 +13,7 @@ from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import Queries, Split
 from jaxrec.packing import Packing
+from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, retriever
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import make_rank, ranking_metrics
@@ -225,7 +226,8 @@ def evaluation(
     candidates = _candidates(data, queries, protocol, VALIDATION_DRAW if part == "validation" else TEST_DRAW)
     length = 1 if isinstance(model, Retriever) else model.max_len
     ranked = ranking(queries, length, candidates=candidates, num_items=data.num_items)
-    scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows if packed else None)
+    rows = ranked.rows if packed and can_be_packed(model) else None
+    scorer = model if isinstance(model, Retriever) else retriever(model, rows)
     rank = make_rank(scorer, protocol, num_items=data.num_items, history=data.history)
     return Evaluation(rank, ranked.queries, ranking_metrics(protocol.ks), protocol)
 

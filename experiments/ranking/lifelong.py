@@ -29,6 +29,7 @@ Also:    --rows din-recent sim-hard --timed       (no times)
 from __future__ import annotations
 
 import dataclasses
+import operator
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,15 +54,15 @@ from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.nn.ranking.eta import ETA
 from jaxrec.nn.ranking.mimn import MIMN, answer, remember
-from jaxrec.nn.ranking.sim import SIM, of_search, transfer
+from jaxrec.nn.ranking.sim import SIM, of_search
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import impressions
 from jaxrec.tasks.ctr import behaviours, ctr, memory_utilisation
 from jaxrec.tasks.multitask import Target
 from jaxrec.train.fit import Fitted
-from jaxrec.train.state import INIT, create
+from jaxrec.train.state import create
 from jaxrec.train.step import make_step
-from jaxrec.types import Batch, Context, Key, Protocol, Task, Variables
+from jaxrec.types import Batch, Context, Protocol, Task, Variables
 
 EXPERIMENT = "lifelong"
 Row = Literal["din-recent", "base", "din", "sim-hard", "sim-soft", "sim-soft-pretrained", "eta", "mimn"]
@@ -204,20 +205,9 @@ def pretraining(clicks: Clicks, config: Config, length: int) -> tuple[Task, dict
     return task, {"click": 0.0, "search": 1.0}
 
 
-def started(task: Task, pretrained: Variables, seeds: tuple[int, ...]) -> Task:
-    """The task with a search already trained: of all seeds' (along a leading axis) that of the same seed.
-
-    Whose parameters are drawn is known by the key that they are drawn with.
-    """
-    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), INIT))(jnp.array(seeds, jnp.uint32))
-
-    def init(key: Key, batch: Batch) -> Variables:
-        same = (jax.random.key_data(keys) == jax.random.key_data(key)).all(axis=-1)
-        own = jax.tree.map(lambda leaf: leaf[jnp.argmax(same)], pretrained)
-        drawn = task.init(key, batch)
-        return {**drawn, "params": transfer(drawn["params"], own["params"])}
-
-    return task._replace(init=init)
+def beyond_search(variables: Variables) -> Variables:
+    """Marks what a pre-trained search leaves to be drawn: a tree of bool."""
+    return jax.tree.map(operator.not_, of_search(variables))
 
 
 def frozen_search(tx: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -236,13 +226,13 @@ def train(row: Row, made: Lifelong, config: Config) -> Path:
     data = resident(clicks, config, config.short if row == "din-recent" else length)
     task, weights = task_of(row, clicks, config, length)
     loss = " + ".join(name for name, weight in weights.items() if weight).replace("click", "bce")
-    tx = optax.adam(config.learning_rate)
+    tx, start = optax.adam(config.learning_rate), None
     if row == "sim-soft-pretrained":
         search, only = pretraining(clicks, config, length)
         pretrained = fitted_to(data, search, only, tx, f"{row}-search", config)
-        task, tx = started(task, pretrained.variables, config.seeds), frozen_search(tx)
+        start, tx = pretrained.variables, frozen_search(tx)
         loss = f"search, then {loss}"
-    fitted = fitted_to(data, task, weights, tx, row, config)
+    fitted = fitted_to(data, task, weights, tx, row, config, start)
     found = impressions.test(data, task, [CLICK], fitted.variables, 1)
     of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
     path = save(
@@ -283,8 +273,9 @@ def fitted_to(
     tx: optax.GradientTransformation,
     name: str,
     config: Config,
+    start: Variables | None = None,
 ) -> Fitted:
-    """Trains a task for all seeds; `name` is that of its folder."""
+    """Trains a task for all seeds; `name` is that of its folder. start: those of a search."""
     epochs = 2 if config.tiny else config.epochs
     # A longer training of the search gives this row another start, so it is another run.
     before = {"search_epochs": epochs} if name == "sim-soft-pretrained" else {}
@@ -299,7 +290,17 @@ def fitted_to(
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
     )
-    return impressions.train(data, task, [CLICK], "auc/click", run, weighting=static(weights), tx=tx)
+    return impressions.train(
+        data,
+        task,
+        [CLICK],
+        "auc/click",
+        run,
+        weighting=static(weights),
+        tx=tx,
+        initial=start,
+        newly_initialised=beyond_search if start is not None else (),
+    )
 
 
 def learned(config: Config) -> dict[str, Any]:

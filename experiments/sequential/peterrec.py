@@ -62,7 +62,7 @@ from jaxrec.data.synthetic.grouped_sessions import grouped_sessions
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.data.validation import as_int32_ids
 from jaxrec.nn.sequential.nextitnet import NextItNet
-from jaxrec.nn.sequential.peterrec import PeterRec, trainable, transfer
+from jaxrec.nn.sequential.peterrec import PeterRec, trainable
 from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import full_softmax
@@ -71,7 +71,7 @@ from jaxrec.train.epoch import shuffled
 from jaxrec.train.evaluate import evaluate, make_scores
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Batch, Context, Evaluation, Key, Protocol, Summarise, Task, Variables
+from jaxrec.types import Batch, Context, Evaluation, Protocol, Summarise, Variables
 
 EXPERIMENT = "peterrec"
 Row = Literal["random", "popularity", "scratch", "full", "head", "peterrec-serial", "peterrec-parallel"]
@@ -354,15 +354,10 @@ def name_of(row: Row, config: Config) -> str:
     return row if row in FLOORS else f"{row}{norms}-ce"
 
 
-def started(task: Task, pretrained: Variables | None, models: tuple[PeterRec, NextItNet]) -> Task:
-    """The task with pre-trained parameters in place of those it draws. models: what both belong to."""
-    if pretrained is None:
-        return task
-
-    def init(key: Key, batch: Batch) -> Variables:
-        return {"params": transfer(task.init(key, batch)["params"], pretrained["params"], models=models)}
-
-    return task._replace(init=init)
+def body(pretrained: Variables) -> Variables:
+    """What a task takes from the pre-trained model: all but its output table, whose place the head has."""
+    params = pretrained["params"]
+    return {"params": {name: part for name, part in params.items() if not name.startswith("output_")}}
 
 
 def trains(row: Row, params: Variables, config: Config) -> Variables:
@@ -439,8 +434,8 @@ def train(
 ) -> tuple[Fitted, list[dict[str, float]]]:
     """Trains a row for all seeds; gives the run and its test metrics."""
     model = model_of(row, data, config)
-    start = None if row == "scratch" else pretrained
-    task = started(profile(model, token=data.token), start, (model, backbone(data, config)))
+    start = None if row == "scratch" or pretrained is None else body(pretrained)
+    task = profile(model, token=data.token)
 
     def expand(queries: Batch, context: Context) -> Batch:
         return described_users(queries, context, token=data.token, max_len=config.max_len)
@@ -466,6 +461,8 @@ def train(
         num_devices=config.num_devices,
         save_every=config.save_every,
         accept_changed_code=config.accept_changed_code,
+        initial=start,
+        newly_initialised=() if start is None else trainable,
     )
     asked = evaluation(data.test)
     return fitted, evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)

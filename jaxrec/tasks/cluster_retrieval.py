@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxrec import losses
 from jaxrec.data.events.clusters import Clusters
 from jaxrec.packing import Packing
-from jaxrec.tasks.encoder import Encoder, check_encoder, numbered
+from jaxrec.tasks.encoder import Encoder, check_encoder, layout_columns, numbered
 from jaxrec.tasks.next_item import item_table, next_item
 from jaxrec.tasks.objectives import Objective, target_and_shared
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
@@ -144,9 +144,10 @@ def _apply(
     method: str | None,
     more: Mapping[str, Array],
 ) -> Array:
-    columns = {"positions": batch["positions"], "segments": batch["segments"], **more}
+    own = method or "__call__"
+    columns = {**layout_columns(model, batch, own), **more}
     if key is None:
         return model.apply(variables, batch["items"], **columns, train=False, method=method)
-    rngs, own = {"dropout": key}, method or "__call__"
+    rngs = {"dropout": key}
     columns |= numbered(model, batch["row"], own)
     return model.apply(variables, batch["items"], **columns, train=True, rngs=rngs, method=method)

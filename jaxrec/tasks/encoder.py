@@ -19,6 +19,7 @@ from jaxrec.packing import Packing
 from jaxrec.tasks.multitask import FIXED
 from jaxrec.types import Array, Batch, Key, Variables
 
+LAYOUT = ("positions", "segments")  # columns that say where in a row, and of which user, an event is
 LENGTHS = (4, 3, 2)  # events of the made-up users, where a row has room for them
 
 
@@ -26,10 +27,12 @@ class Encoder(Protocol):
     """What the tasks ask of a sequence encoder: a Linen module with `max_len`, `init`, `apply` and
 
     __call__(items [B, L], *, positions [B, L], segments [B, L], train: bool) -> hidden states [B, L, D]
-        items: ids in order of time, 0 is padding. positions: the slot of an event in a right-aligned row of
-        max_len. segments: numbers of the users that share a row, 0 on padding: nothing may pass from one to
-        another, nor from a later event to an earlier one. The keywords may have defaults (`next_click` and
-        `profile` give none but `train`); where it takes them it also gets
+        items: ids in order of time, 0 is padding. Nothing may pass from a later event to an earlier one. The
+        keywords may have defaults (`next_click` and `profile` give none but `train`). It is given those of
+        the others that it takes:
+          segments: numbers of the users that share a row, 0 on padding; nothing may pass from one to another.
+            Only an encoder that takes them can be packed (`can_be_packed`); others get a row for each user.
+          positions: the slot of an event in a right-aligned row of max_len, whatever row it stands in.
           rows [B]: numbers of the rows, in training, from which a row's dropout has to derive (as
             `nn.layers.dropout` does); without it dropout depends on the number of devices;
           times, asked [B, L]: seconds of each event and of the one after it, if its `reads_times` is true.
@@ -80,6 +83,29 @@ def takes(model: Any, name: str, method: str = "__call__") -> bool:
 def numbered(model: Any, rows: Array, method: str = "__call__") -> dict[str, Array]:
     """The keyword `rows` for a module that takes it, nothing for one that doesn't."""
     return {"rows": rows} if takes(model, "rows", method) else {}
+
+
+def can_be_packed(model: Any, method: str = "__call__") -> bool:
+    """Whether users may share the rows that an encoder reads: it takes `segments`, which tell them apart.
+
+    Where it doesn't, give each user a row of its own: packed=None of tasks and retrievers.
+    """
+    return takes(model, "segments", method)
+
+
+def layout_columns(model: Any, batch: Batch, method: str = "__call__") -> dict[str, Array]:
+    """The positions and segments of a batch for a module that takes them."""
+    return {name: batch[name] for name in LAYOUT if name in batch and takes(model, name, method)}
+
+
+def refuse_packed(model: Any, packed: Packing | None, method: str = "__call__") -> None:
+    """Raises ValueError for packed rows and an encoder that can't tell the users of one apart."""
+    if packed is not None and not can_be_packed(model, method):
+        raise ValueError(
+            f"{type(model).__name__}: its {method} has no segments, so it can't tell apart the users that "
+            "share a packed row; give each user a row of its own (packed=None for the task and for its "
+            "retriever), or let it take and read `segments` [B, L]"
+        )
 
 
 def only_params(variables: Variables, task: str) -> Variables:
@@ -243,15 +269,9 @@ def check_keywords(model: Encoder, *names: str, method: str = "__call__") -> Non
         )
     missing = [name for name in names if not takes(model, name, method)]
     if missing:
-        ignored = ""
-        if "positions" in names:
-            ignored = (
-                " (it may ignore positions and segments where users share no row: packed=None for the task "
-                "and its retriever)"
-            )
         raise ValueError(
             f"{type(model).__name__}: its {method} has no {', '.join(missing)}: an encoder takes items, and "
-            f"by keyword {', '.join(names)}; add them{ignored}"
+            f"by keyword {', '.join(names)}; add them"
         )
 
 
@@ -269,10 +289,11 @@ def check_encoder(
       method: that is tried.
 
     Raises:
-      ValueError: they are not, or do; the module does not take positions, segments or train, has no item
-        table or no vector for each event, or has variables beside its parameters.
+      ValueError: they are not, or do; the module can't be packed (`can_be_packed`) and is to be; it does not
+        take train, has no item table or no vector for each event, or has variables beside its parameters.
     """
-    check_keywords(model, "positions", "segments", "train", method=method)
+    check_keywords(model, "train", method=method)
+    refuse_packed(model, packed, method)
     width = None if packed is None else packed.width
     mixed, future, allowed = once(_tried, model, width, method)
     refuse_mixed_users(model, mixed, allowed)
@@ -305,10 +326,10 @@ def _tried(model: Encoder, width: int | None, method: str) -> tuple[float, float
     batches: dict[str, Batch] = {"padded": with_changed_ends(probe, {"items": num_items})}
     if probe.packed is not None:
         batches["packed"] = probe.packed
-    names = ("positions", "segments", *(("times", "asked") if reads_times(model) else ()))
+    times = ("times", "asked") if reads_times(model) else ()
 
     def run(variables: Variables, batch: Batch) -> Array:
-        columns = {name: batch[name] for name in names}
+        columns = layout_columns(model, batch, method) | {name: batch[name] for name in times}
         hidden = model.apply(variables, batch["items"], **columns, train=False, method=method)
         shape = batch["items"].shape
         if hidden.ndim != 3 or hidden.shape[:2] != shape:

@@ -31,6 +31,7 @@ from jaxrec.packing import Packing
 from jaxrec.tasks.encoder import (
     Encoder,
     difference,
+    layout_columns,
     made_up,
     numbered,
     once,
@@ -39,6 +40,7 @@ from jaxrec.tasks.encoder import (
     reads_times,
     refuse_future,
     refuse_mixed_users,
+    refuse_packed,
     with_changed_ends,
 )
 from jaxrec.tasks.next_item import item_table, last_hidden, lay_out, query_events, read_times
@@ -130,6 +132,7 @@ def check_actions(model: ActionEncoder, packed: Packing | None = None) -> None:
       ValueError: outputs of users that share a row are not those of each alone, they hang on later events, or
         the logits of an action on that action; the model has variables beside its parameters.
     """
+    refuse_packed(model, packed)
     mixed, future, own, allowed = once(_tried, model, None if packed is None else packed.width)
     refuse_mixed_users(model, mixed, allowed)
     refuse_future(model, future, allowed)
@@ -178,7 +181,8 @@ def _tried(model: ActionEncoder, width: int | None) -> tuple[float, float, float
 
 def outputs(model: ActionEncoder, variables: Variables, batch: Batch, key: Key | None) -> dict[str, Array]:
     """What the model gives for a batch; key None switches dropout off."""
-    columns: dict[str, Any] = {name: batch.get(name) for name in ("segments", "times", "asked")}
+    columns: dict[str, Any] = layout_columns(model, batch)
+    columns |= {name: batch.get(name) for name in ("times", "asked")}
     if key is None:
         return model.apply(variables, batch["items"], batch["actions"], **columns, train=False)
     columns |= {**numbered(model, batch["row"]), "rngs": {"dropout": key}}

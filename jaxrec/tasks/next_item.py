@@ -2,8 +2,8 @@
 
 The encoder is any module with `__call__(items, *, positions, segments, train) -> hidden [B, L, D]` and a
 method `item_table() -> [vocab_size, D]`: SASRec, GRU4Rec and their kin; `tasks.encoder` says all that it gets
-and must not do, and tries it. Users share rows by default (`jaxrec.packing`); outputs and losses equal those
-of the padded form.
+and must not do, and tries it. Users may share packed rows (`jaxrec.packing`), where the encoder can be packed
+(`can_be_packed`): outputs and losses equal those of the padded form.
 
 An encoder that says so by a true `reads_times` (HSTU) also gets `times` and `asked` [B, L], in training and
 in ranking: seconds of each event, and of the event after it, which is when its prediction is asked for, as in
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxrec import packing
 from jaxrec.packing import Packing
 from jaxrec.tasks.encoder import Encoder as Encoder
-from jaxrec.tasks.encoder import check_encoder, numbered, only_params
+from jaxrec.tasks.encoder import check_encoder, layout_columns, numbered, only_params
 from jaxrec.tasks.encoder import reads_times as reads_times
 from jaxrec.tasks.encoder import refuse_times as refuse_times
 from jaxrec.tasks.objectives import Objective
@@ -49,7 +49,7 @@ def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) 
             "the encoder reads times and the batch has none: make it by next_item or its retriever, or use "
             "an encoder without times, such as HSTU with time_bias=False"
         )
-    columns = {name: batch[name] for name in ("positions", "segments", "times", "asked") if name in batch}
+    columns = layout_columns(model, batch) | {n: batch[n] for n in ("times", "asked") if n in batch}
     if key is None:
         return model.apply(variables, batch["items"], **columns, train=False)
     rngs = {"dropout": key}
@@ -71,7 +71,7 @@ def next_item(
 ) -> Task:
     """The task of predicting the next item at every event.
 
-    packed: rows that users share; None pads every user to `model.max_len`.
+    packed: rows that users share; None pads every user to `model.max_len`, which any encoder can read.
     shorten: takes events out of the inputs of a step, such as `augment.stochastic_length`. The others stay in
       order and move together; the target of each remains the event that followed it. Rows of such a step
       carry no placement: it is made of what is left, and drawn again should that not fit the packed rows. If

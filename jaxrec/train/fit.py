@@ -18,11 +18,12 @@ from jaxrec.train.arguments import check_arguments
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, digest_of, keep_vocabulary
 from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan
+from jaxrec.train.initial import Marks
 from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
 from jaxrec.train.logs import Logs
 from jaxrec.train.run import Fitted, Phase, Run, Selection
-from jaxrec.types import Context
+from jaxrec.types import Context, Variables
 
 __all__ = ["Compiled", "Fitted", "Phase", "Selection", "fit"]
 
@@ -45,6 +46,8 @@ def fit(
     stop_after: int | None = None,
     accept_changed_code: bool = False,
     start_from: str | Path | None = None,
+    initial: Variables | None = None,
+    newly_initialised: Marks = (),
 ) -> Fitted:
     """Trains `phases` one after the other and returns each seed's best parameters.
 
@@ -57,10 +60,15 @@ def fit(
     always saved. stop_after: leave after so many epochs of this process, with the state saved.
     accept_changed_code: go on with a run that other code trained; `Fitted.made_by` then names both.
     start_from: the work directory of the same run with fewer epochs, whose state this one begins with.
+    initial: variables {"params": …} that the run begins with in place of drawn ones, such as
+    `Fitted.variables`: one set for all seeds, or behind a leading axis of seeds, in their order.
+    newly_initialised: which of them are drawn all the same and need not be given: prefixes of paths, such as
+    ["params/head"], or a function from variables to a tree of bool.
 
     Raises:
-      ValueError: an argument that trains nothing or is out of range, an unknown selection metric, or
-        evaluation data that it is not defined for, all before the first step and before anything is written;
+      ValueError: an argument that trains nothing or is out of range, an unknown selection metric, evaluation
+        data that it is not defined for, or initial variables that are not the task's or not finite, all
+        before the first step and before anything is written;
         another process holds workdir; the checkpoint in workdir belongs to another run or was made by other
         code; a loss or score that is not finite.
     """
@@ -71,7 +79,18 @@ def fit(
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir={workdir}: is a file; name a folder")
     total = sum(phase.epochs for phase in phases)
-    run = Run(phases, tx, plan, context, selection, [int(seed) for seed in seeds], num_devices, calls)
+    run = Run(
+        phases,
+        tx,
+        plan,
+        context,
+        selection,
+        seeds=[int(seed) for seed in seeds],
+        num_devices=num_devices,
+        calls=calls,
+        initial=initial,
+        newly_initialised=newly_initialised,
+    )
     described = {**description, **run.description(context), "calls": calls}
     if vocabulary is not None:
         described["vocabulary"] = digest_of(vocabulary)

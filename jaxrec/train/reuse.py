@@ -23,8 +23,9 @@ from jaxrec.train.arguments import check_seeds
 from jaxrec.train.checkpoint import CHECKPOINTS, stored
 from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import fit
-from jaxrec.train.run import Fitted, Phase, Selection, epoch_names
-from jaxrec.types import Context
+from jaxrec.train.initial import Marks, check_initial, pick_seeds
+from jaxrec.train.run import Fitted, Phase, Selection, drawn_variables, epoch_names
+from jaxrec.types import Context, Variables
 
 
 def fit_reusing(
@@ -38,9 +39,13 @@ def fit_reusing(
     workdir: str | Path,
     description: Mapping[str, Any],
     progress: bool = True,
+    initial: Variables | None = None,
+    newly_initialised: Marks = (),
     **options: Any,
 ) -> Fitted:
     """`train.fit.fit` in a work directory of many runs. options: its other arguments.
+
+    initial: of `fit`, where with an axis of seeds in the order of `seeds`.
 
     description: the settings; each set of them has a folder of its own below workdir. What stands under the
     name `epochs`, on any level, does not count, since the phases say it: the same settings with more epochs
@@ -56,7 +61,12 @@ def fit_reusing(
     folder = Path(workdir) / configuration_hash(settings)
     _refuse_old_layout(Path(workdir))
     wanted = [[phase.name, phase.epochs] for phase in phases]
-    groups = _groups(folder, wanted, [int(seed) for seed in seeds])
+    numbers = [int(seed) for seed in seeds]
+    checked = None
+    if initial is not None:
+        drawn = drawn_variables(phases[0].task, plan, context)
+        checked = check_initial(initial, newly_initialised, drawn, len(numbers))
+    groups = _groups(folder, wanted, numbers, whole=checked is not None and checked.by_seed)
     parts = []
     for group in groups:
         if progress and group.said:
@@ -72,6 +82,8 @@ def fit_reusing(
             description=settings,
             progress=progress,
             start_from=group.start_from,
+            initial=pick_seeds(initial, checked, numbers, group.seeds),
+            newly_initialised=newly_initialised,
             **options,
         )
         parts.append(_of_seeds(fitted, group.seeds, group.used))
@@ -103,15 +115,18 @@ class _Found(NamedTuple):
     phases: list[list[Any]]
 
 
-def _groups(folder: Path, wanted: list[list[Any]], seeds: list[int]) -> list[_Group]:
-    """How to come by all seeds: finished or begun runs, longer versions of shorter runs, and new ones."""
+def _groups(folder: Path, wanted: list[list[Any]], seeds: list[int], *, whole: bool) -> list[_Group]:
+    """How to come by all seeds: finished or begun runs, longer versions of shorter runs, and new ones.
+
+    whole: True leaves out runs that have other seeds too, whose initial variables nobody knows here.
+    """
     found = sorted(_runs(folder), key=lambda run: (-len(run.seeds), run.seeds))
     left, groups = list(seeds), []
     total = len(epoch_names(wanted))
     for run in found:  # of just these epochs
         used = [seed for seed in left if seed in run.seeds]
-        whole = set(run.seeds) <= set(left)
-        if used and run.phases == wanted and (whole or run.done == total):
+        all_wanted = set(run.seeds) <= set(left)
+        if used and run.phases == wanted and (all_wanted or (run.done == total and not whole)):
             said = "" if run.seeds == seeds else f"seeds {_shown(used)} are taken from {run.folder.name}"
             groups.append(_Group(run.seeds, used, run.folder.name, said=said))
             left = [seed for seed in left if seed not in used]

@@ -20,9 +20,10 @@ from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, stored
 from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.evaluate import CompiledMeasure
+from jaxrec.train.initial import Initial, Marks, check_initial, description
 from jaxrec.train.state import TrainState, create
 from jaxrec.train.step import make_step
-from jaxrec.types import Array, Context, Evaluation, Task, Variables
+from jaxrec.types import Array, Context, Evaluation, Key, Task, Variables
 
 
 class Phase(NamedTuple):
@@ -66,6 +67,18 @@ class Fitted(NamedTuple):
     made_by: Sequence[Mapping[str, Any]] = ()
 
 
+def drawn_variables(task: Task, plan: Plan, context: Context) -> Variables:
+    """Shapes and types of the variables that a task draws for one seed."""
+
+    def drawn(key: Key, columns: Context) -> Variables:
+        rows, _ = plan.draw(key, columns)
+        some = jax.tree.map(lambda x: x[0], rows)
+        return create(task, optax.identity(), static(), key, some, columns).variables
+
+    shapes: Variables = jax.eval_shape(drawn, jax.eval_shape(lambda: jax.random.key(0)), dict(context))
+    return shapes
+
+
 class Run:
     """What `train.fit.fit` moves forward, an epoch at a time."""
 
@@ -76,9 +89,12 @@ class Run:
         plan: Plan,
         context: Context,
         selection: Selection,
+        *,
         seeds: list[int],
         num_devices: int,
         calls: int,
+        initial: Variables | None = None,
+        newly_initialised: Marks = (),
     ) -> None:
         self.phases, self.tx, self.plan, self.selection = phases, tx, plan, selection
         self.seeds, self.num_devices, self.calls = seeds, num_devices, calls
@@ -93,13 +109,15 @@ class Run:
         self.manifest = provenance.manifest()
         self.made_by: list[dict[str, Any]] = [{"first_epoch": 0, **self.manifest}]
 
-        def initial(key: Array, columns: Context) -> TrainState:
-            rows, _ = plan.draw(key, columns)
-            some = jax.tree.map(lambda x: x[0], rows)
-            return create(phases[0].task, tx, phases[0].weighting, key, some, columns)
-
-        keys = jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))
-        state = jax.jit(parallel.over_seeds(initial))(keys, dict(context))
+        self.initial: Initial | None = None
+        if initial is None and newly_initialised:
+            raise ValueError(
+                f"newly_initialised={newly_initialised!r}: goes with initial; without it all is drawn"
+            )
+        if initial is not None:
+            drawn = drawn_variables(phases[0].task, plan, context)
+            self.initial = check_initial(initial, newly_initialised, drawn, len(seeds))
+        state = self._first_state(context)
         check_optimiser(state.opt_state)
         self.best = parallel.replicate(jax.tree.map(jnp.array, state.variables), num_devices)
         self.state = parallel.replicate(state, num_devices)
@@ -113,6 +131,22 @@ class Run:
             )
 
         self.keep = Compiled(parallel.over_devices(keep, num_devices, (0, 0, None)))
+
+    def _first_state(self, context: Context) -> TrainState:
+        """The state of every seed before the first step."""
+        phase, plan = self.phases[0], self.plan
+
+        def create_one(key: Array, given: Mapping[str, Array], columns: Context) -> TrainState:
+            rows, _ = plan.draw(key, columns)
+            some = jax.tree.map(lambda x: x[0], rows)
+            return create(phase.task, self.tx, phase.weighting, key, some, columns, given)
+
+        keys = jax.vmap(jax.random.key)(jnp.array(self.seeds, jnp.uint32))
+        if self.initial is not None and self.initial.by_seed:
+            by_seed = jax.jit(parallel.over_seeds(create_one, mapped=2))
+            return by_seed(keys, dict(self.initial.values), dict(context))
+        given = {} if self.initial is None else dict(self.initial.values)
+        return jax.jit(parallel.over_seeds(create_one))(keys, given, dict(context))
 
     def _epoch_program(self, phase: Phase) -> Compiled:
         step = make_step(phase.task, self.tx, phase.weighting, self.axis)
@@ -134,6 +168,7 @@ class Run:
                 "context": identity.columns(context),
                 "queries": identity.columns(selection.evaluation.queries),
                 "jax": identity.jax_settings(),
+                **({} if self.initial is None else {"initial": description(self.initial, len(self.seeds))}),
             },
         }
 

@@ -12,6 +12,7 @@ its state alone goes on with the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrec.optim.loss_weighting import Weighting
+from jaxrec.train.initial import put_in
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 INIT, PLAN, STEP = 0, 1, 2
@@ -50,12 +52,18 @@ def create(
     key: Key,
     rows: Any,
     context: Context,
+    initial: Mapping[str, Array] | None = None,
 ) -> TrainState:
-    """The state before the first step. rows: one step's rows, of which only shapes matter."""
+    """The state before the first step.
+
+    rows: one step's rows, of which only shapes matter. initial: values by path that stand in place of drawn
+    ones, see `train.initial`.
+    """
     init_key = jax.random.fold_in(key, INIT)
     batch: Batch = task.prepare(init_key, rows, context)
     variables = dict(task.init(init_key, batch))
     variables.pop(PROBES, None)
+    variables = dict(put_in(variables, initial or {}))
     learned, remembered = weighting.init()
     params = {"model": variables.pop("params"), "weighting": learned}
     return TrainState(

@@ -12,8 +12,10 @@ import pytest
 from flax import traverse_util
 
 from experiments.sequential import peterrec as experiment
+from jaxrec.nn.sequential.peterrec import trainable
 from jaxrec.report.results import read_all
 from jaxrec.tasks.profile import profile
+from jaxrec.train.initial import check_initial, put_in
 from tests.experiments.test_tiny import call
 
 TINY = experiment.effective(experiment.Config(dataset="ml-100k", tiny=True, seeds=(3, 4)))
@@ -71,15 +73,17 @@ def test_frozen_parameters_keep_their_bits(pretrained: Any, folder: Path) -> Non
 def test_what_a_row_starts_from_and_trains(row: experiment.Row, pretrained: Any) -> None:
     data = experiment.load(TINY)
     task = profile(experiment.model_of(row, data, TINY), token=data.token)
-    models = (experiment.model_of(row, data, TINY), experiment.backbone(data, TINY))
-    start = experiment.started(task, None if row == "scratch" else pretrained, models)
     rows = {"user": np.arange(4), "mask": np.ones(4, bool)}
 
     @jax.jit
-    def params_of(columns: Any) -> Any:
-        return start.init(jax.random.key(1), start.prepare(jax.random.key(0), rows, columns))["params"]
+    def drawn(columns: Any) -> Any:
+        return task.init(jax.random.key(1), task.prepare(jax.random.key(0), rows, columns))
 
-    params = params_of(data.columns)
+    variables = drawn(data.columns)
+    if row != "scratch":
+        given = check_initial(experiment.body(pretrained), trainable, variables, 1)
+        variables = put_in(variables, given.values)
+    params: Any = variables["params"]
     same = np.array_equal(params["item_embedding"], pretrained["params"]["item_embedding"])
     assert same == (row != "scratch")
     assert ("patch_1" in params["layer_0"]) == row.startswith("peterrec")

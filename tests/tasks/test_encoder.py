@@ -16,15 +16,17 @@ from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.packing import Packing
+from jaxrec.protocols import next_item as protocols
 from jaxrec.tasks import contrastive
-from jaxrec.tasks.encoder import check_encoder, made_up, takes
+from jaxrec.tasks.encoder import can_be_packed, check_encoder, made_up, takes
 from jaxrec.tasks.generative import generative
 from jaxrec.tasks.next_click import next_click
 from jaxrec.tasks.next_item import encode, next_item, retriever
 from jaxrec.tasks.objectives import full_softmax
 from jaxrec.tasks.parallel_sessions import parallel_sessions
 from jaxrec.tasks.profile import profile
-from jaxrec.types import Array
+from jaxrec.train.evaluate import evaluate
+from jaxrec.types import Array, Protocol
 from tests.tasks import small
 
 NUM_ITEMS, MAX_LEN, DIM = small.NUM_ITEMS, small.MAX_LEN, 4
@@ -262,8 +264,113 @@ def test_an_encoder_without_a_vector_for_each_event_is_refused() -> None:
 
 def test_what_an_encoder_does_not_take_is_named() -> None:
     for packed in (PACKED, None):
-        with pytest.raises(ValueError, match="TakesItemsOnly: its __call__ has no positions, segments"):
-            next_item(TakesItemsOnly(), full_softmax(), packed=packed)
+        with pytest.raises(ValueError, match="TakesNoTrain: its __call__ has no train: .* by keyword train"):
+            next_item(TakesNoTrain(), full_softmax(), packed=packed)
+
+
+# --- encoders that can't be packed ---------------------------------------------------------------------
+
+
+class Causal(Own):
+    """`Own` of one user a row, which takes neither segments nor positions."""
+
+    def __call__(self, items: Array, *, train: bool = False) -> Array:  # type: ignore[override]
+        return super().__call__(items, train=train)
+
+
+class CausalByPosition(Own):
+    def __call__(  # type: ignore[override]
+        self, items: Array, *, positions: Array | None = None, train: bool = False
+    ) -> Array:
+        return super().__call__(items, positions=positions, train=train)
+
+
+class BySegment(Own):
+    """Needs no positions: it has none, and reads segments."""
+
+    def __call__(  # type: ignore[override]
+        self, items: Array, *, segments: Array | None = None, train: bool = False
+    ) -> Array:
+        segments = jnp.ones_like(items) if segments is None else segments
+        return self.mixed(items, self.table[items], segments)
+
+
+class BySegmentAndSlot(BySegment):
+    """Reads its slot in the row, wherever a user starts in it."""
+
+    def mixed(self, items: Array, x: Array, segments: Array) -> Array:
+        slot = jnp.arange(items.shape[1])[:, None]
+        return super().mixed(items, x * (1.0 + slot / 3), segments)
+
+
+@pytest.mark.parametrize(
+    ("model", "packable"),
+    [
+        (Own(), True),
+        (BySegment(), True),
+        (Cosine(Own()), True),
+        (Cosine(Causal()), False),
+        (Causal(), False),
+        (CausalByPosition(), False),
+        (GRU4Rec(NUM_ITEMS, dim=DIM), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_an_encoder_tells_by_its_keywords_whether_users_may_share_rows(model: Any, packable: bool) -> None:
+    assert can_be_packed(model) == packable
+    makers = [
+        lambda: next_item(model, full_softmax(), packed=PACKED),
+        lambda: retriever(model, PACKED),
+        lambda: contrastive.pooled(model, small.views(12), packed=PACKED),
+    ]
+    for make in makers:
+        if packable:
+            make()
+            continue
+        with pytest.raises(ValueError, match="has no segments, so it can't tell apart .*packed=None"):
+            make()
+
+
+def test_an_encoder_that_takes_segments_and_reads_its_slot_is_still_refused() -> None:
+    assert can_be_packed(BySegmentAndSlot())
+    with pytest.raises(ValueError, match="BySegmentAndSlot: where users share a row"):
+        next_item(BySegmentAndSlot(), full_softmax(), packed=PACKED)
+
+
+@pytest.mark.parametrize("model", [Causal(), CausalByPosition(), Cosine(Causal())])
+def test_an_encoder_without_segments_is_padded(model: Any) -> None:
+    """Its losses, gradients and vectors are those of the same encoder with all keywords."""
+    full: Any = Cosine(Own()) if isinstance(model, Cosine) else Own()
+    columns, users = jax.tree.map(jnp.asarray, small.columns()), np.arange(len(small.LENGTHS))
+    rows = {"user": jnp.asarray(users), "mask": users >= 0}
+    queries = {"user": users, "length": np.minimum(small.split().sequences.lengths, 4), "mask": users >= 0}
+
+    def found(model: Any) -> Any:
+        task = next_item(model, full_softmax())
+        batch = task.prepare(jax.random.key(0), rows, columns)
+        variables = task.init(jax.random.key(0), batch)
+
+        def loss(variables: Any) -> Any:
+            return task.losses(variables, batch, jax.random.key(1))[0]["next_item"]
+
+        vectors = retriever(model).query(variables, queries, columns)
+        return *jax.value_and_grad(loss)(variables), vectors
+
+    ours, expected = (jax.jit(found, static_argnums=0)(module) for module in (model, full))
+    assert float(ours[0]) > 0
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, expected)
+
+
+def test_a_protocol_pads_an_encoder_without_segments() -> None:
+    """Ranks are those of the packed encoder, whose rows the padded one could not read."""
+    data = protocols.resident(small.split())
+    ranks = []
+    for model in (Causal(), Own()):
+        variables = jax.jit(model.init)(jax.random.key(2), jnp.ones((1, MAX_LEN), jnp.int32))
+        each = jax.tree.map(lambda leaf: leaf[None], variables)
+        evaluation = protocols.evaluation(model, data, Protocol(), "test")
+        ranks.append(evaluate(evaluation, each, data.columns))
+    assert ranks[0] == ranks[1]
 
 
 @pytest.mark.parametrize("name", ["next_item", "next_click", "profile", "flat", "parallel_sessions"])

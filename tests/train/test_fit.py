@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxrec.packing import Packing
 from jaxrec.train.epoch import shuffled
 from jaxrec.train.fit import Compiled, Fitted, Phase, fit
 from jaxrec.types import Array, Context, Variables
@@ -224,7 +225,7 @@ def test_scores_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
 
 
 def test_batches_that_never_fit_their_rows_stop_the_run(tmp_path: Path) -> None:
-    crowded = toy.plan(lengths=lambda context, user: jnp.full(user.shape, 3), rows=1, width=4)
+    crowded = toy.plan(lengths=lambda context, user: jnp.full(user.shape, 3), packing=Packing(1, 4))
     with pytest.raises(ValueError, match="epoch 0: no order of the examples fits the packed rows"):
         toy.run(tmp_path, plan=crowded)
 

@@ -176,7 +176,7 @@ def test_no_step_is_an_error() -> None:
 
 
 def test_an_order_that_never_fits_is_an_error() -> None:
-    crowded = toy.plan(lengths=lambda context, user: jnp.full(user.shape, 3), rows=1, width=4)
+    crowded = toy.plan(lengths=lambda context, user: jnp.full(user.shape, 3), packing=Packing(1, 4))
     with pytest.raises(ValueError, match="epoch 1: no order of the examples fits"):
         Batches(crowded, jax.random.key(0), gather, epochs=2)[3]
 

@@ -33,7 +33,7 @@ from jaxrec.config import ready
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import coserec, movielens, sasrec
 from jaxrec.data.synthetic.sequences import markov_chain
-from jaxrec.data.tables.click_histories import NONE, SHARED, Clicks, Sides, next_clicks
+from jaxrec.data.tables.click_histories import NO_SIDE_INFO, SHARED, Clicks, SideInfo, next_clicks
 from jaxrec.nn.layers.dice import Dice, PReLU
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
@@ -92,27 +92,27 @@ class Config:
 
 def load(config: Config) -> Clicks:
     """Impressions of a data set with what is known of its items and users."""
-    sequences, sides = events(config)
-    return next_clicks(sequences, split=config.split, sides=sides)
+    sequences, side_info = events(config)
+    return next_clicks(sequences, split=config.split, side_info=side_info)
 
 
-def events(config: Config) -> tuple[Sequences, Sides]:
+def events(config: Config) -> tuple[Sequences, SideInfo]:
     """Events of a data set. Items: ml-100k has genres, as one category each set, S3-Rec's have attributes."""
     if config.tiny:
         genres = np.append(0, np.arange(20) % 3 + 1).astype(np.int32)
-        return markov_chain(60, 20, min_length=4, max_length=9).sequences, Sides({"genres": genres}, {})
+        return markov_chain(60, 20, min_length=4, max_length=9).sequences, SideInfo({"genres": genres}, {})
     if config.dataset == "Games":
-        return sasrec.load("Video"), NONE
+        return sasrec.load("Video"), NO_SIDE_INFO
     if config.dataset != "ml-100k":
         name = S3REC[config.dataset]
-        return coserec.load(name), Sides({"attributes": coserec.load_attributes(name)}, {})
+        return coserec.load(name), SideInfo({"attributes": coserec.load_attributes(name)}, {})
     users = movielens.load_users("ml-100k")
     known = {"age": users.age // 10, "gender": users.gender, "occupation": users.occupation}
-    sides = Sides(
+    side_info = SideInfo(
         {"genres": coded(movielens.load_movies("ml-100k").genres)},
         {name: coded(column) for name, column in known.items()},
     )
-    return movielens.load("ml-100k"), sides
+    return movielens.load("ml-100k"), side_info
 
 
 def dataset_name(config: Config) -> str:
@@ -155,8 +155,8 @@ def resident(clicks: Clicks, config: Config) -> impressions.Data:
 
 def model(row: Row, clicks: Clicks, config: Config) -> nn.Module:
     """The model of a row behind its features: target, history and user, each kind of id with one table."""
-    items = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.sides.items.items()}
-    users = {name: int(column.max()) + 1 for name, column in clicks.sides.users.items()}
+    items = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.side_info.items.items()}
+    users = {name: int(column.max()) + 1 for name, column in clicks.side_info.users.items()}
     lists = ("history_", "negative_") if row == "dien" else ("history_",)
     fields = tuple(
         Categorical(f"{prefix}{name}", size, config.dim, name)
@@ -192,7 +192,9 @@ def regularised(clicks: Clicks, length: int) -> list[Regularised]:
         return variables["params"]["embedding"]["item_embedding"]  # type: ignore[no-any-return]
 
     return [
-        Regularised(table, ("item", "history_item"), jnp.asarray(clicks.examples_with(length), jnp.int32))
+        Regularised(
+            table, ("item", "history_item"), jnp.asarray(clicks.count_examples_with(length), jnp.int32)
+        )
     ]
 
 

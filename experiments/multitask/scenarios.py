@@ -35,7 +35,7 @@ from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.data.sources import census
 from jaxrec.data.synthetic import multitask as synthetic_multitask
-from jaxrec.data.tables.features import FIRST
+from jaxrec.data.tables.features import FIRST_VALUE
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.nn.layers.features import Categorical, Conditioned, Featured, FeatureEmbedding
 from jaxrec.nn.layers.mlp import Tower
@@ -103,7 +103,7 @@ def by_scenario(split: ImpressionSplit, column: str, num_devices: int = 1) -> Se
     Raises ValueError where rows have no known value, and so no scenario.
     """
     table = split.impressions
-    strange = int((table.columns[column] < FIRST).sum())
+    strange = int((table.columns[column] < FIRST_VALUE).sum())
     if strange:
         raise ValueError(
             f"{table.name}: {column}: {strange:,} rows have no value that training rows know, and so no "
@@ -115,7 +115,7 @@ def by_scenario(split: ImpressionSplit, column: str, num_devices: int = 1) -> Se
     task, test = data.tasks[0], dict(data.test)
     for i, scenario in enumerate(scenarios):
         test[f"label/{scenario}"] = test[f"label/{task}"]
-        test[f"space/{scenario}"] = test[column] == FIRST + i
+        test[f"space/{scenario}"] = test[column] == FIRST_VALUE + i
     return Setting(data._replace(test=test), split, task, column, scenarios)
 
 
@@ -132,13 +132,13 @@ class PersonalTower(nn.Module):
 def model(row: Row, setting: Setting, config: Config) -> nn.Module:
     """The model of a row behind its features: columns → a logit [B], or [B, 1]."""
     embedding = impressions.features(setting.split.impressions, config.dim)
-    vocab_size = FIRST + len(setting.scenarios)
+    vocab_size = FIRST_VALUE + len(setting.scenarios)
     own = FeatureEmbedding((Categorical(setting.column, vocab_size, config.dim),))
     match row:
         case "mlp":
             return Featured(embedding, Tower(DIMS))
         case "star":
-            domain = Domain(setting.column, first=FIRST)
+            domain = Domain(setting.column, first=FIRST_VALUE)
             star = STAR(len(setting.scenarios), DIMS, axis_name=axis_name(config.num_devices))
             return Conditioned(embedding, domain, star)
         case "apg":

@@ -16,7 +16,7 @@ Also:    --rows base din-dice --seeds 0, --dataset Beauty, --data events.csv --u
 Expect:  on MovieLens-100K, each user tested on one event and one unseen item, DIEN is ahead of the base
          model by 0.018 in AUC and by 0.025 in GAUC (deviations of at most 0.002 and 0.007). DIN and its
          variants are ahead in mean GAUC, by 0.005 to 0.014 with deviations of 0.004 to 0.010, and lie on
-         both sides of the base model in AUC (+0.004 to -0.002). With 943 users, three seeds do not tell them
+         both side_info of the base model in AUC (+0.004 to -0.002). With 943 users, three seeds do not tell them
          apart.
 """
 
@@ -38,7 +38,7 @@ from jaxrec.config import ready
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import coserec, movielens
 from jaxrec.data.synthetic.sequences import markov_chain
-from jaxrec.data.tables.click_histories import NONE, Clicks, Sides, next_clicks
+from jaxrec.data.tables.click_histories import NO_SIDE_INFO, Clicks, SideInfo, next_clicks
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import impressions
 from jaxrec.recipes import interest as recipes
@@ -112,25 +112,25 @@ class Config(common.EventOptions, recipes.Recipe):
 
 def load(config: Config) -> Clicks:
     """Impressions of a data set with what is known of its items and users."""
-    sequences, sides = events(config)
-    return next_clicks(sequences, split=config.split, sides=sides)
+    sequences, side_info = events(config)
+    return next_clicks(sequences, split=config.split, side_info=side_info)
 
 
-def events(config: Config) -> tuple[Sequences, Sides]:
+def events(config: Config) -> tuple[Sequences, SideInfo]:
     """Events of a data set. Items: ml-100k has genres, as one category each set, S3-Rec's sets have
     attributes."""
     if config.data:
-        return common.own_events(config), NONE
+        return common.own_events(config), NO_SIDE_INFO
     if config.tiny:
         genres = np.append(0, np.arange(20) % 3 + 1).astype(np.int32)
-        return markov_chain(60, 20, min_length=4, max_length=9).sequences, Sides({"genres": genres}, {})
+        return markov_chain(60, 20, min_length=4, max_length=9).sequences, SideInfo({"genres": genres}, {})
     source, name = DATASETS[config.dataset].split("/")
-    sides = NONE
+    side_info = NO_SIDE_INFO
     if source == "coserec":
-        sides = Sides({"attributes": coserec.load_attributes(name)}, {})
+        side_info = SideInfo({"attributes": coserec.load_attributes(name)}, {})
     if source == "movielens":
-        sides = Sides({"genres": coded(movielens.load_movies(name).genres)}, user_columns())
-    return data.load(DATASETS[config.dataset]), sides
+        side_info = SideInfo({"genres": coded(movielens.load_movies(name).genres)}, user_columns())
+    return data.load(DATASETS[config.dataset]), side_info
 
 
 def user_columns() -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ from jaxrec.config import ready
 from jaxrec.data.sources import census, movielens
 from jaxrec.data.synthetic import multitask as synthetic_multitask
 from jaxrec.data.synthetic.sequences import markov_chain
-from jaxrec.data.tables.click_histories import Clicks, Sides, next_clicks
+from jaxrec.data.tables.click_histories import Clicks, SideInfo, next_clicks
 from jaxrec.nn.layers.co_action import CoAction
 from jaxrec.nn.layers.dice import PReLU
 from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
@@ -128,7 +128,7 @@ class Setting(NamedTuple):
     @property
     def items(self) -> tuple[Categorical, ...]:
         """The columns of an item, in the order of the fields."""
-        names = () if self.clicks is None else ("item", *self.clicks.sides.items)
+        names = () if self.clicks is None else ("item", *self.clicks.side_info.items)
         return tuple(f for f in self.fields if isinstance(f, Categorical) and f.name in names)
 
 
@@ -141,18 +141,22 @@ def of_events(config: Config) -> Setting:
     """Each event told from one not met, after a history."""
     if config.tiny:
         sequences = markov_chain(60, 20, min_length=4, max_length=9).sequences
-        sides = Sides({"genres": np.append(0, np.arange(20) % 3 + 1).astype(np.int32)}, {})
+        side_info = SideInfo({"genres": np.append(0, np.arange(20) % 3 + 1).astype(np.int32)}, {})
     else:
         sequences = movielens.load("ml-100k")
         movies, users = movielens.load_movies("ml-100k"), movielens.load_users("ml-100k")
         known = {"age": users.age // 10, "gender": users.gender, "occupation": users.occupation}
-        sides = Sides(
+        side_info = SideInfo(
             {"genres": din.coded(movies.genres), "year": din.coded(movies.year)},
             {name: din.coded(column) for name, column in known.items()},
         )
-    clicks = next_clicks(sequences, split="last" if config.tiny else "time", sides=sides)
-    sizes = {"item": clicks.num_items + 1} | {name: int(ids.max()) + 1 for name, ids in sides.items.items()}
-    sizes |= {"user": clicks.num_users + 1} | {name: int(ids.max()) + 1 for name, ids in sides.users.items()}
+    clicks = next_clicks(sequences, split="last" if config.tiny else "time", side_info=side_info)
+    sizes = {"item": clicks.num_items + 1} | {
+        name: int(ids.max()) + 1 for name, ids in side_info.items.items()
+    }
+    sizes |= {"user": clicks.num_users + 1} | {
+        name: int(ids.max()) + 1 for name, ids in side_info.users.items()
+    }
     fields = tuple(Categorical(name, size, config.dim) for name, size in sizes.items())
     data = din.resident(
         clicks, din.Config(tiny=config.tiny, length=config.length, num_devices=config.num_devices)

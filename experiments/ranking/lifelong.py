@@ -139,7 +139,7 @@ def load(config: Config) -> Lifelong:
 
 def model(row: Row, clicks: Clicks, config: Config) -> nn.Module:
     """The model of a row; target and events are item, category and style, each with one table."""
-    sizes = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.sides.items.items()}
+    sizes = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.side_info.items.items()}
     items = tuple(Categorical(name, size, config.dim) for name, size in sizes.items())
     init = nn.initializers.normal(config.dim**-0.5)
     match row:

@@ -58,8 +58,8 @@ def with_history(body: nn.Module, clicks: Clicks, *, dim: int, negatives: bool =
 
     negatives: whether it also reads a sampled item beside each event of the history, as DIEN does to train.
     """
-    items = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.sides.items.items()}
-    users = {name: int(column.max()) + 1 for name, column in clicks.sides.users.items()}
+    items = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.side_info.items.items()}
+    users = {name: int(column.max()) + 1 for name, column in clicks.side_info.users.items()}
     prefixes = ("", HISTORY, NEGATIVE) if negatives else ("", HISTORY)
     fields = tuple(
         Categorical(f"{prefix}{name}", size, dim, name)

@@ -344,8 +344,3 @@ def _tried(model: Encoder, width: int | None, method: str) -> tuple[float, float
     future = difference(padded[~probe.last], later[~probe.last])
     mixed = difference(padded, found["packed"][probe.at[1]]) if "packed" in found else 0.0
     return mixed, future, allowed
-
-
-def can_be_packed(model: Any) -> bool:
-    """Whether an encoder can tell the users of a packed row apart: it takes `segments`."""
-    return takes(model, "segments")

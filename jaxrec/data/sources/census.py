@@ -26,8 +26,8 @@ import numpy as np
 from jaxrec.data import store
 from jaxrec.data.sources.dataset import Table, check_table, pick
 from jaxrec.data.store import File, Route, Source, github, show_terms
-from jaxrec.data.tables.columns import Coded, Raw
-from jaxrec.data.tables.features import Category, encode, fit
+from jaxrec.data.tables.columns import Coded, RawColumn
+from jaxrec.data.tables.features import Category, encode, fit_encoders
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, SplitIndices
 
 SOURCE = Source(
@@ -122,7 +122,9 @@ def load_impressions(name: str, *, seed: int = 0) -> ImpressionSplit:
     show_terms(SOURCE)
     columns, income = _packed() if store.find_file(_PACKED) is not None else _originals()
     never_married = _is(columns["marital_stat"], ("Never married",))
-    raw: dict[str, Raw] = {column: coded for column, coded in columns.items() if column != "marital_stat"}
+    raw: dict[str, RawColumn] = {
+        column: coded for column, coded in columns.items() if column != "marital_stat"
+    }
     if name == "income":
         labels = {"income": income.astype(np.float32), "never_married": never_married}
     else:
@@ -132,7 +134,7 @@ def load_impressions(name: str, *, seed: int = 0) -> ImpressionSplit:
     train = np.arange(_TRAIN)
     test = np.random.default_rng(seed).permutation(np.arange(_TRAIN, len(income)))
     validation, test = np.sort(test[: len(test) // 2]), np.sort(test[len(test) // 2 :])
-    encoders = fit([Category(column, missing=("?",)) for column in raw], raw, train)
+    encoders = fit_encoders([Category(column, missing=("?",)) for column in raw], raw, train)
     impressions = Impressions(f"census/{name}", encode(encoders, raw), encoders.fields, labels)
     check_table(impressions, table)
     rows = SplitIndices(train, validation, test, f"official test halved, seed {seed}")

@@ -32,9 +32,9 @@ from jaxrec.data.store import (
     show_terms,
     wheel,
 )
-from jaxrec.data.tables.columns import Coded, Ragged, Raw
-from jaxrec.data.tables.features import Category, Number, Tags, encode, fit
-from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, random_rows, time_rows
+from jaxrec.data.tables.columns import Coded, Ragged, RawColumn
+from jaxrec.data.tables.features import Category, Number, Tags, encode, fit_encoders
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, split_at_random, split_in_time_order
 from jaxrec.data.tables.unobserved_pairs import add_unobserved
 
 SOURCE = Source(
@@ -267,20 +267,20 @@ def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> Impress
     if name == "ml-1m":
         show_terms(SOURCE)
         interactions, users, movies = _million()
-        parts = random_rows(interactions.user.size, seed=seed)
+        parts = split_at_random(interactions.user.size, seed=seed)
     else:
         interactions, users, movies = load_interactions(name), load_users(name), load_movies(name)
         assert interactions.time is not None
-        parts = time_rows(interactions.time)
+        parts = split_in_time_order(interactions.time)
     pairs = add_unobserved(
         interactions.user - 1,
         interactions.item - 1,
         interactions.num_items,
         parts,
-        per_pair=negatives,
+        negatives_per_pair=negatives,
         seed=seed,
     )
-    raw: dict[str, Raw] = {
+    raw: dict[str, RawColumn] = {
         "user_id": Coded(pairs.user, interactions.user_ids),
         "movie_id": Coded(pairs.item, interactions.item_ids),
         "age": _of(users.age, pairs.user) if name == "ml-1m" else users.age[pairs.user],
@@ -298,7 +298,7 @@ def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> Impress
         Category("year", missing=(0,)),
         Tags("genres"),
     ]
-    encoders = fit(specs, raw, pairs.rows.train)
+    encoders = fit_encoders(specs, raw, pairs.split.train)
     assert interactions.value is not None
     rating = np.where(pairs.observed, interactions.value[pairs.origin], 0).astype(np.float32)
     impressions = Impressions(
@@ -316,7 +316,7 @@ def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> Impress
         regression=("rating",),
     )
     check_table(impressions, table)
-    return impressions.split(*pairs.rows[:3], rule=pairs.rows.rule)
+    return impressions.split(*pairs.split[:3], rule=pairs.split.rule)
 
 
 def _of(column: np.ndarray, rows: np.ndarray) -> Coded:

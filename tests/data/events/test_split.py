@@ -295,7 +295,7 @@ def test_a_pair_out_of_range_is_refused_before_unobserved_ones_are_drawn(changed
         columns[name][1] = value
     parts = SplitIndices(np.array([0]), np.array([1]), np.array([2]), "toy")
     with pytest.raises(ValueError, match=rf"{next(iter(changed))}: {next(iter(changed.values()))} of pair 1"):
-        add_unobserved(columns["user"], columns["item"], 3, parts, per_pair=1, seed=0)
+        add_unobserved(columns["user"], columns["item"], 3, parts, negatives_per_pair=1, seed=0)
 
 
 @pytest.mark.parametrize("name", ["user", "item"])
@@ -304,4 +304,4 @@ def test_unobserved_pairs_refuse_fractions(name: str) -> None:
     columns[name] = columns[name] + 0.5
     parts = SplitIndices(np.array([0]), np.array([1]), np.array([2]), "toy")
     with pytest.raises(ValueError, match=f"{name}: float64"):
-        add_unobserved(columns["user"], columns["item"], 5, parts, per_pair=1, seed=0)
+        add_unobserved(columns["user"], columns["item"], 5, parts, negatives_per_pair=1, seed=0)

@@ -14,7 +14,7 @@ import pytest
 from jaxrec.data import store
 from jaxrec.data.sources import census
 from jaxrec.data.tables.impressions import ImpressionSplit
-from jaxrec.data.tables.summary import correlation
+from jaxrec.data.tables.summary import label_correlation
 
 TRAIN, TEST = 199_523, 99_762
 Pairs = dict[str, ImpressionSplit]
@@ -53,7 +53,7 @@ def test_shares_of_positives_are_those_published(
 def test_the_tasks_correlate_about_as_in_the_paper(
     pairs: Pairs, name: str, main: str, published: float
 ) -> None:
-    assert abs(abs(correlation(pairs[name].impressions, main, "never_married")) - published) < 0.002
+    assert abs(abs(label_correlation(pairs[name].impressions, main, "never_married")) - published) < 0.002
 
 
 def test_the_official_test_rows_are_halved(pairs: Pairs) -> None:
@@ -87,7 +87,7 @@ def test_ids_turn_back_into_the_values_of_the_file(pairs: Pairs, data_dir: Path)
         codes = np.concatenate([packed["train_codes"][:, :], packed["test_codes"]])[rows]
         for name in ("education", "country_self", "year"):
             want = packed[f"vocab_{name}"][codes[:, names.index(name)]]
-            assert table.decoded(name, rows).tolist() == [
+            assert table.raw_values(name, rows).tolist() == [
                 "<missing>" if v == "?" else v for v in want.tolist()
             ]
 

@@ -16,8 +16,8 @@ Also:    --rows base din-dice --seeds 0, --dataset Beauty, --data events.csv --u
 Expect:  on MovieLens-100K, each user tested on one event and one unseen item, DIEN is ahead of the base
          model by 0.018 in AUC and by 0.025 in GAUC (deviations of at most 0.002 and 0.007). DIN and its
          variants are ahead in mean GAUC, by 0.005 to 0.014 with deviations of 0.004 to 0.010, and lie on
-         both side_info of the base model in AUC (+0.004 to -0.002). With 943 users, three seeds do not tell them
-         apart.
+         both side_info of the base model in AUC (+0.004 to -0.002). With 943 users, three seeds do not tell
+         them apart.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from jaxrec.data.events.event_files import read_csv, read_parquet
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sequence_files import read_sequences
 from jaxrec.data.events.sessions import Sessions
-from jaxrec.data.tables.features import Category, Number, Spec, encode, fit
-from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, random_rows, time_rows
+from jaxrec.data.tables.features import Category, FeatureSpec, Number, encode, fit_encoders
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, split_at_random, split_in_time_order
 from jaxrec.data.tables.table_reader import read_integers, read_table
 
 
@@ -127,10 +127,14 @@ def load_labelled(
     raw, _ = read_table([file], categories=categorical, numbers=[*labels, *numeric], delimiter=delimiter)
     seconds = None if time is None else read_integers(file, [time], delimiter=delimiter)[time]
     count = len(np.asarray(raw[labels[0]]))
-    parts = random_rows(count, seed=seed) if seconds is None or split == "random" else time_rows(seconds)
-    specs: list[Spec] = [Category(name, min_count=min_count) for name in categorical]
+    parts = (
+        split_at_random(count, seed=seed)
+        if seconds is None or split == "random"
+        else split_in_time_order(seconds)
+    )
+    specs: list[FeatureSpec] = [Category(name, min_count=min_count) for name in categorical]
     specs += [Number(name, missing="indicator") for name in numeric]
-    encoders = fit(specs, raw, parts.train)
+    encoders = fit_encoders(specs, raw, parts.train)
     table = Impressions(
         name=file.name.removesuffix(".gz"),
         columns=encode(encoders, raw),

@@ -81,5 +81,5 @@ def regularised_items(clicks: Clicks, *, length: int) -> list[Regularised]:
     def table(variables: Variables) -> jax.Array:
         return variables["params"]["embedding"]["item_embedding"]  # type: ignore[no-any-return]
 
-    counts = jnp.asarray(clicks.examples_with(length), jnp.int32)
+    counts = jnp.asarray(clicks.count_examples_with(length), jnp.int32)
     return [Regularised(table, ("item", f"{HISTORY}item"), counts)]

@@ -167,7 +167,7 @@ def run(config: Config) -> None:
             model=row,
             config={**common.described(config), "parameters": sizes[row]},
             protocol=impressions.protocol(
-                columns, "each task's auc" if ROWS[row].alone else of_row[0].selection
+                columns, "each task's auc" if ROWS[row].alone else of_row[0].selection, of_row[0].loss
             ),
             seeds=config.seeds,
             metrics=found,

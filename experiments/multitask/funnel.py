@@ -67,7 +67,7 @@ class Row(NamedTuple):
 
     body: Callable[[int, recipes.Recipe, Bits], nn.Module]
     outputs: tuple[str | None, ...] = ()
-    terms: Callable[[Sequence[str], recipes.Recipe], dict[str, recipes.Term]] = recipes.no_terms
+    terms: Callable[[Sequence[str], recipes.Recipe], dict[str, recipes.FurtherLoss]] = recipes.no_terms
     alone: bool = False
     pairs: bool = False
 
@@ -152,7 +152,7 @@ def outputs(row: str, tasks: Sequence[str]) -> dict[str, int | str]:
     return {task: output for task, output in zip(tasks, named, strict=True) if output is not None}
 
 
-def terms(row: str, tasks: Sequence[str], config: Config) -> dict[str, recipes.Term]:
+def terms(row: str, tasks: Sequence[str], config: Config) -> dict[str, recipes.FurtherLoss]:
     """The losses that a row is trained with besides those of its tasks."""
     return {name: term for name, term in ROWS[row].terms(tasks, config).items() if term.weight}
 
@@ -161,11 +161,6 @@ def model_name(row: str, tasks: Sequence[str], config: Config) -> str:
     """The row's name, with the losses that it is trained without."""
     without = (term.without for term in ROWS[row].terms(tasks, config).values() if not term.weight)
     return "+".join([row, *without])
-
-
-def loss_name(row: str, tasks: Sequence[str], config: Config) -> str:
-    """The losses that a row is trained with, in words."""
-    return " + ".join(["bce", *terms(row, tasks, config)])
 
 
 def make_module(row: str, tasks: Sequence[str], features: FeatureEmbedding, config: Config) -> nn.Module:
@@ -198,6 +193,7 @@ def build(
         tested=[
             t._replace(name=stage, space=f"space/{stage}") for t in targets if t.name == columns.tasks[-1]
         ],
+        terms=tuple(further),
         weighting=static(weights),
     )
 
@@ -228,7 +224,7 @@ def run(config: Config) -> None:
             model=model_name(row, tasks, config),
             config={**common.described(config), "parameters": sizes[row]},
             protocol=impressions.protocol(
-                columns, "each task's auc" if alone else of_row[0].selection, loss_name(row, tasks, config)
+                columns, "each task's auc" if alone else of_row[0].selection, of_row[0].loss
             ),
             seeds=config.seeds,
             metrics=found,

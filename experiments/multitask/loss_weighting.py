@@ -123,7 +123,7 @@ def run(config: Config) -> None:
             dataset=columns.name,
             model=f"shared-bottom+{row}",
             config={**common.described(config), "parameters": sizes[row]},
-            protocol=impressions.protocol(columns, model.selection),
+            protocol=impressions.protocol(columns, model.selection, model.loss),
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,

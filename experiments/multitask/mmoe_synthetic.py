@@ -36,6 +36,7 @@ from jaxrec.protocols import impressions
 from jaxrec.recipes import multitask as recipes
 from jaxrec.report import plots
 from jaxrec.tasks.multitask import Target, multitask
+from jaxrec.tasks.objectives import loss_name
 from jaxrec.types import Task
 
 EXPERIMENT = "mmoe_synthetic"
@@ -146,7 +147,7 @@ def run_one(config: Config, correlation: float) -> None:
                 "correlation": correlation,
                 "parameters": sizes[row],
             },
-            protocol=impressions.protocol(columns, "mse", loss="mse"),
+            protocol=impressions.protocol(columns, "mse", loss_name(targets[0].loss)),
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,

@@ -188,7 +188,7 @@ def run(config: Config) -> None:
             dataset=f"{columns.name}-by-{setting.column}",
             model=row,
             config={**common.described(config), "parameters": sizes[row]},
-            protocol=impressions.protocol(columns, model.selection),
+            protocol=impressions.protocol(columns, model.selection, model.loss),
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,

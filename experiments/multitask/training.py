@@ -11,6 +11,7 @@ from jaxrec.optim.loss_weighting import Weighting
 from jaxrec.protocols import impressions
 from jaxrec.recipes.multitask import Training
 from jaxrec.tasks.multitask import Target
+from jaxrec.tasks.objectives import loss_name
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Task
 
@@ -19,7 +20,8 @@ class Model(NamedTuple):
     """A model, and how it is trained and measured.
 
     name: of its folder. targets: what it learns. selection: the validation metric that chooses parameters.
-    tested: what the test measures besides the targets. weighting: of its losses.
+    tested: what the test measures besides the targets. terms: names of its losses besides those of the
+    targets. weighting: of all losses.
     """
 
     name: str
@@ -27,7 +29,13 @@ class Model(NamedTuple):
     targets: Sequence[Target]
     selection: str
     tested: Sequence[Target] = ()
+    terms: tuple[str, ...] = ()
     weighting: Weighting = impressions.EQUAL
+
+    @property
+    def loss(self) -> str:
+        """The losses that it is trained with, as a protocol says them."""
+        return " + ".join([*dict.fromkeys(loss_name(target.loss) for target in self.targets), *self.terms])
 
 
 class Trained(NamedTuple):

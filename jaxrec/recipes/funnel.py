@@ -7,7 +7,7 @@ ESCM² (Wang et al., SIGIR 2022) and AITM (Xi et al., KDD 2021).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -27,6 +27,7 @@ from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.nn.multitask.nmtr import NMTR
 from jaxrec.nn.multitask.shared_bottom import SharedBottom
 from jaxrec.recipes.multitask import Training
+from jaxrec.tasks.multitask import Term
 from jaxrec.types import Array, Batch, Outputs
 
 
@@ -177,33 +178,33 @@ def check_funnel(table: Impressions) -> None:
 # --- losses besides those of the tasks ------------------------------------------------------------------
 
 
-class Term(NamedTuple):
-    """A further loss of (outputs, batch, axis_name).
+class FurtherLoss(NamedTuple):
+    """A loss besides those of the tasks.
 
-    weight: what it is multiplied with; without one (0) the model is trained without the loss, and `without`
+    weight: what it is multiplied with; where that is 0 the model is trained without the loss, and `without`
     says so in the name of its row.
     """
 
-    loss: Callable[[Outputs, Batch, str | None], Array]
+    loss: Term
     weight: float
     without: str
 
 
-def no_terms(tasks: Sequence[str], recipe: Recipe) -> dict[str, Term]:
+def no_terms(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
     """The losses of the tasks are all."""
     return {}
 
 
-def calibrator(tasks: Sequence[str], recipe: Recipe) -> dict[str, Term]:
+def calibrator(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
     """AITM's penalty on probabilities that rise along the funnel."""
 
     def loss(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
         return losses.order_violation(outputs, where=batch["mask"], axis_name=axis_name)
 
-    return {"calibrator": Term(loss, recipe.calibrator, without="no-calibrator")}
+    return {"calibrator": FurtherLoss(loss, recipe.calibrator, without="no-calibrator")}
 
 
-def inverse_propensity_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, Term]:
+def inverse_propensity_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
     """ESCM²'s risk of the last task among all examples, of which only those that pass the first are seen."""
 
     def loss(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
@@ -212,10 +213,10 @@ def inverse_propensity_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, T
             errors, seen, propensity, where=batch["mask"], axis_name=axis_name
         )
 
-    return {"counterfactual": Term(loss, recipe.counterfactual, without="no-risk")}
+    return {"counterfactual": FurtherLoss(loss, recipe.counterfactual, without="no-risk")}
 
 
-def doubly_robust_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, Term]:
+def doubly_robust_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
     """The same risk, doubly robust, and that of the imputed errors which it reads."""
 
     def loss(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
@@ -224,7 +225,7 @@ def doubly_robust_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, Term]:
         shared: Any = {"where": batch["mask"], "axis_name": axis_name}
         return losses.doubly_robust_risk(*found, **shared) + losses.imputation_risk(*found, **shared)
 
-    return {"counterfactual": Term(loss, recipe.counterfactual, without="no-risk")}
+    return {"counterfactual": FurtherLoss(loss, recipe.counterfactual, without="no-risk")}
 
 
 def _errors(outputs: Outputs, batch: Batch, tasks: Sequence[str]) -> tuple[Array, Array, Array]:

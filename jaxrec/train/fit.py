@@ -15,7 +15,7 @@ import optax
 from tqdm import tqdm
 
 from jaxrec.train.arguments import check_arguments
-from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, digest_of, keep_vocabulary
+from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, keep_vocabulary, vocabulary_digest
 from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan
 from jaxrec.train.initial import Marks
@@ -93,7 +93,7 @@ def fit(
     )
     described = {**description, **run.description(context), "calls": calls}
     if vocabulary is not None:
-        described["vocabulary"] = digest_of(vocabulary)
+        described["vocabulary"] = vocabulary_digest(vocabulary)
     if not (workdir / CHECKPOINTS).exists():
         run.check_selection()
     with (

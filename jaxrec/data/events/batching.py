@@ -195,17 +195,18 @@ def event_windows(
 
 
 def gather_users(
-    columns: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], *, events: int
+    columns: Mapping[str, np.ndarray], examples: Mapping[str, np.ndarray], *, events: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The part of `next_item_columns` that one step reads, for columns that stay on the host.
 
-    columns: of `next_item_columns`, in memory or mapped from a file. rows: user [B] and what else a step
-    has. events: training events read of each user, the most recent: max_len + 1 for next-item prediction.
+    columns: of `next_item_columns`, in memory or mapped from a file. examples: example [B], the users of the
+    step, and what else it has. events: training events read of each user, the most recent:
+    max_len + 1 for next-item prediction.
 
-    Returns: rows with users numbered 0..B-1, and columns for these users, of shapes that depend on B,
+    Returns: examples with users numbered 0..B-1, and columns for these users, of shapes that depend on B,
     events and the whole set's widest exclusion only.
     """
-    user = np.asarray(rows["user"])
+    user = np.asarray(examples["example"])
     found = {}
     kept = np.minimum(columns["length"][user], events).astype(np.int32)
     first = columns["start"][user] + columns["length"][user] - kept
@@ -220,4 +221,4 @@ def gather_users(
         found[name] = np.where(real, columns[name][np.where(real, start[:, None] + slot, 0)], 0).reshape(-1)
     number = np.arange(len(user), dtype=np.int32)
     places = {"start": number * events, "excluded_start": number * widest}
-    return {**rows, "user": number}, found | places | {"length": kept, "excluded_length": known}
+    return {**examples, "example": number}, found | places | {"length": kept, "excluded_length": known}

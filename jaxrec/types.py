@@ -21,10 +21,10 @@ HISTORY = "history_"  # begins the name of a batch's columns of past events, [B,
 class Task(NamedTuple):
     """Model, loss, sampler and augmentation as four pure functions: all that a training loop knows.
 
-    prepare(key, rows, context) -> batch
-        Runs on the device. `rows` says which examples the step reads; `context` holds the resident
-        columns. Draws negatives, augments, masks, packs. Every leaf of the batch has a leading axis
-        that is split over devices.
+    prepare(key, examples, context) -> batch
+        Runs on the device. `examples` says which ones the step reads: their numbers `example` [B] and `mask`
+        [B], False where there is none. `context` holds the resident columns. Draws negatives, augments,
+        masks, packs. Every leaf of the batch has a leading axis that is split over devices.
     init(key, batch) -> variables
     losses(variables, batch, key, axis_name=None) -> ({name: scalar}, updated collections)
         With an axis name, a scalar is this device's share: the shares of all devices add up to the
@@ -82,15 +82,15 @@ class Protocol(NamedTuple):
 
     candidates: "all" items, or "sampled-100" and the like: the target among that many sampled negatives,
         of all other items or, where seen items are excluded, of those outside the user's training events
-        (the validation item may be among those of a test query); "impressions": labelled rows, which no
-        other item competes with (areas under curves, errors).
+        (the validation item may be among those of a test query); "impressions": labelled examples, which no
+        other item competes with (AUC, errors).
     seen: what happens to items of the input history: "exclude" takes them out of the candidates. A target
         among them can't be shown, so it is a miss: 0 in every metric, whatever the candidates; where there
         are such, their share is the metric `seen_targets`. "zero" sets their score to 0 and leaves them in
         (the rule of the CoSeRec code family; padding and mask rows stay candidates too), "keep" leaves
         them in: the rule for data where users come back to an item.
     ties: "pessimistic" ranks the target after every candidate of equal score, "optimistic" before;
-        "half" counts a tied pair as half in order, as areas under curves do.
+        "half" counts a tied pair as half in order, as AUC does.
     selection: the validation metric by which the evaluated parameters were chosen, or "none".
     """
 

@@ -351,7 +351,7 @@ def timings(row: Row, config: Config, length: int) -> Iterator[tuple[str, list[f
     task, weights = task_of(row, clicks, config, length)
     read = config.short if row == "din-recent" else length
     context = jax.tree.map(jnp.asarray, clicks.columns())
-    rows = {"user": jnp.arange(TIMED_BATCH), "mask": jnp.ones(TIMED_BATCH, bool)}
+    rows = {"example": jnp.arange(TIMED_BATCH), "mask": jnp.ones(TIMED_BATCH, bool)}
     asked = {name: column[:TIMED_BATCH] for name, column in context.items() if name != SHARED}
     tx, weighting = optax.adam(config.learning_rate), static(weights)
 

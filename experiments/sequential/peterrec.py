@@ -438,7 +438,8 @@ def train(
     task = profile(model, token=data.token)
 
     def expand(queries: Batch, context: Context) -> Batch:
-        return described_users(queries, context, token=data.token, max_len=config.max_len)
+        user, mask = queries["user"], queries["mask"]
+        return described_users(user, mask, context, token=data.token, max_len=config.max_len)
 
     def evaluation(users: np.ndarray) -> Evaluation:
         asked = batches(users, data.columns["label"])

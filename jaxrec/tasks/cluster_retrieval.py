@@ -1,15 +1,15 @@
 """Retrieval as one task a cluster of items (Zhang et al., arXiv:2302.02657): training.
 
 Every event of a user's training window predicts the one after it among the items of that one's cluster. A
-model with prompts reads the whole window once for each cluster that holds some of its targets, and is asked
-for those; over an epoch each event is asked for once, as in next-item prediction. A second loss teaches which
+model with prompts reads the whole window once for each cluster that holds some of its targets, and predicts
+those; over an epoch each event predicts once, as in next-item prediction. A second loss teaches which
 cluster the next item belongs to. Serving is in `tasks.cluster_serving`.
 
 The model is a sequence encoder (`tasks.next_item`) whose `__call__` also takes `clusters` [B, L], with a
 method `intent(items, *, positions, segments, rows, train) -> logits [B, L, K]`.
 
-Context columns beside those of `tasks.next_item`, for a model with prompts: example_user, example_cluster [E]
-of `data.clusters.cluster_examples`. The rows of a step then number examples, not users.
+Context columns in addition to those of `tasks.next_item`, for a model with prompts: example_user and
+example_cluster [E] of `data.clusters.cluster_examples`. A step then draws such examples, not users.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jaxrec.data.events.clusters import Clusters
 from jaxrec.packing import Packing
 from jaxrec.tasks.encoder import Encoder, check_encoder, layout_columns, numbered
 from jaxrec.tasks.next_item import item_table, next_item
-from jaxrec.tasks.objectives import Objective, target_and_shared
+from jaxrec.tasks.objectives import Objective, score_with_samples
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 INTENT = 1  # folded into the key of a step's losses: the dropout of the intent model
@@ -44,7 +44,7 @@ def in_cluster_softmax(clusters: Clusters, num_samples: int) -> Objective:
     """
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}: must be at least 1")
-    of, members = jnp.asarray(clusters.of), jnp.asarray(clusters.members)
+    cluster_of, members = jnp.asarray(clusters.of), jnp.asarray(clusters.members)
     start, sizes = jnp.asarray(clusters.start[:-1])[:, None], jnp.asarray(clusters.sizes)[:, None]
 
     def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
@@ -54,9 +54,9 @@ def in_cluster_softmax(clusters: Clusters, num_samples: int) -> Objective:
 
     def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
         samples, targets = batch["samples"][0], batch["targets"]
-        pos, neg = target_and_shared(hidden, table, targets, samples)
-        known = min(of.shape[0], table.shape[0])
-        negative = (of[samples] == of[targets][..., None]) & (samples != targets[..., None])
+        pos, neg = score_with_samples(hidden, table, targets, samples)
+        known = min(cluster_of.shape[0], table.shape[0])
+        negative = (cluster_of[samples] == cluster_of[targets][..., None]) & (samples != targets[..., None])
         negative = negative | ~losses.is_item(samples, known)  # NaN, which is to be seen
         unknown = (targets != 0) & ~losses.is_item(targets, known)
         return losses.sampled_softmax(
@@ -82,24 +82,26 @@ def cluster_retrieval(
     """The tasks of all clusters: losses "next_item", by the objective, and "intent", over the clusters.
 
     objective: `in_cluster_softmax`, or any other of `tasks.next_item`.
-    packed: rows that examples share; None pads each to `model.max_len`.
-    prompted: False trains without prompts, which needs one pass a user: rows then number users.
+    packed: packed rows that examples share; None pads each to `model.max_len`.
+    prompted: False trains without prompts, which needs one pass a user: an example is then a user.
 
     Raises:
-      ValueError: the encoder, or its intent, does not keep to what is asked of it (`check_encoder`).
+      ValueError: the encoder, or its intent, does not keep to the contract (`check_encoder`).
     """
     plain = next_item(model, objective, packed=packed)
     check_encoder(model, packed, method="intent")
-    of = jnp.asarray(clusters.of)
+    cluster_of = jnp.asarray(clusters.of)
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
         if not prompted:
-            return plain.prepare(key, rows, context)
-        example = rows["user"]
-        batch = plain.prepare(key, {**rows, "user": context["example_user"][example]}, context)
+            return plain.prepare(key, examples, context)
+        example = examples["example"]
+        batch = plain.prepare(key, {**examples, "example": context["example_user"][example]}, context)
         cluster = at_slots(context["example_cluster"][example], batch["segments"])
-        asked = (of[batch["targets"]] == cluster) | ~losses.is_item(batch["targets"], of.shape[0])
-        return {**batch, "targets": jnp.where(asked, batch["targets"], 0), "clusters": cluster}
+        own = (cluster_of[batch["targets"]] == cluster) | ~losses.is_item(
+            batch["targets"], cluster_of.shape[0]
+        )
+        return {**batch, "targets": jnp.where(own, batch["targets"], 0), "clusters": cluster}
 
     def loss(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
@@ -108,9 +110,9 @@ def cluster_retrieval(
         found = objective.loss(hidden, item_table(model, variables), batch, axis_name)
         logits = intent_logits(model, variables, batch, jax.random.fold_in(key, INTENT))
         targets, real = batch["targets"], batch["targets"] != 0
-        label = jnp.where(real, of[targets], 0)
+        label = jnp.where(real, cluster_of[targets], 0)
         surprise = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[..., None], axis=-1)[..., 0]
-        surprise = losses.nan_outside(surprise, targets, of.shape[0], where=real)
+        surprise = losses.nan_outside(surprise, targets, cluster_of.shape[0], where=real)
         surprise = losses.nan_outside(surprise, label + 1, logits.shape[-1] + 1)
         return {"next_item": found, "intent": losses.masked_mean(surprise, real, axis_name)}, {}
 

@@ -1,4 +1,4 @@
-"""Several tasks on the same model and rows as one task."""
+"""Several tasks on the same model and examples as one task."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def combine(**tasks: Task) -> Task:
         raise ValueError("combine() was given no task")
     names = list(tasks)
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
         keys = jax.random.split(key, len(names))
-        return {name: tasks[name].prepare(k, rows, context) for name, k in zip(names, keys, strict=True)}
+        return {name: tasks[name].prepare(k, examples, context) for name, k in zip(names, keys, strict=True)}
 
     def init(key: Key, batch: Batch) -> Variables:
         return tasks[names[0]].init(key, batch[names[0]])

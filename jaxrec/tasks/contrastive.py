@@ -5,12 +5,13 @@ Three forms of a view's vector:
           CoSeRec and TiCoSeRec computes (tests hold it to their numbers);
   mean    the mean over the view's events;
   last    the state at the view's last event.
-The last two do not read padding, so views share rows. All are compared by plain dot products unless
+The last two do not read padding, so views share packed rows. All are compared by plain dot products unless
 `normalise` is set, as in that code.
 
 Context: items [N], start [U], length [U]; `unaugmented` [U], True for users whose views are their own
 sequence; `similar`, the best substitute of each item; and under the name given by `plans` what each view
-needs to know of every user's times (`jaxrec.augment.views.plan_rows`). Rows: user [B], mask [B].
+needs to know of every user's times (`jaxrec.augment.views.plan_rows`).
+Examples: example [B], a user each, and mask [B].
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ class Pair(NamedTuple):
     length: Array
 
 
-def draw_views(views: Views, key: Key, rows: Mapping[str, Array], context: Context) -> Pair:
-    """Two independent views of the training inputs of `rows`, which are the training events but the last.
+def draw_views(views: Views, key: Key, examples: Mapping[str, Array], context: Context) -> Pair:
+    """Two independent views of each user's training input, which is the training events but the last.
 
-    Masked rows give empty views.
+    Masked examples give empty views.
     """
-    user = rows["user"]
-    length = jnp.where(rows["mask"], jnp.maximum(context["length"][user] - 1, 0), 0)
+    user = examples["example"]
+    length = jnp.where(examples["mask"], jnp.maximum(context["length"][user] - 1, 0), 0)
 
     def one(view: View, plan: str, key: Key) -> tuple[Array, Array]:
         return view.apply(
@@ -86,13 +87,13 @@ def flat(
 ) -> Task:
     """The flattened form, on padded views whose window is `model.max_len`. name: of the loss."""
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
-        pair = draw_views(views, key, rows, context)
-        count = rows["user"].shape[0]
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        pair = draw_views(views, key, examples, context)
+        count = examples["example"].shape[0]
         return {
             "items": pair.items.swapaxes(0, 1),  # [B, 2, L]
             "row": jnp.arange(2 * count, dtype=jnp.int32).reshape(2, count).T,
-            "mask": rows["mask"],
+            "mask": examples["mask"],
         }
 
     def init(key: Key, batch: Batch) -> Variables:
@@ -138,6 +139,30 @@ def last_event(items: Array, event: Array, length: Array) -> Array:
     return (event == length - 1).astype(jnp.float32)
 
 
+def draw_packed_views(
+    views: Views, key: Key, examples: Mapping[str, Array], context: Context, packed: Packing
+) -> tuple[Array, Array, packing.Placement]:
+    """Views [2 B, max_len] of users, their lengths [2 B] and places in packed rows.
+
+    They are drawn again until they fit, up to ATTEMPTS times.
+    """
+
+    def draw(attempt: Array) -> tuple[Array, Array, packing.Placement]:
+        pair = draw_views(views, jax.random.fold_in(key, attempt), examples, context)
+        lengths = pair.length.reshape(-1)
+        placement = packing.place(lengths, rows=packed.rows, width=packed.width)
+        return pair.items.reshape(lengths.shape[0], -1), lengths, placement
+
+    def again(carry: tuple[Array, tuple[Array, Array, packing.Placement]]) -> Array:
+        attempt, (_, lengths, placement) = carry
+        return ~packing.fits(placement, lengths, packed.rows) & (attempt < ATTEMPTS)
+
+    _, drawn = jax.lax.while_loop(
+        again, lambda carry: (carry[0] + 1, draw(carry[0] + 1)), (jnp.int32(0), draw(jnp.int32(0)))
+    )
+    return drawn
+
+
 def pooled(
     model: Encoder,
     views: Views,
@@ -148,9 +173,9 @@ def pooled(
     normalise: bool = False,
     name: str = "contrastive",
 ) -> Task:
-    """One vector a view, a weighted mean of its hidden states, with all views packed into shared rows.
+    """One vector a view, a weighted mean of its hidden states, with all views in packed rows.
 
-    If the views of a step do not fit the rows, which `packing.rows_needed` makes as good as
+    If the views of a step do not fit the packed rows, which `packing.rows_needed` makes as good as
     impossible, they are drawn again with the next key; if that fails too the loss is NaN, which stops
     training with an error.
 
@@ -159,23 +184,9 @@ def pooled(
     """
     check_encoder(model, packed, causal=False)
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
-        count = rows["user"].shape[0]
-
-        def draw(attempt: Array) -> tuple[Array, Array, packing.Placement]:
-            step_key = jax.random.fold_in(key, attempt)
-            pair = draw_views(views, step_key, rows, context)
-            lengths = pair.length.reshape(-1)
-            placement = packing.place(lengths, rows=packed.rows, width=packed.width)
-            return pair.items.reshape(2 * count, -1), lengths, placement
-
-        def again(carry: tuple[Array, tuple[Array, Array, packing.Placement]]) -> Array:
-            attempt, (_, lengths, placement) = carry
-            return ~packing.fits(placement, lengths, packed.rows) & (attempt < ATTEMPTS)
-
-        _, (items, lengths, placement) = jax.lax.while_loop(
-            again, lambda carry: (carry[0] + 1, draw(carry[0] + 1)), (jnp.int32(0), draw(jnp.int32(0)))
-        )
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        count = examples["example"].shape[0]
+        items, lengths, placement = draw_packed_views(views, key, examples, context, packed)
         slots = packing.spread(
             placement, lengths, rows=packed.rows, width=packed.width, max_len=model.max_len
         )
@@ -193,7 +204,7 @@ def pooled(
             / jnp.where(total > 0, total, 1.0)[slots.sequence]
             * jnp.where(fits, 1.0, jnp.nan),
             "row": jnp.arange(packed.rows, dtype=jnp.int32),
-            "mask": jnp.broadcast_to(rows["mask"], (packed.rows, count)),
+            "mask": jnp.broadcast_to(examples["mask"], (packed.rows, count)),
         }
 
     def init(key: Key, batch: Batch) -> Variables:

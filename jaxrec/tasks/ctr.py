@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxrec import losses
 from jaxrec.data.tables.click_histories import SHARED
-from jaxrec.tasks.multitask import Model, Target, Term, multitask, output_of
+from jaxrec.tasks.multitask import Model, Target, Term, multitask, select_output
 from jaxrec.types import HISTORY, Array, Batch, Context, Key, Outputs, Task, Variables
 
 LABEL, NEGATIVE = "label/click", "negative_"
@@ -39,45 +39,45 @@ class Regularised(NamedTuple):
     counts: Array
 
 
-def behaviours(rows: Mapping[str, Array], shared: Context, length: int) -> Batch:
+def behaviours(examples: Mapping[str, Array], shared: Context, length: int) -> Batch:
     """Columns of click impressions: the target, the `length` events before it, and what is known of both.
 
     Args:
-      rows: user, item, start, end, int32 [B]; the history is events start .. end - 1. time: of the row, in
-        seconds, int32 [B], if there are times. Others pass through.
+      examples: user, item, start, end, int32 [B]; the history is events start .. end - 1. time: of the
+        impression, in seconds, int32 [B], if there are times. Others pass through.
       shared: {"events": int32 [N], "items": {name: [V + 1]}, "users": {name: [U + 1]}}; columns of several
-        ids a row are [V + 1, A] or [U + 1, A]. "times": of the events, in seconds, int32 [N], if known.
+        ids an entry are [V + 1, A] or [U + 1, A]. "times": of the events, in seconds, int32 [N], if known.
       length: L; of a longer history the last L events are read.
 
     Returns:
-      The row's columns but start, end and time; a column of each name of users [B]; for item and each name of
-      items the target's [B] and `history_<name>` [B, L], right-aligned, 0 where there is no event. Of several
-      ids a row: [B, A], and [B, L, A] in histories. With times of rows and events also `history_age`, the
-      seconds from an event to the row, int32 [B, L], 0 where there is no event.
+      The given columns but start, end and time; a column of each name of users [B]; for item and each name
+      of items the target's [B] and `history_<name>` [B, L], right-aligned, 0 where there is no event. Of
+      several ids an item: [B, A], and [B, L, A] in histories. With times of both also `history_age`, the
+      seconds from an event to the impression, int32 [B, L], 0 where there is no event.
     """
-    at = rows["end"][:, None] - length + jnp.arange(length)
-    there, at = at >= rows["start"][:, None], jnp.maximum(at, 0)
-    history = jnp.where(there, rows_of(shared["events"], at), 0)
-    batch = {name: column for name, column in rows.items() if name not in ("start", "end", "time")}
+    at = examples["end"][:, None] - length + jnp.arange(length)
+    there, at = at >= examples["start"][:, None], jnp.maximum(at, 0)
+    history = jnp.where(there, lookup(shared["events"], at), 0)
+    batch = {name: column for name, column in examples.items() if name not in ("start", "end", "time")}
     batch[f"{HISTORY}item"] = history
-    if "times" in shared and "time" in rows:
-        batch[f"{HISTORY}age"] = jnp.where(there, rows["time"][:, None] - shared["times"][at], 0)
+    if "times" in shared and "time" in examples:
+        batch[f"{HISTORY}age"] = jnp.where(there, examples["time"][:, None] - shared["times"][at], 0)
     for name, column in shared["users"].items():
-        batch[name] = rows_of(column, rows["user"])
+        batch[name] = lookup(column, examples["user"])
     for name, column in shared["items"].items():
-        batch[name] = rows_of(column, rows["item"])
-        batch[f"{HISTORY}{name}"] = rows_of(column, history)
+        batch[name] = lookup(column, examples["item"])
+        batch[f"{HISTORY}{name}"] = lookup(column, history)
     return batch
 
 
-def rows_of(column: Array, ids: Array) -> Array:
-    """Rows of a column; of an id that it does not have NaN or, of whole numbers, -1, which no table has."""
+def lookup(column: Array, ids: Array) -> Array:
+    """Entries of a column by id. Of an id outside it: NaN or, of whole numbers, -1, which no table has."""
     outside = jnp.nan if jnp.issubdtype(column.dtype, jnp.floating) else -1
     return jnp.asarray(column).at[ids].get(mode="fill", fill_value=outside, wrap_negative_indices=False)
 
 
 def other_events(num_items: int) -> Columns:
-    """Columns `negative_<name>` [B, L] beside each history column: uniform items other than the event (DIEN).
+    """Columns `negative_<name>` [B, L] for each history column: uniform items other than the event (DIEN).
 
     Raises:
       ValueError: there are fewer than two items.
@@ -91,7 +91,7 @@ def other_events(num_items: int) -> Columns:
         negative = jnp.where(history > 0, (history - 1 + step) % num_items + 1, 0)
         found = {f"{NEGATIVE}item": negative}
         return found | {
-            f"{NEGATIVE}{name}": rows_of(column, negative) for name, column in shared["items"].items()
+            f"{NEGATIVE}{name}": lookup(column, negative) for name, column in shared["items"].items()
         }
 
     return draw
@@ -111,7 +111,7 @@ def memory_utilisation(outputs: Outputs, batch: Batch, axis_name: str | None) ->
 
 def click_logit(outputs: Outputs) -> Array:
     """The logit of a click [B]: the outputs themselves or, of a dict, "click"."""
-    return output_of(outputs, Target("click", "click" if isinstance(outputs, Mapping) else None, LABEL))
+    return select_output(outputs, Target("click", "click" if isinstance(outputs, Mapping) else None, LABEL))
 
 
 def ctr(
@@ -124,7 +124,7 @@ def ctr(
     columns: Columns | None = None,
     regularised: Sequence[Regularised] = (),
 ) -> Task:
-    """Clicks as one task over `Clicks.columns()`: the loss "click", and those that are given beside it.
+    """Clicks as one task over `Clicks.columns()`: the loss "click", and those given as arguments.
 
     module: called as module(batch, train=…), with the columns of `behaviours`; gives a logit [B] or, in
     training, a dict whose "click" it is, such as DIEN's. predict always gives logits [B], of a batch made by
@@ -146,10 +146,10 @@ def ctr(
         )
     base = multitask(module, [Target("click", click_logit, LABEL, loss), *targets], terms=terms)
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
         shared = context[SHARED]
-        read = {name: column[rows["user"]] for name, column in context.items() if name != SHARED}
-        batch = {**behaviours(read, shared, length), "mask": rows["mask"]}
+        read = {name: column[examples["example"]] for name, column in context.items() if name != SHARED}
+        batch = {**behaviours(read, shared, length), "mask": examples["mask"]}
         return batch if columns is None else {**batch, **columns(key, batch, shared)}
 
     def all_losses(
@@ -158,14 +158,14 @@ def ctr(
         found, updates = base.losses(variables, batch, key, axis_name)
         if regularised:
             found["mini_batch_aware"] = sum(
-                (_of_table(each, variables, batch, axis_name) for each in regularised), jnp.zeros(())
+                (_regularise(each, variables, batch, axis_name) for each in regularised), jnp.zeros(())
             )
         return found, updates
 
     return base._replace(prepare=prepare, losses=all_losses)
 
 
-def _of_table(each: Regularised, variables: Variables, batch: Batch, axis_name: str | None) -> Array:
+def _regularise(each: Regularised, variables: Variables, batch: Batch, axis_name: str | None) -> Array:
     real = batch["mask"]
     read = [jnp.where(real.reshape(-1, *[1] * (batch[c].ndim - 1)), batch[c], 0) for c in each.columns]
     ids = jnp.concatenate([column.reshape(-1) for column in read])

@@ -1,4 +1,4 @@
-"""What tasks ask of a sequence encoder, and the check that a module keeps to it.
+"""The contract of a sequence encoder, and the check that a module keeps to it.
 
 A module that mixes the users of a packed row, or that sees the event it is to predict, trains without an
 error and looks better than it is. So tasks try every encoder on a few events before anything is trained.
@@ -24,22 +24,23 @@ LENGTHS = (4, 3, 2)  # events of the made-up users, where a row has room for the
 
 
 class Encoder(Protocol):
-    """What the tasks ask of a sequence encoder: a Linen module with `max_len`, `init`, `apply` and
+    """What the tasks need of a sequence encoder: a Linen module with `max_len`, `init`, `apply` and
 
     __call__(items [B, L], *, positions [B, L], segments [B, L], train: bool) -> hidden states [B, L, D]
         items: ids in order of time, 0 is padding. Nothing may pass from a later event to an earlier one. The
         keywords may have defaults (`next_click` and `profile` give none but `train`). It is given those of
         the others that it takes:
-          segments: numbers of the users that share a row, 0 on padding; nothing may pass from one to another.
-            Only an encoder that takes them can be packed (`can_be_packed`); others get a row for each user.
+          segments: numbers of the users that share a packed row, 0 on padding; nothing may pass from one to
+            another. Only an encoder that takes them can be packed (`can_be_packed`); others get a row for
+            each user.
           positions: the slot of an event in a right-aligned row of max_len, whatever row it stands in.
-          rows [B]: numbers of the rows, in training, from which a row's dropout has to derive (as
+          rows [B]: numbers of the batch's rows, in training, from which their dropout has to derive (as
             `nn.layers.dropout` does); without it dropout depends on the number of devices;
           times, asked [B, L]: seconds of each event and of the one after it, if its `reads_times` is true.
     item_table() -> [vocab_size, D]: row i for item i, padding first; a score is a product with a row.
 
     Its variables are parameters alone: what a batch would update, such as batch statistics, is refused, since
-    statistics of rows would depend on how users are packed. `check_encoder` tries all of it.
+    statistics of a batch would depend on how users are packed. `check_encoder` tries all of it.
     """
 
     @property
@@ -113,8 +114,8 @@ def only_params(variables: Variables, task: str) -> Variables:
     others = sorted(set(variables) - set(FIXED))
     if others:
         raise ValueError(
-            f"{task}: the encoder keeps {', '.join(others)} beside its parameters, which this task does not "
-            "update; normalise each event by itself (nn.LayerNorm) in place of batches (nn.BatchNorm)"
+            f"{task}: the encoder keeps {', '.join(others)} in addition to its parameters, which this task "
+            "does not update; normalise each event by itself (nn.LayerNorm), not over batches (nn.BatchNorm)"
         )
     return variables
 
@@ -182,7 +183,7 @@ def with_changed_ends(probe: Probe, num: Mapping[str, int]) -> dict[str, np.ndar
     return batch
 
 
-def outputs_of(
+def probe_outputs(
     name: str,
     init: Callable[[Key], Variables],
     run: Callable[[Variables, Batch], Any],
@@ -218,8 +219,8 @@ def outputs_of(
     program = lowered.compile()
     found = real(program(drawn))
     if not finite(found):
-        started = jax.jit(init).lower(key).compile()(key)
-        found = real(program(started))
+        initial = jax.jit(init).lower(key).compile()(key)
+        found = real(program(initial))
     if not finite(found):
         raise ValueError(f"{name}: its outputs for ordinary events are NaN or infinite")
     return found, 0.1 if re.search(r"x(bf16|f16|f8)", lowered.as_text()) else 1e-3
@@ -265,7 +266,7 @@ def check_keywords(model: Encoder, *names: str, method: str = "__call__") -> Non
     if absent:
         raise ValueError(
             f"{type(model).__name__}: has no {', '.join(absent)}: an encoder has the field max_len and the "
-            "method item_table() -> [vocab_size, D], padding first, beside what is asked of it here; add them"
+            "method item_table() -> [vocab_size, D], padding first; add them"
         )
     missing = [name for name in names if not takes(model, name, method)]
     if missing:
@@ -278,19 +279,19 @@ def check_keywords(model: Encoder, *names: str, method: str = "__call__") -> Non
 def check_encoder(
     model: Encoder, packed: Packing | None = None, *, causal: bool = True, method: str = "__call__"
 ) -> None:
-    """Tries an encoder on a few made-up events; once for a module and a width of rows.
+    """Tries an encoder on a few made-up events; once for a module and a width of packed rows.
 
     `next_item` and `retriever` do so themselves, before anything is trained.
 
     Args:
-      packed: rows that users share: outputs must be those of each user alone, up to rounding. None: each has
-        a row.
+      packed: packed rows that users share: outputs must be those of each user alone, up to rounding.
+        None: each has a row.
       causal: whether outputs must not hang on later events, as where every event predicts the next.
       method: that is tried.
 
     Raises:
       ValueError: they are not, or do; the module can't be packed (`can_be_packed`) and is to be; it does not
-        take train, has no item table or no vector for each event, or has variables beside its parameters.
+        take train, has no item table or no vector for each event, or has variables other than parameters.
     """
     check_keywords(model, "train", method=method)
     refuse_packed(model, packed, method)
@@ -339,7 +340,7 @@ def _tried(model: Encoder, width: int | None, method: str) -> tuple[float, float
             )
         return hidden
 
-    found, allowed = outputs_of(type(model).__name__, init, run, batches)
+    found, allowed = probe_outputs(type(model).__name__, init, run, batches)
     padded, later = (part[probe.at[0]] for part in np.split(found["padded"], 2))
     future = difference(padded[~probe.last], later[~probe.last])
     mixed = difference(padded, found["packed"][probe.at[1]]) if "packed" in found else 0.0

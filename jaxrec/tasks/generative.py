@@ -11,8 +11,8 @@ times, asked, segments, rows, train) -> {"hidden": [B, L, D], "action": [B, L, A
 In evaluation `retriever` ranks all items after each query's events, and `windows` with `action_score` give
 the score of many events of a user in one pass, each as if it were the candidate.
 
-Context columns: those of `tasks.next_item`, and actions [N], int32: 1..A, 0 where it is not known. Rows: as
-there.
+Context columns: those of `tasks.next_item`, and actions [N], int32: 1..A, 0 where it is not known. Examples:
+as there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from jaxrec.tasks.encoder import (
     numbered,
     once,
     only_params,
-    outputs_of,
+    probe_outputs,
     reads_times,
     refuse_future,
     refuse_mixed_users,
@@ -49,7 +49,7 @@ from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 
 
 class ActionEncoder(Encoder, Protocol):
-    """What the task asks of an encoder of items and actions (a Linen module)."""
+    """What the task needs of an encoder of items and actions (a Linen module)."""
 
     @property
     def num_actions(self) -> int: ...
@@ -67,12 +67,13 @@ def generative(
     Each user's last `model.max_len` training events are read, the very last one too: its action is a label.
 
     objective: of retrieval, such as `objectives.uniform_softmax`. positive: actions whose items are worth
-    retrieving, such as ratings (4, 5). packed: as of `next_item`; rows place all events that are read.
+    retrieving, such as ratings (4, 5). packed: as of `next_item`, for all events
+    that are read.
 
     Raises:
       ValueError: no action is positive, or one of them is none of the model's; max_len is 1, so that no event
-        has a next one; the model reads times, which the data set lacks; it does not keep to what is asked of
-        it (`check_actions`).
+        has a next one; the model reads times, which the data set lacks; it does not keep to
+        the contract (`check_actions`).
     """
     if model.max_len < 2:
         raise ValueError(f"max_len={model.max_len}: must be at least 2, an event and the one after it")
@@ -83,11 +84,11 @@ def generative(
         )
     check_actions(model, packed)
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
-        user = rows["user"]
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        user = examples["example"]
         known = context["length"][user]
-        lengths = jnp.where(rows["mask"], jnp.minimum(known, model.max_len), 0)
-        slots = lay_out(rows, lengths, packed, model.max_len)
+        lengths = jnp.where(examples["mask"], jnp.minimum(known, model.max_len), 0)
+        slots = lay_out(examples, lengths, packed, model.max_len)
         real = slots.segments > 0
         first = context["start"][user] + known - lengths
         index = jnp.where(real, first[slots.sequence] + slots.event, 0)
@@ -130,7 +131,7 @@ def check_actions(model: ActionEncoder, packed: Packing | None = None) -> None:
 
     Raises:
       ValueError: outputs of users that share a row are not those of each alone, they hang on later events, or
-        the logits of an action on that action; the model has variables beside its parameters.
+        the logits of an action on that action; the model has variables other than parameters.
     """
     refuse_packed(model, packed)
     mixed, future, own, allowed = once(_tried, model, None if packed is None else packed.width)
@@ -164,7 +165,7 @@ def _tried(model: ActionEncoder, width: int | None) -> tuple[float, float, float
     def run(variables: Variables, batch: Batch) -> dict[str, Array]:
         return outputs(model, variables, {name: batch[name] for name in names}, None)
 
-    found, allowed = outputs_of(type(model).__name__, init, run, batches)
+    found, allowed = probe_outputs(type(model).__name__, init, run, batches)
 
     def halves(name: str, output: str) -> tuple[np.ndarray, np.ndarray]:
         before, after = np.split(found[name][output], 2)
@@ -192,7 +193,7 @@ def outputs(model: ActionEncoder, variables: Variables, batch: Batch, key: Key |
 def retriever(model: ActionEncoder, packed: Packing | None = None) -> Retriever:
     """Retrieval as full ranking sees it: a query's vector is the state after its last event and action.
 
-    It is asked for at the time of the target, as training asks for each event but a user's last. Of a long
+    It is a prediction for the time of the target, as in training for each event but a user's last. Of a long
     history the last max_len - 1 events are read: the target is then number max_len, the last that training
     has a target for. A query whose last action is not known (0) has the vector 0.
 

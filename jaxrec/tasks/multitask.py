@@ -1,7 +1,7 @@
 """Several labels of one impression, by one model: a named loss a label, each over its own sample space.
 
-Context columns are [N, …], one row an impression. A step's rows name impressions under "user" and say under
-"mask" which are real; the batch is the columns at these rows, and "mask".
+Context columns are [N, …], an entry for each impression. A step's examples number impressions under "example"
+and say under "mask" which are real; the batch is the columns of these impressions, and "mask".
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIXED = ("params", "perturbations", "constants")  # collections that a step of t
 
 
 class Model(Protocol):
-    """What the task asks of a Linen module, which draws from the "dropout" stream if at all."""
+    """What the task needs of a Linen module, which draws from the "dropout" stream if at all."""
 
     @property
     def init(self) -> Callable[..., Any]: ...
@@ -59,8 +59,8 @@ def multitask(
     """The task of predicting all targets at once. predict returns the module's outputs, which are logits.
 
     All devices use the same key, so that what a module draws for the whole batch, such as SNR's gates, is the
-    same on each; noise of rows has to come from `bits` that know the device. What the module updates while it
-    trains, such as batch statistics, is averaged over devices.
+    same on each; noise of single examples has to come from `bits` that know the device. What the module
+    updates while it trains, such as batch statistics, is averaged over devices.
 
     Args:
       module: called as module(inputs(batch), train=…); it may mark a representation by `self.perturb`.
@@ -80,10 +80,11 @@ def multitask(
     if not targets or twice:
         raise ValueError(f"losses {names}: at least one target is needed, and no name twice ({twice})")
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
         if "mask" in context:
-            raise ValueError("context column 'mask': this name is for a batch's real rows; rename the column")
-        return {**jax.tree.map(lambda column: column[rows["user"]], dict(context)), "mask": rows["mask"]}
+            raise ValueError("context column 'mask': the name of a batch's real examples; rename the column")
+        number = examples["example"]
+        return {**jax.tree.map(lambda column: column[number], dict(context)), "mask": examples["mask"]}
 
     def init(key: Key, batch: Batch) -> Variables:
         return module.init(key, inputs(batch), train=False)
@@ -117,7 +118,7 @@ def _loss(target: Target, outputs: Outputs, batch: Batch, axis_name: str | None)
         where = where & column(batch, target.space, target.name)
     extra = {} if target.weight is None else {"weight": column(batch, target.weight, target.name)}
     label = column(batch, target.label, target.name)
-    return target.loss(output_of(outputs, target), label, where=where, axis_name=axis_name, **extra)
+    return target.loss(select_output(outputs, target), label, where=where, axis_name=axis_name, **extra)
 
 
 def column(batch: Batch, name: str, target: str) -> Array:
@@ -127,7 +128,7 @@ def column(batch: Batch, name: str, target: str) -> Array:
     return batch[name]
 
 
-def output_of(outputs: Outputs, target: Target) -> Array:
+def select_output(outputs: Outputs, target: Target) -> Array:
     """The output [B] that belongs to a target.
 
     Raises:
@@ -145,7 +146,9 @@ def output_of(outputs: Outputs, target: Target) -> Array:
         )
     if isinstance(target.output, str):
         if target.output not in outputs:
-            raise ValueError(f"target {target.name!r}: no output {target.output!r} among {sorted(outputs)}")
+            raise ValueError(
+                f"target {target.name!r}: no output {target.output!r}; the model gives {sorted(outputs)}"
+            )
         return outputs[target.output]
     if outputs.ndim != 2 or not 0 <= target.output < outputs.shape[-1]:
         raise ValueError(f"target {target.name!r}: no output {target.output} in an array {outputs.shape}")
@@ -154,4 +157,4 @@ def output_of(outputs: Outputs, target: Target) -> Array:
 
 def stacked(outputs: Outputs, targets: Sequence[Target]) -> Array:
     """The outputs of some targets, in their order: [B, targets]."""
-    return jnp.stack([output_of(outputs, target) for target in targets], axis=-1)
+    return jnp.stack([select_output(outputs, target) for target in targets], axis=-1)

@@ -5,7 +5,7 @@ a session, whose prefixes a causal encoder reads all at once. The model is an en
 same examples an epoch, except that here every click of a session longer than `max_len` is a target.
 
 Context columns (`jaxrec.data.events.sessions`): items [N], start [R], session [M], prefix [M].
-Rows: user [B], the number of an example, and mask [B], False in a padded tail.
+Examples: example [B], a prefix each, and mask [B], False in a padded tail.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ def next_click(model: Encoder, objective: Objective, *, last_only: bool = False)
 
     Raises:
       ValueError: the encoder reads times: sessions have none here; it does not take `train`, or has no item
-        table. When variables are made: it has some beside parameters.
+        table. When variables are made: it has some other than parameters.
     """
     refuse_times(model, "next_click")
     check_keywords(model, "train")
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
-        session, length = (context[name][rows["user"]] for name in ("session", "prefix"))
-        length = jnp.where(rows["mask"], length, 0)
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        session, length = (context[name][examples["example"]] for name in ("session", "prefix"))
+        length = jnp.where(examples["mask"], length, 0)
         end = context["start"][session] + length
         return {
             "items": packing.window(context["items"], end, length, model.max_len),
-            "targets": jnp.where(rows["mask"], context["items"][end], 0),
+            "targets": jnp.where(examples["mask"], context["items"][end], 0),
             "row": jnp.arange(end.shape[0], dtype=jnp.int32),
             **objective.draw(key, session, context),
         }
@@ -84,8 +84,8 @@ def encode(
 ) -> Array:
     """The state after the last click of each right-aligned row: ids [B, L] → [B, D].
 
-    last_only: as of `next_click`. row, key: numbers of the rows and the key that dropout derives from;
-    without a key there is none.
+    last_only: as of `next_click`. row, key: numbers of the batch's rows, and the key that dropout derives
+    from; without a key there is none.
     """
     options: dict[str, Any] = {"last_only": True} if last_only else {}
     if key is None:

@@ -6,12 +6,12 @@ and must not do, and tries it. Users may share packed rows (`jaxrec.packing`), w
 (`can_be_packed`): outputs and losses equal those of the padded form.
 
 An encoder that says so by a true `reads_times` (HSTU) also gets `times` and `asked` [B, L], in training and
-in ranking: seconds of each event, and of the event after it, which is when its prediction is asked for, as in
+in ranking: seconds of each event, and of the event after it, which is when its prediction is needed, as in
 HSTU's research code. In evaluation that is the time of the target: a server knows it, since it is now.
 
 Context columns (`jaxrec.data.events.batching.next_item_columns`): items [N], start [U], length [U], seconds
-[N] if times are read, excluded [M], excluded_start [U], excluded_length [U]. Rows: user [B], mask [B] (False
-in a padded tail).
+[N] if times are read, excluded [M], excluded_start [U], excluded_length [U]. Examples: example [B], a user
+each, and mask [B] (False in a padded tail).
 """
 
 from __future__ import annotations
@@ -71,26 +71,26 @@ def next_item(
 ) -> Task:
     """The task of predicting the next item at every event.
 
-    packed: rows that users share; None pads every user to `model.max_len`, which any encoder can read.
+    packed: packed rows that users share; None pads every user to `model.max_len`, which any encoder can read.
     shorten: takes events out of the inputs of a step, such as `augment.stochastic_length`. The others stay in
-      order and move together; the target of each remains the event that followed it. Rows of such a step
-      carry no placement: it is made of what is left, and drawn again should that not fit the packed rows. If
-      it never fits, the loss is NaN, which stops training with an error.
+      order and move together; the target of each remains the event that followed it. Examples of such a
+      step carry no placement: it is made of what is left, and drawn again should that not fit the packed
+      rows. If it never fits, the loss is NaN, which stops training with an error.
 
     Raises:
-      ValueError: the encoder does not keep to what is asked of it (`check_encoder`); while tracing: it reads
+      ValueError: the encoder does not keep to the contract (`check_encoder`); while tracing: it reads
         times and the data set has none.
     """
     check_encoder(model, packed)
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
-        user = rows["user"]
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        user = examples["example"]
         inputs = jnp.maximum(context["length"][user] - 1, 0)
-        lengths = jnp.where(rows["mask"], jnp.minimum(inputs, model.max_len), 0)
+        lengths = jnp.where(examples["mask"], jnp.minimum(inputs, model.max_len), 0)
         first = context["start"][user] + inputs - lengths
         rest: dict[str, Array] = {}
         if shorten is None:
-            slots = lay_out(rows, lengths, packed, model.max_len)
+            slots = lay_out(examples, lengths, packed, model.max_len)
             event = slots.event
         else:
             key, short_key = jax.random.split(key)
@@ -127,11 +127,13 @@ def next_item(
     return Task(prepare, init, loss, predict)
 
 
-def lay_out(rows: Mapping[str, Array], lengths: Array, packed: Packing | None, max_len: int) -> packing.Slots:
-    """Slots of a batch of sequences, packed where the step's rows carry a placement, else padded."""
+def lay_out(
+    placed: Mapping[str, Array], lengths: Array, packed: Packing | None, max_len: int
+) -> packing.Slots:
+    """Slots of a batch of sequences: padded, or packed as the columns `row` and `slot` place each."""
     if packed is None:
         return packing.padded(lengths, max_len=max_len)
-    placement = packing.Placement(rows["row"], rows["slot"])
+    placement = packing.Placement(placed["row"], placed["slot"])
     return packing.spread(placement, lengths, rows=packed.rows, width=packed.width, max_len=max_len)
 
 
@@ -229,7 +231,7 @@ def retriever(model: Encoder, packed: Packing | None = None) -> Retriever:
 
     An encoder that reads times gets them here as in training.
 
-    packed: rows that queries share; None pads each to `model.max_len`.
+    packed: packed rows that queries share; None pads each to `model.max_len`.
 
     Raises:
       ValueError: the encoder mixes users that share a row (`check_encoder`).

@@ -185,7 +185,7 @@ def sampled_softmax(num_samples: int, table: sampling.Popularity) -> Objective:
     def loss(hidden: Array, items: Array, batch: Batch, axis_name: str | None) -> Array:
         samples, targets = batch["samples"][0], batch["targets"]
         real = targets != 0
-        pos, neg = target_and_shared(hidden, items, targets, samples)
+        pos, neg = score_with_samples(hidden, items, targets, samples)
         return losses.sampled_softmax(
             pos,
             neg,
@@ -228,9 +228,9 @@ def uniform_softmax(
         targets, samples = batch["targets"], batch["samples"]
         if shared:
             samples = samples[0]
-            pos, neg = target_and_shared(hidden, table, targets, samples)
+            pos, neg = score_with_samples(hidden, table, targets, samples)
         else:
-            pos, neg = _picked(hidden, table, targets, samples)
+            pos, neg = _score_each(hidden, table, targets, samples)
         return losses.sampled_softmax(
             pos / temperature,
             neg / temperature,
@@ -337,7 +337,7 @@ def shared_negatives(
     return Objective(draw, value, name, text)
 
 
-def target_and_shared(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:
+def score_with_samples(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:
     """Scores of the target [...] and of samples [N] that all share, [..., N].
 
     NaN where a sample, or a target other than 0, is no item of the table.
@@ -351,7 +351,7 @@ def target_and_shared(hidden: Array, table: Array, targets: Array, samples: Arra
     )
 
 
-def _picked(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:
+def _score_each(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:
     """Scores of the target [...] and of each sample [..., N].
 
     From the scores of all items where these are few: reading vectors costs far more than a product, above all

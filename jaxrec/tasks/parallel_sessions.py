@@ -1,11 +1,11 @@
-"""Sessions read side by side, an event a step, with a state that is carried on: how GRU4Rec is trained.
+"""Sessions read in parallel, an event a step, with a state that is carried on: how GRU4Rec is trained.
 
 Each of B lanes holds a session; a step reads one event of each, and predicts the one behind. The recurrent
 state of a lane goes from step to step as a collection of the variables, "lanes", and starts from zero where a
 session does. It is a constant of the step, so that gradients reach back one event, as in the authors' code.
 `next_item` is the ordinary way, whole sessions with gradients through all of them; objectives serve both.
 
-Context columns: items [N] and start [S], a session's first event; what else an objective reads. Rows, of
+Context columns: items [N] and start [S], a session's first event; what else an objective reads. Examples, of
 `jaxrec.data.events.parallel_sessions`: session [B], event [B] within it, mask [B] (False in a lane without
 session).
 """
@@ -27,7 +27,7 @@ LANES = "lanes"  # the collection of the carried state
 
 
 class Recurrent(Encoder, Protocol):
-    """What the task asks of an encoder beside what `next_item` does.
+    """What the task needs of an encoder in addition to what `next_item` does.
 
     start(lanes) -> state with leading axis lanes, all zeros;
     step(items [B], state, *, rows, train) -> (hidden [B, D], state).
@@ -44,8 +44,8 @@ def parallel_sessions(model: Recurrent, objective: Objective) -> Task:
     weigh less, as in the authors' code.
     """
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
-        session, event, mask = rows["session"], rows["event"], rows["mask"]
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        session, event, mask = examples["session"], examples["event"], examples["mask"]
         index = jnp.where(mask, context["start"][session] + event, 0)
         items, last = context["items"], context["items"].shape[0] - 1
         return {
@@ -68,8 +68,8 @@ def parallel_sessions(model: Recurrent, objective: Objective) -> Task:
         state = jnp.where(keep, jax.lax.stop_gradient(state), 0.0)
         noise = {"train": False} if key is None else {"train": True, "rngs": {"dropout": key}}
         parts = {"params": variables["params"]}
-        rows = numbered(model, batch["row"], "step")
-        return model.apply(parts, batch["items"], state, **rows, method="step", **noise)
+        numbers = numbered(model, batch["row"], "step")
+        return model.apply(parts, batch["items"], state, **numbers, method="step", **noise)
 
     def loss(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None

@@ -5,7 +5,7 @@ output there is scored against a table with a row for each class. The encoder is
 `item_table()` holds the classes, padding first: [T + 1, D].
 
 Context columns (`data.batching.labelled_columns`): items [N], start [U], length [U] and label [U], class
-1..T, any other makes the loss NaN. Rows: user [B], mask [B].
+1..T, any other makes the loss NaN. Examples: example [B], a user each, and mask [B].
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ def profile(model: Encoder, *, token: int) -> Task:
 
     Raises:
       ValueError: the encoder reads times, of which the token has none; it does not take `train`, or has no
-        table. When variables are made: it has some beside parameters.
+        table. When variables are made: it has some other than parameters.
     """
     refuse_times(model, "profile")
     check_keywords(model, "train")
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
-        return described_users(rows, context, token=token, max_len=model.max_len)
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        user, mask = examples["example"], examples["mask"]
+        return described_users(user, mask, context, token=token, max_len=model.max_len)
 
     def init(key: Key, batch: Batch) -> Variables:
         return only_params(model.init(key, batch["items"][:1], train=False), "profile")
@@ -60,12 +61,12 @@ def profile(model: Encoder, *, token: int) -> Task:
     return Task(prepare, init, loss, predict)
 
 
-def described_users(rows: Mapping[str, Array], context: Context, *, token: int, max_len: int) -> Batch:
-    """The batch of users: their last max_len - 1 events and the token, right-aligned [B, max_len]; labels.
+def described_users(user: Array, mask: Array, context: Context, *, token: int, max_len: int) -> Batch:
+    """The batch of users [B]: the last max_len - 1 events and the token, right-aligned [B, max_len]; labels.
 
-    Evaluation reads the same of its queries. A user without an event is the token alone.
+    mask: False where there is no user, [B]. Evaluation reads the same of its queries. A user without an event
+    is the token alone.
     """
-    user, mask = rows["user"], rows["mask"]
     length = jnp.where(mask, context["length"][user], 0)
     end = context["start"][user] + length
     events = packing.window(context["items"], end, length, max_len - 1)

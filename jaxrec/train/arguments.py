@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -49,6 +50,14 @@ def check_arguments(
         )
     parallel.axis_name(num_devices)
     _check_queries(selection.evaluation.queries)
+
+
+def check_folder(workdir: str | Path) -> Path:
+    """The path of a work directory. Raises ValueError if it is a file."""
+    workdir = Path(workdir)
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"workdir={workdir}: is a file; name a folder")
+    return workdir
 
 
 def check_seeds(seeds: Iterable[int]) -> None:

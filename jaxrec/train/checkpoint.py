@@ -120,7 +120,7 @@ class Checkpoints:
     def _unreadable(self, number: int, error: Exception) -> str:
         """What to say of an error while reading: advice to remove a checkpoint only if its content is bad."""
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        if (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)) or _of_this_machine(
+        if (isinstance(error, OSError) and not isinstance(error, FileNotFoundError)) or _is_machine_error(
             reason
         ):
             return (
@@ -174,14 +174,14 @@ def difference(name: str, found: Any, wanted: Any) -> str:
     return f"{name}={found!r}, this run has {wanted!r}"
 
 
-def _of_this_machine(reason: str) -> bool:
+def _is_machine_error(reason: str) -> bool:
     """Whether an error that a library reports as text is one of the machine and not of the file."""
     marks = ("PERMISSION_DENIED", "Permission denied", "RESOURCE_EXHAUSTED", "Too many open files", "OOM")
     return any(mark in reason for mark in marks)
 
 
-def digest_of(vocabulary: Mapping[str, np.ndarray]) -> str:
-    """The digest by which raw ids, {"item": [num_items], …}, are told apart.
+def vocabulary_digest(vocabulary: Mapping[str, np.ndarray]) -> str:
+    """The digest that distinguishes raw ids, {"item": [num_items], …}.
 
     Raises:
       ValueError: an array of raw ids is neither numbers nor text.
@@ -205,7 +205,7 @@ def keep_vocabulary(folder: str | Path, vocabulary: Mapping[str, np.ndarray]) ->
     Raises:
       ValueError: an array of raw ids is neither numbers nor text.
     """
-    digest = digest_of(vocabulary)
+    digest = vocabulary_digest(vocabulary)
     path = Path(folder) / VOCABULARY
     if not (path.exists() and _same(path, vocabulary)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,7 +220,7 @@ def read_vocabulary(folder: str | Path) -> dict[str, np.ndarray]:
     """The raw ids that a run's model was trained with, as `keep_vocabulary` stored them.
 
     Raises:
-      ValueError: the file cannot be read, or the checkpoints beside it were trained with other ids.
+      ValueError: the file cannot be read, or the checkpoints of the folder were trained with other ids.
     """
     path = Path(folder) / VOCABULARY
     try:
@@ -229,9 +229,10 @@ def read_vocabulary(folder: str | Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: no readable vocabulary ({error}); train again to store one") from error
     trained = stored(Path(folder) / CHECKPOINTS)
-    if trained and digest_of(found) != trained.description.get("vocabulary", digest_of(found)):
+    digest = vocabulary_digest(found)
+    if trained and digest != trained.description.get("vocabulary", digest):
         raise ValueError(
-            f"{path}: holds other raw ids than the checkpoints beside it were trained with, so items would "
+            f"{path}: holds other raw ids than the folder's checkpoints were trained with, so items would "
             "get wrong names; restore the file that belongs to them, or train again"
         )
     return found
@@ -273,7 +274,7 @@ def _same(path: Path, vocabulary: Mapping[str, np.ndarray]) -> bool:
             found = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return False
-    return digest_of(found) == digest_of(vocabulary)
+    return vocabulary_digest(found) == vocabulary_digest(vocabulary)
 
 
 def clear(folder: str | Path) -> None:

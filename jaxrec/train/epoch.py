@@ -25,7 +25,8 @@ ATTEMPTS = 64  # permutations tried until every batch fits its packed rows
 class Plan(NamedTuple):
     """Which examples each step of an epoch reads.
 
-    draw(key, context) -> (rows with leading axis num_steps, True if they are all right).
+    draw(key, context) -> (examples with leading axis num_steps, True if they are all right): their numbers
+    `example`, `mask`, which is False where there is none, and where they share packed rows `row` and `slot`.
     description: what a run's description says of the plan besides shapes; {} for nothing.
     """
 
@@ -43,7 +44,7 @@ def shuffled(
     packing: Packing | None = None,
     replacement: bool = False,
 ) -> Plan:
-    """Every example once an epoch, in random order; the last batch is filled up with masked rows.
+    """Every example once an epoch, in random order; the last batch is filled up with masked ones.
 
     These are the epoch's first examples again, so that statistics which a layer takes over a whole batch
     (batch norm) are those of random examples there too.
@@ -67,7 +68,7 @@ def shuffled(
     if (lengths is None) != (packing is None):
         given, missing = ("packing", "lengths") if lengths is None else ("lengths", "packing")
         raise ValueError(
-            f"{given} is given and {missing} is not: examples that share rows need both, "
+            f"{given} is given and {missing} is not: examples that share packed rows need both, "
             "lengths=(context, example numbers) -> events of each and packing=Packing(rows, width); give "
             f"{missing} too, or neither for padded rows"
         )
@@ -88,9 +89,9 @@ def shuffled(
 
     def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
         if lengths is None or packing is None:
-            user, mask = batches(key)
-            return {"user": user, "mask": mask}, jnp.array(True)
-        return _draw_packed(key, batches, lambda user: lengths(context, user), packing)
+            example, mask = batches(key)
+            return {"example": example, "mask": mask}, jnp.array(True)
+        return _draw_packed(key, batches, lambda example: lengths(context, example), packing)
 
     described = {} if chosen is None else {"drawn": described_array(chosen)}
     return Plan(num_steps, draw, described)
@@ -122,10 +123,10 @@ def _draw_packed(
     """Draws an epoch's batches until each fits its packed rows; False if none of ATTEMPTS did."""
 
     def attempt(number: Array) -> tuple[Mapping[str, Array], Array]:
-        user, mask = batches(jax.random.fold_in(key, number))
-        length = jnp.where(mask, lengths(user), 0)
+        example, mask = batches(jax.random.fold_in(key, number))
+        length = jnp.where(mask, lengths(example), 0)
         placement = jax.vmap(lambda n: place(n, rows=packed.rows, width=packed.width))(length)
-        drawn = {"user": user, "mask": mask, "row": placement.row, "slot": placement.slot}
+        drawn = {"example": example, "mask": mask, "row": placement.row, "slot": placement.slot}
         return drawn, fits(placement, length, packed.rows)
 
     def again(carry: tuple[Array, tuple[Mapping[str, Array], Array]]) -> Array:
@@ -137,7 +138,7 @@ def _draw_packed(
 
 
 def listed(columns: Mapping[str, str], num_steps: int) -> Plan:
-    """The same rows every epoch, in an order made on the host: {row: context column [num_steps, …]}.
+    """The same examples every epoch, in an order made on the host: {name: context column [num_steps, …]}.
 
     Raises:
       ValueError: no column or no step; when drawn: a column has another number of steps.
@@ -146,14 +147,14 @@ def listed(columns: Mapping[str, str], num_steps: int) -> Plan:
         raise ValueError(f"columns={dict(columns)}, num_steps={num_steps}: at least one of each is needed")
 
     def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
-        rows = {row: jnp.asarray(context[name]) for row, name in columns.items()}
-        for row, column in rows.items():
+        examples = {own: jnp.asarray(context[name]) for own, name in columns.items()}
+        for own, column in examples.items():
             if column.shape[0] != num_steps:
                 raise ValueError(
-                    f"context column {columns[row]!r} has {column.shape[0]} steps, "
+                    f"context column {columns[own]!r} has {column.shape[0]} steps, "
                     f"the plan num_steps={num_steps}"
                 )
-        return rows, jnp.array(True)
+        return examples, jnp.array(True)
 
     return Plan(num_steps, draw)
 
@@ -171,7 +172,7 @@ def make_epoch(
     """run(state, context, epoch, call) -> (state, means): call `call` of `calls` of epoch `epoch`.
 
     means holds the mean of every loss over the steps of the call and `fits`, False if the plan found no
-    order whose batches fit their rows.
+    order whose batches fit their packed rows.
     refresh: columns computed from the live variables at the start of every call, such as item
     similarities, which the steps of the call then read.
     """
@@ -180,15 +181,15 @@ def make_epoch(
     def run(
         state: TrainState, context: Context, epoch: Array, call: Array
     ) -> tuple[TrainState, dict[str, Array]]:
-        rows, ok = plan.draw(jax.random.fold_in(jax.random.fold_in(state.key, PLAN), epoch), context)
+        examples, ok = plan.draw(jax.random.fold_in(jax.random.fold_in(state.key, PLAN), epoch), context)
         seen = context if refresh is None else {**context, **refresh(state.variables, context)}
         if calls == 1:
-            state, logs = jax.lax.scan(lambda s, r: step(s, r, seen), state, rows)
+            state, logs = jax.lax.scan(lambda s, x: step(s, x, seen), state, examples)
             live = jnp.ones(plan.num_steps, bool)
         else:
             index = call * size + jnp.arange(size)
             live = index < plan.num_steps
-            some = jax.tree.map(lambda x: x[jnp.minimum(index, plan.num_steps - 1)], rows)
+            some = jax.tree.map(lambda x: x[jnp.minimum(index, plan.num_steps - 1)], examples)
             shapes = jax.eval_shape(lambda s: step(s, jax.tree.map(lambda x: x[0], some), seen)[1], state)
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 

@@ -17,7 +17,7 @@ from jaxrec.train import parallel
 from jaxrec.train.compiled import Compiled
 from jaxrec.types import Array, Batch, Context, Evaluation, Measure, Summarise, Variables
 
-SEEN_TARGETS = "seen_targets"  # beside the metrics of a ranking that takes seen items out
+SEEN_TARGETS = "seen_targets"  # a metric of a ranking that takes seen items out
 
 
 def evaluate(
@@ -149,11 +149,11 @@ def impression_metrics(
     The scores of task t are values[..., t], logits against the column `label/<task>` where `mask` and, if
     there is one, `space/<task>` hold: `auc/<task>`, `log_loss/<task>` and, with a `group` column of users,
     `gauc/<task>`; with `calibration` also `ece/<task>`, of ten bins, and `calibration_ratio/<task>`. A task
-    among `errors` is a regression: `mse/<task>`. Where there are several, `auc` and `mse` are means over
+    in `errors` is a regression: `mse/<task>`. Where there are several, `auc` and `mse` are means over
     tasks.
 
     Raises (when called):
-      ValueError: an area is not defined, because the rows hold one class only.
+      ValueError: an AUC is not defined, because the impressions are of one class only.
     """
 
     def task_metrics(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -181,8 +181,8 @@ def impression_metrics(
         for name, value in found.items():
             if not np.isfinite(value):
                 raise ValueError(
-                    f"{name} is {value}: the evaluated rows of this task are empty or of one class; "
-                    "evaluate on more rows"
+                    f"{name} is {value}: the evaluated impressions of this task are none, or of one class; "
+                    "evaluate on more impressions"
                 )
         return found
 

@@ -6,7 +6,7 @@ validation epoch and stops improving when its own patience is spent; the run end
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from jaxrec.train.arguments import check_arguments
-from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, digest_of, keep_vocabulary
+from jaxrec.train.arguments import check_arguments, check_folder
+from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, keep_vocabulary, vocabulary_digest
 from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan
 from jaxrec.train.initial import Marks
@@ -52,8 +52,8 @@ def fit(
     """Trains `phases` one after the other and returns each seed's best parameters.
 
     context: columns that live on the device. workdir: checkpoints and logs; a run that finds its own
-    checkpoint there goes on from it, to the same bits. description: identifies the run, beside what this
-    function adds to it: seeds, phases, selection, the size of steps, the columns' checksums, settings of
+    checkpoint there goes on from it, to the same bits. description: identifies the run, together with what
+    this function adds to it: seeds, phases, selection, the size of steps, the columns' checksums, settings of
     JAX, names of losses. The learning rate, which no function shows, is the caller's to name.
     vocabulary: raw ids of what the model numbers, kept in workdir (`train.checkpoint.keep_vocabulary`).
     calls: compiled calls an epoch is cut into. save_every: epochs between checkpoints; the last epoch is
@@ -75,10 +75,7 @@ def fit(
     check_arguments(
         phases, selection, seeds, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
-    workdir = Path(workdir)
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"workdir={workdir}: is a file; name a folder")
-    total = sum(phase.epochs for phase in phases)
+    workdir = check_folder(workdir)
     run = Run(
         phases,
         tx,
@@ -93,7 +90,7 @@ def fit(
     )
     described = {**description, **run.description(context), "calls": calls}
     if vocabulary is not None:
-        described["vocabulary"] = digest_of(vocabulary)
+        described["vocabulary"] = vocabulary_digest(vocabulary)
     if not (workdir / CHECKPOINTS).exists():
         run.check_selection()
     with (
@@ -101,45 +98,66 @@ def fit(
         Checkpoints(workdir / CHECKPOINTS, described) as checkpoints,
         deferred_interrupt() as interrupted,
     ):
-        if checkpoints.latest() is not None:
-            run.resume(checkpoints, accept_changed_code)
-        elif start_from is not None:
-            run.resume_shorter(Path(start_from), described, accept_changed_code)
-        if len(run.history) < total and not run.stopped():
+        _resume(run, checkpoints, start_from, accept_changed_code)
+        if not run.complete():
             run.check_selection()
         elif progress:
-            print(
-                f"{workdir}: found complete: {_trained_by(run.made_by)}; nothing is trained again", flush=True
-            )
+            _print_complete(run, workdir)
         if vocabulary is not None:
             keep_vocabulary(workdir, vocabulary)
-        logs = Logs(workdir, run.history)
-        first = len(run.history)
-        bar = tqdm(total=total, initial=first, disable=not progress, unit="epoch", dynamic_ncols=True)
-        try:
-            while len(run.history) < total and not run.stopped():
-                entry = run.epoch()
-                logs.write(entry)
-                bar.update()
-                bar.set_postfix_str(_postfix(entry, selection.metric))
-                done = len(run.history)
-                left = interrupted() or (stop_after is not None and done - first >= stop_after)
-                last = done == total or run.stopped() or left
-                if last or done % save_every == 0:
-                    checkpoints.save(done, run.arrays(), run.position())
-                if last:
-                    break
-        finally:
-            bar.close()
-            logs.close()
+        leave_at = None if stop_after is None else len(run.history) + stop_after
+        epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, leave_at=leave_at)
+        _log(run, epochs, workdir, progress=progress)
     if interrupted():
         raise KeyboardInterrupt
     return run.fitted()
 
 
-def _trained_by(made_by: Sequence[Mapping[str, Any]]) -> str:
-    commits = list(dict.fromkeys(str(entry.get("commit")) for entry in made_by))
-    return f"trained by commit {' and '.join(commits)}"
+def _resume(
+    run: Run, checkpoints: Checkpoints, start_from: str | Path | None, accept_changed_code: bool
+) -> None:
+    """Goes on from the run's own checkpoint, else from a shorter run; begins anew where there is neither."""
+    if checkpoints.latest() is not None:
+        run.resume(checkpoints, accept_changed_code)
+    elif start_from is not None:
+        run.resume_shorter(Path(start_from), checkpoints.description, accept_changed_code)
+
+
+def _epochs(
+    run: Run,
+    checkpoints: Checkpoints,
+    interrupted: Callable[[], bool],
+    *,
+    save_every: int,
+    leave_at: int | None,
+) -> Iterator[dict[str, Any]]:
+    """Trains until the run is complete, interrupted or has `leave_at` epochs; saves, and gives each entry."""
+    left = False
+    while not run.complete() and not left:
+        yield run.epoch()
+        done = len(run.history)
+        left = interrupted() or (leave_at is not None and done >= leave_at)
+        if left or run.complete() or done % save_every == 0:
+            checkpoints.save(done, run.arrays(), run.position())
+
+
+def _log(run: Run, epochs: Iterator[dict[str, Any]], workdir: Path, *, progress: bool) -> None:
+    """Goes through epochs with a progress bar, and writes their entries to the run's logs."""
+    logs, first = Logs(workdir, run.history), len(run.history)
+    bar = tqdm(total=run.num_epochs, initial=first, disable=not progress, unit="epoch", dynamic_ncols=True)
+    try:
+        for entry in epochs:
+            logs.write(entry)
+            bar.update()
+            bar.set_postfix_str(_postfix(entry, run.selection.metric))
+    finally:
+        bar.close()
+        logs.close()
+
+
+def _print_complete(run: Run, workdir: Path) -> None:
+    commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
+    print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
 
 
 def _postfix(entry: Mapping[str, Any], metric: str) -> str:

@@ -1,4 +1,4 @@
-"""What identifies a training run beside the caller's own settings, and which code trained it."""
+"""What identifies a training run in addition to the caller's own settings, and which code trained it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PLACEMENT = ("row", "slot")  # where queries lie in packed rows: that may change
 def columns(tree: Mapping[str, Any]) -> dict[str, str]:
     """Dtype, shape and CRC-32 of every array of a tree of columns.
 
-    Columns of queries, beside a `mask` of the same leading axes, are described by their real entries alone,
-    so that another number of devices, which cuts other batches, is the same run.
+    Columns of queries, which have a `mask` of the same leading axes, are described by their real entries
+    alone, so that another number of devices, which cuts other batches, is the same run.
     """
     mask = tree.get("mask")
     real = None if mask is None else np.asarray(mask, bool)

@@ -13,7 +13,7 @@ from types import FrameType
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether Ctrl-C was pressed since the context began; it raises nothing by itself.
+    """A function that says whether Ctrl-C was pressed since the context began; it raises nothing by itself.
 
     An exception in the middle of a save can leave its threads waiting for each other for good. An epoch is
     one compiled call, which no signal enters, so waiting for its end costs nothing. Pressed again, the

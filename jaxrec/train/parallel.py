@@ -22,7 +22,7 @@ def axis_name(num_devices: int) -> str | None:
     """The name a step gives to the axis of devices, None for a single one.
 
     Raises:
-      ValueError: there are not as many devices, or fewer than one is asked for.
+      ValueError: there are not as many devices, or fewer than one is requested.
     """
     available = jax.local_device_count()
     if not 1 <= num_devices <= available:

@@ -86,8 +86,8 @@ def fit_reusing(
             newly_initialised=newly_initialised,
             **options,
         )
-        parts.append(_of_seeds(fitted, group.seeds, group.used))
-    return _together(parts, [seed for group in groups for seed in group.used], list(seeds))
+        parts.append(_select_seeds(fitted, group.seeds, group.used))
+    return _merge(parts, [seed for group in groups for seed in group.used], list(seeds))
 
 
 def configuration_hash(settings: Mapping[str, Any]) -> str:
@@ -97,7 +97,7 @@ def configuration_hash(settings: Mapping[str, Any]) -> str:
 
 
 class _Group(NamedTuple):
-    """Seeds that are trained together. used: those of them that were asked for; start_from: a shorter run."""
+    """Seeds that are trained together. used: those of them that were requested; start_from: a shorter run."""
 
     seeds: list[int]
     used: list[int]
@@ -180,7 +180,7 @@ def _without_epochs(value: Any) -> Any:
     return [_without_epochs(part) for part in value] if isinstance(value, list) else value
 
 
-def _of_seeds(fitted: Fitted, seeds: Sequence[int], used: Sequence[int]) -> Fitted:
+def _select_seeds(fitted: Fitted, seeds: Sequence[int], used: Sequence[int]) -> Fitted:
     """The part of a run that belongs to some of its seeds."""
     if list(seeds) == list(used):
         return fitted
@@ -197,8 +197,8 @@ def _pick(entry: Mapping[str, Any], at: Sequence[int]) -> dict[str, Any]:
     return {n: [value[i] for i in at] if isinstance(value, list) else value for n, value in entry.items()}
 
 
-def _together(parts: Sequence[Fitted], trained: Sequence[int], seeds: Sequence[int]) -> Fitted:
-    """One run of several, its seeds in the order asked for. Where one ended earlier, its history has NaN."""
+def _merge(parts: Sequence[Fitted], trained: Sequence[int], seeds: Sequence[int]) -> Fitted:
+    """One run of several, its seeds in the given order. Where one ended earlier, its history has NaN."""
     if len(parts) == 1 and list(trained) == list(seeds):
         return parts[0]
     order = [list(trained).index(int(seed)) for seed in seeds]
@@ -210,9 +210,9 @@ def _together(parts: Sequence[Fitted], trained: Sequence[int], seeds: Sequence[i
             if not isinstance(value, list):
                 merged[name] = value
                 continue
-            rows = [part.history[number].get(name) if number < len(part.history) else None for part in parts]
+            entries = [part.history[number] if number < len(part.history) else {} for part in parts]
             sizes = [len(part.best_epoch) for part in parts]
-            filled = [row or [float("nan")] * size for row, size in zip(rows, sizes, strict=True)]
+            filled = [e.get(name) or [float("nan")] * n for e, n in zip(entries, sizes, strict=True)]
             merged[name] = [np.concatenate(filled).tolist()[i] for i in order]
         history.append(merged)
     made_by: list[Mapping[str, Any]] = []

@@ -71,9 +71,9 @@ def drawn_variables(task: Task, plan: Plan, context: Context) -> Variables:
     """Shapes and types of the variables that a task draws for one seed."""
 
     def drawn(key: Key, columns: Context) -> Variables:
-        rows, _ = plan.draw(key, columns)
-        some = jax.tree.map(lambda x: x[0], rows)
-        return create(task, optax.identity(), static(), key, some, columns).variables
+        drawn, _ = plan.draw(key, columns)
+        examples = jax.tree.map(lambda x: x[0], drawn)
+        return create(task, optax.identity(), static(), key, examples, columns).variables
 
     shapes: Variables = jax.eval_shape(drawn, jax.eval_shape(lambda: jax.random.key(0)), dict(context))
     return shapes
@@ -137,9 +137,9 @@ class Run:
         phase, plan = self.phases[0], self.plan
 
         def create_one(key: Array, given: Mapping[str, Array], columns: Context) -> TrainState:
-            rows, _ = plan.draw(key, columns)
-            some = jax.tree.map(lambda x: x[0], rows)
-            return create(phase.task, self.tx, phase.weighting, key, some, columns, given)
+            drawn, _ = plan.draw(key, columns)
+            examples = jax.tree.map(lambda x: x[0], drawn)
+            return create(phase.task, self.tx, phase.weighting, key, examples, columns, given)
 
         keys = jax.vmap(jax.random.key)(jnp.array(self.seeds, jnp.uint32))
         if self.initial is not None and self.initial.by_seed:
@@ -173,7 +173,7 @@ class Run:
         }
 
     def check_selection(self) -> None:
-        """Compiles the evaluation and asks it for its names, of scores that are all 1.
+        """Compiles the evaluation and checks the names of its metrics, computed from values that are all 1.
 
         Raises:
           ValueError: the selection metric is not among them, or is not defined for the queries.
@@ -239,8 +239,8 @@ class Run:
         def losses(state: TrainState, context: Context) -> dict[str, Array]:
             one = jax.tree.map(lambda x: x[0], state)
             seen = context if phase.refresh is None else {**context, **phase.refresh(one.variables, context)}
-            rows, _ = self.plan.draw(one.key, context)
-            batch = phase.task.prepare(one.key, jax.tree.map(lambda x: x[0], rows), seen)
+            drawn, _ = self.plan.draw(one.key, context)
+            batch = phase.task.prepare(one.key, jax.tree.map(lambda x: x[0], drawn), seen)
             return phase.task.losses(one.variables, batch, one.key)[0]
 
         plain = [parallel.unreplicate(tree, self.num_devices) for tree in (self.state, self.context)]
@@ -271,7 +271,7 @@ class Run:
                 raise ValueError(
                     f"epoch {number}: loss {name!r} is {values}: training diverged; lower the learning rate, "
                     "or look at the last checkpoint, which is from before. Where it is so from the first "
-                    "epoch, an id lies outside its table, or shortened rows never fit their packed rows"
+                    "epoch, an id lies outside its table, or shortened sequences never fit their packed rows"
                 )
         if (number + 1) % self.selection.every == 0:
             entry |= self._evaluate(number)
@@ -318,6 +318,14 @@ class Run:
                 return number
             epoch -= phase.epochs
         raise IndexError(epoch)
+
+    @property
+    def num_epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases)
+
+    def complete(self) -> bool:
+        """Whether all epochs are trained, or every seed has spent its patience."""
+        return len(self.history) >= self.num_epochs or self.stopped()
 
     def stopped(self) -> bool:
         patience = self.selection.patience

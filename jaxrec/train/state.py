@@ -25,7 +25,7 @@ from jaxrec.train.initial import put_in
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 INIT, PLAN, STEP = 0, 1, 2
-WEIGHTING = 2  # below a step, beside the two keys of its split
+WEIGHTING = 2  # below a step, next to the two keys of its split
 PROBES = "perturbations"  # the collection of `self.perturb`: as large as a batch, and no state
 
 
@@ -50,17 +50,17 @@ def create(
     tx: optax.GradientTransformation,
     weighting: Weighting,
     key: Key,
-    rows: Any,
+    examples: Any,
     context: Context,
     initial: Mapping[str, Array] | None = None,
 ) -> TrainState:
     """The state before the first step.
 
-    rows: one step's rows, of which only shapes matter. initial: values by path that stand in place of drawn
-    ones, see `train.initial`.
+    examples: those of one step, of which only shapes matter. initial: values by path that stand in place of
+    drawn ones, see `train.initial`.
     """
     init_key = jax.random.fold_in(key, INIT)
-    batch: Batch = task.prepare(init_key, rows, context)
+    batch: Batch = task.prepare(init_key, examples, context)
     variables = dict(task.init(init_key, batch))
     variables.pop(PROBES, None)
     variables = dict(put_in(variables, initial or {}))

@@ -19,7 +19,7 @@ Step = Callable[[TrainState, Mapping[str, Array], Context], tuple[TrainState, di
 def make_step(
     task: Task, tx: optax.GradientTransformation, weighting: Weighting, axis_name: str | None = None
 ) -> Step:
-    """step(state, rows, context) -> (state, logs): losses raw by name, their weighted sum as "loss".
+    """step(state, examples, context) -> (state, logs): losses raw by name, their weighted sum as "loss".
 
     Whatever the weighting does, one call of it gives the gradient and adds its scalars to the logs. With an
     axis name every device prepares the same global batch, takes its share of the leading axes, and sums
@@ -30,12 +30,12 @@ def make_step(
     """
 
     def step(
-        state: TrainState, rows: Mapping[str, Array], context: Context
+        state: TrainState, examples: Mapping[str, Array], context: Context
     ) -> tuple[TrainState, dict[str, Array]]:
         _same_state(weighting, state)
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, STEP), state.step)
         prepare_key, loss_key = jax.random.split(step_key)
-        batch = _share(task.prepare(prepare_key, rows, context), axis_name)
+        batch = _share(task.prepare(prepare_key, examples, context), axis_name)
 
         def losses(params: Any, probes: Any) -> tuple[dict[str, Array], Any]:
             variables = {"params": params, **state.collections, **probes}

@@ -25,17 +25,17 @@ from jaxrec.train.state import PLAN, TrainState
 from jaxrec.train.step import Step, epoch_mean
 from jaxrec.types import Array, Context, Key
 
-HostRows = Mapping[str, np.ndarray]
-Gather = Callable[[HostRows], tuple[HostRows, Mapping[str, Any]]]
+HostExamples = Mapping[str, np.ndarray]
+Gather = Callable[[HostExamples], tuple[HostExamples, Mapping[str, Any]]]
 
 
 class Batches:
     """The global batch of every step of a run, by the step's number: a random-access source for grain.
 
     plan, key: as of the resident run; columns: what the plan's `lengths` read, if it has any.
-    gather(rows) -> (rows, columns) reads on the host what a step's rows refer to, and numbers the rows anew
-    within what it read, such as `jaxrec.data.events.batching.gather_users`. It gives the same shapes every
-    time.
+    gather(examples) -> (examples, columns) reads on the host what a step's examples refer to, and numbers
+    them anew within what it read, such as `jaxrec.data.events.batching.gather_users`. It gives the same
+    shapes every time.
     """
 
     def __init__(
@@ -46,26 +46,26 @@ class Batches:
         self.num_steps, self._gather, self._epochs = plan.num_steps, gather, epochs
         self._columns = jax.tree.map(jnp.asarray, dict(columns or {}))
         self._draw = jax.jit(lambda epoch, seen: plan.draw(fold_in(fold_in(key, PLAN), epoch), seen))
-        self._drawn: tuple[int, HostRows] = (-1, {})
+        self._drawn: tuple[int, HostExamples] = (-1, {})
 
     def __len__(self) -> int:
         return self._epochs * self.num_steps
 
-    def __getitem__(self, index: Any) -> tuple[HostRows, Mapping[str, Any]]:
+    def __getitem__(self, index: Any) -> tuple[HostExamples, Mapping[str, Any]]:
         epoch, step = divmod(int(index), self.num_steps)
-        return self._gather({name: column[step] for name, column in self._rows(epoch).items()})
+        return self._gather({name: column[step] for name, column in self._drawn_in(epoch).items()})
 
-    def _rows(self, epoch: int) -> HostRows:
-        number, rows = self._drawn  # threads may draw the same epoch twice, to the same rows
+    def _drawn_in(self, epoch: int) -> HostExamples:
+        number, examples = self._drawn  # threads may draw the same epoch twice, to the same examples
         if number != epoch:
-            rows, ok = jax.device_get(self._draw(np.int32(epoch), self._columns))
+            examples, ok = jax.device_get(self._draw(np.int32(epoch), self._columns))
             if not ok:
                 raise ValueError(
                     f"epoch {epoch}: no order of the examples fits the packed rows; give more rows "
                     "(packing.rows_needed with a larger `deviations`)"
                 )
-            self._drawn = epoch, rows
-        return rows
+            self._drawn = epoch, examples
+        return examples
 
 
 class StreamedEpoch:
@@ -95,8 +95,8 @@ class StreamedEpoch:
         self._next = -1  # number of the iterator's next batch
 
         def run(state: TrainState, batch: Any, context: Context) -> tuple[TrainState, dict[str, Array]]:
-            rows, columns = batch
-            return step(state, rows, {**context, **columns})
+            examples, columns = batch
+            return step(state, examples, {**context, **columns})
 
         self._step = parallel.over_devices(run, num_devices, (0, 0, 0))
 

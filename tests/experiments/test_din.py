@@ -72,7 +72,7 @@ def test_every_row_reads_attributes(asked: list[tuple[str, str]], row: din.Row) 
     module = din.model(row, clicks, config)
     task = ctr(module, length=3, columns=other_events(ITEMS) if row == "dien" else None)
     columns = jax.tree.map(jnp.asarray, clicks.columns())
-    rows = {"user": jnp.arange(6), "mask": jnp.ones(6, bool)}
+    rows = {"example": jnp.arange(6), "mask": jnp.ones(6, bool)}
 
     def logits(key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         variables = task.init(key, task.prepare(key, rows, columns))

@@ -52,7 +52,7 @@ def test_every_row_gives_the_losses_it_is_weighted_by_and_a_logit(row: lifelong.
     clicks = lifelong.load(config).clicks
     task, weights = lifelong.task_of(row, clicks, config, 40)
     context = clicks.columns()
-    rows = {"user": np.arange(5), "mask": np.ones(5, bool)}
+    rows = {"example": np.arange(5), "mask": np.ones(5, bool)}
     key = jax.random.key(0)
 
     def outputs(context: Any) -> Any:

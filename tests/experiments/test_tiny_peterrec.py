@@ -73,7 +73,7 @@ def test_frozen_parameters_keep_their_bits(pretrained: Any, folder: Path) -> Non
 def test_what_a_row_starts_from_and_trains(row: experiment.Row, pretrained: Any) -> None:
     data = experiment.load(TINY)
     task = profile(experiment.model_of(row, data, TINY), token=data.token)
-    rows = {"user": np.arange(4), "mask": np.ones(4, bool)}
+    rows = {"example": np.arange(4), "mask": np.ones(4, bool)}
 
     @jax.jit
     def drawn(columns: Any) -> Any:

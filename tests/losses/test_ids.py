@@ -15,7 +15,7 @@ from jaxrec.data.events.clusters import clusters_from_labels
 from jaxrec.tasks import next_click as session
 from jaxrec.tasks import objectives
 from jaxrec.tasks.cluster_retrieval import in_cluster_softmax
-from jaxrec.tasks.ctr import behaviours, rows_of
+from jaxrec.tasks.ctr import behaviours, lookup
 from jaxrec.tasks.objectives import Objective
 
 NUM_ITEMS, DIM = 5, 3
@@ -153,8 +153,8 @@ def test_regularisation_of_an_id_without_a_row_is_nan(wrong: int) -> None:
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_columns_of_an_id_without_a_row_name_an_id_of_no_table(wrong: int) -> None:
-    assert rows_of(jnp.array([0, 7, 8]), jnp.array([1, wrong])).tolist() == [7, -1]
-    assert jnp.isnan(rows_of(jnp.array([[0.5], [0.25]]), jnp.array([1, wrong]))).tolist() == [[False], [True]]
+    assert lookup(jnp.array([0, 7, 8]), jnp.array([1, wrong])).tolist() == [7, -1]
+    assert jnp.isnan(lookup(jnp.array([[0.5], [0.25]]), jnp.array([1, wrong]))).tolist() == [[False], [True]]
     rows = {
         name: jnp.array([value]) for name, value in {"user": 1, "item": wrong, "start": 0, "end": 2}.items()
     }

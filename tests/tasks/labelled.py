@@ -32,7 +32,7 @@ def columns(seed: int = 0, **other: Any) -> dict[str, Any]:
 def rows(*ids: int) -> dict[str, Any]:
     """A step's rows: these impressions, and a masked tail."""
     mask = np.arange(BATCH) < len(ids)
-    return {"user": jnp.array([*ids, *[0] * (BATCH - len(ids))], jnp.int32), "mask": jnp.asarray(mask)}
+    return {"example": jnp.array([*ids, *[0] * (BATCH - len(ids))], jnp.int32), "mask": jnp.asarray(mask)}
 
 
 class Bottom(nn.Module):

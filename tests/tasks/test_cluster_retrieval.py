@@ -41,7 +41,7 @@ OBJECTIVE = in_cluster_softmax(CLUSTERS, SAMPLES)
 
 
 def rows_of(numbers: np.ndarray, lengths: np.ndarray, packed: Packing | None) -> dict[str, Any]:
-    rows: dict[str, Any] = {"user": numbers.astype(np.int32), "mask": np.ones(len(numbers), bool)}
+    rows: dict[str, Any] = {"example": numbers.astype(np.int32), "mask": np.ones(len(numbers), bool)}
     if packed is not None:
         placement = jax.jit(lambda n: packing.place(n, rows=packed.rows, width=packed.width))(lengths)
         assert (np.asarray(placement.row)[lengths > 0] < packed.rows).all()
@@ -297,6 +297,7 @@ def test_a_query_is_read_under_the_prompt_of_its_cluster(packed: Packing | None)
     assert length[0] == 1
     mask = np.arange(5) < 4
     queries: dict[str, Any] = rows_of(user, np.where(mask, np.minimum(length, MAX_LEN), 0), packed)
+    queries["user"] = user.astype(np.int32)
     queries |= {"length": length, "mask": mask}
     clusters = jnp.array([2, 0, 1, 3, 0])
     histories = [split().sequences.user_items(u)[:n][-MAX_LEN:] for u, n in zip(user, length, strict=True)]

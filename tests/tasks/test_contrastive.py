@@ -19,7 +19,7 @@ from tests.tasks.small import MAX_LEN, Averager, contrastive_columns, training_e
 
 WIDTH = 9  # longest training input
 USERS, MASK = np.array([4, 7, 1, 0, 8, 9], np.int32), np.array([True] * 5 + [False])
-ROWS = {"user": USERS, "mask": MASK}
+ROWS = {"example": USERS, "mask": MASK}
 PACKED = Packing(8, 8)
 MODEL = Averager()
 VIEWS = views(WIDTH)
@@ -137,7 +137,7 @@ def test_masked_users_change_neither_loss_nor_gradient(form: str) -> None:
         return TASKS[form].losses(variables, batch, jax.random.key(0))[0]["contrastive"]
 
     compiled = jax.jit(jax.value_and_grad(run))
-    others = {**ROWS, "user": np.where(MASK, USERS, 2).astype(np.int32)}
+    others = {**ROWS, "example": np.where(MASK, USERS, 2).astype(np.int32)}
     loss, gradient = compiled(variables_of(MODEL), PREPARE[form](jax.random.key(4), ROWS, context()))
     other, other_gradient = compiled(variables_of(MODEL), PREPARE[form](jax.random.key(4), others, context()))
     assert float(loss) == float(other)

@@ -59,7 +59,7 @@ def context() -> dict[str, Any]:
 
 def step(*ids: int, size: int = 8) -> dict[str, Any]:
     mask = jnp.arange(size) < len(ids)
-    return {"user": jnp.array([*ids, *[0] * (size - len(ids))], jnp.int32), "mask": mask}
+    return {"example": jnp.array([*ids, *[0] * (size - len(ids))], jnp.int32), "mask": mask}
 
 
 def module(*, negatives: bool) -> WithHistory:

@@ -161,7 +161,7 @@ def test_an_encoder_that_takes_no_rows_trains_as_one_that_does() -> None:
         length = jnp.clip(columns["length"] - 1, 0, MAX_LEN)
         placed = packing.place(length, rows=PACKED.rows, width=PACKED.width)
         users = np.arange(len(small.LENGTHS))
-        rows = {"user": jnp.asarray(users), "mask": users >= 0, "row": placed.row, "slot": placed.slot}
+        rows = {"example": jnp.asarray(users), "mask": users >= 0, "row": placed.row, "slot": placed.slot}
 
         def step(columns: Any, task: Any = task, rows: Any = rows) -> Any:
             batch = task.prepare(jax.random.key(0), rows, columns)
@@ -342,7 +342,7 @@ def test_an_encoder_without_segments_is_padded(model: Any) -> None:
     """Its losses, gradients and vectors are those of the same encoder with all keywords."""
     full: Any = Cosine(Own()) if isinstance(model, Cosine) else Own()
     columns, users = jax.tree.map(jnp.asarray, small.columns()), np.arange(len(small.LENGTHS))
-    rows = {"user": jnp.asarray(users), "mask": users >= 0}
+    rows = {"example": jnp.asarray(users), "mask": users >= 0}
     queries = {"user": users, "length": np.minimum(small.split().sequences.lengths, 4), "mask": users >= 0}
 
     def found(model: Any) -> Any:
@@ -388,7 +388,7 @@ def test_variables_that_no_step_would_update_are_refused(name: str) -> None:
             "parallel_sessions": lambda: parallel_sessions(model, full_softmax()).init(key, one),
         },
     )
-    with pytest.raises(ValueError, match=r"keeps batch_stats beside its parameters.*LayerNorm"):
+    with pytest.raises(ValueError, match=r"keeps batch_stats in addition to its parameters.*LayerNorm"):
         made[name]()
 
 

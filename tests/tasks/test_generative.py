@@ -55,7 +55,7 @@ def events_of(index: int) -> tuple[list[int], list[int]]:
 
 @functools.cache
 def prepared(packed: Packing | None) -> dict[str, np.ndarray]:
-    rows: dict[str, Any] = {"user": USERS, "mask": MASK}
+    rows: dict[str, Any] = {"example": USERS, "mask": MASK}
     if packed is not None:
         lengths = np.array([len(events_of(i)[0]) for i in range(len(USERS))])
         placement = packing.place(jnp.asarray(lengths), rows=packed.rows, width=packed.width)
@@ -83,7 +83,7 @@ def test_every_training_event_is_read_with_its_action_and_target(packed: Packing
 def test_times_are_read_by_a_model_that_says_so() -> None:
     silent = MODEL.clone(time_bias=False)
     task = generative(silent, OBJECTIVE, positive=POSITIVE)
-    rows = {"user": USERS, "mask": MASK}
+    rows = {"example": USERS, "mask": MASK}
     batch = jax.eval_shape(task.prepare, jax.random.key(0), rows, context())
     assert "times" in prepared(None) and "times" not in batch
 
@@ -280,7 +280,7 @@ def test_full_ranking_of_a_chain_of_items() -> None:
     columns = {**found, "actions": (1 + found["items"] % 2).astype(np.int32)}
     model: Any = MODEL.clone(num_items=12, num_actions=2, dim=12, max_len=4)
     task = generative(model, uniform_softmax(12, 11, temperature=0.2), positive=(1, 2))
-    rows = {"user": np.arange(96, dtype=np.int32), "mask": np.ones(96, bool)}
+    rows = {"example": np.arange(96, dtype=np.int32), "mask": np.ones(96, bool)}
     batch = jax.jit(task.prepare)(jax.random.key(0), rows, columns)
     variables = jax.jit(task.init)(jax.random.key(0), batch)
     tx = optax.flatten(optax.adam(0.03))

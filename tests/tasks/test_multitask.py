@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxrec import losses
-from jaxrec.tasks.multitask import Target, multitask, output_of, stacked
+from jaxrec.tasks.multitask import Target, multitask, select_output, stacked
 from jaxrec.types import Array, Task
 from tests.tasks import labelled
 from tests.tasks.labelled import BATCH, TARGETS, Bottom, columns, rows
@@ -228,21 +228,21 @@ def test_what_a_target_reads_must_exist(target: Target, message: str) -> None:
 
 def test_an_output_of_a_dict_must_be_named_and_exist() -> None:
     outputs = {"ctr": jnp.zeros(2)}
-    with pytest.raises(ValueError, match=r"no output 'cvr' among \['ctr'\]"):
-        output_of(outputs, Target("t", "cvr", "label/click"))
+    with pytest.raises(ValueError, match=r"no output 'cvr'; the model gives \['ctr'\]"):
+        select_output(outputs, Target("t", "cvr", "label/click"))
     with pytest.raises(ValueError, match=r"output=0, but the model gives a dict of \['ctr'\]"):
-        output_of(outputs, Target("t", 0, "label/click"))
+        select_output(outputs, Target("t", 0, "label/click"))
 
 
 def test_a_single_output_has_no_number() -> None:
     logits = jnp.arange(3.0)
     alone = Target("t", None, "label/click")
-    np.testing.assert_array_equal(output_of(logits, alone), logits)
+    np.testing.assert_array_equal(select_output(logits, alone), logits)
     np.testing.assert_array_equal(stacked(logits, [alone]), logits[:, None])
     with pytest.raises(ValueError, match=r"no output 0 in an array \(3,\)"):
-        output_of(logits, Target("t", 0, "label/click"))
+        select_output(logits, Target("t", 0, "label/click"))
     with pytest.raises(ValueError, match=r"output=None, but the model gives an array \(3, 2\)"):
-        output_of(jnp.zeros((3, 2)), alone)
+        select_output(jnp.zeros((3, 2)), alone)
 
 
 def test_a_column_may_not_be_called_mask() -> None:

@@ -65,7 +65,7 @@ TASK = session.next_click(MODEL, objectives.full_softmax(4), last_only=True)
 @functools.cache
 def batch() -> dict[str, np.ndarray]:
     columns = {name: jnp.asarray(column) for name, column in split().columns().items()}
-    found = jax.jit(TASK.prepare)(jax.random.key(0), {"user": EXAMPLES, "mask": MASK}, columns)
+    found = jax.jit(TASK.prepare)(jax.random.key(0), {"example": EXAMPLES, "mask": MASK}, columns)
     return {name: np.asarray(column) for name, column in found.items()}
 
 
@@ -114,7 +114,7 @@ def test_a_batch_holds_prefixes_and_what_came_next() -> None:
 def test_every_example_of_an_epoch_is_a_prefix_of_a_training_session() -> None:
     columns = {name: jnp.asarray(column) for name, column in split().columns().items()}
     every = np.arange(split().num_examples, dtype=np.int32)
-    rows = {"user": every, "mask": np.ones(len(every), bool)}
+    rows = {"example": every, "mask": np.ones(len(every), bool)}
     found = jax.jit(TASK.prepare)(jax.random.key(0), rows, columns)
     got = sorted(zip(np.asarray(found["items"]).tolist(), np.asarray(found["targets"]).tolist(), strict=True))
     want = []
@@ -179,7 +179,7 @@ def test_prefixes_and_whole_sessions_have_one_mean_loss() -> None:
         (session.next_click(long, objective), split().num_examples),
         (next_item.next_item(long, objective), split().num_train),
     ):
-        rows = {"user": np.arange(count, dtype=np.int32), "mask": np.ones(count, bool)}
+        rows = {"example": np.arange(count, dtype=np.int32), "mask": np.ones(count, bool)}
 
         @jax.jit
         def mean_loss(rows: dict[str, jax.Array], task: Task = task) -> jax.Array:

@@ -38,7 +38,7 @@ both = pytest.mark.parametrize("packed", [PACKED, None], ids=["packed", "padded"
 
 def rows_of(packed: Packing | None) -> dict[str, np.ndarray]:
     """A step's rows, with the place of every user."""
-    rows: dict[str, Any] = {"user": np.array(USERS, np.int32), "mask": np.array(MASK)}
+    rows: dict[str, Any] = {"example": np.array(USERS, np.int32), "mask": np.array(MASK)}
     if packed is not None:
         lengths = np.array([len(inputs_of(i)[0]) for i in range(len(USERS))])
         placement = packing.place(jnp.asarray(lengths), rows=packed.rows, width=packed.width)

@@ -65,7 +65,7 @@ def prepared(packed: Packing | None) -> dict[str, np.ndarray]:
     lengths = [
         min(max(len(training_events(u)) - 1, 0), MAX_LEN) * m for u, m in zip(USERS, MASK, strict=True)
     ]
-    rows = {"user": USERS, "mask": MASK, **placed(lengths, packed)}
+    rows = {"example": USERS, "mask": MASK, **placed(lengths, packed)}
     task = next_item(MODEL, OBJECTIVE, packed=packed)
     batch = jax.jit(task.prepare)(jax.random.key(0), rows, columns())
     return {name: np.asarray(column) for name, column in batch.items()}
@@ -111,9 +111,9 @@ def test_times_are_not_made_up() -> None:
     found = {name: column for name, column in columns().items() if name != "seconds"}
     task = next_item(MODEL, OBJECTIVE)
     with pytest.raises(ValueError, match="no column 'seconds'.*time_bias=False"):
-        jax.eval_shape(task.prepare, jax.random.key(0), {"user": USERS, "mask": MASK}, found)
+        jax.eval_shape(task.prepare, jax.random.key(0), {"example": USERS, "mask": MASK}, found)
     silent = MODEL.clone(time_bias=False)
-    rows = {"user": USERS, "mask": MASK}
+    rows = {"example": USERS, "mask": MASK}
     for context in (found, columns()):
         batch = jax.eval_shape(next_item(silent, OBJECTIVE).prepare, jax.random.key(0), rows, context)
         assert "times" not in batch
@@ -274,7 +274,7 @@ def test_shares_of_devices_add_up_to_the_loss(shared: bool) -> None:
 
 def shortened(packed: Packing | None, shorten: tasks.Shorten) -> dict[str, np.ndarray]:
     task = next_item(MODEL, OBJECTIVE, packed=packed, shorten=shorten)
-    batch = jax.jit(task.prepare)(jax.random.key(3), {"user": USERS, "mask": MASK}, columns())
+    batch = jax.jit(task.prepare)(jax.random.key(3), {"example": USERS, "mask": MASK}, columns())
     return {name: np.asarray(column) for name, column in batch.items()}
 
 

@@ -174,7 +174,7 @@ def test_sessions_of_two_events_have_the_losses_of_ordinary_batches() -> None:
 
     @jax.jit
     def both(step: Array) -> Any:
-        users = {"user": NUM_LANES * step + jnp.arange(NUM_LANES), "mask": jnp.ones(NUM_LANES, bool)}
+        users = {"example": NUM_LANES * step + jnp.arange(NUM_LANES), "mask": jnp.ones(NUM_LANES, bool)}
         grad = jax.value_and_grad(found, has_aux=True)
         found_by_lanes = grad(params, side_by_side, lane_rows(step, context))
         return found_by_lanes, grad(params, padded, users)

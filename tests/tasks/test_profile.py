@@ -19,10 +19,10 @@ CONTEXT = {
     "length": np.array([3, 0, 6, 1], np.int32),
     "label": np.array([2, 1, 3, 3], np.int32),
 }
-ROWS = {"user": np.array([2, 0, 1, 3]), "mask": np.array([True, True, True, False])}
+EXAMPLES = {"example": np.array([2, 0, 1, 3]), "mask": np.array([True, True, True, False])}
 MODEL = PeterRec(NUM_ITEMS, 3, dim=4, dilations=(1,), kernel_size=2, max_len=MAX_LEN)
 TASK = profile(MODEL, token=TOKEN)
-BATCH = jax.jit(lambda: TASK.prepare(jax.random.key(0), ROWS, jax.tree.map(jnp.asarray, CONTEXT)))()
+BATCH = jax.jit(lambda: TASK.prepare(jax.random.key(0), EXAMPLES, jax.tree.map(jnp.asarray, CONTEXT)))()
 
 
 def drawn() -> Variables:
@@ -39,8 +39,8 @@ def test_the_token_ends_the_last_events_of_each_user() -> None:
 
 
 def test_users_for_evaluation_are_those_for_training() -> None:
-    queries = {**ROWS, "label": CONTEXT["label"][ROWS["user"]]}
-    found = described_users(queries, jax.tree.map(jnp.asarray, CONTEXT), token=TOKEN, max_len=MAX_LEN)
+    user, mask = EXAMPLES["example"], EXAMPLES["mask"]
+    found = described_users(user, mask, jax.tree.map(jnp.asarray, CONTEXT), token=TOKEN, max_len=MAX_LEN)
     jax.tree.map(np.testing.assert_array_equal, found, dict(BATCH))
 
 
@@ -57,7 +57,7 @@ def test_the_loss_is_the_cross_entropy_of_real_users() -> None:
 
 
 def test_users_none_of_whom_is_real_give_zero() -> None:
-    nobody = {**ROWS, "mask": np.zeros(4, bool)}
+    nobody = {**EXAMPLES, "mask": np.zeros(4, bool)}
     batch = TASK.prepare(jax.random.key(0), nobody, jax.tree.map(jnp.asarray, CONTEXT))
     value, gradient = jax.jit(
         jax.value_and_grad(lambda v: TASK.losses(v, batch, jax.random.key(0))[0]["profile"])

@@ -304,7 +304,7 @@ def test_a_refused_run_leaves_the_raw_ids_of_the_one_before(tmp_path: Path) -> N
 def test_raw_ids_that_are_not_those_of_the_checkpoint_are_refused(tmp_path: Path) -> None:
     toy.run(tmp_path, epochs=(1,), vocabulary={"item": np.array(["a", "b"])})
     keep_vocabulary(tmp_path, {"item": np.array(["b", "a"])})  # a file copied from another run
-    with pytest.raises(ValueError, match="holds other raw ids than the checkpoints beside it"):
+    with pytest.raises(ValueError, match="holds other raw ids than the folder's checkpoints"):
         read_vocabulary(tmp_path)
 
 

@@ -33,25 +33,25 @@ def drawn(plan: Any, seed: int, context: Any = None) -> tuple[dict[str, np.ndarr
 def test_every_example_once_and_a_masked_tail(count: int, batch_size: int, steps: int) -> None:
     rows, ok = drawn(shuffled(count, batch_size), 0)
     assert ok
-    assert rows["user"].shape == rows["mask"].shape == (steps, batch_size)
-    assert sorted(rows["user"][rows["mask"]]) == list(range(count))
+    assert rows["example"].shape == rows["mask"].shape == (steps, batch_size)
+    assert sorted(rows["example"][rows["mask"]]) == list(range(count))
     assert rows["mask"].ravel().tolist() == [True] * count + [False] * (steps * batch_size - count)
-    order = rows["user"].ravel()
+    order = rows["example"].ravel()
     np.testing.assert_array_equal(order[count:], np.resize(order[:count], len(order) - count))
 
 
 def test_orders_differ_between_keys_and_repeat_for_a_key() -> None:
     plan = shuffled(50, 8)
-    assert drawn(plan, 0)[0]["user"].tolist() == drawn(plan, 0)[0]["user"].tolist()
-    assert drawn(plan, 0)[0]["user"].tolist() != drawn(plan, 1)[0]["user"].tolist()
+    assert drawn(plan, 0)[0]["example"].tolist() == drawn(plan, 0)[0]["example"].tolist()
+    assert drawn(plan, 0)[0]["example"].tolist() != drawn(plan, 1)[0]["example"].tolist()
 
 
 def test_replacement_draws_each_example_independently() -> None:
     rows, _ = drawn(shuffled(50, 8, replacement=True), 0)
     assert rows["mask"].all()
-    assert rows["user"].min() >= 0
-    assert rows["user"].max() < 50
-    assert len({*rows["user"].ravel().tolist()}) < 50  # of 56 draws about a third are repeated
+    assert rows["example"].min() >= 0
+    assert rows["example"].max() < 50
+    assert len({*rows["example"].ravel().tolist()}) < 50  # of 56 draws about a third are repeated
 
 
 def lengths(context: Any, user: Any) -> Any:
@@ -62,8 +62,8 @@ def test_packed_batches_carry_places_that_do_not_overlap() -> None:
     context = {"length": jnp.array([3, 1, 4, 1, 5, 2, 0, 3, 2, 1])}
     rows, ok = drawn(shuffled(10, 4, lengths=lengths, packing=Packing(3, 5)), 0, context)
     assert ok
-    assert sorted(rows["user"][rows["mask"]]) == list(range(10))
-    for user, mask, row, slot in zip(rows["user"], rows["mask"], rows["row"], rows["slot"], strict=True):
+    assert sorted(rows["example"][rows["mask"]]) == list(range(10))
+    for user, mask, row, slot in zip(rows["example"], rows["mask"], rows["row"], rows["slot"], strict=True):
         used = np.zeros((3, 5), int)
         for u, m, r, s in zip(user, mask, row, slot, strict=True):
             n = int(context["length"][u]) if m else 0
@@ -84,8 +84,8 @@ def test_an_order_whose_batches_do_not_fit_is_drawn_again() -> None:
     for seed in range(20):
         rows, ok = drawn(plan, seed, context)
         assert ok
-        assert (rows["user"] < 2).any(axis=1).all()
-        assert sorted(rows["user"].ravel()) == [0, 1, 2, 3]
+        assert (rows["example"] < 2).any(axis=1).all()
+        assert sorted(rows["example"].ravel()) == [0, 1, 2, 3]
 
 
 def test_a_plan_without_a_fitting_order_says_so() -> None:
@@ -118,10 +118,10 @@ CHOSEN = np.array([9, 2, 30, 4, 7, 11, 17])
 def test_chosen_examples_are_drawn_in_the_order_of_as_many(replacement: bool) -> None:
     rows, _ = drawn(shuffled(40, 3, examples=CHOSEN, replacement=replacement), 5)
     alone, _ = drawn(shuffled(len(CHOSEN), 3, replacement=replacement), 5)
-    np.testing.assert_array_equal(rows["user"], CHOSEN[alone["user"]])
+    np.testing.assert_array_equal(rows["example"], CHOSEN[alone["example"]])
     np.testing.assert_array_equal(rows["mask"], alone["mask"])
-    assert rows["user"].dtype == np.int32
-    assert replacement or sorted(rows["user"][rows["mask"]]) == sorted(CHOSEN)
+    assert rows["example"].dtype == np.int32
+    assert replacement or sorted(rows["example"][rows["mask"]]) == sorted(CHOSEN)
 
 
 def test_chosen_examples_are_placed_by_their_own_lengths() -> None:
@@ -220,7 +220,7 @@ def test_refreshed_columns_come_from_the_variables_at_the_start_of_a_call() -> N
     seen = task._replace(
         prepare=lambda key, rows, context: {
             **task.prepare(key, rows, context),
-            "live": jnp.broadcast_to(context["live"], rows["user"].shape),
+            "live": jnp.broadcast_to(context["live"], rows["example"].shape),
         }
     )
     told = seen._replace(
@@ -266,7 +266,7 @@ def test_a_step_logs_raw_losses_and_descends_on_their_weighted_sum() -> None:
 
 
 def test_padding_of_the_tail_teaches_nothing() -> None:
-    rows = {"user": jnp.array([1, 2, 0, 0]), "mask": jnp.array([True, True, False, False])}
+    rows = {"example": jnp.array([1, 2, 0, 0]), "mask": jnp.array([True, True, False, False])}
     context = jax.tree.map(jnp.asarray, toy.context())
     step = jax.jit(make_step(toy.factors(), optax.sgd(1.0), static()))
     state = create(toy.factors(), optax.sgd(1.0), static(), jax.random.key(0), rows, context)

@@ -99,7 +99,7 @@ def test_devices_give_the_same_scores(queries: dict[str, np.ndarray]) -> None:
 
 def test_a_task_whose_rows_are_of_one_class_is_an_error(queries: dict[str, np.ndarray]) -> None:
     ones = {**queries, "label/click": np.ones(SHAPE, np.float32)}
-    with pytest.raises(ValueError, match="auc/click is nan: the evaluated rows .* one class"):
+    with pytest.raises(ValueError, match="auc/click is nan: the evaluated impressions .* one class"):
         impression_metrics(("click",))(np.zeros((*SHAPE, 1)), ones)
 
 

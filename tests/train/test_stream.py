@@ -147,8 +147,8 @@ def test_no_batch_is_lost_and_the_tail_is_masked() -> None:
     assert len(batches) == EPOCHS * 3
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=3)
     for number, (rows, _) in enumerate(grain.MapDataset.source(batches).to_iter_dataset(options)):
-        assert rows["user"].shape == (toy.BATCH,)
-        seen.append((number // 3, rows["user"].tolist(), rows["mask"].tolist()))
+        assert rows["example"].shape == (toy.BATCH,)
+        seen.append((number // 3, rows["example"].tolist(), rows["mask"].tolist()))
     assert len(seen) == EPOCHS * 3
     orders = []
     for epoch in range(EPOCHS):
@@ -216,11 +216,11 @@ def test_next_item_streams_to_the_bits_of_the_resident_epoch() -> None:
 
 def test_gathered_users_hold_their_last_events_and_exclusions() -> None:
     columns = small.columns()
-    rows = {"user": np.array([4, 3, 0, 7], np.int32), "mask": np.ones(4, bool)}
+    rows = {"example": np.array([4, 3, 0, 7], np.int32), "mask": np.ones(4, bool)}
     local, found = gather_users(columns, rows, max_events=4)
-    assert local["user"].tolist() == [0, 1, 2, 3]
+    assert local["example"].tolist() == [0, 1, 2, 3]
     assert local["mask"] is rows["mask"]
-    for number, user in enumerate(rows["user"]):
+    for number, user in enumerate(rows["example"]):
         events = small.training_events(user)[-4:]
         begin, count = found["start"][number], found["length"][number]
         assert found["items"][begin : begin + count].tolist() == events

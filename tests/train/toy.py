@@ -30,13 +30,13 @@ def factors(
     calls: grows by one entry each time the losses are traced. scale: multiplies the loss.
     """
 
-    def prepare(key: Key, rows: Mapping[str, Array], context: Context) -> Batch:
-        user = rows["user"]
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        user = examples["example"]
         negatives = jax.random.randint(key, user.shape, 1, NUM_ITEMS + 1)
         row = jnp.arange(len(user))
         return {
             "user": user, "positive": context["positive"][user], "negative": negatives, "row": row,
-            "mask": rows["mask"],
+            "mask": examples["mask"],
         }  # fmt: skip
 
     def init(key: Key, batch: Batch) -> Variables:

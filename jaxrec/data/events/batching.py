@@ -202,13 +202,13 @@ def gather_users(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The part of `next_item_columns` that one step reads, for columns that stay on the host.
 
-    columns: of `next_item_columns`, in memory or memory-mapped. examples: user [B] and the step's other
+    columns: of `next_item_columns`, in memory or memory-mapped. examples: example [B], the users of the step, and the step's other
     columns. max_events: most recent training events read per user, max_len + 1 for next-item prediction.
 
     Returns: examples with users numbered 0..B-1, and columns for these users, whose shapes depend only on B,
     max_events and the largest number of excluded items in the data set.
     """
-    user = np.asarray(examples["user"])
+    user = np.asarray(examples["example"])
     found = {}
     kept = np.minimum(columns["length"][user], max_events).astype(np.int32)
     first = columns["start"][user] + columns["length"][user] - kept
@@ -223,4 +223,4 @@ def gather_users(
         found[name] = np.where(real, columns[name][np.where(real, start[:, None] + slot, 0)], 0).reshape(-1)
     number = np.arange(len(user), dtype=np.int32)
     starts = {"start": number * max_events, "excluded_start": number * widest}
-    return {**examples, "user": number}, found | starts | {"length": kept, "excluded_length": known}
+    return {**examples, "example": number}, found | starts | {"length": kept, "excluded_length": known}

@@ -29,8 +29,8 @@ import optax
 
 from experiments import settings
 from experiments.saving import means, save
+from jaxrec import baselines, packing
 from jaxrec import config as command_line
-from jaxrec import packing
 from jaxrec.augment.item2vec import item_vectors
 from jaxrec.config import ready
 from jaxrec.data.events.clusters import Clusters, cluster_examples, divide, kmeans, undivided
@@ -291,8 +291,9 @@ def run(config: Config) -> None:
         model: Encoder | Retriever
         fitted: Fitted | None = None
         if row in ("random", "popularity"):
-            model = ranking.random(data) if row == "random" else ranking.popularity(data)
-            variables = ranking.floor_variables(config.seeds)
+            floor = baselines.random(data) if row == "random" else baselines.popularity(data)
+            assert isinstance(floor.model, Retriever)  # of vectors, both
+            model, variables = floor.model, floor.for_seeds(config.seeds)
         else:
             loss = "sampled softmax" if clusters is whole else "in-cluster sampled softmax + intent"
             protocol = protocol._replace(loss=loss, selection=SELECTION)

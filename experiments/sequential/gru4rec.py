@@ -32,14 +32,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments.saving import means, save
 from experiments.settings import check, described
+from jaxrec import baselines, losses, packing
 from jaxrec import config as command_line
-from jaxrec import losses, packing
 from jaxrec.config import ready
 from jaxrec.data.events.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.data.events.sessions import Part, Sessions, SessionSplit, split_sessions
@@ -191,7 +192,7 @@ def made_up() -> Sessions:
 
 def training_counts(split: SessionSplit) -> np.ndarray:
     """Clicks of each item in training, [vocab_size]."""
-    return np.bincount(split.training_clicks()[1], minlength=split.num_items + 1)
+    return np.bincount(split.training_events().item, minlength=split.num_items + 1)
 
 
 def model_of(row: Row, split: SessionSplit, config: Config) -> GRU4Rec:
@@ -319,10 +320,11 @@ def run(config: Config) -> None:
         fitted: Fitted | None = None
         if row in ("random", "popularity"):
             protocol = sessions.protocol(data.split, "", "none")
-            floor = sessions.random(data) if row == "random" else sessions.popularity(data)
+            chance = baselines.random(data, keys=jax.random.split)
+            floor = chance if row == "random" else baselines.popularity(data)
             found = evaluate(
-                sessions.floor_evaluation(floor, data, protocol),
-                sessions.floor_variables(floor, config.seeds),
+                sessions.evaluation(floor, data, protocol, sessions.queries(data, "test")),
+                floor.for_seeds(config.seeds),
                 data.columns,
                 num_devices=config.num_devices,
             )

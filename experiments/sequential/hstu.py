@@ -47,8 +47,8 @@ from experiments import settings
 from experiments.published import NONE, Published
 from experiments.saving import means, save
 from experiments.sequential.hstu_recipes import LARGE, OTHER_CANDIDATES, PUBLISHED, README, RECIPES, Recipe
+from jaxrec import baselines, packing
 from jaxrec import config as command_line
-from jaxrec import packing
 from jaxrec.augment.stochastic_length import stochastic_length
 from jaxrec.config import ready
 from jaxrec.data.events.interactions import Sequences
@@ -344,8 +344,8 @@ def run(config: Config) -> None:
     for row in config.rows:
         protocol = Protocol(split=data.split.rule, ks=KS, selection="none")
         if row in FLOORS:
-            scorer = ranking.random(data) if row == "random" else ranking.popularity(data)
-            variables = ranking.floor_variables(config.seeds)
+            scorer = baselines.random(data) if row == "random" else baselines.popularity(data)
+            variables = scorer.for_seeds(config.seeds)
             asked = ranking.evaluation(scorer, data, protocol, "test")
             found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             path = store(model=row, config={}, protocol=protocol, metrics=found)

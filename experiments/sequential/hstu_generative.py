@@ -42,8 +42,8 @@ import optax
 
 from experiments.saving import means, save
 from experiments.settings import check, described
+from jaxrec import baselines, metrics, packing
 from jaxrec import config as command_line
-from jaxrec import metrics, packing
 from jaxrec.config import ready
 from jaxrec.data.events.batching import event_windows
 from jaxrec.data.events.interactions import Interactions
@@ -370,8 +370,10 @@ def run(config: Config) -> None:
         if row == "rates":
             found["ranking"] = [metrics_of(rates(data, "test"), labels_of(data, "test"))] * len(config.seeds)
         elif not losses:
-            scorer = ranking.random(data.retrieval) if row == "random" else ranking.popularity(data.retrieval)
-            variables = ranking.floor_variables(config.seeds)
+            scorer = (
+                baselines.random(data.retrieval) if row == "random" else baselines.popularity(data.retrieval)
+            )
+            variables = scorer.for_seeds(config.seeds)
             asked = ranking.evaluation(scorer, data.retrieval, of["retrieval"], "test")
             columns = data.retrieval.columns
             found["retrieval"] = evaluate(asked, variables, columns, num_devices=config.num_devices)

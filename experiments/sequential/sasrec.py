@@ -31,6 +31,7 @@ import optax
 from experiments.published import NONE, Published, published
 from experiments.saving import means, save
 from experiments.settings import check, described
+from jaxrec import baselines
 from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.data.events.interactions import Sequences
@@ -47,7 +48,7 @@ from jaxrec.tasks.objectives import full_softmax, sampled_bce
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Protocol, Retriever
+from jaxrec.types import Baseline, Protocol
 
 EXPERIMENT = "sasrec"
 Row = Literal["random", "popularity", "sasrec-bce", "sasrec-bce-postnorm", "gru4rec-bce", "sasrec-ce"]
@@ -228,10 +229,10 @@ def run(config: Config) -> None:
             split=data.split.rule, candidates=among, loss=loss, selection="none" if floor else "ndcg@10"
         )
         fitted: Fitted | None = None
-        model: Retriever | Encoder
+        model: Baseline | Encoder
         if floor:
-            model = ranking.random(data) if row == "random" else ranking.popularity(data)
-            variables = ranking.floor_variables(config.seeds)
+            model = baselines.random(data) if row == "random" else baselines.popularity(data)
+            variables = model.for_seeds(config.seeds)
         else:
             model, fitted = train(row, data, config, sampled)
             variables = fitted.variables

@@ -30,10 +30,12 @@ Also:    --dataset diginetica, --rows stamp-ce --seeds 0, --select test, --datas
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -41,9 +43,10 @@ import optax
 from experiments.published import NONE, Published, published
 from experiments.saving import means, save
 from experiments.settings import check, described
+from jaxrec import baselines, packing
 from jaxrec import config as command_line
-from jaxrec import packing
 from jaxrec.config import ready
+from jaxrec.data.events.session_order import repeats_together
 from jaxrec.data.events.sessions import Part, Sessions, split_sessions
 from jaxrec.data.sources import session_logs as source
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -61,7 +64,7 @@ from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Context, Evaluation, Protocol, Task
+from jaxrec.types import Array, Baseline, Context, Evaluation, Protocol, Task
 
 EXPERIMENT = "stamp"
 Floor = Literal["random", "popularity", "session-popularity", "item-knn", "markov"]
@@ -77,12 +80,12 @@ ROWS: tuple[Row, ...] = (
     "gru4rec-ce",
     "sasrec-ce",
 )
-FLOORS = {
-    "random": sessions.random,
-    "popularity": sessions.popularity,
-    "session-popularity": sessions.session_popularity,
-    "item-knn": sessions.item_knn,
-    "markov": sessions.markov,
+FLOORS: Mapping[str, Callable[[sessions.Data], Baseline]] = {
+    "random": functools.partial(baselines.random, keys=jax.random.split),
+    "popularity": baselines.popularity,
+    "session-popularity": baselines.session_popularity,
+    "item-knn": baselines.item_knn,
+    "markov": baselines.markov,
 }
 METRIC = "recall@20"
 
@@ -175,7 +178,7 @@ def load(config: Config) -> Sessions:
     found = made_up() if config.tiny else source.load(config.dataset)
     if config.order == "time":
         return found
-    return sessions.repeats_together(found, fixed=config.order == "file-fixed")
+    return repeats_together(found, fixed=config.order == "file-fixed")
 
 
 def made_up() -> Sessions:
@@ -359,8 +362,8 @@ def run(config: Config) -> None:
         if floor is not None:
             scorer = floor(data)
             found = evaluate(
-                sessions.floor_evaluation(scorer, data, of),
-                sessions.floor_variables(scorer, config.seeds),
+                sessions.evaluation(scorer, data, of, sessions.queries(data, "test")),
+                scorer.for_seeds(config.seeds),
                 data.columns,
                 num_devices=config.num_devices,
             )

@@ -44,8 +44,8 @@ from experiments.sequential.ticoserec_recipes import (
     remarks_of,
 )
 from experiments.settings import check_seeds, described
+from jaxrec import baselines, packing
 from jaxrec import config as command_line
-from jaxrec import packing
 from jaxrec.augment import operators as ops
 from jaxrec.augment import similarity
 from jaxrec.augment.similarity import Similar
@@ -370,11 +370,8 @@ def run(config: Config) -> None:
         )
         name = model_name(row, config)
         if row in FLOORS:
-            scorer = ranking.random(data) if row == "random" else ranking.popularity(data)
-            variables, floor = (
-                ranking.floor_variables(config.seeds),
-                protocol._replace(selection="none"),
-            )
+            scorer = baselines.random(data) if row == "random" else baselines.popularity(data)
+            variables, floor = scorer.for_seeds(config.seeds), protocol._replace(selection="none")
             asked = ranking.evaluation(scorer, data, floor, "test")
             found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             path = store(model=name, config={}, protocol=floor, metrics=found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from jaxrec.tasks.next_item import Encoder, retriever
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import ranking_metrics
 from jaxrec.train.fit import Selection
-from jaxrec.types import Array, Context, Evaluation, Protocol, Retriever, Variables
+from jaxrec.types import Array, Baseline, Context, Evaluation, Protocol, Retriever, Scorer
 
 EVALUATION_BATCH = 512
 VALIDATION_DRAW, TEST_DRAW = 1, 2  # seeds of sampled candidates: the same for every model and every seed
@@ -208,7 +207,7 @@ def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> 
 
 
 def evaluation(
-    model: Retriever | Encoder,
+    model: Retriever | Scorer | Baseline | Encoder,
     data: Data,
     protocol: Protocol,
     part: Literal["validation", "test"],
@@ -224,9 +223,14 @@ def evaluation(
     """
     queries = data.split.validation if part == "validation" else data.split.test
     candidates = _candidates(data, queries, protocol, VALIDATION_DRAW if part == "validation" else TEST_DRAW)
-    length = 1 if isinstance(model, Retriever) else model.max_len
+    scored = model.model if isinstance(model, Baseline) else model
+    length = 1 if isinstance(scored, (Retriever, Scorer)) else scored.max_len
     ranked = ranking(queries, length, candidates=candidates, num_items=data.num_items)
-    scorer = model if isinstance(model, Retriever) else retriever(model, ranked.rows if packed else None)
+    scorer: Retriever | Scorer
+    if isinstance(scored, (Retriever, Scorer)):
+        scorer = scored
+    else:
+        scorer = retriever(scored, ranked.rows if packed else None)
     rank = make_rank(scorer, protocol, num_items=data.num_items, history=data.history)
     return Evaluation(rank, ranked.queries, ranking_metrics(protocol.ks), protocol)
 
@@ -243,31 +247,3 @@ def selection(
     """Selects by the protocol's metric on the validation queries."""
     chosen = evaluation(model, data, protocol, "validation", packed=packed)
     return Selection(chosen, protocol.selection, every, patience)
-
-
-def popularity(data: Data) -> Retriever:
-    """Scores an item by its number of training events: no model should do worse."""
-    counts = np.bincount(data.split.sequences.items[_training_events(data)], minlength=data.num_items + 1)
-
-    def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-        return jnp.ones((queries["user"].shape[0], 1))
-
-    return Retriever(query, lambda variables: jnp.asarray(counts, jnp.float32)[:, None])
-
-
-def random(data: Data, dim: int = 32) -> Retriever:
-    """Scores by products of random vectors, from the key {"key"} of the variables: what chance gives."""
-
-    def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-        keys = jax.vmap(lambda u: jax.random.fold_in(variables["key"], u))(queries["user"])
-        return jax.vmap(lambda k: jax.random.normal(k, (dim,)))(keys)
-
-    def items(variables: Variables) -> Array:
-        return jax.random.normal(jax.random.fold_in(variables["key"], 2**31), (data.num_items + 1, dim))
-
-    return Retriever(query, items)
-
-
-def floor_variables(seeds: Sequence[int]) -> Variables:
-    """What `random` and `popularity` take for parameters: a key for each seed."""
-    return {"key": jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))}

@@ -24,7 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import check_seeds, save
+from experiments.saving import save
+from experiments.settings import check_seeds
+from jaxrec import baselines
 from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.convert import s3rec
@@ -40,7 +42,7 @@ from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.next_item import query_batch, retriever
 from jaxrec.train.evaluate import evaluate
-from jaxrec.types import Array, Context, Protocol, Retriever, Variables
+from jaxrec.types import Array, Baseline, Context, Protocol, Retriever, Variables
 
 EXPERIMENT = "published_checkpoints"
 SELECTION = "metrics, by the authors"
@@ -183,10 +185,10 @@ def load(config: Config) -> Sequences:
 
 def place(files: tuple[File, File]) -> Path:
     """Where the weights lie, checked; downloaded into the cache if neither file is here."""
-    file = next((f for f in files if store.find_file(f) is not None), files[-1])
-    store.read_file(file)
-    path = store.find_file(file)
-    assert path is not None  # `read_file` has just found it
+    file = next((f for f in files if store.find(f) is not None), files[-1])
+    store.read(file)
+    path = store.find(file)
+    assert path is not None  # `read` has just found it
     return path
 
 
@@ -262,7 +264,7 @@ def readings(module: Module, packed: Packing | None, max_len: int) -> dict[str, 
 
 def rank(
     name: str,
-    model: Retriever,
+    model: Retriever | Baseline,
     variables: Variables,
     data: ranking.Data,
     config: Config,
@@ -365,8 +367,8 @@ def run(config: Config) -> dict[str, dict[str, float]]:
     print(" " * 34 + " ".join(f"{metric:>8}" for metric in METRICS))
     found: dict[str, dict[str, float]] = {}
     for floor in FLOORS:
-        scorer = ranking.random(data) if floor == "random" else ranking.popularity(data)
-        found |= rank(floor, scorer, ranking.floor_variables(config.seeds), data, config, seeds=config.seeds)
+        scorer = baselines.random(data) if floor == "random" else baselines.popularity(data)
+        found |= rank(floor, scorer, scorer.for_seeds(config.seeds), data, config, seeds=config.seeds)
     for name, module, variables, paper in read:
         longest = module.max_len if isinstance(module, SASRec) else config.max_len
         ranked = ranking.ranking(data.split.test, longest)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
@@ -61,13 +62,24 @@ class Scorer(NamedTuple):
 class Baseline(NamedTuple):
     """A method without gradient descent, ranked as a trained model is; `jaxrec.baselines` has them.
 
-    name: as in tables of results. variables: what the model reads, without a seeds axis and without the key
-    of a seed, see `baselines.variables_per_seed`.
+    name: as in tables of results. variables: arrays that the model reads, without a seeds axis.
     """
 
     name: str
     model: Retriever | Scorer
     variables: Variables
+
+    def for_seeds(self, seeds: Sequence[int]) -> Variables:
+        """The variables with a leading seeds axis, the same for every seed, and each seed's own "key".
+
+        Raises:
+          ValueError: there is no seed, or one that is negative or 2^32 or more.
+        """
+        if not seeds or not all(0 <= seed < 2**32 for seed in seeds):
+            raise ValueError(f"seeds={tuple(seeds)}: must be one or more whole numbers from 0 to 2^32 - 1")
+        arrays = {name: jnp.asarray(array) for name, array in self.variables.items()}
+        repeated = {name: jnp.broadcast_to(a, (len(seeds), *a.shape)) for name, a in arrays.items()}
+        return {**repeated, "key": jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))}
 
 
 # (variables, queries [batches, B], context) -> (a value per query [batches, B, …], the number of real queries

@@ -32,13 +32,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import check, described, means, save
+from experiments.saving import means, save
+from experiments.settings import check, described
+from jaxrec import baselines, losses, packing
 from jaxrec import config as command_line
-from jaxrec import losses, packing
 from jaxrec.config import ready
 from jaxrec.data.events.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.data.events.sessions import Part, Sessions, SessionSplit, split_sessions
@@ -50,8 +52,8 @@ from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as ranking
 from jaxrec.protocols import sessions
 from jaxrec.tasks.next_item import next_item, retriever
-from jaxrec.tasks.objectives import Objective, negatives, shared_negatives
-from jaxrec.tasks.parallel_sessions import parallel_sessions
+from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.parallel_sessions import negatives, parallel_sessions, shared_negatives
 from jaxrec.train.epoch import Plan, listed, shuffled
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -190,7 +192,7 @@ def made_up() -> Sessions:
 
 def training_counts(split: SessionSplit) -> np.ndarray:
     """Clicks of each item in training, [vocab_size]."""
-    return np.bincount(split.training_clicks()[1], minlength=split.num_items + 1)
+    return np.bincount(split.training_events().item, minlength=split.num_items + 1)
 
 
 def model_of(row: Row, split: SessionSplit, config: Config) -> GRU4Rec:
@@ -254,7 +256,9 @@ def training_of(
     def inputs_of(context: Context, session: Array) -> Array:
         return jnp.clip(context["length"][session] - 1, 0, config.max_len)
 
-    plan = shuffled(split.num_train, config.batch_size, lengths=inputs_of, packing=packed)
+    plan = shuffled(
+        split.num_train, config.batch_size, lengths=inputs_of, rows=packed.rows, width=packed.width
+    )
     return next_item(model, objective, packed=packed), plan, {}
 
 
@@ -316,10 +320,11 @@ def run(config: Config) -> None:
         fitted: Fitted | None = None
         if row in ("random", "popularity"):
             protocol = sessions.protocol(data.split, "", "none")
-            floor = sessions.random(data) if row == "random" else sessions.popularity(data)
+            chance = baselines.random(data, keys=jax.random.split)
+            floor = chance if row == "random" else baselines.popularity(data)
             found = evaluate(
-                sessions.floor_evaluation(floor, data, protocol),
-                sessions.floor_variables(floor, config.seeds),
+                sessions.evaluation(floor, data, protocol, sessions.queries(data, "test")),
+                floor.for_seeds(config.seeds),
                 data.columns,
                 num_devices=config.num_devices,
             )

@@ -43,11 +43,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import common
-from experiments.common import NONE, Published, means, save
+from experiments import settings
+from experiments.published import NONE, Published
+from experiments.saving import means, save
 from experiments.sequential.hstu_recipes import LARGE, OTHER_CANDIDATES, PUBLISHED, README, RECIPES, Recipe
+from jaxrec import baselines, packing
 from jaxrec import config as command_line
-from jaxrec import losses, packing
 from jaxrec.augment.stochastic_length import stochastic_length
 from jaxrec.config import ready
 from jaxrec.data.events.interactions import Sequences
@@ -62,7 +63,7 @@ from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.next_item import Encoder, next_item
-from jaxrec.tasks.objectives import Objective, sampled, uniform_softmax
+from jaxrec.tasks.objectives import Objective, sampled_bce, uniform_softmax
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
 from jaxrec.train.reuse import fit_reusing
@@ -126,7 +127,7 @@ class Config:
     workdir: str = "runs/hstu"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check(self, "batch_size", "num_devices", "save_every")
+        settings.check(self, "batch_size", "num_devices", "save_every")
         for name in ("num_layers", "epochs", "block"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive, or 0 for the default")
@@ -237,12 +238,14 @@ def encoder_of(row: Row, num_items: int, config: Config) -> Encoder:
     return encoder if row == "sasrec-bce" else Cosine(encoder)
 
 
-def objective_of(row: Row, data: ranking.Data, config: Config) -> Objective:
-    """How a row is trained."""
+def objective_of(row: Row, data: ranking.Data, config: Config) -> tuple[Objective, str]:
+    """How a row is trained, and its name in the protocol."""
     if row == "sasrec-bce":
-        return sampled(losses.bce, data.num_items, data.excluded_width)
+        return sampled_bce(data.num_items, data.excluded_width), "bce"
     samples = recipe_of(config, row).num_samples
-    return uniform_softmax(data.num_items, samples, temperature=TEMPERATURE, shared=config.shared)
+    per = "a batch" if config.shared else "an event"
+    name = f"softmax of cosines / {TEMPERATURE}, {samples} uniform negatives {per}"
+    return uniform_softmax(data.num_items, samples, temperature=TEMPERATURE, shared=config.shared), name
 
 
 def shortened_rows(data: ranking.Data, config: Config, max_len: int) -> Packing:
@@ -265,7 +268,7 @@ def shortened_rows(data: ranking.Data, config: Config, max_len: int) -> Packing:
 def task_of(row: Row, model: Encoder, data: ranking.Data, config: Config) -> tuple[Task, Packing, bool]:
     """The task, its packed rows, and whether the order of an epoch has to place users in them."""
     max_len = model.max_len
-    objective = objective_of(row, data, config)
+    objective, _ = objective_of(row, data, config)
     if config.alpha and row.startswith("hstu"):
         rows = shortened_rows(data, config, max_len)
         shorten = functools.partial(stochastic_length, max_len=max_len, alpha=config.alpha)
@@ -296,7 +299,7 @@ def published_numbers(row: Row, config: Config) -> Published:
     These select on test, as the code did. The candidates of the ranking differ, so no difference is printed.
     """
     whole = Config(dataset=config.dataset, file=config.file, select="test", block=config.block)
-    if common.described(config) != common.described(whole) or (config.dataset, row) not in PUBLISHED:
+    if settings.described(config) != settings.described(whole) or (config.dataset, row) not in PUBLISHED:
         return NONE
     return Published(PUBLISHED[config.dataset, row], README, OTHER_CANDIDATES[config.dataset])
 
@@ -320,7 +323,7 @@ def train(row: Row, data: ranking.Data, config: Config, protocol: Protocol) -> t
         seeds=config.seeds,
         workdir=Path(config.workdir) / dataset_name(config) / model_name(row, config),
         description={
-            "row": row, "recipe": dataclasses.asdict(recipe), **common.described(config, left_out=("file",))
+            "row": row, "recipe": dataclasses.asdict(recipe), **settings.described(config, beside=("file",))
         },
         vocabulary=ranking.vocabulary(data),
         num_devices=config.num_devices,
@@ -341,15 +344,13 @@ def run(config: Config) -> None:
     for row in config.rows:
         protocol = Protocol(split=data.split.rule, ks=KS, selection="none")
         if row in FLOORS:
-            scorer = ranking.random(data) if row == "random" else ranking.popularity(data)
-            variables = ranking.floor_variables(config.seeds)
+            scorer = baselines.random(data) if row == "random" else baselines.popularity(data)
+            variables = scorer.for_seeds(config.seeds)
             asked = ranking.evaluation(scorer, data, protocol, "test")
             found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             path = store(model=row, config={}, protocol=protocol, metrics=found)
         else:
-            protocol = protocol._replace(
-                loss=objective_of(row, data, config).description, selection="ndcg@10"
-            )
+            protocol = protocol._replace(loss=objective_of(row, data, config)[1], selection="ndcg@10")
             model, fitted = train(row, data, config, protocol)
             asked = ranking.evaluation(model, data, protocol, "test")
             found = evaluate(asked, fitted.variables, data.columns, num_devices=config.num_devices)
@@ -357,7 +358,7 @@ def run(config: Config) -> None:
                 model=model_name(row, config),
                 config={
                     "recipe": dataclasses.asdict(recipe_of(config, row)),
-                    **common.described(config, left_out=("file",)),
+                    **settings.described(config, beside=("file",)),
                 },
                 protocol=protocol._replace(selection=chosen),
                 metrics=found,

@@ -40,9 +40,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import check, described, means, save
+from experiments.saving import means, save
+from experiments.settings import check, described
+from jaxrec import baselines, metrics, packing
 from jaxrec import config as command_line
-from jaxrec import metrics, packing
 from jaxrec.config import ready
 from jaxrec.data.events.batching import event_windows
 from jaxrec.data.events.interactions import Interactions
@@ -165,15 +166,10 @@ def made_up() -> Interactions:
     Which ones is known of a user from earlier ratings alone.
     """
     chain = markov_chain(80, 40, min_length=6, max_length=20, noise=0.2).sequences
-    number = np.arange(chain.items.size) - chain.offsets[:-1][chain.event_users]
-    value = np.where((chain.items + chain.event_users) % 2 == 1, 5, 2).astype(np.float32)
+    number = np.arange(chain.items.size) - chain.offsets[:-1][chain.users]
+    value = np.where((chain.items + chain.users) % 2 == 1, 5, 2).astype(np.float32)
     return Interactions.from_raw(
-        "tiny",
-        chain.event_users,
-        chain.items,
-        1 + 12 * chain.event_users + 60 * number,
-        value,
-        order="sorted",
+        "tiny", chain.users, chain.items, 1 + 12 * chain.users + 60 * number, value, order="sorted"
     )
 
 
@@ -232,13 +228,12 @@ def plan_of(data: Data, config: Config) -> tuple[Plan, Packing]:
     rows = packing.rows_needed(
         lengths, config.batch_size, config.max_len, multiple=config.num_devices, deviations=3.0
     )
-    packed = Packing(rows, config.max_len)
 
     def read(context: Context, user: Array) -> Array:
         return jnp.minimum(context["length"][user], config.max_len)
 
-    plan = shuffled(len(lengths), config.batch_size, lengths=read, packing=packed)
-    return plan, packed
+    plan = shuffled(len(lengths), config.batch_size, lengths=read, rows=rows, width=config.max_len)
+    return plan, Packing(rows, config.max_len)
 
 
 def ask_retrieval(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, config: Config) -> Evaluation:
@@ -256,7 +251,7 @@ def ask_retrieval(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, c
 def ask_ranking(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, config: Config) -> Evaluation:
     """Whether each event was liked, many in one pass, half of a window at least being known before each."""
     fresh = config.max_len // 2
-    windows = event_windows(data.ranking[part], config.max_len, stride=fresh, batch_size=32)
+    windows = event_windows(data.ranking[part], config.max_len, fresh=fresh, batch_size=32)
     measure = make_scores(generative.action_score(model, LIKED), functools.partial(generative.windows, model))
     summarise = functools.partial(liked_metrics, labels=labels_of(data, part))
     return Evaluation(measure, windows, summarise, of)
@@ -375,8 +370,10 @@ def run(config: Config) -> None:
         if row == "rates":
             found["ranking"] = [metrics_of(rates(data, "test"), labels_of(data, "test"))] * len(config.seeds)
         elif not losses:
-            scorer = ranking.random(data.retrieval) if row == "random" else ranking.popularity(data.retrieval)
-            variables = ranking.floor_variables(config.seeds)
+            scorer = (
+                baselines.random(data.retrieval) if row == "random" else baselines.popularity(data.retrieval)
+            )
+            variables = scorer.for_seeds(config.seeds)
             asked = ranking.evaluation(scorer, data.retrieval, of["retrieval"], "test")
             columns = data.retrieval.columns
             found["retrieval"] = evaluate(asked, variables, columns, num_devices=config.num_devices)

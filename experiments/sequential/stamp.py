@@ -30,18 +30,23 @@ Also:    --dataset diginetica, --rows stamp-ce --seeds 0, --select test, --datas
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import NONE, Published, check, described, means, published, save
+from experiments.published import NONE, Published, published
+from experiments.saving import means, save
+from experiments.settings import check, described
+from jaxrec import baselines, packing
 from jaxrec import config as command_line
-from jaxrec import packing
 from jaxrec.config import ready
+from jaxrec.data.events.session_order import repeats_together
 from jaxrec.data.events.sessions import Part, Sessions, split_sessions
 from jaxrec.data.sources import session_logs as source
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -59,7 +64,7 @@ from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Context, Evaluation, Protocol, Task
+from jaxrec.types import Array, Baseline, Context, Evaluation, Protocol, Task
 
 EXPERIMENT = "stamp"
 Floor = Literal["random", "popularity", "session-popularity", "item-knn", "markov"]
@@ -75,12 +80,12 @@ ROWS: tuple[Row, ...] = (
     "gru4rec-ce",
     "sasrec-ce",
 )
-FLOORS = {
-    "random": sessions.random,
-    "popularity": sessions.popularity,
-    "session-popularity": sessions.session_popularity,
-    "item-knn": sessions.item_knn,
-    "markov": sessions.markov,
+FLOORS: Mapping[str, Callable[[sessions.Data], Baseline]] = {
+    "random": functools.partial(baselines.random, keys=jax.random.split),
+    "popularity": baselines.popularity,
+    "session-popularity": baselines.session_popularity,
+    "item-knn": baselines.item_knn,
+    "markov": baselines.markov,
 }
 METRIC = "recall@20"
 
@@ -173,13 +178,13 @@ def load(config: Config) -> Sessions:
     found = made_up() if config.tiny else source.load(config.dataset)
     if config.order == "time":
         return found
-    return sessions.repeats_together(found, fixed=config.order == "file-fixed")
+    return repeats_together(found, fixed=config.order == "file-fixed")
 
 
 def made_up() -> Sessions:
     """Sessions along a noisy cycle of 30 items, and every prefix of others as test."""
     chain = markov_chain(150, 30, min_length=2, max_length=7, noise=0.2).sequences
-    rows = [chain.user_items(user).tolist() for user in range(chain.num_users)]
+    rows = [chain.row(user).tolist() for user in range(chain.num_users)]
     asked = [(row[:cut], row[cut]) for row in rows[110:] for cut in range(len(row) - 1, 0, -1)]
     prefixes, targets = map(list, zip(*asked, strict=True))
     return Sessions.from_arrays("tiny", **source.from_lists(rows[:110], (prefixes, targets), "tiny"))
@@ -284,7 +289,9 @@ def of_sessions(model: Encoder, data: sessions.Data, of: Protocol, config: Confi
 
     return Method(
         next_item.next_item(model, objectives.full_softmax(), packed=rows),
-        shuffled(data.split.num_train, config.session_batch_size, lengths=lengths, packing=rows),
+        shuffled(
+            data.split.num_train, config.session_batch_size, lengths=lengths, rows=rows.rows, width=rows.width
+        ),
         optax.adam(config.session_learning_rate),
         ask,
     )
@@ -355,8 +362,8 @@ def run(config: Config) -> None:
         if floor is not None:
             scorer = floor(data)
             found = evaluate(
-                sessions.floor_evaluation(scorer, data, of),
-                sessions.floor_variables(scorer, config.seeds),
+                sessions.evaluation(scorer, data, of, sessions.queries(data, "test")),
+                scorer.for_seeds(config.seeds),
                 data.columns,
                 num_devices=config.num_devices,
             )

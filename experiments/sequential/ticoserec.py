@@ -31,7 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import NONE, Published, check_seeds, described, means, save
+from experiments.published import NONE, Published
+from experiments.saving import means, save
 from experiments.sequential.ticoserec_recipes import (
     COSEREC,
     COSEREC_FILES,
@@ -42,14 +43,15 @@ from experiments.sequential.ticoserec_recipes import (
     published_for,
     remarks_of,
 )
+from experiments.settings import check_seeds, described
+from jaxrec import baselines, packing
 from jaxrec import config as command_line
-from jaxrec import losses, packing
 from jaxrec.augment import operators as ops
 from jaxrec.augment import similarity
 from jaxrec.augment.similarity import Similar
 from jaxrec.augment.views import View, chosen, plan_rows, unaugmented_users
 from jaxrec.config import ready
-from jaxrec.data.events.interactions import Sequences, gap_variance_rank
+from jaxrec.data.events.interactions import Sequences, uniform_rank
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec, movielens, ticoserec
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -61,7 +63,7 @@ from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks import contrastive
 from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import item_table, next_item
-from jaxrec.tasks.objectives import sampled
+from jaxrec.tasks.objectives import sampled_bce
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted, Phase
 from jaxrec.train.reuse import fit_reusing
@@ -225,9 +227,9 @@ def augmentation_columns(data: ranking.Data, recipe: Recipe, config: Config, vie
         times = packing.window(jnp.asarray(data.columns["seconds"]), end + 1, stamps, data.width + 1)
     left = np.zeros(sequences.num_users, bool)
     if recipe.unaugmented > 0:
-        rank = sequences.gap_variance_rank
+        rank = sequences.uniform_rank
         if rank is None:  # the source ships no order: from training events alone
-            rank = gap_variance_rank(sequences, data.split.train_length)
+            rank = uniform_rank(sequences, data.split.train_length)
         left = unaugmented_users(
             rank,
             recipe.unaugmented,
@@ -263,7 +265,7 @@ def phases_of(
     row: Row, model: SASRec, data: ranking.Data, recipe: Recipe, config: Config, rows: Packing
 ) -> list[Phase]:
     """Plain epochs, then epochs with views, then epochs whose similar items also come from the item table."""
-    task = next_item(model, sampled(losses.bce, data.num_items, data.excluded_width), packed=rows)
+    task = next_item(model, sampled_bce(data.num_items, data.excluded_width), packed=rows)
     if not recipe.weight:
         return [Phase("plain", task, recipe.epochs)]
     view = view_of(recipe, config)
@@ -368,11 +370,8 @@ def run(config: Config) -> None:
         )
         name = model_name(row, config)
         if row in FLOORS:
-            scorer = ranking.random(data) if row == "random" else ranking.popularity(data)
-            variables, floor = (
-                ranking.floor_variables(config.seeds),
-                protocol._replace(selection="none"),
-            )
+            scorer = baselines.random(data) if row == "random" else baselines.popularity(data)
+            variables, floor = scorer.for_seeds(config.seeds), protocol._replace(selection="none")
             asked = ranking.evaluation(scorer, data, floor, "test")
             found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
             path = store(model=name, config={}, protocol=floor, metrics=found)

@@ -31,18 +31,8 @@ class Block(NamedTuple):
     finite: Array
 
 
-class ItemScores(NamedTuple):
-    """Scores of all items for a batch of queries, to be read block by block.
-
-    fold(step, initial): what step(carry, block) -> carry makes of all blocks, in the order of their ids.
-    num_queries, dtype: of the scores.
-    """
-
-    fold: Callable[[Callable[[Any, Block], Any], Any], Any]
-    num_queries: int
-    dtype: Any
-
-
+Step = Callable[[Any, Block], Any]
+Fold = Callable[[Step, Any], Any]
 Change = Callable[[Block], Block]  # what a rule makes of a block, such as for items that a user has seen
 
 
@@ -50,12 +40,25 @@ def unchanged(block: Block) -> Block:
     return block
 
 
+class ItemScores(NamedTuple):
+    """Scores of all items for a batch of queries, to be read block by block.
+
+    fold(step, initial): what step(carry, block) -> carry makes of all blocks, one after the other in the
+    order of their ids.
+    num_queries, dtype: of the scores.
+    """
+
+    fold: Fold
+    num_queries: int
+    dtype: Any
+
+
 class ItemBlocks(NamedTuple):
-    """Vectors of the items first .. first + count - 1 in blocks [N, size, D], the last filled up with 0."""
+    """Vectors of the items first .. end - 1 in blocks [N, size, D], the last filled up with 0."""
 
     vectors: Array
     first: int
-    count: int
+    end: int
 
 
 def cut(table: Array, *, first: int = 1, count: int, block: int = BLOCK) -> ItemBlocks:
@@ -70,7 +73,7 @@ def cut(table: Array, *, first: int = 1, count: int, block: int = BLOCK) -> Item
     size = min(block, count)
     blocks = -(-count // size)
     rows = jnp.pad(table[first : first + count], ((0, blocks * size - count), (0, 0)))
-    return ItemBlocks(rows.reshape(blocks, size, -1), first, count)
+    return ItemBlocks(rows.reshape(blocks, size, -1), first, first + count)
 
 
 def products(query: Array, items: ItemBlocks, change: Change = unchanged) -> ItemScores:
@@ -79,13 +82,13 @@ def products(query: Array, items: ItemBlocks, change: Change = unchanged) -> Ite
     first_ids = items.first + size * jnp.arange(num_blocks)
 
     def scored(vectors: Array, first: Array) -> Block:
-        return change(_block(query @ vectors.T, first, end=items.first + items.count))
+        return change(_block(query @ vectors.T, first, end=items.end))
 
     if num_blocks == 1:
         fold = _fold_one(scored(items.vectors[0], first_ids[0]))
     else:
 
-        def fold(step: Callable[[Any, Block], Any], initial: Any) -> Any:
+        def fold(step: Step, initial: Any) -> Any:
             def body(carry: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
                 return step(carry, scored(*part)), None
 
@@ -106,7 +109,7 @@ def _block(scores: Array, first: Array, *, end: int) -> Block:
     return Block(scores, ids, ids < end, jnp.isfinite(scores).all(axis=1))
 
 
-def _fold_one(block: Block) -> Callable[[Callable[[Any, Block], Any], Any], Any]:
+def _fold_one(block: Block) -> Fold:
     return lambda step, initial: step(initial, block)
 
 

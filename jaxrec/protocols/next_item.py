@@ -6,7 +6,7 @@ The next item of each query is ranked among all items or among sampled candidate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,13 +20,13 @@ from jaxrec.data.events.split import Queries, Split
 from jaxrec.index.rank import make_rank
 from jaxrec.packing import Packing
 from jaxrec.tasks.encoder import can_be_packed
-from jaxrec.tasks.next_item import Encoder, next_item, retriever
+from jaxrec.tasks.next_item import Encoder, Shorten, next_item, retriever
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Context, Evaluation, Protocol, Retriever, Variables
+from jaxrec.types import Array, Baseline, Context, Evaluation, Protocol, Retriever, Scorer, Variables
 
 EVALUATION_BATCH = 512
 VALIDATION_DRAW, TEST_DRAW = 1, 2  # seeds of sampled candidates: the same for every model and every seed
@@ -73,9 +73,18 @@ def vocabulary(data: Data) -> dict[str, np.ndarray]:
     return {"item": np.asarray(sequences.item_ids), "user": np.asarray(sequences.user_ids)}
 
 
-Grow = Callable[
-    [np.random.Generator, np.ndarray], np.ndarray
-]  # lengths of inputs -> of what a step makes of them
+# (generator, lengths of inputs [B]) -> lengths of the sequences that a step makes of them
+Grow = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
+
+class Shortening(NamedTuple):
+    """Events that are taken out of the inputs of each step, such as `augment.stochastic_length`.
+
+    events: on the device, see `tasks.next_item`. lengths: the same on the host, for the size of packed rows.
+    """
+
+    events: Shorten
+    lengths: Grow
 
 
 def packing_of(
@@ -85,8 +94,7 @@ def packing_of(
 
     An encoder that can't tell the users of a packed row apart is padded.
 
-    grow: (rng, lengths [B]) -> lengths of the sequences that the step makes of a batch, such as after
-      stochastic length, or of two augmented views of each user.
+    grow: lengths of the sequences that a step makes of a batch, such as two augmented views of each user.
     """
     if not can_be_packed(model):
         return None
@@ -221,7 +229,10 @@ def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> 
 
 
 def evaluation(
-    model: Retriever | Encoder, data: Data, protocol: Protocol, part: Literal["validation", "test"]
+    model: Baseline | Retriever | Scorer | Encoder,
+    data: Data,
+    protocol: Protocol,
+    part: Literal["validation", "test"],
 ) -> Evaluation:
     """Ranks the targets of a part's queries by a protocol.
 
@@ -230,12 +241,12 @@ def evaluation(
     """
     queries = data.split.validation if part == "validation" else data.split.test
     candidates = _candidates(data, queries, protocol, VALIDATION_DRAW if part == "validation" else TEST_DRAW)
-    if isinstance(model, Retriever):
-        made, scorer = batches(queries, 1, candidates=candidates, num_items=data.num_items), model
-    else:
-        made = batches(queries, model.max_len, candidates=candidates, num_items=data.num_items)
-        scorer = retriever(model, made.packed if can_be_packed(model) else None)
-    rank = make_rank(scorer, protocol, num_items=data.num_items, history=data.history)
+    scored = model.model if isinstance(model, Baseline) else model
+    length = 1 if isinstance(scored, Retriever | Scorer) else scored.max_len
+    made = batches(queries, length, candidates=candidates, num_items=data.num_items)
+    if not isinstance(scored, Retriever | Scorer):
+        scored = retriever(scored, made.packed if can_be_packed(scored) else None)
+    rank = make_rank(scored, protocol, num_items=data.num_items, history=data.history)
     return Evaluation(rank, made.queries, ranking_metrics(protocol.ks), protocol)
 
 
@@ -258,6 +269,7 @@ def train(
     every: int = 1,
     patience: int | None = None,
     replacement: bool = False,
+    shortening: Shortening | None = None,
     num_devices: int = 1,
     **options: Any,
 ) -> Fitted:
@@ -267,13 +279,16 @@ def train(
 
     protocol: its `selection` names the metric. epochs: at most. batch_size: users a step. every: epochs
     between evaluations. patience: evaluations without a better one before a seed stops; None: never.
-    replacement: see `plan`. options: seeds, workdir, description and what else `train.fit.fit` takes.
+    replacement: see `plan`. shortening: of each step's inputs; None: they are whole. options: seeds, workdir,
+    description and what else `train.fit.fit` takes.
     """
-    packed = packing_of(data, model, batch_size, num_devices=num_devices)
+    shorten, lengths = (None, None) if shortening is None else shortening
+    packed = packing_of(data, model, batch_size, num_devices=num_devices, grow=lengths)
+    placed = packed if shorten is None else None  # else what is left is placed by the task
     return fit_reusing(
-        [Phase("train", next_item(model, objective, packed=packed), epochs)],
+        [Phase("train", next_item(model, objective, packed=packed, shorten=shorten), epochs)],
         tx,
-        plan(data, model, batch_size, packed, replacement=replacement),
+        plan(data, model, batch_size, placed, replacement=replacement),
         data.columns,
         selection(model, data, protocol, every=every, patience=patience),
         vocabulary=vocabulary(data),
@@ -283,7 +298,7 @@ def train(
 
 
 def test(
-    model: Retriever | Encoder,
+    model: Baseline | Retriever | Scorer | Encoder,
     data: Data,
     protocol: Protocol,
     variables: Variables,
@@ -291,33 +306,5 @@ def test(
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
     """Metrics of the test queries for each seed: variables have a leading seeds axis."""
-    asked = evaluation(model, data, protocol, "test")
-    return evaluate(asked, variables, data.columns, num_devices=num_devices)
-
-
-def popularity(data: Data) -> Retriever:
-    """Scores an item by its number of training events: no model should do worse."""
-    counts = np.bincount(data.split.sequences.items[_training_events(data)], minlength=data.num_items + 1)
-
-    def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-        return jnp.ones((queries["user"].shape[0], 1))
-
-    return Retriever(query, lambda variables: jnp.asarray(counts, jnp.float32)[:, None])
-
-
-def random(data: Data, dim: int = 32) -> Retriever:
-    """Scores by products of random vectors, from the key {"key"} of the variables: what chance gives."""
-
-    def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-        keys = jax.vmap(lambda u: jax.random.fold_in(variables["key"], u))(queries["user"])
-        return jax.vmap(lambda k: jax.random.normal(k, (dim,)))(keys)
-
-    def items(variables: Variables) -> Array:
-        return jax.random.normal(jax.random.fold_in(variables["key"], 2**31), (data.num_items + 1, dim))
-
-    return Retriever(query, items)
-
-
-def floor_variables(seeds: Sequence[int]) -> Variables:
-    """What `random` and `popularity` take for parameters: a key for each seed."""
-    return {"key": jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))}
+    found = evaluation(model, data, protocol, "test")
+    return evaluate(found, variables, data.columns, num_devices=num_devices)

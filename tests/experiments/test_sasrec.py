@@ -12,7 +12,7 @@ import pytest
 
 from experiments.common import NONE
 from experiments.sequential import sasrec as experiment
-from jaxrec import packing
+from jaxrec import baselines, packing
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out, seen_before
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -84,14 +84,14 @@ def test_batches_carry_the_candidates_of_their_queries() -> None:
 @pytest.mark.parametrize("candidates", ["sampled-", "sampled-0", "some", "sampled-ten"])
 def test_an_unknown_rule_for_candidates_is_refused(candidates: str) -> None:
     with pytest.raises(ValueError, match=f"protocol.candidates='{candidates}'"):
-        ranking.evaluation(ranking.popularity(DATA), DATA, Protocol(candidates=candidates), "test")
+        ranking.evaluation(baselines.popularity(DATA), DATA, Protocol(candidates=candidates), "test")
 
 
 def test_popularity_among_sampled_candidates_by_hand() -> None:
     """Rank = 1 + candidates at least as popular, duplicates as often as drawn; a seen target misses."""
     protocol = Protocol(candidates="sampled-20", selection="none")
-    variables = ranking.floor_variables([0])
-    asked = ranking.evaluation(ranking.popularity(DATA), DATA, protocol, "test")
+    variables = baselines.popularity(DATA).for_seeds([0])
+    asked = ranking.evaluation(baselines.popularity(DATA), DATA, protocol, "test")
     (found,) = evaluate(asked, variables, DATA.columns)
     counts = np.zeros(DATA.num_items + 1)
     for user in range(DATA.split.sequences.num_users):
@@ -189,7 +189,7 @@ def test_who_remembers_the_history_gains_nothing_by_how_candidates_are_drawn(see
     remembers = Retriever(query, lambda variables: jnp.eye(data.num_items + 1))
     protocol = Protocol(candidates="sampled-10", seen=seen)
     asked = ranking.evaluation(remembers, data, protocol, "test")
-    found = evaluate(asked, ranking.floor_variables((0,)), data.columns)[0]
+    found = evaluate(asked, {"params": np.zeros(1)}, data.columns)[0]
     assert found["hit@5"] < 0.1
     assert found.get("seen_targets", 0.0) == (seen == "exclude")
 

@@ -64,7 +64,7 @@ def test_both_ways_of_batching_train_on_the_same_pairs() -> None:
 
         found = np.asarray(jax.jit(lambda r, f=targets: jax.lax.map(f, r))(steps))
         counts[row] = np.bincount(found.reshape(-1), minlength=split.num_items + 1)[1:]
-    session, item = split.training_clicks()
+    session, item = split.training_events().group, split.training_events().item
     first = np.append(True, session[1:] != session[:-1])
     expected = np.bincount(item[~first], minlength=split.num_items + 1)[1:]
     for found in counts.values():

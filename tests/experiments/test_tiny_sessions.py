@@ -1,24 +1,20 @@
-"""The experiment on sessions runs to its end on tiny data, and its floors are what they say."""
+"""The experiment on sessions runs to its end on tiny data, and its rows are labelled as they were trained."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.sequential import stamp
-from jaxrec.data.events.sessions import Sessions, split_sessions
+from jaxrec.data.events.sessions import split_sessions
 from jaxrec.data.sources import session_logs as source
-from jaxrec.data.sources.session_logs import from_lists
 from jaxrec.protocols import sessions
 from jaxrec.report.results import read_all
-from jaxrec.train.evaluate import evaluate
 from tests.experiments.test_tiny import call
 
 LEARNED = {"stamp-ce": "ce", "gru4rec-ce": "ce"}
@@ -70,56 +66,6 @@ def test_repeated_views_stand_together_in_file_order(tmp_path: Path, monkeypatch
     assert not stamp.published_numbers("item-knn", stamp.effective(stamp.Config(order="file"))).values
 
 
-def grouped(row: list[int]) -> bool:
-    """Whether equal items stand side by side."""
-    return len(list(itertools.groupby(row))) == len(set(row))
-
-
-def test_reordered_sessions_hold_the_same_clicks_and_ask_every_prefix() -> None:
-    lists_of = [[1, 2, 1, 3, 2, 1], [4, 4, 5, 4], [2, 3], [6, 1, 6, 5, 1]]
-    asked = [(row[:cut], row[cut]) for row in lists_of for cut in range(len(row) - 1, 0, -1)]
-    lists = from_lists(lists_of, ([p for p, _ in asked], [t for _, t in asked]), "made")
-    before = Sessions.from_arrays("made", **lists)
-    firsts = set()
-    for seed in range(20):
-        found = sessions.repeats_together(before, seed)
-        assert found.test.lengths.tolist() == before.test.lengths.tolist()
-        at = 0
-        for row, session in enumerate(lists_of):
-            for part in (found.train.user_items(row), found.test.user_items(at)):
-                assert sorted(part.tolist()) == sorted(session)
-                assert grouped(part.tolist())
-            whole = found.test.user_items(at).tolist()
-            for cut in range(len(session), 1, -1):  # a prefix and its target
-                assert found.test.user_items(at).tolist() == whole[:cut]
-                at += 1
-        firsts.add(int(found.train.user_items(0)[0]))
-    assert firsts == {1, 2, 3}  # items come in random order
-    for seed in range(5):
-        found = sessions.repeats_together(before, seed, fixed=True)
-        rows = [found.train.user_items(row).tolist() for row in range(len(lists_of))]
-        rows += [found.test.user_items(at).tolist() for at in range(found.test.num_users)]
-        assert all(grouped(row) for row in rows)
-        pairs = {(a, b) for row in rows for a, b in itertools.combinations(row, 2) if a != b}
-        assert not any((b, a) in pairs for a, b in pairs)  # 1 and 2, 1 and 3, ... stand in one order in all
-
-
-@pytest.mark.parametrize("prefixes", [[[1, 2], [3, 4]], [[1], [3, 4]]])
-def test_sessions_whose_prefixes_are_not_all_there_are_refused(prefixes: list[list[int]]) -> None:
-    """The second prefix is cut from another session, or shorter ones of its session are missing."""
-    found = Sessions.from_arrays("made", **from_lists([[1, 2, 3, 4, 5]], (prefixes, [3, 5]), "made"))
-    with pytest.raises(ValueError, match="not all prefixes"):
-        sessions.repeats_together(found)
-
-
-def test_rows_of_two_sessions_are_not_taken_for_one() -> None:
-    """Lengths go down by one as those of one session do, the clicks are another's."""
-    prefixes = ([[1, 2], [3]], [4, 5])
-    found = Sessions.from_arrays("made", **from_lists([[1, 2, 3, 4, 5]], prefixes, "made"))
-    with pytest.raises(ValueError, match="is no prefix of the longer one"):
-        sessions.repeats_together(found)
-
-
 def test_published_numbers_stand_beside_official_settings_only() -> None:
     official = stamp.effective(stamp.Config())
     assert stamp.published_numbers("stamp-ce", official).values["recall@20"] == 0.6874
@@ -147,7 +93,7 @@ def test_the_note_on_popularity_says_what_other_training_sessions_give(
 
     def recall(share: float, by: Any) -> str:
         split = split_sessions(sessions, share=share, by=by)
-        counts = np.bincount(split.training_clicks()[1], minlength=split.num_items + 1)[1:]
+        counts = np.bincount(split.training_events().item, minlength=split.num_items + 1)[1:]
         target = counts[split.queries("test").target - 1]
         at_least = len(counts) - np.searchsorted(np.sort(counts), target)  # itself among them
         return f"{np.mean(at_least <= 20):.4f}"
@@ -186,90 +132,3 @@ def test_summed_gradients_are_cut_by_parameter() -> None:
     np.testing.assert_allclose(first_moment["long"], 0.1 * 6 / 5 * np.array([3.0, -4.0]), rtol=1e-6)
     np.testing.assert_allclose(first_moment["short"], [0.1 * 3.0], rtol=1e-6)
     assert not first_moment["none"].any()
-
-
-# --- floors, against loops ---
-
-TRAIN = [[1, 2, 1], [2, 3], [1, 2, 4], [3, 4, 3, 2], [5, 1], [2, 1], [6, 2]]
-TEST = [([2, 4, 2], 4), ([2, 4], 2), ([2], 4), ([7], 1), ([5, 6], 7)]  # 7 is in no training session
-NUM_ITEMS = 7
-
-
-@pytest.fixture(scope="module")
-def data() -> sessions.Data:
-    lists = from_lists(TRAIN, ([prefix for prefix, _ in TEST], [target for _, target in TEST]), "made")
-    return sessions.resident(split_sessions(Sessions.from_arrays("made", **lists), share=0.2))
-
-
-def training(data: sessions.Data) -> list[list[int]]:
-    ends = data.split.offsets[: data.split.num_train + 1]
-    return [data.split.items[a:b].tolist() for a, b in itertools.pairwise(ends)]
-
-
-def scores(floor: sessions.Floor, data: sessions.Data) -> np.ndarray:
-    queries = {n: c.reshape(-1) for n, c in data.split.batched("test", len(TEST)).items()}
-    variables = {**floor.variables, "key": jax.random.key(0)}
-    return np.asarray(jax.jit(floor.scores)(variables, queries, data.columns))[:, 1:]
-
-
-def test_session_popularity_counts_the_session_then_all_clicks(data: sessions.Data) -> None:
-    clicks = [item for row in training(data) for item in row]
-    for (prefix, _), found in zip(TEST, scores(sessions.session_popularity(data), data), strict=True):
-        keys = [(prefix.count(i), clicks.count(i)) for i in range(1, NUM_ITEMS + 1)]
-        for a in range(NUM_ITEMS):
-            for b in range(NUM_ITEMS):
-                assert (found[a] > found[b]) == (keys[a] > keys[b])
-
-
-def test_popularity_orders_by_training_clicks(data: sessions.Data) -> None:
-    clicks = np.bincount([i for row in training(data) for i in row], minlength=NUM_ITEMS + 1)[1:]
-    for found in scores(sessions.popularity(data), data):
-        np.testing.assert_array_equal(np.sign(np.subtract.outer(found, found)),
-                                      np.sign(np.subtract.outer(clicks, clicks)))  # fmt: skip
-
-
-@pytest.mark.parametrize("neighbours", [2, 100])
-def test_neighbours_are_the_cosines_of_sessions(data: sessions.Data, neighbours: int) -> None:
-    held = np.array([[i in row for i in range(1, NUM_ITEMS + 1)] for row in training(data)], float)
-    both, alone = held.T @ held, held.sum(axis=0)
-    cosine = both / np.sqrt(np.outer(alone + 20, alone + 20))
-    np.fill_diagonal(cosine, 0)
-    for (prefix, _), found in zip(
-        TEST, scores(sessions.item_knn(data, neighbours=neighbours), data), strict=True
-    ):
-        want = cosine[prefix[-1] - 1]
-        kept = np.argsort(-want, kind="stable")[:neighbours]
-        np.testing.assert_allclose(found[kept], want[kept], rtol=1e-6)
-        assert not np.delete(found, kept).any()
-
-
-def test_successors_are_counted_within_sessions(data: sessions.Data) -> None:
-    pairs = [pair for row in training(data) for pair in itertools.pairwise(row)]
-    for (prefix, _), found in zip(TEST, scores(sessions.markov(data), data), strict=True):
-        assert found.tolist() == [pairs.count((prefix[-1], item)) for item in range(1, NUM_ITEMS + 1)]
-
-
-def test_chance_is_chance_and_hangs_on_the_query(data: sessions.Data) -> None:
-    """Each query has an order of its own; of items it knows nothing."""
-    found = scores(sessions.random(data), data)
-    assert len({tuple(np.argsort(row)) for row in found}) > 1
-    assert len(np.unique(found)) == found.size
-
-
-def test_ranks_of_scores_and_their_means(data: sessions.Data) -> None:
-    """Equal scores rank the target last; of the masked tail nothing counts."""
-    floor = sessions.item_knn(data)
-    asked = sessions.floor_evaluation(floor, data, sessions.protocol(data.split, "", "none"))
-    (found,) = evaluate(asked, sessions.floor_variables(floor, [0]), data.columns)
-    every = scores(floor, data)
-    ranks = np.array([(row >= row[target - 1]).sum() for row, (_, target) in zip(every, TEST, strict=True)])
-    assert ranks[3] == NUM_ITEMS  # after an item that training never saw, all are equal
-    assert found["recall@5"] == pytest.approx((ranks <= 5).mean())
-    assert found["mrr@5"] == pytest.approx(np.where(ranks <= 5, 1 / ranks, 0).mean())
-
-
-def test_metrics_by_hand() -> None:
-    ranks, mask = np.array([[1, 4, 9], [21, 2, 1]]), np.array([[True, True, True], [True, False, False]])
-    found = sessions.summarise((3, 10))(ranks, {"mask": mask})
-    want = {"recall@3": 1 / 4, "mrr@3": 1 / 4, "recall@10": 3 / 4, "mrr@10": (1 + 1 / 4 + 1 / 9) / 4}
-    assert found == pytest.approx(want)

@@ -44,7 +44,7 @@ MODULES = {  # by the start of a fixture's name, what has to exist before it can
     "hstu": "nn/sequential/hstu.py",
     "ials": "baselines/ials.py",
     "isotonic": "baselines/isotonic.py",
-    "itemknn": "baselines/item_knn.py",
+    "itemknn": "baselines/matrix_knn.py",
     "lightgcn": "nn/retrieval/lightgcn.py",
     "macridvae": "nn/retrieval/macridvae.py",
     "melu": "nn/retrieval/melu.py",

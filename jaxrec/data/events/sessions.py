@@ -14,6 +14,7 @@ import numpy as np
 from jaxrec.data.events.batching import batched_queries
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import Queries
+from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.data.validation import as_integers, check_ids
 
 Part = Literal["train", "validation", "test"]
@@ -213,11 +214,11 @@ class SessionSplit:
         [batches, batch_size]."""
         return batched_queries(self.queries(part), batch_size, num_items=self.num_items, multiple=multiple)
 
-    def training_clicks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Session and item of each training click, [C] twice."""
+    def training_events(self) -> TrainingEvents:
+        """Session and item of each training click."""
         end = int(self.offsets[self.num_train])
         session = np.repeat(np.arange(self.num_train), self.lengths[: self.num_train])
-        return session, self.items[:end]
+        return TrainingEvents(session, self.items[:end], self.num_items)
 
     def _session_range(self, part: Part) -> tuple[int, int]:
         """First session of a part, and the end."""

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.data.validation import check_dtype, check_ids
 
 
@@ -79,6 +80,13 @@ class Split:
             test=int(seen_before(self.sequences, self.test).sum()),
             duplicates=count_duplicates(self.sequences),
         )
+
+    def training_events(self) -> TrainingEvents:
+        """User and item of each event that training may read."""
+        sequences = self.sequences
+        index = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
+        read = index < np.repeat(self.train_length, sequences.lengths)
+        return TrainingEvents(sequences.users[read], sequences.items[read], sequences.num_items)
 
     def _check_queries(self, where: str, queries: Queries) -> None:
         if queries.user.size == 0:

@@ -141,9 +141,9 @@ def test_columns_hold_two_integers_an_example() -> None:
     np.testing.assert_array_equal(columns["items"][columns["start"][asked.user] + asked.length], asked.target)
     np.testing.assert_array_equal(columns["length"][: split.num_train], split.lengths[: split.num_train])
     assert not columns["length"][split.num_train :].any()
-    session, item = split.training_clicks()
-    np.testing.assert_array_equal(np.bincount(session), columns["length"][: split.num_train])
-    np.testing.assert_array_equal(item, columns["items"][: len(item)])
+    clicks = split.training_events()
+    np.testing.assert_array_equal(np.bincount(clicks.group), columns["length"][: split.num_train])
+    np.testing.assert_array_equal(clicks.item, columns["items"][: len(clicks.item)])
 
 
 def test_the_tail_of_batches_is_masked() -> None:

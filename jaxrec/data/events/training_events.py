@@ -1,0 +1,39 @@
+"""Training events as two columns: what methods that only count read of a split, or of a user's own arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from jaxrec.data.validation import as_integers, narrow_ids
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingEvents:
+    """Who met which item: the events of one user (or session) after the other, each in order of time.
+
+    group: number of the user or session of each event, any integers, [N]. item: 1..num_items, [N].
+
+    Raises:
+      ValueError: there is no event, columns of different lengths or of no integers, an item outside
+        1..num_items, or events of a group that do not stand together.
+    """
+
+    group: np.ndarray
+    item: np.ndarray
+    num_items: int
+
+    def __post_init__(self) -> None:
+        group, item = as_integers(self.group, "group"), narrow_ids(self.item, self.num_items, "item")
+        if len(group) != len(item) or not len(item):
+            raise ValueError(
+                f"group, item: {len(group):,} and {len(item):,} entries: must be as many, and at least one"
+            )
+        starts = group[np.diff(group, prepend=group[0] - 1) != 0]
+        if len(np.unique(starts)) != len(starts):
+            raise ValueError(
+                "group: events of a user or session must stand together, in order of time; sort them by both"
+            )
+        object.__setattr__(self, "group", group)
+        object.__setattr__(self, "item", item)

@@ -15,17 +15,20 @@ export JAX_PLATFORMS ?= $(ACCELERATOR)
 BIN  := $(VENV)/bin
 BASE := $(VENV)/installed-base-$(ACCELERATOR)
 DEV  := $(VENV)/installed-dev-$(ACCELERATOR)
+DOCS := $(VENV)/installed-docs-$(ACCELERATOR)
+SITE := build/docs
 comma := ,
 EXTRA := $(filter-out cpu,$(ACCELERATOR))
 NAME_ONE := name a Python of 3.11 or newer, as in make PYTHON=python3.12
 
-.PHONY: help reproduce test lint tables speed clean
+.PHONY: help reproduce test lint tables docs speed clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make reproduce   TiCoSeRec and SASRec on MovieLens-100K; prints the table, keeps it in $(REPRODUCED)'
 	@echo 'make test        ruff, mypy, all tests and doctests'
-	@echo 'make tables      the tables in README.md and results/README.md, from the files in results/'
+	@echo 'make tables      the tables in README.md, results/README.md and docs/models.md, from results/ and the source'
+	@echo 'make docs        the site of the documentation, in $(SITE)/html; a warning is an error'
 	@echo 'make speed       the benchmarks: experiments/speed.py'
 	@echo 'make clean       removes the environment and caches; results/ and runs/ stay'
 	@echo
@@ -49,6 +52,12 @@ lint: $(DEV)
 tables: $(BASE)
 	$(BIN)/python -m jaxrec.report --results $(RESULTS)
 
+docs: $(DOCS)
+	rm -rf $(SITE)
+	$(BIN)/python -m docs.pages $(SITE)/source
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs $(SITE)/source $(SITE)/html
+	@echo '$(SITE)/html/index.html'
+
 speed: $(BASE)
 	$(BIN)/python -m experiments.speed
 
@@ -63,6 +72,10 @@ $(BASE): pyproject.toml | $(VENV)/created
 
 $(DEV): pyproject.toml | $(VENV)/created
 	$(call install,dev$(comma)plots$(comma)parquet$(addprefix $(comma),$(EXTRA)))
+	@touch $@ $(BASE)
+
+$(DOCS): pyproject.toml | $(VENV)/created
+	$(call install,docs$(addprefix $(comma),$(EXTRA)))
 	@touch $@ $(BASE)
 
 # Debian ships Python without ensurepip (package python3-venv): then the environment gets pip from the outer one.

@@ -1,4 +1,4 @@
-"""Models of feature interaction and of scenarios, from the command line to their results."""
+"""Models of feature interaction, from the command line to their results."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
 
-from experiments.multitask import scenarios
 from experiments.ranking import feature_interaction
-from jaxrec.data.synthetic.multitask import funnel
-from jaxrec.data.tables.features import FIRST_VALUE
 from jaxrec.report.results import read_all
-from jaxrec.tasks.multitask import stacked
 from tests.experiments.test_tiny import call
 
 OF_EACH = ("auc", "log_loss", "ece", "calibration_ratio")
@@ -74,47 +69,3 @@ def test_every_row_has_a_logit_and_its_loss(data: Any) -> None:
 def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         feature_interaction.Config(**change)
-
-
-# --- scenarios ------------------------------------------------------------------------------------------
-
-
-def test_scenarios_run_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = tiny(scenarios, tmp_path, monkeypatch, "--rows", "mlp", "star")
-    assert set(found) == {"mlp", "star"}
-    metrics = found["mlp"].metrics
-    assert found["mlp"].dataset.endswith("-by-item_id")
-    assert set(metrics) == {f"{name}/ctr" for name in OF_EACH} | {"auc/scenarios", "auc/0", "auc/1"}
-    areas = [metrics["auc/0"], metrics["auc/1"]]
-    np.testing.assert_allclose(metrics["auc/scenarios"], np.mean(areas, axis=0))
-
-
-def test_every_row_of_scenarios_has_a_logit_for_each_target() -> None:
-    config = scenarios.Config(tiny=True)
-    setting = scenarios.load(config)
-    batch: Any = {name: column[0, :5] for name, column in setting.data.test.items()}
-    for row in scenarios.ROWS:
-        task, targets = scenarios.task_of(row, setting, config)
-
-        def outputs(key: Any, batch: Any, task: Any = task, targets: Any = targets) -> Any:
-            return stacked(task.predict(task.init(key, batch), batch), targets)
-
-        assert jax.eval_shape(outputs, jax.random.key(0), batch).shape == (5, 3), row
-
-
-def test_scenarios_part_the_test_rows() -> None:
-    test = scenarios.load(scenarios.Config(tiny=True)).data.test
-    spaces = np.stack([test["space/0"], test["space/1"]])
-    assert (spaces.sum(axis=0)[test["mask"]] == 1).all()
-    assert (test["item_id"][spaces[1]] == FIRST_VALUE + 1).all()
-
-
-def test_rows_without_a_scenario_are_refused() -> None:
-    split = funnel(400, num_users=150, num_items=2).split
-    with pytest.raises(ValueError, match="user_id: .* rows have no value that training rows know"):
-        scenarios.by_scenario(split, "user_id")
-
-
-def test_settings_of_scenarios_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="batch_size=0: must be at least 1"):
-        scenarios.Config(batch_size=0)

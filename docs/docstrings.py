@@ -72,7 +72,8 @@ def _paragraphs(lines: list[str]) -> list[list[str]]:
 
 
 def _listed(paragraph: list[str]) -> list[str]:
-    """A paragraph whose indented lines continue the line above: an item for each line that is not indented."""
+    """A paragraph whose indented lines continue the line above: an item for each line that is not
+    indented."""
     return [
         "  " + _escaped(line.strip()) if line.startswith(" ") else "- " + _escaped(line) for line in paragraph
     ]

@@ -74,19 +74,20 @@ def resident(split: ImpressionSplit) -> Data:
     )
 
 
-def resident_clicks(clicks: Clicks, *, length: int, name: str = "") -> Data:
+def resident_clicks(clicks: Clicks, *, length: int, name: str = "", batch_size: int = CLICKS_BATCH) -> Data:
     """Training examples and the events that all share for the device; the other parts in batches.
 
     Measured are AUC, log loss and, by user, GAUC.
 
     length: most recent events of a history that are read. name: of the data set; "": that of the clicks.
+    batch_size: examples that are scored at a time.
     """
 
     def expand(batch: Batch, columns: Context) -> Batch:
         return behaviours(batch, columns[SHARED], length)
 
     validation, test = (
-        clicks.batched(examples, min(CLICKS_BATCH, len(examples)))
+        clicks.batched(examples, min(batch_size, len(examples)))
         for examples in (clicks.validation, clicks.test)
     )
     return Data(

@@ -1,0 +1,130 @@
+"""Models of long histories: truncation, pooling, search (SIM, ETA) and memory (MIMN), for
+`data.synthetic.lifelong`.
+
+Sizes fit the made-up data; tables have one initial size, 1 / √dim, since from the papers' small tables a
+learned search does not leave an AUC of 0.5 in this time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from jaxrec.data.tables.click_histories import Clicks
+from jaxrec.nn.layers.dice import PReLU
+from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
+from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.layers.long_short import Windows
+from jaxrec.nn.ranking.din import DIN
+from jaxrec.nn.ranking.din_base import DINBase
+from jaxrec.nn.ranking.eta import ETA
+from jaxrec.nn.ranking.mimn import MIMN
+from jaxrec.nn.ranking.sim import SIM, of_search
+from jaxrec.tasks.ctr import ctr
+from jaxrec.tasks.multitask import Target
+from jaxrec.types import HISTORY, Task, Variables
+
+SEARCH = Target("search", "search", "label/click")  # the search's own loss
+CHUNK = 256  # events of MIMN between two states that are kept for the gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a row is trained."""
+
+    epochs: int = 20  # at most; the best one counts
+    patience: int = 8  # epochs without a better validation AUC
+    batch_size: int = 128  # examples a step
+    learning_rate: float = 3e-3  # of Adam
+    dim: int = 8  # width of each of the embeddings of item, category and style
+    recent: int = 30  # events that din-recent reads, and of the short history of a search
+    k: int = 20  # events that a search returns
+    slots: int = 8  # of MIMN's memory
+    utilisation: float = 0.1  # λ of its regulariser, over shares of writes
+
+
+def din(clicks: Clicks, recipe: Recipe) -> nn.Module:
+    """DIN over the history."""
+    return _pooled(clicks, recipe, DIN(activation=PReLU, attention_activation=PReLU))
+
+
+def base(clicks: Clicks, recipe: Recipe) -> nn.Module:
+    """The sum of the history."""
+    return _pooled(clicks, recipe, DINBase(average=False))
+
+
+def mimn(clicks: Clicks, recipe: Recipe) -> nn.Module:
+    """A memory of fixed size, written event by event."""
+    memory = MIMN(
+        slots=recipe.slots,
+        shares=True,
+        strength=True,
+        chunk=CHUNK,
+        activation=PReLU,
+        attention_activation=PReLU,
+    )
+    return _pooled(clicks, recipe, memory)
+
+
+def sim_hard(clicks: Clicks, recipe: Recipe) -> nn.Module:
+    """The last k events of the target's category."""
+    items, init = _items(clicks, recipe), _init(recipe)
+    return Windows(SIM(items, k=recipe.k, category="category", table_init=init), recipe.recent)
+
+
+def sim_soft(clicks: Clicks, recipe: Recipe) -> nn.Module:
+    """k events by a learned inner product."""
+    return Windows(SIM(_items(clicks, recipe), k=recipe.k, table_init=_init(recipe)), recipe.recent)
+
+
+def eta(clicks: Clicks, recipe: Recipe) -> nn.Module:
+    """k events by hashed vectors."""
+    return Windows(ETA(_items(clicks, recipe), k=recipe.k, table_init=_init(recipe)), recipe.recent)
+
+
+def search_alone(clicks: Clicks, recipe: Recipe, *, length: int) -> Task:
+    """The task of a soft search whose own output is what is served."""
+    search: Any = sim_soft(clicks, recipe)
+    return ctr(search.clone(served="search"), length=length, targets=[SEARCH])
+
+
+def beyond_search(variables: Variables) -> Variables:
+    """Marks what a pre-trained search leaves to be drawn: a tree of bool."""
+    return jax.tree.map(operator.not_, of_search(variables))
+
+
+def frozen_search(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimiser of everything but the search."""
+
+    def kinds(params: Variables) -> Variables:
+        return jax.tree.map(lambda search: "frozen" if search else "own", of_search(params))
+
+    return optax.partition({"own": tx, "frozen": optax.set_to_zero()}, kinds)
+
+
+def _items(clicks: Clicks, recipe: Recipe) -> tuple[Categorical, ...]:
+    """Item, category and style of a target, which past events have too."""
+    sizes = {"item": clicks.num_items + 1} | {
+        name: int(column.max()) + 1 for name, column in clicks.side_info.items.items()
+    }
+    return tuple(Categorical(name, size, recipe.dim) for name, size in sizes.items())
+
+
+def _init(recipe: Recipe) -> nn.initializers.Initializer:
+    return nn.initializers.normal(recipe.dim**-0.5)
+
+
+def _pooled(clicks: Clicks, recipe: Recipe, body: nn.Module) -> nn.Module:
+    items = _items(clicks, recipe)
+    past = tuple(Categorical(f"{HISTORY}{i.name}", i.vocab_size, i.dim, i.name) for i in items)
+    return WithHistory(
+        FeatureEmbedding((*items, *past), _init(recipe)),
+        body,
+        targets=tuple(item.name for item in items),
+        histories=tuple(item.name for item in past),
+    )

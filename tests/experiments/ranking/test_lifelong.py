@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.ranking import lifelong
+from experiments.ranking import lifelong, lifelong_times
 from jaxrec.nn.ranking.sim import of_search
 from jaxrec.report.results import read_all
 from jaxrec.tasks.ctr import behaviours
@@ -38,19 +38,34 @@ def test_a_memory_is_also_timed_from_its_state(monkeypatch: pytest.MonkeyPatch) 
     def results(fn: Any, given: Any) -> Any:
         return [jax.eval_shape(fn, *arguments) for arguments in given]
 
-    monkeypatch.setattr(lifelong, "seconds_of", results)
-    found: Any = dict(lifelong.timings("mimn", lifelong.Config(seeds=(0,), slots=2), 33))
+    monkeypatch.setattr(lifelong_times, "seconds_of", results)
+    config, row = lifelong.Config(seeds=(0,), slots=2), lifelong.ROWS["mimn"]
+    clicks = lifelong_times.timed_clicks(33, num_categories=lifelong.NUM_CATEGORIES)
+    found: Any = dict(
+        lifelong_times.timings(
+            lifelong.task_of(row, clicks, config, 33),
+            row.weights(config),
+            clicks,
+            read=33,
+            learning_rate=config.learning_rate,
+            seeds=config.seeds,
+            memory=row.model(clicks, config),
+        )
+    )
     assert list(found) == ["serve", "train", "stored"]
-    assert found["serve"][0].shape == found["stored"][0].shape == (lifelong.TIMED_BATCH,)
+    assert found["serve"][0].shape == found["stored"][0].shape == (lifelong_times.BATCH,)
     state, _ = found["train"][0]
     assert state.params["model"]["model"]["memory"]["heads_kernel"].shape  # what a gradient was needed for
 
 
 @pytest.mark.parametrize("row", lifelong.ROWS)
-def test_every_row_gives_the_losses_it_is_weighted_by_and_a_logit(row: lifelong.Row) -> None:
-    config = lifelong.Config(tiny=True)
+def test_every_row_gives_the_losses_it_is_weighted_by_and_a_logit(row: str) -> None:
+    config = lifelong.Config(tiny=True, recent=6)
     clicks = lifelong.load(config).clicks
-    task, weights = lifelong.task_of(row, clicks, config, 40)
+    task, weights = (
+        lifelong.task_of(lifelong.ROWS[row], clicks, config, 40),
+        lifelong.ROWS[row].weights(config),
+    )
     context = clicks.columns()
     rows = {"example": np.arange(5), "mask": np.ones(5, bool)}
     key = jax.random.key(0)
@@ -63,20 +78,20 @@ def test_every_row_gives_the_losses_it_is_weighted_by_and_a_logit(row: lifelong.
     found, logits, history = jax.eval_shape(outputs, context)
     assert set(found) == set(weights)
     assert logits.shape == (5,)
-    assert history.shape == (5, config.short if row == "din-recent" else 40)
+    assert history.shape == (5, config.recent if row == "din-recent" else 40)
 
 
 def test_a_pretrained_search_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs: of each seed the second starts from its own search of the first, and leaves it to the bit."""
     runs: list[Any] = []
-    fit = lifelong.fitted_to
+    fit = lifelong.fit
 
-    def fitted_to(*arguments: Any) -> Any:
-        runs.append((arguments, fit(*arguments)))
+    def fitted_to(*arguments: Any, **options: Any) -> Any:
+        runs.append((arguments, fit(*arguments, **options)))
         return runs[-1][1]
 
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
-    monkeypatch.setattr(lifelong, "fitted_to", fitted_to)
+    monkeypatch.setattr(lifelong, "fit", fitted_to)
     places = ("--results", tmp_path / "results", "--workdir", tmp_path)
     call(
         lifelong, monkeypatch, "--tiny", "--rows", "sim-soft-pretrained", "--timed", "--seeds", 3, 4, *places
@@ -108,13 +123,13 @@ def test_a_pretrained_search_stays_as_it_was(tmp_path: Path, monkeypatch: pytest
 
 def test_what_truncation_reads_tells_nothing() -> None:
     """The recent events of the tiny set and of the whole one hold as many of either style."""
-    for config in (lifelong.Config(tiny=True), lifelong.Config(num_users=10)):
+    for config in (lifelong.Config(tiny=True, recent=6), lifelong.Config(num_users=10)):
         made = lifelong.load(config)
         read = {n: np.asarray(getattr(made.clicks, n)) for n in ("user", "item", "start", "end")}
-        batch = behaviours(read, made.clicks.columns()["shared"], 2 * config.short)  # type: ignore[arg-type]
+        batch = behaviours(read, made.clicks.columns()["shared"], 2 * config.recent)  # type: ignore[arg-type]
         styles = np.asarray(batch["history_style"])
-        assert ((styles == 1).sum(axis=1) == config.short).all()
-        ends = made.clicks.end[:, None] - 1 - np.arange(2 * config.short)
+        assert ((styles == 1).sum(axis=1) == config.recent).all()
+        ends = made.clicks.end[:, None] - 1 - np.arange(2 * config.recent)
         assert not made.planted[ends].any()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from experiments.ranking import feature_interaction
 from jaxrec.report.results import read_all
+from tests.experiments.own_files import write_events, write_table
 from tests.experiments.test_tiny import call
 
 OF_EACH = ("auc", "log_loss", "ece", "calibration_ratio")
@@ -38,9 +39,9 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert result.config["parameters"] > 0
 
 
-@pytest.mark.parametrize("data", ["ml-100k", "census"])
-def test_every_row_has_a_logit_and_its_loss(data: Any) -> None:
-    config = feature_interaction.Config(data=data, tiny=True)
+@pytest.mark.parametrize("dataset", ["ml-100k", "census"])
+def test_every_row_has_a_logit_and_its_loss(dataset: Any) -> None:
+    config = feature_interaction.Config(dataset=dataset, tiny=True)
     setting = feature_interaction.load(config)
     batch: Any = {name: ids[0, :5] for name, ids in setting.data.test.items()}
     if setting.data.expand is not None:
@@ -55,7 +56,7 @@ def test_every_row_has_a_logit_and_its_loss(data: Any) -> None:
         logits, losses = jax.eval_shape(both, jax.random.key(0), batch)
         assert logits.shape == (5,), row
         assert list(losses) == [setting.target.name], row
-    assert len(setting.rows) == (14 if data == "ml-100k" else 9)
+    assert len(setting.rows) == (14 if dataset == "ml-100k" else 9)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,28 @@ def test_every_row_has_a_logit_and_its_loss(data: Any) -> None:
     [
         ({"length": 0}, "length=0: must be at least 1"),
         ({"seeds": (1, 1)}, "none twice"),
-        ({"data": "census", "rows": ("deep", "can")}, r"rows=\['can'\]: census has no histories"),
+        ({"dataset": "census", "rows": ("deep", "can")}, r"rows=\['can'\]: census has no histories"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         feature_interaction.Config(**change)
+
+
+def test_a_file_of_events_has_histories(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_events(tmp_path / "mine.csv")
+    options = ("--rows", "deep", "base", "--data", path, "--user", "uid", "--item", "sku", "--time", "ts")
+    found = tiny(feature_interaction, tmp_path, monkeypatch, *options)
+    assert set(found) == {"deep", "base"}
+    assert {result.dataset for result in found.values()} == {"mine.csv"}
+
+
+def test_a_table_of_ones_own_has_no_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_table(tmp_path / "mine.csv", labels=("click",))
+    columns = ("--labels", "click", "--categorical", "city", "--numeric", "price")
+    found = tiny(feature_interaction, tmp_path, monkeypatch, "--rows", "deepfm", "--data", path, *columns)
+    assert found["deepfm"].metrics.keys() == {f"{name}/click" for name in OF_EACH}
+    with pytest.raises(ValueError, match=r"rows=\['din'\]: .*mine.csv has no histories"):
+        feature_interaction.Config(data=str(path), labels=("click",), rows=("din",))

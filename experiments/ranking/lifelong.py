@@ -347,7 +347,7 @@ def timings(row: Row, config: Config, length: int) -> Iterator[tuple[str, list[f
         num_categories=NUM_CATEGORIES,
         relevant=1,
         recent=0,
-        asked=1,
+        impressions_per_user=1,
     ).clicks
     task, weights = task_of(row, clicks, config, length)
     read = config.short if row == "din-recent" else length

@@ -32,7 +32,7 @@ def timed_clicks(length: int, *, num_categories: int) -> Clicks:
         num_categories=num_categories,
         relevant=1,
         recent=0,
-        asked=1,
+        impressions_per_user=1,
     ).clicks
 
 

@@ -220,7 +220,7 @@ def load(config: Config) -> Data:
         sequences = markov_chain(80, 24, noise=0.1).sequences
         first = sequences.items[sequences.offsets[:-1]]
         return split_users(sequences, np.where(first > 12, "high", "low"), config)
-    sequences, users = movielens.load_people(config.dataset)
+    sequences, users = movielens.load_with_users(config.dataset)
     named = {
         "gender": users.gender,
         "age": np.array(["under 18", *(f"from {age}" for age in AGES)])[

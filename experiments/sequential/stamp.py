@@ -187,7 +187,7 @@ def made_up() -> Sessions:
     rows = [chain.row(user).tolist() for user in range(chain.num_users)]
     asked = [(row[:cut], row[cut]) for row in rows[110:] for cut in range(len(row) - 1, 0, -1)]
     prefixes, targets = map(list, zip(*asked, strict=True))
-    return Sessions.from_arrays("tiny", **source.from_lists(rows[:110], (prefixes, targets), "tiny"))
+    return Sessions.from_arrays("tiny", **source.arrays_from_lists(rows[:110], (prefixes, targets), "tiny"))
 
 
 def summed(batch_size: int, clip: float, learning_rate: float) -> optax.GradientTransformation:

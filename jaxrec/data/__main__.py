@@ -17,50 +17,53 @@ from jaxrec.data.delimited import file_suffix
 from jaxrec.data.events.event_files import read_csv, read_parquet
 from jaxrec.data.events.sequence_files import read_sequences
 
-# What `list` calls the kinds of the catalogue.
-CONTENT: Mapping[catalogue.Kind, str] = {
+# Names of the catalogue's kinds in `list`.
+CONTENTS: Mapping[catalogue.Kind, str] = {
     "events": "events",
     "impressions": "table",
     "sessions": "sessions",
     "clicks": "events",
 }
-COMMAND: Mapping[catalogue.Kind, str] = {"impressions": "table", "clicks": "events"}  # that reads files
+COMMANDS: Mapping[catalogue.Kind, str] = {
+    "impressions": "table",
+    "clicks": "events",
+}  # which reads files of this kind
 
 
 @dataclasses.dataclass(frozen=True)
 class List:
-    """Lists the public data sets with content, size, state and licence, and the formats of files of yours."""
+    """Lists the public data sets with content, size, state and licence, and the formats of your own files."""
 
     def run(self) -> None:
         for name, entry in catalogue.public().items():
-            content = "+".join(CONTENT[kind] for kind in entry.kinds)
+            content = "+".join(CONTENTS[kind] for kind in entry.kinds)
             print(f"{name:<28} {content:<13} {entry.size / 1e6:5.1f} MB  {entry.state:<19} {entry.licence}")
         for name, entry in catalogue.formats().items():
-            content, how = CONTENT[entry.kind], f"{COMMAND[entry.kind]} {name} {' '.join(entry.paths)}"
+            content, how = CONTENTS[entry.kind], f"{COMMANDS[entry.kind]} {name} {' '.join(entry.paths)}"
             print(f"{name:<28} {content:<13} {'':>8}  files of your own: {how}")
         print(f"\nJAXREC_DATA_DIR: {store.data_dir() or 'unset'}\ncache: {store.cache_dir()}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stats:
-    """Prints the statistics of a public data set, downloading it first if need be."""
+    """Prints the statistics of a public data set, downloading it first if necessary."""
 
     name: tyro.conf.Positional[str]  # such as movielens/ml-100k; see `list`
 
     def run(self) -> None:
-        for kind in catalogue.find(self.name, catalogue.public()).kinds:
+        for kind in catalogue.find_entry(self.name, catalogue.public()).kinds:
             print(catalogue.describe(catalogue.load(self.name, kind=kind)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Download:
-    """Makes sure that all files of a public data set are here and intact."""
+    """Downloads the missing files of a public data set, and verifies all."""
 
     name: tyro.conf.Positional[str]  # such as movielens/ml-100k; see `list`
 
     def run(self) -> None:
-        entry = catalogue.find(self.name, catalogue.public())
-        assert entry.source is not None  # as of every public set
+        entry = catalogue.find_entry(self.name, catalogue.public())
+        assert entry.source is not None  # every public set has one
         store.show_terms(entry.source)
         for alternatives in entry.files:
             file = next((file for file in alternatives if store.find_file(file)), alternatives[-1])
@@ -70,20 +73,20 @@ class Download:
 
 @dataclasses.dataclass(frozen=True)
 class ReadTable:
-    """Reads labelled files of your own in a known format, checks them for leaks, prints their statistics."""
+    """Reads your own labelled files in a known format, checks them for leaks, prints their statistics."""
 
     format: tyro.conf.Positional[str]  # criteo, aliexpress, ali-ccp, ali-ccp-logs or fuxictr; see `list`
     files: tyro.conf.Positional[tuple[Path, ...]]  # as `list` names them, in that order
-    min_count: int | None = None  # rarer values are out of vocabulary; None: what the format's reader has
+    min_count: int | None = None  # rarer values are out of vocabulary; None: the format's default
     features: tuple[
         str, ...
-    ] = ()  # of ali-ccp: columns that are features; none named: all, if fields of the set
+    ] = ()  # for ali-ccp: columns that are features; none: all, if they are fields of the data set
 
     def run(self) -> None:
-        entry = _format("impressions", self.format, self.files)
+        entry = _find_format("impressions", self.format, self.files)
         options: dict[str, Any] = {} if self.min_count is None else {"min_count": self.min_count}
         if self.features and "features" not in entry.options():
-            raise ValueError(f"--features: is for ali-ccp; {self.format} has the same columns in every file")
+            raise ValueError(f"--features: is for ali-ccp; every {self.format} file has the same columns")
         if self.features:
             options["features"] = self.features
         print(catalogue.describe(catalogue.load(self.format, *self.files, **options)))
@@ -91,14 +94,14 @@ class ReadTable:
 
 @dataclasses.dataclass(frozen=True)
 class ReadEvents:
-    """Reads event files of your own in a known format, and prints the statistics of events and items."""
+    """Reads your own event files in a known format, and prints the statistics of events and items."""
 
     format: tyro.conf.Positional[str]  # amazon, amazon-din or taobao; see `list`
     files: tyro.conf.Positional[tuple[Path, ...]]  # as `list` names them, in that order
-    drop_outside: bool = False  # of taobao: leave out events of other days than those the set is about
+    drop_outside: bool = False  # for taobao: leave out events outside the nine days of the data set
 
     def run(self) -> None:
-        entry = _format("clicks", self.format, self.files)
+        entry = _find_format("clicks", self.format, self.files)
         if self.drop_outside and "outside" not in entry.options():
             raise ValueError(f"--drop-outside: is for taobao; leave it out for {self.format}")
         options: dict[str, Any] = {"outside": "drop"} if self.drop_outside else {}
@@ -107,25 +110,25 @@ class ReadEvents:
 
 @dataclasses.dataclass(frozen=True)
 class Validate:
-    """Reads a file of your own as training would, and prints its statistics or what is wrong with it.
+    """Reads your own file as training would, and prints its statistics or what is wrong with it.
 
     By its name: .csv, .tsv, .dat (also .gz) or .parquet is a table of events; .txt (also .gz) has lines
-    `user item item ...`, oldest first. Capitals are the same.
+    `user item item ...`, oldest first. Case is ignored.
     """
 
     file: tyro.conf.Positional[Path]
     user: str = "user"  # name of the user column
     item: str = "item"  # name of the item column
-    time: str | None = "time"  # name of the time column (seconds since 1970); None: rows are in time order
+    time: str | None = "time"  # name of the time column (seconds since 1970); None: events are in time order
     value: str | None = None  # name of a value column, such as a rating
     delimiter: str | None = None  # such as '\\t' or '::'; None: a tab for .tsv, a comma otherwise
     columns: tuple[str, ...] = ()  # names of all columns of a table without a header line
-    keep_ids: bool = False  # item ids are 1..n already and stay as they are
-    real_ids: tuple[str, ...] = ()  # ids that read like a missing value and are none, such as NA
+    keep_ids: bool = False  # keep the item ids, which are 1..n already
+    real_ids: tuple[str, ...] = ()  # ids that look like a missing value but are real, such as NA
     name: str | None = None  # of the data set; None: that of the file
     times_file: Path | None = None  # for .txt: lines `user time time ...` of the same shape
-    k_core: int | None = None  # take out users and items of fewer events first
-    renumber: bool = False  # with --keep-ids and --k-core: number the items left anew
+    k_core: int | None = None  # first remove users and items with fewer events
+    renumber: bool = False  # with --keep-ids and --k-core: renumber the remaining items
 
     def run(self) -> None:
         form = file_suffix(self.file)
@@ -135,9 +138,7 @@ class Validate:
             return
         self._only("a .txt file", "times_file")
         if self.renumber and not (self.keep_ids and self.k_core):
-            raise ValueError(
-                "--renumber: is for --keep-ids with --k-core; other ids are numbered as they come"
-            )
+            raise ValueError("--renumber: is for --keep-ids with --k-core; other ids are always renumbered")
         options: dict[str, Any] = {
             **{name: getattr(self, name) for name in ("user", "item", "time", "value", "real_ids", "name")},
             "ids": "keep" if self.keep_ids else "map",
@@ -157,10 +158,10 @@ class Validate:
             events = events.k_core(self.k_core, renumber=True if self.renumber else None)
         print(catalogue.describe(events.to_sequences()))
         if events.ids_kept:
-            print(f"ids are kept: an item table has {events.num_items:,} rows, 1..{events.num_items}")
+            print(f"ids are kept: an item table needs the ids 1..{events.num_items:,}")
 
     def _only(self, what: str, options: str) -> None:
-        """Raises ValueError for options that were given and that only `what` has."""
+        """Raises ValueError for given options that only `what` has."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in options.split():
             if getattr(self, name) != defaults[name]:
@@ -178,12 +179,12 @@ Command = (
 )
 
 
-def _format(kind: catalogue.Kind, name: str, files: tuple[Path, ...]) -> catalogue.Entry:
-    """The format of this kind and name, checked to take as many files."""
+def _find_format(kind: catalogue.Kind, name: str, files: tuple[Path, ...]) -> catalogue.Entry:
+    """The format of this kind and name, after checking the number of files."""
     formats = {name: entry for name, entry in catalogue.formats().items() if entry.kind == kind}
     if name not in formats:
         raise ValueError(f"format {name!r}: unknown; one of {', '.join(formats)}")
-    catalogue.check_files(formats[name], files)
+    catalogue.check_num_files(formats[name], files)
     return formats[name]
 
 
@@ -192,7 +193,7 @@ def _one_line(text: str) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs a command; 0 if all is well, 2 with the error on stderr, in one line."""
+    """Runs a command; returns 0, or 2 after printing the error on stderr, in one line."""
     command: List | Stats | Download | ReadTable | ReadEvents | Validate = tyro.cli(
         Command,  # type: ignore[arg-type]
         prog="python -m jaxrec.data",
@@ -201,7 +202,7 @@ def main(args: list[str] | None = None) -> int:
     )
     try:
         command.run()
-    except Exception as error:  # whatever a file may lead to; of others than the usual ones the kind is told
+    except Exception as error:  # whatever a file may cause; unusual errors are shown with their type
         usual = isinstance(error, (ValueError, OSError, ImportError)) and str(error)
         text = str(error) if usual else f"{type(error).__name__}: {error}"
         print(f"error: {_one_line(text)}", file=sys.stderr)
@@ -211,5 +212,5 @@ def main(args: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know a character of a name
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that cannot print a character
     sys.exit(main())

@@ -1,10 +1,10 @@
-"""Every data set and file format by name: what it is, on what terms, and how it is loaded.
+"""Every data set and file format by name: its content, its terms, and how to load it.
 
-    load("movielens/ml-100k")                               a public set, found or downloaded
+    load("movielens/ml-100k")                               a public data set, found or downloaded
     load("movielens/ml-100k", kind="impressions", seed=1)   the same as a labelled table
-    load("criteo", "train.txt")                             files of yours in a known format
+    load("criteo", "train.txt")                             your own files in a known format
 
-This is the one list of sources; `python -m jaxrec.data` reads it too. A source is imported when it is needed.
+This is the only list of sources; `python -m jaxrec.data` reads it too. A source is imported when needed.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ RETURNS: Mapping[Kind, str] = {
     "events": "Sequences, the events of each user in time order",
     "impressions": "ImpressionSplit, a labelled table in three parts",
     "sessions": "Sessions, click sessions for training and test",
-    "clicks": "(Sequences, SideInfo), events and what is known of items, of which next_clicks makes examples",
+    "clicks": "(Sequences, SideInfo), events and side information, from which next_clicks makes examples",
 }
-# What a source offers: its tuple of descriptions, and the function that loads one by name.
-_OFFERS: Mapping[Kind, tuple[str, str]] = {
+# Attributes of a source: its tuple of data sets, and the function that loads one by name.
+_ATTRIBUTES: Mapping[Kind, tuple[str, str]] = {
     "events": ("DATASETS", "load"),
     "impressions": ("TABLES", "load_impressions"),
     "sessions": ("LOGS", "load"),
 }
-# Modules of jaxrec.data.sources whose files have a public address, in the order that names are listed.
+# Sources whose files have a public address, in the order in which names are listed.
 SOURCES = ("movielens", "ticoserec", "coserec", "sasrec", "census", "retailrocket", "sessions")
-_MODULE_OF = {"sessions": "session_logs"}  # where a source's name is not its module's
-# What papers and other files call a set that has another name here.
+_MODULES = {"sessions": "session_logs"}  # where a source is not named like its module
+# Names of data sets in papers and other files, and their names here.
 _OTHER_NAMES = {
     "sasrec/Games": "sasrec/Video",
     "sasrec/Video_Games": "sasrec/Video",
@@ -59,13 +59,13 @@ _OTHER_NAMES = {
 
 
 class Entry(NamedTuple):
-    """A name that `load` takes.
+    """A data set or format that `load` takes by name.
 
-    readers: for each kind the set can be loaded as, what gives the function that does so, which imports its
-      source; the first kind is the default.
-    source: where a public set comes from and on what terms; None for files of yours.
+    readers: for each kind it can be loaded as, a function that imports the source and returns its reader; the
+      first kind is the default.
+    source: origin and terms of a public set; None for your own files.
     files: each file of a public set, as alternatives of which the first found is read.
-    paths: what the files of yours are that `load` takes, in order; none for a public set.
+    paths: what your own files are, in the order in which `load` takes them; empty for a public set.
     """
 
     name: str
@@ -80,12 +80,12 @@ class Entry(NamedTuple):
 
     @property
     def kind(self) -> Kind:
-        """What `load` gives if no kind is asked for."""
+        """The kind that `load` returns by default."""
         return self.kinds[0]
 
     @property
     def returns(self) -> str:
-        """What `load` returns, in words."""
+        """Description of what `load` returns."""
         return RETURNS[self.kind]
 
     @property
@@ -94,24 +94,24 @@ class Entry(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of a public set's original files, uncompressed; 0 for files of yours."""
+        """Bytes of a public set's original files, uncompressed; 0 for your own files."""
         return sum(alternatives[-1].size for alternatives in self.files)
 
     @property
     def state(self) -> store.State | None:
-        """The state of a public set is that of the file hardest to get; None for files of yours."""
+        """The worst state of a public set's files; None for your own files."""
         order: tuple[store.State, ...] = ("in JAXREC_DATA_DIR", "cached", "to download", "not available")
         states = [store.file_state(*alternatives) for alternatives in self.files]
         return max(states, key=order.index) if states else None
 
     def options(self, kind: Kind | None = None) -> tuple[str, ...]:
-        """Names of the options that `load` takes for this kind (None: the default one)."""
+        """Names of the options that `load` takes for this kind (None: the default)."""
         parameters = inspect.signature(self.readers[kind or self.kind]()).parameters.values()
         return tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
 
 
-def _function(module: str, function: str = "load") -> Callable[[], Reader]:
-    """What gives a function of a source, importing that source when called."""
+def _lazy_reader(module: str, function: str = "load") -> Callable[[], Reader]:
+    """A function that imports a source and returns its reader."""
     return lambda: getattr(importlib.import_module(f"jaxrec.data.sources.{module}"), function)
 
 
@@ -125,37 +125,37 @@ def _aliccp_logs() -> Reader:
     return read
 
 
-def _own(name: str, kind: Kind, paths: str, reader: Callable[[], Reader]) -> Entry:
+def _format(name: str, kind: Kind, paths: str, reader: Callable[[], Reader]) -> Entry:
     return Entry(name, {kind: reader}, None, (), tuple(paths.split()))
 
 
-# Formats of files that no public address gives.
+# Formats of files that have no public address.
 _FORMATS = (
-    _own("criteo", "impressions", "FILE", _function("criteo")),
-    _own("aliexpress", "impressions", "TRAIN TEST", _function("aliexpress")),
-    _own("ali-ccp", "impressions", "TRAIN VALIDATION TEST", _function("aliccp", "load_table")),
-    _own(
+    _format("criteo", "impressions", "FILE", _lazy_reader("criteo")),
+    _format("aliexpress", "impressions", "TRAIN TEST", _lazy_reader("aliexpress")),
+    _format("ali-ccp", "impressions", "TRAIN VALIDATION TEST", _lazy_reader("aliccp", "load_table")),
+    _format(
         "ali-ccp-logs", "impressions", "SKELETON_TRAIN COMMON_TRAIN SKELETON_TEST COMMON_TEST", _aliccp_logs
     ),
-    _own("fuxictr", "impressions", "TRAIN VALIDATION TEST FEATURE_MAP", _function("fuxictr")),
-    _own("amazon", "clicks", "REVIEWS METADATA", _function("amazon")),
-    _own("amazon-din", "clicks", "FILE", _function("amazon", "load_table")),
-    _own("taobao", "clicks", "FILE", _function("taobao")),
+    _format("fuxictr", "impressions", "TRAIN VALIDATION TEST FEATURE_MAP", _lazy_reader("fuxictr")),
+    _format("amazon", "clicks", "REVIEWS METADATA", _lazy_reader("amazon")),
+    _format("amazon-din", "clicks", "FILE", _lazy_reader("amazon", "load_table")),
+    _format("taobao", "clicks", "FILE", _lazy_reader("taobao")),
 )
 
 
 def formats() -> dict[str, Entry]:
-    """The known formats of files of yours, by name."""
+    """The known formats of your own files, by name."""
     return {entry.name: entry for entry in _FORMATS}
 
 
 def public() -> dict[str, Entry]:
     """Every public data set by name, `source/set`, in the order of the sources."""
-    return {name: entry for source in SOURCES for name, entry in _sets_of(source).items()}
+    return {name: entry for source in SOURCES for name, entry in _source_entries(source).items()}
 
 
 def entries() -> dict[str, Entry]:
-    """All that `load` takes by name: public data sets, then formats of files of yours."""
+    """All that `load` takes by name: public data sets, then formats of your own files."""
     return {**public(), **formats()}
 
 
@@ -168,47 +168,47 @@ def names() -> tuple[str, ...]:
     return tuple(entries())
 
 
-def _sets_of(source: str) -> dict[str, Entry]:
-    """The data sets of one source, which is imported, by name."""
-    module = importlib.import_module(f"jaxrec.data.sources.{_MODULE_OF.get(source, source)}")
+def _source_entries(source: str) -> dict[str, Entry]:
+    """The data sets of one source, by name; imports the source."""
+    module = importlib.import_module(f"jaxrec.data.sources.{_MODULES.get(source, source)}")
     offered = {
         kind: {described.name: described for described in getattr(module, attribute, ())}
-        for kind, (attribute, _) in _OFFERS.items()
+        for kind, (attribute, _) in _ATTRIBUTES.items()
     }
 
     def reader(kind: Kind, name: str) -> Callable[[], Reader]:
-        return lambda: functools.partial(getattr(module, _OFFERS[kind][1]), name)
+        return lambda: functools.partial(getattr(module, _ATTRIBUTES[kind][1]), name)
 
     found = {}
     for name in dict.fromkeys(name for described in offered.values() for name in described):
         kinds = [kind for kind, described in offered.items() if name in described]
-        files = offered[kinds[0]][name].files  # other kinds are made from the same files
+        files = offered[kinds[0]][name].files  # all kinds are made from the same files
         readers = {kind: reader(kind, name) for kind in kinds}
         found[f"{source}/{name}"] = Entry(f"{source}/{name}", readers, module.SOURCE, files, ())
     return found
 
 
-def find(name: str, among: Mapping[str, Entry] | None = None) -> Entry:
-    """The entry of this name, among all by default; ValueError naming the nearest and all names.
+def find_entry(name: str, known: Mapping[str, Entry] | None = None) -> Entry:
+    """The entry of this name; ValueError naming the nearest and all names.
 
-    A set has one name: what else it is called in papers is refused with the name it has here.
+    known: entries to search, by default all. A name that only papers use is refused, with the name here.
     """
     source = name.partition("/")[0]
-    near = _sets_of(source) if among is None and source in SOURCES else {}  # no other source is imported
+    near = _source_entries(source) if known is None and source in SOURCES else {}  # imports no other source
     if name in near:
         return near[name]
-    among = entries() if among is None else among
-    if name in among:
-        return among[name]
-    if _OTHER_NAMES.get(name) in among:
-        raise ValueError(f"data set {name!r}: is called {_OTHER_NAMES[name]} here; give that name")
-    guesses = _nearest(name, tuple(among))
+    known = entries() if known is None else known
+    if name in known:
+        return known[name]
+    if _OTHER_NAMES.get(name) in known:
+        raise ValueError(f"data set {name!r}: is called {_OTHER_NAMES[name]} here; use that name")
+    guesses = _similar_names(name, tuple(known))
     hint = f" (did you mean {' or '.join(guesses)}?)" if guesses else ""
-    raise ValueError(f"data set {name!r}: unknown{hint}; one of {', '.join(among)}")
+    raise ValueError(f"data set {name!r}: unknown{hint}; one of {', '.join(known)}")
 
 
-def _nearest(name: str, known: tuple[str, ...]) -> list[str]:
-    """The names that a wrong one may stand for: those whose last part it is, or else the most similar one."""
+def _similar_names(name: str, known: tuple[str, ...]) -> list[str]:
+    """Suggestions for an unknown name: names that end in it, or else the most similar one."""
     lower = {candidate: candidate.lower() for candidate in known}
     ends = [candidate for candidate in known if lower[candidate].endswith(f"/{name.lower()}")]
     if ends:
@@ -230,13 +230,13 @@ def load(
 @overload
 def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any) -> Any: ...
 def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any) -> Any:
-    """Loads a data set by its name, downloading it first if need be.
+    """Loads a data set by its name, downloading it first if necessary.
 
     Args:
       name: of a public set, such as "movielens/ml-100k", or of a format, such as "criteo"; see `names`.
-      files: of yours, for a format only, in the order of its `Entry.paths`.
-      kind: what to load, where a set can be read as more than one; None: the first of its `Entry.kinds`.
-      options: of the source's function, such as `seed` and `negatives` of impressions; see `Entry.options`.
+      files: your own files, for a format only, in the order of its `Entry.paths`.
+      kind: what to load, if a set can be read as several kinds; None: the first of its `Entry.kinds`.
+      options: of the source's reader, such as `seed` and `negatives` of impressions; see `Entry.options`.
 
     Returns Sequences for events, ImpressionSplit for impressions, Sessions for sessions, and
     (Sequences, SideInfo) for clicks.
@@ -244,11 +244,11 @@ def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any
     Raises ValueError for an unknown name, kind or option, naming the nearest or all, for a wrong number of
     files, and as the source does; FileNotFoundError for a public file that is not available.
     """
-    entry = find(name)
+    entry = find_entry(name)
     kind = entry.kind if kind is None else kind
     if kind not in entry.readers:
-        raise ValueError(f"{name}: kind={kind!r}: is read as {' or '.join(entry.kinds)}")
-    check_files(entry, files)
+        raise ValueError(f"{name}: kind={kind!r}: can only be read as {' or '.join(entry.kinds)}")
+    check_num_files(entry, files)
     known = entry.options(kind)
     for option in options:
         if option not in known:
@@ -257,15 +257,15 @@ def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any
     return entry.readers[kind]()(*files, **options)
 
 
-def check_files(entry: Entry, files: tuple[str | Path, ...]) -> None:
-    """Raises ValueError unless as many files are given as the entry takes."""
+def check_num_files(entry: Entry, files: tuple[str | Path, ...]) -> None:
+    """Raises ValueError unless the number of files is the one that the entry takes."""
     if len(files) != len(entry.paths):
         expected = " ".join(entry.paths) or "none: it is found or downloaded"
         raise ValueError(f"{entry.name}: {len(files)} files given, expected {expected}")
 
 
 def describe(data: Sequences | ImpressionSplit | Sessions | tuple[Sequences, SideInfo]) -> str:
-    """The statistics of what `load` returns, in lines, as `python -m jaxrec.data stats` prints them."""
+    """Statistics of what `load` returns, as text; `python -m jaxrec.data stats` prints it."""
     from jaxrec.data.events.sessions import Sessions, format_session_statistics
     from jaxrec.data.tables.impressions import ImpressionSplit
     from jaxrec.data.tables.summary import format_impressions
@@ -291,7 +291,7 @@ def _describe_events(sequences: Sequences) -> str:
     few = int((sequences.lengths < 3).sum())
     if few:
         lines.append(
-            f"{few:,} users have fewer than 3 events: leave_one_out needs short='train', or a k-core of 3"
+            f"{few:,} users have fewer than 3 events: leave_one_out needs short='train', or a 3-core"
         )
     elif sequences.times is not None and sequences.lengths.max() > 3:
         share = future_share(leave_one_out(sequences))

@@ -1,7 +1,7 @@
-"""What a cell of a file may hold: an id, an integer, a decimal number. The one grammar of every reader.
+"""Parses cells of files (ids, integers, decimal numbers, times), with one grammar for all readers.
 
-`int` and `float` of Python take more: underscores, plus signs, spaces, digits of other scripts and zeros in
-front, so that two ids of a file would become one number. Here a number is written with the digits 0-9 alone.
+Python's `int` and `float` accept more: underscores, plus signs, spaces, digits of other scripts and leading
+zeros, so that two different ids of a file could become one number. Here only the digits 0-9 are accepted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import decimal
 import re
 from collections.abc import Collection
 
-# What pandas, R, SQL and spreadsheets write for a value that is not there, in lower case.
+# What pandas, R, SQL and spreadsheets write for a missing value, in lower case.
 _MARKS = (
     "nan -nan null (null) #null! none <na> na n/a #na #n/a nat \\n inf -inf +inf infinity -infinity "
     "+infinity 1.#ind 1.#qnan -1.#ind -1.#qnan"
@@ -23,19 +23,19 @@ SECONDS = "times are whole seconds since 1970-01-01 UTC"
 
 _INTEGER, _DECIMAL = re.compile(INTEGER), re.compile(DECIMAL)
 _NOT_FINITE = frozenset(("nan", "-nan", "inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"))
-_INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"  # no spaces to `str.strip`, and as little to be seen
-_SHOWN = 60  # characters of a cell in an error
-_LONGEST_INTEGER = 20  # characters of one of 64 bits
+_INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"  # invisible, but not removed by `str.strip`
+_SHOWN = 60  # characters of a cell in an error message
+_LONGEST_INTEGER = 20  # characters of an integer of 64 bits
 
 
 class BadCell(ValueError):
-    """A cell that is not what its column holds. The message begins with what is wrong, without a place."""
+    """A cell of the wrong form. The message does not name the file and line, which the reader adds."""
 
 
 class IdCodes(dict[str, int]):
-    """Numbers the ids of a column 0, 1, ... as they come: `codes[text]`. Each is held, and checked, once.
+    """Numbers the ids of a column 0, 1, ... by first appearance: `codes[text]`. Each is checked once.
 
-    feature: named in errors, such as "item". real: see `check_id`.
+    feature: name used in errors, such as "item". real: see `check_id`.
     """
 
     def __init__(self, feature: str, real: Collection[str] | None = None) -> None:
@@ -56,18 +56,20 @@ def check_id(feature: str, text: str, real: Collection[str] | None = None) -> No
     country "NA"; None if the reader has no such option.
     """
     if "\0" in text:
-        raise BadCell(f"{feature} {quote(text)} has a NUL character; take it out")
+        raise BadCell(f"{feature} {quote(text)} has a NUL character; remove it")
     bare = text.strip()
     known = (real,) if isinstance(real, str) else real or ()
     if bare.lower() in MISSING_MARKS and (not bare or text not in known):
-        name_it = f", or, if it is an id, name it in real_ids: {text!r}" if bare and real is not None else ""
-        raise BadCell(f"{feature} is missing ({text!r}); fill it in or take it out{name_it}")
+        name_it = (
+            f", or, if it is a real id, name it in real_ids: {text!r}" if bare and real is not None else ""
+        )
+        raise BadCell(f"{feature} is missing ({text!r}); fill it in or remove it{name_it}")
     if bare != text or bare[0] in _INVISIBLE or bare[-1] in _INVISIBLE:
         raise BadCell(f"{feature} {quote(text)} has spaces around it; remove them")
 
 
 def parse_integer(text: str) -> int:
-    """An integer of 64 bits; BadCell for another form (`INTEGER`), OverflowError for one too large."""
+    """An integer of 64 bits; BadCell unless it matches `INTEGER`, OverflowError if it is too large."""
     if not _INTEGER.fullmatch(text):
         raise BadCell(f"{quote(text)} is not an integer ({PLAIN_INTEGER})")
     number = int(text) if len(text) <= _LONGEST_INTEGER else 2**63
@@ -77,14 +79,14 @@ def parse_integer(text: str) -> int:
 
 
 def parse_kept_id(feature: str, text: str) -> int:
-    """An id that stays as it is: an integer from 1."""
+    """An id that is kept as it is: an integer of at least 1; BadCell otherwise."""
     try:
         number = parse_integer(text)
     except OverflowError:
         number = 0
     except BadCell:
         raise BadCell(
-            f"{feature} {quote(text)} is not an integer; ids='keep' takes ids as they are ({PLAIN_INTEGER}), "
+            f"{feature} {quote(text)} is not an integer; ids='keep' needs integers ({PLAIN_INTEGER}), "
             "ids='map' takes any text"
         ) from None
     if number < 1:
@@ -95,7 +97,7 @@ def parse_kept_id(feature: str, text: str) -> int:
 
 
 def parse_seconds(feature: str, text: str) -> int:
-    """A time in whole seconds, also as a decimal number such as 20.0 or 1.4e9."""
+    """A time in whole seconds, also written as a decimal number such as 20.0 or 1.4e9; BadCell otherwise."""
     if text.isascii() and text.isdigit() and len(text) < 19:
         return int(text)
     if text.lower() in _NOT_FINITE:
@@ -113,12 +115,12 @@ def parse_seconds(feature: str, text: str) -> int:
 
 
 def parse_number(feature: str, text: str) -> float:
-    """A decimal number; NaN and infinity are left to the caller, who says how many there are."""
+    """A decimal number; BadCell otherwise. NaN and infinity are left to the caller, which counts them."""
     if text.lower() not in _NOT_FINITE and not _DECIMAL.fullmatch(text):
         raise BadCell(f"{feature} {quote(text)} is not a number; fill it in or remove the line")
     return float(text)
 
 
 def quote(text: str) -> str:
-    """A cell as errors quote it, cut where it is long."""
+    """A cell as errors quote it, truncated if long."""
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text):,} characters)"

@@ -1,7 +1,7 @@
-"""Finds a file of a public source, or downloads it: JAXREC_DATA_DIR, then the cache, then its address.
+"""Finds a file of a public source in JAXREC_DATA_DIR or the cache, or downloads it.
 
-Every file is verified by the sha256 of its uncompressed content, wherever it was found, so that one
-checksum serves a packed copy (name.gz) and the original. A file appears in the cache whole or not at all.
+Every file is verified by the sha256 of its uncompressed content, wherever it was found, so that a compressed
+copy (name.gz) and the original have the same checksum. Files are written to the cache atomically.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ State = Literal["in JAXREC_DATA_DIR", "cached", "to download", "not available"]
 
 
 class Route(NamedTuple):
-    """One way to a file: `write` puts the content at a path; `address` names it in errors."""
+    """One way to get a file: `write` writes its content to a path; `address` names it in errors."""
 
     address: str
     write: Callable[[Path], None]
@@ -30,9 +30,9 @@ class Route(NamedTuple):
 class File(NamedTuple):
     """A file of a source.
 
-    path: where it lies below JAXREC_DATA_DIR (there `.gz` may follow) and below the cache.
-    sha256, size: of the uncompressed content, in bytes. routes: tried in order; without
-    one the file is only found, never fetched.
+    path: relative to JAXREC_DATA_DIR (there optionally with `.gz`) and to the cache.
+    sha256, size: of the uncompressed content, in bytes. routes: tried in order; without one the file is found
+    but never downloaded.
     """
 
     path: str
@@ -42,7 +42,7 @@ class File(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where data come from and on what terms. `terms` are printed once, when the data are first read."""
+    """Where data come from, and their terms of use, which are printed once, when the data are first read."""
 
     name: str
     title: str
@@ -69,14 +69,14 @@ def cache_dir() -> Path:
 
 
 def find_file(file: File) -> Path | None:
-    """The place of a file that is here already, not yet verified; None if it would have to be downloaded."""
+    """The path of a file that is on this machine, not yet verified; None if it has to be downloaded."""
     folder = data_dir()
     candidates = [] if folder is None else [folder / file.path, folder / f"{file.path}.gz"]
     return next((path for path in [*candidates, cache_dir() / file.path] if path.is_file()), None)
 
 
 def file_state(*alternatives: File) -> State:
-    """Where a file is, or the first found of several that can stand for each other."""
+    """The state of a file, or of the first one found among alternatives with the same content."""
     for file in alternatives:
         path = find_file(file)
         if path is not None:
@@ -85,10 +85,10 @@ def file_state(*alternatives: File) -> State:
 
 
 def read_file(file: File) -> bytes:
-    """The verified, uncompressed content, downloaded into the cache first if need be.
+    """The verified, uncompressed content, downloaded into the cache first if necessary.
 
-    Raises ValueError for a corrupt or truncated file in JAXREC_DATA_DIR, FileNotFoundError naming every
-    route tried if it can't be had. A damaged file in the cache is reported and downloaded again.
+    Raises ValueError for a corrupt or truncated file in JAXREC_DATA_DIR, FileNotFoundError naming every route
+    tried if there is none. A corrupt file in the cache is reported and downloaded again.
     """
     path = find_file(file)
     if path is None:
@@ -96,7 +96,10 @@ def read_file(file: File) -> bytes:
     content = read_bytes(path)
     if path != cache_dir() / file.path:
         verify(
-            content, file, str(path), "replace it by an intact copy, or unset JAXREC_DATA_DIR to download it"
+            content,
+            file,
+            str(path),
+            "replace it with an intact copy, or unset JAXREC_DATA_DIR to download it",
         )
         return content
     try:
@@ -108,7 +111,7 @@ def read_file(file: File) -> bytes:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content, unpacked if its name ends in .gz; ValueError if the archive is broken."""
+    """A file's content, decompressed if its name ends in .gz; ValueError if the archive is corrupt."""
     content = path.read_bytes()
     if path.suffix.lower() != ".gz":
         return content
@@ -121,7 +124,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def verify(content: bytes, file: File, where: str, remedy: str) -> None:
-    """Raises ValueError unless size and sha256 are those expected, naming both and what to do."""
+    """Raises ValueError, with size, sha256 and remedy, unless the sha256 is the expected one."""
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         how = "truncated" if len(content) < file.size else "corrupt or of another version"
@@ -141,7 +144,7 @@ def _download(file: File) -> bytes:
             try:
                 route.write(part)
                 content = part.read_bytes()
-                verify(content, file, route.address, "the source has changed or the transfer broke")
+                verify(content, file, route.address, "the source has changed or the transfer failed")
             except (OSError, ValueError) as error:
                 failures.append(f"\n  {route.address}: {error}")
                 continue
@@ -151,12 +154,12 @@ def _download(file: File) -> bytes:
         f"{file.path}: not in JAXREC_DATA_DIR ({data_dir() or 'unset'}), not in the cache ({cache_dir()}), "
         + "and "
         + (f"could not be downloaded:{''.join(failures)}\n" if failures else "it has no public address; ")
-        + f"remedy: put the file at {final}, or set JAXREC_DATA_DIR to a folder that has it"
+        + f"remedy: put the file at {final}, or set JAXREC_DATA_DIR to a folder that contains it"
     )
 
 
 def http(url: str) -> Route:
-    """Downloads an address."""
+    """The route that downloads a URL."""
 
     def write(path: Path) -> None:
         import pooch
@@ -168,12 +171,12 @@ def http(url: str) -> Route:
 
 
 def github(repository: str, commit: str, path: str) -> Route:
-    """A file of a public GitHub repository at a fixed commit."""
+    """The route to a file of a public GitHub repository at a fixed commit."""
     return http(f"https://raw.githubusercontent.com/{repository}/{commit}/{path}")
 
 
 def wheel(package: str, version: str) -> Route:
-    """A wheel from the package index that pip is set up for; neither installed nor imported."""
+    """The route to a wheel on the package index that pip uses; it is neither installed nor imported."""
 
     def write(path: Path) -> None:
         print(
@@ -197,7 +200,7 @@ def wheel(package: str, version: str) -> Route:
 
 
 def archive_member(archive: File, address: str, extract: Callable[[bytes], bytes]) -> Route:
-    """A file made from another one that the store holds, such as a member of an archive."""
+    """The route to a file extracted from another file of the store, such as a member of an archive."""
 
     def write(path: Path) -> None:
         path.write_bytes(extract(read_file(archive)))
@@ -206,7 +209,7 @@ def archive_member(archive: File, address: str, extract: Callable[[bytes], bytes
 
 
 def show_terms(source: Source) -> None:
-    """Prints the terms of a source on stderr, once: a marker file in the cache remembers what was shown."""
+    """Prints the terms of a source on stderr, once: a marker file in the cache records what was shown."""
     text = f"{source.title} ({source.homepage}): {source.licence}. {source.terms}"
     marker = cache_dir() / "terms" / source.name
     if marker.is_file() and marker.read_text(encoding="utf-8") == text:
@@ -218,4 +221,4 @@ def show_terms(source: Source) -> None:
             part.write(text)
         os.replace(part.name, marker)
     except OSError:
-        pass  # a cache that can't be written to: the terms are shown again next time
+        pass  # the cache is read-only: the terms are shown again next time

@@ -1,4 +1,4 @@
-"""Validation of ids and times on the host, once: an array library clamps or wraps bad ids in silence."""
+"""Validates ids and times on the host, once: array libraries clamp or wrap bad ids silently."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 MAX_ITEMS = 2**31 - 2  # vocab_size = num_items + 1 has to fit int32
 MAX_SECONDS = 10**11  # the year 5138: anything larger is a finer unit than seconds
 MAX_SPAN = 2**31 - 1  # times are rebased per user to int32 seconds
-_PART = r"[A-Za-z0-9][A-Za-z0-9_+@-]*(?:\.[A-Za-z0-9_+@-]+)*"  # of a name: what a result's file may be named
+_PART = r"[A-Za-z0-9][A-Za-z0-9_+@-]*(?:\.[A-Za-z0-9_+@-]+)*"  # of a name; can name a file of results
 _NAME = re.compile(f"{_PART}(?:/{_PART})*")
 _LONGEST_NAME = 200
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError for a name of a data set that can't name a folder of results, before any training.
+    """Raises ValueError for a data set name that cannot name a folder of results, before any training.
 
-    A slash parts the source from the set, such as movielens/ml-100k.
+    A slash separates the source from the set, as in movielens/ml-100k.
     """
     if not isinstance(name, str) or len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
         raise ValueError(
@@ -27,24 +27,23 @@ def check_name(name: str) -> None:
 
 
 def as_integers(values: object, where: str) -> np.ndarray:
-    """Integers of any type as int64 [N], empty lists too.
+    """Integers of any type, or an empty list, as int64 [N].
 
-    Raises ValueError for fractions, text, True and all else that a cast would change or take for a number,
-    for another rank, and for integers that int64 does not hold.
+    Raises ValueError for fractions, text, booleans and all else that a cast would silently convert, for
+    another rank, and for integers beyond int64.
     """
     if isinstance(values, (list, tuple)):
         for position, value in enumerate(values):
             if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
                 raise ValueError(
-                    f"{where}: {value!r} at position {position} is no integer; look what it should be, then "
-                    "convert it"
+                    f"{where}: {value!r} at position {position} is no integer; correct or convert it"
                 )
         try:
             return np.array([int(value) for value in values], np.int64)
         except OverflowError:
             raise ValueError(f"{where}: one of {len(values):,} integers is beyond 64 bits") from None
     if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
-        raise ValueError(f"{where}: values are masked in part; fill them in or take the rows out")
+        raise ValueError(f"{where}: some values are masked; fill them in or remove them")
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{where}: {array.dtype}{list(array.shape)}, expected integers of rank 1")
@@ -58,7 +57,7 @@ def check_count(count: int, what: str) -> None:
     if count < 1:
         raise ValueError(f"{what}: there are none; at least one is needed")
     if count > MAX_ITEMS:
-        raise ValueError(f"{what}: {count:,} are more than {MAX_ITEMS:,}, the most that int32 ids can number")
+        raise ValueError(f"{what}: {count:,} are more than the {MAX_ITEMS:,} that int32 ids can number")
 
 
 def check_dtype(array: np.ndarray, dtype: type, where: str, ndim: int = 1) -> None:
@@ -83,7 +82,7 @@ def check_ids(ids: np.ndarray, count: int, where: str) -> None:
 
 
 def check_seconds(times: np.ndarray, where: str) -> None:
-    """Raises ValueError unless times are int64 seconds since 1970 of a plausible size."""
+    """Raises ValueError unless times are plausible int64 seconds since 1970."""
     check_dtype(times, np.int64, where)
     bad = np.flatnonzero((times > MAX_SECONDS) | (times < -MAX_SECONDS))
     if bad.size:
@@ -95,7 +94,7 @@ def check_seconds(times: np.ndarray, where: str) -> None:
 
 
 def as_int32_ids(ids: np.ndarray, count: int, where: str) -> np.ndarray:
-    """Integer ids as int32, after checking that they lie in 1..count: a plain cast would wrap in silence."""
+    """Integer ids as int32, after checking that they lie in 1..count: a plain cast wraps silently."""
     ids = as_integers(ids, where)
     bad = np.flatnonzero((ids < 1) | (ids > count))
     if bad.size:
@@ -106,14 +105,14 @@ def as_int32_ids(ids: np.ndarray, count: int, where: str) -> np.ndarray:
 
 
 def count_kept_items(item: np.ndarray, where: str) -> int:
-    """Number of items when ids are taken as they are: the largest id.
+    """Number of items if raw ids are kept: the largest id.
 
     Raises ValueError if fewer than 1 % of the ids up to it occur.
     """
     present = np.unique(item)
     if present[-1] > 100 * present.size:
         raise ValueError(
-            f"{where}: the largest id is {present[-1]:,} but only {present.size:,} ids occur; ids taken as "
-            "they are give a table with a row for each up to the largest: map them to 1..n"
+            f"{where}: the largest id is {present[-1]:,} but only {present.size:,} ids occur; kept ids "
+            "need an item table with an entry for every id up to the largest: map them to 1..n"
         )
-    return max(int(present[-1]), 1)  # without a positive id, the check of ids says so
+    return max(int(present[-1]), 1)  # if no id is positive, `check_ids` raises

@@ -1,4 +1,4 @@
-"""Raw ids to 1..n and back; 0 stays free for padding."""
+"""Maps raw ids to 1..n and back; 0 is padding."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from jaxrec.data.cells import BadCell, check_id, quote
 from jaxrec.data.validation import as_integers, check_count
 
 Order = Literal["appearance", "sorted"]
-MAX_ARRAY_BYTES = 1 << 30  # of an array of text, where one long text makes it so large
+MAX_ARRAY_BYTES = 1 << 30  # of an array of text that a single long text makes this large
 
 
 class CodedTexts(NamedTuple):
-    """Raw ids as a reader finds them: row i holds texts[codes[i]]. Each of texts is distinct and occurs."""
+    """Raw ids as readers give them: event i has texts[codes[i]]. texts are distinct, and each occurs."""
 
     codes: np.ndarray
     texts: list[str]
@@ -44,9 +44,9 @@ class Vocabulary:
             raise ValueError(f"{self.feature}: raw ids must be a NumPy array of integers or text")
         object.__setattr__(self, "raw", as_raw_ids(self.feature, self.raw))
         check_count(self.raw.size, f"{self.feature} ids")
-        twice = _repeated(self.raw)
+        twice = _find_repeated(self.raw)
         if twice is not None:
-            raise ValueError(f"{self.feature}: raw id {twice!r} stands twice; ids must be distinct")
+            raise ValueError(f"{self.feature}: raw id {twice!r} occurs twice; ids must be distinct")
 
     @functools.cached_property
     def _order(self) -> np.ndarray:
@@ -56,7 +56,7 @@ class Vocabulary:
         return self.raw.size
 
     def encode(self, values: object) -> np.ndarray:
-        """Maps raw ids [N] to int32 ids 1..n; ValueError names the first unknown one and their number."""
+        """Maps raw ids [N] to int32 ids 1..n; ValueError names the first unknown one and counts them."""
         codes, found = factorise(self.feature, values)
         if found.size and is_text(found) != is_text(self.raw):
             raise ValueError(
@@ -64,18 +64,18 @@ class Vocabulary:
                 f"{self.raw.dtype}; convert one to the other"
             )
         place = np.searchsorted(self.raw, found, sorter=self._order)
-        rows = self._order[np.minimum(place, self.raw.size - 1)]
-        unknown = np.flatnonzero((self.raw[rows] != found)[codes])
+        index = self._order[np.minimum(place, self.raw.size - 1)]
+        unknown = np.flatnonzero((self.raw[index] != found)[codes])
         if unknown.size:
             raise ValueError(
                 f"{self.feature}: unknown raw id {found[codes[unknown[0]]].item()!r} at position "
                 f"{unknown[0]} ({unknown.size:,} unknown of {codes.size:,}); build the vocabulary from all "
-                "data, or take these rows out first"
+                "data, or remove these values first"
             )
-        return (rows + 1).astype(np.int32)[codes]
+        return (index + 1).astype(np.int32)[codes]
 
     def decode(self, ids: object) -> np.ndarray:
-        """Maps ids 1..n back to raw ids; ValueError for ids outside 1..n, padding included."""
+        """Maps ids 1..n to raw ids; ValueError for ids outside 1..n, including padding."""
         array = np.asarray(ids)
         if array.size and (array.dtype.kind not in "iu" or array.min() < 1 or array.max() > self.raw.size):
             bad = array if array.dtype.kind not in "iu" else array[(array < 1) | (array > self.raw.size)]
@@ -93,10 +93,10 @@ def build(feature: str, values: object, order: Order = "appearance") -> Vocabula
 def build_and_encode(
     feature: str, values: object, order: Order = "appearance"
 ) -> tuple[Vocabulary, np.ndarray]:
-    """A vocabulary of `values` as `build` makes it, and the ids of all of them, int32 [N]."""
+    """The vocabulary that `build` makes of `values`, and their ids, int32 [N]."""
     if order not in ("appearance", "sorted"):
         raise ValueError(f"order={order!r}: must be 'appearance' or 'sorted'")
-    codes, distinct = _distinct(feature, values)
+    codes, distinct = _factorise(feature, values)
     check_count(len(distinct), f"{feature} ids")
     ids = np.arange(1, len(distinct) + 1, dtype=np.int32)
     if order == "sorted":
@@ -111,12 +111,12 @@ def factorise(feature: str, values: object) -> tuple[np.ndarray, np.ndarray]:
 
     values: integers or text as `as_raw_ids` takes them, or `CodedTexts`.
     """
-    codes, distinct = _distinct(feature, values)
+    codes, distinct = _factorise(feature, values)
     return codes, _as_array(feature, distinct)
 
 
 def check_raw_ids(vocabulary: Vocabulary, ids: np.ndarray, real: Collection[str] = ()) -> None:
-    """Raises ValueError for a text among the raw ids that is no id (`cells.check_id`), naming its event."""
+    """Raises ValueError for a raw id that is not a valid id (`cells.check_id`), naming its event."""
     if not is_text(vocabulary.raw):
         return
     for code, text in enumerate(vocabulary.raw.tolist(), 1):
@@ -127,17 +127,17 @@ def check_raw_ids(vocabulary: Vocabulary, ids: np.ndarray, real: Collection[str]
 
 
 def as_raw_ids(feature: str, values: object) -> np.ndarray:
-    """The values as an array of integers (int64) or text of rank 1; ValueError for anything else, as floats.
+    """The values as an array of int64 or text of rank 1; ValueError for anything else, such as floats.
 
-    Integers of all types become int64, because NumPy takes int64 and uint64 together to floats, to which ids
-    above 2^53 are equal that differ.
+    Integers of all types become int64: NumPy promotes int64 and uint64 to floats, in which different ids
+    above 2^53 are equal.
     """
     if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
-        raise ValueError(f"{feature}: raw ids are masked in part; fill them in or take the rows out")
-    listed = _listed(values)
+        raise ValueError(f"{feature}: some raw ids are masked; fill them in or remove them")
+    listed = _as_list(values)
     if isinstance(listed, np.ndarray):
         if listed.ndim == 1 and listed.dtype.kind == "U":
-            return _without_nul(feature, listed)
+            return _check_nul(feature, listed)
         if listed.ndim == 1 and (listed.dtype.kind in "iu" or not listed.size):
             return as_integers(listed if listed.size else listed.astype(np.int64), f"{feature}: raw ids")
         raise ValueError(
@@ -152,8 +152,8 @@ def as_raw_ids(feature: str, values: object) -> np.ndarray:
     names = ", ".join(sorted(kind.__name__ for kind in kinds))
     if any(issubclass(kind, str) for kind in kinds) or len(kinds) > 1:
         raise ValueError(
-            f"{feature}: raw ids mix text with other types, or integers with what is none ({names}); make "
-            "them all text or all integers, and fill in what is missing"
+            f"{feature}: raw ids mix text with other types, or integers with other types ({names}); convert "
+            "all to text or all to integers, and fill in missing ones"
         )
     raise ValueError(
         f"{feature}: raw ids of type {_type_of(listed)} and rank 1; expected a list of integers or of text "
@@ -162,20 +162,20 @@ def as_raw_ids(feature: str, values: object) -> np.ndarray:
 
 
 def text_array(feature: str, texts: Sequence[str]) -> np.ndarray:
-    """Distinct texts as an array, whose entries are all as wide as the longest.
+    """Distinct texts as an array, whose entries all take the memory of the longest.
 
-    Raises ValueError for a NUL character, which such an array can't end in, and for a text that is so much
-    longer than the others that it alone would make the array larger than a GiB.
+    Raises ValueError for a NUL character, which NumPy would strip from the end, and for a text so much longer
+    than the others that it alone would make the array larger than 1 GiB.
     """
     bad = next((text for text in texts if "\0" in text), None)
     if bad is not None:
-        raise ValueError(f"{feature}: {quote(bad)} has a NUL character; take it out")
+        raise ValueError(f"{feature}: {quote(bad)} has a NUL character; remove it")
     lengths = [len(text) for text in texts]
     longest = max(lengths, default=0)
     if 4 * longest * len(texts) > MAX_ARRAY_BYTES and longest * len(texts) > 16 * sum(lengths):
         raise ValueError(
             f"{feature}: {quote(texts[lengths.index(longest)])} is far longer than the other {len(texts):,} "
-            "ids, which would each take as much memory; shorten it, if it is an id at all"
+            "ids, each of which would take as much memory; shorten it, or check whether it is an id"
         )
     return np.array(texts, str)
 
@@ -184,16 +184,13 @@ def is_text(array: np.ndarray) -> bool:
     return array.dtype.kind == "U"
 
 
-def _distinct(feature: str, values: object) -> tuple[np.ndarray, list[Any]]:
-    """Codes by first appearance, and the distinct values as a list.
-
-    Text is held once a distinct value, so that a long one costs its own length and not that of every row.
-    """
+def _factorise(feature: str, values: object) -> tuple[np.ndarray, list[Any]]:
+    """As `factorise`, but the distinct values as a list: a long text then takes memory only once."""
     if isinstance(values, CodedTexts):
         used, first, place = np.unique(values.codes, return_index=True, return_inverse=True)
         order = np.argsort(first, kind="stable")
         return np.argsort(order)[place], [values.texts[i] for i in used[order].tolist()]
-    values = _listed(values)
+    values = _as_list(values)
     if not _all_text(values):
         array = as_raw_ids(feature, values)
         if not is_text(array):
@@ -212,8 +209,8 @@ def _as_array(feature: str, distinct: list[Any]) -> np.ndarray:
     return np.array(distinct, np.int64)
 
 
-def _repeated(raw: np.ndarray) -> object:
-    """A value that stands twice, None if all are distinct."""
+def _find_repeated(raw: np.ndarray) -> object:
+    """A value that occurs twice, None if all are distinct."""
     if is_text(raw):
         found = collections.Counter(raw.tolist())
         return (
@@ -226,7 +223,7 @@ def _repeated(raw: np.ndarray) -> object:
     return ordered[twice[0]].item() if twice.size else None
 
 
-def _listed(values: object) -> np.ndarray | Sequence[Any]:
+def _as_list(values: object) -> np.ndarray | Sequence[Any]:
     """Values as a list, or as an array of numbers or fixed-width text."""
     if isinstance(values, (list, tuple, np.ma.MaskedArray)):
         return values
@@ -235,19 +232,19 @@ def _listed(values: object) -> np.ndarray | Sequence[Any]:
 
 
 def _all_text(values: object) -> bool:
-    """Whether values are a list of text, none of it anything else."""
+    """Whether values are a non-empty list of text only."""
     return isinstance(values, (list, tuple)) and bool(values) and all(isinstance(v, str) for v in values)
 
 
-def _without_nul(feature: str, array: np.ndarray) -> np.ndarray:
-    """The array of text; ValueError for a NUL character within a text (at its end NumPy can't tell)."""
+def _check_nul(feature: str, array: np.ndarray) -> np.ndarray:
+    """The array of text; ValueError for a NUL character within a text (NumPy strips those at its end)."""
     width = array.dtype.itemsize // 4
     if width > 1 and array.size:
         characters = np.ascontiguousarray(array).view(np.uint32).reshape(array.size, width)
         bad = ((characters[:, :-1] == 0) & (characters[:, 1:] != 0)).any(axis=1)
         if bad.any():
             text = array[int(bad.argmax())].item()
-            raise ValueError(f"{feature}: {quote(text)} has a NUL character; take it out")
+            raise ValueError(f"{feature}: {quote(text)} has a NUL character; remove it")
     return array
 
 

@@ -15,7 +15,7 @@ from jaxrec.baselines import TrainingEvents
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions, split_sessions
 from jaxrec.data.events.split import leave_one_out
-from jaxrec.data.sources.session_logs import from_lists
+from jaxrec.data.sources.session_logs import arrays_from_lists
 from jaxrec.protocols import next_item, sessions
 from jaxrec.types import Baseline, Retriever
 
@@ -26,7 +26,7 @@ NUM_ITEMS = 7
 
 @functools.cache
 def session_data() -> sessions.Data:
-    lists = from_lists(TRAIN, ([prefix for prefix, _ in TEST], [target for _, target in TEST]), "made")
+    lists = arrays_from_lists(TRAIN, ([prefix for prefix, _ in TEST], [target for _, target in TEST]), "made")
     return sessions.resident(split_sessions(Sessions.from_arrays("made", **lists), share=0.2))
 
 

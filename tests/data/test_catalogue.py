@@ -10,7 +10,7 @@ import pytest
 import jaxrec.data
 from jaxrec.data import catalogue
 from jaxrec.data.__main__ import main
-from jaxrec.data.catalogue import Entry, Kind, describe, entries, find, load, names
+from jaxrec.data.catalogue import Entry, Kind, describe, entries, find_entry, load, names
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.store import File
@@ -35,7 +35,7 @@ def test_every_set_that_is_here_loads_as_each_of_its_kinds(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: Kind
 ) -> None:
     monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
-    if find(name).state != "in JAXREC_DATA_DIR":
+    if find_entry(name).state != "in JAXREC_DATA_DIR":
         pytest.skip(f"{name} is not in the data folder")
     found: Any = load(name, kind=kind)
     named = found.impressions if kind == "impressions" else found
@@ -82,14 +82,14 @@ def test_no_other_file_lists_the_sets() -> None:
 
 
 def test_a_set_of_several_kinds_gives_the_first_unless_told() -> None:
-    entry = find("movielens/ml-100k")
+    entry = find_entry("movielens/ml-100k")
     assert entry.kinds == ("events", "impressions")
     assert (entry.kind, entry.licence) == ("events", "research use only")
 
 
 def test_options_reach_the_source(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
-    if find("movielens/ml-100k").state != "in JAXREC_DATA_DIR":
+    if find_entry("movielens/ml-100k").state != "in JAXREC_DATA_DIR":
         pytest.skip("movielens/ml-100k is not in the data folder")
     found = load("movielens/ml-100k", kind="impressions", negatives=1)
     assert found.impressions.num_rows == 2 * 100_000
@@ -115,7 +115,7 @@ def test_the_state_of_a_set_is_that_of_the_file_hardest_to_get(
     cache: Path, write: Write, monkeypatch: pytest.MonkeyPatch, files: tuple[tuple[str, ...], ...], state: str
 ) -> None:
     monkeypatch.setenv("JAXREC_DATA_DIR", str(write("here", "").parent))
-    entry = find("sasrec/Video")
+    entry = find_entry("sasrec/Video")
     wanted = tuple(tuple(File(name, "", 0) for name in alternatives) for alternatives in files)
     assert entry._replace(files=wanted).state == state
 
@@ -158,7 +158,7 @@ def test_a_name_like_none_gives_all() -> None:
 def test_another_name_of_a_set_is_refused_with_the_one_it_has(
     cache: Path, capsys: pytest.CaptureFixture[str], name: str, here: str
 ) -> None:
-    message = f"data set {name!r}: is called {here} here; give that name"
+    message = f"data set {name!r}: is called {here} here; use that name"
     with pytest.raises(ValueError, match=exactly(message)):
         load(name)
     assert main(["stats", name]) == 2
@@ -173,11 +173,11 @@ def test_other_names_are_no_names_and_lead_to_names() -> None:
 @pytest.mark.parametrize(
     "name, kind, message",
     [
-        ("census/income", "events", "census/income: kind='events': is read as impressions"),
+        ("census/income", "events", "census/income: kind='events': can only be read as impressions"),
         (
             "movielens/ml-100k",
             "table",
-            "movielens/ml-100k: kind='table': is read as events or impressions",
+            "movielens/ml-100k: kind='table': can only be read as events or impressions",
         ),
     ],
 )
@@ -223,8 +223,8 @@ def test_an_unknown_option_is_refused_before_anything_is_read(
         ("import jaxrec.data", []),
         ("from jaxrec.data import load", []),
         ("from jaxrec.data.catalogue import formats; formats()", []),
-        ("from jaxrec.data.catalogue import find; find('sasrec/Video')", ["sasrec"]),
-        ("from jaxrec.data.catalogue import find; find('census/income').options()", ["census"]),
+        ("from jaxrec.data.catalogue import find_entry; find_entry('sasrec/Video')", ["sasrec"]),
+        ("from jaxrec.data.catalogue import find_entry; find_entry('census/income').options()", ["census"]),
     ],
 )
 def test_no_source_is_imported_before_it_is_needed(statement: str, sources: list[str]) -> None:
@@ -245,7 +245,7 @@ def test_stats_prints_the_description(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
-    if find("sasrec/Video").state != "in JAXREC_DATA_DIR":
+    if find_entry("sasrec/Video").state != "in JAXREC_DATA_DIR":
         pytest.skip("sasrec/Video is not in the data folder")
     assert main(["stats", "sasrec/Video"]) == 0
     printed = capsys.readouterr().out

@@ -52,13 +52,13 @@ def test_a_nul_character_is_refused(text: str) -> None:
 
 
 def test_an_id_that_reads_like_a_mark_is_taken_by_name_only() -> None:
-    with pytest.raises(BadCell, match="if it is an id, name it in real_ids: 'NA'"):
+    with pytest.raises(BadCell, match="if it is a real id, name it in real_ids: 'NA'"):
         check_id("country", "NA", real=())
     check_id("country", "NA", real=("NA",))
     check_id("country", "NA", real="NA")
     with pytest.raises(BadCell, match="is missing"):
         check_id("country", "na", real=("NA",))
-    with pytest.raises(BadCell, match=r"is missing \(''\); fill it in or take it out$"):
+    with pytest.raises(BadCell, match=r"is missing \(''\); fill it in or remove it$"):
         check_id("country", "", real=("",))
 
 

@@ -41,7 +41,10 @@ def test_list_says_what_a_set_is_and_on_what_terms(cache: Path, capsys: Capture,
         (["table", "amazon", "a", "b"], "format 'amazon': unknown; one of criteo, aliexpress, ali-ccp, "),
         (["events", "criteo", "a"], "format 'criteo': unknown; one of amazon, amazon-din, taobao"),
         (["table", "criteo", "a", "b"], "criteo: 2 files given, expected FILE"),
-        (["table", "criteo", "a", "--features", "101"], "--features: is for ali-ccp; criteo has the same"),
+        (
+            ["table", "criteo", "a", "--features", "101"],
+            "--features: is for ali-ccp; every criteo file has the same",
+        ),
         (["events", "amazon", "a", "b", "--drop-outside"], "--drop-outside: is for taobao; leave it out"),
         (["stats", "criteo"], "data set 'criteo': unknown"),
     ],
@@ -185,7 +188,7 @@ def test_kept_ids_stay_in_a_core_unless_they_are_renumbered_by_name(write: Write
     path = str(write("e.csv", "user,item,time\n" + "".join(rows) + "1,1,9\n"))
     command = ["validate", path, "--keep-ids", "--k-core", "3"]
     assert main(command) == 0
-    assert "an item table has 5 rows, 1..5" in capsys.readouterr().out
+    assert "an item table needs the ids 1..5" in capsys.readouterr().out
     assert main([*command, "--renumber"]) == 0
     assert "item table" not in capsys.readouterr().out
     assert main(["validate", path, "--k-core", "3", "--renumber"]) == 2

@@ -52,7 +52,7 @@ def test_a_packed_file_has_the_checksum_of_its_content(folder: Path) -> None:
 )
 def test_a_damaged_file_in_the_data_folder_is_an_error(folder: Path, content: bytes, how: str) -> None:
     (folder / "events.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=f"{how}.*replace it by an intact copy") as caught:
+    with pytest.raises(ValueError, match=f"{how}.*replace it with an intact copy") as caught:
         store.read_file(toy())
     assert str(folder / "events.txt") in str(caught.value)
     assert hashlib.sha256(content).hexdigest() in str(caught.value)
@@ -97,7 +97,7 @@ def test_a_file_missing_from_the_data_folder_is_downloaded(folder: Path, cache: 
 
 def test_a_checksum_mismatch_leaves_nothing(cache: Path, served: Any) -> None:
     served.files["events.txt"] = CONTENT + b"more"
-    with pytest.raises(FileNotFoundError, match="the source has changed or the transfer broke"):
+    with pytest.raises(FileNotFoundError, match="the source has changed or the transfer failed"):
         store.read_file(toy(store.http(served.url("events.txt"))))
     assert files_in(cache) == []
 

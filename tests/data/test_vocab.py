@@ -60,5 +60,5 @@ def test_an_unknown_order_is_refused() -> None:
 
 
 def test_repeated_raw_ids_are_refused() -> None:
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="occurs twice"):
         vocab.Vocabulary("item", np.array([5, 6, 5]))

@@ -12,7 +12,7 @@ import pytest
 from scipy.special import log_softmax
 
 from jaxrec.data.events.sessions import Sessions, SessionSplit, split_sessions
-from jaxrec.data.sources.session_logs import from_lists
+from jaxrec.data.sources.session_logs import arrays_from_lists
 from jaxrec.index.rank import make_rank
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.stamp import STAMP
@@ -32,7 +32,7 @@ BATCH = 8
 
 @functools.cache
 def split() -> SessionSplit:
-    lists = from_lists(ROWS, ([prefix for prefix, _ in TEST], [target for _, target in TEST]), "made")
+    lists = arrays_from_lists(ROWS, ([prefix for prefix, _ in TEST], [target for _, target in TEST]), "made")
     return split_sessions(Sessions.from_arrays("made", **lists), share=0.3)
 
 

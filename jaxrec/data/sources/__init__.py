@@ -1,11 +1,11 @@
-"""One file per public source: address, checksum, licence, parser, expected statistics.
+"""One module per public source: address, checksum, licence, parser, expected statistics.
 
-A source has SOURCE, DATASETS (in the order of its paper) and load(name):
+A source of sequences has SOURCE, DATASETS (in the order of its paper) and load(name):
 
     from jaxrec.data.sources import ticoserec
     sequences = ticoserec.load("Beauty")
 
-A source of labelled tables has TABLES and load_impressions(name), which gives them split; one of click
-sessions has LOGS and load(name). Those without a public address read files of yours, load(paths): aliccp,
-aliexpress, criteo and fuxictr give labelled tables, amazon and taobao sequences with what is known of items.
+A source of labelled tables has TABLES and load_impressions(name), which returns them split; one of click
+sessions has LOGS and load(name). Sources without a public address read your own files, load(paths): aliccp,
+aliexpress, criteo and fuxictr return labelled tables, amazon and taobao sequences with side information.
 """

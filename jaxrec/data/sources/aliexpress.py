@@ -1,10 +1,10 @@
 """AliExpress search logs: click and conversion over all impressions, per country (Tianchi data set 74690).
 
-The data are behind a login, so there is no address to download them from: `load` reads train and test files
-of yours in the form that published comparisons share: the header search_id, categorical_1..16,
-numerical_1..63, click, conversion.
+The data are behind a login, so they cannot be downloaded: `load` reads your own train and test files in the
+form that published comparisons use: the header search_id, categorical_1..16, numerical_1..63, click,
+conversion.
 
-Departs from their protocol, which stopped early on the test set: here validation is taken out of training.
+Departs from their protocol, which stops early on the test set: here validation is a part of training.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LABELS = ("click", "conversion")
 def load(
     train: str | Path, test: str | Path, *, validation: float = 0.1, min_count: int = 1, seed: int = 0
 ) -> ImpressionSplit:
-    """Tasks `click` and `conversion`, both on every row: this conversion is what ESMM calls ctcvr.
+    """Tasks `click` and `conversion`, both on every row: this conversion is ESMM's ctcvr.
 
-    validation: share of the searches of `train`, taken at random and whole. The search id is the group, and
-    no feature. Ids that only `test` has are out of vocabulary. `as_ctr_cvr("click", "conversion")` of the
-    table gives the tasks of ESMM.
+    validation: share of the searches of `train`, whole searches at random. The search id is the group, not a
+    feature. Ids that occur only in `test` are out of vocabulary. The table's
+    `as_ctr_cvr("click", "conversion")` gives the tasks of ESMM.
     """
     raw, (count, _) = read_table(
         [train, test], categories=("search_id", *CATEGORIES), numbers=(*NUMBERS, *LABELS)

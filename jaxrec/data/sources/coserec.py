@@ -1,7 +1,7 @@
-"""Amazon and Yelp sequences without times, as S3-Rec and CoSeRec distribute them (5-core, one line a user).
+"""Amazon and Yelp sequences without times, as S3-Rec and CoSeRec distribute them (5-core, one line per user).
 
-Zhou et al., CIKM 2020, doi:10.1145/3340531.3411954; Liu et al., 2021, arXiv:2108.06479. `load_attributes` has
-the attributes of items that S3-Rec adds: categories and brands (Amazon), categories (Yelp).
+Zhou et al., CIKM 2020, doi:10.1145/3340531.3411954; Liu et al., 2021, arXiv:2108.06479. `load_attributes`
+returns the item attributes that S3-Rec adds: categories and brands (Amazon), categories (Yelp).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sequence_files import parse_sequences
-from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
+from jaxrec.data.sources.dataset import Dataset, Expected, check_statistics, find_by_name
 from jaxrec.data.store import File, Source, github, read_file, show_terms
 
 SOURCE = Source(
@@ -29,13 +29,13 @@ _S3REC = "2a81540ae18615d88ef88227b0c066e5b74781e5"
 def _dataset(
     name: str, sha256: str, size: int, expected: Expected, *, attributes: tuple[str, int]
 ) -> Dataset:
-    """Each file with its sha256 and size: the sequences, and the attributes of their items."""
+    """A data set of two files, given by sha256 and size: the sequences, and the item attributes."""
     route = github("YChen1993/CoSeRec", _COMMIT, f"data/{name}.txt")
-    beside = f"{name}_item2attributes.json"
-    described = github("RUCAIBox/CIKM2020-S3Rec", _S3REC, f"data/{beside}")
+    attribute_file = f"{name}_item2attributes.json"
+    attribute_route = github("RUCAIBox/CIKM2020-S3Rec", _S3REC, f"data/{attribute_file}")
     files = (
         (File(f"coserec/{name}.txt", sha256, size, (route,)),),
-        (File(f"s3rec/{beside}", *attributes, (described,)),),
+        (File(f"s3rec/{attribute_file}", *attributes, (attribute_route,)),),
     )
     return Dataset(name, files, expected)
 
@@ -73,38 +73,38 @@ DATASETS = (
 
 
 def load(name: str) -> Sequences:
-    """Sequences without times; item ids are those of the file, so published item tables fit as they are."""
-    dataset = pick(DATASETS, name)
+    """Sequences without times; item ids are those of the file, as published item tables have them."""
+    dataset = find_by_name(DATASETS, name)
     show_terms(SOURCE)
     (file,), _ = dataset.files
     sequences = parse_sequences(f"coserec/{name}", read_file(file), file.path)
-    check(sequences.name, sequences.statistics(), dataset.expected)
+    check_statistics(sequences.name, sequences.statistics(), dataset.expected)
     return sequences
 
 
 def load_attributes(name: str) -> np.ndarray:
-    """Attributes of each item of `load`, ids from 1: int32 [num_items + 1, A], row 0 and the ends of rows 0.
+    """Attributes of each item of `load`, ids from 1: int32 [num_items + 1, A], padded with 0; 0 for padding.
 
-    A row holds each attribute once, though some files repeat one. An item without any (one of Yelp) has an
-    id of its own, the largest. The paper counts 1,221 attributes of Beauty; its file has 637.
+    Attributes that a file repeats for an item count once. An item without any (there is one in Yelp) has the
+    largest id, which is its own. The paper counts 1,221 attributes of Beauty; its file has 637.
     """
-    dataset = pick(DATASETS, name)
+    dataset = find_by_name(DATASETS, name)
     show_terms(SOURCE)
     _, (file,) = dataset.files
     lists = parse_attributes(read_file(file), dataset.expected.items, file.path)
-    none = 1 + max(max(row, default=0) for row in lists)
-    rows = [list(dict.fromkeys(row)) or [none] for row in lists]
-    attributes = np.zeros((len(rows) + 1, max(map(len, rows))), np.int32)
-    for item, row in enumerate(rows, 1):
-        attributes[item, : len(row)] = row
+    none = 1 + max(max(ids, default=0) for ids in lists)
+    distinct = [list(dict.fromkeys(ids)) or [none] for ids in lists]
+    attributes = np.zeros((len(distinct) + 1, max(map(len, distinct))), np.int32)
+    for item, ids in enumerate(distinct, 1):
+        attributes[item, : len(ids)] = ids
     return attributes
 
 
 def parse_attributes(content: bytes, num_items: int, where: str) -> list[list[int]]:
-    """Attributes of items 1..num_items, as JSON {"item": [attribute, ...]} lists them.
+    """Attributes of items 1..num_items, from JSON {"item": [attribute, ...]}.
 
-    Raises ValueError naming file, item and rule for other content, an item that is not there or is not of
-    1..num_items, and an attribute that is no integer from 1.
+    Raises ValueError naming file, item and rule for other content, a missing item or one outside
+    1..num_items, and an attribute that is not an integer of at least 1.
     """
     try:
         found = json.loads(content)
@@ -120,7 +120,7 @@ def parse_attributes(content: bytes, num_items: int, where: str) -> list[list[in
                 "file that belongs to the sequences"
             )
     for item in items:
-        row = found[item]
-        if not isinstance(row, list) or not all(type(a) is int and 1 <= a < 2**31 - 1 for a in row):
-            raise ValueError(f"{where}: item {item} has {row!r}; expected a list of integers from 1")
+        ids = found[item]
+        if not isinstance(ids, list) or not all(type(a) is int and 1 <= a < 2**31 - 1 for a in ids):
+            raise ValueError(f"{where}: item {item} has {ids!r}; expected a list of integers from 1")
     return [found[item] for item in items]

@@ -1,8 +1,8 @@
 """Criteo display advertising: clicks, 13 counts and 26 hashed categories (Kaggle challenge of 2014).
 
-The data are behind a login, so there is no address to download them from: `load` reads a file of yours,
-`train.txt` as distributed (tabs, no header) or a CSV with the header label,I1..I13,C1..C26. Tabs or commas
-are told by the first line, and so is a header.
+The data are behind a login, so they cannot be downloaded: `load` reads your own file, `train.txt` as
+distributed (tabs, no header) or a CSV with the header label,I1..I13,C1..C26. The first line decides between
+tabs and commas, and whether there is a header.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ COLUMNS = ("label", *COUNTS, *CATEGORIES)
 def load(
     path: str | Path, *, min_count: int = 10, validation: float = 0.1, test: float = 0.1, seed: int = 0
 ) -> ImpressionSplit:
-    """One task, `click`; split at random, since rows have no times.
+    """One task, `click`; split at random, since there are no times.
 
-    Counts become sign(x) log(1 + |x|), standardised (some are -1 or less), with an indicator where missing;
-    a category seen fewer than `min_count` times in training rows is out of vocabulary.
+    Counts become sign(x) log(1 + |x|), standardised (some are negative), with an indicator of missing ones; a
+    category that occurs fewer than `min_count` times in training rows is out of vocabulary.
     """
     first = read_first_line(path)
     delimiter = "\t" if "\t" in first else ","
@@ -39,10 +39,10 @@ def load(
         delimiter=delimiter,
     )
     label = np.asarray(raw["label"])
-    rows = split_at_random(len(label), validation=validation, test=test, seed=seed)
+    split = split_at_random(len(label), validation=validation, test=test, seed=seed)
     specs = [Number(name, log=True, missing="indicator") for name in COUNTS]
     encoders = fit_encoders(
-        [*specs, *(Category(name, min_count=min_count) for name in CATEGORIES)], raw, rows.train
+        [*specs, *(Category(name, min_count=min_count) for name in CATEGORIES)], raw, split.train
     )
     table = Impressions("criteo", encode(encoders, raw), encoders.fields, {"click": label})
-    return table.split(*rows[:3], rule=rows.rule)
+    return table.split(*split[:3], rule=split.rule)

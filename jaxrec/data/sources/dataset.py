@@ -1,4 +1,4 @@
-"""What the sources share: the description of a data set, and the check of what was parsed."""
+"""Descriptions of the data sets of a source, and checks of what was parsed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxrec.data.tables.impressions import Impressions
 
 
 class Expected(NamedTuple):
-    """The counts a data set must have; one that differs is not the set that published numbers speak of."""
+    """The counts a data set must have: one that differs is not the data set of the published numbers."""
 
     users: int
     items: int
@@ -23,33 +23,33 @@ class Expected(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """One data set of a source. files: each needed file, as alternatives of which the first found is read."""
+    """A data set of a source. files: each file it needs, as alternatives of which the first found is read."""
 
     name: str
     files: tuple[tuple[File, ...], ...]
     expected: Expected
 
 
-class Table(NamedTuple):
-    """One labelled table of a source. positives: {task: rows of label 1} that it must have."""
+class LabelledTable(NamedTuple):
+    """A labelled table of a source. positives: {task: number of positives} that it must have."""
 
     name: str
     files: tuple[tuple[File, ...], ...]
     positives: Mapping[str, int]
 
 
-class Log(NamedTuple):
-    """One set of sessions of a source. expected: counts of `SessionStatistics` that it must have."""
+class SessionLog(NamedTuple):
+    """A set of sessions of a source. expected: the `SessionStatistics` that it must have."""
 
     name: str
     files: tuple[tuple[File, ...], ...]
     expected: Mapping[str, int]
 
 
-Named = TypeVar("Named", Dataset, Table, Log)
+Named = TypeVar("Named", Dataset, LabelledTable, SessionLog)
 
 
-def pick(datasets: Iterable[Named], name: str) -> Named:
+def find_by_name(datasets: Iterable[Named], name: str) -> Named:
     """The data set of this name; ValueError naming the nearest and all names."""
     named = {dataset.name: dataset for dataset in datasets}
     if name not in named:
@@ -59,7 +59,7 @@ def pick(datasets: Iterable[Named], name: str) -> Named:
     return named[name]
 
 
-def check(name: str, found: Statistics, expected: Expected) -> None:
+def check_statistics(name: str, found: Statistics, expected: Expected) -> None:
     """Raises ValueError unless the parsed data have the expected counts."""
     for field, value in zip(Expected._fields, expected, strict=True):
         if getattr(found, field) != value:
@@ -68,7 +68,7 @@ def check(name: str, found: Statistics, expected: Expected) -> None:
             )
 
 
-def check_table(impressions: Impressions, table: Table) -> None:
+def check_positives(impressions: Impressions, table: LabelledTable) -> None:
     """Raises ValueError unless each task has the expected number of positives."""
     for task, positives in table.positives.items():
         found = int(impressions.labels[task].sum())

@@ -1,8 +1,8 @@
-"""Tables in the two forms that FuxiCTR reads (Zhu et al., BARS, SIGIR 2022, arXiv:2205.09626).
+"""Tables in the two formats of FuxiCTR (Zhu et al., BARS, SIGIR 2022, arXiv:2205.09626).
 
 A feature_map.json names labels and features: `categorical`, `numeric`, or a `sequence` of at most `max_len`
 values, which may `share_embedding` with a categorical one. Parts are CSV files with a header, where `^`
-separates the values of a sequence, or .npz files of columns that FuxiCTR has numbered (0: padding, missing).
+separates the values of a sequence, or .npz files of columns that FuxiCTR has encoded (0: padding, missing).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Feature(NamedTuple):
 
 
 class FeatureMap(NamedTuple):
-    """What a feature_map.json says of a table."""
+    """The content of a feature_map.json."""
 
     name: str
     labels: tuple[str, ...]
@@ -57,23 +57,26 @@ def load(
     """One task for each label of the map; parts are the three files, all CSV or all .npz.
 
     min_count: values rarer in training rows are out of vocabulary. keep: which `max_len` values of a longer
-    sequence; FuxiCTR keeps the last or, padding at the end, the first. group: a categorical feature that
-    metrics per group go by, such as the user. missing: of numbers, see `features.Number`.
+    sequence are kept; FuxiCTR keeps the last or, if it pads at the end, the first. group: categorical feature
+    for metrics per group, such as the user. missing: of numbers, see `features.Number`.
 
-    Columns are `features.encode`'s: values of a sequence stand in order at the front of its row; one without
-    any holds id 1 (missing). Ids of .npz files are raw values, 0 is missing.
+    Columns are those of `features.encode`: the values of a sequence are in order and padded at the end; an
+    empty one has id 1 (missing). Ids of .npz files are raw values, 0 is missing.
 
-    Raises ValueError naming file, feature and rule for a map or a column of another form.
+    Raises ValueError naming file, feature and rule for a malformed map or column.
     """
     if keep not in ("last", "first"):
         raise ValueError(f"keep={keep!r}: must be 'last' or 'first'")
-    found = read_map(feature_map)
+    found = read_feature_map(feature_map)
     paths = [train, validation, test]
     packed = {_is_npz(path) for path in paths}
     if len(packed) > 1:
         raise ValueError(f"{', '.join(map(str, paths))}: some are .npz and some not; give files of one form")
-    raw, sizes = _read_packed(paths, found) if packed.pop() else _read_csv(paths, found, keep)
-    specs = [_spec(feature, min_count, missing, 0 if _is_npz(train) else "") for feature in found.features]
+    raw, sizes = _read_npz(paths, found) if packed.pop() else _read_csv(paths, found, keep)
+    specs = [
+        _as_feature_spec(feature, min_count, missing, 0 if _is_npz(train) else "")
+        for feature in found.features
+    ]
     first, second, third = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:2])
     encoders = fit_encoders(specs, raw, first)
     labels = {name: np.asarray(raw[name], np.float32) for name in found.labels}
@@ -91,8 +94,8 @@ def _is_npz(path: str | Path) -> bool:
     return str(path).lower().endswith(".npz")
 
 
-def read_map(path: str | Path) -> FeatureMap:
-    """Reads a feature_map.json. Features of type `meta` are no inputs and are left out.
+def read_feature_map(path: str | Path) -> FeatureMap:
+    """Reads a feature_map.json. Features of type `meta` are not inputs and are left out.
 
     Raises ValueError naming file, feature and rule for anything else, such as the type `embedding`.
     """
@@ -105,25 +108,23 @@ def read_map(path: str | Path) -> FeatureMap:
             f"{path}: {type(error).__name__} {error}; expected JSON {{'labels': [...], 'features': [{{name: "
             "{'type': ...}}, ...]}"
         ) from None
-    features = [_feature(path, name, spec) for name, spec in specs if spec.get("type") != "meta"]
+    features = [_parse_feature(path, name, spec) for name, spec in specs if spec.get("type") != "meta"]
     if not labels or not features:
         raise ValueError(f"{path}: labels {labels}, {len(features)} features: at least one of each is needed")
     both = [feature.name for feature in features if feature.name in labels]
     if both:
-        raise ValueError(
-            f"{path}: {both[0]}: is a label and among the features, and gives itself away; take one out"
-        )
+        raise ValueError(f"{path}: {both[0]}: is both a label and a feature, so it would leak; remove one")
     return FeatureMap(str(found.get("dataset_id", Path(path).stem)), tuple(labels), tuple(features))
 
 
-def _feature(path: str | Path, name: str, spec: Mapping[str, Any]) -> Feature:
+def _parse_feature(path: str | Path, name: str, spec: Mapping[str, Any]) -> Feature:
     kind, size, length = spec.get("type"), spec.get("vocab_size", 0), spec.get("max_len", 0)
     if not name.strip():
-        raise ValueError(f"{path}: {name!r}: a feature has no name, such as an index of rows; take it out")
+        raise ValueError(f"{path}: {name!r}: a feature has no name, such as a row index; remove it")
     if kind not in ("categorical", "numeric", "sequence"):
         raise ValueError(
             f"{path}: {name}: type {kind!r}: expected categorical, numeric, sequence or meta; "
-            "take it out of the map"
+            "remove it from the map"
         )
     for what, value, read in (
         ("vocab_size", size, kind != "numeric"),
@@ -137,7 +138,7 @@ def _feature(path: str | Path, name: str, spec: Mapping[str, Any]) -> Feature:
     return Feature(name, kind, str(vocabulary), size, length if kind == "sequence" else 0)
 
 
-def _spec(
+def _as_feature_spec(
     feature: Feature, min_count: int, missing: Literal["error", "indicator"], nothing: int | str
 ) -> FeatureSpec:
     name, vocabulary = feature.name, feature.vocabulary
@@ -156,7 +157,7 @@ def _spec(
             )
 
 
-def _names(found: FeatureMap, kind: str) -> list[str]:
+def _names_of_kind(found: FeatureMap, kind: str) -> list[str]:
     return [feature.name for feature in found.features if feature.kind == kind]
 
 
@@ -165,46 +166,46 @@ def _read_csv(
 ) -> tuple[dict[str, RawColumn], list[int]]:
     raw, sizes = read_table(
         paths,
-        categories=_names(found, "categorical"),
-        numbers=[*_names(found, "numeric"), *found.labels],
-        lists=dict.fromkeys(_names(found, "sequence"), SEPARATOR),
+        categories=_names_of_kind(found, "categorical"),
+        numbers=[*_names_of_kind(found, "numeric"), *found.labels],
+        lists=dict.fromkeys(_names_of_kind(found, "sequence"), SEPARATOR),
     )
     for feature in found.features:
         column = raw[feature.name]
         if isinstance(column, Ragged):
-            raw[feature.name] = _cut(column, feature.length, keep)
+            raw[feature.name] = _truncate(column, feature.length, keep)
     return raw, sizes
 
 
-def _cut(column: Ragged, length: int, keep: Keep) -> Ragged:
-    """The last or the first `length` values of each row."""
+def _truncate(column: Ragged, length: int, keep: Keep) -> Ragged:
+    """Keeps the last or the first `length` values of each row."""
     assert isinstance(column.values, Coded)
-    lengths, place = np.diff(column.offsets), np.arange(column.offsets[-1])
+    lengths, index = np.diff(column.offsets), np.arange(column.offsets[-1])
     if keep == "last":
-        beside = np.repeat(column.offsets[1:], lengths) - 1 - place  # values after this one
+        distance = np.repeat(column.offsets[1:], lengths) - 1 - index  # from the row's last value
     else:
-        beside = place - np.repeat(column.offsets[:-1], lengths)
-    codes = column.values.codes[beside < length]
+        distance = index - np.repeat(column.offsets[:-1], lengths)
+    codes = column.values.codes[distance < length]
     offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, length))])
     return Ragged(Coded(codes, column.values.values), offsets)
 
 
-def _read_packed(paths: Sequence[str | Path], found: FeatureMap) -> tuple[dict[str, RawColumn], list[int]]:
-    parts = [_arrays(path, found) for path in paths]
+def _read_npz(paths: Sequence[str | Path], found: FeatureMap) -> tuple[dict[str, RawColumn], list[int]]:
+    parts = [_read_npz_part(path, found) for path in paths]
     raw: dict[str, RawColumn] = {}
     for name in parts[0]:
         column = np.concatenate([part[name] for part in parts])
-        raw[name] = _listed(column) if column.ndim == 2 else column
+        raw[name] = _as_ragged(column) if column.ndim == 2 else column
     return raw, [len(part[found.labels[0]]) for part in parts]
 
 
-def _arrays(path: str | Path, found: FeatureMap) -> dict[str, np.ndarray]:
+def _read_npz_part(path: str | Path, found: FeatureMap) -> dict[str, np.ndarray]:
     """Columns of a part: labels and numbers float32 [N], ids int64 [N], sequences [N, max_len]."""
     columns: dict[str, np.ndarray] = {}
     try:
         with np.load(path, allow_pickle=False) as packed:
             if not isinstance(packed, np.lib.npyio.NpzFile):
-                raise ValueError("one array, no archive of columns")
+                raise ValueError("a single array, not an archive of columns")
             absent = [n for n in [*found.labels, *(f.name for f in found.features)] if n not in packed.files]
             if absent:
                 raise ValueError(f"{absent[0]!r} is not among the columns {', '.join(packed.files)}")
@@ -227,26 +228,27 @@ def _arrays(path: str | Path, found: FeatureMap) -> dict[str, np.ndarray]:
             changed = np.flatnonzero(columns[name] != column) if feature is None else np.empty(0)
             if changed.size and np.isfinite(column[changed[0]]):
                 raise ValueError(
-                    f"{path}: {name}: {column[changed[0]]} at row {changed[0]} is no label that float32 holds"
+                    f"{path}: {name}: {column[changed[0]]} at row {changed[0]} is not a label that "
+                    "float32 can represent"
                 )
             continue
         bad = np.argwhere(~((column >= 0) & (column < feature.size) & (column == np.floor(column))))
         if bad.size:
             raise ValueError(
-                f"{path}: {name}: {column[tuple(bad[0])]} at row {bad[0][0]} ({len(bad):,} such) is no id "
-                f"within 0..{feature.size - 1}, as the feature map has it"
+                f"{path}: {name}: {column[tuple(bad[0])]} at row {bad[0][0]} ({len(bad):,} such) is not an "
+                f"id within 0..{feature.size - 1}, the range in the feature map"
             )
         columns[name] = column.astype(np.int64)
     return columns
 
 
-def _listed(ids: np.ndarray) -> Ragged:
-    """Rows of ids, [N, L] with 0 for padding on either side, as lists."""
+def _as_ragged(ids: np.ndarray) -> Ragged:
+    """Ids [N, L], padded with 0 on either side, as a ragged column."""
     real = ids != 0
     return Ragged(ids[real], np.concatenate([[0], np.cumsum(real.sum(axis=1))]))
 
 
 def _group(name: str, found: FeatureMap, raw: Mapping[str, RawColumn]) -> np.ndarray:
-    if name not in _names(found, "categorical"):
-        raise ValueError(f"group={name!r}: name one of {', '.join(_names(found, 'categorical'))}")
+    if name not in _names_of_kind(found, "categorical"):
+        raise ValueError(f"group={name!r}: name one of {', '.join(_names_of_kind(found, 'categorical'))}")
     return as_coded(name, raw[name]).codes.astype(np.int32) + 1

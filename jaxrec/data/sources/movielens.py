@@ -1,10 +1,10 @@
 """MovieLens: ratings, movie and user columns (Harper and Konstan, doi:10.1145/2827872).
 
-ml-100k comes with times, ml-1m without: see `load_impressions`.
+ml-100k has times here, ml-1m does not: see `load_impressions`.
 
-Made from the GroupLens archive; where only a package index can be reached, the same files are read out of
-the RecBole 1.2.1 wheel, without installing it. The checksums are those of the wheel's files, which the
-archive's ratings and users convert to byte for byte.
+ml-100k is read from the GroupLens archive or, where only a package index is reachable, from the RecBole 1.2.1
+wheel, which is not installed. The checksums are those of the wheel's files; the archive's ratings and users
+are converted to the same bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,14 @@ import numpy as np
 from jaxrec.data import vocab
 from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.events.sequence_files import parse_integers, parse_table
-from jaxrec.data.sources.dataset import Dataset, Expected, Table, check, check_table, pick
+from jaxrec.data.sources.dataset import (
+    Dataset,
+    Expected,
+    LabelledTable,
+    check_positives,
+    check_statistics,
+    find_by_name,
+)
 from jaxrec.data.store import (
     File,
     Route,
@@ -49,7 +56,7 @@ _GENRES = (
     "Musical Mystery Romance Sci-Fi Thriller War Western"
 )
 GENRES = tuple(_GENRES.split())
-_UNTITLED = "unkonwn"  # so spelt in the wheel, for the one movie whose title GroupLens does not know
+_UNTITLED = "unkonwn"  # spelt like this in the wheel, for the one movie whose title GroupLens does not know
 
 _WHEEL = File(
     "movielens-100k/recbole-1.2.1-py3-none-any.whl",
@@ -65,7 +72,7 @@ _ZIP = File(
 )
 
 
-def _member(name: str, change: Callable[[bytes], bytes] = bytes) -> Callable[[bytes], bytes]:
+def _extractor(name: str, change: Callable[[bytes], bytes] = bytes) -> Callable[[bytes], bytes]:
     def extract(archive: bytes) -> bytes:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             return change(opened.read(name))
@@ -86,7 +93,7 @@ def convert_users(data: bytes) -> bytes:
 
 
 def convert_items(data: bytes) -> bytes:
-    """GroupLens u.item as the wheel's file: the title without its last bracket, that bracket, the genres."""
+    """GroupLens u.item as the wheel's file: title, the year in brackets after it, and genres."""
     lines = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
     for line in data.decode("latin-1").split("\n"):
         if line:
@@ -101,8 +108,8 @@ def convert_items(data: bytes) -> bytes:
 def _routes(name: str, original: str, convert: Callable[[bytes], bytes]) -> tuple[Route, ...]:
     packed = f"recbole/dataset_example/ml-100k/{name}"
     return (
-        archive_member(_ZIP, f"ml-100k/{original}", _member(f"ml-100k/{original}", convert)),
-        archive_member(_WHEEL, packed, _member(packed)),
+        archive_member(_ZIP, f"ml-100k/{original}", _extractor(f"ml-100k/{original}", convert)),
+        archive_member(_WHEEL, packed, _extractor(packed)),
     )
 
 
@@ -131,7 +138,7 @@ ZIP_1M = File(
     5917549,
     (http("https://files.grouplens.org/datasets/movielens/ml-1m.zip"),),
 )
-_PACKED_1M = File(
+_ARRAYS_1M = File(
     "movielens-1m/ratings_no_time.npz",
     "a9181b040d9098fc0e12cc22ada8171f66cc85e15673e9bdee930d0002956865",
     1677622,
@@ -140,13 +147,13 @@ _USERS_1M = File(
     "movielens-1m/users.dat",
     "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
     134368,
-    (archive_member(ZIP_1M, "ml-1m/users.dat", _member("ml-1m/users.dat")),),
+    (archive_member(ZIP_1M, "ml-1m/users.dat", _extractor("ml-1m/users.dat")),),
 )
 _MOVIES_1M = File(
     "movielens-1m/movies.dat",
     "0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9",
     171308,
-    (archive_member(ZIP_1M, "ml-1m/movies.dat", _member("ml-1m/movies.dat")),),
+    (archive_member(ZIP_1M, "ml-1m/movies.dat", _extractor("ml-1m/movies.dat")),),
 )
 
 DATASETS = (
@@ -157,10 +164,10 @@ DATASETS = (
     ),
 )
 TABLES = (
-    Table("ml-100k", ((_RATINGS,), (_ITEMS,), (_USERS,)), {"watched": 100_000, "liked": 55_375}),
-    Table(
+    LabelledTable("ml-100k", ((_RATINGS,), (_ITEMS,), (_USERS,)), {"watched": 100_000, "liked": 55_375}),
+    LabelledTable(
         "ml-1m",
-        ((_PACKED_1M, ZIP_1M), (_MOVIES_1M,), (_USERS_1M,)),
+        ((_ARRAYS_1M, ZIP_1M), (_MOVIES_1M,), (_USERS_1M,)),
         {"watched": 1_000_209, "liked": 575_281},
     ),
 )
@@ -184,12 +191,12 @@ class Users(NamedTuple):
 
 
 def load_interactions(name: str) -> Interactions:
-    """All ratings in the order of the file; value is the rating 1..5; ids follow the order of the raw ids."""
-    dataset = pick(DATASETS, name)
+    """All ratings in file order; value is the rating 1..5; ids have the order of the raw ids."""
+    dataset = find_by_name(DATASETS, name)
     show_terms(SOURCE)
-    columns = zip(*_table(_RATINGS), strict=True)
+    columns = zip(*_read_atomic_file(_RATINGS), strict=True)
     user, item, rating, time = (parse_integers(column, _RATINGS.path) for column in columns)
-    return _checked(
+    return _check_counts(
         Interactions.from_raw(
             f"movielens/{name}", user, item, time, rating.astype(np.float32), order="sorted"
         ),
@@ -198,15 +205,15 @@ def load_interactions(name: str) -> Interactions:
 
 
 def load(name: str) -> Sequences:
-    """Every rating is an event, whatever its value; sorted by time, equal times by the order of the file."""
+    """Every rating is an event, whatever its value; events are sorted by time, ties in file order."""
     return load_interactions(name).to_sequences()
 
 
 def load_movies(name: str) -> Movies:
     """Movie columns, in the order of the item ids that `load` gives."""
-    pick(DATASETS, name)
+    find_by_name(DATASETS, name)
     show_terms(SOURCE)
-    rows = _by_id("item", _table(_ITEMS))
+    rows = _sort_by_id("item", _read_atomic_file(_ITEMS))
     genres = np.array([[genre in row[3].split() for genre in GENRES] for row in rows])
     year = np.array([int(row[2]) if re.fullmatch("[0-9]+", row[2]) else 0 for row in rows], np.int32)
     return Movies(np.array([row[1] for row in rows]), year, genres)
@@ -214,59 +221,59 @@ def load_movies(name: str) -> Movies:
 
 def load_users(name: str) -> Users:
     """User columns, in the order of the user ids that `load` gives."""
-    pick(DATASETS, name)
+    find_by_name(DATASETS, name)
     show_terms(SOURCE)
-    _, age, gender, occupation, zip_code = zip(*_by_id("user", _table(_USERS)), strict=True)
+    _, age, gender, occupation, zip_code = zip(*_sort_by_id("user", _read_atomic_file(_USERS)), strict=True)
     years = parse_integers(age, _USERS.path).astype(np.int32)
     return Users(years, np.array(gender), np.array(occupation), np.array(zip_code))
 
 
-def load_people(name: str) -> tuple[Sequences, Users]:
-    """Sequences with what is known of their users, row by row, of ml-100k or ml-1m.
+def load_with_users(name: str) -> tuple[Sequences, Users]:
+    """Sequences and the columns of their users, in the same order, of ml-100k or ml-1m.
 
-    ml-1m has no times here: a user's events stand in the order of the file, which is not that of time.
+    ml-1m has no times here: a user's events are in file order, which is not time order.
     """
-    if pick(TABLES, name).name == "ml-100k":
+    if find_by_name(TABLES, name).name == "ml-100k":
         return load(name), load_users(name)
     show_terms(SOURCE)
-    interactions, users, _ = _million()
+    interactions, users, _ = _load_1m()
     return interactions.to_sequences(), users
 
 
-def _table(file: File) -> list[list[str]]:
+def _read_atomic_file(file: File) -> list[list[str]]:
     return [line.split("\t") for line in read_file(file).decode().split("\n")[1:] if line]
 
 
-def _by_id(feature: str, rows: list[list[str]]) -> list[list[str]]:
+def _sort_by_id(feature: str, rows: list[list[str]]) -> list[list[str]]:
     raw = parse_integers([row[0] for row in rows], feature)
     ids = vocab.build(feature, raw, "sorted").encode(raw)
     return [rows[i] for i in np.argsort(ids)]
 
 
-def _checked(interactions: Interactions, expected: Expected) -> Interactions:
-    check(interactions.name, interactions.statistics(), expected)
+def _check_counts(interactions: Interactions, expected: Expected) -> Interactions:
+    check_statistics(interactions.name, interactions.statistics(), expected)
     return interactions
 
 
 def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> ImpressionSplit:
-    """Three tasks about a user and a movie: `watched`, `liked` (rating >= 4), and `rating` as a number.
+    """Three tasks for a user and a movie: `watched`, `liked` (rating >= 4), and `rating` as a number.
 
-    Rows: every rating (watched), and for each `negatives` movies drawn uniformly among those its user had not
-    rated up to its part of the split (not watched). watched and liked are labelled on every row, liked
-    implying watched (`as_ctr_cvr("watched", "liked")` gives the tasks of ESMM); rating, 1..5, only where
-    watched.
+    Rows: every rating (watched) and, for each, `negatives` movies sampled uniformly among those its user has
+    not rated up to the end of its part of the split (not watched). watched and liked are labelled on every
+    row, and liked implies watched (`as_ctr_cvr("watched", "liked")` gives the tasks of ESMM); rating, 1..5,
+    only where watched.
 
     ml-100k is split by time, 80/10/10; its users rate within days, so most users of the test part are new:
-    their id is out of vocabulary, and what is known of them is age, gender and occupation. ml-1m is split
-    at random, 80/10/10 by `seed`, since it has no times here.
+    their id is out of vocabulary, and only their age, gender and occupation are known. ml-1m is split at
+    random, 80/10/10 by `seed`, since it has no times here.
 
     Features: user and movie id; age (in years for ml-100k, in GroupLens' seven ranges for ml-1m), gender,
     occupation; year and genres of the movie.
     """
-    table = pick(TABLES, name)
+    table = find_by_name(TABLES, name)
     if name == "ml-1m":
         show_terms(SOURCE)
-        interactions, users, movies = _million()
+        interactions, users, movies = _load_1m()
         parts = split_at_random(interactions.user.size, seed=seed)
     else:
         interactions, users, movies = load_interactions(name), load_users(name), load_movies(name)
@@ -283,11 +290,11 @@ def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> Impress
     raw: dict[str, RawColumn] = {
         "user_id": Coded(pairs.user, interactions.user_ids),
         "movie_id": Coded(pairs.item, interactions.item_ids),
-        "age": _of(users.age, pairs.user) if name == "ml-1m" else users.age[pairs.user],
-        "gender": _of(users.gender, pairs.user),
-        "occupation": _of(users.occupation, pairs.user),
-        "year": _of(movies.year, pairs.item),
-        "genres": _tags(movies.genres[pairs.item]),
+        "age": _column_of_pairs(users.age, pairs.user) if name == "ml-1m" else users.age[pairs.user],
+        "gender": _column_of_pairs(users.gender, pairs.user),
+        "occupation": _column_of_pairs(users.occupation, pairs.user),
+        "year": _column_of_pairs(movies.year, pairs.item),
+        "genres": _genre_names(movies.genres[pairs.item]),
     }
     specs = [
         Category("user_id"),
@@ -315,40 +322,40 @@ def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> Impress
         time=None if interactions.time is None else interactions.time[pairs.origin],
         regression=("rating",),
     )
-    check_table(impressions, table)
+    check_positives(impressions, table)
     return impressions.split(*pairs.split[:3], rule=pairs.split.rule)
 
 
-def _of(column: np.ndarray, rows: np.ndarray) -> Coded:
-    """A column of users or movies for the rows of pairs."""
+def _column_of_pairs(column: np.ndarray, rows: np.ndarray) -> Coded:
+    """A column of users or movies, for each pair. rows: index of the pair's user or movie, [N]."""
     values, codes = np.unique(column, return_inverse=True)
     return Coded(codes[rows], values)
 
 
-def _tags(genres: np.ndarray) -> Ragged:
-    """Flags [N, genres] as the names of each row's genres."""
+def _genre_names(genres: np.ndarray) -> Ragged:
+    """Genre flags [N, 19] as a ragged column of names."""
     _, which = np.nonzero(genres)
     offsets = np.concatenate([[0], np.cumsum(genres.sum(axis=1))]).astype(np.int64)
     return Ragged(Coded(which, np.array(GENRES)), offsets)
 
 
-def _million() -> tuple[Interactions, Users, Movies]:
-    """MovieLens-1M without its times, so that a copy packed without them gives the same table."""
-    if find_file(_PACKED_1M) is not None:
-        with np.load(io.BytesIO(read_file(_PACKED_1M))) as packed:
+def _load_1m() -> tuple[Interactions, Users, Movies]:
+    """MovieLens-1M without times, since the compressed copy has none; both give the same table."""
+    if find_file(_ARRAYS_1M) is not None:
+        with np.load(io.BytesIO(read_file(_ARRAYS_1M))) as packed:
             user, movie, rating = (packed[name].astype(np.int64) for name in ("user", "movie", "rating"))
     else:
-        lines = _member("ml-1m/ratings.dat")(read_file(ZIP_1M))
+        lines = _extractor("ml-1m/ratings.dat")(read_file(ZIP_1M))
         user, movie, rating, _ = parse_table(lines, ("user", "movie", "rating", "time"), ZIP_1M.path, b"::").T
     interactions = Interactions.from_raw(
         "movielens/ml-1m", user, movie, value=rating.astype(np.float32), order="sorted"
     )
-    described = _described(_USERS_1M)
+    described = _read_dat(_USERS_1M)
     rows = [described[raw] for raw in interactions.user_ids.tolist()]
     _, gender, age, occupation, zip_code = (np.array(column) for column in zip(*rows, strict=True))
     years, works = (parse_integers(column.tolist(), _USERS_1M.path) for column in (age, occupation))
     users = Users(years.astype(np.int32), gender, works, zip_code)
-    described = _described(_MOVIES_1M)
+    described = _read_dat(_MOVIES_1M)
     rows = [described[raw] for raw in interactions.item_ids.tolist()]
     year = [re.search(r"\(([0-9]{4})\)\s*$", row[1]) for row in rows]
     genres = np.array([[genre in row[2].split("|") for genre in GENRES] for row in rows])
@@ -358,8 +365,8 @@ def _million() -> tuple[Interactions, Users, Movies]:
     return interactions, users, movies
 
 
-def _described(file: File) -> dict[int, list[str]]:
-    """Cells of each line of a .dat file, by the id that they begin with; ValueError if one stands twice."""
+def _read_dat(file: File) -> dict[int, list[str]]:
+    """Cells of each line of a .dat file, by the id in the first; ValueError if an id occurs twice."""
     rows = [line.split("::") for line in read_file(file).decode("latin-1").split("\n") if line]
     ids = parse_integers([row[0] for row in rows], file.path).tolist()
     described = dict(zip(ids, rows, strict=True))

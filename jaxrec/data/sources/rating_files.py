@@ -1,11 +1,11 @@
-"""Rating files with times that HSTU was measured on: MovieLens-1M and 20M, and Amazon Books of 2014.
+"""Rating files with times that HSTU was evaluated on: MovieLens-1M and 20M, and Amazon Books of 2014.
 
 Harper and Konstan, doi:10.1145/2827872; McAuley et al., SIGIR 2015, doi:10.1145/2766462.2767755. Every rating
 is an event, whatever its value, as in HSTU's research code (Zhai et al., ICML 2024, arXiv:2402.17152).
 
-MovieLens comes from the GroupLens archives, by checksum. The checksum of ratings_Books.csv is not published
-where we could look (a third party's list has an MD5, `BOOKS_MD5`): it is read from a path that the caller
-names, and so may be the files inside the archives. What was read has to have the published counts.
+MovieLens is read from the GroupLens archives, verified by checksum. No checksum of ratings_Books.csv is
+published by its authors (a third party lists an MD5, `BOOKS_MD5`), so it is read from a path that the caller
+gives; the files inside the archives can be, too. The data must have the published counts.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ BOOKS_MD5 = (
     "77b4a5b887e14e16b13e7788bdf70156"  # data/ratings_Books.csv.dvc of PIReTship/bookdata-tools @0b652a51
 )
 _LONGEST_ID = 24  # characters of a text id
-_PART = 1 << 20  # bytes of a file that are checked at once
-_LEAST = 5  # ratings of a user and of an item of Books
+_BLOCK = 1 << 20  # bytes of a file that are checked at once
+_MIN_RATINGS = 5  # ratings of a user, and of an item, of Books
 
 _ZIP_20M = File(
     "movielens-20m/ml-20m.zip",
@@ -50,10 +50,11 @@ _ZIP_20M = File(
 
 
 class Layout(NamedTuple):
-    """How one file is written, and what it holds when it is whole; a count of None is not known here.
+    """The format of a rating file, and its counts; None for an unknown count.
 
-    header: the first line, "" for none; text_ids: users and items are text rather than integers.
-    filtered: see `at_least_five`. archive, member: where it comes from; None: only from a path.
+    header: the first line, "" for none. text_ids: users and items are text rather than integers. filtered:
+    rare users and items are dropped, see `drop_rare`. archive, member: where the file is found; None: only
+    from a path.
     """
 
     separator: bytes
@@ -78,46 +79,46 @@ LAYOUTS = {
         b",", "userId,movieId,rating,timestamp", False, False, 138_493, 26_744, 20_000_263,
         movielens.SOURCE, _ZIP_20M, "ml-20m/ratings.csv",
     ),
-    # items: as many as the research code numbers, before users of fewer than five events are left out
+    # items: as many as the research code numbers, before it drops users with fewer than five events
     "Books": Layout(b",", "", True, True, None, 695_762, None, AMAZON, md5=BOOKS_MD5),
 }  # fmt: skip
 
 
 def load(name: str, path: str = "", *, sample: bool = False) -> Sequences:
-    """Sequences with times, of ml-1m, ml-20m or Books; equal times keep the order of the file.
+    """Sequences with times, of ml-1m, ml-20m or Books; equal times keep file order.
 
-    path: the rating file, plain or packed (.gz), or its archive (.zip); "" looks for the archive as
-    `jaxrec.data.store` does. sample: the file is part of the whole one, so its counts are not checked.
+    path: the rating file, plain or compressed (.gz), or its archive (.zip); "" finds or downloads the archive
+    with `jaxrec.data.store`. sample: the file is only a part, so its counts are not checked.
 
     Raises:
-      ValueError: an unknown name; a line of another form; counts or a checksum that are not those published.
-      FileNotFoundError: there is no such path, or no path was given and the file can't be had without.
+      ValueError: an unknown name, a malformed line, or counts or a checksum other than the published ones.
+      FileNotFoundError: the path does not exist, or none was given and the file is not available.
     """
     if name not in LAYOUTS:
         raise ValueError(f"data set {name!r}: unknown; one of {', '.join(LAYOUTS)}")
     layout = LAYOUTS[name]
     show_terms(layout.source)
-    content, where = _content(layout, name, path)
+    content, where = _read_content(layout, name, path)
     interactions = parse(content, name, where)
     if not sample:
-        _check(interactions, layout, where)
+        _check_counts(interactions, layout, where)
     return interactions.to_sequences()
 
 
 def parse(content: bytes, name: str, where: str) -> Interactions:
-    """Ratings in the order of a file in the layout of `name`; ids follow the order of the raw ids.
+    """Ratings in file order, in the layout of `name`; ids have the order of the raw ids.
 
     Raises:
-      ValueError: naming file and rule, for another header or a line that is no `user, item, rating, seconds`.
+      ValueError: naming file and rule, for another header or a line other than `user, item, rating, seconds`.
     """
     layout = LAYOUTS[name]
     form = layout.separator.decode().join(("user", "item", "rating", "seconds"))
     if layout.header:
         first, _, content = content.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
         if first.strip().decode(errors="replace") != layout.header:
-            raise ValueError(f"{where}: begins with {first[:60]!r}, expected the header {layout.header!r}")
+            raise ValueError(f"{where}: starts with {first[:60]!r}, expected the header {layout.header!r}")
     if not content.strip():
-        raise ValueError(f"{where}: holds no rating; expected lines `{form}`")
+        raise ValueError(f"{where}: has no rating; expected lines `{form}`")
     _check_lines(content, layout, where, form)
     identifier = f"S{_LONGEST_ID}" if layout.text_ids else "i8"
     columns = [("user", identifier), ("item", identifier), ("value", "f4"), ("time", "i8")]
@@ -131,17 +132,17 @@ def parse(content: bytes, name: str, where: str) -> Interactions:
     except ValueError as error:
         raise ValueError(f"{where}: expected lines `{form}` with integer seconds: {error}") from error
     if layout.text_ids:
-        _check_text(table, where)
+        _check_text_ids(table, where)
     if layout.filtered:
-        return at_least_five(table, f"ratings/{name}", where)
-    return _numbered(table, f"ratings/{name}")
+        return drop_rare(table, f"ratings/{name}", where)
+    return _to_interactions(table, f"ratings/{name}")
 
 
-def at_least_five(table: np.ndarray, name: str, where: str) -> Interactions:
-    """Ratings of users and items of at least five, as HSTU's research code takes them out.
+def drop_rare(table: np.ndarray, name: str, where: str) -> Interactions:
+    """Drops users and items with fewer than five ratings, as HSTU's research code does.
 
-    Both are counted once, over the whole table; items that remain are numbered, and then users who have
-    fewer than five ratings left go too, so that some item ids need not occur.
+    Both are counted once, over the whole table; the remaining items are numbered, and then users with fewer
+    than five remaining ratings are dropped, so that some item ids may not occur.
 
     Raises:
       ValueError: nothing remains.
@@ -149,17 +150,17 @@ def at_least_five(table: np.ndarray, name: str, where: str) -> Interactions:
     kept = np.ones(len(table), bool)
     for column in ("user", "item"):
         _, codes, counts = np.unique(table[column], return_inverse=True, return_counts=True)
-        kept &= counts[codes] >= _LEAST
+        kept &= counts[codes] >= _MIN_RATINGS
     table = table[kept]
     items, item = np.unique(table["item"], return_inverse=True)
     _, codes, counts = np.unique(table["user"], return_inverse=True, return_counts=True)
-    stays = (counts >= _LEAST)[codes] if len(table) else np.zeros(0, bool)
+    stays = (counts >= _MIN_RATINGS)[codes] if len(table) else np.zeros(0, bool)
     if not stays.any():
-        raise ValueError(f"{where}: no user is left with {_LEAST} ratings of items of {_LEAST} ratings")
-    return _numbered(table[stays], name, items, item[stays])
+        raise ValueError(f"{where}: no user has {_MIN_RATINGS} ratings of items with {_MIN_RATINGS} ratings")
+    return _to_interactions(table[stays], name, items, item[stays])
 
 
-def _numbered(
+def _to_interactions(
     table: np.ndarray, name: str, items: np.ndarray | None = None, item: np.ndarray | None = None
 ) -> Interactions:
     if items is None or item is None:
@@ -180,17 +181,17 @@ def _numbered(
 
 
 def _check_lines(content: bytes, layout: Layout, where: str, form: str) -> None:
-    """Raises ValueError, naming the line, for one not written as it should be: NumPy takes more for a number.
+    """Raises ValueError naming the first malformed line: NumPy accepts more forms of numbers.
 
-    Text is taken as it is, but for a NUL character, which NumPy cuts off an end.
+    Text ids may have any character but NUL, which NumPy strips from the end.
     """
     whole = INTEGER.encode()
     identifier = rb"[^\0\r\n" + layout.separator + rb"]*" if layout.text_ids else rb"(?:" + whole + rb")"
     cells = (identifier, identifier, DECIMAL.encode(), rb"(?:" + whole + rb")")
     line = re.compile(rb"(?>" + layout.separator.join(cells) + rb"(?:\r?\n|\Z))*+")
     start, number = 0, 1
-    while start < len(content):  # by parts, since a pattern that repeats takes memory
-        end = content.find(b"\n", start + _PART) + 1 or len(content)
+    while start < len(content):  # in parts, since a repeated pattern takes memory
+        end = content.find(b"\n", start + _BLOCK) + 1 or len(content)
         found = line.match(content, start, end)
         good = start if found is None else found.end()
         if good != end:
@@ -204,7 +205,7 @@ def _check_lines(content: bytes, layout: Layout, where: str, form: str) -> None:
         start = end
 
 
-def _check_text(table: np.ndarray, where: str) -> None:
+def _check_text_ids(table: np.ndarray, where: str) -> None:
     for column in ("user", "item"):
         long = np.flatnonzero(np.char.str_len(table[column]) >= _LONGEST_ID)
         if long.size:
@@ -214,51 +215,51 @@ def _check_text(table: np.ndarray, where: str) -> None:
             )
         empty = np.flatnonzero(table[column] == b"")
         if empty.size:
-            raise ValueError(f"{where}: rating {empty[0] + 1} names no {column}; each has an id")
+            raise ValueError(f"{where}: rating {empty[0] + 1} has no {column}; fill it in or remove the line")
         for raw in np.unique(table[column]).tolist():
             try:
                 check_id(column, raw.decode())
             except UnicodeDecodeError as error:
-                raise ValueError(f"{where}: a {column} is no text in UTF-8: {error}") from error
+                raise ValueError(f"{where}: a {column} is not UTF-8 text: {error}") from error
             except BadCell as error:
                 raise ValueError(f"{where}: {error}") from None
 
 
-def _content(layout: Layout, name: str, path: str) -> tuple[bytes, str]:
+def _read_content(layout: Layout, name: str, path: str) -> tuple[bytes, str]:
     if not path:
         if layout.archive is None:
             raise FileNotFoundError(
-                f"{name}: its checksum is not known here, so it is not downloaded: fetch "
-                f"{layout.source.homepage} and name the file"
+                f"{name}: its checksum is unknown, so it is not downloaded: fetch "
+                f"{layout.source.homepage} and give the path of the file"
             )
-        return _member(read_file(layout.archive), layout.member), layout.archive.path
+        return _extract(read_file(layout.archive), layout.member), layout.archive.path
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; name the rating file of {name}")
+        raise FileNotFoundError(f"{path}: no such file; give the rating file of {name}")
     content = read_bytes(Path(path))
     if path.lower().endswith(".zip"):
         if layout.archive is None:
-            raise ValueError(f"{path}: {name} comes in no archive; name the rating file itself")
+            raise ValueError(f"{path}: {name} has no archive; give the rating file itself")
         verify(content, layout.archive, path, "fetch it again")
-        return _member(content, layout.member), path
+        return _extract(content, layout.member), path
     if layout.md5 and hashlib.md5(content, usedforsecurity=False).hexdigest() != layout.md5:
-        print(f"note: {path}: not of the MD5 {layout.md5} that a third party lists", file=sys.stderr)
+        print(f"note: {path}: does not have the MD5 {layout.md5} that a third party lists", file=sys.stderr)
     return content, path
 
 
-def _member(archive: bytes, name: str) -> bytes:
+def _extract(archive: bytes, name: str) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
             return opened.read(name)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
-        raise ValueError(f"{name}: not in the archive, or damaged ({error}); fetch it again") from error
+        raise ValueError(f"{name}: not in the archive, or corrupt ({error}); fetch it again") from error
 
 
-def _check(found: Interactions, layout: Layout, where: str) -> None:
+def _check_counts(found: Interactions, layout: Layout, where: str) -> None:
     counts = {"users": found.num_users, "items": found.num_items, "events": found.user.size}
     for name, count in counts.items():
         expected = getattr(layout, name)
         if expected is not None and count != expected:
             raise ValueError(
-                f"{where}: {count:,} {name}, expected {expected:,}: not the whole file that published "
-                "numbers speak of; fetch it again"
+                f"{where}: {count:,} {name}, expected {expected:,}: not the complete file of the "
+                "published numbers; fetch it again"
             )

@@ -1,8 +1,8 @@
 """Amazon Video Games as SASRec distributes it (Kang and McAuley, ICDM 2018, arXiv:1808.09781): "Games".
 
-Events stand in time order without times. The authors took out users and items of fewer than 5 events once,
-not iterated, so that shorter users and rarer items remain; users of fewer than 3 events serve training only:
-leave_one_out(sasrec.load("Video"), short="train").
+Events are in time order, without times. The authors removed users and items with fewer than 5 events once,
+not repeatedly, so that shorter sequences and rarer items remain; users with fewer than 3 events are for
+training only: leave_one_out(sasrec.load("Video"), short="train").
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.events.sequence_files import parse_table
-from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
+from jaxrec.data.sources.dataset import Dataset, Expected, check_statistics, find_by_name
 from jaxrec.data.store import File, Source, github, read_file, show_terms
 from jaxrec.data.validation import as_int32_ids
 
@@ -34,7 +34,7 @@ DATASETS = (
 
 def load(name: str) -> Sequences:
     """Sequences without times; item ids are those of the file."""
-    dataset = pick(DATASETS, name)
+    dataset = find_by_name(DATASETS, name)
     show_terms(SOURCE)
     ((file,),) = dataset.files
     table = parse_table(read_file(file), ("user", "item"), file.path)
@@ -48,5 +48,5 @@ def load(name: str) -> Sequences:
         user_ids=np.arange(1, users + 1),
         item_ids=np.arange(1, items + 1),
     ).to_sequences()
-    check(sequences.name, sequences.statistics(), dataset.expected)
+    check_statistics(sequences.name, sequences.statistics(), dataset.expected)
     return sequences

@@ -4,14 +4,14 @@
     yoochoose1_64  clicks of a shop (RecSys Challenge 2015), the last 64th for training, test: the last day
     tmall          clicks of a shop (IJCAI-15), the form of GCE-GNN (Wang et al., SIGIR 2020)
 
-The first two are in the form of SR-GNN (Wu et al., AAAI 2019): sessions of one click and items of fewer than
-5 clicks are gone, sessions stand in the order of their dates, and of a test session every prefix is asked.
-STAMP's own preparation of Yoochoose gives the same 55,898 test examples but 375,073 training examples where
-this one has 369,859. Items of the 64th are 17,376; test prefixes hold 369 more, known from the training data
-before it. They are candidates like all others, as in STAMP's code (which has 17,694 in all), though training
-never sees them.
+The first two are in the form of SR-GNN (Wu et al., AAAI 2019): sessions of one click and items with fewer
+than 5 clicks are removed, sessions are in the order of their dates, and every prefix of a test session is a
+test example. STAMP's own preparation of Yoochoose gives the same 55,898 test examples but 375,073 training
+examples where this one has 369,859. The last 64th has 17,376 items; test prefixes have 369 more, known from
+the earlier training data. They are candidates like all others, as in STAMP's code (which has 17,694 items in
+all), though training never sees them.
 
-Files are read from one packed copy, or else from the two lists that the authors' repositories hold.
+Data are read from one compressed copy, or else from the two lists in the authors' repositories.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.events.sessions import Sessions
-from jaxrec.data.sources.dataset import Log, pick
+from jaxrec.data.sources.dataset import SessionLog, find_by_name
 from jaxrec.data.store import File, Source, find_file, github, read_file, show_terms
 from jaxrec.data.validation import as_integers
 
@@ -49,13 +49,13 @@ def _log(
     train: tuple[str, int],
     test: tuple[str, int],
     expected: dict[str, int],
-) -> Log:
+) -> SessionLog:
     def list_of(part: str, sha256: str, size: int) -> File:
         route = github(*repository, f"datasets/{folder}/{part}")
         return File(f"{packed.path.partition('/')[0]}/{part}", sha256, size, (route,))
 
     files = (packed, list_of("all_train_seq.txt", *train)), (packed, list_of("test.txt", *test))
-    return Log(name, files, expected)  # the packed copy stands for both
+    return SessionLog(name, files, expected)  # the packed copy stands for both
 
 
 LOGS = (
@@ -103,14 +103,14 @@ LOGS = (
 
 def load(name: str) -> Sessions:
     """Sessions and test prefixes; `train.item_ids` are the ids of the file."""
-    log = pick(LOGS, name)
+    log = find_by_name(LOGS, name)
     show_terms(SOURCE)
     (packed, train), (_, test) = log.files
     if find_file(packed) is not None:
-        arrays = unpack(read_file(packed), packed.path)
+        arrays = read_arrays(read_file(packed), packed.path)
     else:
-        arrays = from_lists(
-            unpickle(read_file(train), train.path), unpickle(read_file(test), test.path), name
+        arrays = arrays_from_lists(
+            unpickle_plain(read_file(train), train.path), unpickle_plain(read_file(test), test.path), name
         )
     sessions = Sessions.from_arrays(f"sessions/{name}", **arrays)
     found = sessions.statistics()._asdict()
@@ -122,8 +122,8 @@ def load(name: str) -> Sessions:
     return sessions
 
 
-def unpack(content: bytes, where: str) -> dict[str, np.ndarray]:
-    """The arrays of a packed copy; ValueError naming the file if it is no archive or lacks one."""
+def read_arrays(content: bytes, where: str) -> dict[str, np.ndarray]:
+    """The arrays of a compressed copy; ValueError naming the file if it is no archive or lacks an array."""
     try:
         with np.load(io.BytesIO(content)) as archive:
             return {name: archive[name] for name in _ARRAYS}
@@ -133,30 +133,30 @@ def unpack(content: bytes, where: str) -> dict[str, np.ndarray]:
         ) from error
 
 
-class _Plain(pickle.Unpickler):
-    """Reads lists and numbers; what would import or run anything is an error."""
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads lists and numbers only; anything that would import or run code is an error."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it names {module}.{name}, and plain lists name nothing")
+        raise pickle.UnpicklingError(f"it refers to {module}.{name}, and only lists of numbers are read")
 
 
-def unpickle(content: bytes, where: str) -> Any:
-    """A list of lists of numbers; ValueError naming the file if it is cut off or holds anything else."""
+def unpickle_plain(content: bytes, where: str) -> Any:
+    """Nested lists of numbers; ValueError naming the file if it is truncated or has anything else."""
     try:
-        return _Plain(io.BytesIO(content)).load()
+        return _PlainUnpickler(io.BytesIO(content)).load()
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError) as error:
-        raise ValueError(f"{where}: not a whole list of numbers ({error}); fetch it again") from error
+        raise ValueError(f"{where}: not a complete list of numbers ({error}); fetch it again") from error
 
 
-def from_lists(
+def arrays_from_lists(
     train: list[list[int]], test: tuple[list[list[int]], list[int]], where: str
 ) -> dict[str, np.ndarray]:
-    """The arrays of `Sessions.from_arrays` from training sessions, and test prefixes with their targets."""
+    """The arguments of `Sessions.from_arrays`, from training sessions and test prefixes with targets."""
     if len(test) != 2:
         raise ValueError(f"{where}: {len(test)} lists of test data, expected prefixes and targets")
     arrays = {"test_target": as_integers(test[1], f"{where}: test targets")}
-    for part, rows in (("train", train), ("test", test[0])):
-        checked = [as_integers(row, f"{where}: {part} row {i}") for i, row in enumerate(rows)]
+    for part, lists in (("train", train), ("test", test[0])):
+        checked = [as_integers(items, f"{where}: {part} session {i}") for i, items in enumerate(lists)]
         arrays[f"{part}_items"] = np.concatenate(checked) if checked else np.empty(0, np.int64)
-        arrays[f"{part}_offsets"] = np.cumsum([0, *map(len, rows)])
+        arrays[f"{part}_offsets"] = np.cumsum([0, *map(len, lists)])
     return arrays

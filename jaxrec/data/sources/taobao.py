@@ -1,8 +1,8 @@
 """Taobao user behaviour: page views, carts, favourites and purchases (Tianchi data set 649).
 
-The data are behind a login, so there is no address to download them from: `load` reads UserBehavior.csv as
-distributed, without a header: user, item, category, behaviour (pv, cart, fav or buy), time in seconds.
-100,150,807 lines: they are read in blocks, and take 20 bytes an event, 46 while they are sorted.
+The data are behind a login, so they cannot be downloaded: `load` reads UserBehavior.csv as distributed,
+without a header: user, item, category, behaviour (pv, cart, fav or buy), time in seconds. Its 100,150,807
+lines are read in blocks, and take 20 bytes per event, 46 while they are sorted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BEHAVIOURS = ("pv", "cart", "fav", "buy")
 WINDOW = (1511539200, 1512316800)  # 2017-11-25 until 2017-12-04, midnight in China (UTC+8)
 _IDS = ("user", "item", "category")
 _COLUMNS = (*_IDS, "behaviour", "time")
-CHUNK = 1 << 20  # events numbered at once
+_CHUNK = 1 << 20  # events numbered at once
 
 
 def load(
@@ -32,11 +32,11 @@ def load(
     outside: Literal["error", "drop"] = "error",
     inconsistent: Literal["error", "first"] = "error",
 ) -> tuple[Sequences, SideInfo]:
-    """Events of the named behaviours in one sequence a user; side_info: the category of an item.
+    """Events of the given behaviours, one sequence per user, and the category of each item.
 
-    window: events lie in window[0] <= time < window[1], by default the nine days that the set is about; None
-    takes any time. outside: other events raise, or are left out (the file has some of other years).
-    inconsistent: an item of two categories raises, or has that of its first event.
+    window: events must be in window[0] <= time < window[1], by default the nine days of the data set; None
+    allows any time. outside: other events raise, or are left out (the file has some of other years).
+    inconsistent: an item with two categories raises, or has that of its first event.
 
     Ids are numbered in ascending order. Raises ValueError naming file and line for cells of another kind,
     ImportError without pyarrow.
@@ -49,10 +49,10 @@ def load(
             f"outside={outside!r}, inconsistent={inconsistent!r}: must be 'error' or 'drop', and 'error' or "
             "'first'"
         )
-    user, item, category, time = _read(path, tuple(behaviours), window, outside)
-    users, user_ids = _numbered(user)
+    user, item, category, time = _read_events(path, tuple(behaviours), window, outside)
+    users, user_ids = _number_ids(user)
     del user
-    items, item_ids = _numbered(item)
+    items, item_ids = _number_ids(item)
     del item
     column = item_column(items, category, item_ids, f"{path}: category", several=inconsistent)
     del category
@@ -60,16 +60,16 @@ def load(
     return events.to_sequences(), SideInfo({"category": column}, {})
 
 
-def _read(
+def _read_events(
     path: str | Path, behaviours: Sequence[str], window: tuple[int, int] | None, outside: str
 ) -> list[np.ndarray]:
-    """User, item and category, int32 [N], and time, int64 [N], of the events asked for."""
+    """User, item and category, int32 [N], and time, int64 [N], of the wanted events."""
     pa = import_pyarrow(str(path))
     types = dict.fromkeys(_COLUMNS, pa.int64()) | {"behaviour": pa.dictionary(pa.int32(), pa.string())}
     blocks: dict[str, list[np.ndarray]] = {name: [] for name in (*_IDS, "time")}
     line = 1
     for block in read_blocks(path, types, names=_COLUMNS):
-        kept = _chosen(path, block.column("behaviour"), behaviours, line)
+        kept = _has_behaviour(path, block.column("behaviour"), behaviours, line)
         time = integer_cells(path, "time", block.column("time"), line)
         if window is not None:
             late = (time < window[0]) | (time >= window[1])
@@ -77,7 +77,7 @@ def _read(
                 at = int((late & kept).argmax())
                 raise ValueError(
                     f"{path}, line {line + at}: time {time[at]} is not in {window[0]}..{window[1] - 1}; "
-                    "outside='drop' leaves such events out, window= names another time"
+                    "outside='drop' leaves such events out, window= sets another range"
                 )
             kept &= ~late
         for name in _IDS:
@@ -92,8 +92,8 @@ def _read(
     return [np.concatenate(blocks.pop(name)) for name in list(blocks)]
 
 
-def _chosen(path: str | Path, column: object, behaviours: Sequence[str], line: int) -> np.ndarray:
-    """Where a block's behaviour is among those asked for, bool [rows]."""
+def _has_behaviour(path: str | Path, column: object, behaviours: Sequence[str], line: int) -> np.ndarray:
+    """Where a block's behaviour is a wanted one, bool [n]."""
     codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]
     values = [*column.dictionary.to_pylist(), ""]  # type: ignore[attr-defined]
     known = np.array([value in BEHAVIOURS for value in values])[codes]
@@ -106,11 +106,11 @@ def _chosen(path: str | Path, column: object, behaviours: Sequence[str], line: i
     return np.array([value in behaviours for value in values])[codes]
 
 
-def _numbered(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids 1..n of raw ids in ascending order, int32 [N], and the raw ids so, [n]."""
+def _number_ids(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers raw ids 1..n in ascending order: the ids, int32 [N], and the distinct raw ids, [n]."""
     values = np.unique(raw)
     ids = np.empty(len(raw), np.int32)
-    for first in range(0, len(raw), CHUNK):
-        part = slice(first, first + CHUNK)
+    for first in range(0, len(raw), _CHUNK):
+        part = slice(first, first + _CHUNK)
         ids[part] = np.searchsorted(values, raw[part]) + 1
     return ids, values

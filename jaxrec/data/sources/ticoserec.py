@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sequence_files import add_times, parse_lines, parse_sequences
-from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
+from jaxrec.data.sources.dataset import Dataset, Expected, check_statistics, find_by_name
 from jaxrec.data.store import File, Source, find_file, github, read_file, show_terms
 from jaxrec.data.vocab import Vocabulary
 
@@ -40,8 +40,8 @@ def _dataset(
     order: tuple[str, int],
     packed_order: tuple[str, int],
 ) -> Dataset:
-    """Each file with its sha256 and size. The order of users by variance is in one of two files: the order
-    alone, which is found but never fetched, or the source's item file in that order.
+    """A data set whose files are given by sha256 and size. The order of users by variance is in one of two
+    files: the order alone, which is never downloaded, or the source's item file in that order.
     """
     stem = folder.removesuffix("-A")
     orders = (
@@ -89,8 +89,8 @@ DATASETS = (
 
 
 def load(name: str) -> Sequences:
-    """Sequences with times (Home: without) and gap_variance_rank; item ids are those of the file."""
-    dataset = pick(DATASETS, name)
+    """Sequences with times (Home: without) and `gap_variance_rank`; item ids are those of the file."""
+    dataset = find_by_name(DATASETS, name)
     show_terms(SOURCE)
     (items,), order, *stamps = dataset.files
     sequences = parse_sequences(f"ticoserec/{name}", read_file(items), items.path)
@@ -100,7 +100,7 @@ def load(name: str) -> Sequences:
     sequences = dataclasses.replace(
         sequences, gap_variance_rank=_gap_variance_rank(sequences.user_ids, order)
     )
-    check(sequences.name, sequences.statistics(), dataset.expected)
+    check_statistics(sequences.name, sequences.statistics(), dataset.expected)
     return sequences
 
 
@@ -112,7 +112,7 @@ def _gap_variance_rank(users: np.ndarray, order: tuple[File, ...]) -> np.ndarray
         ]  # the user of each line of the re-ordered file
     else:
         ranked = parse_lines(read_file(original), original.path)[0]
-    rows = Vocabulary("user", users).encode(ranked) - 1
+    index = Vocabulary("user", users).encode(ranked) - 1
     rank = np.empty(users.size, np.int32)
-    rank[rows] = np.arange(rows.size, dtype=np.int32)
+    rank[index] = np.arange(index.size, dtype=np.int32)
     return rank

@@ -1,8 +1,9 @@
-"""Lifelong histories whose clicks a few events of long ago decide: to see what a model finds in them."""
+"""Lifelong histories in which a few old events decide the clicks, to test whether a model finds them."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,14 +17,15 @@ STYLES = 2
 class Lifelong(NamedTuple):
     """Click impressions after long histories, with the answer.
 
-    clicks: items have the columns `category` and `style`. planted: which of `clicks.events` decide, bool [N].
-    taste: the style that each user likes in each category, int32 [num_users + 1, num_categories + 1], 0 for
-    padding. best_auc: of who knows every taste; nobody can do better on average.
+    clicks: items have the columns `category` and `style`. planted: which of `clicks.events` show a
+    preference, bool [N]. preferences: the style that each user likes in each category, int32
+    [num_users + 1, num_categories + 1], 0 for padding. best_auc: AUC of an oracle that knows the true
+    preferences; no model can do better on average.
     """
 
     clicks: Clicks
     planted: np.ndarray
-    taste: np.ndarray
+    preferences: np.ndarray
     best_auc: float
 
 
@@ -35,92 +37,74 @@ def lifelong(
     num_categories: int = 20,
     relevant: int = 4,
     recent: int = 100,
-    asked: int = 10,
+    impressions_per_user: int = 10,
     items_per_style: int = 5,
     noise: float = 0.05,
     seed: int = 0,
 ) -> Lifelong:
-    """Users who like one of two styles in each category, and showed it long ago.
+    """Users who like one of two styles in each category, which only old events show.
 
     A history is, oldest first: an old part, in which `relevant` events of each category have the style that
-    the user likes there, at random places among events of as many other categories that are never asked for;
-    then `recent` events of the categories that are asked for, as many of either style in each category. After
-    all of it the user is asked for items at random; a click says whether the item's style is the one liked in
-    its category, and is wrong with probability `noise`.
+    the user likes there, at random positions among events of as many other categories, which no target has;
+    then `recent` events of the targets' categories, equally many of either style in each. Targets are
+    random items of these categories; a click says whether the item's style is the one liked in its category,
+    and is wrong with probability `noise`.
 
-    So of all events of the target's category the more frequent style is the liked one, which a search by
-    category finds in histories of any length. The last `recent` events tell nothing: a model of these alone
-    has an area of 0.5. Half of all targets are liked, so who knows every taste has a click rate of 1 - noise
-    where he says so and of noise where not: (1 - noise)² of the pairs are in order, 2 noise (1 - noise) tied.
+    So the liked style is the more frequent one among all events of the target's category, which a search by
+    category finds in histories of any length. The last `recent` events carry no information: a model of these
+    alone has an AUC of 0.5. Half of all targets are liked, so an oracle that knows the true preferences has
+    click rates of 1 - noise and noise where it predicts a click and where it does not: (1 - noise)² of the
+    pairs are in order, 2 noise (1 - noise) tied, and its AUC is 1 - noise.
 
     Args:
-      min_length, max_length: events of a history, uniform in between; at least `recent` and what is planted.
-      asked: impressions of a user. items_per_style: items of each style in each category.
-      recent: an even number. noise: 0 to below 0.5.
+      min_length, max_length: events of a history, uniform in between; at least recent + relevant ×
+        num_categories.
+      relevant: events of each category that show the preference. recent: an even number.
+      items_per_style: items of each style in each category. noise: at least 0 and below 0.5.
 
     Split 80/10/10 by users.
 
     Raises:
-      ValueError: a setting that means nothing, naming it and its rule.
+      ValueError: a setting out of range, naming it and its rule.
     """
-    counts = {
-        "num_users": (num_users, 10),
-        "num_categories": (num_categories, 1),
-        "relevant": (relevant, 1),
-        "recent": (recent, 0),
-        "asked": (asked, 1),
-        "items_per_style": (items_per_style, 1),
-    }
-    for name, (count, least) in counts.items():
-        if count < least:
-            raise ValueError(f"{name}={count}: must be at least {least}")
-    if recent % 2:
-        raise ValueError(f"recent={recent}: must be even, as many events of either style")
-    if not 0 <= noise < 0.5:
-        raise ValueError(f"noise={noise}: must lie in 0..0.5, 0.5 left out")
-    needed = recent + relevant * num_categories
-    if not needed <= min_length <= max_length:
-        raise ValueError(
-            f"min_length={min_length}, max_length={max_length}: must be in this order, from {needed} on: "
-            f"recent + relevant × num_categories events"
-        )
+    _check_settings(
+        least={
+            "num_users": (num_users, 10),
+            "num_categories": (num_categories, 1),
+            "relevant": (relevant, 1),
+            "recent": (recent, 0),
+            "impressions_per_user": (impressions_per_user, 1),
+            "items_per_style": (items_per_style, 1),
+        },
+        recent=recent,
+        noise=noise,
+        needed=recent + relevant * num_categories,
+        lengths=(min_length, max_length),
+    )
     rng = np.random.default_rng(seed)
-    category, style, item_of = _catalogue(2 * num_categories, items_per_style, rng)
+    category, style, item_of = _draw_items(2 * num_categories, items_per_style, rng)
     lengths = rng.integers(min_length, max_length + 1, num_users)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     if offsets[-1] > MAX_ITEMS:
         raise ValueError(f"{offsets[-1]:,} events: must fit int32; take fewer users or shorter histories")
-    taste = np.zeros((num_users + 1, num_categories + 1), np.int32)
-    taste[1:, 1:] = rng.integers(1, STYLES + 1, (num_users, num_categories))
-
-    def items(categories: np.ndarray, styles: np.ndarray) -> np.ndarray:
-        return item_of[categories, styles, rng.integers(0, items_per_style, categories.shape)]
-
-    events, planted = np.empty(offsets[-1], np.int32), np.zeros(offsets[-1], bool)
-    showing = np.repeat(np.arange(1, num_categories + 1), relevant)
-    for user, (first, last) in enumerate(itertools.pairwise(offsets), 1):
-        old = last - first - recent
-        other = rng.integers(num_categories + 1, 2 * num_categories + 1, old)
-        events[first : first + old] = items(other, rng.integers(1, STYLES + 1, old))
-        places = first + rng.choice(old, len(showing), replace=False)
-        events[places] = items(showing, taste[user, showing])
-        planted[places] = True
-        pairs = np.tile(rng.integers(1, num_categories + 1, recent // 2), 2)
-        events[last - recent : last] = rng.permutation(items(pairs, np.repeat([1, 2], recent // 2)))
-
-    asking = np.repeat(np.arange(1, num_users + 1), asked)
-    wanted = rng.integers(1, num_categories + 1, len(asking))
-    shown = rng.integers(1, STYLES + 1, len(asking))
-    click = (shown == taste[asking, wanted]) ^ (rng.random(len(asking)) < noise)
-    held = max(num_users // 10, 1) * asked  # rows of validation, and of test
-    train, validation, test = np.split(np.arange(len(asking)), [len(asking) - 2 * held, len(asking) - held])
+    preferences = np.zeros((num_users + 1, num_categories + 1), np.int32)
+    preferences[1:, 1:] = rng.integers(1, STYLES + 1, (num_users, num_categories))
+    events, planted = _draw_histories(
+        offsets, preferences, item_of, relevant=relevant, recent=recent, rng=rng
+    )
+    user = np.repeat(np.arange(1, num_users + 1), impressions_per_user)
+    target_category = rng.integers(1, num_categories + 1, len(user))
+    target_style = rng.integers(1, STYLES + 1, len(user))
+    click = (target_style == preferences[user, target_category]) ^ (rng.random(len(user)) < noise)
+    tenth = max(num_users // 10, 1) * impressions_per_user  # impressions of validation, and of test
+    train, validation, test = np.split(np.arange(len(user)), [len(user) - 2 * tenth, len(user) - tenth])
     clicks = Clicks(
         f"lifelong-{num_users}x{max_length}",
         events,
-        user=asking.astype(np.int32),
-        item=items(wanted, shown).astype(np.int32),
-        start=offsets[asking - 1].astype(np.int32),
-        end=offsets[asking].astype(np.int32),
+        user=user.astype(np.int32),
+        item=_draw_of(item_of, target_category, target_style, rng).astype(np.int32),
+        start=offsets[user - 1].astype(np.int32),
+        end=offsets[user].astype(np.int32),
         click=click.astype(np.float32),
         train=train,
         validation=validation,
@@ -131,21 +115,79 @@ def lifelong(
         num_items=len(category) - 1,
         side_info=SideInfo({"category": category, "style": style}, {}),
     )
-    return Lifelong(clicks, planted, taste, 1.0 - noise)
+    return Lifelong(clicks, planted, preferences, 1.0 - noise)
 
 
-def _catalogue(
+def _check_settings(
+    *,
+    least: Mapping[str, tuple[int, int]],
+    recent: int,
+    noise: float,
+    needed: int,
+    lengths: tuple[int, int],
+) -> None:
+    """Raises ValueError naming a setting out of range. least: {setting: (value, least value)}."""
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise ValueError(f"{name}={value}: must be at least {smallest}")
+    if recent % 2:
+        raise ValueError(f"recent={recent}: must be even, as many events of either style")
+    if not 0 <= noise < 0.5:
+        raise ValueError(f"noise={noise}: must be at least 0 and below 0.5")
+    min_length, max_length = lengths
+    if not needed <= min_length <= max_length:
+        raise ValueError(
+            f"min_length={min_length}, max_length={max_length}: must be in this order, from {needed} on: "
+            f"recent + relevant × num_categories events"
+        )
+
+
+def _draw_histories(
+    offsets: np.ndarray,
+    preferences: np.ndarray,
+    item_of: np.ndarray,
+    *,
+    relevant: int,
+    recent: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Events of all users, int32 [N], and which of them show a preference, bool [N]."""
+    num_categories = preferences.shape[1] - 1
+    events, planted = np.empty(offsets[-1], np.int32), np.zeros(offsets[-1], bool)
+    shown = np.repeat(np.arange(1, num_categories + 1), relevant)
+    for user, (first, last) in enumerate(itertools.pairwise(offsets), 1):
+        old = last - first - recent
+        other = rng.integers(num_categories + 1, 2 * num_categories + 1, old)
+        styles = rng.integers(1, STYLES + 1, old)
+        events[first : first + old] = _draw_of(item_of, other, styles, rng)
+        positions = first + rng.choice(old, len(shown), replace=False)
+        events[positions] = _draw_of(item_of, shown, preferences[user, shown], rng)
+        planted[positions] = True
+        pairs = np.tile(rng.integers(1, num_categories + 1, recent // 2), 2)
+        latest = _draw_of(item_of, pairs, np.repeat([1, 2], recent // 2), rng)
+        events[last - recent : last] = rng.permutation(latest)
+    return events, planted
+
+
+def _draw_of(
+    item_of: np.ndarray, categories: np.ndarray, styles: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """A random item of each category and style."""
+    return item_of[categories, styles, rng.integers(0, item_of.shape[2], categories.shape)]
+
+
+def _draw_items(
     num_categories: int, items_per_style: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Category and style of each item, int32 [V + 1], and items by both, int32 [C + 1, 3, items_per_style].
 
-    Ids are in random order, so that they tell nothing.
+    Ids are in random order, so that they carry no information.
     """
     shape = (num_categories, STYLES, items_per_style)
     ids = rng.permutation(int(np.prod(shape))).astype(np.int32) + np.int32(1)
     item_of = np.zeros((num_categories + 1, STYLES + 1, items_per_style), np.int32)
     item_of[1:, 1:] = ids.reshape(shape)
     category, style = (np.zeros(len(ids) + 1, np.int32) for _ in range(2))
-    of_category, of_style, _ = np.meshgrid(*(np.arange(1, n + 1) for n in shape), indexing="ij")
-    category[ids], style[ids] = of_category.reshape(-1), of_style.reshape(-1)
+    categories, styles, _ = np.meshgrid(*(np.arange(1, n + 1) for n in shape), indexing="ij")
+    category[ids], style[ids] = categories.reshape(-1), styles.reshape(-1)
     return category, style, item_of

@@ -198,7 +198,7 @@ def test_valid_columns_pass() -> None:
         ({"offsets": np.array([0, 3, 3])}, r"user b has no event \(1 such users\)"),
         ({"offsets": np.array([0, 4, 3])}, "user b has no event"),
         ({"user_ids": np.array(["a"])}, "1 user_ids and 3 item_ids for 2 users"),
-        ({"num_items": 2**31 - 1}, "more than 2,147,483,646"),
+        ({"num_items": 2**31 - 1}, "more than the 2,147,483,646"),
         ({"gap_variance_rank": np.array([1, 1], np.int32)}, "gap_variance_rank must hold each of 0..1 once"),
         ({"gap_variance_rank": np.array([1, 0])}, "gap_variance_rank: int64"),
         ({"offsets": np.array([0]), "user_ids": np.array([])}, "users: there are none"),

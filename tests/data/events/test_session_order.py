@@ -8,7 +8,7 @@ import pytest
 
 from jaxrec.data.events.session_order import repeats_together
 from jaxrec.data.events.sessions import Sessions
-from jaxrec.data.sources.session_logs import from_lists
+from jaxrec.data.sources.session_logs import arrays_from_lists
 
 
 def grouped(row: list[int]) -> bool:
@@ -19,7 +19,7 @@ def grouped(row: list[int]) -> bool:
 def test_reordered_sessions_hold_the_same_clicks_and_ask_every_prefix() -> None:
     lists_of = [[1, 2, 1, 3, 2, 1], [4, 4, 5, 4], [2, 3], [6, 1, 6, 5, 1]]
     asked = [(row[:cut], row[cut]) for row in lists_of for cut in range(len(row) - 1, 0, -1)]
-    lists = from_lists(lists_of, ([p for p, _ in asked], [t for _, t in asked]), "made")
+    lists = arrays_from_lists(lists_of, ([p for p, _ in asked], [t for _, t in asked]), "made")
     before = Sessions.from_arrays("made", **lists)
     firsts = set()
     for seed in range(20):
@@ -48,7 +48,7 @@ def test_reordered_sessions_hold_the_same_clicks_and_ask_every_prefix() -> None:
 @pytest.mark.parametrize("prefixes", [[[1, 2], [3, 4]], [[1], [3, 4]]])
 def test_sessions_whose_prefixes_are_not_all_there_are_refused(prefixes: list[list[int]]) -> None:
     """The second prefix is cut from another session, or shorter ones of its session are missing."""
-    found = Sessions.from_arrays("made", **from_lists([[1, 2, 3, 4, 5]], (prefixes, [3, 5]), "made"))
+    found = Sessions.from_arrays("made", **arrays_from_lists([[1, 2, 3, 4, 5]], (prefixes, [3, 5]), "made"))
     with pytest.raises(ValueError, match="not all prefixes"):
         repeats_together(found)
 
@@ -56,6 +56,6 @@ def test_sessions_whose_prefixes_are_not_all_there_are_refused(prefixes: list[li
 def test_rows_of_two_sessions_are_not_taken_for_one() -> None:
     """Lengths go down by one as those of one session do, the clicks are another's."""
     prefixes = ([[1, 2], [3]], [4, 5])
-    found = Sessions.from_arrays("made", **from_lists([[1, 2, 3, 4, 5]], prefixes, "made"))
+    found = Sessions.from_arrays("made", **arrays_from_lists([[1, 2, 3, 4, 5]], prefixes, "made"))
     with pytest.raises(ValueError, match="is no prefix of the longer one"):
         repeats_together(found)

@@ -30,7 +30,9 @@ RAW = [7, 9, 12, 30, 40]
 
 
 def arrays(train: list[list[int]] = TRAIN, test: list[tuple[list[int], int]] = TEST) -> dict[str, np.ndarray]:
-    return source.from_lists(train, ([prefix for prefix, _ in test], [target for _, target in test]), "made")
+    return source.arrays_from_lists(
+        train, ([prefix for prefix, _ in test], [target for _, target in test]), "made"
+    )
 
 
 def made(**changed: np.ndarray) -> Sessions:
@@ -241,7 +243,7 @@ def test_a_truncated_file_is_refused(data: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_counts_that_differ_are_refused(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "unpack", lambda content, where: arrays())
+    monkeypatch.setattr(source, "read_arrays", lambda content, where: arrays())
     with pytest.raises(ValueError, match="sessions/tmall: train_examples = 8, expected 351268"):
         source.load("tmall")
 
@@ -257,14 +259,16 @@ def packed(**columns: np.ndarray) -> bytes:
 )
 def test_what_is_no_archive_of_sessions_is_refused(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"a\.npz: not an archive of the arrays train_items, train_offsets"):
-        source.unpack(content, "a.npz")
+        source.read_arrays(content, "a.npz")
 
 
 def test_a_packed_copy_and_the_lists_are_one() -> None:
-    assert source.unpack(packed(**arrays()), "a.npz").keys() == arrays().keys()
-    lists = source.unpickle(pickle.dumps(TRAIN), "train.txt")
-    again = source.from_lists(lists, ([prefix for prefix, _ in TEST], [target for _, target in TEST]), "made")
-    for name, column in source.unpack(packed(**arrays()), "a.npz").items():
+    assert source.read_arrays(packed(**arrays()), "a.npz").keys() == arrays().keys()
+    lists = source.unpickle_plain(pickle.dumps(TRAIN), "train.txt")
+    again = source.arrays_from_lists(
+        lists, ([prefix for prefix, _ in TEST], [target for _, target in TEST]), "made"
+    )
+    for name, column in source.read_arrays(packed(**arrays()), "a.npz").items():
         np.testing.assert_array_equal(column, again[name])
 
 
@@ -272,13 +276,13 @@ def test_a_packed_copy_and_the_lists_are_one() -> None:
     "content", [b"", pickle.dumps(TRAIN)[:-4], pickle.dumps(print), pickle.dumps(np.arange(3)), b"\x80\x04."]
 )
 def test_lists_that_are_cut_off_or_run_something_are_refused(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"train\.txt: not a whole list of numbers"):
-        source.unpickle(content, "train.txt")
+    with pytest.raises(ValueError, match=r"train\.txt: not a complete list of numbers"):
+        source.unpickle_plain(content, "train.txt")
 
 
 def test_lists_of_another_number_are_refused() -> None:
     with pytest.raises(ValueError, match="made: 3 lists of test data"):
-        source.from_lists(TRAIN, ([[1]], [2], [3]), "made")  # type: ignore[arg-type]
+        source.arrays_from_lists(TRAIN, ([[1]], [2], [3]), "made")  # type: ignore[arg-type]
 
 
 def test_without_the_packed_copy_the_lists_are_read(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def test_amazon_metadata_is_never_run(write: Write, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("{'reviewerID': 'A'}", r"r.json, line 2: .* is no JSON"),
+        ("{'reviewerID': 'A'}", r"r.json, line 2: .* is not JSON"),
         ("[1]", "r.json, line 2: reviewerID None: expected text"),
         ('{"reviewerID": "A", "asin": ""}', "r.json, line 2: asin '': expected text"),
         ('{"reviewerID": "A", "asin": "P"}', "line 2: unixReviewTime None: expected seconds"),
@@ -118,14 +118,14 @@ def test_bad_amazon_reviews_are_refused(write: Write, line: str, message: str) -
         (
             "{'asin': 'P1', 'categories': ['Electronics', 'Cables']}",
             r"m.json, line 2: categories \['Electronics', 'Cables'\]: expected lists of names, such as "
-            r"\[\['Electronics', 'Cables'\]\]; repair the line or take it out",
+            r"\[\['Electronics', 'Cables'\]\]; repair or remove the line",
         ),
         ("{'asin': 'P1', 'categories': 'Cables'}", "line 2: categories 'Cables': expected lists of names"),
         ("{'asin': 'P1', 'categories': [['Audio'], 'Cables']}", "line 2: categories .*expected lists"),
         ("{'title': 'P1'}", "line 2: asin None: expected text"),
         (
             "{'asin': 'P2', 'categories': [['Zoom']]}",
-            "line 2: product P2 is of category 'Zoom', and of 'Cables'",
+            "line 2: product P2 has category 'Zoom', and 'Cables'",
         ),
         ("{'asin': " + "(" * 5000, "m.json, line 2: .* is neither JSON"),
     ],
@@ -147,7 +147,7 @@ def test_only_the_path_that_is_read_has_to_be_a_list(write: Write) -> None:
 def test_damaged_and_empty_amazon_files_are_refused(write: Write) -> None:
     whole = gzip.compress(json_lines(REVIEWS).encode())
     for content in (whole[:-12], b"no gzip"):
-        with pytest.raises(ValueError, match="r.json.gz, after line .*the file is damaged"):
+        with pytest.raises(ValueError, match="r.json.gz, after line .*the file is corrupt"):
             amazon.read_reviews(write("r.json.gz", content))
     with pytest.raises(ValueError, match="r.json: the file is empty"):
         amazon.read_reviews(write("r.json", ""))
@@ -215,7 +215,7 @@ def lines(events: list[tuple[object, ...]]) -> str:
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
 def test_taobao_events(arrow: None, write: Write, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(taobao, "CHUNK", size)
+    monkeypatch.setattr(taobao, "_CHUNK", size)
     path = write("UserBehavior.csv", lines(EVENTS))  # type: ignore[arg-type]
     sequences, side_info = taobao.load(path)
     assert sequences.user_ids.tolist() == [3, 7] and sequences.item_ids.tolist() == [40, 50]
@@ -391,7 +391,7 @@ def test_fuxictr_columns_by_hand(write: Write) -> None:
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"item": np.array([1, 5, 2])}, r"b.npz: item: 5 at row 1 \(1 such\) is no id within 0..4"),
+        ({"item": np.array([1, 5, 2])}, r"b.npz: item: 5 at row 1 \(1 such\) is not an id within 0..4"),
         ({"seen": np.array([[0, -1], [1, 1], [1, 1]])}, "b.npz: seen: -1 at row 0"),
         ({"item": np.array([1.5, 1, 2])}, "b.npz: item: 1.5 at row 0"),
         ({"item": np.array([np.nan, 1, 2])}, "b.npz: item: nan at row 0"),
@@ -444,14 +444,14 @@ def test_bad_fuxictr_files_are_refused(write: Write) -> None:
         ),
         (
             {"labels": ["item"], "features": MAP["features"]},
-            "m.json: item: is a label and among the features",
+            "m.json: item: is both a label and a feature",
         ),
     ],
 )
 def test_bad_feature_maps_are_refused(write: Write, content: object, message: str) -> None:
     text = content if isinstance(content, str) else json.dumps(content)
     with pytest.raises(ValueError, match=message):
-        fuxictr.read_map(write("m.json", text))
+        fuxictr.read_feature_map(write("m.json", text))
 
 
 @pytest.mark.parametrize("block_bytes", [40, 1 << 20])

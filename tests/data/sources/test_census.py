@@ -117,18 +117,18 @@ def test_training_rows_are_all_rows_less_the_test_rows(monkeypatch: pytest.Monke
         archive.addfile(info, io.BytesIO(arff.encode()))
     contents = {census._TEST: "\n".join(lines).encode(), census._NOMINAL: packed.getvalue()}
     monkeypatch.setattr(store, "read_file", contents.__getitem__)
-    monkeypatch.setattr(census, "_TRAIN", 3)
-    columns, income = census._originals()
+    monkeypatch.setattr(census, "_NUM_TRAIN", 3)
+    columns, income = census._read_originals()
     assert list(columns) == list(census.NAMES)
     for i, column in enumerate(columns.values()):
         want = [f"new-{i}", f"a b {i}", f"c {i}", f"a b {i}", f"c {i}"]  # training rows, then test rows
         assert column.values[column.codes].tolist() == want
     assert income.tolist() == [False, False, False, False, True]
-    monkeypatch.setattr(census, "_TRAIN", 4)
+    monkeypatch.setattr(census, "_NUM_TRAIN", 4)
     with pytest.raises(
         ValueError, match="3 rows beyond those of .* and 0 of those missing, expected 4 and 0"
     ):
-        census._originals()
+        census._read_originals()
 
 
 def test_numbers_come_from_the_official_test_file_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_numbers_come_from_the_official_test_file_too(monkeypatch: pytest.Monkey
 def test_a_packed_file_is_unpacked_on_its_way(cache: Path, served: Any) -> None:
     content = b"38, Private\n"
     served.files["census.gz"] = gzip.compress(content)
-    route = census._unpacked(store.http(served.url("census.gz")))
+    route = census._gunzip(store.http(served.url("census.gz")))
     file = store.File("census/test", hashlib.sha256(content).hexdigest(), len(content), (route,))
     assert store.read_file(file) == content
     assert [path.name for path in (cache / "census").iterdir()] == ["test"]

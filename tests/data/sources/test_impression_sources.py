@@ -142,7 +142,7 @@ def test_movielens_1m_is_read_from_the_archive_too(monkeypatch: pytest.MonkeyPat
     }
     monkeypatch.setattr(movielens, "find_file", lambda _: None)
     monkeypatch.setattr(movielens, "read_file", contents.__getitem__)
-    interactions, users, movies = movielens._million()
+    interactions, users, movies = movielens._load_1m()
     assert (interactions.user.tolist(), interactions.item.tolist()) == ([2, 1, 2], [2, 1, 1])
     assert interactions.value is not None
     assert interactions.value.tolist() == [5, 3, 4]

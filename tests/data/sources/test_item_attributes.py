@@ -8,7 +8,7 @@ import pytest
 
 from jaxrec.data import store
 from jaxrec.data.sources import coserec
-from jaxrec.data.sources.dataset import pick
+from jaxrec.data.sources.dataset import find_by_name
 from jaxrec.data.tables.click_histories import SideInfo, next_clicks
 
 PRINTED = {  # attributes, and how many an item has on average, as the files list them
@@ -31,7 +31,7 @@ def data(cache: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_attributes_are_those_counted(data: Path, name: str) -> None:
-    dataset = pick(coserec.DATASETS, name)
+    dataset = find_by_name(coserec.DATASETS, name)
     _, (file,) = dataset.files
     lists = coserec.parse_attributes(store.read_file(file), dataset.expected.items, file.path)
     number, average = PRINTED[name]

@@ -61,7 +61,7 @@ def test_books_takes_out_what_is_rare_as_the_research_code_does() -> None:
 def test_an_item_that_only_left_out_users_rated_keeps_its_number() -> None:
     """Each of six users rates z and four items of their own: nobody keeps five ratings but all count z."""
     lines = [f"w{u},{item},1.0,5" for u in range(6) for item in ["z", *(f"{u}{k}" for k in range(4))]]
-    with pytest.raises(ValueError, match="books.csv: no user is left with 5 ratings"):
+    with pytest.raises(ValueError, match="books.csv: no user has 5 ratings"):
         parse("\n".join(lines).encode(), "Books", "books.csv")
     found = parse(books_file() + "\n".join(lines).encode() + b"\n", "Books", "x")
     assert found.item_ids.tolist() == ["a", "b", "c", "d", "e", "z"]
@@ -71,15 +71,15 @@ def test_an_item_that_only_left_out_users_rated_keeps_its_number() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("ml-1m", "", "ratings: holds no rating; expected lines `user::item::rating::seconds`"),
+        ("ml-1m", "", "ratings: has no rating; expected lines `user::item::rating::seconds`"),
         ("ml-1m", "1::2::3\n", "expected lines `user::item::rating::seconds`"),
         ("ml-1m", "1::2::3::4.5\n", "integer seconds"),
         ("ml-1m", "1.5::2::3::4\n", "integer seconds"),
         ("ml-1m", "1::2::3::4#5\n", "integer seconds"),
         ("ml-1m", "# a remark\n1::2::3::4\n", "integer seconds"),
-        ("Books", "u,,1.0,5\n", "rating 1 names no item"),
+        ("Books", "u,,1.0,5\n", "rating 1 has no item"),
         ("ml-20m", "1,2,3.5,4\n", "expected the header 'userId,movieId,rating,timestamp'"),
-        ("ml-20m", "userId,movieId,rating,timestamp\n", "holds no rating"),
+        ("ml-20m", "userId,movieId,rating,timestamp\n", "has no rating"),
         ("Books", f"{'u' * 30},i,1.0,5\n", "user 'uuu.*24 characters or longer"),
     ],
 )
@@ -109,7 +109,7 @@ def test_lines_of_another_form_are_refused(name: str, content: str, message: str
 )
 def test_numbers_are_written_plainly(name: str, bad: str, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy reads most of these, and an id of two spellings would be one."""
-    monkeypatch.setattr(rating_files, "_PART", part)
+    monkeypatch.setattr(rating_files, "_BLOCK", part)
     good = {"ml-1m": ML_1M, "ml-20m": ML_20M, "Books": books_file().decode()}[name]
     line = good.count("\n") + 1
     with pytest.raises(ValueError, match=f"ratings, line {line}: .*expected lines `user.*digits 0-9 alone"):
@@ -124,19 +124,19 @@ def test_text_ids_are_checked_as_those_of_other_files(user: str) -> None:
 
 
 def test_an_archive_without_the_ratings_is_refused() -> None:
-    with pytest.raises(ValueError, match="ml-1m/none.dat: not in the archive, or damaged"):
-        rating_files._member(archive(), "ml-1m/none.dat")
+    with pytest.raises(ValueError, match="ml-1m/none.dat: not in the archive, or corrupt"):
+        rating_files._extract(archive(), "ml-1m/none.dat")
 
 
 def test_an_id_that_is_no_text_is_refused_and_a_number_sign_is_part_of_one() -> None:
-    with pytest.raises(ValueError, match="books.csv: a user is no text in UTF-8"):
+    with pytest.raises(ValueError, match="books.csv: a user is not UTF-8 text"):
         parse(b"\xff,i,1.0,5\n", "Books", "books.csv")
     assert "a#1" in parse(books_file().replace(b",a,", b",a#1,"), "Books", "books.csv").item_ids
 
 
 def test_a_file_that_is_not_whole_is_refused(write: Writer, cache: Path) -> None:
     path = write("ratings.dat", ML_1M)
-    with pytest.raises(ValueError, match="ratings.dat: 2 users, expected 6,040: not the whole file"):
+    with pytest.raises(ValueError, match="ratings.dat: 2 users, expected 6,040: not the complete file"):
         load("ml-1m", str(path))
     with pytest.raises(ValueError, match="data set 'ml-2m': unknown; one of ml-1m, ml-20m, Books"):
         load("ml-2m")
@@ -147,10 +147,10 @@ def test_a_file_that_is_not_whole_is_refused(write: Writer, cache: Path) -> None
 def test_books_has_to_be_named_and_its_digest_is_only_hearsay(
     write: Writer, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(FileNotFoundError, match="its checksum is not known here.*ratings_Books.csv"):
+    with pytest.raises(FileNotFoundError, match="its checksum is unknown.*ratings_Books.csv"):
         load("Books")
     load("Books", str(write("ratings_Books.csv", books_file())), sample=True)
-    assert "not of the MD5" in capsys.readouterr().err
+    assert "does not have the MD5" in capsys.readouterr().err
 
 
 def archive() -> bytes:
@@ -173,5 +173,5 @@ def test_an_archive_is_held_to_its_checksum(
     (cache / "movielens-1m").mkdir(parents=True)
     (cache / "movielens-1m" / "ml-1m.zip").write_bytes(content)
     assert np.array_equal(load("ml-1m", sample=True).items, [1, 2, 1, 2])
-    with pytest.raises(ValueError, match="Books comes in no archive"):
+    with pytest.raises(ValueError, match="Books has no archive"):
         load("Books", str(path), sample=True)

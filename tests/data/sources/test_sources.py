@@ -13,7 +13,7 @@ from jaxrec.data import store
 from jaxrec.data.events.interactions import Sequences, format_statistics, gap_variance_rank
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec, movielens, sasrec, ticoserec
-from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
+from jaxrec.data.sources.dataset import Dataset, Expected, check_statistics, find_by_name
 
 EVERY = [
     pytest.param(source, dataset, id=f"{source.SOURCE.name}/{dataset.name}")
@@ -92,7 +92,7 @@ def load(source: ModuleType, dataset: Dataset) -> Sequences:
     "source, name, printed", PRINTED, ids=lambda value: getattr(value, "SOURCE", (value,))[0]
 )
 def test_statistics_are_those_published(data: Path, source: ModuleType, name: str, printed: str) -> None:
-    sequences = load(source, pick(source.DATASETS, name))
+    sequences = load(source, find_by_name(source.DATASETS, name))
     assert printed in format_statistics(sequences.name, sequences.statistics())
 
 
@@ -120,7 +120,7 @@ def test_uniform_rank_is_a_permutation_close_to_the_recomputed_order(data: Path,
 
 
 def test_uniform_rank_is_the_line_of_the_ranked_file(data: Path) -> None:
-    sequences = load(ticoserec, pick(ticoserec.DATASETS, "Beauty"))
+    sequences = load(ticoserec, find_by_name(ticoserec.DATASETS, "Beauty"))
     with np.load(data / "ticoserec/Beauty/var_rank_user_order.npz") as packed:
         order = packed["user_order"]
     assert sequences.gap_variance_rank is not None
@@ -131,12 +131,12 @@ def test_uniform_rank_is_read_from_the_original_file_too(
     data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Builds the source's item file in ranked order, whose checksum is known, and reads the rank from it."""
-    sequences = load(ticoserec, pick(ticoserec.DATASETS, "Beauty"))
+    sequences = load(ticoserec, find_by_name(ticoserec.DATASETS, "Beauty"))
     rows = [" ".join(map(str, sequences.user_items(row).tolist())) for row in range(sequences.num_users)]
     lines = [f"{user} {row}\n".encode() for user, row in zip(sequences.user_ids, rows, strict=True)]
     assert sequences.gap_variance_rank is not None
     content = b"".join(lines[row] for row in np.argsort(sequences.gap_variance_rank))
-    _, (_, original), _ = pick(ticoserec.DATASETS, "Beauty").files
+    _, (_, original), _ = find_by_name(ticoserec.DATASETS, "Beauty").files
     (cache / original.path).parent.mkdir(parents=True)
     (cache / original.path).write_bytes(content)
     assert store.read_file(original) == content
@@ -146,20 +146,20 @@ def test_uniform_rank_is_read_from_the_original_file_too(
 
 
 def test_coserec_and_ticoserec_hold_the_same_users(data: Path) -> None:
-    one = load(coserec, pick(coserec.DATASETS, "Beauty"))
-    two = load(ticoserec, pick(ticoserec.DATASETS, "Beauty"))
+    one = load(coserec, find_by_name(coserec.DATASETS, "Beauty"))
+    two = load(ticoserec, find_by_name(ticoserec.DATASETS, "Beauty"))
     assert np.array_equal(np.sort(one.lengths), np.sort(two.lengths))
     assert np.array_equal(np.sort(np.bincount(one.items)), np.sort(np.bincount(two.items)))
 
 
 def test_sasrec_keeps_short_users_for_training(data: Path) -> None:
-    sequences = load(sasrec, pick(sasrec.DATASETS, "Video"))
+    sequences = load(sasrec, find_by_name(sasrec.DATASETS, "Video"))
     split = leave_one_out(sequences, short="train")
     assert split.test.user.size == (sequences.lengths >= 3).sum() < sequences.num_users
 
 
 def test_movielens_users_are_in_time_order(data: Path) -> None:
-    sequences = load(movielens, pick(movielens.DATASETS, "ml-100k"))
+    sequences = load(movielens, find_by_name(movielens.DATASETS, "ml-100k"))
     events = movielens.load_interactions("ml-100k")
     assert events.value is not None
     assert set(events.value.tolist()) == {1.0, 2.0, 3.0, 4.0, 5.0}
@@ -170,7 +170,7 @@ def test_movielens_users_are_in_time_order(data: Path) -> None:
 
 
 def test_movielens_columns_follow_the_ids(data: Path) -> None:
-    sequences = load(movielens, pick(movielens.DATASETS, "ml-100k"))
+    sequences = load(movielens, find_by_name(movielens.DATASETS, "ml-100k"))
     movies, users = movielens.load_movies("ml-100k"), movielens.load_users("ml-100k")
     assert movies.title.size == movies.year.size == movies.genres.shape[0] == sequences.num_items
     assert (movies.title[0], movies.year[0]) == ("Toy Story", 1995)
@@ -184,7 +184,7 @@ def test_movielens_columns_follow_the_ids(data: Path) -> None:
 
 def test_grouplens_files_are_converted_byte_for_byte(data: Path) -> None:
     """Undoes the conversion of the stored files as far as it can be undone, and converts again."""
-    load(movielens, pick(movielens.DATASETS, "ml-100k"))
+    load(movielens, find_by_name(movielens.DATASETS, "ml-100k"))
     ratings = store.read_file(movielens._RATINGS)
     assert movielens.convert_ratings(ratings.split(b"\n", 1)[1]) == ratings
     users = store.read_file(movielens._USERS)
@@ -200,7 +200,7 @@ def test_grouplens_files_are_converted_byte_for_byte(data: Path) -> None:
 
 
 def test_movielens_is_read_out_of_the_wheel(data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load(movielens, pick(movielens.DATASETS, "ml-100k"))
+    load(movielens, find_by_name(movielens.DATASETS, "ml-100k"))
     contents = {
         file.path: store.read_file(file) for file in (movielens._RATINGS, movielens._ITEMS, movielens._USERS)
     }
@@ -219,7 +219,7 @@ def test_movielens_is_read_out_of_the_wheel(data: Path, cache: Path, monkeypatch
     )
     for file in (movielens._RATINGS, movielens._ITEMS, movielens._USERS):
         name = f"recbole/dataset_example/ml-100k/{Path(file.path).name}"
-        inside = file._replace(routes=(store.archive_member(wheel, name, movielens._member(name)),))
+        inside = file._replace(routes=(store.archive_member(wheel, name, movielens._extractor(name)),))
         assert store.read_file(inside) == contents[file.path]
     assert movielens.load("ml-100k").num_users == 943  # from the cache now
 
@@ -233,6 +233,6 @@ def test_an_unknown_data_set_names_the_nearest() -> None:
 
 def test_other_counts_than_expected_are_refused() -> None:
     found = Sequences.from_lists("toy", [[1, 2]]).statistics()
-    check("toy", found, Expected(1, 2, 2))
+    check_statistics("toy", found, Expected(1, 2, 2))
     with pytest.raises(ValueError, match="toy: items = 2, expected 3"):
-        check("toy", found, Expected(1, 3, 2))
+        check_statistics("toy", found, Expected(1, 3, 2))

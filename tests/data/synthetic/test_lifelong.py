@@ -38,25 +38,25 @@ def majority(made: Lifelong, rows: np.ndarray, last: int) -> np.ndarray:
     return np.array(scores)
 
 
-def test_the_majority_of_the_targets_category_is_best_and_the_last_events_tell_nothing(
+def test_the_majority_of_the_targets_category_is_best_and_the_last_events_carry_no_information(
     made: Lifelong,
 ) -> None:
     rows = made.clicks.train[::3]
     click = made.clicks.click[rows]
-    area = {last: float(metrics.auc(majority(made, rows, last), click)) for last in (10**6, RECENT, 7)}
+    auc = {last: float(metrics.auc(majority(made, rows, last), click)) for last in (10**6, RECENT, 7)}
     spread = 0.5 / np.sqrt(len(rows))  # of a share of at most ½ · ½
     assert made.best_auc == pytest.approx(0.9)
-    assert abs(area[10**6] - made.best_auc) < 5 * spread
-    assert all(abs(area[last] - 0.5) < 5 * spread for last in (RECENT, 7))
+    assert abs(auc[10**6] - made.best_auc) < 5 * spread
+    assert all(abs(auc[last] - 0.5) < 5 * spread for last in (RECENT, 7))
 
 
 def test_a_click_is_a_liked_style_but_for_the_noise(made: Lifelong) -> None:
     clicks, items = made.clicks, made.clicks.side_info.items
-    liked = made.taste[clicks.user, items["category"][clicks.item]] == items["style"][clicks.item]
+    liked = made.preferences[clicks.user, items["category"][clicks.item]] == items["style"][clicks.item]
     wrong = (liked != clicks.click).mean()
     assert abs(wrong - 0.1) < 5 * np.sqrt(0.1 * 0.9 / len(liked))
     quiet = lifelong(10, noise=0.0, **SIZES)
-    liked = quiet.taste[quiet.clicks.user, items_of(quiet, "category")] == items_of(quiet, "style")
+    liked = quiet.preferences[quiet.clicks.user, items_of(quiet, "category")] == items_of(quiet, "style")
     np.testing.assert_array_equal(quiet.clicks.click, liked)
     assert quiet.best_auc == 1.0
 
@@ -65,7 +65,7 @@ def items_of(made: Lifelong, name: str) -> np.ndarray:
     return made.clicks.side_info.items[name][made.clicks.item]
 
 
-def test_planted_events_show_each_taste_and_stand_before_the_recent_ones(made: Lifelong) -> None:
+def test_planted_events_show_each_preference_and_precede_the_recent_ones(made: Lifelong) -> None:
     clicks, items = made.clicks, made.clicks.side_info.items
     lengths = set()
     for user in range(1, clicks.num_users + 1):
@@ -76,9 +76,9 @@ def test_planted_events_show_each_taste_and_stand_before_the_recent_ones(made: L
         lengths.add(len(events))
         counts = np.bincount(category[planted], minlength=CATEGORIES + 1)
         assert counts.tolist() == [0, *[RELEVANT] * CATEGORIES]
-        np.testing.assert_array_equal(style[planted], made.taste[user, category[planted]])
+        np.testing.assert_array_equal(style[planted], made.preferences[user, category[planted]])
         assert not planted[-RECENT:].any()
-        assert (category[:-RECENT][~planted[:-RECENT]] > CATEGORIES).all()  # never asked for
+        assert (category[:-RECENT][~planted[:-RECENT]] > CATEGORIES).all()  # of no target
         assert (category[-RECENT:] <= CATEGORIES).all()
         either = [np.bincount(category[-RECENT:][style[-RECENT:] == s], minlength=9) for s in (1, 2)]
         np.testing.assert_array_equal(*either)
@@ -87,7 +87,7 @@ def test_planted_events_show_each_taste_and_stand_before_the_recent_ones(made: L
     assert max(lengths) == 90
 
 
-def test_users_do_not_overlap_and_ids_tell_nothing(made: Lifelong) -> None:
+def test_users_do_not_overlap_and_ids_carry_no_information(made: Lifelong) -> None:
     clicks = made.clicks
     users = [set(clicks.user[rows].tolist()) for rows in (clicks.train, clicks.validation, clicks.test)]
     assert [len(part) for part in users] == [480, 60, 60]
@@ -119,7 +119,7 @@ def test_histories_of_54_000_events() -> None:
         ({"num_users": 9}, "num_users=9: must be at least 10"),
         ({"num_categories": 0}, "num_categories=0"),
         ({"relevant": 0}, "relevant=0"),
-        ({"asked": 0}, "asked=0"),
+        ({"impressions_per_user": 0}, "impressions_per_user=0"),
         ({"items_per_style": 0}, "items_per_style=0"),
         ({"recent": 7}, "recent=7: must be even"),
         ({"recent": -2}, "recent=-2"),

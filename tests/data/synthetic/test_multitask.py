@@ -84,7 +84,7 @@ def test_the_constants_of_ple() -> None:
     assert pair.x.shape == (30, 512)
     assert pair.alpha.shape == (10,)
     assert np.allclose(np.linalg.norm(pair.weights, axis=1), 1.0)
-    assert inspect.signature(synthetic.ple_tasks).parameters["num_rows"].default == 1_400_000
+    assert inspect.signature(synthetic.ple_tasks).parameters["num_examples"].default == 1_400_000
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_the_constants_of_ple() -> None:
         ({"correlation": 1.5}, "correlation=1.5: must lie in -1..1"),
         ({"correlation": float("nan")}, "correlation=nan"),
         ({"correlation": 0, "dim": 1}, "dim=1"),
-        ({"correlation": 0, "num_rows": 0}, "num_rows=0"),
+        ({"correlation": 0, "num_examples": 0}, "num_examples=0"),
         ({"correlation": 0, "scale": 0}, "scale=0"),
         ({"correlation": 0, "noise": -1}, "noise=-1"),
     ],

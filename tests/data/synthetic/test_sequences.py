@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data.events.split import leave_one_out
-from jaxrec.data.synthetic.sequences import independent, markov_chain
+from jaxrec.data.synthetic.sequences import independent_items, markov_chain
 
 
 def pairs(sequences: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +17,7 @@ def test_without_noise_the_successor_always_follows() -> None:
     chain = markov_chain(50, 20)
     last, following = pairs(chain.sequences)
     assert np.array_equal(chain.successor[last], following)
-    assert chain.best_hit == 1.0
+    assert chain.best_hit_rate == 1.0
 
 
 def test_the_successors_form_one_cycle() -> None:
@@ -35,20 +35,22 @@ def test_noise_lowers_the_best_hit_as_stated() -> None:
     chain = markov_chain(2000, 10, noise=0.3)
     last, following = pairs(chain.sequences)
     hit = (chain.successor[last] == following).mean()
-    assert chain.best_hit == 1 - 0.3 + 0.3 / 10
-    assert abs(hit - chain.best_hit) < 4 * np.sqrt(chain.best_hit * (1 - chain.best_hit) / last.size)
+    assert chain.best_hit_rate == 1 - 0.3 + 0.3 / 10
+    assert abs(hit - chain.best_hit_rate) < 4 * np.sqrt(
+        chain.best_hit_rate * (1 - chain.best_hit_rate) / last.size
+    )
 
 
 def test_draws_follow_their_probabilities() -> None:
-    draws = independent(2000, 5, exponent=1.0)
+    draws = independent_items(2000, 5, exponent=1.0)
     weight = 1 / np.arange(1, 6)
     assert np.allclose(draws.probability[1:], weight / weight.sum())
     share = np.bincount(draws.sequences.items, minlength=6) / draws.sequences.items.size
     assert np.allclose(share, draws.probability, atol=0.015)
-    assert draws.best_hit == draws.probability[1]
+    assert draws.best_hit_rate == draws.probability[1]
 
 
-@pytest.mark.parametrize("make", [markov_chain, independent])
+@pytest.mark.parametrize("make", [markov_chain, independent_items])
 def test_a_seed_gives_the_same_set_and_another_seed_another(make: Callable[..., Any]) -> None:
     one, same, other = make(seed=3).sequences, make(seed=3).sequences, make(seed=4).sequences
     assert np.array_equal(one.items, same.items)
@@ -56,7 +58,7 @@ def test_a_seed_gives_the_same_set_and_another_seed_another(make: Callable[..., 
     assert not np.array_equal(one.items[:50], other.items[:50])
 
 
-@pytest.mark.parametrize("make", [markov_chain, independent])
+@pytest.mark.parametrize("make", [markov_chain, independent_items])
 def test_sets_can_be_split_and_ranked(make: Callable[..., Any]) -> None:
     sequences = make(30, 10, min_length=4, max_length=6).sequences
     assert sequences.lengths.min() >= 4
@@ -86,4 +88,4 @@ def test_bad_sizes_are_refused(arguments: dict[str, Any], message: str) -> None:
 
 def test_a_negative_exponent_is_refused() -> None:
     with pytest.raises(ValueError, match="exponent=-1"):
-        independent(exponent=-1)
+        independent_items(exponent=-1)

@@ -160,7 +160,7 @@ def test_times_that_would_show_the_future_are_refused() -> None:
     late[row] = good.times[2]
     swapped[:2] = good.times[1::-1]
     for change, message in (
-        ({"time": late}, rf"row {row} \(1 such\) of time 2 has a history of times \[0, 1, 2\]"),
+        ({"time": late}, rf"impression {row} \(1 such\) of time 2 has a history of times \[0, 1, 2\]"),
         (
             {"times": swapped, "time": good.time + np.int32(9)},
             r"has a history of times \[1, 0\]: they must ascend and end before it",

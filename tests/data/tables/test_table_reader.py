@@ -193,14 +193,14 @@ def test_labels_and_ids_of_ali_ccp_logs_are_plain(write: Write, row: str, messag
 
 def test_common_features_stand_once(write: Write) -> None:
     files = Files(write("s.csv", "0,1,0,ua,1,205\x0250\x031\n"), write("c.csv", "ua,1,101\x021\x031\n" * 2))
-    with pytest.raises(ValueError, match="c.csv: a common feature index stands twice"):
+    with pytest.raises(ValueError, match="c.csv: a common feature index occurs twice"):
         aliccp.read_logs((files,), single=("101", "205"))
 
 
 def test_a_feature_of_a_map_has_a_name(write: Write) -> None:
     path = write("m.json", '\ufeff{"labels": ["y"], "features": [{"": {"type": "numeric"}}]}')
     with pytest.raises(ValueError, match="m.json: '': a feature has no name"):
-        fuxictr.read_map(path)
+        fuxictr.read_feature_map(path)
 
 
 def test_a_single_array_is_no_archive_of_columns(write: Write, tmp_path: Path) -> None:

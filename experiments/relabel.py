@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments import published_checkpoints
+from experiments.common import NONE, Published
 from experiments.multitask import census
-from experiments.published import NONE, Published
 from experiments.sequential import hstu_generative, peterrec, stamp, ticoserec
 from jaxrec import config as command_line
 from jaxrec.report import results

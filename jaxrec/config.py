@@ -305,7 +305,7 @@ def enable_compilation_cache() -> Path | None:
     if os.environ.get("JAXREC_XLA_CACHE", "1").lower() in ("0", "off", "false", "no"):
         return None
     named = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    folder = Path(named) if named else cache_home() / "xla"
+    folder = Path(named) if named else cache_dir() / "xla"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -316,7 +316,7 @@ def enable_compilation_cache() -> Path | None:
     return folder
 
 
-def cache_home() -> Path:
+def cache_dir() -> Path:
     """The folder of jaxrec's caches: `$XDG_CACHE_HOME/jaxrec`, or `~/.cache/jaxrec`."""
     home = os.environ.get("XDG_CACHE_HOME", "")  # a relative one is ignored, as XDG asks
     return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "jaxrec"

@@ -48,6 +48,28 @@ class Retriever(NamedTuple):
     items: Callable[[Variables], Array]
 
 
+class Scorer(NamedTuple):
+    """A model as a ranking sees it where scores are no dot products: all items at once.
+
+    scores(variables, queries, context) -> [B, V], column i for item id i. A batch of queries holds a score
+    for every item, where a `Retriever` holds a block of items at a time.
+    """
+
+    scores: Callable[[Variables, Mapping[str, Array], Context], Array]
+
+
+class Baseline(NamedTuple):
+    """A method without gradient descent, ranked as a trained model is; `jaxrec.baselines` has them.
+
+    name: as in tables of results. variables: what the model reads, without a seeds axis and without the key
+    of a seed, see `baselines.variables_per_seed`.
+    """
+
+    name: str
+    model: Retriever | Scorer
+    variables: Variables
+
+
 # (variables, queries [batches, B], context) -> (a value per query [batches, B, …], the number of real queries
 # without one [batches]: a score is NaN or infinite, or an id is none of the data)
 Measure = Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array]]

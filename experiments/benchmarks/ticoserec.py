@@ -22,6 +22,7 @@ from experiments.sequential.ticoserec_recipes import Recipe
 from jaxrec import losses
 from jaxrec.augment.views import View
 from jaxrec.data.events.split import leave_one_out
+from jaxrec.index.rank import make_rank
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
@@ -29,7 +30,6 @@ from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks.combine import combine
 from jaxrec.tasks.next_item import next_item, retriever
 from jaxrec.tasks.objectives import sampled
-from jaxrec.train.evaluate import make_rank
 from jaxrec.types import Protocol
 
 AUGMENTED_BATCH = 512

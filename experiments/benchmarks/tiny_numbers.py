@@ -55,7 +55,7 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "din/default": (),
     "din/users": ("--rows", "base", "din-dice-mba", "--split", "user"),
     "feature_interaction/ml-100k": (),
-    "feature_interaction/census": ("--data", "census"),
+    "feature_interaction/census": ("--dataset", "census"),
     "census/income": (),
     "census_columns/default": (),
     "funnel/default": (),

@@ -11,7 +11,7 @@
                    the user (Bian et al., WSDM 2022), in the form of the public code
     bst            a Transformer over history and target, without ages (Chen et al., DLP-KDD 2019)
 
-ml-100k: each rating is told from one item that its user had not met, split by time, 80/10/10, so that most
+ml-100k: for each rating one unseen item is sampled as the negative; split by time, 80/10/10, so that most
 users of the test part are new. Columns: item, genres (one category each set), year, user, age (decade),
 gender, occupation; models with a history also read the items, genres and years before the event.
 census: income over 50,000 dollars by 32 nominal columns, see `experiments.multitask.census`; it has no
@@ -21,271 +21,223 @@ All rows have the same vectors and hidden layers, and stop at the epoch of best 
 report Criteo and logs of their own, so nothing published stands beside.
 
 Run:     python -m experiments.ranking.feature_interaction
-Also:    --data census; --rows deep deepfm --seeds 0
+Also:    --dataset census; --rows deep deepfm --seeds 0; --data events.csv --user uid --item sku --time ts;
+         --data rows.csv --labels click --categorical city --numeric price
+
+Expect:  on MovieLens-100K, split by time, the history is what counts: the AUC is 0.904 with its mean, 0.905
+         with DIN, 0.909 with co-actions added to the mean (CAN; 0.910 added to DIN) and 0.913 with BST,
+         against 0.817 to 0.820 without a history, with deviations of 0.003 and less. On Census-Income no
+         model of feature interaction differs from the MLP by more than two deviations.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 
-from experiments.ranking import din
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments import common
+from experiments.ranking.din import CLICK, coded, user_columns
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.config import ready
-from jaxrec.data.sources import census, movielens
-from jaxrec.data.synthetic import multitask as synthetic_multitask
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.sources import movielens
+from jaxrec.data.synthetic.multitask import funnel
 from jaxrec.data.synthetic.sequences import markov_chain
-from jaxrec.data.tables.click_histories import Clicks, Sides, next_clicks
-from jaxrec.nn.layers.co_action import CoAction
-from jaxrec.nn.layers.dice import PReLU
-from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
-from jaxrec.nn.layers.history import WithHistory
-from jaxrec.nn.layers.id_columns import Sequenced
-from jaxrec.nn.layers.interaction import CrossNetwork, CrossNetworkMix
-from jaxrec.nn.layers.mlp import Tower
-from jaxrec.nn.ranking.bst import BST
-from jaxrec.nn.ranking.can import CAN
-from jaxrec.nn.ranking.dcn_v2 import DCNv2
-from jaxrec.nn.ranking.deepfm import DeepFM
-from jaxrec.nn.ranking.din import DIN
-from jaxrec.nn.ranking.din_base import DINBase
-from jaxrec.nn.ranking.dlrm import DLRM
-from jaxrec.nn.ranking.pnn import PNN
+from jaxrec.data.tables.click_histories import NO_SIDE_INFO, SideInfo, next_clicks
+from jaxrec.data.tables.impressions import ImpressionSplit
+from jaxrec.nn.layers.features import Categorical
 from jaxrec.protocols import impressions
+from jaxrec.recipes import interaction as recipes
 from jaxrec.tasks.ctr import ctr
-from jaxrec.tasks.multitask import Target
-from jaxrec.types import HISTORY, Task
+from jaxrec.tasks.multitask import Target, multitask
+from jaxrec.tasks.objectives import loss_name
+from jaxrec.train.fit import Fitted
+from jaxrec.types import Task
 
 EXPERIMENT = "feature_interaction"
-Plain = Literal[
-    "deep",
-    "deepfm",
-    "ipnn",
-    "opnn",
-    "pnn-star",
-    "dcn-v2-stacked",
-    "dcn-v2-parallel",
-    "dcn-mix",
-    "dlrm",
-]
-Interest = Literal["base", "din", "can", "can-din", "bst"]
-Row = Literal[Plain, Interest]
-PLAIN: tuple[Plain, ...] = get_args(Plain)
-INTEREST: tuple[Interest, ...] = get_args(Interest)
-DIMS = (128, 64)  # hidden layers of every row
-BST_HEADS = 4
-OFFICIAL: Any = {"num_orders": 3, "use_bias": False, "activate_last": False, "concatenate": True}
+
+
+class Row(NamedTuple):
+    """A row of the table: its model of the columns. history: whether it also reads the events before."""
+
+    model: Callable[[recipes.Columns], nn.Module]
+    history: bool = False
+
+
+ROWS: Mapping[str, Row] = {
+    "deep": Row(recipes.deep),
+    "deepfm": Row(recipes.deepfm),
+    "ipnn": Row(recipes.ipnn),
+    "opnn": Row(recipes.opnn),
+    "pnn-star": Row(recipes.pnn_star),
+    "dcn-v2-stacked": Row(recipes.dcn_v2_stacked),
+    "dcn-v2-parallel": Row(recipes.dcn_v2_parallel),
+    "dcn-mix": Row(recipes.dcn_mix),
+    "dlrm": Row(recipes.dlrm),
+    "base": Row(recipes.base, history=True),
+    "din": Row(recipes.din, history=True),
+    "can": Row(recipes.can, history=True),
+    "can-din": Row(recipes.can_din, history=True),
+    "bst": Row(recipes.bst, history=True),
+}
+TINY: Mapping[str, Any] = {"epochs": 2, "batch_size": 64}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(common.EventOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
-    data: Literal["ml-100k", "census"] = "ml-100k"  # which impressions
-    rows: tuple[Row, ...] = ()  # rows of the table; none given: all that the data can have
-    seeds: tuple[int, ...] = (0, 1, 2)  # trained together, one compilation
-    tiny: bool = False  # made-up data and two epochs, in seconds: to see that all works
-    epochs: int = 10  # at most; the best one counts
-    patience: int = 2  # epochs without a better validation AUC
-    batch_size: int = 1024  # rows a step
-    learning_rate: float = 1e-3  # of Adam
-    dim: int = 8  # width of each embedding
-    length: int = 20  # events of a history that are read, the last ones
-    num_devices: int = 1  # devices that share each batch
-    save_every: int = 1  # epochs between checkpoints
-    accept_changed_code: bool = False  # go on with what other code trained; results name both
-    results: str = "runs/results"  # folder of result files
+    dataset: Literal["ml-100k", "census"] = "ml-100k"  # which impressions
+    labels: tuple[str, ...] = ()  # a table of yours in --data: its column of 0 and 1
+    categorical: tuple[str, ...] = ()  # its columns of categories
+    numeric: tuple[str, ...] = ()  # its columns of numbers
+    rows: tuple[str, ...] = ()  # rows of the table; none given: all that the data can have
     workdir: str = (
         "runs/feature_interaction"  # folder of checkpoints and logs; a run found there is continued
     )
 
     def __post_init__(self) -> None:
-        check(self, "epochs", "patience", "batch_size", "dim", "length", "save_every")
-        histories = [row for row in self.rows if row in INTEREST]
-        if histories and self.data == "census":
-            raise ValueError(f"rows={histories}: census has no histories; they are rows of --data ml-100k")
+        common.check_rows(self.rows, ROWS)
+        common.check(self, "epochs", "patience", "batch_size", "dim", "length", "save_every")
+        histories = [row for row in self.rows if ROWS[row].history]
+        if histories and self.is_table:
+            where = self.data or self.dataset
+            raise ValueError(
+                f"rows={histories}: {where} has no histories; they are rows of --dataset ml-100k"
+            )
+        if self.labels and (not self.data or len(self.labels) > 1):
+            raise ValueError(f"labels={self.labels}: name one label, of the table that --data names")
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the data are labelled rows without events."""
+        return bool(self.labels) if self.data else self.dataset == "census"
 
 
 class Setting(NamedTuple):
-    """Data, its one target, and the columns but those of a history; clicks: None where there is none."""
+    """Data, its one target, and the columns that models read, those of items only where there are
+    histories."""
 
     data: impressions.Data
     target: Target
-    fields: tuple[Categorical | Numeric, ...]
-    clicks: Clicks | None = None
+    columns: recipes.Columns
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[str, ...]:
         """Rows that these data can have."""
-        return PLAIN if self.clicks is None else (*PLAIN, *INTEREST)
-
-    @property
-    def items(self) -> tuple[Categorical, ...]:
-        """The columns of an item, in the order of the fields."""
-        names = () if self.clicks is None else ("item", *self.clicks.sides.items)
-        return tuple(f for f in self.fields if isinstance(f, Categorical) and f.name in names)
+        return tuple(name for name, row in ROWS.items() if self.columns.items or not row.history)
 
 
 def load(config: Config) -> Setting:
     """The impressions of a configuration."""
-    return of_events(config) if config.data == "ml-100k" else of_table(config)
+    return load_table(config) if config.is_table else load_events(config)
 
 
-def of_events(config: Config) -> Setting:
-    """Each event told from one not met, after a history."""
-    if config.tiny:
-        sequences = markov_chain(60, 20, min_length=4, max_length=9).sequences
-        sides = Sides({"genres": np.append(0, np.arange(20) % 3 + 1).astype(np.int32)}, {})
-    else:
-        sequences = movielens.load("ml-100k")
-        movies, users = movielens.load_movies("ml-100k"), movielens.load_users("ml-100k")
-        known = {"age": users.age // 10, "gender": users.gender, "occupation": users.occupation}
-        sides = Sides(
-            {"genres": din.coded(movies.genres), "year": din.coded(movies.year)},
-            {name: din.coded(column) for name, column in known.items()},
-        )
-    clicks = next_clicks(sequences, split="last" if config.tiny else "time", sides=sides)
-    sizes = {"item": clicks.num_items + 1} | {name: int(ids.max()) + 1 for name, ids in sides.items.items()}
-    sizes |= {"user": clicks.num_users + 1} | {name: int(ids.max()) + 1 for name, ids in sides.users.items()}
+def load_events(config: Config) -> Setting:
+    """Each event and one unseen item, after a history."""
+    sequences, known = events(config)
+    by_time = sequences.times is not None and not config.tiny
+    clicks = next_clicks(sequences, split="time" if by_time else "last", side_info=known)
+    sizes = {"item": clicks.num_items + 1} | {name: int(ids.max()) + 1 for name, ids in known.items.items()}
+    sizes |= {"user": clicks.num_users + 1} | {name: int(ids.max()) + 1 for name, ids in known.users.items()}
     fields = tuple(Categorical(name, size, config.dim) for name, size in sizes.items())
-    data = din.resident(
-        clicks, din.Config(tiny=config.tiny, length=config.length, num_devices=config.num_devices)
-    )
-    return Setting(data, din.CLICK, fields, clicks)
+    items = tuple(field for field in fields if field.name in ("item", *known.items))
+    name = clicks.name if config.data else "tiny" if config.tiny else config.dataset
+    resident = impressions.resident_clicks(clicks, length=config.length, name=name)
+    return Setting(resident, CLICK, recipes.Columns(fields, items))
 
 
-def of_table(config: Config) -> Setting:
-    """Rows of columns that know of no events."""
+def events(config: Config) -> tuple[Sequences, SideInfo]:
+    """Events, and what is known of items and users."""
+    if config.data:
+        return common.own_events(config), NO_SIDE_INFO
     if config.tiny:
-        split = synthetic_multitask.funnel(400, num_users=10, num_items=8).split
-    else:
-        split = census.load_impressions("income")
-    data = impressions.resident(split)
-    fields = tuple(
-        f._replace(dim=config.dim) for f in impressions.features(split.impressions, config.dim).fields
-    )
-    task = data.tasks[0]
-    return Setting(data, Target(task, None, f"label/{task}"), fields)
+        genres = np.append(0, np.arange(20) % 3 + 1).astype(np.int32)
+        return markov_chain(60, 20, min_length=4, max_length=9).sequences, SideInfo({"genres": genres}, {})
+    movies = movielens.load_movies("ml-100k")
+    of_items = {"genres": coded(movies.genres), "year": coded(movies.year)}
+    return data.load("movielens/ml-100k"), SideInfo(of_items, user_columns())
 
 
-def plain(row: Plain, fields: tuple[Categorical | Numeric, ...], dim: int) -> nn.Module:
-    """A model of columns without a history: columns → logit [B]."""
-    embedding = FeatureEmbedding(fields)
-    match row:
-        case "deep":
-            return Featured(embedding, Tower(DIMS))
-        case "deepfm":
-            return DeepFM(fields, DIMS)
-        case "ipnn":
-            return PNN(fields, inner=True, outer=False, dims=DIMS)
-        case "opnn":
-            return PNN(fields, inner=False, outer=True, dims=DIMS)
-        case "pnn-star":
-            return PNN(fields, inner=True, outer=True, dims=DIMS)
-        case "dcn-v2-stacked":
-            return Featured(embedding, DCNv2(CrossNetwork(2), stacked_dims=DIMS, parallel_dims=()))
-        case "dcn-v2-parallel":
-            return Featured(embedding, DCNv2(CrossNetwork(2), parallel_dims=DIMS))
-        case "dcn-mix":
-            cross = CrossNetworkMix(2, num_experts=4, rank=16)
-            return Featured(embedding, DCNv2(cross, stacked_dims=DIMS, parallel_dims=()))
-        case "dlrm":
-            numbers = tuple(field._replace(dim=None) for field in fields if isinstance(field, Numeric))
-            categories = tuple(field for field in fields if isinstance(field, Categorical))
-            return DLRM(numbers, categories, bottom_dims=(64, dim) if numbers else (), top_dims=DIMS)
+def load_table(config: Config) -> Setting:
+    """Columns that know of no events."""
+    split = table(config)
+    resident = impressions.resident(split)
+    fields = impressions.features(split.impressions, config.dim).fields
+    task = resident.tasks[0]
+    sized = tuple(field._replace(dim=config.dim) for field in fields)
+    return Setting(resident, Target(task, None, f"label/{task}"), recipes.Columns(sized))
 
 
-def interest(row: Interest, setting: Setting) -> nn.Module:
-    """A model of columns and the events before: columns → logit [B]."""
-    items = setting.items
-    if row == "bst":
-        others = tuple(field for field in setting.fields if field not in items)
-        model = BST(
-            items, None, num_heads=BST_HEADS, block_dropout=0.0, dims=DIMS, activation=nn.relu, dropout=0.0
+def table(config: Config) -> ImpressionSplit:
+    """The labelled rows of a configuration."""
+    if config.data:
+        return data.load_labelled(
+            config.data, labels=config.labels, categorical=config.categorical, numeric=config.numeric
         )
-        return Sequenced(model, FeatureEmbedding(others))
-    past = tuple(item._replace(name=f"{HISTORY}{item.name}", vocabulary=item.name) for item in items)
-    return WithHistory(
-        FeatureEmbedding((*setting.fields, *past)),
-        DIN(DIMS, (32, 16), nn.relu, PReLU) if row.endswith("din") else DINBase(DIMS, activation=nn.relu),
-        targets=[item.name for item in items],
-        histories=[item.name for item in past],
-        beside=co_actions(setting, past) if row.startswith("can") else None,
-    )
+    if config.tiny:
+        return funnel(400, num_users=10, num_items=8).split
+    return data.load("census/income", kind="impressions")
 
 
-def co_actions(setting: Setting, past: tuple[Categorical, ...]) -> CAN:
-    """Each column of the target with that of the history, and the item with what is known of the user."""
-    of_user = [field for field in setting.fields if field not in setting.items]
-    pairs = [*zip(setting.items, past, strict=True)]
-    pairs += [(setting.items[0], field) for field in of_user if isinstance(field, Categorical)]
-    return CAN(tuple(pairs), CoAction(16, (8, 4), **OFFICIAL))
+def task_of(row: str, setting: Setting, config: Config) -> Task:
+    """Clicks, or the label of a table, by the model of a row."""
+    model = ROWS[row].model(setting.columns)
+    return ctr(model, length=config.length) if setting.columns.items else multitask(model, [setting.target])
 
 
-def task_of(row: Row, setting: Setting, config: Config) -> Task:
-    """Clicks, or labels of a table, by the model of a row."""
-    match row:
-        case "base" | "din" | "can" | "can-din" | "bst":
-            model = interest(row, setting)
-        case _:
-            model = plain(row, setting.fields, config.dim)
-    if setting.clicks is None:
-        return impressions.multitask(model, [setting.target])
-    return ctr(model, length=config.length)
-
-
-def train(row: Row, setting: Setting, config: Config) -> tuple[Any, list[dict[str, float]]]:
+def train(row: str, setting: Setting, config: Config) -> tuple[Fitted, list[dict[str, float]]]:
     """Trains a row for all seeds; gives the run and its test metrics."""
-    task, data, target = task_of(row, setting, config), setting.data, setting.target
-    run = impressions.Run(
-        seeds=config.seeds,
-        epochs=2 if config.tiny else config.epochs,
-        batch_size=64 if config.tiny else config.batch_size,
-        learning_rate=config.learning_rate,
-        workdir=Path(config.workdir) / data.name / row,
-        description={"row": row, **described(config)},
+    task, target = task_of(row, setting, config), setting.target
+    fitted = impressions.train(
+        setting.data,
+        task,
+        [target],
+        f"auc/{target.name}",
+        optax.adam(config.learning_rate),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
         patience=config.patience,
-        num_devices=config.num_devices,
-        save_every=config.save_every,
-        accept_changed_code=config.accept_changed_code,
+        **common.training_options(config, setting.data.name, row, row=row),
     )
-    fitted = impressions.train(data, task, [target], f"auc/{target.name}", run)
-    found = impressions.test(data, task, [target], fitted.variables, config.num_devices, calibration=True)
+    found = impressions.test(
+        setting.data, task, [target], fitted.variables, calibration=True, num_devices=config.num_devices
+    )
     return fitted, found
 
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     ready(config)
+    config = common.shrunk(config, **TINY)
     setting = load(config)
     rows = config.rows or setting.rows
-    if "bst" in rows and (width := config.dim * len(setting.items)) % BST_HEADS:
-        raise ValueError(
-            f"dim={config.dim}: the {len(setting.items)} columns of an event have a width of {width}, which "
-            f"the {BST_HEADS} heads of bst do not divide; take a multiple of {BST_HEADS}"
-        )
+    for row in rows:
+        ROWS[row].model(setting.columns)  # or its error, before any is trained
     for row in rows:
         fitted, found = train(row, setting, config)
         of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
-        path = save(
+        path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=setting.data.name,
             model=row,
-            config={**described(config), "parameters": of_all_seeds // len(config.seeds)},
-            protocol=impressions.protocol_of(setting.data, f"auc/{setting.target.name}"),
+            config={**common.described(config), "parameters": of_all_seeds // len(config.seeds)},
+            protocol=impressions.protocol(
+                setting.data, f"auc/{setting.target.name}", loss_name(setting.target.loss)
+            ),
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,
         )
-        print(f"{row}: best epochs {fitted.best_epoch}; test {means(found)}\nsaved {path}")
+        print(f"{row}: best epochs {fitted.best_epoch}; test {common.means(found)}\nsaved {path}")
 
 
 def main() -> None:

@@ -41,8 +41,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.saving import save
-from experiments.settings import check, described
+from experiments.common import check, described, save
 from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.data.synthetic.lifelong import Lifelong, lifelong
@@ -140,7 +139,7 @@ def load(config: Config) -> Lifelong:
 
 def model(row: Row, clicks: Clicks, config: Config) -> nn.Module:
     """The model of a row; target and events are item, category and style, each with one table."""
-    sizes = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.sides.items.items()}
+    sizes = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.side_info.items.items()}
     items = tuple(Categorical(name, size, config.dim) for name, size in sizes.items())
     init = nn.initializers.normal(config.dim**-0.5)
     match row:
@@ -306,7 +305,7 @@ def fitted_to(
 
 def learned(config: Config) -> dict[str, Any]:
     """The settings that decide what training computes."""
-    return described(config, beside=("trained", "timed"))
+    return described(config, left_out=("trained", "timed"))
 
 
 # --- what they cost --------------------------------------------------------------------------------
@@ -326,7 +325,7 @@ def clock(row: Row, config: Config) -> Path:
         experiment=EXPERIMENT,
         dataset=f"milliseconds-of-{TIMED_BATCH}-users",
         model=row,
-        config=described(config, beside=("trained", *UNTIMED)),
+        config=described(config, left_out=("trained", *UNTIMED)),
         protocol=Protocol(split="none", candidates="impressions", seen="keep", ks=(), selection="none"),
         seeds=config.seeds,
         metrics=found,

@@ -27,13 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import settings
-from experiments.saving import means, save
+from experiments import common
+from experiments.common import means, save
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment.item2vec import item_vectors
 from jaxrec.config import ready
-from jaxrec.data.events.clusters import Clusters, cluster_examples, divide, kmeans, undivided
+from jaxrec.data.events.clusters import Clusters, cluster_examples, clusters_from_labels, kmeans, one_cluster
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out, seen_before
 from jaxrec.data.sources import movielens
@@ -116,7 +116,7 @@ class Config:
             raise ValueError(
                 f"num_heads={self.num_heads}: must divide dim={self.dim} and intent_dim={self.intent_dim}"
             )
-        settings.check(self)
+        common.check(self)
 
 
 def effective(config: Config) -> Config:
@@ -138,7 +138,7 @@ def load(config: Config) -> Sequences:
 def clusters_of(data: ranking.Data, config: Config) -> Clusters:
     """K-means over unit vectors of the items. Those without a training event join the largest cluster."""
     sequences, lengths = data.split.sequences, data.split.train_length
-    parts = [sequences.row(user)[:length] for user, length in enumerate(lengths)]
+    parts = [sequences.user_items(user)[:length] for user, length in enumerate(lengths)]
     table = np.asarray(
         item_vectors(
             jax.random.key(config.cluster_seed),
@@ -153,7 +153,7 @@ def clusters_of(data: ranking.Data, config: Config) -> Clusters:
     found = kmeans(unit, config.clusters, seed=config.cluster_seed)
     labels = np.full(data.num_items, np.bincount(found.labels).argmax())
     labels[met - 1] = found.labels
-    return divide(labels)
+    return clusters_from_labels(labels)
 
 
 def model_of(row: Row, data: ranking.Data, config: Config) -> Encoder:
@@ -274,7 +274,7 @@ def train(
 
 def described(config: Config) -> dict[str, Any]:
     """The settings that decide what is computed; JSON has no infinity."""
-    return settings.described(config) | {"alpha": config.alpha if np.isfinite(config.alpha) else "inf"}
+    return common.described(config) | {"alpha": config.alpha if np.isfinite(config.alpha) else "inf"}
 
 
 def run(config: Config) -> None:
@@ -282,7 +282,7 @@ def run(config: Config) -> None:
     ready(config)
     config = effective(config)
     data = ranking.resident(leave_one_out(load(config)))
-    whole = undivided(data.num_items)
+    whole = one_cluster(data.num_items)
     in_clusters = ("naive-mtl-ssm", "prompts-ssm")
     divided = clusters_of(data, config) if {*in_clusters} & {*config.rows} else whole
     for row in config.rows:

@@ -43,9 +43,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import settings
-from experiments.published import NONE, Published
-from experiments.saving import means, save
+from experiments import common
+from experiments.common import NONE, Published, means, save
 from experiments.sequential.hstu_recipes import LARGE, OTHER_CANDIDATES, PUBLISHED, README, RECIPES, Recipe
 from jaxrec import config as command_line
 from jaxrec import losses, packing
@@ -127,7 +126,7 @@ class Config:
     workdir: str = "runs/hstu"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        settings.check(self, "batch_size", "num_devices", "save_every")
+        common.check(self, "batch_size", "num_devices", "save_every")
         for name in ("num_layers", "epochs", "block"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive, or 0 for the default")
@@ -297,7 +296,7 @@ def published_numbers(row: Row, config: Config) -> Published:
     These select on test, as the code did. The candidates of the ranking differ, so no difference is printed.
     """
     whole = Config(dataset=config.dataset, file=config.file, select="test", block=config.block)
-    if settings.described(config) != settings.described(whole) or (config.dataset, row) not in PUBLISHED:
+    if common.described(config) != common.described(whole) or (config.dataset, row) not in PUBLISHED:
         return NONE
     return Published(PUBLISHED[config.dataset, row], README, OTHER_CANDIDATES[config.dataset])
 
@@ -321,7 +320,7 @@ def train(row: Row, data: ranking.Data, config: Config, protocol: Protocol) -> t
         seeds=config.seeds,
         workdir=Path(config.workdir) / dataset_name(config) / model_name(row, config),
         description={
-            "row": row, "recipe": dataclasses.asdict(recipe), **settings.described(config, beside=("file",))
+            "row": row, "recipe": dataclasses.asdict(recipe), **common.described(config, left_out=("file",))
         },
         vocabulary=ranking.vocabulary(data),
         num_devices=config.num_devices,
@@ -358,7 +357,7 @@ def run(config: Config) -> None:
                 model=model_name(row, config),
                 config={
                     "recipe": dataclasses.asdict(recipe_of(config, row)),
-                    **settings.described(config, beside=("file",)),
+                    **common.described(config, left_out=("file",)),
                 },
                 protocol=protocol._replace(selection=chosen),
                 metrics=found,

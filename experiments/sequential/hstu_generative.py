@@ -40,8 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments.common import check, described, means, save
 from jaxrec import config as command_line
 from jaxrec import metrics, packing
 from jaxrec.config import ready
@@ -50,6 +49,7 @@ from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.events.split import Queries, split_by_time
 from jaxrec.data.sources import movielens
 from jaxrec.data.synthetic.sequences import markov_chain
+from jaxrec.index.rank import make_rank
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.optim.loss_weighting import static
@@ -58,13 +58,7 @@ from jaxrec.protocols import next_item as ranking
 from jaxrec.tasks import generative
 from jaxrec.tasks.objectives import uniform_softmax
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import (
-    evaluate,
-    impression_metrics,
-    make_rank,
-    make_scores,
-    ranking_metrics,
-)
+from jaxrec.train.evaluate import evaluate, impression_metrics, make_scores, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Evaluation, Protocol
@@ -171,10 +165,15 @@ def made_up() -> Interactions:
     Which ones is known of a user from earlier ratings alone.
     """
     chain = markov_chain(80, 40, min_length=6, max_length=20, noise=0.2).sequences
-    number = np.arange(chain.items.size) - chain.offsets[:-1][chain.users]
-    value = np.where((chain.items + chain.users) % 2 == 1, 5, 2).astype(np.float32)
+    number = np.arange(chain.items.size) - chain.offsets[:-1][chain.event_users]
+    value = np.where((chain.items + chain.event_users) % 2 == 1, 5, 2).astype(np.float32)
     return Interactions.from_raw(
-        "tiny", chain.users, chain.items, 1 + 12 * chain.users + 60 * number, value, order="sorted"
+        "tiny",
+        chain.event_users,
+        chain.items,
+        1 + 12 * chain.event_users + 60 * number,
+        value,
+        order="sorted",
     )
 
 
@@ -257,7 +256,7 @@ def ask_retrieval(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, c
 def ask_ranking(model: GenerativeHSTU, data: Data, part: Part, of: Protocol, config: Config) -> Evaluation:
     """Whether each event was liked, many in one pass, half of a window at least being known before each."""
     fresh = config.max_len // 2
-    windows = event_windows(data.ranking[part], config.max_len, fresh=fresh, batch_size=32)
+    windows = event_windows(data.ranking[part], config.max_len, stride=fresh, batch_size=32)
     measure = make_scores(generative.action_score(model, LIKED), functools.partial(generative.windows, model))
     summarise = functools.partial(liked_metrics, labels=labels_of(data, part))
     return Evaluation(measure, windows, summarise, of)

@@ -48,8 +48,7 @@ import numpy as np
 import optax
 import scipy.special
 
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments.common import check, described, means, save
 from jaxrec import config as command_line
 from jaxrec import metrics
 from jaxrec.config import ready
@@ -59,8 +58,9 @@ from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import movielens
 from jaxrec.data.sources import session_logs as sessions
+from jaxrec.data.synthetic.grouped_sessions import grouped_sessions
 from jaxrec.data.synthetic.sequences import markov_chain
-from jaxrec.data.validation import narrow_ids
+from jaxrec.data.validation import as_int32_ids
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.peterrec import PeterRec, trainable
 from jaxrec.protocols import next_item as ranking
@@ -234,14 +234,14 @@ def load(config: Config) -> Data:
 def load_sessions(config: Config) -> Data:
     """Sessions of a data set, or made-up ones, parted by cold items."""
     if config.tiny:
-        log, least, most = cold_items.grouped_sessions(), 1, 10_000
+        log, least, most = grouped_sessions(), 1, 10_000
         number, validation, test = TINY_COLD_ITEMS, TINY_VALIDATION, TINY_TEST
     else:
         log, least, most = sessions.load(config.dataset).train, LEAST_CLICKS, MOST_CLICKS
         number, validation, test = COLD_ITEMS, COLD_VALIDATION, COLD_TEST
     seed = config.split_seed
-    held = cold_items.hold_out(log, number=number, least=least, most=most, seed=seed)
-    parts = cold_items.draw_parts(
+    held = cold_items.hold_out_items(log, num_cold=number, min_clicks=least, max_clicks=most, seed=seed)
+    parts = cold_items.split_examples(
         len(held.label), train=config.labels, validation=validation, test=test, seed=seed
     )
     columns = labelled_columns(
@@ -251,7 +251,7 @@ def load_sessions(config: Config) -> Data:
         name=held.source.name.split("/")[-1],
         task=str(config.labels),
         rule=f"{config.labels:,} / {validation:,} / {test:,} sessions at random, seed {seed}",
-        source=ranking.resident(cold_items.last_click_of_some(held.source, share=SOURCE_SHARE, seed=seed)),
+        source=ranking.resident(cold_items.hold_out_last_clicks(held.source, share=SOURCE_SHARE, seed=seed)),
         columns=columns,
         classes=tuple(map(str, held.cold_ids)),
         train=parts.train,
@@ -331,7 +331,7 @@ def pretraining(config: Config) -> dict[str, Any]:
     beside = ["attribute", "labels", "norms", "batch_size", "epochs", "patience", "learning_rate"]
     if not config.of_sessions:
         beside.append("split_seed")  # its source are all users
-    return described(config, beside=tuple(beside))
+    return described(config, left_out=tuple(beside))
 
 
 def model_of(row: Row, data: Data, config: Config) -> PeterRec:
@@ -419,7 +419,7 @@ def asked_rows(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> tuple[n
     """Logits [M, T] in float64 and labels 0..T-1 [M] of the examples that are no padding."""
     mask = np.asarray(queries["mask"])
     found, label = np.asarray(logits, np.float64)[mask], np.asarray(queries["label"])[mask]
-    narrow_ids(label, found.shape[1], "label, a class")
+    as_int32_ids(label, found.shape[1], "label, a class")
     return found, label - 1
 
 

@@ -22,37 +22,41 @@ stay and teach nothing (1 % of them).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
-import optax
-
-from experiments.published import NONE, Published, published
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments import common
+from experiments.common import NONE, Published, published
+from jaxrec import baselines, data
 from jaxrec import config as command_line
-from jaxrec import losses
 from jaxrec.config import ready
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
-from jaxrec.data.sources import movielens, sasrec
 from jaxrec.data.synthetic.sequences import markov_chain
-from jaxrec.nn.layers.dropout import counter_bits
-from jaxrec.nn.sequential.gru4rec import GRU4Rec
-from jaxrec.nn.sequential.sasrec import SASRec
-from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
-from jaxrec.protocols import next_item as ranking
-from jaxrec.tasks.next_item import Encoder, next_item
-from jaxrec.tasks.objectives import full_softmax, sampled
-from jaxrec.train.evaluate import evaluate
-from jaxrec.train.fit import Fitted, Phase
-from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Protocol, Retriever
+from jaxrec.protocols import next_item
+from jaxrec.recipes import sasrec as recipes
+from jaxrec.tasks.next_item import Encoder
+from jaxrec.tasks.objectives import Objective
+from jaxrec.types import Protocol
 
 EXPERIMENT = "sasrec"
-Row = Literal["random", "popularity", "sasrec-bce", "sasrec-bce-postnorm", "gru4rec-bce", "sasrec-ce"]
-FLOORS = ("random", "popularity")
+DATASETS = {"Video": "sasrec/Video", "ml-100k": "movielens/ml-100k"}
+
+
+class Row(NamedTuple):
+    """A trained row: its encoder, and how hidden states are scored against next items."""
+
+    encoder: Callable[[int, recipes.Recipe], Encoder]
+    objective: Callable[[next_item.Data], Objective]
+
+
+ROWS: Mapping[str, Row] = {
+    "sasrec-bce": Row(recipes.original, recipes.bce),
+    "sasrec-bce-postnorm": Row(recipes.post_norm, recipes.bce),
+    "gru4rec-bce": Row(recipes.gru4rec, recipes.bce),
+    "sasrec-ce": Row(recipes.original, recipes.ce),
+}
+BASELINES = {"random": baselines.random, "popularity": baselines.popularity}
 
 TABLE = "table III of the SASRec paper"
 TWO = ("hit@10", "ndcg@10")
@@ -67,191 +71,102 @@ PUBLISHED: Mapping[tuple[str, str], Published] = {
     ),
 }
 NEGATIVES = "negatives avoid training items only, so a validation item may be among them"
-ASKED = "published: of 10,000 users drawn at random and negatives drawn anew, here of all users"
+ALL_USERS = "published: of 10,000 users drawn at random and negatives drawn anew, here of all users"
 
 TINY: Mapping[str, Any] = {"dim": 8, "max_len": 12, "batch_size": 32, "epochs": 2, "evaluate_every": 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(common.EventOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Defaults: the authors' code."""
 
     dataset: Literal["Video", "ml-100k"] = "Video"  # what is trained on
-    rows: tuple[Row, ...] = (
-        "random",
-        "popularity",
-        "sasrec-bce",
-        "sasrec-bce-postnorm",
-        "gru4rec-bce",
-        "sasrec-ce",
-    )  # rows of the table
+    rows: tuple[str, ...] = (*BASELINES, *ROWS)  # rows of the table
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
-    tiny: bool = False  # a synthetic set and two epochs, in seconds: to see that all works
-    dim: int = 50  # width of the encoder; a GRU's state is twice as wide
-    num_layers: int = 2  # blocks; a GRU has one layer
-    num_heads: int = 1  # attention heads
-    max_len: int = 50  # most recent events read
-    dropout: float = 0.5  # of embeddings, attention weights and layers
-    learning_rate: float = 1e-3  # of Adam
-    b2: float = 0.98  # decay of Adam's second moment
-    batch_size: int = 128  # users a step
-    epochs: int = 201  # epochs to train
-    evaluate_every: int = 20  # epochs between evaluations on validation
-    patience: int = 0  # evaluations without a better one before a seed stops; 0: never
-    replacement: bool = True  # draw users independently; no: each once an epoch
     num_candidates: int = 100  # negatives that the target is ranked among
-    num_devices: int = 1  # devices that share each batch
     save_every: int = 10  # epochs between checkpoints
-    accept_changed_code: bool = False  # go on with what other code trained; results name both
-    results: str = "runs/results"  # folder of result files
     workdir: str = "runs/sasrec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
+        common.check_rows(self.rows, (*BASELINES, *ROWS))
         least_one = ("dim", "num_layers", "num_heads", "max_len", "batch_size", "epochs", "evaluate_every")
-        check(self, *least_one, "num_candidates", "num_devices", "save_every")
+        common.check(self, *least_one, "num_candidates", "num_devices", "save_every")
         if self.patience < 0:
             raise ValueError(f"patience={self.patience}: must be positive, or 0 for never")
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide dim={self.dim}")
 
 
-def effective(config: Config) -> Config:
-    """The settings with those of --tiny in place of defaults, and at least one evaluation."""
-    if config.tiny:
-        defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-        kept = {name: value for name, value in TINY.items() if getattr(config, name) == defaults[name]}
-        config = dataclasses.replace(config, **kept)
-    return dataclasses.replace(config, evaluate_every=min(config.evaluate_every, config.epochs))
-
-
 def load(config: Config) -> Sequences:
-    """The sequences of a data set."""
+    """The sequences of a data set or of a file of yours; made up for --tiny."""
+    if config.data:
+        return common.own_events(config)
     if config.tiny:
         return markov_chain(num_users=96, num_items=40, noise=0.1).sequences
-    return sasrec.load("Video") if config.dataset == "Video" else movielens.load("ml-100k")
+    return data.load(DATASETS[config.dataset])
 
 
-def encoder_of(row: Row, num_items: int, config: Config) -> Encoder:
-    """The encoder of a row, all of one width."""
-    match row:
-        case "gru4rec-bce":
-            return GRU4Rec(
-                num_items,
-                dim=config.dim,
-                hidden_dim=2 * config.dim,
-                dropout=config.dropout,
-                max_len=config.max_len,
-                bits=counter_bits,
-            )
-        case "sasrec-bce-postnorm":
-            return SASRec(
-                num_items,
-                dim=config.dim,
-                inner_dim=config.dim,
-                num_layers=config.num_layers,
-                num_heads=config.num_heads,
-                max_len=config.max_len,
-                dropout=config.dropout,
-                attention_dropout=config.dropout,
-                bits=counter_bits,
-            )
-        case _:
-            return SASRecOriginal(
-                num_items,
-                dim=config.dim,
-                num_layers=config.num_layers,
-                num_heads=config.num_heads,
-                max_len=config.max_len,
-                dropout=config.dropout,
-                bits=counter_bits,
-            )
-
-
-def loss_of(row: Row) -> str:
-    """The loss that a row's name ends in or, if a variant does, holds."""
-    return "ce" if "-ce" in row else "bce"
-
-
-def model_name(row: Row, config: Config) -> str:
+def model_name(row: str, config: Config) -> str:
     """The row's name, with what an option changes."""
-    return f"{row}+permuted" if row not in FLOORS and not config.replacement else row
+    return f"{row}+permuted" if row in ROWS and not config.replacement else row
 
 
-def published_numbers(row: Row, config: Config) -> Published:
+def published_numbers(row: str, config: Config) -> Published:
     """What was published for a row, where the settings it reads are those of the authors' code."""
-    official = described(Config(dataset=config.dataset))
-    read = ("dataset", "tiny", "num_candidates") if row in FLOORS else tuple(official)
-    if any(described(config)[name] != official[name] for name in read):
+    official = common.described(Config(dataset=config.dataset))
+    read = ("dataset", "tiny", "num_candidates") if row in BASELINES else tuple(official)
+    if any(common.described(config)[name] != official[name] for name in read):
         return NONE
     return PUBLISHED.get((config.dataset, row), NONE)
-
-
-def train(row: Row, data: ranking.Data, config: Config, protocol: Protocol) -> tuple[Encoder, Fitted]:
-    """Trains a row for all seeds."""
-    model = encoder_of(row, data.num_items, config)
-    objective = (
-        full_softmax() if loss_of(row) == "ce" else sampled(losses.bce, data.num_items, data.excluded_width)
-    )
-    rows = ranking.training_rows(data, config.batch_size, config.max_len, config.num_devices)
-    fitted = fit_reusing(
-        [Phase("train", next_item(model, objective, packed=rows), config.epochs)],
-        optax.adam(config.learning_rate, b2=config.b2),
-        ranking.training_plan(data, config.batch_size, config.max_len, rows, replacement=config.replacement),
-        data.columns,
-        ranking.selection(
-            model,
-            data,
-            protocol,
-            every=config.evaluate_every,
-            patience=config.patience or None,
-        ),
-        seeds=config.seeds,
-        workdir=Path(config.workdir) / data.split.sequences.name / model_name(row, config),
-        description={"row": row, **described(config)},
-        vocabulary=ranking.vocabulary(data),
-        num_devices=config.num_devices,
-        save_every=config.save_every,
-        accept_changed_code=config.accept_changed_code,
-    )
-    return model, fitted
 
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row, among sampled candidates and among all items."""
     ready(config)
-    config = effective(config)
+    config = common.shrunk(config, **TINY)
+    config = dataclasses.replace(config, evaluate_every=min(config.evaluate_every, config.epochs))
     sequences = load(config)
-    data = ranking.resident(leave_one_out(sequences, short="train"))
+    columns = next_item.resident(leave_one_out(sequences, short="train"))
     dataset = sequences.name.split("/")[-1]
-    among = f"sampled-{config.num_candidates}"
+    among = Protocol(split=columns.split.rule, candidates=f"sampled-{config.num_candidates}")
     for row in config.rows:
-        floor = row in FLOORS
-        loss = "" if floor else loss_of(row)
-        sampled = Protocol(
-            split=data.split.rule, candidates=among, loss=loss, selection="none" if floor else "ndcg@10"
-        )
-        fitted: Fitted | None = None
-        model: Retriever | Encoder
-        if floor:
-            model = ranking.random(data) if row == "random" else ranking.popularity(data)
-            variables = ranking.floor_variables(config.seeds)
+        name = model_name(row, config)
+        if row in BASELINES:
+            model, fitted = BASELINES[row](columns), None
+            variables = model.for_seeds(config.seeds)
+            sampled = among._replace(selection="none")
+            everything = sampled._replace(candidates="all")
         else:
-            model, fitted = train(row, data, config, sampled)
+            model, objective = ROWS[row].encoder(columns.num_items, config), ROWS[row].objective(columns)
+            common.check_label(row, objective.name)
+            sampled = among._replace(loss=objective.description, selection="ndcg@10")
+            everything = sampled._replace(candidates="all", selection=f"ndcg@10 among {among.candidates}")
+            fitted = next_item.train(
+                model,
+                objective,
+                columns,
+                sampled,
+                recipes.adam(config),
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                every=config.evaluate_every,
+                patience=config.patience or None,
+                replacement=config.replacement,
+                **common.training_options(config, sequences.name, name, row=row),
+            )
             variables = fitted.variables
-        everything = sampled._replace(
-            candidates="all", selection="none" if floor else f"ndcg@10 among {among}"
-        )
         for protocol, ending in ((sampled, ""), (everything, "-full")):
-            asked = ranking.evaluation(model, data, protocol, "test")
-            found = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
+            found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
             numbers = NONE if ending else published_numbers(row, config)
-            notes = [] if ending else [NEGATIVES, *([ASKED] if numbers.values else [])]
-            path = save(
+            notes = [] if ending else [NEGATIVES, *([ALL_USERS] if numbers.values else [])]
+            path = common.save(
                 config.results,
                 experiment=EXPERIMENT,
                 dataset=dataset,
-                model=model_name(row, config) + ending,
-                config={"num_candidates": config.num_candidates} if floor else described(config),
+                model=name + ending,
+                config={"num_candidates": config.num_candidates}
+                if fitted is None
+                else common.described(config),
                 protocol=protocol,
                 seeds=config.seeds,
                 metrics=found,
@@ -259,7 +174,7 @@ def run(config: Config) -> None:
                 note="; ".join(notes),
                 **numbers.fields(),
             )
-            print(f"{model_name(row, config)}{ending}: {means(found)}\nsaved {path}", flush=True)
+            print(f"{name}{ending}: {common.means(found)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

@@ -38,9 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.published import NONE, Published, published
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments.common import NONE, Published, check, described, means, published, save
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.config import ready
@@ -181,7 +179,7 @@ def load(config: Config) -> Sessions:
 def made_up() -> Sessions:
     """Sessions along a noisy cycle of 30 items, and every prefix of others as test."""
     chain = markov_chain(150, 30, min_length=2, max_length=7, noise=0.2).sequences
-    rows = [chain.row(user).tolist() for user in range(chain.num_users)]
+    rows = [chain.user_items(user).tolist() for user in range(chain.num_users)]
     asked = [(row[:cut], row[cut]) for row in rows[110:] for cut in range(len(row) - 1, 0, -1)]
     prefixes, targets = map(list, zip(*asked, strict=True))
     return Sessions.from_arrays("tiny", **source.from_lists(rows[:110], (prefixes, targets), "tiny"))

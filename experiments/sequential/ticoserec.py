@@ -31,8 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.published import NONE, Published
-from experiments.saving import means, save
+from experiments.common import NONE, Published, check_seeds, described, means, save
 from experiments.sequential.ticoserec_recipes import (
     COSEREC,
     COSEREC_FILES,
@@ -43,7 +42,6 @@ from experiments.sequential.ticoserec_recipes import (
     published_for,
     remarks_of,
 )
-from experiments.settings import check_seeds, described
 from jaxrec import config as command_line
 from jaxrec import losses, packing
 from jaxrec.augment import operators as ops
@@ -51,7 +49,7 @@ from jaxrec.augment import similarity
 from jaxrec.augment.similarity import Similar
 from jaxrec.augment.views import View, chosen, plan_rows, unaugmented_users
 from jaxrec.config import ready
-from jaxrec.data.events.interactions import Sequences, uniform_rank
+from jaxrec.data.events.interactions import Sequences, gap_variance_rank
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec, movielens, ticoserec
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -227,9 +225,9 @@ def augmentation_columns(data: ranking.Data, recipe: Recipe, config: Config, vie
         times = packing.window(jnp.asarray(data.columns["seconds"]), end + 1, stamps, data.width + 1)
     left = np.zeros(sequences.num_users, bool)
     if recipe.unaugmented > 0:
-        rank = sequences.uniform_rank
+        rank = sequences.gap_variance_rank
         if rank is None:  # the source ships no order: from training events alone
-            rank = uniform_rank(sequences, data.split.train_length)
+            rank = gap_variance_rank(sequences, data.split.train_length)
         left = unaugmented_users(
             rank,
             recipe.unaugmented,

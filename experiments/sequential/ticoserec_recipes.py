@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from experiments.published import Published, published
+from experiments.common import Published, published
 
 Dataset = Literal[
     "ml-100k", "Beauty", "Sports", "Yelp-A",

@@ -277,12 +277,16 @@ def chosen(letters: str, **operators: Operator) -> tuple[Operator, ...]:
 
 
 def unaugmented_users(
-    uniform_rank: np.ndarray, ratio: float, *, user_ids: np.ndarray | None = None, official_bug: bool = False
+    gap_variance_rank: np.ndarray,
+    ratio: float,
+    *,
+    user_ids: np.ndarray | None = None,
+    official_bug: bool = False,
 ) -> np.ndarray:
     """The users whose views are not augmented: the int(ratio * U) whose time gaps vary least.
 
     Args:
-      uniform_rank: int [U], 0 for the user whose gaps vary least.
+      gap_variance_rank: int [U], 0 for the user whose gaps vary least.
       ratio: share of the users, `var_rank_not_aug_ratio` of the official code.
       official_bug: the official code reads a file sorted by that rank, collects the user ids on its first
         lines, and then compares these ids with line numbers, so that mostly other users are left out.
@@ -292,9 +296,9 @@ def unaugmented_users(
     """
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio={ratio}: must lie between 0 and 1, it is a share of the users")
-    first = uniform_rank < int(ratio * len(uniform_rank))
+    first = gap_variance_rank < int(ratio * len(gap_variance_rank))
     if not official_bug:
         return first
     if user_ids is None:
         raise ValueError("user_ids=None: the official rule compares the ids of the file, give them")
-    return np.isin(uniform_rank, np.asarray(user_ids)[first].astype(np.int64))
+    return np.isin(gap_variance_rank, np.asarray(user_ids)[first].astype(np.int64))

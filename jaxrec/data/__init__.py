@@ -3,6 +3,7 @@
     from jaxrec.data import load
     sequences = load("movielens/ml-100k")
 
+own_files     a user's own file: load_events, load_sessions, load_labelled
 catalogue     every data set and file format by name: load, names, entries, describe
 cells         what a cell may hold, one grammar for every reader; delimited has the rows of text files
 interactions  the event table and user sequences, k-core, the statistics papers print
@@ -20,5 +21,6 @@ synthetic     small sets with known answers; synthetic_multitask: task pairs and
 """
 
 from jaxrec.data.catalogue import load
+from jaxrec.data.own_files import load_events, load_labelled, load_sessions
 
-__all__ = ["load"]
+__all__ = ["load", "load_events", "load_labelled", "load_sessions"]

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import tyro
 
 from jaxrec.data import catalogue, store
-from jaxrec.data.delimited import form_of
+from jaxrec.data.delimited import file_suffix
 from jaxrec.data.events.event_files import read_csv, read_parquet
-from jaxrec.data.events.sequence_files import read_lines
+from jaxrec.data.events.sequence_files import read_sequences
 
 # What `list` calls the kinds of the catalogue.
 CONTENT: Mapping[catalogue.Kind, str] = {
@@ -63,9 +63,9 @@ class Download:
         assert entry.source is not None  # as of every public set
         store.show_terms(entry.source)
         for alternatives in entry.files:
-            file = next((file for file in alternatives if store.find(file)), alternatives[-1])
-            store.read(file)
-            print(f"{store.find(file)}: sha256 verified")
+            file = next((file for file in alternatives if store.find_file(file)), alternatives[-1])
+            store.read_file(file)
+            print(f"{store.find_file(file)}: sha256 verified")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +128,10 @@ class Validate:
     renumber: bool = False  # with --keep-ids and --k-core: number the items left anew
 
     def run(self) -> None:
-        form = form_of(self.file)
+        form = file_suffix(self.file)
         if form == ".txt":
             self._only("a table", "user item time value delimiter columns keep_ids real_ids k_core renumber")
-            print(catalogue.describe(read_lines(self.file, self.times_file, name=self.name)))
+            print(catalogue.describe(read_sequences(self.file, self.times_file, name=self.name)))
             return
         self._only("a .txt file", "times_file")
         if self.renumber and not (self.keep_ids and self.k_core):
@@ -156,7 +156,7 @@ class Validate:
         if self.k_core is not None:
             events = events.k_core(self.k_core, renumber=True if self.renumber else None)
         print(catalogue.describe(events.to_sequences()))
-        if events.kept:
+        if events.ids_kept:
             print(f"ids are kept: an item table has {events.num_items:,} rows, 1..{events.num_items}")
 
     def _only(self, what: str, options: str) -> None:

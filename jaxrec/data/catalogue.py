@@ -22,7 +22,7 @@ from jaxrec.data import store
 if TYPE_CHECKING:
     from jaxrec.data.events.interactions import Sequences
     from jaxrec.data.events.sessions import Sessions
-    from jaxrec.data.tables.click_histories import Sides
+    from jaxrec.data.tables.click_histories import SideInfo
     from jaxrec.data.tables.impressions import ImpressionSplit
 
 Kind = Literal["events", "impressions", "sessions", "clicks"]
@@ -32,7 +32,7 @@ RETURNS: Mapping[Kind, str] = {
     "events": "Sequences, the events of each user in time order",
     "impressions": "ImpressionSplit, a labelled table in three parts",
     "sessions": "Sessions, click sessions for training and test",
-    "clicks": "(Sequences, Sides), events and what is known of items, of which next_clicks makes examples",
+    "clicks": "(Sequences, SideInfo), events and what is known of items, of which next_clicks makes examples",
 }
 # What a source offers: its tuple of descriptions, and the function that loads one by name.
 _OFFERS: Mapping[Kind, tuple[str, str]] = {
@@ -100,8 +100,8 @@ class Entry(NamedTuple):
     @property
     def state(self) -> store.State | None:
         """The state of a public set is that of the file hardest to get; None for files of yours."""
-        order: tuple[store.State, ...] = ("in JAXREC_DATA_DIR", "cached", "to download", "not to be had")
-        states = [store.state(*alternatives) for alternatives in self.files]
+        order: tuple[store.State, ...] = ("in JAXREC_DATA_DIR", "cached", "to download", "not available")
+        states = [store.file_state(*alternatives) for alternatives in self.files]
         return max(states, key=order.index) if states else None
 
     def options(self, kind: Kind | None = None) -> tuple[str, ...]:
@@ -226,7 +226,7 @@ def load(name: str, *files: str | Path, kind: Literal["sessions"], **options: An
 @overload
 def load(
     name: str, *files: str | Path, kind: Literal["clicks"], **options: Any
-) -> tuple[Sequences, Sides]: ...
+) -> tuple[Sequences, SideInfo]: ...
 @overload
 def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any) -> Any: ...
 def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any) -> Any:
@@ -238,9 +238,11 @@ def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any
       kind: what to load, where a set can be read as more than one; None: the first of its `Entry.kinds`.
       options: of the source's function, such as `seed` and `negatives` of impressions; see `Entry.options`.
 
-    Returns Sequences for events, ImpressionSplit for impressions, Sessions for sessions, and for clicks
-    (Sequences, Sides). Raises ValueError for an unknown name, kind or option naming the nearest or all, for a
-    wrong number of files, and as the source does; FileNotFoundError for a public file that can't be had.
+    Returns Sequences for events, ImpressionSplit for impressions, Sessions for sessions, and
+    (Sequences, SideInfo) for clicks.
+
+    Raises ValueError for an unknown name, kind or option, naming the nearest or all, for a wrong number of
+    files, and as the source does; FileNotFoundError for a public file that is not available.
     """
     entry = find(name)
     kind = entry.kind if kind is None else kind
@@ -262,19 +264,21 @@ def check_files(entry: Entry, files: tuple[str | Path, ...]) -> None:
         raise ValueError(f"{entry.name}: {len(files)} files given, expected {expected}")
 
 
-def describe(data: Sequences | ImpressionSplit | Sessions | tuple[Sequences, Sides]) -> str:
+def describe(data: Sequences | ImpressionSplit | Sessions | tuple[Sequences, SideInfo]) -> str:
     """The statistics of what `load` returns, in lines, as `python -m jaxrec.data stats` prints them."""
-    from jaxrec.data.events.sessions import Sessions, format_sessions
+    from jaxrec.data.events.sessions import Sessions, format_session_statistics
     from jaxrec.data.tables.impressions import ImpressionSplit
-    from jaxrec.data.tables.summary import format_split
+    from jaxrec.data.tables.summary import format_impressions
 
     if isinstance(data, ImpressionSplit):
-        return format_split(data)
+        return format_impressions(data)
     if isinstance(data, Sessions):
-        return format_sessions(data.name, data.statistics())
+        return format_session_statistics(data.name, data.statistics())
     if isinstance(data, tuple):
-        sequences, sides = data
-        columns = [f"{name} of items: {int(column.max()):,} values" for name, column in sides.items.items()]
+        sequences, side_info = data
+        columns = [
+            f"{name} of items: {int(column.max()):,} values" for name, column in side_info.items.items()
+        ]
         return "\n".join([_describe_events(sequences), *columns])
     return _describe_events(data)
 

@@ -15,7 +15,7 @@ _MARKS = (
     "nan -nan null (null) #null! none <na> na n/a #na #n/a nat \\n inf -inf +inf infinity -infinity "
     "+infinity 1.#ind 1.#qnan -1.#ind -1.#qnan"
 )
-MISSING = frozenset(("", "#n/a n/a", *_MARKS.split()))
+MISSING_MARKS = frozenset(("", "#n/a n/a", *_MARKS.split()))
 INTEGER = r"0|-?[1-9][0-9]*"
 DECIMAL = r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 PLAIN_INTEGER = "digits 0-9 alone, no zeros in front, no plus sign, space or underscore"
@@ -32,7 +32,7 @@ class BadCell(ValueError):
     """A cell that is not what its column holds. The message begins with what is wrong, without a place."""
 
 
-class Codes(dict[str, int]):
+class IdCodes(dict[str, int]):
     """Numbers the ids of a column 0, 1, ... as they come: `codes[text]`. Each is held, and checked, once.
 
     feature: named in errors, such as "item". real: see `check_id`.
@@ -50,75 +50,75 @@ class Codes(dict[str, int]):
 
 
 def check_id(feature: str, text: str, real: Collection[str] | None = None) -> None:
-    """Raises BadCell for text that can't be an id: nothing, a mark of a missing value, spaces around it, NUL.
+    """Raises BadCell for text that cannot be an id: empty, a missing-value mark, spaces around it, a NUL.
 
-    real: ids that read like a mark (`MISSING`, in any case) and are none, such as the country "NA"; None
-    where the reader has no such option.
+    real: ids that look like a missing-value mark (`MISSING_MARKS`, in any case) but are real, such as the
+    country "NA"; None if the reader has no such option.
     """
     if "\0" in text:
-        raise BadCell(f"{feature} {shown(text)} has a NUL character; take it out")
+        raise BadCell(f"{feature} {quote(text)} has a NUL character; take it out")
     bare = text.strip()
     known = (real,) if isinstance(real, str) else real or ()
-    if bare.lower() in MISSING and (not bare or text not in known):
+    if bare.lower() in MISSING_MARKS and (not bare or text not in known):
         name_it = f", or, if it is an id, name it in real_ids: {text!r}" if bare and real is not None else ""
         raise BadCell(f"{feature} is missing ({text!r}); fill it in or take it out{name_it}")
     if bare != text or bare[0] in _INVISIBLE or bare[-1] in _INVISIBLE:
-        raise BadCell(f"{feature} {shown(text)} has spaces around it; remove them")
+        raise BadCell(f"{feature} {quote(text)} has spaces around it; remove them")
 
 
-def integer(text: str) -> int:
+def parse_integer(text: str) -> int:
     """An integer of 64 bits; BadCell for another form (`INTEGER`), OverflowError for one too large."""
     if not _INTEGER.fullmatch(text):
-        raise BadCell(f"{shown(text)} is not an integer ({PLAIN_INTEGER})")
+        raise BadCell(f"{quote(text)} is not an integer ({PLAIN_INTEGER})")
     number = int(text) if len(text) <= _LONGEST_INTEGER else 2**63
     if not -(2**63) <= number < 2**63:
-        raise OverflowError(f"{shown(text)} is not an integer of 64 bits")
+        raise OverflowError(f"{quote(text)} is not an integer of 64 bits")
     return number
 
 
-def kept_id(feature: str, text: str) -> int:
+def parse_kept_id(feature: str, text: str) -> int:
     """An id that stays as it is: an integer from 1."""
     try:
-        number = integer(text)
+        number = parse_integer(text)
     except OverflowError:
         number = 0
     except BadCell:
         raise BadCell(
-            f"{feature} {shown(text)} is not an integer; ids='keep' takes ids as they are ({PLAIN_INTEGER}), "
+            f"{feature} {quote(text)} is not an integer; ids='keep' takes ids as they are ({PLAIN_INTEGER}), "
             "ids='map' takes any text"
         ) from None
     if number < 1:
         raise BadCell(
-            f"{feature} {shown(text)} is outside 1..2^63-1; ids start at 1, 0 is padding: use ids='map'"
+            f"{feature} {quote(text)} is outside 1..2^63-1; ids start at 1, 0 is padding: use ids='map'"
         )
     return number
 
 
-def second(feature: str, text: str) -> int:
+def parse_seconds(feature: str, text: str) -> int:
     """A time in whole seconds, also as a decimal number such as 20.0 or 1.4e9."""
     if text.isascii() and text.isdigit() and len(text) < 19:
         return int(text)
     if text.lower() in _NOT_FINITE:
         whole = False
     elif not _DECIMAL.fullmatch(text):
-        raise BadCell(f"{feature} {shown(text)} is missing or not a number; {SECONDS}: convert dates first")
+        raise BadCell(f"{feature} {quote(text)} is missing or not a number; {SECONDS}: convert dates first")
     else:
         number = decimal.Decimal(text)
         whole = number.copy_abs() < 2**63 and number == number.to_integral_value()
     if not whole:
         raise BadCell(
-            f"{feature} {shown(text)} is not a whole number; {SECONDS}: round it or remove the line"
+            f"{feature} {quote(text)} is not a whole number; {SECONDS}: round it or remove the line"
         )
     return int(number)
 
 
-def number(feature: str, text: str) -> float:
+def parse_number(feature: str, text: str) -> float:
     """A decimal number; NaN and infinity are left to the caller, who says how many there are."""
     if text.lower() not in _NOT_FINITE and not _DECIMAL.fullmatch(text):
-        raise BadCell(f"{feature} {shown(text)} is not a number; fill it in or remove the line")
+        raise BadCell(f"{feature} {quote(text)} is not a number; fill it in or remove the line")
     return float(text)
 
 
-def shown(text: str) -> str:
+def quote(text: str) -> str:
     """A cell as errors quote it, cut where it is long."""
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text):,} characters)"

@@ -1,4 +1,4 @@
-"""Rows of delimited text: lines of any file, `.gz` allowed, and the cells of a CSV file by any delimiter."""
+"""Reads delimited text, `.gz` allowed: the lines of a file, and the records of a CSV of any delimiter."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxrec.data.cells import shown
+from jaxrec.data.cells import quote
 
-LONGEST = 1 << 24  # characters of a cell, whether it is read or not
-_STAND_IN = "\x1f"  # for a delimiter of several characters, which `csv` does not take
+MAX_CELL_LENGTH = 1 << 24  # characters of a cell, used or not
+_STAND_IN = "\x1f"  # replaces a delimiter of several characters, which `csv` does not accept
 _ESCAPE = re.compile(r"\\(?:t|x[0-9a-fA-F]{2})")
 
 
-def is_packed(path: str | Path) -> bool:
-    """Whether a file is read through gzip, by its name."""
+def is_gzip(path: str | Path) -> bool:
+    """Whether a file is compressed by gzip, by its name."""
     return str(path).lower().endswith(".gz")
 
 
-def form_of(path: str | Path) -> str:
-    """The last suffix of a name but for .gz, in lower case: ".csv" of events.CSV.gz."""
+def file_suffix(path: str | Path) -> str:
+    """The last suffix of a name other than .gz, in lower case: ".csv" for events.CSV.gz."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     return next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
 
 
-def text_lines(path: str | Path) -> Generator[str]:
-    """Lines of a text file with their ends, without a byte order mark.
+def read_text_lines(path: str | Path) -> Generator[str]:
+    """Yields the lines of a text file with their ends, without a byte order mark.
 
-    Raises ValueError naming the file for text that is not UTF-8 and for a damaged archive, OSError if the
-    file can't be opened.
+    Raises ValueError naming the file for text that is not UTF-8 and for a corrupt archive, OSError if the
+    file cannot be opened.
     """
     number = 0
     try:
-        opener: Any = gzip.open if is_packed(path) else open
+        opener: Any = gzip.open if is_gzip(path) else open
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             for line in file:
                 number += 1
@@ -49,10 +49,10 @@ def text_lines(path: str | Path) -> Generator[str]:
         ) from error
 
 
-def separator(path: str | Path, delimiter: str | None) -> str:
-    r"""What separates cells: a tab for `.tsv` and a comma otherwise, or what is given, where \t is a tab.
+def resolve_delimiter(path: str | Path, delimiter: str | None) -> str:
+    r"""The delimiter given, with \t read as a tab; None: a tab for `.tsv`, a comma otherwise.
 
-    Raises ValueError for a delimiter that can't separate cells.
+    Raises ValueError for a delimiter that cannot separate cells.
     """
     if delimiter is None:
         return "\t" if ".tsv" in (suffix.lower() for suffix in Path(path).suffixes) else ","
@@ -65,61 +65,61 @@ def separator(path: str | Path, delimiter: str | None) -> str:
     return found
 
 
-def read_rows(path: str | Path, delimiter: str) -> Generator[tuple[int, list[str]]]:
-    """Cells of each row, and the line on which it ends. Quotes are those of CSV, whatever the delimiter.
+def read_records(path: str | Path, delimiter: str) -> Generator[tuple[int, list[str]]]:
+    """Yields the line number on which each record ends, and its cells. Quoting is that of CSV.
 
-    Raises as `text_lines`, and ValueError naming the line for quotes that don't close and for a cell of more
-    than `LONGEST` characters.
+    Raises as `read_text_lines` does, and ValueError naming the line for quotes that do not close and for a
+    cell of more than `MAX_CELL_LENGTH` characters.
     """
     several = len(delimiter) > 1
-    lines = _by_stand_in(path, delimiter) if several else text_lines(path)
+    lines = _with_stand_in(path, delimiter) if several else read_text_lines(path)
     reader = csv.reader(lines, delimiter=_STAND_IN if several else delimiter, strict=True)
     try:
-        while (row := _next(reader)) is not None:
+        while (record := _next_record(reader)) is not None:
             if several:
-                row = [cell.replace(_STAND_IN, delimiter) for cell in row]
-            yield reader.line_num, row
+                record = [cell.replace(_STAND_IN, delimiter) for cell in record]
+            yield reader.line_num, record
     except csv.Error as error:
         what = f"{error}; repair the quotes"
         if "field larger than field limit" in str(error):
-            what = f"a cell has more than {LONGEST:,} characters; shorten it, or close its quotes"
+            what = f"a cell has more than {MAX_CELL_LENGTH:,} characters; shorten it, or close its quotes"
         raise ValueError(f"{path}, line {reader.line_num}: {what}") from error
 
 
-def read_header(path: str | Path, rows: Iterator[tuple[int, list[str]]]) -> list[str]:
-    """The first of `read_rows`; ValueError if the file is empty or its first line is."""
-    _, header = next(rows, (0, []))
+def read_header(path: str | Path, records: Iterator[tuple[int, list[str]]]) -> list[str]:
+    """The first of the records of `read_records`; ValueError if the file or its first line is empty."""
+    _, header = next(records, (0, []))
     if any(cell.strip() for cell in header):
         return header
-    if any(cell.strip() for _, row in rows for cell in row):
+    if any(cell.strip() for _, record in records for cell in record):
         raise ValueError(f"{path}, line 1: is empty; the first line names the columns")
     raise ValueError(f"{path}: the file is empty; expected a header line and one line per event")
 
 
-def unnamed(header: list[str]) -> str | None:
-    """What is wrong with the names of columns, if anything: one has no name, or stands twice."""
-    for place, name in enumerate(header, 1):
+def header_fault(header: list[str]) -> str | None:
+    """What is wrong with the names of columns: one is missing or occurs twice; None if nothing."""
+    for position, name in enumerate(header, 1):
         if not name.strip() or re.fullmatch(r"Unnamed: \d+", name):
-            return f"column {place} has no name ({name!r}), such as the index that pandas writes"
+            return f"column {position} has no name ({name!r}), such as the index that pandas writes"
         if header.count(name) > 1:
-            return f"{header.count(name)} columns are named {shown(name)}; names must differ"
+            return f"{header.count(name)} columns are named {quote(name)}; names must differ"
     return None
 
 
-def _next(reader: Iterator[list[str]]) -> list[str] | None:
-    """The next row, with long cells; the limit of `csv` is that of the whole process, so it is put back."""
-    before = csv.field_size_limit(LONGEST)
+def _next_record(reader: Iterator[list[str]]) -> list[str] | None:
+    """The next record, with long cells; the limit of `csv` is process-wide, so it is restored."""
+    before = csv.field_size_limit(MAX_CELL_LENGTH)
     try:
         return next(reader, None)
     finally:
         csv.field_size_limit(before)
 
 
-def _by_stand_in(path: str | Path, delimiter: str) -> Iterator[str]:
-    for number, line in enumerate(text_lines(path), 1):
+def _with_stand_in(path: str | Path, delimiter: str) -> Iterator[str]:
+    for number, line in enumerate(read_text_lines(path), 1):
         if _STAND_IN in line:
             raise ValueError(
-                f"{path}, line {number}: has the character {_STAND_IN!r}, which stands in for {delimiter!r} "
-                "while it is read; take it out"
+                f"{path}, line {number}: has the character {_STAND_IN!r}, which replaces {delimiter!r} "
+                "while the file is read; remove it"
             )
         yield line.replace(delimiter, _STAND_IN)

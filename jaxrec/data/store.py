@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-State = Literal["in JAXREC_DATA_DIR", "cached", "to download", "not to be had"]
+State = Literal["in JAXREC_DATA_DIR", "cached", "to download", "not available"]
 
 
 class Route(NamedTuple):
@@ -68,29 +68,29 @@ def cache_dir() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "jaxrec"
 
 
-def find(file: File) -> Path | None:
+def find_file(file: File) -> Path | None:
     """The place of a file that is here already, not yet verified; None if it would have to be downloaded."""
     folder = data_dir()
     candidates = [] if folder is None else [folder / file.path, folder / f"{file.path}.gz"]
     return next((path for path in [*candidates, cache_dir() / file.path] if path.is_file()), None)
 
 
-def state(*alternatives: File) -> State:
+def file_state(*alternatives: File) -> State:
     """Where a file is, or the first found of several that can stand for each other."""
     for file in alternatives:
-        path = find(file)
+        path = find_file(file)
         if path is not None:
             return "cached" if path == cache_dir() / file.path else "in JAXREC_DATA_DIR"
-    return "to download" if any(file.routes for file in alternatives) else "not to be had"
+    return "to download" if any(file.routes for file in alternatives) else "not available"
 
 
-def read(file: File) -> bytes:
+def read_file(file: File) -> bytes:
     """The verified, uncompressed content, downloaded into the cache first if need be.
 
     Raises ValueError for a corrupt or truncated file in JAXREC_DATA_DIR, FileNotFoundError naming every
     route tried if it can't be had. A damaged file in the cache is reported and downloaded again.
     """
-    path = find(file)
+    path = find_file(file)
     if path is None:
         return _download(file)
     content = read_bytes(path)
@@ -196,11 +196,11 @@ def wheel(package: str, version: str) -> Route:
     return Route(f"package index: {package}=={version}", write)
 
 
-def member(archive: File, address: str, extract: Callable[[bytes], bytes]) -> Route:
+def archive_member(archive: File, address: str, extract: Callable[[bytes], bytes]) -> Route:
     """A file made from another one that the store holds, such as a member of an archive."""
 
     def write(path: Path) -> None:
-        path.write_bytes(extract(read(archive)))
+        path.write_bytes(extract(read_file(archive)))
 
     return Route(f"{address} in {archive.path}", write)
 

@@ -94,7 +94,7 @@ def check_seconds(times: np.ndarray, where: str) -> None:
         )
 
 
-def narrow_ids(ids: np.ndarray, count: int, where: str) -> np.ndarray:
+def as_int32_ids(ids: np.ndarray, count: int, where: str) -> np.ndarray:
     """Integer ids as int32, after checking that they lie in 1..count: a plain cast would wrap in silence."""
     ids = as_integers(ids, where)
     bad = np.flatnonzero((ids < 1) | (ids > count))
@@ -105,7 +105,7 @@ def narrow_ids(ids: np.ndarray, count: int, where: str) -> np.ndarray:
     return ids.astype(np.int32)
 
 
-def kept_items(item: np.ndarray, where: str) -> int:
+def count_kept_items(item: np.ndarray, where: str) -> int:
     """Number of items when ids are taken as they are: the largest id.
 
     Raises ValueError if fewer than 1 % of the ids up to it occur.

@@ -10,14 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.cells import BadCell, check_id, shown
+from jaxrec.data.cells import BadCell, check_id, quote
 from jaxrec.data.validation import as_integers, check_count
 
 Order = Literal["appearance", "sorted"]
-MOST_BYTES = 1 << 30  # of an array of text, where one long text makes it so large
+MAX_ARRAY_BYTES = 1 << 30  # of an array of text, where one long text makes it so large
 
 
-class Texts(NamedTuple):
+class CodedTexts(NamedTuple):
     """Raw ids as a reader finds them: row i holds texts[codes[i]]. Each of texts is distinct and occurs."""
 
     codes: np.ndarray
@@ -42,7 +42,7 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not isinstance(self.raw, np.ndarray):
             raise ValueError(f"{self.feature}: raw ids must be a NumPy array of integers or text")
-        object.__setattr__(self, "raw", as_raw(self.feature, self.raw))
+        object.__setattr__(self, "raw", as_raw_ids(self.feature, self.raw))
         check_count(self.raw.size, f"{self.feature} ids")
         twice = _repeated(self.raw)
         if twice is not None:
@@ -87,10 +87,12 @@ class Vocabulary:
 
 def build(feature: str, values: object, order: Order = "appearance") -> Vocabulary:
     """Numbers the distinct raw ids among `values` by first appearance, or sorted (text: by code point)."""
-    return number(feature, values, order)[0]
+    return build_and_encode(feature, values, order)[0]
 
 
-def number(feature: str, values: object, order: Order = "appearance") -> tuple[Vocabulary, np.ndarray]:
+def build_and_encode(
+    feature: str, values: object, order: Order = "appearance"
+) -> tuple[Vocabulary, np.ndarray]:
     """A vocabulary of `values` as `build` makes it, and the ids of all of them, int32 [N]."""
     if order not in ("appearance", "sorted"):
         raise ValueError(f"order={order!r}: must be 'appearance' or 'sorted'")
@@ -107,7 +109,7 @@ def number(feature: str, values: object, order: Order = "appearance") -> tuple[V
 def factorise(feature: str, values: object) -> tuple[np.ndarray, np.ndarray]:
     """Codes 0..n-1 of raw values by first appearance, int64 [N], and the distinct values, [n].
 
-    values: integers or text as `as_raw` takes them, or `Texts`.
+    values: integers or text as `as_raw_ids` takes them, or `CodedTexts`.
     """
     codes, distinct = _distinct(feature, values)
     return codes, _as_array(feature, distinct)
@@ -124,7 +126,7 @@ def check_raw_ids(vocabulary: Vocabulary, ids: np.ndarray, real: Collection[str]
             raise ValueError(f"{error} (event {int((ids == code).argmax())})") from None
 
 
-def as_raw(feature: str, values: object) -> np.ndarray:
+def as_raw_ids(feature: str, values: object) -> np.ndarray:
     """The values as an array of integers (int64) or text of rank 1; ValueError for anything else, as floats.
 
     Integers of all types become int64, because NumPy takes int64 and uint64 together to floats, to which ids
@@ -167,12 +169,12 @@ def text_array(feature: str, texts: Sequence[str]) -> np.ndarray:
     """
     bad = next((text for text in texts if "\0" in text), None)
     if bad is not None:
-        raise ValueError(f"{feature}: {shown(bad)} has a NUL character; take it out")
+        raise ValueError(f"{feature}: {quote(bad)} has a NUL character; take it out")
     lengths = [len(text) for text in texts]
     longest = max(lengths, default=0)
-    if 4 * longest * len(texts) > MOST_BYTES and longest * len(texts) > 16 * sum(lengths):
+    if 4 * longest * len(texts) > MAX_ARRAY_BYTES and longest * len(texts) > 16 * sum(lengths):
         raise ValueError(
-            f"{feature}: {shown(texts[lengths.index(longest)])} is far longer than the other {len(texts):,} "
+            f"{feature}: {quote(texts[lengths.index(longest)])} is far longer than the other {len(texts):,} "
             "ids, which would each take as much memory; shorten it, if it is an id at all"
         )
     return np.array(texts, str)
@@ -187,13 +189,13 @@ def _distinct(feature: str, values: object) -> tuple[np.ndarray, list[Any]]:
 
     Text is held once a distinct value, so that a long one costs its own length and not that of every row.
     """
-    if isinstance(values, Texts):
+    if isinstance(values, CodedTexts):
         used, first, place = np.unique(values.codes, return_index=True, return_inverse=True)
         order = np.argsort(first, kind="stable")
         return np.argsort(order)[place], [values.texts[i] for i in used[order].tolist()]
     values = _listed(values)
     if not _all_text(values):
-        array = as_raw(feature, values)
+        array = as_raw_ids(feature, values)
         if not is_text(array):
             distinct, first, place = np.unique(array, return_index=True, return_inverse=True)
             order = np.argsort(first, kind="stable")
@@ -245,7 +247,7 @@ def _without_nul(feature: str, array: np.ndarray) -> np.ndarray:
         bad = ((characters[:, :-1] == 0) & (characters[:, 1:] != 0)).any(axis=1)
         if bad.any():
             text = array[int(bad.argmax())].item()
-            raise ValueError(f"{feature}: {shown(text)} has a NUL character; take it out")
+            raise ValueError(f"{feature}: {quote(text)} has a NUL character; take it out")
     return array
 
 

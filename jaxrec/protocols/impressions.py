@@ -1,9 +1,11 @@
-"""What the experiments on labelled impressions share: resident rows, features, targets, training, testing."""
+"""Labelled impressions: what of a split lives on the device, how a task is trained on it and measured.
+
+The measures are AUC and its kin over all impressions of a part, see `train.evaluate.impression_metrics`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,10 +13,12 @@ import numpy as np
 import optax
 
 from jaxrec import losses
+from jaxrec.data.tables.click_histories import SHARED, Clicks
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.optim.loss_weighting import Weighting, static
-from jaxrec.tasks.multitask import Target, multitask, stacked
+from jaxrec.tasks.ctr import behaviours
+from jaxrec.tasks.multitask import Target, stacked
 from jaxrec.train.epoch import shuffled
 from jaxrec.train.evaluate import evaluate, impression_metrics, make_scores
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -22,15 +26,16 @@ from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Batch, Context, Evaluation, Protocol, Task, Variables
 
 EVALUATION_BATCH = 4096
+CLICKS_BATCH = 1024  # histories are expanded to their events
 EQUAL = static()  # the sum of the losses
 
 
 class Data(NamedTuple):
-    """Labelled rows as the training loop reads them.
+    """Labelled examples as the training loop reads them.
 
     rule: how they were split. tasks: labels, of which those in `regression` are numbers and those in `spaces`
-    have a column of the rows that have them. columns: of the training rows, to live on the device;
-    validation, test: in batches, on the host. group: their column of users, for areas per user.
+    have a column that is True for the examples that have them. columns: of the training examples, to live on
+    the device; validation, test: in batches, on the host. group: their column of users, for AUC per user.
     expand: (batch, columns) -> what a model reads of a batch for evaluation; None: the batch as it is.
     """
 
@@ -46,13 +51,13 @@ class Data(NamedTuple):
     expand: Callable[[Batch, Context], Batch] | None = None
 
     @property
-    def num_rows(self) -> int:
-        """Training rows."""
+    def num_examples(self) -> int:
+        """Training examples."""
         return len(self.columns[f"label/{self.tasks[0]}"])
 
 
 def resident(split: ImpressionSplit) -> Data:
-    """Columns of a split's training rows, and batches of its other parts.
+    """Columns of a split's training examples, and batches of its other parts.
 
     Raises:
       ValueError: a task has one class in a part, so that it cannot be trained or has no AUC.
@@ -66,6 +71,35 @@ def resident(split: ImpressionSplit) -> Data:
     name = table.name.replace("/", "-")
     return Data(
         name, split.rule, table.tasks, table.regression, tuple(table.spaces), columns, validation, test
+    )
+
+
+def resident_clicks(clicks: Clicks, *, length: int, name: str = "") -> Data:
+    """Training examples and the events that all share for the device; the other parts in batches.
+
+    Measured are AUC, log loss and, by user, GAUC.
+
+    length: most recent events of a history that are read. name: of the data set; "": that of the clicks.
+    """
+
+    def expand(batch: Batch, columns: Context) -> Batch:
+        return behaviours(batch, columns[SHARED], length)
+
+    validation, test = (
+        clicks.batched(examples, min(CLICKS_BATCH, len(examples)))
+        for examples in (clicks.validation, clicks.test)
+    )
+    return Data(
+        name=name or clicks.name.replace("/", "-"),
+        rule=clicks.rule,
+        tasks=("click",),
+        regression=(),
+        spaces=(),
+        columns=clicks.columns(),
+        validation=validation,
+        test=test,
+        group="user",
+        expand=expand,
     )
 
 
@@ -99,8 +133,11 @@ def targets(data: Data, outputs: Mapping[str, int | str] | None = None) -> list[
     ]
 
 
-def protocol_of(data: Data, selection: str, loss: str = "bce") -> Protocol:
-    """Every labelled row of the split is scored once; areas under curves over all of them."""
+def protocol(data: Data, selection: str, loss: str = "bce") -> Protocol:
+    """Every labelled example of the split is scored once; AUC over all of them.
+
+    selection: the validation metric that chooses the parameters, or what a note says of the choice.
+    """
     return Protocol(
         split=data.rule,
         candidates="impressions",
@@ -112,65 +149,13 @@ def protocol_of(data: Data, selection: str, loss: str = "bce") -> Protocol:
     )
 
 
-class Run(NamedTuple):
-    """What a training run needs beside its model and its data."""
-
-    seeds: tuple[int, ...]
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    workdir: Path
-    description: Mapping[str, Any]
-    patience: int | None = None
-    num_devices: int = 1
-    save_every: int = 1
-    accept_changed_code: bool = False
-
-
-def train(
-    data: Data,
-    task: Task,
-    evaluated: Sequence[Target],
-    selection: str,
-    run: Run,
-    *,
-    weighting: Weighting = EQUAL,
-    tx: optax.GradientTransformation | None = None,
-    lower_is_better: bool = False,
-    **options: Any,
-) -> Fitted:
-    """Trains for all seeds and keeps each seed's best epoch by the validation metric `selection`.
-
-    options: further arguments of `train.reuse.fit_reusing`, such as `initial`.
-    """
-    return fit_reusing(
-        [Phase("train", task, run.epochs, weighting)],
-        optax.adam(run.learning_rate) if tx is None else tx,
-        shuffled(data.num_rows, run.batch_size),
-        data.columns,
-        Selection(
-            evaluation(data, task, evaluated, protocol_of(data, selection), "validation"),
-            selection,
-            patience=run.patience,
-            lower_is_better=lower_is_better,
-        ),
-        seeds=run.seeds,
-        workdir=run.workdir,
-        description=run.description,
-        num_devices=run.num_devices,
-        save_every=run.save_every,
-        accept_changed_code=run.accept_changed_code,
-        **options,
-    )
-
-
 def evaluation(
     data: Data,
     task: Task,
     evaluated: Sequence[Target],
-    protocol: Protocol,
     part: Literal["validation", "test"],
     *,
+    measured: Protocol,
     calibration: bool = False,
 ) -> Evaluation:
     """Scores the impressions of a part, see `impression_metrics`."""
@@ -179,7 +164,39 @@ def evaluation(
         make_scores(scores(task, evaluated), data.expand),
         data.validation if part == "validation" else data.test,
         impression_metrics(names, errors=data.regression, group=data.group, calibration=calibration),
-        protocol,
+        measured,
+    )
+
+
+def train(
+    data: Data,
+    task: Task,
+    evaluated: Sequence[Target],
+    selection: str,
+    tx: optax.GradientTransformation,
+    *,
+    epochs: int,
+    batch_size: int,
+    patience: int | None = None,
+    weighting: Weighting = EQUAL,
+    lower_is_better: bool = False,
+    **options: Any,
+) -> Fitted:
+    """Trains a task for all seeds at once and keeps each seed's best epoch by a validation metric.
+
+    evaluated: the targets that validation scores; selection: the metric, such as "auc/click", or "auc", the
+    mean over them. epochs: at most. batch_size: examples a step. patience: epochs without a better one
+    before a seed stops; None: never. options: seeds, workdir, description and what else `train.fit.fit`
+    takes.
+    """
+    chosen = evaluation(data, task, evaluated, "validation", measured=protocol(data, selection))
+    return fit_reusing(
+        [Phase("train", task, epochs, weighting)],
+        tx,
+        shuffled(data.num_examples, batch_size),
+        data.columns,
+        Selection(chosen, selection, patience=patience, lower_is_better=lower_is_better),
+        **options,
     )
 
 
@@ -188,12 +205,12 @@ def test(
     task: Task,
     evaluated: Sequence[Target],
     variables: Variables,
-    num_devices: int,
     *,
     calibration: bool = False,  # noqa: PT028
+    num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
     """Test metrics of each seed: variables have a leading seeds axis."""
-    asked = evaluation(data, task, evaluated, protocol_of(data, ""), "test", calibration=calibration)
+    asked = evaluation(data, task, evaluated, "test", measured=protocol(data, ""), calibration=calibration)
     return evaluate(asked, variables, {} if data.expand is None else data.columns, num_devices=num_devices)
 
 
@@ -211,17 +228,3 @@ def num_parameters(task: Task, data: Data) -> int:
     batch = {name: column[:1] for name, column in data.columns.items()}
     shapes = jax.eval_shape(lambda: task.init(jax.random.key(0), batch))
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes["params"]))
-
-
-__all__ = [
-    "Data",
-    "Run",
-    "features",
-    "multitask",
-    "num_parameters",
-    "protocol_of",
-    "resident",
-    "targets",
-    "test",
-    "train",
-]

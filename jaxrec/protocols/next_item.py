@@ -1,23 +1,31 @@
-"""What the experiments on item sequences share: resident columns, packed rows, ranking, floors."""
+"""Sequences of items: what of a split lives on the device, how an encoder is trained on it and how it is
+ranked.
+
+The next item of each query is ranked among all items or among sampled candidates, as the `Protocol` says.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import Queries, Split
+from jaxrec.index.rank import make_rank
 from jaxrec.packing import Packing
 from jaxrec.tasks.encoder import can_be_packed
-from jaxrec.tasks.next_item import Encoder, retriever
+from jaxrec.tasks.next_item import Encoder, next_item, retriever
+from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import make_rank, ranking_metrics
-from jaxrec.train.fit import Selection
+from jaxrec.train.evaluate import evaluate, ranking_metrics
+from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Evaluation, Protocol, Retriever, Variables
 
 EVALUATION_BATCH = 512
@@ -65,40 +73,45 @@ def vocabulary(data: Data) -> dict[str, np.ndarray]:
     return {"item": np.asarray(sequences.item_ids), "user": np.asarray(sequences.user_ids)}
 
 
-def training_rows(data: Data, batch_size: int, max_len: int, num_devices: int) -> Packing:
-    """Packed rows that hold a batch of training inputs, in a number that devices divide."""
-    lengths = np.minimum(data.inputs, max_len)
-    return Packing(
-        packing.rows_needed(lengths, batch_size, max_len, multiple=num_devices, deviations=3.0), max_len
-    )
+Grow = Callable[
+    [np.random.Generator, np.ndarray], np.ndarray
+]  # lengths of inputs -> of what a step makes of them
 
 
-def view_rows(
-    data: Data, batch_size: int, max_len: int, *, insert_share: float, insert_rate: float, num_devices: int
-) -> Packing:
-    """Packed rows that hold both views of a batch; only insertion, on `insert_share` of them, lengthens."""
+def packing_of(
+    data: Data, model: Encoder, batch_size: int, *, num_devices: int = 1, grow: Grow | None = None
+) -> Packing | None:
+    """Packed rows that hold a batch of training inputs, in a number that devices divide; None: padded rows.
 
-    def grow(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
-        twice = np.tile(lengths, 2)
-        inserted = np.maximum((twice * insert_rate).astype(int), 1) * (twice > 0)
-        return np.minimum(twice + inserted * (rng.random(twice.size) < insert_share), max_len)
+    An encoder that can't tell the users of a packed row apart is padded.
 
-    lengths = np.minimum(data.inputs, max_len)
-    return Packing(
-        packing.rows_needed(lengths, batch_size, max_len, multiple=num_devices, grow=grow), max_len
-    )
+    grow: (rng, lengths [B]) -> lengths of the sequences that the step makes of a batch, such as after
+      stochastic length, or of two augmented views of each user.
+    """
+    if not can_be_packed(model):
+        return None
+    lengths = np.minimum(data.inputs, model.max_len)
+    room: dict[str, Any] = {"deviations": 3.0} if grow is None else {"grow": grow}
+    rows = packing.rows_needed(lengths, batch_size, model.max_len, multiple=num_devices, **room)
+    return Packing(rows, model.max_len)
 
 
-def training_plan(data: Data, batch_size: int, max_len: int, rows: Packing | None, **kwargs: Any) -> Plan:
-    """Every user once an epoch, in random order, with the placement of packed rows."""
+def plan(
+    data: Data, model: Encoder, batch_size: int, packed: Packing | None, *, replacement: bool = False
+) -> Plan:
+    """Every user once an epoch, in random order, with their place in packed rows.
+
+    replacement: users are drawn independently instead, as in SASRec's sampler.
+    """
     users = data.split.sequences.num_users
-    if rows is None:
-        return shuffled(users, batch_size, **kwargs)
+    if packed is None:
+        return shuffled(users, batch_size, replacement=replacement)
+    max_len = model.max_len
 
     def lengths(context: Context, user: Array) -> Array:
         return jnp.clip(context["length"][user] - 1, 0, max_len)
 
-    return shuffled(users, batch_size, lengths=lengths, packing=rows, **kwargs)
+    return shuffled(users, batch_size, lengths=lengths, packing=packed, replacement=replacement)
 
 
 def sampled_candidates(
@@ -116,7 +129,7 @@ def sampled_candidates(
     """
     sequences, size = data.split.sequences, np.int64(data.num_items + 1)
     known = _training_events(data) if seen == "exclude" else np.zeros(len(sequences.items), bool)
-    taken = np.unique(sequences.users[known] * size + sequences.items[known])
+    taken = np.unique(sequences.event_users[known] * size + sequences.items[known])
     counts = np.bincount(taken // size, minlength=sequences.num_users)
     if (counts[queries.user] + 1 >= data.num_items).any():
         raise ValueError(
@@ -142,20 +155,20 @@ def _training_events(data: Data) -> np.ndarray:
     return index < np.repeat(data.split.train_length, sequences.lengths)
 
 
-class Ranking(NamedTuple):
+class Batches(NamedTuple):
     """Queries on the host, in batches, and the packed rows that hold any of them (None: padded)."""
 
     queries: dict[str, np.ndarray]
-    rows: Packing | None
+    packed: Packing | None
 
 
-def ranking(
+def batches(
     queries: Queries,
     max_len: int,
     batch_size: int = 0,
     candidates: np.ndarray | None = None,
     num_items: int | None = None,
-) -> Ranking:
+) -> Batches:
     """Batches of queries with their place in packed rows. candidates: of each query, [M, n]; None: all.
 
     num_items: the largest id that targets and candidates may have; None: they are those of a `Split`.
@@ -171,7 +184,7 @@ def ranking(
         filled = np.ones((columns["mask"].size, candidates.shape[1]), np.int32)
         filled[: len(candidates)] = candidates
         columns["candidates"] = filled.reshape(*columns["mask"].shape, -1)
-    return Ranking(columns, Packing(rows, max_len))
+    return Batches(columns, Packing(rows, max_len))
 
 
 def check_candidates(candidates: np.ndarray, target: np.ndarray, num_items: int | None = None) -> None:
@@ -208,42 +221,78 @@ def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> 
 
 
 def evaluation(
-    model: Retriever | Encoder,
-    data: Data,
-    protocol: Protocol,
-    part: Literal["validation", "test"],
-    *,
-    packed: bool = True,
+    model: Retriever | Encoder, data: Data, protocol: Protocol, part: Literal["validation", "test"]
 ) -> Evaluation:
     """Ranks the targets of a part's queries by a protocol.
 
-    Where the protocol takes out seen items, and targets with them, `seen_targets` is their share.
-
-    packed: False gives each query a row of its own, for an encoder that can't tell users of one row apart. A
-    retriever reads queries as it was made to.
+    Where the protocol takes out seen items, and targets with them, `seen_targets` is their share. Queries
+    share packed rows where the encoder allows it; a retriever reads them as it was made to.
     """
     queries = data.split.validation if part == "validation" else data.split.test
     candidates = _candidates(data, queries, protocol, VALIDATION_DRAW if part == "validation" else TEST_DRAW)
-    length = 1 if isinstance(model, Retriever) else model.max_len
-    ranked = ranking(queries, length, candidates=candidates, num_items=data.num_items)
-    rows = ranked.rows if packed and can_be_packed(model) else None
-    scorer = model if isinstance(model, Retriever) else retriever(model, rows)
+    if isinstance(model, Retriever):
+        made, scorer = batches(queries, 1, candidates=candidates, num_items=data.num_items), model
+    else:
+        made = batches(queries, model.max_len, candidates=candidates, num_items=data.num_items)
+        scorer = retriever(model, made.packed if can_be_packed(model) else None)
     rank = make_rank(scorer, protocol, num_items=data.num_items, history=data.history)
-    return Evaluation(rank, ranked.queries, ranking_metrics(protocol.ks), protocol)
+    return Evaluation(rank, made.queries, ranking_metrics(protocol.ks), protocol)
 
 
 def selection(
-    model: Encoder,
-    data: Data,
-    protocol: Protocol,
-    *,
-    every: int = 1,
-    patience: int | None = None,
-    packed: bool = True,
+    model: Encoder, data: Data, protocol: Protocol, *, every: int = 1, patience: int | None = None
 ) -> Selection:
     """Selects by the protocol's metric on the validation queries."""
-    chosen = evaluation(model, data, protocol, "validation", packed=packed)
-    return Selection(chosen, protocol.selection, every, patience)
+    return Selection(evaluation(model, data, protocol, "validation"), protocol.selection, every, patience)
+
+
+def train(
+    model: Encoder,
+    objective: Objective,
+    data: Data,
+    protocol: Protocol,
+    tx: optax.GradientTransformation,
+    *,
+    epochs: int,
+    batch_size: int,
+    every: int = 1,
+    patience: int | None = None,
+    replacement: bool = False,
+    num_devices: int = 1,
+    **options: Any,
+) -> Fitted:
+    """Trains an encoder to predict the next item at every event, for all seeds at once.
+
+    Each seed keeps the parameters of its best evaluation on the validation queries.
+
+    protocol: its `selection` names the metric. epochs: at most. batch_size: users a step. every: epochs
+    between evaluations. patience: evaluations without a better one before a seed stops; None: never.
+    replacement: see `plan`. options: seeds, workdir, description and what else `train.fit.fit` takes.
+    """
+    packed = packing_of(data, model, batch_size, num_devices=num_devices)
+    return fit_reusing(
+        [Phase("train", next_item(model, objective, packed=packed), epochs)],
+        tx,
+        plan(data, model, batch_size, packed, replacement=replacement),
+        data.columns,
+        selection(model, data, protocol, every=every, patience=patience),
+        vocabulary=vocabulary(data),
+        num_devices=num_devices,
+        **options,
+    )
+
+
+def test(
+    model: Retriever | Encoder,
+    data: Data,
+    protocol: Protocol,
+    variables: Variables,
+    *,
+    num_devices: int = 1,  # noqa: PT028
+) -> list[dict[str, float]]:
+    """Metrics of the test queries for each seed: variables have a leading seeds axis."""
+    asked = evaluation(model, data, protocol, "test")
+    return evaluate(asked, variables, data.columns, num_devices=num_devices)
 
 
 def popularity(data: Data) -> Retriever:

@@ -13,7 +13,8 @@ import scipy.sparse
 
 from jaxrec import metrics, packing
 from jaxrec.data.events.sessions import Part, Sessions, SessionSplit
-from jaxrec.train.evaluate import make_rank, seen_targets
+from jaxrec.index.rank import make_rank
+from jaxrec.train.evaluate import seen_targets
 from jaxrec.types import Array, Context, Evaluation, Measure, Protocol, Retriever, Summarise, Variables
 
 EVALUATION_BATCH = 512
@@ -58,7 +59,7 @@ def repeats_together(sessions: Sessions, seed: int = 0, *, fixed: bool = False) 
         place = of_item[items] if fixed else rng.permutation(len(pairs))[pair]
         return items[np.lexsort((place, row))]
 
-    train = reordered(sessions.train.items, sessions.train.users)
+    train = reordered(sessions.train.items, sessions.train.event_users)
     of_session = np.cumsum(starts) - 1
     longest = lengths[starts]
     clicks = np.flatnonzero(np.repeat(starts, lengths))

@@ -75,10 +75,10 @@ def page(root: str | Path = ".") -> str:
 
 
 _INTRODUCTION = """\
-Every module with the first paragraph of its docstring and its paper, the experiments that import it, and
-the golden fixtures it is tested with: outputs of a public reference implementation, which ours has to give
-with the same weights and inputs ([tests/golden](../tests/golden/README.md) says how far each agrees). A
-module without an experiment has its tests only. CoSeRec and TiCoSeRec are
+Every module with the first paragraph of its docstring and its paper, the experiments that import it or a
+recipe of it, and the golden fixtures it is tested with: outputs of a public reference implementation, which
+ours has to give with the same weights and inputs ([tests/golden](../tests/golden/README.md) says how far each
+agrees). A module without an experiment has its tests only. CoSeRec and TiCoSeRec are
 [SASRec](../jaxrec/nn/sequential/sasrec.py) with the [contrastive task](../jaxrec/tasks/contrastive.py) and
 the augmentations below."""
 
@@ -107,10 +107,16 @@ def _about(path: Path) -> str:
 
 
 def _experiments(root: Path) -> dict[str, list[str]]:
-    """{module of the package: experiments that import it, by their path}."""
+    """{module of the package: experiments that import it or a recipe of it, by their path}."""
+    recipes = {
+        f"jaxrec.recipes.{path.stem}": set(_imports(ast.parse(path.read_text(encoding="utf-8"))))
+        for path in _files(root / "jaxrec/recipes")
+    }
     users: dict[str, list[str]] = {}
     for path in _files(root / "experiments", "**/*.py"):
-        for name in sorted(set(_imports(ast.parse(path.read_text(encoding="utf-8"))))):
+        names = set(_imports(ast.parse(path.read_text(encoding="utf-8"))))
+        names = names.union(*(recipes[name] for name in names if name in recipes))
+        for name in sorted(names):
             users.setdefault(name, []).append(path.relative_to(root / "experiments").as_posix())
     return users
 

@@ -16,6 +16,8 @@ import numpy as np
 
 from jaxrec import metrics, packing
 from jaxrec.data.events.clusters import Clusters
+from jaxrec.index import chunked
+from jaxrec.index.chunked import Block
 from jaxrec.packing import Packing
 from jaxrec.tasks.cluster_retrieval import at_slots, encode, intent_logits
 from jaxrec.tasks.next_item import Encoder, item_table, last_hidden, query_batch
@@ -159,7 +161,7 @@ def make_recall(
     *,
     alpha: float,
     history: int,
-    block: int = 16384,
+    block: int = chunked.BLOCK,
 ) -> Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array]]:
     """A measure: whether the target is in the list, for lists of each length: float [batches, B, len(ks)].
 
@@ -167,19 +169,13 @@ def make_recall(
     that cluster. Ranks are counted a block of items at a time; ties rank the target last. Items of the input
     are no candidates, so their clusters have fewer to give, and a target among them is in no list.
 
-    queries, context: see `train.evaluate.make_rank`, also for the second output. history: longest input.
+    queries, context: see `index.rank.make_rank`, also for the second output. history: longest input.
 
     Raises:
       ValueError (while tracing): the item table has fewer rows than the clusters have items.
     """
     num_items, count = len(clusters.members), clusters.num_clusters
-    size = min(block, num_items)
-    blocks = -(-num_items // size)
-    cluster_of = jnp.asarray(
-        np.pad(clusters.of[1:], (0, blocks * size - num_items), constant_values=count).reshape(blocks, size)
-    )
-    first_ids = 1 + size * jnp.arange(blocks)
-    sizes = jnp.asarray(clusters.sizes)
+    cluster_of, sizes = jnp.asarray(clusters.of), jnp.asarray(clusters.sizes)
     lengths = jnp.asarray(ks, jnp.int32)
 
     def measure(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
@@ -189,14 +185,14 @@ def make_recall(
                 f"clusters: of {num_items} items, but the model's item table has {table.shape[0]} rows, with "
                 "padding; build the model with as many items as were divided"
             )
-        table = table[1 : num_items + 1]
-        rows = jnp.pad(table, ((0, blocks * size - num_items), (0, 0))).reshape(blocks, size, -1)
+        items = chunked.cut(table, count=num_items, block=block)
 
         def batch(queries: Mapping[str, Array]) -> tuple[Array, Array]:
             known = (queries["target"] >= 1) & (queries["target"] <= num_items)
             target = jnp.where(known, queries["target"], 1)  # 0 in the padded tail
-            own = jnp.asarray(clusters.of)[target]
-            query = retriever.query(variables, queries, context, own)
+            own = cluster_of[target]
+            scores = chunked.products(retriever.query(variables, queries, context, own), items)
+            target_score = chunked.target_scores(scores, target)
             intent = retriever.intent(variables, queries, context)
             length = queries["length"]
             end = context["start"][queries["user"]] + length
@@ -204,32 +200,25 @@ def make_recall(
             there = packing.has_events(queries, context) & (length <= history)
             repeated = (seen == target[:, None]).any(axis=1)
 
-            def target_score(b: tuple[Array, Array]) -> Array:
-                scores, column = query @ b[0].T, target - b[1]
-                value = jnp.take_along_axis(scores, jnp.clip(column, 0, size - 1)[:, None], axis=1)[:, 0]
-                return jnp.where((column >= 0) & (column < size), value, 0.0)
+            def count_rivals(found: tuple[Array, Array, Array], block: Block) -> tuple[Array, Array, Array]:
+                """Rivals in the target's cluster that score as high; seen items of each cluster; finite."""
+                above, gone, finite = found
+                of = jnp.where(block.real, cluster_of[block.ids], count)  # no cluster past the last item
+                marks = metrics.seen_mask(seen, len(block.ids), first=block.ids[0])
+                rivals = (block.ids != target[:, None]) & ~marks & (of == own[:, None])
+                per_cluster = (marks.astype(jnp.float32) @ jax.nn.one_hot(of, count)).astype(jnp.int32)
+                higher = metrics.count_above(block.scores, target_score, where=rivals)
+                return above + higher, gone + per_cluster, finite & block.finite
 
-            score = jax.lax.map(target_score, (rows, first_ids)).sum(axis=0)
-
-            def above(b: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-                vectors, first, of = b
-                scores = query @ vectors.T
-                others = first + jnp.arange(size) != target[:, None]
-                gone = metrics.seen_mask(seen, size, first=first)
-                rivals = others & ~gone & (of == own[:, None])
-                per_cluster = gone.astype(jnp.float32) @ jax.nn.one_hot(of, count)
-                return (
-                    metrics.count_above(scores, score, where=rivals),
-                    per_cluster.astype(jnp.int32),
-                    jnp.isfinite(scores).all(axis=1),
-                )
-
-            counts, gone, finite = jax.lax.map(above, (rows, first_ids, cluster_of))
-            capacity = sizes - gone.sum(axis=0)
-            share = jax.vmap(lambda total: quotas(intent, total, alpha=alpha, capacity=capacity))(lengths)
+            users = len(target)
+            above, gone, finite = scores.fold(
+                count_rivals,
+                (jnp.zeros(users, jnp.int32), jnp.zeros((users, count), jnp.int32), jnp.ones(users, bool)),
+            )
+            share = jax.vmap(lambda total: quotas(intent, total, alpha=alpha, capacity=sizes - gone))(lengths)
             allowed = jnp.take_along_axis(share, own[None, :, None], axis=-1)[..., 0]  # [len(ks), B]
-            found = ((1 + counts.sum(axis=0) <= allowed) & ~repeated).T.astype(jnp.float32)
-            bad = ~(finite.all(axis=0) & jnp.isfinite(intent).all(axis=1) & known & there)
+            found = ((1 + above <= allowed) & ~repeated).T.astype(jnp.float32)
+            bad = ~(finite & jnp.isfinite(intent).all(axis=1) & known & there)
             return found, jnp.sum(bad & queries["mask"])
 
         return jax.lax.map(batch, dict(queries))
@@ -240,8 +229,8 @@ def make_recall(
 def recall_metrics(ks: Sequence[int]) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, float]]:
     """Means over real queries of what `make_recall` measured: recall@M, for each length M of a list."""
 
-    def summarise(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def mean_recall(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
         means = np.asarray(values, np.float64)[np.asarray(queries["mask"])].mean(axis=0)
         return {f"recall@{k}": float(mean) for k, mean in zip(ks, means, strict=True)}
 
-    return summarise
+    return mean_recall

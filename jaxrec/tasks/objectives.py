@@ -20,7 +20,12 @@ from jaxrec import losses, sampling
 from jaxrec.types import Array, Batch, Context, Key
 
 PRODUCT_UP_TO = 32  # items a sample: with fewer, scores of all items are cheaper than reading vectors (CPU)
-SHORT_NAMES: Mapping[str, str] = {"sampled_softmax": "ssm", "softmax_cross_entropy": "ce"}
+SHORT_NAMES: Mapping[str, str] = {
+    "sampled_softmax": "ssm",
+    "softmax_cross_entropy": "ce",
+    "binary_cross_entropy": "bce",
+    "squared_error": "mse",
+}
 
 Draw = Callable[[Key, Array, Context], Mapping[str, Array]]
 

@@ -1,12 +1,6 @@
-"""Evaluation on the device: ranking by counting, in blocks of users and items, and scores of impressions.
+"""Evaluation on the device: any measure over seeds and devices; means of ranks; scores of impressions.
 
-rank = 1 + the number of other candidates that score at least as high as the target. Nothing of size
-users × items is held: a block of queries is scored against a block of items at a time, and where there
-are several blocks of items the target's score is taken from the very product that the others come from,
-so that equal items tie to the bit.
-
-On sampled candidates: their metrics are not those of the full ranking and may order models differently
-(Krichene and Rendle, KDD 2020); they exist here to compare with papers that used them.
+Ranks are counted by `index.rank`.
 """
 
 from __future__ import annotations
@@ -18,20 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import metrics, packing
+from jaxrec import metrics
 from jaxrec.train import parallel
 from jaxrec.train.compiled import Compiled
-from jaxrec.types import (
-    Array,
-    Batch,
-    Context,
-    Evaluation,
-    Measure,
-    Protocol,
-    Retriever,
-    Summarise,
-    Variables,
-)
+from jaxrec.types import Array, Batch, Context, Evaluation, Measure, Summarise, Variables
 
 SEEN_TARGETS = "seen_targets"  # a metric of a ranking that takes seen items out
 
@@ -103,122 +87,7 @@ class CompiledMeasure:
         return np.asarray(self._gather(values))
 
 
-def make_rank(
-    retriever: Retriever, protocol: Protocol, *, num_items: int, history: int, block: int = 16384
-) -> Measure:
-    """rank(variables, queries, context) -> (ranks [batches, B], queries without a rank [batches]).
-
-    A target that the rule for seen items takes out has the rank `metrics.MISS`. A query has no rank, and is
-    counted, where a score is NaN or infinite, its target or one of its candidates is no item, or its events
-    are not all in the context or are more than `history`.
-
-    queries: columns of `data.batching.batched_queries`, with leading axis batches; for sampled
-    candidates also `candidates` [batches, B, N], ids of which the target is none.
-    num_items: candidates are 1..num_items; under the "zero" rule all rows of the item table are.
-    history: longest input of any query; context: items [N], start [U].
-    block: items scored at a time.
-
-    Raises:
-      ValueError: the protocol names a rule that does not exist; while tracing: the item table has fewer than
-        num_items + 1 rows.
-    """
-    if protocol.seen not in ("exclude", "zero", "keep"):
-        raise ValueError(f"protocol.seen={protocol.seen!r}: expected 'exclude', 'zero' or 'keep'")
-    if protocol.ties not in ("pessimistic", "optimistic"):
-        raise ValueError(f"protocol.ties={protocol.ties!r}: expected 'pessimistic' or 'optimistic'")
-    sampled = protocol.candidates != "all"
-    reads_history = protocol.seen != "keep"
-
-    def among_all(query: Array, table: Array, target: Array, seen: Array) -> tuple[Array, Array]:
-        first_id, count = (0, table.shape[0]) if protocol.seen == "zero" else (1, num_items)
-        size = min(block, count)
-        blocks = -(-count // size)
-        rows = jnp.pad(table[first_id : first_id + count], ((0, blocks * size - count), (0, 0)))
-        rows = rows.reshape(blocks, size, -1)
-        first = first_id + size * jnp.arange(blocks)
-
-        def scores_of(block_rows: Array, block_first: Array) -> tuple[Array, Array]:
-            scores = query @ block_rows.T
-            finite = jnp.isfinite(scores).all(axis=1)
-            marks = metrics.seen_mask(seen, size, first=block_first)
-            return metrics.apply_seen(scores, marks, protocol.seen), finite
-
-        def target_in(scores: Array, block_first: Array) -> Array:
-            column = jnp.clip(target - block_first, 0, size - 1)
-            value = jnp.take_along_axis(scores, column[:, None], axis=1)[:, 0]
-            return jnp.where((target >= block_first) & (target < block_first + size), value, 0)
-
-        def above(scores: Array, block_first: Array, target_score: Array) -> Array:
-            ids = block_first + jnp.arange(size)
-            others = (ids < first_id + count) & (ids != target[:, None])
-            return metrics.count_above(scores, target_score, where=others, ties=protocol.ties)
-
-        if blocks == 1:
-            scores, finite = scores_of(rows[0], first[0])
-            return 1 + above(scores, first[0], target_in(scores, first[0])), finite
-        target_score = jax.lax.map(lambda b: target_in(scores_of(*b)[0], b[1]), (rows, first)).sum(axis=0)
-
-        def count_block(b: tuple[Array, Array]) -> tuple[Array, Array]:
-            scores, finite = scores_of(*b)
-            return above(scores, b[1], target_score), finite
-
-        counts, finite = jax.lax.map(count_block, (rows, first))
-        return 1 + counts.sum(axis=0), finite.all(axis=0)
-
-    def among_sampled(
-        query: Array, table: Array, target: Array, candidates: Array, seen: Array
-    ) -> tuple[Array, Array]:
-        ids = jnp.concatenate([target[:, None], candidates], axis=1)
-        known = ((candidates >= 1) & (candidates <= num_items)).all(axis=1)
-        scores = jnp.einsum("bd,bnd->bn", query, table[ids])
-        finite = jnp.isfinite(scores).all(axis=1)
-        if protocol.seen == "zero":
-            marks = (ids[..., None] == seen[:, None]).any(axis=-1)
-            scores = metrics.apply_seen(scores, marks, protocol.seen)
-        ranks = metrics.rank_of_target(scores, jnp.zeros(len(ids), jnp.int32), ties=protocol.ties)
-        return ranks, finite & known
-
-    def rank(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
-        table = retriever.items(variables)
-        check_rows(table, num_items)
-
-        def batch(queries: Mapping[str, Array]) -> tuple[Array, Array]:
-            query = retriever.query(variables, queries, context)
-            target = queries["target"]
-            known, seen = (target >= 1) & (target <= num_items), jnp.zeros((len(target), 1), jnp.int32)
-            if "start" in context:
-                known = known & packing.has_events(queries, context)
-            if reads_history:
-                length = queries["length"]
-                end = context["start"][queries["user"]] + length
-                seen, known = (
-                    packing.window(context["items"], end, length, history),
-                    known & (length <= history),
-                )
-            if sampled:
-                ranks, finite = among_sampled(query, table, target, queries["candidates"], seen)
-            else:
-                ranks, finite = among_all(query, table, target, seen)
-            if protocol.seen == "exclude":
-                ranks = jnp.where((seen == target[:, None]).any(axis=1), metrics.MISS, ranks)
-            ranks = jnp.where(known, ranks, metrics.MISS)
-            return ranks, jnp.sum(~(finite & known) & queries["mask"])
-
-        return jax.lax.map(batch, dict(queries))
-
-    return rank
-
-
-def check_rows(table: Array, num_items: int) -> None:
-    """Raises ValueError unless an item table has a row for padding and one for each of num_items items."""
-    if table.shape[0] <= num_items:
-        raise ValueError(
-            f"num_items={num_items}: the model's item table has {table.shape[0]} rows, for items "
-            f"1..{table.shape[0] - 1}; build the model with num_items={num_items}, that of the data"
-        )
-
-
-def summarise(ranks: np.ndarray, mask: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:
+def ranking_means(ranks: np.ndarray, mask: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:
     """Means over real queries, summed in float64: hit@k and ndcg@k for each k, and mrr.
 
     A rank of `metrics.MISS` adds 0 to each: the target was seen before and taken out. Where there are such,
@@ -246,7 +115,7 @@ def seen_targets(rank: Array) -> dict[str, float]:
 
 def ranking_metrics(ks: tuple[int, ...] = (5, 10, 20)) -> Summarise:
     """Means of hit@k, ndcg@k and mrr over the ranks of real queries."""
-    return lambda ranks, queries: summarise(ranks, queries["mask"], ks)
+    return lambda ranks, queries: ranking_means(ranks, queries["mask"], ks)
 
 
 def make_scores(
@@ -287,7 +156,7 @@ def impression_metrics(
       ValueError: an AUC is not defined, because the impressions are of one class only.
     """
 
-    def summarise(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def task_metrics(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
         found = {}
         for t, task in enumerate(tasks):
             real = np.asarray(queries["mask"] & queries.get(f"space/{task}", True)).reshape(-1)
@@ -317,7 +186,7 @@ def impression_metrics(
                 )
         return found
 
-    return summarise
+    return task_metrics
 
 
 _auc, _gauc, _log_loss = jax.jit(metrics.auc), jax.jit(metrics.gauc), jax.jit(metrics.log_loss)

@@ -14,7 +14,7 @@ from jaxrec.data.catalogue import Entry, Kind, describe, entries, find, load, na
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.store import File
-from jaxrec.data.tables.click_histories import Sides
+from jaxrec.data.tables.click_histories import SideInfo
 from jaxrec.data.tables.impressions import ImpressionSplit
 
 Write = Callable[[str, str | bytes], Path]
@@ -97,8 +97,8 @@ def test_options_reach_the_source(data_dir: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_files_of_yours_are_read_by_the_name_of_their_format(write: Write) -> None:
     found = load("taobao", write("clicks.csv", TAOBAO))
-    sequences, sides = found
-    assert isinstance(sequences, Sequences) and isinstance(sides, Sides)
+    sequences, side_info = found
+    assert isinstance(sequences, Sequences) and isinstance(side_info, SideInfo)
     assert (sequences.num_users, sequences.num_items) == (2, 2)
 
 
@@ -106,8 +106,8 @@ def test_files_of_yours_are_read_by_the_name_of_their_format(write: Write) -> No
     "files, state",
     [
         ((("here",), ("here",)), "in JAXREC_DATA_DIR"),
-        ((("here",), ("nowhere",)), "not to be had"),
-        ((("nowhere",), ("here",)), "not to be had"),
+        ((("here",), ("nowhere",)), "not available"),
+        ((("nowhere",), ("here",)), "not available"),
         ((("nowhere", "here"), ("here",)), "in JAXREC_DATA_DIR"),  # one of two that stand for each other
     ],
 )

@@ -4,7 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
-from jaxrec.data.cells import BadCell, Codes, check_id, integer, kept_id, number, second
+from jaxrec.data.cells import (
+    BadCell,
+    IdCodes,
+    check_id,
+    parse_integer,
+    parse_kept_id,
+    parse_number,
+    parse_seconds,
+)
 
 MARKS = [
     "",
@@ -60,7 +68,7 @@ def test_other_text_is_an_id(text: str) -> None:
 
 
 def test_codes_number_texts_as_they_come_and_check_each_once() -> None:
-    codes = Codes("item")
+    codes = IdCodes("item")
     assert [codes[text] for text in ("b", "a", "b", "c")] == [0, 1, 0, 2]
     assert list(codes) == ["b", "a", "c"]
     with pytest.raises(BadCell, match=r"item is missing \('nan'\)"):
@@ -71,7 +79,7 @@ NOT_PLAIN = ["1_0", "007", "01", "+1", "１", "٣", " 1", "1 ", "1.0", "1e2", "0
 
 
 @pytest.mark.parametrize("text", NOT_PLAIN)
-@pytest.mark.parametrize("read", [integer, lambda text: kept_id("item", text)])
+@pytest.mark.parametrize("read", [parse_integer, lambda text: parse_kept_id("item", text)])
 def test_ids_are_written_plainly(text: str, read: Callable[[str], int]) -> None:
     with pytest.raises(BadCell, match="is not an integer.*digits 0-9 alone, no zeros in front"):
         read(text)
@@ -79,30 +87,30 @@ def test_ids_are_written_plainly(text: str, read: Callable[[str], int]) -> None:
 
 @pytest.mark.parametrize("text, value", [("0", 0), ("-5", -5), ("10", 10), (str(2**63 - 1), 2**63 - 1)])
 def test_plain_integers_are_read(text: str, value: int) -> None:
-    assert integer(text) == value
+    assert parse_integer(text) == value
 
 
 @pytest.mark.parametrize("text", [str(2**63), str(-(2**63) - 1), "9" * 5000])
 def test_integers_beyond_64_bits_are_refused(text: str) -> None:
     with pytest.raises(OverflowError, match="is not an integer of 64 bits"):
-        integer(text)
+        parse_integer(text)
     with pytest.raises(BadCell, match=r"is outside 1..2\^63-1"):
-        kept_id("item", text)
+        parse_kept_id("item", text)
 
 
 @pytest.mark.parametrize(
     "text, value", [("20", 20), ("20.0", 20), ("-3", -3), ("1e3", 1000), ("1.5E1", 15), ("007", 7), ("0.", 0)]
 )
 def test_times_are_whole_decimal_numbers(text: str, value: int) -> None:
-    assert second("time", text) == value
+    assert parse_seconds("time", text) == value
 
 
 @pytest.mark.parametrize("text", ["2_0", "1_000", "+5", " 5", "5 ", "１", "0x1", "", "-", "e5", "1e", "NA"])
 def test_times_and_values_of_another_form_are_no_numbers(text: str) -> None:
     with pytest.raises(BadCell, match="is missing or not a number"):
-        second("time", text)
+        parse_seconds("time", text)
     with pytest.raises(BadCell, match="is not a number"):
-        number("value", text)
+        parse_number("value", text)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +118,9 @@ def test_times_and_values_of_another_form_are_no_numbers(text: str) -> None:
 )
 def test_times_that_are_not_whole_seconds_are_refused(text: str) -> None:
     with pytest.raises(BadCell, match="is not a whole number"):
-        second("time", text)
+        parse_seconds("time", text)
 
 
 @pytest.mark.parametrize("text, value", [("4.5", 4.5), (".5", 0.5), ("-1.5e-1", -0.15), ("5.", 5.0)])
 def test_values_are_decimal_numbers(text: str, value: float) -> None:
-    assert number("value", text) == value
+    assert parse_number("value", text) == value

@@ -24,7 +24,7 @@ def test_list_names_every_set_with_its_state(cache: Path, capsys: Capture) -> No
     [
         "movielens/ml-100k            events+table    2.1 MB  to download         research use only",
         "census/income                table          55.5 MB  to download         CC BY 4.0",
-        "retailrocket/funnel          table           0.5 MB  not to be had       CC BY-NC-SA 4.0",
+        "retailrocket/funnel          table           0.5 MB  not available       CC BY-NC-SA 4.0",
         "sessions/tmall               sessions        3.2 MB  to download         no licence file",
         "aliexpress                   table                   files of your own: table aliexpress TRAIN TEST",
         "taobao                       events                  files of your own: events taobao FILE",

@@ -11,7 +11,7 @@ import pytest
 from jaxrec.data import validation, vocab
 from jaxrec.data.events.event_files import read_csv, read_parquet
 from jaxrec.data.events.interactions import Interactions
-from jaxrec.data.events.sequence_files import read_lines
+from jaxrec.data.events.sequence_files import read_sequences
 from jaxrec.report import results
 
 Write = Callable[[str, str | bytes], Path]
@@ -85,7 +85,7 @@ def test_one_long_id_costs_its_own_length(read: Reader) -> None:
 
 
 def test_an_id_that_would_make_all_others_huge_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocab, "MOST_BYTES", 4 * 100 * 100)
+    monkeypatch.setattr(vocab, "MAX_ARRAY_BYTES", 4 * 100 * 100)
     ids = [f"i{i}" for i in range(100)]
     assert len(vocab.build("item", [*ids, "x" * 90])) == 101
     with pytest.raises(
@@ -154,16 +154,16 @@ def test_lines_take_plain_integers_only(write: Write, cell: str, line: str) -> N
     with pytest.raises(
         ValueError, match=r"e.txt, line 2: .* is not an integer of 64 bits; .*digits 0-9 alone"
     ):
-        read_lines(write("e.txt", "8 1 2\n" + line.format(cell) + "\n"))
+        read_sequences(write("e.txt", "8 1 2\n" + line.format(cell) + "\n"))
 
 
 def test_lines_may_begin_with_a_byte_order_mark_and_end_in_any_case(write: Write) -> None:
-    assert read_lines(write("e.TXT", b"\xef\xbb\xbf7 1 2\n")).user_ids.tolist() == [7]
+    assert read_sequences(write("e.TXT", b"\xef\xbb\xbf7 1 2\n")).user_ids.tolist() == [7]
 
 
 def test_a_name_that_can_not_name_a_file_is_refused(write: Write) -> None:
     events, lines = write("my data.csv", "user,item,time\na,x,1\n"), write("my lines.txt", "1 2 3\n")
-    for read_it in (lambda **o: read_csv(events, **o), lambda **o: read_lines(lines, **o)):
+    for read_it in (lambda **o: read_csv(events, **o), lambda **o: read_sequences(lines, **o)):
         with pytest.raises(ValueError, match=r"data set name 'my .*': cannot name a file; .*another name="):
             read_it()
         assert read_it(name="mine").name == "mine"

@@ -56,7 +56,9 @@ def test_a_name_means_the_set_of_its_paper(
     config = din.Config(dataset=dataset)  # type: ignore[arg-type]
     clicks = din.load(config)
     assert asked == sources
-    assert list(clicks.sides.items) == ["attributes"] * (dataset != "Games") and not clicks.sides.users
+    assert (
+        list(clicks.side_info.items) == ["attributes"] * (dataset != "Games") and not clicks.side_info.users
+    )
     data = din.resident(clicks, config)
     named = dataset if dataset == "Games" else f"coserec-{dataset}"
     assert data.name == named and data.rule.startswith("last event")

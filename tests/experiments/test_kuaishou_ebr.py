@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.retrieval import kuaishou_ebr as experiment
-from jaxrec.data.events.clusters import divide, undivided
+from jaxrec.data.events.clusters import clusters_from_labels, one_cluster
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
@@ -48,13 +48,13 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_rows_differ_in_the_model_and_the_clusters_only() -> None:
     """As many steps an epoch for users as for their (user, cluster) pairs."""
-    clusters = divide(np.arange(DATA.num_items) % TINY.clusters)
+    clusters = clusters_from_labels(np.arange(DATA.num_items) % TINY.clusters)
     models = {
         row: experiment.model_of(row, DATA, TINY) for row in ("sasrec-ssm", "naive-mtl-ssm", "prompts-ssm")
     }
     work = {
         row: experiment.training_of(
-            row, model, DATA, undivided(DATA.num_items) if row == "sasrec-ssm" else clusters, TINY
+            row, model, DATA, one_cluster(DATA.num_items) if row == "sasrec-ssm" else clusters, TINY
         )
         for row, model in models.items()
     }
@@ -66,7 +66,7 @@ def test_rows_differ_in_the_model_and_the_clusters_only() -> None:
 def test_clusters_come_from_training_events_and_hold_every_item(monkeypatch: pytest.MonkeyPatch) -> None:
     """Directions decide, not lengths; an item without a training event joins the largest cluster."""
     rows = [[1, 2, 3, 4, 8], [5, 6, 5, 7, 1], [2, 1, 6, 3, 7]]  # the last two of each are held out
-    data = ranking.resident(leave_one_out(Sequences.from_rows("small", rows, num_items=8)))
+    data = ranking.resident(leave_one_out(Sequences.from_lists("small", rows, num_items=8)))
     vectors = np.array([[9, 9], [1, 0], [5, 0.1], [0.1, 0], [9, 9], [0, 2], [0.1, 7], [9, 9], [9, 9]])
     given: list[list[int]] = []
 

@@ -12,7 +12,7 @@ import pytest
 
 from experiments import published_checkpoints as experiment
 from jaxrec.convert import s3rec
-from jaxrec.data.store import find
+from jaxrec.data.store import find_file
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
@@ -35,7 +35,7 @@ def test_the_published_metrics_to_four_decimals(
 ) -> None:
     monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
     paper = experiment.PUBLISHED[number]
-    if find(paper.files[0]) is None:
+    if find_file(paper.files[0]) is None:
         pytest.skip(f"the data folder has no {paper.files[0].path}")
     monkeypatch.setattr(experiment, "PUBLISHED", (paper,))
     monkeypatch.setattr(experiment, "FLOORS", ())

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from experiments import relabel
+from experiments.common import described
 from experiments.sequential import stamp, ticoserec
-from experiments.settings import described
 from jaxrec.report import results
 from jaxrec.types import Protocol, Result
 from tests.report.results_for_tests import MANIFEST

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.published import NONE
+from experiments.common import NONE
 from experiments.sequential import sasrec as experiment
 from jaxrec import packing
 from jaxrec.data.events.interactions import Sequences
@@ -61,7 +61,7 @@ def test_candidates_hang_on_the_seed_alone() -> None:
 
 def test_a_user_with_every_item_has_no_candidate() -> None:
     rows = [[1, 2, 3, 1, 4], [4, 1, 2, 3, 1]]
-    data = ranking.resident(leave_one_out(Sequences.from_rows("all", rows, num_items=4)))
+    data = ranking.resident(leave_one_out(Sequences.from_lists("all", rows, num_items=4)))
     with pytest.raises(ValueError, match="all: a user's events and target are all 4 items"):
         ranking.sampled_candidates(data, data.split.test, 3, seed=0)
 
@@ -178,7 +178,7 @@ def test_who_remembers_the_history_gains_nothing_by_how_candidates_are_drawn(see
     """
     rng = np.random.default_rng(0)
     rows = [rng.permutation(20)[:15].tolist() for _ in range(60)]
-    again = Sequences.from_rows("again", [[i + 1 for i in (*r, r[3])] for r in rows])
+    again = Sequences.from_lists("again", [[i + 1 for i in (*r, r[3])] for r in rows])
     data = ranking.resident(leave_one_out(again))
 
     def query(variables: Any, queries: Any, context: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import pytest
 
-from experiments.saving import origin, save
+from experiments.common import origin, save
 from jaxrec import provenance
 from jaxrec.report.results import read, read_all
 from jaxrec.train.fit import Fitted

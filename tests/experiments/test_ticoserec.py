@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.published import NONE
+from experiments.common import NONE
 from experiments.sequential import ticoserec
 from experiments.sequential import ticoserec_recipes as recipes
 from jaxrec.data.events.interactions import Sequences
@@ -133,7 +133,7 @@ def fingerprints(sequences: Sequences, rounds: int = 12) -> tuple[np.ndarray, np
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return x ^ (x >> np.uint64(31))
 
-    users, items = sequences.users, sequences.items
+    users, items = sequences.event_users, sequences.items
     of_user = sequences.lengths.astype(np.uint64)
     of_item = np.bincount(items, minlength=sequences.num_items + 1).astype(np.uint64)
     for _ in range(rounds):
@@ -170,10 +170,10 @@ def test_the_two_files_order_the_events_of_a_day_otherwise(
     assert ours.times is not None
     compared = equal = same_day = ascending = 0
     for user, other in enumerate(matched(our_users, their_users)):
-        here = item[ours.row(user)]
+        here = item[ours.user_items(user)]
         if other < 0 or (here < 0).any():
             continue
-        there = theirs.row(other)
+        there = theirs.user_items(other)
         assert sorted(here) == sorted(there)
         compared, equal = compared + 1, equal + np.array_equal(here, there)
         if name != "Yelp-A":  # whose users repeat items

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import hstu_length
-from experiments.published import NONE
+from experiments.common import NONE
 from experiments.sequential import hstu
 from experiments.sequential.hstu_recipes import RECIPES
 from jaxrec.data.events.interactions import Sequences
@@ -57,7 +57,7 @@ def ratings_dat() -> str:
     """A tiny ratings.dat: the chain of the synthetic set, written as MovieLens-1M is."""
     sequences = markov_chain(num_users=24, num_items=20).sequences
     assert sequences.times is not None
-    rows = zip(sequences.users + 1, sequences.items, sequences.times, strict=True)
+    rows = zip(sequences.event_users + 1, sequences.items, sequences.times, strict=True)
     return "".join(f"{user}::{100 + item}::{3 + item % 3}::{time}\n" for user, item, time in rows)
 
 
@@ -172,7 +172,7 @@ def test_layers_are_those_of_the_command_line() -> None:
 
 
 def test_data_without_times_need_hstu_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sasrec, "load", lambda name: Sequences.from_rows(name, [[1, 2, 3, 1]]))
+    monkeypatch.setattr(sasrec, "load", lambda name: Sequences.from_lists(name, [[1, 2, 3, 1]]))
     with pytest.raises(ValueError, match="Video: has no times; --no-times"):
         hstu.load(hstu.Config(dataset="Video"))
     config = hstu.Config(dataset="Video", times=False)
@@ -184,7 +184,7 @@ def test_data_without_times_need_hstu_without_them(monkeypatch: pytest.MonkeyPat
 
 def test_without_validation_all_events_but_the_last_are_training() -> None:
     """A user of two events stays in training only, as ever."""
-    sequences = Sequences.from_rows("small", [[1, 2, 3, 4], [1, 2], [4, 3, 2]])
+    sequences = Sequences.from_lists("small", [[1, 2, 3, 4], [1, 2], [4, 3, 2]])
     split = hstu.split_of(sequences, "test")
     assert split.train_length.tolist() == [3, 2, 2]
     assert split.test.target.tolist() == [4, 2]

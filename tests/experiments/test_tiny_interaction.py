@@ -12,7 +12,7 @@ import pytest
 from experiments.multitask import scenarios
 from experiments.ranking import feature_interaction
 from jaxrec.data.synthetic.multitask import funnel
-from jaxrec.data.tables.features import FIRST
+from jaxrec.data.tables.features import FIRST_VALUE
 from jaxrec.report.results import read_all
 from jaxrec.tasks.multitask import stacked
 from tests.experiments.test_tiny import call
@@ -106,7 +106,7 @@ def test_scenarios_part_the_test_rows() -> None:
     test = scenarios.load(scenarios.Config(tiny=True)).data.test
     spaces = np.stack([test["space/0"], test["space/1"]])
     assert (spaces.sum(axis=0)[test["mask"]] == 1).all()
-    assert (test["item_id"][spaces[1]] == FIRST + 1).all()
+    assert (test["item_id"][spaces[1]] == FIRST_VALUE + 1).all()
 
 
 def test_rows_without_a_scenario_are_refused() -> None:

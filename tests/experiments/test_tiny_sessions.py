@@ -86,19 +86,19 @@ def test_reordered_sessions_hold_the_same_clicks_and_ask_every_prefix() -> None:
         assert found.test.lengths.tolist() == before.test.lengths.tolist()
         at = 0
         for row, session in enumerate(lists_of):
-            for part in (found.train.row(row), found.test.row(at)):
+            for part in (found.train.user_items(row), found.test.user_items(at)):
                 assert sorted(part.tolist()) == sorted(session)
                 assert grouped(part.tolist())
-            whole = found.test.row(at).tolist()
+            whole = found.test.user_items(at).tolist()
             for cut in range(len(session), 1, -1):  # a prefix and its target
-                assert found.test.row(at).tolist() == whole[:cut]
+                assert found.test.user_items(at).tolist() == whole[:cut]
                 at += 1
-        firsts.add(int(found.train.row(0)[0]))
+        firsts.add(int(found.train.user_items(0)[0]))
     assert firsts == {1, 2, 3}  # items come in random order
     for seed in range(5):
         found = sessions.repeats_together(before, seed, fixed=True)
-        rows = [found.train.row(row).tolist() for row in range(len(lists_of))]
-        rows += [found.test.row(at).tolist() for at in range(found.test.num_users)]
+        rows = [found.train.user_items(row).tolist() for row in range(len(lists_of))]
+        rows += [found.test.user_items(at).tolist() for at in range(found.test.num_users)]
         assert all(grouped(row) for row in rows)
         pairs = {(a, b) for row in rows for a, b in itertools.combinations(row, 2) if a != b}
         assert not any((b, a) in pairs for a, b in pairs)  # 1 and 2, 1 and 3, ... stand in one order in all

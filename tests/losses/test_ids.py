@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrec import losses, sampling
-from jaxrec.data.events.clusters import divide
+from jaxrec.data.events.clusters import clusters_from_labels
 from jaxrec.tasks import next_click as session
 from jaxrec.tasks import objectives
 from jaxrec.tasks.cluster_retrieval import in_cluster_softmax
@@ -24,7 +24,7 @@ HIDDEN = jnp.asarray(RNG.normal(size=(2, 2, DIM)), jnp.float32)
 TABLE = jnp.asarray(RNG.normal(size=(NUM_ITEMS + 1, DIM)), jnp.float32).at[0].set(0)
 WRONG = (-1, -2, NUM_ITEMS + 1, 99, 2**31 - 1, -(2**31))
 COUNTS = np.arange(NUM_ITEMS + 1)
-CLUSTERS = divide(np.array([0, 0, 1, 1, 1]))
+CLUSTERS = clusters_from_labels(np.array([0, 0, 1, 1, 1]))
 
 Loss = Callable[[Any, Any, Any, Any], Any]
 DIRECT: Mapping[str, Loss] = {

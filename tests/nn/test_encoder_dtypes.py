@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrec import losses, sampling
-from jaxrec.data.events.clusters import divide
+from jaxrec.data.events.clusters import clusters_from_labels
 from jaxrec.nn.layers.dice import Dice
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.cosine import Cosine
@@ -56,7 +56,7 @@ ACTIONS = (TARGETS > 0) * (1 + ITEMS % 3).astype(np.int32)
 COUNTS = np.arange(NUM_ITEMS + 1)
 POPULAR = sampling.popularity_table(COUNTS, alpha=1.0)
 SHARED = objectives.negatives(COUNTS, num_samples=3, alpha=0.5, logq=1.0)
-CLUSTERS = divide(np.arange(NUM_ITEMS) % 2)
+CLUSTERS = clusters_from_labels(np.arange(NUM_ITEMS) % 2)
 OBJECTIVES: Mapping[str, Objective] = {
     "sampled_bce": objectives.sampled(losses.bce, NUM_ITEMS, 2),
     "full_softmax": objectives.full_softmax(block=5),

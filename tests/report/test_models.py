@@ -35,6 +35,15 @@ def test_a_row_has_class_docstring_experiment_and_fixture(checkout: Path) -> Non
     assert row + "[census](../experiments/multitask/census.py) | `mmoe` |\n" in models.page(checkout)
 
 
+def test_an_experiment_uses_what_its_recipe_imports(checkout: Path) -> None:
+    (checkout / "jaxrec/recipes").mkdir()
+    (checkout / "jaxrec/recipes/multitask.py").write_text("from jaxrec.nn.multitask.mmoe import MMoE\n")
+    (checkout / "experiments/multitask/census.py").write_text(
+        "from jaxrec.recipes import multitask as recipes\n"
+    )
+    assert "| [census](../experiments/multitask/census.py) | `mmoe` |" in models.page(checkout)
+
+
 def test_the_paper_is_found_in_a_later_paragraph(checkout: Path) -> None:
     module = checkout / "jaxrec/nn/multitask/mmoe.py"
     module.write_text('"""Gates.\n\nMa, Zhao and Chi, "Tasks", KDD 2018, arXiv:1.23. It is\nquick.\n"""\n')

@@ -34,7 +34,7 @@ def split() -> Split:
             row[-2:] = rng.integers(21, 31, 2)
         rows.append(row.tolist())
     times = [np.cumsum(rng.integers(0, 1000, n)).tolist() for n in LENGTHS]
-    return leave_one_out(Sequences.from_rows("small", rows, times, num_items=NUM_ITEMS), short="train")
+    return leave_one_out(Sequences.from_lists("small", rows, times, num_items=NUM_ITEMS), short="train")
 
 
 def columns(**kwargs: Any) -> dict[str, np.ndarray]:
@@ -46,7 +46,7 @@ def columns(**kwargs: Any) -> dict[str, np.ndarray]:
 
 def training_events(user: int) -> list[int]:
     """Items that training may read of a user."""
-    return [] if user == 3 else split().sequences.row(user)[: split().train_length[user]].tolist()
+    return [] if user == 3 else split().sequences.user_items(user)[: split().train_length[user]].tolist()
 
 
 class Averager(nn.Module):

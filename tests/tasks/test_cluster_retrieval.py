@@ -12,7 +12,7 @@ import pytest
 from scipy.special import log_softmax, logsumexp
 
 from jaxrec import packing
-from jaxrec.data.events.clusters import Clusters, cluster_examples, divide, undivided
+from jaxrec.data.events.clusters import Clusters, cluster_examples, clusters_from_labels, one_cluster
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.packing import Packing
@@ -25,7 +25,7 @@ from tests.tasks.small import MAX_LEN, NUM_ITEMS, columns, split
 
 LABELS = np.arange(NUM_ITEMS) % 3
 LABELS[4] = 3  # item 5 is alone in its cluster
-CLUSTERS = divide(LABELS)
+CLUSTERS = clusters_from_labels(LABELS)
 K, SAMPLES = CLUSTERS.num_clusters, 6
 # No blocks, which compiles fast: the encoder itself is tested in tests/nn/test_kuaishou_ebr.py.
 SIZES: dict[str, Any] = {
@@ -159,7 +159,7 @@ def loss_and_gradient(clusters: Clusters, hidden: Any, table: Any, targets: Any)
     return value, gradient, np.asarray(samples)
 
 
-@pytest.mark.parametrize("clusters", [CLUSTERS, undivided(NUM_ITEMS)], ids=["four", "one"])
+@pytest.mark.parametrize("clusters", [CLUSTERS, one_cluster(NUM_ITEMS)], ids=["four", "one"])
 def test_softmax_is_over_sampled_items_of_the_targets_cluster(clusters: Clusters) -> None:
     rng = np.random.default_rng(3)
     hidden, table = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 7, 5), (NUM_ITEMS + 1, 5)))
@@ -209,7 +209,7 @@ def test_prompts_of_one_have_the_losses_of_no_prompts() -> None:
 
 def test_one_cluster_and_a_prompt_of_one_are_sasrec() -> None:
     """The same batch, loss and gradient, given the same keys."""
-    whole = undivided(NUM_ITEMS)
+    whole = one_cluster(NUM_ITEMS)
     examples = cluster_examples(columns(), whole, MAX_LEN)
     objective = in_cluster_softmax(whole, SAMPLES)
     model, plain = KuaishouEBR(**SIZES, num_clusters=1, intent_dim=4, intent_layers=0), SASRec(**SIZES)
@@ -300,7 +300,7 @@ def test_a_query_is_read_under_the_prompt_of_its_cluster(packed: Packing | None)
     queries["user"] = user.astype(np.int32)
     queries |= {"length": length, "mask": mask}
     clusters = jnp.array([2, 0, 1, 3, 0])
-    histories = [split().sequences.row(u)[:n][-MAX_LEN:] for u, n in zip(user, length, strict=True)]
+    histories = [split().sequences.user_items(u)[:n][-MAX_LEN:] for u, n in zip(user, length, strict=True)]
     items = np.stack([np.pad(items, (MAX_LEN - len(items), 0)) for items in histories])
     served = cluster_retriever(MODEL, packed)
 

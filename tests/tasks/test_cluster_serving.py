@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.data.events.clusters import Clusters, divide, undivided
+from jaxrec.data.events.clusters import Clusters, clusters_from_labels, one_cluster
+from jaxrec.index.rank import make_rank
 from jaxrec.tasks.cluster_serving import (
     ClusterRetriever,
     make_recall,
@@ -20,13 +21,12 @@ from jaxrec.tasks.cluster_serving import (
     quotas,
     recall_metrics,
 )
-from jaxrec.train.evaluate import make_rank
 from jaxrec.types import Protocol, Retriever
 
 NUM_ITEMS, K, DIM, USERS = 23, 4, 3, 6
 LABELS = np.random.default_rng(0).choice([0, 1, 3], NUM_ITEMS)
 LABELS[6] = 2  # item 7 is alone in cluster 2
-CLUSTERS = divide(LABELS)
+CLUSTERS = clusters_from_labels(LABELS)
 COMPILED = jax.jit(quotas, static_argnames="alpha")
 INTENT = np.random.default_rng(1).normal(size=(50, K)).astype(np.float32)
 
@@ -142,7 +142,7 @@ def capacity_of(clusters: Clusters) -> np.ndarray:
 
 @functools.cache
 def merge(labels: tuple[int, ...], total: int) -> Any:
-    clusters = divide(np.array(labels))
+    clusters = clusters_from_labels(np.array(labels))
     return jax.jit(lambda v, t, q, p, s: merged_list(v, t, clusters, q, p, s, total=total))
 
 
@@ -150,7 +150,7 @@ def lists(
     labels: np.ndarray, vectors: np.ndarray, prior: np.ndarray, total: int, limited: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Quotas and list of every user."""
-    capacity = capacity_of(divide(labels)) if limited else 9999
+    capacity = capacity_of(clusters_from_labels(labels)) if limited else 9999
     quota = fast_quotas(prior, total, 1.0, capacity)
     return quota, np.asarray(merge(tuple(labels.tolist()), total)(vectors, TABLE, quota, prior, SEEN))
 
@@ -250,7 +250,7 @@ def test_one_cluster_has_the_recall_of_the_full_ranking() -> None:
         lambda variables, queries, context: variables["vectors"][queries["user"], 0],
         lambda variables: variables["table"],
     )
-    recall = make_recall(over_all_items(plain), undivided(NUM_ITEMS), KS, alpha=1.0, history=19)
+    recall = make_recall(over_all_items(plain), one_cluster(NUM_ITEMS), KS, alpha=1.0, history=19)
     rank = make_rank(plain, Protocol(), num_items=NUM_ITEMS, history=19)
     (values, _), (ranks, _) = jax.jit(lambda *a: (recall(*a), rank(*a)))(VARIABLES, queries, context)
     real = queries["mask"]

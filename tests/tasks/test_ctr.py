@@ -14,7 +14,7 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.data.synthetic.sequences import markov_chain
-from jaxrec.data.tables.click_histories import SHARED, Clicks, Sides, next_clicks
+from jaxrec.data.tables.click_histories import SHARED, Clicks, SideInfo, next_clicks
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.id_columns import Sequenced
@@ -50,7 +50,7 @@ KIND = np.append(0, np.arange(ITEMS) % 3 + 1).astype(np.int32)
 def clicks() -> Clicks:
     made = markov_chain(20, ITEMS, min_length=4, max_length=9).sequences
     ages = np.append(0, np.arange(20) % 4 + 1).astype(np.int32)
-    return next_clicks(made, sides=Sides({"kind": KIND}, {"age": ages}))
+    return next_clicks(made, side_info=SideInfo({"kind": KIND}, {"age": ages}))
 
 
 def context() -> dict[str, Any]:
@@ -80,7 +80,7 @@ def table(variables: Any) -> Any:
 
 @functools.cache
 def regularised() -> Task:
-    counts = jnp.asarray(clicks().examples_with(LENGTH), jnp.int32)
+    counts = jnp.asarray(clicks().count_examples_with(LENGTH), jnp.int32)
     each = Regularised(table, ("item", "history_item"), counts)
     return ctr(module(negatives=False), length=LENGTH, regularised=[each])
 
@@ -96,7 +96,7 @@ def test_a_history_is_the_last_events_before_the_row(length: int) -> None:
         np.testing.assert_array_equal(batch["history_item"][m], expected)
         np.testing.assert_array_equal(batch["history_kind"][m], KIND[expected])
         assert batch["kind"][m] == KIND[made.item[m]]
-        assert batch["age"][m] == made.sides.users["age"][made.user[m]]
+        assert batch["age"][m] == made.side_info.users["age"][made.user[m]]
     assert set(batch) == {"user", "item", "kind", "age", "history_item", "history_kind"}
 
 
@@ -189,7 +189,7 @@ def test_mini_batch_aware_is_its_formula_over_real_rows() -> None:
         *np.asarray(batch["item"])[real].tolist(),
         *np.asarray(batch["history_item"])[real].ravel().tolist(),
     }
-    weights, counts = np.asarray(table(variables), np.float64), clicks().examples_with(LENGTH)
+    weights, counts = np.asarray(table(variables), np.float64), clicks().count_examples_with(LENGTH)
     expected = sum(0.5 * (weights[j] ** 2).sum() / max(counts[j], 1) for j in ids - {0})
     assert float(found["mini_batch_aware"]) == pytest.approx(expected, rel=1e-5)
     gradient = jax.grad(lambda v: task.losses(v, batch, KEY)[0]["mini_batch_aware"])(dict(variables))

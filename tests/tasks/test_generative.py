@@ -16,11 +16,12 @@ from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.synthetic.sequences import markov_chain
+from jaxrec.index.rank import make_rank
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.packing import Packing
 from jaxrec.tasks.generative import action_score, generative, next_positive, retriever, windows
 from jaxrec.tasks.objectives import uniform_softmax
-from jaxrec.train.evaluate import make_rank, summarise
+from jaxrec.train.evaluate import ranking_means
 from jaxrec.types import Batch, Protocol, Variables
 from tests.nn.drawn import drawn
 from tests.tasks.small import MAX_LEN, NUM_ITEMS, columns, split, training_events
@@ -299,5 +300,5 @@ def test_full_ranking_of_a_chain_of_items() -> None:
     for of in (variables, trained):
         ranks, bad = rank(of, queries, columns)
         assert not bad.any()
-        metrics.append(summarise(np.asarray(ranks), queries["mask"], protocol.ks)["hit@1"])
+        metrics.append(ranking_means(np.asarray(ranks), queries["mask"], protocol.ks)["hit@1"])
     assert metrics[0] < 0.4 < 0.8 < metrics[1]

@@ -13,12 +13,12 @@ from scipy.special import log_softmax
 
 from jaxrec.data.events.sessions import Sessions, SessionSplit, split_sessions
 from jaxrec.data.sources.session_logs import from_lists
+from jaxrec.index.rank import make_rank
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.stamp import STAMP
 from jaxrec.tasks import next_click as session
 from jaxrec.tasks import next_item, objectives
 from jaxrec.tasks.profile import profile
-from jaxrec.train.evaluate import make_rank
 from jaxrec.types import Protocol, Task, Variables
 from tests.tasks import small
 

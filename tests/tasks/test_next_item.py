@@ -97,7 +97,7 @@ def test_users_with_fewer_than_two_training_events_and_masked_ones_add_nothing()
 def test_negatives_are_items_a_user_has_not_used(packed: Packing | None, reject: str) -> None:
     _, batch = prepared(packed, reject)
     for index, user in enumerate(USERS):
-        used = split().sequences.row(user).tolist() if reject == "all" else training_events(user)
+        used = split().sequences.user_items(user).tolist() if reject == "all" else training_events(user)
         negatives = batch["negatives"][batch["segments"] == index + 1]
         assert ((negatives >= 1) & (negatives <= NUM_ITEMS)).all()
         assert not {*negatives.tolist()} & {*used}
@@ -299,7 +299,9 @@ def test_a_query_reads_the_events_before_its_target(packed: Packing | None) -> N
     batch = jax.jit(lambda q, c: tasks.query_batch(q, c, packed, MAX_LEN))(queries, columns())
     for index, (user, length) in enumerate(zip(queries["user"], queries["length"], strict=True)):
         mine = np.asarray(batch["segments"]) == index + 1
-        events = split().sequences.row(user)[:length].tolist()[-MAX_LEN:] if queries["mask"][index] else []
+        events = (
+            split().sequences.user_items(user)[:length].tolist()[-MAX_LEN:] if queries["mask"][index] else []
+        )
         assert np.asarray(batch["items"])[mine].tolist() == events
         assert np.asarray(batch["positions"])[mine].tolist() == list(range(MAX_LEN - len(events), MAX_LEN))
 
@@ -313,7 +315,7 @@ def test_packed_and_padded_queries_have_the_same_vectors() -> None:
     }
     real = queries_of(None)["mask"]
     np.testing.assert_allclose(vectors[PACKED][real], vectors[None][real], rtol=1e-5, atol=1e-6)
-    first_two = {"items": np.pad(split().sequences.row(0)[:2], (MAX_LEN - 2, 0))[None]}
+    first_two = {"items": np.pad(split().sequences.user_items(0)[:2], (MAX_LEN - 2, 0))[None]}
     first_two |= {
         "positions": np.arange(MAX_LEN)[None],
         "segments": (first_two["items"] > 0).astype(np.int32),

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from jaxrec import losses, sampling
-from jaxrec.data.events.clusters import undivided
+from jaxrec.data.events.clusters import one_cluster
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks.cluster_retrieval import in_cluster_softmax
@@ -90,7 +90,7 @@ def excluded_width() -> int:
             "top1-max; in-batch negatives and 5 ∝ frequency^0.75",
         ),
         (sigmoid_softmax(), "sigmoid", "sigmoid softmax"),
-        (in_cluster_softmax(undivided(NUM_ITEMS), 3), "ssm", "sampled softmax"),
+        (in_cluster_softmax(one_cluster(NUM_ITEMS), 3), "ssm", "sampled softmax"),
     ],
 )
 def test_an_objective_says_what_it_trains(objective: Objective, name: str, description: str) -> None:

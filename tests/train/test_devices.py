@@ -14,13 +14,14 @@ import pytest
 
 from jaxrec import losses, packing, sampling
 from jaxrec.data.events.batching import batched_queries
+from jaxrec.index.rank import make_rank
 from jaxrec.optim.loss_weighting import static
 from jaxrec.packing import Packing
 from jaxrec.tasks import contrastive, next_item, objectives
 from jaxrec.tasks.combine import combine
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import CompiledMeasure, make_rank, ranking_metrics, summarise
+from jaxrec.train.evaluate import CompiledMeasure, ranking_means, ranking_metrics
 from jaxrec.train.fit import Phase, Selection, fit
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
@@ -169,7 +170,7 @@ def test_metrics_of_the_test_split_are_those_of_one_device(name: str) -> None:
             parallel.split_leading(queries, num_devices),
             parallel.replicate(context(), num_devices),
         )
-        found.append(summarise(ranks[0], queries["mask"], (5, 10)))
+        found.append(ranking_means(ranks[0], queries["mask"], (5, 10)))
     assert found[1] == pytest.approx(found[0], abs=1e-5)
     assert 0 < found[0]["mrr"] < 1
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxrec import metrics
-from jaxrec.train.evaluate import CompiledMeasure, check_finite, evaluate, make_rank, summarise
+from jaxrec.index.rank import make_rank
+from jaxrec.train.evaluate import CompiledMeasure, check_finite, evaluate, ranking_means
 from jaxrec.types import Protocol, Retriever
 from tests.train import toy
 
@@ -202,7 +203,7 @@ def test_who_scores_what_was_seen_earns_nothing_by_targets_that_come_again(block
     found = {}
     for seen in ("exclude", "keep"):
         rank = jax.jit(make_rank(remembers, Protocol(seen=seen), num_items=NUM_ITEMS, history=3, block=block))
-        found[seen] = summarise(np.asarray(rank({}, batches, events)[0]), batches["mask"], (1, 3, 10**6))
+        found[seen] = ranking_means(np.asarray(rank({}, batches, events)[0]), batches["mask"], (1, 3, 10**6))
     assert found["exclude"] == {**dict.fromkeys(found["keep"], 0.0), "seen_targets": 1.0}
     assert found["keep"]["hit@3"] == 1.0 and "seen_targets" not in found["keep"]
 
@@ -269,7 +270,7 @@ def test_rules_that_do_not_exist_are_errors(changes: dict[str, str]) -> None:
 
 def test_summary_is_the_mean_over_real_queries() -> None:
     ranks, mask = np.array([[1, 4], [11, 1]]), np.array([[True, True], [True, False]])
-    found = summarise(ranks, mask, (1, 5))
+    found = ranking_means(ranks, mask, (1, 5))
     assert found == pytest.approx(
         {
             "hit@1": 1 / 3,

@@ -203,7 +203,7 @@ def test_next_item_streams_to_the_bits_of_the_resident_epoch() -> None:
     batches = Batches(
         plan,
         jax.random.key(5),
-        lambda r: gather_users(columns, r, events=small.MAX_LEN + 1),
+        lambda r: gather_users(columns, r, max_events=small.MAX_LEN + 1),
         epochs=2,
         columns={"length": columns["length"]},
     )
@@ -217,7 +217,7 @@ def test_next_item_streams_to_the_bits_of_the_resident_epoch() -> None:
 def test_gathered_users_hold_their_last_events_and_exclusions() -> None:
     columns = small.columns()
     rows = {"example": np.array([4, 3, 0, 7], np.int32), "mask": np.ones(4, bool)}
-    local, found = gather_users(columns, rows, events=4)
+    local, found = gather_users(columns, rows, max_events=4)
     assert local["example"].tolist() == [0, 1, 2, 3]
     assert local["mask"] is rows["mask"]
     for number, user in enumerate(rows["example"]):

@@ -12,8 +12,9 @@ import numpy as np
 import optax
 
 from jaxrec import losses
+from jaxrec.index.rank import make_rank
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import make_rank, ranking_metrics
+from jaxrec.train.evaluate import ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection, fit
 from jaxrec.types import Array, Batch, Context, Evaluation, Key, Protocol, Retriever, Task, Variables
 

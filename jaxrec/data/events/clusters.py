@@ -15,9 +15,9 @@ _BLOCK = 65_536  # vectors whose distances are held at a time
 class Clusters(NamedTuple):
     """A division of the items into K clusters, every item in one and no cluster empty.
 
-    of: cluster 0..K-1 of each id, int32 [vocab_size]; K, which is none, for padding.
+    of: cluster 0..K-1 of each id, int32 [vocab_size]; K, which is no cluster, for padding.
     members: the items cluster by cluster, ascending in each, int32 [num_items].
-    start: where each cluster begins in `members`, and the end, int32 [K + 1].
+    start: offset of each cluster in `members`, and the end, int32 [K + 1].
     """
 
     of: np.ndarray
@@ -34,11 +34,11 @@ class Clusters(NamedTuple):
         return np.diff(self.start)
 
 
-def divide(labels: np.ndarray) -> Clusters:
-    """Clusters from the label of items 1..num_items, int [num_items]: 0..K-1, each of them used.
+def clusters_from_labels(labels: np.ndarray) -> Clusters:
+    """Clusters from the cluster 0..K-1 of each of the items 1..num_items, int [num_items].
 
     Raises:
-      ValueError: there is no item, labels are not whole numbers from 0 on, or some label is missing.
+      ValueError: there is no item, labels are not integers from 0 on, or a cluster has no item.
     """
     labels = np.asarray(labels)
     if labels.dtype.kind == "u":
@@ -59,18 +59,18 @@ def divide(labels: np.ndarray) -> Clusters:
     )
 
 
-def undivided(num_items: int) -> Clusters:
+def one_cluster(num_items: int) -> Clusters:
     """All items in one cluster."""
-    return divide(np.zeros(num_items, np.int32))
+    return clusters_from_labels(np.zeros(num_items, np.int32))
 
 
 def cluster_examples(
     columns: Mapping[str, np.ndarray], clusters: Clusters, max_len: int
 ) -> dict[str, np.ndarray]:
-    """Every (user, cluster) such that the cluster holds a target of the user's training window.
+    """Every pair (user, cluster) where a target of the user's training window is in the cluster.
 
-    columns: of `data.batching.next_item_columns`. The window is that of next-item prediction: the last
-    max_len training events that have a successor.
+    columns: of `batching.next_item_columns`. The window is that of next-item prediction: the last max_len
+    training events that have a successor.
 
     Returns: example_user, example_cluster, int32 [E], ordered by user, then cluster.
     """
@@ -87,9 +87,9 @@ def cluster_examples(
     }
 
 
-class Partition(NamedTuple):
-    """What K-means found: label of each vector, int32 [N]; the means, float64 [K, D]; the sum of squared
-    distances from them, which it makes small."""
+class KMeansResult(NamedTuple):
+    """labels: cluster of each vector, int32 [N]; centres: means, float64 [K, D]; inertia: the sum of squared
+    distances of the vectors from their centres, which K-means minimises."""
 
     labels: np.ndarray
     centres: np.ndarray
@@ -98,19 +98,19 @@ class Partition(NamedTuple):
 
 def kmeans(
     vectors: np.ndarray, num_clusters: int, *, seed: int = 0, iterations: int = 300, restarts: int = 4
-) -> Partition:
-    """The best of some runs of Lloyd's algorithm (IEEE Trans. Inf. Theory 1982) from k-means++ seeds.
+) -> KMeansResult:
+    """The best of `restarts` runs of Lloyd's algorithm (IEEE Trans. Inf. Theory 1982) from k-means++ seeds.
 
-    The same arguments give the same partition. A cluster that loses all its vectors takes over the one
-    farthest from its mean, so none is ever empty.
+    Deterministic given `seed`. A cluster that loses all its vectors takes over the vector farthest from its
+    centre, so none is ever empty.
 
     Args:
       vectors: float [N, D]. For cosine distance give them unit length.
-      iterations: at most so many in each run.
-      restarts: runs, each from seeds of its own (Arthur and Vassilvitskii, SODA 2007).
+      iterations: at most this many in each run.
+      restarts: number of runs, each from its own seeds (Arthur and Vassilvitskii, SODA 2007).
 
     Raises:
-      ValueError: vectors are not finite, or fewer of them are distinct than clusters are asked for.
+      ValueError: vectors are not finite, or there are fewer distinct vectors than clusters.
     """
     vectors = np.asarray(vectors, np.float64)
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
@@ -124,11 +124,11 @@ def kmeans(
     runs = []
     for restart in range(restarts):
         rng = np.random.default_rng([seed, restart])
-        runs.append(_lloyd(vectors, _plus_plus(vectors, num_clusters, rng), iterations))
+        runs.append(_lloyd(vectors, _kmeans_plus_plus(vectors, num_clusters, rng), iterations))
     return min(runs, key=lambda run: run.inertia)
 
 
-def _plus_plus(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def _kmeans_plus_plus(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Vectors drawn one by one in proportion to the squared distance from those drawn before: [count, D]."""
     centres = vectors[rng.integers(len(vectors))][None]
     nearest = np.square(vectors - centres[0]).sum(axis=1)
@@ -139,10 +139,10 @@ def _plus_plus(vectors: np.ndarray, count: int, rng: np.random.Generator) -> np.
     return centres
 
 
-def _lloyd(vectors: np.ndarray, centres: np.ndarray, iterations: int) -> Partition:
+def _lloyd(vectors: np.ndarray, centres: np.ndarray, iterations: int) -> KMeansResult:
     labels = np.full(len(vectors), -1)
     for _ in range(iterations):
-        found, distance = _nearest(vectors, centres)
+        found, distance = _nearest_centres(vectors, centres)
         sizes = np.bincount(found, minlength=len(centres))
         for empty in np.flatnonzero(sizes == 0):
             far = int(np.where(sizes[found] > 1, distance, -1).argmax())
@@ -154,11 +154,11 @@ def _lloyd(vectors: np.ndarray, centres: np.ndarray, iterations: int) -> Partiti
         sums = np.zeros_like(centres)
         np.add.at(sums, labels, vectors)
         centres = sums / sizes[:, None]
-    return Partition(labels.astype(np.int32), centres, float(np.square(vectors - centres[labels]).sum()))
+    return KMeansResult(labels.astype(np.int32), centres, float(np.square(vectors - centres[labels]).sum()))
 
 
-def _nearest(vectors: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest centre of each vector, of equally near ones the first, and its squared distance."""
+def _nearest_centres(vectors: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest centre of each vector (ties: the first) and its squared distance, [N] each."""
     labels, distances = [], []
     for first in range(0, len(vectors), _BLOCK):
         block = vectors[first : first + _BLOCK]

@@ -1,6 +1,6 @@
-"""A user's own tables of events, CSV or Parquet (one sequence per line: see lines.py).
+"""A user's own tables of events, as CSV or Parquet (for one sequence per line see sequence_files.py).
 
-Whatever is wrong with a file raises ValueError naming the file, the place, the rule and the remedy: nothing
+Whatever is wrong with a file raises ValueError naming the file, the line, the rule and the remedy: nothing
 is dropped, clipped or guessed in silence.
 """
 
@@ -15,10 +15,19 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrec.data import vocab
-from jaxrec.data.cells import SECONDS, BadCell, Codes, check_id, kept_id, number, second, shown
-from jaxrec.data.delimited import read_header, read_rows, separator
+from jaxrec.data.cells import (
+    SECONDS,
+    BadCell,
+    IdCodes,
+    check_id,
+    parse_kept_id,
+    parse_number,
+    parse_seconds,
+    quote,
+)
+from jaxrec.data.delimited import read_header, read_records, resolve_delimiter
 from jaxrec.data.events.interactions import Interactions
-from jaxrec.data.validation import as_integers, check_name, check_seconds, kept_items, narrow_ids
+from jaxrec.data.validation import as_int32_ids, as_integers, check_name, check_seconds, count_kept_items
 
 Ids = Literal["map", "keep"]
 
@@ -39,34 +48,34 @@ def read_csv(
 ) -> Interactions:
     r"""Reads a table with a header line, `.gz` allowed; other columns are ignored.
 
-    user, item, time, value: names of the columns. time=None: the order of the rows is the order in time.
-    delimiter: one character or several, such as "::"; None means a tab for `.tsv`, a comma otherwise.
-    columns: names of all columns of a file that has no header line.
+    user, item, time, value: names of the columns. time=None: events are in time order.
+    delimiter: one or several characters, such as "::"; None means a tab for `.tsv`, a comma otherwise.
+    columns: names of all columns of a file without a header line.
     ids: "map" numbers raw item ids, any text, 1..n in the given `order` ("sorted" sorts them as text);
-    "keep" takes them as they are: integers 1..n. Users are always numbered; with "keep" they are integers.
-    real_ids: ids that read like the mark of a missing value and are none, such as "NA" (`cells.MISSING`).
+    "keep" keeps them: integers 1..n. Users are always numbered; with "keep" their raw ids are integers.
+    real_ids: ids that look like a missing value (`cells.MISSING_MARKS`) but are real, such as "NA".
     name: of the data set, by default that of the file.
     """
-    path, name = _checked(path, name, ids)
-    rows = read_rows(path, separator(path, delimiter))
-    header = read_header(path, rows) if columns is None else list(columns)
+    path, name = _path_and_name(path, name, ids)
+    records = read_records(path, resolve_delimiter(path, delimiter))
+    header = read_header(path, records) if columns is None else list(columns)
     names = {"user": user, "item": item, "time": time, "value": value}
-    places = {f: _position(path, header, f, given) for f, given in names.items() if given is not None}
-    codes = {feature: Codes(feature, real_ids) for feature in ("user", "item")}
+    indices = {f: _column_index(path, header, f, given) for f, given in names.items() if given is not None}
+    codes = {feature: IdCodes(feature, real_ids) for feature in ("user", "item")}
     read: dict[str, Callable[[str], int | float]] = {
-        "time": functools.partial(second, "time"),
-        "value": functools.partial(number, "value"),
+        "time": functools.partial(parse_seconds, "time"),
+        "value": functools.partial(parse_number, "value"),
     }
     for feature, table in codes.items():
-        read[feature] = functools.partial(kept_id, feature) if ids == "keep" else table.__getitem__
-    cells = {feature: array("d" if feature == "value" else "q") for feature in places}
+        read[feature] = functools.partial(parse_kept_id, feature) if ids == "keep" else table.__getitem__
+    cells = {feature: array("d" if feature == "value" else "q") for feature in indices}
     steps: list[tuple[int, Callable[[str], Any], Callable[[Any], None]]] = [
-        (at, read[feature], cells[feature].append) for feature, at in places.items()
+        (at, read[feature], cells[feature].append) for feature, at in indices.items()
     ]
-    for line, row in _whole_rows(path, rows, len(header)):
+    for line, record in _complete_records(path, records, len(header)):
         try:
             for at, convert, keep in steps:
-                keep(convert(row[at]))
+                keep(convert(record[at]))
         except BadCell as error:
             raise ValueError(f"{path}, line {line}: {error}") from None
     if not cells["user"]:
@@ -74,8 +83,8 @@ def read_csv(
     found: dict[str, Any] = {feature: np.array(column) for feature, column in cells.items()}
     if ids == "map":
         for feature, table in codes.items():
-            found[feature] = vocab.Texts(found[feature], list(table))
-    return _interactions(path, name, found, ids, order, real_ids)
+            found[feature] = vocab.CodedTexts(found[feature], list(table))
+    return _build_interactions(path, name, found, ids, order, real_ids)
 
 
 def read_parquet(
@@ -92,21 +101,21 @@ def read_parquet(
 ) -> Interactions:
     """Reads a Parquet table as `read_csv` does; needs the extra `parquet`.
 
-    Ids are integer or text columns; time is a column of integers (seconds) or of timestamps on whole
-    seconds, taken as UTC if they have no zone. Raises ImportError without pyarrow.
+    Ids are integer or text columns; time is a column of integers (seconds) or of timestamps in whole
+    seconds, UTC if they have no time zone. Raises ImportError without pyarrow.
     """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(f"{path}: reading Parquet needs pyarrow; pip install 'jaxrec[parquet]'") from error
-    path, name = _checked(path, name, ids)
+    path, name = _path_and_name(path, name, ids)
     given = {"user": user, "item": item, "time": time, "value": value}
     names = {feature: column for feature, column in given.items() if column is not None}
     try:
         with pq.ParquetFile(path) as file:
             for feature, column in names.items():
-                _position(path, file.schema_arrow.names, feature, column)
+                _column_index(path, file.schema_arrow.names, feature, column)
             table = file.read(columns=list(dict.fromkeys(names.values())))
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
@@ -121,11 +130,11 @@ def read_parquet(
     for feature, column in names.items():
         where = f"{path}: {feature} ({column})"
         found[feature] = read[feature](where, _arrow_column(path, feature, column, table))
-    return _interactions(path, name, found, ids, order, real_ids)
+    return _build_interactions(path, name, found, ids, order, real_ids)
 
 
 def _arrow_column(path: Path, feature: str, column: str, table: Any) -> Any:
-    """A column without missing rows; of dictionaries the values, since they hold nulls of their own."""
+    """A column; ValueError for missing values. Dictionaries are decoded first: they may hold nulls too."""
     import pyarrow as pa
 
     found = table.column(column)
@@ -142,8 +151,8 @@ def _arrow_column(path: Path, feature: str, column: str, table: Any) -> Any:
 
 def _arrow_ids(
     where: str, found: Any, *, feature: str, ids: Ids, real_ids: Collection[str]
-) -> np.ndarray | vocab.Texts:
-    """Integers, or text as codes; each distinct text is checked, as in a CSV file."""
+) -> np.ndarray | vocab.CodedTexts:
+    """Integers, or text as codes; each distinct text is checked as in a CSV file."""
     import pyarrow as pa
 
     text = pa.types.is_string(found.type) or pa.types.is_large_string(found.type)
@@ -161,7 +170,7 @@ def _arrow_ids(
             check_id(feature, cell, real_ids)
         except BadCell as error:
             raise ValueError(f"{where}, row {int((codes == code).argmax())}: {error}") from None
-    return vocab.Texts(codes, texts)
+    return vocab.CodedTexts(codes, texts)
 
 
 def _arrow_seconds(where: str, found: Any) -> np.ndarray:
@@ -186,8 +195,8 @@ def _arrow_numbers(where: str, found: Any) -> np.ndarray:
     return np.asarray(found.to_numpy().astype(np.float64))
 
 
-def _checked(path: str | Path, name: str | None, ids: Ids) -> tuple[Path, str]:
-    """The path, and the name of the data set."""
+def _path_and_name(path: str | Path, name: str | None, ids: Ids) -> tuple[Path, str]:
+    """The path and the data set's name; ValueError for a bad `ids` or name."""
     if ids not in ("map", "keep"):
         raise ValueError(f"ids={ids!r}: must be 'map' or 'keep'")
     path = Path(path)
@@ -196,34 +205,34 @@ def _checked(path: str | Path, name: str | None, ids: Ids) -> tuple[Path, str]:
     return path, name
 
 
-def _whole_rows(
-    path: Path, rows: Iterator[tuple[int, list[str]]], width: int
+def _complete_records(
+    path: Path, records: Iterator[tuple[int, list[str]]], width: int
 ) -> Iterator[tuple[int, list[str]]]:
-    """The rows; ValueError naming the line of one of another width."""
-    for line, row in rows:
-        if len(row) != width:
-            what = "is empty" if not row else f"has {len(row)} cells"
+    """The records; ValueError naming the line of one that does not have `width` cells."""
+    for line, record in records:
+        if len(record) != width:
+            what = "is empty" if not record else f"has {len(record)} cells"
             raise ValueError(f"{path}, line {line}: {what}, the header has {width}; repair the line")
-        yield line, row
+        yield line, record
 
 
-def _position(path: Path, header: Sequence[str], feature: str, name: str) -> int:
+def _column_index(path: Path, header: Sequence[str], feature: str, name: str) -> int:
     count = list(header).count(name)
     if count > 1:
         raise ValueError(f"{path}: {count} columns are named {name!r}; column names must differ")
     if not count:
         other = next((d for d in (",", ";", "\t", "|", "::") if len(header) == 1 and d in header[0]), None)
         if other is not None:
-            raise ValueError(f"{path}: the header {shown(header[0])} is one column; give delimiter={other!r}")
-        without = "; time=None takes the order of the rows as the order in time" if feature == "time" else ""
+            raise ValueError(f"{path}: the header {quote(header[0])} is one column; give delimiter={other!r}")
+        without = "; time=None says that events are in time order" if feature == "time" else ""
         raise ValueError(
-            f"{path}: there is no {feature} column {name!r} among {', '.join(map(shown, header))}; "
+            f"{path}: there is no {feature} column {name!r} among {', '.join(map(quote, header))}; "
             f"name it with {feature}=...{without}"
         )
     return list(header).index(name)
 
 
-def _interactions(
+def _build_interactions(
     path: Path,
     name: str,
     columns: Mapping[str, Any],
@@ -245,15 +254,15 @@ def _interactions(
     if ids == "map":
         return Interactions.from_raw(name, user, item, time, value, order=order, real_ids=real_ids)
     assert item is not None
-    users, user = vocab.number(f"{path}: user", user, "sorted")
-    num_items = kept_items(item, f"{path}: item")
+    users, user = vocab.build_and_encode(f"{path}: user", user, "sorted")
+    num_items = count_kept_items(item, f"{path}: item")
     return Interactions(
         name,
         user,
-        narrow_ids(item, num_items, f"{path}: item"),
+        as_int32_ids(item, num_items, f"{path}: item"),
         time,
         value,
         users.raw,
         np.arange(1, num_items + 1),
-        kept=True,
+        ids_kept=True,
     )

@@ -12,22 +12,22 @@ import numpy as np
 from jaxrec.data import vocab
 from jaxrec.data.validation import (
     MAX_SPAN,
+    as_int32_ids,
     as_integers,
     check_count,
     check_dtype,
     check_ids,
     check_name,
     check_seconds,
-    narrow_ids,
 )
 
 
 class Statistics(NamedTuple):
-    """What papers print about a data set.
+    """The statistics that papers print about a data set.
 
-    items: distinct items that occur. sparsity: percent of user-item cells without an event, counting
-    events as papers do, 100 * (1 - interactions / (users * items)). first, last: dates (UTC), None
-    without times. repeats: events whose item the same user had before, of `repeat_users` users.
+    items: distinct items that occur. sparsity: percent, 100 * (1 - interactions / (users * items)), where
+    repeated events count each time. first, last: dates (UTC), None without times. repeats: events whose item
+    the same user had before; repeat_users: users with such events.
     """
 
     users: int
@@ -58,9 +58,10 @@ class Interactions:
     """Events in the order of their file; repeated items are kept. Raises ValueError on bad columns.
 
     user: 1..num_users, int32 [N]. item: 1..num_items, int32 [N]. time: seconds since 1970, int64 [N], or
-    None: the order of the rows is the order in time. value: such as a rating, float32 [N], or None.
+    None: events are in time order. value: such as a rating, float32 [N], or None.
     user_ids, item_ids: raw ids; user u is user_ids[u - 1], item i is item_ids[i - 1].
-    kept: item ids are those of a table that exists, so that nothing renumbers them unless asked to.
+    ids_kept: item ids are the raw ids, as an existing item table has them: only an explicit request
+    renumbers them.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Interactions:
     value: np.ndarray | None
     user_ids: np.ndarray
     item_ids: np.ndarray
-    kept: bool = False
+    ids_kept: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -92,7 +93,7 @@ class Interactions:
         for column, array in (("item", self.item), ("time", self.time), ("value", self.value)):
             if array is not None and array.size != self.user.size:
                 raise ValueError(
-                    f"{self.name}: {column} has {array.size:,} rows, user has {self.user.size:,}"
+                    f"{self.name}: {column} has {array.size:,} entries, user has {self.user.size:,}"
                 )
 
     @property
@@ -118,43 +119,43 @@ class Interactions:
     ) -> Interactions:
         """Numbers raw user and item ids (integers or text, [N]) by first appearance or sorted.
 
-        real_ids: ids that read like the mark of a missing value and are none, such as "NA" (`cells.MISSING`).
-        Raises ValueError for such marks, for text with spaces around it, and for what `vocab.as_raw` refuses.
+        real_ids: ids that look like a missing value (`cells.MISSING_MARKS`) but are real, such as "NA".
+        Raises ValueError for missing ids, for text with spaces around it, and as `vocab.as_raw_ids` does.
         """
         columns = []
         for feature, values in ((f"{name}: user", user), (f"{name}: item", item)):
-            vocabulary, ids = vocab.number(feature, values, order)
+            vocabulary, ids = vocab.build_and_encode(feature, values, order)
             vocab.check_raw_ids(vocabulary, ids, real_ids)
             columns.append((ids, vocabulary.raw))
         (users, user_ids), (items, item_ids) = columns
         return cls(name, users, items, time, value, user_ids, item_ids)
 
     def event_order(self) -> np.ndarray:
-        """Rows by user, then time, those of equal time as they stand, int64 [N]: the order of `to_sequences`.
+        """Indices that sort events by user, then time (ties: file order), int64 [N]; see `to_sequences`.
 
         So value[event_order()] are the values of the events of the sequences.
         """
         return np.lexsort((self.user,) if self.time is None else (self.time, self.user))
 
     def to_sequences(self) -> Sequences:
-        """Sorts events by user, then time; events of equal time keep the order of their rows."""
-        rows = self.event_order()
+        """Sorts events by user, then time; events of equal time keep their order."""
+        order = self.event_order()
         return Sequences(
             self.name,
-            items=self.item[rows],
-            times=None if self.time is None else self.time[rows],
-            offsets=_offsets(np.bincount(self.user, minlength=self.num_users + 1)[1:]),
+            items=self.item[order],
+            times=None if self.time is None else self.time[order],
+            offsets=offsets_of_lengths(np.bincount(self.user, minlength=self.num_users + 1)[1:]),
             user_ids=self.user_ids,
             item_ids=self.item_ids,
             num_items=self.num_items,
         )
 
     def k_core(self, k: int, *, item_k: int | None = None, renumber: bool | None = None) -> Interactions:
-        """Takes out users of fewer than k events and items of fewer than `item_k` (default k), repeatedly.
+        """Removes users with fewer than k events and items with fewer than `item_k` (default k), repeatedly.
 
-        Events are counted, repeated ones included. Users close up in their old order; rows keep theirs.
-        renumber: items close up too, None: unless their ids are `kept`. Otherwise num_items and the ids of
-        items stay, and some have no event.
+        Repeated events count each time. The remaining users are renumbered in their order.
+        renumber: whether items are renumbered too; None: unless `ids_kept`. Items that are not renumbered
+        keep their ids and num_items, so that some have no event.
         Raises ValueError if nothing remains.
         """
         least_user, least_item = k, k if item_k is None else item_k
@@ -173,10 +174,10 @@ class Interactions:
                 f"{self.name}: the {least_user}-core of users and {least_item}-core of items is empty; "
                 "choose a smaller k"
             )
-        user, user_ids = _close_up(self.user[keep], self.user_ids)
-        item, item_ids, kept = self.item[keep], self.item_ids, self.kept
-        if renumber or (renumber is None and not kept):
-            (item, item_ids), kept = _close_up(item, item_ids), False
+        user, user_ids = _renumber(self.user[keep], self.user_ids)
+        item, item_ids, ids_kept = self.item[keep], self.item_ids, self.ids_kept
+        if renumber or (renumber is None and not ids_kept):
+            (item, item_ids), ids_kept = _renumber(item, item_ids), False
         return dataclasses.replace(
             self,
             user=user,
@@ -185,7 +186,7 @@ class Interactions:
             value=None if self.value is None else self.value[keep],
             user_ids=user_ids,
             item_ids=item_ids,
-            kept=kept,
+            ids_kept=ids_kept,
         )
 
     def statistics(self) -> Statistics:
@@ -196,11 +197,11 @@ class Interactions:
 class Sequences:
     """One sequence of items per user, oldest first, stored end to end. Raises ValueError on bad columns.
 
-    items: 1..num_items, int32 [N]; row u is items[offsets[u] : offsets[u + 1]].
-    times: seconds since 1970, ascending within a user, int64 [N], or None where a source has none.
+    items: 1..num_items, int32 [N]; user u has items[offsets[u] : offsets[u + 1]].
+    times: seconds since 1970, ascending within a user, int64 [N], or None if the source has none.
     offsets: int64 [U + 1]; every user has an event. user_ids: raw ids [U].
     item_ids: raw ids [num_items]; item i has the raw id item_ids[i - 1].
-    uniform_rank: int32 [U], 0 for the user whose time gaps vary least, or None.
+    gap_variance_rank: rank of each user by the variance of the time gaps, int32 [U], 0 is least; or None.
     """
 
     name: str
@@ -210,7 +211,7 @@ class Sequences:
     user_ids: np.ndarray
     item_ids: np.ndarray
     num_items: int
-    uniform_rank: np.ndarray | None = None
+    gap_variance_rank: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -236,10 +237,12 @@ class Sequences:
             )
         if self.times is not None:
             self._check_times(self.times)
-        if self.uniform_rank is not None:
-            check_dtype(self.uniform_rank, np.int32, f"{self.name}: uniform_rank")
-            if not np.array_equal(np.sort(self.uniform_rank), np.arange(self.num_users)):
-                raise ValueError(f"{self.name}: uniform_rank must hold each of 0..{self.num_users - 1} once")
+        if self.gap_variance_rank is not None:
+            check_dtype(self.gap_variance_rank, np.int32, f"{self.name}: gap_variance_rank")
+            if not np.array_equal(np.sort(self.gap_variance_rank), np.arange(self.num_users)):
+                raise ValueError(
+                    f"{self.name}: gap_variance_rank must hold each of 0..{self.num_users - 1} once"
+                )
 
     def _check_times(self, times: np.ndarray) -> None:
         check_seconds(times, f"{self.name}: times")
@@ -249,18 +252,19 @@ class Sequences:
         back = back[~np.isin(back, self.offsets)]
         if back.size:
             raise ValueError(
-                f"{self.name}: user {self.user_ids[self._row_of(back[0])]} has time {times[back[0]]} after "
-                f"{times[back[0] - 1]}; times must ascend within a user: build from Interactions, which sorts"
+                f"{self.name}: user {self.user_ids[self._user_index(back[0])]} has time "
+                f"{times[back[0]]} after {times[back[0] - 1]}; "
+                "times must ascend within a user: build from Interactions, which sorts"
             )
         span = times[self.offsets[1:] - 1] - times[self.offsets[:-1]]
         if span.max() > MAX_SPAN:
-            row = int(span.argmax())
+            user = int(span.argmax())
             raise ValueError(
-                f"{self.name}: the events of user {self.user_ids[row]} span {span[row]} seconds, more than "
+                f"{self.name}: the events of user {self.user_ids[user]} span {span[user]} seconds, more than "
                 f"int32 holds ({MAX_SPAN}, 68 years); check the unit of time and look for placeholder dates"
             )
 
-    def _row_of(self, event: int) -> int:
+    def _user_index(self, event: int) -> int:
         return int(np.searchsorted(self.offsets, event, side="right")) - 1
 
     @property
@@ -273,58 +277,58 @@ class Sequences:
         return np.diff(self.offsets)
 
     @property
-    def users(self) -> np.ndarray:
-        """Row of each event, int64 [N]."""
+    def event_users(self) -> np.ndarray:
+        """User index 0..U-1 of each event, int64 [N]."""
         return np.repeat(np.arange(self.num_users), self.lengths)
 
-    def row(self, user: int) -> np.ndarray:
-        """Items of row `user`, oldest first."""
+    def user_items(self, user: int) -> np.ndarray:
+        """Items of the user of index `user` (0..U-1), oldest first."""
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
     @classmethod
-    def from_rows(
+    def from_lists(
         cls,
         name: str,
-        rows: Sequence[Sequence[int]],
+        lists: Sequence[Sequence[int]],
         times: Sequence[Sequence[int]] | None = None,
         *,
         num_items: int | None = None,
     ) -> Sequences:
-        """From item ids 1..num_items (default: the largest) per user; users are numbered 1, 2, ...
+        """From one list of item ids 1..num_items (default: the largest) per user; users are 1, 2, ...
 
-        Items and times are integers: ValueError for fractions, text and all else that would have to be cut.
+        Raises ValueError unless items and times are integers and of equal lengths.
         """
-        if not len(rows) or not any(len(row) for row in rows):
+        if not len(lists) or not any(len(items) for items in lists):
             raise ValueError(f"{name}: there are no events; at least one user with one event is needed")
-        if times is not None and [len(t) for t in times] != [len(row) for row in rows]:
+        if times is not None and [len(t) for t in times] != [len(items) for items in lists]:
             raise ValueError(f"{name}: items and times differ in length for some user")
-        items = np.concatenate([as_integers(row, f"{name}: items of row {i}") for i, row in enumerate(rows)])
+        items = np.concatenate([as_integers(x, f"{name}: items of user {i}") for i, x in enumerate(lists)])
         count = int(items.max()) if num_items is None else num_items
         check_count(count, f"{name}: items")
         return cls(
             name,
-            items=narrow_ids(items, count, f"{name}: items"),
+            items=as_int32_ids(items, count, f"{name}: items"),
             times=None
             if times is None
-            else np.concatenate([as_integers(t, f"{name}: times of row {i}") for i, t in enumerate(times)]),
-            offsets=_offsets(np.array([len(row) for row in rows])),
-            user_ids=np.arange(1, len(rows) + 1),
+            else np.concatenate([as_integers(t, f"{name}: times of user {i}") for i, t in enumerate(times)]),
+            offsets=offsets_of_lengths(np.array([len(x) for x in lists])),
+            user_ids=np.arange(1, len(lists) + 1),
             item_ids=np.arange(1, count + 1),
             num_items=count,
         )
 
     def statistics(self) -> Statistics:
-        return _statistics(self.users, self.items, self.times)
+        return _statistics(self.event_users, self.items, self.times)
 
 
-def uniform_rank(sequences: Sequences, lengths: np.ndarray | None = None) -> np.ndarray:
-    """Ranks users by the variance of their time gaps, ascending: int32 [U], 0 = most regular.
+def gap_variance_rank(sequences: Sequences, lengths: np.ndarray | None = None) -> np.ndarray:
+    """Ranks users by the variance of their time gaps, ascending: int32 [U], 0 for the least.
 
-    lengths: events of each user that are read, the first ones, int [U]; None means all.
+    lengths: how many of each user's first events are read, int [U]; None means all.
 
     Events of equal time count once, as in TiCoSeRec (Dang et al., AAAI 2023); users with fewer than two
-    gaps have variance 0, ties keep the order of rows. Departs from the published order files, which
-    their authors computed on unsorted events: where a source ships that order, use it.
+    gaps have variance 0, and ties keep the order of users. Departs from the published order files, which
+    their authors computed on unsorted events: use such a file where a source has one.
     """
     if sequences.times is None:
         raise ValueError(f"{sequences.name}: has no times, so users can't be ranked by their time gaps")
@@ -336,12 +340,13 @@ def uniform_rank(sequences: Sequences, lengths: np.ndarray | None = None) -> np.
     return rank
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
+def offsets_of_lengths(lengths: np.ndarray) -> np.ndarray:
+    """Offsets of consecutive parts, int64 [U + 1], from their lengths [U]."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _close_up(ids: np.ndarray, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Renumbers the ids that occur to 1..n in their old order, and their raw ids with them."""
+def _renumber(ids: np.ndarray, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers the ids that occur 1..n in ascending order; returns them and their raw ids."""
     present = np.unique(ids)
     return (np.searchsorted(present, ids) + 1).astype(np.int32), raw[present - 1]
 

@@ -1,10 +1,10 @@
-"""Which session stands in which lane at each step, when B sessions are read side by side, an event a step.
+"""Session-parallel mini-batches: which session is in which of B lanes at each step, one event per step.
 
-Sessions are taken in their order: the next one goes to the lane that is free first (of several, to the one of
-the lowest number), as in the authors' code of GRU4Rec (Hidasi et al., ICLR 2016). So every event but the
-last of each session is an input once an epoch, with the event behind it as its target. When no session is
-left, lanes run empty: their slots are masked, where the authors' code cuts them off, and no pair is lost.
-(Without extra negatives that code stops when a single lane is left, and loses the rest of its session.)
+Sessions are taken in order: the next one goes to the lane that is free first (ties: the lowest lane), as in
+the authors' code of GRU4Rec (Hidasi et al., ICLR 2016). So every event but the last of each session is an
+input once per epoch, and the next event is its target. When no session is left, the slots of free lanes are
+masked, so that no pair of input and target is lost. (The authors' code drops those lanes instead; without
+extra negatives it stops when a single lane is left, and loses the rest of its session.)
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def lane_columns(
 ) -> dict[str, np.ndarray]:
     """The plan of an epoch: session [T, B], event within it [T, B] and mask [T, B], for T steps of B lanes.
 
-    A lane's input is event `event` of its session, and the target the one behind; event 0 starts a session,
-    where a recurrent state is reset. Masked slots hold zeros. Sessions of one event have no target and take
-    no room. As many steps as the fullest lane needs.
+    A lane's input is event `event` of its session, and the target is the next event; event 0 starts a
+    session, where a recurrent state is reset. Masked slots hold zeros. Sessions of one event have no target
+    and are skipped. T is the number of steps of the longest lane.
 
     Args:
       lengths: events of each session, [S].
       num_lanes: B.
-      order: sessions in the order they are taken, a permutation of 0..S-1; None as they stand, which is to
-        be by time.
+      order: sessions in the order they are taken, a permutation of 0..S-1; None: 0, 1, ..., which should be
+        the order in time.
 
     Raises:
       ValueError: num_lanes is below 1, no session has two events, or order is no permutation.

@@ -1,6 +1,6 @@
-"""Click sessions and their prefixes: what came before a click predicts it.
+"""Click sessions and their prefixes: a prefix of a session predicts the next click.
 
-A session s of n clicks is n - 1 examples, s[:k] → s[k] for k = 1 .. n - 1. They are never written out: an
+A session s of n clicks gives n - 1 examples, s[:k] → s[k] for k = 1 .. n - 1. They are never materialised: an
 example is two integers, its session and k, and `jaxrec.tasks.next_click` gathers the clicks on the device.
 """
 
@@ -20,11 +20,11 @@ Part = Literal["train", "validation", "test"]
 
 
 class SessionStatistics(NamedTuple):
-    """What papers print about sessions.
+    """The statistics that papers print about sessions.
 
-    train_sessions; train_examples, test_examples: prefixes with a next click; test_sessions; clicks: of all
-    sessions; items: that occur anywhere; train_items: in training sessions; average_length: the mean over all
-    examples of clicks up to and with the target, so that a session of n clicks counts n - 1 times.
+    train_examples, test_examples: prefixes with a next click. clicks: of all sessions. items: those that
+    occur anywhere; train_items: in training sessions. average_length: mean over all examples of the number of
+    clicks up to and including the target, so that a session of n clicks counts n - 1 times.
     """
 
     train_sessions: int
@@ -37,7 +37,7 @@ class SessionStatistics(NamedTuple):
     average_length: float
 
 
-def format_sessions(name: str, s: SessionStatistics) -> str:
+def format_session_statistics(name: str, s: SessionStatistics) -> str:
     """One line, as papers print it."""
     return (
         f"{name}: {s.train_sessions:,} train sessions, {s.train_examples:,} train examples, "
@@ -48,10 +48,10 @@ def format_sessions(name: str, s: SessionStatistics) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sessions:
-    """Training sessions whole, and test prefixes, each with the click that came next as its last one.
+    """Whole training sessions, and test prefixes, each followed by its next click, the target.
 
-    Both number items alike, 1..num_items: those that occur anywhere. Raises ValueError for a session or a
-    prefix without a next click, and for parts that don't share their items.
+    Both number the items that occur anywhere alike, 1..num_items. Raises ValueError for a session or a
+    prefix without a next click, and for parts that number their items differently.
     """
 
     name: str
@@ -63,17 +63,17 @@ class Sessions:
             raise ValueError(
                 f"{self.name}: train and test number their items differently; number them together"
             )
-        for part, rows in (("train session", self.train), ("test prefix", self.test)):
-            short = np.flatnonzero(rows.lengths < 2)
+        for part, sequences in (("train session", self.train), ("test prefix", self.test)):
+            short = np.flatnonzero(sequences.lengths < 2)
             if short.size:
                 raise ValueError(
-                    f"{self.name}: {part} {short[0]} has no next click ({short.size:,} such rows): a session "
-                    "needs at least 2 clicks, a prefix at least 1 and its target; take shorter ones out"
+                    f"{self.name}: {part} {short[0]} has no next click ({short.size:,} such): a session "
+                    "needs at least 2 clicks, a prefix at least 1 and its target; remove the shorter ones"
                 )
 
     @property
     def num_items(self) -> int:
-        """Items of both parts, without padding: all are candidates, also those that training never sees."""
+        """Items of both parts, without padding: all are candidates, even those absent from training."""
         return self.train.num_items
 
     @classmethod
@@ -87,14 +87,15 @@ class Sessions:
         test_offsets: np.ndarray,
         test_target: np.ndarray,
     ) -> Sessions:
-        """From raw item ids end to end; row i of a part is items[offsets[i] : offsets[i + 1]].
+        """From concatenated raw item ids; session i of a part is items[offsets[i] : offsets[i + 1]].
 
         Items that occur are numbered 1..n in the order of their raw ids.
 
-        Raises ValueError for an id below 1, offsets that don't fit, an empty row, targets of another number.
+        Raises ValueError for an id below 1, offsets that do not fit the items, an empty session, or not one
+        target per test prefix.
         """
-        train_items, train_offsets = _checked(f"{name}: train", train_items, train_offsets)
-        test_items, test_offsets = _checked(f"{name}: test", test_items, test_offsets)
+        train_items, train_offsets = _check_offsets(f"{name}: train", train_items, train_offsets)
+        test_items, test_offsets = _check_offsets(f"{name}: test", test_items, test_offsets)
         test_target = as_integers(test_target, f"{name}: test target")
         if test_target.shape != (len(test_offsets) - 1,):
             raise ValueError(
@@ -106,7 +107,7 @@ class Sessions:
         if raw[0] < 1:
             raise ValueError(f"{name}: item id {raw[0]}: ids start at 1, 0 is padding; map raw ids first")
 
-        def rows(items: np.ndarray, offsets: np.ndarray) -> Sequences:
+        def as_sequences(items: np.ndarray, offsets: np.ndarray) -> Sequences:
             return Sequences(
                 name,
                 items=(np.searchsorted(raw, items) + 1).astype(np.int32),
@@ -117,12 +118,11 @@ class Sessions:
                 num_items=len(raw),
             )
 
-        return cls(
-            name, rows(train_items, train_offsets), rows(test, test_offsets + np.arange(len(test_offsets)))
-        )
+        train = as_sequences(train_items, train_offsets)
+        return cls(name, train, as_sequences(test, test_offsets + np.arange(len(test_offsets))))
 
     def statistics(self) -> SessionStatistics:
-        """Counts; a test session is known by its prefix of one click, since all its prefixes are asked."""
+        """Counts; each test session has one prefix of one click, since all its prefixes are test examples."""
         train, test = self.train.lengths, self.test.lengths
         test_sessions = int((test == 2).sum())
         examples = int(train.sum()) - len(train)
@@ -139,23 +139,24 @@ class Sessions:
         )
 
 
-def _checked(where: str, items: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as int64; ValueError unless offsets cut the items into rows that aren't empty."""
+def _check_offsets(where: str, items: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as int64; ValueError unless offsets divide the items into non-empty sessions."""
     items, offsets = as_integers(items, f"{where} items"), as_integers(offsets, f"{where} offsets")
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(items) or (np.diff(offsets) < 1).any():
         raise ValueError(
-            f"{where} offsets: they must rise from 0 to the {len(items):,} items, each row at least 1 long; "
-            "the file is cut off or of another layout"
+            f"{where} offsets: must ascend from 0 to the number of items, {len(items):,}, each session "
+            "having at least 1; the file is truncated or has another layout"
         )
     return items, offsets
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SessionSplit:
-    """Rows of clicks end to end: `num_train` training sessions, then `num_validation` sessions, then test.
+    """Concatenated clicks of `num_train` training sessions, `num_validation` sessions, then test prefixes.
 
-    items: 1..num_items, int32 [N]; row r is items[offsets[r] : offsets[r + 1]]. A test row is one prefix and
-    its target, and only that is asked; of a validation session every prefix is. rule: how it was made.
+    items: 1..num_items, int32 [N]; session s has items[offsets[s] : offsets[s + 1]]. Every prefix of a
+    training or validation session is an example; a test prefix with its target is one. rule: how the split
+    was made.
     """
 
     name: str
@@ -169,32 +170,32 @@ class SessionSplit:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Clicks of each row, int64 [R]."""
+        """Clicks of each session, int64 [S]."""
         return np.diff(self.offsets)
 
     @property
     def num_examples(self) -> int:
-        """Training examples."""
+        """Number of training examples."""
         return int(self.offsets[self.num_train]) - self.num_train
 
     def queries(self, part: Part) -> Queries:
-        """Row, number of clicks before the target, and target of every example of a part."""
-        first, last = self._rows(part)
+        """Session (as `user`), number of clicks before the target, and target of every example of a part."""
+        first, last = self._session_range(part)
         lengths = self.lengths[first:last]
         if part == "test":
-            row, prefix = np.arange(first, last), lengths - 1
+            session, prefix = np.arange(first, last), lengths - 1
         else:
-            row = np.repeat(np.arange(first, last), lengths - 1)
+            session = np.repeat(np.arange(first, last), lengths - 1)
             before = np.cumsum(lengths - 1) - (lengths - 1)
-            prefix = np.arange(len(row)) - np.repeat(before, lengths - 1) + 1
-        target = self.items[self.offsets[row] + prefix]
-        return Queries(row.astype(np.int32), prefix.astype(np.int32), target)
+            prefix = np.arange(len(session)) - np.repeat(before, lengths - 1) + 1
+        target = self.items[self.offsets[session] + prefix]
+        return Queries(session.astype(np.int32), prefix.astype(np.int32), target)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Arrays to live on the device, all int32.
+        """Arrays to keep on the device, all int32.
 
-        items [N], start [R]: all rows. length [R]: clicks that training may read, 0 in rows of other parts.
-        session, prefix [M]: row of each training example, and its number of clicks before the target.
+        items [N], start [S]: all sessions. length [S]: clicks that training may read, 0 in other parts.
+        session, prefix [M]: session of each training example, and its number of clicks before the target.
         """
         check_ids(self.items, self.num_items, f"{self.name}: items")
         examples = self.queries("train")
@@ -208,7 +209,8 @@ class SessionSplit:
         }
 
     def batched(self, part: Part, batch_size: int, *, multiple: int = 1) -> dict[str, np.ndarray]:
-        """Examples in batches of one shape: user (the row), length, target, mask, [batches, batch_size]."""
+        """Examples in batches of one shape: user (the session), length, target, mask, each
+        [batches, batch_size]."""
         return batched_queries(self.queries(part), batch_size, num_items=self.num_items, multiple=multiple)
 
     def training_clicks(self) -> tuple[np.ndarray, np.ndarray]:
@@ -217,7 +219,8 @@ class SessionSplit:
         session = np.repeat(np.arange(self.num_train), self.lengths[: self.num_train])
         return session, self.items[:end]
 
-    def _rows(self, part: Part) -> tuple[int, int]:
+    def _session_range(self, part: Part) -> tuple[int, int]:
+        """First session of a part, and the end."""
         ends = np.cumsum([0, self.num_train, self.num_validation]).tolist()
         match part:
             case "train":
@@ -232,16 +235,16 @@ class SessionSplit:
 def split_sessions(
     sessions: Sessions, *, share: float = 0.1, by: Literal["random", "last"] = "random", seed: int = 0
 ) -> SessionSplit:
-    """Sets a share of the training sessions apart for validation; test prefixes stay as they are.
+    """Holds out a share of the training sessions for validation; test prefixes stay as they are.
 
-    by: "random" draws them by `seed`, as the codes of NARM and SR-GNN draw theirs, except that those draw
-    examples, so that prefixes of one session fall on both sides, and here whole sessions are drawn. "last"
-    takes the last ones in the order of the file, which is that of time in these sources: validation then
-    lies between training and test, at the price of the most recent training sessions.
+    by: "random" draws whole sessions by `seed`; the codes of NARM and SR-GNN draw examples instead, so that
+    prefixes of one session are in both parts. "last" takes the last sessions of the file, which in these
+    sources are the latest: validation is then between training and test in time, but training lacks the most
+    recent sessions.
 
-    share: 0 leaves no validation, for codes that train on all sessions and look at test.
+    share: 0 gives no validation, for codes that train on all sessions and select on test.
 
-    Raises ValueError for a share or rule that does not exist, or that leaves a part empty.
+    Raises ValueError for a share outside [0, 1), an unknown `by`, or a part that would be empty.
     """
     count = sessions.train.num_users
     if not 0 <= share < 1:
@@ -255,10 +258,10 @@ def split_sessions(
             f"{'validation' if validated == 0 else 'training'}; choose another share"
         )
     order = np.random.default_rng(seed).permutation(count) if by == "random" else np.arange(count)
-    rows = np.concatenate([np.sort(order[: count - validated]), np.sort(order[count - validated :])])
-    lengths = sessions.train.lengths[rows]
+    chosen = np.concatenate([np.sort(order[: count - validated]), np.sort(order[count - validated :])])
+    lengths = sessions.train.lengths[chosen]
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    train = sessions.train.items[np.repeat(sessions.train.offsets[:-1][rows], lengths) + within]
+    train = sessions.train.items[np.repeat(sessions.train.offsets[:-1][chosen], lengths) + within]
     drawn = (
         f"{100 * share:g}% of sessions at random, seed {seed}"
         if by == "random"

@@ -1,8 +1,8 @@
-"""Which events training may read, and which next items are asked for in validation and test.
+"""Splits: which events training may read, and which next items are the targets of validation and test.
 
-Leave-one-out lets the future leak across users: one user's training events may lie years after another
+Leave-one-out leaks the future across users: one user's training events may be years later than another
 user's test event, so item popularity and co-occurrence of the future reach the model. Most published
-tables use it, and so do ours that stand beside them; `future_share` measures the leak, `split_by_time`
+tables use it, and so do our tables that compare with them. `future_share` measures the leak; `split_by_time`
 has none.
 """
 
@@ -19,10 +19,10 @@ from jaxrec.data.validation import check_dtype, check_ids
 
 
 class Queries(NamedTuple):
-    """Next items to predict, one a row.
+    """Next items to predict.
 
-    user: row of the sequences, int32 [M]. length: number of the user's events before the target, which
-    are the input and the seen set, int32 [M]. target: the item that came next, int32 [M].
+    user: index of the user in the sequences, from 0, int32 [M]. length: number of the user's events before
+    the target, which are the input and the seen items, int32 [M]. target: the next item, int32 [M].
     """
 
     user: np.ndarray
@@ -31,11 +31,10 @@ class Queries(NamedTuple):
 
 
 class Repeats(NamedTuple):
-    """How often a split asks for what its user had before.
+    """How many targets of a split their user has interacted with before.
 
-    validation, test: queries whose target is among the events before it. A ranking with `seen="exclude"` has
-    them as misses. duplicates: events that say what another one says, the same user, item and second; None
-    without times.
+    validation, test: queries whose target is among the events before it; under `seen="exclude"` they are
+    misses. duplicates: events with the same user, item and second as another one; None without times.
     """
 
     validation: int
@@ -47,10 +46,10 @@ class Repeats(NamedTuple):
 class Split:
     """Training events and two sets of queries over the same sequences. Raises ValueError if they overlap.
 
-    train_length: the first events of each user that training may read, int32 [U]: inputs are events
+    train_length: number of each user's first events that training may read, int32 [U]: inputs are events
     0..train_length-2, targets 1..train_length-1.
-    rule: how it was made, for a Protocol. left_out: queries that could not be asked, because fewer than
-    the required number of events lie before their target.
+    rule: how the split was made, for a Protocol. left_out: number of queries left out because too few events
+    precede their target.
     """
 
     sequences: Sequences
@@ -74,7 +73,7 @@ class Split:
 
     @functools.cached_property
     def repeats(self) -> Repeats:
-        """Counts of targets that were seen before, and of exact duplicates."""
+        """Numbers of targets seen before and of exact duplicates."""
         return Repeats(
             validation=int(seen_before(self.sequences, self.validation).sum()),
             test=int(seen_before(self.sequences, self.test).sum()),
@@ -88,7 +87,7 @@ class Split:
             check_dtype(array, np.int32, f"{where}: {field}")
         check_ids(queries.target, self.sequences.num_items, f"{where}: target")
         if queries.user.min() < 0 or queries.user.max() >= self.sequences.num_users:
-            raise ValueError(f"{where}: user rows must lie in 0..{self.sequences.num_users - 1}")
+            raise ValueError(f"{where}: user indices must lie in 0..{self.sequences.num_users - 1}")
         if (queries.length < self.train_length[queries.user]).any():
             raise ValueError(f"{where}: a target is among the training events")
         if (queries.length >= self.sequences.lengths[queries.user]).any():
@@ -103,8 +102,8 @@ def leave_one_out(sequences: Sequences, *, short: Literal["error", "train"] = "e
 
     Warning: other users' future leaks into training (see the top of this file).
 
-    short: what happens to users with fewer than 3 events: "error" raises a ValueError, "train" keeps
-    all their events for training and asks nothing about them.
+    short: for users with fewer than 3 events, "error" raises a ValueError; "train" uses all their events for
+    training, and they have no query.
     """
     if short not in ("error", "train"):
         raise ValueError(f"short={short!r}: must be 'error' or 'train'")
@@ -116,12 +115,12 @@ def leave_one_out(sequences: Sequences, *, short: Literal["error", "train"] = "e
             f"{sequences.user_ids[few.argmax()]}), too few to leave one out for validation and one for test; "
             "take them out with k_core(3), or keep them for training only with short='train'"
         )
-    asked = np.flatnonzero(~few)
+    queried = np.flatnonzero(~few)
     return Split(
         sequences,
         train_length=np.where(few, lengths, lengths - 2).astype(np.int32),
-        validation=_queries(sequences, asked, lengths[asked] - 2),
-        test=_queries(sequences, asked, lengths[asked] - 1),
+        validation=_queries(sequences, queried, lengths[queried] - 2),
+        test=_queries(sequences, queried, lengths[queried] - 1),
         rule="leave-one-out"
         if not few.any()
         else "leave-one-out, users with fewer than 3 events in training only",
@@ -134,17 +133,17 @@ def split_by_time(
     test_time: int,
     *,
     targets: Literal["first", "last", "all"] = "first",
-    least: int = 1,
+    min_history: int = 1,
 ) -> Split:
-    """Cuts all users at the same moments: training before `validation_time`, test from `test_time` on.
+    """Splits all users at the same times: training before `validation_time`, test from `test_time` on.
 
     validation_time, test_time: seconds since 1970. Events in [validation_time, test_time) are validation.
-    targets: which events of a user in a window are asked for: the first (every input then lies before
-    the window: no leak at all), the last, or each of them; earlier events of the window are inputs.
-    least: queries with fewer events than this before their target are left out and counted in
+    targets: which events of a user in a window are targets: the first (then every input is earlier than the
+    window, and nothing leaks), the last, or all; earlier events of the window are inputs.
+    min_history: queries with fewer events than this before their target are left out and counted in
     `Split.left_out`: a user who first appears in a window has no history to predict from.
-    Items that first appear in a window stay candidates. Raises ValueError without times, for limits out
-    of order, or when a window is empty.
+    Items that first appear in a window stay candidates. Raises ValueError without times, for times out of
+    order, or if a window is empty.
     """
     if sequences.times is None:
         raise ValueError(f"{sequences.name}: has no times, so it can't be split by time; use leave_one_out")
@@ -152,9 +151,9 @@ def split_by_time(
         raise ValueError(f"validation_time={validation_time}: must lie before test_time={test_time}")
     if targets not in ("first", "last", "all"):
         raise ValueError(f"targets={targets!r}: must be 'first', 'last' or 'all'")
-    if least < 1:
-        raise ValueError(f"least={least}: must be at least 1")
-    user = sequences.users
+    if min_history < 1:
+        raise ValueError(f"min_history={min_history}: must be at least 1")
+    user = sequences.event_users
     position = np.arange(user.size) - sequences.offsets[user]
     left_out, parts = 0, []
     for start, end in ((validation_time, test_time), (test_time, None)):
@@ -166,7 +165,7 @@ def split_by_time(
             events = events[np.unique(user[events], return_index=True)[1]]
         elif targets == "last":
             events = events[::-1][np.unique(user[events][::-1], return_index=True)[1]]
-        enough = position[events] >= least
+        enough = position[events] >= min_history
         left_out += int((~enough).sum())
         parts.append(_queries(sequences, user[events[enough]], position[events[enough]]))
     before = np.bincount(user[sequences.times < validation_time], minlength=sequences.num_users)
@@ -175,56 +174,56 @@ def split_by_time(
         train_length=before.astype(np.int32),
         validation=parts[0],
         test=parts[1],
-        rule=f"time {validation_time} {test_time}, {targets} event of a user, least {least}",
+        rule=f"time {validation_time} {test_time}, {targets} event of a user, least {min_history}",
         left_out=left_out,
     )
 
 
 def future_share(split: Split) -> float:
-    """Mean over test queries of the share of training events that happened after the target: 0 = no leak."""
+    """Mean over test queries of the share of training events later than the target; 0 means no leak."""
     times, offsets = split.sequences.times, split.sequences.offsets
     if times is None:
         raise ValueError(f"{split.sequences.name}: has no times, so the leak can't be measured")
-    user = split.sequences.users
+    user = split.sequences.event_users
     training = np.sort(times[np.arange(user.size) - offsets[user] < split.train_length[user]])
-    asked = times[offsets[split.test.user] + split.test.length]
-    return float(1 - np.mean(np.searchsorted(training, asked, side="right")) / training.size)
+    target_times = times[offsets[split.test.user] + split.test.length]
+    return float(1 - np.mean(np.searchsorted(training, target_times, side="right")) / training.size)
 
 
 def seen_before(sequences: Sequences, queries: Queries) -> np.ndarray:
     """Whether the target of each query is among the `length` events before it, bool [M]."""
     size = np.int64(sequences.num_items + 1)
-    pairs, first = np.unique(sequences.users * size + sequences.items, return_index=True)
+    pairs, first = np.unique(sequences.event_users * size + sequences.items, return_index=True)
     wanted = queries.user * size + queries.target
     place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-    met = (pairs[place] == wanted) & (first[place] < sequences.offsets[queries.user] + queries.length)
-    return np.asarray(met)
+    seen = (pairs[place] == wanted) & (first[place] < sequences.offsets[queries.user] + queries.length)
+    return np.asarray(seen)
 
 
 def count_duplicates(sequences: Sequences) -> int | None:
-    """Events of the same user, item and second as another one, all but one of each; None without times."""
+    """Number of events that repeat another one's user, item and second; None without times."""
     if sequences.times is None:
         return None
-    order = np.lexsort((sequences.times, sequences.items, sequences.users))
-    columns = (sequences.users[order], sequences.items[order], sequences.times[order])
+    order = np.lexsort((sequences.times, sequences.items, sequences.event_users))
+    columns = (sequences.event_users[order], sequences.items[order], sequences.times[order])
     return int(np.logical_and.reduce([column[1:] == column[:-1] for column in columns]).sum())
 
 
 def format_repeats(split: Split) -> str:
-    """What `Split.repeats` counts, in a line; and what to do where it is not 0."""
+    """`Split.repeats` in a line, and what to do if there are any."""
     found, counts = split.repeats, (len(split.validation.user), len(split.test.user))
-    said = (
+    text = (
         f"{split.rule}: {found.validation:,} of {counts[0]:,} validation targets and {found.test:,} of "
         f"{counts[1]:,} test targets were seen before by their user; "
     )
-    said += "no times" if found.duplicates is None else f"{found.duplicates:,} exact duplicates"
-    said += ", so exact duplicates aren't known" if found.duplicates is None else " (same user, item, second)"
+    text += "no times" if found.duplicates is None else f"{found.duplicates:,} exact duplicates"
+    text += ", so exact duplicates aren't known" if found.duplicates is None else " (same user, item, second)"
     if found.validation or found.test:
-        said += (
+        text += (
             '. With seen="exclude" such targets are misses: rank with seen="keep" where users come back '
-            "to an item, or take out repeats that are none"
+            "to an item, or remove the events that are no real repeats"
         )
-    return said
+    return text
 
 
 def _queries(sequences: Sequences, user: np.ndarray, length: np.ndarray) -> Queries:

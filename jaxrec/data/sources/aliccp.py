@@ -17,11 +17,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.delimited import unnamed
-from jaxrec.data.tables.columns import Coded, Ragged, Raw
-from jaxrec.data.tables.features import Category, Number, Spec, Tags, encode, fit
-from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, SplitIndices, random_rows
-from jaxrec.data.tables.table_reader import arrow, header_of, plain_numbers, read_blocks, read_table
+from jaxrec.data.delimited import header_fault
+from jaxrec.data.tables.columns import Coded, Ragged, RawColumn
+from jaxrec.data.tables.features import Category, FeatureSpec, Number, Tags, encode, fit_encoders
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, SplitIndices, split_at_random
+from jaxrec.data.tables.table_reader import (
+    import_pyarrow,
+    parse_numbers,
+    read_blocks,
+    read_column_names,
+    read_table,
+)
 
 SINGLE = (
     *("101", "121", "122", "124", "125", "126", "127", "128", "129"),
@@ -61,11 +67,11 @@ def load(
     The user (101) is the group too, 0 where unknown.
     """
     raw, sizes = read_logs((train, test), single=single, several=several, inconsistent=inconsistent)
-    specs: list[Spec] = [
+    specs: list[FeatureSpec] = [
         *(Category(name, min_count=min_count) for name in single),
         *(Tags(name, min_count=min_count, max_values=max_values) for name in several),
     ]
-    rows = random_rows(sizes[0], validation=validation, test=0, seed=seed)
+    rows = split_at_random(sizes[0], validation=validation, test=0, seed=seed)
     late = np.arange(sizes[0], sum(sizes))
     rule = f"the source's test file; validation {validation:g} at random, seed {seed}"
     return _split(specs, raw, SplitIndices(rows.train, rows.validation, late, rule))
@@ -91,15 +97,18 @@ def load_table(
     raw, (fitted, chosen, late) = read_table(
         [train, validation, test], categories=categories, numbers=[*numbers, *LABELS]
     )
-    specs: list[Spec] = [*(Category(name, min_count=min_count) for name in categories), *map(Number, numbers)]
+    specs: list[FeatureSpec] = [
+        *(Category(name, min_count=min_count) for name in categories),
+        *map(Number, numbers),
+    ]
     first, second, third = np.split(np.arange(fitted + chosen + late), [fitted, fitted + chosen])
     return _split(specs, raw, SplitIndices(first, second, third, "the three files"))
 
 
 def _features(path: str | Path, wanted: Sequence[str] | None) -> list[str]:
     """The columns that are features; ValueError unless each is a field or was named."""
-    header = header_of(path)
-    wrong = unnamed(header) if wanted is None else None
+    header = read_column_names(path)
+    wrong = header_fault(header) if wanted is None else None
     names = [name for name in header if name not in LABELS] if wanted is None else list(wanted)
     strange = [name for name in names if not _FIELD.fullmatch(name)] if wanted is None else []
     if strange and not wrong:
@@ -124,7 +133,7 @@ def read_logs(
     single: Sequence[str] = SINGLE,
     several: Sequence[str] = (),
     inconsistent: Literal["error", "drop"] = "error",
-) -> tuple[dict[str, Raw], list[int]]:
+) -> tuple[dict[str, RawColumn], list[int]]:
     """Raw columns of parts end to end, and their numbers of rows: click and purchase, a column a field.
 
     Raises ValueError naming the file for a line of another form, an impression whose common features are not
@@ -132,7 +141,7 @@ def read_logs(
     """
     if inconsistent not in ("error", "drop"):
         raise ValueError(f"inconsistent={inconsistent!r}: must be 'error' or 'drop'")
-    pa = arrow("Ali-CCP")
+    pa = import_pyarrow("Ali-CCP")
     fields = (*single, *several)
     labels: list[np.ndarray] = []
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in fields}  # (rows, ids)
@@ -170,15 +179,15 @@ def read_logs(
             size += block.num_rows
         sizes.append(size)
     click, purchase = np.concatenate(labels, axis=1)
-    raw: dict[str, Raw] = {"click": click, "purchase": purchase}
+    raw: dict[str, RawColumn] = {"click": click, "purchase": purchase}
     for name in fields:
         rows, ids = (np.concatenate(pieces) for pieces in zip(*found.pop(name), strict=True))
         raw[name] = _column(name, rows, ids, sum(sizes), name in single)
     return raw, sizes
 
 
-def _split(specs: Sequence[Spec], raw: dict[str, Raw], rows: SplitIndices) -> ImpressionSplit:
-    encoders = fit(specs, raw, rows.train)
+def _split(specs: Sequence[FeatureSpec], raw: dict[str, RawColumn], rows: SplitIndices) -> ImpressionSplit:
+    encoders = fit_encoders(specs, raw, rows.train)
     labels = {task: np.asarray(raw[task]) for task in LABELS}
     user = raw.get("101")
     group = user.codes.astype(np.int32) + 1 if isinstance(user, Coded) else None
@@ -233,7 +242,7 @@ def _plain_ids(pa: Any, cells: Any) -> np.ndarray:
     if cells.null_count:
         raise pa.ArrowInvalid("a field has no id")
     try:
-        found = plain_numbers(cells, pa.int64(), "id", 1)
+        found = parse_numbers(cells, pa.int64(), "id", 1)
     except ValueError as error:
         raise pa.ArrowInvalid(str(error)) from None
     return found.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]

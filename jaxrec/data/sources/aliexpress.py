@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxrec.data.tables.columns import Coded
-from jaxrec.data.tables.features import Category, Number, Spec, encode, fit
-from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, random_rows
+from jaxrec.data.tables.features import Category, FeatureSpec, Number, encode, fit_encoders
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, split_at_random
 from jaxrec.data.tables.table_reader import read_table
 
 CATEGORIES = tuple(f"categorical_{i}" for i in range(1, 17))
@@ -38,11 +38,14 @@ def load(
     search = raw["search_id"]
     assert isinstance(search, Coded)
     searches = np.unique(search.codes[:count])
-    held_out = searches[random_rows(len(searches), validation=validation, test=0, seed=seed).validation]
+    held_out = searches[split_at_random(len(searches), validation=validation, test=0, seed=seed).validation]
     in_validation = np.isin(search.codes[:count], held_out)
     fitted, chosen = np.flatnonzero(~in_validation), np.flatnonzero(in_validation)
-    specs: list[Spec] = [*(Category(name, min_count=min_count) for name in CATEGORIES), *map(Number, NUMBERS)]
-    encoders = fit(specs, raw, fitted)
+    specs: list[FeatureSpec] = [
+        *(Category(name, min_count=min_count) for name in CATEGORIES),
+        *map(Number, NUMBERS),
+    ]
+    encoders = fit_encoders(specs, raw, fitted)
     labels = {task: np.asarray(raw[task]) for task in LABELS}
     table = Impressions("aliexpress", encode(encoders, raw), encoders.fields, labels, group=search.codes)
     rule = f"the source's test file; validation {validation:g} of the searches, seed {seed}"

@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxrec.data.cells import BadCell, Codes
-from jaxrec.data.delimited import is_packed
+from jaxrec.data.cells import BadCell, IdCodes
+from jaxrec.data.delimited import is_gzip
 from jaxrec.data.events.interactions import Interactions, Sequences
-from jaxrec.data.tables.click_histories import NONE, Sides, of_items
-from jaxrec.data.tables.table_reader import header_of, read_integers
+from jaxrec.data.tables.click_histories import NO_SIDE_INFO, SideInfo, item_column
+from jaxrec.data.tables.table_reader import read_column_names, read_integers
 from jaxrec.data.vocab import text_array
 
 CategoryPath = Literal["last", "first"]
@@ -37,8 +37,8 @@ def load(
     *,
     path: CategoryPath = "last",
     unlisted: Literal["error", "unknown"] = "error",
-) -> tuple[Sequences, Sides]:
-    """Every review is an event; sides: the category of a product.
+) -> tuple[Sequences, SideInfo]:
+    """Every review is an event; side_info: the category of a product.
 
     Users, products and categories are numbered in the order of their names. A product stands in one path of
     categories or more: its category is the end of the last path, as in DIN's code, or of the first, as in
@@ -66,11 +66,13 @@ def load(
     names = sorted(set(category.values()))
     number = {name: place for place, name in enumerate(names, 1)}
     ids = [0, *(number[category[asin]] if asin in category else len(names) + 1 for asin in products)]
-    return events.to_sequences(), Sides({"category": np.array(ids, np.int32)}, {})
+    return events.to_sequences(), SideInfo({"category": np.array(ids, np.int32)}, {})
 
 
-def load_table(path: str | Path, *, category: str | None = "cate_id") -> tuple[Sequences, Sides]:
-    """Events of a table of integers with a header; sides: the category of an item, None for a table without.
+def load_table(path: str | Path, *, category: str | None = "cate_id") -> tuple[Sequences, SideInfo]:
+    """Events of a table of integers with a header, and the items' category.
+
+    category: name of its column; None for a table without.
 
     Columns user_id, item_id and time are read, and that of the category; others are not. Times are seconds
     since 1970 in tables of Electronics; those of Books and Beauty count days from another start, so that
@@ -78,7 +80,7 @@ def load_table(path: str | Path, *, category: str | None = "cate_id") -> tuple[S
     categories; ImportError without pyarrow.
     """
     names = ("user_id", "item_id", "time")
-    header = header_of(path)
+    header = read_column_names(path)
     if category is not None and category not in header:
         raise ValueError(
             f"{path}: no column {category!r} in the header {header!r}; category=None reads events alone"
@@ -87,14 +89,14 @@ def load_table(path: str | Path, *, category: str | None = "cate_id") -> tuple[S
     user, item, time = (columns[name] for name in names)
     events = Interactions.from_raw(Path(path).name, user, item, time, order="sorted")
     if category is None:
-        return events.to_sequences(), NONE
-    column = of_items(events.item, columns[category], events.item_ids, f"{path}: {category}")
-    return events.to_sequences(), Sides({"category": column}, {})
+        return events.to_sequences(), NO_SIDE_INFO
+    column = item_column(events.item, columns[category], events.item_ids, f"{path}: {category}")
+    return events.to_sequences(), SideInfo({"category": column}, {})
 
 
 def read_reviews(path: str | Path) -> Interactions:
     """Reviews in the order of the file. Raises ValueError naming file and line."""
-    users, items = Codes("reviewerID"), Codes("asin")
+    users, items = IdCodes("reviewerID"), IdCodes("asin")
     user, item, time = array("i"), array("i"), array("q")
     for line, content in _lines(path):
         try:
@@ -162,7 +164,7 @@ def read_categories(
 def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """Numbers and contents of the lines of a file, `.gz` allowed."""
     number = 0
-    opener: Any = gzip.open if is_packed(path) else open
+    opener: Any = gzip.open if is_gzip(path) else open
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -199,7 +201,7 @@ def _shown(content: bytes) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}...")
 
 
-def _in_order(codes: Codes, path: str) -> tuple[np.ndarray, np.ndarray]:
+def _in_order(codes: IdCodes, path: str) -> tuple[np.ndarray, np.ndarray]:
     """Names numbered as they came → the id of each number, in the order of the names, and the names so."""
     names = text_array(f"{path}: {codes.feature}", list(codes))
     order = np.argsort(names)

@@ -26,8 +26,8 @@ import numpy as np
 from jaxrec.data import store
 from jaxrec.data.sources.dataset import Table, check_table, pick
 from jaxrec.data.store import File, Route, Source, github, show_terms
-from jaxrec.data.tables.columns import Coded, Raw
-from jaxrec.data.tables.features import Category, encode, fit
+from jaxrec.data.tables.columns import Coded, RawColumn
+from jaxrec.data.tables.features import Category, encode, fit_encoders
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, SplitIndices
 
 SOURCE = Source(
@@ -120,9 +120,11 @@ def load_impressions(name: str, *, seed: int = 0) -> ImpressionSplit:
     """
     table = pick(TABLES, name)
     show_terms(SOURCE)
-    columns, income = _packed() if store.find(_PACKED) is not None else _originals()
+    columns, income = _packed() if store.find_file(_PACKED) is not None else _originals()
     never_married = _is(columns["marital_stat"], ("Never married",))
-    raw: dict[str, Raw] = {column: coded for column, coded in columns.items() if column != "marital_stat"}
+    raw: dict[str, RawColumn] = {
+        column: coded for column, coded in columns.items() if column != "marital_stat"
+    }
     if name == "income":
         labels = {"income": income.astype(np.float32), "never_married": never_married}
     else:
@@ -132,7 +134,7 @@ def load_impressions(name: str, *, seed: int = 0) -> ImpressionSplit:
     train = np.arange(_TRAIN)
     test = np.random.default_rng(seed).permutation(np.arange(_TRAIN, len(income)))
     validation, test = np.sort(test[: len(test) // 2]), np.sort(test[len(test) // 2 :])
-    encoders = fit([Category(column, missing=("?",)) for column in raw], raw, train)
+    encoders = fit_encoders([Category(column, missing=("?",)) for column in raw], raw, train)
     impressions = Impressions(f"census/{name}", encode(encoders, raw), encoders.fields, labels)
     check_table(impressions, table)
     rows = SplitIndices(train, validation, test, f"official test halved, seed {seed}")
@@ -146,16 +148,16 @@ def load_test_numbers() -> dict[str, np.ndarray]:
     """
     show_terms(SOURCE)
     names = [name for name in _NUMERIC if name != "instance_weight"]
-    if store.find(_PACKED) is not None:
-        with np.load(io.BytesIO(store.read(_PACKED))) as packed:
+    if store.find_file(_PACKED) is not None:
+        with np.load(io.BytesIO(store.read_file(_PACKED))) as packed:
             return {name: packed[f"test_{name}"].astype(np.float64) for name in names}
-    cells = [line.split(",") for line in store.read(_TEST).decode().splitlines()]
+    cells = [line.split(",") for line in store.read_file(_TEST).decode().splitlines()]
     return {name: np.array([float(row[_NUMERIC[name]]) for row in cells]) for name in names}
 
 
 def _packed() -> tuple[dict[str, Coded], np.ndarray]:
     """The nominal columns, training rows first, and whether income is over 50,000 dollars."""
-    with np.load(io.BytesIO(store.read(_PACKED))) as packed:
+    with np.load(io.BytesIO(store.read_file(_PACKED))) as packed:
         codes = np.concatenate([packed["train_codes"], packed["test_codes"]])
         columns = {name: Coded(codes[:, i], packed[f"vocab_{name}"]) for i, name in enumerate(NAMES)}
         return columns, np.concatenate([packed["train_income_50k"], packed["test_income_50k"]])
@@ -166,7 +168,7 @@ def _originals() -> tuple[dict[str, Coded], np.ndarray]:
 
     The file of all rows is in another order, without the numeric columns, and with "-" for spaces.
     """
-    cells = [line.split(",") for line in store.read(_TEST).decode().splitlines()]
+    cells = [line.split(",") for line in store.read_file(_TEST).decode().splitlines()]
     kept = [i for i in range(len(cells[0])) if i not in _NUMERIC.values()]
     test = [[row[i].strip() for i in kept] for row in cells]
     left = Counter(",".join(row).replace(" ", "-") for row in test)
@@ -190,7 +192,7 @@ def _originals() -> tuple[dict[str, Coded], np.ndarray]:
 
 
 def _lines_of_all() -> list[str]:
-    with tarfile.open(fileobj=io.BytesIO(store.read(_NOMINAL))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(store.read_file(_NOMINAL))) as archive:
         opened = archive.extractfile("census-income-full-nominal.arff")
         assert opened is not None
         data = opened.read().decode().split("@data", 1)[1]

@@ -11,9 +11,9 @@ import json
 import numpy as np
 
 from jaxrec.data.events.interactions import Sequences
-from jaxrec.data.events.sequence_files import rows_to_sequences
+from jaxrec.data.events.sequence_files import parse_sequences
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
-from jaxrec.data.store import File, Source, github, read, show_terms
+from jaxrec.data.store import File, Source, github, read_file, show_terms
 
 SOURCE = Source(
     "coserec",
@@ -77,7 +77,7 @@ def load(name: str) -> Sequences:
     dataset = pick(DATASETS, name)
     show_terms(SOURCE)
     (file,), _ = dataset.files
-    sequences = rows_to_sequences(f"coserec/{name}", read(file), file.path)
+    sequences = parse_sequences(f"coserec/{name}", read_file(file), file.path)
     check(sequences.name, sequences.statistics(), dataset.expected)
     return sequences
 
@@ -91,7 +91,7 @@ def load_attributes(name: str) -> np.ndarray:
     dataset = pick(DATASETS, name)
     show_terms(SOURCE)
     _, (file,) = dataset.files
-    lists = parse_attributes(read(file), dataset.expected.items, file.path)
+    lists = parse_attributes(read_file(file), dataset.expected.items, file.path)
     none = 1 + max(max(row, default=0) for row in lists)
     rows = [list(dict.fromkeys(row)) or [none] for row in lists]
     attributes = np.zeros((len(rows) + 1, max(map(len, rows))), np.int32)

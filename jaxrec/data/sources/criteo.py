@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec.data.tables.features import Category, Number, encode, fit
-from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, random_rows
-from jaxrec.data.tables.table_reader import first_line, read_table
+from jaxrec.data.tables.features import Category, Number, encode, fit_encoders
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, split_at_random
+from jaxrec.data.tables.table_reader import read_first_line, read_table
 
 COUNTS = tuple(f"I{i}" for i in range(1, 14))
 CATEGORIES = tuple(f"C{i}" for i in range(1, 27))
@@ -28,7 +28,7 @@ def load(
     Counts become sign(x) log(1 + |x|), standardised (some are -1 or less), with an indicator where missing;
     a category seen fewer than `min_count` times in training rows is out of vocabulary.
     """
-    first = first_line(path)
+    first = read_first_line(path)
     delimiter = "\t" if "\t" in first else ","
     has_header = first.split(delimiter)[0].strip('"') == "label"
     raw, _ = read_table(
@@ -39,8 +39,10 @@ def load(
         delimiter=delimiter,
     )
     label = np.asarray(raw["label"])
-    rows = random_rows(len(label), validation=validation, test=test, seed=seed)
+    rows = split_at_random(len(label), validation=validation, test=test, seed=seed)
     specs = [Number(name, log=True, missing="indicator") for name in COUNTS]
-    encoders = fit([*specs, *(Category(name, min_count=min_count) for name in CATEGORIES)], raw, rows.train)
+    encoders = fit_encoders(
+        [*specs, *(Category(name, min_count=min_count) for name in CATEGORIES)], raw, rows.train
+    )
     table = Impressions("criteo", encode(encoders, raw), encoders.fields, {"click": label})
     return table.split(*rows[:3], rule=rows.rule)

@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.tables.columns import Coded, Ragged, Raw, as_coded
-from jaxrec.data.tables.features import Category, Number, Spec, Tags, encode, fit
+from jaxrec.data.tables.columns import Coded, Ragged, RawColumn, as_coded
+from jaxrec.data.tables.features import Category, FeatureSpec, Number, Tags, encode, fit_encoders
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit
 from jaxrec.data.tables.table_reader import read_table
 
@@ -75,7 +75,7 @@ def load(
     raw, sizes = _read_packed(paths, found) if packed.pop() else _read_csv(paths, found, keep)
     specs = [_spec(feature, min_count, missing, 0 if _is_npz(train) else "") for feature in found.features]
     first, second, third = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:2])
-    encoders = fit(specs, raw, first)
+    encoders = fit_encoders(specs, raw, first)
     labels = {name: np.asarray(raw[name], np.float32) for name in found.labels}
     table = Impressions(
         f"fuxictr/{found.name}",
@@ -139,7 +139,7 @@ def _feature(path: str | Path, name: str, spec: Mapping[str, Any]) -> Feature:
 
 def _spec(
     feature: Feature, min_count: int, missing: Literal["error", "indicator"], nothing: int | str
-) -> Spec:
+) -> FeatureSpec:
     name, vocabulary = feature.name, feature.vocabulary
     match feature.kind:
         case "numeric":
@@ -160,7 +160,9 @@ def _names(found: FeatureMap, kind: str) -> list[str]:
     return [feature.name for feature in found.features if feature.kind == kind]
 
 
-def _read_csv(paths: Sequence[str | Path], found: FeatureMap, keep: Keep) -> tuple[dict[str, Raw], list[int]]:
+def _read_csv(
+    paths: Sequence[str | Path], found: FeatureMap, keep: Keep
+) -> tuple[dict[str, RawColumn], list[int]]:
     raw, sizes = read_table(
         paths,
         categories=_names(found, "categorical"),
@@ -187,9 +189,9 @@ def _cut(column: Ragged, length: int, keep: Keep) -> Ragged:
     return Ragged(Coded(codes, column.values.values), offsets)
 
 
-def _read_packed(paths: Sequence[str | Path], found: FeatureMap) -> tuple[dict[str, Raw], list[int]]:
+def _read_packed(paths: Sequence[str | Path], found: FeatureMap) -> tuple[dict[str, RawColumn], list[int]]:
     parts = [_arrays(path, found) for path in paths]
-    raw: dict[str, Raw] = {}
+    raw: dict[str, RawColumn] = {}
     for name in parts[0]:
         column = np.concatenate([part[name] for part in parts])
         raw[name] = _listed(column) if column.ndim == 2 else column
@@ -244,7 +246,7 @@ def _listed(ids: np.ndarray) -> Ragged:
     return Ragged(ids[real], np.concatenate([[0], np.cumsum(real.sum(axis=1))]))
 
 
-def _group(name: str, found: FeatureMap, raw: Mapping[str, Raw]) -> np.ndarray:
+def _group(name: str, found: FeatureMap, raw: Mapping[str, RawColumn]) -> np.ndarray:
     if name not in _names(found, "categorical"):
         raise ValueError(f"group={name!r}: name one of {', '.join(_names(found, 'categorical'))}")
     return as_coded(name, raw[name]).codes.astype(np.int32) + 1

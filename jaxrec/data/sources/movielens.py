@@ -19,12 +19,22 @@ import numpy as np
 
 from jaxrec.data import vocab
 from jaxrec.data.events.interactions import Interactions, Sequences
-from jaxrec.data.events.sequence_files import integer_array, parse_columns
+from jaxrec.data.events.sequence_files import parse_integers, parse_table
 from jaxrec.data.sources.dataset import Dataset, Expected, Table, check, check_table, pick
-from jaxrec.data.store import File, Route, Source, find, http, member, read, show_terms, wheel
-from jaxrec.data.tables.columns import Coded, Ragged, Raw
-from jaxrec.data.tables.features import Category, Number, Tags, encode, fit
-from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, random_rows, time_rows
+from jaxrec.data.store import (
+    File,
+    Route,
+    Source,
+    archive_member,
+    find_file,
+    http,
+    read_file,
+    show_terms,
+    wheel,
+)
+from jaxrec.data.tables.columns import Coded, Ragged, RawColumn
+from jaxrec.data.tables.features import Category, Number, Tags, encode, fit_encoders
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, split_at_random, split_in_time_order
 from jaxrec.data.tables.unobserved_pairs import add_unobserved
 
 SOURCE = Source(
@@ -91,8 +101,8 @@ def convert_items(data: bytes) -> bytes:
 def _routes(name: str, original: str, convert: Callable[[bytes], bytes]) -> tuple[Route, ...]:
     packed = f"recbole/dataset_example/ml-100k/{name}"
     return (
-        member(_ZIP, f"ml-100k/{original}", _member(f"ml-100k/{original}", convert)),
-        member(_WHEEL, packed, _member(packed)),
+        archive_member(_ZIP, f"ml-100k/{original}", _member(f"ml-100k/{original}", convert)),
+        archive_member(_WHEEL, packed, _member(packed)),
     )
 
 
@@ -130,13 +140,13 @@ _USERS_1M = File(
     "movielens-1m/users.dat",
     "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
     134368,
-    (member(ZIP_1M, "ml-1m/users.dat", _member("ml-1m/users.dat")),),
+    (archive_member(ZIP_1M, "ml-1m/users.dat", _member("ml-1m/users.dat")),),
 )
 _MOVIES_1M = File(
     "movielens-1m/movies.dat",
     "0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9",
     171308,
-    (member(ZIP_1M, "ml-1m/movies.dat", _member("ml-1m/movies.dat")),),
+    (archive_member(ZIP_1M, "ml-1m/movies.dat", _member("ml-1m/movies.dat")),),
 )
 
 DATASETS = (
@@ -178,7 +188,7 @@ def load_interactions(name: str) -> Interactions:
     dataset = pick(DATASETS, name)
     show_terms(SOURCE)
     columns = zip(*_table(_RATINGS), strict=True)
-    user, item, rating, time = (integer_array(column, _RATINGS.path) for column in columns)
+    user, item, rating, time = (parse_integers(column, _RATINGS.path) for column in columns)
     return _checked(
         Interactions.from_raw(
             f"movielens/{name}", user, item, time, rating.astype(np.float32), order="sorted"
@@ -207,7 +217,7 @@ def load_users(name: str) -> Users:
     pick(DATASETS, name)
     show_terms(SOURCE)
     _, age, gender, occupation, zip_code = zip(*_by_id("user", _table(_USERS)), strict=True)
-    years = integer_array(age, _USERS.path).astype(np.int32)
+    years = parse_integers(age, _USERS.path).astype(np.int32)
     return Users(years, np.array(gender), np.array(occupation), np.array(zip_code))
 
 
@@ -224,11 +234,11 @@ def load_people(name: str) -> tuple[Sequences, Users]:
 
 
 def _table(file: File) -> list[list[str]]:
-    return [line.split("\t") for line in read(file).decode().split("\n")[1:] if line]
+    return [line.split("\t") for line in read_file(file).decode().split("\n")[1:] if line]
 
 
 def _by_id(feature: str, rows: list[list[str]]) -> list[list[str]]:
-    raw = integer_array([row[0] for row in rows], feature)
+    raw = parse_integers([row[0] for row in rows], feature)
     ids = vocab.build(feature, raw, "sorted").encode(raw)
     return [rows[i] for i in np.argsort(ids)]
 
@@ -257,20 +267,20 @@ def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> Impress
     if name == "ml-1m":
         show_terms(SOURCE)
         interactions, users, movies = _million()
-        parts = random_rows(interactions.user.size, seed=seed)
+        parts = split_at_random(interactions.user.size, seed=seed)
     else:
         interactions, users, movies = load_interactions(name), load_users(name), load_movies(name)
         assert interactions.time is not None
-        parts = time_rows(interactions.time)
+        parts = split_in_time_order(interactions.time)
     pairs = add_unobserved(
         interactions.user - 1,
         interactions.item - 1,
         interactions.num_items,
         parts,
-        per_pair=negatives,
+        negatives_per_pair=negatives,
         seed=seed,
     )
-    raw: dict[str, Raw] = {
+    raw: dict[str, RawColumn] = {
         "user_id": Coded(pairs.user, interactions.user_ids),
         "movie_id": Coded(pairs.item, interactions.item_ids),
         "age": _of(users.age, pairs.user) if name == "ml-1m" else users.age[pairs.user],
@@ -288,7 +298,7 @@ def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> Impress
         Category("year", missing=(0,)),
         Tags("genres"),
     ]
-    encoders = fit(specs, raw, pairs.rows.train)
+    encoders = fit_encoders(specs, raw, pairs.split.train)
     assert interactions.value is not None
     rating = np.where(pairs.observed, interactions.value[pairs.origin], 0).astype(np.float32)
     impressions = Impressions(
@@ -306,7 +316,7 @@ def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> Impress
         regression=("rating",),
     )
     check_table(impressions, table)
-    return impressions.split(*pairs.rows[:3], rule=pairs.rows.rule)
+    return impressions.split(*pairs.split[:3], rule=pairs.split.rule)
 
 
 def _of(column: np.ndarray, rows: np.ndarray) -> Coded:
@@ -324,21 +334,19 @@ def _tags(genres: np.ndarray) -> Ragged:
 
 def _million() -> tuple[Interactions, Users, Movies]:
     """MovieLens-1M without its times, so that a copy packed without them gives the same table."""
-    if find(_PACKED_1M) is not None:
-        with np.load(io.BytesIO(read(_PACKED_1M))) as packed:
+    if find_file(_PACKED_1M) is not None:
+        with np.load(io.BytesIO(read_file(_PACKED_1M))) as packed:
             user, movie, rating = (packed[name].astype(np.int64) for name in ("user", "movie", "rating"))
     else:
-        lines = _member("ml-1m/ratings.dat")(read(ZIP_1M))
-        user, movie, rating, _ = parse_columns(
-            lines, ("user", "movie", "rating", "time"), ZIP_1M.path, b"::"
-        ).T
+        lines = _member("ml-1m/ratings.dat")(read_file(ZIP_1M))
+        user, movie, rating, _ = parse_table(lines, ("user", "movie", "rating", "time"), ZIP_1M.path, b"::").T
     interactions = Interactions.from_raw(
         "movielens/ml-1m", user, movie, value=rating.astype(np.float32), order="sorted"
     )
     described = _described(_USERS_1M)
     rows = [described[raw] for raw in interactions.user_ids.tolist()]
     _, gender, age, occupation, zip_code = (np.array(column) for column in zip(*rows, strict=True))
-    years, works = (integer_array(column.tolist(), _USERS_1M.path) for column in (age, occupation))
+    years, works = (parse_integers(column.tolist(), _USERS_1M.path) for column in (age, occupation))
     users = Users(years.astype(np.int32), gender, works, zip_code)
     described = _described(_MOVIES_1M)
     rows = [described[raw] for raw in interactions.item_ids.tolist()]
@@ -352,8 +360,8 @@ def _million() -> tuple[Interactions, Users, Movies]:
 
 def _described(file: File) -> dict[int, list[str]]:
     """Cells of each line of a .dat file, by the id that they begin with; ValueError if one stands twice."""
-    rows = [line.split("::") for line in read(file).decode("latin-1").split("\n") if line]
-    ids = integer_array([row[0] for row in rows], file.path).tolist()
+    rows = [line.split("::") for line in read_file(file).decode("latin-1").split("\n") if line]
+    ids = parse_integers([row[0] for row in rows], file.path).tolist()
     described = dict(zip(ids, rows, strict=True))
     if len(described) < len(ids):
         raise ValueError(

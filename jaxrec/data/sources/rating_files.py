@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, BadCell, check_id, shown
+from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, BadCell, check_id, quote
 from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.sources import movielens
-from jaxrec.data.store import File, Source, http, read, read_bytes, show_terms, verify
+from jaxrec.data.store import File, Source, http, read_bytes, read_file, show_terms, verify
 
 AMAZON = Source(
     "amazon-2014",
@@ -197,7 +197,7 @@ def _check_lines(content: bytes, layout: Layout, where: str, form: str) -> None:
             number += content.count(b"\n", start, good)
             bad = content[good : content.find(b"\n", good) + 1 or len(content)].decode(errors="replace")
             raise ValueError(
-                f"{where}, line {number + bool(layout.header)}: {shown(bad)}: expected lines `{form}` with "
+                f"{where}, line {number + bool(layout.header)}: {quote(bad)}: expected lines `{form}` with "
                 f"integer seconds; numbers have {PLAIN_INTEGER}"
             )
         number += content.count(b"\n", start, end)
@@ -231,7 +231,7 @@ def _content(layout: Layout, name: str, path: str) -> tuple[bytes, str]:
                 f"{name}: its checksum is not known here, so it is not downloaded: fetch "
                 f"{layout.source.homepage} and name the file"
             )
-        return _member(read(layout.archive), layout.member), layout.archive.path
+        return _member(read_file(layout.archive), layout.member), layout.archive.path
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; name the rating file of {name}")
     content = read_bytes(Path(path))

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxrec.data.sources.dataset import Table, check_table, pick
-from jaxrec.data.store import File, Source, read, show_terms
-from jaxrec.data.tables.columns import Coded, Raw
-from jaxrec.data.tables.features import Category, Number, Spec, encode, fit
-from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, time_rows
+from jaxrec.data.store import File, Source, read_file, show_terms
+from jaxrec.data.tables.columns import Coded, RawColumn
+from jaxrec.data.tables.features import Category, FeatureSpec, Number, encode, fit_encoders
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, split_in_time_order
 from jaxrec.data.tables.unobserved_pairs import add_unobserved
 from jaxrec.data.validation import as_integers
 
@@ -56,18 +56,20 @@ def load_impressions(name: str = "funnel", *, negatives: int = 4, seed: int = 0)
     """
     table = pick(TABLES, name)
     show_terms(SOURCE)
-    with np.load(io.BytesIO(read(_FILE))) as packed:
+    with np.load(io.BytesIO(read_file(_FILE))) as packed:
         columns = dict(packed)
     num_users, num_items = columns["shape"].tolist()
     pairs, times = _pairs(columns, num_items)
     first = times.min(axis=0)
     user, item = pairs // num_items, pairs % num_items
-    parts = time_rows(first)
+    parts = split_in_time_order(first)
     end = first[parts.validation].min()
     untimed = columns["test_user"].astype(np.int64) * num_items + columns["test_item"]
-    rows = add_unobserved(user, item, num_items, parts, per_pair=negatives, seed=seed, never=untimed)
+    rows = add_unobserved(
+        user, item, num_items, parts, negatives_per_pair=negatives, seed=seed, excluded=untimed
+    )
     time = first[rows.origin]
-    raw: dict[str, Raw] = {
+    raw: dict[str, RawColumn] = {
         "user_id": Coded(rows.user, np.arange(num_users)),
         "item_id": Coded(rows.item, np.arange(num_items)),
         "hour": time // 3600 % 24,
@@ -78,14 +80,14 @@ def load_impressions(name: str = "funnel", *, negatives: int = 4, seed: int = 0)
         for side, entity, of_row in (("user", user, rows.user), ("item", item, rows.item)):
             events = entity[parts.train][known]
             raw[f"{side}_{behaviour}s"] = count_before(events, when[known], of_row, time)
-    specs: list[Spec] = [
+    specs: list[FeatureSpec] = [
         Category("user_id", min_count=2),
         Category("item_id", min_count=2),
         Category("hour"),
         Category("weekday"),
         *(Number(column, log=True) for column in raw if column.endswith("s")),
     ]
-    encoders = fit(specs, raw, rows.rows.train)
+    encoders = fit_encoders(specs, raw, rows.split.train)
     labels = {b: _label(times[i:], rows.origin, rows.observed) for i, b in enumerate(BEHAVIOURS)}
     impressions = Impressions(
         f"retailrocket/{name}",
@@ -96,7 +98,7 @@ def load_impressions(name: str = "funnel", *, negatives: int = 4, seed: int = 0)
         time=time,
     )
     check_table(impressions, table)
-    return impressions.split(*rows.rows[:3], rule=rows.rows.rule)
+    return impressions.split(*rows.split[:3], rule=rows.split.rule)
 
 
 def count_before(entity: np.ndarray, when: np.ndarray, of_row: np.ndarray, time: np.ndarray) -> np.ndarray:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from jaxrec.data.events.interactions import Interactions, Sequences
-from jaxrec.data.events.sequence_files import parse_columns
+from jaxrec.data.events.sequence_files import parse_table
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
-from jaxrec.data.store import File, Source, github, read, show_terms
-from jaxrec.data.validation import narrow_ids
+from jaxrec.data.store import File, Source, github, read_file, show_terms
+from jaxrec.data.validation import as_int32_ids
 
 SOURCE = Source(
     "sasrec",
@@ -37,12 +37,12 @@ def load(name: str) -> Sequences:
     dataset = pick(DATASETS, name)
     show_terms(SOURCE)
     ((file,),) = dataset.files
-    table = parse_columns(read(file), ("user", "item"), file.path)
+    table = parse_table(read_file(file), ("user", "item"), file.path)
     users, items = int(table[:, 0].max()), int(table[:, 1].max())
     sequences = Interactions(
         f"sasrec/{name}",
-        user=narrow_ids(table[:, 0], users, f"{file.path}: user"),
-        item=narrow_ids(table[:, 1], items, f"{file.path}: item"),
+        user=as_int32_ids(table[:, 0], users, f"{file.path}: user"),
+        item=as_int32_ids(table[:, 1], items, f"{file.path}: item"),
         time=None,
         value=None,
         user_ids=np.arange(1, users + 1),

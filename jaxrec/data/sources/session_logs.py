@@ -26,7 +26,7 @@ import numpy as np
 
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.sources.dataset import Log, pick
-from jaxrec.data.store import File, Source, find, github, read, show_terms
+from jaxrec.data.store import File, Source, find_file, github, read_file, show_terms
 from jaxrec.data.validation import as_integers
 
 SOURCE = Source(
@@ -106,10 +106,12 @@ def load(name: str) -> Sessions:
     log = pick(LOGS, name)
     show_terms(SOURCE)
     (packed, train), (_, test) = log.files
-    if find(packed) is not None:
-        arrays = unpack(read(packed), packed.path)
+    if find_file(packed) is not None:
+        arrays = unpack(read_file(packed), packed.path)
     else:
-        arrays = from_lists(unpickle(read(train), train.path), unpickle(read(test), test.path), name)
+        arrays = from_lists(
+            unpickle(read_file(train), train.path), unpickle(read_file(test), test.path), name
+        )
     sessions = Sessions.from_arrays(f"sessions/{name}", **arrays)
     found = sessions.statistics()._asdict()
     for field, value in log.expected.items():

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from jaxrec.data.events.interactions import Interactions, Sequences
-from jaxrec.data.tables.click_histories import Sides, of_items
-from jaxrec.data.tables.table_reader import arrow, integers, read_blocks
+from jaxrec.data.tables.click_histories import SideInfo, item_column
+from jaxrec.data.tables.table_reader import import_pyarrow, integer_cells, read_blocks
 
 BEHAVIOURS = ("pv", "cart", "fav", "buy")
 WINDOW = (1511539200, 1512316800)  # 2017-11-25 until 2017-12-04, midnight in China (UTC+8)
@@ -31,8 +31,8 @@ def load(
     window: tuple[int, int] | None = WINDOW,
     outside: Literal["error", "drop"] = "error",
     inconsistent: Literal["error", "first"] = "error",
-) -> tuple[Sequences, Sides]:
-    """Events of the named behaviours in one sequence a user; sides: the category of an item.
+) -> tuple[Sequences, SideInfo]:
+    """Events of the named behaviours in one sequence a user; side_info: the category of an item.
 
     window: events lie in window[0] <= time < window[1], by default the nine days that the set is about; None
     takes any time. outside: other events raise, or are left out (the file has some of other years).
@@ -54,23 +54,23 @@ def load(
     del user
     items, item_ids = _numbered(item)
     del item
-    column = of_items(items, category, item_ids, f"{path}: category", several=inconsistent)
+    column = item_column(items, category, item_ids, f"{path}: category", several=inconsistent)
     del category
     events = Interactions(Path(path).name, users, items, time, None, user_ids, item_ids)
-    return events.to_sequences(), Sides({"category": column}, {})
+    return events.to_sequences(), SideInfo({"category": column}, {})
 
 
 def _read(
     path: str | Path, behaviours: Sequence[str], window: tuple[int, int] | None, outside: str
 ) -> list[np.ndarray]:
     """User, item and category, int32 [N], and time, int64 [N], of the events asked for."""
-    pa = arrow(str(path))
+    pa = import_pyarrow(str(path))
     types = dict.fromkeys(_COLUMNS, pa.int64()) | {"behaviour": pa.dictionary(pa.int32(), pa.string())}
     blocks: dict[str, list[np.ndarray]] = {name: [] for name in (*_IDS, "time")}
     line = 1
     for block in read_blocks(path, types, names=_COLUMNS):
         kept = _chosen(path, block.column("behaviour"), behaviours, line)
-        time = integers(path, "time", block.column("time"), line)
+        time = integer_cells(path, "time", block.column("time"), line)
         if window is not None:
             late = (time < window[0]) | (time >= window[1])
             if (late & kept).any() and outside == "error":
@@ -81,7 +81,7 @@ def _read(
                 )
             kept &= ~late
         for name in _IDS:
-            blocks[name].append(integers(path, name, block.column(name), line, bits=32)[kept])
+            blocks[name].append(integer_cells(path, name, block.column(name), line, bits=32)[kept])
         blocks["time"].append(time[kept])
         line += block.num_rows
     if not any(part.size for part in blocks["time"]):

@@ -1,7 +1,7 @@
 """Amazon and Yelp sequences with times, as TiCoSeRec distributes them (Dang et al., AAAI 2023, 2212.08262).
 
-Users stand in the order of the item file. `uniform_rank` is the authors' order of users by the variance of
-their time gaps, which can't be recomputed from these files: they ranked events before sorting them.
+Users have the order of the item file. `gap_variance_rank` is the authors' rank of users by the variance of
+their time gaps, which cannot be recomputed from these files: they computed it before sorting the events.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import io
 import numpy as np
 
 from jaxrec.data.events.interactions import Sequences
-from jaxrec.data.events.sequence_files import parse_rows, rows_to_sequences, with_times
+from jaxrec.data.events.sequence_files import add_times, parse_lines, parse_sequences
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
-from jaxrec.data.store import File, Source, find, github, read, show_terms
+from jaxrec.data.store import File, Source, find_file, github, read_file, show_terms
 from jaxrec.data.vocab import Vocabulary
 
 SOURCE = Source(
@@ -89,27 +89,29 @@ DATASETS = (
 
 
 def load(name: str) -> Sequences:
-    """Sequences with times (Home: without) and uniform_rank; item ids are those of the file."""
+    """Sequences with times (Home: without) and gap_variance_rank; item ids are those of the file."""
     dataset = pick(DATASETS, name)
     show_terms(SOURCE)
     (items,), order, *stamps = dataset.files
-    sequences = rows_to_sequences(f"ticoserec/{name}", read(items), items.path)
+    sequences = parse_sequences(f"ticoserec/{name}", read_file(items), items.path)
     if stamps:
         ((times,),) = stamps
-        sequences = with_times(sequences, read(times), times.path)
-    sequences = dataclasses.replace(sequences, uniform_rank=_uniform_rank(sequences.user_ids, order))
+        sequences = add_times(sequences, read_file(times), times.path)
+    sequences = dataclasses.replace(
+        sequences, gap_variance_rank=_gap_variance_rank(sequences.user_ids, order)
+    )
     check(sequences.name, sequences.statistics(), dataset.expected)
     return sequences
 
 
-def _uniform_rank(users: np.ndarray, order: tuple[File, ...]) -> np.ndarray:
+def _gap_variance_rank(users: np.ndarray, order: tuple[File, ...]) -> np.ndarray:
     packed, original = order
-    if find(packed) is not None:
-        ranked = np.load(io.BytesIO(read(packed)))[
+    if find_file(packed) is not None:
+        ranked = np.load(io.BytesIO(read_file(packed)))[
             "user_order"
         ]  # the user of each line of the re-ordered file
     else:
-        ranked = parse_rows(read(original), original.path)[0]
+        ranked = parse_lines(read_file(original), original.path)[0]
     rows = Vocabulary("user", users).encode(ranked) - 1
     rank = np.empty(users.size, np.int32)
     rank[rows] = np.arange(rows.size, dtype=np.int32)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.tables.click_histories import Clicks, Sides
+from jaxrec.data.tables.click_histories import Clicks, SideInfo
 from jaxrec.data.validation import MAX_ITEMS
 
 STYLES = 2
@@ -129,7 +129,7 @@ def lifelong(
         left_out=0,
         num_users=num_users,
         num_items=len(category) - 1,
-        sides=Sides({"category": category, "style": style}, {}),
+        side_info=SideInfo({"category": category, "style": style}, {}),
     )
     return Lifelong(clicks, planted, taste, 1.0 - noise)
 

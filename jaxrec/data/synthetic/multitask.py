@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.tables.features import Category, Number, encode, fit
-from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, random_rows
+from jaxrec.data.tables.features import Category, Number, encode, fit_encoders
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, split_at_random
 
 _CHUNK = 65_536  # rows whose labels are computed at once
 
@@ -123,8 +123,8 @@ def funnel(
     clicked = rng.random(num_rows) < click
     converted = clicked & (rng.random(num_rows) < conversion)
     raw = {"user_id": user, "item_id": item, "price": price}
-    rows = random_rows(num_rows, seed=seed)
-    encoders = fit((Category("user_id"), Category("item_id"), Number("price")), raw, rows.train)
+    rows = split_at_random(num_rows, seed=seed)
+    encoders = fit_encoders((Category("user_id"), Category("item_id"), Number("price")), raw, rows.train)
     labels = {"click": clicked.astype(np.float32), "conversion": converted.astype(np.float32)}
     table = Impressions(
         f"funnel-{num_rows}", encode(encoders, raw), encoders.fields, labels, group=user.astype(np.int32)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.data.events.interactions import Sequences, uniform_rank
+from jaxrec.data.events.interactions import Sequences, gap_variance_rank
 
 START = 1_388_534_400  # 2014-01-01 UTC
 DAY = 86_400
@@ -104,5 +104,5 @@ def _with_times(name: str, rows: list[list[int]], num_items: int, rng: np.random
         gaps = np.ones(len(row) - 1, np.int64) if user % 2 else rng.integers(0, 31, len(row) - 1)
         start = START + DAY * int(rng.integers(0, 365))
         times.append((start + DAY * np.concatenate([[0], np.cumsum(gaps)]).astype(np.int64)).tolist())
-    sequences = Sequences.from_rows(name, rows, times, num_items=num_items)
-    return dataclasses.replace(sequences, uniform_rank=uniform_rank(sequences))
+    sequences = Sequences.from_lists(name, rows, times, num_items=num_items)
+    return dataclasses.replace(sequences, gap_variance_rank=gap_variance_rank(sequences))

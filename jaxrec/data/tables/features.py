@@ -1,12 +1,12 @@
-"""Raw columns to model inputs in two steps: `fit` reads training rows only, `encode` applies to all rows.
+"""Encodes raw columns as model inputs: `fit_encoders` reads training rows only, `encode` applies to all.
 
-    encoders = fit((Category("city"), Tags("genres"), Number("price", log=True)), raw, rows.train)
+    encoders = fit_encoders((Category("city"), Tags("genres"), Number("price", log=True)), raw, split.train)
     columns = encode(encoders, raw)
 
-Ids of categories: 0 padding (of several values only), 1 missing, 2 out of vocabulary, 3.. the known values in
-ascending order. What training rows do not hold, or hold fewer than `min_count` times, is out of vocabulary.
-With min_count=1 no training row has id 2, so its embedding stays as initialised: min_count=2 trains it on
-the rare values.
+Ids of categories: 0 padding (of `Tags` only), 1 missing, 2 out of vocabulary, 3.. the known values in
+ascending order. A value that occurs in training rows never, or fewer than `min_count` times, is out of
+vocabulary. With min_count=1 no training row has id 2, so its embedding stays as initialised; min_count=2
+trains it on the rare values.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.tables.columns import Coded, Raw, as_coded, as_lists, num_rows
+from jaxrec.data.tables.columns import Coded, RawColumn, as_coded, as_coded_lists, column_length
 from jaxrec.data.vocab import is_text
 
-PADDING, MISSING, UNKNOWN, FIRST = 0, 1, 2, 3
+PADDING, MISSING, UNKNOWN, FIRST_VALUE = 0, 1, 2, 3
 
 
 class Category(NamedTuple):
-    """One value a row, integer or text. column: of the raw table, by default of the feature's name.
+    """One value per row, integer or text. column: name of the raw column, by default the feature's.
 
-    vocabulary: features that name the same one share their ids. missing: raw values that stand for "not
-    known"; empty text always does.
+    vocabulary: features with the same one share their ids. missing: raw values that mean "unknown"; empty
+    text always does.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Category(NamedTuple):
 
 
 class Tags(NamedTuple):
-    """Several values a row, as `Category`. A row without any has one id, 1 (missing).
+    """Any number of values per row, otherwise as `Category`. A row without any has one id, 1 (missing).
 
-    max_values: keeps the first so many of each row, at least 1; None: the width is that of the longest
-    training row, and a longer row later is an error.
+    max_values: how many values of each row are kept, the first ones; None: as many as the longest training
+    row has, and a longer row later is an error.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Number(NamedTuple):
 
     Mean and deviation are those of training rows; a constant column becomes 0.
     missing: "error" refuses missing values; "indicator" adds the feature `<name>_missing` (1 where missing)
-    and gives those rows the training mean (0 if standardised).
+    and replaces them by the training mean (0 if standardised).
     """
 
     name: str
@@ -67,10 +67,10 @@ class Number(NamedTuple):
 
 
 class Buckets(NamedTuple):
-    """A number as a category: buckets of about equally many training rows, or between given `edges`.
+    """A number as a category: buckets of about equally many training rows, or between the given `edges`.
 
-    Bucket k, id 3 + k, holds edges[k - 1] <= x < edges[k]; missing (NaN) has its own id 1. Equal quantiles
-    join, so there may be fewer than `num_buckets`.
+    Bucket k, id 3 + k, holds edges[k - 1] <= x < edges[k]; missing (NaN) has id 1. Equal quantiles are
+    merged, so there may be fewer than `num_buckets`.
     """
 
     name: str
@@ -79,15 +79,15 @@ class Buckets(NamedTuple):
     edges: tuple[float, ...] = ()
 
 
-Spec = Category | Tags | Number | Buckets
+FeatureSpec = Category | Tags | Number | Buckets
 
 
 class Field(NamedTuple):
-    """What a model has to know of a column. raw: the value of id 3, 4, ...: `decode` turns ids back.
+    """What a model needs to know of a column.
 
     kind: "categorical" int32 [N], "multi" int32 [N, L] padded with 0, or "numeric" float32 [N].
     vocab_size: largest id + 1, 0 for numbers. vocabulary: fields of the same one share ids ("" for numbers).
-    raw: for buckets, the lower end of each; empty for numbers.
+    raw: the raw values of ids 3, 4, ...; for buckets the lower edge of each; empty for numbers.
     """
 
     name: str
@@ -100,25 +100,28 @@ class Field(NamedTuple):
 class Encoders(NamedTuple):
     """Everything learned from training rows. fields: in the order of the specs.
 
-    scales: {number: (mean, deviation)} after the logarithm. widths: {tags: ids a row}.
+    scales: {number: (mean, deviation)} after the logarithm. widths: {tags: ids per row}.
     """
 
-    specs: tuple[Spec, ...]
+    specs: tuple[FeatureSpec, ...]
     fields: tuple[Field, ...]
     scales: Mapping[str, tuple[float, float]]
     widths: Mapping[str, int]
 
 
-def fit(specs: Sequence[Spec], raw: Mapping[str, Raw], train_rows: np.ndarray) -> Encoders:
+def fit_encoders(
+    specs: Sequence[FeatureSpec], raw: Mapping[str, RawColumn], train_rows: np.ndarray
+) -> Encoders:
     """Learns vocabularies, scales and bucket edges from the rows `train_rows` (indices [n]) of raw columns.
 
     Raises:
-      ValueError: no or unequal columns, two features of one name or one without, a category of floating-point
-        type, a vocabulary without a known value, a number that is infinite, or missing where that is refused.
+      ValueError: no columns or columns of unequal length, a feature without a name or two of one name, a
+        category of floating-point type, a vocabulary without a known value, or a number that is infinite, or
+        missing where that is refused.
     """
-    names = [name for spec in specs for name in _names(spec)]
+    names = [name for spec in specs for name in _feature_names(spec)]
     if not all(name.strip() for name in names):
-        raise ValueError(f"features: {names}: each needs a name; an unnamed column is often an index of rows")
+        raise ValueError(f"features: {names}: each needs a name; an unnamed column is often a row index")
     twice = {name for name in names if names.count(name) > 1}
     if twice or not specs:
         raise ValueError(
@@ -126,7 +129,7 @@ def fit(specs: Sequence[Spec], raw: Mapping[str, Raw], train_rows: np.ndarray) -
         )
     count = _length_of_all(specs, raw)
     train = np.zeros(count, bool)
-    train[_rows(train_rows, count)] = True
+    train[_check_train_rows(train_rows, count)] = True
     known = _vocabularies([s for s in specs if isinstance(s, Category | Tags)], raw, train)
     fields: list[Field] = []
     scales, widths = {}, {}
@@ -134,34 +137,36 @@ def fit(specs: Sequence[Spec], raw: Mapping[str, Raw], train_rows: np.ndarray) -
         if isinstance(spec, Category | Tags):
             values = known[spec.vocabulary or spec.name]
             kind: Literal["categorical", "multi"] = "categorical" if isinstance(spec, Category) else "multi"
-            fields.append(Field(spec.name, kind, FIRST + len(values), spec.vocabulary or spec.name, values))
+            fields.append(
+                Field(spec.name, kind, FIRST_VALUE + len(values), spec.vocabulary or spec.name, values)
+            )
             if isinstance(spec, Tags):
-                widths[spec.name] = _width(spec, raw, train)
+                widths[spec.name] = _num_values(spec, raw, train)
         elif isinstance(spec, Buckets):
-            lower = np.concatenate([[-np.inf], _edges(spec, _numbers(spec, raw)[train])])
-            fields.append(Field(spec.name, "categorical", FIRST + len(lower), spec.name, lower))
+            lower = np.concatenate([[-np.inf], _edges(spec, _as_floats(spec, raw)[train])])
+            fields.append(Field(spec.name, "categorical", FIRST_VALUE + len(lower), spec.name, lower))
         else:
-            fields += [Field(name, "numeric", 0, "", np.empty(0)) for name in _names(spec)]
-            scales[spec.name] = _scale(spec, _numbers(spec, raw)[train])
+            fields += [Field(name, "numeric", 0, "", np.empty(0)) for name in _feature_names(spec)]
+            scales[spec.name] = _scale(spec, _as_floats(spec, raw)[train])
     return Encoders(tuple(specs), tuple(fields), scales, widths)
 
 
-def encode(encoders: Encoders, raw: Mapping[str, Raw]) -> dict[str, np.ndarray]:
-    """Columns of `encoders.fields` for all rows of raw columns, training rows or not. Raises as `fit`."""
+def encode(encoders: Encoders, raw: Mapping[str, RawColumn]) -> dict[str, np.ndarray]:
+    """Columns of `encoders.fields` for all rows of the raw columns. Raises as `fit_encoders` does."""
     _length_of_all(encoders.specs, raw)
     fields = {field.name: field for field in encoders.fields}
     columns: dict[str, np.ndarray] = {}
     for spec in encoders.specs:
         if isinstance(spec, Category):
-            columns[spec.name] = _ids(spec, _coded(spec, raw), fields[spec.name].raw)
+            columns[spec.name] = _value_ids(spec, _coded_column(spec, raw), fields[spec.name].raw)
         elif isinstance(spec, Tags):
-            columns[spec.name] = _padded(spec, raw, fields[spec.name].raw, encoders.widths[spec.name])
+            columns[spec.name] = _padded_ids(spec, raw, fields[spec.name].raw, encoders.widths[spec.name])
         elif isinstance(spec, Buckets):
-            x = _numbers(spec, raw)
-            bucket = np.searchsorted(fields[spec.name].raw[1:], x, side="right") + FIRST
+            x = _as_floats(spec, raw)
+            bucket = np.searchsorted(fields[spec.name].raw[1:], x, side="right") + FIRST_VALUE
             columns[spec.name] = np.where(np.isnan(x), MISSING, bucket).astype(np.int32)
         else:
-            x, (mean, deviation) = _numbers(spec, raw), encoders.scales[spec.name]
+            x, (mean, deviation) = _as_floats(spec, raw), encoders.scales[spec.name]
             absent = np.isnan(x)
             x = np.where(absent, mean, x)
             columns[spec.name] = ((x - mean) / deviation if spec.standardise else x).astype(np.float32)
@@ -171,7 +176,7 @@ def encode(encoders: Encoders, raw: Mapping[str, Raw]) -> dict[str, np.ndarray]:
 
 
 def decode(field: Field, ids: object) -> np.ndarray:
-    """Raw values of ids, as objects; 0, 1 and 2 become "<padding>", "<missing>", "<unknown>"."""
+    """Raw values of ids, dtype object; 0, 1 and 2 become "<padding>", "<missing>", "<unknown>"."""
     array = np.asarray(ids)
     bad = array[(array < 0) | (array >= field.vocab_size)]
     if bad.size:
@@ -180,34 +185,34 @@ def decode(field: Field, ids: object) -> np.ndarray:
     return np.concatenate([special, field.raw.astype(object)])[array]
 
 
-def _names(spec: Spec) -> tuple[str, ...]:
+def _feature_names(spec: FeatureSpec) -> tuple[str, ...]:
     indicator = isinstance(spec, Number) and spec.missing == "indicator"
     return (spec.name, f"{spec.name}_missing") if indicator else (spec.name,)
 
 
-def _column(spec: Spec, raw: Mapping[str, Raw]) -> Raw:
+def _raw_column(spec: FeatureSpec, raw: Mapping[str, RawColumn]) -> RawColumn:
     name = spec.column or spec.name
     if name not in raw:
         raise ValueError(f"{spec.name}: there is no raw column {name!r} among {', '.join(map(repr, raw))}")
     return raw[name]
 
 
-def _length_of_all(specs: Sequence[Spec], raw: Mapping[str, Raw]) -> int:
-    lengths = {spec.name: num_rows(_column(spec, raw)) for spec in specs}
+def _length_of_all(specs: Sequence[FeatureSpec], raw: Mapping[str, RawColumn]) -> int:
+    lengths = {spec.name: column_length(_raw_column(spec, raw)) for spec in specs}
     if len(set(lengths.values())) > 1 or 0 in lengths.values():
         raise ValueError(f"raw columns: rows {lengths}; all must have the same number, at least one")
     return next(iter(lengths.values()))
 
 
-def _coded(spec: Category, raw: Mapping[str, Raw]) -> Coded:
-    return as_coded(spec.name, _column(spec, raw), spec.missing)
+def _coded_column(spec: Category, raw: Mapping[str, RawColumn]) -> Coded:
+    return as_coded(spec.name, _raw_column(spec, raw), spec.missing)
 
 
-def _lists(spec: Tags, raw: Mapping[str, Raw]) -> tuple[Coded, np.ndarray]:
-    return as_lists(spec.name, _column(spec, raw), spec.missing)
+def _coded_lists(spec: Tags, raw: Mapping[str, RawColumn]) -> tuple[Coded, np.ndarray]:
+    return as_coded_lists(spec.name, _raw_column(spec, raw), spec.missing)
 
 
-def _rows(rows: np.ndarray, count: int) -> np.ndarray:
+def _check_train_rows(rows: np.ndarray, count: int) -> np.ndarray:
     rows = np.asarray(rows)
     if not rows.size or rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= count:
         raise ValueError(f"train_rows: expected at least one index, integers within 0..{count - 1}")
@@ -215,7 +220,7 @@ def _rows(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _vocabularies(
-    specs: Sequence[Category | Tags], raw: Mapping[str, Raw], train: np.ndarray
+    specs: Sequence[Category | Tags], raw: Mapping[str, RawColumn], train: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The known values of each vocabulary, ascending, from the training rows of all its columns."""
     seen: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
@@ -228,16 +233,18 @@ def _vocabularies(
                 f"for all features of the vocabulary {name!r}"
             )
         if isinstance(spec, Tags):
-            (codes, values), lengths = _lists(spec, raw)
+            (codes, values), lengths = _coded_lists(spec, raw)
             codes = codes[np.repeat(train, lengths)]
         else:
-            codes, values = _coded(spec, raw)
+            codes, values = _coded_column(spec, raw)
             codes = codes[train]
         seen.setdefault(name, []).append((values, np.bincount(codes[codes >= 0], minlength=len(values))))
     known = {}
     for name, parts in seen.items():
         if len({is_text(values) for values, _ in parts}) > 1:
-            raise ValueError(f"vocabulary {name!r}: some columns hold text, others integers; make them alike")
+            raise ValueError(
+                f"vocabulary {name!r}: some columns hold text, others integers; convert them to one type"
+            )
         values, place = np.unique(np.concatenate([values for values, _ in parts]), return_inverse=True)
         count = np.bincount(place, np.concatenate([counts for _, counts in parts]), minlength=len(values))
         known[name] = values[count >= least[name]]
@@ -249,46 +256,46 @@ def _vocabularies(
     return known
 
 
-def _ids(spec: Category | Tags, column: Coded, known: np.ndarray) -> np.ndarray:
+def _value_ids(spec: Category | Tags, column: Coded, known: np.ndarray) -> np.ndarray:
     if is_text(column.values) != is_text(known):
         raise ValueError(
             f"{spec.name}: raw values of type {column.values.dtype}, those of the training rows were "
             f"{known.dtype}; convert one to the other"
         )
     place = np.minimum(np.searchsorted(known, column.values), len(known) - 1)
-    table = np.where(known[place] == column.values, place + FIRST, UNKNOWN)
+    table = np.where(known[place] == column.values, place + FIRST_VALUE, UNKNOWN)
     return np.append(table, MISSING).astype(np.int32)[column.codes]  # code -1 is the last entry
 
 
-def _width(spec: Tags, raw: Mapping[str, Raw], train: np.ndarray) -> int:
-    """How many ids a row of tags has."""
+def _num_values(spec: Tags, raw: Mapping[str, RawColumn], train: np.ndarray) -> int:
+    """Number of ids per row of tags."""
     if spec.max_values is None:
-        return int(_lists(spec, raw)[1][train].max(initial=1))
+        return int(_coded_lists(spec, raw)[1][train].max(initial=1))
     if type(spec.max_values) is not int or spec.max_values < 1:
         raise ValueError(f"{spec.name}: max_values={spec.max_values!r}: must be at least 1, or None for all")
     return spec.max_values
 
 
-def _padded(spec: Tags, raw: Mapping[str, Raw], known: np.ndarray, width: int) -> np.ndarray:
-    values, lengths = _lists(spec, raw)
+def _padded_ids(spec: Tags, raw: Mapping[str, RawColumn], known: np.ndarray, width: int) -> np.ndarray:
+    values, lengths = _coded_lists(spec, raw)
     longest = int(lengths.argmax())
     if spec.max_values is None and lengths[longest] > width:
         raise ValueError(
             f"{spec.name}: row {longest} has {lengths[longest]} values, the longest training row {width}; "
-            "give max_values to keep the first so many"
+            "give max_values to keep only the first ones"
         )
     row = np.repeat(np.arange(len(lengths)), lengths)
     slot = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     kept = slot < width
     ids = np.full((len(lengths), width), PADDING, np.int32)
-    ids[row[kept], slot[kept]] = _ids(spec, values, known)[kept]
+    ids[row[kept], slot[kept]] = _value_ids(spec, values, known)[kept]
     ids[lengths == 0, 0] = MISSING
     return ids
 
 
-def _numbers(spec: Number | Buckets, raw: Mapping[str, Raw]) -> np.ndarray:
-    """A numeric column as float64, after the logarithm if asked for; NaN where missing, if allowed."""
-    column = _column(spec, raw)
+def _as_floats(spec: Number | Buckets, raw: Mapping[str, RawColumn]) -> np.ndarray:
+    """A numeric column as float64, after the logarithm if there is one; NaN where missing, if allowed."""
+    column = _raw_column(spec, raw)
     if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype.kind not in "fiub":
         raise ValueError(f"{spec.name}: expected an array of numbers, [N]; use Category or Tags for others")
     x = column.astype(np.float64)
@@ -310,7 +317,7 @@ def _numbers(spec: Number | Buckets, raw: Mapping[str, Raw]) -> np.ndarray:
 
 def _scale(spec: Number, x: np.ndarray) -> tuple[float, float]:
     x = _present(spec, x)
-    if x.min() == x.max():  # its mean and deviation may be off by a rounding
+    if x.min() == x.max():  # rounding would leave a small deviation
         return float(x[0]), 1.0
     return float(x.mean()), float(x.std())
 

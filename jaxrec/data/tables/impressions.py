@@ -1,7 +1,7 @@
-"""The labelled table: features, one label or more, for click prediction and multi-task learning.
+"""Labelled tables: features and one or more labels, for click prediction and multi-task learning.
 
-Columns carry the names that a training batch has: features under their own, labels as `label/<task>`,
-sample spaces as `space/<task>`, `group` for metrics per user or session.
+Columns have the names of a training batch: features their own, labels `label/<task>`, sample spaces
+`space/<task>`, and `group` for metrics per user or session.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jaxrec.data.tables.features import Field, decode
 from jaxrec.data.tables.leakage import check_leakage
 from jaxrec.data.validation import check_count, check_dtype, check_name, check_seconds
 
-RESERVED = ("mask", "group", "user")  # names a batch uses for other things
+RESERVED_NAMES = ("mask", "group", "user")  # names that batches use for other columns
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,9 +26,10 @@ class Impressions:
     """N rows of features and labels. Raises ValueError on bad columns, naming the column and the rule.
 
     columns: {feature: int32 [N] | int32 [N, L], padded with 0 | float32 [N]}, described by `fields`.
-    labels: {task: float32 [N]}, 0 or 1 but for the tasks of `regression`, which hold any finite number.
-    spaces: {task: bool [N]}, the rows where a task has a label, such as clicked ones; absent: all rows.
-    group: user or session of a row, for metrics per group, int32 [N] >= 0. time: seconds, int64 [N].
+    labels: {task: float32 [N]}, 0 or 1, or any finite number for the tasks in `regression`.
+    spaces: {task: bool [N]}, sample spaces: the rows where a task has a label, such as clicked ones; a task
+    without one has labels in all rows.
+    group: user or session of each row, for metrics per group, int32 [N] >= 0. time: seconds, int64 [N].
     """
 
     name: str
@@ -54,8 +55,10 @@ class Impressions:
             if strange:
                 raise ValueError(f"{self.name}: {kind} of {strange}: no such task; tasks: {self.tasks}")
         for name in [*names, *self.labels]:
-            if name in RESERVED or "/" in name:
-                raise ValueError(f"{self.name}: {name!r} is a name that batches use otherwise; rename it")
+            if name in RESERVED_NAMES or "/" in name:
+                raise ValueError(
+                    f"{self.name}: {name!r} is a name that batches use for another column; rename it"
+                )
         check_count(self.num_rows, f"{self.name}: rows")
         for field in self.fields:
             self._check_feature(field, self.columns[field.name])
@@ -63,18 +66,18 @@ class Impressions:
         for task, label in self.labels.items():
             self._check_label(task, label)
         for task, space in self.spaces.items():
-            self._check_rows(f"space/{task}", space, np.bool_)
+            self._check_column(f"space/{task}", space, np.bool_)
             if not space.any():
                 raise ValueError(f"{self.name}: space/{task}: no row is in it, so the task has no label")
         if self.group is not None:
-            self._check_rows("group", self.group, np.int32)
+            self._check_column("group", self.group, np.int32)
             if self.group.min() < 0:
                 raise ValueError(f"{self.name}: group {self.group.min()}: must not be negative")
         if self.time is not None:
-            self._check_rows("time", self.time, np.int64)
+            self._check_column("time", self.time, np.int64)
             check_seconds(self.time, f"{self.name}: time")
 
-    def _check_rows(self, what: str, column: np.ndarray, dtype: type, ndim: int = 1) -> None:
+    def _check_column(self, what: str, column: np.ndarray, dtype: type, ndim: int = 1) -> None:
         check_dtype(column, dtype, f"{self.name}: {what}", ndim)
         if len(column) != self.num_rows:
             raise ValueError(f"{self.name}: {what} has {len(column):,} rows, the labels {self.num_rows:,}")
@@ -88,10 +91,10 @@ class Impressions:
 
     def _check_feature(self, field: Field, column: np.ndarray) -> None:
         if field.kind == "numeric":
-            self._check_rows(field.name, column, np.float32)
+            self._check_column(field.name, column, np.float32)
             return self._check_finite(field.name, column)
         several = field.kind == "multi"
-        self._check_rows(field.name, column, np.int32, 2 if several else 1)
+        self._check_column(field.name, column, np.int32, 2 if several else 1)
         least = 0 if several else 1
         bad = np.argwhere((column < least) | (column >= field.vocab_size))
         if bad.size:
@@ -117,7 +120,7 @@ class Impressions:
                 )
 
     def _check_label(self, task: str, label: np.ndarray) -> None:
-        self._check_rows(f"label/{task}", label, np.float32)
+        self._check_column(f"label/{task}", label, np.float32)
         self._check_finite(f"label/{task}", label)
         if task not in self.regression:
             bad = np.flatnonzero((label != 0) & (label != 1))
@@ -136,7 +139,7 @@ class Impressions:
         return tuple(self.labels)
 
     def columns_for_training(self) -> dict[str, np.ndarray]:
-        """All rows as a flat dict of columns, for arrays that live on the device."""
+        """All rows as a flat dict of columns, to keep on the device."""
         columns = dict(self.columns)
         columns |= {f"label/{task}": label for task, label in self.labels.items()}
         columns |= {f"space/{task}": space for task, space in self.spaces.items()}
@@ -145,12 +148,12 @@ class Impressions:
     def batched(self, indices: np.ndarray, batch_size: int, *, multiple: int = 1) -> dict[str, np.ndarray]:
         """The rows `indices` in batches of one shape: each column [batches, batch_size, ...], and `mask`.
 
-        The tail is filled with zeros under mask False; the number of batches is rounded up to `multiple`
+        The last batch is padded with zeros, mask False; the number of batches is rounded up to `multiple`
         (devices).
         """
         if batch_size < 1 or multiple < 1:
             raise ValueError(f"batch_size={batch_size}, multiple={multiple}: must be at least 1")
-        rows = check_rows(f"{self.name}: indices", indices, self.num_rows)
+        rows = check_row_indices(f"{self.name}: indices", indices, self.num_rows)
         batches = -(-len(rows) // (batch_size * multiple)) * multiple
         size = batches * batch_size
 
@@ -171,17 +174,19 @@ class Impressions:
         rule: str = "given rows",
         allow: Sequence[str] = (),
     ) -> ImpressionSplit:
-        """Row indices of three parts that don't overlap. allow: features that may determine a label.
+        """Splits the table by row indices of three parts that do not overlap.
 
-        Raises ValueError for an empty part, overlapping parts, and features that give a label away (see
+        allow: features that may determine a label.
+
+        Raises ValueError for an empty part, overlapping parts, and features that leak a label (see
         `leakage.check_leakage`).
         """
         return ImpressionSplit(self, train, validation, test, rule, tuple(allow))
 
     def as_ctr_cvr(self, click: str, conversion: str) -> Impressions:
-        """The same rows with the tasks of a funnel: ctr, cvr on clicked rows only, ctcvr on all.
+        """The same rows with the tasks of a funnel: ctr, cvr on clicked rows only, and ctcvr on all.
 
-        click, conversion: tasks of this table, both labelled on every row; what converts has been clicked.
+        click, conversion: tasks of this table, both labelled on every row; a conversion implies a click.
         """
         for task in (click, conversion):
             if task not in self.labels or task in self.spaces or task in self.regression:
@@ -191,13 +196,13 @@ class Impressions:
         if bad.size:
             raise ValueError(
                 f"{self.name}: row {bad[0]} ({bad.size:,} such) has {conversion} = 1 and {click} = 0; "
-                "correct the labels or take these rows out"
+                "correct the labels or remove these rows"
             )
         labels = {"ctr": clicked, "cvr": converted, "ctcvr": converted}
         return dataclasses.replace(self, labels=labels, spaces={"cvr": clicked > 0}, regression=())
 
-    def decoded(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Raw values of a categorical feature in some rows."""
+    def raw_values(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Raw values of a categorical feature in the given rows."""
         fields = {field.name: field for field in self.fields}
         if name not in fields:
             raise ValueError(f"{self.name}: {name!r} is no feature; features: {', '.join(fields)}")
@@ -206,9 +211,9 @@ class Impressions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImpressionSplit:
-    """Rows for training, validation and test, as indices; made by `Impressions.split`.
+    """Row indices of training, validation and test; made by `Impressions.split`.
 
-    A task of one class in a part is named on stderr when the split is made (`single_classes`).
+    Tasks with a single class in a part are named on stderr when the split is made (`single_classes`).
     """
 
     impressions: Impressions
@@ -223,7 +228,7 @@ class ImpressionSplit:
         part_of = np.zeros(count, np.int8)
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         for number, (part, given) in enumerate(parts.items(), 1):
-            rows = check_rows(f"{where}: {part}", given, count)
+            rows = check_row_indices(f"{where}: {part}", given, count)
             taken = part_of[rows] != 0
             if taken.any():
                 row = rows[taken.argmax()]
@@ -236,12 +241,12 @@ class ImpressionSplit:
                 raise ValueError(f"{where}: {part} holds a row twice")
         check_leakage(self.impressions, self.train, allow=self.allow)
         if self.single_classes():
-            print(f"note: {where}: {self._described()}", file=sys.stderr)
+            print(f"note: {where}: {self._describe_single_classes()}", file=sys.stderr)
 
     def single_classes(self) -> dict[str, dict[str, float | None]]:
-        """{task: {part: its only label, None where the task has no row}}; tasks of numbers are left out.
+        """{task: {part: its only label, None if the task has no row}}, without regression tasks.
 
-        In training such a task teaches nothing, and no AUC can be computed of it in validation or test.
+        Such a task teaches nothing in training, and has no AUC in validation or test.
         """
         table, found = self.impressions, {}
         for task in table.tasks:
@@ -258,16 +263,16 @@ class ImpressionSplit:
         return found
 
     def check_classes(self, tasks: Sequence[str] | None = None) -> None:
-        """Raises ValueError naming each of `tasks` (None: all) that has one class in a part, and the part."""
+        """Raises ValueError naming each of `tasks` (None: all) that has a single class in a part."""
         chosen = self.impressions.tasks if tasks is None else tasks
         if any(task in chosen for task in self.single_classes()):
             raise ValueError(
-                f"{self.impressions.name} ({self.rule}): {self._described(chosen)}: choose other shares, "
-                "limits or tasks, or take more rows"
+                f"{self.impressions.name} ({self.rule}): {self._describe_single_classes(chosen)}: choose "
+                "other shares, limits or tasks, or take more rows"
             )
 
-    def _described(self, tasks: Sequence[str] | None = None) -> str:
-        said = [
+    def _describe_single_classes(self, tasks: Sequence[str] | None = None) -> str:
+        texts = [
             f"task {task!r} "
             + ("has no row" if label is None else f"is {label:g} in every row")
             + f" of {part}"
@@ -275,15 +280,15 @@ class ImpressionSplit:
             if tasks is None or task in tasks
             for part, label in only.items()
         ]
-        return "; ".join(said)
+        return "; ".join(texts)
 
     def as_ctr_cvr(self, click: str, conversion: str) -> ImpressionSplit:
-        """The same parts with the tasks of a funnel: see `Impressions.as_ctr_cvr`."""
+        """The same split with the tasks of a funnel, see `Impressions.as_ctr_cvr`."""
         return dataclasses.replace(self, impressions=self.impressions.as_ctr_cvr(click, conversion))
 
 
 class SplitIndices(NamedTuple):
-    """Row indices of three parts, ascending, and how they were made. Known before features are fitted."""
+    """Ascending row indices of three parts, and how the split was made; needed to fit the encoders."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -291,38 +296,41 @@ class SplitIndices(NamedTuple):
     rule: str
 
 
-def random_rows(count: int, *, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> SplitIndices:
-    """Shares of `count` rows at random; a share of 0 leaves its part empty, to be filled from elsewhere."""
+def split_at_random(count: int, *, validation: float = 0.1, test: float = 0.1, seed: int = 0) -> SplitIndices:
+    """Splits `count` rows at random; a share of 0 gives an empty part, to be filled from elsewhere."""
     _check_shares(validation, test)
     order = np.random.default_rng(seed).permutation(count)
     for_test, for_validation = round(count * test), round(count * validation)
     train, middle, last = np.split(order, [count - for_test - for_validation, count - for_test])
     rule = f"random {validation:g}/{test:g}, seed {seed}"
-    return SplitIndices(np.sort(train), np.sort(middle), np.sort(last), rule)
+    return SplitIndices(train=np.sort(train), validation=np.sort(middle), test=np.sort(last), rule=rule)
 
 
-def time_rows(time: np.ndarray, *, validation: float = 0.1, test: float = 0.1) -> SplitIndices:
-    """Shares by time (seconds, [N]): training before validation before test, equal times in one part.
+def split_in_time_order(time: np.ndarray, *, validation: float = 0.1, test: float = 0.1) -> SplitIndices:
+    """Splits by time (seconds, [N]): training, then validation, then test; equal times are in one part.
 
-    A share of 0 leaves its part empty, as in `random_rows`.
+    A share of 0 gives an empty part, as in `split_at_random`.
     """
     _check_shares(validation, test)
     ordered = np.sort(time)
     count = len(ordered)
 
     def boundary(share: float) -> float:
-        """The first time of the last `share` of rows."""
+        """The first time of the last `share` of the rows."""
         return ordered[min(count - 1, int(count * (1 - share)))] if share else math.inf
 
     second = boundary(test)
     first = boundary(validation + test) if validation else second
-    middle = (time >= first) & (time < second)
-    train, last = np.flatnonzero(time < first), np.flatnonzero(time >= second)
-    return SplitIndices(train, np.flatnonzero(middle), last, f"time {first} {second}")
+    return SplitIndices(
+        train=np.flatnonzero(time < first),
+        validation=np.flatnonzero((time >= first) & (time < second)),
+        test=np.flatnonzero(time >= second),
+        rule=f"time {first} {second}",
+    )
 
 
-def check_rows(where: str, rows: np.ndarray, count: int) -> np.ndarray:
-    """Raises ValueError unless `rows` are row indices: integers [n] within 0..count - 1, at least one."""
+def check_row_indices(where: str, rows: np.ndarray, count: int) -> np.ndarray:
+    """The indices as an array; ValueError unless they are integers [n] within 0..count - 1, at least one."""
     rows = np.asarray(rows)
     if not rows.size:
         raise ValueError(f"{where}: it is empty; choose other shares or limits")

@@ -1,4 +1,4 @@
-"""What a labelled table holds, in numbers."""
+"""Statistics of labelled tables, as text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import numpy as np
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit
 
 
-def correlation(impressions: Impressions, first: str, second: str, rows: np.ndarray | None = None) -> float:
-    """Pearson correlation of two tasks' labels over rows (default: all) in the spaces of both.
+def label_correlation(
+    impressions: Impressions, first: str, second: str, rows: np.ndarray | None = None
+) -> float:
+    """Pearson correlation of two tasks' labels over table rows (default: all) in both sample spaces.
 
     NaN where a label is constant.
     """
@@ -21,19 +23,19 @@ def correlation(impressions: Impressions, first: str, second: str, rows: np.ndar
     return float(np.corrcoef(a, b)[0, 1]) if varied else float("nan")
 
 
-def format_split(split: ImpressionSplit) -> str:
-    """Rows, the share of positives (of real-valued labels: the mean) by task and part, and the features."""
+def format_impressions(split: ImpressionSplit) -> str:
+    """Table rows, share of positives (of regression labels the mean) per task and part, and features."""
     table = split.impressions
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     sizes = ", ".join(f"{part} {len(rows):,}" for part, rows in parts.items())
     lines = [f"{table.name}: {table.num_rows:,} rows, {len(table.fields)} features; {sizes} ({split.rule})"]
     for task in table.tasks:
         lines.append(
-            f"  {task:<14} " + ", ".join(f"{p} {_summary(table, task, r)}" for p, r in parts.items())
+            f"  {task:<14} " + ", ".join(f"{p} {_describe_labels(table, task, r)}" for p, r in parts.items())
         )
     for i, first in enumerate(table.tasks):
         for second in table.tasks[i + 1 :]:
-            found = correlation(table, first, second, split.train)
+            found = label_correlation(table, first, second, split.train)
             if not np.isnan(found):
                 lines.append(f"  correlation of {first} and {second}: {found:.4f}")
     sized = [
@@ -42,8 +44,8 @@ def format_split(split: ImpressionSplit) -> str:
     return "\n".join([*lines, f"  features: {', '.join(sized)}"])
 
 
-def _summary(table: Impressions, task: str, rows: np.ndarray) -> str:
-    """The share of positives, or the mean, of one task in its space."""
+def _describe_labels(table: Impressions, task: str, rows: np.ndarray) -> str:
+    """The share of positives, or the mean, of one task in its sample space."""
     space = table.spaces.get(task)
     rows = rows if space is None else rows[space[rows]]
     if not rows.size:

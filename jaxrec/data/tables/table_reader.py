@@ -1,4 +1,4 @@
-"""Large delimited tables of features, streamed block by block; needs the extra `parquet` (pyarrow)."""
+"""Reads large delimited tables of features block by block; needs the extra `parquet` (pyarrow)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, shown
-from jaxrec.data.delimited import is_packed, read_header, read_rows, text_lines
-from jaxrec.data.tables.columns import Coded, Ragged, Raw
+from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, quote
+from jaxrec.data.delimited import is_gzip, read_header, read_records, read_text_lines
+from jaxrec.data.tables.columns import Coded, Ragged, RawColumn
 from jaxrec.data.vocab import text_array
 
 
@@ -26,19 +26,19 @@ def read_table(
     names: Sequence[str] | None = None,
     delimiter: str = ",",
     block_bytes: int = 1 << 24,
-) -> tuple[dict[str, Raw], list[int]]:
-    """Columns of one file or several of the same form, end to end, and the number of rows of each file.
+) -> tuple[dict[str, RawColumn], list[int]]:
+    """Concatenated columns of one or several files of the same columns, and the number of rows of each file.
 
-    categories: columns read as text into `Coded`: 4 bytes a row, each distinct value held once; an empty
+    categories: columns read as text into `Coded`: 4 bytes per row, each distinct value stored once; an empty
     cell is missing. numbers: columns read as float32, NaN for an empty cell. lists: columns of several texts
-    a cell, {name: what separates them}, read into `Ragged`; an empty cell has none. Others are skipped.
+    per cell, {name: separator}, read into `Ragged`; an empty cell has none. Others are skipped.
     names: of all columns of files without a header line. `.gz` allowed. Files are parsed in blocks of
-    `block_bytes`, so they never stand in memory as text.
+    `block_bytes`, so that they are never in memory as text.
 
-    Raises ImportError without pyarrow; ValueError naming the file for a missing column, a cell that is no
-    number, a line of another length, or no rows.
+    Raises ImportError without pyarrow; ValueError naming the file for a missing column, a cell that is not a
+    number, a line of another length, or a file without rows.
     """
-    pa = arrow(str(paths[0]))
+    pa = import_pyarrow(str(paths[0]))
     types = dict.fromkeys(categories, pa.dictionary(pa.int32(), pa.string()))
     types |= dict.fromkeys(numbers, pa.float32())
     separators = {} if lists is None else lists
@@ -51,13 +51,15 @@ def read_table(
             size += block.num_rows
             for name in types:
                 cells = block.column(name)
-                blocks[name].append(_split(cells, separators[name]) if name in separators else cells)
+                blocks[name].append(_split_cells(cells, separators[name]) if name in separators else cells)
         sizes.append(size)
-    columns: dict[str, Raw] = {name: _coded(pa, name, blocks.pop(name)) for name in categories}
+    columns: dict[str, RawColumn] = {
+        name: _concatenate_coded(pa, name, blocks.pop(name)) for name in categories
+    }
     for name in separators:
         lengths, values = zip(*blocks.pop(name), strict=True)
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        columns[name] = Ragged(_coded(pa, name, values), offsets)
+        columns[name] = Ragged(_concatenate_coded(pa, name, values), offsets)
     for name in numbers:
         columns[name] = np.concatenate([part.to_numpy(zero_copy_only=False) for part in blocks.pop(name)])
     return columns, sizes
@@ -71,24 +73,24 @@ def read_blocks(
     delimiter: str = ",",
     block_bytes: int = 1 << 24,
 ) -> Iterator[Any]:
-    """Blocks of rows of a file as Arrow record batches with the columns `types`; errors as `read_table`.
+    """Yields blocks of a file as Arrow record batches with the columns `types`; errors as `read_table`.
 
-    Numbers are read as text first, since Arrow takes more for one than `cells` does (zeros in front, spaces,
-    hexadecimal digits, nan). Empty lines are no rows and are refused.
+    Numbers are read as text first, since Arrow accepts more than `cells` does (leading zeros, spaces,
+    hexadecimal digits, nan). Empty lines are refused.
     """
-    pa = arrow(str(path))
+    pa = import_pyarrow(str(path))
     import pyarrow.csv as csv
 
-    header = _header(path, types, delimiter) if names is None else names
+    header = _unique_column_names(path, types, delimiter) if names is None else names
     is_number = {
         name: pa.types.is_integer(kind) or pa.types.is_floating(kind) for name, kind in types.items()
     }
     read = {name: pa.string() if is_number[name] else kind for name, kind in types.items()}
 
     def blocks(threads: bool) -> Iterator[Any]:
-        packed = "gzip" if is_packed(path) else "detect"
+        compression = "gzip" if is_gzip(path) else "detect"
         yield from csv.open_csv(
-            pa.input_stream(str(path), compression=packed),
+            pa.input_stream(str(path), compression=compression),
             read_options=csv.ReadOptions(column_names=names, block_size=block_bytes, use_threads=threads),
             parse_options=csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=False),
             convert_options=csv.ConvertOptions(
@@ -102,7 +104,7 @@ def read_blocks(
             if any(is_number.values()):
                 block = _with_numbers(path, block, types, is_number, header, line)
             if all(column.null_count for column in block.columns):
-                _check_lines(path, delimiter)
+                _refuse_empty_lines(path, delimiter)
             line += block.num_rows
             yield block
     except (FileNotFoundError, PermissionError, IsADirectoryError):
@@ -113,28 +115,28 @@ def read_blocks(
         what = str(error)
         try:
             collections.deque(blocks(threads=False), maxlen=0)
-        except pa.ArrowInvalid as exact:  # one thread alone knows the row
+        except pa.ArrowInvalid as exact:  # only a single thread reports the row
             what = str(exact)
         raise ValueError(f"{path}: {what}; repair the file") from None
-    except (pa.ArrowException, OSError) as error:  # such as a damaged archive
+    except (pa.ArrowException, OSError) as error:  # such as a corrupt archive
         raise ValueError(f"{path}: {error}; fetch it again") from None
     if line == first:
         raise ValueError(f"{path}: there are no rows; expected a line for each impression or event")
 
 
-def _header(path: str | Path, wanted: Iterable[str], delimiter: str) -> list[str]:
-    """Names of the columns; ValueError if one of those wanted stands twice."""
-    header = header_of(path, delimiter)
+def _unique_column_names(path: str | Path, wanted: Iterable[str], delimiter: str) -> list[str]:
+    """Names of the columns; ValueError if one of those wanted occurs twice."""
+    header = read_column_names(path, delimiter)
     for name in wanted:
         if header.count(name) > 1:
             raise ValueError(f"{path}: {header.count(name)} columns are named {name!r}; names must differ")
     return header
 
 
-def _check_lines(path: str | Path, delimiter: str) -> None:
-    """Raises ValueError naming the first empty line; Arrow makes a row of missing cells of it."""
-    for line, row in read_rows(path, delimiter):
-        if not row:
+def _refuse_empty_lines(path: str | Path, delimiter: str) -> None:
+    """Raises ValueError naming the first empty line, which Arrow reads as a row of missing cells."""
+    for line, record in read_records(path, delimiter):
+        if not record:
             raise ValueError(f"{path}, line {line}: is empty; remove it")
 
 
@@ -146,7 +148,7 @@ def _with_numbers(
     header: Sequence[str],
     line: int,
 ) -> Any:
-    """The block with its numbers as numbers; columns are converted side by side, in threads."""
+    """The block with its numbers parsed, each column in a thread of its own."""
     import pyarrow as pa
 
     def convert(name: str) -> Any:
@@ -154,17 +156,17 @@ def _with_numbers(
         if not is_number[name]:
             return cells
         where = f"{path}: {name}, in CSV column #{list(header).index(name)}"
-        return plain_numbers(cells, types[name], where, line)
+        return parse_numbers(cells, types[name], where, line)
 
     with ThreadPoolExecutor() as pool:
         return pa.record_batch(list(pool.map(convert, types)), names=list(types))
 
 
-def plain_numbers(cells: Any, kind: Any, where: str, line: int) -> Any:
-    """Arrow text as integers or decimal numbers of the type `kind`, null where it is null.
+def parse_numbers(cells: Any, kind: Any, where: str, line: int) -> Any:
+    """Arrow text as integers or decimal numbers of the type `kind`; null stays null.
 
-    line: of the file, where the cells start. ValueError names that of a cell not written as `cells.INTEGER`
-    or `cells.DECIMAL`, or beyond the type.
+    line: line of the file on which the cells start. ValueError names the line of a cell that does not match
+    `cells.INTEGER` or `cells.DECIMAL`, or is out of the type's range.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -183,28 +185,31 @@ def plain_numbers(cells: Any, kind: Any, where: str, line: int) -> Any:
             bad = pc.invert(pc.is_finite(found).fill_null(True))
     at = int(bad.to_numpy(zero_copy_only=False).argmax())
     rule = f"no integer of 64 bits ({PLAIN_INTEGER})" if whole else "no finite decimal number"
-    raise ValueError(f"{where}: Row #{line + at}: {rule}: {shown(cells[at].as_py())}; repair the file")
+    raise ValueError(f"{where}: Row #{line + at}: {rule}: {quote(cells[at].as_py())}; repair the file")
 
 
-def read_integers(path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Columns of integers of a table with a header, int64; others are skipped.
+def read_integers(path: str | Path, names: Sequence[str], *, delimiter: str = ",") -> dict[str, np.ndarray]:
+    """The named columns of a table with a header as int64; others are skipped.
 
-    Raises as `read_table`, and ValueError naming the line of an empty cell.
+    Raises as `read_table` does, and ValueError naming the line of an empty cell.
     """
-    pa = arrow(str(path))
+    pa = import_pyarrow(str(path))
     blocks: dict[str, list[np.ndarray]] = {name: [] for name in names}
     line = 2
-    for block in read_blocks(path, dict.fromkeys(names, pa.int64())):
+    for block in read_blocks(path, dict.fromkeys(names, pa.int64()), delimiter=delimiter):
         for name in names:
-            blocks[name].append(integers(path, name, block.column(name), line))
+            blocks[name].append(integer_cells(path, name, block.column(name), line))
         line += block.num_rows
     return {name: np.concatenate(parts) for name, parts in blocks.items()}
 
 
-def integers(path: str | Path, name: str, cells: Any, line: int, *, bits: Literal[32, 64] = 64) -> np.ndarray:
-    """A block's column of integers as int64 [rows], or int32 and not negative.
+def integer_cells(
+    path: str | Path, name: str, cells: Any, line: int, *, bits: Literal[32, 64] = 64
+) -> np.ndarray:
+    """A column of a block as int64 [n], or with bits=32 as int32, not negative.
 
-    line: of the file, where the block starts; ValueError names the line of a cell that is empty or too large.
+    line: line of the file on which the block starts; ValueError names the line of a cell that is empty or out
+    of range.
     """
     if cells.null_count:
         at = line + int(cells.is_null().to_numpy(zero_copy_only=False).argmax())
@@ -220,8 +225,8 @@ def integers(path: str | Path, name: str, cells: Any, line: int, *, bits: Litera
     return found.astype(np.int32)  # type: ignore[no-any-return]
 
 
-def arrow(what: str) -> Any:
-    """The module pyarrow; ImportError naming what it is needed for."""
+def import_pyarrow(what: str) -> Any:
+    """The module pyarrow; ImportError naming `what` it is needed for."""
     try:
         import pyarrow
     except ImportError as error:
@@ -229,20 +234,20 @@ def arrow(what: str) -> Any:
     return pyarrow
 
 
-def first_line(path: str | Path) -> str:
-    """The first line of a text file, `.gz` allowed, without its end and without a byte order mark."""
-    with contextlib.closing(text_lines(path)) as lines:
+def read_first_line(path: str | Path) -> str:
+    """The first line of a text file, `.gz` allowed, without line end and byte order mark."""
+    with contextlib.closing(read_text_lines(path)) as lines:
         return next(lines, "").rstrip("\r\n")
 
 
-def header_of(path: str | Path, delimiter: str = ",") -> list[str]:
+def read_column_names(path: str | Path, delimiter: str = ",") -> list[str]:
     """The names of a table's columns; ValueError if the file is empty."""
-    with contextlib.closing(read_rows(path, delimiter)) as rows:
-        return read_header(path, rows)
+    with contextlib.closing(read_records(path, delimiter)) as records:
+        return read_header(path, records)
 
 
-def _split(cells: Any, separator: str) -> tuple[np.ndarray, Any]:
-    """How many values each cell of a block has, [rows], and the values end to end, dictionary-encoded."""
+def _split_cells(cells: Any, separator: str) -> tuple[np.ndarray, Any]:
+    """How many values each cell of a block has, [n], and the concatenated values, dictionary-encoded."""
     import pyarrow.compute as pc
 
     lists = pc.split_pattern(cells, separator)
@@ -250,8 +255,8 @@ def _split(cells: Any, separator: str) -> tuple[np.ndarray, Any]:
     return lengths, lists.flatten().dictionary_encode()
 
 
-def _coded(pa: Any, name: str, blocks: Sequence[Any]) -> Coded:
-    """Dictionary-encoded Arrow arrays as one coded column whose values are joined."""
+def _concatenate_coded(pa: Any, name: str, blocks: Sequence[Any]) -> Coded:
+    """Dictionary-encoded Arrow arrays as one coded column with a common dictionary."""
     chunks = pa.chunked_array(blocks).unify_dictionaries().chunks
     codes = np.concatenate([chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks])
     return Coded(codes.astype(np.int32), text_array(name, chunks[0].dictionary.to_pylist()))

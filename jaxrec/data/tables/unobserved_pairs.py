@@ -1,4 +1,4 @@
-"""Unobserved pairs for tables that hold observed ones only, such as ratings or views."""
+"""Sampled unobserved pairs, as negatives, for tables of observed pairs only, such as ratings or views."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from jaxrec.data.validation import as_integers
 class Pairs(NamedTuple):
     """Observed pairs, in their order, then sampled ones.
 
-    user, item: int64 [M]. observed: bool [M]. origin: the observed pair that a row is, or was drawn for,
-    int64 [M]: it has that pair's user, time and part of the split. rows: the split of all M rows.
+    user, item: int64 [M]. observed: bool [M]. origin: index of the observed pair that a pair is, or was
+    sampled for, int64 [M]; both have the same user, time and part of the split. split: of all M pairs.
     """
 
     user: np.ndarray
     item: np.ndarray
     observed: np.ndarray
     origin: np.ndarray
-    rows: SplitIndices
+    split: SplitIndices
 
 
 def add_unobserved(
     user: np.ndarray,
     item: np.ndarray,
     num_items: int,
-    rows: SplitIndices,
+    split: SplitIndices,
     *,
-    per_pair: int,
+    negatives_per_pair: int,
     seed: int,
-    never: np.ndarray | None = None,
+    excluded: np.ndarray | None = None,
 ) -> Pairs:
-    """Draws `per_pair` items for each observed pair, uniformly among those its user has not been seen with.
+    """Samples `negatives_per_pair` items for each observed pair, uniformly among its user's unobserved items.
 
-    user, item: observed pairs, user >= 0, item 0..num_items - 1, int [N]. rows: their split.
-    "Seen" ends with the pair's part: for training rows, pairs of training; for validation, those of
-    validation too; for test, all. So a training negative may turn out positive later, as in life, and
-    negatives tell nothing about later parts. The same unobserved pair may be drawn more than once.
-    never: pairs user * num_items + item that are positive at a time unknown, so never a negative.
+    user, item: observed pairs, user >= 0, item 0..num_items - 1, int [N]. split: of these pairs.
+    "Observed" ends with the pair's part: for training, the pairs of training; for validation, those of
+    validation too; for test, all. So a training negative may be positive in a later part, and negatives leak
+    nothing about later parts. The same unobserved pair may be sampled more than once.
+    excluded: pairs user * num_items + item that are never sampled, such as positives of unknown time.
 
-    Raises ValueError if a user has been seen with every item, or an id is no integer or out of range.
+    Raises ValueError if a user has every item, or an id is no integer or out of range.
     """
-    if per_pair < 1:
-        raise ValueError(f"per_pair={per_pair}: must be at least 1")
+    if negatives_per_pair < 1:
+        raise ValueError(f"negatives_per_pair={negatives_per_pair}: must be at least 1")
     user, item = as_integers(user, "user"), as_integers(item, "item")
     for name, column, limit in (("user", user, np.inf), ("item", item, num_items)):
         bad = np.flatnonzero((column < 0) | (column >= limit))
@@ -57,37 +57,42 @@ def add_unobserved(
             )
     rng = np.random.default_rng(seed)
     pairs = user * num_items + item
-    seen = np.empty(0, np.int64) if never is None else never.astype(np.int64)
+    seen = np.empty(0, np.int64) if excluded is None else excluded.astype(np.int64)
     items, origins, parts = [item], [np.arange(len(user))], []
-    drawn = len(user)
-    for part in rows[:3]:
+    count = len(user)
+    for part in split[:3]:
         seen = np.sort(np.concatenate([seen, pairs[part]]))
         seen = seen[np.append(True, seen[1:] != seen[:-1])]
-        origin = np.repeat(part, per_pair)
-        items.append(_draw(user[origin], seen, num_items, rng))
+        origin = np.repeat(part, negatives_per_pair)
+        items.append(_draw_unseen(user[origin], seen, num_items, rng))
         origins.append(origin)
-        parts.append(np.concatenate([part, np.arange(drawn, drawn + len(origin))]))
-        drawn += len(origin)
+        parts.append(np.concatenate([part, np.arange(count, count + len(origin))]))
+        count += len(origin)
     origin = np.concatenate(origins)
-    rule = f"{rows.rule}; {per_pair} unobserved for each, seed {seed}"
-    observed = np.arange(drawn) < len(user)
+    rule = f"{split.rule}; {negatives_per_pair} unobserved for each, seed {seed}"
+    observed = np.arange(count) < len(user)
     train, validation, test = parts
-    split = SplitIndices(train, validation, test, rule)
-    return Pairs(user[origin], np.concatenate(items), observed, origin, split)
+    return Pairs(
+        user=user[origin],
+        item=np.concatenate(items),
+        observed=observed,
+        origin=origin,
+        split=SplitIndices(train=train, validation=validation, test=test, rule=rule),
+    )
 
 
-def _draw(user: np.ndarray, seen: np.ndarray, num_items: int, rng: np.random.Generator) -> np.ndarray:
-    """An item for each user so that user * num_items + item is not in `seen` (sorted)."""
+def _draw_unseen(user: np.ndarray, seen: np.ndarray, num_items: int, rng: np.random.Generator) -> np.ndarray:
+    """An item for each user such that user * num_items + item is not in `seen` (sorted)."""
     count = np.bincount(seen // num_items)
     if count.max() >= num_items:
         raise ValueError(
-            f"user {count.argmax()} has been seen with all {num_items} items, so there is no negative to draw"
+            f"user {count.argmax()} has been seen with all {num_items} items: there is no negative to sample"
         )
     item = np.zeros(len(user), np.int64)
-    open_rows = np.arange(len(user))
-    while open_rows.size:
-        item[open_rows] = rng.integers(0, num_items, open_rows.size)
-        pair = user[open_rows] * num_items + item[open_rows]
+    rejected = np.arange(len(user))
+    while rejected.size:
+        item[rejected] = rng.integers(0, num_items, rejected.size)
+        pair = user[rejected] * num_items + item[rejected]
         place = np.minimum(np.searchsorted(seen, pair), len(seen) - 1)
-        open_rows = open_rows[seen[place] == pair]
+        rejected = rejected[seen[place] == pair]
     return item

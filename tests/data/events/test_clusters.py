@@ -10,7 +10,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from jaxrec.data.events import clusters as module
-from jaxrec.data.events.clusters import cluster_examples, divide, kmeans, undivided
+from jaxrec.data.events.clusters import cluster_examples, clusters_from_labels, kmeans, one_cluster
 
 LABELS = np.array([2, 0, 1, 0, 2, 2])
 
@@ -24,7 +24,7 @@ def blobs(count: int, each: int, dim: int = 3, spread: float = 0.05) -> tuple[np
 
 
 def test_a_division_by_hand() -> None:
-    found = divide(LABELS)
+    found = clusters_from_labels(LABELS)
     assert found.of.tolist() == [3, 2, 0, 1, 0, 2, 2]  # padding is in none of the three
     assert found.members.tolist() == [2, 4, 3, 1, 5, 6]
     assert found.start.tolist() == [0, 2, 3, 6]
@@ -33,7 +33,7 @@ def test_a_division_by_hand() -> None:
 
 
 def test_one_cluster_of_all_items() -> None:
-    found = undivided(4)
+    found = one_cluster(4)
     assert (found.of.tolist(), found.members.tolist(), found.start.tolist()) == (
         [1, 0, 0, 0, 0],
         [1, 2, 3, 4],
@@ -53,7 +53,7 @@ def test_one_cluster_of_all_items() -> None:
 )
 def test_labels_that_are_no_division_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        divide(np.array(labels))
+        clusters_from_labels(np.array(labels))
 
 
 @pytest.mark.parametrize("max_len", [1, 3, 50])
@@ -64,7 +64,7 @@ def test_examples_are_the_pairs_of_users_and_clusters_of_their_targets(max_len: 
     start = np.cumsum(length + held_out) - (length + held_out)
     items = rng.integers(1, 7, (length + held_out).sum())
     columns = {"items": items.astype(np.int32), "start": start, "length": length}
-    division = divide(LABELS)
+    division = clusters_from_labels(LABELS)
     expected = []
     for user, (a, n) in enumerate(zip(start, length, strict=True)):
         targets = items[a + 1 : a + n][-max_len:] if n > 1 else []

@@ -17,7 +17,7 @@ def test_a_table_becomes_sequences(write: Write) -> None:
     sequences = read_csv(write("events.csv", GOOD)).to_sequences()
     assert sequences.name == "events.csv"
     assert sequences.user_ids.tolist() == ["ann", "bob"]
-    assert sequences.item_ids[sequences.row(0) - 1].tolist() == ["z", "x"]
+    assert sequences.item_ids[sequences.user_items(0) - 1].tolist() == ["z", "x"]
     assert sequences.times is not None
     assert sequences.times.tolist() == [10, 20, 5]
 

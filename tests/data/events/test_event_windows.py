@@ -32,7 +32,7 @@ def random_queries(seed: int) -> Queries:
 @pytest.mark.parametrize("seed", range(6))
 def test_every_query_stands_in_one_window_in_the_slot_of_its_target(seed: int) -> None:
     queries = random_queries(seed)
-    found = event_windows(queries, WIDTH, fresh=FRESH, batch_size=3, multiple=2)
+    found = event_windows(queries, WIDTH, stride=FRESH, batch_size=3, multiple=2)
     flat = {name: column.reshape(-1, *column.shape[2:]) for name, column in found.items()}
     assert found["mask"].shape[0] % 2 == 0 and found["mask"].shape[1] == 3
     assert (flat["query"][~flat["mask"]] == -1).all()
@@ -48,7 +48,7 @@ def test_every_query_stands_in_one_window_in_the_slot_of_its_target(seed: int) -
 
 
 def test_a_run_of_events_takes_as_few_windows_as_it_can() -> None:
-    found = event_windows(queries_of({2: list(range(3, 13))}), WIDTH, fresh=FRESH, batch_size=3)
+    found = event_windows(queries_of({2: list(range(3, 13))}), WIDTH, stride=FRESH, batch_size=3)
     assert found["end"][found["mask"]].tolist() == [7, 11, 13]
     assert found["user"][found["mask"]].tolist() == [2, 2, 2]
 
@@ -56,9 +56,9 @@ def test_a_run_of_events_takes_as_few_windows_as_it_can() -> None:
 def test_what_has_no_meaning_is_refused() -> None:
     one, none = queries_of({0: [1]}), Queries(*(np.zeros(0, np.int32) for _ in range(3)))
     for fresh in (0, WIDTH + 1):
-        with pytest.raises(ValueError, match=f"fresh={fresh}: must lie in 1..6"):
-            event_windows(one, WIDTH, fresh=fresh, batch_size=1)
+        with pytest.raises(ValueError, match=f"stride={fresh}: must lie in 1..6"):
+            event_windows(one, WIDTH, stride=fresh, batch_size=1)
     with pytest.raises(ValueError, match="no query"):
-        event_windows(none, WIDTH, fresh=1, batch_size=1)
-    with pytest.raises(ValueError, match="event 4 of user row 3 is asked for twice"):
-        event_windows(queries_of({3: [2, 4, 4]}), WIDTH, fresh=1, batch_size=1)
+        event_windows(none, WIDTH, stride=1, batch_size=1)
+    with pytest.raises(ValueError, match="event 4 of user 3 is the target of two queries"):
+        event_windows(queries_of({3: [2, 4, 4]}), WIDTH, stride=1, batch_size=1)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from jaxrec.data import vocab
-from jaxrec.data.events.clusters import divide
+from jaxrec.data.events.clusters import clusters_from_labels
 from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.events.parallel_sessions import lane_columns
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.sources.session_logs import from_lists
 from jaxrec.data.tables.columns import Coded, Ragged
-from jaxrec.data.tables.features import Category, Tags, encode, fit
+from jaxrec.data.tables.features import Category, Tags, encode, fit_encoders
 from jaxrec.data.validation import as_integers
 
 HASHES = np.array([2**60, 2**60 + 1, 2**60 + 2, 2**60 + 3])  # as floats these are one number
@@ -27,7 +27,7 @@ def as_coded(ids: np.ndarray) -> Coded:
 @pytest.mark.parametrize("form", [np.asarray, as_coded])
 def test_a_shared_vocabulary_keeps_ids_of_two_types_apart(form: Callable[[np.ndarray], Any]) -> None:
     raw = {"item": form(HASHES), "seen": form(HASHES.astype(np.uint64))}
-    encoders = fit((Category("item", vocabulary="v"), Category("seen", vocabulary="v")), raw, ALL)
+    encoders = fit_encoders((Category("item", vocabulary="v"), Category("seen", vocabulary="v")), raw, ALL)
     assert encoders.fields[0].vocab_size == 3 + 4
     for column in encode(encoders, raw).values():
         assert column.tolist() == [3, 4, 5, 6]
@@ -35,10 +35,10 @@ def test_a_shared_vocabulary_keeps_ids_of_two_types_apart(form: Callable[[np.nda
 
 @pytest.mark.parametrize("dtype", [np.uint64, np.int64, object])
 def test_later_rows_of_another_type_are_known(dtype: type) -> None:
-    encoders = fit((Category("item"),), {"item": HASHES}, ALL)
+    encoders = fit_encoders((Category("item"),), {"item": HASHES}, ALL)
     assert encode(encoders, {"item": HASHES.astype(dtype)})["item"].tolist() == [3, 4, 5, 6]
     ragged = {"item": Ragged(HASHES.astype(dtype), np.array([0, 2, 4], np.uint64))}
-    tags = fit((Tags("item"),), {"item": Ragged(HASHES, np.array([0, 2, 4]))}, np.arange(2))
+    tags = fit_encoders((Tags("item"),), {"item": Ragged(HASHES, np.array([0, 2, 4]))}, np.arange(2))
     assert encode(tags, ragged)["item"].tolist() == [[3, 4], [5, 6]]
 
 
@@ -57,8 +57,8 @@ def test_integers_beyond_int64_are_refused(values: Any) -> None:
         lambda: vocab.build("item", values),
         lambda: vocab.build("item", [1]).encode(values),
         lambda: as_integers(values, "item"),
-        lambda: Sequences.from_rows("x", [values]),
-        lambda: fit((Category("item"),), {"item": np.array(values)}, np.arange(1)),
+        lambda: Sequences.from_lists("x", [values]),
+        lambda: fit_encoders((Category("item"),), {"item": np.array(values)}, np.arange(1)),
     ):
         with pytest.raises(ValueError, match="item.*(beyond|of type)"):
             read()
@@ -66,16 +66,16 @@ def test_integers_beyond_int64_are_refused(values: Any) -> None:
 
 def test_a_mark_of_missing_values_is_of_the_same_type() -> None:
     """2^60 + 1 is missing, and its neighbours, which are the same float, are not."""
-    encoders = fit((Category("item", missing=(2**60 + 1,)),), {"item": HASHES}, ALL)
+    encoders = fit_encoders((Category("item", missing=(2**60 + 1,)),), {"item": HASHES}, ALL)
     assert encode(encoders, {"item": HASHES.astype(np.uint64)})["item"].tolist() == [3, 1, 4, 5]
     with pytest.raises(ValueError, match="item: missing: one of 1 integers is beyond 64 bits"):
-        fit((Category("item", missing=(2**64,)),), {"item": HASHES}, ALL)
+        fit_encoders((Category("item", missing=(2**64,)),), {"item": HASHES}, ALL)
     with pytest.raises(ValueError, match="item: missing=.*is not of the column's type"):
-        fit((Category("item", missing=(True,)),), {"item": HASHES}, ALL)
+        fit_encoders((Category("item", missing=(True,)),), {"item": HASHES}, ALL)
 
 
 def test_text_is_not_looked_up_among_integers() -> None:
-    encoders = fit((Category("item"),), {"item": HASHES}, ALL)
+    encoders = fit_encoders((Category("item"),), {"item": HASHES}, ALL)
     with pytest.raises(
         ValueError, match="item: raw values of type <U19, those of the training rows were int64"
     ):
@@ -97,7 +97,7 @@ def test_masked_ids_are_refused() -> None:
     with pytest.raises(ValueError, match="masked in part"):
         vocab.build("item", masked)
     with pytest.raises(ValueError, match="masked in part"):
-        Sequences.from_rows("x", [masked])  # type: ignore[list-item]
+        Sequences.from_lists("x", [masked])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\0a"])
@@ -120,18 +120,18 @@ def test_text_that_ends_in_nul_is_refused_before_numpy_cuts_it() -> None:
     [[1.5, 2.9], [1.0, 2.0], ["1", "2"], [True], [None], np.array([1.0]), np.array([True]), np.array(["1"])],
 )
 def test_from_rows_cuts_nothing(row: Any) -> None:
-    with pytest.raises(ValueError, match="x: items of row 1: .*(is no integer|expected integers)"):
-        Sequences.from_rows("x", [[1], row])
-    with pytest.raises(ValueError, match="x: times of row 0: .*(is no integer|expected integers)"):
-        Sequences.from_rows("x", [[1] * len(row)], [row])
+    with pytest.raises(ValueError, match="x: items of user 1: .*(is no integer|expected integers)"):
+        Sequences.from_lists("x", [[1], row])
+    with pytest.raises(ValueError, match="x: times of user 0: .*(is no integer|expected integers)"):
+        Sequences.from_lists("x", [[1] * len(row)], [row])
 
 
 def test_from_rows_takes_integers_of_every_kind() -> None:
     rows = [[1, 2], (np.int8(3),), np.array([4, 5], np.uint16), range(6, 8)]
-    found = Sequences.from_rows("x", rows)  # type: ignore[arg-type]
+    found = Sequences.from_lists("x", rows)  # type: ignore[arg-type]
     assert found.items.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert found.lengths.tolist() == [2, 1, 2, 2]
-    assert Sequences.from_rows("x", np.array([[1, 2], [3, 4]])).lengths.tolist() == [2, 2]  # type: ignore[arg-type]
+    assert Sequences.from_lists("x", np.array([[1, 2], [3, 4]])).lengths.tolist() == [2, 2]  # type: ignore[arg-type]
 
 
 def session_arrays(**changed: Any) -> dict[str, np.ndarray]:
@@ -154,7 +154,7 @@ def test_sessions_are_not_cut_to_the_type_of_one_part() -> None:
     with pytest.raises(ValueError, match="s: test target: float64"):
         Sessions.from_arrays("s", **session_arrays(test_target=np.array([6.7])))
     falling = np.array([0, 2, 1, 2], np.uint64)  # unsigned differences would wrap and look like long rows
-    with pytest.raises(ValueError, match="s: train offsets: they must rise"):
+    with pytest.raises(ValueError, match="s: train offsets: must ascend"):
         Sessions.from_arrays("s", **session_arrays(train_offsets=falling))
 
 
@@ -167,10 +167,10 @@ def test_lists_of_sessions_hold_integers() -> None:
 def test_lengths_labels_and_offsets_are_not_cut() -> None:
     with pytest.raises(ValueError, match="lengths: float64"):
         lane_columns(np.array([2.5, 3.0]), 2)
-    assert divide(np.array([1, 0, 1], np.uint64)).of.tolist() == [2, 1, 0, 1]
+    assert clusters_from_labels(np.array([1, 0, 1], np.uint64)).of.tolist() == [2, 1, 0, 1]
     for offsets in (np.array([0.0, 2.0]), np.array([0, 3, 2], np.uint64)):
         with pytest.raises(ValueError, match="t: offsets"):
-            fit((Tags("t"),), {"t": Ragged(np.array([1, 2]), offsets)}, np.arange(1))
+            fit_encoders((Tags("t"),), {"t": Ragged(np.array([1, 2]), offsets)}, np.arange(1))
 
 
 def test_events_of_other_types_are_refused() -> None:
@@ -183,10 +183,10 @@ def test_events_of_other_types_are_refused() -> None:
 def test_tags_keep_at_least_one_value(width: Any) -> None:
     tags = {"g": Ragged(np.array([1, 2]), np.array([0, 1, 2]))}
     with pytest.raises(ValueError, match=f"g: max_values={width}: must be at least 1, or None for all"):
-        fit((Tags("g", max_values=width),), tags, np.arange(2))
+        fit_encoders((Tags("g", max_values=width),), tags, np.arange(2))
 
 
 @pytest.mark.parametrize("name", ["", " "])
 def test_a_feature_has_a_name(name: str) -> None:
     with pytest.raises(ValueError, match="each needs a name"):
-        fit((Category(name),), {name: ALL}, ALL)
+        fit_encoders((Category(name),), {name: ALL}, ALL)

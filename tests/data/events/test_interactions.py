@@ -12,7 +12,7 @@ from jaxrec.data.events.interactions import (
     Sequences,
     Statistics,
     format_statistics,
-    uniform_rank,
+    gap_variance_rank,
 )
 from jaxrec.data.validation import check_count
 
@@ -33,7 +33,7 @@ def valid(**changes: Any) -> Sequences:
         "user_ids": np.array(["a", "b"]),
         "item_ids": np.array([10, 20, 30]),
         "num_items": 3,
-        "uniform_rank": np.array([1, 0], np.int32),
+        "gap_variance_rank": np.array([1, 0], np.int32),
     }
     return Sequences(**(fields | changes))
 
@@ -46,14 +46,14 @@ def test_events_are_sorted_by_user_then_time_then_row() -> None:
     assert sequences.times is not None
     assert sequences.times.tolist() == [20, 20, 50, 10, 10]
     assert sequences.lengths.tolist() == [3, 2]
-    assert sequences.row(1).tolist() == sequences.items[3:].tolist()
+    assert sequences.user_items(1).tolist() == sequences.items[3:].tolist()
 
 
 def test_without_times_the_rows_are_in_time_order() -> None:
     interactions = Interactions.from_raw("toy", ["b", "a", "b"], ["x", "x", "y"])
     sequences = interactions.to_sequences()
     assert sequences.times is None
-    assert [sequences.row(u).tolist() for u in range(2)] == [[1, 2], [1]]
+    assert [sequences.user_items(u).tolist() for u in range(2)] == [[1, 2], [1]]
 
 
 @settings(deadline=None, max_examples=50)
@@ -65,7 +65,7 @@ def test_sequences_equal_a_plain_twin(rows: list[tuple[int, int, int]]) -> None:
     sequences = table(rows).to_sequences()
     for row, user in enumerate(sequences.user_ids):
         want = sorted(twin[int(user)], key=lambda event: event[0])
-        assert sequences.item_ids[sequences.row(row) - 1].tolist() == [item for _, item in want]
+        assert sequences.item_ids[sequences.user_items(row) - 1].tolist() == [item for _, item in want]
 
 
 def plain_core(rows: list[tuple[int, int, int]], k: int, item_k: int) -> list[tuple[int, int, int]]:
@@ -114,13 +114,13 @@ def kept() -> Interactions:
     """Three users with items 2, 4 and 5 of a table of 6, and one event of item 1."""
     user = np.array([1, 1, 1, 2, 2, 2, 3, 3, 3, 3], np.int32)
     item = np.array([2, 4, 5, 2, 4, 5, 2, 4, 5, 1], np.int32)
-    return Interactions("toy", user, item, None, None, np.array([7, 8, 9]), np.arange(1, 7), kept=True)
+    return Interactions("toy", user, item, None, None, np.array([7, 8, 9]), np.arange(1, 7), ids_kept=True)
 
 
 def test_k_core_leaves_kept_ids_where_their_table_has_them() -> None:
     core = kept().k_core(3)
     assert core.item.tolist() == [2, 4, 5] * 3
-    assert (core.num_items, core.item_ids.tolist(), core.kept) == (6, [1, 2, 3, 4, 5, 6], True)
+    assert (core.num_items, core.item_ids.tolist(), core.ids_kept) == (6, [1, 2, 3, 4, 5, 6], True)
     assert core.to_sequences().num_items == 6
     assert core.k_core(3).item.tolist() == [2, 4, 5] * 3
     few = kept().k_core(4, item_k=1)  # users are numbered as ever
@@ -130,8 +130,8 @@ def test_k_core_leaves_kept_ids_where_their_table_has_them() -> None:
 def test_k_core_renumbers_kept_ids_when_asked_to() -> None:
     core = kept().k_core(3, renumber=True)
     assert core.item.tolist() == [1, 2, 3] * 3
-    assert (core.item_ids.tolist(), core.kept) == ([2, 4, 5], False)
-    mapped = dataclasses.replace(kept(), kept=False)
+    assert (core.item_ids.tolist(), core.ids_kept) == ([2, 4, 5], False)
+    mapped = dataclasses.replace(kept(), ids_kept=False)
     assert mapped.k_core(3).item_ids.tolist() == [2, 4, 5]
     assert mapped.k_core(3, renumber=False).item.tolist() == [2, 4, 5] * 3
 
@@ -159,7 +159,7 @@ def test_statistics_do_not_depend_on_the_form(rows: list[tuple[int, int, int]]) 
 
 
 def test_statistics_count_only_items_that_occur() -> None:
-    assert Sequences.from_rows("toy", [[1, 2]], num_items=9).statistics().items == 2
+    assert Sequences.from_lists("toy", [[1, 2]], num_items=9).statistics().items == 2
 
 
 def test_statistics_read_as_papers_print_them() -> None:
@@ -199,8 +199,8 @@ def test_valid_columns_pass() -> None:
         ({"offsets": np.array([0, 4, 3])}, "user b has no event"),
         ({"user_ids": np.array(["a"])}, "1 user_ids and 3 item_ids for 2 users"),
         ({"num_items": 2**31 - 1}, "more than 2,147,483,646"),
-        ({"uniform_rank": np.array([1, 1], np.int32)}, "uniform_rank must hold each of 0..1 once"),
-        ({"uniform_rank": np.array([1, 0])}, "uniform_rank: int64"),
+        ({"gap_variance_rank": np.array([1, 1], np.int32)}, "gap_variance_rank must hold each of 0..1 once"),
+        ({"gap_variance_rank": np.array([1, 0])}, "gap_variance_rank: int64"),
         ({"offsets": np.array([0]), "user_ids": np.array([])}, "users: there are none"),
     ],
 )
@@ -214,7 +214,7 @@ def test_bad_sequences_are_refused(changes: dict[str, Any], message: str) -> Non
     [
         ({"user": np.zeros(0, np.int32)}, "events: there are none"),
         ({"user": np.array([1, 3], np.int32)}, "user: 3 at position 1"),
-        ({"item": np.array([1], np.int32)}, "item has 1 rows, user has 2"),
+        ({"item": np.array([1], np.int32)}, "item has 1 entries, user has 2"),
         ({"time": np.array([1, 2 * 10**11])}, "looks like milliseconds"),
         ({"value": np.array([1, np.nan], np.float32)}, "value nan at position 1"),
         ({"value": np.array([np.inf, 1], np.float32)}, "value inf at position 0"),
@@ -240,25 +240,25 @@ def test_the_largest_count_passes() -> None:
 @pytest.mark.parametrize("rows", [[], [[]], [[], []]])
 def test_from_rows_without_events_is_refused(rows: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="there are no events"):
-        Sequences.from_rows("toy", rows)
+        Sequences.from_lists("toy", rows)
 
 
 def test_from_rows_does_not_wrap_large_ids() -> None:
     with pytest.raises(ValueError, match=r"id 4294967301 at position 1 is outside 1..9"):
-        Sequences.from_rows("toy", [[1, 2**32 + 5]], num_items=9)
+        Sequences.from_lists("toy", [[1, 2**32 + 5]], num_items=9)
 
 
 def test_from_rows_needs_times_of_the_same_shape() -> None:
     with pytest.raises(ValueError, match="differ in length"):
-        Sequences.from_rows("toy", [[1, 2]], [[1]])
+        Sequences.from_lists("toy", [[1, 2]], [[1]])
 
 
 def test_uniform_rank_orders_by_gap_variance() -> None:
     times = [[0, 1, 5], [0, 5, 10], [0, 0, 7, 14, 22], [3, 4]]  # variances 2.25, 0, 0.22 (gaps 7, 7, 8), 0
-    sequences = Sequences.from_rows("toy", [[1] * len(t) for t in times], times)
-    assert uniform_rank(sequences).tolist() == [3, 0, 2, 1]
+    sequences = Sequences.from_lists("toy", [[1] * len(t) for t in times], times)
+    assert gap_variance_rank(sequences).tolist() == [3, 0, 2, 1]
 
 
 def test_uniform_rank_needs_times() -> None:
     with pytest.raises(ValueError, match="has no times"):
-        uniform_rank(Sequences.from_rows("toy", [[1, 2]]))
+        gap_variance_rank(Sequences.from_lists("toy", [[1, 2]]))

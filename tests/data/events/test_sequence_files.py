@@ -8,27 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.events.sequence_files import (
-    integer_array,
-    parse_columns,
-    parse_rows,
-    read_lines,
-    rows_to_sequences,
+    parse_integers,
+    parse_lines,
+    parse_sequences,
+    parse_table,
+    read_sequences,
 )
 
 Write = Callable[[str, str | bytes], Path]
 
 
 def test_lines_become_sequences(write: Write) -> None:
-    sequences = read_lines(write("toy.txt", "7 3 1 3\n5 2 4\n"))
+    sequences = read_sequences(write("toy.txt", "7 3 1 3\n5 2 4\n"))
     assert sequences.user_ids.tolist() == [7, 5]
-    assert [sequences.row(row).tolist() for row in range(2)] == [[3, 1, 3], [2, 4]]
+    assert [sequences.user_items(row).tolist() for row in range(2)] == [[3, 1, 3], [2, 4]]
     assert sequences.num_items == 4
     assert sequences.times is None
 
 
 def test_times_come_from_a_second_file(write: Write) -> None:
     items = write("toy.txt.gz", gzip.compress(b"1 3 1\n2 2\n"))
-    sequences = read_lines(items, write("times.txt", "1 10 20\n2 5\n"))
+    sequences = read_sequences(items, write("times.txt", "1 10 20\n2 5\n"))
     assert sequences.times is not None
     assert sequences.times.tolist() == [10, 20, 5]
 
@@ -37,7 +37,7 @@ def test_times_come_from_a_second_file(write: Write) -> None:
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=5), min_size=1, max_size=6))
 def test_parsing_inverts_writing(rows: list[list[int]]) -> None:
     content = "".join(f"{user} {' '.join(map(str, row))}\n" for user, row in enumerate(rows, 1))
-    users, offsets, values = parse_rows(content.encode(), "toy")
+    users, offsets, values = parse_lines(content.encode(), "toy")
     assert users.tolist() == list(range(1, len(rows) + 1))
     assert [values[a:b].tolist() for a, b in itertools.pairwise(offsets)] == rows
 
@@ -60,7 +60,7 @@ def test_parsing_inverts_writing(rows: list[list[int]]) -> None:
 )
 def test_bad_lines_are_refused(content: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        rows_to_sequences("toy", content, "toy")
+        parse_sequences("toy", content, "toy")
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_bad_lines_are_refused(content: bytes, message: str) -> None:
 )
 def test_bad_times_are_refused(write: Write, times: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_lines(write("toy.txt", "1 3 1\n2 2\n"), write("times.txt", times))
+        read_sequences(write("toy.txt", "1 3 1\n2 2\n"), write("times.txt", times))
 
 
 @pytest.mark.parametrize("by, text", [(None, b"1 2\n3\t4\r\n"), (b"::", b"1::2\n3::4\n")])
 def test_columns_of_integers(by: bytes | None, text: bytes) -> None:
-    assert parse_columns(text, ("user", "item"), "toy", by).tolist() == [[1, 2], [3, 4]]
+    assert parse_table(text, ("user", "item"), "toy", by).tolist() == [[1, 2], [3, 4]]
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_columns_of_integers(by: bytes | None, text: bytes) -> None:
 )
 def test_columns_that_do_not_fit_are_refused(by: bytes | None, text: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_columns(text, ("user", "item"), "toy", by)
+        parse_table(text, ("user", "item"), "toy", by)
 
 
 @pytest.mark.parametrize("cell", ["01", "１", "1_0", "9" * 30])
 def test_cells_of_integers(cell: str) -> None:
     with pytest.raises(ValueError, match="toy: .*is not an integer"):
-        integer_array(["1", cell], "toy")
+        parse_integers(["1", cell], "toy")

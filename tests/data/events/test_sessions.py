@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxrec.data.__main__ import main
-from jaxrec.data.events.sessions import Sessions, SessionSplit, format_sessions, split_sessions
+from jaxrec.data.events.sessions import Sessions, SessionSplit, format_session_statistics, split_sessions
 from jaxrec.data.sources import session_logs as source
-from jaxrec.data.store import find
+from jaxrec.data.store import find_file
 
 TRAIN = [[7, 9, 7], [9, 30], [7, 7, 12, 9], [30, 12], [9, 9]]
 TEST = [
@@ -52,7 +52,7 @@ def test_rows_in_raw_ids_are_those_given() -> None:
     sessions = made()
     assert sessions.train.item_ids.tolist() == RAW and sessions.num_items == len(RAW)
     for part, want in ((sessions.train, TRAIN), (sessions.test, [[*p, t] for p, t in TEST])):
-        found = [part.item_ids[part.row(i) - 1].tolist() for i in range(part.num_users)]
+        found = [part.item_ids[part.user_items(i) - 1].tolist() for i in range(part.num_users)]
         assert found == want
 
 
@@ -77,10 +77,10 @@ def test_statistics_by_hand() -> None:
     [
         ({"test_target": np.array([7, 12, 30, 9])}, "4 test targets for 5 prefixes"),
         ({"test_target": np.array([7, 12, 30, 9, 0])}, "item id 0: ids start at 1"),
-        ({"train_items": np.array([7, 9, 7])}, "train offsets: they must rise from 0 to the 3 items"),
-        ({"train_offsets": np.array([0, 3, 3, 13])}, "each row at least 1 long"),
+        ({"train_items": np.array([7, 9, 7])}, "train offsets: must ascend from 0 to the number of items, 3"),
+        ({"train_offsets": np.array([0, 3, 3, 13])}, "each session having at least 1"),
         ({"test_offsets": np.array([0])}, "test offsets"),
-        ({"train_offsets": np.array([0, 1, 13])}, "train session 0 has no next click (1 such rows)"),
+        ({"train_offsets": np.array([0, 1, 13])}, "train session 0 has no next click (1 such)"),
         ({"test_items": np.zeros(9)}, "test items: float64[9], expected integers of rank 1"),
     ],
 )
@@ -200,7 +200,7 @@ PRINTED = {
 def data(cache: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
     for log in source.LOGS:
-        if find(log.files[0][0]) is None:
+        if find_file(log.files[0][0]) is None:
             pytest.skip(f"{log.files[0][0].path} is not in the data folder")
     return data_dir
 
@@ -208,7 +208,7 @@ def data(cache: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", PRINTED)
 def test_statistics_are_those_published(data: Path, name: str) -> None:
     sessions = source.load(name)
-    assert PRINTED[name] in format_sessions(sessions.name, sessions.statistics())
+    assert PRINTED[name] in format_session_statistics(sessions.name, sessions.statistics())
     assert np.array_equal(np.unique(np.concatenate([sessions.train.items, sessions.test.items])),
                           np.arange(1, sessions.num_items + 1))  # fmt: skip
 
@@ -217,7 +217,7 @@ def test_every_prefix_of_a_test_session_is_asked(data: Path) -> None:
     """A prefix of k > 1 clicks is followed by that of k - 1, which is how sessions are counted."""
     test = source.load("tmall").test
     for row in np.flatnonzero(test.lengths > 2).tolist():
-        np.testing.assert_array_equal(test.row(row + 1), test.row(row)[:-1])
+        np.testing.assert_array_equal(test.user_items(row + 1), test.user_items(row)[:-1])
 
 
 def test_views_of_diginetica_are_in_order_of_time(data: Path) -> None:
@@ -226,7 +226,7 @@ def test_views_of_diginetica_are_in_order_of_time(data: Path) -> None:
     Both shares are of the sample that SR-GNN's repository holds of the raw file (9,405 next views).
     """
     train = source.load("diginetica").train
-    users = train.users
+    users = train.event_users
     inside = users[1:] == users[:-1]
     assert 0.07 < (train.items[1:] == train.items[:-1])[inside].mean() < 0.11
 
@@ -290,7 +290,7 @@ def test_without_the_packed_copy_the_lists_are_read(cache: Path, monkeypatch: py
         asked.append(file.path)
         return pickle.dumps(lists["train" if "train" in file.path else "test"])
 
-    monkeypatch.setattr(source, "read", read)
+    monkeypatch.setattr(source, "read_file", read)
     monkeypatch.setattr(source, "LOGS", tuple(log._replace(expected={}) for log in source.LOGS))
     sessions = source.load("diginetica")
     assert asked == ["diginetica/all_train_seq.txt", "diginetica/test.txt"]

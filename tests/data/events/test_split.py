@@ -23,7 +23,7 @@ from jaxrec.data.tables.unobserved_pairs import add_unobserved
 ROWS = st.lists(st.lists(st.integers(1, 9), min_size=3, max_size=8), min_size=1, max_size=6).filter(
     lambda rows: max(map(len, rows)) >= 4
 )
-TIMED = Sequences.from_rows(
+TIMED = Sequences.from_lists(
     "toy",
     [[1, 2, 3, 4, 5], [5, 6, 7], [8, 9], [1, 5]],
     [[0, 1, 10, 20, 30], [5, 10, 20], [12, 13], [21, 25]],
@@ -31,7 +31,7 @@ TIMED = Sequences.from_rows(
 
 
 def test_leave_one_out_takes_the_last_two_events() -> None:
-    split = leave_one_out(Sequences.from_rows("toy", [[1, 2, 3, 4, 5], [6, 7, 8]]))
+    split = leave_one_out(Sequences.from_lists("toy", [[1, 2, 3, 4, 5], [6, 7, 8]]))
     assert split.train_length.tolist() == [3, 1]
     assert [column.tolist() for column in split.validation] == [[0, 1], [3, 1], [4, 7]]
     assert [column.tolist() for column in split.test] == [[0, 1], [4, 2], [5, 8]]
@@ -41,7 +41,7 @@ def test_leave_one_out_takes_the_last_two_events() -> None:
 @settings(deadline=None, max_examples=50)
 @given(ROWS)
 def test_leave_one_out_equals_a_plain_twin(rows: list[list[int]]) -> None:
-    split = leave_one_out(Sequences.from_rows("toy", rows))
+    split = leave_one_out(Sequences.from_lists("toy", rows))
     for user, row in enumerate(rows):
         assert split.train_length[user] == len(row) - 2
         assert (split.validation.length[user], split.validation.target[user]) == (len(row) - 2, row[-2])
@@ -49,7 +49,7 @@ def test_leave_one_out_equals_a_plain_twin(rows: list[list[int]]) -> None:
 
 
 def test_short_users_are_an_error_that_counts_them() -> None:
-    sequences = Sequences.from_rows("toy", [[1, 2, 3, 4], [1], [2, 3]])
+    sequences = Sequences.from_lists("toy", [[1, 2, 3, 4], [1], [2, 3]])
     with pytest.raises(
         ValueError, match=r"2 of 3 users have fewer than 3 events \(first: user 2\).*short='train'"
     ):
@@ -57,7 +57,7 @@ def test_short_users_are_an_error_that_counts_them() -> None:
 
 
 def test_short_users_can_be_kept_for_training() -> None:
-    split = leave_one_out(Sequences.from_rows("toy", [[1], [1, 2, 3, 4], [2, 3]]), short="train")
+    split = leave_one_out(Sequences.from_lists("toy", [[1], [1, 2, 3, 4], [2, 3]]), short="train")
     assert split.train_length.tolist() == [1, 2, 2]
     assert split.validation.user.tolist() == split.test.user.tolist() == [1]
     assert "fewer than 3 events in training only" in split.rule
@@ -65,12 +65,12 @@ def test_short_users_can_be_kept_for_training() -> None:
 
 def test_a_split_without_queries_is_refused() -> None:
     with pytest.raises(ValueError, match=r"validation split .* is empty"):
-        leave_one_out(Sequences.from_rows("toy", [[1, 2], [2, 3]]), short="train")
+        leave_one_out(Sequences.from_lists("toy", [[1, 2], [2, 3]]), short="train")
 
 
 def test_a_split_without_training_pairs_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to learn from"):
-        leave_one_out(Sequences.from_rows("toy", [[1, 2, 3]]))
+        leave_one_out(Sequences.from_lists("toy", [[1, 2, 3]]))
 
 
 def test_an_unknown_treatment_of_short_users_is_refused() -> None:
@@ -102,7 +102,7 @@ def test_time_split_can_ask_for_all_events() -> None:
 
 
 def test_time_split_can_ask_for_longer_histories() -> None:
-    split = split_by_time(TIMED, 10, 20, least=2)
+    split = split_by_time(TIMED, 10, 20, min_history=2)
     assert split.validation.user.tolist() == [0]
     assert split.left_out == 3
 
@@ -134,7 +134,7 @@ def test_no_training_event_of_a_time_split_is_later_than_the_cut(cut: int, width
         ({"validation_time": 14, "test_time": 16}, "validation split .* is empty"),
         ({"validation_time": 1, "test_time": 20}, "nothing to learn from"),
         ({"validation_time": 10, "test_time": 20, "targets": "some"}, "must be 'first', 'last' or 'all'"),
-        ({"validation_time": 10, "test_time": 20, "least": 0}, "least=0: must be at least 1"),
+        ({"validation_time": 10, "test_time": 20, "min_history": 0}, "min_history=0: must be at least 1"),
     ],
 )
 def test_bad_limits_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -144,21 +144,21 @@ def test_bad_limits_are_refused(arguments: dict[str, Any], message: str) -> None
 
 def test_a_time_split_needs_times() -> None:
     with pytest.raises(ValueError, match=r"has no times.*use leave_one_out"):
-        split_by_time(Sequences.from_rows("toy", [[1, 2, 3, 4]]), 1, 2)
+        split_by_time(Sequences.from_lists("toy", [[1, 2, 3, 4]]), 1, 2)
 
 
 def test_future_share_by_hand() -> None:
-    sequences = Sequences.from_rows("toy", [[1, 2, 3, 4], [1, 2, 3, 4]], [[0, 1, 2, 3], [3, 11, 12, 13]])
+    sequences = Sequences.from_lists("toy", [[1, 2, 3, 4], [1, 2, 3, 4]], [[0, 1, 2, 3], [3, 11, 12, 13]])
     # Four training events, at 0, 1, 3, 11; test targets at 3 (one later, one as late) and 13 (none).
     assert future_share(leave_one_out(sequences)) == (1 / 4 + 0) / 2
 
 
 def test_future_share_needs_times() -> None:
     with pytest.raises(ValueError, match="has no times"):
-        future_share(leave_one_out(Sequences.from_rows("toy", [[1, 2, 3, 4]])))
+        future_share(leave_one_out(Sequences.from_lists("toy", [[1, 2, 3, 4]])))
 
 
-GOOD = leave_one_out(Sequences.from_rows("toy", [[1, 2, 3, 4, 5], [6, 7, 8]]))
+GOOD = leave_one_out(Sequences.from_lists("toy", [[1, 2, 3, 4, 5], [6, 7, 8]]))
 
 
 def query(user: int, length: int, target: int) -> Queries:
@@ -171,7 +171,7 @@ def query(user: int, length: int, target: int) -> Queries:
         (query(0, 2, 3), "a target is among the training events"),
         (query(0, 3, 5), "is not the event that follows"),
         (query(0, 5, 5), "reads past its user's last event"),
-        (query(2, 1, 1), "user rows must lie in 0..1"),
+        (query(2, 1, 1), "user indices must lie in 0..1"),
         (query(0, 3, 0), "target: 0 at position 0"),
         (Queries(*(column.astype(np.int64) for column in query(0, 3, 4))), "user: int64"),
     ],
@@ -189,7 +189,7 @@ def test_impossible_training_lengths_are_refused(lengths: list[int]) -> None:
 
 # --- targets that were seen before, and duplicates ---
 
-REPEATED = Sequences.from_rows(
+REPEATED = Sequences.from_lists(
     "toy",
     [[1, 2, 1, 2], [3, 4, 5, 6], [7, 7, 8, 7], [1, 2, 3, 1], [9, 8, 7, 6]],
     [[0, 1, 1, 1], [0, 0, 0, 0], [5, 5, 6, 7], [1, 2, 3, 4], [1, 2, 3, 4]],
@@ -204,7 +204,7 @@ def test_a_split_counts_targets_that_were_seen_before_and_exact_duplicates() -> 
 @settings(deadline=None, max_examples=50)
 @given(ROWS)
 def test_seen_targets_equal_a_plain_twin(rows: list[list[int]]) -> None:
-    split = leave_one_out(Sequences.from_rows("toy", rows))
+    split = leave_one_out(Sequences.from_lists("toy", rows))
     assert seen_before(split.sequences, split.validation).tolist() == [row[-2] in row[:-2] for row in rows]
     assert seen_before(split.sequences, split.test).tolist() == [row[-1] in row[:-1] for row in rows]
     assert split.repeats.duplicates is None  # nothing has a time
@@ -225,7 +225,7 @@ def test_a_file_read_twice_has_every_event_twice() -> None:
 
 
 def test_a_split_without_repeats_has_nothing_to_advise() -> None:
-    said = format_repeats(leave_one_out(Sequences.from_rows("toy", [[1, 2, 3, 4]])))
+    said = format_repeats(leave_one_out(Sequences.from_lists("toy", [[1, 2, 3, 4]])))
     assert "0 of 1 test targets" in said and "aren't known" in said and "seen=" not in said
 
 
@@ -295,7 +295,7 @@ def test_a_pair_out_of_range_is_refused_before_unobserved_ones_are_drawn(changed
         columns[name][1] = value
     parts = SplitIndices(np.array([0]), np.array([1]), np.array([2]), "toy")
     with pytest.raises(ValueError, match=rf"{next(iter(changed))}: {next(iter(changed.values()))} of pair 1"):
-        add_unobserved(columns["user"], columns["item"], 3, parts, per_pair=1, seed=0)
+        add_unobserved(columns["user"], columns["item"], 3, parts, negatives_per_pair=1, seed=0)
 
 
 @pytest.mark.parametrize("name", ["user", "item"])
@@ -304,4 +304,4 @@ def test_unobserved_pairs_refuse_fractions(name: str) -> None:
     columns[name] = columns[name] + 0.5
     parts = SplitIndices(np.array([0]), np.array([1]), np.array([2]), "toy")
     with pytest.raises(ValueError, match=f"{name}: float64"):
-        add_unobserved(columns["user"], columns["item"], 5, parts, per_pair=1, seed=0)
+        add_unobserved(columns["user"], columns["item"], 5, parts, negatives_per_pair=1, seed=0)

@@ -59,12 +59,12 @@ def python_lines(rows: list[dict[str, object]]) -> str:
 def test_amazon_reviews_and_categories(write: Write, text: Callable[[list[dict[str, object]]], str]) -> None:
     reviews = write("reviews.json.gz", gzip.compress(json_lines(REVIEWS).encode()))
     metadata = write("meta.json.gz", gzip.compress(text(METADATA).encode()))
-    sequences, sides = amazon.load(reviews, metadata)
+    sequences, side_info = amazon.load(reviews, metadata)
     assert sequences.user_ids.tolist() == ["A", "B"] and sequences.item_ids.tolist() == ["P1", "P2", "P3"]
     assert sequences.offsets.tolist() == [0, 2, 4]
     assert sequences.items.tolist() == [3, 1, 1, 2]  # equal times keep the order of the file
     assert np.asarray(sequences.times).tolist() == [200, 200, 100, 300]
-    assert sides.items["category"].tolist() == [0, 2, 1, 3]  # Leads, Cables, Zoom
+    assert side_info.items["category"].tolist() == [0, 2, 1, 3]  # Leads, Cables, Zoom
     _, first = amazon.load(reviews, metadata, path="first")
     assert first.items["category"].tolist() == [0, 1, 1, 2]
 
@@ -74,8 +74,8 @@ def test_amazon_products_without_a_category_can_share_one(write: Write) -> None:
     metadata = write("meta.json", python_lines([METADATA[2], {"asin": "P3", "categories": []}]))
     with pytest.raises(ValueError, match=r"meta.json: no category of product P1 \(2 such of 3\).*unlisted"):
         amazon.load(reviews, metadata)
-    _, sides = amazon.load(reviews, metadata, unlisted="unknown")
-    assert sides.items["category"].tolist() == [0, 2, 1, 2]
+    _, side_info = amazon.load(reviews, metadata, unlisted="unknown")
+    assert side_info.items["category"].tolist() == [0, 2, 1, 2]
 
 
 def test_amazon_metadata_is_never_run(write: Write, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_damaged_and_empty_amazon_files_are_refused(write: Write) -> None:
 
 def test_amazon_electronics_sample(arrow: None, data_dir: Path) -> None:
     path = sample(data_dir, "torch-rechub/amazon-electronics/amazon_electronics_sample.csv")
-    sequences, sides = amazon.load_table(path)
+    sequences, side_info = amazon.load_table(path)
     rows = np.array([line.split(",") for line in path.read_text().splitlines()[1:]]).astype(int)
     assert len(rows) == len(sequences.items) == 100
     assert sequences.user_ids.tolist() == np.unique(rows[:, 0]).tolist()
@@ -165,10 +165,10 @@ def test_amazon_electronics_sample(arrow: None, data_dir: Path) -> None:
     names = sorted(set(category.values()))
     raw = sequences.item_ids[sequences.items - 1].tolist()
     assert sorted(raw) == sorted(rows[:, 1].tolist())
-    found = sides.items["category"][sequences.items]
+    found = side_info.items["category"][sequences.items]
     assert [names[i - 1] for i in found] == [category[item] for item in raw]
-    clicks = next_clicks(sequences, sides=sides)
-    assert clicks.sides.items["category"] is sides.items["category"]
+    clicks = next_clicks(sequences, side_info=side_info)
+    assert clicks.side_info.items["category"] is side_info.items["category"]
 
 
 @pytest.mark.parametrize("kind", ["books", "beauty"])
@@ -176,8 +176,8 @@ def test_amazon_samples_without_categories(arrow: None, data_dir: Path, kind: st
     path = sample(data_dir, f"torch-rechub/amazon-{kind}/amazon_{kind}_sample.csv")
     with pytest.raises(ValueError, match="no column 'cate_id' in the header .*category=None"):
         amazon.load_table(path)
-    sequences, sides = amazon.load_table(path, category=None)
-    assert not sides.items and not sides.users
+    sequences, side_info = amazon.load_table(path, category=None)
+    assert not side_info.items and not side_info.users
     same = read_csv(path, user="user_id", item="item_id").to_sequences()
     assert sequences.statistics() == same.statistics()
 
@@ -217,14 +217,14 @@ def lines(events: list[tuple[object, ...]]) -> str:
 def test_taobao_events(arrow: None, write: Write, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(taobao, "CHUNK", size)
     path = write("UserBehavior.csv", lines(EVENTS))  # type: ignore[arg-type]
-    sequences, sides = taobao.load(path)
+    sequences, side_info = taobao.load(path)
     assert sequences.user_ids.tolist() == [3, 7] and sequences.item_ids.tolist() == [40, 50]
-    assert [sequences.row(u).tolist() for u in range(2)] == [[2], [1, 2]]
+    assert [sequences.user_items(u).tolist() for u in range(2)] == [[2], [1, 2]]
     assert np.asarray(sequences.times).tolist() == [START, START + 4, START + 5]
-    assert sides.items["category"].tolist() == [0, 1, 2]
-    sequences, sides = taobao.load(path, behaviours=taobao.BEHAVIOURS)
-    assert [sequences.row(u).tolist() for u in range(2)] == [[2, 3], [1, 2, 1]]
-    assert sides.items["category"].tolist() == [0, 1, 2, 2]
+    assert side_info.items["category"].tolist() == [0, 1, 2]
+    sequences, side_info = taobao.load(path, behaviours=taobao.BEHAVIOURS)
+    assert [sequences.user_items(u).tolist() for u in range(2)] == [[2, 3], [1, 2, 1]]
+    assert side_info.items["category"].tolist() == [0, 1, 2, 2]
 
 
 def test_taobao_blocks_of_any_size_give_the_same(
@@ -235,13 +235,13 @@ def test_taobao_blocks_of_any_size_give_the_same(
     kind = [taobao.BEHAVIOURS[k] for k in rng.integers(0, 4, 300)]
     time = START + rng.integers(0, 1000, 300)
     path = write("u.csv", lines(list(zip(user, item, item % 5, kind, time, strict=True))))
-    whole, sides = taobao.load(path, behaviours=("pv", "buy"))
+    whole, side_info = taobao.load(path, behaviours=("pv", "buy"))
     original = table_reader.read_blocks
     monkeypatch.setattr(taobao, "read_blocks", lambda *a, **k: original(*a, **k, block_bytes=200))
     again, same = taobao.load(path, behaviours=("pv", "buy"))
     for name in ("items", "times", "offsets", "user_ids", "item_ids"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(again, name))
-    np.testing.assert_array_equal(sides.items["category"], same.items["category"])
+    np.testing.assert_array_equal(side_info.items["category"], same.items["category"])
     kept = np.isin(kind, ["pv", "buy"])
     assert len(whole.items) == kept.sum()
     assert whole.item_ids.tolist() == np.unique(item[kept]).tolist()
@@ -329,10 +329,10 @@ def test_fuxictr_samples_of_both_forms_hold_the_same(arrow: None, data_dir: Path
 
 def test_fuxictr_sequences_keep_their_last_values(arrow: None, data_dir: Path) -> None:
     split = fuxictr.load(*parts(data_dir, "tiny_csv", "csv", "tiny_seq"))
-    found = split.impressions.decoded("click_sequence", split.train[:4])
+    found = split.impressions.raw_values("click_sequence", split.train[:4])
     assert found[0].tolist() == ["170301", "573514", *["<padding>"] * 3]
     assert found[2].tolist() == ["573514", "158525", "633154", "383937", "431258"]  # of six
-    late = split.impressions.decoded("click_sequence", split.test[0])
+    late = split.impressions.raw_values("click_sequence", split.test[0])
     assert late.tolist() == ["<missing>", *["<padding>"] * 4]
 
 
@@ -341,7 +341,7 @@ def test_fuxictr_sample_without_sequences(data_dir: Path) -> None:
     assert len(split.impressions.fields) == 14
     with np.load(sample(data_dir, "fuxictr/tiny_npz/train.npz")) as packed:
         raw = packed["pid"]
-    found = split.impressions.decoded("pid", split.train)
+    found = split.impressions.raw_values("pid", split.train)
     assert found.tolist() == raw.tolist()
 
 

@@ -14,7 +14,7 @@ import pytest
 from jaxrec.data import store
 from jaxrec.data.sources import census
 from jaxrec.data.tables.impressions import ImpressionSplit
-from jaxrec.data.tables.summary import correlation
+from jaxrec.data.tables.summary import label_correlation
 
 TRAIN, TEST = 199_523, 99_762
 Pairs = dict[str, ImpressionSplit]
@@ -53,7 +53,7 @@ def test_shares_of_positives_are_those_published(
 def test_the_tasks_correlate_about_as_in_the_paper(
     pairs: Pairs, name: str, main: str, published: float
 ) -> None:
-    assert abs(abs(correlation(pairs[name].impressions, main, "never_married")) - published) < 0.002
+    assert abs(abs(label_correlation(pairs[name].impressions, main, "never_married")) - published) < 0.002
 
 
 def test_the_official_test_rows_are_halved(pairs: Pairs) -> None:
@@ -87,7 +87,7 @@ def test_ids_turn_back_into_the_values_of_the_file(pairs: Pairs, data_dir: Path)
         codes = np.concatenate([packed["train_codes"][:, :], packed["test_codes"]])[rows]
         for name in ("education", "country_self", "year"):
             want = packed[f"vocab_{name}"][codes[:, names.index(name)]]
-            assert table.decoded(name, rows).tolist() == [
+            assert table.raw_values(name, rows).tolist() == [
                 "<missing>" if v == "?" else v for v in want.tolist()
             ]
 
@@ -116,7 +116,7 @@ def test_training_rows_are_all_rows_less_the_test_rows(monkeypatch: pytest.Monke
         info.size = len(arff)
         archive.addfile(info, io.BytesIO(arff.encode()))
     contents = {census._TEST: "\n".join(lines).encode(), census._NOMINAL: packed.getvalue()}
-    monkeypatch.setattr(store, "read", contents.__getitem__)
+    monkeypatch.setattr(store, "read_file", contents.__getitem__)
     monkeypatch.setattr(census, "_TRAIN", 3)
     columns, income = census._originals()
     assert list(columns) == list(census.NAMES)
@@ -133,8 +133,10 @@ def test_training_rows_are_all_rows_less_the_test_rows(monkeypatch: pytest.Monke
 
 def test_numbers_come_from_the_official_test_file_too(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [[str(100 * row + column) for column in range(42)] for row in (1, 2)]
-    monkeypatch.setattr(store, "find", lambda file: None)
-    monkeypatch.setattr(store, "read", {census._TEST: "\n".join(map(", ".join, rows)).encode()}.__getitem__)
+    monkeypatch.setattr(store, "find_file", lambda file: None)
+    monkeypatch.setattr(
+        store, "read_file", {census._TEST: "\n".join(map(", ".join, rows)).encode()}.__getitem__
+    )
     numbers = census.load_test_numbers()
     assert numbers["age"].tolist() == [100, 200]
     assert numbers["weeks_worked"].tolist() == [139, 239]
@@ -146,7 +148,7 @@ def test_a_packed_file_is_unpacked_on_its_way(cache: Path, served: Any) -> None:
     served.files["census.gz"] = gzip.compress(content)
     route = census._unpacked(store.http(served.url("census.gz")))
     file = store.File("census/test", hashlib.sha256(content).hexdigest(), len(content), (route,))
-    assert store.read(file) == content
+    assert store.read_file(file) == content
     assert [path.name for path in (cache / "census").iterdir()] == ["test"]
 
 

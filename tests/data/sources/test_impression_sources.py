@@ -82,16 +82,16 @@ def test_movielens_features_are_those_of_the_user_and_movie(small: ImpressionSpl
     interactions = movielens.load_interactions("ml-100k")
     movies, users = movielens.load_movies("ml-100k"), movielens.load_users("ml-100k")
     known = small.train[:2000]
-    user = table.decoded("user_id", known).astype(int) - 1  # ids of ml-100k are 1..n
-    movie = table.decoded("movie_id", known).astype(int) - 1
-    assert table.decoded("gender", known).tolist() == users.gender[user].tolist()
-    assert table.decoded("occupation", known).tolist() == users.occupation[user].tolist()
+    user = table.raw_values("user_id", known).astype(int) - 1  # ids of ml-100k are 1..n
+    movie = table.raw_values("movie_id", known).astype(int) - 1
+    assert table.raw_values("gender", known).tolist() == users.gender[user].tolist()
+    assert table.raw_values("occupation", known).tolist() == users.occupation[user].tolist()
     assert np.corrcoef(table.columns["age"][known], users.age[user])[0, 1] > 0.999999
     for row, year, genres in zip(known, movies.year[movie], movies.genres[movie], strict=True):
         if year:
-            assert table.decoded("year", row) == year
+            assert table.raw_values("year", row) == year
         want = {g for g, on in zip(movielens.GENRES, genres, strict=True) if on}
-        assert set(table.decoded("genres", row).tolist()) - {"<padding>"} == want
+        assert set(table.raw_values("genres", row).tolist()) - {"<padding>"} == want
     assert interactions.item_ids.tolist() == list(range(1, 1683))
 
 
@@ -140,8 +140,8 @@ def test_movielens_1m_is_read_from_the_archive_too(monkeypatch: pytest.MonkeyPat
             "latin-1"
         ),
     }
-    monkeypatch.setattr(movielens, "find", lambda _: None)
-    monkeypatch.setattr(movielens, "read", contents.__getitem__)
+    monkeypatch.setattr(movielens, "find_file", lambda _: None)
+    monkeypatch.setattr(movielens, "read_file", contents.__getitem__)
     interactions, users, movies = movielens._million()
     assert (interactions.user.tolist(), interactions.item.tolist()) == ([2, 1, 2], [2, 1, 1])
     assert interactions.value is not None
@@ -182,7 +182,7 @@ def test_criteo_sample(data_dir: Path) -> None:
     assert table.columns["C22"][0] == MISSING
     known = split.train[:1]
     line = path.read_text().splitlines()[1 + int(known[0])].split(",")
-    assert table.decoded("C1", known)[0] == line[14]
+    assert table.raw_values("C1", known)[0] == line[14]
 
 
 def test_criteo_as_distributed_has_tabs_and_no_header(data_dir: Path, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_ali_ccp_sample(data_dir: Path) -> None:
     assert table.labels["purchase"][split.train].sum() == 1
     assert sum(field.kind == "numeric" for field in table.fields) == 8
     assert sum(field.kind == "categorical" for field in table.fields) == 23
-    assert table.decoded("205", split.train[:3]).tolist() == ["0", "1", "2"]
+    assert table.raw_values("205", split.train[:3]).tolist() == ["0", "1", "2"]
 
 
 def cell(*features: tuple[str, int]) -> str:
@@ -286,7 +286,7 @@ def test_ali_ccp_logs_become_impressions(logs: Callable[..., Files]) -> None:
     assert [len(rows) for rows in (split.train, split.validation, split.test)] == [9, 3, 4]
     assert table.columns["210"].shape == (16, 20)
     late = split.test
-    assert table.decoded("210", late[0]).tolist()[:3] == [7, 8, "<padding>"]
+    assert table.raw_values("210", late[0]).tolist()[:3] == [7, 8, "<padding>"]
     assert table.columns["210"][late[1]].tolist()[:2] == [MISSING, 0]
 
 

@@ -9,7 +9,7 @@ import pytest
 from jaxrec.data import store
 from jaxrec.data.sources import coserec
 from jaxrec.data.sources.dataset import pick
-from jaxrec.data.tables.click_histories import Sides, next_clicks
+from jaxrec.data.tables.click_histories import SideInfo, next_clicks
 
 PRINTED = {  # attributes, and how many an item has on average, as the files list them
     "Beauty": (637, 3.72),  # the paper: 1,221 and 5.1
@@ -24,7 +24,7 @@ def data(cache: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
     for dataset in coserec.DATASETS:
         for (file,) in dataset.files:
-            if store.state(file) != "in JAXREC_DATA_DIR":
+            if store.file_state(file) != "in JAXREC_DATA_DIR":
                 pytest.skip(f"{file.path} is not in the data folder")
     return data_dir
 
@@ -33,7 +33,7 @@ def data(cache: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_attributes_are_those_counted(data: Path, name: str) -> None:
     dataset = pick(coserec.DATASETS, name)
     _, (file,) = dataset.files
-    lists = coserec.parse_attributes(store.read(file), dataset.expected.items, file.path)
+    lists = coserec.parse_attributes(store.read_file(file), dataset.expected.items, file.path)
     number, average = PRINTED[name]
     assert {a for row in lists for a in row} == set(range(1, number + 1))
     assert round(sum(map(len, lists)) / len(lists), 2) == average
@@ -50,8 +50,8 @@ def test_attributes_are_those_counted(data: Path, name: str) -> None:
 def test_attributes_fit_the_items_of_the_sequences(data: Path) -> None:
     """Ids agree: items that follow each other share attributes more often than items drawn at random."""
     sequences, attributes = coserec.load("Beauty"), coserec.load_attributes("Beauty")
-    clicks = next_clicks(sequences, sides=Sides({"attributes": attributes}, {}))
-    assert clicks.sides.items["attributes"].shape[0] == sequences.num_items + 1
+    clicks = next_clicks(sequences, side_info=SideInfo({"attributes": attributes}, {}))
+    assert clicks.side_info.items["attributes"].shape[0] == sequences.num_items + 1
     rng = np.random.default_rng(0)
     within = np.setdiff1d(np.arange(1, len(sequences.items)), sequences.offsets)
 

@@ -30,7 +30,7 @@ def test_ratings_are_events_in_the_order_of_time(
     content = gzip.compress(text.encode()) if packed else text
     sequences = load(name, str(write("ratings.gz" if packed else "ratings", content)), sample=True)
     assert sequences.user_ids.tolist() == [1, 3] and sequences.item_ids.tolist() == [7, 50]
-    assert [sequences.row(u).tolist() for u in (0, 1)] == [[1, 2], [1, 2]]
+    assert [sequences.user_items(u).tolist() for u in (0, 1)] == [[1, 2], [1, 2]]
     assert sequences.times is not None and sequences.times.tolist() == [20, 20, 10, 30]
     value = parse(text.encode(), name, "x").value
     assert value is not None and value[0] == (5.0 if name == "ml-1m" else 4.5)

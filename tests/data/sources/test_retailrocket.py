@@ -74,7 +74,7 @@ def raw_pairs(split: ImpressionSplit, rows: np.ndarray) -> np.ndarray:
     table = split.impressions
     assert table.group is not None
     rows = rows[table.columns["item_id"][rows] >= 3]
-    return table.group[rows].astype(np.int64) * 10**6 + table.decoded("item_id", rows).astype(np.int64)
+    return table.group[rows].astype(np.int64) * 10**6 + table.raw_values("item_id", rows).astype(np.int64)
 
 
 def test_sampled_pairs_happened_neither_before_nor_at_a_time_unknown(
@@ -110,7 +110,7 @@ def test_counts_are_of_earlier_events_of_training_rows(
     rng = np.random.default_rng(0)
     for part in (split.train, split.test):
         rows = rng.choice(part[table.columns["item_id"][part] >= 3], 200)
-        items = table.decoded("item_id", rows).astype(int)
+        items = table.raw_values("item_id", rows).astype(int)
         for side, entity, of_row in (("user", user, group[rows]), ("item", item, items)):
             want = [
                 (counted & (entity == e) & (when < t)).sum() for e, t in zip(of_row, time[rows], strict=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data import store
-from jaxrec.data.events.interactions import Sequences, format_statistics, uniform_rank
+from jaxrec.data.events.interactions import Sequences, format_statistics, gap_variance_rank
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec, movielens, sasrec, ticoserec
 from jaxrec.data.sources.dataset import Dataset, Expected, check, pick
@@ -80,7 +80,7 @@ LOADED: dict[str, Sequences] = {}
 def load(source: ModuleType, dataset: Dataset) -> Sequences:
     """Loads a set once for all tests of this file, which don't change it."""
     for alternatives in dataset.files:
-        if store.state(*alternatives) != "in JAXREC_DATA_DIR":
+        if store.file_state(*alternatives) != "in JAXREC_DATA_DIR":
             pytest.skip(f"{alternatives[-1].path} is not in the data folder")
     name = f"{source.SOURCE.name}/{dataset.name}"
     if name not in LOADED:
@@ -114,17 +114,17 @@ def test_every_file_names_a_fixed_address(source: ModuleType, dataset: Dataset) 
 @pytest.mark.parametrize("dataset", TICO)
 def test_uniform_rank_is_a_permutation_close_to_the_recomputed_order(data: Path, dataset: Dataset) -> None:
     sequences = load(ticoserec, dataset)
-    assert sequences.uniform_rank is not None
+    assert sequences.gap_variance_rank is not None
     if sequences.times is not None:
-        assert np.corrcoef(sequences.uniform_rank, uniform_rank(sequences))[0, 1] > 0.7
+        assert np.corrcoef(sequences.gap_variance_rank, gap_variance_rank(sequences))[0, 1] > 0.7
 
 
 def test_uniform_rank_is_the_line_of_the_ranked_file(data: Path) -> None:
     sequences = load(ticoserec, pick(ticoserec.DATASETS, "Beauty"))
     with np.load(data / "ticoserec/Beauty/var_rank_user_order.npz") as packed:
         order = packed["user_order"]
-    assert sequences.uniform_rank is not None
-    assert np.array_equal(sequences.user_ids[np.argsort(sequences.uniform_rank)], order)
+    assert sequences.gap_variance_rank is not None
+    assert np.array_equal(sequences.user_ids[np.argsort(sequences.gap_variance_rank)], order)
 
 
 def test_uniform_rank_is_read_from_the_original_file_too(
@@ -132,17 +132,17 @@ def test_uniform_rank_is_read_from_the_original_file_too(
 ) -> None:
     """Builds the source's item file in ranked order, whose checksum is known, and reads the rank from it."""
     sequences = load(ticoserec, pick(ticoserec.DATASETS, "Beauty"))
-    rows = [" ".join(map(str, sequences.row(row).tolist())) for row in range(sequences.num_users)]
+    rows = [" ".join(map(str, sequences.user_items(row).tolist())) for row in range(sequences.num_users)]
     lines = [f"{user} {row}\n".encode() for user, row in zip(sequences.user_ids, rows, strict=True)]
-    assert sequences.uniform_rank is not None
-    content = b"".join(lines[row] for row in np.argsort(sequences.uniform_rank))
+    assert sequences.gap_variance_rank is not None
+    content = b"".join(lines[row] for row in np.argsort(sequences.gap_variance_rank))
     _, (_, original), _ = pick(ticoserec.DATASETS, "Beauty").files
     (cache / original.path).parent.mkdir(parents=True)
     (cache / original.path).write_bytes(content)
-    assert store.read(original) == content
-    monkeypatch.setattr(ticoserec, "find", lambda _: None)
+    assert store.read_file(original) == content
+    monkeypatch.setattr(ticoserec, "find_file", lambda _: None)
     again = ticoserec.load("Beauty")
-    assert np.array_equal(again.uniform_rank, sequences.uniform_rank)
+    assert np.array_equal(again.gap_variance_rank, sequences.gap_variance_rank)
 
 
 def test_coserec_and_ticoserec_hold_the_same_users(data: Path) -> None:
@@ -166,7 +166,7 @@ def test_movielens_users_are_in_time_order(data: Path) -> None:
     rows = np.flatnonzero(events.user == 196)
     assert events.time is not None
     want = events.item[rows[np.argsort(events.time[rows], kind="stable")]]
-    assert np.array_equal(sequences.row(195), want)
+    assert np.array_equal(sequences.user_items(195), want)
 
 
 def test_movielens_columns_follow_the_ids(data: Path) -> None:
@@ -185,12 +185,12 @@ def test_movielens_columns_follow_the_ids(data: Path) -> None:
 def test_grouplens_files_are_converted_byte_for_byte(data: Path) -> None:
     """Undoes the conversion of the stored files as far as it can be undone, and converts again."""
     load(movielens, pick(movielens.DATASETS, "ml-100k"))
-    ratings = store.read(movielens._RATINGS)
+    ratings = store.read_file(movielens._RATINGS)
     assert movielens.convert_ratings(ratings.split(b"\n", 1)[1]) == ratings
-    users = store.read(movielens._USERS)
+    users = store.read_file(movielens._USERS)
     assert movielens.convert_users(users.split(b"\n", 1)[1].replace(b"\t", b"|")) == users
     lines = []
-    items = store.read(movielens._ITEMS).decode()
+    items = store.read_file(movielens._ITEMS).decode()
     for line in items.split("\n")[1:-1]:
         number, title, year, genres = line.split("\t")
         flags = ["1" if genre in genres.split() else "0" for genre in movielens.GENRES]
@@ -202,7 +202,7 @@ def test_grouplens_files_are_converted_byte_for_byte(data: Path) -> None:
 def test_movielens_is_read_out_of_the_wheel(data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(movielens, pick(movielens.DATASETS, "ml-100k"))
     contents = {
-        file.path: store.read(file) for file in (movielens._RATINGS, movielens._ITEMS, movielens._USERS)
+        file.path: store.read_file(file) for file in (movielens._RATINGS, movielens._ITEMS, movielens._USERS)
     }
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -219,8 +219,8 @@ def test_movielens_is_read_out_of_the_wheel(data: Path, cache: Path, monkeypatch
     )
     for file in (movielens._RATINGS, movielens._ITEMS, movielens._USERS):
         name = f"recbole/dataset_example/ml-100k/{Path(file.path).name}"
-        inside = file._replace(routes=(store.member(wheel, name, movielens._member(name)),))
-        assert store.read(inside) == contents[file.path]
+        inside = file._replace(routes=(store.archive_member(wheel, name, movielens._member(name)),))
+        assert store.read_file(inside) == contents[file.path]
     assert movielens.load("ml-100k").num_users == 943  # from the cache now
 
 
@@ -232,7 +232,7 @@ def test_an_unknown_data_set_names_the_nearest() -> None:
 
 
 def test_other_counts_than_expected_are_refused() -> None:
-    found = Sequences.from_rows("toy", [[1, 2]]).statistics()
+    found = Sequences.from_lists("toy", [[1, 2]]).statistics()
     check("toy", found, Expected(1, 2, 2))
     with pytest.raises(ValueError, match="toy: items = 2, expected 3"):
         check("toy", found, Expected(1, 3, 2))

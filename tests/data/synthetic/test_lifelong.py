@@ -28,7 +28,7 @@ def made() -> Lifelong:
 
 def majority(made: Lifelong, rows: np.ndarray, last: int) -> np.ndarray:
     """Liked minus disliked events of the target's category among the last `last` of the history, [rows]."""
-    clicks, items = made.clicks, made.clicks.sides.items
+    clicks, items = made.clicks, made.clicks.side_info.items
     scores = []
     for m in rows:
         history = clicks.events[clicks.start[m] : clicks.end[m]][-last:]
@@ -51,7 +51,7 @@ def test_the_majority_of_the_targets_category_is_best_and_the_last_events_tell_n
 
 
 def test_a_click_is_a_liked_style_but_for_the_noise(made: Lifelong) -> None:
-    clicks, items = made.clicks, made.clicks.sides.items
+    clicks, items = made.clicks, made.clicks.side_info.items
     liked = made.taste[clicks.user, items["category"][clicks.item]] == items["style"][clicks.item]
     wrong = (liked != clicks.click).mean()
     assert abs(wrong - 0.1) < 5 * np.sqrt(0.1 * 0.9 / len(liked))
@@ -62,11 +62,11 @@ def test_a_click_is_a_liked_style_but_for_the_noise(made: Lifelong) -> None:
 
 
 def items_of(made: Lifelong, name: str) -> np.ndarray:
-    return made.clicks.sides.items[name][made.clicks.item]
+    return made.clicks.side_info.items[name][made.clicks.item]
 
 
 def test_planted_events_show_each_taste_and_stand_before_the_recent_ones(made: Lifelong) -> None:
-    clicks, items = made.clicks, made.clicks.sides.items
+    clicks, items = made.clicks, made.clicks.side_info.items
     lengths = set()
     for user in range(1, clicks.num_users + 1):
         row = np.flatnonzero(clicks.user == user)[0]
@@ -93,7 +93,7 @@ def test_users_do_not_overlap_and_ids_tell_nothing(made: Lifelong) -> None:
     assert [len(part) for part in users] == [480, 60, 60]
     assert len(set.union(*users)) == 600
     assert clicks.num_items == 2 * CATEGORIES * 2 * 2
-    category = clicks.sides.items["category"][1:]
+    category = clicks.side_info.items["category"][1:]
     assert np.bincount(category)[1:].tolist() == [4] * 2 * CATEGORIES
     assert (np.diff(category) < 0).any()
 

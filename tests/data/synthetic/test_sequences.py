@@ -62,9 +62,9 @@ def test_sets_can_be_split_and_ranked(make: Callable[..., Any]) -> None:
     assert sequences.lengths.min() >= 4
     assert sequences.lengths.max() <= 6
     assert leave_one_out(sequences).test.user.size == 30
-    assert sequences.uniform_rank is not None
+    assert sequences.gap_variance_rank is not None
     assert (
-        sequences.uniform_rank[1::2].max() < sequences.uniform_rank[0::2].max()
+        sequences.gap_variance_rank[1::2].max() < sequences.gap_variance_rank[0::2].max()
     )  # odd users have equal gaps
 
 

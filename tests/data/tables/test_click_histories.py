@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.events.interactions import Interactions, Sequences
-from jaxrec.data.tables.click_histories import SHARED, Clicks, Sides, next_clicks, of_items
+from jaxrec.data.tables.click_histories import SHARED, Clicks, SideInfo, item_column, next_clicks
 
 
 def events(rows: list[list[tuple[int, int]]], num_items: int) -> Sequences:
@@ -63,7 +63,7 @@ def test_rows_by_hand() -> None:
 def test_no_history_holds_an_event_of_its_time_or_later(made: Sequences, per_event: int) -> None:
     """The slow twin: a user's events of a smaller time, for the event and for what is drawn beside it."""
     assert made.times is not None
-    clicks = next_clicks(made, per_event=per_event)
+    clicks = next_clicks(made, negatives_per_event=per_event)
     expected = []
     for user in range(made.num_users):
         own = range(made.offsets[user], made.offsets[user + 1])
@@ -128,7 +128,7 @@ def test_a_split_by_time_trains_before_it_tests() -> None:
 def test_every_event_of_a_history_is_older_than_its_row(made: Sequences, per_event: int) -> None:
     """times[j] = t_j - t_first of the user, time[m] = that of the row's own event, also where it is drawn."""
     assert made.times is not None
-    clicks = next_clicks(made, per_event=per_event)
+    clicks = next_clicks(made, negatives_per_event=per_event)
     assert clicks.times is not None and clicks.time is not None
     first = np.repeat(made.times[made.offsets[:-1]], made.lengths)
     np.testing.assert_array_equal(clicks.times + first, made.times)
@@ -168,7 +168,10 @@ def test_times_that_would_show_the_future_are_refused() -> None:
         ({"time": None}, "give both or neither"),
         ({"times": good.times[1:]}, "times has 6 entries, expected 7"),
         ({"time": good.time.astype(np.int64)}, "time: int64"),
-        ({"sides": Sides({"age": np.append(0, np.ones(9)).astype(np.int32)}, {})}, "item column 'age'"),
+        (
+            {"side_info": SideInfo({"age": np.append(0, np.ones(9)).astype(np.int32)}, {})},
+            "item column 'age'",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             dataclasses.replace(good, **change)  # type: ignore[arg-type]
@@ -228,7 +231,7 @@ def test_counts_of_examples_are_those_of_a_loop(made: Sequences, length: int) ->
     for m in clicks.train:
         for item in {int(clicks.item[m]), *history(clicks, m)[-length:]}:
             expected[item] += 1
-    np.testing.assert_array_equal(clicks.examples_with(length), expected)
+    np.testing.assert_array_equal(clicks.count_examples_with(length), expected)
 
 
 def test_batches_hold_every_row_once() -> None:
@@ -245,11 +248,11 @@ def test_batches_hold_every_row_once() -> None:
 def test_what_events_say_of_their_items_is_numbered() -> None:
     item, said = np.array([2, 1, 3, 2]), np.array(["b", "c", "b", "b"])
     raw = np.array(["x", "y", "z"])
-    assert of_items(item, said, raw, "f: kind").tolist() == [0, 2, 1, 1]
+    assert item_column(item, said, raw, "f: kind").tolist() == [0, 2, 1, 1]
     said[3] = "a"
     with pytest.raises(ValueError, match=r"f: kind: item y has 'b' and in event 3 'a' \(1 such events\)"):
-        of_items(item, said, raw, "f: kind")
-    assert of_items(item, said, raw, "f: kind", several="first").tolist() == [0, 2, 1, 1]
+        item_column(item, said, raw, "f: kind")
+    assert item_column(item, said, raw, "f: kind", several="first").tolist() == [0, 2, 1, 1]
 
 
 def test_bad_input_is_refused() -> None:
@@ -260,28 +263,31 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"made \(last event\): train: it is empty"):
         next_clicks(events([[(1, 1), (2, 2), (3, 3)]], 9))
     for column, message in (
-        (good[:-1], r"9 rows, first \[0\]: expected 0 for padding"),
+        (good[:-1], r"9 entries, the first \[0\]: expected 0 for padding"),
         (good + np.int32(1), r"first \[1\]"),
-        (good * 0, r"row 1 \(9 such\) holds 0: expected ids of at least 1"),
+        (good * 0, r"entry 1 \(9 such\) is 0: expected ids of at least 1"),
         (good.astype(np.int64), "int64"),
     ):
         with pytest.raises(ValueError, match=message):
-            next_clicks(events(whole, 9), sides=Sides({"genres": column}, {}))
+            next_clicks(events(whole, 9), side_info=SideInfo({"genres": column}, {}))
     several = np.stack([good, 0 * good], axis=1)
-    assert next_clicks(events(whole, 9), sides=Sides({"tags": several}, {})).sides.items["tags"] is several
+    assert (
+        next_clicks(events(whole, 9), side_info=SideInfo({"tags": several}, {})).side_info.items["tags"]
+        is several
+    )
     for column, message in (
-        (several[1:], r"9 rows, first \[\[1, 0\]\]: expected 0"),
-        (np.eye(10, 2, dtype=np.int32)[::-1], r"row 1 \(7 such\) holds \[0, 0\]: expected ids"),
-        (several - np.eye(10, 2, k=-2, dtype=np.int32) * 2, r"row 2 \(2 such\) holds \[-1, 0\]"),
-        (several[:, :0], r"row 1 \(9 such\) holds \[\]"),
+        (several[1:], r"9 entries, the first \[\[1, 0\]\]: expected 0"),
+        (np.eye(10, 2, dtype=np.int32)[::-1], r"entry 1 \(7 such\) is \[0, 0\]: expected ids"),
+        (several - np.eye(10, 2, k=-2, dtype=np.int32) * 2, r"entry 2 \(2 such\) is \[-1, 0\]"),
+        (several[:, :0], r"entry 1 \(9 such\) is \[\]"),
         (several[..., None], "of rank 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            next_clicks(events(whole, 9), sides=Sides({"tags": column}, {}))
+            next_clicks(events(whole, 9), side_info=SideInfo({"tags": column}, {}))
     with pytest.raises(ValueError, match="'mask'.*rename"):
-        next_clicks(events(whole, 9), sides=Sides({"mask": good}, {}))
+        next_clicks(events(whole, 9), side_info=SideInfo({"mask": good}, {}))
     with pytest.raises(ValueError, match="user column 'age'"):
-        next_clicks(events(whole, 9), sides=Sides({}, {"age": good}))
+        next_clicks(events(whole, 9), side_info=SideInfo({}, {"age": good}))
     clicks = next_clicks(events(whole, 9))
     with pytest.raises(ValueError, match="test"):
         dataclasses.replace(clicks, test=np.array([99]))
@@ -294,9 +300,9 @@ def test_bad_input_is_refused() -> None:
         ("item", lambda c: c + np.int32(99), "item: .* is outside 1..9"),
         ("user", lambda c: c * 0, "user: 0 at position 0"),
         ("click", lambda c: c.astype(np.float64), "click: float64"),
-        ("start", lambda c: c - np.int32(5), "row 0 .* has a history from -5"),
-        ("end", lambda c: c + np.int32(99), r"row 0 .* outside 0..5"),
-        ("end", lambda c: c[:-1], "end has .* rows, user has"),
+        ("start", lambda c: c - np.int32(5), "impression 0 .* has a history from -5"),
+        ("end", lambda c: c + np.int32(99), r"impression 0 .* outside 0..5"),
+        ("end", lambda c: c[:-1], "end has .* entries, user"),
     ],
 )
 def test_impressions_that_point_nowhere_are_refused(

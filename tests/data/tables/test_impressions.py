@@ -15,14 +15,14 @@ from jaxrec.data.tables.features import (
     Tags,
     decode,
     encode,
-    fit,
+    fit_encoders,
 )
 from jaxrec.data.tables.impressions import (
     Impressions,
-    random_rows,
-    time_rows,
+    split_at_random,
+    split_in_time_order,
 )
-from jaxrec.data.tables.summary import correlation, format_split
+from jaxrec.data.tables.summary import format_impressions, label_correlation
 from jaxrec.data.tables.unobserved_pairs import add_unobserved
 
 ALL = np.arange(4)
@@ -30,7 +30,7 @@ ALL = np.arange(4)
 
 def one(spec: Any, column: Any, train: np.ndarray = ALL) -> tuple[Encoders, np.ndarray]:
     raw = {spec.column or spec.name: column}
-    encoders = fit((spec,), raw, train)
+    encoders = fit_encoders((spec,), raw, train)
     return encoders, encode(encoders, raw)[spec.name]
 
 
@@ -84,7 +84,7 @@ def test_only_training_rows_count() -> None:
 def test_features_of_one_vocabulary_share_ids_and_counts() -> None:
     raw = {"seen": Ragged(np.array([7, 8, 9, 7]), np.array([0, 1, 3, 4])), "item": np.array([8, 7, 5])}
     specs = (Tags("seen", vocabulary="item", min_count=2), Category("item", min_count=2))
-    encoders = fit(specs, raw, np.arange(3))
+    encoders = fit_encoders(specs, raw, np.arange(3))
     columns = encode(encoders, raw)
     assert columns["seen"].tolist() == [[3, 0], [4, 2], [3, 0]]  # 7 and 8 occur twice over both columns
     assert columns["item"].tolist() == [4, 3, 2]
@@ -92,7 +92,7 @@ def test_features_of_one_vocabulary_share_ids_and_counts() -> None:
     assert encoders.fields[0].vocab_size == encoders.fields[1].vocab_size == 5
 
 
-# Several values a row
+# Several values per row
 
 
 def test_tags_are_padded_and_a_row_without_any_is_missing() -> None:
@@ -140,7 +140,7 @@ def test_the_logarithm_keeps_the_sign() -> None:
 @pytest.mark.parametrize("value", [7.0, 0.1, -0.7, 1e9 / 3])
 def test_a_constant_number_becomes_0_and_another_its_distance(value: float) -> None:
     raw = {"x": np.append(np.full(1000, value), value + 0.5)}
-    encoders = fit((Number("x"),), raw, np.arange(1000))
+    encoders = fit_encoders((Number("x"),), raw, np.arange(1000))
     found = encode(encoders, raw)["x"]
     assert (found[:-1] == 0).all()
     assert found[-1] == np.float32(0.5)
@@ -151,8 +151,8 @@ def test_missing_numbers_are_refused_or_indicated() -> None:
     with pytest.raises(
         ValueError, match=r"x: missing \(NaN\) at row 1 \(1 such rows\); use Number\(missing="
     ):
-        fit((Number("x"),), raw, np.array([0, 2]))
-    encoders = fit((Number("x", missing="indicator"),), raw, np.array([0, 2]))
+        fit_encoders((Number("x"),), raw, np.array([0, 2]))
+    encoders = fit_encoders((Number("x", missing="indicator"),), raw, np.array([0, 2]))
     columns = encode(encoders, raw)
     assert [field.name for field in encoders.fields] == ["x", "x_missing"]
     assert columns["x_missing"].tolist() == [0, 1, 0, 0]
@@ -197,9 +197,9 @@ def test_buckets_of_given_edges_and_of_few_values() -> None:
         (
             (Category("x"),),
             {"x": Ragged(ALL, np.array([0, 1, 2, 3, 4]))},
-            "x: .*several values a row; use Tags",
+            "x: .*several values per row; use Tags",
         ),
-        ((Tags("x"),), {"x": ALL}, "x: .*one value a row; use Category"),
+        ((Tags("x"),), {"x": ALL}, "x: .*one value per row; use Category"),
         ((Tags("x"),), {"x": Ragged(ALL, np.array([0, 1, 2, 3, 3]))}, "x: offsets must ascend from 0 to 4"),
         ((Category("x"),), {"x": Coded(ALL, np.array(["a", "b"]))}, "x: codes must be integers within -1..1"),
         ((Category("x"),), {"x": Coded(ALL, np.array(list("aabc")))}, "x: values .* must be distinct"),
@@ -226,13 +226,13 @@ def test_buckets_of_given_edges_and_of_few_values() -> None:
 )
 def test_bad_raw_columns_are_refused(specs: Any, raw: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fit(specs, raw, ALL)
+        fit_encoders(specs, raw, ALL)
 
 
 @pytest.mark.parametrize("rows", [np.array([], int), np.array([4]), np.array([-1]), np.array([True, False])])
 def test_bad_training_rows_are_refused(rows: np.ndarray) -> None:
     with pytest.raises(ValueError, match="train_rows: expected at least one index, integers within 0..3"):
-        fit((Category("x"),), {"x": ALL}, rows)
+        fit_encoders((Category("x"),), {"x": ALL}, rows)
 
 
 def test_an_id_outside_the_vocabulary_is_not_decoded() -> None:
@@ -314,7 +314,7 @@ FIELDS = table().fields
         ),
         (
             {"labels": {"mask": np.zeros(6, np.float32)}, "spaces": {}},
-            "'mask' is a name that batches use otherwise",
+            "'mask' is a name that batches use for another column",
         ),
         ({"spaces": {"view": np.ones(6, bool)}}, "spaces of \\['view'\\]: no such task"),
         ({"spaces": {"buy": np.zeros(6, bool)}}, "space/buy: no row is in it"),
@@ -381,9 +381,9 @@ def test_a_conversion_without_a_click_is_refused() -> None:
 
 
 def test_ids_turn_back_into_raw_values() -> None:
-    assert table().decoded("city", np.array([0, 2])).tolist() == ["a", "<missing>"]
+    assert table().raw_values("city", np.array([0, 2])).tolist() == ["a", "<missing>"]
     with pytest.raises(ValueError, match="'town' is no feature; features: city, tags, price"):
-        table().decoded("town", np.array([0]))
+        table().raw_values("town", np.array([0]))
 
 
 # Splits
@@ -410,24 +410,24 @@ def test_bad_splits_are_refused(
 
 
 def test_random_rows_are_shares_of_all_and_follow_the_seed() -> None:
-    rows = random_rows(1000, validation=0.1, test=0.2, seed=3)
+    rows = split_at_random(1000, validation=0.1, test=0.2, seed=3)
     assert [len(part) for part in rows[:3]] == [700, 100, 200]
     assert np.array_equal(np.sort(np.concatenate(rows[:3])), np.arange(1000))
-    assert np.array_equal(rows.test, random_rows(1000, validation=0.1, test=0.2, seed=3).test)
-    assert not np.array_equal(rows.test, random_rows(1000, validation=0.1, test=0.2, seed=4).test)
+    assert np.array_equal(rows.test, split_at_random(1000, validation=0.1, test=0.2, seed=3).test)
+    assert not np.array_equal(rows.test, split_at_random(1000, validation=0.1, test=0.2, seed=4).test)
 
 
 @pytest.mark.parametrize(
     "validation, test, sizes", [(0.1, 0, (90, 10, 0)), (0, 0.1, (90, 0, 10)), (0, 0, (100, 0, 0))]
 )
 def test_time_rows_of_a_share_of_0_are_none(validation: float, test: float, sizes: tuple[int, ...]) -> None:
-    rows = time_rows(np.arange(100) * 7, validation=validation, test=test)
+    rows = split_in_time_order(np.arange(100) * 7, validation=validation, test=test)
     assert tuple(map(len, rows[:3])) == sizes
 
 
 def test_time_rows_keep_equal_times_together() -> None:
     time = np.array([5, 1, 2, 2, 2, 2, 3, 4, 9, 9])
-    rows = time_rows(time, validation=0.2, test=0.1)
+    rows = split_in_time_order(time, validation=0.2, test=0.1)
     assert (
         time[rows.train].max()
         < time[rows.validation].min()
@@ -441,15 +441,15 @@ def test_time_rows_keep_equal_times_together() -> None:
 @pytest.mark.parametrize("validation, test", [(0.5, 0.5), (-0.1, 0.1), (float("nan"), 0.1)])
 def test_bad_shares_are_refused(validation: float, test: float) -> None:
     for split in (
-        lambda **shares: random_rows(10, **shares),
-        lambda **shares: time_rows(np.arange(10), **shares),
+        lambda **shares: split_at_random(10, **shares),
+        lambda **shares: split_in_time_order(np.arange(10), **shares),
     ):
         with pytest.raises(ValueError, match="shares must not be negative"):
             split(validation=validation, test=test)
 
 
 def test_a_split_is_described() -> None:
-    text = format_split(table().split(np.array([0, 1, 2, 3]), np.array([4]), np.array([5])))
+    text = format_impressions(table().split(np.array([0, 1, 2, 3]), np.array([4]), np.array([5])))
     assert "toy: 6 rows, 3 features; train 4, validation 1, test 1 (given rows)" in text
     assert "train 50.000%" in text
     assert "train 50.000% of 2" in text  # buy, of the clicked rows
@@ -461,9 +461,11 @@ def test_a_split_is_described() -> None:
 def test_correlation_is_taken_where_both_tasks_have_labels() -> None:
     whole = table(spaces={})
     click, buy = whole.labels["click"], whole.labels["buy"]
-    assert np.isclose(correlation(whole, "click", "buy"), np.corrcoef(click, buy)[0, 1])
+    assert np.isclose(label_correlation(whole, "click", "buy"), np.corrcoef(click, buy)[0, 1])
     rows = np.array([0, 1, 2, 5])
-    assert np.isclose(correlation(whole, "click", "buy", rows), np.corrcoef(click[rows], buy[rows])[0, 1])
+    assert np.isclose(
+        label_correlation(whole, "click", "buy", rows), np.corrcoef(click[rows], buy[rows])[0, 1]
+    )
 
 
 # Unobserved pairs
@@ -473,14 +475,14 @@ def test_sampled_pairs_avoid_what_was_seen_up_to_their_part() -> None:
     rng = np.random.default_rng(0)
     pairs = rng.permutation(5 * 8)[:25]
     user, item = pairs // 8, pairs % 8
-    parts = random_rows(25, validation=0.2, test=0.2, seed=1)
-    sampled = add_unobserved(user, item, 8, parts, per_pair=40, seed=2)
+    parts = split_at_random(25, validation=0.2, test=0.2, seed=1)
+    sampled = add_unobserved(user, item, 8, parts, negatives_per_pair=40, seed=2)
     assert np.array_equal(sampled.user[:25], user)
     assert np.array_equal(sampled.item[:25], item)
     assert sampled.observed.tolist() == [True] * 25 + [False] * 25 * 40
     assert np.array_equal(sampled.user, user[sampled.origin])
     seen: set[tuple[int, int]] = set()
-    for part, rows in zip(parts[:3], sampled.rows[:3], strict=True):
+    for part, rows in zip(parts[:3], sampled.split[:3], strict=True):
         seen |= {(int(user[row]), int(item[row])) for row in part}
         assert np.array_equal(np.unique(sampled.origin[rows]), part)
         drawn = {
@@ -491,6 +493,6 @@ def test_sampled_pairs_avoid_what_was_seen_up_to_their_part() -> None:
 
 
 def test_a_user_of_every_item_has_no_negative() -> None:
-    parts = random_rows(3, validation=0, test=0)
+    parts = split_at_random(3, validation=0, test=0)
     with pytest.raises(ValueError, match="user 0 has been seen with all 2 items"):
-        add_unobserved(np.array([0, 0, 1]), np.array([0, 1, 0]), 2, parts, per_pair=1, seed=0)
+        add_unobserved(np.array([0, 0, 1]), np.array([0, 1, 0]), 2, parts, negatives_per_pair=1, seed=0)

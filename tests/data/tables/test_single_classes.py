@@ -7,7 +7,7 @@ import pytest
 
 from jaxrec.data.tables.features import Field
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit
-from jaxrec.data.tables.summary import format_split
+from jaxrec.data.tables.summary import format_impressions
 
 N = 12
 PARTS = np.arange(6), np.arange(6, 9), np.arange(9, 12)
@@ -41,7 +41,7 @@ def test_one_class_is_named_with_its_task_and_part(
     with pytest.raises(ValueError, match=rf"toy \(given rows\): {said}: choose other shares"):
         made.check_classes()
     made.check_classes(["click"])
-    assert f"{part} one class, {label} in every row" in format_split(made)
+    assert f"{part} one class, {label} in every row" in format_impressions(made)
 
 
 def test_several_parts_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,10 @@ def test_byte_order_marks_and_suffixes_are_those_of_every_reader(
 ) -> None:
     content = mark + b'"a",x\nv,1\n'
     path = write(name, gzip.compress(content) if name.endswith("GZ") else content)
-    assert table_reader.first_line(path) == '"a",x' and table_reader.header_of(path) == ["a", "x"]
+    assert table_reader.read_first_line(path) == '"a",x' and table_reader.read_column_names(path) == [
+        "a",
+        "x",
+    ]
     assert table_reader.read_table([path], categories=["a"], numbers=["x"])[1] == [1]
 
 

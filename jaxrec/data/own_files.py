@@ -1,0 +1,145 @@
+"""A user's own file as what a public source gives: sequences of events, sessions, or a split labelled
+table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from jaxrec.data.events.event_files import read_csv, read_parquet
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.sequence_files import read_sequences
+from jaxrec.data.events.sessions import Sessions
+from jaxrec.data.tables.features import Category, FeatureSpec, Number, encode, fit_encoders
+from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, split_at_random, split_in_time_order
+from jaxrec.data.tables.table_reader import read_integers, read_table
+
+
+def load_events(
+    path: str | Path, *, user: str = "user", item: str = "item", time: str | None = "time", k_core: int = 0
+) -> Sequences:
+    """The events of a CSV, TSV, Parquet or line file, as sequences of users.
+
+    user, item, time: names of columns; time None: the order of the lines is the order in time. A line file
+    (`.txt`, a user a line) has no columns and no times. k_core: users and items with fewer events are taken
+    out until none is left; 0: all stay.
+
+    Raises:
+      ValueError: as the reader of the file; FileNotFoundError: there is none.
+    """
+    name = Path(path).name.removesuffix(".gz")
+    if name.endswith(".txt"):
+        if k_core:
+            raise ValueError(f"{path}: k_core={k_core}: a line file is taken as it is; give a CSV file")
+        return read_sequences(path)
+    read = read_parquet if name.endswith(".parquet") else read_csv
+    events = read(path, user=user, item=item, time=time)
+    return (events.k_core(k_core) if k_core else events).to_sequences()
+
+
+def load_sessions(
+    path: str | Path,
+    *,
+    session: str = "session",
+    item: str = "item",
+    time: str = "time",
+    test: float = 0.1,
+    short: Literal["error", "leave out"] = "error",
+) -> Sessions:
+    """The click sessions of a CSV, TSV or Parquet file: the last ones to end are tested, every prefix of
+    each.
+
+    test: their share. short: what happens to sessions of one click, which have nothing to predict.
+
+    Raises:
+      ValueError: as the reader of the file; a session of one click (short="error"); no session is left for
+        one of the parts.
+    """
+    if not 0 < test < 1:
+        raise ValueError(f"test={test}: must lie between 0 and 1")
+    read = read_parquet if Path(path).name.endswith(".parquet") else read_csv
+    clicks = read(path, user=session, item=item, time=time).to_sequences()
+    assert clicks.times is not None
+    long = np.flatnonzero(clicks.lengths >= 2)
+    if short == "error" and len(long) < clicks.num_users:
+        raise ValueError(
+            f"{path}: {clicks.num_users - len(long):,} of {clicks.num_users:,} sessions have one click, and "
+            "so "
+            'nothing to predict; take them out of the file, or say short="leave out"'
+        )
+    last = clicks.times[clicks.offsets[1:] - 1][long]
+    order = long[np.argsort(last, kind="stable")]
+    cut = len(order) - round(len(order) * test)
+    if cut < 1 or cut == len(order):
+        raise ValueError(f"{path}: {len(order):,} sessions, of which test={test} leaves a part empty")
+    training = [clicks.user_items(number) for number in order[:cut]]
+    tested = [clicks.user_items(number) for number in order[cut:]]
+    prefixes = [row[:length] for row in tested for length in range(len(row) - 1, 0, -1)]
+    targets = [row[length] for row in tested for length in range(len(row) - 1, 0, -1)]
+    return Sessions.from_arrays(
+        clicks.name,
+        train_items=np.concatenate(training),
+        train_offsets=np.cumsum([0, *map(len, training)]),
+        test_items=np.concatenate(prefixes),
+        test_offsets=np.cumsum([0, *map(len, prefixes)]),
+        test_target=np.asarray(targets),
+    )
+
+
+def load_labelled(
+    path: str | Path,
+    *,
+    labels: Sequence[str],
+    categorical: Sequence[str] = (),
+    numeric: Sequence[str] = (),
+    time: str | None = None,
+    split: Literal["random", "time"] = "random",
+    min_count: int = 1,
+    seed: int = 0,
+) -> ImpressionSplit:
+    """The labelled rows of a CSV or TSV file with a header, 80/10/10 for training, validation and test.
+
+    Numbers are standardised by training rows, and have an indicator where cells are empty; a category that
+    fewer than `min_count` training rows have is out of vocabulary.
+
+    labels: columns of 0 and 1. split: at random by `seed`, or by the column `time` (seconds).
+
+    Raises:
+      ValueError: as the reader; no label, no feature, a column with two uses, split by time without its
+        column, or a feature that gives a label away.
+    """
+    if not labels or not (categorical or numeric):
+        raise ValueError(
+            f"{path}: labels={list(labels)}, categorical={list(categorical)}, numeric={list(numeric)}: name "
+            "at least one label and one feature"
+        )
+    used = [*labels, *categorical, *numeric, *([time] if time else [])]
+    twice = sorted({name for name in used if used.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: {', '.join(twice)}: named for two uses; a column has one")
+    if split == "time" and time is None:
+        raise ValueError(f"{path}: split='time' needs the column of times; name it by time=")
+    file = Path(path)
+    delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
+    raw, _ = read_table([file], categories=categorical, numbers=[*labels, *numeric], delimiter=delimiter)
+    seconds = None if time is None else read_integers(file, [time], delimiter=delimiter)[time]
+    count = len(np.asarray(raw[labels[0]]))
+    parts = (
+        split_at_random(count, seed=seed)
+        if seconds is None or split == "random"
+        else split_in_time_order(seconds)
+    )
+    specs: list[FeatureSpec] = [Category(name, min_count=min_count) for name in categorical]
+    specs += [Number(name, missing="indicator") for name in numeric]
+    encoders = fit_encoders(specs, raw, parts.train)
+    table = Impressions(
+        name=file.name.removesuffix(".gz"),
+        columns=encode(encoders, raw),
+        fields=encoders.fields,
+        labels={name: np.asarray(raw[name]) for name in labels},
+        time=seconds,
+    )
+    return table.split(parts.train, parts.validation, parts.test, rule=parts.rule)

@@ -1,0 +1,5 @@
+"""From vectors or scores of items to ranks and the best items.
+
+chunked  scores of all items a block at a time, exact: counts, and the best k
+rank     ranks of targets by a protocol
+"""

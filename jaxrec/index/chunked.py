@@ -1,0 +1,222 @@
+"""Exact scores of all items, a block of items at a time, folded into a result: a count, or the best k.
+
+Nothing of size queries × items is held, unless one block has all items: a block of items is scored against
+the queries, and only what the fold makes of it is kept. Every fold reads the same products, so that equal
+items tie to the bit, in whichever blocks they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.types import Array, Context, Retriever, Scorer, Variables
+
+BLOCK = 16384  # items scored at a time
+
+
+class Block(NamedTuple):
+    """Scores of some items with consecutive ids for a batch of queries.
+
+    scores: [B, N]. ids: int32 [N]. real: False in columns past the last item, bool [N]. finite: whether all
+    scores of a query, before any rule changed them, are numbers, bool [B].
+    """
+
+    scores: Array
+    ids: Array
+    real: Array
+    finite: Array
+
+
+class ItemScores(NamedTuple):
+    """Scores of all items for a batch of queries, to be read block by block.
+
+    fold(step, initial): what step(carry, block) -> carry makes of all blocks, in the order of their ids.
+    num_queries, dtype: of the scores.
+    """
+
+    fold: Callable[[Callable[[Any, Block], Any], Any], Any]
+    num_queries: int
+    dtype: Any
+
+
+Change = Callable[[Block], Block]  # what a rule makes of a block, such as for items that a user has seen
+
+
+def unchanged(block: Block) -> Block:
+    return block
+
+
+class ItemBlocks(NamedTuple):
+    """Vectors of the items first .. first + count - 1 in blocks [N, size, D], the last filled up with 0."""
+
+    vectors: Array
+    first: int
+    count: int
+
+
+def cut(table: Array, *, first: int = 1, count: int, block: int = BLOCK) -> ItemBlocks:
+    """Cuts the rows first .. first + count - 1 of a table [V, D] into blocks of up to `block` items.
+
+    Raises:
+      ValueError: block or count is below 1.
+    """
+    for name, value in (("block", block), ("count", count)):
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+    size = min(block, count)
+    blocks = -(-count // size)
+    rows = jnp.pad(table[first : first + count], ((0, blocks * size - count), (0, 0)))
+    return ItemBlocks(rows.reshape(blocks, size, -1), first, count)
+
+
+def products(query: Array, items: ItemBlocks, change: Change = unchanged) -> ItemScores:
+    """Scores by dot products of queries [B, D] and items."""
+    num_blocks, size, _ = items.vectors.shape
+    first_ids = items.first + size * jnp.arange(num_blocks)
+
+    def scored(vectors: Array, first: Array) -> Block:
+        return change(_block(query @ vectors.T, first, end=items.first + items.count))
+
+    if num_blocks == 1:
+        fold = _fold_one(scored(items.vectors[0], first_ids[0]))
+    else:
+
+        def fold(step: Callable[[Any, Block], Any], initial: Any) -> Any:
+            def body(carry: Any, part: tuple[Array, Array]) -> tuple[Any, None]:
+                return step(carry, scored(*part)), None
+
+            return jax.lax.scan(body, initial, (items.vectors, first_ids))[0]
+
+    return ItemScores(fold, query.shape[0], jnp.result_type(query, items.vectors))
+
+
+def dense(scores: Array, *, first: int = 1, count: int, change: Change = unchanged) -> ItemScores:
+    """The items first .. first + count - 1 as one block of scores [B, V] that a model gave of all ids."""
+    columns = scores[:, first : first + count]
+    block = change(_block(columns, jnp.int32(first), end=first + count))
+    return ItemScores(_fold_one(block), scores.shape[0], scores.dtype)
+
+
+def _block(scores: Array, first: Array, *, end: int) -> Block:
+    ids = first + jnp.arange(scores.shape[1])
+    return Block(scores, ids, ids < end, jnp.isfinite(scores).all(axis=1))
+
+
+def _fold_one(block: Block) -> Callable[[Callable[[Any, Block], Any], Any], Any]:
+    return lambda step, initial: step(initial, block)
+
+
+def target_scores(items: ItemScores, target: Array) -> Array:
+    """The score of one item for each query, ids [B] → [B]; 0 where the id is none of the items."""
+
+    def step(found: Array, block: Block) -> Array:
+        size = len(block.ids)
+        column = target - block.ids[0]
+        value = jnp.take_along_axis(block.scores, jnp.clip(column, 0, size - 1)[:, None], axis=1)[:, 0]
+        return jnp.where((column >= 0) & (column < size), value, found)
+
+    return items.fold(step, jnp.zeros(items.num_queries, items.dtype))
+
+
+class Best(NamedTuple):
+    """The best items of each query: scores and ids [B, k], best first.
+
+    finite: whether all scores of a query were numbers, bool [B]; where not, its list means nothing.
+    """
+
+    scores: Array
+    ids: Array
+    finite: Array
+
+
+def top_k(items: ItemScores, k: int) -> Best:
+    """The k best items of each query; of equal scores the smaller id comes first.
+
+    Items of score -inf, which a rule took out, are in no list; where fewer than k items remain, it ends in
+    the score -inf and the id 0.
+
+    Raises:
+      ValueError: k is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k={k}: must be at least 1")
+
+    def step(best: Best, block: Block) -> Best:
+        scores = jnp.where(block.real, block.scores, -jnp.inf)
+        ids = jnp.broadcast_to(block.ids, scores.shape)
+        both = jnp.concatenate([best.scores, scores], axis=1)
+        value, place = jax.lax.top_k(both, k)
+        chosen = jnp.take_along_axis(jnp.concatenate([best.ids, ids], axis=1), place, axis=1)
+        return Best(value, jnp.where(value == -jnp.inf, 0, chosen), best.finite & block.finite)
+
+    shape = (items.num_queries, k)
+    none = Best(jnp.full(shape, -jnp.inf, items.dtype), jnp.zeros(shape, jnp.int32), jnp.ones(shape[0], bool))
+    return items.fold(step, none)
+
+
+class BatchScores(NamedTuple):
+    """How a batch of queries is scored.
+
+    every(change): of all items, after a rule. some(ids): of the ids [B, N] of each query, [B, N].
+    """
+
+    every: Callable[[Change], ItemScores]
+    some: Callable[[Array], Array]
+
+
+def reader(
+    model: Retriever | Scorer,
+    variables: Variables,
+    *,
+    num_items: int,
+    padding: bool = False,
+    block: int = BLOCK,
+) -> Callable[[Mapping[str, Array], Context], BatchScores]:
+    """read(queries, context) -> scores of a batch: of items 1..num_items.
+
+    Item vectors are made once, whatever the number of batches.
+
+    padding: score every id that the model has, 0 and those past the items too.
+    block: items scored at a time; a `Scorer` scores all at once.
+
+    Raises:
+      ValueError (for a `Scorer` from read): the model has fewer than num_items + 1 ids.
+    """
+    first = 0 if padding else 1
+    if isinstance(model, Scorer):
+
+        def read_dense(queries: Mapping[str, Array], context: Context) -> BatchScores:
+            scores = model.scores(variables, queries, context)
+            check_ids(scores.shape[1], num_items)
+            count = scores.shape[1] if padding else num_items
+            return BatchScores(
+                lambda change: dense(scores, first=first, count=count, change=change),
+                lambda ids: jnp.take_along_axis(scores, ids, axis=1),
+            )
+
+        return read_dense
+    table = model.items(variables)
+    check_ids(table.shape[0], num_items)
+    items = cut(table, first=first, count=table.shape[0] if padding else num_items, block=block)
+
+    def read_products(queries: Mapping[str, Array], context: Context) -> BatchScores:
+        query = model.query(variables, queries, context)
+        return BatchScores(
+            lambda change: products(query, items, change),
+            lambda ids: jnp.einsum("bd,bnd->bn", query, table[ids]),
+        )
+
+    return read_products
+
+
+def check_ids(scored: int, num_items: int) -> None:
+    """Raises ValueError unless a model scores padding and each of num_items items, `scored` ids in all."""
+    if scored <= num_items:
+        raise ValueError(
+            f"num_items={num_items}: the model's item table has {scored} rows, for items "
+            f"1..{scored - 1}; build the model with num_items={num_items}, that of the data"
+        )

@@ -1,0 +1,109 @@
+"""Ranks of targets by counting: 1 + the number of other candidates that score at least as high.
+
+Nothing of size users × items is held: a batch of queries is scored against a block of items at a time
+(`index.chunked`), and the target's score is taken from the very product that the others come from, so that
+equal items tie to the bit.
+
+On sampled candidates: their metrics are not those of the full ranking and may order models differently
+(Krichene and Rendle, KDD 2020); they exist here to compare with papers that used them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import metrics, packing
+from jaxrec.index import chunked
+from jaxrec.index.chunked import BLOCK, BatchScores, Block
+from jaxrec.types import Array, Context, Measure, Protocol, Retriever, Scorer, Variables
+
+
+def make_rank(
+    model: Retriever | Scorer, protocol: Protocol, *, num_items: int, history: int, block: int = BLOCK
+) -> Measure:
+    """rank(variables, queries, context) -> (ranks [batches, B], queries without a rank [batches]).
+
+    A target that the rule for seen items takes out has the rank `metrics.MISS`. A query has no rank, and is
+    counted, where a score is NaN or infinite, its target or one of its candidates is no item, or its events
+    are not all in the context or are more than `history`.
+
+    queries: columns of `data.events.batching.batched_queries`, with leading axis batches; for sampled
+    candidates also `candidates` [batches, B, N], ids of which the target is none.
+    num_items: candidates are 1..num_items; under the "zero" rule all ids that the model scores are.
+    history: longest input of any query; context: items [N], start [U].
+    block: items scored at a time; a `Scorer` scores all at once.
+
+    Raises:
+      ValueError: the protocol names a rule that does not exist; while tracing: the model scores fewer than
+        num_items + 1 ids.
+    """
+    if protocol.seen not in ("exclude", "zero", "keep"):
+        raise ValueError(f"protocol.seen={protocol.seen!r}: expected 'exclude', 'zero' or 'keep'")
+    if protocol.ties not in ("pessimistic", "optimistic"):
+        raise ValueError(f"protocol.ties={protocol.ties!r}: expected 'pessimistic' or 'optimistic'")
+
+    def rank(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
+        read = chunked.reader(
+            model, variables, num_items=num_items, padding=protocol.seen == "zero", block=block
+        )
+
+        def batch(queries: Mapping[str, Array]) -> tuple[Array, Array]:
+            target = queries["target"]
+            known, seen = (target >= 1) & (target <= num_items), jnp.zeros((len(target), 1), jnp.int32)
+            if "start" in context:
+                known = known & packing.has_events(queries, context)
+            if protocol.seen != "keep":
+                length = queries["length"]
+                end = context["start"][queries["user"]] + length
+                seen = packing.window(context["items"], end, length, history)
+                known = known & (length <= history)
+            scores = read(queries, context)
+            if protocol.candidates == "all":
+                ranks, valid = _rank_in_all(scores, target, seen, protocol)
+            else:
+                candidates = queries["candidates"]
+                ranks, valid = _rank_in_sample(scores, target, candidates, seen, protocol)
+                valid = valid & ((candidates >= 1) & (candidates <= num_items)).all(axis=1)
+            if protocol.seen == "exclude":
+                ranks = jnp.where((seen == target[:, None]).any(axis=1), metrics.MISS, ranks)
+            ranks = jnp.where(known, ranks, metrics.MISS)
+            return ranks, jnp.sum(~(valid & known) & queries["mask"])
+
+        return jax.lax.map(batch, dict(queries))
+
+    return rank
+
+
+def _rank_in_all(scores: BatchScores, target: Array, seen: Array, protocol: Protocol) -> tuple[Array, Array]:
+    """The target's rank among all items, and whether all scores are finite: [B] twice."""
+
+    def apply_rule(block: Block) -> Block:
+        marks = metrics.seen_mask(seen, len(block.ids), first=block.ids[0])
+        return block._replace(scores=metrics.apply_seen(block.scores, marks, protocol.seen))
+
+    items = scores.every(apply_rule)
+    target_score = chunked.target_scores(items, target)
+
+    def count(found: tuple[Array, Array], block: Block) -> tuple[Array, Array]:
+        rivals = block.real & (block.ids != target[:, None])
+        above = metrics.count_above(block.scores, target_score, where=rivals, ties=protocol.ties)
+        return found[0] + above, found[1] & block.finite
+
+    above, finite = items.fold(count, (jnp.zeros(len(target), jnp.int32), jnp.ones(len(target), bool)))
+    return 1 + above, finite
+
+
+def _rank_in_sample(
+    scores: BatchScores, target: Array, candidates: Array, seen: Array, protocol: Protocol
+) -> tuple[Array, Array]:
+    """The target's rank among sampled candidates, and whether their scores are finite: [B] twice."""
+    ids = jnp.concatenate([target[:, None], candidates], axis=1)
+    found = scores.some(ids)
+    finite = jnp.isfinite(found).all(axis=1)
+    if protocol.seen == "zero":
+        marks = (ids[..., None] == seen[:, None]).any(axis=-1)
+        found = metrics.apply_seen(found, marks, protocol.seen)
+    return metrics.rank_of_target(found, jnp.zeros(len(ids), jnp.int32), ties=protocol.ties), finite

@@ -1,0 +1,235 @@
+"""Models of a funnel, such as view, cart and buy, and the losses they have besides those of their tasks.
+
+The sizes are those of our table on Retailrocket's logs; the weights of the risk and of the calibrator are of
+ESCM² (Wang et al., SIGIR 2022) and AITM (Xi et al., KDD 2021).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import losses
+from jaxrec.data.tables.impressions import Impressions
+from jaxrec.nn.layers.dropout import Bits, counter_bits
+from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
+from jaxrec.nn.multitask.aitm import AITM
+from jaxrec.nn.multitask.dbmtl import DBMTL
+from jaxrec.nn.multitask.escm2 import ESCM2
+from jaxrec.nn.multitask.esm2 import ESM2
+from jaxrec.nn.multitask.esmm import ESMM
+from jaxrec.nn.multitask.mmoe import MMoE
+from jaxrec.nn.multitask.nmtr import NMTR
+from jaxrec.nn.multitask.shared_bottom import SharedBottom
+from jaxrec.recipes.multitask import Training
+from jaxrec.tasks.multitask import Term
+from jaxrec.types import Array, Batch, Outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Training):
+    """How a row is trained, and the sizes of its model."""
+
+    dim: int = 16  # width of the embedding of each column
+    dropout: float = 0.2  # in layers
+    bottom_dims: tuple[int, ...] = (128, 64)  # single-task, shared-bottom, dbmtl: layers that tasks share
+    num_experts: int = 4  # mmoe, escm2: experts that tasks share
+    expert_dims: tuple[int, ...] = (64, 32)  # mmoe, escm2: hidden layers of an expert
+    tower_dims: tuple[int, ...] = (32,)  # hidden layers of a task where tasks share layers or experts
+    deep_tower_dims: tuple[int, ...] = (
+        64,
+        32,
+    )  # and where they share embeddings alone: esmm, esm2, aitm, nmtr
+    relation_dims: tuple[int, ...] = (32,)  # dbmtl: layers between a task and the one before
+    counterfactual: float = 0.1  # weight of ESCM²'s risk
+    calibrator: float = 0.6  # weight of AITM's penalty on probabilities that rise along the funnel
+
+
+# --- models: of a number of tasks, in the order of the funnel --------------------------------------------
+
+
+def _drop(recipe: Recipe, bits: Bits) -> dict[str, Any]:
+    return {"dropout": recipe.dropout, "bits": bits}
+
+
+def shared_bottom(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> SharedBottom:
+    """Layers that all tasks share, which know nothing of their order."""
+    return SharedBottom(
+        num_tasks=num_tasks,
+        bottom_dims=recipe.bottom_dims,
+        tower_dims=recipe.tower_dims,
+        **_drop(recipe, bits),
+    )
+
+
+def mmoe(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> MMoE:
+    """Experts behind a gate a task, which know nothing of the order of tasks."""
+    return MMoE(
+        num_tasks=num_tasks,
+        num_experts=recipe.num_experts,
+        expert_dims=recipe.expert_dims,
+        tower_dims=recipe.tower_dims,
+        **_drop(recipe, bits),
+    )
+
+
+def esmm(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> ESMM:
+    """The first task ("ctr") and the last ("ctcvr") as a product; none between."""
+    return ESMM(tower_dims=recipe.deep_tower_dims, **_drop(recipe, bits))
+
+
+def esm2(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> ESM2:
+    """Three tasks, "ctr", "ctavr" (the action) and "ctcvr", as products."""
+    return ESM2(tower_dims=recipe.deep_tower_dims, **_drop(recipe, bits))
+
+
+def escm2_ips(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> ESCM2:
+    """The outputs of ESMM, from shared experts."""
+    return _escm2(recipe, bits, impute=False)
+
+
+def escm2_dr(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> ESCM2:
+    """The same and, for the doubly robust risk, the error that is expected of "cvr"."""
+    return _escm2(recipe, bits, impute=True)
+
+
+def _escm2(recipe: Recipe, bits: Bits, *, impute: bool) -> ESCM2:
+    return ESCM2(
+        impute=impute,
+        num_experts=recipe.num_experts,
+        expert_dims=recipe.expert_dims,
+        tower_dims=recipe.tower_dims,
+        **_drop(recipe, bits),
+    )
+
+
+def aitm(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> AITM:
+    """A chain of tasks, each of which reads what the one before passes on."""
+    return AITM(num_tasks=num_tasks, tower_dims=recipe.deep_tower_dims, **_drop(recipe, bits))
+
+
+def nmtr(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> NMTR:
+    """A cascade of logits over the vectors of user and item, see `Pairs`."""
+    return NMTR(num_behaviours=num_tasks, mlp_dims=recipe.deep_tower_dims, **_drop(recipe, bits))
+
+
+def dbmtl(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> DBMTL:
+    """A chain of relation layers: each task reads the one before."""
+    return DBMTL(
+        parents=tuple((t - 1,) if t else () for t in range(num_tasks)),
+        bottom_dims=recipe.bottom_dims,
+        tower_dims=recipe.tower_dims,
+        relation_dims=recipe.relation_dims,
+        **_drop(recipe, bits),
+    )
+
+
+class Pairs(nn.Module):
+    """The vectors of user and item alone, [B, 2, D], for a model of their interaction."""
+
+    embedding: FeatureEmbedding
+    model: nn.Module
+
+    @nn.compact
+    def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> Array:
+        """Applies `model` to the vectors of the two columns of `embedding`."""
+        return self.model(self.embedding.stacked(batch), train=train)
+
+
+def pairs(features: FeatureEmbedding, *, user: str, item: str, model: nn.Module) -> Pairs:
+    """A model behind two columns of the features, those of users and items.
+
+    Raises:
+      ValueError: one of them is no column of categories.
+    """
+    by_name = {field.name: field for field in features.fields if isinstance(field, Categorical)}
+    for side, name in (("user", user), ("item", item)):
+        if name not in by_name:
+            raise ValueError(
+                f"{side}={name!r}: {type(model).__name__} reads a column of users and one of items, and this "
+                f"is none of the columns of categories ({', '.join(by_name)}); name one of them, or leave "
+                "this model out"
+            )
+    return Pairs(embedding=FeatureEmbedding((by_name[user], by_name[item])), model=model)
+
+
+def check_funnel(table: Impressions) -> None:
+    """Raises ValueError for a table whose labels are not three, or do not each imply the one before."""
+    if len(table.tasks) != 3:
+        raise ValueError(
+            f"{table.name}: {len(table.tasks)} labels ({', '.join(table.tasks)}): a funnel has three; name "
+            "them in its order, such as view, cart, buy"
+        )
+    for before, after in zip(table.tasks, table.tasks[1:], strict=False):
+        bad = np.flatnonzero(table.labels[after] > table.labels[before])
+        if bad.size:
+            raise ValueError(
+                f"{table.name}: record {bad[0]} ({bad.size:,} such) has {after} = 1 and {before} = 0, but "
+                "each label of a funnel implies the one before; name the labels in its order, or correct "
+                "these records"
+            )
+
+
+# --- losses besides those of the tasks ------------------------------------------------------------------
+
+
+class FurtherLoss(NamedTuple):
+    """A loss besides those of the tasks.
+
+    weight: what it is multiplied with; where that is 0 the model is trained without the loss, and `without`
+    says so in the name of its row.
+    """
+
+    loss: Term
+    weight: float
+    without: str
+
+
+def no_terms(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
+    """The losses of the tasks are all."""
+    return {}
+
+
+def calibrator(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
+    """AITM's penalty on probabilities that rise along the funnel."""
+
+    def loss(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
+        return losses.order_violation(outputs, where=batch["mask"], axis_name=axis_name)
+
+    return {"calibrator": FurtherLoss(loss, recipe.calibrator, without="no-calibrator")}
+
+
+def inverse_propensity_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
+    """ESCM²'s risk of the last task among all examples, of which only those that pass the first are seen."""
+
+    def loss(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
+        errors, seen, propensity = _errors(outputs, batch, tasks)
+        return losses.inverse_propensity_risk(
+            errors, seen, propensity, where=batch["mask"], axis_name=axis_name
+        )
+
+    return {"counterfactual": FurtherLoss(loss, recipe.counterfactual, without="no-risk")}
+
+
+def doubly_robust_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
+    """The same risk, doubly robust, and that of the imputed errors which it reads."""
+
+    def loss(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
+        errors, seen, propensity = _errors(outputs, batch, tasks)
+        found = (errors, outputs["imputed_error"], seen, propensity)
+        shared: Any = {"where": batch["mask"], "axis_name": axis_name}
+        return losses.doubly_robust_risk(*found, **shared) + losses.imputation_risk(*found, **shared)
+
+    return {"counterfactual": FurtherLoss(loss, recipe.counterfactual, without="no-risk")}
+
+
+def _errors(outputs: Outputs, batch: Batch, tasks: Sequence[str]) -> tuple[Array, Array, Array]:
+    """What telling buyers among viewers costs, [B], where that is seen, and how likely it was to be seen."""
+    seen, propensity = batch[f"label/{tasks[0]}"] > 0, losses.clipped_propensity(outputs["ctr"])
+    bought = jnp.where(seen, batch[f"label/{tasks[-1]}"], 0.0)
+    return losses.sigmoid_cross_entropy(outputs["cvr"], bought), seen, propensity

@@ -1,0 +1,85 @@
+"""Interest models of a behaviour history: base model, DIN, DIEN (Zhou et al., KDD 2018; AAAI 2019)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrec.data.tables.click_histories import Clicks
+from jaxrec.nn.layers.dice import Dice, PReLU
+from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
+from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.ranking.dien import DIEN
+from jaxrec.nn.ranking.din import DIN
+from jaxrec.nn.ranking.din_base import DINBase
+from jaxrec.tasks.ctr import NEGATIVE, Regularised
+from jaxrec.types import HISTORY, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a row is trained. Hidden layers are those of the papers' code; the rest fits small data sets."""
+
+    epochs: int = 20  # at most; the best one counts
+    patience: int = 3  # epochs without a better validation AUC
+    batch_size: int = 256  # examples a step
+    learning_rate: float = 1e-3  # of Adam
+    dim: int = 16  # width of each embedding
+    length: int = 50  # events of a history that are read, the last ones
+    mba: float = 0.01  # λ of mini-batch aware regularisation
+    auxiliary: float = 1.0  # weight of DIEN's loss on the next event
+
+
+def base(axis: str | None) -> nn.Module:
+    """The mean of the history. axis: of the devices that share batch statistics; None: one device."""
+    return DINBase(activation=PReLU, axis_name=axis)
+
+
+def din(axis: str | None) -> nn.Module:
+    """DIN with PReLU."""
+    return DIN(activation=PReLU, attention_activation=PReLU, axis_name=axis)
+
+
+def din_dice(axis: str | None) -> nn.Module:
+    """DIN with Dice."""
+    return DIN(activation=Dice, attention_activation=Dice, axis_name=axis)
+
+
+def dien(axis: str | None) -> nn.Module:
+    """DIEN with Dice."""
+    return DIEN(activation=Dice, axis_name=axis)
+
+
+def with_history(body: nn.Module, clicks: Clicks, *, dim: int, negatives: bool = False) -> WithHistory:
+    """A model behind its features: target, history and user, each kind of id with one table.
+
+    negatives: whether it also reads a sampled item beside each event of the history, as DIEN does to train.
+    """
+    items = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.side_info.items.items()}
+    users = {name: int(column.max()) + 1 for name, column in clicks.side_info.users.items()}
+    prefixes = ("", HISTORY, NEGATIVE) if negatives else ("", HISTORY)
+    fields = tuple(
+        Categorical(f"{prefix}{name}", size, dim, name)
+        for prefix in prefixes
+        for name, size in (items | (users if not prefix else {})).items()
+    )
+    return WithHistory(
+        FeatureEmbedding(fields),
+        body,
+        targets=tuple(items),
+        histories=tuple(f"{HISTORY}{name}" for name in items),
+        negatives=tuple(f"{NEGATIVE}{name}" for name in items) if negatives else (),
+    )
+
+
+def regularised_items(clicks: Clicks, *, length: int) -> list[Regularised]:
+    """The table of items, whose ids are rare, for mini-batch aware regularisation (DIN, section 5.1)."""
+
+    def table(variables: Variables) -> jax.Array:
+        return variables["params"]["embedding"]["item_embedding"]  # type: ignore[no-any-return]
+
+    counts = jnp.asarray(clicks.count_examples_with(length), jnp.int32)
+    return [Regularised(table, ("item", f"{HISTORY}item"), counts)]

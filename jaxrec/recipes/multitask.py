@@ -1,0 +1,162 @@
+"""Multi-task models that share parameters, with the sizes of our tables.
+
+`Recipe` is for Census-Income: there all bodies have 66,000 to 79,000 parameters, but for `snr_trans`, whose
+transforms double them; the papers leave these sizes out. `SyntheticStudy` has the sizes of the MMoE paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxrec.nn.multitask.attention_gated_mmoe import AttentionGatedMMoE
+from jaxrec.nn.multitask.cgc import CGC
+from jaxrec.nn.multitask.mmoe import MMoE
+from jaxrec.nn.multitask.moe import OMoE
+from jaxrec.nn.multitask.ple import PLE
+from jaxrec.nn.multitask.shared_bottom import SharedBottom
+from jaxrec.nn.multitask.snr import SNR
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a model of labelled examples is trained."""
+
+    epochs: int = 10  # at most; the best one counts
+    patience: int = 3  # epochs without a better validation AUC
+    batch_size: int = 1024  # examples a step
+    learning_rate: float = 1e-3  # of Adam
+    dim: int = 8  # width of the embedding of each column
+
+
+@dataclasses.dataclass(frozen=True)
+class Bottom:
+    """Sizes of Shared-Bottom."""
+
+    bottom_dims: tuple[int, ...] = (256,)  # hidden layers that all tasks share, where there are no experts
+    tower_dims: tuple[int, ...] = (16,)  # hidden layers of each task's tower
+
+
+@dataclasses.dataclass(frozen=True)
+class Experts(Bottom):
+    """Sizes of Shared-Bottom and of the models with experts that all tasks share."""
+
+    num_experts: int = 8  # experts behind gates
+    expert_dims: tuple[int, ...] = (32,)  # hidden layers of an expert
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Training, Experts):
+    """Training and sizes of the models on Census-Income."""
+
+    num_specific: int = 3  # CGC, PLE: experts that a task has for itself
+    num_shared: int = 2  # CGC, PLE: experts that the tasks share
+    num_levels: int = 2  # PLE: levels of experts
+    num_subnets: int = 4  # SNR: sub-networks of a level
+    subnet_dims: tuple[int, ...] = (64, 32)  # SNR: their width, a level each
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticStudy(Experts):
+    """Sizes of section 6.2 of the MMoE paper (Ma et al., KDD 2018), and how its models are trained here.
+
+    The shared layer makes the numbers of parameters equal. The learning rate is one of the paper's grid.
+    """
+
+    bottom_dims: tuple[int, ...] = (113,)  # hidden layers that both tasks share, where there are no experts
+    tower_dims: tuple[int, ...] = (8,)  # hidden layers of each task's tower
+    num_experts: int = 8  # experts behind gates
+    expert_dims: tuple[int, ...] = (16,)  # hidden layers of an expert
+    epochs: int = 40  # passes over the examples; the best one counts
+    batch_size: int = 256  # examples a step
+    learning_rate: float = 1e-3  # of Adam
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance:
+    """Settings of the ways to weigh losses or balance gradients (`jaxrec.optim`)."""
+
+    rate: float = 0.8  # scheduled: by which the weights of all tasks but the first shrink each epoch
+    alpha: float = 1.5  # gradnorm: how strongly slow tasks are helped
+    bound: float = 0.3  # pe-ltr: least weight of each task
+
+
+# Parameters of `Featured(features, shared_bottom(…))` that all tasks share, and those of its bottom alone.
+SHARED = ("embedding", "model/bottom")
+BOTTOM = ("model/bottom",)
+
+
+def shared_bottom(num_tasks: int, sizes: Bottom) -> SharedBottom:
+    """Layers that all tasks share."""
+    return SharedBottom(num_tasks=num_tasks, bottom_dims=sizes.bottom_dims, tower_dims=sizes.tower_dims)
+
+
+def omoe(num_tasks: int, sizes: Experts) -> OMoE:
+    """Experts behind one gate."""
+    return OMoE(
+        num_tasks=num_tasks,
+        num_experts=sizes.num_experts,
+        expert_dims=sizes.expert_dims,
+        tower_dims=sizes.tower_dims,
+    )
+
+
+def mmoe(num_tasks: int, sizes: Experts) -> MMoE:
+    """Experts behind a gate a task."""
+    return MMoE(
+        num_tasks=num_tasks,
+        num_experts=sizes.num_experts,
+        expert_dims=sizes.expert_dims,
+        tower_dims=sizes.tower_dims,
+    )
+
+
+def attention_gated_mmoe(num_tasks: int, sizes: Experts) -> AttentionGatedMMoE:
+    """Experts that each task attends to."""
+    return AttentionGatedMMoE(
+        num_tasks=num_tasks,
+        num_experts=sizes.num_experts,
+        expert_dims=sizes.expert_dims,
+        tower_dims=sizes.tower_dims,
+    )
+
+
+def cgc(num_tasks: int, recipe: Recipe) -> CGC:
+    """Experts of each task and experts that all share."""
+    return CGC(
+        num_tasks=num_tasks,
+        num_specific=recipe.num_specific,
+        num_shared=recipe.num_shared,
+        expert_dims=recipe.expert_dims,
+        tower_dims=recipe.tower_dims,
+    )
+
+
+def ple(num_tasks: int, recipe: Recipe) -> PLE:
+    """Levels of CGC, one on top of the other."""
+    return PLE(
+        num_tasks=num_tasks,
+        num_specific=recipe.num_specific,
+        num_shared=recipe.num_shared,
+        expert_dims=(recipe.expert_dims,) * recipe.num_levels,
+        tower_dims=recipe.tower_dims,
+    )
+
+
+def snr_trans(num_tasks: int, recipe: Recipe) -> SNR:
+    """Sub-networks with learned gates and a transform on each connection."""
+    return _snr(num_tasks, recipe, transform=True)
+
+
+def snr_aver(num_tasks: int, recipe: Recipe) -> SNR:
+    """Sub-networks with learned gates whose inputs are averaged."""
+    return _snr(num_tasks, recipe, transform=False)
+
+
+def _snr(num_tasks: int, recipe: Recipe, *, transform: bool) -> SNR:
+    return SNR(
+        num_tasks=num_tasks,
+        num_subnets=(recipe.num_subnets,) * len(recipe.subnet_dims),
+        dims=tuple((dim,) for dim in recipe.subnet_dims),
+        transform=transform,
+        tower_dims=recipe.tower_dims,
+    )

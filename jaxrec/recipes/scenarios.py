@@ -1,0 +1,97 @@
+"""Models of one question in several scenarios, with the sizes of our table on Census-Income.
+
+Each reads all columns, the one of scenarios too. The gates and generators of APG, POSO, EPNet and PPNet read
+vectors of the scenario from a table of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import flax.linen as nn
+
+from jaxrec.data.tables.features import FIRST_VALUE
+from jaxrec.nn.layers.features import Categorical, Conditioned, Featured, FeatureEmbedding
+from jaxrec.nn.layers.mlp import Tower
+from jaxrec.nn.ranking.apg import APG
+from jaxrec.nn.ranking.epnet import EPNet
+from jaxrec.nn.ranking.poso import PersonalMLP
+from jaxrec.nn.ranking.ppnet import PPNet
+from jaxrec.nn.ranking.star import STAR, Domain
+from jaxrec.recipes.multitask import Training
+from jaxrec.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Training):
+    """How a row is trained, and the sizes of its model."""
+
+    patience: int = 2  # epochs without a better validation AUC
+    dims: tuple[int, ...] = (64, 32)  # hidden layers of every row
+    rank: int = 16  # of the weights that apg makes; at most the width of what a layer reads and gives
+
+
+class Inputs(NamedTuple):
+    """What a model reads.
+
+    embedding: of all columns. column: the one whose values are the scenarios. num_scenarios: its values.
+    axis_name: of the devices whose batches share their statistics; None for a single one.
+    """
+
+    embedding: FeatureEmbedding
+    column: str
+    num_scenarios: int
+    axis_name: str | None = None
+
+    def own_vectors(self, dim: int) -> FeatureEmbedding:
+        """Vectors of the scenarios from a table of their own."""
+        return FeatureEmbedding((Categorical(self.column, FIRST_VALUE + self.num_scenarios, dim),))
+
+
+def mlp(inputs: Inputs, recipe: Recipe) -> nn.Module:
+    """The scenario is a column like any other; gives logits [B]."""
+    return Featured(embedding=inputs.embedding, model=Tower(dims=recipe.dims))
+
+
+def star(inputs: Inputs, recipe: Recipe) -> nn.Module:
+    """A network a scenario, each weight shared ⊙ its own; gives logits [B]."""
+    model = STAR(num_domains=inputs.num_scenarios, dims=recipe.dims, axis_name=inputs.axis_name)
+    domain = Domain(column=inputs.column, first=FIRST_VALUE)
+    return Conditioned(embedding=inputs.embedding, condition=domain, model=model)
+
+
+def apg(inputs: Inputs, recipe: Recipe) -> nn.Module:
+    """Weights made from the scenario, of low rank; gives logits [B, 1]."""
+    return _conditioned(inputs, recipe, APG(dims=recipe.dims, rank=recipe.rank))
+
+
+def poso(inputs: Inputs, recipe: Recipe) -> nn.Module:
+    """Hidden units gated by the scenario; gives logits [B]."""
+    return _conditioned(inputs, recipe, PersonalTower(dims=recipe.dims))
+
+
+def epnet(inputs: Inputs, recipe: Recipe) -> nn.Module:
+    """Features gated by the scenario; gives logits [B]."""
+    return _conditioned(inputs, recipe, EPNet(dims=recipe.dims))
+
+
+def ppnet(inputs: Inputs, recipe: Recipe) -> nn.Module:
+    """Hidden units gated by the scenario and the features; gives logits [B, 1]."""
+    return _conditioned(inputs, recipe, PPNet(num_tasks=1, dims=recipe.dims))
+
+
+def _conditioned(inputs: Inputs, recipe: Recipe, model: nn.Module) -> Conditioned:
+    return Conditioned(embedding=inputs.embedding, condition=inputs.own_vectors(recipe.dim), model=model)
+
+
+class PersonalTower(nn.Module):
+    """POSO's gated MLP, and a linear layer to one logit."""
+
+    dims: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Array, code: Array, *, train: bool = False) -> Array:
+        """Maps features [B, F] and a code [B, P] to a logit [B]."""
+        hidden = PersonalMLP(self.dims, name="mlp")(x, code, train=train)
+        return nn.Dense(1, name="logit")(hidden)[..., 0]

@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.saving import save
-from experiments.settings import check_seeds
+from experiments.common import save
+from experiments.common import check_seeds
 from jaxrec import baselines
 from jaxrec import config as command_line
 from jaxrec.config import ready
@@ -185,9 +185,9 @@ def load(config: Config) -> Sequences:
 
 def place(files: tuple[File, File]) -> Path:
     """Where the weights lie, checked; downloaded into the cache if neither file is here."""
-    file = next((f for f in files if store.find(f) is not None), files[-1])
-    store.read(file)
-    path = store.find(file)
+    file = next((f for f in files if store.find_file(f) is not None), files[-1])
+    store.read_file(file)
+    path = store.find_file(file)
     assert path is not None  # `read` has just found it
     return path
 

@@ -28,7 +28,7 @@ import numpy as np
 import optax
 
 from experiments import settings
-from experiments.saving import means, save
+from experiments.common import means, save
 from jaxrec import baselines, packing
 from jaxrec import config as command_line
 from jaxrec.augment.item2vec import item_vectors

@@ -41,8 +41,8 @@ import numpy as np
 import optax
 
 from experiments.published import NONE, Published, published
-from experiments.saving import means, save
-from experiments.settings import check, described
+from experiments.common import means, save
+from experiments.common import check, described
 from jaxrec import baselines, packing
 from jaxrec import config as command_line
 from jaxrec.config import ready

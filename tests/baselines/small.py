@@ -34,7 +34,7 @@ def session_data() -> sessions.Data:
 def sequence_data() -> next_item.Data:
     """Users whose last two items are for validation and test; one of them comes back to an item."""
     rows = [[1, 2, 3, 1], [2, 3, 4, 5, 6], [6, 5, 1], [1, 2, 4, 7, 3], [3, 1, 2, 5]]
-    return next_item.resident(leave_one_out(Sequences.from_rows("made", rows)))
+    return next_item.resident(leave_one_out(Sequences.from_lists("made", rows)))
 
 
 def training_rows(events: TrainingEvents) -> list[list[int]]:

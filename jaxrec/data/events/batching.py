@@ -202,9 +202,9 @@ def gather_users(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The part of `next_item_columns` that one step reads, for columns that stay on the host.
 
-    columns: of `next_item_columns`, in memory or memory-mapped. examples: example [B], the users of the
-    step, and the step's other columns. max_events: most recent training events read per user, max_len + 1
-    for next-item prediction.
+    columns: of `next_item_columns`, in memory or memory-mapped. examples: example [B], the users of the step,
+    and the step's other columns. max_events: most recent training events read per user, max_len + 1 for
+    next-item prediction.
 
     Returns: examples with users numbered 0..B-1, and columns for these users, whose shapes depend only on B,
     max_events and the largest number of excluded items in the data set.

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxrec.data.validation import as_integers, as_int32_ids
+from jaxrec.data.validation import as_int32_ids, as_integers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

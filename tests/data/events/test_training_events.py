@@ -14,7 +14,7 @@ from jaxrec.data.events.training_events import TrainingEvents
 
 def test_a_split_gives_the_events_that_training_may_read() -> None:
     rows = [[1, 2, 3, 4], [2, 2], [5, 1, 2]]
-    split = leave_one_out(Sequences.from_rows("made", rows), short="train")
+    split = leave_one_out(Sequences.from_lists("made", rows), short="train")
     found = split.training_events()
     pairs = [(user, item) for user, row in enumerate([[1, 2], [2, 2], [5]]) for item in row]
     assert list(zip(found.group.tolist(), found.item.tolist(), strict=True)) == pairs

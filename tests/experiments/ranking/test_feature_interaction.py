@@ -72,9 +72,7 @@ def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message:
         feature_interaction.Config(**change)
 
 
-def test_a_file_of_events_has_histories(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_of_events_has_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_events(tmp_path / "mine.csv")
     options = ("--rows", "deep", "base", "--data", path, "--user", "uid", "--item", "sku", "--time", "ts")
     found = tiny(feature_interaction, tmp_path, monkeypatch, *options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import shlex
 import subprocess
@@ -164,10 +165,12 @@ MOVED = (ROOT / "docs" / "moving_house.md").read_text(encoding="utf-8")
 BEFORE = "26c895e"  # the last commit with the old names
 
 
-def moved(heading: str) -> list[tuple[str, str]]:
-    """The two columns of the table under a heading."""
+def moved(heading: str) -> list[list[str]]:
+    """The cells of each row of the table under a heading."""
     section = MOVED.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \|$", section, flags=re.MULTILINE)
+    rows = [re.findall(r"`([\w.]+)`", line) for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 3, f"no table under {heading}"
+    return rows
 
 
 def find(name: str) -> Any:
@@ -175,8 +178,10 @@ def find(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        module, _, attribute = name.rpartition(".")
-        return getattr(importlib.import_module(module), attribute)
+        parent, _, last = name.rpartition(".")
+        if not parent:
+            raise
+        return getattr(find(parent), last)
 
 
 @pytest.mark.parametrize("old, new", [*moved("Programs"), *moved("Modules")])
@@ -190,6 +195,13 @@ def test_an_old_name_is_gone_and_the_new_one_is_there(old: str, new: str) -> Non
     with pytest.raises((ImportError, AttributeError)):
         find(old)
     find(new)
+
+
+@pytest.mark.parametrize("of, old, new", moved("Arguments, fields and methods"))
+def test_an_old_argument_is_gone_and_the_new_one_is_there(of: str, old: str, new: str) -> None:
+    found = find(of)
+    names = {*dir(found), *inspect.signature(found).parameters}
+    assert new in names and old not in names
 
 
 @pytest.mark.parametrize("old, new", moved("Programs"))
@@ -242,7 +254,7 @@ def test_the_data_set_of_the_guide_loads_by_its_name(
 ) -> None:
     sequences = catalogue.load("filmclub/2020")
     assert sequences.user_ids.tolist() == [3, 7, 9] and sequences.item_ids.tolist() == [11, 20, 35, 42]
-    assert sequences.row(1).tolist() == [2, 1, 3]
+    assert sequences.user_items(1).tolist() == [2, 1, 3]
     assert "CC BY 4.0" in capsys.readouterr().err  # the terms
     assert data_main(["stats", "filmclub/2020"]) == 0
     found = capsys.readouterr().out
@@ -250,6 +262,26 @@ def test_the_data_set_of_the_guide_loads_by_its_name(
         found.startswith("filmclub/2020: 3 users, 4 items, 9 interactions")
         and "2020-01-01 .. 2020-01-06" in found
     )
+
+
+def test_a_file_of_yours_ends_in_a_tested_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The steps of the guide, on a made-up file, for two epochs."""
+    sequences = markov_chain(num_users=48, num_items=20).sequences
+    assert sequences.times is not None
+    events = zip(sequences.event_users, sequences.items, sequences.times, strict=True)
+    lines = [f"u{user},i{item},{time}\n" for user, item, time in events]
+    (tmp_path / "events.csv").write_text("uid,sku,ts\n" + "".join(lines), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    steps = "".join(blocks("bring_your_own_data.md", "python"))
+    assert "epochs=20" in steps
+    exec(compile(steps.replace("epochs=20", "epochs=2"), "bring_your_own_data.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert re.findall(r"^(\w+) \[\{.*'ndcg@10': 0\.\d+.*\}, \{.*\}\]$", printed, flags=re.MULTILINE) == [
+        "sasrec", "random", "popularity"
+    ]  # fmt: skip
+    assert list((tmp_path / "runs" / "mine").glob("*/*/vocabulary.npz"))
 
 
 def test_a_changed_file_of_the_guide_is_refused(filmclub: Path) -> None:

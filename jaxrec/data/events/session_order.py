@@ -35,7 +35,7 @@ def repeats_together(sessions: Sessions, seed: int = 0, *, fixed: bool = False) 
         place = of_item[items] if fixed else rng.permutation(len(pairs))[pair]
         return items[np.lexsort((place, row))]
 
-    train = reordered(sessions.train.items, sessions.train.users)
+    train = reordered(sessions.train.items, sessions.train.event_users)
     of_session = np.cumsum(starts) - 1
     longest = lengths[starts]
     clicks = np.flatnonzero(np.repeat(starts, lengths))

@@ -86,7 +86,7 @@ class Split:
         sequences = self.sequences
         index = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
         read = index < np.repeat(self.train_length, sequences.lengths)
-        return TrainingEvents(sequences.users[read], sequences.items[read], sequences.num_items)
+        return TrainingEvents(sequences.event_users[read], sequences.items[read], sequences.num_items)
 
     def _check_queries(self, where: str, queries: Queries) -> None:
         if queries.user.size == 0:

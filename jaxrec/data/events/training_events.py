@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxrec.data.validation import as_integers, narrow_ids
+from jaxrec.data.validation import as_int32_ids, as_integers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class TrainingEvents:
     num_items: int
 
     def __post_init__(self) -> None:
-        group, item = as_integers(self.group, "group"), narrow_ids(self.item, self.num_items, "item")
+        group, item = as_integers(self.group, "group"), as_int32_ids(self.item, self.num_items, "item")
         if len(group) != len(item) or not len(item):
             raise ValueError(
                 f"group, item: {len(group):,} and {len(item):,} entries: must be as many, and at least one"

@@ -107,16 +107,18 @@ def overridden(recipe: C, config: Any) -> C:
     return dataclasses.replace(recipe, **changes)  # type: ignore[type-var]
 
 
-def training_options(config: Options, *folders: str, **settings: Any) -> dict[str, Any]:
+def training_options(
+    config: Options, *folders: str, left_out: tuple[str, ...] = (), **settings: Any
+) -> dict[str, Any]:
     """Where and how a run is kept: seeds, workdir, description and so on, as `train.fit.fit` takes them.
 
     folders: below the work directory, such as data set and row. settings: what identifies the run beside the
-    options that decide what is computed.
+    options that decide what is computed. left_out: options that do not.
     """
     return {
         "seeds": config.seeds,
         "workdir": Path(config.workdir, *folders),
-        "description": {**settings, **described(config)},
+        "description": {**settings, **described(config, left_out=left_out)},
         "num_devices": config.num_devices,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
@@ -124,10 +126,13 @@ def training_options(config: Options, *folders: str, **settings: Any) -> dict[st
 
 
 def check(config: Any, *at_least_one: str) -> None:
-    """Raises ValueError for a named setting below 1, and for seeds that are none, twice or negative."""
+    """Raises ValueError for a named setting below 1, and for seeds that are none, twice or negative.
+
+    None leaves a setting to the recipe.
+    """
     for name in at_least_one:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}={getattr(config, name)}: must be at least 1")
+        if (value := getattr(config, name)) is not None and value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
     check_seeds(config.seeds)
     check_training(config)
 
@@ -136,11 +141,16 @@ def check_rows(rows: Sequence[str], known: Collection[str]) -> None:
     """Raises ValueError for a row that the table does not have, naming the nearest, or that is given
     twice."""
     for row in rows:
-        if row not in known:
-            nearest = difflib.get_close_matches(row, known, n=1, cutoff=0.0)
-            raise ValueError(f"rows: {row!r} is none of {', '.join(known)}; the nearest is {nearest[0]!r}")
+        check_choice("rows", row, known)
     if len(set(rows)) != len(rows):
         raise ValueError(f"rows={tuple(rows)}: one is given twice")
+
+
+def check_choice(name: str, value: str, known: Collection[str]) -> None:
+    """Raises ValueError for a setting that is none of those known, naming the nearest."""
+    if value not in known:
+        nearest = difflib.get_close_matches(value, known, n=1, cutoff=0.0)
+        raise ValueError(f"{name}: {value!r} is none of {', '.join(known)}; the nearest is {nearest[0]!r}")
 
 
 def check_label(row: str, loss: str) -> None:

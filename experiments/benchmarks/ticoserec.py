@@ -18,75 +18,62 @@ import numpy as np
 
 from experiments.benchmarks.timing import Figure, time_epoch, timed
 from experiments.sequential import ticoserec as paper
-from experiments.sequential.ticoserec_recipes import Recipe
-from jaxrec import losses
+from jaxrec.augment.similarity import Similar
 from jaxrec.augment.views import View
 from jaxrec.data.events.split import leave_one_out
-from jaxrec.index.rank import make_rank
-from jaxrec.nn.layers.dropout import counter_bits
-from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
-from jaxrec.protocols import next_item as ranking
+from jaxrec.protocols import next_item
+from jaxrec.recipes import ticoserec as recipes
+from jaxrec.recipes import ticoserec_views as views
 from jaxrec.tasks.combine import combine
-from jaxrec.tasks.next_item import next_item, retriever
-from jaxrec.tasks.objectives import sampled
+from jaxrec.tasks.next_item import next_item as next_item_task
 from jaxrec.types import Protocol
 
 AUGMENTED_BATCH = 512
+ROW = "ticoserec-bce"
 
 
 def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     """The figures of the TiCoSeRec experiment on Beauty."""
     setting = paper.Config(dataset="Beauty", tiny=tiny, seeds=(0,))
-    recipe = paper.recipe_of(setting, "ticoserec-bce")
+    recipe = paper.recipe_of(ROW, setting)
     if not tiny:
         recipe = dataclasses.replace(recipe, dim=64, batch_size=256)
-    data = ranking.resident(leave_one_out(paper.load(setting)))
-    model = SASRec(
-        num_items=data.num_items,
-        dim=recipe.dim,
-        inner_dim=recipe.inner_dim,
-        max_len=recipe.max_len,
-        dropout=recipe.dropout,
-        attention_dropout=recipe.attention_dropout,
-        bits=counter_bits,
-    )
-    objective = sampled(losses.bce, data.num_items, data.excluded_width)
-    rows = ranking.training_rows(data, recipe.batch_size, recipe.max_len, 1)
-    packed = ranking.training_plan(data, recipe.batch_size, recipe.max_len, rows)
-    padded = ranking.training_plan(data, recipe.batch_size, recipe.max_len, None)
-    plain = next_item(model, objective, packed=rows)
+    data = next_item.resident(leave_one_out(paper.load(setting)))
+    without_views = dataclasses.replace(recipe, weight=0.0)
+    model, objective = recipes.encoder(data.num_items, without_views), paper.ROWS[ROW].objective(data)
+    packing = next_item.packing_of(data, model, recipe.batch_size)
+    packed = next_item.plan(data, model, recipe.batch_size, packing)
+    padded = next_item.plan(data, model, recipe.batch_size, None)
+    plain = next_item_task(model, objective, packed=packing)
     alone = static({"next_item": 1.0})
     yield from time_epoch("ticoserec/epoch_plain", plain, alone, packed, data.columns, repeats)
-    unpacked = next_item(model, objective)
+    unpacked = next_item_task(model, objective)
     yield from time_epoch("ticoserec/epoch_plain_padded", unpacked, alone, padded, data.columns, repeats)
 
-    view = paper.view_of(recipe, setting)
-    data.columns.update(paper.augmentation_columns(data, recipe, setting, view))
+    similar = paper.SIMILARITIES[setting.similarity](data.split.sequences, recipe, 0)
+    augmented = views.augmented(data, recipe, similar)
     both = static({"next_item": 1.0, "contrastive": recipe.weight})
-    flat_setting = dataclasses.replace(setting, form="flat")
-    for form_setting, official in ((setting, model), (flat_setting, model.clone(mask_value=-1e4))):
-        views = paper.contrastive_task(official, data, recipe, form_setting, view)
-        task = combine(next_item=next_item(official, objective, packed=rows), contrastive=views)
-        name = f"ticoserec/epoch_contrastive_{'flat' if form_setting is flat_setting else 'packed'}"
-        yield from time_epoch(name, task, both, packed, data.columns, repeats)
+    for name, form in (("packed", "mean"), ("flat", "flat")):
+        compared = recipes.encoder(data.num_items, recipe, mask_value=paper.FORMS[form].mask_value)
+        contrast = paper.FORMS[form].task(compared, augmented, recipe, 1)
+        task = combine(next_item=next_item_task(compared, objective, packed=packing), contrastive=contrast)
+        columns = augmented.columns
+        yield from time_epoch(f"ticoserec/epoch_contrastive_{name}", task, both, packed, columns, repeats)
 
-    ranked = ranking.ranking(data.split.validation, recipe.max_len)
-    rank = make_rank(
-        retriever(model, ranked.rows), Protocol(), num_items=data.num_items, history=data.history
-    )
+    evaluation = next_item.evaluation(model, data, Protocol(), "validation")
     context = jax.tree.map(jnp.asarray, data.columns)
     variables = plain.init(jax.random.key(0), {"items": jnp.zeros((1, recipe.max_len), jnp.int32)})
-    queries = jax.tree.map(jnp.asarray, ranked.queries)
-    evaluate = jax.jit(rank)
+    queries = jax.tree.map(jnp.asarray, dict(evaluation.queries))
+    evaluate = jax.jit(evaluation.measure)
     yield from timed("ticoserec/evaluate", lambda: evaluate(variables, queries, context), repeats)
-    yield from augmentation(data, view, recipe, setting, repeats)
+    yield from augmentation(data, recipe, similar, repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     yield Figure("ticoserec/peak_memory", "MiB", peak, peak, peak, 1)
 
 
 def augmentation(
-    data: ranking.Data, view: View, recipe: Recipe, setting: paper.Config, repeats: int
+    data: next_item.Data, recipe: recipes.Recipe, similar: Similar, repeats: int
 ) -> Iterator[Figure]:
     """Each operator, and the random choice among them, over all training sequences in batches."""
     length = jnp.asarray(data.inputs, jnp.int32)
@@ -94,16 +81,16 @@ def augmentation(
     order = np.random.default_rng(0).permutation(np.arange(users) % len(data.inputs)).astype(np.int32)
     batches = jnp.asarray(order.reshape(-1, AUGMENTED_BATCH))
     single = {
-        name: paper.view_of(recipe, dataclasses.replace(setting, operators=letter))
+        name: dataclasses.replace(recipe, operators=letter)
         for name, letter in zip(("crop", "mask", "reorder", "insert", "substitute"), "CMRIS", strict=True)
     }
-    for name, chosen_view in [*single.items(), ("random", view)]:
-        columns = {**data.columns, **paper.augmentation_columns(data, recipe, setting, chosen_view)}
-        context = jax.tree.map(jnp.asarray, columns)
+    for name, chosen in {**single, "random": recipe}.items():
+        context = jax.tree.map(jnp.asarray, views.augmented(data, chosen, similar).columns)
+        view = views.view(chosen)
 
-        def augment(key: jax.Array, context: Any, chosen_view: View = chosen_view) -> jax.Array:
+        def augment(key: jax.Array, context: Any, view: View = view) -> jax.Array:
             def batch(total: jax.Array, user: jax.Array) -> tuple[jax.Array, None]:
-                items, _ = chosen_view.apply(
+                items, _ = view.apply(
                     jax.random.fold_in(key, user[0]),
                     jax.tree.map(lambda column: column[user], context["plan"]),
                     context["items"],

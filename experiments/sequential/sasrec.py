@@ -37,7 +37,7 @@ from jaxrec.protocols import next_item
 from jaxrec.recipes import sasrec as recipes
 from jaxrec.tasks.next_item import Encoder
 from jaxrec.tasks.objectives import Objective
-from jaxrec.types import Protocol
+from jaxrec.types import Baseline, Protocol
 
 EXPERIMENT = "sasrec"
 DATASETS = {"Video": "sasrec/Video", "ml-100k": "movielens/ml-100k"}
@@ -128,21 +128,22 @@ def run(config: Config) -> None:
     sequences = load(config)
     columns = next_item.resident(leave_one_out(sequences, short="train"))
     dataset = sequences.name.split("/")[-1]
-    among = Protocol(split=columns.split.rule, candidates=f"sampled-{config.num_candidates}")
+    candidates = f"sampled-{config.num_candidates}"
+    model: Baseline | Encoder
     for row in config.rows:
         name = model_name(row, config)
+        sampled = Protocol(split=columns.split.rule, candidates=candidates, selection="none")
         if row in BASELINES:
-            model, fitted = BASELINES[row](columns), None
-            variables = model.for_seeds(config.seeds)
-            sampled = among._replace(selection="none")
+            baseline, fitted = BASELINES[row](columns), None
+            model, variables = baseline, baseline.for_seeds(config.seeds)
             everything = sampled._replace(candidates="all")
         else:
-            model, objective = ROWS[row].encoder(columns.num_items, config), ROWS[row].objective(columns)
+            encoder, objective = ROWS[row].encoder(columns.num_items, config), ROWS[row].objective(columns)
             common.check_label(row, objective.name)
-            sampled = among._replace(loss=objective.description, selection="ndcg@10")
-            everything = sampled._replace(candidates="all", selection=f"ndcg@10 among {among.candidates}")
+            sampled = sampled._replace(loss=objective.description, selection="ndcg@10")
+            everything = sampled._replace(candidates="all", selection=f"ndcg@10 among {candidates}")
             fitted = next_item.train(
-                model,
+                encoder,
                 objective,
                 columns,
                 sampled,
@@ -154,7 +155,7 @@ def run(config: Config) -> None:
                 replacement=config.replacement,
                 **common.training_options(config, sequences.name, name, row=row),
             )
-            variables = fitted.variables
+            model, variables = encoder, fitted.variables
         for protocol, ending in ((sampled, ""), (everything, "-full")):
             found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
             numbers = NONE if ending else published_numbers(row, config)

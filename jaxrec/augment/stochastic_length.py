@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec.types import Array, Key
 
@@ -39,6 +40,16 @@ def stochastic_length(
     order = jnp.argsort(jnp.where(real, -score, jnp.inf), axis=1)
     rank = jnp.argsort(order, axis=1)
     return real & (whole[:, None] | (rank < int(whole_up_to + 1e-6)))
+
+
+def shortened_lengths(
+    rng: np.random.Generator, lengths: np.ndarray, *, max_len: int, alpha: float
+) -> np.ndarray:
+    """How many events of histories of these lengths [B] stay: on the host, to plan room for them."""
+    whole_up_to = max_len ** (alpha / 2)
+    chance = whole_up_to**2 / np.maximum(lengths, 1) ** 2
+    whole = (lengths <= whole_up_to) | (rng.random(lengths.size) < chance)
+    return np.where(whole, lengths, int(whole_up_to + 1e-6))
 
 
 def right_aligned(kept: Array, width: int) -> tuple[Array, Array]:

@@ -19,6 +19,6 @@ sources/    one module per public source
 """
 
 from jaxrec.data.catalogue import load
-from jaxrec.data.own_files import load_events, load_labelled, load_sessions
+from jaxrec.data.own_files import load_events, load_interactions, load_labelled, load_sessions
 
-__all__ = ["load", "load_events", "load_labelled", "load_sessions"]
+__all__ = ["load", "load_events", "load_interactions", "load_labelled", "load_sessions"]

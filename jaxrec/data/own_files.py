@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from jaxrec.data.events.event_files import read_csv, read_parquet
-from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.events.sequence_files import read_sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.features import Category, FeatureSpec, Number, encode, fit_encoders
@@ -35,9 +35,25 @@ def load_events(
         if k_core:
             raise ValueError(f"{path}: k_core={k_core}: a line file is taken as it is; give a CSV file")
         return read_sequences(path)
-    read = read_parquet if name.endswith(".parquet") else read_csv
-    events = read(path, user=user, item=item, time=time)
-    return (events.k_core(k_core) if k_core else events).to_sequences()
+    return load_interactions(path, user=user, item=item, time=time, k_core=k_core).to_sequences()
+
+
+def load_interactions(
+    path: str | Path,
+    *,
+    user: str = "user",
+    item: str = "item",
+    time: str | None = "time",
+    value: str | None = None,
+    k_core: int = 0,
+) -> Interactions:
+    """The events of a CSV, TSV or Parquet file in its order; value: a column of numbers, such as ratings.
+
+    Others, and what raises: as of `load_events`.
+    """
+    read = read_parquet if Path(path).name.endswith(".parquet") else read_csv
+    events = read(path, user=user, item=item, time=time, value=value)
+    return events.k_core(k_core) if k_core else events
 
 
 def load_sessions(

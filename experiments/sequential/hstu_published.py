@@ -1,44 +1,10 @@
-"""Settings of HSTU's research code on each data set (arXiv:2402.17152), and what it publishes with them."""
+"""What HSTU's research code publishes (arXiv:2402.17152), and why its ranking does not compare with ours."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How the rows of one data set are trained. Defaults: the public code's for ML-1M."""
-
-    dim: int = 50
-    num_layers: int = 2
-    num_heads: int = 1
-    head_dim: int = 50  # of queries and keys, and of values, in HSTU
-    max_len: int = 200
-    dropout: float = 0.2
-    num_samples: int = 128
-    epochs: int = 101
-    evaluate_every: int = 5
-    patience: int = 0  # evaluations without a better one before a seed stops; 0: never
-
-
-_ML_1M = Recipe()
-_ML_20M = dataclasses.replace(_ML_1M, dim=256, num_layers=4, num_heads=4, head_dim=64)
-_BOOKS = Recipe(
-    dim=64, num_layers=4, num_heads=4, head_dim=16, max_len=50, dropout=0.5, num_samples=512, epochs=201
-)
-RECIPES: Mapping[str, Recipe] = {
-    "ml-100k": dataclasses.replace(_ML_1M, patience=10),  # the nearest published is ML-1M
-    **dict.fromkeys(("Beauty", "Sports", "Video"), dataclasses.replace(_BOOKS, patience=10)),  # Books
-    "ml-1m": _ML_1M,
-    "ml-20m": _ML_20M,
-    "Books": _BOOKS,
-}
-LARGE: Mapping[int, dict[str, int]] = {  # by width
-    50: {"num_layers": 8, "num_heads": 2, "head_dim": 25},
-    256: {"num_layers": 16, "num_heads": 8, "head_dim": 32},
-    64: {"num_layers": 16, "num_heads": 8, "head_dim": 8},
-}
+from experiments.common import Published, published
 
 README = "README of the official code (15 April 2024): no validation split, best of the test curve"
 OTHER_CANDIDATES: Mapping[str, str] = {
@@ -51,9 +17,9 @@ OTHER_CANDIDATES: Mapping[str, str] = {
     )
 }
 SIX = ("hit@10", "ndcg@10", "hit@50", "ndcg@50", "hit@200", "ndcg@200")
-PUBLISHED: Mapping[tuple[str, str], dict[str, float]] = {
-    key: dict(zip(SIX, values, strict=True))
-    for key, values in {
+PUBLISHED: Mapping[tuple[str, str], Published] = {
+    (dataset, row): published(SIX, README, *values)._replace(incomparable=OTHER_CANDIDATES[dataset])
+    for (dataset, row), values in {
         ("ml-1m", "sasrec-ssm"): (0.2853, 0.1603, 0.5474, 0.2185, 0.7528, 0.2498),
         ("ml-1m", "hstu-ssm"): (0.3097, 0.1720, 0.5754, 0.2307, 0.7716, 0.2606),
         ("ml-1m", "hstu-large-ssm"): (0.3294, 0.1893, 0.5935, 0.2481, 0.7839, 0.2771),

@@ -1,0 +1,181 @@
+"""The views of CoSeRec and TiCoSeRec (see `recipes.ticoserec`): operators, similar items, compared vectors.
+
+A new similarity is a `Similarity`, a new vector of a view a `Form`: an experiment has both as tables by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import packing
+from jaxrec.augment import operators as ops
+from jaxrec.augment import similarity
+from jaxrec.augment.operators import Operator
+from jaxrec.augment.similarity import Similar
+from jaxrec.augment.views import View, chosen, plan_rows, unaugmented_users
+from jaxrec.data.events.interactions import Sequences, gap_variance_rank
+from jaxrec.nn.sequential.sasrec import SASRec
+from jaxrec.protocols.next_item import Data, Grow, packing_of
+from jaxrec.recipes.ticoserec import Recipe
+from jaxrec.tasks import contrastive
+from jaxrec.types import Array, Task
+
+
+def named_operators(recipe: Recipe) -> dict[str, Operator]:
+    """The five operators with their rates, by name: TiCoSeRec's (section 3.3 of its paper) or CoSeRec's."""
+    if not recipe.by_gaps:
+        return {
+            "crop": ops.crop(recipe.crop),
+            "mask": ops.mask(recipe.mask),
+            "reorder": ops.reorder(recipe.reorder),
+            "insert": ops.insert(recipe.insert),
+            "substitute": ops.substitute(recipe.substitute),
+        }
+    mask_largest = recipe.mask_largest
+    if mask_largest is not None:
+        mask_largest = mask_largest != recipe.opposite
+    return {
+        "crop": ops.ti_crop(recipe.crop, largest=recipe.opposite),
+        "mask": ops.ti_mask(recipe.mask, largest=mask_largest),
+        "reorder": ops.ti_reorder(recipe.reorder, largest=recipe.opposite),
+        "insert": ops.ti_insert(recipe.insert, largest=not recipe.opposite),
+        "substitute": ops.ti_substitute(recipe.substitute, largest=recipe.opposite),
+    }
+
+
+def view(recipe: Recipe) -> View:
+    """The random choice of an operator for each sequence."""
+    named = named_operators(recipe)
+    if recipe.operators:
+        return View(chosen(recipe.operators, **named), window=recipe.max_len)
+    return View(
+        tuple(named.values()),
+        chosen(recipe.short, **named),
+        threshold=recipe.threshold,
+        window=recipe.max_len,
+    )
+
+
+Similarity = Callable[[Sequences, Recipe, int], Similar]  # (sequences, recipe, seed) -> substitutes of items
+
+
+def item_cf_iuf(sequences: Sequences, recipe: Recipe, seed: int) -> Similar:
+    """Co-occurrence, a user counting less the more items they have: both papers' default."""
+    return similarity.item_cf(
+        sequences.items, sequences.offsets, num_items=sequences.num_items, inverse_user_frequency=True
+    )
+
+
+def item_cf(sequences: Sequences, recipe: Recipe, seed: int) -> Similar:
+    """Co-occurrence, all users alike."""
+    return similarity.item_cf(sequences.items, sequences.offsets, num_items=sequences.num_items)
+
+
+def item2vec(sequences: Sequences, recipe: Recipe, seed: int) -> Similar:
+    """Cosine of skip-gram vectors."""
+    return similarity.item2vec(
+        jax.random.key(seed),
+        sequences.items,
+        sequences.offsets,
+        num_items=sequences.num_items,
+        epochs=recipe.item2vec_epochs,
+    )
+
+
+def random(sequences: Sequences, recipe: Recipe, seed: int) -> Similar:
+    """Any item."""
+    return similarity.random(sequences.items, sequences.offsets, num_items=sequences.num_items)
+
+
+def augmented(data: Data, recipe: Recipe, similar: Similar) -> Data:
+    """The data with the columns that views read: gap plans, users to leave alone, similar items.
+
+    Raises:
+      ValueError: the recipe augments by gaps, or leaves users of even gaps alone, and the data have no times.
+    """
+    sequences = data.split.sequences
+    if sequences.times is None and recipe.reads_times:
+        raise ValueError(
+            f"{sequences.name}: has no times, by which views are made here; take CoSeRec's operators "
+            "(by_gaps=False, unaugmented=0)"
+        )
+    length = jnp.asarray(data.inputs, jnp.int32)
+    times = None
+    if recipe.by_gaps:
+        end = jnp.asarray(data.columns["start"]) + length
+        stamps = jnp.where(length > 0, length + 1, 0)
+        times = packing.window(jnp.asarray(data.columns["seconds"]), end + 1, stamps, data.width + 1)
+    left = np.zeros(sequences.num_users, bool)
+    if recipe.unaugmented > 0:
+        rank = sequences.gap_variance_rank
+        if rank is None:  # the source ships no order: from training events alone
+            rank = gap_variance_rank(sequences, data.split.train_length)
+        ids = np.asarray(sequences.user_ids)
+        left = unaugmented_users(rank, recipe.unaugmented, user_ids=ids, official_bug=recipe.official_bug)
+    chosen_view = view(recipe)
+    columns = {
+        "plan": jax.jit(lambda t, n: plan_rows(chosen_view, t, n, width=data.width))(times, length),
+        "unaugmented": left,
+        "similar": similar,
+    }
+    return data._replace(columns={**data.columns, **columns})
+
+
+# --- the contrastive task --------------------------------------------------------------------------
+
+
+class Form(NamedTuple):
+    """What two views are compared by.
+
+    task: (model, data, recipe, num_devices) -> the contrastive task. mask_value: of the encoder's attention;
+    finite where states of padding count, which otherwise look at nothing.
+    """
+
+    task: Callable[[SASRec, Data, Recipe, int], Task]
+    mask_value: float = -np.inf
+
+
+def pooled(pool: Callable[[Array, Array, Array], Array]) -> Form:
+    """A weighted mean of a view's states.
+
+    pool: (items, event, length) -> weights of the states, such as `tasks.contrastive.mean_of_events`.
+    """
+
+    def task(model: SASRec, data: Data, recipe: Recipe, num_devices: int) -> Task:
+        packed = packing_of(
+            data, model, recipe.batch_size, num_devices=num_devices, grow=lengths_of_views(recipe)
+        )
+        assert packed is not None  # SASRec reads segments
+        views = both_views(data, recipe)
+        return contrastive.pooled(model, views, packed=packed, pool=pool, temperature=recipe.temperature)
+
+    return Form(task)
+
+
+def flat_task(model: SASRec, data: Data, recipe: Recipe, num_devices: int) -> Task:
+    """All states of the padded form, one after the other, as the official code has it."""
+    return contrastive.flat(model, both_views(data, recipe), temperature=recipe.temperature)
+
+
+def both_views(data: Data, recipe: Recipe) -> contrastive.Views:
+    """Two draws of the same view."""
+    drawn = view(recipe)
+    return contrastive.Views(drawn, drawn, data.width)
+
+
+def lengths_of_views(recipe: Recipe) -> Grow:
+    """Lengths of both views of a batch: only insertion, on its share of them, lengthens."""
+    letters = recipe.operators or recipe.short
+    share = letters.count("I") / len(letters)
+
+    def grow(rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+        twice = np.tile(lengths, 2)
+        inserted = np.maximum((twice * recipe.insert).astype(int), 1) * (twice > 0)
+        return np.minimum(twice + inserted * (rng.random(twice.size) < share), recipe.max_len)
+
+    return grow

@@ -24,8 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import save
-from experiments.common import check_seeds
+from experiments.common import check_seeds, save
 from jaxrec import baselines
 from jaxrec import config as command_line
 from jaxrec.config import ready

@@ -37,8 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.common import means, save
-from experiments.common import check, described
+from experiments.common import check, described, means, save
 from jaxrec import baselines, losses, packing
 from jaxrec import config as command_line
 from jaxrec.config import ready

@@ -40,9 +40,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.common import check, described, means, save
 from experiments.published import NONE, Published, published
-from experiments.common import means, save
-from experiments.common import check, described
 from jaxrec import baselines, packing
 from jaxrec import config as command_line
 from jaxrec.config import ready

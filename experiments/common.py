@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxrec import data, provenance
 from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.report import plots, results
 from jaxrec.train import arguments
@@ -69,6 +70,15 @@ def own_events(config: EventOptions) -> Sequences:
     return data.load_events(
         config.data, user=config.user, item=config.item, time=config.time or None, k_core=config.k_core
     )
+
+
+def own_sessions(config: EventOptions) -> Sessions:
+    """The click sessions of the user's file that the options name; those of one click are left out."""
+    found = data.load_sessions(
+        config.data, session=config.user, item=config.item, time=config.time, short="leave out"
+    )
+    print(f"{config.data}: {found.train.num_users:,} training sessions; those of one click are left out")
+    return found
 
 
 def own_table(config: TableOptions) -> ImpressionSplit:
@@ -158,7 +168,7 @@ def check_label(row: str, loss: str) -> None:
 
     loss: the objective's name, such as "bce". Parts of a row's name are joined by dashes.
     """
-    if loss not in row.split("-"):
+    if f"-{loss}-" not in f"-{row}-":
         raise ValueError(f"row {row!r}: is trained with the loss {loss!r}, which its name must hold")
 
 

@@ -26,6 +26,7 @@ from jaxrec import metrics, packing
 from jaxrec.data.events.batching import event_windows
 from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.events.split import Queries, split_by_time
+from jaxrec.index.rank import make_rank
 from jaxrec.optim.loss_weighting import static
 from jaxrec.packing import Packing
 from jaxrec.protocols import next_item
@@ -33,7 +34,7 @@ from jaxrec.tasks import generative
 from jaxrec.tasks.generative import ActionEncoder
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import evaluate, impression_metrics, make_rank, make_scores, ranking_metrics
+from jaxrec.train.evaluate import evaluate, impression_metrics, make_scores, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Evaluation, Protocol, Variables

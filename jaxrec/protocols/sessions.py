@@ -1,18 +1,47 @@
-"""Click sessions: what of a split lives on the device, and how the next click is ranked among all items."""
+"""Click sessions: what of a split lives on the device, how an encoder learns and how the next click is
+ranked.
+
+An encoder learns from prefixes, one an example (`by_prefix`), or from whole sessions, which share packed rows
+and in which each click predicts the next one (`by_session`). The next click is ranked among all items.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from jaxrec import metrics
+from jaxrec import metrics, packing
+from jaxrec.data.events.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.data.events.sessions import Part, SessionSplit
 from jaxrec.index.rank import make_rank
-from jaxrec.train.evaluate import seen_targets
-from jaxrec.types import Baseline, Evaluation, Protocol, Retriever, Scorer, Summarise
+from jaxrec.packing import Packing
+from jaxrec.protocols.next_item import batches
+from jaxrec.tasks.encoder import Encoder
+from jaxrec.tasks.next_click import next_click
+from jaxrec.tasks.next_click import retriever as prefix_retriever
+from jaxrec.tasks.next_item import next_item, retriever
+from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.parallel_sessions import Recurrent, parallel_sessions
+from jaxrec.train.epoch import Plan, listed, shuffled
+from jaxrec.train.evaluate import evaluate, seen_targets
+from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.reuse import fit_reusing
+from jaxrec.types import (
+    Array,
+    Baseline,
+    Context,
+    Evaluation,
+    Protocol,
+    Retriever,
+    Scorer,
+    Summarise,
+    Task,
+    Variables,
+)
 
 EVALUATION_BATCH = 512
 KS = (5, 10, 20)
@@ -53,6 +82,131 @@ def evaluation(
     history = 1 if protocol.seen == "keep" else int(data.split.lengths.max())
     rank = make_rank(scored, protocol, num_items=count, history=history, block=count)
     return Evaluation(rank, queries, click_metrics(protocol.ks), protocol)
+
+
+class Training(NamedTuple):
+    """How an encoder learns: its task, the plan of an epoch, and how it is ranked.
+
+    model: as a ranking sees it. queries: (part) -> its examples in batches. columns: those that only the plan
+    reads, besides the resident ones.
+    """
+
+    task: Task
+    plan: Plan
+    model: Callable[[Mapping[str, np.ndarray], Packing | None], Retriever]
+    batches: Callable[[Part], tuple[Mapping[str, np.ndarray], Packing | None]]
+    columns: Mapping[str, np.ndarray] = {}
+
+
+def by_prefix(
+    model: Encoder, objective: Objective, data: Data, batch_size: int, *, last_only: bool = False
+) -> Training:
+    """Batches of prefixes. last_only: the state after the last click is all that is computed (STAMP)."""
+    return Training(
+        task=next_click(model, objective, last_only=last_only),
+        plan=shuffled(data.split.num_examples, batch_size),
+        model=lambda queries, packed: prefix_retriever(model, last_only=last_only),
+        batches=lambda part: (queries(data, part), None),
+    )
+
+
+def by_session(
+    model: Encoder,
+    objective: Objective,
+    data: Data,
+    batch_size: int,
+    *,
+    deviations: float = 6.0,
+    num_devices: int = 1,
+) -> Training:
+    """Batches of sessions that share packed rows; each click predicts the next one.
+
+    deviations: room of the packed rows above what a batch needs on average, in standard deviations.
+    """
+    longest, count = model.max_len, data.split.num_train
+    inputs = np.minimum(data.split.lengths[:count] - 1, longest)
+    rows = packing.rows_needed(inputs, batch_size, longest, multiple=num_devices, deviations=deviations)
+    packed = Packing(rows, longest)
+
+    def lengths(context: Context, session: Array) -> Array:
+        return jnp.clip(context["length"][session] - 1, 0, longest)
+
+    return Training(
+        task=next_item(model, objective, packed=packed),
+        plan=shuffled(count, batch_size, lengths=lengths, packing=packed),
+        model=lambda queries, packed: retriever(model, packed),
+        batches=lambda part: packed_queries(data, part, longest),
+    )
+
+
+def side_by_side(model: Recurrent, objective: Objective, data: Data, batch_size: int) -> Training:
+    """`batch_size` sessions side by side, a click of each a step, whose states are carried on."""
+    lanes = lane_columns(data.split.lengths[: data.split.num_train], batch_size)
+    columns = {f"lane_{name}": column for name, column in lanes.items()}
+    return Training(
+        task=parallel_sessions(model, objective),
+        plan=listed({name: f"lane_{name}" for name in LANE_COLUMNS}, len(columns["lane_mask"])),
+        model=lambda queries, packed: retriever(model, packed),
+        batches=lambda part: packed_queries(data, part, model.max_len),
+        columns=columns,
+    )
+
+
+def packed_queries(data: Data, part: Part, max_len: int) -> tuple[Mapping[str, np.ndarray], Packing | None]:
+    """The examples of a part in batches, with their place in packed rows, and these."""
+    made = batches(data.split.queries(part), max_len)
+    return made.queries, made.packed
+
+
+def rank_clicks(training: Training, data: Data, protocol: Protocol, part: Part) -> Evaluation:
+    """Ranks the next click of the examples of a part by a trained encoder."""
+    found, packed = training.batches(part)
+    return evaluation(training.model(found, packed), data, protocol, found)
+
+
+def train(
+    training: Training,
+    data: Data,
+    protocol: Protocol,
+    tx: optax.GradientTransformation,
+    *,
+    epochs: int,
+    patience: int | None = None,
+    select: Part = "validation",
+    **options: Any,
+) -> Fitted:
+    """Trains for all seeds at once and keeps each seed's best epoch by the protocol's metric.
+
+    epochs: at most. patience: epochs without a better one before a seed stops; None: never. select: the part
+    that chooses the epoch. options: seeds, workdir, description and what else `train.fit.fit` takes.
+    """
+    chosen = rank_clicks(training, data, protocol, select)
+    return fit_reusing(
+        [Phase("train", training.task, epochs)],
+        tx,
+        training.plan,
+        {**data.columns, **training.columns},
+        Selection(chosen, protocol.selection, patience=patience),
+        vocabulary={"item": data.split.item_ids},
+        **options,
+    )
+
+
+def test(
+    model: Training | Baseline,
+    data: Data,
+    protocol: Protocol,
+    variables: Variables,
+    *,
+    num_devices: int = 1,  # noqa: PT028
+) -> list[dict[str, float]]:
+    """Metrics of the test examples for each seed: variables have a leading seeds axis."""
+    ranked = (
+        evaluation(model, data, protocol, queries(data, "test"))
+        if isinstance(model, Baseline)
+        else rank_clicks(model, data, protocol, "test")
+    )
+    return evaluate(ranked, variables, data.columns, num_devices=num_devices)
 
 
 def click_metrics(ks: Sequence[int]) -> Summarise:

@@ -1,0 +1,115 @@
+"""GRU4Rec by loss (Hidasi et al., ICLR 2016 and CIKM 2018): the authors' settings for RSC15, network,
+optimiser."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import flax.linen as nn
+import numpy as np
+import optax
+
+from jaxrec import losses
+from jaxrec.data.events.sessions import SessionSplit
+from jaxrec.nn.layers.dropout import counter_bits
+from jaxrec.nn.sequential.gru4rec import GRU4Rec
+from jaxrec.tasks.objectives import Negatives, Objective, negatives, shared_negatives
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a row is trained. None: as the authors set it for the row's loss."""
+
+    dim: int = 100  # width of the item table and the state
+    batch_size: int = 32  # sessions side by side or, in ordinary batches, whole sessions a step
+    epochs: int = 10  # at most; the best one counts
+    patience: int = 3  # epochs without a better validation MRR@20
+    learning_rate: float | None = None  # of Adagrad; None, here and below: as the authors set it for a loss
+    momentum: float | None = None  # of Adagrad's steps
+    dropout: float | None = None  # of item vectors
+    hidden_dropout: float = 0.0  # of states, carried on
+    num_samples: int = 2048  # negatives besides the other targets of a step
+    alpha: float | None = None  # samples are drawn in proportion to frequency to this power
+    logq: float = 1.0  # share of the logQ correction, sampled softmax only
+    regularisation: float = 0.5  # of BPR-max: weight of the squared scores of negatives
+    elu: float = 0.5  # of the scores of BPR-max; 0: as they are
+    leave_out_hits: bool = False  # whether negatives that are an example's own target are left out
+    max_len: int = 50  # most recent events read in ordinary batches and in ranking
+
+
+@dataclasses.dataclass(frozen=True)
+class OfLoss:
+    """What the authors set for a loss."""
+
+    learning_rate: float  # of Adagrad
+    momentum: float  # of Adagrad's steps
+    dropout: float  # of item vectors
+    alpha: float  # samples are drawn in proportion to frequency to this power
+
+
+_BPR_MAX = OfLoss(learning_rate=0.2, momentum=0.1, dropout=0.0, alpha=0.0)
+OF_LOSS: Mapping[str, OfLoss] = {
+    "ssm": OfLoss(learning_rate=0.1, momentum=0.0, dropout=0.1, alpha=0.75),
+    "bpr-max": _BPR_MAX,
+    "top1-max": _BPR_MAX,
+}
+
+
+def network(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> GRU4Rec:
+    """The authors' network: one GRU layer as wide as the item table, an item bias, no layer in between."""
+    return GRU4Rec(
+        num_items=split.num_items,
+        dim=recipe.dim,
+        hidden_dim=recipe.dim,
+        dropout=settings.dropout,
+        hidden_dropout=recipe.hidden_dropout,
+        use_bias=True,
+        max_len=recipe.max_len,
+        projection=False,
+        item_bias=True,
+        embedding_init=nn.initializers.glorot_uniform(),
+        bits=counter_bits,
+    )
+
+
+def sampled_softmax(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Objective:
+    """Cross-entropy of the target among negatives, corrected for how often samples come (logQ)."""
+    drawn = negatives(
+        training_counts(split), num_samples=recipe.num_samples, alpha=settings.alpha, logq=recipe.logq
+    )
+    return shared_negatives(losses.sampled_softmax, drawn, leave_out_hits=recipe.leave_out_hits)
+
+
+def bpr_max(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Objective:
+    """BPR-max with the squared scores of negatives as a penalty."""
+    elu = functools.partial(nn.elu, alpha=recipe.elu) if recipe.elu else None
+    loss = functools.partial(losses.bpr_max, regularisation=recipe.regularisation)
+    drawn = _uncorrected(split, recipe, settings)
+    return shared_negatives(loss, drawn, activation=elu, leave_out_hits=recipe.leave_out_hits)
+
+
+def top1_max(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Objective:
+    """TOP1-max."""
+    drawn = _uncorrected(split, recipe, settings)
+    return shared_negatives(losses.top1_max, drawn, leave_out_hits=recipe.leave_out_hits)
+
+
+def _uncorrected(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Negatives:
+    return negatives(training_counts(split), num_samples=recipe.num_samples, alpha=settings.alpha, logq=0.0)
+
+
+def training_counts(split: SessionSplit) -> np.ndarray:
+    """Clicks of each item in training, [vocab_size]."""
+    return np.bincount(split.training_events().item, minlength=split.num_items + 1)
+
+
+def adagrad(settings: OfLoss) -> optax.GradientTransformation:
+    """Adagrad whose sums of squares start at 0, and momentum of its steps."""
+    momentum = [optax.trace(settings.momentum)] if settings.momentum else []
+    return optax.chain(
+        optax.scale_by_rss(initial_accumulator_value=0.0, eps=1e-6),
+        *momentum,
+        optax.scale(-settings.learning_rate),
+    )

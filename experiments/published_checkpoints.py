@@ -38,14 +38,13 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.packing import Packing
-from jaxrec.protocols import next_item as ranking
+from jaxrec.protocols import next_item
 from jaxrec.tasks.next_item import query_batch, retriever
-from jaxrec.train.evaluate import evaluate
 from jaxrec.types import Array, Baseline, Context, Protocol, Retriever, Variables
 
 EXPERIMENT = "published_checkpoints"
 SELECTION = "metrics, by the authors"
-FLOORS = ("random", "popularity")  # rows that learn nothing
+BASELINES = {"random": baselines.random, "popularity": baselines.popularity}
 METRICS = ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "hit@20", "ndcg@20")
 Module = SASRec | GRU4Rec
 
@@ -148,7 +147,7 @@ class Config:
     max_len: int = 50  # events read by a GRU, whose weights do not tell
     seen: tuple[Literal["zero", "exclude"], ...] = ("zero", "exclude")  # seen items: score 0, or taken out
     tiny: bool = False  # random weights on a synthetic set, in seconds: to see that all works
-    seeds: tuple[int, ...] = (0,)  # of the random floor, and of the weights of --tiny
+    seeds: tuple[int, ...] = (0,)  # of the random baseline, and of the weights of --tiny
     num_devices: int = 1  # devices that share the ranking
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs/published_checkpoints"  # where --tiny writes its weights
@@ -224,7 +223,7 @@ ENCODED = Retriever(lambda v, queries, context: v["query"][queries["user"]], lam
 
 
 def encode(
-    model: Retriever, variables: Variables, queries: Mapping[str, np.ndarray], data: ranking.Data
+    model: Retriever, variables: Variables, queries: Mapping[str, np.ndarray], data: next_item.Data
 ) -> Variables:
     """What `ENCODED` reads: a vector of every user and item, so that all rules rank the same vectors."""
     users = data.split.sequences.num_users
@@ -265,7 +264,7 @@ def rank(
     name: str,
     model: Retriever | Baseline,
     variables: Variables,
-    data: ranking.Data,
+    data: next_item.Data,
     config: Config,
     *,
     seeds: tuple[int, ...],
@@ -283,8 +282,7 @@ def rank(
         protocol = Protocol(
             seen=seen, loss=paper.loss if paper else "", selection=SELECTION if paper else "none"
         )
-        asked = ranking.evaluation(model, data, protocol, "test")
-        values = evaluate(asked, variables, data.columns, num_devices=config.num_devices)
+        values = next_item.test(model, data, protocol, variables, num_devices=config.num_devices)
         beside: dict[str, float] = {}
         alike = compare and seen == "zero"
         if paper and alike and paper.metrics:
@@ -353,7 +351,7 @@ class Weights(NamedTuple):
 
 
 def run(config: Config) -> dict[str, dict[str, float]]:
-    """Ranks with the floors and with every file of weights; test metrics by name of the row.
+    """Ranks with the baselines and with every file of weights; test metrics by name of the row.
 
     Raises:
       ValueError: a file is absent or does not fit, see `module_of`; nothing is stored then.
@@ -361,20 +359,21 @@ def run(config: Config) -> dict[str, dict[str, float]]:
     ready(config)
     sequences = load(config)
     read = weights_of(config, sequences)
-    data = ranking.resident(leave_one_out(sequences))
+    data = next_item.resident(leave_one_out(sequences))
     print(f"{sequences.name}: {sequences.num_users:,} users, {sequences.num_items:,} items")
     print(" " * 34 + " ".join(f"{metric:>8}" for metric in METRICS))
     found: dict[str, dict[str, float]] = {}
-    for floor in FLOORS:
-        scorer = baselines.random(data) if floor == "random" else baselines.popularity(data)
-        found |= rank(floor, scorer, scorer.for_seeds(config.seeds), data, config, seeds=config.seeds)
-    for name, module, variables, paper in read:
+    for name, fit in BASELINES.items():
+        baseline = fit(data)
+        found |= rank(name, baseline, baseline.for_seeds(config.seeds), data, config, seeds=config.seeds)
+    for weights, module, variables, paper in read:
         longest = module.max_len if isinstance(module, SASRec) else config.max_len
-        ranked = ranking.ranking(data.split.test, longest)
-        for ending, model in readings(module, ranked.rows, longest).items():
-            vectors = encode(model, variables, ranked.queries, data)
+        made = next_item.batches(data.split.test, longest)
+        assert made.packed is not None
+        for ending, model in readings(module, made.packed, longest).items():
+            vectors = encode(model, variables, made.queries, data)
             one = jax.tree.map(lambda leaf: leaf[None], vectors)
-            row = name + ending
+            row = weights + ending
             found |= rank(row, ENCODED, one, data, config, seeds=(0,), paper=paper, compare=not ending)
     return found
 

@@ -50,7 +50,7 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "gru4rec/default": (),
     "peterrec/default": (),
     "peterrec/norms": ("--rows", "peterrec-serial", "peterrec-parallel", "--norms"),
-    "peterrec/profile": ("--dataset", "ml-100k", "--attribute", "age"),
+    "peterrec/profile": ("--attribute", "age"),
     "lifelong/default": ("--timed",),
     "din/default": (),
     "din/users": ("--rows", "base", "din-dice-mba", "--split", "user"),
@@ -66,6 +66,13 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "published_checkpoints/tiny": (),
     "published_checkpoints/published": (),
 }  # fmt: skip
+
+# Studies that have a module of another name than their results.
+MODULES: Mapping[str, str] = {
+    "peterrec/default": "peterrec_cold_items",
+    "peterrec/norms": "peterrec_cold_items",
+    "peterrec/profile": "peterrec_attributes",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +104,15 @@ def numbers(run: str, folder: Path) -> dict[str, dict[str, Any]]:
     seeds = () if experiment == "published_checkpoints" else ("--seeds", "0", "1")
     works = ("workdir",) if experiment != "census_columns" else ()
     places = [part for name in (*works, "results") for part in (f"--{name}", str(folder / name))]
-    command = [sys.executable, "-m", module_of(experiment), *tiny, *RUNS[run], *seeds, *places]
+    command = [
+        sys.executable,
+        "-m",
+        module_of(MODULES.get(run, experiment)),
+        *tiny,
+        *RUNS[run],
+        *seeds,
+        *places,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=_environment())
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stderr[-3000:]}")

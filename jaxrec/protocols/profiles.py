@@ -1,0 +1,190 @@
+"""One label an example, read behind its events: users with an attribute, or sessions that lead to a cold
+item.
+
+Each example of a part is scored once. Classes that are items are ranked (hit and MRR), others are judged by
+accuracy, log loss and, where there are two, AUC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.special
+
+from jaxrec import metrics
+from jaxrec.data.validation import as_int32_ids
+from jaxrec.tasks.encoder import Encoder
+from jaxrec.tasks.profile import described_users, profile
+from jaxrec.train.epoch import shuffled
+from jaxrec.train.evaluate import evaluate, make_scores
+from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.reuse import fit_reusing
+from jaxrec.types import Batch, Context, Evaluation, Protocol, Summarise, Variables
+
+EVALUATION_BATCH = 256
+K = 5  # of hit@k and mrr@k
+
+
+class Data(NamedTuple):
+    """Examples with a label.
+
+    name, task: of the data set and of the question. rule: how it was split. columns: of the examples, on the
+    device (`data.events.batching.labelled_columns`). classes: names of labels 1..T. train, validation, test:
+    examples of each part. num_items: items of the events; the id above is the token behind them. ranked:
+    whether the classes are items, to be ranked.
+    """
+
+    name: str
+    task: str
+    rule: str
+    columns: dict[str, np.ndarray]
+    classes: tuple[str, ...]
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    num_items: int
+    ranked: bool
+
+    @property
+    def token(self) -> int:
+        """The id behind an example's events."""
+        return self.num_items + 1
+
+    @property
+    def selection(self) -> str:
+        """The validation metric that chooses an epoch."""
+        return f"mrr@{K}" if self.ranked else "log_loss"
+
+    @property
+    def summarise(self) -> Summarise:
+        """Logits to metrics."""
+        return rank_metrics if self.ranked else class_metrics
+
+
+def protocol(data: Data, loss: str, selection: str | None = None) -> Protocol:
+    """Each example is scored once: cold items against each other, or its class."""
+    return Protocol(
+        split=data.rule,
+        candidates=f"all {len(data.classes)} cold" if data.ranked else "impressions",
+        seen="keep",
+        ties="pessimistic" if data.ranked else "half",
+        ks=(K,) if data.ranked else (),
+        loss=loss,
+        selection=data.selection if selection is None else selection,
+    )
+
+
+def batches(examples: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Examples to be scored: user (their index), label and mask, [batches, B]."""
+    size = min(EVALUATION_BATCH, len(examples))
+    count = -(-len(examples) // size)
+    pad = (0, count * size - len(examples))
+    columns = {"user": examples, "label": labels[examples], "mask": np.ones(len(examples), bool)}
+    return {name: np.pad(column, pad).reshape(count, size) for name, column in columns.items()}
+
+
+def evaluation(model: Encoder, data: Data, examples: np.ndarray) -> Evaluation:
+    """Scores some examples by an encoder whose table holds the classes."""
+
+    def expand(queries: Batch, context: Context) -> Batch:
+        user, mask = queries["user"], queries["mask"]
+        return described_users(user, mask, context, token=data.token, max_len=model.max_len)
+
+    scores = make_scores(profile(model, token=data.token).predict, expand)
+    return Evaluation(scores, batches(examples, data.columns["label"]), data.summarise, protocol(data, "ce"))
+
+
+def train(
+    model: Encoder,
+    data: Data,
+    tx: optax.GradientTransformation,
+    *,
+    epochs: int,
+    batch_size: int,
+    patience: int | None = None,
+    **options: Any,
+) -> Fitted:
+    """Trains an encoder to name the class of each example, by softmax cross-entropy, for all seeds at once.
+
+    Each seed keeps its best epoch by the data's validation metric. options: seeds, workdir, description,
+    initial and what else `train.fit.fit` takes.
+    """
+    return fit_reusing(
+        [Phase("train", profile(model, token=data.token), epochs)],
+        tx,
+        shuffled(len(data.columns["label"]), batch_size, examples=data.train),
+        data.columns,
+        Selection(
+            evaluation(model, data, data.validation),
+            data.selection,
+            patience=patience,
+            lower_is_better=data.selection == "log_loss",
+        ),
+        **options,
+    )
+
+
+def test(
+    model: Encoder,
+    data: Data,
+    variables: Variables,
+    *,
+    num_devices: int = 1,  # noqa: PT028
+) -> list[dict[str, float]]:
+    """Test metrics of each seed: variables have a leading seeds axis."""
+    return evaluate(evaluation(model, data, data.test), variables, data.columns, num_devices=num_devices)
+
+
+def test_random(data: Data, seeds: tuple[int, ...]) -> list[dict[str, float]]:
+    """Test metrics of each seed for logits that are drawn at random."""
+    scored = batches(data.test, data.columns["label"])
+    shape = (*scored["mask"].shape, len(data.classes))
+    draws = (np.random.default_rng(seed).normal(size=shape) for seed in seeds)
+    return [data.summarise(logits, scored) for logits in draws]
+
+
+def test_popularity(data: Data, seeds: tuple[int, ...]) -> list[dict[str, float]]:
+    """Test metrics for the log shares of the classes in training, one added to each count."""
+    labels = data.columns["label"]
+    scored = batches(data.test, labels)
+    shape = (*scored["mask"].shape, len(data.classes))
+    shares = np.bincount(labels[data.train], minlength=len(data.classes) + 1)[1:] + 1.0
+    return [data.summarise(np.broadcast_to(np.log(shares), shape), scored)] * len(seeds)
+
+
+def class_metrics(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Accuracy and log loss of logits [batches, B, T], and for two classes the AUC."""
+    found, label = real_examples(logits, queries)
+    values = {"accuracy": float(np.mean(found.argmax(axis=1) == label)), "log_loss": log_loss(found, label)}
+    if found.shape[1] == 2:
+        values["auc"] = float(metrics.auc(jnp.asarray(found[:, 1] - found[:, 0]), jnp.asarray(label)))
+    return values
+
+
+def rank_metrics(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """hit@5, mrr@5 (1 / rank, 0 past 5) and log loss of logits [batches, B, T]; ties rank the target last."""
+    found, label = real_examples(logits, queries)
+    rank = metrics.rank_of_target(jnp.asarray(found, jnp.float32), jnp.asarray(label))
+    return {
+        f"hit@{K}": float(np.asarray(metrics.hit(rank, k=K), np.float64).mean()),
+        f"mrr@{K}": float(np.asarray(metrics.mrr(rank, k=K), np.float64).mean()),
+        "log_loss": log_loss(found, label),
+    }
+
+
+def real_examples(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits [M, T] in float64 and labels 0..T-1 [M] of the examples that are no padding."""
+    mask = np.asarray(queries["mask"])
+    found, label = np.asarray(logits, np.float64)[mask], np.asarray(queries["label"])[mask]
+    as_int32_ids(label, found.shape[1], "label, a class")
+    return found, label - 1
+
+
+def log_loss(logits: np.ndarray, label: np.ndarray) -> float:
+    """Mean of -log softmax of the labelled class, in nats."""
+    chosen = logits[np.arange(len(label)), label]
+    return float(np.mean(scipy.special.logsumexp(logits, axis=1) - chosen))

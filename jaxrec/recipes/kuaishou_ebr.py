@@ -1,0 +1,138 @@
+"""Retrieval by clusters of items (Zhang et al., arXiv:2302.02657): sizes, models, and what a step trains.
+
+Sizes are ours, for MovieLens-100K; the paper's are for data that could not be had.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import packing
+from jaxrec.augment.item2vec import item_vectors
+from jaxrec.data.events.clusters import Clusters, cluster_examples, clusters_from_labels, kmeans
+from jaxrec.nn.layers.dropout import counter_bits
+from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
+from jaxrec.nn.sequential.sasrec import SASRec
+from jaxrec.packing import Packing
+from jaxrec.protocols.next_item import Data, packing_of, plan
+from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
+from jaxrec.tasks.encoder import Encoder
+from jaxrec.tasks.next_item import next_item
+from jaxrec.train.epoch import Plan, shuffled
+from jaxrec.types import Array, Context, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a row is trained."""
+
+    clusters: int = 5  # into which K-means divides the items
+    alpha: float = 1.0  # exponent of the quotas: 0 is equal shares, inf the most probable cluster first
+    cluster_seed: int = 0  # of the vectors and of K-means: all runs have the same clusters
+    vector_dim: int = 20  # width of the vectors that are clustered
+    vector_epochs: int = 20  # passes over the pairs that teach them
+    dim: int = 64  # width of the encoder
+    inner_dim: int = 256  # inner width of its blocks
+    num_layers: int = 2  # blocks
+    num_heads: int = 2  # attention heads
+    intent_dim: int = 32  # width of the intent model
+    intent_layers: int = 1  # its blocks; 0: it sees the last item alone
+    max_len: int = 50  # most recent events read
+    dropout: float = 0.3  # of embeddings, attention weights and layers
+    learning_rate: float = 1e-3  # of Adam
+    batch_size: int = 128  # users a step; with prompts as many (user, cluster) pairs as these have
+    num_samples: int = 100  # negatives of each event
+    epochs: int = 100  # epochs to train
+    evaluate_every: int = 5  # epochs between evaluations on validation
+    patience: int = 0  # evaluations without a better one before a seed stops; 0: never
+
+
+def cluster_items(data: Data, recipe: Recipe) -> Clusters:
+    """K-means over unit vectors of the items. Those without a training event join the largest cluster."""
+    sequences, lengths = data.split.sequences, data.split.train_length
+    parts = [sequences.user_items(user)[:length] for user, length in enumerate(lengths)]
+    table = np.asarray(
+        item_vectors(
+            jax.random.key(recipe.cluster_seed),
+            parts,
+            num_items=data.num_items,
+            dim=recipe.vector_dim,
+            epochs=recipe.vector_epochs,
+        )
+    )
+    seen = np.unique(np.concatenate(parts))
+    unit = table[seen] / np.linalg.norm(table[seen], axis=1, keepdims=True)
+    found = kmeans(unit, recipe.clusters, seed=recipe.cluster_seed)
+    labels = np.full(data.num_items, np.bincount(found.labels).argmax())
+    labels[seen - 1] = found.labels
+    return clusters_from_labels(labels)
+
+
+def sasrec(num_items: int, recipe: Recipe) -> SASRec:
+    """One vector a user for all items."""
+    return SASRec(
+        num_items=num_items,
+        dim=recipe.dim,
+        inner_dim=recipe.inner_dim,
+        num_layers=recipe.num_layers,
+        num_heads=recipe.num_heads,
+        max_len=recipe.max_len,
+        dropout=recipe.dropout,
+        attention_dropout=recipe.dropout,
+        bits=counter_bits,
+    )
+
+
+def with_intents(num_items: int, recipe: Recipe) -> KuaishouEBR:
+    """A vector a user and cluster, and a model of the user's intent."""
+    encoder = sasrec(num_items, recipe)
+    intent = encoder.clone(
+        dim=recipe.intent_dim, inner_dim=4 * recipe.intent_dim, num_layers=recipe.intent_layers
+    )
+    return KuaishouEBR(encoder, intent, num_clusters=recipe.clusters)
+
+
+class Training(NamedTuple):
+    """What a row trains: the task, the order of its examples, the columns it reads."""
+
+    task: Task
+    plan: Plan
+    columns: dict[str, Any]
+
+
+def by_user(
+    model: Encoder, data: Data, clusters: Clusters, recipe: Recipe, *, intents: bool, num_devices: int
+) -> Training:
+    """A user an example. intents: whether negatives are of the positive's cluster, with a loss of intents."""
+    packed = packing_of(data, model, recipe.batch_size, num_devices=num_devices)
+    objective = in_cluster_softmax(clusters, recipe.num_samples)
+    if intents:
+        task = cluster_retrieval(model, objective, clusters, packed=packed, prompted=False)
+    else:
+        task = next_item(model, objective, packed=packed)
+    return Training(task, plan(data, model, recipe.batch_size, packed), data.columns)
+
+
+def by_user_and_cluster(
+    model: Encoder, data: Data, clusters: Clusters, recipe: Recipe, *, num_devices: int
+) -> Training:
+    """A (user, cluster) pair an example; a step holds those that `batch_size` users have."""
+    examples = cluster_examples(data.columns, clusters, recipe.max_len)
+    user = examples["example_user"]
+    lengths = np.minimum(data.inputs[user], recipe.max_len)
+    steps = -(-data.split.sequences.num_users // recipe.batch_size)
+    batch_size = -(-len(user) // steps)
+    needed = packing.rows_needed(lengths, batch_size, recipe.max_len, multiple=num_devices, deviations=3.0)
+    packed = Packing(needed, recipe.max_len)
+
+    def length(context: Context, example: Array) -> Array:
+        return jnp.clip(context["length"][context["example_user"][example]] - 1, 0, recipe.max_len)
+
+    order = shuffled(len(user), batch_size, lengths=length, packing=packed)
+    task = cluster_retrieval(model, in_cluster_softmax(clusters, recipe.num_samples), clusters, packed=packed)
+    return Training(task, order, data.columns | examples)

@@ -11,7 +11,8 @@ import pytest
 
 EXPERIMENTS = (
     "census", "din", "feature_interaction", "funnel", "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr",
-    "lifelong", "mmoe_synthetic", "peterrec_attributes", "peterrec_cold_items", "sasrec", "scenarios", "stamp",
+    "lifelong", "mmoe_synthetic",
+    "peterrec_attributes", "peterrec_cold_items", "sasrec", "scenarios", "stamp",
 )  # fmt: skip
 
 

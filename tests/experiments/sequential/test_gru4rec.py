@@ -10,13 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import common
 from experiments.sequential import gru4rec as experiment
 from jaxrec import losses
+from jaxrec.data.events.sessions import SessionSplit
 from jaxrec.protocols import sessions
+from jaxrec.recipes import gru4rec as recipes
 from jaxrec.report.results import read_all
+from jaxrec.tasks.objectives import Objective
+from tests.experiments.own_files import write_events
 from tests.experiments.test_tiny import call
 
-TINY = experiment.effective(experiment.Config(tiny=True))
+TINY = common.shrunk(experiment.Config(tiny=True), **experiment.TINY)
+
+
+def objective_of(row: str, split: SessionSplit, config: experiment.Config) -> Objective:
+    return experiment.ROWS[row].objective(split, config, experiment.settings_of(row, config))
 
 
 def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,10 +49,20 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (config["learning_rate"], config["dropout"], config["alpha"]) == (0.2, 0.0, 0.0)
 
 
+def test_sessions_of_ones_own_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    path = write_events(tmp_path / "mine.csv")
+    columns = ("--data", path, "--user", "uid", "--item", "sku", "--time", "ts")
+    kept = ("--results", tmp_path / "results", "--workdir", tmp_path / "work", "--seeds", 3)
+    call(experiment, monkeypatch, "--tiny", "--rows", "gru4rec-ssm", *columns, *kept)
+    (found,) = [record.result for record in read_all(tmp_path / "results")]
+    assert (found.dataset, found.protocol.loss.split(";")[0]) == ("mine.csv", "sampled softmax, logQ 1")
+
+
 def test_tiny_changes_defaults_only() -> None:
-    config = experiment.effective(experiment.Config(tiny=True, dim=12))
+    config = common.shrunk(experiment.Config(tiny=True, dim=12), **experiment.TINY)
     assert (config.dim, config.epochs, config.num_samples) == (12, 2, 8)
-    assert experiment.effective(experiment.Config()) == experiment.Config()
+    assert common.shrunk(experiment.Config(), **experiment.TINY) == experiment.Config()
 
 
 def test_both_ways_of_batching_train_on_the_same_pairs() -> None:
@@ -51,15 +70,13 @@ def test_both_ways_of_batching_train_on_the_same_pairs() -> None:
     data = sessions.resident(experiment.load(TINY))
     split = data.split
     counts = {}
-    rows: tuple[experiment.Row, ...] = ("gru4rec-ssm", "gru4rec-ssm-parallel")
-    for row in rows:
-        model = experiment.model_of(row, split, TINY)
-        task, plan, lanes = experiment.training_of(row, model, split, TINY)
-        columns = jax.tree.map(jnp.asarray, {**data.columns, **lanes})
-        steps, fits = plan.draw(jax.random.key(0), columns)
+    for row in ("gru4rec-ssm", "gru4rec-ssm-parallel"):
+        training, _ = experiment.training_of(row, data, TINY)
+        columns = jax.tree.map(jnp.asarray, {**data.columns, **training.columns})
+        steps, fits = training.plan.draw(jax.random.key(0), columns)
         assert fits
 
-        def targets(rows: dict, task=task, columns=columns):  # type: ignore[no-untyped-def, type-arg]
+        def targets(rows: dict, task=training.task, columns=columns):  # type: ignore[no-untyped-def, type-arg]
             return task.prepare(jax.random.key(0), rows, columns)["targets"]
 
         found = np.asarray(jax.jit(lambda r, f=targets: jax.lax.map(f, r))(steps))
@@ -73,13 +90,14 @@ def test_both_ways_of_batching_train_on_the_same_pairs() -> None:
 
 def test_negatives_follow_training_clicks_alone() -> None:
     split = experiment.load(TINY)
-    counts = experiment.training_counts(split)
+    counts = recipes.training_counts(split)
     train = split.items[: split.offsets[split.num_train]]
     assert counts.tolist() == [int((train == item).sum()) for item in range(split.num_items + 1)]
 
 
 def test_rows_say_that_their_softmax_is_sampled() -> None:
-    assert [experiment.loss_text(row, experiment.Config()) for row in experiment.ROWS[2:]] == [
+    split, whole = experiment.load(TINY), experiment.Config()
+    assert [objective_of(row, split, whole).description for row in experiment.ROWS] == [
         "sampled softmax, logQ 1; in-batch negatives and 2048 ∝ frequency^0.75",
         "sampled softmax, logQ 1; in-batch negatives and 2048 ∝ frequency^0.75",
         "bpr-max; in-batch negatives and 2048 ∝ frequency^0",
@@ -87,7 +105,9 @@ def test_rows_say_that_their_softmax_is_sampled() -> None:
     ]
     changed = dataclasses.replace(experiment.Config(), alpha=0.5, logq=0.25, num_samples=3)
     expected = "sampled softmax, logQ 0.25; in-batch negatives and 3 ∝ frequency^0.5"
-    assert experiment.loss_text("gru4rec-ssm", changed) == expected
+    assert objective_of("gru4rec-ssm", split, changed).description == expected
+    for row in experiment.ROWS:
+        common.check_label(row, objective_of(row, split, whole).name)
 
 
 def test_each_loss_has_the_settings_of_its_authors() -> None:
@@ -98,11 +118,13 @@ def test_each_loss_has_the_settings_of_its_authors() -> None:
         "top1-max": (0.2, 0.1, 0.0, 0.0),
     }
     changed = dataclasses.replace(experiment.Config(), momentum=0.0, alpha=0.5)
-    for row in experiment.ROWS[2:]:
-        values = expected[experiment.loss_of(row)]
-        assert dataclasses.astuple(experiment.recipe_of(row, experiment.Config())) == values
-        assert dataclasses.astuple(experiment.recipe_of(row, changed)) == (values[0], 0.0, values[2], 0.5)
-        assert experiment.model_of(row, experiment.load(TINY), TINY).dropout == values[2]
+    split = experiment.load(TINY)
+    for row in experiment.ROWS:
+        values = expected[objective_of(row, split, TINY).name]
+        settings = experiment.settings_of(row, experiment.Config())
+        assert dataclasses.astuple(settings) == values
+        assert dataclasses.astuple(experiment.settings_of(row, changed)) == (values[0], 0.0, values[2], 0.5)
+        assert recipes.network(split, TINY, settings).dropout == values[2]
 
 
 def test_each_row_trains_by_its_own_formula() -> None:
@@ -113,7 +135,7 @@ def test_each_row_trains_by_its_own_formula() -> None:
     table = rng.normal(size=(split.num_items + 1, 3)).astype(np.float32)
     batch = {"targets": np.array([[1], [2], [3], [4]]), "samples": np.zeros((4, 0), np.int32)}
     scores = (hidden[:, 0] @ table[1:5].T).astype(np.float64)
-    lowered = scores - np.log(experiment.training_counts(split)[1:5])
+    lowered = scores - np.log(recipes.training_counts(split)[1:5])
     soft = np.mean(np.log(np.exp(lowered).sum(axis=1)) - lowered.diagonal())
     others = ~np.eye(4, dtype=bool)
     weight = np.exp(scores) * others
@@ -122,17 +144,10 @@ def test_each_row_trains_by_its_own_formula() -> None:
     terms = sigmoid(scores - scores.diagonal()[:, None]) + sigmoid(scores**2)
     expected = {"ssm": soft, "top1-max": np.mean((weight * terms).sum(axis=1))}
     config = dataclasses.replace(TINY, num_samples=0)
-    rows: tuple[experiment.Row, ...] = ("gru4rec-ssm", "gru4rec-top1-max-parallel")
-    for row in rows:
-        objective = experiment.objective_of(row, split, config)
+    for row in ("gru4rec-ssm", "gru4rec-top1-max-parallel"):
+        objective = objective_of(row, split, config)
         ours = jax.jit(lambda h, t, o=objective: o.loss(h, t, batch, None))(hidden, table)
-        assert float(ours) == pytest.approx(expected[experiment.loss_of(row)], rel=1e-5)
-
-
-def test_a_row_without_a_loss_is_refused() -> None:
-    split = experiment.load(TINY)
-    with pytest.raises(ValueError, match="its loss 'popularity' is not one of"):
-        experiment.objective_of("popularity", split, TINY)
+        assert float(ours) == pytest.approx(expected[objective.name], rel=1e-5)
 
 
 def test_bpr_max_bends_scores_and_leaves_logq_out() -> None:
@@ -145,7 +160,7 @@ def test_bpr_max_bends_scores_and_leaves_logq_out() -> None:
     own = np.eye(4, 6, dtype=bool)
     for elu in (0.5, 0.0):
         config = dataclasses.replace(TINY, elu=elu)
-        objective = experiment.objective_of("gru4rec-bpr-max-parallel", split, config)
+        objective = objective_of("gru4rec-bpr-max-parallel", split, config)
         bent = np.where(scores > 0, scores, elu * np.expm1(scores)) if elu else scores
         ours, expected = jax.jit(
             lambda h, t, s, o=objective: (
@@ -158,7 +173,7 @@ def test_bpr_max_bends_scores_and_leaves_logq_out() -> None:
 
 def test_adagrad_is_that_of_the_authors_code() -> None:
     """v = m v - lr g / √(Σ g² + 1e-6), p = p + v; sums start at 0."""
-    tx = experiment.optimiser(experiment.Recipe(learning_rate=0.1, momentum=0.3, dropout=0.0, alpha=0.0))
+    tx = recipes.adagrad(recipes.OfLoss(learning_rate=0.1, momentum=0.3, dropout=0.0, alpha=0.0))
     gradients = [np.array([0.5, -2.0, 0.0]), np.array([1.0, 1.0, 0.0])]
     params = np.zeros(3)
     state, total, velocity, expected = tx.init(params), np.zeros(3), np.zeros(3), np.zeros(3)

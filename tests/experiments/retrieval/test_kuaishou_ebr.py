@@ -8,17 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
 
+from experiments import common
 from experiments.retrieval import kuaishou_ebr as experiment
 from jaxrec.data.events.clusters import clusters_from_labels, one_cluster
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
-from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
-from jaxrec.protocols import next_item as ranking
+from jaxrec.protocols import next_item
+from jaxrec.recipes import kuaishou_ebr as recipes
 from jaxrec.report.results import read_all
 
-TINY = experiment.effective(experiment.Config(tiny=True))
-DATA = ranking.resident(leave_one_out(experiment.load(TINY)))
+TINY = common.shrunk(experiment.Config(tiny=True), **experiment.TINY)
+DATA = next_item.resident(leave_one_out(experiment.load(TINY)))
 
 
 def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,24 +51,22 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_rows_differ_in_the_model_and_the_clusters_only() -> None:
     """As many steps an epoch for users as for their (user, cluster) pairs."""
     clusters = clusters_from_labels(np.arange(DATA.num_items) % TINY.clusters)
-    models = {
-        row: experiment.model_of(row, DATA, TINY) for row in ("sasrec-ssm", "naive-mtl-ssm", "prompts-ssm")
-    }
+    whole = one_cluster(DATA.num_items)
+    plain, divided = recipes.sasrec(DATA.num_items, TINY), recipes.with_intents(DATA.num_items, TINY)
     work = {
-        row: experiment.training_of(
-            row, model, DATA, one_cluster(DATA.num_items) if row == "sasrec-ssm" else clusters, TINY
-        )
-        for row, model in models.items()
+        "sasrec-ssm": recipes.by_user(plain, DATA, whole, TINY, intents=False, num_devices=1),
+        "naive-mtl-ssm": recipes.by_user(divided, DATA, clusters, TINY, intents=True, num_devices=1),
+        "prompts-ssm": recipes.by_user_and_cluster(divided, DATA, clusters, TINY, num_devices=1),
     }
-    assert {row: part.plan.num_steps for row, part in work.items()} == dict.fromkeys(models, 3)
+    assert {row: part.plan.num_steps for row, part in work.items()} == dict.fromkeys(experiment.ROWS, 3)
     assert [row for row, part in work.items() if "example_user" in part.columns] == ["prompts-ssm"]
-    assert [row for row, model in models.items() if isinstance(model, KuaishouEBR)] == list(models)[1:]
+    assert isinstance(divided, KuaishouEBR)
 
 
 def test_clusters_come_from_training_events_and_hold_every_item(monkeypatch: pytest.MonkeyPatch) -> None:
     """Directions decide, not lengths; an item without a training event joins the largest cluster."""
     rows = [[1, 2, 3, 4, 8], [5, 6, 5, 7, 1], [2, 1, 6, 3, 7]]  # the last two of each are held out
-    data = ranking.resident(leave_one_out(Sequences.from_lists("small", rows, num_items=8)))
+    data = next_item.resident(leave_one_out(Sequences.from_lists("small", rows, num_items=8)))
     vectors = np.array([[9, 9], [1, 0], [5, 0.1], [0.1, 0], [9, 9], [0, 2], [0.1, 7], [9, 9], [9, 9]])
     given: list[list[int]] = []
 
@@ -75,19 +75,18 @@ def test_clusters_come_from_training_events_and_hold_every_item(monkeypatch: pyt
         assert options == {"num_items": 8, "dim": 20, "epochs": 2}
         return vectors
 
-    monkeypatch.setattr(experiment, "item_vectors", item_vectors)
-    found = experiment.clusters_of(data, dataclasses.replace(TINY, clusters=2))
+    monkeypatch.setattr(recipes, "item_vectors", item_vectors)
+    found = recipes.cluster_items(data, dataclasses.replace(TINY, clusters=2))
     assert given == [[1, 2, 3], [5, 6, 5], [2, 1, 6]]
     parts = np.split(found.members, found.start[1:-1])
     assert sorted(part.tolist() for part in parts) == [[1, 2, 3, 4, 7, 8], [5, 6]]
 
 
 def test_tiny_changes_defaults_only() -> None:
-    config = experiment.effective(experiment.Config(tiny=True, dim=12, clusters=4))
+    config = common.shrunk(experiment.Config(tiny=True, dim=12, clusters=4), **experiment.TINY)
     assert (config.dim, config.clusters, config.epochs) == (12, 4, 2)
     default = experiment.Config()
-    assert experiment.effective(default) == default
-    assert experiment.effective(experiment.Config(epochs=3)).evaluate_every == 3
+    assert common.shrunk(default, **experiment.TINY) == default
 
 
 @pytest.mark.parametrize("field", ["clusters", "dim", "num_samples", "vector_epochs", "epochs", "save_every"])

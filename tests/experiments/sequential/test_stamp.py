@@ -10,11 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.sequential import stamp
+from experiments import common
+from experiments.sequential import stamp, stamp_published
 from jaxrec.data.events.sessions import split_sessions
 from jaxrec.data.sources import session_logs as source
 from jaxrec.protocols import sessions
+from jaxrec.recipes import stamp as recipes
 from jaxrec.report.results import read_all
+from tests.experiments.own_files import write_events
 from tests.experiments.test_tiny import call
 
 LEARNED = {"stamp-ce": "ce", "gru4rec-ce": "ce"}
@@ -54,7 +57,7 @@ def test_epochs_chosen_on_test_are_labelled_so(tmp_path: Path, monkeypatch: pyte
     whole = stamp.effective(stamp.Config(select="test"))
     assert stamp.published_numbers("stamp-ce", whole).values["mrr@20"] == 0.2967
     assert "best on test" in stamp.note_of("stamp-ce", whole)
-    assert stamp.note_of("item-knn", whole) == stamp.PREPARATION  # nothing of it was chosen
+    assert stamp.note_of("item-knn", whole) == stamp_published.PREPARATION  # nothing of it was chosen
 
 
 def test_repeated_views_stand_together_in_file_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +83,7 @@ def test_another_gru4rec_than_the_papers_has_no_difference_from_it() -> None:
     official = stamp.effective(stamp.Config())
     assert "GRU4Rec is that of 2016" in stamp.published_numbers("gru4rec-ce", official).incomparable
     for row in ("popularity", "item-knn", "stmp-ce", "stamp-ce"):
-        assert stamp.published_numbers(row, official).incomparable == ""  # type: ignore[arg-type]
+        assert stamp.published_numbers(row, official).incomparable == ""
 
 
 def test_the_note_on_popularity_says_what_other_training_sessions_give(
@@ -114,6 +117,22 @@ def test_settings_of_the_authors_by_data_set() -> None:
     assert stamp.effective(stamp.Config(dataset="diginetica", clip=7.0)).clip == 7.0
 
 
+@pytest.mark.parametrize("row", stamp.ROWS)
+def test_a_rows_name_holds_the_loss_that_trains_it(row: str) -> None:
+    common.check_label(row, stamp.ROWS[row].objective().name)
+
+
+def test_sessions_of_ones_own_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    path = write_events(tmp_path / "mine.csv")
+    columns = ("--data", path, "--user", "uid", "--item", "sku", "--time", "ts")
+    kept = ("--results", tmp_path / "results", "--workdir", tmp_path / "work", "--seeds", 3)
+    call(stamp, monkeypatch, "--tiny", "--rows", "markov", "stmp-ce", *columns, *kept)
+    found = {record.result.model: record.result for record in read_all(tmp_path / "results")}
+    assert {result.dataset for result in found.values()} == {"mine.csv"}
+    assert set(found) == {"markov", "stmp-ce"}
+
+
 @pytest.mark.parametrize(
     "change", [{"batch_size": 0}, {"clip": -1.0}, {"learning_rate": 0.0}, {"dropout": 1.0}, {"seeds": (1, 1)}]
 )
@@ -124,7 +143,7 @@ def test_settings_that_mean_nothing_are_refused(change: dict[str, Any]) -> None:
 
 def test_summed_gradients_are_cut_by_parameter() -> None:
     """3 examples: the mean gradient times 3, a norm of 15 cut to 6, one of 3 left; Adam starts by ± lr."""
-    tx = stamp.summed(3, 6.0, 0.1)
+    tx = recipes.summed_adam(recipes.Recipe(batch_size=3, clip=6.0, learning_rate=0.1))
     gradient = {"long": jnp.array([3.0, -4.0]), "short": jnp.array([1.0]), "none": jnp.zeros(2)}
     change, state = tx.update(gradient, tx.init(gradient), gradient)
     np.testing.assert_allclose(change["long"], [-0.1, 0.1], rtol=1e-4)

@@ -14,7 +14,9 @@ from flax import traverse_util
 from experiments import common
 from experiments.sequential import peterrec_attributes as experiment
 from experiments.sequential import peterrec_rows
+from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.sequential.peterrec import trainable
+from jaxrec.protocols import next_item
 from jaxrec.recipes import peterrec as recipes
 from jaxrec.report.results import read_all
 from jaxrec.tasks.profile import profile
@@ -41,7 +43,7 @@ def pretrained(folder: Path) -> Any:
     """The parameters that pre-training has left."""
     config = dataclasses.replace(TINY, workdir=str(folder))
     left_out = ("attribute", "split_seed")
-    source = experiment.next_item.resident(experiment.leave_one_out(experiment.load(TINY)[0], short="train"))
+    source = next_item.resident(leave_one_out(experiment.load(TINY)[0], short="train"))
     return peterrec_rows.pretrain(source, config, DATA.name, seen="exclude", left_out=left_out)
 
 

@@ -12,7 +12,7 @@ import pytest
 from experiments import common
 from experiments.sequential import peterrec_cold_items as experiment
 from experiments.sequential import peterrec_rows
-from jaxrec.protocols import profiles
+from jaxrec.protocols import next_item, profiles
 from jaxrec.report.results import read_all
 from tests.experiments.test_tiny import call
 
@@ -46,7 +46,7 @@ def test_the_pretrained_model_depends_on_what_its_source_depends_on(monkeypatch:
         seen.append(options["description"])
         raise Stop
 
-    monkeypatch.setattr(peterrec_rows.next_item, "train", train)
+    monkeypatch.setattr(next_item, "train", train)
 
     def described(**change: Any) -> Any:
         config = dataclasses.replace(TINY, **change)
@@ -64,7 +64,7 @@ def test_the_pretrained_model_depends_on_what_its_source_depends_on(monkeypatch:
 
 
 def test_a_head_on_what_sessions_taught_tells_cold_items(tmp_path: Path) -> None:
-    """40 labels, 54 warm items: a model that learned from the source which of them go together can tell all."""
+    """40 labels, 54 warm items: the source teaches which of them go together, and so how to tell all."""
     config = dataclasses.replace(
         TINY,
         workdir=str(tmp_path),

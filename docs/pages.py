@@ -26,6 +26,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
     ),
     "Results": (
         "docs/results.md",
+        "docs/discussion.md",
         "results/README.md",
         "docs/protocols.md",
         "docs/models.md",

@@ -7,10 +7,13 @@ NDCG@10. Rows ending in -full rank the same parameters among all items: numbers 
 compare (Krichene and Rendle, KDD 2020).
 
 Run:     python -m experiments.sequential.sasrec
-Also:    --rows sasrec-bce --no-replacement (each user once an epoch), --dataset ml-100k
+Also:    --rows sasrec-bce --no-replacement (each user once an epoch), --dataset ml-100k,
+         --data events.csv --user uid --item sku --time ts
+
+Expect:  no result of the full length is kept yet: 201 epochs with five seeds take many hours on a CPU.
 
 Departs from the authors' evaluation:
-  - all users are asked; the code asks 10,000 drawn at random;
+  - all users are tested; the code tests 10,000 drawn at random;
   - negatives are drawn once, with a fixed seed, for all epochs and models; the code draws anew each time;
   - negatives avoid the target, which the code may draw (once in 237 queries here);
   - ties rank the target last; the code's argsort puts it first, where a constant score gives Hit@10 = 1.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxrec import config
-from jaxrec.report import models, tables
+from jaxrec.report import findings, models, tables
 from jaxrec.report.results import read_all, write_whole
 
 KEPT = "results"  # the folder whose numbers README.md shows
@@ -20,7 +20,7 @@ KEPT = "results"  # the folder whose numbers README.md shows
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Tables from the result files: prints them; those of the kept results go to <results>/README.md and
-    README.md, and the table of models to docs/models.md."""
+    README.md, the table of models and the findings to docs/."""
 
     results: str = KEPT  # folder of result files; of any but `results` the tables are printed only
     readme: str | None = None  # file whose block between the results markers is written; '' for none
@@ -40,17 +40,18 @@ def main(args: Sequence[str] | None = None) -> int:
         if not records:
             missing = "holds no result file" if Path(cfg.results).is_dir() else "no such folder"
             raise ValueError(f"{cfg.results}: {missing}; name the folder of results with --results")
-        page = models.page() if kept and models.PAGE.exists() else None
-        old = page is not None and models.PAGE.read_text(encoding="utf-8") != page
+        pages = {models.PAGE: models.page, findings.PAGE: findings.page} if kept else {}
+        texts = {path: make() for path, make in pages.items() if path.exists()}
+        old = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
         if cfg.check:
-            stale = tables.stale(cfg.results, readme) + [models.PAGE] * old
+            stale = tables.stale(cfg.results, readme) + old
             for path in stale:
                 print(f"{path}: stale: run `make tables`", file=sys.stderr)
             return 1 if stale else 0
         changed = [] if readme is None else tables.update(cfg.results, readme)
-        if page is not None and old:
-            write_whole(models.PAGE, page)
-            changed.append(models.PAGE)
+        for path in old:
+            write_whole(path, texts[path])
+            changed.append(path)
     except (OSError, ValueError) as error:
         print(f"python -m jaxrec.report: error: {error}", file=sys.stderr)
         return 2

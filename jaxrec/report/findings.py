@@ -1,0 +1,73 @@
+"""The page of findings, docs/results.md, from what the docstrings of experiments say under "Expect:"."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+PAGE = Path("docs/results.md")
+FOLDERS = (
+    ("sequential", "Sequences and sessions"),
+    ("ranking", "Click models"),
+    ("multitask", "Several tasks"),
+    ("retrieval", "Retrieval"),
+    (".", "Others"),
+)
+_GENERATED = "<!-- Made from the docstrings of experiments by `make tables`; edit those, not this. -->"
+_INTRODUCTION = """\
+What each experiment has shown so far: the paragraph "Expect" of its docstring. The numbers are those of
+[results/README.md](../results/README.md), the generated tables of every result with all metrics, protocols, seeds,
+times and commits; [protocols.md](protocols.md) says how they are measured, [discussion.md](discussion.md) has the
+commands that made them and what was found out about gaps. A difference from a published number is printed only
+where ours was measured in the same way on the same file."""
+
+
+class Finding(NamedTuple):
+    """What an experiment's docstring says: its first paragraph, the command, what to expect."""
+
+    title: str
+    command: str
+    expected: str
+
+
+def page(root: str | Path = ".") -> str:
+    """The text of docs/results.md for the checkout at `root`."""
+    parts = ["# Findings", _GENERATED, _INTRODUCTION]
+    for folder, heading in FOLDERS:
+        paths = sorted((Path(root) / "experiments" / folder).glob("*.py"))
+        found = [(path, finding) for path in paths if (finding := read_finding(path)) is not None]
+        if found:
+            parts.append(f"## {heading}")
+        for path, finding in found:
+            link = path.relative_to(Path(root)).as_posix()
+            parts.append(f"### [{path.stem}](../{link})")
+            parts.append(f"{finding.title} `{finding.command}`")
+            parts.append(finding.expected)
+    return "\n\n".join(parts) + "\n"
+
+
+def read_finding(path: Path) -> Finding | None:
+    """What a script's docstring says, or None where it expects nothing.
+
+    Raises:
+      ValueError: it expects something and has no command.
+    """
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    if "\nExpect:" not in docstring:
+        return None
+    command = re.search(r"^Run: +(python -m \S+)", docstring, flags=re.MULTILINE)
+    if command is None:
+        raise ValueError(f"{path}: its docstring has Expect: and no line Run: with a command")
+    text = docstring.partition("\nExpect:")[2]
+    lines = [text.partition("\n")[0].strip()]
+    for line in text.partition("\n")[2].splitlines():
+        if line and not line.startswith(" "):
+            break  # another paragraph of the docstring
+        lines.append(line.strip())
+    paragraphs = "\n".join(lines).strip().split("\n\n")
+    expected = "\n\n".join(textwrap.fill(" ".join(each.split()), 118) for each in paragraphs)
+    title = " ".join(docstring.partition("\n\n")[0].split())
+    return Finding(title, command[1], expected[:1].upper() + expected[1:])

@@ -102,7 +102,7 @@ def _no_network(*args: Any, **kwargs: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("census", ("--rows", "mmoe", "nope"), "invalid choice 'nope'"),
+        ("census", ("--rows", "mmoe", "nope"), "'nope' is none of"),
         ("feature_interaction", ("--rows", "deep", "bst", "--dim", "3"), "dim=3: the 2 columns of an event"),
         ("gru4rec", ("--rows", "random", "gru4rec-ssm", "--alpha", "nan"), "alpha=nan: must be at least 0"),
         ("hstu", ("--rows", "random", "hstu-ssm", "--dataset", "ml-1m", "--file", "nowhere"), "nowhere"),

@@ -26,11 +26,9 @@ def test_tiny_runs_to_the_end(tmp_path: Path) -> None:
 def test_a_table_of_the_users_is_trained_and_tested(tmp_path: Path) -> None:
     table = write_table(tmp_path / "shop.csv")
     options = ("--data", table, "--labels", "click", "cart", "order", *FEATURES)
-    results = results_of(loss_weighting, tmp_path, *options, "--rows", "scheduled", "pcgrad")
-    assert set(results) == {"shared-bottom+scheduled", "shared-bottom+pcgrad"}
-    for result in results.values():
-        assert result.dataset == "shop.csv"
-        assert {"auc", "auc/click", "auc/cart", "auc/order"} <= set(result.metrics)
+    (result,) = results_of(loss_weighting, tmp_path, *options, "--rows", "scheduled").values()
+    assert (result.dataset, result.model) == ("shop.csv", "shared-bottom+scheduled")
+    assert {"auc", "auc/click", "auc/cart", "auc/order"} <= set(result.metrics)
 
 
 def test_one_label_leaves_nothing_to_weigh(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

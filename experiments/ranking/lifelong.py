@@ -176,7 +176,7 @@ def fit(
 ) -> Fitted:
     """Trains a task for all seeds; `name` is that of its folder. options: of `train.fit.fit`."""
     # A longer training of the search gives the row another start, so it is another run.
-    before = {"search_epochs": config.epochs} if "initial" in options else {}
+    before: dict[str, Any] = {"search_epochs": config.epochs} if "initial" in options else {}
     kept = common.training_options(config, columns.name, name, row=name, **before)
     kept["description"] = {k: v for k, v in kept["description"].items() if k not in ("trained", "timed")}
     return impressions.train(

@@ -17,7 +17,9 @@ import numpy as np
 from jaxrec import losses
 from jaxrec.data.tables.impressions import Impressions
 from jaxrec.nn.layers.dropout import Bits, counter_bits
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.multitask.aitm import AITM
 from jaxrec.nn.multitask.dbmtl import DBMTL
 from jaxrec.nn.multitask.escm2 import ESCM2
@@ -53,8 +55,8 @@ class Recipe(Training):
 # --- models: of a number of tasks, in the order of the funnel --------------------------------------------
 
 
-def _drop(recipe: Recipe, bits: Bits) -> dict[str, Any]:
-    return {"dropout": recipe.dropout, "bits": bits}
+def _mlp(recipe: Recipe, bits: Bits) -> Factory:
+    return Factory(MLP, dropout=recipe.dropout, bits=bits)
 
 
 def shared_bottom(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> SharedBottom:
@@ -63,7 +65,7 @@ def shared_bottom(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> 
         num_tasks=num_tasks,
         bottom_dims=recipe.bottom_dims,
         tower_dims=recipe.tower_dims,
-        **_drop(recipe, bits),
+        mlp=_mlp(recipe, bits),
     )
 
 
@@ -74,18 +76,18 @@ def mmoe(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> MMoE:
         num_experts=recipe.num_experts,
         expert_dims=recipe.expert_dims,
         tower_dims=recipe.tower_dims,
-        **_drop(recipe, bits),
+        mlp=_mlp(recipe, bits),
     )
 
 
 def esmm(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> ESMM:
     """The first task ("ctr") and the last ("ctcvr") as a product; none between."""
-    return ESMM(tower_dims=recipe.deep_tower_dims, **_drop(recipe, bits))
+    return ESMM(tower_dims=recipe.deep_tower_dims, mlp=_mlp(recipe, bits))
 
 
 def esm2(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> ESM2:
     """Three tasks, "ctr", "ctavr" (the action) and "ctcvr", as products."""
-    return ESM2(tower_dims=recipe.deep_tower_dims, **_drop(recipe, bits))
+    return ESM2(tower_dims=recipe.deep_tower_dims, mlp=_mlp(recipe, bits))
 
 
 def escm2_ips(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> ESCM2:
@@ -104,18 +106,19 @@ def _escm2(recipe: Recipe, bits: Bits, *, impute: bool) -> ESCM2:
         num_experts=recipe.num_experts,
         expert_dims=recipe.expert_dims,
         tower_dims=recipe.tower_dims,
-        **_drop(recipe, bits),
+        mlp=_mlp(recipe, bits),
     )
 
 
 def aitm(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> AITM:
     """A chain of tasks, each of which reads what the one before passes on."""
-    return AITM(num_tasks=num_tasks, tower_dims=recipe.deep_tower_dims, **_drop(recipe, bits))
+    mlp = _mlp(recipe, bits)
+    return AITM(num_tasks=num_tasks, tower_dims=recipe.deep_tower_dims, mlp=mlp, transfer_mlp=mlp)
 
 
 def nmtr(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> NMTR:
     """A cascade of logits over the vectors of user and item, see `Pairs`."""
-    return NMTR(num_behaviours=num_tasks, mlp_dims=recipe.deep_tower_dims, **_drop(recipe, bits))
+    return NMTR(num_behaviours=num_tasks, mlp_dims=recipe.deep_tower_dims, mlp=_mlp(recipe, bits))
 
 
 def dbmtl(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> DBMTL:
@@ -125,7 +128,7 @@ def dbmtl(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> DBMTL:
         bottom_dims=recipe.bottom_dims,
         tower_dims=recipe.tower_dims,
         relation_dims=recipe.relation_dims,
-        **_drop(recipe, bits),
+        mlp=_mlp(recipe, bits),
     )
 
 

@@ -11,13 +11,14 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
+from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.co_action import CoAction
 from jaxrec.nn.layers.dice import PReLU
 from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.id_columns import Sequenced
 from jaxrec.nn.layers.interaction import CrossNetwork, CrossNetworkMix
-from jaxrec.nn.layers.mlp import Tower
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.can import CAN
 from jaxrec.nn.ranking.dcn_v2 import DCNv2
@@ -114,7 +115,7 @@ def dlrm(columns: Columns) -> nn.Module:
 
 def base(columns: Columns) -> nn.Module:
     """The mean of the history."""
-    return _with_history(columns, DINBase(DIMS, activation=nn.relu))
+    return _with_history(columns, DINBase(DIMS, mlp=MLP))
 
 
 def din(columns: Columns) -> nn.Module:
@@ -124,7 +125,7 @@ def din(columns: Columns) -> nn.Module:
 
 def can(columns: Columns) -> nn.Module:
     """The mean of the history with co-actions."""
-    return _with_history(columns, DINBase(DIMS, activation=nn.relu), _co_actions(columns))
+    return _with_history(columns, DINBase(DIMS, mlp=MLP), _co_actions(columns))
 
 
 def can_din(columns: Columns) -> nn.Module:
@@ -145,20 +146,14 @@ def bst(columns: Columns) -> nn.Module:
             f"{width}, which the {BST_HEADS} heads of bst do not divide; take a multiple of {BST_HEADS}"
         )
     model = BST(
-        columns.items,
-        None,
-        num_heads=BST_HEADS,
-        block_dropout=0.0,
-        dims=DIMS,
-        activation=nn.relu,
-        dropout=0.0,
+        columns.items, age_dim=None, num_heads=BST_HEADS, block_dropout=0.0, dims=DIMS, mlp=MLP
     )
     others = tuple(field for field in columns.fields if field not in columns.items)
     return Sequenced(model, FeatureEmbedding(others))
 
 
 def _din() -> DIN:
-    return DIN(DIMS, (32, 16), nn.relu, PReLU)
+    return DIN(DIMS, ActivationUnit((32, 16), PReLU), mlp=MLP)
 
 
 def _with_history(columns: Columns, body: nn.Module, beside: nn.Module | None = None) -> nn.Module:

@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.data.tables.click_histories import Clicks
+from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.dice import Dice, PReLU
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
@@ -35,22 +38,27 @@ class Recipe:
 
 def base(axis: str | None) -> nn.Module:
     """The mean of the history. axis: of the devices that share batch statistics; None: one device."""
-    return DINBase(activation=PReLU, axis_name=axis)
+    return DINBase(mlp=Factory(MLP, activation=PReLU, axis_name=axis))
 
 
 def din(axis: str | None) -> nn.Module:
     """DIN with PReLU."""
-    return DIN(activation=PReLU, attention_activation=PReLU, axis_name=axis)
+    return DIN(
+        attention=ActivationUnit(activation=PReLU), mlp=Factory(MLP, activation=PReLU, axis_name=axis)
+    )
 
 
 def din_dice(axis: str | None) -> nn.Module:
     """DIN with Dice."""
-    return DIN(activation=Dice, attention_activation=Dice, axis_name=axis)
+    return DIN(
+        attention=ActivationUnit(activation=Dice, axis_name=axis),
+        mlp=Factory(MLP, activation=Dice, axis_name=axis),
+    )
 
 
 def dien(axis: str | None) -> nn.Module:
     """DIEN with Dice."""
-    return DIEN(activation=Dice, axis_name=axis)
+    return DIEN(mlp=Factory(MLP, activation=Dice, axis_name=axis))
 
 
 def with_history(body: nn.Module, clicks: Clicks, *, dim: int, negatives: bool = False) -> WithHistory:
@@ -62,7 +70,7 @@ def with_history(body: nn.Module, clicks: Clicks, *, dim: int, negatives: bool =
     users = {name: int(column.max()) + 1 for name, column in clicks.side_info.users.items()}
     prefixes = ("", HISTORY, NEGATIVE) if negatives else ("", HISTORY)
     fields = tuple(
-        Categorical(f"{prefix}{name}", size, dim, name)
+        Categorical(f"{prefix}{name}", size, dim, vocabulary=name)
         for prefix in prefixes
         for name, size in (items | (users if not prefix else {})).items()
     )

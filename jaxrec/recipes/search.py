@@ -16,10 +16,14 @@ import jax
 import optax
 
 from jaxrec.data.tables.click_histories import Clicks
+from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.dice import PReLU
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.long_short import Windows
+from jaxrec.nn.layers.memory import InterestMemory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.nn.ranking.eta import ETA
@@ -50,7 +54,11 @@ class Recipe:
 
 def din(clicks: Clicks, recipe: Recipe) -> nn.Module:
     """DIN over the history."""
-    return _pooled(clicks, recipe, DIN(activation=PReLU, attention_activation=PReLU))
+    return _pooled(
+        clicks,
+        recipe,
+        DIN(attention=ActivationUnit(activation=PReLU), mlp=Factory(MLP, activation=PReLU)),
+    )
 
 
 def base(clicks: Clicks, recipe: Recipe) -> nn.Module:
@@ -61,12 +69,9 @@ def base(clicks: Clicks, recipe: Recipe) -> nn.Module:
 def mimn(clicks: Clicks, recipe: Recipe) -> nn.Module:
     """A memory of fixed size, written event by event."""
     memory = MIMN(
-        slots=recipe.slots,
-        shares=True,
-        strength=True,
-        chunk=CHUNK,
-        activation=PReLU,
-        attention_activation=PReLU,
+        memory=InterestMemory(recipe.slots, shares=True, strength=True, chunk=CHUNK),
+        attention=ActivationUnit(activation=PReLU, softmax=True),
+        mlp=Factory(MLP, activation=PReLU),
     )
     return _pooled(clicks, recipe, memory)
 
@@ -121,7 +126,7 @@ def _init(recipe: Recipe) -> nn.initializers.Initializer:
 
 def _pooled(clicks: Clicks, recipe: Recipe, body: nn.Module) -> nn.Module:
     items = _items(clicks, recipe)
-    past = tuple(Categorical(f"{HISTORY}{i.name}", i.vocab_size, i.dim, i.name) for i in items)
+    past = tuple(Categorical(f"{HISTORY}{i.name}", i.vocab_size, i.dim, vocabulary=i.name) for i in items)
     return WithHistory(
         FeatureEmbedding((*items, *past), _init(recipe)),
         body,

@@ -13,9 +13,10 @@ from experiments.sequential import stamp as paper
 from jaxrec.data.events.sessions import split_sessions
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import sessions
+from jaxrec.recipes import stamp as recipes
 
 STEPS = 40
-ROWS: tuple[paper.Row, ...] = ("stamp-ce", "gru4rec-ce")
+ROWS = ("stamp-ce", "gru4rec-ce")
 
 
 def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
@@ -24,7 +25,8 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     split = split_sessions(paper.load(setting), share=setting.share, by=setting.validation)
     data = sessions.resident(split)
     for row in ROWS:
-        how = paper.method(row, data, sessions.protocol(split, "ce", paper.METRIC), setting)
+        how = paper.training_of(paper.ROWS[row], data, setting)
+        whole = paper.ROWS[row].whole
         yield from time_epoch(
             f"sessions/{row.removesuffix('-ce')}_epoch",
             how.task,
@@ -32,6 +34,6 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
             how.plan,
             data.columns,
             repeats,
-            tx=how.tx,
+            tx=recipes.adam(setting) if whole else recipes.summed_adam(setting),
             steps=1 if tiny else STEPS,
         )

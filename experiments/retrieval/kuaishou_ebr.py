@@ -16,8 +16,9 @@ Also:    --clusters 20, --alpha 0 (equal quotas), --alpha inf (cluster after clu
          --data events.csv --user uid --item sku --time ts
 
 Expect:  on MovieLens-100K, training within clusters is below SASRec over all items, with prompts (recall@50
-         0.420) as without them (0.428; SASRec 0.457). The difference is smallest in short lists. With prompts,
-         validation is best after 45 of 100 epochs and falls from there. The gains in the paper are on other data.
+         0.420) as without them (0.428; SASRec 0.457). The difference is smallest in short lists. With
+         prompts, validation is best after 45 of 100 epochs and falls from there. The gains in the paper are
+         on other data.
 """
 
 from __future__ import annotations
@@ -53,8 +54,11 @@ SELECTION = "recall@50"
 
 
 class Row(NamedTuple):
-    """A trained row. intents: whether items are divided into clusters and a user's intent is modelled; prompted:
-    whether a prompt adapts the user's vector to each cluster."""
+    """A trained row.
+
+    intents: whether items are divided into clusters and a user's intent is modelled. prompted: whether a prompt
+    adapts the user's vector to each cluster.
+    """
 
     intents: bool = False
     prompted: bool = False

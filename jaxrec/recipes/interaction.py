@@ -145,9 +145,7 @@ def bst(columns: Columns) -> nn.Module:
             f"dim={columns.items[0].dim}: the {len(columns.items)} columns of an event have a width of "
             f"{width}, which the {BST_HEADS} heads of bst do not divide; take a multiple of {BST_HEADS}"
         )
-    model = BST(
-        columns.items, age_dim=None, num_heads=BST_HEADS, block_dropout=0.0, dims=DIMS, mlp=MLP
-    )
+    model = BST(columns.items, age_dim=None, num_heads=BST_HEADS, block_dropout=0.0, dims=DIMS, mlp=MLP)
     others = tuple(field for field in columns.fields if field not in columns.items)
     return Sequenced(model, FeatureEmbedding(others))
 

@@ -43,9 +43,7 @@ def base(axis: str | None) -> nn.Module:
 
 def din(axis: str | None) -> nn.Module:
     """DIN with PReLU."""
-    return DIN(
-        attention=ActivationUnit(activation=PReLU), mlp=Factory(MLP, activation=PReLU, axis_name=axis)
-    )
+    return DIN(attention=ActivationUnit(activation=PReLU), mlp=Factory(MLP, activation=PReLU, axis_name=axis))
 
 
 def din_dice(axis: str | None) -> nn.Module:

@@ -19,10 +19,10 @@ FOLDERS = (
 _GENERATED = "<!-- Made from the docstrings of experiments by `make tables`; edit those, not this. -->"
 _INTRODUCTION = """\
 What each experiment has shown so far: the paragraph "Expect" of its docstring. The numbers are those of
-[results/README.md](../results/README.md), the generated tables of every result with all metrics, protocols, seeds,
-times and commits; [protocols.md](protocols.md) says how they are measured, [discussion.md](discussion.md) has the
-commands that made them and what was found out about gaps. A difference from a published number is printed only
-where ours was measured in the same way on the same file."""
+[results/README.md](../results/README.md), the generated tables of every result with all metrics, protocols,
+seeds, times and commits; [protocols.md](protocols.md) says how they are measured,
+[discussion.md](discussion.md) has the commands that made them and what was found out about gaps. A
+difference from a published number is printed only where ours was measured in the same way on the same file."""
 
 
 class Finding(NamedTuple):

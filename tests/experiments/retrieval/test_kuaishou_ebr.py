@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
 
 from experiments import common
 from experiments.retrieval import kuaishou_ebr as experiment
 from jaxrec.data.events.clusters import clusters_from_labels, one_cluster
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
+from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
 from jaxrec.protocols import next_item
 from jaxrec.recipes import kuaishou_ebr as recipes
 from jaxrec.report.results import read_all

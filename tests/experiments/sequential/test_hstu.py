@@ -11,11 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from experiments.sequential.hstu_recipes import RECIPES
 
 from experiments.benchmarks import hstu_length
 from experiments.common import NONE
 from experiments.sequential import hstu
-from experiments.sequential.hstu_recipes import RECIPES
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import sasrec
 from jaxrec.data.synthetic.sequences import markov_chain

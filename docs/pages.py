@@ -34,7 +34,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
         "tests/golden/README.md",
         "docs/speed.md",
     ),
-    "The house": ("docs/decisions.md", "BUILD_NOTES.md", "CHANGELOG.md"),
+    "The house": ("docs/architecture.md", "docs/decisions.md", "BUILD_NOTES.md", "CHANGELOG.md"),
 }
 PACKAGES = ("jaxrec", "experiments")  # each module of these has a page
 _HOME = "README.md"

@@ -56,8 +56,8 @@ SELECTION = "recall@50"
 class Row(NamedTuple):
     """A trained row.
 
-    intents: whether items are divided into clusters and a user's intent is modelled. prompted: whether a prompt
-    adapts the user's vector to each cluster.
+    intents: whether items are divided into clusters and a user's intent is modelled. prompted: whether a
+    prompt adapts the user's vector to each cluster.
     """
 
     intents: bool = False

@@ -22,7 +22,8 @@ What each experiment has shown so far: the paragraph "Expect" of its docstring. 
 [results/README.md](../results/README.md), the generated tables of every result with all metrics, protocols,
 seeds, times and commits; [protocols.md](protocols.md) says how they are measured,
 [discussion.md](discussion.md) has the commands that made them and what was found out about gaps. A
-difference from a published number is printed only where ours was measured in the same way on the same file."""
+difference from a published number is printed only where ours was measured in the same way on the same
+file."""
 
 
 class Finding(NamedTuple):

@@ -1,0 +1,97 @@
+"""The walks of docs/architecture.md, from the file to the metric, are what the scripts do."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.experiments.own_files import write_events, write_table
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+MOST = 6  # functions of a walk
+EVENTS = ("--user", "uid", "--item", "sku", "--time", "ts")
+TABLE = ("--labels", "click", "buy", "--categorical", "city", "--numeric", "price")
+SCRIPTS = {
+    "experiments/sequential/sasrec.py": ("--rows", "sasrec-bce", *EVENTS),
+    "experiments/multitask/census.py": ("--rows", "shared-bottom", *TABLE),
+    "experiments/ranking/din.py": ("--rows", "base", *EVENTS),
+}
+
+
+class Step(NamedTuple):
+    """A line of a walk: a function by its dotted name, and who calls it: names, or "the script"."""
+
+    function: str
+    callers: tuple[str, ...]
+
+
+def walk(script: str) -> list[Step]:
+    """The table of a script in the page."""
+    table = PAGE.split(f"### `{script}`")[1].split("###")[0]
+    lines = re.findall(r"^\| `([\w.]+)` \| (.*?) \|", table, flags=re.MULTILINE)
+    return [Step(name, tuple(re.findall(r"`(\w+)`|(the script)", by))) for name, by in lines]  # type: ignore[arg-type]
+
+
+def name_of(frame: FrameType) -> str:
+    """The dotted name of a function of the project, "" for any other."""
+    path = Path(frame.f_code.co_filename)
+    if not path.is_relative_to(ROOT) or path.parts[len(ROOT.parts)] not in ("jaxrec", "experiments"):
+        return ""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return f"{module}.{frame.f_code.co_qualname if hasattr(frame.f_code, 'co_qualname') else frame.f_code.co_name}"
+
+
+def calls_of(script: str, *options: object) -> list[tuple[str, str]]:
+    """(caller, callee) of the project in the order of the calls of a tiny run."""
+    module: Any = importlib.import_module(".".join(Path(script).with_suffix("").parts))
+    found: list[tuple[str, str]] = []
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_back is not None and (callee := name_of(frame)):
+            found.append((name_of(frame.f_back), callee))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXREC_XLA_CACHE", "0")
+        patch.setattr(sys, "argv", [script, *map(str, options)])
+        sys.setprofile(profile)
+        try:
+            module.main()
+        finally:
+            sys.setprofile(None)
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_walk_is_short_and_true(script: str, tmp_path: Path) -> None:
+    steps = walk(script)
+    assert 1 <= len(steps) <= MOST
+    if script.startswith("experiments/multitask"):
+        data = write_table(tmp_path / "mine.csv", labels=("click", "buy"))
+    else:
+        data = write_events(tmp_path / "mine.csv")
+    kept = ("--results", tmp_path / "results", "--workdir", tmp_path / "work", "--seeds", 0)
+    calls = calls_of(script, "--tiny", "--data", data, *SCRIPTS[script], *kept)
+    known = {step.function.rpartition(".")[2]: step.function for step in steps}
+    at = -1
+    for step in steps:
+        callers = {caller for caller, callee in calls if callee == step.function}
+        assert callers, f"{step.function} is not called"
+        for named, by_script in step.callers:
+            if by_script:
+                assert any(caller.startswith("experiments.") for caller in callers), (step, callers)
+            elif named in known:
+                assert known[named] in callers, (step, callers)
+        first = next(i for i, (_, callee) in enumerate(calls) if callee == step.function)
+        assert first > at, f"{step.function} is called before the step above it"
+        at = first
+
+
+def test_the_page_walks_all_three_scripts() -> None:
+    assert set(re.findall(r"^### `(.+?)`", PAGE, flags=re.MULTILINE)) == set(SCRIPTS)

@@ -26,7 +26,7 @@ SCRIPTS = {
 
 
 class Step(NamedTuple):
-    """A line of a walk: a function by its dotted name, and who calls it: names, or "the script"."""
+    """A line of a walk: a function by its dotted name, and the names of those that call it, or "the script"."""
 
     function: str
     callers: tuple[str, ...]
@@ -36,7 +36,7 @@ def walk(script: str) -> list[Step]:
     """The table of a script in the page."""
     table = PAGE.split(f"### `{script}`")[1].split("###")[0]
     lines = re.findall(r"^\| `([\w.]+)` \| (.*?) \|", table, flags=re.MULTILINE)
-    return [Step(name, tuple(re.findall(r"`(\w+)`|(the script)", by))) for name, by in lines]  # type: ignore[arg-type]
+    return [Step(name, tuple(by.replace("`", "").split(", "))) for name, by in lines]
 
 
 def name_of(frame: FrameType) -> str:
@@ -45,7 +45,7 @@ def name_of(frame: FrameType) -> str:
     if not path.is_relative_to(ROOT) or path.parts[len(ROOT.parts)] not in ("jaxrec", "experiments"):
         return ""
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    return f"{module}.{frame.f_code.co_qualname if hasattr(frame.f_code, 'co_qualname') else frame.f_code.co_name}"
+    return f"{module}.{frame.f_code.co_qualname}"
 
 
 def calls_of(script: str, *options: object) -> list[tuple[str, str]]:
@@ -83,11 +83,11 @@ def test_a_walk_is_short_and_true(script: str, tmp_path: Path) -> None:
     for step in steps:
         callers = {caller for caller, callee in calls if callee == step.function}
         assert callers, f"{step.function} is not called"
-        for named, by_script in step.callers:
-            if by_script:
-                assert any(caller.startswith("experiments.") for caller in callers), (step, callers)
-            elif named in known:
-                assert known[named] in callers, (step, callers)
+        for caller in step.callers:
+            if caller == "the script":
+                assert any(name.startswith("experiments.") for name in callers), (step, callers)
+            elif caller in known:
+                assert known[caller] in callers, (step, callers)
         first = next(i for i, (_, callee) in enumerate(calls) if callee == step.function)
         assert first > at, f"{step.function} is called before the step above it"
         at = first

@@ -154,10 +154,13 @@ def top_k(items: ItemScores, k: int) -> Best:
         both = jnp.concatenate([best.scores, scores], axis=1)
         value, place = jax.lax.top_k(both, k)
         chosen = jnp.take_along_axis(jnp.concatenate([best.ids, ids], axis=1), place, axis=1)
-        return Best(value, jnp.where(value == -jnp.inf, 0, chosen), best.finite & block.finite)
+        return Best(value, chosen, best.finite & block.finite)
 
     shape = (items.num_queries, k)
-    none = Best(jnp.full(shape, -jnp.inf, items.dtype), jnp.zeros(shape, jnp.int32), jnp.ones(shape[0], bool))
+    scores, ids = jnp.full(shape, -jnp.inf, items.dtype), jnp.zeros(shape, jnp.int32)
+    none = Best(
+        scores, ids, jnp.ones(shape[0], bool)
+    )  # of scores -inf first: an item taken out is in no list
     return items.fold(step, none)
 
 

@@ -48,8 +48,8 @@ from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment import operators as ops
 from jaxrec.augment import similarity
-from jaxrec.augment.similarity import Similar
-from jaxrec.augment.views import View, chosen, plan_rows, unaugmented_users
+from jaxrec.augment.similarity import SimilarItems
+from jaxrec.augment.views import View, operators_by_initials, plan_in_blocks, unaugmented_users
 from jaxrec.config import ready
 from jaxrec.data.events.interactions import Sequences, gap_variance_rank
 from jaxrec.data.events.split import leave_one_out
@@ -186,16 +186,16 @@ def view_of(recipe: Recipe, config: Config) -> View:
             "substitute": ops.substitute(recipe.substitute),
         }
     if config.operators:
-        return View(chosen(config.operators, **named), window=recipe.max_len)
+        return View(operators_by_initials(config.operators, **named), window=recipe.max_len)
     return View(
         tuple(named.values()),
-        chosen(recipe.short, **named),
+        operators_by_initials(recipe.short, **named),
         threshold=recipe.threshold,
         window=recipe.max_len,
     )
 
 
-def offline_similarity(config: Config, sequences: Sequences, seed: int) -> Similar:
+def offline_similarity(config: Config, sequences: Sequences, seed: int) -> SimilarItems:
     """Which item stands in for which, from training events."""
     items, offsets = sequences.items, sequences.offsets
     match config.similarity:
@@ -208,7 +208,7 @@ def offline_similarity(config: Config, sequences: Sequences, seed: int) -> Simil
                 epochs=2 if config.tiny else 100,
             )
         case "random":
-            return similarity.random(items, offsets, num_items=sequences.num_items)
+            return similarity.random_items(items, offsets, num_items=sequences.num_items)
         case _:
             weighted = config.similarity == "item_cf_iuf"
             return similarity.item_cf(
@@ -237,7 +237,7 @@ def augmentation_columns(data: ranking.Data, recipe: Recipe, config: Config, vie
             official_bug=config.official_bug,
         )
     return {
-        "plan": jax.jit(lambda t, n: plan_rows(view, t, n, width=data.width))(times, length),
+        "plan": jax.jit(lambda t, n: plan_in_blocks(view, t, n, width=data.width))(times, length),
         "unaugmented": left,
         "similar": offline_similarity(config, sequences, config.seeds[0]),
     }
@@ -270,7 +270,7 @@ def phases_of(
         return [Phase("plain", task, recipe.epochs)]
     view = view_of(recipe, config)
     data.columns.update(augmentation_columns(data, recipe, config, view))
-    offline: Similar = data.columns["similar"]
+    offline: SimilarItems = data.columns["similar"]
     both = combine(next_item=task, contrastive=contrastive_task(model, data, recipe, config, view))
     weighting = static({"next_item": 1.0, "contrastive": recipe.weight})
 

@@ -10,7 +10,7 @@ The last two do not read padding, so views share rows. All are compared by plain
 
 Context: items [N], start [U], length [U]; `unaugmented` [U], True for users whose views are their own
 sequence; `similar`, the best substitute of each item; and under the name given by `plans` what each view
-needs to know of every user's times (`jaxrec.augment.views.plan_rows`). Rows: user [B], mask [B].
+needs to know of every user's times (`jaxrec.augment.views.plan_in_blocks`). Rows: user [B], mask [B].
 """
 
 from __future__ import annotations

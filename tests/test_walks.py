@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import pytest
@@ -26,7 +27,7 @@ SCRIPTS = {
 
 
 class Step(NamedTuple):
-    """A line of a walk: a function by its dotted name, and the names of those that call it, or "the script"."""
+    """A line of a walk: a function by its dotted name, and who calls it: names, or "the script"."""
 
     function: str
     callers: tuple[str, ...]
@@ -39,32 +40,34 @@ def walk(script: str) -> list[Step]:
     return [Step(name, tuple(by.replace("`", "").split(", "))) for name, by in lines]
 
 
-def name_of(frame: FrameType) -> str:
-    """The dotted name of a function of the project, "" for any other."""
-    path = Path(frame.f_code.co_filename)
-    if not path.is_relative_to(ROOT) or path.parts[len(ROOT.parts)] not in ("jaxrec", "experiments"):
-        return ""
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    return f"{module}.{frame.f_code.co_qualname}"
+def calls_of(script: str, steps: list[Step], *options: object) -> list[tuple[str, str]]:
+    """(module or function that calls, function of a step), in the order of the calls of a tiny run.
 
-
-def calls_of(script: str, *options: object) -> list[tuple[str, str]]:
-    """(caller, callee) of the project in the order of the calls of a tiny run."""
+    Each function of a step is replaced, wherever a module has it by name, by one that notes its caller.
+    """
     module: Any = importlib.import_module(".".join(Path(script).with_suffix("").parts))
     found: list[tuple[str, str]] = []
 
-    def profile(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call" and frame.f_back is not None and (callee := name_of(frame)):
-            found.append((name_of(frame.f_back), callee))
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            frame = sys._getframe(1)
+            found.append((f"{frame.f_globals['__name__']}.{frame.f_code.co_qualname}", name))
+            return function(*args, **kwargs)
+
+        return call
 
     with pytest.MonkeyPatch.context() as patch:
+        for step in steps:
+            where, _, name = step.function.rpartition(".")
+            function = getattr(importlib.import_module(where), name)
+            wrapped = noted(step.function, function)
+            for other in [m for n, m in sys.modules.items() if n.startswith(("jaxrec", "experiments"))]:
+                if vars(other).get(name) is function:
+                    patch.setattr(other, name, wrapped)
         patch.setenv("JAXREC_XLA_CACHE", "0")
         patch.setattr(sys, "argv", [script, *map(str, options)])
-        sys.setprofile(profile)
-        try:
-            module.main()
-        finally:
-            sys.setprofile(None)
+        module.main()
     return found
 
 
@@ -77,7 +80,7 @@ def test_a_walk_is_short_and_true(script: str, tmp_path: Path) -> None:
     else:
         data = write_events(tmp_path / "mine.csv")
     kept = ("--results", tmp_path / "results", "--workdir", tmp_path / "work", "--seeds", 0)
-    calls = calls_of(script, "--tiny", "--data", data, *SCRIPTS[script], *kept)
+    calls = calls_of(script, steps, "--tiny", "--data", data, *SCRIPTS[script], *kept)
     known = {step.function.rpartition(".")[2]: step.function for step in steps}
     at = -1
     for step in steps:

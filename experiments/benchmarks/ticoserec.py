@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.benchmarks.timing import Figure, time_epoch, timed
 from experiments.sequential import ticoserec as paper
-from jaxrec.augment.similarity import Similar
+from jaxrec.augment.similarity import SimilarItems
 from jaxrec.augment.views import View
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.optim.loss_weighting import static
@@ -73,7 +73,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
 
 
 def augmentation(
-    data: next_item.Data, recipe: recipes.Recipe, similar: Similar, repeats: int
+    data: next_item.Data, recipe: recipes.Recipe, similar: SimilarItems, repeats: int
 ) -> Iterator[Figure]:
     """Each operator, and the random choice among them, over all training sequences in batches."""
     length = jnp.asarray(data.inputs, jnp.int32)

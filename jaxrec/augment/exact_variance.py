@@ -1,9 +1,9 @@
-"""Exact comparison of window variances without 64-bit numbers.
+"""Exact comparison of the variances of windows without 64-bit numbers.
 
-All windows of a row hold the same number `count` of gaps, so the window of least variance is the one of
-least count * sum(d^2) - sum(d)^2, a whole number below 2^96. Numbers are lists of 16-bit limbs, least
-significant first, each limb a uint32 array: there is room to add up limbs of a whole row, and to multiply
-two of them, before carries are passed on.
+All windows of a sequence have the same number `count` of gaps, so the window of least variance is the one of
+least count * sum(d^2) - sum(d)^2, an integer below 2^96. Numbers are lists of 16-bit limbs, least significant
+first, each limb a uint32 array: the limbs of a whole sequence can be added, and two limbs multiplied, before
+carries are propagated.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from jaxrec.types import Array
 
-MAX_WIDTH = 1 << 15  # longest row for which no limb and no total overflows, gaps being below 2^31
+MAX_WIDTH = 1 << 15  # longest sequence for which no limb and no sum overflows, gaps being below 2^31
 _MASK = 0xFFFF
 
 
 def _normalise(limbs: Sequence[Array], size: int) -> list[Array]:
-    """Passes carries on: any uint32 limbs below 2^32 - 2^16 to `size` limbs below 2^16."""
+    """Propagates carries: uint32 limbs below 2^32 - 2^16 become `size` limbs below 2^16."""
     out: list[Array] = []
     carry = jnp.zeros((), jnp.uint32)
     for i in range(size):
@@ -53,16 +53,16 @@ def _subtract(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
 
 
 def scaled_variance(gaps: Array, first: int, end: Array, count: Array) -> tuple[Array, Array, Array]:
-    """count^2 times the variance of every window of gaps, exactly.
+    """Exactly count^2 times the variance of every window of gaps, k + first .. k + end - 1 for window k.
 
     Args:
-      gaps: whole numbers below 2^31, uint32 [B, W].
-      first: window k holds the gaps k + first, …
-      end: … up to but without k + end, int32 [B].
+      gaps: integers below 2^31, uint32 [B, W].
+      first: offset of a window's first gap.
+      end: offset after its last gap, int32 [B].
       count: end - first, int32 [B].
 
-    Returns: the 96-bit results as three uint32 words, most significant first, each [B, W]; windows that
-      reach past W hold no meaningful number.
+    Returns: the 96-bit results as three uint32 words, most significant first, each [B, W]; meaningless for
+      windows that extend beyond W.
     """
     low, high = gaps & _MASK, gaps >> 16
     cross = low * high
@@ -74,7 +74,7 @@ def scaled_variance(gaps: Array, first: int, end: Array, count: Array) -> tuple[
         squares[3] >> 16,
     ]
     limbs = jnp.stack([low, high, *_normalise(columns, 4)])  # [6, B, W], 16 bits each
-    before = jnp.pad(jnp.cumsum(limbs, axis=2), ((0, 0), (0, 0), (1, 0)))  # sums of the gaps before each
+    before = jnp.pad(jnp.cumsum(limbs, axis=2), ((0, 0), (0, 0), (1, 0)))  # prefix sums
     width = gaps.shape[1]
     at = jnp.minimum(jnp.arange(width) + end[:, None], width)
     begin = jnp.pad(before[..., first:], ((0, 0), (0, 0), (0, first)))[..., :width]
@@ -87,13 +87,11 @@ def scaled_variance(gaps: Array, first: int, end: Array, count: Array) -> tuple[
 
 
 def first_extreme(words: Sequence[Array], valid: Array, *, largest: bool) -> Array:
-    """The first column of each row whose number is least (or largest) among the valid ones.
+    """The first column with the least (or largest) valid number in each row, int32 [B].
 
     Args:
-      words: the number, most significant word first, each uint32 [B, W].
-      valid: [B, W]; a row without a valid column gives W.
-
-    Returns: int32 [B].
+      words: the numbers, most significant word first, each uint32 [B, W].
+      valid: bool [B, W]; the result is W where none is valid.
     """
     candidates = valid
     for word in words:

@@ -1,9 +1,8 @@
-"""Vectors of items from their company: skip-gram with negative sampling over users' sequences.
+"""Item2vec: item vectors by skip-gram with negative sampling over users' sequences.
 
-Barkan and Koenigstein, "Item2Vec", 2016, arXiv 1603.04259. Departs from gensim, which the references call:
-skip-gram (its default is CBOW), Adam with a linearly falling rate, no subsampling of frequent items. As
-there, the distance up to which an item is context is drawn anew in every epoch, and noise follows
-frequency^0.75.
+Barkan and Koenigstein, 2016, arXiv 1603.04259. Departs from gensim, which the references call: skip-gram (its
+default is CBOW), Adam with a linearly decaying rate, no subsampling of frequent items. As there, the context
+window of an item is drawn anew in every epoch, and negatives are drawn in proportion to frequency^0.75.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ State = tuple[dict[str, Array], optax.OptState]
 
 def item_vectors(
     key: Key,
-    parts: list[np.ndarray],
+    histories: list[np.ndarray],
     *,
     num_items: int,
     dim: int = 20,
@@ -30,20 +29,20 @@ def item_vectors(
     learning_rate: float = 0.025,
     batch_size: int = 1024,
 ) -> Array:
-    """Trains the vectors: float [vocab_size, dim]. An item that is in no part keeps its small random vector.
+    """Trains the vectors, float [vocab_size, dim]. An item without events keeps its small random vector.
 
     Args:
-      parts: items of each user, ids 1..num_items, oldest first.
+      histories: items of each user, ids 1..num_items, oldest first.
       window: largest distance between an item and its context.
-      negatives: noise items a pair.
+      negatives: negatives per pair.
 
     Raises:
-      ValueError: no user has two events, so no item has company.
+      ValueError: no user has two events, so no item has a context.
     """
-    centre, context, distance = (np.concatenate(x) for x in zip(*_skip_grams(parts, window), strict=True))
+    centre, context, distance = (np.concatenate(x) for x in zip(*_skip_grams(histories, window), strict=True))
     if len(centre) == 0:
-        raise ValueError("parts: no user has two events, so no item has company to learn a vector from")
-    frequency = np.bincount(np.concatenate(parts), minlength=num_items + 1)
+        raise ValueError("histories: no user has two events, so no item has a context to learn a vector from")
+    frequency = np.bincount(np.concatenate(histories), minlength=num_items + 1)
     noise = jnp.asarray(np.cumsum(frequency**0.75) / np.sum(frequency**0.75), jnp.float32)
     batches = -(-len(centre) // batch_size)
     rate = optax.linear_schedule(learning_rate, learning_rate / 250, epochs * batches)
@@ -64,15 +63,17 @@ def item_vectors(
 
     def epoch(state: State, key: Key) -> tuple[State, None]:
         order_key, reach_key, noise_key = jax.random.split(key, 3)
-        place = jnp.arange(batches * batch_size)
+        position = jnp.arange(batches * batch_size)
         order = jnp.where(
-            place < len(centre), jnp.resize(jax.random.permutation(order_key, len(centre)), place.shape), -1
+            position < len(centre),
+            jnp.resize(jax.random.permutation(order_key, len(centre)), position.shape),
+            -1,
         ).reshape(batches, batch_size)
 
         def step(state: State, x: tuple[Array, Key, Key]) -> tuple[State, None]:
-            (tables, moments), (rows, reach_key, noise_key) = state, x
-            i, j, far = (column[rows] for column in columns)
-            real = (rows >= 0) & (far <= jax.random.randint(reach_key, rows.shape, 1, window + 1))
+            (tables, moments), (pairs, reach_key, noise_key) = state, x
+            i, j, far = (column[pairs] for column in columns)
+            real = (pairs >= 0) & (far <= jax.random.randint(reach_key, pairs.shape, 1, window + 1))
             uniform = jax.random.uniform(noise_key, (batch_size, negatives))
             drawn = jnp.minimum(jnp.searchsorted(noise, uniform, side="right"), num_items)
             updates, moments = adam.update(jax.grad(loss)(tables, i, j, drawn, real), moments)
@@ -86,11 +87,11 @@ def item_vectors(
     return tables["item"]
 
 
-def _skip_grams(parts: list[np.ndarray], window: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Every item with each neighbour up to `window` places away, and the distance."""
+def _skip_grams(histories: list[np.ndarray], window: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Every item with each neighbour at a distance of up to `window`, and the distance."""
     pairs = [(np.zeros(0, np.int64),) * 3]
-    for part in parts:
-        for far in range(1, min(window, len(part) - 1) + 1):
-            distance = np.full(2 * (len(part) - far), far)
-            pairs.append((np.r_[part[far:], part[:-far]], np.r_[part[:-far], part[far:]], distance))
+    for items in histories:
+        for far in range(1, min(window, len(items) - 1) + 1):
+            distance = np.full(2 * (len(items) - far), far)
+            pairs.append((np.r_[items[far:], items[:-far]], np.r_[items[:-far], items[far:]], distance))
     return pairs

@@ -1,19 +1,19 @@
-"""Augmentation of event sequences: five operators that read time gaps, five that are random.
+"""Operators that augment event sequences: five that use time gaps, five that are random.
 
 TiCoSeRec (Dang et al., AAAI 2023, arXiv 2212.08262): `ti_crop`, `ti_mask`, `ti_reorder`, `ti_substitute`,
 `ti_insert`. CoSeRec (Liu et al., arXiv 2108.06479): `crop`, `mask`, `reorder`, `substitute`, `insert`.
 
-A row holds n events; the gap of an event is the time until the next one. An operator never touches item ids:
-it says for each output slot which input slot it reads and what happens to the item found there (`Edit`).
-What depends on the times alone is the operator's *plan*, which may be computed once for a data set; the
-random rest is an *edit*; views.py turns edits into items with a single gather.
+A sequence has n events; the gap of an event is the time until the next one. An operator never reads item ids:
+for each output slot it gives the input slot to read, and what happens to the item there (`Edit`). What
+depends on the times alone is the operator's *plan*, which can be computed once for a data set; the random
+rest is an *edit*; views.py applies edits to items with a single gather.
 
-Shape names: B rows, W width of the rows, V width of the output. Inside this package columns run backwards:
-column a belongs to the event `a` places before the last (its *age*), so that padding comes last and a short
-row may be computed at a smaller width.
+Shape names: B sequences, W width of the input, V width of the output. In this package columns run backwards:
+column a is the event `a` positions before the last (its *age*), so that padding is at the end and a short
+sequence can be computed at a smaller width.
 
-Where the reference raises, a row is left as it is as far as sensible: an empty row stays empty, crop rate 1
-returns the whole row, no more events are picked than have a gap.
+Where the reference raises, a sequence is left unchanged as far as possible: an empty one stays empty, crop
+rate 1 returns the whole sequence, and at most as many events are picked as have a gap.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ NO_GAP = np.uint32(0xFFFFFFFF)  # after every real gap, which is below 2^31
 
 
 class Edit(NamedTuple):
-    """How to make the output rows, apart from the items themselves.
+    """How to make the output, apart from the items themselves.
 
     code: 4 * (age of the event to read) + KEEP, SIMILAR or MASK, int32 [B, V] in order of age.
-    length: events of the output, which may exceed V: then the last V are meant, int32 [B].
+    length: events of the output, int32 [B]; if more than V, the output is the last V.
     """
 
     code: Array
     length: Array
 
 
-class GapRows(NamedTuple):
+class Gaps(NamedTuple):
     """What a plan may depend on: gaps by age (NO_GAP where there is none), uint32 [B, w]; length, int32 [B].
 
-    gapped: number of events that have a gap, int32 [B]: the length, or one less where the time of the
-      event after the last one is unknown.
+    gapped: number of events that have a gap, int32 [B]: the length, or one less if the time of the event
+      after the last one is unknown.
     """
 
     gaps: Array
@@ -56,8 +56,8 @@ class GapRows(NamedTuple):
     gapped: Array
 
 
-class Random(NamedTuple):
-    """The draws of one edit. word: uint32 [B]; order: see `shuffle`, int32 [B, V]."""
+class Draws(NamedTuple):
+    """The random numbers of one edit. word: uint32 [B]; order: see `shuffle`, int32 [B, V]."""
 
     word: Array
     order: Array
@@ -67,50 +67,50 @@ class Random(NamedTuple):
 class Operator:
     """An operator as three pure functions of batches; made by the functions below.
 
-    plan(rows, floors, window) -> arrays with leading axis B. `floors` maps a rate to int(rate * length).
-    span(plan, length, word) -> (low, count), each [B]: the ages low, …, low + count - 1 are those whose
-      random order the edit needs; None for an operator that needs none.
-    edit(plan, length, random, window) -> Edit
+    plan(gaps, counts, window) -> arrays with leading axis B. `counts` maps a rate to int(rate * length), [B].
+    span(plan, length, word) -> (low, count), each [B]: the edit needs the ages low, …, low + count - 1 in
+      random order; None if it needs no order.
+    edit(plan, length, draws, window) -> Edit
     replaces: whether it needs similar items.
     """
 
-    plan: Callable[[GapRows, Callable[[float], Array], int], tuple[Array, ...]]
-    edit: Callable[[tuple[Array, ...], Array, Random, int], Edit]
+    plan: Callable[[Gaps, Callable[[float], Array], int], tuple[Array, ...]]
+    edit: Callable[[tuple[Array, ...], Array, Draws, int], Edit]
     replaces: bool
     span: Callable[[tuple[Array, ...], Array, Array], tuple[Array, Array]] | None = None
 
 
-def floor_table(rate: float, width: int) -> np.ndarray:
-    """int(rate * n) for n = 0, …, width, with the product rounded to a float64 as Python does."""
+def event_counts(rate: float, width: int) -> np.ndarray:
+    """int(rate * n) for n = 0, …, width, with the product rounded to float64 as in Python."""
     return np.floor(np.float64(rate) * np.arange(width + 1)).astype(np.int32)
 
 
-def _check(rate: float) -> None:
+def _check_rate(rate: float) -> None:
     if not 0 <= rate <= 1:
-        raise ValueError(f"rate={rate}: must lie between 0 and 1, it is a share of the events of a row")
+        raise ValueError(f"rate={rate}: must lie between 0 and 1, it is a share of the events of a sequence")
 
 
-def gaps_by_age(times: Array, length: Array, width: int) -> GapRows:
-    """Rows from right-aligned stamps, [B, width + 1], or [B, width] if the event after the last is unknown.
+def gaps_by_age(times: Array, length: Array, width: int) -> Gaps:
+    """Gaps from right-aligned times, [B, width + 1], or [B, width] if the event after the last is unknown.
 
-    Stamps are whole seconds that fit an int32, rebased per row; the gap is the absolute difference.
+    Times are integer seconds within int32, from any start per sequence; a gap is the absolute difference.
     """
     if times.ndim != 2 or times.shape[1] not in (width, width + 1) or width > MAX_WIDTH:
         raise ValueError(
-            f"times{list(times.shape)}: must be [rows, {width} + 1], a stamp for each of {width} events and "
-            f"one for the event after the last, or [rows, {width}] without it, of at most {MAX_WIDTH} events"
+            f"times{list(times.shape)}: must be [B, {width} + 1], a time for each of {width} events and one "
+            f"for the event after the last, or [B, {width}] without it, of at most {MAX_WIDTH} events"
         )
     gaps = jnp.flip(jnp.abs(jnp.diff(times, axis=1)), 1).astype(jnp.uint32)
     if times.shape[1] == width + 1:
-        return GapRows(gaps, length, length)
+        return Gaps(gaps, length, length)
     gaps = jnp.pad(gaps, ((0, 0), (1, 0)), constant_values=NO_GAP)
-    return GapRows(gaps, length, jnp.maximum(length - 1, 0))
+    return Gaps(gaps, length, jnp.maximum(length - 1, 0))
 
 
-def ranks(keys: Array, window: int) -> Array:
-    """Place of the first `window` columns in the ascending order of their row, ties: later columns first.
+def column_ranks(keys: Array, window: int) -> Array:
+    """Rank of the first `window` columns in the ascending order of their row; ties: later columns first.
 
-    keys: [B, w] → int32 [B, min(w, window)]. By counting: a sort is a scalar loop on CPU.
+    keys: [B, w] → int32 [B, min(w, window)]. By counting, since a sort is a scalar loop on CPU.
     """
     mine = keys[:, :window]
     age = jnp.arange(mine.shape[1])
@@ -132,15 +132,15 @@ def count_columns(test: Callable[[Array | int, Array], Array], columns: Array, t
 
 
 def shuffle(words: Array, low: Array, count: Array, window: int) -> Array:
-    """A uniformly random order of the ages low, …, low + count - 1 of each row.
+    """A uniformly random order of the ages low, …, low + count - 1 of each sequence.
 
-    words: random, uint32 [B, w] with w >= low + count. Returns int32 [B, window], where the columns of those
-    ages hold the numbers 0, …, count - 1 in random order and other columns hold numbers >= count. Equal
-    words (odds below 2^-20 in a row of 50) keep their order.
+    words: random, uint32 [B, w] with w >= low + count. Returns int32 [B, window], with the numbers 0, …,
+    count - 1 in random order in the columns of these ages, and numbers >= count elsewhere. Equal words
+    (probability below 2^-20 for 50 events) keep their order.
     """
     age = jnp.arange(words.shape[1])
     inside = (age >= low[:, None]) & (age < (low + count)[:, None])
-    return _pad(ranks(jnp.where(inside, words >> 1, NO_GAP), window), window, MAX_WIDTH)
+    return _pad(column_ranks(jnp.where(inside, words >> 1, NO_GAP), window), window, MAX_WIDTH)
 
 
 def _pad(x: Array, window: int, value: int) -> Array:
@@ -151,26 +151,26 @@ def _ages(window: int) -> Array:
     return jnp.arange(window, dtype=jnp.int32)
 
 
-def _picks(rows: GapRows, count: Array, window: int, *, largest: bool) -> Array:
+def _pick_by_gap(gaps: Gaps, count: Array, window: int, *, largest: bool) -> Array:
     """True at the `count` events of smallest gap (ties: oldest first) or largest gap (ties: latest first).
 
     Returns bool [B, min(w, window)].
     """
-    age = jnp.arange(rows.gaps.shape[1])
-    known = (age >= (rows.length - rows.gapped)[:, None]) & (age < rows.length[:, None])
-    rank = ranks(jnp.where(known, rows.gaps, NO_GAP), window)
-    if largest:  # exactly the reverse order; events without a gap come out negative
-        rank = rows.gapped[:, None] - 1 - rank
-    return (rank >= 0) & (rank < jnp.minimum(count, rows.gapped)[:, None])
+    age = jnp.arange(gaps.gaps.shape[1])
+    known = (age >= (gaps.length - gaps.gapped)[:, None]) & (age < gaps.length[:, None])
+    rank = column_ranks(jnp.where(known, gaps.gaps, NO_GAP), window)
+    if largest:  # the reverse order; events without a gap become negative
+        rank = gaps.gapped[:, None] - 1 - rank
+    return (rank >= 0) & (rank < jnp.minimum(count, gaps.gapped)[:, None])
 
 
-def _changed(picked: Array, action: int, window: int) -> Array:
-    """The code of rows whose picked events undergo an action."""
+def _change_at(picked: Array, action: int, window: int) -> Array:
+    """The code that applies an action to the picked events."""
     return 4 * _ages(window) + jnp.where(_pad(picked, window, False), action, KEEP)
 
 
-def _inserted(picked: Array, window: int, *, after: bool) -> Array:
-    """The code of rows with a similar item right after (or before) every picked event."""
+def _insert_at(picked: Array, window: int, *, after: bool) -> Array:
+    """The code that inserts a similar item right after (or before) every picked event."""
     width = picked.shape[1]
     last = _ages(width) + jnp.cumsum(picked, axis=1, dtype=jnp.int32)  # oldest slot that reads an event
     slot = _ages(window + 1)
@@ -187,42 +187,44 @@ def _at_least_one(count: Array, length: Array) -> Array:
     return jnp.minimum(jnp.maximum(count, 1), length)
 
 
-def _cut(size: Array, skip: Array, window: int) -> Edit:
-    """The `size` events that stand before the last `skip`."""
+def _window_edit(size: Array, skip: Array, window: int) -> Edit:
+    """The `size` events before the last `skip`."""
     return Edit(4 * (_ages(window) + skip[:, None]), size)
 
 
-def _extreme_window(rows: GapRows, size: Array, *, largest: bool, all_gaps: bool) -> Array:
-    """Events after the window of `size` events with the extreme variance of gaps; ties: the latest window."""
-    first = 1 if all_gaps else 2  # the window's last event lends no gap; officially the last but one neither
+def _extreme_window(gaps: Gaps, size: Array, *, largest: bool, all_gaps: bool) -> Array:
+    """Number of events after the window of `size` events with extreme variance of gaps; ties: the latest."""
+    first = (
+        1 if all_gaps else 2
+    )  # the last event's gap does not count; in the official code neither does the one before
     end = jnp.maximum(size, first)
-    words = scaled_variance(rows.gaps, first, end, end - first)
-    valid = jnp.arange(rows.gaps.shape[1]) + size[:, None] <= rows.length[:, None]
+    words = scaled_variance(gaps.gaps, first, end, end - first)
+    valid = jnp.arange(gaps.gaps.shape[1]) + size[:, None] <= gaps.length[:, None]
     return first_extreme(words, valid, largest=largest)
 
 
-def _start(word: Array, length: Array, size: Array) -> Array:
-    """Uniform in 0, …, length - size - 1: the last possible window is never drawn, as in both references."""
+def _window_start(word: Array, length: Array, size: Array) -> Array:
+    """Uniform in 0, …, length - size - 1: as in both references, the last possible window is never drawn."""
     return (word % jnp.maximum(length - size, 1).astype(jnp.uint32)).astype(jnp.int32)
 
 
 def ti_crop(rate: float, *, largest: bool = False, all_gaps: bool = False) -> Operator:
     """Keeps the window of int(rate * n) events whose gaps vary least (or most): AAAI 2023, Ti-Crop.
 
-    Two events or fewer give one random event. The official code leaves a window's last gap out of the
-    variance; `all_gaps` takes it in, as the paper has it. Rate 1 keeps the whole row.
+    If int(rate * n) is at most 2, one random event is kept. The official code ignores a window's last gap in
+    the variance; `all_gaps` includes it, as in the paper. Rate 1 keeps the whole sequence.
     """
-    _check(rate)
+    _check_rate(rate)
 
-    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
-        size = floors(rate)
-        return size, _extreme_window(rows, size, largest=largest, all_gaps=all_gaps)
+    def plan(gaps: Gaps, counts: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+        size = counts(rate)
+        return size, _extreme_window(gaps, size, largest=largest, all_gaps=all_gaps)
 
-    def edit(plan: tuple[Array, ...], length: Array, random: Random, window: int) -> Edit:
+    def edit(plan: tuple[Array, ...], length: Array, draws: Draws, window: int) -> Edit:
         size, skip = plan
         single = (size <= 2) & (size < length)
-        one = length - 1 - _start(random.word, length, size)
-        return _cut(jnp.where(single, 1, size), jnp.where(single, one, skip), window)
+        one = length - 1 - _window_start(draws.word, length, size)
+        return _window_edit(jnp.where(single, 1, size), jnp.where(single, one, skip), window)
 
     return Operator(plan, edit, replaces=False)
 
@@ -230,140 +232,140 @@ def ti_crop(rate: float, *, largest: bool = False, all_gaps: bool = False) -> Op
 def ti_reorder(rate: float, *, largest: bool = False, all_gaps: bool = False) -> Operator:
     """Shuffles the window of int(rate * n) events whose gaps vary least (or most): Ti-Reorder.
 
-    Fewer than two events: unchanged. `all_gaps`: see `ti_crop`.
+    A window of fewer than two events changes nothing. `all_gaps`: see `ti_crop`.
     """
-    _check(rate)
+    _check_rate(rate)
 
-    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
-        size = floors(rate)
-        return size, _extreme_window(rows, size, largest=largest, all_gaps=all_gaps)
+    def plan(gaps: Gaps, counts: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+        size = counts(rate)
+        return size, _extreme_window(gaps, size, largest=largest, all_gaps=all_gaps)
 
-    return Operator(plan, _reordered, False, lambda plan, length, word: (plan[1], plan[0]))
+    return Operator(plan, _reorder_window, False, lambda plan, length, word: (plan[1], plan[0]))
 
 
-def _reordered(plan: tuple[Array, ...], length: Array, random: Random, window: int) -> Edit:
+def _reorder_window(plan: tuple[Array, ...], length: Array, draws: Draws, window: int) -> Edit:
     size, skip = plan[0][:, None], plan[1][:, None]
-    return Edit(4 * jnp.where(random.order < size, skip + random.order, _ages(window)), length)
+    return Edit(4 * jnp.where(draws.order < size, skip + draws.order, _ages(window)), length)
 
 
 def ti_mask(rate: float, *, largest: bool | None = True) -> Operator:
-    """Replaces int(rate * n) events by padding, those of largest (smallest) gap: Ti-Mask.
+    """Replaces int(rate * n) events of largest (smallest) gap by padding: Ti-Mask.
 
-    largest: None masks uniformly random events instead. A single event is left alone.
+    largest: None masks uniformly random events instead. A single event is never masked.
     """
-    _check(rate)
+    _check_rate(rate)
     if largest is None:
-        return _random_change(lambda floor, length: jnp.where(length > 1, floor, 0), rate, MASK)
-    return _gap_change(lambda floor, length: jnp.where(length > 1, floor, 0), rate, MASK, largest)
+        return _random_change(lambda count, length: jnp.where(length > 1, count, 0), rate, MASK)
+    return _gap_change(lambda count, length: jnp.where(length > 1, count, 0), rate, MASK, largest)
 
 
 def ti_substitute(rate: float, *, largest: bool = False) -> Operator:
     """Replaces max(int(rate * n), 1) items of smallest (largest) gap by a similar one: Ti-Substitute.
 
-    A single event is left alone.
+    A single event is never replaced.
     """
-    _check(rate)
-    count = lambda floor, length: jnp.where(length > 1, jnp.maximum(floor, 1), 0)  # noqa: E731
+    _check_rate(rate)
+    count = lambda count, length: jnp.where(length > 1, jnp.maximum(count, 1), 0)  # noqa: E731
     return _gap_change(count, rate, SIMILAR, largest)
 
 
 def ti_insert(rate: float, *, largest: bool = True) -> Operator:
-    """Puts a similar item right after max(int(rate * n), 1) events of largest (smallest) gap: Ti-Insert.
+    """Inserts a similar item right after max(int(rate * n), 1) events of largest (smallest) gap: Ti-Insert.
 
-    One item per place, the default of the official code; the row grows by as many events.
+    One item per position, the default of the official code; the sequence grows by as many events.
     """
-    _check(rate)
+    _check_rate(rate)
 
-    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
-        count = jnp.minimum(jnp.maximum(floors(rate), 1), rows.gapped)
-        picked = _picks(rows, count, window, largest=largest)
-        return _inserted(picked, window, after=True), rows.length + count
+    def plan(gaps: Gaps, counts: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+        count = jnp.minimum(jnp.maximum(counts(rate), 1), gaps.gapped)
+        picked = _pick_by_gap(gaps, count, window, largest=largest)
+        return _insert_at(picked, window, after=True), gaps.length + count
 
-    return Operator(plan, lambda plan, length, random, window: Edit(*plan), replaces=True)
+    return Operator(plan, lambda plan, length, draws, window: Edit(*plan), replaces=True)
 
 
-def _whole(plan: tuple[Array, ...], length: Array, word: Array) -> tuple[Array, Array]:
+def _whole_span(plan: tuple[Array, ...], length: Array, word: Array) -> tuple[Array, Array]:
     return jnp.zeros_like(length), length
 
 
 def _gap_change(count: Callable[[Array, Array], Array], rate: float, action: int, largest: bool) -> Operator:
     """An action on events chosen by their gaps."""
 
-    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
-        picked = _picks(rows, count(floors(rate), rows.length), window, largest=largest)
-        return (_changed(picked, action, window),)
+    def plan(gaps: Gaps, counts: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+        picked = _pick_by_gap(gaps, count(counts(rate), gaps.length), window, largest=largest)
+        return (_change_at(picked, action, window),)
 
-    return Operator(plan, lambda plan, length, random, window: Edit(plan[0], length), action == SIMILAR)
+    return Operator(plan, lambda plan, length, draws, window: Edit(plan[0], length), action == SIMILAR)
 
 
 def _random_change(count: Callable[[Array, Array], Array], rate: float, action: int) -> Operator:
     """An action on uniformly random events."""
 
-    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
-        return (count(floors(rate), rows.length),)
+    def plan(gaps: Gaps, counts: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+        return (count(counts(rate), gaps.length),)
 
-    def edit(plan: tuple[Array, ...], length: Array, random: Random, window: int) -> Edit:
-        return Edit(_changed(random.order < plan[0][:, None], action, window), length)
+    def edit(plan: tuple[Array, ...], length: Array, draws: Draws, window: int) -> Edit:
+        return Edit(_change_at(draws.order < plan[0][:, None], action, window), length)
 
-    return Operator(plan, edit, action == SIMILAR, _whole)
+    return Operator(plan, edit, action == SIMILAR, _whole_span)
 
 
 def crop(rate: float) -> Operator:
-    """Keeps a random window of int(rate * n) events, or one random event: CoSeRec 3.2.
+    """Keeps a random window of int(rate * n) events, at least one: CoSeRec 3.2.
 
-    As officially, the window never ends with the last event unless it is the whole row.
+    As in the official code, the window never ends with the last event unless it is the whole sequence.
     """
-    _check(rate)
+    _check_rate(rate)
 
-    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
-        return (floors(rate),)
+    def plan(gaps: Gaps, counts: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+        return (counts(rate),)
 
-    def edit(plan: tuple[Array, ...], length: Array, random: Random, window: int) -> Edit:
-        start = _start(random.word, length, plan[0])
+    def edit(plan: tuple[Array, ...], length: Array, draws: Draws, window: int) -> Edit:
+        start = _window_start(draws.word, length, plan[0])
         size = _at_least_one(plan[0], length)
-        return _cut(size, length - size - start, window)
+        return _window_edit(size, length - size - start, window)
 
     return Operator(plan, edit, replaces=False)
 
 
 def mask(rate: float) -> Operator:
     """Replaces int(rate * n) random events by padding: CoSeRec 3.2."""
-    _check(rate)
-    return _random_change(lambda floor, length: floor, rate, MASK)
+    _check_rate(rate)
+    return _random_change(lambda count, length: count, rate, MASK)
 
 
 def reorder(rate: float) -> Operator:
     """Shuffles a random window of int(rate * n) events, chosen as in `crop`: CoSeRec 3.2."""
-    _check(rate)
+    _check_rate(rate)
 
-    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
-        return (floors(rate),)
+    def plan(gaps: Gaps, counts: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+        return (counts(rate),)
 
     def span(plan: tuple[Array, ...], length: Array, word: Array) -> tuple[Array, Array]:
-        return length - plan[0] - _start(word, length, plan[0]), plan[0]
+        return length - plan[0] - _window_start(word, length, plan[0]), plan[0]
 
-    def edit(plan: tuple[Array, ...], length: Array, random: Random, window: int) -> Edit:
-        low, size = span(plan, length, random.word)
-        return _reordered((size, low), length, random, window)
+    def edit(plan: tuple[Array, ...], length: Array, draws: Draws, window: int) -> Edit:
+        low, size = span(plan, length, draws.word)
+        return _reorder_window((size, low), length, draws, window)
 
     return Operator(plan, edit, False, span)
 
 
 def substitute(rate: float) -> Operator:
     """Replaces max(int(rate * n), 1) random items by a similar one: CoSeRec 3.2."""
-    _check(rate)
+    _check_rate(rate)
     return _random_change(_at_least_one, rate, SIMILAR)
 
 
 def insert(rate: float) -> Operator:
-    """Puts a similar item right before max(int(rate * n), 1) random events: CoSeRec 3.2."""
-    _check(rate)
+    """Inserts a similar item right before max(int(rate * n), 1) random events: CoSeRec 3.2."""
+    _check_rate(rate)
 
-    def plan(rows: GapRows, floors: Callable[[float], Array], window: int) -> tuple[Array, ...]:
-        return (_at_least_one(floors(rate), rows.length),)
+    def plan(gaps: Gaps, counts: Callable[[float], Array], window: int) -> tuple[Array, ...]:
+        return (_at_least_one(counts(rate), gaps.length),)
 
-    def edit(plan: tuple[Array, ...], length: Array, random: Random, window: int) -> Edit:
-        picked = random.order < plan[0][:, None]
-        return Edit(_inserted(picked, window, after=False), length + plan[0])
+    def edit(plan: tuple[Array, ...], length: Array, draws: Draws, window: int) -> Edit:
+        picked = draws.order < plan[0][:, None]
+        return Edit(_insert_at(picked, window, after=False), length + plan[0])
 
-    return Operator(plan, edit, True, _whole)
+    return Operator(plan, edit, True, _whole_span)

@@ -1,7 +1,7 @@
-"""Random words of rows: each row has its own stream, so a result never depends on the rest of the batch.
+"""Random words per sequence: each has its own stream, so that no result depends on the rest of the batch.
 
-A row's seed comes from jax.random; its words are an integer hash of seed and counter, several times cheaper
-on CPU than as many Threefry words, and the first n words do not depend on how many are drawn.
+A sequence's seed comes from jax.random; its words are an integer hash of seed and counter, several times
+cheaper on CPU than as many Threefry words, and the first n words do not depend on how many are drawn.
 """
 
 from __future__ import annotations
@@ -11,18 +11,23 @@ import jax.numpy as jnp
 
 from jaxrec.types import Array, Key
 
-CHOICE, START, ORDER, LONER = 0, 1, 1 << 16, 2 << 16  # where the words of each purpose begin
+CHOICE_OFFSET, START_OFFSET, ORDER_OFFSET, SUBSTITUTE_OFFSET = (
+    0,
+    1,
+    1 << 16,
+    2 << 16,
+)  # where the words of each purpose begin
 
 
-def seeds(key: Key, rows: int) -> Array:
-    """Two random words for each row, uint32 [rows, 2], from one key or from a key for each row [rows]."""
+def row_seeds(key: Key, count: int) -> Array:
+    """Two random words per sequence, uint32 [count, 2], from one key or from one key per sequence [count]."""
     if key.ndim == 0:
-        return jax.random.bits(key, (rows, 2))
+        return jax.random.bits(key, (count, 2))
     return jax.vmap(lambda key: jax.random.bits(key, (2,)))(key)
 
 
 def words(seeds: Array, begin: int, size: int) -> Array:
-    """Random uint32 [B, size]: the words begin, …, begin + size - 1 of each row's stream."""
+    """Random uint32 [B, size]: the words begin, …, begin + size - 1 of each sequence's stream."""
     counter = jnp.arange(begin, begin + size, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
     return _mix(_mix(counter + seeds[:, :1]) ^ seeds[:, 1:])
 

@@ -1,10 +1,10 @@
-"""Stochastic length: most long histories are cut to a sample of their events.
+"""Stochastic length: most long histories are reduced to a sample of their events.
 
-Of HSTU (Zhai et al., ICML 2024, arXiv:2402.17152, section 3.2), to spare attention the square of the length.
+From HSTU (Zhai et al., ICML 2024, arXiv:2402.17152, section 3.2), since attention is quadratic in the length.
 
-With α in (1, 2] and a length N, a history of n events is whole if n ≤ N^(α/2). A longer one is whole with
-probability N^α / n², and otherwise a sample of ⌊N^(α/2)⌋ of its events in their order. The expected squared
-length is at most 2 N^α.
+With α in (1, 2] and a length N, a history of n events is kept whole if n ≤ N^(α/2). A longer one is kept
+whole with probability N^α / n²; otherwise ⌊N^(α/2)⌋ of its events are sampled, in their order. The expected
+squared length is at most 2 N^α.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from jaxrec.types import Array, Key
 def stochastic_length(
     key: Key, real: Array, *, max_len: int, alpha: float, weights: Array | None = None
 ) -> Array:
-    """Which events stay: bool [B, L].
+    """Which events are kept: bool [B, L].
 
     Args:
       real: True where there is an event, [B, L].
-      max_len: N. alpha: α, above 1 and at most 2, which leaves histories up to N whole.
-      weights: events are drawn without replacement in proportion to these, at least 0, [B, L], such as larger
-        ones for recent events; those of weight 0 come last. None: all alike.
+      max_len: N. alpha: α, above 1 and at most 2, which keeps histories of up to N events whole.
+      weights: events are sampled without replacement in proportion to these, at least 0, [B, L], for example
+        larger ones for recent events; those of weight 0 come last. None: uniformly.
     """
     if max_len < 1 or not 1.0 < alpha <= 2.0:
         raise ValueError(f"max_len={max_len}, alpha={alpha}: must be at least 1, and above 1 and at most 2")
@@ -52,10 +52,10 @@ def shortened_lengths(
     return np.where(whole, lengths, int(whole_up_to + 1e-6))
 
 
-def right_aligned(kept: Array, width: int) -> tuple[Array, Array]:
-    """Where the kept events stand, the last of them in the last slot: index into L and mask, [B, width].
+def right_align(kept: Array, width: int) -> tuple[Array, Array]:
+    """Index into L and mask, [B, width], that right-align the kept events; only the last `width` remain.
 
-    Gather with `jnp.take_along_axis(column, index, axis=1)`. Of more than `width` the last ones remain.
+    Gather with `jnp.take_along_axis(column, index, axis=1)`.
     """
     order = jnp.argsort(kept, axis=1, stable=True).astype(jnp.int32)  # the kept ones last, each in order
     index = jnp.pad(order, ((0, 0), (max(width - kept.shape[1], 0), 0)))[:, -width:]

@@ -1,7 +1,7 @@
-"""Views for contrastive learning: an operator chosen for each example, cut to the last `window` events.
+"""Views for contrastive learning: a random operator for each example, and truncation to the last events.
 
-The choice follows TiCoSeRec and CoSeRec (see operators.py): uniform, independent for each example and view,
-among all operators for rows longer than a threshold and among a smaller set for the others.
+The choice is that of TiCoSeRec and CoSeRec (see operators.py): uniform and independent for each example and
+view, among all operators for sequences longer than a threshold and among a smaller set for the others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 from jaxrec.augment import operators as ops
 from jaxrec.augment import random_words
 from jaxrec.augment.by_width import WIDTHS, by_width
-from jaxrec.augment.operators import Edit, Operator, Random
-from jaxrec.augment.similarity import Similar
+from jaxrec.augment.operators import Draws, Edit, Operator
+from jaxrec.augment.similarity import SimilarItems
 from jaxrec.types import Array, Key
 
 Plan = tuple[tuple[Array, ...], ...]
@@ -26,14 +26,15 @@ Plan = tuple[tuple[Array, ...], ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class View:
-    """A random choice among operators, then truncation: key, rows → augmented rows.
+    """A random choice among operators, then truncation: key, sequences → augmented sequences.
 
-    `view(...)` does all at once. In training, `plan` is computed once for a data set (`plan_rows`) and kept
-    on the device, and each step calls `apply` with the plan's rows of the batch: the same results, faster.
+    `view(...)` does all at once. In training, `plan` is computed once for a data set (`plan_in_blocks`) and
+    kept on the device, and each step calls `apply` with its part of the plan: the same results, faster.
 
-    operators: for rows of more than `threshold` events; threshold -1: for all rows.
-    short: for the others. window: events kept. zero: rows left un-augmented become empty ('zero' mode of the
-    reference) rather than stay as they are ('original'). widths: see `by_width`; they change only the speed.
+    operators: for sequences of more than `threshold` events; threshold -1: for all.
+    short: for the others. window: most recent events kept. zero: whether unaugmented sequences become empty
+    (mode 'zero' of the reference) or stay unchanged ('original'). widths: see `by_width`; they only change
+    the speed.
     """
 
     operators: tuple[Operator, ...]
@@ -45,18 +46,20 @@ class View:
 
     def __post_init__(self) -> None:
         if self.threshold != -1 and self.threshold < 1:
-            raise ValueError(f"threshold={self.threshold}: must be -1 (one set for all rows) or at least 1")
+            raise ValueError(
+                f"threshold={self.threshold}: must be -1 (one set for all sequences) or at least 1"
+            )
         if not self.operators or (self.threshold > 0) != bool(self.short):
             raise ValueError(
                 f"threshold={self.threshold}, {len(self.operators)} operators, {len(self.short)} for short: "
-                "give at least one operator, and some for short rows exactly if there is a threshold"
+                "give at least one operator, and some for short sequences exactly if there is a threshold"
             )
         if self.window < 1:
             raise ValueError(f"window={self.window}: must be at least 1")
 
     @property
     def distinct(self) -> tuple[Operator, ...]:
-        """The operators, each once: the order of a plan's parts."""
+        """The operators, each once, in the order of a plan's parts."""
         return tuple(dict.fromkeys(self.operators + self.short))
 
     def __call__(
@@ -65,21 +68,21 @@ class View:
         items: Array,
         times: Array | None,
         length: Array,
-        similar: Similar | None = None,
+        similar: SimilarItems | None = None,
         *,
         unaugmented: Array | None = None,
     ) -> tuple[Array, Array]:
-        """Augments right-aligned rows.
+        """Augments right-aligned sequences.
 
         Args:
-          key: one key, or one for each row [B]: a row's result depends on its own key only.
+          key: one key, or one per sequence [B]: then a result depends on its own key only.
           items: int32 [B, W], padding 0.
-          times: int32 [B, W + 1], the last column being the time of the event after the last item, or [B, W]
-            if it is unknown: then the last item has no gap and is never picked; None for operators that
-            read no times.
+          times: int32 [B, W + 1], where the last column is the time of the event after the last item, or
+            [B, W] if it is unknown: then the last item has no gap and is never picked; None for operators
+            that use no times.
           length: int32 [B].
           similar: needed by operators that substitute or insert.
-          unaugmented: bool [B], rows to leave out; None: no row.
+          unaugmented: bool [B], sequences that are not augmented; None: all are.
 
         Returns: items int32 [B, window] right-aligned, padding 0, and their length int32 [B].
         """
@@ -88,33 +91,31 @@ class View:
         return self.apply(key, plan, items, length, similar, unaugmented=unaugmented)
 
     def plan(self, times: Array | None, length: Array, *, width: int) -> Plan:
-        """What depends on the times alone: a tree of arrays with leading axis B, rows being `width` wide."""
+        """What depends on the times alone, for sequences of width `width`: a tree of arrays [B, …]."""
         if times is None:
             times = jnp.zeros((length.shape[0], width + 1), jnp.int32)
-        rows = ops.gaps_by_age(times, length, width)
+        gaps_of_all = ops.gaps_by_age(times, length, width)
 
         def compute(width: int, gaps: Array, length: Array, gapped: Array) -> Plan:
-            rows = ops.GapRows(gaps[:, :width], length, gapped)
+            narrow = ops.Gaps(gaps[:, :width], length, gapped)
 
-            def floors(rate: float) -> Array:
-                return jnp.asarray(ops.floor_table(rate, gaps.shape[1]))[length]
+            def counts(rate: float) -> Array:
+                return jnp.asarray(ops.event_counts(rate, gaps.shape[1]))[length]
 
-            return tuple(op.plan(rows, floors, self.window) for op in self.distinct)
+            return tuple(op.plan(narrow, counts, self.window) for op in self.distinct)
 
-        return by_width(compute, width, length, *rows, widths=self.widths)
+        return by_width(compute, width, length, *gaps_of_all, widths=self.widths)
 
     def edit(
         self, seeds: Array, plan: Plan, length: Array, *, width: int, unaugmented: Array | None = None
     ) -> Edit:
         """The random part: which event every output slot reads.
 
-        seeds: see random_words.py, uint32 [B, 2]; width: no row is longer.
+        seeds: see random_words.py, uint32 [B, 2]; width: largest length.
         """
-        choice = self._choose(random_words.words(seeds, random_words.CHOICE, 1)[:, 0], length)
-        word = random_words.words(seeds, random_words.START, 1)[:, 0]
-        choice, word = jax.lax.optimization_barrier(
-            (choice, word)
-        )  # or XLA works them out again for every slot
+        choice = self._choose(random_words.words(seeds, random_words.CHOICE_OFFSET, 1)[:, 0], length)
+        word = random_words.words(seeds, random_words.START_OFFSET, 1)[:, 0]
+        choice, word = jax.lax.optimization_barrier((choice, word))  # else XLA recomputes them for every slot
         spans = [
             op.span(part, length, word) if op.span else (jnp.zeros_like(length),) * 2
             for op, part in zip(self.distinct, plan, strict=True)
@@ -123,9 +124,9 @@ class View:
         if any(op.span for op in self.distinct):
             low, count = (_select(choice, column) for column in zip(*spans, strict=True))
             order = self._order(seeds, low, count, width)
-        random = Random(word, order)
+        draws = Draws(word, order)
         edits = [
-            op.edit(part, length, random, self.window) for op, part in zip(self.distinct, plan, strict=True)
+            op.edit(part, length, draws, self.window) for op, part in zip(self.distinct, plan, strict=True)
         ]
         code = _select(choice[:, None], [e.code for e in edits])
         new_length = _select(choice, [e.length for e in edits])
@@ -140,29 +141,29 @@ class View:
         plan: Plan,
         items: Array,
         length: Array,
-        similar: Similar | None = None,
+        similar: SimilarItems | None = None,
         *,
         end: Array | None = None,
         width: int | None = None,
         unaugmented: Array | None = None,
     ) -> tuple[Array, Array]:
-        """Augments rows whose plan is known; arguments and result as for a call.
+        """Augments sequences whose plan is known; arguments and result as for a call.
 
-        items: int32 [B, W] right-aligned, or a flat column [N] of all events together with `end` [B], the
-          place after each row's last event, and `width`, the largest length.
+        items: int32 [B, W] right-aligned, or a flat column [N] of all events with `end` [B], the index after
+          each sequence's last event, and `width`, the largest length.
         """
         if end is None:
             width = items.shape[1]
             end = (1 + jnp.arange(items.shape[0], dtype=jnp.int32)) * width
             items = items.reshape(-1)
         if width is None:
-            raise ValueError("width=None: with a flat column of items, give the largest length of a row")
+            raise ValueError("width=None: with a flat column of items, give the largest length")
         self._check(similar)
-        seeds = random_words.seeds(key, length.shape[0])
+        seeds = random_words.row_seeds(key, length.shape[0])
         edit = self.edit(seeds, plan, length, width=width, unaugmented=unaugmented)
-        return execute(seeds, edit, items, end, similar)
+        return apply_edit(seeds, edit, items, end, similar)
 
-    def _check(self, similar: Similar | None) -> None:
+    def _check(self, similar: SimilarItems | None) -> None:
         if similar is None and any(op.replaces for op in self.distinct):
             raise ValueError("similar=None: an operator of this view inserts or substitutes similar items")
 
@@ -170,40 +171,42 @@ class View:
         """`operators.shuffle` of the spans."""
 
         def compute(width: int, seeds: Array, low: Array, count: Array) -> Array:
-            return ops.shuffle(random_words.words(seeds, random_words.ORDER, width), low, count, self.window)
+            return ops.shuffle(
+                random_words.words(seeds, random_words.ORDER_OFFSET, width), low, count, self.window
+            )
 
-        reach = jnp.where(low < self.window, low + count, 0)
-        return by_width(compute, width, reach, seeds, low, count, widths=self.widths)
+        needed = jnp.where(low < self.window, low + count, 0)
+        return by_width(compute, width, needed, seeds, low, count, widths=self.widths)
 
     def _choose(self, word: Array, length: Array) -> Array:
         """Index among the distinct operators, [B]."""
-        place = {op: i for i, op in enumerate(self.distinct)}
+        index = {op: i for i, op in enumerate(self.distinct)}
 
         def draw(candidates: tuple[Operator, ...]) -> Array:
-            return jnp.array([place[op] for op in candidates], jnp.int32)[word % len(candidates)]
+            return jnp.array([index[op] for op in candidates], jnp.int32)[word % len(candidates)]
 
         choice = draw(self.operators)
         return choice if not self.short else jnp.where(length > self.threshold, choice, draw(self.short))
 
 
-def execute(
-    seeds: Array, edit: Edit, items: Array, end: Array, similar: Similar | None
+def apply_edit(
+    seeds: Array, edit: Edit, items: Array, end: Array, similar: SimilarItems | None
 ) -> tuple[Array, Array]:
-    """Reads the items of an edit: items int32 [B, V] right-aligned, and their length.
+    """Applies an edit: items int32 [B, V] right-aligned, and their length int32 [B].
 
-    items: a flat column [N]; end: the place after each row's last event, [B]; seeds: as given to the edit.
+    items: a flat column [N]; end: index after each sequence's last event, [B]; seeds: those of the edit.
     """
     window = edit.code.shape[1]
     code = jnp.flip(edit.code, 1)
     length = jnp.minimum(edit.length, window)
     real = jnp.arange(window) >= window - length[:, None]
-    place = jnp.where(real, end[:, None] - 1 - (code >> 2), 0)
+    index = jnp.where(real, end[:, None] - 1 - (code >> 2), 0)
     action = jnp.where(real, code & 3, ops.MASK)
-    item = items.at[place].get(mode="promise_in_bounds")
+    item = items.at[index].get(mode="promise_in_bounds")
     if similar is not None:
         other = similar.item.at[item].get(mode="promise_in_bounds")
-        drawn = similar.draw(random_words.words(seeds, random_words.LONER, window))
-        other = jnp.where(other > 0, other, drawn)  # without a condition: that breaks up the one fused loop
+        drawn = similar.draw(random_words.words(seeds, random_words.SUBSTITUTE_OFFSET, window))
+        other = jnp.where(other > 0, other, drawn)  # no conditional, which would break the fused loop
         item = jnp.where(action == ops.SIMILAR, other, item)
     return jnp.where(action == ops.MASK, 0, item), length
 
@@ -222,18 +225,18 @@ def augment(
     items: Array,
     times: Array | None,
     length: Array,
-    similar: Similar | None = None,
+    similar: SimilarItems | None = None,
     *,
     window: int | None = None,
     widths: tuple[int, ...] = WIDTHS,
 ) -> tuple[Array, Array]:
-    """One operator on every row, cut to the last `window` events (None: as many as the rows are wide)."""
+    """Applies one operator to every sequence; keeps the last `window` events (None: the input's width)."""
     view = View((operator,), window=window or items.shape[1], widths=widths)
     return view(key, items, times, length, similar)
 
 
-def plan_rows(view: View, times: Array | None, length: Array, *, width: int, block: int = 512) -> Plan:
-    """The plan of all rows of a data set, in blocks that bound memory; arguments as for `View.plan`."""
+def plan_in_blocks(view: View, times: Array | None, length: Array, *, width: int, block: int = 512) -> Plan:
+    """The plan of a whole data set, in blocks that bound memory; arguments as for `View.plan`."""
     count = length.shape[0]
     blocks = -(-count // block)
 
@@ -249,16 +252,15 @@ def plan_rows(view: View, times: Array | None, length: Array, *, width: int, blo
 
 
 def random_pairs(view: View, num_views: int = 2) -> tuple[tuple[View, View], ...]:
-    """The pairs of views of one example: each of the C(num_views, 2) pairs draws twice, independently."""
+    """The pairs of views of an example: C(num_views, 2) pairs of two independent draws."""
     return ((view, view),) * (num_views * (num_views - 1) // 2)
 
 
 def enumerated_pairs(
     operators: Sequence[Operator], num_views: int, *, window: int = 50
 ) -> tuple[tuple[View, View], ...]:
-    """Every pair among the first `num_views` operators, in order: 'combinatorial_enumerate'.
-
-    The references give them as crop, mask, reorder, insert, substitute.
+    """All pairs of the first `num_views` operators, in order: 'combinatorial_enumerate' of the references,
+    whose operators are crop, mask, reorder, insert, substitute.
     """
     if not 2 <= num_views <= len(operators):
         raise ValueError(f"num_views={num_views}: must be 2 to {len(operators)}, the number of operators")
@@ -266,13 +268,13 @@ def enumerated_pairs(
     return tuple(itertools.combinations(views, 2))
 
 
-def chosen(letters: str, **operators: Operator) -> tuple[Operator, ...]:
+def operators_by_initials(letters: str, **operators: Operator) -> tuple[Operator, ...]:
     """Operators by the initials of their names: chosen("SIM", substitute=…, insert=…, mask=…, crop=…)."""
     initials = {name[0].upper(): op for name, op in operators.items()}
     unknown = sorted(set(letters) - set(initials))
     if unknown or not letters:
         known = "".join(sorted(initials))
-        raise ValueError(f"letters={letters!r}: must name operators by their initials, some of {known}")
+        raise ValueError(f"letters={letters!r}: must be initials of operators, some of {known}")
     return tuple(initials[letter] for letter in letters)
 
 
@@ -288,9 +290,9 @@ def unaugmented_users(
     Args:
       gap_variance_rank: int [U], 0 for the user whose gaps vary least.
       ratio: share of the users, `var_rank_not_aug_ratio` of the official code.
-      official_bug: the official code reads a file sorted by that rank, collects the user ids on its first
-        lines, and then compares these ids with line numbers, so that mostly other users are left out.
-      user_ids: int [U], the ids in that file; needed for the official rule.
+      official_bug: reproduces the official code, which collects user ids from the first lines of a file
+        sorted by that rank and then compares them with line numbers, so that it mostly takes other users.
+      user_ids: int [U], the ids in that file; needed for official_bug.
 
     Returns: bool [U].
     """
@@ -300,5 +302,5 @@ def unaugmented_users(
     if not official_bug:
         return first
     if user_ids is None:
-        raise ValueError("user_ids=None: the official rule compares the ids of the file, give them")
+        raise ValueError("user_ids=None: official_bug compares the ids of the file; give them")
     return np.isin(gap_variance_rank, np.asarray(user_ids)[first].astype(np.int64))

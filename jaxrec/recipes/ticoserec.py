@@ -22,7 +22,7 @@ import optax
 
 from jaxrec import losses
 from jaxrec.augment import similarity
-from jaxrec.augment.similarity import Similar
+from jaxrec.augment.similarity import SimilarItems
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
@@ -232,7 +232,7 @@ def phases(next_item: Task, views: Task | None, model: SASRec, data: Data, recip
     """
     if views is None:
         return [Phase("plain", next_item, recipe.epochs)]
-    offline: Similar = data.columns["similar"]
+    offline: SimilarItems = data.columns["similar"]
     inverted = recipe.inverted_similarity
 
     def refresh(variables: Variables, context: Context) -> Context:

@@ -16,8 +16,8 @@ from jaxrec import packing
 from jaxrec.augment import operators as ops
 from jaxrec.augment import similarity
 from jaxrec.augment.operators import Operator
-from jaxrec.augment.similarity import Similar
-from jaxrec.augment.views import View, chosen, plan_rows, unaugmented_users
+from jaxrec.augment.similarity import SimilarItems
+from jaxrec.augment.views import View, operators_by_initials, plan_in_blocks, unaugmented_users
 from jaxrec.data.events.interactions import Sequences, gap_variance_rank
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.protocols.next_item import Data, Grow, packing_of
@@ -52,31 +52,31 @@ def view(recipe: Recipe) -> View:
     """The random choice of an operator for each sequence."""
     named = named_operators(recipe)
     if recipe.operators:
-        return View(chosen(recipe.operators, **named), window=recipe.max_len)
+        return View(operators_by_initials(recipe.operators, **named), window=recipe.max_len)
     return View(
         tuple(named.values()),
-        chosen(recipe.short, **named),
+        operators_by_initials(recipe.short, **named),
         threshold=recipe.threshold,
         window=recipe.max_len,
     )
 
 
-Similarity = Callable[[Sequences, Recipe, int], Similar]  # (sequences, recipe, seed) -> substitutes of items
+Similarity = Callable[[Sequences, Recipe, int], SimilarItems]  # (sequences, recipe, seed) -> substitutes of items
 
 
-def item_cf_iuf(sequences: Sequences, recipe: Recipe, seed: int) -> Similar:
+def item_cf_iuf(sequences: Sequences, recipe: Recipe, seed: int) -> SimilarItems:
     """Co-occurrence, a user counting less the more items they have: both papers' default."""
     return similarity.item_cf(
         sequences.items, sequences.offsets, num_items=sequences.num_items, inverse_user_frequency=True
     )
 
 
-def item_cf(sequences: Sequences, recipe: Recipe, seed: int) -> Similar:
+def item_cf(sequences: Sequences, recipe: Recipe, seed: int) -> SimilarItems:
     """Co-occurrence, all users alike."""
     return similarity.item_cf(sequences.items, sequences.offsets, num_items=sequences.num_items)
 
 
-def item2vec(sequences: Sequences, recipe: Recipe, seed: int) -> Similar:
+def item2vec(sequences: Sequences, recipe: Recipe, seed: int) -> SimilarItems:
     """Cosine of skip-gram vectors."""
     return similarity.item2vec(
         jax.random.key(seed),
@@ -87,12 +87,12 @@ def item2vec(sequences: Sequences, recipe: Recipe, seed: int) -> Similar:
     )
 
 
-def random(sequences: Sequences, recipe: Recipe, seed: int) -> Similar:
+def random(sequences: Sequences, recipe: Recipe, seed: int) -> SimilarItems:
     """Any item."""
-    return similarity.random(sequences.items, sequences.offsets, num_items=sequences.num_items)
+    return similarity.random_items(sequences.items, sequences.offsets, num_items=sequences.num_items)
 
 
-def augmented(data: Data, recipe: Recipe, similar: Similar) -> Data:
+def augmented(data: Data, recipe: Recipe, similar: SimilarItems) -> Data:
     """The data with the columns that views read: gap plans, users to leave alone, similar items.
 
     Raises:
@@ -119,7 +119,7 @@ def augmented(data: Data, recipe: Recipe, similar: Similar) -> Data:
         left = unaugmented_users(rank, recipe.unaugmented, user_ids=ids, official_bug=recipe.official_bug)
     chosen_view = view(recipe)
     columns = {
-        "plan": jax.jit(lambda t, n: plan_rows(chosen_view, t, n, width=data.width))(times, length),
+        "plan": jax.jit(lambda t, n: plan_in_blocks(chosen_view, t, n, width=data.width))(times, length),
         "unaugmented": left,
         "similar": similar,
     }

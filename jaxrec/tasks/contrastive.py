@@ -10,7 +10,7 @@ The last two do not read padding, so views share packed rows. All are compared b
 
 Context: items [N], start [U], length [U]; `unaugmented` [U], True for users whose views are their own
 sequence; `similar`, the best substitute of each item; and under the name given by `plans` what each view
-needs to know of every user's times (`jaxrec.augment.views.plan_rows`).
+needs to know of every user's times (`jaxrec.augment.views.plan_in_blocks`).
 Examples: example [B], a user each, and mask [B].
 """
 

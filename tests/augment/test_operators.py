@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jaxrec.augment import operators as ops
 from jaxrec.augment.views import augment
-from tests.augment import rows as twin
+from tests.augment import python_operators as twin
 
 WIDTH = 40
 ROWS = twin.lists(longest=WIDTH)
@@ -201,12 +201,12 @@ def test_gaps_of_seventy_years_of_seconds() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.floats(0, 1, allow_subnormal=False))
 def test_floors_are_those_of_python(rate: Any) -> None:
-    assert ops.floor_table(rate, 4096).tolist() == [int(rate * n) for n in range(4097)]
+    assert ops.event_counts(rate, 4096).tolist() == [int(rate * n) for n in range(4097)]
 
 
 @pytest.mark.parametrize("rate", [n / 100 for n in range(0, 101, 7)] + [0.29, 0.57, 0.58, 1 / 3])
 def test_floors_of_round_rates_are_those_of_python(rate: Any) -> None:
-    assert ops.floor_table(rate, 4096).tolist() == [int(rate * n) for n in range(4097)]
+    assert ops.event_counts(rate, 4096).tolist() == [int(rate * n) for n in range(4097)]
 
 
 def test_ranks_are_a_stable_order() -> None:
@@ -214,9 +214,9 @@ def test_ranks_are_a_stable_order() -> None:
     want = np.argsort(np.argsort(keys[:, ::-1], axis=1, kind="stable"), axis=1)[
         :, ::-1
     ]  # later columns first
-    np.testing.assert_array_equal(ops.ranks(jnp.asarray(keys, jnp.uint32), 30), want)
+    np.testing.assert_array_equal(ops.column_ranks(jnp.asarray(keys, jnp.uint32), 30), want)
     np.testing.assert_array_equal(
-        ops.ranks(jnp.asarray(keys[:, :12], jnp.uint32), 12)[:, -1].max() < 12, True
+        ops.column_ranks(jnp.asarray(keys[:, :12], jnp.uint32), 12)[:, -1].max() < 12, True
     )
 
 
@@ -229,5 +229,5 @@ def test_impossible_rate_is_refused(rate: Any) -> None:
 
 def test_wrong_number_of_stamps_is_refused() -> None:
     items, times, length = twin.arrays(ROWS, WIDTH)
-    with pytest.raises(ValueError, match=r"times\[64, 43\]: must be \[rows, 40 \+ 1\]"):
+    with pytest.raises(ValueError, match=r"times\[64, 43\]: must be \[B, 40 \+ 1\]"):
         augment(ops.ti_crop(0.5), jax.random.key(0), items, jnp.pad(times, ((0, 0), (2, 0))), length)

@@ -68,7 +68,7 @@ def test_ids_out_of_range_are_refused() -> None:
 
 
 def test_random_draws_from_all_training_items() -> None:
-    got = similarity.random(*flat([[1, 2], [4]]), num_items=9)
+    got = similarity.random_items(*flat([[1, 2], [4]]), num_items=9)
     assert not got.item.any()
     drawn = got.draw(jax.random.bits(jax.random.key(0), (200,)))
     assert set(drawn.tolist()) == {1, 2, 4}
@@ -124,7 +124,7 @@ def test_online_never_yields_padding_or_the_item_itself() -> None:
 def tables(first: Any, second: Any) -> Any:
     def one(item: Any, score: Any) -> Any:
         pool = jnp.arange(3, dtype=jnp.int32)
-        return similarity.Similar(
+        return similarity.SimilarItems(
             jnp.asarray(item), jnp.asarray(score), jnp.float32(1), jnp.float32(3), pool, jnp.int32(2)
         )
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec.augment.stochastic_length import right_aligned, stochastic_length
+from jaxrec.augment.stochastic_length import right_align, stochastic_length
 
 SHORTENED = jax.jit(functools.partial(stochastic_length, max_len=16, alpha=1.5))
 
@@ -47,7 +47,7 @@ def test_stochastic_length_refuses(max_len: int, alpha: float) -> None:
 def test_kept_events_move_to_the_right_in_their_order(width: int) -> None:
     items = np.array([[5, 6, 7, 8], [1, 2, 3, 4]])
     kept = np.array([[True, False, True, True], [False, False, False, False]])
-    index, mask = jax.jit(right_aligned, static_argnums=1)(kept, width)
+    index, mask = jax.jit(right_align, static_argnums=1)(kept, width)
     rows = np.where(mask, np.take_along_axis(items, np.asarray(index), axis=1), 0)
     np.testing.assert_array_equal(rows[0], [0, 0, 0, 5, 7, 8][-width:])
     assert not rows[1].any()

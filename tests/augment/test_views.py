@@ -9,17 +9,17 @@ import pytest
 from scipy import stats
 
 from jaxrec.augment import operators as ops
-from jaxrec.augment.similarity import Similar
+from jaxrec.augment.similarity import SimilarItems
 from jaxrec.augment.views import (
     View,
     augment,
-    chosen,
     enumerated_pairs,
-    plan_rows,
+    operators_by_initials,
+    plan_in_blocks,
     random_pairs,
     unaugmented_users,
 )
-from tests.augment import rows as twin
+from tests.augment import python_operators as twin
 
 WIDTH = 40
 ROWS = twin.lists(longest=WIDTH, count=96)
@@ -32,7 +32,7 @@ FIVE = {
     "insert": ops.ti_insert(0.5),
     "substitute": ops.ti_substitute(0.2),
 }
-RANDOM = View(tuple(FIVE.values()), chosen("SIM", **FIVE), 12, window=20, widths=(8, 16))
+RANDOM = View(tuple(FIVE.values()), operators_by_initials("SIM", **FIVE), 12, window=20, widths=(8, 16))
 PLAIN = dataclasses.replace(RANDOM, widths=())  # the same at full width; run uncompiled, it takes less time
 compiled = jax.jit(RANDOM)
 apply = functools.partial(augment, widths=())
@@ -71,7 +71,7 @@ def test_a_row_depends_on_its_own_key_alone() -> None:
 
 
 def test_planned_beforehand_from_a_flat_column_gives_the_same() -> None:
-    plan = plan_rows(PLAIN, TIMES, LENGTH, width=WIDTH, block=40)
+    plan = plan_in_blocks(PLAIN, TIMES, LENGTH, width=WIDTH, block=40)
     flat = jnp.asarray([item for items, _ in ROWS for item in items], jnp.int32)
     end = jnp.cumsum(LENGTH)
     order = np.random.default_rng(0).permutation(len(ROWS))
@@ -163,7 +163,7 @@ def test_items_without_neighbour_get_one_of_the_pool_drawn_anew() -> None:
     size = 300
     pool = jnp.zeros(size, jnp.int32).at[:3].set(jnp.asarray([250, 260, 270]))
     zero = jnp.float32(0)
-    alone = Similar(jnp.zeros(size, jnp.int32), jnp.zeros(size), zero, zero, pool, jnp.int32(3))
+    alone = SimilarItems(jnp.zeros(size, jnp.int32), jnp.zeros(size), zero, zero, pool, jnp.int32(3))
     step = jax.jit(lambda key: apply(ops.ti_substitute(1.0), key, ITEMS, TIMES, LENGTH, alone))
     drawn = []
     for seed in range(2):
@@ -205,9 +205,9 @@ def test_pairs() -> None:
 
 
 def test_letters_name_operators() -> None:
-    assert chosen("SIM", **FIVE) == (FIVE["substitute"], FIVE["insert"], FIVE["mask"])
+    assert operators_by_initials("SIM", **FIVE) == (FIVE["substitute"], FIVE["insert"], FIVE["mask"])
     with pytest.raises(ValueError, match="letters='SX'"):
-        chosen("SX", **FIVE)
+        operators_by_initials("SX", **FIVE)
 
 
 @pytest.mark.parametrize(

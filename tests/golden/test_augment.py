@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from jaxrec.augment import operators as ops
-from jaxrec.augment.similarity import Similar, larger
+from jaxrec.augment.similarity import SimilarItems, keep_larger
 from jaxrec.augment.views import augment
 from tests.golden.fixtures import golden_files
 
@@ -60,11 +60,13 @@ def similar_tables(path: Any) -> Any:
         item = fixture[f"in/{name}"].astype(np.int32)
         score = jnp.asarray(fixture[f"in/{name}_score"])
         pool = jnp.arange(len(item), dtype=jnp.int32)
-        return Similar(jnp.asarray(item), score, jnp.float32(0), jnp.float32(1), pool, jnp.int32(len(item)))
+        return SimilarItems(
+            jnp.asarray(item), score, jnp.float32(0), jnp.float32(1), pool, jnp.int32(len(item))
+        )
 
     first, second = table("most_similar"), table("most_similar_2")
     marked = first._replace(item=jnp.full_like(first.item, len(first.item)))  # an id that no event has
-    return {"first": first, "hybrid": larger(first, second), "marked": marked}
+    return {"first": first, "hybrid": keep_larger(first, second), "marked": marked}
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.augment import operators as ops
-from jaxrec.augment.views import View, plan_rows
+from jaxrec.augment.views import View, plan_in_blocks
 from jaxrec.data.events.batching import next_item_columns
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import Split, leave_one_out
@@ -100,7 +100,7 @@ def contrastive_columns(chosen: Views) -> dict[str, Any]:
     found: dict[str, Any] = jax.tree.map(jnp.asarray, columns())
     length = jnp.maximum(found["length"] - 1, 0)
     return found | {
-        "plan": jax.jit(lambda n: plan_rows(chosen.first, None, n, width=chosen.width))(length),
+        "plan": jax.jit(lambda n: plan_in_blocks(chosen.first, None, n, width=chosen.width))(length),
         "similar": None,
         "unaugmented": jnp.arange(len(LENGTHS)) == 1,
     }

@@ -1,4 +1,4 @@
-"""Rows for the tests, and the operators once more, slowly, on Python lists."""
+"""Sequences for the tests, and the operators written again, slowly, on Python lists."""
 
 import itertools
 from typing import Any
@@ -6,21 +6,21 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.augment.similarity import Similar
+from jaxrec.augment.similarity import SimilarItems
 
 NUM_ITEMS = 200
-STAND_IN = 1000  # the substitute of item i is STAND_IN + i, which no row holds
+STAND_IN = 1000  # the substitute of item i is STAND_IN + i, which no sequence has
 
 
 def similar(num_items: Any = NUM_ITEMS) -> Any:
     item = np.zeros(2 * STAND_IN, np.int32)
     item[1 : num_items + 1] = STAND_IN + np.arange(1, num_items + 1)
     zero = jnp.float32(0)
-    return Similar(jnp.asarray(item), jnp.zeros(len(item)), zero, zero, jnp.asarray(item), jnp.int32(0))
+    return SimilarItems(jnp.asarray(item), jnp.zeros(len(item)), zero, zero, jnp.asarray(item), jnp.int32(0))
 
 
 def lists(seed: Any = 0, count: Any = 64, longest: Any = 40, gap_kinds: Any = 4) -> Any:
-    """(items, stamps, one more than items) of rows of every length from 0, many with equal gaps."""
+    """(items, stamps, one more than items) of sequences of every length from 0, many with equal gaps."""
     rng = np.random.default_rng(seed)
     out = []
     for row in range(count):

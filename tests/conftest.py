@@ -23,6 +23,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+collect_ignore = ["planted_faults.py"]  # a program, which runs these tests
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-# Four devices; and most of the suite's time is compilation, which this more than halves.
-FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+# Four devices; and most of the suite's time is compilation, of which the other flags leave a fifth.
+FLAGS = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A program that several tests or processes run is compiled once; JAX reads these when it is imported.

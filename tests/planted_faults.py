@@ -315,7 +315,7 @@ def outcome(fault: Fault, copy: Path, environment: dict[str, str]) -> str:
         path.write_text(before, encoding="utf-8")
     if code == 0:
         return f"SURVIVED in {path.relative_to(copy)}: {' '.join(files)}"
-    failed = re.search(r"^FAILED (.+?)(?: - |$)", output, flags=re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", output, flags=re.MULTILINE)
     if code != 1 or failed is None:
         return f"not tried: pytest ended with {code}: {' '.join(output.split())[-300:]}"
     if _pytest([failed[1]], copy, environment)[0] != 0:

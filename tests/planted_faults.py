@@ -359,7 +359,7 @@ def _pytest(tests: Sequence[str], copy: Path, environment: dict[str, str]) -> tu
         "-q",
         "-p",
         "no:cacheprovider",
-        "-rf",
+        "-rfE",
         "--tb=line",
         *tests,
     ]

@@ -10,29 +10,17 @@ them fails that passes without it. Exits with 1 if one survives or cannot be pla
 from __future__ import annotations
 
 import argparse
-import os
-import re
+import itertools
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-SECONDS = 900  # after which the tests of a fault are stopped
+from tests.planting import Fault, environment_of, location, outcome, planted_form
+
 LEFT_OUT = (".*", "runs", "build", "dist", "*.egg-info", "__pycache__")  # of the copy
-
-
-class Fault(NamedTuple):
-    """name; room: of the package; text, replacement: the slip; tests: globs that should notice it."""
-
-    name: str
-    room: str
-    text: str
-    replacement: str
-    tests: str
 
 
 # fmt: off
@@ -49,9 +37,12 @@ FAULTS = tuple(Fault(*row) for row in (
     ("sampling-last-item", "sampling", "shape, 1, num_items + 1, dtype", "shape, 1, num_items, dtype",
      "test_sampling"),
     # --- data: events ---
+    ("events-least", "data/events", ">= min_history\n", "> min_history\n", "*test_split"),
     ("events-least", "data/events", "position[events] >= least", "position[events] > least", "*test_split"),
     ("events-seen-before", "data/events", "(first[place] < sequences.offsets[",
      "(first[place] <= sequences.offsets[", "*test_split"),
+    ("events-leak-share", "data/events", 'searchsorted(training, target_times, side="right")',
+     'searchsorted(training, target_times, side="left")', "*test_split"),
     ("events-leak-share", "data/events", 'searchsorted(training, asked, side="right")',
      'searchsorted(training, asked, side="left")', "*test_split"),
     ("events-core", "data/events", "[self.item] >= least_item)", "[self.item] > least_item)",
@@ -82,6 +73,8 @@ FAULTS = tuple(Fault(*row) for row in (
     ("cells-fraction", "data/cells", " and number == number.to_integral_value()", "", "data/test_cells"),
     ("cells-decode", "data/vocab", "[array.astype(np.int64) - 1]", "[array.astype(np.int64) - 2]",
      "data/test_vocab"),
+    ("sources-five-ratings", "data/sources", "(counts >= _MIN_RATINGS)[codes]",
+     "(counts > _MIN_RATINGS)[codes]", "*test_rating_files"),
     ("sources-five-ratings", "data/sources", "(counts >= _LEAST)[codes]", "(counts > _LEAST)[codes]",
      "*test_rating_files"),
     ("sources-category-path", "data/sources", '-1 if path_of == "last" else 0]',
@@ -99,7 +92,7 @@ FAULTS = tuple(Fault(*row) for row in (
      "augment/test_similarity"),
     ("augment-threshold", "augment", "length > self.threshold", "length >= self.threshold",
      "augment/test_views"),
-    ("augment-chance-of-whole", "augment", "chance = whole_up_to**2 /", "chance = whole_up_to /",
+    ("augment-chance-of-whole", "augment", "chance = whole_up_to**2 / jnp", "chance = whole_up_to / jnp",
      "augment/test_stochastic_length"),
     # --- losses ---
     ("losses-masked-mean", "losses", "total / jnp.maximum(count, 1.0)", "total / where.size",
@@ -209,6 +202,8 @@ FAULTS = tuple(Fault(*row) for row in (
      "dynamic_slice_in_dim(x, 0 * index, size)", "train/test_devices"),
     ("train-live", "train/epoch", "live = index < plan.num_steps", "live = index <= plan.num_steps",
      "train/test_epoch"),
+    ("train-tail-mask", "train/epoch", "(number < order.shape[0]).reshape(shape)",
+     "(number <= order.shape[0]).reshape(shape)", "train/test_epoch"),
     ("train-tail-mask", "train/epoch", "(place < order.shape[0]).reshape(shape)",
      "(place <= order.shape[0]).reshape(shape)", "train/test_epoch"),
     ("train-epoch-mean", "train/step", "jnp.where(live, value, 0).sum() / count", "value.sum() / count",
@@ -219,6 +214,8 @@ FAULTS = tuple(Fault(*row) for row in (
      "train/test_checkpoint train/test_fit"),
     ("train-axis-name", "train/parallel", "return None if num_devices == 1 else AXIS", "return None",
      "train/test_devices"),
+    ("train-last-block", "index", "block.real & (block.ids != target[:, None])",
+     "(block.ids != target[:, None])", "index/* train/test_evaluate"),
     ("train-last-block", "train/evaluate", "(ids < first_id + count) & (ids != target[:, None])",
      "(ids != target[:, None])", "train/test_evaluate"),
     ("train-seen-target", "train/evaluate",
@@ -251,14 +248,20 @@ FAULTS = tuple(Fault(*row) for row in (
     # --- protocols, experiments ---
     ("protocols-target-drawn", "protocols", "(taken[at] == keys) | (drawn == queries.target[:, None])",
      "(taken[at] == keys)", "experiments/test_sasrec"),
+    ("protocols-test-popularity", "baselines",
+     "read = index < np.repeat(self.train_length, sequences.lengths)",
+     "read = index < np.repeat(sequences.lengths, sequences.lengths)",
+     "*test_training_events baselines/* experiments/test_sasrec"),
     ("protocols-test-popularity", "protocols", "[_training_events(data)], minlength", ", minlength",
      "experiments/test_sasrec"),
+    ("protocols-across-sessions", "baselines", "inside = events.group[1:] == events.group[:-1]",
+     "inside = events.group[1:] >= events.group[:-1]", "baselines/*"),
     ("protocols-across-sessions", "protocols", "inside = session[1:] == session[:-1]",
      "inside = session[1:] >= session[:-1]", "experiments/test_tiny_sessions"),
-    ("protocols-knn-norm", "protocols", "/ np.sqrt(alone[row] * alone[col])", "/ (alone[row] * alone[col])",
-     "experiments/test_tiny_sessions"),
+    ("protocols-knn-norm", "baselines", "/ np.sqrt(alone[row] * alone[col])", "/ (alone[row] * alone[col])",
+     "baselines/* experiments/test_tiny_sessions"),
     ("experiments-smoothing", "experiments", "(likes + SMOOTHING * average) / (count + SMOOTHING)",
-     "likes / (count + SMOOTHING)", "experiments/test_tiny_generative"),
+     "likes / (count + SMOOTHING)", "experiments/*test_tiny_generative*"),
     ("experiments-cluster-of-item", "experiments", "labels[met - 1] = found.labels",
      "labels[met - 2] = found.labels", "experiments/test_kuaishou_ebr"),
     ("experiments-published-rule", "experiments", 'alike = compare and seen == "zero"', "alike = compare",
@@ -283,10 +286,11 @@ def main(args: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"--only {' '.join(unknown)}: no such fault; --list shows all")
     rooms = given.room or {fault.room for fault in FAULTS}
-    chosen = [f for f in FAULTS if f.room in rooms and (not given.only or f.name in given.only)]
+    faults = [f for f in FAULTS if f.room in rooms and (not given.only or f.name in given.only)]
+    chosen = [planted_form(forms, given.checkout) for _, forms in itertools.groupby(faults, lambda f: f.name)]
     if given.list:
         for fault in chosen:
-            print(f"{fault.name:<28} {fault.room:<16} {_described(given.checkout, fault)}")
+            print(f"{fault.name:<28} {fault.room:<16} {location(fault, given.checkout)}")
         return 0
     found = []
     with tempfile.TemporaryDirectory(prefix="planted-faults-") as folder:
@@ -294,96 +298,11 @@ def main(args: Sequence[str] | None = None) -> int:
         shutil.copytree(given.checkout, copy, ignore=shutil.ignore_patterns(*LEFT_OUT))
         for fault in chosen:
             start = time.perf_counter()
-            found.append(outcome(fault, copy, _environment(given.checkout, Path(folder))))
+            found.append(outcome(fault, copy, environment_of(given.checkout, Path(folder))))
             print(f"{fault.name:<28} {found[-1]} ({time.perf_counter() - start:.0f} s)", flush=True)
     caught = sum(said.startswith("caught") for said in found)
     print(f"{caught} of {len(found)} caught")
     return 0 if caught == len(found) else 1
-
-
-def outcome(fault: Fault, copy: Path, environment: dict[str, str]) -> str:
-    """Plants a fault in the copy, runs its tests, takes it out again; says what became of it."""
-    try:
-        path, files = find(copy, fault.text), tests_of(copy, fault.tests)
-    except ValueError as error:
-        return f"not planted: {error}"
-    before = path.read_text(encoding="utf-8")
-    path.write_text(before.replace(fault.text, fault.replacement), encoding="utf-8")
-    try:
-        code, output = _pytest(files, copy, environment)
-    finally:
-        path.write_text(before, encoding="utf-8")
-    if code == 0:
-        return f"SURVIVED in {path.relative_to(copy)}: {' '.join(files)}"
-    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", output, flags=re.MULTILINE)
-    if code != 1 or failed is None:
-        return f"not tried: pytest ended with {code}: {' '.join(output.split())[-300:]}"
-    if _pytest([failed[1]], copy, environment)[0] != 0:
-        return f"not tried: {failed[1]} fails without the fault too"
-    return f"caught by {failed[1]}"
-
-
-def find(checkout: Path, text: str) -> Path:
-    """The one source file that holds the text; ValueError where it occurs not once."""
-    sources = [path for room in ("jaxrec", "experiments") for path in sorted((checkout / room).rglob("*.py"))]
-    counts = {path: path.read_text(encoding="utf-8").count(text) for path in sources}
-    holders = [path for path, count in counts.items() if count]
-    if sum(counts.values()) != 1:
-        raise ValueError(f"{text!r} occurs {sum(counts.values())} times, in {[p.name for p in holders]}")
-    return holders[0]
-
-
-def tests_of(checkout: Path, globs: str) -> list[str]:
-    """Test files that the globs name, in their order; ValueError where there is none."""
-    below = checkout / "tests"
-    found = dict.fromkeys(path for glob in globs.split() for path in sorted(below.glob(f"**/{glob}.py")))
-    if not found:
-        raise ValueError(f"{globs}: no such test")
-    return [path.relative_to(checkout).as_posix() for path in found]
-
-
-def _described(checkout: Path, fault: Fault) -> str:
-    try:
-        path, files = find(checkout, fault.text), tests_of(checkout, fault.tests)
-    except ValueError as error:
-        return f"not planted: {error}"
-    return f"{path.relative_to(checkout)}: {' '.join(files)}"
-
-
-def _pytest(tests: Sequence[str], copy: Path, environment: dict[str, str]) -> tuple[int, str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-rfE",
-        "--tb=line",
-        *tests,
-    ]
-    try:
-        done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return -1, f"stopped after {SECONDS} s"
-    return done.returncode, done.stdout + done.stderr
-
-
-def _environment(checkout: Path, folder: Path) -> dict[str, str]:
-    """That of this process; compiled programs are shared, bytecode is not kept, which a fault could match."""
-    beside = checkout.resolve().parent / "shared"
-    named = {"JAXREC_DATA_DIR": beside / "data", "JAXREC_GOLDEN_DIR": beside / "golden"}
-    return {
-        **{name: str(path) for name, path in named.items() if path.is_dir()},
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        **os.environ,
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
 
 
 if __name__ == "__main__":

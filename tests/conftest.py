@@ -27,7 +27,24 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 collect_ignore = ["planted_faults.py"]  # a program, which runs these tests
+# Below tests/: folders whose tests train or compile whole models, and files there that do so in seconds.
+SLOW = ("convert", "experiments", "golden", "nn", "tasks", "train")
+QUICK = (
+    *("nn/test_dropout", "nn/test_experts", "nn/test_features", "nn/test_sasrec_hstu", "tasks/test_combine"),
+    *("train/test_arguments", "train/test_epoch", "train/test_identity"),
+    *("train/test_lock", "train/test_logs"),
+)
+TESTS = Path(__file__).resolve().parent
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow what `make test-fast` leaves out."""
+    for item in items:
+        if TESTS in item.path.parents:
+            place = item.path.relative_to(TESTS).with_suffix("").as_posix()
+            if place.startswith(tuple(f"{folder}/" for folder in SLOW)) and place not in QUICK:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -172,8 +172,8 @@ FAULTS = tuple(Fault(*row) for row in (
      "optim/test_gradient_balancing"),
     ("optim-uncertainty-sign", "optim", "+ 0.5 * sum(s.values())", "- 0.5 * sum(s.values())",
      "optim/test_loss_weighting"),
-    ("optim-dwa-warm-up", "optim", "step < 2 * steps_per_epoch", "step < steps_per_epoch",
-     "optim/test_loss_weighting"),
+    ("optim-dwa-epoch-ends", "optim", "ends = (step + 1) % steps_per_epoch == 0",
+     "ends = step % steps_per_epoch == 0", "optim/test_loss_weighting"),
     ("optim-frank-wolfe", "optim", "jnp.minimum(best, weights[away])", "best",
      "optim/test_gradient_balancing"),
     # --- tasks ---

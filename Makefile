@@ -19,14 +19,17 @@ DOCS := $(VENV)/installed-docs-$(ACCELERATOR)
 SITE := build/docs
 comma := ,
 EXTRA := $(filter-out cpu,$(ACCELERATOR))
+# A worker that has run out of tests takes over half of another's: no file of many tests is waited for.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 NAME_ONE := name a Python of 3.11 or newer, as in make PYTHON=python3.12
 
-.PHONY: help reproduce test lint tables docs speed clean
+.PHONY: help reproduce test test-fast lint tables docs speed clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make reproduce   TiCoSeRec and SASRec on MovieLens-100K; prints the table, keeps it in $(REPRODUCED)'
 	@echo 'make test        ruff, mypy, all tests and doctests'
+	@echo 'make test-fast   the tests and doctests that end in two minutes: none that is marked slow'
 	@echo 'make tables      the tables in README.md, results/README.md and docs/models.md, from results/ and the source'
 	@echo 'make docs        the site of the documentation, in $(SITE)/html; a warning is an error'
 	@echo 'make speed       the benchmarks: experiments/speed.py'
@@ -42,7 +45,10 @@ reproduce: $(BASE)
 	$(BIN)/python -m jaxrec.report --results $(REPRODUCED)/results --readme ''
 
 test: lint
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(PYTEST) $(TESTS)
+
+test-fast: $(DEV)
+	$(PYTEST) -m 'not slow' $(TESTS)
 
 lint: $(DEV)
 	$(BIN)/python -m ruff check .

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-# Four devices; and most of the suite's time is compilation, which this more than halves.
-FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+# Four devices; and most of the suite's time is compilation, of which the other flags leave a fifth.
+FLAGS = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # A program that several tests or processes run is compiled once; JAX reads these when it is imported.
@@ -23,7 +26,25 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+collect_ignore = ["planted_faults.py"]  # a program, which runs these tests
+# Below tests/: folders whose tests train or compile whole models, and files there that do so in seconds.
+SLOW = ("convert", "experiments", "golden", "nn", "tasks", "train")
+QUICK = (
+    *("nn/test_dropout", "nn/test_experts", "nn/test_features", "nn/test_sasrec_hstu", "tasks/test_combine"),
+    *("train/test_arguments", "train/test_epoch", "train/test_identity"),
+    *("train/test_lock", "train/test_logs"),
+)
+TESTS = Path(__file__).resolve().parent
 BESIDE = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as slow what `make test-fast` leaves out."""
+    for item in items:
+        if TESTS in item.path.parents:
+            place = item.path.relative_to(TESTS).with_suffix("").as_posix()
+            if place.startswith(tuple(f"{folder}/" for folder in SLOW)) and place not in QUICK:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -186,3 +186,11 @@ def test_placement_is_the_same_under_vmap() -> None:
         alone = place(lengths[i])
         np.testing.assert_array_equal(together.row[i], alone.row)
         np.testing.assert_array_equal(together.slot[i], alone.slot)
+
+
+def test_events_of_a_query_lie_in_the_columns() -> None:
+    """Two users, of events 0..2 and 3..4: queries before a target, with all events, with one too many."""
+    context = {"items": jnp.arange(1, 6), "start": jnp.array([0, 3])}
+    user, length = jnp.array([0, 1, 1, 1, 2, -1, 0]), jnp.array([2, 1, 2, 3, 0, 0, -1])
+    found = packing.has_events({"user": user, "length": length}, context)
+    assert found.tolist() == [True, True, True, False, False, False, False]

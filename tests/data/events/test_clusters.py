@@ -82,6 +82,16 @@ def test_separated_groups_are_found() -> None:
     assert len(np.unique(found.labels)) == 6
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_each_first_centre_is_far_from_the_others(seed: int) -> None:
+    """Of k-means++: a vector of a group that has a centre is as good as never drawn."""
+    vectors, label = blobs(6, 30, spread=0.001)
+    centres = module._plus_plus(vectors, 6, np.random.default_rng(seed))
+    nearest = np.square(vectors[:, None] - centres).sum(-1).argmin(1)
+    assert all(len(np.unique(nearest[label == group])) == 1 for group in range(6))
+    assert len(np.unique(nearest)) == 6
+
+
 def test_labels_are_the_nearest_means() -> None:
     vectors = np.random.default_rng(2).normal(size=(200, 4))
     found = kmeans(vectors, 7, seed=3)

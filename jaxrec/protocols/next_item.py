@@ -290,7 +290,7 @@ def train(
         tx,
         plan(data, model, batch_size, placed, replacement=replacement),
         data.columns,
-        selection(model, data, protocol, every=every, patience=patience),
+        Selection(evaluation(model, data, protocol, "validation"), protocol.selection, every, patience),
         vocabulary=vocabulary(data),
         num_devices=num_devices,
         **options,

@@ -61,7 +61,8 @@ def view(recipe: Recipe) -> View:
     )
 
 
-Similarity = Callable[[Sequences, Recipe, int], SimilarItems]  # (sequences, recipe, seed) -> substitutes of items
+# (sequences, recipe, seed) -> substitutes of items
+Similarity = Callable[[Sequences, Recipe, int], SimilarItems]
 
 
 def item_cf_iuf(sequences: Sequences, recipe: Recipe, seed: int) -> SimilarItems:

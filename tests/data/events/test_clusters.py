@@ -86,7 +86,7 @@ def test_separated_groups_are_found() -> None:
 def test_each_first_centre_is_far_from_the_others(seed: int) -> None:
     """Of k-means++: a vector of a group that has a centre is as good as never drawn."""
     vectors, label = blobs(6, 30, spread=0.001)
-    centres = module._plus_plus(vectors, 6, np.random.default_rng(seed))
+    centres = module._kmeans_plus_plus(vectors, 6, np.random.default_rng(seed))
     nearest = np.square(vectors[:, None] - centres).sum(-1).argmin(1)
     assert all(len(np.unique(nearest[label == group])) == 1 for group in range(6))
     assert len(np.unique(nearest)) == 6

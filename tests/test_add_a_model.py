@@ -1,4 +1,4 @@
-"""The walks of docs/add_a_model.md, done in a copy of the checkout: files, lines, tables of tests, a trained row."""
+"""The walks of docs/add_a_model.md, done in a copy of the checkout: tables of tests and a trained row."""
 
 from __future__ import annotations
 

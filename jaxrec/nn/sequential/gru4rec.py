@@ -83,7 +83,7 @@ class GRU4Rec(nn.Module):
         return (self.hidden_dim,) * self.num_layers if self.hidden_dims is None else tuple(self.hidden_dims)
 
     def setup(self) -> None:
-        for field in ("num_items", "dim", "hidden_dim", "num_layers"):
+        for field in ("num_items", "dim", "hidden_dim", "num_layers", "max_len"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
         if min(self.widths, default=0) < 1:

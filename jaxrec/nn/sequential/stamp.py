@@ -128,6 +128,8 @@ class STAMP(nn.Module):
                 state = state * self._hidden(self.session, memory)
             return state * self._hidden(self.click, last) if self.last_click else state
 
+        if self.is_initializing():
+            encode(slots[:, :1], group[:, :1])  # inside a loop over blocks no parameters can be made
         kept = slice(-1 if last_only else None, None)
         return over_queries(encode, self.block, slots[:, kept], group[:, kept])
 

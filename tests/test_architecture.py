@@ -26,6 +26,7 @@ FLOORS = {
 }
 # Further than that: a task takes a module as an argument, and the loop knows neither model nor data source.
 FORBIDDEN = {("tasks", "nn"), ("train", "nn"), ("train", "data.sources"), ("train", "augment")}
+FAMILIES = ("ranking", "multitask", "sequential", "retrieval")  # of nn, none of which imports another
 CONFIG = "config"  # the command line: for experiments and __main__ modules only
 HOST_ONLY = ("jax", "flax", "optax")  # what jaxrec/data does without
 
@@ -85,6 +86,10 @@ def violations(module: str, names: set[str]) -> Iterator[str]:
                 yield f"{module} imports {name}: only experiments and __main__ modules read a command line"
         elif room in ("", CONFIG) and target != "provenance":  # what made a number: below everything
             yield f"{module} imports {name}: it stands outside the rooms"
+        elif room == target == "nn":
+            own, other = (path[2] if len(path) > 2 else "" for path in (module.split("."), parts))
+            if other in FAMILIES and other != own:
+                yield f"{module} imports {name}: what families share is in nn.layers, or passed in"
         elif target != room and room != CONFIG:
             if room not in FLOORS or target not in FLOORS:
                 yield f"{module} imports {name}: give the new room a floor in this test"
@@ -118,6 +123,9 @@ def test_every_room_has_a_floor() -> None:
         ("jaxrec.train.fit", "from jaxrec.data.sources import movielens"),
         ("jaxrec.data.store", "import experiments.sequential.ticoserec"),
         ("jaxrec.newroom.a", "from jaxrec import types"),
+        ("jaxrec.nn.retrieval.a", "from jaxrec.nn.sequential.sasrec import SASRec"),
+        ("jaxrec.nn.layers.a", "from jaxrec.nn import multitask"),
+        ("jaxrec.nn.ranking.a", "from ..multitask import mmoe"),
     ],
 )
 def test_the_rule_sees_a_wrong_import(module: str, source: str) -> None:
@@ -132,6 +140,7 @@ def test_the_rule_sees_a_wrong_import(module: str, source: str) -> None:
         ("jaxrec.train.fit", "from jaxrec import packing\nfrom . import state"),
         ("jaxrec.convert.s3rec", "from jaxrec.nn.sequential.sasrec import SASRec"),
         ("jaxrec.report.__main__", "from jaxrec import config"),
+        ("jaxrec.nn.multitask.ple", "from jaxrec.nn.multitask.cgc import Extraction"),
     ],
 )
 def test_the_rule_lets_a_right_import_pass(module: str, source: str) -> None:

@@ -18,9 +18,11 @@ import numpy as np
 import optax
 
 from experiments.benchmarks.timing import Figure, time_epoch
+from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.id_columns import Sequenced
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.eta import ETA
@@ -81,15 +83,18 @@ def columns(rows: int, histories: Mapping[str, int]) -> dict[str, np.ndarray]:
 def fields(prefix: str = "") -> tuple[Categorical, ...]:
     """Columns of an item; a history shares the tables of the target."""
     return (
-        Categorical(f"{prefix}item", ITEMS + 1, DIM, "item"),
-        Categorical(f"{prefix}category", CATEGORIES + 1, DIM, "category"),
+        Categorical(f"{prefix}item", ITEMS + 1, DIM, vocabulary="item"),
+        Categorical(f"{prefix}category", CATEGORIES + 1, DIM, vocabulary="category"),
     )
 
 
 def short_models() -> dict[str, Task]:
     """Models that read all of a short history."""
-    sizes: Any = {"dims": (512, 128, 64), "attention_dims": (64,), "activation": nn.relu}
-    bodies: dict[str, nn.Module] = {"din": DIN(**sizes), "dien": DIEN(**sizes)}
+    dims = (512, 128, 64)
+    bodies: dict[str, nn.Module] = {
+        "din": DIN(dims, ActivationUnit((64,)), mlp=MLP),
+        "dien": DIEN(dims, mlp=MLP),
+    }
     return {
         name: multitask(
             WithHistory(

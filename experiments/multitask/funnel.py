@@ -43,7 +43,9 @@ from jaxrec.data.sources import retailrocket
 from jaxrec.data.synthetic import multitask as synthetic_multitask
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.nn.layers.dropout import across_devices, counter_bits
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Featured, FeatureEmbedding
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.multitask.aitm import AITM
 from jaxrec.nn.multitask.dbmtl import DBMTL
 from jaxrec.nn.multitask.escm2 import ESCM2
@@ -130,27 +132,27 @@ def model_of(row: Row, features: FeatureEmbedding, config: Config, tasks: Sequen
     """The model of a row with its features."""
     wide, narrow = (128, 64), (64, 32)
     bits = across_devices(counter_bits, parallel.axis_name(config.num_devices))
-    drop: Any = {"dropout": config.dropout, "bits": bits}
+    mlp = Factory(MLP, dropout=config.dropout, bits=bits)
     match row:
         case "single-task" | "shared-bottom":
-            return Featured(features, SharedBottom(len(tasks), bottom_dims=wide, tower_dims=(32,), **drop))
+            return Featured(features, SharedBottom(len(tasks), bottom_dims=wide, tower_dims=(32,), mlp=mlp))
         case "mmoe":
             return Featured(
                 features,
-                MMoE(len(tasks), num_experts=4, expert_dims=narrow, tower_dims=(32,), **drop),
+                MMoE(len(tasks), num_experts=4, expert_dims=narrow, tower_dims=(32,), mlp=mlp),
             )
         case "esmm":
-            return Featured(features, ESMM(tower_dims=narrow, **drop))
+            return Featured(features, ESMM(tower_dims=narrow, mlp=mlp))
         case "esm2":
-            return Featured(features, ESM2(tower_dims=narrow, **drop))
+            return Featured(features, ESM2(tower_dims=narrow, mlp=mlp))
         case "escm2-ips" | "escm2-dr":
             experts: Any = {"num_experts": 4, "expert_dims": narrow, "tower_dims": (32,)}
-            return Featured(features, ESCM2(row == "escm2-dr", **experts, **drop))
+            return Featured(features, ESCM2(row == "escm2-dr", **experts, mlp=mlp))
         case "aitm":
-            return Featured(features, AITM(len(tasks), tower_dims=narrow, **drop))
+            return Featured(features, AITM(len(tasks), tower_dims=narrow, mlp=mlp, transfer_mlp=mlp))
         case "nmtr":
             ids = tuple(f for f in features.fields if f.name in ("user_id", "item_id"))
-            return Pairs(FeatureEmbedding(ids), NMTR(len(tasks), mlp_dims=narrow, **drop))
+            return Pairs(FeatureEmbedding(ids), NMTR(len(tasks), mlp_dims=narrow, mlp=mlp))
         case "dbmtl":
             chain = tuple((t - 1,) if t else () for t in range(len(tasks)))
             return Featured(
@@ -160,7 +162,7 @@ def model_of(row: Row, features: FeatureEmbedding, config: Config, tasks: Sequen
                     bottom_dims=wide,
                     tower_dims=(32,),
                     relation_dims=(32,),
-                    **drop,
+                    mlp=mlp,
                 ),
             )
 

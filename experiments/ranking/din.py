@@ -34,9 +34,12 @@ from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import coserec, movielens, sasrec
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.data.tables.click_histories import NONE, SHARED, Clicks, Sides, next_clicks
+from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.dice import Dice, PReLU
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
@@ -176,13 +179,19 @@ def body(row: Row, axis: str | None) -> nn.Module:
     """What pools the history, and the MLP behind it."""
     match row:
         case "base":
-            return DINBase(activation=PReLU, axis_name=axis)
+            return DINBase(mlp=Factory(MLP, activation=PReLU, axis_name=axis))
         case "din" | "din-mba":
-            return DIN(activation=PReLU, attention_activation=PReLU, axis_name=axis)
+            return DIN(
+                attention=ActivationUnit(activation=PReLU),
+                mlp=Factory(MLP, activation=PReLU, axis_name=axis),
+            )
         case "din-dice" | "din-dice-mba":
-            return DIN(activation=Dice, attention_activation=Dice, axis_name=axis)
+            return DIN(
+                attention=ActivationUnit(activation=Dice, axis_name=axis),
+                mlp=Factory(MLP, activation=Dice, axis_name=axis),
+            )
         case "dien" | "dien-no-aux":
-            return DIEN(activation=Dice, axis_name=axis)
+            return DIEN(mlp=Factory(MLP, activation=Dice, axis_name=axis))
 
 
 def regularised(clicks: Clicks, length: int) -> list[Regularised]:

@@ -43,13 +43,14 @@ from jaxrec.data.sources import census, movielens
 from jaxrec.data.synthetic import multitask as synthetic_multitask
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.data.tables.click_histories import Clicks, Sides, next_clicks
+from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.co_action import CoAction
 from jaxrec.nn.layers.dice import PReLU
 from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.id_columns import Sequenced
 from jaxrec.nn.layers.interaction import CrossNetwork, CrossNetworkMix
-from jaxrec.nn.layers.mlp import Tower
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.can import CAN
 from jaxrec.nn.ranking.dcn_v2 import DCNv2
@@ -207,14 +208,14 @@ def interest(row: Interest, setting: Setting) -> nn.Module:
     items = setting.items
     if row == "bst":
         others = tuple(field for field in setting.fields if field not in items)
-        model = BST(
-            items, None, num_heads=BST_HEADS, block_dropout=0.0, dims=DIMS, activation=nn.relu, dropout=0.0
-        )
+        model = BST(items, age_dim=None, num_heads=BST_HEADS, block_dropout=0.0, dims=DIMS, mlp=MLP)
         return Sequenced(model, FeatureEmbedding(others))
     past = tuple(item._replace(name=f"{HISTORY}{item.name}", vocabulary=item.name) for item in items)
     return WithHistory(
         FeatureEmbedding((*setting.fields, *past)),
-        DIN(DIMS, (32, 16), nn.relu, PReLU) if row.endswith("din") else DINBase(DIMS, activation=nn.relu),
+        DIN(DIMS, ActivationUnit((32, 16), PReLU), mlp=MLP)
+        if row.endswith("din")
+        else DINBase(DIMS, mlp=MLP),
         targets=[item.name for item in items],
         histories=[item.name for item in past],
         beside=co_actions(setting, past) if row.startswith("can") else None,

@@ -46,10 +46,14 @@ from jaxrec import config as command_line
 from jaxrec.config import ready
 from jaxrec.data.synthetic.lifelong import Lifelong, lifelong
 from jaxrec.data.tables.click_histories import SHARED, Clicks
+from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.dice import PReLU
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.long_short import Windows
+from jaxrec.nn.layers.memory import InterestMemory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.nn.ranking.eta import ETA
@@ -150,7 +154,9 @@ def model(row: Row, clicks: Clicks, config: Config) -> nn.Module:
         case "eta":
             return Windows(ETA(items, k=config.k, table_init=init), config.short)
         case _:
-            history = tuple(Categorical(f"history_{i.name}", i.vocab_size, i.dim, i.name) for i in items)
+            history = tuple(
+                Categorical(f"history_{i.name}", i.vocab_size, i.dim, vocabulary=i.name) for i in items
+            )
             names = tuple(sizes)
             return WithHistory(
                 FeatureEmbedding((*items, *history), init),
@@ -167,15 +173,12 @@ def body(row: Row, config: Config) -> nn.Module:
             return DINBase(average=False)
         case "mimn":
             return MIMN(
-                slots=config.slots,
-                shares=True,
-                strength=True,
-                chunk=CHUNK,
-                activation=PReLU,
-                attention_activation=PReLU,
+                memory=InterestMemory(config.slots, shares=True, strength=True, chunk=CHUNK),
+                attention=ActivationUnit(activation=PReLU, softmax=True),
+                mlp=Factory(MLP, activation=PReLU),
             )
         case _:
-            return DIN(activation=PReLU, attention_activation=PReLU)
+            return DIN(attention=ActivationUnit(activation=PReLU), mlp=Factory(MLP, activation=PReLU))
 
 
 def task_of(row: Row, clicks: Clicks, config: Config, length: int) -> tuple[Task, dict[str, float]]:

@@ -39,7 +39,7 @@ from jaxrec.data.events.split import leave_one_out, seen_before
 from jaxrec.data.sources import movielens
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.nn.layers.dropout import counter_bits
-from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
+from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as ranking
@@ -158,25 +158,23 @@ def clusters_of(data: ranking.Data, config: Config) -> Clusters:
 
 def model_of(row: Row, data: ranking.Data, config: Config) -> Encoder:
     """The model of a row. Both rows with clusters have a model of the user's intent."""
-    sizes: dict[str, Any] = {
-        "num_items": data.num_items,
-        "dim": config.dim,
-        "inner_dim": config.inner_dim,
-        "num_layers": config.num_layers,
-        "num_heads": config.num_heads,
-        "max_len": config.max_len,
-        "dropout": config.dropout,
-        "attention_dropout": config.dropout,
-        "bits": counter_bits,
-    }
-    if row == "sasrec-ssm":
-        return SASRec(**sizes)
-    return KuaishouEBR(
-        **sizes,
-        num_clusters=config.clusters,
-        intent_dim=config.intent_dim,
-        intent_layers=config.intent_layers,
+    encoder = SASRec(
+        data.num_items,
+        dim=config.dim,
+        inner_dim=config.inner_dim,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        max_len=config.max_len,
+        dropout=config.dropout,
+        attention_dropout=config.dropout,
+        bits=counter_bits,
     )
+    if row == "sasrec-ssm":
+        return encoder
+    intent = encoder.clone(
+        dim=config.intent_dim, inner_dim=4 * config.intent_dim, num_layers=config.intent_layers
+    )
+    return KuaishouEBR(encoder, intent, num_clusters=config.clusters)
 
 
 class Training(NamedTuple):

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from jaxrec.convert.state_dict import Converted, Place, State, convert, shape
+from jaxrec.convert.state_dict import Converted, Location, State, convert, shape
 from jaxrec.nn.layers.co_action import CoAction
 from jaxrec.nn.layers.features import Categorical
 from jaxrec.nn.ranking.can import CAN
@@ -56,9 +56,9 @@ def can(
     ad, history = (
         Categorical(n, shape(state, key)[0] + 1, 1) for n, key in (("ad", weights), ("history", inputs))
     )
-    places = {
-        weights: Place(("params", "ad_weights"), padded=True),
-        inputs: Place(("params", "history_inputs"), padded=True),
+    locations = {
+        weights: Location(("params", "ad_weights"), padded=True),
+        inputs: Location(("params", "history_inputs"), padded=True),
     }
     batch = {"ad": np.zeros(1, np.int32), "history": np.zeros((1, 1), np.int32)}
-    return convert(CAN(((ad, history),), unit), state, places, batch)
+    return convert(CAN(((ad, history),), unit), state, locations, batch)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, dense, shape
 from jaxrec.nn.layers.features import Categorical, Numeric
 from jaxrec.nn.ranking.dlrm import DLRM
 
@@ -21,26 +21,27 @@ def dlrm(state: State, *, itself: bool = False, products: bool = True, **fields:
     itself: its arch_interaction_itself. products: whether its arch_interaction_op is "dot", not "cat".
     """
     bags: list[Categorical] = []
-    places: Places = {}
+    locations: Locations = {}
     for k in range(count(state, r"emb_l\.(\d+)\.")):
         key, name = f"emb_l.{k}.weight", f"bag_{k}"
         rows, dim = shape(state, key)
         bags.append(Categorical(name, rows + 1, dim, average=False))
-        places[key] = Place(("params", "embedding", f"{name}_embedding"), padded=True)
+        locations[key] = Location(("params", "embedding", f"{name}_embedding"), padded=True)
     bottom, found = _layers(state, "bot_l")
-    places |= {
-        key: place._replace(path=("params", "bottom", *place.path[1:])) for key, place in found.items()
+    locations |= {
+        key: location._replace(path=("params", "bottom", *location.path[1:]))
+        for key, location in found.items()
     }
     top, found = _layers(state, "top_l")
     last = f"layer_{len(top) - 1}"
-    for key, place in found.items():
-        ours = ("logit",) if place.path[1] == last else ("top", place.path[1])
-        places[key] = place._replace(path=("params", *ours, place.path[-1]))
+    for key, location in found.items():
+        ours = ("logit",) if location.path[1] == last else ("top", location.path[1])
+        locations[key] = location._replace(path=("params", *ours, location.path[-1]))
     sizes = {"bottom_dims": bottom, "top_dims": top[:-1], "itself": itself, "products": products}
     model = DLRM((Numeric("dense"),), tuple(bags), **{**sizes, **fields})
     batch = {bag.name: np.zeros((1, 1), np.int32) for bag in bags}
     numbers = np.zeros((1, shape(state, "bot_l.0.weight")[1]), np.float32)
-    return convert(model, state, places, {"dense": numbers, **batch})
+    return convert(model, state, locations, {"dense": numbers, **batch})
 
 
 def bag(indices: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -54,10 +55,10 @@ def bag(indices: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.stack([np.pad(part + 1, (0, length - len(part))) for part in parts]).astype(np.int32)
 
 
-def _layers(state: State, name: str) -> tuple[tuple[int, ...], Places]:
-    """Widths and places of the linear layers `name.<i>`; at the numbers between stand activations."""
+def _layers(state: State, name: str) -> tuple[tuple[int, ...], Locations]:
+    """Widths and locations of the linear layers `name.<i>`; at the numbers between stand activations."""
     numbers = sorted(int(hit[1]) for key in state if (hit := re.fullmatch(rf"{name}\.(\d+)\.weight", key)))
-    places: Places = {}
+    locations: Locations = {}
     for i, number in enumerate(numbers):
-        places |= dense(f"{name}.{number}", (f"layer_{i}",))
-    return tuple(shape(state, f"{name}.{i}.weight")[0] for i in numbers), places
+        locations |= dense(f"{name}.{number}", (f"layer_{i}",))
+    return tuple(shape(state, f"{name}.{i}.weight")[0] for i in numbers), locations

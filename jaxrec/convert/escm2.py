@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, dense, shape
 from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding
 from jaxrec.nn.multitask.escm2 import ESCM2
 
@@ -22,7 +22,7 @@ def from_state_dict(state: State, **fields: Any) -> Converted:
     """ESCM² with columns field_0, field_1, …, [B, L]; it imputes errors where there is a third tower.
 
     The batch norm of the source is never applied, and left out. `fields` are what shapes do not tell, such as
-    dropout. Places are those of `one_logit(state)`.
+    `mlp`. Locations are those of `one_logit(state)`.
     """
     state = {key: value for key, value in one_logit(state).items() if not key.startswith("bn.")}
     rows, dim = shape(state, TABLE)
@@ -32,21 +32,27 @@ def from_state_dict(state: State, **fields: Any) -> Converted:
     if num_towers not in (2, 3):
         raise ValueError(f"{num_towers} towers: must be 2 (click, conversion) or 3 (the conversion's error)")
     expert_dim, num_features = shape(state, "experts.0.weight")
-    places: Places = {TABLE: Place(("params", "embedding", "ids_embedding"))}
+    locations: Locations = {TABLE: Location(("params", "embedding", "ids_embedding"))}
     for i in range(num_experts):
-        places |= dense(f"experts.{i}", ("model", "experts", "layer_0"), i)
+        locations |= dense(f"experts.{i}", ("model", "experts", "layer_0"), i)
     for i in range(num_towers):
-        places |= dense(f"gates.{i}", ("model", "gate", "logits"), i)
-        places |= dense(f"towers.{i}", ("model", "towers", "mlp", "layer_0"), i)
-        places |= dense(f"tower_outs.{i}", ("model", "towers", "logit"), i)
+        locations |= dense(f"gates.{i}", ("model", "gate", "logits"), i)
+        locations |= dense(f"towers.{i}", ("model", "towers", "mlp", "layer_0"), i)
+        locations |= dense(f"tower_outs.{i}", ("model", "towers", "logit"), i)
     columns = tuple(
         Categorical(f"field_{i}", rows, dim, vocabulary="ids", average=False)
         for i in range(num_features // dim)
     )
-    sizes = (num_towers == 3, num_experts, (expert_dim,), (shape(state, "towers.0.weight")[0],))
-    model = ESCM2(*sizes, **{"error_activation": nn.sigmoid, **fields})
+    sizes: dict[str, Any] = {
+        "impute": num_towers == 3,
+        "num_experts": num_experts,
+        "expert_dims": (expert_dim,),
+        "tower_dims": (shape(state, "towers.0.weight")[0],),
+        "error_activation": nn.sigmoid,
+    }
+    model = ESCM2(**{**sizes, **fields})
     batch = {column.name: np.zeros((1, 1), np.int32) for column in columns}
-    return convert(Featured(FeatureEmbedding(columns), model), state, places, batch)
+    return convert(Featured(FeatureEmbedding(columns), model), state, locations, batch)
 
 
 def one_logit(state: State) -> dict[str, np.ndarray]:

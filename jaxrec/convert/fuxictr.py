@@ -1,22 +1,22 @@
 """Weights of FuxiCTR's ShareBottom, MMoE, PLE, PPNet and APG block (reczoo/FuxiCTR, model_zoo) to ours.
 
-Numbers of tasks, experts and levels and all widths are read off names and shapes; `fields` are what they do
-not tell, such as the activation or dropout. A feature of numbers has a vector that its value multiplies,
-which looks like a table: `numeric` names them.
+Numbers of tasks, experts and levels and all widths are read off names and shapes; `mlp`, a factory, and other
+`fields` are what they do not tell, such as the activation or dropout. A feature of numbers has a vector that
+its value multiplies, which looks like a table: `numeric` names them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
 from jaxrec.convert.state_dict import (
     Converted,
-    Place,
-    Places,
+    Location,
+    Locations,
     State,
     batch_norm,
     convert,
@@ -24,12 +24,15 @@ from jaxrec.convert.state_dict import (
     dense,
     shape,
 )
+from jaxrec.nn.layers.experts import Gate
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, Conditioned, Featured, FeatureEmbedding, Numeric
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.nn.multitask.ple import PLE
 from jaxrec.nn.multitask.shared_bottom import SharedBottom
 from jaxrec.nn.ranking.apg import APG
-from jaxrec.nn.ranking.ppnet import PPNet
+from jaxrec.nn.ranking.ppnet import PersonalisedTower, PPNet
 
 TABLES = "embedding_layer.embedding_layer.embedding_layers"
 PRIORS = "gate_embed_layer.embedding_layer.embedding_layers"
@@ -37,30 +40,40 @@ FACTORS = {"U": "u", "V": "v", "U_l": "u_left", "U_r": "u_right", "V_l": "v_left
 Dims = tuple[int, ...]
 
 
-def share_bottom(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Converted:
+def share_bottom(
+    state: State, *, numeric: Collection[str] = (), mlp: Callable[..., Any] = MLP, **fields: Any
+) -> Converted:
     """ShareBottom, as `Featured` over our `SharedBottom`."""
-    dims, places = mlp(state, "bottom", "bottom")
-    model = {"bottom_dims": dims, **towers(state, places), **fields}
-    return featured(state, SharedBottom(**model), places, numeric)
+    dims, locations = read_mlp(state, "bottom", "bottom")
+    sizes: dict[str, Any] = {"bottom_dims": dims, **towers(state, locations)}
+    model = SharedBottom(**{**sizes, "mlp": Factory(mlp, batch_norm=normed(state)), **fields})
+    return featured(state, model, locations, numeric)
 
 
-def mmoe(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Converted:
+def mmoe(
+    state: State, *, numeric: Collection[str] = (), mlp: Callable[..., Any] = MLP, **fields: Any
+) -> Converted:
     """MMoE, as `Featured` over ours."""
-    places: Places = {}
+    locations: Locations = {}
+    gate_dims = read_bank(state, locations, r"mmoe_layer.gate.{}", "gate/hidden", "gate/logits")
+    mlp = Factory(mlp, batch_norm=normed(state))
     sizes = {
         "num_experts": count(state, r"mmoe_layer\.experts\.(\d+)\."),
-        "expert_dims": bank(state, places, r"mmoe_layer.experts.{}", "experts"),
-        "gate_dims": bank(state, places, r"mmoe_layer.gate.{}", "gate/hidden", "gate/logits"),
+        "expert_dims": read_bank(state, locations, r"mmoe_layer.experts.{}", "experts"),
+        "gate": Factory(Gate, dims=gate_dims, mlp=mlp),
+        "mlp": mlp,
     }
-    return featured(state, MMoE(**{**sizes, **towers(state, places), **fields}), places, numeric)
+    return featured(state, MMoE(**{**sizes, **towers(state, locations), **fields}), locations, numeric)
 
 
-def ple(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Converted:
+def ple(
+    state: State, *, numeric: Collection[str] = (), mlp: Callable[..., Any] = MLP, **fields: Any
+) -> Converted:
     """PLE with `shared_gate_over_all=False`, which is FuxiCTR's; of one level it is CGC.
 
     The shared gate of the last level reaches no output there. We have none, and its weights are left out.
     """
-    places: Places = {}
+    locations: Locations = {}
     num_tasks, levels = count(state, r"tower\.(\d+)\."), count(state, r"cgc_layers\.(\d+)\.")
     unused = f"cgc_layers.{levels - 1}.gate.{num_tasks}."
     state = {key: value for key, value in state.items() if not key.startswith(unused)}
@@ -68,51 +81,65 @@ def ple(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Conver
     gate_dims: Dims = ()
     for i in range(levels):
         theirs, ours = f"cgc_layers.{i}", f"level_{i}"
-        expert_dims.append(bank(state, places, f"{theirs}.shared_experts.{{}}", f"{ours}/shared"))
+        expert_dims.append(read_bank(state, locations, f"{theirs}.shared_experts.{{}}", f"{ours}/shared"))
         for task in range(num_tasks):
             gate = f"{theirs}.gate.{task}"
-            gate_dims, found = mlp(state, gate, f"{ours}/gate/hidden", f"{ours}/gate/logits", task)
-            places |= found
-            bank(
-                state, places, f"{theirs}.specific_experts.{task}.{{}}", f"{ours}/specific", "", task, least=0
+            gate_dims, found = read_mlp(state, gate, f"{ours}/gate/hidden", f"{ours}/gate/logits", task)
+            locations |= found
+            read_bank(
+                state,
+                locations,
+                f"{theirs}.specific_experts.{task}.{{}}",
+                f"{ours}/specific",
+                "",
+                task,
+                least=0,
             )
         if i + 1 < levels:
             gate = f"{theirs}.gate.{num_tasks}"
-            places |= mlp(state, gate, f"{ours}/shared_gate/hidden", f"{ours}/shared_gate/logits")[1]
+            locations |= read_mlp(state, gate, f"{ours}/shared_gate/hidden", f"{ours}/shared_gate/logits")[1]
+    mlp = Factory(mlp, batch_norm=normed(state))
     sizes = {
         "num_shared": count(state, r"cgc_layers\.0\.shared_experts\.(\d+)\."),
         "num_specific": count(state, r"cgc_layers\.0\.specific_experts\.0\.(\d+)\.", least=0),
         "expert_dims": tuple(expert_dims),
-        "gate_dims": gate_dims,
+        "gate": Factory(Gate, dims=gate_dims, mlp=mlp),
+        "mlp": mlp,
         "shared_gate_over_all": False,
     }
-    return featured(state, PLE(**{**sizes, **towers(state, places), **fields}), places, numeric)
+    return featured(state, PLE(**{**sizes, **towers(state, locations), **fields}), locations, numeric)
 
 
-def ppnet(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Converted:
+def ppnet(
+    state: State,
+    *,
+    numeric: Collection[str] = (),
+    tower: Callable[..., Any] = PersonalisedTower,
+    **fields: Any,
+) -> Converted:
     """PPNet, as `Conditioned`: its gates read the features and, from tables of their own, the priors."""
-    places: Places = {}
+    locations: Locations = {}
     dims: list[int] = []
     gate_dims: list[int] = []
     for i in range(count(state, r"ppn\.gate_layers\.(\d+)\.")):
         layer, gate = f"ppn.mlp_layers.{i}", f"ppn.gate_layers.{i}.gate"
         dims.append(shape(state, f"{layer}.0.weight")[0])
         gate_dims.append(shape(state, f"{gate}.0.weight")[0])
-        places |= dense(f"{layer}.0", ("model", "towers", f"layer_{i}"), 0)
+        locations |= dense(f"{layer}.0", ("model", "towers", f"layer_{i}"), 0)
         if f"{layer}.1.running_mean" in state:
-            places |= batch_norm(f"{layer}.1", ("model", "towers", f"norm_{i}"), 0)
-        places |= dense(f"{gate}.0", ("model", "towers", f"gate_{i}", "hidden"), 0)
-        places |= dense(f"{gate}.2", ("model", "towers", f"gate_{i}", "gate"), 0)
-    places |= dense(f"ppn.mlp_layers.{len(dims)}", ("model", "towers", "logit"), 0)
+            locations |= batch_norm(f"{layer}.1", ("model", "towers", f"norm_{i}"), 0)
+        locations |= dense(f"{gate}.0", ("model", "towers", f"gate_{i}", "hidden"), 0)
+        locations |= dense(f"{gate}.2", ("model", "towers", f"gate_{i}", "gate"), 0)
+    locations |= dense(f"ppn.mlp_layers.{len(dims)}", ("model", "towers", "logit"), 0)
     sizes = {
         "dims": tuple(dims),
         "gate_dim": None if gate_dims == dims else gate_dims[0],
-        "batch_norm": normed(state),
+        "tower": Factory(tower, batch_norm=normed(state)),
     }
     columns, found = tables(state, TABLES, "embedding", numeric)
     priors, more = tables(state, PRIORS, "condition", numeric)
     module = Conditioned(FeatureEmbedding(columns), FeatureEmbedding(priors), PPNet(**{**sizes, **fields}))
-    return convert(module, state, places | found | more, example(columns))
+    return convert(module, state, locations | found | more, example(columns))
 
 
 def apg(state: State, **fields: Any) -> Converted:
@@ -124,20 +151,22 @@ def apg(state: State, **fields: Any) -> Converted:
     head = state.get("dense_layers.out_proj.weight")
     use_bias = head is None or "dense_layers.out_proj.bias" in state
     generated = use_bias and "dense_layers.linear_1.bias" not in state
-    places = {} if head is None else dense("dense_layers.out_proj", ("logits",), use_bias=use_bias)
+    locations = {} if head is None else dense("dense_layers.out_proj", ("logits",), use_bias=use_bias)
     width = 0 if head is None else head.shape[1]
     layers: list[tuple[int, int | None, int | None, int]] = []  # width, rank, inner width, condition
     hyper_dims: Dims = ()
     for i in reversed(range(1, count(state, r"dense_layers\.linear_(\d+)\."))):
         theirs, ours = f"dense_layers.linear_{i}", f"layer_{i - 1}"
         factors = {f"{theirs}.{name}": name for name in FACTORS if f"{theirs}.{name}" in state}
-        places |= {key: Place(("params", ours, FACTORS[name])) for key, name in factors.items()}
-        hyper_dims, found = mlp(state, f"{theirs}.hypernet", f"{ours}/hyper_hidden", f"{ours}/hyper", root=())
-        places |= found
+        locations |= {key: Location(("params", ours, FACTORS[name])) for key, name in factors.items()}
+        hyper_dims, found = read_mlp(
+            state, f"{theirs}.hypernet", f"{ours}/hyper_hidden", f"{ours}/hyper", root=()
+        )
+        locations |= found
         if use_bias and not generated:
-            places[f"{theirs}.bias"] = Place(("params", ours, "bias"), (None,))
+            locations[f"{theirs}.bias"] = Location(("params", ours, "bias"), (None,))
         if f"dense_layers.bn_{i}.running_mean" in state:
-            places |= batch_norm(f"dense_layers.bn_{i}", (f"norm_{i - 1}",))
+            locations |= batch_norm(f"dense_layers.bn_{i}", (f"norm_{i - 1}",))
 
         condition = shape(state, f"{theirs}.hypernet.mlp.0.weight")[1]
         outer = [shape(state, name) for name in factors]
@@ -162,42 +191,41 @@ def apg(state: State, **fields: Any) -> Converted:
     inputs = [np.zeros((1, width), np.float32)]
     if conditions != (width, *dims[:-1]):
         inputs.append(np.zeros((1, conditions[0]), np.float32))
-    return convert(APG(**{**sizes, **fields}), state, places, *inputs)
+    return convert(APG(**{**sizes, **fields}), state, locations, *inputs)
 
 
 # --- parts ------------------------------------------------------------------------------------------
 
 
-def featured(state: State, model: Any, places: Places, numeric: Collection[str]) -> Converted:
+def featured(state: State, model: Any, locations: Locations, numeric: Collection[str]) -> Converted:
     """A model behind its features, in the order of the state_dict."""
     columns, found = tables(state, TABLES, "embedding", numeric)
-    return convert(Featured(FeatureEmbedding(columns), model), state, places | found, example(columns))
+    return convert(Featured(FeatureEmbedding(columns), model), state, locations | found, example(columns))
 
 
-def towers(state: State, places: Places) -> dict[str, Any]:
-    """Fields of the towers and of all MLPs; adds the towers to `places`."""
+def towers(state: State, locations: Locations) -> dict[str, Any]:
+    """Number and widths of the towers, which it adds to `locations`."""
     return {
         "num_tasks": count(state, r"tower\.(\d+)\."),
-        "tower_dims": bank(state, places, "tower.{}", "towers/mlp", "towers/logit"),
-        "batch_norm": normed(state),
+        "tower_dims": read_bank(state, locations, "tower.{}", "towers/mlp", "towers/logit"),
     }
 
 
-def bank(
-    state: State, places: Places, theirs: str, ours: str, last: str = "", *member: int, least: int = 1
+def read_bank(
+    state: State, locations: Locations, theirs: str, ours: str, last: str = "", *member: int, least: int = 1
 ) -> Dims:
-    """Adds the MLPs `theirs`, numbered from 0 at its braces, to `places`; their widths."""
+    """Adds the MLPs `theirs`, numbered from 0 at its braces, to `locations`; their widths."""
     dims: Dims = ()
     for i in range(count(state, re.escape(theirs).replace(r"\{\}", r"(\d+)") + r"\.", least=least)):
-        dims, found = mlp(state, theirs.format(i), ours, last, *member, i)
-        places |= found
+        dims, found = read_mlp(state, theirs.format(i), ours, last, *member, i)
+        locations |= found
     return dims
 
 
-def mlp(
+def read_mlp(
     state: State, theirs: str, ours: str, last: str = "", *member: int, root: tuple[str, ...] = ("model",)
-) -> tuple[Dims, Places]:
-    """Widths and places of an MLP_Block: linear, batch norm, activation and dropout numbered in a row.
+) -> tuple[Dims, Locations]:
+    """Widths and locations of an MLP_Block: linear, batch norm, activation and dropout numbered in a row.
 
     With `last` its last linear layer stands there instead, and its width does not count.
     """
@@ -210,22 +238,22 @@ def mlp(
     norms = [i for i in numbers if i not in linear]
     if not linear:
         shape(state, f"{theirs}.mlp.0.weight")  # says that it is missing
-    places: Places = {}
+    locations: Locations = {}
     if last:
-        places |= dense(f"{theirs}.mlp.{linear.pop()}", (*root, *last.split("/")), *member)
+        locations |= dense(f"{theirs}.mlp.{linear.pop()}", (*root, *last.split("/")), *member)
     for i, number in enumerate(linear):
-        places |= dense(f"{theirs}.mlp.{number}", (*root, *ours.split("/"), f"layer_{i}"), *member)
+        locations |= dense(f"{theirs}.mlp.{number}", (*root, *ours.split("/"), f"layer_{i}"), *member)
     for i, number in enumerate(norms):
-        places |= batch_norm(f"{theirs}.mlp.{number}", (*root, *ours.split("/"), f"norm_{i}"), *member)
-    return tuple(shape(state, f"{theirs}.mlp.{i}.weight")[0] for i in linear), places
+        locations |= batch_norm(f"{theirs}.mlp.{number}", (*root, *ours.split("/"), f"norm_{i}"), *member)
+    return tuple(shape(state, f"{theirs}.mlp.{i}.weight")[0] for i in linear), locations
 
 
 def tables(
     state: State, theirs: str, ours: str, numeric: Collection[str]
-) -> tuple[tuple[Categorical | Numeric, ...], Places]:
-    """Columns and places of their tables, row 0 of which is the padding as in ours."""
+) -> tuple[tuple[Categorical | Numeric, ...], Locations]:
+    """Columns and locations of their tables, row 0 of which is the padding as in ours."""
     columns: list[Categorical | Numeric] = []
-    places: Places = {}
+    locations: Locations = {}
     for key in state:
         if found := re.fullmatch(rf"{re.escape(theirs)}\.(.+)\.weight", key):
             name, (size, *dim) = found[1], shape(state, key)
@@ -234,8 +262,8 @@ def tables(
             number = name in numeric
             columns.append(Numeric(name, size) if number else Categorical(name, size, dim[0]))
             path = ("params", ours, f"{name}_{'kernel' if number else 'embedding'}")
-            places[key] = Place(path, turned=number)
-    return tuple(columns), places
+            locations[key] = Location(path, turned=number)
+    return tuple(columns), locations
 
 
 def example(columns: tuple[Categorical | Numeric, ...]) -> dict[str, np.ndarray]:

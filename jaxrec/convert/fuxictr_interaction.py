@@ -6,20 +6,23 @@ and the short history under their own names.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import combinations
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
-from jaxrec.convert.fuxictr import TABLES, example, featured, mlp, normed, tables
-from jaxrec.convert.fuxictr_ranking import block, blocks, named
+from jaxrec.convert.fuxictr import TABLES, example, featured, normed, read_mlp, tables
+from jaxrec.convert.fuxictr_ranking import blocks, named, read_block
 from jaxrec.convert.fuxictr_ranking import normed as block_normed
 from jaxrec.convert.parts import cut
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, dense, shape
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.id_columns import Sequenced
 from jaxrec.nn.layers.interaction import CrossNetwork, CrossNetworkMix
+from jaxrec.nn.layers.mlp import MLP, Activation
 from jaxrec.nn.layers.target_attention import TargetAttention
 from jaxrec.nn.ranking.dcn_v2 import DCNv2
 from jaxrec.nn.ranking.deepfm import DeepFM
@@ -33,7 +36,13 @@ MASKED = -1e9  # FuxiCTR's score of masked slots
 
 
 def sim(
-    state: State, items: Sequence[str], *, num_heads: int = 1, numeric: Collection[str] = (), **fields: Any
+    state: State,
+    items: Sequence[str],
+    *,
+    num_heads: int = 1,
+    numeric: Collection[str] = (),
+    mlp: Callable[..., Any] = MLP,
+    **fields: Any,
 ) -> Converted:
     """SIM, whose two stages share their tables and in whose search padding has a score of 0.
 
@@ -41,23 +50,23 @@ def sim(
       items: names of the features that describe an item; the first one's id 0 tells padding.
       fields: further ones of our `SIM`, such as k, which no shape tells.
     """
-    dims, places = mlp(state, "dnn", "tower/mlp", "tower/logit")
-    places |= mlp(state, "dnn_aux", "search_tower/mlp", "search_tower/logit")[1]
+    dims, locations = read_mlp(state, "dnn", "tower/mlp", "tower/logit")
+    locations |= read_mlp(state, "dnn_aux", "search_tower/mlp", "search_tower/logit")[1]
     path = ("params", "model", "search")
-    places |= {
-        "W_a.weight": Place((*path, "target_kernel"), turned=True),
-        "W_b.weight": Place((*path, "behaviour_kernel"), turned=True),
+    locations |= {
+        "W_a.weight": Location((*path, "target_kernel"), turned=True),
+        "W_b.weight": Location((*path, "behaviour_kernel"), turned=True),
     }
     sizes = {
         "search_dim": shape(state, "W_a.weight")[0],
         "dims": dims,
-        "batch_norm": normed(state),
+        "mlp": Factory(mlp, batch_norm=normed(state)),
         "own_tables": False,
         "features_in_search": True,
         "padding_score": 0.0,
     }
-    attentions = _attentions(state, places, num_heads=num_heads)
-    return _sequenced(SIM, state, items, places, numeric, {**sizes, **attentions, **fields})
+    attentions = _attentions(state, locations, num_heads=num_heads)
+    return _sequenced(SIM, state, items, locations, numeric, {**sizes, **attentions, **fields})
 
 
 def eta(
@@ -67,51 +76,57 @@ def eta(
     num_heads: int = 1,
     use_scale: bool = True,
     numeric: Collection[str] = (),
+    mlp: Callable[..., Any] = MLP,
     **fields: Any,
 ) -> Converted:
     """ETA with fixed rotations (`reuse_hash`). Arguments as of `sim`."""
-    dims, places = mlp(state, "dnn", "tower/mlp", "tower/logit")
-    places["random_rotations"] = Place(("constants", "model", "rotations"), (None,))
+    dims, locations = read_mlp(state, "dnn", "tower/mlp", "tower/logit")
+    locations["random_rotations"] = Location(("constants", "model", "rotations"), (None,))
     sizes = {
         "num_bits": shape(state, "random_rotations")[-1],
         "dims": dims,
-        "batch_norm": normed(state),
+        "mlp": Factory(mlp, batch_norm=normed(state)),
     }
-    attentions = _attentions(state, places, num_heads=num_heads, scale=use_scale)
-    return _sequenced(ETA, state, items, places, numeric, {**sizes, **attentions, **fields})
+    attentions = _attentions(state, locations, num_heads=num_heads, scale=use_scale)
+    return _sequenced(ETA, state, items, locations, numeric, {**sizes, **attentions, **fields})
 
 
-def dcn_v2(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Converted:
+def dcn_v2(
+    state: State, *, numeric: Collection[str] = (), mlp: Callable[..., Any] = MLP, **fields: Any
+) -> Converted:
     """DCNv2 of any structure, as `Featured`: the names tell which networks there are."""
-    places = dense("fc", ("model", "logit"))
-    sizes: dict[str, Any] = {"batch_norm": normed(state), "stacked_dims": (), "parallel_dims": ()}
+    locations = dense("fc", ("model", "logit"))
+    mlp = Factory(mlp, batch_norm=normed(state))
+    sizes: dict[str, Any] = {"mlp": mlp, "stacked_dims": (), "parallel_dims": ()}
     for name in ("stacked", "parallel"):
         if any(key.startswith(f"{name}_dnn.") for key in state):
-            sizes[f"{name}_dims"], found = mlp(state, f"{name}_dnn", name)
-            places |= found
+            sizes[f"{name}_dims"], found = read_mlp(state, f"{name}_dnn", name)
+            locations |= found
     if any(key.startswith("crossnet.U_list.") for key in state):
-        sizes["cross"] = _mixture(state, places)
+        sizes["cross"] = _mixture(state, locations)
     else:
         layers = count(state, r"crossnet\.cross_layers\.(\d+)\.")
         for i in range(layers):
-            places |= dense(f"crossnet.cross_layers.{i}", ("model", "cross", f"layer_{i}"))
+            locations |= dense(f"crossnet.cross_layers.{i}", ("model", "cross", f"layer_{i}"))
         sizes["cross"] = CrossNetwork(layers)
-    return featured(state, DCNv2(**{**sizes, **fields}), places, numeric)
+    return featured(state, DCNv2(**{**sizes, **fields}), locations, numeric)
 
 
-def deepfm(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Converted:
+def deepfm(
+    state: State, *, numeric: Collection[str] = (), mlp: Callable[..., Any] = MLP, **fields: Any
+) -> Converted:
     """DeepFM. Its MLP and its machine, `fm.lr_layer`, have a bias each; ours is their sum, the MLP's."""
-    columns, places = tables(state, TABLES, "embedding", numeric)
+    columns, locations = tables(state, TABLES, "embedding", numeric)
     weights, found = tables(state, WEIGHTS, "weights", numeric)
     if weights != tuple(column._replace(dim=1) for column in columns):
         raise ValueError(f"{WEIGHTS}: columns {list(weights)}, but the vectors are those of {list(columns)}")
-    dims, tower, learned = block(state, "mlp", "tower/mlp", "tower/logit", root=())
-    bias = next(key for key, place in tower.items() if place.path[-2:] == ("logit", "bias"))
+    dims, tower, learned = read_block(state, "mlp", "tower/mlp", "tower/logit", root=())
+    bias = next(key for key, location in tower.items() if location.path[-2:] == ("logit", "bias"))
     state = {**state, bias: state[bias] + state["fm.lr_layer.bias"]}
     state.pop("fm.lr_layer.bias")
-    sizes = {"dims": dims, "batch_norm": block_normed(state, "mlp"), **named("activation", learned)}
-    model = DeepFM(columns, **{**sizes, **fields})
-    return convert(model, state, places | found | tower, example(columns))
+    mlp = Factory(mlp, batch_norm=block_normed(state, "mlp"), **named("activation", learned))
+    model = DeepFM(columns, **{"dims": dims, "mlp": mlp, **fields})
+    return convert(model, state, locations | found | tower, example(columns))
 
 
 def pnn(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Converted:
@@ -120,35 +135,49 @@ def pnn(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Conver
     The first layer's kernel is two of ours; `parts.joined` makes them one again.
     """
     state = _without_masks(state)
-    columns, places = tables(state, TABLES, "embedding", numeric)
-    dims, found, learned = block(state, "dnn", "tower/mlp", "tower/logit", root=())
+    columns, locations = tables(state, TABLES, "embedding", numeric)
+    dims, found, learned = read_block(state, "dnn", "tower/mlp", "tower/logit", root=())
     if not dims:
         raise ValueError("dnn: no hidden layer, but ours reads the products in its first one")
-    places |= {key: _product_layer(place) for key, place in found.items()}
+    locations |= {key: _product_layer(location) for key, location in found.items()}
     first, pairs = "dnn.mlp.0.weight", pair_order(range(len(columns)))
     state = cut(state, first, (dims[0],), (sum(c.dim or 1 for c in columns), len(pairs)))
-    places[f"{first}[0][0]"] = places.pop(first)
+    locations[f"{first}[0][0]"] = locations.pop(first)
     inner = ("params", "inner", "kernel")
-    places[f"{first}[0][1]"] = Place(inner, turned=True, order=pairs, axis=1)
+    locations[f"{first}[0][1]"] = Location(inner, turned=True, order=pairs, axis=1)
     sizes = {"dims": dims, "batch_norm": block_normed(state, "dnn"), **named("activation", learned)}
     model = PNN(columns, **{**sizes, "factorised": False, **fields})
-    return convert(model, state, places, example(columns))
+    return convert(model, state, locations, example(columns))
 
 
-def dlrm(state: State, *, numeric: Sequence[str] = (), products: bool = True, **fields: Any) -> Converted:
+def dlrm(
+    state: State,
+    *,
+    numeric: Sequence[str] = (),
+    products: bool = True,
+    bottom_activation: Activation = nn.relu,
+    mlp: Callable[..., Any] = MLP,
+    **fields: Any,
+) -> Converted:
     """DLRM, whose bottom reads the columns `numeric`; products: whether interaction_op is "dot", not "cat".
 
-    Its bottom's vector comes last where ours comes first.
+    Its bottom's vector comes last where ours comes first. mlp: of the top; bottom_activation: of all layers
+    of the bottom, whose last one has neither batch norm nor dropout.
     """
     state = _without_masks(state)
-    columns, places = tables(state, TABLES, "embedding", ())
+    columns, locations = tables(state, TABLES, "embedding", ())
     categories = tuple(column for column in columns if isinstance(column, Categorical))
-    top_dims, top, learned = block(state, "top_mlp", "top", "logit", root=())
-    sizes: dict[str, Any] = {"top_dims": top_dims, "bottom_dims": (), "norm_last": False}
+    top_dims, top, learned = read_block(state, "top_mlp", "top", "logit", root=())
+    sizes: dict[str, Any] = {"top_dims": top_dims, "bottom_dims": ()}
     if numeric:
-        sizes["bottom_dims"], bottom, _ = block(state, "bottom_mlp", "bottom", root=())
-        places |= bottom
-    sizes |= {"batch_norm": block_normed(state, "top_mlp") or block_normed(state, "bottom_mlp")}
+        sizes["bottom_dims"], bottom, _ = read_block(state, "bottom_mlp", "bottom", root=())
+        locations |= bottom
+    mlp = Factory(mlp, batch_norm=block_normed(state, "top_mlp") or block_normed(state, "bottom_mlp"))
+    sizes |= {
+        "mlp": Factory(mlp, **named("activation", learned)),
+        "bottom_mlp": Factory(mlp, activation=bottom_activation, activate_last=False),
+        "bottom_output_activation": bottom_activation,
+    }
     numbers = tuple(Numeric(name) for name in numeric)
     count, dim = len(categories) + bool(numeric), categories[0].dim
     there = [*([len(categories)] if numeric else []), *range(len(categories))]  # where our vectors stand
@@ -159,10 +188,8 @@ def dlrm(state: State, *, numeric: Sequence[str] = (), products: bool = True, **
         order = blocks(there, [dim] * count)
     first = "top_mlp.mlp.0.weight"
     top[first] = top[first]._replace(order=order, axis=1)
-    model = DLRM(
-        numbers, categories, **{**sizes, **named("activation", learned), "products": products, **fields}
-    )
-    return convert(model, state, places | top, example((*numbers, *categories)))
+    model = DLRM(numbers, categories, **{**sizes, "products": products, **fields})
+    return convert(model, state, locations | top, example((*numbers, *categories)))
 
 
 # --- parts ------------------------------------------------------------------------------------------
@@ -187,39 +214,39 @@ def _without_masks(state: State) -> State:
     return {key: value for key, value in state.items() if not key.endswith(".triu_mask")}
 
 
-def _product_layer(place: Place) -> Place:
-    """A place of an MLP that stands at tower/mlp in our PNN, whose first layer stands before the tower."""
-    if "mlp" not in place.path:
-        return place
-    collection, *_, layer, leaf = place.path
+def _product_layer(location: Location) -> Location:
+    """A location of an MLP that stands at tower/mlp in our PNN, whose first layer stands before the tower."""
+    if "mlp" not in location.path:
+        return location
+    collection, *_, layer, leaf = location.path
     kind, number = layer.rsplit("_", 1)
     if int(number):
-        return place._replace(path=(collection, "tower", "mlp", f"{kind}_{int(number) - 1}", leaf))
+        return location._replace(path=(collection, "tower", "mlp", f"{kind}_{int(number) - 1}", leaf))
     first = {"layer": "linear"}.get(kind, kind)
-    return place._replace(path=(collection, first, leaf))
+    return location._replace(path=(collection, first, leaf))
 
 
-def _mixture(state: State, places: Places) -> CrossNetworkMix:
-    """The mixture of low-rank experts, which it adds to `places`."""
+def _mixture(state: State, locations: Locations) -> CrossNetworkMix:
+    """The mixture of low-rank experts, which it adds to `locations`."""
     path = ("params", "model", "cross")
     layers, experts = count(state, r"crossnet\.U_list\.(\d+)$"), count(state, r"crossnet\.gating\.(\d+)\.")
     for i in range(layers):
         for name in "UVC":
-            places[f"crossnet.{name}_list.{i}"] = Place((*path, f"{name.lower()}_{i}"))
-        places[f"crossnet.bias.{i}"] = Place((*path, f"bias_{i}"), (None,), turned=True)
+            locations[f"crossnet.{name}_list.{i}"] = Location((*path, f"{name.lower()}_{i}"))
+        locations[f"crossnet.bias.{i}"] = Location((*path, f"bias_{i}"), (None,), turned=True)
     for k in range(experts):
-        places[f"crossnet.gating.{k}.weight"] = Place((*path, "gate"), (k, None))
+        locations[f"crossnet.gating.{k}.weight"] = Location((*path, "gate"), (k, None))
     return CrossNetworkMix(layers, experts, shape(state, "crossnet.U_list.0")[-1], share_gates=True)
 
 
-def _attentions(state: State, places: Places, **options: Any) -> dict[str, Any]:
-    """Both target attentions, which it adds to `places`."""
+def _attentions(state: State, locations: Locations, **options: Any) -> dict[str, Any]:
+    """Both target attentions, which it adds to `locations`."""
     kernels = {"W_q": "query", "W_k": "key", "W_v": "value", "W_o": "output"}
     found = {}
     for theirs, ours in {"short_attention": "short", "long_attention": "exact"}.items():
         for name, kernel in kernels.items():
             path = ("params", "model", ours, f"{kernel}_kernel")
-            places[f"{theirs}.{name}.weight"] = Place(path, turned=True)
+            locations[f"{theirs}.{name}.weight"] = Location(path, turned=True)
         dim = shape(state, f"{theirs}.W_q.weight")[0]
         found[ours] = TargetAttention(dim=dim, mask_value=MASKED, **options)
     return found
@@ -229,7 +256,7 @@ def _sequenced(
     model: Any,
     state: State,
     items: Sequence[str],
-    places: Places,
+    locations: Locations,
     numeric: Collection[str],
     fields: dict[str, Any],
 ) -> Converted:
@@ -241,8 +268,8 @@ def _sequenced(
     rest = tuple(c for c in columns if c not in own)
     for c in own:
         key = f"{TABLES}.{c.name}.weight"
-        found[key] = Place(("params", "model", "items", f"{c.name}_embedding"))
+        found[key] = Location(("params", "model", "items", f"{c.name}_embedding"))
     module = Sequenced(model(own, **fields), FeatureEmbedding(rest) if rest else None)
     batch = example(columns)
     batch |= {f"{h}_{c.name}": np.zeros((1, 1), np.int32) for h in model.histories for c in own}
-    return convert(module, state, {**places, **found}, batch)
+    return convert(module, state, {**locations, **found}, batch)

@@ -1,30 +1,35 @@
 """Weights of FuxiCTR's DIN, DIEN, BST and Dice (reczoo/FuxiCTR, model_zoo) to ours.
 
-Widths and the kind of attention and of the second GRU are read off names and shapes; `fields` are what they
-do not tell, such as an activation without parameters. Batches hold the same ids, 0 = padding.
+Widths and the kind of attention and of the second GRU are read off names and shapes; `mlp`, a factory,
+`attention` and other `fields` are what they do not tell, such as an activation without parameters. Batches
+hold the same ids, 0 = padding.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.fuxictr import mlp, tables
+from jaxrec.convert.fuxictr import read_mlp, tables
 from jaxrec.convert.parts import cut
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, dense, shape
+from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.dice import Dice, PReLU
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.id_columns import Sequenced
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din import DIN
 
 TABLES = "embedding_layer.embedding_layers"
+UNIT = ActivationUnit()
 DICE = functools.partial(Dice, epsilon=1e-9)  # the defaults of this code base
 HISTORIES = {"item_id": "click_history", "cate_id": "cate_history"}
 NEGATIVES = {"item_id": "neg_click_history", "cate_id": "neg_cate_history"}
@@ -42,23 +47,21 @@ def din(
     *,
     histories: Mapping[str, str] = HISTORIES,
     numeric: Collection[str] = (),
+    mlp: Callable[..., Any] = MLP,
+    attention: ActivationUnit = UNIT,
     **fields: Any,
 ) -> Converted:
     """DIN, as `WithHistory` over ours. `histories`: the history column of each target column."""
-    columns, state, places = shared_tables(state, TABLES, histories, {}, numeric)
-    attention_dims, unit, learned = block(
+    columns, state, locations = shared_tables(state, TABLES, histories, {}, numeric)
+    attention_dims, unit, learned = read_block(
         state, "attention_layers.0.attention_layer", "attention", "attention/score"
     )
-    sizes: dict[str, Any] = {
-        "attention_dims": attention_dims,
-        "padded_statistics": True,
-        **named("attention_activation", learned),
-    }
+    attention = attention.clone(dims=attention_dims, padded_statistics=True, **named("activation", learned))
     widths = {column.name: column.dim or 1 for column in columns}
     ours = [name for name in widths if name not in histories.values()] + list(histories.values())
-    tower, head = _tower(state, list(widths), ours, widths)
-    module = with_history(columns, DIN(**{**sizes, **tower, **fields}), histories, {})
-    return convert(module, state, places | unit | head, example(columns, histories, {}))
+    tower, head = _tower(state, list(widths), ours, widths, mlp)
+    module = with_history(columns, DIN(**{"attention": attention, **tower, **fields}), histories, {})
+    return convert(module, state, locations | unit | head, example(columns, histories, {}))
 
 
 def dien(
@@ -67,16 +70,19 @@ def dien(
     histories: Mapping[str, str] = HISTORIES,
     negatives: Mapping[str, str] = NEGATIVES,
     numeric: Collection[str] = (),
+    softmax: bool = True,
+    mlp: Callable[..., Any] = MLP,
+    attention: ActivationUnit = UNIT,
     **fields: Any,
 ) -> Converted:
-    """DIEN without auxiliary network, as `WithHistory` over ours.
+    """DIEN without auxiliary network, as `WithHistory` over ours; softmax: of any kind of attention.
 
     A second GRU of PyTorch may be "gru", which has no attention here, or "aigru"; without weights, attention
     is "dot".
     """
-    columns, state, places = shared_tables(state, TABLES, histories, negatives, numeric)
-    places |= gru("extraction_modules.0", ("model", "extractor"))
-    sizes: dict[str, Any] = {}
+    columns, state, locations = shared_tables(state, TABLES, histories, negatives, numeric)
+    locations |= gru("extraction_modules.0", ("model", "extractor"))
+    sizes: dict[str, Any] = {"softmax": softmax}
     cell = "evolving_modules.0.gru_cell"
     if f"{cell}.x2h.weight" in state:
         names = {
@@ -88,18 +94,19 @@ def dien(
         hidden = shape(state, f"{cell}.h2h.weight")[1]
         order = blocks([1, 0, 2], [hidden] * 3)  # theirs are update, reset, new
         found = gru(cell, ("model", "evolver"), suffix="", order=order)
-        places |= {f"{cell}.{names[key.rsplit('.', 1)[1]]}": place for key, place in found.items()}
+        locations |= {f"{cell}.{names[key.rsplit('.', 1)[1]]}": location for key, location in found.items()}
     else:
-        places |= gru("evolving_modules.0", ("model", "evolver"))
+        locations |= gru("evolving_modules.0", ("model", "evolver"))
         sizes["evolution"] = fields.get("evolution", "gru")
     if "attention_modules.0.W_kernel" in state:
-        places["attention_modules.0.W_kernel"] = Place(("params", "model", "attention", "kernel"))
+        locations["attention_modules.0.W_kernel"] = Location(("params", "model", "attention", "kernel"))
         sizes["attention"] = "bilinear"
     elif any(key.startswith("attention_modules.0.attn_mlp.") for key in state):
-        dims, unit, learned = block(state, "attention_modules.0.attn_mlp", "attention", "attention/score")
-        places |= unit
-        sizes |= {"attention": "unit", "attention_dims": dims}
-        sizes |= named("attention_activation", learned)
+        dims, unit, learned = read_block(
+            state, "attention_modules.0.attn_mlp", "attention", "attention/score"
+        )
+        locations |= unit
+        sizes["attention"] = attention.clone(dims=dims, softmax=softmax, **named("activation", learned))
     else:
         sizes["attention"] = None if sizes.get("evolution") == "gru" else "dot"
     widths = {c.name: c.dim or 1 for c in columns if c.name not in (*histories.values(), *negatives.values())}
@@ -108,9 +115,9 @@ def dien(
     if shape(state, "dnn.mlp.0.weight")[1] > sum(widths.values()) + width:
         sizes["sum_pooling"] = True
         extra |= {"sum": width, "product": width}
-    tower, head = _tower(state, [*extra, *widths], [*widths, *extra], widths | extra)
+    tower, head = _tower(state, [*extra, *widths], [*widths, *extra], widths | extra, mlp)
     module = with_history(columns, DIEN(**{**sizes, **tower, **fields}), histories, negatives)
-    return convert(module, state, places | head, example(columns, histories, negatives))
+    return convert(module, state, locations | head, example(columns, histories, negatives))
 
 
 def bst(
@@ -119,6 +126,7 @@ def bst(
     histories: Mapping[str, str] = HISTORIES,
     num_heads: int = 2,
     numeric: Collection[str] = (),
+    mlp: Callable[..., Any] = MLP,
     **fields: Any,
 ) -> Converted:
     """BST of one history, as `Sequenced` over ours, whose history has the columns "history_<target>".
@@ -132,10 +140,10 @@ def bst(
     encoders = count(state, r"transformer_encoders\.(\d+)\.", least=0)
     if encoders > 1:
         raise ValueError(f"{encoders} transformer_encoders: ours reads one history; train it with one pair")
-    columns, state, places = shared_tables(state, TABLES, histories, {}, numeric)
-    for key, place in places.items():
-        if place.path[-1] in {f"{target}_embedding" for target in histories}:
-            places[key] = place._replace(path=("params", "model", "items", place.path[-1]))
+    columns, state, locations = shared_tables(state, TABLES, histories, {}, numeric)
+    for key, location in locations.items():
+        if location.path[-1] in {f"{target}_embedding" for target in histories}:
+            locations[key] = location._replace(path=("params", "model", "items", location.path[-1]))
     own = {c.name: Categorical(c.name, c.vocab_size, c.dim) for c in columns if isinstance(c, Categorical)}
     items = tuple(own[name] for name in histories)
     rest = tuple(c for c in columns if c.name not in (*histories, *histories.values()))
@@ -145,7 +153,7 @@ def bst(
     widths = {c.name: c.dim or 1 for c in columns if c.name not in histories.values()}
     pooled = shape(state, "dnn.mlp.0.weight")[1] - sum(widths.values())
     order = [c.name for c in rest] + list(histories)
-    tower, head = _tower(state, [*widths, ""], [*order, ""], widths | {"": pooled})
+    tower, head = _tower(state, [*widths, ""], [*order, ""], widths | {"": pooled}, mlp)
     sizes = {
         "age_dim": None,
         "num_heads": num_heads,
@@ -160,57 +168,57 @@ def bst(
     batch = example(columns, {}, histories)
     batch |= {f"history_{name}": np.zeros((1, tokens - 1), np.int32) for name in histories}
     module = Sequenced(model, FeatureEmbedding(rest) if rest else None)
-    return convert(module, state, places | found | head, batch)
+    return convert(module, state, locations | found | head, batch)
 
 
 # --- parts ------------------------------------------------------------------------------------------
 
 
-def _encoder(state: State, theirs: str, dim: int) -> tuple[State, Places, dict[str, Any]]:
-    """The state with each projection apart, places, and fields of a transformer of items of width dim."""
-    places: Places = {}
+def _encoder(state: State, theirs: str, dim: int) -> tuple[State, Locations, dict[str, Any]]:
+    """The state with each projection apart, locations, and fields of a transformer of items of width dim."""
+    locations: Locations = {}
     position = f"{theirs}.position_emb"
     blocks = count(state, rf"{re.escape(theirs)}\.transformer_blocks\.(\d+)\.", least=0)
     sizes: dict[str, Any] = {"num_blocks": blocks, "position_dim": None}
     if position in state:
-        places[position] = Place(("params", "model", "positions"))
+        locations[position] = Location(("params", "model", "positions"))
         sizes["position_dim"] = shape(state, position)[1]
         dim += sizes["position_dim"]
     for i in range(blocks):
         state, found = _transformer(state, f"{theirs}.transformer_blocks.{i}", str(i), dim)
-        places |= found
+        locations |= found
     if blocks:
         first = f"{theirs}.transformer_blocks.0"
         sizes["inner_dim"] = shape(state, f"{first}.ffn.0.weight")[0]
         sizes["layer_norm"] = f"{first}.layer_norm1.weight" in state
-    return state, places, sizes
+    return state, locations, sizes
 
 
-def _transformer(state: State, theirs: str, ours: str, dim: int) -> tuple[State, Places]:
-    """The state with the attention's projections apart, and the places of a block."""
+def _transformer(state: State, theirs: str, ours: str, dim: int) -> tuple[State, Locations]:
+    """The state with the attention's projections apart, and the locations of a block."""
     attention = ("model", f"attention_{ours}")
     state = cut(state, f"{theirs}.attention.in_proj_weight", (dim, dim, dim), (dim,))
     state = cut(state, f"{theirs}.attention.in_proj_bias", (dim, dim, dim))
-    places = dense(f"{theirs}.attention.out_proj", (*attention, "output"))
+    locations = dense(f"{theirs}.attention.out_proj", (*attention, "output"))
     for i, name in enumerate(("query", "key", "value")):
         path = ("params", *attention)
-        places |= {
-            f"{theirs}.attention.in_proj_weight[{i}][0]": Place((*path, f"{name}_kernel"), turned=True),
-            f"{theirs}.attention.in_proj_bias[{i}]": Place((*path, f"{name}_bias")),
+        locations |= {
+            f"{theirs}.attention.in_proj_weight[{i}][0]": Location((*path, f"{name}_kernel"), turned=True),
+            f"{theirs}.attention.in_proj_bias[{i}]": Location((*path, f"{name}_bias")),
         }
-    places |= dense(f"{theirs}.ffn.0", ("model", f"inner_{ours}"))
-    places |= dense(f"{theirs}.ffn.2", ("model", f"outer_{ours}"))
+    locations |= dense(f"{theirs}.ffn.0", ("model", f"inner_{ours}"))
+    locations |= dense(f"{theirs}.ffn.2", ("model", f"outer_{ours}"))
     for norm, name in {"layer_norm1": f"norm_a_{ours}", "layer_norm2": f"norm_b_{ours}"}.items():
         if f"{theirs}.{norm}.weight" in state:
-            places[f"{theirs}.{norm}.weight"] = Place(("params", "model", name, "scale"))
-            places[f"{theirs}.{norm}.bias"] = Place(("params", "model", name, "bias"))
-    return state, places
+            locations[f"{theirs}.{norm}.weight"] = Location(("params", "model", name, "scale"))
+            locations[f"{theirs}.{norm}.bias"] = Location(("params", "model", name, "bias"))
+    return state, locations
 
 
-def block(
+def read_block(
     state: State, theirs: str, ours: str, last: str = "", *, root: tuple[str, ...] = ("model",)
-) -> tuple[tuple[int, ...], Places, Any]:
-    """Widths and places of an MLP_Block, and its activation, None unless it has parameters; see `mlp`."""
+) -> tuple[tuple[int, ...], Locations, Any]:
+    """Widths, locations and activation (None: one without parameters) of an MLP_Block, see `read_mlp`."""
     start = f"{theirs}.mlp."
     dice = {
         key.removesuffix("alpha"): DICE for key in state if key.startswith(start) and key.endswith(".alpha")
@@ -222,12 +230,14 @@ def block(
     ]
     prelu = {key: PReLU for key in vectors if f"{key}running_mean" not in state}
     rest = {key: value for key, value in state.items() if key.removesuffix("weight") not in prelu}
-    dims, places = mlp(rest, theirs, ours, last, root=root)
+    dims, locations = read_mlp(rest, theirs, ours, last, root=root)
     found: dict[str, Any] = {**dice, **prelu}
     for i, key in enumerate(sorted(found, key=lambda key: int(key.removeprefix(start)[:-1]))):
         path = (*root, *ours.split("/"), f"activation_{i}")
-        places |= {f"{key}weight": Place(("params", *path, "alpha"))} if key in prelu else _dice(key, path)
-    return dims, places, next(iter(found.values()), None)
+        locations |= (
+            {f"{key}weight": Location(("params", *path, "alpha"))} if key in prelu else _dice(key, path)
+        )
+    return dims, locations, next(iter(found.values()), None)
 
 
 def named(field: str, activation: Any) -> dict[str, Any]:
@@ -242,25 +252,30 @@ def normed(state: State, theirs: str) -> bool:
 
 
 def _tower(
-    state: State, theirs: Sequence[str], ours: Sequence[str], widths: Mapping[str, int]
-) -> tuple[dict[str, Any], Places]:
-    """Fields and places of the MLP on top, whose input is put together in another order than ours."""
-    dims, places, learned = block(state, "dnn", "tower/mlp", "tower/logit")
+    state: State,
+    theirs: Sequence[str],
+    ours: Sequence[str],
+    widths: Mapping[str, int],
+    mlp: Callable[..., Any],
+) -> tuple[dict[str, Any], Locations]:
+    """Fields and locations of the MLP on top, whose input is put together in another order than ours."""
+    dims, locations, learned = read_block(state, "dnn", "tower/mlp", "tower/logit")
     order = blocks([theirs.index(name) for name in ours], [widths[name] for name in theirs])
     first = "dnn.mlp.0.weight"
-    places[first] = places[first]._replace(order=order, axis=1)
-    return {"dims": dims, "batch_norm": normed(state, "dnn"), **named("activation", learned)}, places
+    locations[first] = locations[first]._replace(order=order, axis=1)
+    mlp = Factory(mlp, batch_norm=normed(state, "dnn"), **named("activation", learned))
+    return {"dims": dims, "mlp": mlp}, locations
 
 
-def _dice(theirs: str, path: tuple[str, ...]) -> Places:
+def _dice(theirs: str, path: tuple[str, ...]) -> Locations:
     return {
-        f"{theirs}alpha": Place(("params", *path, "alpha")),
-        f"{theirs}bn.running_mean": Place(("batch_stats", *path, "mean")),
-        f"{theirs}bn.running_var": Place(("batch_stats", *path, "var")),
+        f"{theirs}alpha": Location(("params", *path, "alpha")),
+        f"{theirs}bn.running_mean": Location(("batch_stats", *path, "mean")),
+        f"{theirs}bn.running_var": Location(("batch_stats", *path, "var")),
     }
 
 
-def gru(theirs: str, path: tuple[str, ...], *, suffix: str = "_l0", order: tuple[int, ...] = ()) -> Places:
+def gru(theirs: str, path: tuple[str, ...], *, suffix: str = "_l0", order: tuple[int, ...] = ()) -> Locations:
     """Of a torch GRU, or a cell with the same names, and our `GRU` or `AttentionGRU` at `path`."""
     names = {
         "weight_ih": "input_kernel",
@@ -269,7 +284,9 @@ def gru(theirs: str, path: tuple[str, ...], *, suffix: str = "_l0", order: tuple
         "bias_hh": "hidden_bias",
     }
     return {
-        f"{theirs}.{key}{suffix}": Place(("params", *path, name), turned=name.endswith("kernel"), order=order)
+        f"{theirs}.{key}{suffix}": Location(
+            ("params", *path, name), turned=name.endswith("kernel"), order=order
+        )
         for key, name in names.items()
     }
 
@@ -286,13 +303,13 @@ def shared_tables(
     histories: Mapping[str, str],
     negatives: Mapping[str, str],
     numeric: Collection[str],
-) -> tuple[Fields, State, Places]:
-    """Columns, the state without the copies of tables that columns share, and the places of tables.
+) -> tuple[Fields, State, Locations]:
+    """Columns, the state without the copies of tables that columns share, and the locations of tables.
 
     Raises:
       ValueError: a column has no table, or a history's table is not that of its target.
     """
-    columns, places = tables(state, theirs, "embedding", numeric)
+    columns, locations = tables(state, theirs, "embedding", numeric)
     kinds = {column.name: column.name for column in columns}
     for target, name in (*histories.items(), *negatives.items()):
         for wanted in (target, name):
@@ -300,20 +317,20 @@ def shared_tables(
         if not np.array_equal(state[f"{theirs}.{target}.weight"], state[f"{theirs}.{name}.weight"]):
             raise ValueError(f"{name}: its table is not that of {target}; name the target that it belongs to")
         kinds[name] = target
-    state, places = dict(state), dict(places)
+    state, locations = dict(state), dict(locations)
     for kind in set(kinds.values()):
         first, *copies = [name for name in kinds if kinds[name] == kind]
-        place = places[f"{theirs}.{kind}.weight"]
+        location = locations[f"{theirs}.{kind}.weight"]
         for name in (first, *copies):
-            places.pop(f"{theirs}.{name}.weight")
-        places[f"{theirs}.{first}.weight"] = place
+            locations.pop(f"{theirs}.{name}.weight")
+        locations[f"{theirs}.{first}.weight"] = location
         for name in copies:
             state.pop(f"{theirs}.{name}.weight")
     fields = tuple(
         column._replace(vocabulary=kinds[column.name]) if isinstance(column, Categorical) else column
         for column in columns
     )
-    return fields, state, places
+    return fields, state, locations
 
 
 def with_history(
@@ -322,7 +339,11 @@ def with_history(
     """A model of interest behind these columns."""
     others = [negatives[name] for name in histories if negatives]
     return WithHistory(
-        FeatureEmbedding(columns), model, tuple(histories), tuple(histories.values()), tuple(others)
+        FeatureEmbedding(columns),
+        model,
+        targets=tuple(histories),
+        histories=tuple(histories.values()),
+        negatives=tuple(others),
     )
 
 

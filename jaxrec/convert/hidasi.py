@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, shape, to_state
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, shape, to_state
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.types import Variables
 
@@ -35,9 +35,9 @@ def from_state_dict(state: State, **fields: Any) -> Converted:
     rows, dim = shape(state, "Wy.weight")
     one_hot = any(key.startswith("GE.") for key in state)
     num_cells = count(state, r"G\.(\d+)\.", least=0 if one_hot else 1)
-    places: Places = {
-        "Wy.weight": Place(("params", "item_embedding"), padded=True),
-        "By.weight": Place(("params", "output_bias"), (slice(None), None), padded=True),
+    locations: Locations = {
+        "Wy.weight": Location(("params", "item_embedding"), padded=True),
+        "By.weight": Location(("params", "output_bias"), (slice(None), None), padded=True),
     }
     inputs, widths = "tied", [shape(state, f"G.{i}.weight_hh")[1] for i in range(num_cells)]
     if one_hot and num_cells:
@@ -47,15 +47,15 @@ def from_state_dict(state: State, **fields: Any) -> Converted:
         )
     if one_hot:
         inputs, widths = "one_hot", [shape(state, "GE.Wh0")[0]]
-        places |= _one_hot_places(widths[0])
+        locations |= _one_hot_places(widths[0])
     elif "E.weight" in state:
         inputs = "own"
-        places["E.weight"] = Place(("params", "input_embedding"), padded=True)
+        locations["E.weight"] = Location(("params", "input_embedding"), padded=True)
     for i in range(num_cells):
         for theirs, ours in (("ih", "input"), ("hh", "hidden")):
             path = ("params", f"layer_{i}")
-            places[f"G.{i}.weight_{theirs}"] = Place((*path, f"{ours}_kernel"), turned=True)
-            places[f"G.{i}.bias_{theirs}"] = Place((*path, f"{ours}_bias"))
+            locations[f"G.{i}.weight_{theirs}"] = Location((*path, f"{ours}_kernel"), turned=True)
+            locations[f"G.{i}.bias_{theirs}"] = Location((*path, f"{ours}_bias"))
     form = {
         "inputs": inputs,
         "input_dim": shape(state, "E.weight")[1] if inputs == "own" else None,
@@ -66,23 +66,23 @@ def from_state_dict(state: State, **fields: Any) -> Converted:
         "embedding_init": nn.initializers.glorot_uniform(),
     }
     model = GRU4Rec(rows, dim, hidden_dims=tuple(widths), **{**form, **fields})
-    return convert(model, _complemented(state), places, np.zeros((1, 1), np.int32), train=False)
+    return convert(model, _complemented(state), locations, np.zeros((1, 1), np.int32), train=False)
 
 
-def to_state_dict(variables: Variables, places: Places) -> dict[str, np.ndarray]:
-    """Arrays by PyTorch name, of variables or of gradients of them; `places` are those of `Converted`."""
-    return _complemented(to_state(variables, places))
+def to_state_dict(variables: Variables, locations: Locations) -> dict[str, np.ndarray]:
+    """Arrays by PyTorch name, of variables or of gradients of them; `locations` are those of `Converted`."""
+    return _complemented(to_state(variables, locations))
 
 
-def _one_hot_places(width: int) -> Places:
+def _one_hot_places(width: int) -> Locations:
     """Of the layer of one-hot inputs, whose gates stand in the order new, reset, update."""
     order = (*range(width, 3 * width), *range(width))
     path = ("params", "layer_0")
     return {
-        "GE.Wx0.weight": Place((*path, "input_kernel"), padded=True, order=order, axis=1),
-        "GE.Wrz0": Place((*path, "hidden_kernel"), (slice(None), slice(2 * width))),
-        "GE.Wh0": Place((*path, "hidden_kernel"), (slice(None), slice(2 * width, None))),
-        "GE.Bh0": Place((*path, "input_bias"), order=order),
+        "GE.Wx0.weight": Location((*path, "input_kernel"), padded=True, order=order, axis=1),
+        "GE.Wrz0": Location((*path, "hidden_kernel"), (slice(None), slice(2 * width))),
+        "GE.Wh0": Location((*path, "hidden_kernel"), (slice(None), slice(2 * width, None))),
+        "GE.Bh0": Location((*path, "input_bias"), order=order),
     }
 
 

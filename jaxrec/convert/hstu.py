@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, dense, shape
 from jaxrec.nn.sequential.hstu import HSTU
 
 MASK = "_attn_mask"  # a buffer: which slots come no later than which
@@ -29,18 +29,18 @@ def from_state_dict(state: State, *, num_heads: int, concat_ua: bool = False, **
     rows, dim = shape(state, TABLE)
     slots = shape(state, SLOTS)[0]
     num_layers = count(state, r"_hstu\._attention_layers\.(\d+)\.")
-    places: Places = {
-        TABLE: Place(("params", "item_embedding")),
-        SLOTS: Place(("params", "position_embedding")),
+    locations: Locations = {
+        TABLE: Location(("params", "item_embedding")),
+        SLOTS: Location(("params", "position_embedding")),
     }
     for i in range(num_layers):
         key, layer = f"_hstu._attention_layers.{i}", f"layer_{i}"
-        places |= {f"{key}._uvqk": Place(("params", layer, "uvqk", "kernel"))}
-        places |= dense(f"{key}._o", (layer, "output"))
+        locations |= {f"{key}._uvqk": Location(("params", layer, "uvqk", "kernel"))}
+        locations |= dense(f"{key}._o", (layer, "output"))
         if f"{key}._rel_attn_bias._pos_w" in state:
-            places |= {
-                f"{key}._rel_attn_bias._pos_w": Place(("params", layer, "position_bias")),
-                f"{key}._rel_attn_bias._ts_w": Place(("params", layer, "time_bias")),
+            locations |= {
+                f"{key}._rel_attn_bias._pos_w": Location(("params", layer, "position_bias")),
+                f"{key}._rel_attn_bias._ts_w": Location(("params", layer, "time_bias")),
             }
     values = shape(state, "_hstu._attention_layers.0._o.weight")[1] // (3 if concat_ua else 1)
     keys = shape(state, "_hstu._attention_layers.0._uvqk")[1] // 2 - values
@@ -60,4 +60,4 @@ def from_state_dict(state: State, *, num_heads: int, concat_ua: bool = False, **
         "concat_ua": concat_ua,
         "relative_bias": any(key.endswith("._pos_w") for key in state),
     }
-    return convert(HSTU(**{**sizes, **fields}), state, places, np.zeros((1, 1), np.int32))
+    return convert(HSTU(**{**sizes, **fields}), state, locations, np.zeros((1, 1), np.int32))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.convert.parts import cut
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, shape
 from jaxrec.nn.layers.memory import InterestMemory
 
 GRUS = {"controller/gru_cell": ("controller", "hidden"), "gru_cell": ("channel", "channel_hidden")}
@@ -24,7 +24,7 @@ NEVER_READ = ("init/fully_connected_1/weights", "init/fully_connected_2/weights"
 def memory(state: State, *, max_shift: int = 1, **fields: Any) -> Converted:
     """`InterestMemory` in the form of the public code, whose initial memory is not trained.
 
-    What nothing reads there, such as the gate of a head, has no place in ours and is left out.
+    What nothing reads there, such as the gate of a head, has no location in ours and is left out.
 
     Args:
       state: of one cell with one read and one write head.
@@ -34,18 +34,18 @@ def memory(state: State, *, max_shift: int = 1, **fields: Any) -> Converted:
     hidden = shape(state, "controller/gru_cell/candidate/bias")[0]
     shifts = shape(state, f"{HEADS}/weights")[0] > hidden
     induction = int("gru_cell/gates/kernel" in state)
-    places: Places = {
-        "init/init_M": Place(("params", "memory")),
-        "init/key_M": Place(("params", "keys")),
-        "init/fully_connected/weights": Place(("params", "read"), (None,)),
-        f"{OUTPUT}/weights": Place(("params", "output_kernel")),
-        f"{OUTPUT}/biases": Place(("params", "output_bias")),
+    locations: Locations = {
+        "init/init_M": Location(("params", "memory")),
+        "init/key_M": Location(("params", "keys")),
+        "init/fully_connected/weights": Location(("params", "read"), (None,)),
+        f"{OUTPUT}/weights": Location(("params", "output_kernel")),
+        f"{OUTPUT}/biases": Location(("params", "output_bias")),
         **_gru("controller/gru_cell", hidden),
         **(_gru("gru_cell", dim) if induction else {}),
         **_heads(dim, max_shift, shifts),
     }
     whole = parts(state, max_shift=max_shift)
-    read = {k: v for k, v in whole.items() if k in places or not _unused(k)}
+    read = {k: v for k, v in whole.items() if k in locations or not _unused(k)}
     sizes = {
         "slots": slots,
         "hidden_dim": hidden,
@@ -61,7 +61,7 @@ def memory(state: State, *, max_shift: int = 1, **fields: Any) -> Converted:
         "output_dim": shape(state, f"{OUTPUT}/biases")[0],
     }
     module = InterestMemory(**{**sizes, **fields})
-    return convert(module, read, places, np.zeros((1, 1, dim), np.float32), np.ones((1, 1), bool))
+    return convert(module, read, locations, np.zeros((1, 1, dim), np.float32), np.ones((1, 1), bool))
 
 
 def parts(state: State, *, max_shift: int = 1) -> dict[str, np.ndarray]:
@@ -79,20 +79,20 @@ def parts(state: State, *, max_shift: int = 1) -> dict[str, np.ndarray]:
     return cut(found, f"{HEADS}/biases", (*head, *head, dim, dim))
 
 
-def _gru(theirs: str, hidden: int) -> Places:
+def _gru(theirs: str, hidden: int) -> Locations:
     """Ours have reset, update and new side by side, and a kernel each for input and state."""
     of_input, of_state = GRUS[theirs]
     columns = {"gates": slice(0, 2 * hidden), "candidate": slice(2 * hidden, 3 * hidden)}
-    places: Places = {}
+    locations: Locations = {}
     for name, these in columns.items():
         for i, ours in enumerate((of_input, of_state)):
             path = ("params", f"{ours}_kernel")
-            places[f"{theirs}/{name}/kernel[{i}][0]"] = Place(path, (slice(None), these))
-        places[f"{theirs}/{name}/bias"] = Place(("params", f"{of_input}_bias"), (these,))
-    return places
+            locations[f"{theirs}/{name}/kernel[{i}][0]"] = Location(path, (slice(None), these))
+        locations[f"{theirs}/{name}/bias"] = Location(("params", f"{of_input}_bias"), (these,))
+    return locations
 
 
-def _heads(dim: int, max_shift: int, shifts: bool) -> Places:
+def _heads(dim: int, max_shift: int, shifts: bool) -> Locations:
     """Their blocks of `HEADS` that are read, in the order of our columns."""
     blocks = [
         (READ_KEY, dim),
@@ -106,16 +106,18 @@ def _heads(dim: int, max_shift: int, shifts: bool) -> Places:
         blocks += [(SHIFT, 2 * max_shift + 1), (SHARPENING, 1)]
     # theirs are by 0, 1, … and then by … -2, -1 slots
     order = (*range(max_shift + 1, 2 * max_shift + 1), *range(max_shift + 1))
-    places: Places = {}
+    locations: Locations = {}
     start = 0
     for block, width in blocks:
         these = slice(start, start + width)
         start += width
         taken = order if block == SHIFT else ()
         kernel, bias = ("params", "heads_kernel"), ("params", "heads_bias")
-        places[f"{HEADS}/weights[0][{block}]"] = Place(kernel, (slice(None), these), order=taken, axis=1)
-        places[f"{HEADS}/biases[{block}]"] = Place(bias, (these,), order=taken)
-    return places
+        locations[f"{HEADS}/weights[0][{block}]"] = Location(
+            kernel, (slice(None), these), order=taken, axis=1
+        )
+        locations[f"{HEADS}/biases[{block}]"] = Location(bias, (these,), order=taken)
+    return locations
 
 
 def _unused(key: str) -> bool:

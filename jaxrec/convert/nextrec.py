@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, dense, shape
 from jaxrec.nn.multitask.snr import SNR
 from jaxrec.nn.ranking.poso import PersonalMLP, PersonalMMoE
 from jaxrec.types import Array
@@ -23,43 +23,51 @@ def poso_mlp(state: State, **fields: Any) -> Converted:
 
     `fields`: activation and gate_activation, factor (the source's scale_factor) and dropout.
     """
-    places: Places = {}
+    locations: Locations = {}
     dims = [shape(state, f"layers.{i}.linear.weight")[0] for i in range(count(state, r"layers\.(\d+)\."))]
     for i in range(len(dims)):
-        places |= dense(f"layers.{i}.linear", (f"layer_{i}",)) | _gate(f"layers.{i}.gate", (f"gate_{i}",))
+        locations |= dense(f"layers.{i}.linear", (f"layer_{i}",)) | _gate(f"layers.{i}.gate", (f"gate_{i}",))
     gate_dim = shape(state, "layers.0.gate.fc1.weight")[0]
     inputs = (shape(state, "layers.0.linear.weight")[1], shape(state, "layers.0.gate.fc1.weight")[1])
-    return _convert(PersonalMLP(dims, gate_dim, **fields), state, places, *inputs)
+    return _convert(PersonalMLP(dims, gate_dim, **fields), state, locations, *inputs)
 
 
 def poso_mmoe(state: State, **fields: Any) -> Converted:
     """POSOMMoE under "mmoe." with the towers behind it; each expert has a gate for every unit of its output.
 
-    `fields` as of `poso_mlp`, the dropout of experts and towers.
+    `fields`: gate_activation, factor (the source's scale_factor) and mlp, of experts and towers.
     """
-    places: Places = {}
+    locations: Locations = {}
     expert_dims: tuple[int, ...] = ()
     tower_dims: tuple[int, ...] = ()
     num_experts, num_tasks = count(state, r"mmoe\.experts\.(\d+)\."), count(state, r"towers\.(\d+)\.")
     for i in range(num_experts):
-        expert_dims, found = mlp(state, f"mmoe.experts.{i}", ("experts",), i)
-        places |= found | _gate(f"mmoe.expert_pc_gates.{i}", ("personal_gate",), i)
+        expert_dims, found = read_mlp(state, f"mmoe.experts.{i}", ("experts",), i)
+        locations |= found | _gate(f"mmoe.expert_pc_gates.{i}", ("personal_gate",), i)
     for i in range(num_tasks):
-        tower_dims, found = tower(state, f"towers.{i}", ("towers",), i)
-        places |= found | dense(f"mmoe.gates.{i}", ("gate", "logits"), i)
+        tower_dims, found = read_tower(state, f"towers.{i}", ("towers",), i)
+        locations |= found | dense(f"mmoe.gates.{i}", ("gate", "logits"), i)
     gate_dim, code = shape(state, "mmoe.expert_pc_gates.0.fc1.weight")
-    model = PersonalMMoE(num_tasks, num_experts, expert_dims, tower_dims, gate_dim, unit_gates=True, **fields)
-    return _convert(model, state, places, shape(state, "mmoe.gates.0.weight")[1], code)
+    sizes: dict[str, Any] = {
+        "num_tasks": num_tasks,
+        "num_experts": num_experts,
+        "expert_dims": expert_dims,
+        "tower_dims": tower_dims,
+        "gate_dim": gate_dim,
+        "unit_gates": True,
+    }
+    model = PersonalMMoE(**{**sizes, **fields})
+    return _convert(model, state, locations, shape(state, "mmoe.gates.0.weight")[1], code)
 
 
 def snr_trans(state: State, *, beta: float = 0.9, **fields: Any) -> Converted:
-    """SNR-Trans whose gates serve as those of the source do; places are those of `routed(state)`.
+    """SNR-Trans whose gates serve as those of the source do; locations are those of `routed(state)`.
 
-    `fields`: gamma and zeta (the source's epsilon), activation, dropout. In training the gates differ: the
+    `fields`: gamma and zeta (the source's epsilon) and mlp. In training the gates differ: the
     source draws none.
     """
     state = routed(state, beta)
-    places: Places = {}
+    locations: Locations = {}
     dims: list[tuple[int, ...]] = []
     tower_dims: tuple[int, ...] = ()
     num_layers, num_tasks = count(state, r"gates\.(\d+)\."), count(state, r"towers\.(\d+)\.")
@@ -67,16 +75,17 @@ def snr_trans(state: State, *, beta: float = 0.9, **fields: Any) -> Converted:
     for i in range(num_layers):
         widths: tuple[int, ...] = ()
         for j in range(subnets[i]):
-            widths, found = mlp(state, f"expert_layers.{i}.{j}", (f"subnets_{i}",), j)
-            places |= found
+            widths, found = read_mlp(state, f"expert_layers.{i}.{j}", (f"subnets_{i}",), j)
+            locations |= found
         dims.append(widths)
-        places[f"gates.{i}.log_alpha"] = Place(("params", f"edges_{i}", "log_alpha"))
-        places[f"gates.{i}.trans_matrix"] = Place(("params", f"transforms_{i}"))
+        locations[f"gates.{i}.log_alpha"] = Location(("params", f"edges_{i}", "log_alpha"))
+        locations[f"gates.{i}.trans_matrix"] = Location(("params", f"transforms_{i}"))
     for i in range(num_tasks):
-        tower_dims, found = tower(state, f"towers.{i}", ("towers",), i)
-        places |= found
-    model = SNR(num_tasks, subnets, dims, tower_dims, beta=beta, **fields)
-    return _convert(model, state, places, shape(state, "expert_layers.0.0.mlp.0.weight")[1])
+        tower_dims, found = read_tower(state, f"towers.{i}", ("towers",), i)
+        locations |= found
+    sizes: dict[str, Any] = {"num_subnets": subnets, "dims": dims, "tower_dims": tower_dims, "beta": beta}
+    model = SNR(num_tasks, **{**sizes, **fields})
+    return _convert(model, state, locations, shape(state, "expert_layers.0.0.mlp.0.weight")[1])
 
 
 def routed(state: State, beta: float = 0.9) -> dict[str, np.ndarray]:
@@ -102,28 +111,32 @@ def log_alpha(state: Mapping[str, Any], layer: int, beta: float = 0.9) -> Array:
 # --- parts ------------------------------------------------------------------------------------------
 
 
-def mlp(state: State, key: str, path: tuple[str, ...], *member: int) -> tuple[tuple[int, ...], Places]:
+def read_mlp(
+    state: State, key: str, path: tuple[str, ...], *member: int
+) -> tuple[tuple[int, ...], Locations]:
     """Of a stack of (linear, activation, dropout), and its widths."""
-    places: Places = {}
+    locations: Locations = {}
     dims: list[int] = []
     while (layer := f"{key}.mlp.{3 * len(dims)}") + ".weight" in state:
-        places |= dense(layer, (*path, f"layer_{len(dims)}"), *member)
+        locations |= dense(layer, (*path, f"layer_{len(dims)}"), *member)
         dims.append(shape(state, f"{layer}.weight")[0])
-    return tuple(dims), places
+    return tuple(dims), locations
 
 
-def tower(state: State, key: str, path: tuple[str, ...], *member: int) -> tuple[tuple[int, ...], Places]:
+def read_tower(
+    state: State, key: str, path: tuple[str, ...], *member: int
+) -> tuple[tuple[int, ...], Locations]:
     """Of such a stack whose last linear layer gives the logit, and the widths of those before it."""
-    dims, places = mlp(state, key, (*path, "mlp"), *member)
+    dims, locations = read_mlp(state, key, (*path, "mlp"), *member)
     if not dims:
         raise ValueError(f"{key}.mlp.0.weight: missing; the file has {', '.join(sorted(state))}")
     last = f"{key}.mlp.{3 * len(dims) - 3}"
-    return dims[:-1], places | dense(last, (*path, "logit"), *member)
+    return dims[:-1], locations | dense(last, (*path, "logit"), *member)
 
 
-def _gate(key: str, path: tuple[str, ...], *member: int) -> Places:
+def _gate(key: str, path: tuple[str, ...], *member: int) -> Locations:
     return dense(f"{key}.fc1", (*path, "hidden"), *member) | dense(f"{key}.fc2", (*path, "gate"), *member)
 
 
-def _convert(model: Any, state: State, places: Places, *num_features: int) -> Converted:
-    return convert(model, state, places, *(np.zeros((1, n), np.float32) for n in num_features))
+def _convert(model: Any, state: State, locations: Locations, *num_features: int) -> Converted:
+    return convert(model, state, locations, *(np.zeros((1, n), np.float32) for n in num_features))

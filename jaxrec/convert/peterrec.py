@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, shape
 from jaxrec.nn.sequential.peterrec import PeterRec
 
 LAYER = r"(nextitnet_residual_blockdecoder_layer_(\d+)_(\d+))/"  # its number and dilation
@@ -41,16 +41,16 @@ def from_variables(state: State, *, parallel: bool, causal: bool = True, **field
     if scopes not in (set(), {"mp"}, {"mp_1", "mp_2"}):
         raise ValueError(f"patches {', '.join(sorted(scopes))}: expected mp alone, or mp_1 and mp_2, or none")
     rows, dim = shape(state, "allitem_embeddings")
-    places: Places = {
-        "allitem_embeddings": Place(("params", "item_embedding"), padded=True),
-        "softmax_w": Place(("params", "head"), padded=True),
+    locations: Locations = {
+        "allitem_embeddings": Location(("params", "item_embedding"), padded=True),
+        "softmax_w": Location(("params", "head"), padded=True),
     }
     if "softmax_b" in state:
-        places["softmax_b"] = Place(("params", "head_bias"), padded=True)
+        locations["softmax_b"] = Location(("params", "head_bias"), padded=True)
     for i, (layer, _) in enumerate(layers):
-        places |= _block(layer, f"layer_{i}")
+        locations |= _block(layer, f"layer_{i}")
         for scope in scopes:
-            places |= _patch(state, f"{layer}/{scope}", f"layer_{i}", f"patch_{PATCHES[scope]}")
+            locations |= _patch(state, f"{layer}/{scope}", f"layer_{i}", f"patch_{PATCHES[scope]}")
     form: dict[str, Any] = {
         "dilations": tuple(dilation for _, dilation in layers),
         "kernel_size": shape(state, f"{layers[0][0]}/dilated_conv1/weight")[1],
@@ -62,7 +62,7 @@ def from_variables(state: State, *, parallel: bool, causal: bool = True, **field
         "extra_rows": 0,
     }
     model = PeterRec(rows, shape(state, "softmax_w")[0], dim, **{**form, **fields})
-    return convert(model, _summed(state), places, np.zeros((1, 1), np.int32))
+    return convert(model, _summed(state), locations, np.zeros((1, 1), np.int32))
 
 
 def _layers(state: State) -> list[tuple[str, int]]:
@@ -73,34 +73,34 @@ def _layers(state: State) -> list[tuple[str, int]]:
     return [found[i] for i in range(len(found))]
 
 
-def _block(layer: str, ours: str) -> Places:
+def _block(layer: str, ours: str) -> Locations:
     """Of two convolutions, weights [1, k, in, out], and their norms."""
-    places: Places = {}
+    locations: Locations = {}
     for number in (1, 2):
         conv, norm = f"{layer}/dilated_conv{number}", f"{layer}/layer_norm{number}"
-        places |= {
-            f"{conv}/weight": Place(("params", ours, f"conv_{number}", "kernel"), (None,)),
-            f"{conv}/bias": Place(("params", ours, f"conv_{number}", "bias")),
-            f"{norm}/gamma": Place(("params", ours, f"norm_{number}", "scale")),
-            f"{norm}/beta": Place(("params", ours, f"norm_{number}", "bias")),
+        locations |= {
+            f"{conv}/weight": Location(("params", ours, f"conv_{number}", "kernel"), (None,)),
+            f"{conv}/bias": Location(("params", ours, f"conv_{number}", "bias")),
+            f"{norm}/gamma": Location(("params", ours, f"norm_{number}", "scale")),
+            f"{norm}/beta": Location(("params", ours, f"norm_{number}", "bias")),
         }
-    return places
+    return locations
 
 
-def _patch(state: State, scope: str, *path: str) -> Places:
+def _patch(state: State, scope: str, *path: str) -> Locations:
     """Of a patch of slices, weights [1, 1, in, out]."""
-    places, start, ours = Places(), 0, ("params", *path)
+    locations, start, ours = Locations(), 0, ("params", *path)
     for j in range(_slices(state, scope)):
         down, up = f"{scope}/mp_conv1_down_{j}", f"{scope}/mp_conv1_up_{j}"
         part = slice(start, start + shape(state, f"{down}/bias")[0])
-        places |= {
-            f"{down}/weight": Place((*ours, "down", "kernel"), (None, None, slice(None), part)),
-            f"{down}/bias": Place((*ours, "down", "bias"), (part,)),
-            f"{up}/weight": Place((*ours, "up", "kernel"), (None, None, part)),
-            f"{up}/bias": Place((*ours, "up", "bias")),
+        locations |= {
+            f"{down}/weight": Location((*ours, "down", "kernel"), (None, None, slice(None), part)),
+            f"{down}/bias": Location((*ours, "down", "bias"), (part,)),
+            f"{up}/weight": Location((*ours, "up", "kernel"), (None, None, part)),
+            f"{up}/bias": Location((*ours, "up", "bias")),
         }
         start = part.stop
-    return places
+    return locations
 
 
 def _slices(state: State, scope: str) -> int:

@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape, to_state
+from jaxrec.convert.state_dict import (
+    Converted,
+    Location,
+    Locations,
+    State,
+    convert,
+    count,
+    dense,
+    shape,
+    to_state,
+)
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.types import Variables
 
@@ -37,18 +47,22 @@ def from_state_dict(state: State, *, num_heads: int, norm_first: bool, **fields:
             raise ValueError(f"{key}: row 0 is padding and must be zero, as the code sets it before training")
     num_layers = count(state, r"attention_layers\.(\d+)\.", least=0)
     max_len = shape(state, POSITIONS)[0] - 1
-    form = {
+    form: dict[str, Any] = {
+        "dim": dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "max_len": max_len,
         "norms": "first" if norm_first else "last",
         "output_projection": True,
         "skip_padding": False,
     }
-    model = SASRecOriginal(rows - 1, dim, num_layers, num_heads, max_len, **{**form, **fields})
-    return convert(model, _split(state), _places(num_layers), np.zeros((1, 1), np.int32), train=False)
+    model = SASRecOriginal(rows - 1, **{**form, **fields})
+    return convert(model, _split(state), _locations(num_layers), np.zeros((1, 1), np.int32), train=False)
 
 
-def to_state_dict(variables: Variables, places: Places) -> dict[str, np.ndarray]:
-    """Arrays by PyTorch name, of variables or of gradients of them; `places` are those of `Converted`."""
-    state = to_state(variables, places)
+def to_state_dict(variables: Variables, locations: Locations) -> dict[str, np.ndarray]:
+    """Arrays by PyTorch name, of variables or of gradients of them; `locations` are those of `Converted`."""
+    state = to_state(variables, locations)
     state[POSITIONS] = np.pad(state[POSITIONS], ((1, 0), (0, 0)))
     for i in range(count(state, r"attention_layers\.(\d+)\.", least=0)):
         for kind in ("weight", "bias"):
@@ -72,28 +86,28 @@ def _split(state: State) -> dict[str, np.ndarray]:
     return parts
 
 
-def _places(num_layers: int) -> Places:
-    places: Places = {
-        ITEMS: Place(("params", "item_embedding")),
-        POSITIONS: Place(("params", "position_embedding")),
+def _locations(num_layers: int) -> Locations:
+    locations: Locations = {
+        ITEMS: Location(("params", "item_embedding")),
+        POSITIONS: Location(("params", "position_embedding")),
         **_norm("last_layernorm", "norm"),
     }
     for i in range(num_layers):
         layer = f"layer_{i}"
         for part in PROJECTIONS:
-            places |= dense(f"attention_layers.{i}.{part}", (layer, part))
-        places |= dense(f"attention_layers.{i}.out_proj", (layer, "output"))
-        places |= _norm(f"attention_layernorms.{i}", layer, "attention_norm")
-        places |= _norm(f"forward_layernorms.{i}", layer, "inner_norm")
+            locations |= dense(f"attention_layers.{i}.{part}", (layer, part))
+        locations |= dense(f"attention_layers.{i}.out_proj", (layer, "output"))
+        locations |= _norm(f"attention_layernorms.{i}", layer, "attention_norm")
+        locations |= _norm(f"forward_layernorms.{i}", layer, "inner_norm")
         for theirs, ours in (("conv1", "inner"), ("conv2", "outer")):  # weights [out, in, 1]
             key, path = f"forward_layers.{i}.{theirs}", ("params", layer, ours)
-            places[f"{key}.weight"] = Place((*path, "kernel"), (None,), turned=True)
-            places[f"{key}.bias"] = Place((*path, "bias"))
-    return places
+            locations[f"{key}.weight"] = Location((*path, "kernel"), (None,), turned=True)
+            locations[f"{key}.bias"] = Location((*path, "bias"))
+    return locations
 
 
-def _norm(key: str, *path: str) -> Places:
+def _norm(key: str, *path: str) -> Locations:
     return {
-        f"{key}.weight": Place(("params", *path, "scale")),
-        f"{key}.bias": Place(("params", *path, "bias")),
+        f"{key}.weight": Location(("params", *path, "scale")),
+        f"{key}.bias": Location(("params", *path, "bias")),
     }

@@ -7,23 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, dense, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, dense, shape
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.stamp import STAMP
 
 ITEMS = np.zeros((1, 1), np.int32)
-TABLE: Places = {"item_embedding.weight": Place(("params", "item_embedding"))}
+TABLE: Locations = {"item_embedding.weight": Location(("params", "item_embedding"))}
 
 
 def stamp(state: State, **fields: Any) -> Converted:
     """STAMP; `fields` are those that shapes do not tell, such as max_len."""
     rows, dim = shape(state, "item_embedding.weight")
-    places = TABLE | {"b_a": Place(("params", "from_item", "bias"))}
+    locations = TABLE | {"b_a": Location(("params", "from_item", "bias"))}
     layers = {"w1": "from_item", "w2": "from_last", "w3": "from_mean", "w0": "weight"}
     for theirs, ours in layers.items():
-        places |= dense(theirs, (ours,), use_bias=False)
-    places |= dense("mlp_a", ("session",)) | dense("mlp_b", ("click",))
-    return convert(STAMP(rows - 1, dim, **fields), state, places, ITEMS)
+        locations |= dense(theirs, (ours,), use_bias=False)
+    locations |= dense("mlp_a", ("session",)) | dense("mlp_b", ("click",))
+    return convert(STAMP(rows - 1, dim, **fields), state, locations, ITEMS)
 
 
 def nextitnet(state: State, *, dilations: Sequence[int], **fields: Any) -> Converted:
@@ -42,26 +42,30 @@ def nextitnet(state: State, *, dilations: Sequence[int], **fields: Any) -> Conve
     blocks = count(state, r"residual_blocks\.(\d+)\.")
     if blocks != len(dilations):
         raise ValueError(f"dilations={tuple(dilations)}: the file has {blocks} blocks, and each has one")
-    places = TABLE | dense("final_layer", ("output",))
+    locations = TABLE | dense("final_layer", ("output",))
     for i in range(blocks):
-        places |= two_layer_block(i)
-    kernel_size = shape(state, "residual_blocks.0.conv1.weight")[-1]
-    model = NextItNet(
-        rows - 1, dim, tuple(dilations), kernel_size, **{"tied": True, "skip_padding": False, **fields}
-    )
-    return convert(model, state, places, ITEMS)
+        locations |= two_layer_block(i)
+    form: dict[str, Any] = {
+        "dim": dim,
+        "dilations": tuple(dilations),
+        "kernel_size": shape(state, "residual_blocks.0.conv1.weight")[-1],
+        "tied": True,
+        "skip_padding": False,
+    }
+    model = NextItNet(rows - 1, **{**form, **fields})
+    return convert(model, state, locations, ITEMS)
 
 
-def two_layer_block(i: int) -> Places:
+def two_layer_block(i: int) -> Locations:
     """Of a NextItNet's i-th block of two convolutions, weights [out, in, 1, k]."""
-    places: Places = {}
+    locations: Locations = {}
     for number in (1, 2):
         conv, norm = f"residual_blocks.{i}.conv{number}", f"residual_blocks.{i}.ln{number}"
         ours, scale = ("params", f"layer_{i}", f"conv_{number}"), ("params", f"layer_{i}", f"norm_{number}")
-        places |= {
-            f"{conv}.weight": Place((*ours, "kernel"), (slice(None), None), turned=True),
-            f"{conv}.bias": Place((*ours, "bias")),
-            f"{norm}.weight": Place((*scale, "scale")),
-            f"{norm}.bias": Place((*scale, "bias")),
+        locations |= {
+            f"{conv}.weight": Location((*ours, "kernel"), (slice(None), None), turned=True),
+            f"{conv}.bias": Location((*ours, "bias")),
+            f"{norm}.weight": Location((*scale, "scale")),
+            f"{norm}.bias": Location((*scale, "bias")),
         }
-    return places
+    return locations

@@ -34,9 +34,19 @@ class Names(NamedTuple):
     feed_forward: str
 
 
-S3REC = Names("item_embeddings", "position_embeddings", "item_encoder.layer", "attention", "intermediate")
+S3REC = Names(
+    items="item_embeddings",
+    positions="position_embeddings",
+    layers="item_encoder.layer",
+    attention="attention",
+    feed_forward="intermediate",
+)
 RECBOLE = Names(
-    "item_embedding", "position_embedding", "trm_encoder.layer", "multi_head_attention", "feed_forward"
+    items="item_embedding",
+    positions="position_embedding",
+    layers="trm_encoder.layer",
+    attention="multi_head_attention",
+    feed_forward="feed_forward",
 )
 
 

@@ -16,7 +16,7 @@ State = Mapping[str, np.ndarray]
 IGNORED = "num_batches_tracked"  # of PyTorch's batch norm: counts steps, and nothing reads it
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """One array of ours, or one member of it.
 
     path: from the collection on, such as ("params", "towers", "layer_0", "kernel").
@@ -36,7 +36,7 @@ class Place(NamedTuple):
     axis: int = 0
 
 
-Places = dict[str, Place]
+Locations = dict[str, Location]
 
 
 class Converted(NamedTuple):
@@ -44,17 +44,17 @@ class Converted(NamedTuple):
 
     module: Any
     variables: Variables
-    places: Places
+    locations: Locations
 
 
-def convert(module: Any, state: State, places: Places, *inputs: Any, **options: Any) -> Converted:
+def convert(module: Any, state: State, locations: Locations, *inputs: Any, **options: Any) -> Converted:
     """A module with the weights of a state_dict; `inputs` and `options` are what it could be applied to.
 
     Raises:
       ValueError: a parameter is missing, not understood, not finite, or of another shape than the module's.
     """
     state = {key: value for key, value in state.items() if not key.endswith(IGNORED)}
-    missing, unknown = sorted(set(places) - set(state)), sorted(set(state) - set(places))
+    missing, unknown = sorted(set(locations) - set(state)), sorted(set(state) - set(locations))
     if missing or unknown:
         raise ValueError(
             f"missing: {', '.join(missing) or 'none'}; not understood: {', '.join(unknown) or 'none'}; "
@@ -62,55 +62,57 @@ def convert(module: Any, state: State, places: Places, *inputs: Any, **options: 
         )
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **options))
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    for key, place in places.items():
+    for key, location in locations.items():
         value = np.asarray(state[key])
         if not np.issubdtype(value.dtype, np.floating) or not np.isfinite(value).all():
             raise ValueError(f"{key}: {value.dtype} {value.shape} must hold finite floating-point weights")
-        ours = _part(variables, place)
+        ours = _part(variables, location)
         if ours.shape != value.shape:
             raise ValueError(f"{key}: shape {value.shape}, but the other parameters imply {ours.shape}")
-        ours[...] = np.take(value, place.order, place.axis) if place.order else value
-    return Converted(module, variables, places)
+        ours[...] = np.take(value, location.order, location.axis) if location.order else value
+    return Converted(module, variables, locations)
 
 
-def to_state(variables: Variables, places: Places) -> dict[str, np.ndarray]:
-    """The way back, for variables or for gradients of them: those of `places` whose collection is there."""
+def to_state(variables: Variables, locations: Locations) -> dict[str, np.ndarray]:
+    """The way back, of variables or gradients of them: those of `locations` whose collection is there."""
     variables = jax.tree.map(np.asarray, variables)
     state = {
-        key: np.array(_part(variables, place)) for key, place in places.items() if place.path[0] in variables
+        key: np.array(_part(variables, location))
+        for key, location in locations.items()
+        if location.path[0] in variables
     }
-    for key, place in places.items():
-        if key in state and place.order:
-            state[key] = np.take(state[key], np.argsort(place.order), place.axis)
+    for key, location in locations.items():
+        if key in state and location.order:
+            state[key] = np.take(state[key], np.argsort(location.order), location.axis)
     return state
 
 
-def _part(variables: Any, place: Place) -> np.ndarray:
-    """A view of what stands at a place, in the shape it has on the other side."""
-    for name in place.path:
+def _part(variables: Any, location: Location) -> np.ndarray:
+    """A view of what stands at a location, in the shape it has on the other side."""
+    for name in location.path:
         variables = variables[name]
-    value = variables[place.member][1:] if place.padded else variables[place.member]
-    return value.T if place.turned else value
+    value = variables[location.member][1:] if location.padded else variables[location.member]
+    return value.T if location.turned else value
 
 
-def dense(key: str, path: tuple[str, ...], *member: int, use_bias: bool = True) -> Places:
+def dense(key: str, path: tuple[str, ...], *member: int, use_bias: bool = True) -> Locations:
     """Of a torch Linear `key` and a Flax Dense at `path` in the parameters."""
-    kernel = {f"{key}.weight": Place(("params", *path, "kernel"), member, turned=True)}
-    return kernel | ({f"{key}.bias": Place(("params", *path, "bias"), member)} if use_bias else {})
+    kernel = {f"{key}.weight": Location(("params", *path, "kernel"), member, turned=True)}
+    return kernel | ({f"{key}.bias": Location(("params", *path, "bias"), member)} if use_bias else {})
 
 
-def batch_norm(key: str, path: tuple[str, ...], *member: int) -> Places:
+def batch_norm(key: str, path: tuple[str, ...], *member: int) -> Locations:
     """Of a torch BatchNorm1d `key` and a Flax BatchNorm at `path`."""
     return {
-        f"{key}.weight": Place(("params", *path, "scale"), member),
-        f"{key}.bias": Place(("params", *path, "bias"), member),
-        f"{key}.running_mean": Place(("batch_stats", *path, "mean"), member),
-        f"{key}.running_var": Place(("batch_stats", *path, "var"), member),
+        f"{key}.weight": Location(("params", *path, "scale"), member),
+        f"{key}.bias": Location(("params", *path, "bias"), member),
+        f"{key}.running_mean": Location(("batch_stats", *path, "mean"), member),
+        f"{key}.running_var": Location(("batch_stats", *path, "var"), member),
     }
 
 
-def tables(state: State, key: str, path: tuple[str, ...]) -> tuple[tuple[Categorical, ...], Places]:
-    """Embedding tables `key.<feature>.weight`, in their order: our fields, and the places of their tables.
+def tables(state: State, key: str, path: tuple[str, ...]) -> tuple[tuple[Categorical, ...], Locations]:
+    """Embedding tables `key.<feature>.weight`, in their order: our fields, and the locations of their tables.
 
     Every table gets a row in front for the padding id 0, so a batch holds their ids plus 1.
     """
@@ -120,7 +122,7 @@ def tables(state: State, key: str, path: tuple[str, ...]) -> tuple[tuple[Categor
     sizes = {name: shape(state, f"{key}.{name}.weight") for name in names}
     fields = tuple(Categorical(name, size[0] + 1, size[1]) for name, size in sizes.items())
     paths = {name: ("params", *path, f"{name}_embedding") for name in names}
-    return fields, {f"{key}.{name}.weight": Place(paths[name], padded=True) for name in names}
+    return fields, {f"{key}.{name}.weight": Location(paths[name], padded=True) for name in names}
 
 
 def shape(state: State, key: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import numpy as np
 
 from jaxrec.convert.recbole_session import TABLE, two_layer_block
-from jaxrec.convert.state_dict import Converted, Place, Places, State, convert, count, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, shape
 from jaxrec.nn.sequential.peterrec import PeterRec
 
 PARALLEL = "ResidualBlock_b_2mp_parallel"
@@ -43,14 +43,16 @@ def peterrec(state: State, *, dilations: Sequence[int], block: str = PARALLEL, *
     blocks = count(state, r"residual_blocks\.(\d+)\.")
     if blocks != len(dilations):
         raise ValueError(f"dilations={tuple(dilations)}: the file has {blocks} blocks, and each has one")
-    places = TABLE | {
-        "final_layer.weight": Place(("params", "head")),
-        "final_layer.bias": Place(("params", "head_bias")),
+    locations = TABLE | {
+        "final_layer.weight": Location(("params", "head")),
+        "final_layer.bias": Location(("params", "head_bias")),
     }
     patched = any(".mp1." in key for key in state)
     for i in range(blocks):
-        places |= two_layer_block(i) | (_patches(i) if patched else {})
+        locations |= two_layer_block(i) | (_patches(i) if patched else {})
     form: dict[str, Any] = {
+        "dim": dim,
+        "dilations": tuple(dilations),
         "kernel_size": shape(state, "residual_blocks.0.conv1.weight")[-1],
         "parallel": True,
         "patched": patched,
@@ -61,19 +63,19 @@ def peterrec(state: State, *, dilations: Sequence[int], block: str = PARALLEL, *
         "skip_padding": False,
         "extra_rows": 0,
     }
-    model = PeterRec(rows - 1, targets - 1, dim, tuple(dilations), **{**form, **fields})
-    return convert(model, state, places, np.zeros((1, 1), np.int32))
+    model = PeterRec(rows - 1, targets - 1, **{**form, **fields})
+    return convert(model, state, locations, np.zeros((1, 1), np.int32))
 
 
-def _patches(i: int) -> Places:
+def _patches(i: int) -> Locations:
     """Of the i-th block, weights [out, in, 1]."""
-    places: Places = {}
+    locations: Locations = {}
     for number in (1, 2):
         for conv, name in (("conv1", "down"), ("conv2", "up")):
             key, path = (
                 f"residual_blocks.{i}.mp{number}.{conv}",
                 ("params", f"layer_{i}", f"patch_{number}", name),
             )
-            places[f"{key}.weight"] = Place((*path, "kernel"), (None,), turned=True)
-            places[f"{key}.bias"] = Place((*path, "bias"))
-    return places
+            locations[f"{key}.weight"] = Location((*path, "kernel"), (None,), turned=True)
+            locations[f"{key}.bias"] = Location((*path, "bias"))
+    return locations

@@ -126,12 +126,11 @@ def test_bst(change: dict[str, Any]) -> None:
     settings: dict[str, Any] = USUAL | change
     state = weights(settings)
     pooling = {} if settings["pooling"] == "concat" else {"pooling": settings["pooling"]}
-    module, variables, places = fuxictr_ranking.bst(
+    module, variables, locations = fuxictr_ranking.bst(
         state,
         num_heads=2,
         causal=settings["causal"],
         residual=settings["residual"],
-        activation=jax.nn.relu,
         **pooling,
     )
     model = module.model
@@ -145,7 +144,7 @@ def test_bst(change: dict[str, Any]) -> None:
     np.testing.assert_allclose(
         logits, [by_hand(state, settings, row) for row in range(3)], rtol=1e-4, atol=1e-4
     )
-    back = joined(to_state(variables, places))
+    back = joined(to_state(variables, locations))
     assert len(set(state) - set(back)) == len(SHARED)
     for name, value in back.items():
         np.testing.assert_array_equal(value, state[name], err_msg=name)

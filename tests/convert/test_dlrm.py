@@ -52,12 +52,12 @@ def test_dlrm_of_each_interaction(dot: bool, itself: bool) -> None:
     crossed = np.concatenate([x, products], axis=1) if dot else vectors.reshape(3, -1)
     expected = linear("top_l.2", np.maximum(linear("top_l.0", crossed), 0))[:, 0]
 
-    module, variables, places = dlrm.dlrm(state, itself=itself, products=dot)
+    module, variables, locations = dlrm.dlrm(state, itself=itself, products=dot)
     batch = {"dense": DENSE}
     for k, (indices, offsets) in enumerate(zip(INDICES, OFFSETS, strict=True)):
         batch[f"bag_{k}"] = dlrm.bag(indices, offsets)
     np.testing.assert_allclose(jax.jit(module.apply)(variables, batch), expected, rtol=1e-4, atol=1e-4)
-    back = to_state(variables, places)
+    back = to_state(variables, locations)
     assert set(back) == set(state)
     for name, value in back.items():
         np.testing.assert_array_equal(value, state[name])

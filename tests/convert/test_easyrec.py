@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from jaxrec.convert import easyrec
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 
 TASKS, PARENTS = ("click", "buy"), ((), ("click",))
 FEATURES = 5
@@ -48,7 +50,7 @@ def state_dict(bottom: bool = True, tower: bool = True, experts: int = 0) -> dic
 @pytest.mark.parametrize("bottom", [True, False])
 def test_bottom_towers_and_experts_may_be_left_out(bottom: bool, tower: bool, experts: int) -> None:
     state = state_dict(bottom, tower, experts)
-    model, variables, _ = easyrec.dbmtl(state, TASKS, PARENTS, activation=jnp.tanh)
+    model, variables, _ = easyrec.dbmtl(state, TASKS, PARENTS, mlp=Factory(MLP, activation=jnp.tanh))
     assert tuple(model.bottom_dims) == ((4,) if bottom else ())
     assert tuple(model.tower_dims) == ((6,) if tower else ())
     assert (model.num_experts, model.parents) == (experts, ((), (0,)))

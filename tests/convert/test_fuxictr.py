@@ -11,12 +11,15 @@ import pytest
 
 from jaxrec.convert import fuxictr
 from jaxrec.convert.state_dict import to_state
+from jaxrec.nn.layers.experts import Gate
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, Conditioned, Featured, FeatureEmbedding, Numeric
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.nn.multitask.ple import PLE
 from jaxrec.nn.multitask.shared_bottom import SharedBottom
 from jaxrec.nn.ranking.apg import APG
-from jaxrec.nn.ranking.ppnet import PPNet
+from jaxrec.nn.ranking.ppnet import PersonalisedTower, PPNet
 
 State = dict[str, np.ndarray]
 RNG = np.random.default_rng(0)
@@ -130,22 +133,35 @@ def apg(
 
 EMBEDDING = FeatureEmbedding(FIELDS)
 PPNET = Conditioned(
-    EMBEDDING, FeatureEmbedding((Categorical("user", 5, 2),)), PPNet(dims=(6, 5), batch_norm=True)
+    EMBEDDING,
+    FeatureEmbedding((Categorical("user", 5, 2),)),
+    PPNet(dims=(6, 5), tower=Factory(PersonalisedTower, batch_norm=True)),
 )
-BOTTOM = {"bottom_dims": (6, 5), "tower_dims": (4,)}
-PLE_FIELDS: dict[str, Any] = {"tower_dims": (4,), "gate_dims": (3,), "shared_gate_over_all": False}
+PLAIN, NORMED = Factory(MLP, batch_norm=False), Factory(MLP, batch_norm=True)
+GATES = Factory(Gate, dims=(3,), mlp=PLAIN)
+BOTTOM: dict[str, Any] = {"bottom_dims": (6, 5), "tower_dims": (4,)}
+PLE_FIELDS: dict[str, Any] = {
+    "tower_dims": (4,),
+    "gate": GATES,
+    "mlp": PLAIN,
+    "shared_gate_over_all": False,
+}
 APG_FIELDS: dict[str, Any] = {"rank": (3, 2), "inner_dim": (None, None)}
 CASES: dict[str, tuple[Callable[..., Any], State, Any]] = {
-    "share_bottom": (fuxictr.share_bottom, share_bottom(), Featured(EMBEDDING, SharedBottom(3, **BOTTOM))),
+    "share_bottom": (
+        fuxictr.share_bottom,
+        share_bottom(),
+        Featured(EMBEDDING, SharedBottom(3, **BOTTOM, mlp=PLAIN)),
+    ),
     "batch norm and dropout": (
         fuxictr.share_bottom,
         share_bottom(batch_norm=True, dropout=True),
-        Featured(EMBEDDING, SharedBottom(3, **BOTTOM, batch_norm=True)),
+        Featured(EMBEDDING, SharedBottom(3, **BOTTOM, mlp=NORMED)),
     ),
     "mmoe": (
         fuxictr.mmoe,
         mmoe(),
-        Featured(EMBEDDING, MMoE(2, 4, (6, 5), tower_dims=(), gate_dims=(3,))),
+        Featured(EMBEDDING, MMoE(2, 4, (6, 5), tower_dims=(), gate=GATES, mlp=PLAIN)),
     ),
     "ple": (fuxictr.ple, ple(), Featured(EMBEDDING, PLE(3, 2, 1, ((6,), (6,)), **PLE_FIELDS))),
     "ple without specific experts": (
@@ -186,9 +202,9 @@ def convert(load: Callable[..., Any], state: State, **fields: Any) -> Any:
 
 @pytest.mark.parametrize("load, state, module", CASES.values(), ids=CASES)
 def test_there_and_back(load: Callable[..., Any], state: State, module: Any) -> None:
-    built, variables, places = convert(load, state)
+    built, variables, locations = convert(load, state)
     assert built == module
-    back = to_state(variables, places)
+    back = to_state(variables, locations)
     unused = {key for key in state if key.endswith("num_batches_tracked")}
     if load is fuxictr.ple:
         unused |= {key for key in state if f"cgc_layers.{len(module.model.expert_dims) - 1}.gate.3" in key}
@@ -211,8 +227,9 @@ def test_members_of_banks_and_layout() -> None:
 
 
 def test_fields_are_passed_on() -> None:
-    module = convert(fuxictr.mmoe, mmoe(), dropout=0.2, activation=jnp.tanh).module.model
-    assert (module.dropout, module.activation) == (0.2, jnp.tanh)
+    mlp = Factory(MLP, dropout=0.2, activation=jnp.tanh)
+    module = convert(fuxictr.mmoe, mmoe(), mlp=mlp).module.model
+    assert module.mlp == module.gate.keywords["mlp"] == Factory(mlp, batch_norm=False)
 
 
 GATE = "mmoe_layer.gate.1.mlp.2.weight"

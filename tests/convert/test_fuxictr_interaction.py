@@ -16,6 +16,8 @@ from jaxrec.convert.fuxictr_interaction import WEIGHTS
 from jaxrec.convert.parts import joined
 from jaxrec.convert.state_dict import to_state
 from jaxrec.nn.layers.dice import PReLU
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 
 State = dict[str, np.ndarray]
 RNG = np.random.default_rng(0)
@@ -90,9 +92,9 @@ def products(x: np.ndarray) -> np.ndarray:
 
 
 def check(converted: Any, state: State, expected: np.ndarray) -> None:
-    module, variables, places = converted
+    module, variables, locations = converted
     np.testing.assert_allclose(jax.jit(module.apply)(variables, BATCH), expected, rtol=1e-4, atol=1e-4)
-    back = joined(to_state(variables, places))
+    back = joined(to_state(variables, locations))
     for name, value in back.items():
         if name in state and not name.endswith("bias"):
             np.testing.assert_array_equal(value, state[name], err_msg=name)
@@ -111,9 +113,9 @@ def test_deepfm(norm: bool, prelu: bool) -> None:
     x = vectors(state, SIZES)
     linear = vectors(state, SIZES, WEIGHTS).sum(axis=(1, 2)) + state["fm.lr_layer.bias"]
     deep = forward(state, "mlp", x.reshape(4, -1), np.tanh)[:, 0]
-    fields = {} if prelu else {"activation": jax.numpy.tanh}
-    converted = fuxictr_interaction.deepfm(state, numeric=NUMERIC, **fields)
-    assert converted.module.batch_norm is norm
+    mlp = MLP if prelu else Factory(MLP, activation=jax.numpy.tanh)
+    converted = fuxictr_interaction.deepfm(state, numeric=NUMERIC, mlp=mlp)
+    assert converted.module.mlp.keywords["batch_norm"] is norm
     check(converted, state, linear + products(x).sum(axis=1) + deep)
 
 
@@ -158,7 +160,7 @@ def test_dlrm(numeric: list[str], dot: bool, norm: bool) -> None:
     converted = fuxictr_interaction.dlrm(
         state, numeric=numeric, products=dot, bottom_activation=jax.numpy.tanh
     )
-    assert converted.module.batch_norm is norm
+    assert converted.module.mlp.keywords["batch_norm"] is norm
     check(converted, state, expected)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from jaxrec.convert import fuxictr_ranking
 from jaxrec.convert.state_dict import to_state
+from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.dice import PReLU
 from jaxrec.nn.layers.recurrent import AttentionGRU
 
@@ -65,11 +66,12 @@ def test_din_may_have_its_features_in_any_order() -> None:
     other |= {key: value for key, value in DIN.items() if key not in other}
     columns = [D * names.index(name) + i for name in order for i in range(D)]
     other["dnn.mlp.0.weight"] = DIN["dnn.mlp.0.weight"][:, columns]
-    usual, unusual = (fuxictr_ranking.din(state, attention_activation=jax.nn.relu) for state in (DIN, other))
-    assert usual.module.model.activation is PReLU
+    unit = ActivationUnit(activation=jax.nn.relu)
+    usual, unusual = (fuxictr_ranking.din(state, attention=unit) for state in (DIN, other))
+    assert usual.module.model.mlp.keywords["activation"] is PReLU
     np.testing.assert_allclose(logits(unusual), logits(usual), atol=1e-5)
     for state, converted in ((DIN, usual), (other, unusual)):
-        back = to_state(converted.variables, converted.places)
+        back = to_state(converted.variables, converted.locations)
         assert len(set(state) - set(back)) == len(SHARED)  # a table that columns share has one name
         for key, value in back.items():
             np.testing.assert_array_equal(value, state[key], err_msg=key)
@@ -97,7 +99,7 @@ def test_gates_of_dien_stand_in_their_order() -> None:
         "attention_modules.0.W_kernel": normal(H, H),
         **linear("dnn.mlp.0", 3 * D + H, 1),
     }
-    module, variables, places = fuxictr_ranking.dien(state, negatives={}, activation=jax.nn.relu)
+    module, variables, locations = fuxictr_ranking.dien(state, negatives={})
     assert (module.model.attention, module.model.evolution, module.model.dims) == ("bilinear", "augru", ())
     x, a = normal(1, 1, H), np.ones((1, 1), np.float32)
     params = variables["params"]["model"]["evolver"]
@@ -106,5 +108,5 @@ def test_gates_of_dien_stand_in_their_order() -> None:
     of_state = np.split(state[f"{cell}.h2h.bias"], 3)  # the state is 0
     update, reset = (1.0 / (1.0 + np.exp(-i - s)) for i, s in zip((update, reset), of_state[:2], strict=True))
     np.testing.assert_allclose(found[0, 0], update * np.tanh(new + reset * of_state[2]), atol=1e-6)
-    for key, value in to_state(variables, places).items():
+    for key, value in to_state(variables, locations).items():
         np.testing.assert_array_equal(value, state[key], err_msg=key)

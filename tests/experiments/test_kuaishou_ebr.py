@@ -13,7 +13,7 @@ from experiments.retrieval import kuaishou_ebr as experiment
 from jaxrec.data.events.clusters import divide, undivided
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
-from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
+from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
 from jaxrec.protocols import next_item as ranking
 from jaxrec.report.results import read_all
 

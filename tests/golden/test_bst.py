@@ -13,6 +13,8 @@ from jaxrec import losses
 from jaxrec.convert import fuxictr_ranking
 from jaxrec.convert.parts import joined
 from jaxrec.convert.state_dict import Converted, to_state
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.bst import visible_tokens
 from jaxrec.types import Array
 from tests.golden.compare import close_gradients
@@ -56,8 +58,7 @@ def load(golden: Golden) -> tuple[dict[str, Any], Converted, dict[str, np.ndarra
         "residual": config["use_residual"],
         "attention_dropout": config["attention_dropout"],
         "block_dropout": config["net_dropout"],
-        "dropout": config["net_dropout"],
-        **activation(config, "dnn_activations"),
+        "mlp": Factory(MLP, dropout=config["net_dropout"], **activation(config, "dnn_activations")),
         **({} if pooling == "concat" else {"pooling": pooling}),
     }
     converted = fuxictr_ranking.bst(
@@ -71,7 +72,7 @@ def load(golden: Golden) -> tuple[dict[str, Any], Converted, dict[str, np.ndarra
 @pytest.mark.parametrize("path", golden_files("bst"))
 def test_bst(path: Path) -> None:
     golden = read(path)
-    config, (module, variables, places), batch = load(golden)
+    config, (module, variables, locations), batch = load(golden)
     label, train = golden.inputs["label"], golden.meta["mode"] == "train"
 
     def loss(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
@@ -85,8 +86,8 @@ def test_bst(path: Path) -> None:
     same(total, golden.outputs["loss"], "loss")
     same(updated["intermediates"]["model"]["tokens"][0], golden.outputs["tokens"], "tokens")
     if any(name.startswith("state_after/") for name in golden.outputs):
-        running(golden, updated["batch_stats"], places, {1: len(label)})
-    close_gradients(joined(to_state({"params": gradients}, places)), golden.gradients)
+        running(golden, updated["batch_stats"], locations, {1: len(label)})
+    close_gradients(joined(to_state({"params": gradients}, locations)), golden.gradients)
 
     ids = batch[f"history_{next(iter(history_of(config)))}"]
     real = np.pad(ids != 0, ((0, 0), (0, 1)), constant_values=True)
@@ -102,15 +103,16 @@ def test_sizes_are_those_of_the_configuration(path: Path) -> None:
     assert (model.position_dim is not None) is config["use_position_emb"]
     assert model.num_blocks == config["stacked_transformer_layers"]
     assert list(model.dims) == config["dnn_hidden_units"]
-    for ours in ("layer_norm", "batch_norm", "num_heads"):
+    assert model.mlp.keywords["batch_norm"] == config["batch_norm"]
+    for ours in ("layer_norm", "num_heads"):
         assert getattr(model, ours) == config[ours]
 
 
 @pytest.mark.parametrize("path", golden_files("bst"))
 def test_weights_come_back_as_they_were(path: Path) -> None:
     golden = read(path)
-    _, (_, variables, places), _ = load(golden)
-    ours = joined(to_state(variables, places))
+    _, (_, variables, locations), _ = load(golden)
+    ours = joined(to_state(variables, locations))
     for name in set(golden.params) - set(ours):  # columns that share a table
         assert name.split(".")[-2] in golden.meta["config"]["feature_order"]
     for name, value in ours.items():

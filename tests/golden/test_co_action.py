@@ -38,7 +38,7 @@ def load(golden: Golden) -> tuple[Converted, dict[str, np.ndarray]]:
 @pytest.mark.parametrize("path", golden_files("can_coaction"))
 def test_co_action(path: Path) -> None:
     golden = read(path)
-    (module, variables, places), batch = load(golden)
+    (module, variables, locations), batch = load(golden)
 
     def loss(params: Any, rest: Any, batch: Any) -> tuple[Array, Array]:
         found = module.apply({"params": params}, batch)
@@ -47,6 +47,6 @@ def test_co_action(path: Path) -> None:
     (total, found), gradients = differentiated(loss, variables, batch)
     assert found.shape[1] == golden.meta["config"]["out"]
     close_outputs({"coaction": found, "loss": total}, golden.outputs)
-    close_gradients(to_state({"params": gradients}, places), golden.gradients)
-    for name, value in to_state(variables, places).items():
+    close_gradients(to_state({"params": gradients}, locations), golden.gradients)
+    for name, value in to_state(variables, locations).items():
         np.testing.assert_array_equal(value, golden.params[name])

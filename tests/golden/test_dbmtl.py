@@ -13,6 +13,8 @@ import pytest
 from jaxrec import losses
 from jaxrec.convert import easyrec
 from jaxrec.convert.state_dict import Converted, to_state
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.types import Array
 from tests.golden.activations import activation
 from tests.golden.compare import close_gradients, close_outputs
@@ -31,8 +33,8 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     path: Path = request.param
     golden = read(path)
     config = golden.meta["config"]
-    fields = {"activation": activation(config["activation"])}
-    converted = easyrec.dbmtl(golden.params, config["tasks"], config["parents"], **fields)
+    mlp = Factory(MLP, activation=activation(config["activation"]))
+    converted = easyrec.dbmtl(golden.params, config["tasks"], config["parents"], mlp=mlp)
     x, y = (jnp.asarray(golden.inputs[name]) for name in ("x", "y"))
 
     def total(params: Any) -> tuple[Array, dict[str, Array]]:
@@ -41,7 +43,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
         return loss, {"logits": logits, "loss": loss}
 
     gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(converted.variables["params"])
-    return Computed(golden, converted, outputs, to_state({"params": gradients}, converted.places))
+    return Computed(golden, converted, outputs, to_state({"params": gradients}, converted.locations))
 
 
 def test_outputs_and_loss(computed: Computed) -> None:
@@ -53,7 +55,7 @@ def test_all_gradients(computed: Computed) -> None:
 
 
 def test_weights_come_back_as_they_were(computed: Computed) -> None:
-    state = to_state(computed.converted.variables, computed.converted.places)
+    state = to_state(computed.converted.variables, computed.converted.locations)
     assert set(state) == set(computed.golden.params)
     for name, value in state.items():
         np.testing.assert_array_equal(value, computed.golden.params[name], err_msg=name)

@@ -12,7 +12,10 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import deepctr, fuxictr_ranking
-from jaxrec.convert.state_dict import Places, to_state
+from jaxrec.convert.state_dict import Locations, to_state
+from jaxrec.nn.layers.activation_unit import ActivationUnit
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import Golden, golden_files, read
 from tests.golden.test_fuxictr_multitask import ACTIVATIONS
@@ -20,10 +23,11 @@ from tests.golden.test_fuxictr_multitask import ACTIVATIONS
 LEARNED = ("dice", "prelu")  # activations that the converter sees
 
 
-def activations(config: dict[str, Any], **names: str) -> dict[str, Any]:
-    """Activations without parameters for our fields, by their keys in the configuration."""
-    found = {field: config[key].lower() for field, key in names.items() if key in config}
-    return {field: ACTIVATIONS[name] for field, name in found.items() if name not in LEARNED}
+def with_activations(config: dict[str, Any], mlp: str, attention: str) -> dict[str, Any]:
+    """Our MLP and activation unit with the activations without parameters under these keys, if there are."""
+    found = [config.get(key, LEARNED[0]).lower() for key in (mlp, attention)]
+    of_mlp, of_unit = ({} if name in LEARNED else {"activation": ACTIVATIONS[name]} for name in found)
+    return {"mlp": Factory(MLP, **of_mlp), "attention": ActivationUnit(**of_unit)}
 
 
 def batch_of(golden: Golden) -> dict[str, Array]:
@@ -50,7 +54,7 @@ def differentiated(loss: Any, variables: Variables, batch: Any) -> Any:
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables.pop("params"), variables, batch)
 
 
-def running(golden: Golden, updated: Variables, places: Places, rows: dict[int, int]) -> None:
+def running(golden: Golden, updated: Variables, locations: Locations, rows: dict[int, int]) -> None:
     """Running statistics after one step. PyTorch moves the variance towards the unbiased one of the batch.
 
     rows: for each number of axes of what is normalised, over how many rows; keys tell attention from MLP.
@@ -58,7 +62,7 @@ def running(golden: Golden, updated: Variables, places: Places, rows: dict[int, 
     after = {
         k.removeprefix("state_after/"): v for k, v in golden.outputs.items() if k.startswith("state_after/")
     }
-    ours = to_state({"batch_stats": updated}, places)
+    ours = to_state({"batch_stats": updated}, locations)
     after = {name: value for name, value in after.items() if not name.endswith("num_batches_tracked")}
     assert set(ours) == set(after)
     for name, value in after.items():
@@ -75,7 +79,7 @@ def test_dice(path: Path) -> None:
     golden = read(path)
     config, train = golden.meta["config"], golden.meta["mode"] == "train"
     fields = {"epsilon": config["eps"], "momentum": 1.0 - config["momentum"]}
-    module, variables, places = fuxictr_ranking.dice(golden.params, **fields)
+    module, variables, locations = fuxictr_ranking.dice(golden.params, **fields)
     x, weights = jnp.asarray(golden.inputs["x"]), golden.inputs["w"]
 
     def loss(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
@@ -85,9 +89,9 @@ def test_dice(path: Path) -> None:
     (total, (y, updated)), gradients = differentiated(loss, variables, x)
     same(y, golden.outputs["y"], "y")
     same(total, golden.outputs["loss"], "loss")
-    close(to_state({"params": gradients}, places), golden.gradients)
+    close(to_state({"params": gradients}, locations), golden.gradients)
     if train:
-        running(golden, updated, places, {1: len(x)})
+        running(golden, updated, locations, {1: len(x)})
 
 
 def histories_of(golden: Golden) -> tuple[dict[str, str], dict[str, str]]:
@@ -110,15 +114,15 @@ def histories_of(golden: Golden) -> tuple[dict[str, str], dict[str, str]]:
 def test_din(path: Path) -> None:
     golden = read(path)
     config, train = golden.meta["config"], golden.meta["mode"] == "train"
-    names = {"activation": "dnn_activations", "attention_activation": "attention_hidden_activations"}
-    fields = {"softmax": config["din_use_softmax"], **activations(config, **names)}
+    fields = with_activations(config, "dnn_activations", "attention_hidden_activations")
+    fields["attention"] = fields["attention"].clone(softmax=config["din_use_softmax"])
     numeric = [name for name, column in golden.inputs.items() if column.dtype.kind == "f"]
     histories, _ = histories_of(golden)
-    module, variables, places = fuxictr_ranking.din(
+    module, variables, locations = fuxictr_ranking.din(
         golden.params, histories=histories, numeric=numeric, **fields
     )
     model = module.model
-    assert [list(model.dims), list(model.attention_dims), model.batch_norm] == [
+    assert [list(model.dims), list(model.attention.dims), model.mlp.keywords["batch_norm"]] == [
         config["dnn_hidden_units"],
         config["attention_hidden_units"],
         config["batch_norm"],
@@ -137,10 +141,10 @@ def test_din(path: Path) -> None:
     same(total, golden.outputs["loss"], "loss")
     if "pooled" in golden.outputs:
         same(updated["intermediates"]["model"]["interest"][0], golden.outputs["pooled"], "pooled")
-    close(to_state({"params": gradients}, places), golden.gradients)
+    close(to_state({"params": gradients}, locations), golden.gradients)
     if train:
         slots = batch[next(iter(histories.values()))].size
-        running(golden, updated["batch_stats"], places, {1: len(label), 2: slots})
+        running(golden, updated["batch_stats"], locations, {1: len(label), 2: slots})
 
 
 @pytest.mark.parametrize("path", golden_files("dien"))
@@ -154,17 +158,18 @@ def fuxictr_dien(golden: Golden) -> None:
     histories, negatives = histories_of(golden)
     fields = {"evolution": config["gru_type"].lower(), "softmax": config.get("use_attention_softmax", True)}
     config = {"dnn_activations": "ReLU", **config}  # the default of the source
-    names = {"activation": "dnn_activations", "attention_activation": "attention_activation"}
-    fields |= activations(config, **names)
+    fields |= with_activations(config, "dnn_activations", "attention_activation")
     numeric = [name for name, column in golden.inputs.items() if column.dtype.kind == "f"]
-    module, variables, places = fuxictr_ranking.dien(
+    module, variables, locations = fuxictr_ranking.dien(
         golden.params, histories=histories, negatives=negatives, numeric=numeric, **fields
     )
     model = module.model
-    assert (list(model.dims), model.batch_norm) == (config["dnn_hidden_units"], config["batch_norm"])
+    batch_norm = model.mlp.keywords["batch_norm"]
+    assert (list(model.dims), batch_norm) == (config["dnn_hidden_units"], config["batch_norm"])
     assert model.sum_pooling is config.get("enable_sum_pooling", False)
     if model.attention is not None:
-        assert config["attention_type"].startswith({"unit": "din"}.get(model.attention, model.attention))
+        kind = "din" if isinstance(model.attention, ActivationUnit) else model.attention
+        assert config["attention_type"].startswith(kind)
     label, train = golden.inputs["label"], golden.meta["mode"] == "train"
     batch = batch_of(golden) | {name: golden.inputs[name] for name in numeric if name != "label"}
     batch = {name: column for name, column in batch.items() if name not in negatives.values()}
@@ -181,18 +186,19 @@ def fuxictr_dien(golden: Golden) -> None:
     real = np.asarray(batch[next(iter(histories.values()))] != 0)
     states = updated["intermediates"]["model"]["states"][0]
     same(states * real[..., None], golden.outputs["interest_emb"], "interest_emb")
-    close(to_state({"params": gradients}, places), golden.gradients)
+    close(to_state({"params": gradients}, locations), golden.gradients)
 
 
 def deepctr_dien(golden: Golden) -> None:
     config = golden.meta["config"]
     kinds = [name.removeprefix("hist_") for name in golden.inputs if name.startswith("hist_")]
     config = {"dnn_activation": "relu", "att_activation": "sigmoid", **config}  # as the source was run
-    names = {"activation": "dnn_activation", "attention_activation": "att_activation"}
-    fields = {"evolution": config["gru_type"].lower(), **activations(config, **names)}
-    module, variables, places = deepctr.dien(golden.params, kinds=kinds, **fields)
+    fields = {"evolution": config["gru_type"].lower()}
+    fields |= with_activations(config, "dnn_activation", "att_activation")
+    fields["attention"] = fields["attention"].clone(softmax=True)
+    module, variables, locations = deepctr.dien(golden.params, kinds=kinds, **fields)
     model = module.model
-    assert [list(model.dims), list(model.attention_dims)] == [config["dnn"], config["att"]]
+    assert [list(model.dims), list(model.attention.dims)] == [config["dnn"], config["att"]]
     assert [*model.aux_dims, 1] == config["aux_net"]
     batch, label = batch_of(golden), golden.inputs["label"]
     assert (np.sum(batch[f"hist_{kinds[0]}"] != 0, axis=1) == golden.inputs["seq_length"]).all()
@@ -219,7 +225,7 @@ def deepctr_dien(golden: Golden) -> None:
     real = np.asarray(batch[f"hist_{kinds[0]}"] != 0)
     states = (found["states"] * real[..., None])[real.any(axis=1)]
     same(states, golden.outputs["interests_nonempty"], "interests")
-    ours = to_state({"params": gradients}, places)
+    ours = to_state({"params": gradients}, locations)
     for name in set(ours) - set(golden.gradients):  # the bias that its AUGRU cell has once: see the notes
         assert name.endswith("bias_hh")
         ours[name.replace("bias_hh", "bias_ih")] += ours.pop(name)

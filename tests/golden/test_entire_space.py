@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,8 @@ import pytest
 from jaxrec import losses
 from jaxrec.convert import aitm, rechub, scenario_wise
 from jaxrec.convert.state_dict import Converted, to_state
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import Golden, golden_files, read
 
@@ -66,17 +68,21 @@ def domain_outputs(logit: Array, label: np.ndarray) -> tuple[Array, Outputs]:
 def build(name: str, golden: Golden) -> tuple[Converted, Callable[..., tuple[Array, Outputs]], str]:
     """Our model with the fixture's weights, the fixture's loss and outputs, and what it calls the labels."""
     config, state = golden.meta["config"], golden.params
-    fields = {"activation": ACTIVATIONS[config["activation"]]} if "activation" in config else {}
+    fields: dict[str, Any] = {}
+    if "activation" in config:
+        fields["activation"] = ACTIVATIONS[config["activation"]]
+    mlp = Factory(MLP, **fields)
     if "adtalos" in golden.meta["source"]["repo"]:
         return aitm.from_state_dict(state), calibrated_outputs(config["constraint_weight"]), "y"
     if name.startswith("esmm"):
-        return rechub.esmm(state, **fields), esmm_outputs, "y"
+        return rechub.esmm(state, mlp=mlp), esmm_outputs, "y"
     if name.startswith("aitm"):
-        return rechub.aitm(state, **fields), task_outputs, "y"
+        return rechub.aitm(state, mlp=mlp), task_outputs, "y"
     if name.startswith("ple"):
-        return rechub.ple(state, **fields), task_outputs, "y"
-    model = scenario_wise.star if name.startswith("star") else scenario_wise.epnet
-    return model(state, **fields), domain_outputs, "label"
+        return rechub.ple(state, mlp=mlp), task_outputs, "y"
+    if name.startswith("star"):
+        return scenario_wise.star(state, **fields), domain_outputs, "label"
+    return scenario_wise.epnet(state, mlp=mlp), domain_outputs, "label"
 
 
 @pytest.fixture(params=FIXTURES, scope="module")
@@ -84,7 +90,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     path: Path = request.param
     golden = read(path)
     converted, outputs_of, label = build(path.stem, golden)
-    module, variables, places = converted
+    module, variables, locations = converted
     batch = {
         name: jnp.asarray(column + (name != "domain_indicator"), jnp.int32)  # their ids start at 0
         for name, column in golden.inputs.items()
@@ -101,7 +107,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
     gradients, (outputs, updates) = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
     return Computed(
-        golden, converted, outputs, to_state({"params": gradients}, places), to_state(updates, places)
+        golden, converted, outputs, to_state({"params": gradients}, locations), to_state(updates, locations)
     )
 
 
@@ -139,7 +145,7 @@ def test_running_statistics_after_the_step(computed: Computed) -> None:
 
 
 def test_weights_come_back_as_they_were(computed: Computed) -> None:
-    state = to_state(computed.converted.variables, computed.converted.places)
+    state = to_state(computed.converted.variables, computed.converted.locations)
     theirs = {k: v for k, v in computed.golden.params.items() if not k.endswith("num_batches_tracked")}
     assert set(state) == set(theirs)
     for key, value in state.items():

@@ -70,7 +70,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
         return scalars["loss"], scalars | {name: value[:, None] for name, value in columns.items()}
 
     gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(converted.variables["params"])
-    state = escm2.two_classes(to_state({"params": gradients}, converted.places))
+    state = escm2.two_classes(to_state({"params": gradients}, converted.locations))
     return Computed(golden, converted, outputs, state)
 
 
@@ -83,7 +83,7 @@ def test_all_gradients(computed: Computed) -> None:
 
 
 def test_weights_come_back_with_one_logit_for_two_classes(computed: Computed) -> None:
-    state = to_state(computed.converted.variables, computed.converted.places)
+    state = to_state(computed.converted.variables, computed.converted.locations)
     theirs = {k: v for k, v in computed.golden.params.items() if not k.startswith("bn.")}
     assert set(state) == set(theirs)
     for name, value in state.items():

@@ -12,7 +12,10 @@ import pytest
 
 from jaxrec.convert import fuxictr
 from jaxrec.convert.state_dict import to_state
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, Conditioned
+from jaxrec.nn.layers.mlp import MLP
+from jaxrec.nn.ranking.ppnet import PersonalisedTower, PPNet
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import Golden, golden_files, read
 
@@ -47,11 +50,14 @@ Computed = tuple[Golden, Any, dict[str, Array], dict[str, np.ndarray]]
 def fields(config: dict[str, Any]) -> dict[str, Any]:
     """What shapes do not tell."""
     found = {"activation": ACTIVATIONS[config.get("hidden_activations", "ReLU").lower()]}
-    hyper = config.get("hypernet_config", {})
-    if hyper:
-        found["hyper_activation"] = ACTIVATIONS[hyper.get("hidden_activations", "ReLU").lower()]
-        found["hyper_dropout"] = hyper.get("dropout_rates", 0.0)
     return found | ({"dropout": config["net_dropout"]} if "net_dropout" in config else {})
+
+
+def factory(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The same, in the field of our model that builds its layers."""
+    if kind == "ppnet":
+        return {"tower": Factory(PersonalisedTower, **fields(config))}
+    return {"mlp": Factory(MLP, **fields(config))}
 
 
 @pytest.fixture(params=FILES, scope="module")
@@ -60,8 +66,9 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     path: Path = request.param
     golden = read(path)
     numeric = [name for name, value in golden.inputs.items() if value.dtype.kind == "f"]
-    load = LOADERS[path.stem.split("_")[0]]
-    module, variables, places = load(golden.params, numeric=numeric, **fields(golden.meta["config"]))
+    kind = path.stem.split("_")[0]
+    factories = factory(kind, golden.meta["config"])
+    module, variables, locations = LOADERS[kind](golden.params, numeric=numeric, **factories)
     columns = {field.name: isinstance(field, Categorical) for field in module.embedding.fields}
     batch = {
         name: jnp.asarray(value, jnp.int32 if columns[name] else jnp.float32)
@@ -83,7 +90,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
         return loss, {**outputs, "loss": loss}
 
     gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(variables)
-    return golden, module, outputs, to_state({"params": gradients["params"]}, places)
+    return golden, module, outputs, to_state({"params": gradients["params"]}, locations)
 
 
 def test_outputs_and_loss(computed: Computed) -> None:
@@ -116,17 +123,20 @@ def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
         "num_tasks": "num_tasks",
         "bottom_hidden_units": "bottom_dims",
         "tower_hidden_units": "tower_dims",
-        "gate_hidden_units": "gate_dims",
         "num_experts": "num_experts",
         "num_shared_experts": "num_shared",
         "num_specific_experts": "num_specific",
-        "batch_norm": "batch_norm",
         "hidden_units": "dims",
     }
-    found = {name: value for name, value in config.items() if name in names}
+    factory: Any = model.tower if isinstance(model, PPNet) else model.mlp
+    sizes = {theirs: getattr(model, ours) for theirs, ours in names.items() if hasattr(model, ours)}
+    sizes["batch_norm"] = factory.keywords["batch_norm"]
+    if "gate_hidden_units" in config:
+        sizes["gate_hidden_units"] = model.gate.keywords["dims"]
+    found = {name: value for name, value in config.items() if name in (*names, *sizes)}
     assert len(found) >= 2
     for name, value in found.items():
-        ours = getattr(model, names[name])
+        ours = sizes[name]
         assert (list(ours) if isinstance(value, list) else ours) == value, name
     if "expert_hidden_units" in config:
         levels = model.expert_dims if "num_layers" in config else [model.expert_dims]
@@ -146,7 +156,10 @@ def close(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
 def test_apg_block(path: Path) -> None:
     golden = read(path)
     config = golden.meta["config"]
-    model, variables, places = fuxictr.apg(golden.params, **fields(config))
+    hyper = config.get("hypernet_config", {})
+    activation = ACTIVATIONS[hyper.get("hidden_activations", "ReLU").lower()]
+    hyper_mlp = Factory(MLP, activation=activation, dropout=hyper.get("dropout_rates", 0.0))
+    model, variables, locations = fuxictr.apg(golden.params, hyper_mlp=hyper_mlp, **fields(config))
     assert (list(model.dims), model.num_tasks) == (config["hidden_units"], config["output_dim"])
     assert model.generate_bias is config["generate_bias"]
     for ours, name in zip(model.per_layer(), ("rank_k", "overparam_p"), strict=True):
@@ -162,4 +175,4 @@ def test_apg_block(path: Path) -> None:
     (loss, y), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(variables)
     np.testing.assert_allclose(y, golden.outputs["y"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(loss, golden.outputs["loss"], rtol=1e-5, atol=1e-5)
-    close(to_state({"params": gradients["params"]}, places), golden.gradients)
+    close(to_state({"params": gradients["params"]}, locations), golden.gradients)

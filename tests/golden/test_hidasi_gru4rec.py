@@ -94,7 +94,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     golden = read(path)
     converted = hidasi.from_state_dict(golden.params, dropout=0.0)
     outputs, gradients = run(golden, converted)
-    return golden, outputs, hidasi.to_state_dict(gradients, converted.places)
+    return golden, outputs, hidasi.to_state_dict(gradients, converted.locations)
 
 
 def test_scores_states_and_losses_of_every_step(computed: Computed) -> None:
@@ -110,13 +110,13 @@ def test_all_gradients(computed: Computed) -> None:
 def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
     golden, *_ = computed
     config = golden.meta["config"]
-    model, variables, places = hidasi.from_state_dict(golden.params)
+    model, variables, locations = hidasi.from_state_dict(golden.params)
     assert (model.num_items, *model.widths) == (config["n_items"], *config["layers"])
     tied, width = config.get("constrained_embedding", True), config.get("embedding", 0)
     width = config["layers"][0] if width == "layersize" else width
     assert model.inputs == ("tied" if tied else "own" if width else "one_hot")
     assert model.input_dim == (width if model.inputs == "own" else None)
-    back = hidasi.to_state_dict(variables, places)
+    back = hidasi.to_state_dict(variables, locations)
     assert set(back) == set(golden.params)
     for name, value in back.items():
         np.testing.assert_array_equal(value, golden.params[name], err_msg=name)
@@ -150,7 +150,7 @@ def test_one_hot_inputs_give_the_states_of_the_formula_of_that_code() -> None:
     z = sigmoid(update + from_update)
     h = (1 - z) * before + z * np.tanh((sigmoid(reset + from_reset) * before) @ state["GE.Wh0"] + new)
 
-    model, variables, places = hidasi.from_state_dict(state)
+    model, variables, locations = hidasi.from_state_dict(state)
     run: Any = model.apply
     step = jax.jit(lambda v: run(v, jnp.asarray(ids + 1), before[:, None], train=False, method="step"))
     hidden, after = step(variables)
@@ -158,7 +158,7 @@ def test_one_hot_inputs_give_the_states_of_the_formula_of_that_code() -> None:
     scores = hidden @ model.apply(variables, method="item_table")[1:].T
     expected = h @ state["Wy.weight"].T + state["By.weight"].T
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
-    for name, value in hidasi.to_state_dict(variables, places).items():
+    for name, value in hidasi.to_state_dict(variables, locations).items():
         np.testing.assert_array_equal(value, state[name], err_msg=name)
 
 

@@ -33,7 +33,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     path: Path = request.param
     golden = read(path)
     config = golden.meta["config"]
-    model, variables, places = hstu.from_state_dict(
+    model, variables, locations = hstu.from_state_dict(
         golden.params,
         num_heads=config["heads"],
         concat_ua=config["concat_ua"],
@@ -78,7 +78,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
     gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(variables, *inputs)
     outputs |= {name: value[real] for name, value in outputs.items() if name.startswith("jagged")}
-    return golden, outputs, to_state(gradients, places)
+    return golden, outputs, to_state(gradients, locations)
 
 
 def test_outputs_and_loss(computed: Computed) -> None:

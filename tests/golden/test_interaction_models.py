@@ -14,8 +14,10 @@ from jaxrec import losses
 from jaxrec.convert import dlrm, fuxictr_interaction
 from jaxrec.convert.fuxictr_interaction import pair_order
 from jaxrec.convert.parts import cut, joined
-from jaxrec.convert.state_dict import Converted, Place, Places, convert, dense, tables, to_state
+from jaxrec.convert.state_dict import Converted, Location, Locations, convert, dense, tables, to_state
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.interaction import inner_products
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.pnn import PNN
 from jaxrec.types import Array, Variables
 from tests.golden import activations
@@ -65,10 +67,13 @@ def upper(vectors: Array) -> Array:
 def deepfm(golden: Golden) -> Case:
     batch, numeric = columns(golden)
     config, bias = golden.meta["config"], golden.params["fm.lr_layer.bias"]
-    fields = activation(config, "hidden_activations")
-    converted = fuxictr_interaction.deepfm(golden.params, numeric=numeric, **fields)
+    mlp = Factory(MLP, **activation(config, "hidden_activations"))
+    converted = fuxictr_interaction.deepfm(golden.params, numeric=numeric, mlp=mlp)
     module = converted.module
-    assert (list(module.dims), module.batch_norm) == (config["hidden_units"], config["batch_norm"])
+    assert (list(module.dims), module.mlp.keywords["batch_norm"]) == (
+        config["hidden_units"],
+        config["batch_norm"],
+    )
 
     def outputs(seen: Variables, logits: Array) -> dict[str, Array]:
         deep = (seen["tower"]["__call__"][0] - bias)[:, None]  # our one bias is the sum of both
@@ -96,7 +101,7 @@ def pnn(golden: Golden) -> Case:
 def kernels(golden: Golden) -> Case:
     """The layers of DeepCTR-Torch in a net that was made for the fixture, whose ids are all real."""
     forms = ("mat", "vec", "num")
-    fields, places = tables(golden.params, "tables", ("embedding",))
+    fields, locations = tables(golden.params, "tables", ("embedding",))
     pairs = pair_order(range(len(fields)))
     hidden, width = len(golden.params["dnn.0.bias"]), sum(field.dim for field in fields)
     state = cut(golden.params, "dnn.0.weight", (hidden,), (width, *[len(pairs)] * 4))
@@ -104,12 +109,12 @@ def kernels(golden: Golden) -> Case:
     for i, name in enumerate(names):
         order = pairs if i else ()
         path = ("params", name, "kernel")
-        places[f"dnn.0.weight[0][{i}]"] = Place(path, turned=True, order=order, axis=1)
-    places["dnn.0.bias"] = Place(("params", "linear", "bias"))
-    places |= dense("dnn.2", ("tower", "logit"))
+        locations[f"dnn.0.weight[0][{i}]"] = Location(path, turned=True, order=order, axis=1)
+    locations["dnn.0.bias"] = Location(("params", "linear", "bias"))
+    locations |= dense("dnn.2", ("tower", "logit"))
     for form in forms:
         path = ("params", f"{form}_products", "kernel")
-        places[f"{form}.kernel"] = Place(path, order=pairs, axis=1 if form == "mat" else 0)
+        locations[f"{form}.kernel"] = Location(path, order=pairs, axis=1 if form == "mat" else 0)
     batch = {
         field.name: (ids + 1).astype(np.int32)
         for field, ids in zip(fields, golden.inputs["ids"].T, strict=True)
@@ -123,20 +128,20 @@ def kernels(golden: Golden) -> Case:
         found = {form: seen[f"{form}_products"]["__call__"][0][:, np.argsort(pairs)] for form in forms}
         return found | {"inner": upper(vectors_of(seen)), "logit": logits[:, None]}
 
-    return Case(convert(module, state, places, batch), batch, outputs)
+    return Case(convert(module, state, locations, batch), batch, outputs)
 
 
 def fuxictr_dlrm(golden: Golden) -> Case:
     batch, numeric = columns(golden)
     config = golden.meta["config"]
-    fields = activation(config, "top_mlp_activations")
+    fields: dict[str, Any] = {"mlp": Factory(MLP, **activation(config, "top_mlp_activations"))}
     fields |= activation(config, "bottom_mlp_activations", "bottom_activation")
     products = config["interaction_op"] == "dot"
     converted = fuxictr_interaction.dlrm(golden.params, numeric=numeric, products=products, **fields)
     module = converted.module
     bottom = [*config["bottom_mlp_units"], config["embedding_dim"]] if numeric else []
     assert [list(module.bottom_dims), list(module.top_dims)] == [bottom, config["top_mlp_units"]]
-    assert module.batch_norm is config["batch_norm"]
+    assert module.mlp.keywords["batch_norm"] is config["batch_norm"]
 
     def outputs(seen: Variables, logits: Array) -> dict[str, Array]:
         dim = config["embedding_dim"]
@@ -185,17 +190,17 @@ def case(request: pytest.FixtureRequest) -> tuple[Golden, Case]:
 
 
 def with_bias(
-    ours: dict[str, np.ndarray], places: Places, bias: np.ndarray | None = None
+    ours: dict[str, np.ndarray], locations: Locations, bias: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """Both biases of DeepFM in the place of ours: equal gradients, or `bias` and what is left of the sum."""
-    last = next(key for key, place in places.items() if place.path[-2:] == ("logit", "bias"))
+    """Both biases of DeepFM in place of ours: equal gradients, or `bias` and what is left of the sum."""
+    last = next(key for key, location in locations.items() if location.path[-2:] == ("logit", "bias"))
     if bias is None:
         return ours | {"fm.lr_layer.bias": ours[last]}
     return ours | {"fm.lr_layer.bias": bias, last: ours[last] - bias}
 
 
 def test_outputs_loss_and_all_gradients(case: tuple[Golden, Case]) -> None:
-    golden, ((module, variables, places), batch, outputs) = case
+    golden, ((module, variables, locations), batch, outputs) = case
     label, train = golden.inputs["label"], golden.meta["mode"] == "train"
     options: Any = {"mutable": ["batch_stats", "intermediates"], "capture_intermediates": lambda *_: True}
 
@@ -209,17 +214,17 @@ def test_outputs_loss_and_all_gradients(case: tuple[Golden, Case]) -> None:
     after = {name for name in golden.outputs if name.startswith("state_after/")}
     close_outputs(found, {name: value for name, value in golden.outputs.items() if name not in after})
     if after:
-        running(golden, updated, places, {1: len(label)})
-    ours = joined(to_state({"params": gradients}, places))
-    ours = with_bias(ours, places) if "fm.lr_layer.bias" in golden.params else ours
+        running(golden, updated, locations, {1: len(label)})
+    ours = joined(to_state({"params": gradients}, locations))
+    ours = with_bias(ours, locations) if "fm.lr_layer.bias" in golden.params else ours
     close_gradients(ours, golden.gradients)
 
 
 def test_weights_come_back_as_they_were(case: tuple[Golden, Case]) -> None:
-    golden, ((_, variables, places), *_) = case
-    ours = joined(to_state(variables, places))
+    golden, ((_, variables, locations), *_) = case
+    ours = joined(to_state(variables, locations))
     bias = golden.params.get("fm.lr_layer.bias")
-    ours = ours if bias is None else with_bias(ours, places, bias)
+    ours = ours if bias is None else with_bias(ours, locations, bias)
     helpers = ("num_batches_tracked", "triu_mask")
     theirs = {k: v for k, v in golden.params.items() if not k.endswith(helpers)}
     assert set(ours) == set(theirs)

@@ -74,7 +74,7 @@ def unrolled(module: InterestMemory, variables: Variables, history: Array, targe
 @pytest.mark.parametrize("path", golden_files("mimn"))
 def test_mimn_cell(path: Path) -> None:
     golden = read(path)
-    module, variables, places = load(golden)
+    module, variables, locations = load(golden)
     inputs = golden.inputs
 
     def loss(params: Any, rest: Any, batch: Any) -> tuple[Array, dict[str, Array]]:
@@ -90,7 +90,7 @@ def test_mimn_cell(path: Path) -> None:
 
     shift = golden.meta["config"]["shift_range"]
     theirs = mimn.parts(golden.gradients, max_shift=shift)
-    ours = to_state({"params": gradients}, places)
+    ours = to_state({"params": gradients}, locations)
     assert ours.pop("init/init_M").any()  # ours trains what every user starts with
     for name in set(theirs) - set(ours):
         assert not theirs.pop(name).any(), name  # nothing reads it
@@ -110,7 +110,7 @@ def test_sizes_are_those_of_the_configuration(path: Path) -> None:
 @pytest.mark.parametrize("path", golden_files("mimn"))
 def test_weights_come_back_as_they_were(path: Path) -> None:
     golden = read(path)
-    _, variables, places = load(golden)
+    _, variables, locations = load(golden)
     theirs = mimn.parts(golden.params, max_shift=golden.meta["config"]["shift_range"])
-    for name, value in to_state(variables, places).items():
+    for name, value in to_state(variables, locations).items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)

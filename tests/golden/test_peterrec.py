@@ -52,7 +52,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     """The fixture, our outputs by name, and our gradients under the source's names."""
     path: Path = request.param
     golden = read(path)
-    model, variables, places = converted(golden)
+    model, variables, locations = converted(golden)
     inputs = {name: jnp.asarray(value, jnp.int32) for name, value in golden.inputs.items()}
 
     def official(variables: Variables) -> tuple[Array, dict[str, Array]]:
@@ -71,7 +71,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
     total = official if is_official(golden) else port
     gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(variables)
-    return golden, outputs, to_state(gradients, places)
+    return golden, outputs, to_state(gradients, locations)
 
 
 def test_outputs_and_loss(computed: Computed) -> None:
@@ -86,7 +86,7 @@ def test_all_gradients(computed: Computed) -> None:
 
 def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
     golden, *_ = computed
-    config, (model, variables, places) = golden.meta["config"], converted(golden)
+    config, (model, variables, locations) = golden.meta["config"], converted(golden)
     assert model.kernel_size == config["kernel_size"]
     slices = config.get("cardinality", 1)
     if is_official(golden):
@@ -99,7 +99,7 @@ def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
         assert (model.dim, model.num_items) == (config["embedding_size"], config["num_items"])
         with pytest.raises(ValueError, match="each has one"):
             tenrec.peterrec(golden.params, dilations=[*model.dilations, 1])
-    for name, value in to_state(variables, places).items():  # and the way back
+    for name, value in to_state(variables, locations).items():  # and the way back
         if slices == 1 or not name.endswith("/bias") or "/mp_conv1_up_" not in name:
             np.testing.assert_array_equal(value, golden.params[name], err_msg=name)
 
@@ -205,7 +205,10 @@ def test_what_is_not_a_causal_peterrec_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("block", "message"),
-    [("ResidualBlock_b_2mp_serial", "takes its place"), ("ResidualBlock_a", "must be ResidualBlock_b_2mp")],
+    [
+        ("ResidualBlock_b_2mp_serial", "takes its place"),
+        ("ResidualBlock_a", "must be ResidualBlock_b_2mp"),
+    ],
 )
 def test_tenrecs_other_blocks_are_refused(block: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -12,7 +12,9 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import nextrec
-from jaxrec.convert.state_dict import Converted, Places, to_state
+from jaxrec.convert.state_dict import Converted, Locations, to_state
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.types import Array
 from tests.golden.activations import activation
 from tests.golden.compare import close_gradients, close_outputs, read_by_heads
@@ -42,7 +44,7 @@ def parts(state: State) -> tuple[State, State, State]:
     return stack, head, mixture
 
 
-def whole(params: Any, mlp: Places, mmoe: Places) -> State:
+def whole(params: Any, mlp: Locations, mmoe: Locations) -> State:
     """The way back, to the fixture's names."""
     stack = {f"mlp.{k}": v for k, v in to_state({"params": params["mlp"]}, mlp).items()}
     mixture = to_state({"params": params["mmoe"]}, mmoe)
@@ -59,9 +61,10 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     golden = read(path)
     config = golden.meta["config"]
     function = activation(config["activation"])
-    fields = {"activation": function, "gate_activation": function, "factor": config["factor"]}
+    fields = {"gate_activation": function, "factor": config["factor"]}
     stack, head, mixture = parts(golden.params)
-    mlp, mmoe = nextrec.poso_mlp(stack, **fields), nextrec.poso_mmoe(mixture, **fields)
+    mlp = nextrec.poso_mlp(stack, activation=function, **fields)
+    mmoe = nextrec.poso_mmoe(mixture, mlp=Factory(MLP, activation=function), **fields)
     x, code, y = (jnp.asarray(golden.inputs[name]) for name in ("x", "code", "y"))
 
     def total(params: Any) -> tuple[Array, dict[str, Array]]:
@@ -77,8 +80,8 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     outputs["mmoe_hidden"] = read_by_heads(
         lambda p: mmoe.module.apply({"params": p}, x, code), mmoe.variables["params"]
     )
-    places = mlp.places, mmoe.places
-    return Computed(golden, mlp, mmoe, outputs, whole(gradients, *places), whole(params, *places))
+    locations = mlp.locations, mmoe.locations
+    return Computed(golden, mlp, mmoe, outputs, whole(gradients, *locations), whole(params, *locations))
 
 
 def test_outputs_and_loss(computed: Computed) -> None:

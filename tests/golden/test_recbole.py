@@ -110,14 +110,14 @@ def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
 
 @pytest.mark.parametrize("epsilon", [1e-12, 1e-2])
 def test_the_epsilon_of_the_configuration_reaches_every_norm(epsilon: float) -> None:
-    """LN(x) = (x - mean) / √(variance + ε) of an item's vector and place, with no layer behind it."""
+    """LN(x) = (x - mean) / √(variance + ε) of an item's vector and position, with no layer behind it."""
     config = {"hidden_act": "sigmoid", "n_heads": 2, "layer_norm_eps": epsilon}
     model = SASRec(5, dim=4, num_layers=0, max_len=3, **fields_of(config))
     rng = np.random.default_rng(0)
-    table, places = (0.1 * rng.normal(size=shape).astype(np.float32) for shape in ((6, 4), (3, 4)))
+    table, locations = (0.1 * rng.normal(size=shape).astype(np.float32) for shape in ((6, 4), (3, 4)))
     norm = {"scale": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}
-    variables = {"params": {"item_embedding": table, "position_embedding": places, "norm": norm}}
-    x = (table[[1, 2, 3]] + places).astype(np.float64)
+    variables = {"params": {"item_embedding": table, "position_embedding": locations, "norm": norm}}
+    x = (table[[1, 2, 3]] + locations).astype(np.float64)
     expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
     ours = model.apply(variables, jnp.array([[1, 2, 3]]), train=False)[0]
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)

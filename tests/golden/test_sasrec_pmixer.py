@@ -31,7 +31,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     """The fixture, our outputs by name, and our gradients under PyTorch's names."""
     path: Path = request.param
     golden = read(path)
-    model, variables, places = converted(golden)
+    model, variables, locations = converted(golden)
     items, positives, negatives, candidates = (
         jnp.asarray(golden.inputs[name], jnp.int32) for name in ("seq", "pos", "neg", "candidates")
     )
@@ -49,7 +49,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
         return loss, outputs | {"bce": bce, "loss": loss}
 
     gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(variables)
-    return golden, outputs, pmixer.to_state_dict(gradients, places)
+    return golden, outputs, pmixer.to_state_dict(gradients, locations)
 
 
 def test_outputs_and_losses(computed: Computed) -> None:
@@ -66,10 +66,10 @@ def test_all_gradients(computed: Computed) -> None:
 
 def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
     golden, *_ = computed
-    config, (model, variables, places) = golden.meta["config"], converted(golden)
+    config, (model, variables, locations) = golden.meta["config"], converted(golden)
     found = (model.dim, model.max_len, model.num_layers, model.num_items)
     assert found == tuple(config[name] for name in ("hidden_units", "maxlen", "num_blocks", "n_items"))
-    back = pmixer.to_state_dict(variables, places)
+    back = pmixer.to_state_dict(variables, locations)
     assert set(back) == set(golden.params)
     for name, value in back.items():
         np.testing.assert_array_equal(value, golden.params[name], err_msg=name)

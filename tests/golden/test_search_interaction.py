@@ -12,8 +12,10 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.convert import fuxictr_interaction, fuxictr_ranking
-from jaxrec.convert.state_dict import Converted, Places, State, convert, to_state
+from jaxrec.convert.state_dict import Converted, Locations, State, convert, to_state
 from jaxrec.nn.layers.dice import PReLU
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import Golden, golden_files, read
 
@@ -43,13 +45,13 @@ class Computed(NamedTuple):
     gradients: dict[str, np.ndarray]
 
 
-def learned(state: State) -> Places:
+def learned(state: State) -> Locations:
     """Where the parameters of activations, such as Dice, stand in our MLPs."""
-    found: Places = {}
+    found: Locations = {}
     for theirs, ours in TOWERS.items():
         if any(name.startswith(f"{theirs}.mlp.") for name in state):
-            _, places, _ = fuxictr_ranking.block(state, theirs, ours, "logit")
-            found |= {name: p for name, p in places.items() if p.path[-2].startswith("activation_")}
+            _, locations, _ = fuxictr_ranking.read_block(state, theirs, ours, "logit")
+            found |= {name: p for name, p in locations.items() if p.path[-2].startswith("activation_")}
     return found
 
 
@@ -62,16 +64,16 @@ def build(kind: str, golden: Golden) -> tuple[Converted, dict[str, Any]]:
         for name, value in golden.inputs.items()
         if name not in ("label", "mask")
     }
-    places = learned(golden.params)
+    locations = learned(golden.params)
     rest = {
         name: value
         for name, value in golden.params.items()
-        if name not in places and not name.endswith("bn.num_batches_tracked")
+        if name not in locations and not name.endswith("bn.num_batches_tracked")
     }
-    fields = {"activation": ACTIVATIONS[config.get("dnn_activations", "ReLU").lower()]}
+    mlp = Factory(MLP, activation=ACTIVATIONS[config.get("dnn_activations", "ReLU").lower()])
     if kind not in SEARCHES:
-        converted = fuxictr_interaction.dcn_v2(rest, numeric=numeric, **fields)
-        return with_learned(converted, golden.params, places, batch), batch
+        converted = fuxictr_interaction.dcn_v2(rest, numeric=numeric, mlp=mlp)
+        return with_learned(converted, golden.params, locations, batch), batch
     items = [name for name, value in batch.items() if value.ndim == 2]
     for name in items:  # [B, L + 1], the target last
         column = batch.pop(name)
@@ -79,14 +81,20 @@ def build(kind: str, golden: Golden) -> tuple[Converted, dict[str, Any]]:
         batch[f"short_{name}"] = column[:, -config["short_seq_len"] : -1]  # one behaviour short
     options = {"use_scale": config["use_scale"]} if "use_scale" in config else {}
     converted = SEARCHES[kind](
-        rest, items, numeric=numeric, num_heads=config["num_heads"], k=config["topk"], **options, **fields
+        rest, items, numeric=numeric, num_heads=config["num_heads"], k=config["topk"], **options, mlp=mlp
     )
-    return with_learned(converted, golden.params, places, batch), batch
+    return with_learned(converted, golden.params, locations, batch), batch
 
 
-def with_learned(converted: Converted, state: State, places: Places, batch: dict[str, Any]) -> Converted:
+def with_learned(
+    converted: Converted, state: State, locations: Locations, batch: dict[str, Any]
+) -> Converted:
     """The module with the parameters of its activations as well."""
-    return convert(converted.module, state, {**converted.places, **places}, batch) if places else converted
+    return (
+        convert(converted.module, state, {**converted.locations, **locations}, batch)
+        if locations
+        else converted
+    )
 
 
 def with_short_mask(module: Any, batch: dict[str, Any], mask: np.ndarray) -> Any:
@@ -125,7 +133,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     golden = read(path)
     kind = path.stem.split("_")[0]
     converted, batch = build(kind, golden)
-    module, variables, places = converted
+    module, variables, locations = converted
     rest = {name: value for name, value in variables.items() if name != "params"}
     call: dict[str, Any] = {}
     if kind in SEARCHES:
@@ -138,7 +146,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
         return outputs_of(golden, logits, state["intermediates"])
 
     gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
-    return Computed(golden, converted, outputs, to_state({"params": gradients}, places))
+    return Computed(golden, converted, outputs, to_state({"params": gradients}, locations))
 
 
 def test_outputs_and_loss(computed: Computed) -> None:
@@ -173,8 +181,8 @@ def test_all_gradients(computed: Computed) -> None:
 
 
 def test_weights_come_back_as_they_were(computed: Computed) -> None:
-    golden, (_, variables, places), *_ = computed
-    state = to_state(variables, places)
+    golden, (_, variables, locations), *_ = computed
+    state = to_state(variables, locations)
     theirs = {k: v for k, v in golden.params.items() if not k.endswith("num_batches_tracked")}
     assert set(state) == set(theirs)
     for name, value in state.items():
@@ -203,8 +211,8 @@ def test_activations_with_parameters_are_read(path: Path, name: str) -> None:
                 state[f"{key}bn.num_batches_tracked"] = np.array(3)
     meta = {**golden.meta, "config": {**golden.meta["config"], "dnn_activations": name}}
     kind = path.stem.split("_")[0]
-    (module, variables, places), batch = build(kind, golden._replace(meta=meta, params=state))
-    back = to_state(variables, places)
+    (module, variables, locations), batch = build(kind, golden._replace(meta=meta, params=state))
+    back = to_state(variables, locations)
     assert set(back) == {k for k in state if not k.endswith("num_batches_tracked")}
     for key, value in back.items():
         np.testing.assert_array_equal(value, state[key])
@@ -220,7 +228,7 @@ def test_activations_with_parameters_are_read(path: Path, name: str) -> None:
 
 def with_identity(module: Any) -> Any:
     """The module without activations in its MLPs."""
-    return module.clone(model=module.model.clone(activation=lambda x: x))
+    return module.clone(model=module.model.clone(mlp=Factory(module.model.mlp, activation=lambda x: x)))
 
 
 @pytest.mark.parametrize("path", golden_files("eta"))
@@ -242,7 +250,7 @@ def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
         "num_experts": lambda: model.cross.num_experts,
         "stacked_dnn_hidden_units": lambda: list(model.stacked_dims),
         "parallel_dnn_hidden_units": lambda: list(model.parallel_dims),
-        "batch_norm": lambda: model.batch_norm,
+        "batch_norm": lambda: model.mlp.keywords["batch_norm"],
     }
     structure, mixture = config.get("model_structure", ""), config.get("use_low_rank_mixture", False)
     unused = [f"{name}_dnn_hidden_units" for name in ("stacked", "parallel") if name not in structure]

@@ -47,7 +47,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     path: Path = request.param
     golden = read(path)
     config = golden.meta["config"]
-    model, variables, places = converted(golden)
+    model, variables, locations = converted(golden)
     inputs = {name: jnp.asarray(value, jnp.int32) for name, value in golden.inputs.items()}
     items, target = inputs["hist" if "hist" in inputs else "item_id_list"], inputs["item_id"]
     rows = jnp.arange(len(items))
@@ -66,7 +66,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
         return loss, outputs | {"seq_output": hidden, "user": hidden}
 
     gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(variables)
-    return golden, outputs, to_state(gradients, places)
+    return golden, outputs, to_state(gradients, locations)
 
 
 def test_outputs_and_loss(computed: Computed) -> None:
@@ -87,10 +87,10 @@ def test_all_gradients(computed: Computed) -> None:
 
 def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
     golden, *_ = computed
-    config, (model, variables, places) = golden.meta["config"], converted(golden)
+    config, (model, variables, locations) = golden.meta["config"], converted(golden)
     assert model.dim == config.get("embedding_size", config.get("embed_dim"))
     assert model.num_items + 1 == config.get("n_items", golden.outputs["scores"].shape[1])
-    for name, value in to_state(variables, places).items():  # and the way back
+    for name, value in to_state(variables, locations).items():  # and the way back
         np.testing.assert_array_equal(value, golden.params[name], err_msg=name)
     if "dilations" in config:
         with pytest.raises(ValueError, match="each has one"):

@@ -14,6 +14,8 @@ import pytest
 from jaxrec import losses
 from jaxrec.convert import nextrec
 from jaxrec.convert.state_dict import Converted, to_state
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.multitask.snr import HardConcrete, hard_concrete
 from jaxrec.types import Array
 from tests.golden.activations import activation
@@ -73,7 +75,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
         beta=config["beta"],
         gamma=config["gamma"],
         zeta=config["zeta"],
-        activation=activation(config.get("activation", "relu")),
+        mlp=Factory(MLP, activation=activation(config.get("activation", "relu"))),
     )
     model, params = converted.module, converted.variables["params"]
     x, y = (jnp.asarray(golden.inputs[name]) for name in ("x", "y"))
@@ -86,7 +88,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
     gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(params)
     outputs |= {f"routed{i}": routed(model, params, i, x) for i in range(1, len(model.num_subnets) + 1)}
-    state = of_their_gates(to_state({"params": gradients}, converted.places), theirs, config["beta"])
+    state = of_their_gates(to_state({"params": gradients}, converted.locations), theirs, config["beta"])
     names = {source_name(name): name for name in golden.params}
     return Computed(golden, converted, outputs, {names[name]: value for name, value in state.items()})
 
@@ -108,7 +110,7 @@ def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:
 
 
 def test_weights_come_back_as_they_were(computed: Computed) -> None:
-    state = to_state(computed.converted.variables, computed.converted.places)
+    state = to_state(computed.converted.variables, computed.converted.locations)
     theirs = {source_name(name): value for name, value in computed.golden.params.items()}
     assert {name for name in state if name in theirs} == {
         name for name in theirs if not name.endswith((".alpha", ".u"))

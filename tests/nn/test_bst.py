@@ -60,9 +60,7 @@ def test_a_pooling_that_is_none_is_refused() -> None:
 
 
 def test_dropout_of_attention_weights_acts_in_training() -> None:
-    module: Any = BST(
-        ITEMS, None, num_heads=1, block_dropout=0.0, dropout=0.0, dims=(), attention_dropout=0.5
-    )
+    module: Any = BST(ITEMS, None, num_heads=1, block_dropout=0.0, dims=(), attention_dropout=0.5)
     variables = drawn(module, TARGET, HISTORY)
     run = jax.jit(
         lambda seed, train: module.apply(

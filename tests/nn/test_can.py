@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from jaxrec import losses
+from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.co_action import CoAction
 from jaxrec.nn.layers.dice import PReLU
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.can import CAN
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
@@ -304,7 +307,7 @@ def test_co_actions_join_the_features_and_nothing_else() -> None:
 
 def test_tables_of_co_actions_are_apart_and_their_absence_is_the_backbone() -> None:
     """With weights of zero in the tables, or in the tower, what is left is the model alone."""
-    model = DIN((4,), (3,), PReLU, PReLU)
+    model = DIN((4,), ActivationUnit((3,), PReLU), mlp=Factory(MLP, activation=PReLU))
     module = beside(model, CAN(((ITEM, PAST),), UNIT))
     params = drawn(module, BATCH)["params"]
     run = jax.jit(lambda p: module.apply({"params": p}, BATCH))

@@ -1,4 +1,4 @@
-"""Dice, the activation unit, DIN, its base model and DIEN: their limits, and padding that changes nothing."""
+"""The activation unit, DIN, its base model and DIEN: their formulas and limits, and their losses."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from jaxrec import losses
-from jaxrec.nn.layers import dice as dice_layer
 from jaxrec.nn.layers.activation_unit import ActivationUnit, Pairs, pool
-from jaxrec.nn.layers.dice import Dice, PReLU
+from jaxrec.nn.layers.dice import Dice
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.mlp import MLP
@@ -29,156 +29,8 @@ X, TARGET, HISTORY, OTHER = (
     rng.normal(size=shape).astype(np.float32) for shape in ((B, F), (B, D), (B, L, D), (B, L, D))
 )
 MASK = np.arange(L) < np.array([[5], [3], [1], [0]])  # whole, padded, one event, none
-SMALL: Any = {"dims": (4,), "attention_dims": (3,)}
-
-
-# --- Dice and PReLU -----------------------------------------------------------------------------------
-
-
-def dice(x: Any, alpha: float = 0.0, mean: float = 0.0, var: float = 1.0, **fields: Any) -> np.ndarray:
-    channels = (x.shape[-1],)
-    variables = {
-        "params": {"alpha": np.full(channels, alpha, np.float32)},
-        "batch_stats": {
-            "mean": np.full(channels, mean, np.float32),
-            "var": np.full(channels, var, np.float32),
-        },
-    }
-    return np.asarray(Dice(**fields).apply(variables, x))
-
-
-def test_dice_with_slope_one_is_the_identity_and_with_zero_a_gate() -> None:
-    np.testing.assert_allclose(dice(X, 1.0, 0.3, 2.0), X, atol=1e-6)
-    gate = 1.0 / (1.0 + np.exp(-(X - 0.3) / np.sqrt(2.0 + 0.5)))
-    np.testing.assert_allclose(dice(X, 0.0, 0.3, 2.0, epsilon=0.5), X * gate, atol=1e-6)
-
-
-def test_dice_at_the_mean_is_half_way_between_its_slopes() -> None:
-    np.testing.assert_allclose(dice(np.full((1, 2), 3.0), 0.2, mean=3.0), (0.5 + 0.5 * 0.2) * 3.0, rtol=1e-6)
-
-
-def test_dice_without_variance_around_zero_is_prelu() -> None:
-    variables = {"params": {"alpha": np.full(F, 0.3, np.float32)}}
-    np.testing.assert_allclose(dice(X, 0.3, var=0.0), PReLU().apply(variables, X), atol=1e-6)
-
-
-def test_dice_has_slope_one_far_above_and_alpha_far_below_the_mean() -> None:
-    far = np.array([[50.0], [-50.0]], np.float32)
-    np.testing.assert_allclose(dice(far, 0.3, mean=1.0), far * [[1.0], [0.3]], rtol=1e-6)
-
-
-def test_prelu_learns_a_slope_for_each_channel() -> None:
-    slopes = np.array([0.5, -1.0], np.float32)
-    y = PReLU().apply({"params": {"alpha": slopes}}, np.array([[-2.0, -2.0], [3.0, 3.0]], np.float32))
-    np.testing.assert_allclose(y, [[-1.0, 2.0], [3.0, 3.0]])
-    assert (drawn(PReLU(), X)["params"]["alpha"].shape) == (F,)
-    assert (PReLU(0.1).init(jax.random.key(0), X)["params"]["alpha"] == np.float32(0.1)).all()
-
-
-def test_dice_trains_on_what_counts_and_moves_its_running_statistics() -> None:
-    module = Dice(momentum=0.9)
-    variables = drawn(module, HISTORY)
-    y, updated = module.apply(variables, HISTORY, train=True, where=MASK, mutable=["batch_stats"])
-    real = HISTORY[MASK]
-    before, after = variables["batch_stats"], updated["batch_stats"]
-    mean, var, alpha = real.mean(axis=0), real.var(axis=0), variables["params"]["alpha"]
-    np.testing.assert_allclose(after["mean"], 0.9 * before["mean"] + 0.1 * mean, atol=1e-6)
-    np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * var, atol=1e-6)
-    p = 1.0 / (1.0 + np.exp(-(HISTORY - mean) / np.sqrt(var + 1e-8)))
-    np.testing.assert_allclose(y, p * HISTORY + (1.0 - p) * alpha * HISTORY, atol=1e-5)
-    _, kept = module.apply(variables, HISTORY, train=True, where=MASK & False, mutable=["batch_stats"])
-    assert all((kept["batch_stats"][name] == before[name]).all() for name in before)
-
-
-def test_dice_shares_its_statistics_between_devices() -> None:
-    variables = drawn(Dice(), X)
-
-    def one(x: Any, where: Any, axis_name: str | None = "devices") -> Any:
-        return Dice(axis_name=axis_name).apply(variables, x, train=True, where=where, mutable=["batch_stats"])
-
-    where = np.array([True, True, True, False])
-    whole, stats = one(X, where, None)
-    parts, synchronised = jax.jit(jax.vmap(one, axis_name="devices"))(X.reshape(2, 2, F), where.reshape(2, 2))
-    np.testing.assert_allclose(parts.reshape(B, F), whole, atol=1e-5)
-    for name, value in stats["batch_stats"].items():
-        np.testing.assert_allclose(synchronised["batch_stats"][name], np.stack([value] * 2), atol=1e-6)
-
-
-def derived_dice(x: Any, slope: Any, where: Any) -> Any:
-    """Dice in training, left to JAX to differentiate: [N, C], [C], bool [N] → [N, C]."""
-    real = jnp.asarray(where, x.dtype)[:, None]
-    size = jnp.maximum(real.sum(), 1.0)
-    mean = (real * x).sum(0) / size
-    var = (real * (x - mean) ** 2).sum(0) / size
-    p = jax.nn.sigmoid((x - mean) / jnp.sqrt(var + 1e-8))
-    return p * x + (1.0 - p) * slope * x
-
-
-@pytest.mark.parametrize("block", [1, 4, 5 * F, 1 << 18], ids="{} numbers a block".format)
-@pytest.mark.parametrize("real", ["all", "some", "two", "none"])
-def test_gradients_of_dice_are_those_that_jax_derives(
-    block: int, real: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dice_layer, "BLOCK", block)
-    where = {"all": np.full(20, True), "some": rng.random(20) < 0.6, "two": np.arange(20) < 2}.get(
-        real, np.full(20, False)
-    )
-    x, g = (rng.normal(size=(20, F)).astype(np.float32) for _ in range(2))
-    slope = rng.normal(size=F).astype(np.float32)
-
-    def own(x: Any, slope: Any) -> Any:
-        variables = {"params": {"alpha": slope}, "batch_stats": {"mean": np.zeros(F), "var": np.ones(F)}}
-        return Dice().apply(variables, x, train=True, where=where, mutable=["batch_stats"])[0]
-
-    found, pull = jax.vjp(own, x, slope)
-    expected, pull_expected = jax.vjp(lambda x, slope: derived_dice(x, slope, where), x, slope)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    for ours, theirs in zip(pull(g), pull_expected(g), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_gradients_of_dice_have_the_types_of_what_they_belong_to(dtype: Any) -> None:
-    x, variables = jnp.asarray(HISTORY, dtype), drawn(Dice(), HISTORY)
-
-    def total(params: Any, x: Any) -> Any:
-        out, updated = Dice().apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
-        return out.astype(jnp.float32).sum(), updated["batch_stats"]
-
-    (of_params, of_x), statistics = jax.grad(total, argnums=(0, 1), has_aux=True)(variables["params"], x)
-    assert of_x.dtype == dtype and of_params["alpha"].dtype == jnp.float32
-    mean = np.asarray(x, np.float32).reshape(-1, D).mean(axis=0)
-    expected = 0.99 * variables["batch_stats"]["mean"] + 0.01 * mean
-    np.testing.assert_allclose(statistics["mean"], expected, atol=1e-5)
-
-
-def test_dice_of_no_rows_gives_none() -> None:
-    def total(x: Any) -> Any:
-        return Dice().apply(drawn(Dice(), X), x, train=True, mutable=["batch_stats"])[0].sum()
-
-    assert jax.grad(total)(jnp.zeros((0, F))).shape == (0, F)
-
-
-def test_gradients_of_dice_flow_through_the_statistics_of_all_devices() -> None:
-    x, g = (rng.normal(size=(2, 4, F)).astype(np.float32) for _ in range(2))
-    variables = drawn(Dice(), X)
-
-    def one(x: Any, g: Any, axis_name: str | None = "devices") -> Any:
-        def out(x: Any) -> Any:
-            return Dice(axis_name=axis_name).apply(variables, x, train=True, mutable=["batch_stats"])[0]
-
-        return jax.vjp(out, x)[1](g)[0]
-
-    whole = one(x.reshape(8, F), g.reshape(8, F), None)
-    parts = jax.pmap(one, axis_name="devices", devices=jax.devices()[:2])(x, g)
-    np.testing.assert_allclose(parts.reshape(8, F), whole, atol=1e-5)
-
-
-def test_every_layer_of_an_mlp_has_its_own_dice() -> None:
-    variables = drawn(MLP((4, 2), Dice), X)
-    shapes = {name: layer["alpha"].shape for name, layer in variables["params"].items() if "act" in name}
-    assert shapes == {"activation_0": (4,), "activation_1": (2,)}
-    assert (Dice(0.7).init(jax.random.key(0), X)["params"]["alpha"] == np.float32(0.7)).all()
+SMALL: Any = {"dims": (4,), "attention": ActivationUnit((3,))}
+RELU = Factory(MLP, activation=jax.nn.relu)
 
 
 # --- the activation unit --------------------------------------------------------------------------------
@@ -230,40 +82,11 @@ def test_other_widths_of_target_and_events_are_an_error() -> None:
 
 # --- models of interest ---------------------------------------------------------------------------------
 
-MODELS: dict[str, Any] = {
-    "base": DINBase((4,)),
-    "din": DIN(**SMALL, product=True),
-    "din-softmax": DIN(**SMALL, softmax=True),
-    "dien": DIEN(**SMALL, attention="unit", sum_pooling=True),
-    "dien-reversed": DIEN((4,), evolution="augru_reversed", attention="dot", activation=jax.nn.relu),
-}
-
-
-@pytest.fixture(params=list(MODELS), scope="module")
-def model(request: pytest.FixtureRequest) -> tuple[Any, Any]:
-    """A model with its variables."""
-    module = MODELS[request.param]
-    return module, drawn(module, X, TARGET, HISTORY, MASK)
-
 
 def placed(values: np.ndarray, first: int, filler: float) -> np.ndarray:
-    """Histories from slot `first` on, in rows of two slots more."""
+    """Histories from slot `first` on, with two slots more than they need."""
     widths = [(0, 0), (first, 2 - first)] + [(0, 0)] * (values.ndim - 2)
     return np.pad(values, widths, constant_values=filler)
-
-
-@pytest.mark.parametrize("train", [False, True])
-def test_padding_on_either_side_changes_nothing(model: tuple[Any, Any], train: bool) -> None:
-    """Neither outputs nor, in training, statistics; the vectors on padding are whatever they are."""
-    module, variables = model
-    apply = functools.partial(module.apply, variables, X, TARGET, train=train, mutable=["batch_stats"])
-    logit, stats = apply(placed(HISTORY, 0, 0.0), placed(MASK, 0, False))
-    assert logit.shape == (B,)
-    assert np.isfinite(logit).all()
-    for first in (1, 2):
-        other, moved = apply(placed(HISTORY, first, 9.0), placed(MASK, first, False))
-        np.testing.assert_allclose(other, logit, rtol=1e-5, atol=1e-5)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), moved, stats)
 
 
 def test_padded_statistics_are_those_of_all_slots() -> None:
@@ -280,31 +103,14 @@ def test_padded_statistics_are_those_of_all_slots() -> None:
     assert moved[False] < 1e-5 < 1e-3 < moved[True]
 
 
-@pytest.mark.parametrize("name", ["base", "din", "din-softmax"])
-def test_the_order_of_events_changes_nothing(name: str) -> None:
-    module, order = MODELS[name], rng.permutation(L)
-    variables = drawn(module, X, TARGET, HISTORY, MASK)
-    logit = module.apply(variables, X, TARGET, HISTORY, MASK)
-    shuffled = module.apply(variables, X, TARGET, HISTORY[:, order], MASK[:, order])
-    np.testing.assert_allclose(shuffled, logit, atol=1e-5)
-
-
-def test_gradients_are_finite_and_zero_on_padding() -> None:
-    module = MODELS["dien"]  # has an activation unit as DIN does
-    variables = drawn(module, X, TARGET, HISTORY, MASK)
-
-    def total(history: Any) -> Any:
-        logit, _ = module.apply(variables, X, TARGET, history, MASK, train=True, mutable=["batch_stats"])
-        return jnp.sum(logit**2)
-
+def test_gradients_of_pooled_events_are_finite_and_zero_on_padding() -> None:
     def pooled(history: Any) -> Any:
         weights: Any = ActivationUnit((3,)).apply(UNIT, TARGET, history, MASK)
         return jnp.sum(pool(weights, history) ** 2)
 
-    for function in (total, pooled):
-        gradient = np.abs(jax.jit(jax.grad(function))(HISTORY)).sum(axis=-1)
-        assert np.isfinite(gradient).all()
-        assert ((gradient > 0) == MASK).all()
+    gradient = np.abs(jax.jit(jax.grad(pooled))(HISTORY)).sum(axis=-1)
+    assert np.isfinite(gradient).all()
+    assert ((gradient > 0) == MASK).all()
 
 
 def sown(module: Any, *inputs: Any, **options: Any) -> dict[str, np.ndarray]:
@@ -314,7 +120,7 @@ def sown(module: Any, *inputs: Any, **options: Any) -> dict[str, np.ndarray]:
 
 
 def test_a_unit_that_always_says_one_makes_din_the_base_model_with_sums() -> None:
-    module, base = DIN(**SMALL), DINBase((4,), average=False, activation=Dice)
+    module, base = DIN(**SMALL), DINBase((4,), average=False, mlp=Factory(MLP, activation=Dice))
     variables = drawn(module, X, TARGET, HISTORY, MASK)
     score = variables["params"]["attention"]["score"]
     score["kernel"], score["bias"] = np.zeros_like(score["kernel"]), np.ones_like(score["bias"])
@@ -343,7 +149,7 @@ def test_the_base_model_takes_means_or_sums() -> None:
 
 
 def test_attention_of_dien_is_a_distribution_over_real_states() -> None:
-    for module in (DIEN(**SMALL), DIEN(**SMALL, evolution="gru"), DIEN((4,), hidden_dim=2)):
+    for module in (DIEN((4,)), DIEN((4,), evolution="gru"), DIEN((4,), hidden_dim=2)):
         found = sown(module, X, TARGET, HISTORY, MASK)
         np.testing.assert_allclose(found["weights"].sum(axis=1), [1.0, 1.0, 1.0, 0.0], atol=1e-6)
         assert (found["weights"][~MASK] == 0.0).all()
@@ -356,7 +162,7 @@ def test_two_layers_without_attention_take_the_last_state() -> None:
     assert set(found) == {"states", "interest"}
 
 
-AUX = DIEN(**SMALL, activation=jax.nn.relu)
+AUX = DIEN((4,), mlp=RELU)
 AUX_VARIABLES = drawn(AUX, X, TARGET, HISTORY, MASK)
 
 
@@ -398,7 +204,7 @@ def test_a_single_event_has_no_auxiliary_loss_and_negatives_say_nothing_about_cl
 
 
 def test_auxiliary_network() -> None:
-    module = DIEN((4,), aux_dims=(3,), activation=jax.nn.relu, hidden_dim=2)
+    module = DIEN((4,), aux_dims=(3,), mlp=RELU, hidden_dim=2)
     variables = drawn(module, X, TARGET, HISTORY, MASK, negatives=OTHER)
     outputs: Any = module.apply(variables, X, TARGET, HISTORY, MASK, negatives=HISTORY)
     np.testing.assert_allclose(outputs["next"], outputs["negative"])  # one network for both
@@ -428,7 +234,7 @@ def test_dien_learns_which_event_comes_next() -> None:
     target = 1 + draw.integers(0, 6, 32)
     batch = {"item": target, "seen": history, "not_seen": 1 + draw.integers(0, 6, history.shape)}
     label = (target == 1 + (last + 1) % 6).astype(np.float32)
-    module = with_history(DIEN((8,), activation=jax.nn.relu), negatives=("not_seen",), dim=6)
+    module = with_history(DIEN((8,), mlp=RELU), negatives=("not_seen",), dim=6)
     start = drawn(module, batch)["params"]
 
     def loss(params: Any) -> Any:

@@ -14,7 +14,7 @@ import pytest
 from jaxrec import losses, sampling
 from jaxrec.data.events.clusters import divide
 from jaxrec.nn.layers.dice import Dice
-from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
+from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.hstu import HSTU
@@ -48,7 +48,9 @@ ENCODERS: dict[str, Any] = {
     "hstu": HSTU(**SMALL, **KEYS),
     "nextitnet": NextItNet(**SMALL, dilations=(1,)),
     "stamp": STAMP(**SMALL),
-    "kuaishou_ebr": KuaishouEBR(**BLOCKS, inner_dim=6, num_clusters=2, intent_dim=4),
+    "kuaishou_ebr": KuaishouEBR(
+        SASRec(**BLOCKS, inner_dim=6), SASRec(**{**BLOCKS, "dim": 4}, inner_dim=16), num_clusters=2
+    ),
 }
 ITEMS = np.array([[0, 0, 3, 1, 4], [1, 5, 9, 2, 6]], np.int32)
 TARGETS = np.array([[0, 0, 1, 4, 12], [5, 9, 2, 6, 1]], np.int32)
@@ -139,6 +141,14 @@ def gradients_have_the_types_of_parameters(task: Task, batch: Mapping[str, Any])
     assert next(types) == next(types)
 
 
+def computed_in(encoder: str, dtype: str | None) -> Any:
+    """An encoder that computes in a type, and so do the encoders that it is made of."""
+    model, own = ENCODERS[encoder], {"dtype": None if dtype is None else jnp.dtype(dtype)}
+    if not isinstance(model, KuaishouEBR):
+        return model.clone(**own)
+    return model.clone(encoder=model.encoder.clone(**own), intent_encoder=model.intent_encoder.clone(**own))
+
+
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
@@ -146,7 +156,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_every_encoder_trains_with_every_objective(encoder: str, dtype: str | None) -> None:
     with wide(dtype):
-        model = ENCODERS[encoder].clone(dtype=None if dtype is None else jnp.dtype(dtype))
+        model = computed_in(encoder, dtype)
         gradients_have_the_types_of_parameters(next_item(model, EVERY), batch_for(EVERY))
         if encoder == "stamp":  # whatever is inside
             gradients_have_the_types_of_parameters(next_item(Cosine(model), EVERY), batch_for(EVERY))
@@ -158,7 +168,7 @@ def test_tasks_with_a_loss_of_their_own_train_too(dtype: str | None) -> None:
         of: dict[str, Any] = {"dtype": None if dtype is None else jnp.dtype(dtype)}
         objective = OBJECTIVES["uniform_softmax_shared"]
         actions = GenerativeHSTU(NUM_ITEMS, 3, dim=DIM, **KEYS, max_len=LENGTH, **of)
-        clusters = ENCODERS["kuaishou_ebr"].clone(**of)
+        clusters = computed_in("kuaishou_ebr", dtype)
         classes = PeterRec(NUM_ITEMS, 2, dim=4, dilations=(1,), max_len=LENGTH, **of)
         tasks = (
             generative(actions, objective, positive=(2, 3)),

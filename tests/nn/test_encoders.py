@@ -12,12 +12,14 @@ import optax
 import pytest
 
 from jaxrec import losses
-from jaxrec.nn.layers.attention import attend, causal_mask
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
+from jaxrec.nn.sequential.hstu import HSTU
+from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
+from jaxrec.nn.sequential.stamp import STAMP
 from jaxrec.types import Array, Variables
 
 NUM_ITEMS, DIM, LENGTH = 20, 8, 6
@@ -30,11 +32,22 @@ MODELS: dict[str, Any] = {
     "sasrec_original": SASRecOriginal(**SMALL, num_layers=1, num_heads=2, max_len=LENGTH),
     "sasrec_hstu": SASRecHSTU(**SMALL, num_layers=1, num_heads=2, max_len=LENGTH),
     "gru4rec": GRU4Rec(**SMALL, hidden_dim=10, num_layers=2, use_bias=True),
+    "hstu": HSTU(**SMALL, num_layers=1, num_heads=2, key_dim=3, value_dim=4, max_len=LENGTH, block=4),
+    "stamp": STAMP(**SMALL, block=4, max_norm=0.8),
+    "stmp": STAMP(**SMALL, attention=False, use_bias=False),
+    "stmo": STAMP(**SMALL, memory=False),
+    "stamp_without_click": STAMP(**SMALL, last_click=False, normalised=True, tanh_first=True),
+    "nextitnet": NextItNet(**SMALL, dilations=(1, 2)),
+    "nextitnet_bottleneck": NextItNet(**SMALL, dilations=(1, 2), bottleneck=True, tied=True),
+    "nextitnet_small": NextItNet(**SMALL, dilations=(1,), kernel_size=2),
 }
+WIDTHS = {"nextitnet": DIM + 1, "nextitnet_small": DIM + 1}  # of outputs and table, where there is a bias
 ITEMS = np.array(
     [[0, 0, 0, 4, 9, 2], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 20], [0, 0, 7, 0, 7, 3]], np.int32
-)  # the last row has a masked item inside
+)  # the last one has a masked item inside
 every_model = pytest.mark.parametrize("name", MODELS)
+WITH_DROPOUT = [name for name in MODELS if not name.startswith(("st", "nextitnet"))]
+every_noisy_model = pytest.mark.parametrize("name", WITH_DROPOUT)
 every_attention = pytest.mark.parametrize("name", ["sasrec", "sasrec_additive", "sasrec_original"])
 
 
@@ -65,16 +78,17 @@ def close(a: np.ndarray, b: np.ndarray) -> None:
 
 @every_model
 def test_shapes_of_output_and_table(fitted: dict[str, Fitted], name: str) -> None:
-    assert fitted[name](ITEMS).shape == (4, LENGTH, DIM)
+    assert fitted[name](ITEMS).shape == (4, LENGTH, WIDTHS.get(name, DIM))
     table = fitted[name].model.apply(fitted[name].variables, method="item_table")
-    assert table.shape == (NUM_ITEMS + 1, DIM)
+    assert table.shape == (NUM_ITEMS + 1, WIDTHS.get(name, DIM))
 
 
 @every_model
 def test_the_padding_row_starts_at_zero(fitted: dict[str, Fitted], name: str) -> None:
-    table = np.asarray(fitted[name].initial["params"]["item_embedding"])
-    assert (table[0] == 0.0).all()
-    assert (table[1:] != 0.0).all()
+    params = fitted[name].initial["params"]
+    for table in {"item_embedding", "output_embedding"} & set(params):
+        assert (params[table][0] == 0.0).all()
+        assert (params[table][1:] != 0.0).all()
 
 
 def test_parameters_of_sasrec() -> None:
@@ -99,7 +113,7 @@ def test_parameters_of_gru4rec(fitted: dict[str, Fitted]) -> None:
 
 
 @every_model
-def test_rows_do_not_see_each_other(fitted: dict[str, Fitted], name: str) -> None:
+def test_examples_do_not_see_each_other(fitted: dict[str, Fitted], name: str) -> None:
     changed = ITEMS.copy()
     changed[1] = ITEMS[1, ::-1]
     before, after = fitted[name](ITEMS), fitted[name](changed)
@@ -149,7 +163,7 @@ def test_an_empty_row_is_finite_and_so_is_its_gradient(fitted: dict[str, Fitted]
     assert (grads["params"]["item_embedding"] == 0.0).all()
 
 
-@pytest.mark.parametrize("name", ["sasrec_original", "sasrec_hstu"])
+@pytest.mark.parametrize("name", ["sasrec_original", "sasrec_hstu", "hstu"])
 def test_padded_outputs_are_zero(fitted: dict[str, Fitted], name: str) -> None:
     hidden = fitted[name](ITEMS)
     assert (hidden[ITEMS == 0] == 0.0).all()
@@ -169,14 +183,16 @@ def test_heads_that_do_not_divide_the_width_are_refused(name: str) -> None:
 
 
 @every_model
-@pytest.mark.parametrize("field", ["num_items", "dim"])
+@pytest.mark.parametrize("field", ["num_items", "dim", "max_len"])
 def test_sizes_below_one_are_refused(name: str, field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}=0"):
         MODELS[name].clone(**{field: 0}).init(jax.random.key(0), ITEMS, train=False)
 
 
-@every_model
-def test_each_row_has_the_noise_of_its_key_whatever_the_batch(fitted: dict[str, Fitted], name: str) -> None:
+@every_noisy_model
+def test_each_example_has_the_noise_of_its_key_whatever_the_batch(
+    fitted: dict[str, Fitted], name: str
+) -> None:
     model, variables = fitted[name].model.clone(bits=counter_bits), fitted[name].variables
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(4))
 
@@ -190,7 +206,35 @@ def test_each_row_has_the_noise_of_its_key_whatever_the_batch(fitted: dict[str, 
     assert not np.allclose(whole, fitted[name](ITEMS))
 
 
-@pytest.mark.parametrize("name", ["sasrec", "sasrec_original", "sasrec_hstu", "gru4rec"])
+@every_noisy_model
+def test_noise_of_an_example_derives_from_its_number(fitted: dict[str, Fitted], name: str) -> None:
+    """In whatever order, and so on whatever device, examples are computed."""
+    model, variables = fitted[name].model.clone(bits=counter_bits), fitted[name].variables
+    run = jax.jit(
+        lambda items, rows: model.apply(
+            variables, items, rows=rows, train=True, rngs={"dropout": jax.random.key(0)}
+        )
+    )
+    rows = np.arange(4)
+    whole = np.asarray(run(ITEMS, rows))
+    close(np.asarray(run(ITEMS[::-1], rows[::-1]))[::-1], whole)
+    assert not np.allclose(whole, run(ITEMS, rows + 1), atol=1e-3)
+
+
+@every_model
+def test_a_batch_is_its_examples_under_vmap(fitted: dict[str, Fitted], name: str) -> None:
+    model, variables = fitted[name].model, fitted[name].variables
+    one = jax.vmap(lambda items: model.apply(variables, items[None], train=False)[0])
+    close(np.asarray(jax.jit(one)(ITEMS)), fitted[name](ITEMS))
+
+
+LEARNING = [
+    *("sasrec", "sasrec_original", "sasrec_hstu", "gru4rec", "hstu"),
+    *("stmp", "nextitnet_small", "nextitnet_bottleneck"),
+]
+
+
+@pytest.mark.parametrize("name", LEARNING)
 def test_twenty_steps_lower_the_loss(fitted: dict[str, Fitted], name: str) -> None:
     model, tx = (
         fitted[name].model,
@@ -201,6 +245,7 @@ def test_twenty_steps_lower_the_loss(fitted: dict[str, Fitted], name: str) -> No
     def loss(variables: Variables, key: Array) -> Array:
         hidden = model.apply(variables, inputs, train=True, rngs={"dropout": key})
         table = model.apply(variables, method="item_table")
+        hidden = hidden * 10.0 if name == "hstu" else hidden  # scores are cosines
         return losses.softmax_cross_entropy(hidden, table, targets, where=targets > 0)
 
     def step(carry: Any, key: Array) -> tuple[Any, Array]:
@@ -217,7 +262,7 @@ def test_twenty_steps_lower_the_loss(fitted: dict[str, Fitted], name: str) -> No
     assert (variables["params"]["item_embedding"][0] == 0.0).all()  # the padding row never trains
 
 
-@pytest.mark.parametrize("name", ["sasrec", "sasrec_original", "sasrec_hstu", "gru4rec"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "sasrec_additive"])
 def test_bfloat16_is_near_float32(fitted: dict[str, Fitted], name: str) -> None:
     model = fitted[name].model.clone(dtype=jnp.bfloat16)
     real = ITEMS != 0
@@ -243,48 +288,6 @@ def test_without_blocks_only_the_last_item_is_read(name: str) -> None:
     x = factor * params["item_embedding"][ITEMS[:, -1]] + params["position_embedding"][-1]
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + model.norm_epsilon)
     close(np.asarray(run(ITEMS)), x * params["norm"]["scale"] + params["norm"]["bias"])
-
-
-# --- attention ---
-
-
-def slow_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    out = np.zeros_like(v)
-    for head, query in np.ndindex(q.shape[0], q.shape[1]):
-        keys = np.flatnonzero(visible[query])
-        if len(keys):
-            weights = np.exp(k[head, keys] @ q[head, query] / math.sqrt(q.shape[-1]))
-            out[head, query] = weights @ v[head, keys] / weights.sum()
-    return out
-
-
-def test_attend_equals_slow_numpy_and_a_blind_query_gets_zero() -> None:
-    q, k, v = np.random.default_rng(2).normal(size=(3, 4, 2, LENGTH, 3)).astype(np.float32)
-    visible = np.asarray(causal_mask(ITEMS))
-    ours = attend(q, k, v, visible)
-    close(np.asarray(ours), np.stack([slow_attention(*row) for row in zip(q, k, v, visible, strict=True)]))
-    assert (np.asarray(ours)[0, :, :3] == 0.0).all()
-
-
-def test_a_finite_mask_makes_blind_queries_attend_to_everything() -> None:
-    q = np.zeros((1, 1, LENGTH, 3), np.float32)
-    v = np.arange(LENGTH * 3, dtype=np.float32).reshape(1, 1, LENGTH, 3)
-    visible = causal_mask(ITEMS[:1])
-    ours = attend(q, q, v, visible, mask_value=-10000.0)
-    close(np.asarray(ours)[0, 0, 0], v[0, 0].mean(axis=0))
-
-
-@pytest.mark.parametrize("mask_value", [-math.inf, -10000.0])
-def test_attention_is_finite_at_extreme_scores(mask_value: float) -> None:
-    q = 1e4 * np.random.default_rng(3).normal(size=(4, 2, LENGTH, 3)).astype(np.float32)
-
-    def total(q: Array) -> Array:
-        visible = causal_mask(ITEMS)
-        return attend(q, q, q, visible, mask_value=mask_value).sum()
-
-    value, grad = jax.jit(jax.value_and_grad(total))(q)
-    assert jnp.isfinite(value)
-    assert jnp.isfinite(grad).all()
 
 
 # --- the recurrence ---

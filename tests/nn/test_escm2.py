@@ -27,7 +27,7 @@ def sigmoid(x: Any) -> Any:
 
 @pytest.mark.parametrize("function", [nn.softplus, nn.sigmoid])
 def test_the_third_tower_ends_with_the_activation_it_is_given(function: Any) -> None:
-    plain = ESCM2(True, 2, (4,), (3,), error_activation=lambda x: x)
+    plain = ESCM2(impute=True, num_experts=2, expert_dims=(4,), tower_dims=(3,), error_activation=lambda x: x)
     variables = drawn(plain, X)
     tower = jax.jit(plain.apply)(variables, X)
     found = jax.jit(plain.clone(error_activation=function).apply)(variables, X)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec.nn.layers.experts import Gate, bank, entropy, expert_softmax, mix, utilisation
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.mlp import MLP, Tower
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -157,7 +158,7 @@ def test_gate_is_a_softmax_of_a_linear_map() -> None:
 
 
 def test_gate_with_hidden_layers_and_batch_norm() -> None:
-    module = Gate(3, dims=(5,), batch_norm=True, logits_batch_norm=True)
+    module = Gate(3, dims=(5,), logits_batch_norm=True, mlp=Factory(MLP, batch_norm=True))
     variables = moved(module)
     assert set(variables["params"]) == {"hidden", "logits", "norm"}
     assert set(variables["batch_stats"]) == {"hidden", "norm"}

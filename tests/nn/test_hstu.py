@@ -14,7 +14,6 @@ import pytest
 from jax.extend import core
 
 from jaxrec import losses
-from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.layers.pointwise_attention import (
     following,
     pointwise_attention,
@@ -315,15 +314,6 @@ def test_memory_of_a_step_is_linear_in_the_length_where_blocked() -> None:
     blocked, plain = (temporary_bytes(1024, b) / temporary_bytes(512, b) for b in (16, None))
     assert 1.5 < blocked < 2.3
     assert 3.5 < plain < 4.5
-
-
-def test_noise_of_a_row_derives_from_its_number() -> None:
-    model, key = MODEL.clone(bits=counter_bits), jax.random.key(0)
-    noisy = jax.jit(lambda *a, rows: model.apply(*a, rows=rows, train=True, rngs={"dropout": key}))
-    rows = np.arange(6)
-    whole = noisy(VARIABLES, ITEMS, rows=rows)
-    close(np.asarray(noisy(VARIABLES, ITEMS[::-1], rows=rows[::-1]))[::-1], np.asarray(whole), atol=1e-6)
-    assert not np.allclose(whole, noisy(VARIABLES, ITEMS, rows=rows + 1), atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from jaxrec import losses
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, Numeric
 from jaxrec.nn.layers.interaction import (
     CrossNetwork,
@@ -22,6 +23,7 @@ from jaxrec.nn.layers.interaction import (
     inner_products,
     outer_product,
 )
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.dcn_v2 import DCNv2
 from jaxrec.nn.ranking.deepfm import DeepFM
 from jaxrec.nn.ranking.dlrm import DLRM
@@ -308,13 +310,13 @@ def test_dlrm_may_leave_the_norm_of_the_last_layer_of_the_bottom_out() -> None:
         (FIELDS[0], FIELDS[3]),
         bottom_dims=(3, 2),
         top_dims=(),
-        batch_norm=True,
-        bottom_activation=jnp.tanh,
-        norm_last=False,
+        bottom_mlp=Factory(MLP, batch_norm=True, activation=jnp.tanh, activate_last=False),
+        bottom_output_activation=jnp.tanh,
     )
     variables = drawn(module, BATCH)
     assert set(variables["batch_stats"]["bottom"]) == {"norm_0"}
-    assert set(drawn(module.clone(norm_last=True), BATCH)["batch_stats"]["bottom"]) == {"norm_0", "norm_1"}
+    whole = module.clone(bottom_mlp=Factory(MLP, batch_norm=True), bottom_output_activation=None)
+    assert set(drawn(whole, BATCH)["batch_stats"]["bottom"]) == {"norm_0", "norm_1"}
     _, seen = module.apply(variables, BATCH, mutable=["intermediates"])
     params, stats = variables["params"]["bottom"], variables["batch_stats"]["bottom"]["norm_0"]
     hidden = dense(params["layer_0"], BATCH["price"][:, None])

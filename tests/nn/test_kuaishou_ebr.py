@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
+from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.types import Variables
 from tests.nn.drawn import drawn
@@ -17,7 +17,8 @@ NUM_ITEMS, DIM, LENGTH, K = 20, 8, 6, 3
 SIZES: dict[str, Any] = {
     "num_items": NUM_ITEMS, "dim": DIM, "num_layers": 1, "num_heads": 2, "inner_dim": 12, "max_len": LENGTH,
 }  # fmt: skip
-MODEL = KuaishouEBR(**SIZES, num_clusters=K, intent_dim=4)
+INTENT = SASRec(**{**SIZES, "dim": 4})
+MODEL = KuaishouEBR(SASRec(**SIZES), INTENT, num_clusters=K)
 ITEMS = np.array([[0, 0, 0, 4, 9, 2], [1, 2, 3, 4, 5, 6], [0, 0, 0, 0, 0, 20]], np.int32)
 CLUSTERS = np.array([[2], [0], [1]], np.int32)  # of each row
 
@@ -122,7 +123,26 @@ def test_intent_is_causal_and_has_a_logit_a_cluster(variables: Variables) -> Non
     assert np.abs(after[1, 4:] - before[1, 4:]).max() > 1e-2
 
 
-@pytest.mark.parametrize("field", ["num_clusters", "intent_dim", "num_items"])
-def test_sizes_below_one_are_refused(field: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"num_clusters": 0}, "num_clusters"),
+        ({"intent_encoder": INTENT.clone(dim=0)}, "dim"),
+        ({"encoder": SASRec(0)}, "num_items"),
+    ],
+)
+def test_sizes_below_one_are_refused(change: dict[str, Any], field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}=0: must be at least 1"):
-        jax.eval_shape(lambda: MODEL.clone(**{field: 0}).init(jax.random.key(0), ITEMS, train=False))
+        jax.eval_shape(lambda: MODEL.clone(**change).init(jax.random.key(0), ITEMS, train=False))
+
+
+def test_the_encoder_starts_from_the_values_that_it_has_alone() -> None:
+    def first(model: Any) -> Any:
+        return jax.jit(lambda key: model.init(key, ITEMS[:1], train=False))(jax.random.key(0))
+
+    jax.tree.map(np.testing.assert_array_equal, backbone(first(MODEL)), first(SASRec(**SIZES)))
+
+
+def test_the_model_reads_what_both_encoders_read() -> None:
+    assert MODEL.max_len == LENGTH
+    assert MODEL.clone(intent_encoder=INTENT.clone(max_len=4)).max_len == 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -12,10 +11,13 @@ import numpy as np
 import pytest
 
 from jaxrec import losses
+from jaxrec.nn.layers.activation_unit import ActivationUnit
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.memory import USAGE_SCALE, InterestMemory, MemoryState
-from jaxrec.nn.ranking.mimn import MEMORY_FIELDS, MIMN, answer, remember
+from jaxrec.nn.layers.mlp import MLP
+from jaxrec.nn.ranking.mimn import MIMN, answer, remember
 from tests.nn.drawn import drawn
 
 B, L, D, H, M = 4, 6, 3, 2, 5
@@ -274,16 +276,9 @@ def test_biases_of_gates_start_where_they_are_told() -> None:
             np.testing.assert_array_equal(params[name], [start] * 2 * width + [0.0] * width)
         assert ("hidden_bias" in params) is not module.reset_first
         assert not any(params.get(name, np.zeros(1)).any() for name in ("hidden_bias", "channel_hidden_bias"))
-    model = MIMN(dims=(), slots=M, gate_bias=1.0)
+    model = MIMN(dims=(), memory=InterestMemory(M, gate_bias=1.0))
     variables = jax.jit(model.init)(jax.random.key(0), TARGET, TARGET, EVENTS, MASK)
     assert (variables["params"]["memory"]["controller_bias"][: 2 * D] == 1.0).all()
-
-
-def test_the_model_hands_on_all_fields_of_its_memory() -> None:
-    fields = {f.name for f in dataclasses.fields(InterestMemory)} - {"parent", "name"}
-    assert fields == set(MEMORY_FIELDS)
-    for name in fields:
-        assert MIMN.__dataclass_fields__[name].default == InterestMemory.__dataclass_fields__[name].default
 
 
 @pytest.mark.parametrize("variant", ["code", "full"])
@@ -319,7 +314,13 @@ def test_fields_that_mean_nothing_are_refused(fields: Any, message: str) -> None
 
 # --- the model -------------------------------------------------------------------------------------
 
-MODEL = MIMN(dims=(4,), slots=M, attention_dims=(3,), sum_pooling=True, activation=jnp.tanh)
+MODEL = MIMN(
+    dims=(4,),
+    memory=InterestMemory(M),
+    attention=ActivationUnit((3,), softmax=True),
+    sum_pooling=True,
+    mlp=Factory(MLP, activation=jnp.tanh),
+)
 SERVED = WithHistory(
     FeatureEmbedding(
         (Categorical("item", 9, D), Categorical("age", 4, 2), Categorical("history_item", 9, D, "item"))

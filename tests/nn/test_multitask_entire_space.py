@@ -14,7 +14,8 @@ import pytest
 
 from jaxrec import losses
 from jaxrec.nn.layers.dropout import counter_bits
-from jaxrec.nn.layers.probability import mixture_logit, product_logit
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.multitask.aitm import AITM
 from jaxrec.nn.multitask.dbmtl import DBMTL, in_order
 from jaxrec.nn.multitask.escm2 import ESCM2
@@ -27,18 +28,22 @@ rng = np.random.default_rng(1)
 X = rng.normal(size=(5, 4)).astype(np.float32)
 PAIRS = rng.normal(size=(5, 2, 3)).astype(np.float32)  # user and item vectors
 PARENTS = ((2, 1), (), (1,))  # task 1 first, then 2, then 0
-SMOOTH: dict[str, Any] = {
-    "activation": nn.leaky_relu,
-    "dropout": 0.5,
-    "bits": counter_bits,
-}  # no unit is dead
+SMOOTH = Factory(MLP, activation=nn.leaky_relu, dropout=0.5, bits=counter_bits)  # no unit is dead
 MODELS: dict[str, Any] = {
-    "esmm": ESMM((3,), **SMOOTH),
-    "esm2": ESM2((3,), **SMOOTH),
-    "escm2": ESCM2(True, 2, (4,), (3,), **SMOOTH),
-    "aitm": AITM(3, (4,), (), nn.leaky_relu, **SMOOTH),
-    "nmtr": NMTR(3, mlp_dims=(4,), **SMOOTH),
-    "dbmtl": DBMTL(PARENTS, (), 2, (4,), (3,), (2,), **SMOOTH),
+    "esmm": ESMM((3,), mlp=SMOOTH),
+    "esm2": ESM2((3,), mlp=SMOOTH),
+    "escm2": ESCM2(impute=True, num_experts=2, expert_dims=(4,), tower_dims=(3,), mlp=SMOOTH),
+    "aitm": AITM(3, (4,), mlp=SMOOTH, transfer_mlp=SMOOTH),
+    "nmtr": NMTR(3, mlp_dims=(4,), mlp=SMOOTH),
+    "dbmtl": DBMTL(
+        PARENTS,
+        bottom_dims=(),
+        num_experts=2,
+        expert_dims=(4,),
+        tower_dims=(3,),
+        relation_dims=(2,),
+        mlp=SMOOTH,
+    ),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -117,64 +122,6 @@ def reached(grads: Any) -> list[bool]:
     return (np.stack(sizes).max(axis=0) > 0).tolist()
 
 
-# --- probabilities as logits -----------------------------------------------------------------------
-
-GRID = np.array([-30.0, -9.0, -1.5, 0.0, 0.5, 4.0, 30.0], np.float32)
-A, B, C = (axis.ravel() for axis in np.meshgrid(GRID, GRID, GRID))
-
-
-def log_sigmoid(x: Any) -> Any:
-    return -np.logaddexp(0.0, -np.asarray(x, np.float64))
-
-
-def test_a_product_of_two_is_exact_on_either_side() -> None:
-    ours = product_logit(A, B)
-    np.testing.assert_allclose(log_sigmoid(ours), log_sigmoid(A) + log_sigmoid(B), rtol=1e-5, atol=1e-6)
-    none = np.logaddexp(log_sigmoid(-A), log_sigmoid(A) + log_sigmoid(-B))  # not a, or a and not b
-    np.testing.assert_allclose(log_sigmoid(-np.asarray(ours, np.float64)), none, rtol=1e-5, atol=1e-6)
-
-
-def test_a_product_is_never_above_a_factor() -> None:
-    assert (np.asarray(product_logit(A, B)) <= np.minimum(A, B)).all()
-
-
-def test_a_product_of_three_and_of_one() -> None:
-    three = (jnp.float32(x) for x in (0.3, -1.0, 2.0))
-    close(product_logit(*three), logit(sigmoid(0.3) * sigmoid(-1.0) * sigmoid(2.0)))
-    assert product_logit(jnp.float32(0.3)) == np.float32(0.3)
-
-
-def test_a_sure_factor_leaves_the_other_alone() -> None:
-    close(product_logit(np.full_like(GRID, 200.0), GRID), GRID)
-
-
-def test_a_mixture_by_its_formula() -> None:
-    inside = (np.abs(A) < 20) & (np.abs(B) < 20) & (np.abs(C) < 20)
-    gate, a, b = A[inside], B[inside], C[inside]
-    expected = sigmoid(gate) * sigmoid(a) + (1 - sigmoid(gate)) * sigmoid(b)
-    np.testing.assert_allclose(mixture_logit(gate, a, b), logit(expected), rtol=1e-4, atol=1e-5)
-
-
-def test_a_mixture_lies_between_its_parts() -> None:
-    ours = np.asarray(mixture_logit(A, B, C))
-    assert (ours >= np.minimum(B, C) - 1e-5).all()
-    assert (ours <= np.maximum(B, C) + 1e-5).all()
-    np.testing.assert_allclose(mixture_logit(A, B, B), B, rtol=1e-6, atol=1e-6)  # whatever the gate
-    close(mixture_logit(np.full_like(B, -100.0), B, B[::-1]), B[::-1])
-
-
-@pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_products_and_mixtures_are_finite_with_finite_gradients(scale: float) -> None:
-    a, b, c = scale * A, scale * B, scale * C
-    for values, grads in (
-        jax.vmap(jax.value_and_grad(product_logit, argnums=(0, 1)))(a, b),
-        jax.vmap(jax.value_and_grad(mixture_logit, argnums=(0, 1, 2)))(a, b, c),
-    ):
-        assert np.isfinite(values).all()
-        assert np.isfinite(grads).all()
-        assert (np.abs(grads) <= 2.0).all()
-
-
 # --- every model -----------------------------------------------------------------------------------
 
 
@@ -198,7 +145,7 @@ def test_dropout_acts_in_training_only_and_differs_between_towers() -> None:
 
 def test_dropout_differs_between_steps_of_a_chain() -> None:
     """All steps alike, own representations zero, passed ones constant but for dropout: so weights show it."""
-    model = AITM(3, (4,), **SMOOTH)
+    model = AITM(3, (4,), mlp=SMOOTH, transfer_mlp=Factory(MLP, dropout=0.5, bits=counter_bits))
     params = jax.tree.map(lambda leaf: np.stack([leaf[0]] * len(leaf)), drawn(model, X)["params"])
     for node in (params["towers"]["layer_0"], params["transfers"]["info"]["layer_0"]):
         node["kernel"][...] = 0.0
@@ -272,7 +219,7 @@ def test_escm2_equals_slow_numpy(runs: dict[str, Run]) -> None:
 
 
 def test_without_imputation_escm2_has_the_outputs_of_esmm() -> None:
-    model = ESCM2(False, 2, (4,), (3,))
+    model = ESCM2(num_experts=2, expert_dims=(4,), tower_dims=(3,))
     outputs = jax.eval_shape(lambda x: model.apply(drawn(model, x), x), X)
     assert set(outputs) == {"ctr", "cvr", "ctcvr"}
 
@@ -324,7 +271,7 @@ def test_aitm_without_queries_weighs_both_alike(runs: dict[str, Run]) -> None:
 
 
 def test_aitm_of_one_task_is_a_tower() -> None:
-    model = AITM(1, (4,), activation=nn.leaky_relu)
+    model = AITM(1, (4,), mlp=Factory(MLP, activation=nn.leaky_relu))
     params = drawn(model, X)["params"]
     assert set(params) == {"towers", "heads"}
     expected = tower(params["heads"], mlp(params["towers"], X, 0), 0)
@@ -407,7 +354,13 @@ def test_dbmtl_losses_reach_ancestors_only(runs: dict[str, Run]) -> None:
 
 
 def test_dbmtl_without_edges_and_experts_is_a_shared_bottom() -> None:
-    model = DBMTL(((), ()), (5,), 0, (), (3,), (2,), activation=nn.leaky_relu)
+    model = DBMTL(
+        ((), ()),
+        bottom_dims=(5,),
+        tower_dims=(3,),
+        relation_dims=(2,),
+        mlp=Factory(MLP, activation=nn.leaky_relu),
+    )
     params = drawn(model, X)["params"]
     bottom = mlp(params["bottom"], X)
     hidden = [mlp(params[f"relation_{t}"], mlp(params["towers"], bottom, t)) for t in range(2)]

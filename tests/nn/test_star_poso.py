@@ -277,7 +277,7 @@ def test_a_gate_stays_between_zero_and_its_factor() -> None:
 # --- POSO ------------------------------------------------------------------------------------------
 
 POSO_MLP = PersonalMLP((5, 3), gate_dim=4)
-POSO_MMOE = PersonalMMoE(2, 3, (5,), (4,))
+POSO_MMOE = PersonalMMoE(2, num_experts=3, expert_dims=(5,), tower_dims=(4,))
 POSO_MHA = PersonalAttention(4, num_heads=2, num_values=3)
 KEYS = rng.normal(size=(6, 3, 5)).astype(np.float32)
 QUERIES = rng.normal(size=(6, 2, 4)).astype(np.float32)
@@ -321,7 +321,7 @@ def test_poso_mmoe_with_neutral_gates_is_mmoe() -> None:
     host = {name: params[name] for name in ("experts", "gate", "towers")}
     personal = params["personal_gate"]
     assert (personal["gate"]["kernel"] == 0.0).all() and (host["gate"]["logits"]["kernel"] != 0.0).all()
-    expected = jax.jit(MMoE(2, 3, (5,), (4,)).apply)({"params": host}, X)
+    expected = jax.jit(MMoE(2, num_experts=3, expert_dims=(5,), tower_dims=(4,)).apply)({"params": host}, X)
     close(run_mmoe({"params": params}, X, CODE)[0], expected)
 
 

@@ -13,7 +13,7 @@ from scipy.special import log_softmax, logsumexp
 
 from jaxrec import packing
 from jaxrec.data.events.clusters import Clusters, cluster_examples, divide, undivided
-from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
+from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.packing import Packing
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
@@ -32,7 +32,8 @@ SIZES: dict[str, Any] = {
     "num_items": NUM_ITEMS, "dim": 8, "num_layers": 0, "num_heads": 1, "inner_dim": 8, "max_len": MAX_LEN,
     "dropout": 0.0, "attention_dropout": 0.0,
 }  # fmt: skip
-MODEL = KuaishouEBR(**SIZES, num_clusters=K, intent_dim=4, intent_layers=0)
+INTENT = SASRec(**{**SIZES, "dim": 4, "num_layers": 0})
+MODEL = KuaishouEBR(SASRec(**SIZES), INTENT, num_clusters=K)
 EXAMPLES = cluster_examples(columns(), CLUSTERS, MAX_LEN)
 COUNT = len(EXAMPLES["example_user"])
 CONTEXT = jax.tree.map(jnp.asarray, columns() | EXAMPLES)
@@ -212,7 +213,7 @@ def test_one_cluster_and_a_prompt_of_one_are_sasrec() -> None:
     whole = undivided(NUM_ITEMS)
     examples = cluster_examples(columns(), whole, MAX_LEN)
     objective = in_cluster_softmax(whole, SAMPLES)
-    model, plain = KuaishouEBR(**SIZES, num_clusters=1, intent_dim=4, intent_layers=0), SASRec(**SIZES)
+    model, plain = KuaishouEBR(SASRec(**SIZES), INTENT, num_clusters=1), SASRec(**SIZES)
     ours = cluster_retrieval(model, objective, whole)
     theirs = next_item(plain, objective)
     context = jax.tree.map(jnp.asarray, columns() | examples)

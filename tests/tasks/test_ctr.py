@@ -13,10 +13,14 @@ import pytest
 
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.data.tables.click_histories import SHARED, Clicks, Sides, next_clicks
+from jaxrec.nn.layers.activation_unit import ActivationUnit
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.id_columns import Sequenced
 from jaxrec.nn.layers.long_short import Windows
+from jaxrec.nn.layers.memory import InterestMemory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din_base import DINBase
@@ -54,7 +58,7 @@ def module(*, negatives: bool) -> WithHistory:
     fields = [Categorical(f"{p}item", ITEMS + 1, 4, "item") for p in ("", *lists)]
     return WithHistory(
         FeatureEmbedding((*fields, Categorical("age", 5, 4))),
-        DIEN(dims=(6,), activation=jax.nn.relu) if negatives else DINBase(dims=(6,)),
+        DIEN(dims=(6,), mlp=Factory(MLP, activation=jax.nn.relu)) if negatives else DINBase(dims=(6,)),
         targets=("item",),
         histories=("history_item",),
         negatives=("negative_item",) if negatives else (),
@@ -204,7 +208,9 @@ def test_the_auxiliary_loss_is_trained_and_not_served() -> None:
 
 
 def test_the_memory_regulariser_is_a_loss_of_its_own() -> None:
-    memory = module(negatives=False).clone(model=MIMN(dims=(), slots=3, attention_dims=(), shares=True))
+    memory = module(negatives=False).clone(
+        model=MIMN(dims=(), memory=InterestMemory(3, shares=True), attention=ActivationUnit((), softmax=True))
+    )
     task = ctr(memory, length=LENGTH, num_items=ITEMS, memory=True)
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(memory, batch)

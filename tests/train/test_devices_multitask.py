@@ -11,6 +11,8 @@ import optax
 import pytest
 
 from jaxrec.nn.layers.dropout import across_devices, counter_bits
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks.multitask import Target, multitask
@@ -36,21 +38,16 @@ def columns() -> dict[str, np.ndarray]:
 def epoch(columns: dict[str, np.ndarray], num_devices: int) -> Any:
     """Losses and variables after an epoch."""
     axis = parallel.axis_name(num_devices)
-    model = MMoE(
-        2,
-        num_experts=3,
-        expert_dims=(4,),
-        tower_dims=(4,),
-        dropout=0.4,
-        batch_norm=True,
-        axis_name=axis,
-        bits=across_devices(counter_bits, axis),
-    )
+    bits = across_devices(counter_bits, axis)
+    mlp = Factory(MLP, dropout=0.4, batch_norm=True, axis_name=axis, bits=bits)
+    model = MMoE(2, num_experts=3, expert_dims=(4,), tower_dims=(4,), mlp=mlp)
     targets = [Target("a", 0, "label/a"), Target("b", 1, "label/b", space="space/b")]
     task = multitask(model, targets, inputs=lambda batch: batch["x"])
     tx, plan = optax.sgd(0.1), shuffled(ROWS, BATCH)
     rows = jax.tree.map(lambda x: x[0], plan.draw(jax.random.key(0), columns)[0])
-    single = multitask(model.clone(axis_name=None), targets, inputs=lambda batch: batch["x"])
+    single = multitask(
+        model.clone(mlp=Factory(mlp, axis_name=None)), targets, inputs=lambda batch: batch["x"]
+    )
     state = create(single, tx, static(), jax.random.key(1), rows, jax.tree.map(jnp.asarray, columns))
     run = parallel.over_devices(
         make_epoch(make_step(task, tx, static(), axis), plan), num_devices, (0, 0, None, None)

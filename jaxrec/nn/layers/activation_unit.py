@@ -25,7 +25,7 @@ class ActivationUnit(nn.Module):
 
     The paper feeds [target, product, event] and leaves open what the product is; its code feeds the above.
 
-    Fields beside these:
+    Fields besides these:
       dims: hidden layers. activation, dropout, bits: of them, see `MLP`.
       padded_statistics: whether padding counts in the batch statistics of `Dice`, as in FuxiCTR. By default
         it does not: then padding changes nothing in training either.
@@ -68,7 +68,7 @@ class Pairs(nn.Module):
     """A linear layer of [a, b, a - b, a ⊙ b] for every b of a list.
 
     Its kernel is that of the four side by side, but they are never put there: with W = [A; B; C; P],
-    a(A + C) is computed once a list, and b(B - C) + (a ⊙ b)P once an entry: half the products.
+    a(A + C) is computed once for the list, and b(B - C) + (a ⊙ b)P once for each entry: half the products.
     """
 
     features: int
@@ -93,7 +93,7 @@ class Pairs(nn.Module):
 def weights_of(scores: Array, mask: Array, *, softmax: bool) -> Array:
     """Scores with padding set to 0, or their softmax over what is real: [B, L], bool [B, L] → [B, L].
 
-    A row without any event gets zeros.
+    An example without any event gets zeros.
     """
     return masked_softmax(scores, mask) if softmax else jnp.where(mask, scores, 0.0)
 

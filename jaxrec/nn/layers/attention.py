@@ -24,7 +24,7 @@ def causal_mask(items: Array, segments: Array | None = None) -> Array:
 
     Args:
       items: ids, 0 = padding, [B, L].
-      segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
+      segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
     """
     length = items.shape[-1]
     visible = (items != 0)[:, None, :] & jnp.tril(jnp.ones((length, length), bool))

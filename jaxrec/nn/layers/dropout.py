@@ -32,11 +32,11 @@ def counter_bits(key: Key, shape: tuple[int, ...]) -> Array:
 
 
 def across_devices(bits: Bits, axis_name: str | None) -> Bits:
-    """Random words of this device's rows, from those drawn for the rows of all devices of an axis.
+    """Random words of this device's examples, from those drawn for the examples of all devices of an axis.
 
-    For layers whose leading axis is the batch and that do not know their rows' numbers: every device holds
-    the same key, and the noise of a row does not depend on how many devices there are. `bits` itself
-    without an axis name.
+    For layers whose leading axis is the batch and that do not know the numbers of their examples: every
+    device holds the same key, and the noise of an example does not depend on how many devices there are.
+    `bits` itself without an axis name.
     """
     if axis_name is None:
         return bits
@@ -74,8 +74,8 @@ class Dropout(nn.Module):
     def __call__(self, x: Array, *, train: bool, rows: Array | None = None) -> Array:
         """Maps [...] to the same shape and dtype.
 
-        rows: numbers of the rows of x, int32 [B] for x [B, ...]. Each row's noise then derives from its
-        number alone, so it is the same on whichever device, in whatever batch, the row is computed.
+        rows: the number of each entry of x along its first axis, int32 [B] for x [B, ...]. Its noise then
+        derives from the number alone: it is the same on whichever device, in whatever batch.
         """
         if not train or self.rate == 0.0:
             return x

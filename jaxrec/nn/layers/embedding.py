@@ -22,9 +22,9 @@ def lookup(table: Array, ids: Array) -> Array:
     return jnp.where((ids != 0)[..., None], rows, jax.lax.stop_gradient(rows))
 
 
-def rows_at(table: Array, places: Array) -> Array:
-    """Rows of a table without padding, such as of positions; NaN where a place is not in 0..V-1."""
-    return jnp.asarray(table).at[places].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+def rows_at(table: Array, positions: Array) -> Array:
+    """Rows of a table without padding, such as of positions; NaN where a position is not in 0..V-1."""
+    return jnp.asarray(table).at[positions].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def slots(length: int, max_len: int) -> Array:

@@ -1,4 +1,4 @@
-"""Banks of equal modules with their own parameters, and the gates that mix what they give."""
+"""Banks of modules of one class, each with its own parameters, and the gates that mix their outputs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import jax.numpy as jnp
 from flax.core import lift
 from flax.linen.transforms import lift_transform
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
-from jaxrec.nn.layers.mlp import MLP, Activation, mlp_fields, normalise
+from jaxrec.nn.layers.mlp import MLP, normalise
 from jaxrec.types import Array, Key
 
 COLLECTIONS = ("params", "batch_stats", "intermediates")  # get a leading axis of members
 
 
-def bank(module_class: type[nn.Module], n: int, in_axes: int | None = None) -> Any:
-    """A module class whose instances are n members: axis 0 of the parameters, axis 1 of the output.
+def bank(member: Callable[..., nn.Module], n: int, in_axes: int | None = None) -> Any:
+    """Builds n members at once as `member` builds one: axis 0 of the parameters, axis 1 of the output.
 
     The members start from different values, drop out different units and run as one batched computation,
     whose trace does not grow with n. Keyword arguments of the call (`train`) are the same for all members.
@@ -30,16 +29,19 @@ def bank(module_class: type[nn.Module], n: int, in_axes: int | None = None) -> A
         bank(bank(MLP, m), T, in_axes=1)((64,), name="specific")(x)     [B, T, F] → [B, T, m, 64]
 
     Args:
-      module_class: of the members.
+      member: a module class, or a `Factory` (or another `functools.partial`) of one.
       n: how many, at least 1.
       in_axes: the axis of the positional arguments along which each member has its own part; None: all
         members read the same.
     """
+    built = member.func if isinstance(member, functools.partial) else member
+    if not (isinstance(built, type) and issubclass(built, nn.Module)):
+        raise ValueError(f"{member}: must be a module class, or a Factory of one; a function can't be a bank")
     if n < 1:
-        raise ValueError(f"n={n}: a bank has at least one {module_class.__name__}")
+        raise ValueError(f"n={n}: a bank has at least one {built.__name__}")
     return lift_transform(
         _vmap,
-        module_class,
+        member,
         variable_axes=dict.fromkeys(COLLECTIONS, 0),
         split_rngs={"params": True, "dropout": True},
         in_axes=in_axes,
@@ -58,46 +60,36 @@ def _vmap(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 class Gate(nn.Module):
     """Softmax weights over experts, from the input of the model: [B, F] → [B, E] (Jacobs et al., 1991).
 
+    Models take it as a field `gate`. In its place may stand a `Factory` of it, or another module class that
+    is built as gate(num_experts, name=…) and maps [B, F] to weights [B, E], with `train` as a keyword.
+
     Fields:
       dims: widths of hidden layers before the linear one; the papers have none.
       use_bias: of the linear layer; the equations of the papers have none.
-      logits_batch_norm: batch norm just before the softmax.
+      logits_batch_norm: batch norm just before the softmax. axis_name: of the devices whose batches share
+        its statistics; None: each device has its own.
       drop_experts: rate at which training leaves an expert of an example out, see `expert_softmax`.
-      activation, dropout, batch_norm, axis_name, bits: of the hidden layers, see `MLP`.
+      mlp: builds the hidden layers, see `Tower`.
     """
 
     num_experts: int
     dims: Sequence[int] = ()
     use_bias: bool = True
     logits_batch_norm: bool = False
-    drop_experts: float = 0.0
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
     axis_name: str | None = None
-    bits: Bits = threefry_bits
+    drop_experts: float = 0.0
+    mlp: Callable[..., nn.Module] = MLP
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps [B, F] to weights [B, E] that add up to 1."""
-        x = MLP(self.dims, **mlp_fields(self), name="hidden")(x, train=train)
+        x = self.mlp(self.dims, name="hidden")(x, train=train)
         init = nn.initializers.glorot_uniform()
         logits = nn.Dense(self.num_experts, self.use_bias, kernel_init=init, name="logits")(x)
         if self.logits_batch_norm:
             logits = normalise("norm", train, self.axis_name)(logits)
         key = self.make_rng("dropout") if train and self.drop_experts > 0.0 else None
         return expert_softmax(logits, self.drop_experts, key)
-
-
-def gate_fields(module: Any) -> dict[str, Any]:
-    """The fields of a model, gate_dims and so on, that its gates have in common, with those of its MLPs."""
-    return {
-        "dims": module.gate_dims,
-        "use_bias": module.gate_bias,
-        "logits_batch_norm": module.gate_batch_norm,
-        "drop_experts": module.drop_experts,
-        **mlp_fields(module),
-    }
 
 
 def expert_softmax(logits: Array, drop: float = 0.0, key: Key | None = None) -> Array:
@@ -134,8 +126,8 @@ def utilisation(gates: Array, where: Array | None = None) -> Array:
 
     Args:
       gates: weights that add up to 1 over the last axis.
-      where: True where the row is real, [B]; with no real row the result is 0.
+      where: True where the example is real, [B]; with no real example the result is 0.
     """
     where = jnp.ones(gates.shape[0], bool) if where is None else where
-    rows = where.reshape(-1, *[1] * (gates.ndim - 1))
-    return jnp.sum(jnp.where(rows, gates, 0.0), axis=0) / jnp.maximum(jnp.sum(where), 1)
+    real = where.reshape(-1, *[1] * (gates.ndim - 1))
+    return jnp.sum(jnp.where(real, gates, 0.0), axis=0) / jnp.maximum(jnp.sum(where), 1)

@@ -105,8 +105,8 @@ class Featured(nn.Module):
 class Conditioned(nn.Module):
     """A model of two inputs: all features, and those that it is conditioned on, with their own tables.
 
-    In evaluation a model that takes `where`, for statistics of the batch, gets the real rows ("mask"). In
-    training all rows count: what fills up a batch there are random examples (`train.epoch.shuffled`).
+    In evaluation a model that takes `where`, for statistics of the batch, gets the real examples ("mask"). In
+    training all examples count: what fills up a batch there are random examples (`train.epoch.shuffled`).
     """
 
     embedding: nn.Module

@@ -29,11 +29,11 @@ def simhash(x: Array, rotations: Array) -> Array:
     words = jnp.moveaxis(
         jnp.pad(rotations, space).reshape(*rotations.shape[:-1], num_words, WORD), -2, 0
     )  # [words, ..., D, 32]
-    places = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
+    powers = jnp.uint32(1) << jnp.arange(WORD, dtype=jnp.uint32)
 
     def code(directions: Array) -> Array:
         bits = jnp.matmul(x, directions) > 0
-        return jnp.sum(jnp.where(bits, places, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
+        return jnp.sum(jnp.where(bits, powers, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
 
     return jnp.moveaxis(jax.lax.map(code, words), 0, -1)
 

@@ -25,7 +25,7 @@ class MemoryState(NamedTuple):
     """All that is kept of a user, of one size whatever the number of events.
 
     memory: slots [B, M, D]. controller: its state [B, H]. read: what was read at the last event [B, D].
-    usage: write weights summed over events [B, M], so a row sums to the number of events.
+    usage: write weights summed over events [B, M], which sum to the number of events.
     channels: states of the induction unit [B, M, D]. total: sum of the events' vectors [B, D].
     """
 
@@ -38,7 +38,7 @@ class MemoryState(NamedTuple):
 
 
 class Heads(NamedTuple):
-    """What the controller asks of the memory: keys, erase and add vectors [B, D], and numbers [B, …]."""
+    """What the controller requests of the memory: keys, erase and add vectors [B, D], and numbers [B, …]."""
 
     read_key: Array
     write_key: Array
@@ -167,7 +167,8 @@ class InterestMemory(nn.Module):
         p = self._parameters(event.shape[-1])
         projected = event @ p["event_kernel"] + p["event_bias"]
         _, heads, weights, _ = self._look(p, state, projected)
-        return Access(weights, self._writes(p, state, heads)[0], heads.erase, heads.add)
+        written, _ = self._writes(p, state, heads)
+        return Access(read_weights=weights, write_weights=written, erase=heads.erase, add=heads.add)
 
     def balance(self, state: MemoryState) -> Array:
         """Usage as re-balancing and its loss read it, numbers of writes or shares: [B, M]."""
@@ -182,15 +183,15 @@ class InterestMemory(nn.Module):
         hidden, shift = self.hidden_dim or dim, self.rebalance == "shift"
         zeros, glorot = nn.initializers.zeros, nn.initializers.glorot_uniform()
         # keys, erase, add; strengths; shifts by -max_shift … max_shift and a sharpening
-        asked = 4 * dim + 2 * self.strength + (2 * self.max_shift + 2) * shift
+        width = 4 * dim + 2 * self.strength + (2 * self.max_shift + 2) * shift
         answer = self.output_dim or dim
         p = {
             "memory": self.param("memory", nn.initializers.normal(0.5), (self.slots, dim)),
             "read": self.param("read", zeros, (dim,)),
             "hidden_kernel": self.param("hidden_kernel", gate_init, (hidden, 3 * hidden)),
             "hidden_bias": self._hidden_bias("hidden_bias", 3 * hidden),
-            "heads_kernel": self.param("heads_kernel", glorot, (hidden + shift * self.slots, asked)),
-            "heads_bias": self.param("heads_bias", zeros, (asked,)),
+            "heads_kernel": self.param("heads_kernel", glorot, (hidden + shift * self.slots, width)),
+            "heads_bias": self.param("heads_bias", zeros, (width,)),
             "output_kernel": self.param("output_kernel", glorot, (hidden + dim, answer)),
             "output_bias": self.param("output_bias", zeros, (answer,)),
         }
@@ -280,20 +281,20 @@ class InterestMemory(nn.Module):
         if self.rebalance == "shift":
             usage = self._usage(state.usage) / (1.0 if self.shares else USAGE_SCALE)
             seen.append(jax.lax.stop_gradient(usage))
-        asked = self._clipped(jnp.concatenate(seen, axis=-1) @ p["heads_kernel"] + p["heads_bias"])
-        vectors, rest = asked[:, : 4 * dim], asked[:, 4 * dim :]
+        given = self._clipped(jnp.concatenate(seen, axis=-1) @ p["heads_kernel"] + p["heads_bias"])
+        vectors, rest = given[:, : 4 * dim], given[:, 4 * dim :]
         read_key, write_key, erase, add = jnp.split(vectors, 4, axis=-1)
-        strengths = jnp.ones_like(asked[:, :2])
+        strengths = jnp.ones_like(given[:, :2])
         if self.strength:
             strengths = self.sharpness * (nn.softplus(rest[:, :2]) + 1.0)
         heads = Heads(
-            jnp.tanh(read_key),
-            jnp.tanh(write_key),
-            nn.sigmoid(erase),
-            jnp.tanh(add),
-            strengths,
-            nn.softmax(rest[:, -2 * self.max_shift - 2 : -1]),
-            2.0 * self.sharpness * (nn.softplus(rest[:, -1:]) + 1.0),
+            read_key=jnp.tanh(read_key),
+            write_key=jnp.tanh(write_key),
+            erase=nn.sigmoid(erase),
+            add=jnp.tanh(add),
+            strengths=strengths,
+            shift=nn.softmax(rest[:, -2 * self.max_shift - 2 : -1]),
+            sharpening=2.0 * self.sharpness * (nn.softplus(rest[:, -1:]) + 1.0),
         )
         weights = self._address(p, heads.read_key, strengths[:, :1], state.memory)
         return controller, heads, weights, jnp.einsum("bm,bmd->bd", weights, state.memory)

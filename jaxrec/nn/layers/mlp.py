@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 
@@ -11,8 +10,6 @@ from jaxrec.nn.layers.dice import Activation as Activation
 from jaxrec.nn.layers.dice import activate
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.types import Array
-
-FIELDS = ("activation", "dropout", "batch_norm", "axis_name", "bits")  # that a model passes on to its MLPs
 
 
 class MLP(nn.Module):
@@ -26,7 +23,7 @@ class MLP(nn.Module):
       activate_last: False ends with a linear layer alone, without norm, activation and dropout.
       axis_name: of the devices whose batches share their statistics; None: each device has its own.
       bits: random bits for dropout; with several devices `dropout.across_devices(bits, axis_name)`, or each
-        draws the same for its rows.
+        draws the same for its examples.
     """
 
     dims: Sequence[int]
@@ -58,25 +55,22 @@ class MLP(nn.Module):
 
 
 class Tower(nn.Module):
-    """An MLP and a linear layer to one logit. Fields as of `MLP`."""
+    """An MLP and a linear layer to one logit.
+
+    Fields:
+      dims: widths of the hidden layers.
+      mlp: builds them: `MLP`, a `Factory` of it, or another module class that is built as mlp(dims, name=…)
+        and maps [B, F] to [B, dims[-1]], with `train` as a keyword.
+    """
 
     dims: Sequence[int] = ()
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps [B, F] to a logit [B]."""
-        x = MLP(self.dims, **mlp_fields(self), name="mlp")(x, train=train)
+        x = self.mlp(self.dims, name="mlp")(x, train=train)
         return nn.Dense(1, kernel_init=nn.initializers.glorot_uniform(), name="logit")(x)[..., 0]
-
-
-def mlp_fields(module: Any) -> dict[str, Any]:
-    """The fields of a model, under the names in `FIELDS`, that its MLPs have in common."""
-    return {name: getattr(module, name) for name in FIELDS}
 
 
 def normalise(name: str, train: bool, axis_name: str | None = None) -> nn.BatchNorm:

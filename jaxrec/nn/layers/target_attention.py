@@ -17,8 +17,8 @@ INIT = nn.initializers.glorot_uniform()
 def top_k(scores: Array, mask: Array, k: int, *, padding_score: float = -math.inf) -> tuple[Array, Array]:
     """The slots of the k highest scores, oldest first, and which of them are real: [..., L] → [..., k] twice.
 
-    Of equal scores the later slot wins, the most recent behaviour in right-aligned rows. Where fewer than k
-    slots are real, padding fills up, and counts as not found. No gradient flows back.
+    Of equal scores the later slot wins, the most recent behaviour in right-aligned histories. Where fewer
+    than k slots are real, padding fills up, and counts as not found. No gradient flows back.
 
     Args:
       scores: relevance, [..., L]. mask: True where the slot may be chosen, [..., L].
@@ -75,8 +75,8 @@ class TargetAttention(nn.Module):
         query = self._kernel("query", target.shape[-1], dim)
         key = self._kernel("key", width, dim).reshape(width, heads, -1)
 
-        asked = jnp.einsum("bhd,ehd->bhe", (target @ query).reshape(-1, heads, dim // heads), key)
-        scores = jnp.einsum("bhe,ble->bhl", asked, history)
+        projected = jnp.einsum("bhd,ehd->bhe", (target @ query).reshape(-1, heads, dim // heads), key)
+        scores = jnp.einsum("bhe,ble->bhl", projected, history)
         scores = scores / math.sqrt(dim // heads) if self.scale else scores
         weights = masked_softmax(scores, mask[:, None], self.mask_value)
         self.sow("intermediates", "weights", weights)

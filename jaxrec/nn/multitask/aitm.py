@@ -7,15 +7,13 @@ calibrator is a loss, `order_violation` in `jaxrec.losses`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.experts import bank
-from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
 
 
@@ -30,20 +28,17 @@ class AITM(nn.Module):
     Fields:
       tower_dims: of each task's tower; the last width is also that of the transferred information.
       head_dims: hidden layers between a task's representation and its logit; the paper has none.
-      transfer_activation: of the passed information; MTReclib has none (the identity).
-      activation, dropout, batch_norm, axis_name, bits: of towers, transfer and heads, see `MLP`. The official
-        code drops 0.1 after a tower's first layer, 0.3 after the others; the paper has no batch norm.
+      mlp: builds the MLPs of towers and heads, see `Tower`. The official code drops 0.1 after a tower's first
+        layer, 0.3 after the others; the paper has no batch norm.
+      transfer_mlp: builds the layer that the passed information goes through; in MTReclib it has no
+        activation.
     """
 
     num_tasks: int
     tower_dims: Sequence[int] = (128, 64, 32)
     head_dims: Sequence[int] = ()
-    transfer_activation: Activation = nn.relu
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
+    transfer_mlp: Callable[..., nn.Module] = MLP
 
     def __post_init__(self) -> None:
         if not self.tower_dims:
@@ -53,8 +48,7 @@ class AITM(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps features [B, F] to one logit a task [B, T], each that of all steps up to its own."""
-        mlp = mlp_fields(self)
-        states = bank(MLP, self.num_tasks)(self.tower_dims, **mlp, name="towers")(x, train=train)  # [B, T, D]
+        states = bank(self.mlp, self.num_tasks)(self.tower_dims, name="towers")(x, train=train)  # [B, T, D]
         if self.num_tasks > 1:
             chain = nn.scan(
                 _Transfer,
@@ -63,11 +57,11 @@ class AITM(nn.Module):
                 in_axes=1,
                 out_axes=1,
             )
-            info = mlp | {"dims": self.tower_dims[-1:], "activation": self.transfer_activation}
-            _, (later, weights) = chain(info, train, name="transfers")(states[:, 0], states[:, 1:])
+            transfers = chain(self.transfer_mlp, train, name="transfers")
+            _, (later, weights) = transfers(states[:, 0], states[:, 1:])
             self.sow("intermediates", "transfer", weights)
             states = jnp.concatenate([states[:, :1], later], axis=1)
-        return bank(Tower, self.num_tasks, in_axes=1)(self.head_dims, **mlp, name="heads")(
+        return bank(Tower, self.num_tasks, in_axes=1)(self.head_dims, mlp=self.mlp, name="heads")(
             states, train=train
         )
 
@@ -75,14 +69,14 @@ class AITM(nn.Module):
 class _Transfer(nn.Module):
     """One step of the chain: the state before it and the own tower's output make the state of a task."""
 
-    info: Any  # fields of the MLP that the passed information goes through
+    mlp: Callable[..., nn.Module]
     train: bool
 
     @nn.compact
     def __call__(self, before: Array, own: Array) -> tuple[Array, tuple[Array, Array]]:
         """Maps [B, D] and [B, D] to the state [B, D], passed on and given out with its weights [B, 2]."""
         dim = own.shape[-1]
-        passed = MLP(**self.info, name="info")(before, train=self.train)
+        passed = self.mlp((dim,), name="info")(before, train=self.train)
         pair = jnp.stack([passed, own], axis=1)  # [B, 2, D]
         value, query, key = (nn.Dense(dim, use_bias=False, name=n)(pair) for n in ("value", "query", "key"))
         weights = nn.softmax(jnp.sum(query * key, axis=-1) / math.sqrt(dim))

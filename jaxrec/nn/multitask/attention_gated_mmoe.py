@@ -7,16 +7,15 @@ features. Relatives: MRAN (KDD 2019), MTAN (arXiv:1803.10704), AdaTT (KDD 2023).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.experts import Gate, bank, expert_softmax, mix
-from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
 
 INIT = nn.initializers.glorot_uniform()
@@ -29,14 +28,14 @@ class AttentionGatedMMoE(nn.Module):
     Shape names: B batch, F features, E experts, D expert width, T tasks, A query width. Sows the weights of
     the experts, [B, T, E], as "gates" into the collection "intermediates".
 
-    Fields beside numbers and widths:
+    Fields besides numbers and widths:
       mode: "content": q = W_q x + t for each task, k = W_k e of each expert's output e. "static": q = t and
-        a learned k for each expert, the same for all rows. "linear": the gates of MMoE and its parameters.
+        a learned k for each expert, the same for all examples. "linear": the gates and parameters of MMoE.
       temperature: τ; large values mix all experts equally, small ones choose one.
       key_vectors: in "content", a learned vector of each expert is added to its key.
       detach_keys: no gradient from the gates into the experts, as in MMoE.
       drop_experts: see `Gate`.
-      activation, dropout, batch_norm, axis_name, bits: of all MLPs, see `MLP`.
+      mlp: builds all MLPs, see `Tower`.
     """
 
     num_tasks: int
@@ -49,11 +48,7 @@ class AttentionGatedMMoE(nn.Module):
     key_vectors: bool = False
     detach_keys: bool = False
     drop_experts: float = 0.0
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
 
     def __post_init__(self) -> None:
         if self.mode not in ("content", "static", "linear"):
@@ -65,16 +60,15 @@ class AttentionGatedMMoE(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps features [B, F] to one logit a task [B, T]."""
-        mlp = mlp_fields(self)
-        experts = bank(MLP, self.num_experts)(self.expert_dims, **mlp, name="experts")(x, train=train)
+        experts = bank(self.mlp, self.num_experts)(self.expert_dims, name="experts")(x, train=train)
         if self.mode == "linear":
-            gates = bank(Gate, self.num_tasks)(
-                self.num_experts, drop_experts=self.drop_experts, **mlp, name="gate"
-            )(x, train=train)
+            gates = bank(Gate, self.num_tasks)(self.num_experts, drop_experts=self.drop_experts, name="gate")(
+                x, train=train
+            )
         else:
             gates = self.attend(x, experts, train)
         self.sow("intermediates", "gates", gates)
-        return bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, **mlp, name="towers")(
+        return bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, mlp=self.mlp, name="towers")(
             mix(gates, experts), train=train
         )
 

@@ -1,19 +1,18 @@
 """Customised gate control (Tang et al., RecSys 2020, doi:10.1145/3383313.3412236, section 4.2).
 
-Departs from the paper: the gates have a bias (`gate_bias`); all tasks have the same number of experts.
+Departs from the paper: the gates have a bias (`Gate.use_bias`); all tasks have the same number of experts.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
-from jaxrec.nn.layers.experts import Gate, bank, gate_fields, mix
-from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.nn.layers.experts import Gate, bank, mix
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
 
 
@@ -30,8 +29,8 @@ class Extraction(nn.Module):
       shared_output: whether a gate of its own mixes the stream that the next level's shared experts read.
       shared_gate_over_all: whether that gate has all experts (task 0's, task 1's, …, the shared ones) or
         the shared ones alone.
-      gate_dims, gate_bias, gate_batch_norm, drop_experts: of the gates, see `Gate`.
-      activation, dropout, batch_norm, axis_name, bits: of all MLPs, see `MLP`.
+      gate: builds the gates, see `Gate`.
+      mlp: builds all MLPs, see `Tower`.
     """
 
     num_tasks: int
@@ -40,15 +39,8 @@ class Extraction(nn.Module):
     expert_dims: Sequence[int]
     shared_output: bool = False
     shared_gate_over_all: bool = True
-    gate_dims: Sequence[int] = ()
-    gate_bias: bool = True
-    gate_batch_norm: bool = False
-    drop_experts: float = 0.0
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    gate: Callable[..., nn.Module] = Gate
+    mlp: Callable[..., nn.Module] = MLP
 
     def __post_init__(self) -> None:
         counts = (self.num_specific, self.num_shared)
@@ -73,10 +65,8 @@ class Extraction(nn.Module):
         Returns:
           Streams of the tasks [B, T, D], and the shared one [B, D] or None.
         """
-        mlp = mlp_fields(self)
-        gate = gate_fields(self)
         streams, axis = (shared, None) if tasks is None else (tasks, 1)
-        gates = bank(Gate, self.num_tasks, axis)(self.num_specific + self.num_shared, **gate, name="gate")(
+        gates = bank(self.gate, self.num_tasks, axis)(self.num_specific + self.num_shared, name="gate")(
             streams, train=train
         )
         self.sow("intermediates", "gates", gates)
@@ -84,14 +74,14 @@ class Extraction(nn.Module):
         mixed = []
         experts = []  # [B, E, D] each
         if self.num_specific:
-            own = bank(bank(MLP, self.num_specific), self.num_tasks, axis)(
-                self.expert_dims, **mlp, name="specific"
+            own = bank(bank(self.mlp, self.num_specific), self.num_tasks, axis)(
+                self.expert_dims, name="specific"
             )(streams, train=train)  # [B, T, m, D]
             mixed.append(jnp.einsum("bte,bted->btd", gates[..., : self.num_specific], own))
             if self.shared_gate_over_all:
                 experts.append(own.reshape(own.shape[0], -1, own.shape[-1]))
         if self.num_shared:
-            common = bank(MLP, self.num_shared)(self.expert_dims, **mlp, name="shared")(shared, train=train)
+            common = bank(self.mlp, self.num_shared)(self.expert_dims, name="shared")(shared, train=train)
             mixed.append(mix(gates[..., self.num_specific :], common))
             experts.append(common)
         streams = functools.reduce(jnp.add, mixed)
@@ -99,7 +89,7 @@ class Extraction(nn.Module):
             return streams, None
 
         candidates = jnp.concatenate(experts, axis=1)
-        shared_gate = Gate(candidates.shape[1], **gate, name="shared_gate")(shared, train=train)
+        shared_gate = self.gate(candidates.shape[1], name="shared_gate")(shared, train=train)
         self.sow("intermediates", "shared_gates", shared_gate)
         return streams, mix(shared_gate, candidates)
 
@@ -115,32 +105,21 @@ class CGC(nn.Module):
     num_shared: int = 1
     expert_dims: Sequence[int] = (256, 128)
     tower_dims: Sequence[int] = (64,)
-    gate_dims: Sequence[int] = ()
-    gate_bias: bool = True
-    gate_batch_norm: bool = False
-    drop_experts: float = 0.0
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    gate: Callable[..., nn.Module] = Gate
+    mlp: Callable[..., nn.Module] = MLP
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps features [B, F] to one logit a task [B, T]."""
-        mlp = mlp_fields(self)
         mixed, _ = Extraction(
-            self.num_tasks,
-            self.num_specific,
-            self.num_shared,
-            self.expert_dims,
-            gate_dims=self.gate_dims,
-            gate_bias=self.gate_bias,
-            gate_batch_norm=self.gate_batch_norm,
-            drop_experts=self.drop_experts,
-            **mlp,
+            num_tasks=self.num_tasks,
+            num_specific=self.num_specific,
+            num_shared=self.num_shared,
+            expert_dims=self.expert_dims,
+            gate=self.gate,
+            mlp=self.mlp,
             name="level_0",
         )(x, train=train)
-        return bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, **mlp, name="towers")(
+        return bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, mlp=self.mlp, name="towers")(
             mixed, train=train
         )

@@ -8,14 +8,13 @@ the logarithm of that product.
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.experts import Gate, bank, mix
-from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
 
 
@@ -28,7 +27,7 @@ class DBMTL(nn.Module):
       bottom_dims: layers that all tasks share, () for none.
       num_experts, expert_dims: experts over the bottom with one gate a task; 0 experts is hard sharing.
       relation_dims: layers over a task's tower and its parents' relation vectors.
-      activation, dropout, batch_norm, axis_name, bits: of all MLPs, see `MLP`.
+      mlp, gate: build all MLPs and the gates, see `Tower` and `Gate`.
 
     Shape names: B batch, F features, E experts, D expert width, T tasks, H tower width, R relation width.
     """
@@ -39,11 +38,8 @@ class DBMTL(nn.Module):
     expert_dims: Sequence[int] = (256,)
     tower_dims: Sequence[int] = (256, 128, 64, 32)
     relation_dims: Sequence[int] = (32,)
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
+    gate: Callable[..., nn.Module] = Gate
 
     def __post_init__(self) -> None:
         in_order(self.parents)
@@ -55,21 +51,20 @@ class DBMTL(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps features [B, F] to one logit (or value, of a target that is a number) a task [B, T]."""
         num_tasks = len(self.parents)
-        mlp = mlp_fields(self)
-        x = MLP(self.bottom_dims, **mlp, name="bottom")(x, train=train)
+        x = self.mlp(self.bottom_dims, name="bottom")(x, train=train)
         in_axes = None
         if self.num_experts:
-            experts = bank(MLP, self.num_experts)(self.expert_dims, **mlp, name="experts")(x, train=train)
-            gates = bank(Gate, num_tasks)(self.num_experts, name="gate")(x)  # [B, T, E]
+            experts = bank(self.mlp, self.num_experts)(self.expert_dims, name="experts")(x, train=train)
+            gates = bank(self.gate, num_tasks)(self.num_experts, name="gate")(x, train=train)  # [B, T, E]
             self.sow("intermediates", "gates", gates)
             x, in_axes = mix(gates, experts), 1  # [B, T, D]
-        towers = bank(MLP, num_tasks, in_axes)(self.tower_dims, **mlp, name="towers")(
+        towers = bank(self.mlp, num_tasks, in_axes)(self.tower_dims, name="towers")(
             x, train=train
         )  # [B, T, H]
         relations: dict[int, Array] = {}
         for task in in_order(self.parents):  # each has inputs of its own, and must wait for its parents
             inputs = jnp.concatenate([towers[:, task], *(relations[p] for p in self.parents[task])], axis=-1)
-            relations[task] = MLP(self.relation_dims, **mlp, name=f"relation_{task}")(inputs, train=train)
+            relations[task] = self.mlp(self.relation_dims, name=f"relation_{task}")(inputs, train=train)
         stacked = jnp.stack([relations[task] for task in range(num_tasks)], axis=1)  # [B, T, R]
         return bank(Tower, num_tasks, in_axes=1)(name="heads")(stacked)
 

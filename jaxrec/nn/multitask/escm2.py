@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.experts import Gate, bank, mix
-from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.nn.layers.probability import product_logit
 from jaxrec.types import Array
 
@@ -25,7 +24,8 @@ class ESCM2(nn.Module):
         propensities does not.
       error_activation: of the third tower. softplus bounds the imputed error from below alone; the public
         codes have nn.sigmoid, by which no error is imputed to be above 1 nat.
-      num_experts, expert_dims: of the experts all towers share. tower_dims and the rest: of each tower.
+      num_experts, expert_dims: of the experts all towers share. tower_dims: of each tower.
+      mlp, gate: build all MLPs and the gates, see `Tower` and `Gate`.
 
     Shape names: B batch, F features, E experts, D expert width, T towers (3 with `impute`, otherwise 2).
     """
@@ -35,11 +35,8 @@ class ESCM2(nn.Module):
     expert_dims: Sequence[int] = (256,)
     tower_dims: Sequence[int] = (64,)
     error_activation: Callable[[Array], Array] = nn.softplus
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
+    gate: Callable[..., nn.Module] = Gate
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> dict[str, Array]:
@@ -48,14 +45,13 @@ class ESCM2(nn.Module):
         With `impute` also to "imputed_error" [B], in nats and never negative: what the cross-entropy of "cvr"
         is expected to be, known only where there was a click.
         """
-        mlp = mlp_fields(self)
         num_towers = 3 if self.impute else 2
-        experts = bank(MLP, self.num_experts)(self.expert_dims, **mlp, name="experts")(
+        experts = bank(self.mlp, self.num_experts)(self.expert_dims, name="experts")(
             x, train=train
         )  # [B, E, D]
-        gates = bank(Gate, num_towers)(self.num_experts, name="gate")(x)  # [B, T, E]
+        gates = bank(self.gate, num_towers)(self.num_experts, name="gate")(x, train=train)  # [B, T, E]
         self.sow("intermediates", "gates", gates)
-        towers = bank(Tower, num_towers, in_axes=1)(self.tower_dims, **mlp, name="towers")(
+        towers = bank(Tower, num_towers, in_axes=1)(self.tower_dims, mlp=self.mlp, name="towers")(
             mix(gates, experts), train=train
         )
         ctr, cvr = towers[:, 0], towers[:, 1]

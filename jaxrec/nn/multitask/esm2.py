@@ -5,13 +5,13 @@ Departs from the paper: one logit a tower in place of a two-way softmax.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.experts import bank
-from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.nn.layers.probability import mixture_logit, product_logit
 from jaxrec.types import Array
 
@@ -19,17 +19,13 @@ from jaxrec.types import Array
 class ESM2(nn.Module):
     """ESMM with an action between click and purchase (cart or wish list), after which a purchase is likelier.
 
-    Supervised over all rows are "ctr", "ctavr" and "ctcvr"; the others follow from their product and mixture.
+    Supervised over all examples are "ctr", "ctavr" and "ctcvr"; the others follow as products and mixtures.
 
-    Fields are those of `Tower`, all towers alike. Shape names: B batch, F features.
+    Fields as of `Tower`, for all towers. Shape names: B batch, F features.
     """
 
     tower_dims: Sequence[int] = (512, 256, 128, 32)
-    activation: Activation = nn.relu
-    dropout: float = 0.5
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = Factory(MLP, dropout=0.5)
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> dict[str, Array]:
@@ -39,7 +35,7 @@ class ESM2(nn.Module):
         purchase, given a click with the action, or without it. "cvr": of a purchase, given a click. "ctavr":
         of click and action. "ctcvr": of click and purchase.
         """
-        towers = bank(Tower, 4)(self.tower_dims, **mlp_fields(self), name="towers")(x, train=train)
+        towers = bank(Tower, 4)(self.tower_dims, mlp=self.mlp, name="towers")(x, train=train)
         ctr, avr, after, otherwise = towers.T
         cvr = mixture_logit(avr, after, otherwise)
         return {

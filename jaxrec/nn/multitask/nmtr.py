@@ -8,15 +8,14 @@ each on its own positives and sampled negatives.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.experts import bank
-from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
 
 
@@ -28,7 +27,7 @@ class NMTR(nn.Module):
       product: whether the element-wise product of user and item is read (generalised matrix factorisation).
       mlp_dims: of an MLP over user and item side by side; () has none. Both together are the paper's NeuMF.
       pass_probability: True adds the previous behaviour's probability to the next score, False its logit.
-      activation, dropout, batch_norm, axis_name, bits: of the MLPs, see `MLP`.
+      mlp: builds the MLPs, see `Tower`.
 
     Shape names: B batch, D vector width, R behaviours.
     """
@@ -37,11 +36,7 @@ class NMTR(nn.Module):
     product: bool = True
     mlp_dims: Sequence[int] = (64, 32, 16)
     pass_probability: bool = False
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
 
     def __post_init__(self) -> None:
         if not self.product and not self.mlp_dims:
@@ -62,7 +57,7 @@ class NMTR(nn.Module):
             product = x[:, None, 0] * x[:, None, 1]
             parts.append(jnp.broadcast_to(product, (x.shape[0], self.num_behaviours, x.shape[2])))
         if self.mlp_dims:
-            mlps = bank(MLP, self.num_behaviours)(self.mlp_dims, **mlp_fields(self), name="mlps")
+            mlps = bank(self.mlp, self.num_behaviours)(self.mlp_dims, name="mlps")
             parts.append(mlps(x.reshape(x.shape[0], -1), train=train))
         joined = jnp.concatenate(parts, axis=-1)  # [B, R, …]
         scores = bank(Tower, self.num_behaviours, in_axes=1)(name="heads")(joined)

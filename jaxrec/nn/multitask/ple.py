@@ -1,17 +1,16 @@
 """Progressive layered extraction (Tang et al., RecSys 2020, doi:10.1145/3383313.3412236, section 4.3).
 
-Departs from the paper: the gates have a bias (`gate_bias`); all tasks have the same number of experts.
+Departs from the paper: the gates have a bias (`Gate.use_bias`); all tasks have the same number of experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
-from jaxrec.nn.layers.experts import bank
-from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
+from jaxrec.nn.layers.experts import Gate, bank
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.nn.multitask.cgc import Extraction
 from jaxrec.types import Array
 
@@ -22,7 +21,7 @@ class PLE(nn.Module):
     The experts and the gate of a task read its stream, shared experts and their gate the shared stream. The
     last level has no shared output.
 
-    Fields beside those of `Extraction`:
+    Fields besides those of `Extraction`:
       expert_dims: for each level the widths of its experts' layers.
       shared_gate_over_all: True: the gate of the shared stream has all experts of its level, as in the
         paper; False: the shared ones only, as in FuxiCTR.
@@ -34,15 +33,8 @@ class PLE(nn.Module):
     expert_dims: Sequence[Sequence[int]] = ((256,), (128,))
     tower_dims: Sequence[int] = (64,)
     shared_gate_over_all: bool = True
-    gate_dims: Sequence[int] = ()
-    gate_bias: bool = True
-    gate_batch_norm: bool = False
-    drop_experts: float = 0.0
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    gate: Callable[..., nn.Module] = Gate
+    mlp: Callable[..., nn.Module] = MLP
 
     def __post_init__(self) -> None:
         if not self.expert_dims or any(isinstance(dims, int) for dims in self.expert_dims):
@@ -54,25 +46,21 @@ class PLE(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps features [B, F] to one logit a task [B, T]."""
-        mlp = mlp_fields(self)
         shared: Array | None = x
         tasks: Array | None = None
         for i, dims in enumerate(self.expert_dims):
             last = i + 1 == len(self.expert_dims)
             tasks, shared = Extraction(
-                self.num_tasks,
-                self.num_specific,
-                self.num_shared,
-                dims,
+                num_tasks=self.num_tasks,
+                num_specific=self.num_specific,
+                num_shared=self.num_shared,
+                expert_dims=dims,
                 shared_output=not last and self.num_shared > 0,
                 shared_gate_over_all=self.shared_gate_over_all,
-                gate_dims=self.gate_dims,
-                gate_bias=self.gate_bias,
-                gate_batch_norm=self.gate_batch_norm,
-                drop_experts=self.drop_experts,
-                **mlp,
+                gate=self.gate,
+                mlp=self.mlp,
                 name=f"level_{i}",
             )(shared, tasks, train=train)
-        return bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, **mlp, name="towers")(
+        return bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, mlp=self.mlp, name="towers")(
             tasks, train=train
         )

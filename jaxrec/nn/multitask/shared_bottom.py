@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.experts import bank
-from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
 
 
 class SharedBottom(nn.Module):
     """One MLP that all tasks share, one tower a task on top of it.
 
-    Fields beside the widths: activation, dropout, batch_norm, axis_name, bits of all MLPs, see `MLP`.
+    Fields: the widths of the shared MLP and of the towers; mlp builds all MLPs, see `Tower`.
     """
 
     num_tasks: int
     bottom_dims: Sequence[int] = (256, 128)
     tower_dims: Sequence[int] = (64,)
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps features [B, F] to one logit a task [B, T]."""
-        shared = MLP(self.bottom_dims, **mlp_fields(self), name="bottom")(x, train=train)
+        shared = self.mlp(self.bottom_dims, name="bottom")(x, train=train)
         shared = self.perturb("shared", shared)  # lets a weighting read ∂ loss / ∂ shared; otherwise nothing
-        return bank(Tower, self.num_tasks)(self.tower_dims, **mlp_fields(self), name="towers")(
-            shared, train=train
-        )
+        return bank(Tower, self.num_tasks)(self.tower_dims, mlp=self.mlp, name="towers")(shared, train=train)

@@ -1,7 +1,7 @@
 """Sub-network routing (Ma et al., AAAI 2019, doi:10.1609/aaai.v33i01.3301216).
 
-Layers of sub-networks whose connections are switched by gates that are learned: one gate an edge, the same
-for all rows. A gate is a hard-concrete variable (Louizos et al., ICLR 2018, arXiv:1712.01312), 0 or 1 with
+Layers of sub-networks whose connections are switched by learned gates: one gate an edge, the same for all
+examples. A gate is a hard-concrete variable (Louizos et al., ICLR 2018, arXiv:1712.01312), 0 or 1 with
 positive probability. `SNR.open_edges` is the expected number of open gates, for an L0 penalty.
 
 Departs from the paper as typeset: the temperature divides the noise as well as log α, as in Louizos et al.
@@ -10,15 +10,14 @@ Departs from the paper as typeset: the temperature divides the noise as well as 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.experts import bank
-from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
 
 
@@ -97,7 +96,7 @@ class SNR(nn.Module):
       dims: of each layer, the widths of a sub-network's MLP.
       transform: True is SNR-Trans; W_ij keeps the width. False is SNR-Aver.
       beta, gamma, zeta, start: of the gates, see `HardConcrete`.
-      activation, dropout, batch_norm, axis_name, bits: of all MLPs, see `MLP`.
+      mlp: builds all MLPs, see `Tower`.
     """
 
     num_tasks: int
@@ -109,11 +108,7 @@ class SNR(nn.Module):
     gamma: float = -0.1
     zeta: float = 1.1
     start: float = 0.0
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
 
     def __post_init__(self) -> None:
         if not self.num_subnets or len(self.num_subnets) != len(self.dims) or not all(self.dims):
@@ -124,13 +119,12 @@ class SNR(nn.Module):
         super().__post_init__()
 
     def setup(self) -> None:
-        mlp = mlp_fields(self)
         following = (*self.num_subnets[1:], self.num_tasks)
         axes = (None, *[1] * (len(self.num_subnets) - 1))
         layers = tuple(zip(self.num_subnets, self.dims, following, axes, strict=True))
-        self.subnets = [bank(MLP, n, axis)(dims, **mlp) for n, dims, _, axis in layers]
+        self.subnets = [bank(self.mlp, n, axis)(dims) for n, dims, _, axis in layers]
         self.edges = [
-            HardConcrete((after, n), self.beta, self.gamma, self.zeta, self.start)
+            HardConcrete((after, n), beta=self.beta, gamma=self.gamma, zeta=self.zeta, start=self.start)
             for n, _, after, _ in layers
         ]
         if self.transform:
@@ -139,7 +133,7 @@ class SNR(nn.Module):
                 self.param(f"transforms_{i}", init, (after, n, dims[-1], dims[-1]))
                 for i, (n, dims, after, _) in enumerate(layers)
             ]
-        self.towers = bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, **mlp)
+        self.towers = bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, mlp=self.mlp)
 
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps features [B, F] to one logit a task [B, T]."""

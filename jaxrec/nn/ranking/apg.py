@@ -6,7 +6,7 @@ learned and a small network makes S_i, K × K, from the condition z_i. Never for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -32,7 +32,7 @@ class GeneratedDense(nn.Module):
       inner_dim: P, at least K: U = U_l U_r and V = V_l V_r in training, see `merge`; None: U and V are free.
       generate_bias: whether the bias is made from the condition too.
       use_bias: whether there is a bias.
-      hyper_dims: hidden layers of the network that makes the weights; activation, dropout, bits: theirs.
+      hyper_dims: hidden layers of the network that makes the weights. hyper_mlp: builds them, see `Tower`.
     """
 
     dim: int
@@ -41,9 +41,7 @@ class GeneratedDense(nn.Module):
     generate_bias: bool = True
     use_bias: bool = True
     hyper_dims: Sequence[int] = ()
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    bits: Bits = threefry_bits
+    hyper_mlp: Callable[..., nn.Module] = MLP
 
     @nn.compact
     def __call__(self, x: Array, condition: Array | None = None, *, train: bool = False) -> Array:
@@ -57,10 +55,8 @@ class GeneratedDense(nn.Module):
         generated_bias = self.dim if self.use_bias and self.generate_bias else 0
         core = (width, self.dim) if rank is None else (rank, rank)
 
-        hidden = MLP(self.hyper_dims, self.activation, self.dropout, bits=self.bits, name="hyper_hidden")
-        made = nn.Dense(generated_bias + core[0] * core[1], kernel_init=INIT, name="hyper")(
-            hidden(condition, train=train)
-        )
+        hidden = self.hyper_mlp(self.hyper_dims, name="hyper_hidden")(condition, train=train)
+        made = nn.Dense(generated_bias + core[0] * core[1], kernel_init=INIT, name="hyper")(hidden)
         weights = made[:, generated_bias:].reshape(-1, *core)
         if rank is None:
             x = jnp.einsum("bn,bnm->bm", x, weights)
@@ -102,7 +98,7 @@ class APG(nn.Module):
       dims: widths of the layers.
       num_tasks: logits that an ordinary linear layer makes of the last one; None returns the last layer.
       rank, inner_dim: one value, or one for each layer.
-      generate_bias, use_bias, hyper_dims, hyper_activation, hyper_dropout: see `GeneratedDense`.
+      generate_bias, use_bias, hyper_dims, hyper_mlp: see `GeneratedDense`.
       activation, dropout, batch_norm, axis_name, bits: of the layers, see `MLP`.
     """
 
@@ -113,8 +109,7 @@ class APG(nn.Module):
     generate_bias: bool = True
     use_bias: bool = True
     hyper_dims: Sequence[int] = ()
-    hyper_activation: Activation = nn.relu
-    hyper_dropout: float = 0.0
+    hyper_mlp: Callable[..., nn.Module] = MLP
     activation: Activation = nn.relu
     dropout: float = 0.0
     batch_norm: bool = False
@@ -134,14 +129,12 @@ class APG(nn.Module):
         for i, (dim, rank, inner_dim) in enumerate(zip(self.dims, *self.per_layer(), strict=True)):
             x = GeneratedDense(
                 dim,
-                rank,
-                inner_dim,
-                self.generate_bias,
-                self.use_bias,
-                self.hyper_dims,
-                self.hyper_activation,
-                self.hyper_dropout,
-                self.bits,
+                rank=rank,
+                inner_dim=inner_dim,
+                generate_bias=self.generate_bias,
+                use_bias=self.use_bias,
+                hyper_dims=self.hyper_dims,
+                hyper_mlp=self.hyper_mlp,
                 name=f"layer_{i}",
             )(x, condition, train=train)
             if self.batch_norm:

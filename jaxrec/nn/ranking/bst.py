@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import flax.linen as nn
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.attention import SelfAttention
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical
 from jaxrec.nn.layers.id_columns import TABLE_INIT, AgeEmbedding, Columns, ItemEmbedding, real
-from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
 
 INIT = nn.initializers.glorot_uniform()
@@ -36,7 +37,8 @@ class BST(nn.Module):
         the order of the history plays no part but in the MLP.
       num_blocks, num_heads, inner_dim (None: 4 · D): of the blocks; num_heads divides D.
       concatenate: True feeds all tokens to the MLP side by side, which fixes L; False what `pooling` says.
-      block_dropout: rate in the blocks. dims and the rest: of the MLP, see `MLP`.
+      block_dropout: rate in the blocks, whose random bits are `bits`.
+      dims, mlp: of the MLP, see `Tower`.
       pooling: the "mean" or "sum" of all real tokens, or the "target" token alone.
 
     Further fields, FuxiCTR's:
@@ -56,10 +58,7 @@ class BST(nn.Module):
     concatenate: bool = True
     block_dropout: float = 0.2
     dims: Sequence[int] = (1024, 512, 256)
-    activation: Activation = nn.leaky_relu
-    dropout: float = 0.2
-    batch_norm: bool = False
-    axis_name: str | None = None
+    mlp: Callable[..., nn.Module] = Factory(MLP, activation=nn.leaky_relu, dropout=0.2)
     bits: Bits = threefry_bits
     table_init: nn.initializers.Initializer = TABLE_INIT
     pooling: Pooling = "mean"
@@ -120,9 +119,7 @@ class BST(nn.Module):
         parts = [] if features is None else [features]
         parts += [item] if self.target_in_tower else []
         parts.append(self._pooled(x, mask))
-        return Tower(self.dims, **mlp_fields(self), name="tower")(
-            jnp.concatenate(parts, axis=-1), train=train
-        )
+        return Tower(self.dims, mlp=self.mlp, name="tower")(jnp.concatenate(parts, axis=-1), train=train)
 
     def _pooled(self, x: Array, mask: Array) -> Array:
         """What the MLP reads of the tokens [B, L + 1, D]."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.interaction import INIT, CrossNetwork
-from jaxrec.nn.layers.mlp import MLP, Activation, mlp_fields
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.types import Array
 
 
@@ -22,25 +21,20 @@ class DCNv2(nn.Module):
         its defaults.
       stacked_dims: widths of the MLP that reads the cross network, () for none.
       parallel_dims: widths of the MLP that reads the features, () for none.
-      activation, dropout, batch_norm, axis_name, bits: of both, see `MLP`.
+      mlp: builds both, see `Tower`.
     """
 
     cross: nn.Module | None = None
     stacked_dims: Sequence[int] = ()
     parallel_dims: Sequence[int] = (768, 768)
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = Factory(MLP, kernel_init=INIT)
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps features [B, d] to a logit [B]."""
-        mlp: dict[str, Any] = {**mlp_fields(self), "kernel_init": INIT}
         crossed = (self.cross or CrossNetwork(name="cross_network"))(x)
         self.sow("intermediates", "crossed", crossed)
-        outputs = [MLP(self.stacked_dims, **mlp, name="stacked")(crossed, train=train)]
+        outputs = [self.mlp(self.stacked_dims, name="stacked")(crossed, train=train)]
         if self.parallel_dims:
-            outputs.append(MLP(self.parallel_dims, **mlp, name="parallel")(x, train=train))
+            outputs.append(self.mlp(self.parallel_dims, name="parallel")(x, train=train))
         return nn.Dense(1, kernel_init=INIT, name="logit")(jnp.concatenate(outputs, axis=-1))[..., 0]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.interaction import fm_second_order
-from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
 
 
@@ -19,16 +18,12 @@ class DeepFM(nn.Module):
     Fields:
       fields: columns of one width; those of several ids are pooled to one vector and one weight first. A
         number has a vector that it multiplies, so it needs a dim.
-      dims: hidden layers; the paper's dropout of 0.5 is a rate of keeping. The rest: see `MLP`.
+      dims: hidden layers. mlp: builds them, see `Tower`; the paper's dropout of 0.5 is a rate of keeping.
     """
 
     fields: tuple[Categorical | Numeric, ...]
     dims: Sequence[int] = (400, 400, 400)
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
     table_init: nn.initializers.Initializer = nn.initializers.normal(0.01)
 
     @nn.compact
@@ -37,5 +32,5 @@ class DeepFM(nn.Module):
         weights = tuple(field._replace(dim=1) for field in self.fields)
         linear = FeatureEmbedding(weights, self.table_init, name="weights")(batch).sum(axis=-1)
         vectors = FeatureEmbedding(self.fields, self.table_init, name="embedding").stacked(batch)
-        deep = Tower(self.dims, **mlp_fields(self), name="tower")
+        deep = Tower(self.dims, mlp=self.mlp, name="tower")
         return linear + fm_second_order(vectors) + deep(vectors.reshape(len(vectors), -1), train=train)

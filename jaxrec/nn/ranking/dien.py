@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.activation_unit import INIT, ActivationUnit, pool, weights_of
+from jaxrec.nn.layers.activation_unit import INIT, pool, weights_of
 from jaxrec.nn.layers.dense import Dense
-from jaxrec.nn.layers.dice import Activation, Dice
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
-from jaxrec.nn.layers.mlp import Tower, mlp_fields
+from jaxrec.nn.layers.dice import Dice
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.nn.layers.recurrent import GRU, AttentionGRU
 from jaxrec.types import Array
 
 EVOLUTIONS = ("augru", "agru", "augru_reversed", "aigru", "gru")
-ATTENTIONS = ("bilinear", "unit", "dot", None)
+ATTENTIONS = ("bilinear", "dot", None)
 
 
 class DIEN(nn.Module):
@@ -33,36 +33,32 @@ class DIEN(nn.Module):
       evolution: of the second GRU. "augru" (DIEN), "agru", "augru_reversed" (the public code): see
         `AttentionGRU`. "aigru": a GRU of inputs scaled by attention. "gru": two layers, and the states of the
         second are pooled by attention, or without attention the last one is taken.
-      attention: "bilinear", h W e (the paper); "unit", DIN's activation unit (the public code); "dot", h e;
-        None for "gru" alone. softmax: over the history; False takes the scores as they are.
-      attention_dims, attention_activation: of the unit.
+      attention: "bilinear", h W e (the paper); "dot", h e; a module, called as in `DIN`, such as
+        ActivationUnit(softmax=True) (the public code); None for "gru" alone.
+      softmax: whether the weights of "bilinear" and "dot" are a softmax over the history; False takes the
+        scores as they are.
       sum_pooling: whether the MLP also sees the sum of the history and its product with the target, as in the
         public code, which also adds the vector of padding.
       aux_dims: hidden sigmoid layers of a network of [state, next event] that gives the auxiliary score
         (100 and 50 in the public code); None takes their inner product (the paper).
-      dims: hidden layers of the MLP. activation, dropout, batch_norm, axis_name, bits: of it, see `MLP`.
+      dims, mlp: of the MLP, see `Tower`.
     """
 
     dims: Sequence[int] = (200, 80)
     hidden_dim: int | None = None
     evolution: Literal["augru", "agru", "augru_reversed", "aigru", "gru"] = "augru"
-    attention: Literal["bilinear", "unit", "dot"] | None = "bilinear"
+    attention: Literal["bilinear", "dot"] | nn.Module | None = "bilinear"
     softmax: bool = True
-    attention_dims: Sequence[int] = (80, 40)
-    attention_activation: Activation = Dice
     sum_pooling: bool = False
     aux_dims: Sequence[int] | None = None
-    activation: Activation = Dice
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = Factory(MLP, activation=Dice)
 
     def __post_init__(self) -> None:
-        if self.evolution not in EVOLUTIONS or self.attention not in ATTENTIONS:
+        known = isinstance(self.attention, nn.Module) or self.attention in ATTENTIONS
+        if self.evolution not in EVOLUTIONS or not known:
             raise ValueError(
                 f"evolution={self.evolution!r}, attention={self.attention!r}: must be of {EVOLUTIONS} and "
-                f"of {ATTENTIONS}"
+                f"of {ATTENTIONS} or a module such as ActivationUnit()"
             )
         if self.attention is None and self.evolution != "gru":
             raise ValueError(
@@ -100,7 +96,7 @@ class DIEN(nn.Module):
             total = pool(mask.astype(history.dtype), history)
             parts += [total, total * target]
         head = jnp.concatenate(parts, axis=-1)
-        click = Tower(self.dims, **mlp_fields(self), name="tower")(head, train=train)
+        click = Tower(self.dims, mlp=self.mlp, name="tower")(head, train=train)
         if negatives is None:
             return click
         score = NextScore(self.aux_dims, name="auxiliary")
@@ -127,15 +123,8 @@ class DIEN(nn.Module):
 
     def _weights(self, states: Array, target: Array, mask: Array, train: bool) -> Array:
         """How much each state matters for the target, [B, L]."""
-        if self.attention == "unit":
-            unit = ActivationUnit(
-                self.attention_dims,
-                self.attention_activation,
-                self.softmax,
-                axis_name=self.axis_name,
-                name="attention",
-            )
-            weights = unit(target, states, mask, train=train)
+        if isinstance(self.attention, nn.Module):
+            weights = self.attention(target, states, mask, train=train)
         else:
             keys = states
             if self.attention == "bilinear":
@@ -157,7 +146,8 @@ class NextScore(nn.Module):
         if self.dims is None:
             same_width("inner product of states and events", state, event)
             return jnp.sum(state * event, axis=-1)
-        return Tower(self.dims, nn.sigmoid, name="network")(jnp.concatenate([state, event], axis=-1))
+        tower = Tower(self.dims, mlp=Factory(MLP, activation=nn.sigmoid), name="network")
+        return tower(jnp.concatenate([state, event], axis=-1))
 
 
 def same_width(what: str, a: Array, b: Array) -> None:

@@ -6,15 +6,15 @@ there is any, stands behind the linear layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.activation_unit import pool
-from jaxrec.nn.layers.dice import Activation, PReLU
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
-from jaxrec.nn.layers.mlp import Tower, mlp_fields
+from jaxrec.nn.layers.dice import PReLU
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
 
 
@@ -25,17 +25,13 @@ class DINBase(nn.Module):
       dims: hidden layers.
       average: True takes the mean of the events (the code), False their sum (the paper). No event gives zero.
       product: whether the MLP also sees pooled history ⊙ target.
-      activation, dropout, batch_norm, axis_name, bits: of the MLP, see `MLP`.
+      mlp: builds the MLP, see `Tower`.
     """
 
     dims: Sequence[int] = (200, 80)
     average: bool = True
     product: bool = False
-    activation: Activation = PReLU
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = Factory(MLP, activation=PReLU)
 
     @nn.compact
     def __call__(self, x: Array, target: Array, history: Array, mask: Array, *, train: bool = False) -> Array:
@@ -47,10 +43,10 @@ class DINBase(nn.Module):
         if self.average:
             weights = weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1.0)
         head = joined(x, pool(weights, history), target, product=self.product)
-        return Tower(self.dims, **mlp_fields(self), name="tower")(head, train=train)
+        return Tower(self.dims, mlp=self.mlp, name="tower")(head, train=train)
 
 
 def joined(x: Array, interest: Array, target: Array, *, product: bool) -> Array:
-    """What the MLP of an interest model reads: features, interest and, if asked for, interest ⊙ target."""
+    """What the MLP of an interest model reads: features, interest and, with `product`, interest ⊙ target."""
     parts = [x, interest, *([interest * target] if product else [])]
     return jnp.concatenate(parts, axis=-1)

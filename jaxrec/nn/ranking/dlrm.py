@@ -5,7 +5,7 @@ Departs from the paper: biases start at 0 rather than N(0, 1/m), m the width of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.dice import activate
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.interaction import inner_products
-from jaxrec.nn.layers.mlp import MLP, Activation, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Activation
 from jaxrec.types import Array, Key
 
 INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")  # N(0, 2 / (m + n))
@@ -37,15 +37,15 @@ class DLRM(nn.Module):
       numbers: columns that the bottom MLP reads as they are, such as log(1 + x) of counts. Without any, ()
         with bottom_dims=(), there is no bottom MLP, and the top reads the F(F - 1)/2 products alone.
       categories: columns of width D; of several ids the paper takes the sum, `average=False`.
-      bottom_dims: its widths, the last of which is D; every layer has the activation.
+      bottom_dims: its widths, the last of which is D.
       top_dims: hidden layers before the logit. They read the bottom's output and all F(F + 1)/2 products
         (row by row of the lower triangle, the bottom's vector first).
       itself: whether products of vectors with themselves count too.
       products: False gives the top all vectors side by side, the bottom's first, in place of their products.
-      activation, dropout, batch_norm, axis_name, bits: of both, see `MLP`.
-      bottom_activation: of the bottom; None: as of the top.
-      norm_last: whether the bottom's last layer has batch norm and dropout too; False: its activation alone,
-        as in FuxiCTR.
+      mlp: builds the top MLP, see `Tower`. bottom_mlp: builds the bottom one; None: `mlp` builds both.
+      bottom_output_activation: a function, or a class such as `Dice`, behind the bottom MLP; None: nothing.
+        In FuxiCTR the bottom's last layer has an activation, but neither batch norm nor dropout:
+        bottom_mlp=Factory(MLP, …, activate_last=False) and bottom_output_activation=nn.relu.
     """
 
     numbers: tuple[Numeric, ...]
@@ -54,13 +54,9 @@ class DLRM(nn.Module):
     top_dims: Sequence[int] = (512, 256)
     itself: bool = False
     products: bool = True
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
-    bottom_activation: Activation | None = None
-    norm_last: bool = True
+    mlp: Callable[..., nn.Module] = Factory(MLP, kernel_init=INIT)
+    bottom_mlp: Callable[..., nn.Module] | None = None
+    bottom_output_activation: Activation | None = None
 
     def __post_init__(self) -> None:
         if bool(self.numbers) != bool(self.bottom_dims):
@@ -79,26 +75,24 @@ class DLRM(nn.Module):
     @nn.compact
     def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> Array:
         """Maps columns to a logit [B]."""
-        mlp: dict[str, Any] = {**mlp_fields(self), "kernel_init": INIT}
         vectors = FeatureEmbedding(self.categories, rows_init, name="embedding").stacked(batch)
         dense = []
         if self.numbers:
             numbers = FeatureEmbedding(self.numbers, name="numbers")(batch)
-            dense = [self._bottom(numbers, mlp, train)]
+            dense = [self._bottom(numbers, train)]
             vectors = jnp.concatenate([dense[0][:, None], vectors], axis=1)
         if self.products:
             crossed = jnp.concatenate([*dense, inner_products(vectors, itself=self.itself)], axis=-1)
         else:
             crossed = vectors.reshape(len(vectors), -1)
         self.sow("intermediates", "crossed", crossed)
-        hidden = MLP(self.top_dims, **mlp, name="top")(crossed, train=train)
+        hidden = self.mlp(self.top_dims, name="top")(crossed, train=train)
         return nn.Dense(1, kernel_init=INIT, name="logit")(hidden)[..., 0]
 
-    def _bottom(self, numbers: Array, mlp: dict[str, Any], train: bool) -> Array:
-        mlp = mlp | {"activation": self.bottom_activation or self.activation}
-        bottom = MLP(self.bottom_dims, **mlp, activate_last=self.norm_last, name="bottom")
+    def _bottom(self, numbers: Array, train: bool) -> Array:
+        """What the bottom MLP makes of the numbers, [B, D]."""
+        bottom = (self.bottom_mlp or self.mlp)(self.bottom_dims, name="bottom")
         dense = bottom(numbers, train=train)
-        if self.norm_last:
+        if self.bottom_output_activation is None:
             return dense
-        name = "bottom_activation"
-        return activate(mlp["activation"], dense, name, train=train, axis_name=self.axis_name)
+        return activate(self.bottom_output_activation, dense, "bottom_activation", train=train)

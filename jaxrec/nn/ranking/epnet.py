@@ -5,14 +5,13 @@ Departs from the paper: one scene network alone, with an MLP over its output in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
-from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.nn.layers.personal_gate import PersonalGate
 from jaxrec.types import Array
 
@@ -26,16 +25,12 @@ class EPNet(nn.Module):
       dims: hidden layers of the MLP; () is a linear layer alone, which the code of Scenario-Wise-Rec comes
         down to whatever widths it is given.
       gate_dim: hidden width of the gate, None for that of the embedding.
-      activation, dropout, batch_norm, axis_name, bits: of the MLP, see `MLP`.
+      mlp: builds the MLP, see `Tower`.
     """
 
     dims: Sequence[int] = (256, 128)
     gate_dim: int | None = None
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
 
     @nn.compact
     def __call__(self, x: Array, scene: Array, *, train: bool = False) -> Array:
@@ -43,4 +38,4 @@ class EPNet(nn.Module):
         seen = jnp.concatenate([scene, jax.lax.stop_gradient(x)], axis=-1)
         gates = PersonalGate(x.shape[-1], self.gate_dim, name="gate")(seen)
         self.sow("intermediates", "gates", gates)
-        return Tower(self.dims, **mlp_fields(self), name="tower")(x * gates, train=train)
+        return Tower(self.dims, mlp=self.mlp, name="tower")(x * gates, train=train)

@@ -6,13 +6,12 @@ the embeddings of the step at hand, so there is no second stage to train and no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.features import Categorical
 from jaxrec.nn.layers.hashing import hamming, nearest, simhash
 from jaxrec.nn.layers.id_columns import (
@@ -25,7 +24,7 @@ from jaxrec.nn.layers.id_columns import (
     real,
     take,
 )
-from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.nn.layers.target_attention import TargetAttention
 from jaxrec.types import Array
 
@@ -48,7 +47,7 @@ class ETA(nn.Module):
       short_ages: whether behaviours of the short history have such a vector too, from the same table.
       num_heads, attention_dim: of both attentions, see `TargetAttention`.
       exact, short: other modules in the place of these two, see `SIM`.
-      dims and the rest: of the MLP, see `MLP`.
+      dims, mlp: of the MLP, see `Tower`.
     """
 
     items: tuple[Categorical, ...]
@@ -62,11 +61,7 @@ class ETA(nn.Module):
     exact: nn.Module | None = None
     short: nn.Module | None = None
     dims: Sequence[int] = (512, 128, 64)
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
     table_init: nn.initializers.Initializer = TABLE_INIT
 
     histories = ("long", "short")
@@ -134,4 +129,4 @@ class ETA(nn.Module):
         )
         self.sow("intermediates", "interests", interests)
         x = jnp.concatenate([*([] if features is None else [features]), item, *interests], axis=-1)
-        return Tower(self.dims, **mlp_fields(self), name="tower")(x, train=train)
+        return Tower(self.dims, mlp=self.mlp, name="tower")(x, train=train)

@@ -8,24 +8,19 @@ Departs from the public code: the mean of all that was written, times the target
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.activation_unit import ActivationUnit, pool
-from jaxrec.nn.layers.dice import Activation, Dice
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
+from jaxrec.nn.layers.dice import Dice
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.history import WithHistory
 from jaxrec.nn.layers.memory import InterestMemory, MemoryState
-from jaxrec.nn.layers.mlp import Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.types import Array
-
-MEMORY_FIELDS = (
-    *("slots", "hidden_dim", "induction", "rebalance", "shares", "strength", "key_memory", "chunk"),
-    *("reset_first", "gate_bias", "sharpness", "max_shift", "counted_twice", "clip", "output_dim"),
-)
 
 
 class MIMN(nn.Module):
@@ -39,47 +34,22 @@ class MIMN(nn.Module):
     learned initial memory.
 
     Fields:
-      slots, hidden_dim, induction, rebalance, shares, strength, key_memory, chunk, and the fields from
-        reset_first on: of `InterestMemory`, in whose docstring stand the values of the public code, which
-        also has rebalance="shift", strength=True and key_memory=True.
-      attention_dims, attention_activation, softmax: of the activation unit over channels.
+      dims: hidden layers of the MLP.
+      memory: in the docstring of `InterestMemory` stand the values of the public code, which also has
+        rebalance="shift", strength=True and key_memory=True.
+      attention: weighs the channels, called as in `DIN`; not used where memory.induction is 0.
       sum_pooling: whether the MLP also sees the sum of all events, as in the public code.
-      dims: hidden layers of the MLP. activation, dropout, batch_norm, axis_name, bits: of it, see `MLP`.
+      mlp: builds the MLP, see `Tower`.
     """
 
     dims: Sequence[int] = (200, 80)
-    slots: int = 4
-    hidden_dim: int | None = None
-    induction: int = 1
-    rebalance: Literal["utilisation", "shift"] | None = "utilisation"
-    shares: bool = False
-    strength: bool = False
-    key_memory: bool = False
-    chunk: int | None = None
-    attention_dims: Sequence[int] = (80, 40)
-    attention_activation: Activation = Dice
-    softmax: bool = True
+    memory: InterestMemory = InterestMemory()
+    attention: nn.Module = ActivationUnit(softmax=True)
     sum_pooling: bool = False
-    activation: Activation = Dice
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
-    reset_first: bool = False
-    gate_bias: float = 0.0
-    sharpness: float = 2.0
-    max_shift: int = 1
-    counted_twice: bool = False
-    clip: float | None = None
-    output_dim: int | None = None
+    mlp: Callable[..., nn.Module] = Factory(MLP, activation=Dice)
 
     def setup(self) -> None:
-        self.memory = InterestMemory(**{name: getattr(self, name) for name in MEMORY_FIELDS})
-        if self.induction:
-            self.attention = ActivationUnit(
-                self.attention_dims, self.attention_activation, self.softmax, axis_name=self.axis_name
-            )
-        self.tower = Tower(self.dims, **mlp_fields(self))
+        self.tower = Tower(self.dims, mlp=self.mlp)
 
     def __call__(
         self, x: Array, target: Array, history: Array, mask: Array, *, train: bool = False
@@ -101,7 +71,7 @@ class MIMN(nn.Module):
         """The rest of `__call__`, from a state."""
         answer = self.memory.read(target, state)
         parts = [x, answer]
-        if self.induction:
+        if self.memory.induction:
             everywhere = jnp.ones(state.channels.shape[:2], bool)
             weights = self.attention(target, state.channels, everywhere, train=train)
             parts.append(pool(weights, state.channels))

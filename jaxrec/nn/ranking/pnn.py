@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from jaxrec.nn.layers.dice import activate
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.interaction import Kernel, KernelProducts, inner_products, outer_product
-from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields, normalise
+from jaxrec.nn.layers.mlp import MLP, Activation, Tower, normalise
 from jaxrec.types import Array
 
 INIT = nn.initializers.glorot_uniform()
@@ -32,7 +33,8 @@ class PNN(nn.Module):
         their sum is ‖Σ_i θ_i v_i‖²; False: each pair i > j has a weight of its own.
       kernels: forms of `KernelProducts`, whose pairs have a weight each: the authors' later KPNN, which their
         public code and its ports have in place of the outer product.
-      dims: widths of the product layer and of the layers after it. The rest: see `MLP`.
+      dims: widths of the product layer and of the layers after it. activation and the rest: of them
+        all, see `MLP`.
     """
 
     fields: tuple[Categorical | Numeric, ...]
@@ -76,4 +78,12 @@ class PNN(nn.Module):
             x = normalise("norm", train, self.axis_name)(x)
         x = activate(self.activation, x, "activation", train=train, axis_name=self.axis_name)
         x = Dropout(self.dropout, self.bits)(x, train=train)
-        return Tower(self.dims[1:], **mlp_fields(self), name="tower")(x, train=train)
+        mlp = Factory(
+            MLP,
+            activation=self.activation,
+            dropout=self.dropout,
+            batch_norm=self.batch_norm,
+            axis_name=self.axis_name,
+            bits=self.bits,
+        )
+        return Tower(self.dims[1:], mlp=mlp, name="tower")(x, train=train)

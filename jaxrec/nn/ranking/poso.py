@@ -11,7 +11,8 @@ padding id 0, whose vector is zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.attention import attend
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.experts import Gate, bank, mix
-from jaxrec.nn.layers.mlp import MLP, Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Activation, Tower
 from jaxrec.nn.layers.personal_gate import PersonalGate
 from jaxrec.types import Array
 
@@ -43,7 +44,13 @@ class PersonalMLP(nn.Module):
     def __call__(self, x: Array, code: Array, *, train: bool = False) -> Array:
         """Maps features [B, F] and a code [B, P] to [B, dims[-1]]."""
         for i, dim in enumerate(self.dims):
-            gate = PersonalGate(dim, self.gate_dim, self.factor, self.gate_activation, name=f"gate_{i}")
+            gate = PersonalGate(
+                dim,
+                hidden_dim=self.gate_dim,
+                factor=self.factor,
+                activation=self.gate_activation,
+                name=f"gate_{i}",
+            )
             gates = gate(code)
             self.sow("intermediates", "gates", gates)
             x = gates * self.activation(nn.Dense(dim, name=f"layer_{i}")(x))
@@ -56,7 +63,7 @@ class PersonalAttention(nn.Module):
 
         C · softmax(Q (G(code) ⊙ K)ᵀ / √d) Σ_i g_i(code) V_i
 
-    Queries are left alone, since they come from what is asked about, not from the user. C scales the values
+    Queries are left alone, since they come from the candidate, not from the user. C scales the values
     alone: a key's gates lie between 0 and 1, and undecided ones halve the scores.
 
     Fields:
@@ -84,12 +91,10 @@ class PersonalAttention(nn.Module):
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide dim={self.dim}")
         query = nn.Dense(self.dim, use_bias=False, name="query")(queries)
-        key_gates = PersonalGate(self.dim, self.gate_dim, 1.0, self.gate_activation, name="key_gate")(code)
+        gate = functools.partial(PersonalGate, hidden_dim=self.gate_dim, activation=self.gate_activation)
+        key_gates = gate(self.dim, factor=1.0, name="key_gate")(code)
         key = key_gates[:, None] * nn.Dense(self.dim, use_bias=False, name="key")(keys)
-        value_gate = PersonalGate(
-            self.num_values, self.gate_dim, self.factor, self.gate_activation, name="value_gate"
-        )
-        gates = value_gate(code)
+        gates = gate(self.num_values, factor=self.factor, name="value_gate")(code)
         self.sow("intermediates", "gates", gates)
         values = nn.DenseGeneral((self.num_values, self.dim), use_bias=False, name="values")(keys)
         value = jnp.einsum("bn,bknd->bkd", gates, values)
@@ -112,7 +117,7 @@ class PersonalMMoE(nn.Module):
       unit_gates: False, the paper's, is one gate an expert, all from one network. True gives each expert a
         network of its own, with a gate for each unit of the expert's output.
       gate_activation: a function, of the personal gate's hidden layer.
-      activation and the rest: of experts and towers, see `MLP`.
+      mlp, gate: build the MLPs of experts and towers, and the tasks' gates, see `Tower` and `Gate`.
 
     Shape names: B batch, F features, P width of the code, E experts, D expert width, T tasks.
     """
@@ -124,29 +129,27 @@ class PersonalMMoE(nn.Module):
     gate_dim: int | None = None
     factor: float = 2.0
     unit_gates: bool = False
-    activation: Activation = nn.relu
     gate_activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
+    gate: Callable[..., nn.Module] = Gate
 
     @nn.compact
     def __call__(self, x: Array, code: Array, *, train: bool = False) -> Array:
         """Maps features [B, F] and a code [B, P] to one logit a task [B, T]."""
-        mlp = mlp_fields(self)
-        experts = bank(MLP, self.num_experts)(self.expert_dims, **mlp, name="experts")(x, train=train)
-        gates = bank(Gate, self.num_tasks)(self.num_experts, name="gate")(x)  # [B, T, E]
-        personal = (self.gate_dim, self.factor, self.gate_activation)
+        experts = bank(self.mlp, self.num_experts)(self.expert_dims, name="experts")(x, train=train)
+        gates = bank(self.gate, self.num_tasks)(self.num_experts, name="gate")(x, train=train)  # [B, T, E]
+        personal = functools.partial(
+            PersonalGate,
+            hidden_dim=self.gate_dim,
+            factor=self.factor,
+            activation=self.gate_activation,
+            name="personal_gate",
+        )
         if self.unit_gates:
-            of_units = bank(PersonalGate, self.num_experts)(
-                experts.shape[-1], *personal, name="personal_gate"
-            )
-            experts = of_units(code) * experts  # [B, E, D]
+            experts = bank(personal, self.num_experts)(experts.shape[-1])(code) * experts  # [B, E, D]
         else:
-            of_experts = PersonalGate(self.num_experts, *personal, name="personal_gate")
-            gates = of_experts(code)[:, None] * gates
+            gates = personal(self.num_experts)(code)[:, None] * gates
         self.sow("intermediates", "gates", gates)
-        return bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, **mlp, name="towers")(
+        return bank(Tower, self.num_tasks, in_axes=1)(self.tower_dims, mlp=self.mlp, name="towers")(
             mix(gates, experts), train=train
         )

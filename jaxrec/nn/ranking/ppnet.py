@@ -5,7 +5,7 @@ The part of PEPNet that personalises parameters; its other part, EPNet, gates th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.dice import activate
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.experts import bank
-from jaxrec.nn.layers.mlp import Activation, mlp_fields, normalise
+from jaxrec.nn.layers.mlp import Activation, normalise
 from jaxrec.nn.layers.personal_gate import PersonalGate
 from jaxrec.types import Array
 
@@ -24,7 +24,10 @@ INIT = nn.initializers.glorot_uniform()
 class PersonalisedTower(nn.Module):
     """An MLP whose hidden units are scaled by gates of the prior, and a linear layer to one logit.
 
-    Fields as of `PPNet`.
+    Fields:
+      dims: widths of the hidden layers, each with a gate after its activation and dropout.
+      gate_dim: hidden width of the gates; None: that of the layer they scale.
+      activation, dropout, batch_norm, axis_name, bits: of the layers, see `MLP`.
     """
 
     dims: Sequence[int]
@@ -53,19 +56,15 @@ class PPNet(nn.Module):
     """A personalised tower for each task.
 
     Fields:
-      dims: widths of a tower's hidden layers, each with a gate after its activation and dropout.
-      gate_dim: hidden width of the gates; None: that of the layer they scale.
-      activation, dropout, batch_norm, axis_name, bits: of the towers, see `MLP`.
+      dims, gate_dim: of the towers, see `PersonalisedTower`.
+      tower: builds them: that class, a `Factory` of it, or another module class that is built as
+        tower(dims, gate_dim, name=…) and maps features and priors to a logit [B].
     """
 
     num_tasks: int = 1
     dims: Sequence[int] = (256, 128)
     gate_dim: int | None = None
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    tower: Callable[..., nn.Module] = PersonalisedTower
 
     @nn.compact
     def __call__(self, x: Array, prior: Array, *, train: bool = False) -> Array:
@@ -73,6 +72,5 @@ class PPNet(nn.Module):
 
         The gates read both; no gradient flows from them into the features.
         """
-        return bank(PersonalisedTower, self.num_tasks)(
-            self.dims, self.gate_dim, **mlp_fields(self), name="towers"
-        )(x, prior, train=train)
+        towers = bank(self.tower, self.num_tasks)(self.dims, self.gate_dim, name="towers")
+        return towers(x, prior, train=train)

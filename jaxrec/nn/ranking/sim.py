@@ -15,14 +15,13 @@ search unit by its own loss, then everything else while it stays as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, threefry_bits
 from jaxrec.nn.layers.features import Categorical
 from jaxrec.nn.layers.id_columns import (
     TABLE_INIT,
@@ -34,7 +33,7 @@ from jaxrec.nn.layers.id_columns import (
     real,
     take,
 )
-from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
+from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.nn.layers.target_attention import INIT, TargetAttention, top_k
 from jaxrec.types import Array, Variables
 
@@ -53,13 +52,13 @@ class SoftSearch(nn.Module):
     def __call__(self, target: Array) -> Array:
         """Maps e_a [B, D] to W_bᵀ W_a e_a [B, D], with which `relevance` scores events."""
         width = target.shape[-1]
-        asked = target @ self.param("target_kernel", INIT, (width, self.dim))
-        return asked @ self.param("behaviour_kernel", INIT, (width, self.dim)).T
+        query = target @ self.param("target_kernel", INIT, (width, self.dim))
+        return query @ self.param("behaviour_kernel", INIT, (width, self.dim)).T
 
 
-def relevance(asked: Array, history: Array, mask: Array) -> tuple[Array, Array]:
+def relevance(query: Array, history: Array, mask: Array) -> tuple[Array, Array]:
     """Maps [B, D], [B, L, D] and bool [B, L] to U_r [B, D] and scores r [B, L], 0 where masked."""
-    scores = jnp.where(mask, jnp.einsum("bd,bld->bl", asked, history), 0.0)
+    scores = jnp.where(mask, jnp.einsum("bd,bld->bl", query, history), 0.0)
     return jnp.einsum("bl,bld->bd", scores, history), scores
 
 
@@ -84,7 +83,7 @@ class SIM(nn.Module):
       exact: reads what was found; None: `TargetAttention` with `num_heads` in the paper's form. short: the
         same for the short history, such as `Pooled(ActivationUnit())` (DIN). Any module will do that is
         called as (target [B, D], history [B, k, D + age_dim], mask [B, k], train=…), the oldest event first.
-      dims: hidden layers of each of the two MLPs; the rest: see `MLP`.
+      dims: hidden layers of each of the two MLPs. mlp: builds both, see `Tower`.
     """
 
     items: tuple[Categorical, ...]
@@ -101,11 +100,7 @@ class SIM(nn.Module):
     exact: nn.Module | None = None
     short: nn.Module | None = None
     dims: Sequence[int] = (200, 80)
-    activation: Activation = nn.relu
-    dropout: float = 0.0
-    batch_norm: bool = False
-    axis_name: str | None = None
-    bits: Bits = threefry_bits
+    mlp: Callable[..., nn.Module] = MLP
     table_init: nn.initializers.Initializer = TABLE_INIT
 
     histories = ("long", "short")
@@ -142,7 +137,7 @@ class SIM(nn.Module):
           short_mask: which of the short history counts, [B, S]; None: all but padding.
           short_age: as long_age, int32 [B, S]; needed with `age_dim` and `short_ages`.
         """
-        mlp, context = mlp_fields(self), [] if features is None else [features]
+        context = [] if features is None else [features]
         embed = ItemEmbedding(self.items, self.table_init, name="items")
         item, mask, outputs = embed(target), real(long, self.items), {}
         if self.category is not None:
@@ -152,17 +147,17 @@ class SIM(nn.Module):
             search = (
                 ItemEmbedding(self.items, self.table_init, name="search_items") if self.own_tables else embed
             )
-            query = search(target)
-            asked, read = SoftSearch(self.search_dim, name="search")(query), search.reader()
+            own = search(target)
+            query, read = SoftSearch(self.search_dim, name="search")(own), search.reader()
 
             def scored(events: Columns) -> tuple[Array, Array]:
-                return relevance(asked, read(events), real(events, self.items))
+                return relevance(query, read(events), real(events, self.items))
 
             events = {item.name: column(long, item.name) for item in self.items}
             pooled, scores = over_blocks(scored, events, self.block)
             self.sow("intermediates", "search_scores", scores)
-            seen = jnp.concatenate([*(context if self.features_in_search else []), query, pooled], axis=-1)
-            outputs["search"] = Tower(self.dims, **mlp, name="search_tower")(seen, train=train)
+            seen = jnp.concatenate([*(context if self.features_in_search else []), own, pooled], axis=-1)
+            outputs["search"] = Tower(self.dims, mlp=self.mlp, name="search_tower")(seen, train=train)
             slots, found = top_k(scores, mask, self.k, padding_score=self.padding_score)
         self.sow("intermediates", "found", (slots, found))
 
@@ -182,7 +177,7 @@ class SIM(nn.Module):
         ]
         self.sow("intermediates", "interests", tuple(interests))
         x = jnp.concatenate([*context, item, *interests], axis=-1)
-        return {"ctr": Tower(self.dims, **mlp, name="tower")(x, train=train), **outputs}
+        return {"ctr": Tower(self.dims, mlp=self.mlp, name="tower")(x, train=train), **outputs}
 
 
 def of_search(params: Variables) -> Variables:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.experts import bank
-from jaxrec.nn.layers.mlp import Activation, Tower, mlp_fields
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.mlp import MLP, Activation, Tower
 from jaxrec.types import Array
 
 MOMENTUM = 0.9  # what running statistics keep of their value at a step
@@ -24,19 +25,19 @@ MOMENTUM = 0.9  # what running statistics keep of their value at a step
 class STAR(nn.Module):
     """Partitioned normalisation, a network a domain, and an auxiliary network that sees the domain.
 
-    A batch may mix domains. All networks run on all rows, batched, and each row keeps that of its domain: the
-    cost grows with the number of domains, and no row waits for a sort.
+    A batch may mix domains. All networks run on all examples, and each example keeps the output of its
+    domain's network: the cost grows with the number of domains, and no example waits for a sort.
 
     Fields:
       dims: hidden layers. aux_dims: those of the auxiliary network.
       domain_dim: width of the domain's vector in the auxiliary network, 0 for none.
       domain_statistics: False normalises by the mean and variance of the whole batch, whatever the domains in
-        it and in evaluation too, and keeps no running ones. A score then hangs on the rows beside it: those
-        that fill up a batch have to be left out by `where`, and a row alone loses its features.
+        it and in evaluation too, and keeps no running ones. A score then depends on the other examples: those
+        that fill up a batch have to be left out by `where`, and an example alone loses its features.
       activate_output: whether the output of a domain's network, too, is normalised and activated.
       epsilon: of the partitioned normalisation.
       activation (a function), dropout, batch_norm, axis_name, bits: of all layers, see `MLP`. Batch norm in a
-        domain's network runs over all rows, whatever their domain; the paper has none.
+        domain's network runs over all examples, whatever their domain; the paper has none.
 
     With domain_dim=0, domain_statistics=False, batch_norm=True, activate_output=True it is the model that
     Scenario-Wise-Rec calls STAR.
@@ -61,13 +62,18 @@ class STAR(nn.Module):
     def __call__(self, x: Array, domain: Array, *, where: Array | None = None, train: bool = False) -> Array:
         """Maps features [B, F] and domains 0..K-1, int32 [B], to a logit [B]; NaN for any other domain.
 
-        where: True where a row counts in the statistics of the batch that the partitioned normalisation
+        where: True where an example counts in the statistics of the batch that the partitioned normalisation
         takes, bool [B]; None: everywhere.
         """
         domain = jnp.where(domain < 0, self.num_domains, domain)  # or a negative one would count from the end
-        hidden = PartitionedNorm(
-            self.num_domains, self.domain_statistics, self.epsilon, self.axis_name, name="norm"
-        )(x, domain, where=where, train=train)  # [B, K, F]
+        norm = PartitionedNorm(
+            self.num_domains,
+            domain_statistics=self.domain_statistics,
+            epsilon=self.epsilon,
+            axis_name=self.axis_name,
+            name="norm",
+        )
+        hidden = norm(x, domain, where=where, train=train)  # [B, K, F]
         for i, dim in enumerate((*self.dims, 1)):
             hidden = StarDense(self.num_domains, dim, name=f"layer_{i}")(hidden)
             if i < len(self.dims) or self.activate_output:
@@ -85,7 +91,15 @@ class STAR(nn.Module):
         if self.domain_dim:
             vectors = nn.Embed(self.num_domains, self.domain_dim, name="domain_embedding")(domain)
             x = jnp.concatenate([vectors, x], axis=-1)
-        return own[:, 0] + Tower(self.aux_dims, **mlp_fields(self), name="auxiliary")(x, train=train)
+        mlp = Factory(
+            MLP,
+            activation=self.activation,
+            dropout=self.dropout,
+            batch_norm=self.batch_norm,
+            axis_name=self.axis_name,
+            bits=self.bits,
+        )
+        return own[:, 0] + Tower(self.aux_dims, mlp=mlp, name="auxiliary")(x, train=train)
 
 
 class StarDense(nn.Module):
@@ -110,9 +124,10 @@ class PartitionedNorm(nn.Module):
 
         γ γ_k ⊙ (x - mean) / √(var + ε) + β + β_k
 
-    mean and var are those of the row's domain within the batch; outside training the running ones. A domain
-    that a batch lacks keeps its running statistics; with one row alone its variance is 0. Running variances
-    are of the unbiased ones of batches that have two rows of a domain, or a rare domain would seem narrow.
+    mean and var are those of the example's domain within the batch; outside training the running ones. A
+    domain that a batch lacks keeps its running statistics; with one example alone its variance is 0. Running
+    variances are of the unbiased ones of batches that have two examples of a domain, or a rare domain would
+    seem narrow.
     """
 
     num_domains: int
@@ -122,9 +137,9 @@ class PartitionedNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, domain: Array, *, where: Array | None = None, train: bool) -> Array:
-        """Maps [B, F] and domains [B] to each row as every domain scales and shifts it, [B, K, F].
+        """Maps [B, F] and domains [B] to each example as every domain scales and shifts it, [B, K, F].
 
-        where: True where a row counts in the statistics, bool [B]; None: everywhere.
+        where: True where an example counts in the statistics, bool [B]; None: everywhere.
         """
         if self.domain_statistics:
             mean, var = self._of_domains(x, domain, where, train)
@@ -139,7 +154,7 @@ class PartitionedNorm(nn.Module):
         return x[:, None] * (scale * scales) + shift + shifts
 
     def _of_domains(self, x: Array, domain: Array, where: Array | None, train: bool) -> tuple[Array, Array]:
-        """Mean and variance of each row's domain, [B, F] each; in training moves the running ones."""
+        """Mean and variance of each example's domain, [B, F] each; in training moves the running ones."""
         shape = (self.num_domains, x.shape[-1])
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
@@ -156,9 +171,9 @@ class PartitionedNorm(nn.Module):
         return jnp.take(mean, domain, axis=0, mode="fill"), jnp.take(var, domain, axis=0, mode="fill")
 
     def _moments(self, x: Array, member: Array, where: Array | None) -> tuple[Array, Array, Array]:
-        """Size [K], mean and biased variance [K, F] of groups, from rows [B, F] and membership [B, K].
+        """Size [K], mean and biased variance [K, F] of groups, from examples [B, F] and membership [B, K].
 
-        where: rows that are read, [B]; the others, which may hold anything, are members of no group.
+        where: examples that are read, [B]; the others, which may hold anything, are members of no group.
         """
         if where is not None:
             x, member = jnp.where(where[:, None], x, 0.0), jnp.where(where[:, None], member, 0.0)

@@ -26,9 +26,9 @@ from jaxrec.types import Array
 class GRU4Rec(nn.Module):
     """Item vectors → dropout → GRU layers → dropout → linear layer to the width of the item table.
 
-    Shape names: B rows, L slots, D dim, V vocab_size (+ extra_rows), H width of the widest GRU layer.
+    Shape names: B batch, L slots, D dim, V vocab_size (+ extra_rows), H width of the widest GRU layer.
 
-    Fields beside the sizes:
+    Fields besides the sizes:
       hidden_dims: width of each GRU layer; None means num_layers layers of hidden_dim.
       inputs: what the first layer reads of an item. "tied": its vector in the table that scores it. "own": a
         vector of another table. "one_hot": a one-hot vector, so that the item has weights of its own there.
@@ -83,7 +83,7 @@ class GRU4Rec(nn.Module):
         return (self.hidden_dim,) * self.num_layers if self.hidden_dims is None else tuple(self.hidden_dims)
 
     def setup(self) -> None:
-        for field in ("num_items", "dim", "hidden_dim", "num_layers"):
+        for field in ("num_items", "dim", "hidden_dim", "num_layers", "max_len"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
         if min(self.widths, default=0) < 1:
@@ -105,7 +105,14 @@ class GRU4Rec(nn.Module):
         self.hidden_drop = Dropout(self.hidden_dropout, self.bits)
         first = num_ids if self.inputs == "one_hot" else None
         self.layers = [
-            GRU(width, self.use_bias, self.dtype, None if i else first, self.reset_after, name=f"layer_{i}")
+            GRU(
+                width,
+                use_bias=self.use_bias,
+                dtype=self.dtype,
+                num_ids=None if i else first,
+                reset_after=self.reset_after,
+                name=f"layer_{i}",
+            )
             for i, width in enumerate(self.widths)
         ]
         if self.projection:
@@ -125,9 +132,10 @@ class GRU4Rec(nn.Module):
         Args:
           items: ids, 0 = padding or a masked item, padded on either side, [B, L].
           positions: ignored; a recurrence needs none.
-          segments: numbers of the users that share a row, 0 = padding, [B, L]: the state starts from zero
-            where a new number begins. None means one user a row.
-          rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
+          segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
+            The state starts from zero where a new number begins.
+          rows: number of each sequence or packed row, [B], from which its dropout derives; None: of the
+            whole batch.
         """
         del positions
         update = items != 0 if self.skip_padding else None

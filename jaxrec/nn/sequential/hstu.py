@@ -5,8 +5,8 @@ divided by the padded length N, the same for every sequence, where the paper wri
 user's first event; and the time of the *next* event enters the bias: it is when the prediction is asked for.
 
 Departs from it: events are found by their ids, so that padding may stand on either side, and several users
-may share a row. Hidden slots (id 0) give exactly zero. The bias of a layer's output starts at zero, where the
-code leaves it as PyTorch draws it, within ±1/√width.
+may share a packed row. Hidden slots (id 0) give exactly zero. The bias of a layer's output starts at zero,
+where the code leaves it as PyTorch draws it, within ±1/√width.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class HSTU(nn.Module):
     Trained by `tasks.objectives.uniform_softmax`, a softmax of scores over a temperature among the target and
     uniform samples.
 
-    Shape names: B rows, L slots, D dim, H heads, V vocab_size (+ extra_rows), N = max_len + spare_slots.
+    Shape names: B batch, L slots, D dim, H heads, V vocab_size (+ extra_rows), N = max_len + spare_slots.
 
-    Fields beside the sizes:
+    Fields besides the sizes:
       key_dim, value_dim: of each head, for queries and keys and for values and gates.
       max_len: most recent events that training and ranking give it.
-      spare_slots: how much longer than max_len the research code pads its rows (11 in its settings). N sets
-        the size of the position tables and divides the attention.
+      spare_slots: how much longer than max_len the research code pads its sequences (11 in its settings). N
+        sets the size of the position tables and divides the attention.
       dropout: of the input. linear_dropout: of each layer's gated attention.
       activation: of gates, values, queries and keys.
       concat_ua: whether the last product of a layer reads gates, attention and their product, [.., 3·H·e],
@@ -107,12 +107,23 @@ class HSTU(nn.Module):
         self.drop = Dropout(self.dropout, self.bits)
         self.layers = [
             Layer(
-                self.num_heads, self.key_dim, self.value_dim, slots, self.linear_dropout, self.activation,
-                self.concat_ua, self.relative_bias, self.time_bias, self.norm_epsilon, self.block, self.bits,
-                self.dtype, name=f"layer_{i}",
+                num_heads=self.num_heads,
+                key_dim=self.key_dim,
+                value_dim=self.value_dim,
+                slots=slots,
+                dropout=self.linear_dropout,
+                activation=self.activation,
+                concat_ua=self.concat_ua,
+                relative_bias=self.relative_bias,
+                time_bias=self.time_bias,
+                norm_epsilon=self.norm_epsilon,
+                block=self.block,
+                bits=self.bits,
+                dtype=self.dtype,
+                name=f"layer_{i}",
             )
             for i in range(self.num_layers)
-        ]  # fmt: skip
+        ]
 
     def __call__(
         self,
@@ -131,14 +142,15 @@ class HSTU(nn.Module):
           items: ids in order of time, 0 = padding on either side or a masked item, [B, L].
           times: when each event happened, whole seconds, [B, L]; None means all at the same time.
           asked: for when each slot's prediction is meant, seconds, [B, L]. None: the time in the slot after
-            it, and its own in a row's or segment's last slot. A row padded on the right thus carries the
+            it, and its own in the last slot of a sequence. A sequence padded on the right thus carries the
             time of its last prediction in the slot after its last event, as the research code writes it.
-          positions: ignored; events are counted from the first of the row or segment.
-          segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
-          rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
+          positions: ignored; events are counted from the first of their sequence.
+          segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
+          rows: number of each sequence or packed row, [B], from which its dropout derives; None: of the
+            whole batch.
 
         Raises:
-          ValueError: a row of one user is longer than N, `asked` comes without `times`, either is not of
+          ValueError: a sequence of one user is longer than N, `asked` comes without `times`, either is not of
             integers, or `times` are given to a model that does not read them.
         """
         del positions
@@ -161,7 +173,7 @@ class HSTU(nn.Module):
 
 
 def check_length(items: Array, segments: Array | None, longest: int) -> None:
-    """Raises ValueError for rows of one user with more slots than positions, max_len + spare_slots."""
+    """Raises ValueError for sequences of one user with more slots than positions, max_len + spare_slots."""
     if segments is None and items.shape[1] > longest:
         raise ValueError(
             f"sequences of length {items.shape[1]}: max_len + spare_slots = {longest} is the longest; "

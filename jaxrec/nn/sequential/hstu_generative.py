@@ -30,7 +30,7 @@ from jaxrec.types import Array
 class GenerativeHSTU(nn.Module):
     """Causal encoder of items and actions with a head for retrieval and one for ranking.
 
-    Shape names: B rows, L events, D dim, A num_actions, V num_items + 1.
+    Shape names: B batch, L events, D dim, A num_actions, V num_items + 1.
 
     Fields are those of `HSTU`, except:
       num_actions: actions are 1..A, such as ratings; 0 is not known (yet) and has no token.
@@ -75,12 +75,23 @@ class GenerativeHSTU(nn.Module):
         self.drop = Dropout(self.dropout, self.bits)
         self.layers = [
             Layer(
-                self.num_heads, self.key_dim, self.value_dim, tokens, self.linear_dropout, nn.silu,
-                concat_ua=False, relative_bias=True, time_bias=self.time_bias, norm_epsilon=self.norm_epsilon,
-                block=self.block, bits=self.bits, dtype=self.dtype, name=f"layer_{i}",
+                num_heads=self.num_heads,
+                key_dim=self.key_dim,
+                value_dim=self.value_dim,
+                slots=tokens,
+                dropout=self.linear_dropout,
+                activation=nn.silu,
+                concat_ua=False,
+                relative_bias=True,
+                time_bias=self.time_bias,
+                norm_epsilon=self.norm_epsilon,
+                block=self.block,
+                bits=self.bits,
+                dtype=self.dtype,
+                name=f"layer_{i}",
             )
             for i in range(self.num_layers)
-        ]  # fmt: skip
+        ]
         self.head = nn.Sequential(
             [Dense(self.head_dim, dtype=self.dtype), nn.silu, Dense(self.num_actions, dtype=self.dtype)]
         )

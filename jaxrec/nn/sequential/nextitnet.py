@@ -26,9 +26,9 @@ INIT = nn.initializers.truncated_normal(0.02)
 class NextItNet(nn.Module):
     """Item vectors → residual blocks of dilated causal convolutions → scores of the next item.
 
-    Shape names: B rows, L slots, C dim (channels), V vocab_size (+ extra_rows).
+    Shape names: B batch, L slots, C dim (channels), V vocab_size (+ extra_rows).
 
-    Fields beside the sizes:
+    Fields besides the sizes:
       dilations: one of each block, so that (1, 4) means 1, 2, 4, 8 in blocks of two convolutions.
       bottleneck: blocks of one convolution of C/2 channels, normalised before each product.
       tied: True scores with the input's table after a linear layer, as RecBole does. False with a table and
@@ -83,7 +83,7 @@ class NextItNet(nn.Module):
         Args:
           items: ids, right-aligned, 0 = padding or a masked item, [B, L].
           positions, rows, train: ignored; there are no positions and no dropout.
-          segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
+          segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
         """
         del positions, rows, train
         x = encode(self.layers, self.item_embedding, items, segments, self.skip_padding)

@@ -52,9 +52,9 @@ class PeterRec(nn.Module):
     table, and the user's vector is the output in the last slot. Parameters but those of the task have the
     names and shapes of a NextItNet with the same num_items, extra_rows, dim, kernel_size and dilations.
 
-    Shape names: B rows, L slots, C dim (channels), T num_targets.
+    Shape names: B batch, L slots, C dim (channels), T num_targets.
 
-    Fields beside those of `NextItNet`:
+    Fields besides those of `NextItNet`:
       num_targets: largest target id; 0 is padding.
       parallel: a patch reads what the convolution reads, and the two are added. False: it reads the
         convolution's output.

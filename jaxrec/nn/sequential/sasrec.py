@@ -29,9 +29,9 @@ gelu = functools.partial(nn.gelu, approximate=False)  # x Φ(x) with the exact �
 class SASRec(nn.Module):
     """Causal Transformer over a user's items; scores are products with the table that also feeds it.
 
-    Shape names: B rows, L slots, D dim, V vocab_size (+ extra_rows).
+    Shape names: B batch, L slots, D dim, V vocab_size (+ extra_rows).
 
-    Fields beside the sizes:
+    Fields besides the sizes:
       dropout: of the embeddings and of each sub-layer's output. attention_dropout: of attention weights.
       init_std: deviation of the normal initialisation of kernels and tables; biases start at 0.
       mask_value: -inf hides keys exactly, and a query that sees none gets no attention output. A finite one
@@ -69,11 +69,20 @@ class SASRec(nn.Module):
         self.drop = Dropout(self.dropout, self.bits)
         self.layers = [
             Block(
-                self.num_heads, self.inner_dim, self.dropout, self.attention_dropout, self.activation,
-                self.init_std, self.norm_epsilon, self.mask_value, self.bits, self.dtype, name=f"layer_{i}",
+                num_heads=self.num_heads,
+                inner_dim=self.inner_dim,
+                dropout=self.dropout,
+                attention_dropout=self.attention_dropout,
+                activation=self.activation,
+                init_std=self.init_std,
+                norm_epsilon=self.norm_epsilon,
+                mask_value=self.mask_value,
+                bits=self.bits,
+                dtype=self.dtype,
+                name=f"layer_{i}",
             )
             for i in range(self.num_layers)
-        ]  # fmt: skip
+        ]
 
     def __call__(
         self,
@@ -82,19 +91,24 @@ class SASRec(nn.Module):
         positions: Array | None = None,
         segments: Array | None = None,
         rows: Array | None = None,
+        scale: Array | None = None,
         train: bool,
     ) -> Array:
         """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D].
 
         Args:
           items: ids, right-aligned, 0 = padding or a masked item, [B, L].
-          positions: the slot each event would have in a row of max_len, [B, L]; None means right-aligned.
-          segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
-          rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
+          positions: the slot each event would have in a sequence of max_len, [B, L]; None: right-aligned.
+          segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
+          rows: number of each sequence or packed row, [B], from which its dropout derives; None: of the
+            whole batch.
+          scale: factors of the tokens that enter the first block, of a shape that broadcasts with [B, L, D],
+            such as the prompt of a task; None: 1.
         """
         positions = slots(items.shape[-1], self.max_len) if positions is None else positions
         x = lookup(self.item_embedding, items) + rows_at(self.position_embedding, positions)
         x = self.drop(self.norm(x), train=train, rows=rows)
+        x = x if scale is None else x * scale
         visible = causal_mask(items, segments)
         for layer in self.layers:
             x = layer(x, visible, train=train, rows=rows)
@@ -133,11 +147,11 @@ class Block(nn.Module):
 
         attention = SelfAttention(
             self.num_heads,
-            self.attention_dropout,
-            self.mask_value,
-            self.bits,
-            init,
-            self.dtype,
+            dropout=self.attention_dropout,
+            mask_value=self.mask_value,
+            bits=self.bits,
+            kernel_init=init,
+            dtype=self.dtype,
             name="attention",
         )
         x = norm(name="attention_norm")(x + drop(attention(x, visible, train=train, rows=rows)))

@@ -1,7 +1,7 @@
 """SASRec as the research code of HSTU builds its baseline (Zhai et al., ICML 2024, arXiv:2402.17152).
 
-The SASRec rows of that code are of this encoder under HSTU's objective: the two differ in their blocks and in
-what they read of time (meta-recsys/generative-recommenders, `research/modeling/sequential/sasrec.py`).
+That code's results of SASRec are of this encoder under HSTU's objective: the two differ in their blocks and
+in what they read of time (meta-recsys/generative-recommenders, `research/modeling/sequential/sasrec.py`).
 Against the code of its own authors (`sasrec_original.py`): attention has an output projection, norms have
 no parameters and none follows the blocks, positions count from a user's first event, and items start from a
 normal of 0.02 cut at twice that, whatever their number, where Glorot's deviation, √(2 / (V + D)), shrinks.
@@ -9,7 +9,8 @@ normal of 0.02 cut at twice that, whatever their number, where Glorot's deviatio
 Outputs are not normalised here: `Cosine` divides them by their length, as that code does.
 
 Departs from it: events are found by their ids, so that padding may stand on either side, and several users
-may share a row. A masked item inside a row is hidden, where the code attends to it as a zero vector.
+may share a packed row. A masked item inside a sequence is hidden, where the code attends to it as a zero
+vector.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from jaxrec.types import Array
 class SASRecHSTU(nn.Module):
     """Causal Transformer whose inputs are item vectors times √dim plus learned positions, as HSTU's are.
 
-    Shape names: B rows, L slots, D dim, V num_items + 1, N = max_len + spare_slots.
+    Shape names: B batch, L slots, D dim, V num_items + 1, N = max_len + spare_slots.
 
-    Fields beside the sizes:
+    Fields besides the sizes:
       max_len: most recent events that training and ranking give it.
       spare_slots: how much longer the table of positions is (11 in the code's settings).
       dropout: of the input, the attention weights, and twice in each feed-forward network, of inner width D.
@@ -69,7 +70,14 @@ class SASRecHSTU(nn.Module):
         )
         self.drop = Dropout(self.dropout, self.bits)
         self.layers = [
-            Block(self.num_heads, self.dropout, self.norm_epsilon, self.bits, self.dtype, name=f"layer_{i}")
+            Block(
+                num_heads=self.num_heads,
+                dropout=self.dropout,
+                norm_epsilon=self.norm_epsilon,
+                bits=self.bits,
+                dtype=self.dtype,
+                name=f"layer_{i}",
+            )
             for i in range(self.num_layers)
         ]
 
@@ -86,12 +94,13 @@ class SASRecHSTU(nn.Module):
 
         Args:
           items: ids in order of time, 0 = padding on either side or a masked item, [B, L].
-          positions: ignored; events are counted from the first of the row or segment.
-          segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
-          rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
+          positions: ignored; events are counted from the first of their sequence.
+          segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
+          rows: number of each sequence or packed row, [B], from which its dropout derives; None: of the
+            whole batch.
 
         Raises:
-          ValueError: a row of one user is longer than N.
+          ValueError: a sequence of one user is longer than N.
         """
         del positions
         check_length(items, segments, self.max_len + self.spare_slots)

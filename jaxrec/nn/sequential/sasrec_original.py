@@ -33,9 +33,9 @@ Norms = Literal["queries", "first", "last"]
 class SASRecOriginal(nn.Module):
     """Causal Transformer whose inputs are item vectors times √dim plus learned positions.
 
-    Shape names: B rows, L slots, D dim, V vocab_size.
+    Shape names: B batch, L slots, D dim, V vocab_size.
 
-    Fields beside the sizes:
+    Fields besides the sizes:
       dropout: of the embeddings, of the attention weights and, twice, in each feed-forward network, whose
         inner width is D.
       norms: "queries": as the authors' code has it, see the module's docstring. "first": x + g(LN(x)) for
@@ -74,11 +74,17 @@ class SASRecOriginal(nn.Module):
         self.drop = Dropout(self.dropout, self.bits)
         self.layers = [
             OriginalBlock(
-                self.num_heads, self.dropout, self.norm_epsilon, self.norms, self.output_projection,
-                self.bits, self.dtype, name=f"layer_{i}",
+                num_heads=self.num_heads,
+                dropout=self.dropout,
+                norm_epsilon=self.norm_epsilon,
+                norms=self.norms,
+                output_projection=self.output_projection,
+                bits=self.bits,
+                dtype=self.dtype,
+                name=f"layer_{i}",
             )
             for i in range(self.num_layers)
-        ]  # fmt: skip
+        ]
         self.norm = nn.LayerNorm(epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype)
 
     def __call__(
@@ -96,9 +102,10 @@ class SASRecOriginal(nn.Module):
 
         Args:
           items: ids, right-aligned, 0 = padding, [B, L].
-          positions: the slot each event would have in a row of max_len, [B, L]; None means right-aligned.
-          segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
-          rows: numbers of the rows, [B], from which each row's dropout derives; None: from the whole batch.
+          positions: the slot each event would have in a sequence of max_len, [B, L]; None: right-aligned.
+          segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
+          rows: number of each sequence or packed row, [B], from which its dropout derives; None: of the
+            whole batch.
         """
         positions = slots(items.shape[-1], self.max_len) if positions is None else positions
         real = (items != 0)[..., None]

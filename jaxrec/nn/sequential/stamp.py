@@ -25,9 +25,9 @@ from jaxrec.types import Array
 class STAMP(nn.Module):
     """What a session so far says about its next item; STMP, STMO and the paper's ablations are fields.
 
-    Shape names: B rows, L slots, D dim, V vocab_size (+ extra_rows).
+    Shape names: B batch, L slots, D dim, V vocab_size (+ extra_rows).
 
-    Fields beside the sizes:
+    Fields besides the sizes:
       attention: False leaves Σ α_i x_i out of the memory m_a (STMP).
       memory: False scores with h_t alone (STMO). last_click: False with h_s alone (the paper's "-" models).
       use_bias: of W_s and W_t; False as in the authors' code.
@@ -98,7 +98,7 @@ class STAMP(nn.Module):
         Args:
           items: ids in order of time, 0 = padding on either side or a masked item, [B, L].
           positions, rows, train: ignored; there is no order but that of the last item, and no dropout.
-          segments: numbers of the users that share a row, 0 = padding, [B, L]; None means one user a row.
+          segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
           last_only: True encodes the last slot alone, [B, 1, D], at a cost of one prefix a row instead of L.
         """
         del positions, rows, train
@@ -128,8 +128,10 @@ class STAMP(nn.Module):
                 state = state * self._hidden(self.session, memory)
             return state * self._hidden(self.click, last) if self.last_click else state
 
-        asked = slice(-1 if last_only else None, None)
-        return over_queries(encode, self.block, slots[:, asked], group[:, asked])
+        if self.is_initializing():
+            encode(slots[:, :1], group[:, :1])  # inside a loop over blocks no parameters can be made
+        kept = slice(-1 if last_only else None, None)
+        return over_queries(encode, self.block, slots[:, kept], group[:, kept])
 
     def _weights(self, scores: Array, visible: Array) -> Array:
         if not self.normalised:

@@ -11,53 +11,47 @@ normalised), prompts start at ones, and the user-intent model is a small SASRec 
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 
-from jaxrec.nn.layers.attention import causal_mask
 from jaxrec.nn.layers.dense import Dense
-from jaxrec.nn.layers.embedding import lookup, rows_at, slots
-from jaxrec.nn.sequential.sasrec import SASRec
+from jaxrec.nn.layers.embedding import rows_at
 from jaxrec.types import Array
 
 
-class KuaishouEBR(SASRec):
+class KuaishouEBR(nn.Module):
     """A user's vector for each cluster of items, and how probable each cluster is to hold the next item.
 
-    Shape names: B rows, L slots, D dim, K clusters. The intent model shares no parameter with retrieval, so
-    training both at once is training them separately. Fields beside those of SASRec:
+    Shape names: B batch, L slots, D dim, K clusters. The intent model shares no parameter with retrieval, so
+    training both at once is training them separately.
+
+    Fields:
+      encoder: of retrieval, `SASRec` or another whose `__call__` takes the factors `scale` of its tokens. Its
+        parameters stand beside the prompts, under its own names.
+      intent_encoder: of the intent model, a `SASRec` in the paper's way or any other encoder of items.
       num_clusters: K, the number of prompts and of intents.
-      intent_dim, intent_layers: width and blocks of the intent model, whose inner width is 4 * intent_dim.
     """
 
+    encoder: Any
+    intent_encoder: Any
     num_clusters: int = 8
-    intent_dim: int = 32
-    intent_layers: int = 1
+
+    @property
+    def max_len(self) -> int:
+        """The most slots that both encoders read."""
+        return min(self.encoder.max_len, self.intent_encoder.max_len)
 
     def setup(self) -> None:
-        super().setup()
-        for field in ("num_clusters", "intent_dim"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
-        self.prompts = self.param("prompts", nn.initializers.ones, (self.num_clusters, self.dim))
-        self.intent_encoder = SASRec(
-            self.num_items,
-            dim=self.intent_dim,
-            num_layers=self.intent_layers,
-            num_heads=self.num_heads,
-            inner_dim=4 * self.intent_dim,
-            max_len=self.max_len,
-            dropout=self.dropout,
-            attention_dropout=self.attention_dropout,
-            activation=self.activation,
-            init_std=self.init_std,
-            norm_epsilon=self.norm_epsilon,
-            mask_value=self.mask_value,
-            extra_rows=self.extra_rows,
-            bits=self.bits,
-            dtype=self.dtype,
-        )
+        if self.num_clusters < 1:
+            raise ValueError(f"num_clusters={self.num_clusters}: must be at least 1")
+        nn.share_scope(self, self.encoder)
+        self.encoder.item_table()  # draws its parameters first, so that they start as they do without prompts
+        self.prompts = self.param("prompts", nn.initializers.ones, (self.num_clusters, self.encoder.dim))
         self.intent_head = Dense(
-            self.num_clusters, kernel_init=nn.initializers.normal(self.init_std), dtype=self.dtype
+            self.num_clusters,
+            kernel_init=nn.initializers.normal(self.intent_encoder.init_std),
+            dtype=self.intent_encoder.dtype,
         )
 
     def __call__(
@@ -80,15 +74,10 @@ class KuaishouEBR(SASRec):
         """
         if self.is_initializing():
             self.intent(items, train=False)
-        positions = slots(items.shape[-1], self.max_len) if positions is None else positions
-        x = lookup(self.item_embedding, items) + rows_at(self.position_embedding, positions)
-        x = self.drop(self.norm(x), train=train, rows=rows)
-        if clusters is not None:
-            x = x * rows_at(self.prompts, clusters)
-        visible = causal_mask(items, segments)
-        for layer in self.layers:
-            x = layer(x, visible, train=train, rows=rows)
-        return x
+        scale = None if clusters is None else rows_at(self.prompts, clusters)
+        return self.encoder(
+            items, positions=positions, segments=segments, rows=rows, scale=scale, train=train
+        )
 
     def intent(
         self,
@@ -102,3 +91,7 @@ class KuaishouEBR(SASRec):
         """Logits of the cluster of the next item at each slot: [B, L] → [B, L, K]. Arguments: see SASRec."""
         hidden = self.intent_encoder(items, positions=positions, segments=segments, rows=rows, train=train)
         return self.intent_head(hidden)
+
+    def item_table(self) -> Array:
+        """Vectors of all ids, padding first: [V, D]. No prompt enters them."""
+        return self.encoder.item_table()

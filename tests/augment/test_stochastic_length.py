@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec.augment.stochastic_length import right_align, stochastic_length
+from jaxrec.augment.stochastic_length import right_align, shortened_lengths, stochastic_length
 
 SHORTENED = jax.jit(functools.partial(stochastic_length, max_len=16, alpha=1.5))
 
@@ -35,6 +35,18 @@ def test_stochastic_length_prefers_larger_weights() -> None:
     cut = kept[kept.sum(axis=1) == 8]
     assert len(cut) > 0
     np.testing.assert_array_equal(cut, weights[: len(cut)] > 0)
+
+
+@pytest.mark.parametrize("count", [4, 9, 24])
+def test_lengths_on_the_host_are_those_on_the_device(count: int) -> None:
+    """Whole up to 8 events; of 9 and 24 whole with chances 64/81 and 64/576, else 8 remain."""
+    users = 4_000
+    device = np.asarray(SHORTENED(jax.random.key(0), np.arange(24) < np.full((users, 1), count))).sum(axis=1)
+    host = shortened_lengths(np.random.default_rng(0), np.full(users, count), max_len=16, alpha=1.5)
+    assert set(host.tolist()) == set(device.tolist()) == {count, min(count, 8)}
+    deviation = 0.5 / np.sqrt(users)
+    assert abs((host == count).mean() - (device == count).mean()) < 6 * deviation
+    assert abs((host == count).mean() - min(1.0, 64 / count**2)) < 5 * deviation
 
 
 @pytest.mark.parametrize(("max_len", "alpha"), [(0, 1.5), (8, 1.0), (8, 2.1)])

@@ -8,13 +8,16 @@ import numpy as np
 
 
 def write_events(path: Path, *, num_users: int = 40, num_items: int = 15) -> Path:
-    """A CSV file of events, columns uid, sku, ts: each user goes round a noisy cycle of items."""
+    """A CSV file of events, columns uid, sku, ts, stars: each user goes round a noisy cycle of items.
+
+    Stars are 1 to 5, by item and user.
+    """
     rng = np.random.default_rng(0)
-    lines = ["uid,sku,ts"]
+    lines = ["uid,sku,ts,stars"]
     for user in range(num_users):
         item, time = int(rng.integers(num_items)), 1_000 * user
         for _ in range(int(rng.integers(5, 9))):
-            lines.append(f"u{user},i{item},{time}")
+            lines.append(f"u{user},i{item},{time},{1 + (user + item) % 5}")
             item = int(rng.integers(num_items)) if rng.random() < 0.2 else (item + 1) % num_items
             time += int(rng.integers(1, 100))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -12,11 +12,11 @@ import pytest
 EXPERIMENTS = (
     "census", "din", "feature_interaction", "funnel", "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr",
     "lifelong", "mmoe_synthetic",
-    "peterrec_attributes", "peterrec_cold_items", "sasrec", "scenarios", "stamp",
+    "peterrec_attributes", "peterrec_cold_items", "sasrec", "scenarios", "stamp", "ticoserec",
 )  # fmt: skip
 
 
-OTHERS = ("census_columns", "hstu_length", "loss_weighting", "published_checkpoints", "speed", "ticoserec")
+OTHERS = ("census_columns", "hstu_length", "loss_weighting", "published_checkpoints", "speed")
 
 
 def module_of(name: str) -> Any:
@@ -50,7 +50,7 @@ def test_a_learning_rate_is_positive_and_finite(name: str, rate: float) -> None:
         ("gru4rec", "regularisation", -1.0),
         ("gru4rec", "logq", 3.0),
         ("kuaishou_ebr", "dropout", 1.0),
-        ("peterrec_attributes", "peterrec_cold_items", "pretrain_learning_rate", 0.0),
+        ("peterrec_cold_items", "pretrain_learning_rate", 0.0),
         ("stamp", "session_learning_rate", -1.0),
         ("kuaishou_ebr", "seeds", (1, 1)),
         ("sasrec", "seeds", (-1,)),

@@ -1,4 +1,4 @@
-"""The TiCoSeRec experiment: which rows have published numbers beside them, and whether they compare."""
+"""The TiCoSeRec experiment: it runs to its end, its rows are what they are called, and what was published."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.common import NONE
+from experiments.common import NONE, check_label
 from experiments.sequential import ticoserec
-from experiments.sequential import ticoserec_recipes as recipes
+from experiments.sequential import ticoserec_published as published
+from jaxrec.augment.similarity import Similar
 from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec
 from jaxrec.data.sources import ticoserec as source
+from jaxrec.protocols import next_item
+from jaxrec.recipes import ticoserec as recipes
+from jaxrec.recipes import ticoserec_views as views
+from jaxrec.types import Array, Result
+from tests.experiments.multitask.runs import results_of
+from tests.experiments.own_files import write_events
 
 OFFICIAL = ticoserec.Config(dataset="Beauty")
+TINY = ticoserec.Config(tiny=True, seeds=(0,))
 OTHERWISE: list[dict[str, Any]] = [
     {"preset": "reproduce"},
     {"form": "last"},
@@ -28,10 +38,10 @@ OTHERWISE: list[dict[str, Any]] = [
     {"epochs": 2},
     {"dim": 64},
     {"batch_size": 64},
+    {"learning_rate": 0.1},
     {"tiny": True},
+    {"data": "shop.csv"},
 ]
-
-
 WAYS: list[dict[str, Any]] = [
     {},
     {"seeds": (7,)},
@@ -41,11 +51,200 @@ WAYS: list[dict[str, Any]] = [
 ]
 
 
+# --- runs ---
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    folder = tmp_path_factory.mktemp("ticoserec")
+    return results_of(ticoserec, folder, "--rows", "random", "popularity", "ticoserec-bce")
+
+
+def test_tiny_runs_to_the_end(tiny: dict[str, Result]) -> None:
+    assert set(tiny) == {"random", "popularity", "ticoserec-bce"}
+    for result in tiny.values():
+        assert (result.experiment, result.dataset) == ("ticoserec", "synthetic")
+        assert all(0 <= value <= 1 for values in result.metrics.values() for value in values)
+        assert result.protocol.candidates == "all"
+        assert not result.published  # nothing was published about made-up data
+    assert (tiny["random"].protocol.loss, tiny["random"].protocol.selection) == ("", "none")
+
+
+def test_a_trained_row_says_how(tiny: dict[str, Result]) -> None:
+    result = tiny["ticoserec-bce"]
+    assert result.protocol.loss == "bce + contrastive"
+    assert result.protocol.selection == "ndcg@20"
+    assert result.steps == 3 * 3  # epochs × batches of 32 of 96 users
+    assert result.config["recipe"]["dim"] == 8 and result.config["recipe"]["weight"] == 0.1
+
+
+def test_a_file_of_yours_without_times_has_the_rows_that_need_none(tmp_path: Path) -> None:
+    path = write_events(tmp_path / "shop.csv")
+    names = ("--data", path, "--user", "uid", "--item", "sku", "--time", "")
+    found = results_of(ticoserec, tmp_path, *names, "--epochs", 2)
+    assert set(found) == {"random", "popularity", "sasrec-bce", "coserec-bce"}
+    assert {result.dataset for result in found.values()} == {"shop.csv"}
+    assert found["coserec-bce"].protocol.loss == "bce + contrastive"
+    assert found["sasrec-bce"].protocol.loss == "bce"
+    assert not any(result.published for result in found.values())
+
+
+# --- rows ---
+
+
+@pytest.fixture(scope="module")
+def columns() -> next_item.Data:
+    return next_item.resident(leave_one_out(ticoserec.load(TINY)))
+
+
+@pytest.mark.parametrize("row", ticoserec.ROWS)
+def test_the_loss_is_part_of_every_name(row: str, columns: next_item.Data) -> None:
+    check_label(row, ticoserec.ROWS[row].objective(columns).name)
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "phases"),
+    [
+        ("sasrec-bce", {}, {"plain": 3}),
+        ("coserec-bce", {}, {"views": 3}),
+        ("ticoserec-bce", {}, {"plain": 1, "views": 2}),
+        ("ticoserec-bce", {"epochs": 5}, {"plain": 1, "views": 2, "hybrid": 2}),
+        ("ticoserec-bce", {"no_warm_up": True}, {"views": 3}),
+        ("ticoserec-bce", {"weight": 0.0}, {"plain": 3}),
+        ("sasrec-bce", {"weight": 0.5}, {"plain": 3}),
+    ],
+)
+def test_phases_are_those_of_the_recipe(
+    row: str, change: dict[str, Any], phases: dict[str, int], columns: next_item.Data
+) -> None:
+    """The tasks are never called, so any stands for them."""
+    recipe = ticoserec.recipe_of(row, dataclasses.replace(TINY, **change))
+    task: Any = "next item"
+    with_similar = columns._replace(columns={**columns.columns, "similar": None})
+    model: Any = None
+    found = recipes.phases(task, task if recipe.weight else None, model, with_similar, recipe)
+    assert {phase.name: phase.epochs for phase in found} == phases
+
+
+def test_every_setting_of_a_recipe_is_an_option() -> None:
+    options = {field.name for field in dataclasses.fields(ticoserec.Config)}
+    settings = {field.name for field in dataclasses.fields(recipes.Recipe)}
+    assert settings - options == {"by_gaps"}  # what the rows differ by
+    changed = ticoserec.Config(dropout=0.25, short="IM", threshold=7, temperature=0.5)
+    for row in ticoserec.ROWS:
+        recipe = ticoserec.recipe_of(row, changed)
+        assert (recipe.dropout, recipe.short, recipe.threshold, recipe.temperature) == (0.25, "IM", 7, 0.5)
+
+
+@pytest.mark.parametrize("name", ticoserec.SIMILARITIES)
+def test_every_similarity_has_a_substitute_for_each_item(name: str, columns: next_item.Data) -> None:
+    recipe = ticoserec.recipe_of("coserec-bce", TINY)
+    found = ticoserec.SIMILARITIES[name](columns.split.sequences, recipe, 0)
+    assert found.item.shape == (columns.num_items + 1,)
+    assert bool((found.item > 0).any()) == (name != "random")  # which draws anew at every use
+    assert int(found.pool_size) > 0
+
+
+@pytest.mark.parametrize("name", ticoserec.FORMS)
+def test_every_form_of_a_view_is_a_vector_a_view(name: str, columns: next_item.Data) -> None:
+    recipe, form = ticoserec.recipe_of("coserec-bce", TINY), ticoserec.FORMS[name]
+    model = recipes.encoder(columns.num_items, recipe, mask_value=form.mask_value)
+    task = form.task(model, columns, recipe, 1)
+    assert callable(task.losses)
+    assert model.mask_value == (-1e4 if name == "flat" else -np.inf)
+    assert ticoserec.model_name("coserec-bce", dataclasses.replace(TINY, form=name)) == (
+        "coserec-bce" if name == "mean" else f"coserec-bce+{name}"
+    )
+
+
+def test_a_new_similarity_and_a_new_form_are_an_entry_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What each is given is what it needs, and both are part of the row's name."""
+    asked: list[tuple[int, int]] = []
+
+    def successor(sequences: Sequences, recipe: recipes.Recipe, seed: int) -> Similar:
+        asked.append((recipe.dim, seed))
+        found = views.random(sequences, recipe, seed)
+        return found._replace(item=jnp.roll(jnp.arange(sequences.num_items + 1), -1).at[0].set(0))
+
+    def first_event(items: Array, event: Array, length: Array) -> Array:
+        return (event == 0).astype(jnp.float32)
+
+    monkeypatch.setattr(ticoserec, "SIMILARITIES", {**ticoserec.SIMILARITIES, "successor": successor})
+    monkeypatch.setattr(ticoserec, "FORMS", {**ticoserec.FORMS, "first": views.pooled(first_event)})
+    options = ("--rows", "coserec-bce", "--similarity", "successor", "--form", "first", "--epochs", 2)
+    (result,) = results_of(ticoserec, tmp_path, *options).values()
+    assert result.model == "coserec-bce+first+successor"
+    assert asked == [(8, 3)]
+    assert "views are compared as their first" in result.note
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dim": 7}, "dim=7: must be a multiple of the 2 attention heads"),
+        ({"epochs": 0}, "epochs=0: must be at least 1"),
+        ({"batch_size": -1}, "batch_size=-1: must be at least 1"),
+        ({"operators": "SX"}, "operators='SX': letters of SIMRC"),
+        ({"short": ""}, "short='': letters of SIMRC"),
+        ({"form": "meen"}, "form: 'meen' is none of mean, last, flat; the nearest is 'mean'"),
+        ({"similarity": "item2vek"}, "similarity: 'item2vek' is none of .*; the nearest is 'item2vec'"),
+        ({"rows": ("tico",)}, "rows: 'tico' is none of"),
+        ({"seeds": (1, 1)}, "none twice"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ticoserec.Config(**change)
+
+
+def test_what_ranks_or_draws_as_the_official_code_is_named() -> None:
+    config = dataclasses.replace(OFFICIAL, reject="all", seen="zero")
+    assert ticoserec.model_name("sasrec-bce", config) == "sasrec-bce+reject-all+seen-zero"
+    assert ticoserec.model_name("popularity", config) == "popularity+seen-zero"
+
+
+def test_data_without_times_have_no_row_that_augments_by_them() -> None:
+    config = ticoserec.Config(dataset="coserec-Beauty")
+    without = ("random", "popularity", "sasrec-bce", "coserec-bce")
+    assert ticoserec.rows_of(config, "coserec-Beauty", has_times=False) == without
+    assert ticoserec.rows_of(ticoserec.Config(), "ml-100k", has_times=True) == (*without, "ticoserec-bce")
+    with pytest.raises(ValueError, match="coserec-Beauty has no times, by which ticoserec-bce augments"):
+        ticoserec.Config(dataset="coserec-Beauty", rows=("ticoserec-bce",))
+    own = ticoserec.Config(data="shop.csv", rows=("ticoserec-bce",))
+    with pytest.raises(ValueError, match="shop.csv has no times, by which ticoserec-bce augments"):
+        ticoserec.rows_of(own, "shop.csv", has_times=False)
+
+
+def test_views_by_times_are_refused_for_data_without(columns: next_item.Data) -> None:
+    sequences = dataclasses.replace(columns.split.sequences, times=None)
+    data = next_item.resident(leave_one_out(sequences))
+    recipe = ticoserec.recipe_of("ticoserec-bce", TINY)
+    similar = views.random(sequences, recipe, 0)
+    with pytest.raises(ValueError, match="has no times, by which views are made here"):
+        views.augmented(data, recipe, similar)
+
+
+def test_sasrec_has_the_settings_of_the_code_base_of_its_data() -> None:
+    widths = [
+        ticoserec.recipe_of("sasrec-bce", ticoserec.Config(dataset=name)).dim
+        for name in ("Beauty", "coserec-Beauty")
+    ]
+    assert widths == [recipes.ticoserec("Beauty").dim, recipes.coserec("coserec-Beauty").dim] == [128, 64]
+    assert ticoserec.recipe_of("sasrec-bce", ticoserec.Config(dataset="coserec-Beauty")).weight == 0
+
+
+# --- published numbers and notes ---
+
+
 @pytest.mark.parametrize("change", WAYS, ids=str)
 def test_official_settings_have_the_published_numbers(change: dict[str, Any]) -> None:
     found = ticoserec.published_numbers("ticoserec-bce", dataclasses.replace(OFFICIAL, **change))
     assert found.values["ndcg@20"] == 0.0501
-    assert found.source == recipes.README
+    assert found.source == published.README
 
 
 @pytest.mark.parametrize("change", OTHERWISE, ids=str)
@@ -66,7 +265,7 @@ def test_other_settings_have_none(change: dict[str, Any]) -> None:
     ],
 )
 def test_a_difference_is_for_the_same_sequences_and_the_same_ranking(
-    dataset: Any, row: Any, seen: Any, reason: str
+    dataset: Any, row: str, seen: Any, reason: str
 ) -> None:
     found = ticoserec.published_numbers(row, ticoserec.Config(dataset=dataset, seen=seen))
     assert found.values
@@ -74,34 +273,11 @@ def test_a_difference_is_for_the_same_sequences_and_the_same_ranking(
 
 
 @pytest.mark.parametrize("row", ["sasrec-bce", "coserec-bce"])
-def test_the_figures_beside_both_files_are_the_same(row: str) -> None:
-    for ours, theirs in recipes.SAME_EVENTS.items():
-        here, there = (recipes.published_for(name, row, seen="zero") for name in (ours, theirs))
-        assert here is not None and there is not None
+def test_the_figures_for_both_files_are_the_same(row: str) -> None:
+    for ours, theirs in published.SAME_EVENTS.items():
+        here, there = (published.published_for(name, row, seen="zero") for name in (ours, theirs))
+        assert here.values
         assert (here.values, here.source) == (there.values, there.source)
-
-
-def test_what_ranks_or_draws_as_the_official_code_is_named() -> None:
-    config = dataclasses.replace(OFFICIAL, reject="all", seen="zero")
-    assert ticoserec.model_name("sasrec-bce", config) == "sasrec-bce+reject-all+seen-zero"
-    assert ticoserec.model_name("popularity", config) == "popularity+seen-zero"
-
-
-def test_files_without_times_have_no_row_that_augments_by_them() -> None:
-    config = ticoserec.Config(dataset="coserec-Beauty")
-    assert ticoserec.rows_of(config) == ("random", "popularity", "sasrec-bce", "coserec-bce")
-    assert ticoserec.rows_of(ticoserec.Config())[-1] == "ticoserec-bce"
-    with pytest.raises(ValueError, match="coserec-Beauty has no times, by which ticoserec-bce augments"):
-        ticoserec.Config(dataset="coserec-Beauty", rows=("ticoserec-bce",))
-
-
-def test_sasrec_has_the_settings_of_the_code_base_of_its_data() -> None:
-    widths = [
-        ticoserec.recipe_of(ticoserec.Config(dataset=name), "sasrec-bce").dim
-        for name in ("Beauty", "coserec-Beauty")
-    ]
-    assert widths == [recipes.TICOSEREC["Beauty"].dim, recipes.COSEREC["coserec-Beauty"].dim] == [128, 64]
-    assert ticoserec.recipe_of(ticoserec.Config(dataset="coserec-Beauty"), "sasrec-bce").weight == 0
 
 
 def test_a_note_says_what_was_cut_short_and_what_departs() -> None:
@@ -158,7 +334,7 @@ def test_the_two_files_order_the_events_of_a_day_otherwise(
 ) -> None:
     """The counts that stand in the reasons, and that CoSeRec's files sort the events of a day by item."""
     monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
-    file = recipes.COSEREC_FILES[recipes.SAME_EVENTS[name]]
+    file = recipes.COSEREC_FILES[published.SAME_EVENTS[name]]
     if not (data_dir / f"coserec/{file}.txt.gz").exists():
         pytest.skip(f"the data folder has no coserec/{file}.txt.gz")
     ours, theirs = source.load(name), coserec.load(file)
@@ -186,7 +362,7 @@ def test_the_two_files_order_the_events_of_a_day_otherwise(
     if name == "Yelp-A":
         assert equal == compared > 0.999 * ours.num_users
     else:
-        counts = re.findall(r"([\d,]+) of ([\d,]+) users", recipes.OTHER_ORDER[name])
+        counts = re.findall(r"([\d,]+) of ([\d,]+) users", published.OTHER_ORDER[name])
         assert counts == [(f"{equal:,}", f"{compared:,}")]
     if name == "Beauty":
         assert same_day == 76_867

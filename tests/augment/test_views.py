@@ -33,9 +33,18 @@ FIVE = {
     "substitute": ops.ti_substitute(0.2),
 }
 RANDOM = View(tuple(FIVE.values()), operators_by_initials("SIM", **FIVE), 12, window=20, widths=(8, 16))
-PLAIN = dataclasses.replace(RANDOM, widths=())  # the same at full width; run uncompiled, it takes less time
-compiled = jax.jit(RANDOM)
-apply = functools.partial(augment, widths=())
+PLAIN = dataclasses.replace(RANDOM, widths=())  # the same at full width
+compiled, plain = jax.jit(RANDOM), jax.jit(PLAIN)
+
+
+@functools.cache
+def program(operator: ops.Operator, window: int | None) -> Any:
+    return jax.jit(functools.partial(augment, operator, window=window, widths=()))
+
+
+def apply(operator: ops.Operator, *arrays: Any, window: int | None = None) -> Any:
+    """An operator at full width: compiled once."""
+    return program(operator, window)(*arrays)
 
 
 @functools.cache
@@ -65,33 +74,32 @@ def test_same_key_same_views_and_another_key_others() -> None:
 
 def test_a_row_depends_on_its_own_key_alone() -> None:
     keys = jax.random.split(jax.random.key(0), len(ROWS))
-    whole = PLAIN(keys, ITEMS, TIMES, LENGTH, SIMILAR)
-    part = PLAIN(keys[50:60], ITEMS[50:60], TIMES[50:60], LENGTH[50:60], SIMILAR)
+    whole = plain(keys, ITEMS, TIMES, LENGTH, SIMILAR)
+    part = plain(keys[50:60], ITEMS[50:60], TIMES[50:60], LENGTH[50:60], SIMILAR)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[50:60], b), whole, part)
 
 
 def test_planned_beforehand_from_a_flat_column_gives_the_same() -> None:
-    plan = plan_in_blocks(PLAIN, TIMES, LENGTH, width=WIDTH, block=40)
+    plan = jax.jit(lambda: plan_in_blocks(PLAIN, TIMES, LENGTH, width=WIDTH, block=40))()
     flat = jnp.asarray([item for items, _ in ROWS for item in items], jnp.int32)
     end = jnp.cumsum(LENGTH)
     order = np.random.default_rng(0).permutation(len(ROWS))
     keys = jax.random.split(jax.random.key(0), len(ROWS))
-    got = PLAIN.apply(
+    got = jax.jit(functools.partial(PLAIN.apply, width=WIDTH))(
         keys[order],
-        jax.tree.map(lambda x: x[order], plan),
+        jax.tree.map(lambda x: np.asarray(x)[order], plan),
         flat,
         LENGTH[order],
         SIMILAR,
         end=end[order],
-        width=WIDTH,
     )
-    want = PLAIN(keys, ITEMS, TIMES, LENGTH, SIMILAR)
+    want = plain(keys, ITEMS, TIMES, LENGTH, SIMILAR)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[order]), got, want)
 
 
 def test_wider_padding_changes_nothing() -> None:
     wide = jnp.pad(ITEMS, ((0, 0), (5, 0))), jnp.pad(TIMES, ((0, 0), (5, 0)))
-    jax.tree.map(np.testing.assert_array_equal, PLAIN(jax.random.key(0), *wide, LENGTH, SIMILAR), result())
+    jax.tree.map(np.testing.assert_array_equal, plain(jax.random.key(0), *wide, LENGTH, SIMILAR), result())
 
 
 def test_what_padding_holds_changes_nothing() -> None:
@@ -153,7 +161,8 @@ def test_reorder_and_others_cut_to_one_event(name: Any) -> None:
 def test_unaugmented_rows_stay_or_become_empty(zero: Any) -> None:
     view = dataclasses.replace(PLAIN, zero=zero)
     left = jnp.arange(len(ROWS)) % 3 == 0
-    got = twin.as_lists(view(jax.random.key(0), ITEMS, TIMES, LENGTH, SIMILAR, unaugmented=left))
+    step = jax.jit(lambda left: view(jax.random.key(0), ITEMS, TIMES, LENGTH, SIMILAR, unaugmented=left))
+    got = twin.as_lists(step(left))
     others = twin.as_lists(result())
     for row, (items, _) in enumerate(ROWS):
         assert got[row] == (([] if zero else items[-20:]) if row % 3 == 0 else others[row])
@@ -184,12 +193,10 @@ def test_no_operator_but_mask_ever_yields_padding_inside_a_row() -> None:
 
 def test_random_operators_need_no_times() -> None:
     for make in (ops.crop, ops.mask, ops.reorder, ops.substitute, ops.insert):
-        with_times = apply(make(0.4), jax.random.key(0), ITEMS, TIMES, LENGTH, SIMILAR)
-        jax.tree.map(
-            np.testing.assert_array_equal,
-            apply(make(0.4), jax.random.key(0), ITEMS, None, LENGTH, SIMILAR),
-            with_times,
-        )
+        operator, key = make(0.4), jax.random.key(0)
+        with_times = apply(operator, key, ITEMS, TIMES, LENGTH, SIMILAR)
+        without = apply(operator, key, ITEMS, None, LENGTH, SIMILAR)
+        jax.tree.map(np.testing.assert_array_equal, without, with_times)
 
 
 def test_pairs() -> None:

@@ -24,8 +24,7 @@ has one order of items for all sessions, which a public sample of the file does 
 ablations, to see how much of the published numbers the order is.
 
 Run:     python -m experiments.sequential.stamp
-Also:    --dataset diginetica, --rows stamp-ce --seeds 0, --select test, --dataset diginetica --order file,
-         --data clicks.csv --user session --item sku --time ts (sessions of yours)
+Also:    --dataset diginetica --order file, --select test, --data clicks.csv --user session (yours)
 
 Expect:  Yoochoose 1/64: with the epoch chosen on a tenth of the training sessions and three seeds, STAMP
          reaches recall@20 0.680 and MRR@20 0.294. That is 1.1 and 0.8 % below the paper, which trains on all
@@ -40,13 +39,9 @@ Expect:  Yoochoose 1/64: with the epoch chosen on a tenth of the training sessio
          random; the paper has 0.067.
 
          Diginetica: three epochs of one seed give STAMP recall@20 0.451 and MRR@20 0.145, with validation
-         still rising, and STMP 0.464 and 0.150. The paper prints 0.620 and 0.274, for sessions in which the
-         clicks of one day stand in the order of the raw file. With the repeated views of an item placed
-         together, as in that file, the same three epochs give 0.449 and 0.214. With the items in one order
-         in all sessions as well (`file-fixed`) they give 0.560 and 0.248, and the successor of the last
-         click alone has a recall of 0.440, where it has 0.297 in order of time. So most of the gap comes
-         from such an order. That the file has one order for all sessions is inferred (docs/decisions.md says
-         from what).
+         still rising; the paper prints 0.620 and 0.274, for sessions in the order of the raw file. With the
+         repeated views of an item together and the items in one order in all sessions (`file-fixed`) they
+         give 0.560 and 0.248, so most of the gap comes from such an order (docs/discussion.md).
 """
 
 from __future__ import annotations

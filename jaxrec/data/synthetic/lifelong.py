@@ -83,21 +83,19 @@ def lifelong(
     )
     rng = np.random.default_rng(seed)
     category, style, item_of = _draw_items(2 * num_categories, items_per_style, rng)
-    lengths = rng.integers(min_length, max_length + 1, num_users)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = np.cumsum(np.append(0, rng.integers(min_length, max_length + 1, num_users)))
     if offsets[-1] > MAX_ITEMS:
         raise ValueError(f"{offsets[-1]:,} events: must fit int32; take fewer users or shorter histories")
     preferences = np.zeros((num_users + 1, num_categories + 1), np.int32)
     preferences[1:, 1:] = rng.integers(1, STYLES + 1, (num_users, num_categories))
-    events, planted = _draw_histories(
-        offsets, preferences, item_of, relevant=relevant, recent=recent, rng=rng
-    )
+    sizes = {"relevant": relevant, "recent": recent}
+    events, planted = _draw_histories(offsets, preferences, item_of, **sizes, rng=rng)
     user = np.repeat(np.arange(1, num_users + 1), impressions_per_user)
     target_category = rng.integers(1, num_categories + 1, len(user))
     target_style = rng.integers(1, STYLES + 1, len(user))
     click = (target_style == preferences[user, target_category]) ^ (rng.random(len(user)) < noise)
     tenth = max(num_users // 10, 1) * impressions_per_user  # impressions of validation, and of test
-    train, validation, test = np.split(np.arange(len(user)), [len(user) - 2 * tenth, len(user) - tenth])
+    train, validation, test = np.split(np.arange(len(user)), len(user) - tenth * np.array([2, 1]))
     clicks = Clicks(
         f"lifelong-{num_users}x{max_length}",
         events,

@@ -14,7 +14,7 @@ import pytest
 from experiments.common import NONE, check_label
 from experiments.sequential import ticoserec
 from experiments.sequential import ticoserec_published as published
-from jaxrec.augment.similarity import Similar
+from jaxrec.augment.similarity import SimilarItems
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec
@@ -163,7 +163,7 @@ def test_a_new_similarity_and_a_new_form_are_an_entry_each(
     """What each is given is what it needs, and both are part of the row's name."""
     asked: list[tuple[int, int]] = []
 
-    def successor(sequences: Sequences, recipe: recipes.Recipe, seed: int) -> Similar:
+    def successor(sequences: Sequences, recipe: recipes.Recipe, seed: int) -> SimilarItems:
         asked.append((recipe.dim, seed))
         found = views.random(sequences, recipe, seed)
         return found._replace(item=jnp.roll(jnp.arange(sequences.num_items + 1), -1).at[0].set(0))

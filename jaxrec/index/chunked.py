@@ -157,10 +157,9 @@ def top_k(items: ItemScores, k: int) -> Best:
         return Best(value, chosen, best.finite & block.finite)
 
     shape = (items.num_queries, k)
+    # Of scores -inf those of `none` come first, so an item that was taken out is in no list.
     scores, ids = jnp.full(shape, -jnp.inf, items.dtype), jnp.zeros(shape, jnp.int32)
-    none = Best(
-        scores, ids, jnp.ones(shape[0], bool)
-    )  # of scores -inf first: an item taken out is in no list
+    none = Best(scores, ids, jnp.ones(shape[0], bool))
     return items.fold(step, none)
 
 

@@ -18,13 +18,9 @@ from jaxrec.types import Protocol
 LIKED = (4, 5)
 RNG = np.random.default_rng(0)
 USER = RNG.integers(1, 31, 400)
-EVENTS = Interactions.from_raw(
-    "rated",
-    USER,
-    RNG.integers(1, 21, 400),
-    RNG.permutation(400) + 40 * USER,
-    RNG.integers(1, 6, 400).astype(np.float32),
-)
+ITEM, TIME = RNG.integers(1, 21, 400), RNG.permutation(400) + 40 * USER
+ACTION = RNG.integers(1, 6, 400).astype(np.float32)
+EVENTS = Interactions.from_raw("rated", USER, ITEM, TIME, ACTION)
 DATA = actions.resident(EVENTS, positive=LIKED)
 
 
@@ -131,8 +127,8 @@ def replaced(**changes: Any) -> Interactions:
 @pytest.mark.parametrize(
     ("events", "message"),
     [
-        (lambda: replaced(value=EVENTS.value - np.float32(0.5)), "rated: actions must be whole, from 1 on"),
-        (lambda: replaced(value=EVENTS.value - np.float32(1)), "rated: actions must be whole, from 1 on"),
+        (lambda: replaced(value=ACTION - np.float32(0.5)), "rated: actions must be whole, from 1 on"),
+        (lambda: replaced(value=ACTION - np.float32(1)), "rated: actions must be whole, from 1 on"),
         (lambda: replaced(value=None), "rated: times and actions are needed"),
         (lambda: replaced(time=None), "rated: times and actions are needed"),
     ],

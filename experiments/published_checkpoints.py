@@ -27,7 +27,7 @@ import numpy as np
 from experiments.saving import save
 from experiments.settings import check_seeds
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.convert import s3rec
 from jaxrec.data import store
 from jaxrec.data.events.interactions import Sequences
@@ -358,7 +358,7 @@ def run(config: Config) -> dict[str, dict[str, float]]:
     Raises:
       ValueError: a file is absent or does not fit, see `module_of`; nothing is stored then.
     """
-    ready(config)
+    check_run(config)
     sequences = load(config)
     read = weights_of(config, sequences)
     data = ranking.resident(leave_one_out(sequences))
@@ -392,7 +392,7 @@ def weights_of(config: Config, sequences: Sequences) -> list[Weights]:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

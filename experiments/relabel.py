@@ -140,7 +140,7 @@ def relabelled(result: Result) -> Result:
 def relabel(path: Path, record: Record, folder: str) -> Path:
     """Writes a file under its new labels, with the plot beside it, and returns where it is."""
     path.unlink()
-    moved = results.write(relabelled(record.result), folder, manifest=record.manifest)
+    moved = results.write_result(relabelled(record.result), folder, manifest=record.manifest)
     if path.with_suffix(".png").exists():
         path.with_suffix(".png").rename(moved.with_suffix(".png"))
     if not any(path.parent.iterdir()):
@@ -150,7 +150,7 @@ def relabel(path: Path, record: Record, folder: str) -> Path:
 
 def stale(folder: str | Path) -> list[tuple[Path, Record]]:
     """Files whose labels are not today's."""
-    read = [(path, results.read(path)) for path in sorted(Path(folder).glob("*/*/*.json"))]
+    read = [(path, results.read_result(path)) for path in sorted(Path(folder).glob("*/*/*.json"))]
     return [(path, record) for path, record in read if relabelled(record.result) != record.result]
 
 

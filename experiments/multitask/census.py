@@ -30,7 +30,7 @@ from experiments.published import NONE, Published
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.sources import census
 from jaxrec.data.synthetic import multitask as synthetic_multitask
 from jaxrec.data.tables.impressions import ImpressionSplit
@@ -181,7 +181,7 @@ def published_numbers(row: Row, config: Config) -> Published:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     split = load(config)
     data = impressions.resident(split)
     tasks = [task for task in data.tasks if task not in data.spaces]
@@ -209,7 +209,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

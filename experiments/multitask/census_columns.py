@@ -27,7 +27,7 @@ from experiments.saving import means, save
 from experiments.settings import check_seeds, described
 from jaxrec import config as command_line
 from jaxrec import metrics
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.sources import census
 from jaxrec.data.synthetic import multitask as synthetic_multitask
 from jaxrec.data.tables.impressions import ImpressionSplit
@@ -89,7 +89,7 @@ def measure(group: str, config: Config) -> Iterator[tuple[str, str, str, list[di
 
 def run(config: Config) -> None:
     """Fits, scores and stores every row."""
-    ready(config)
+    check_run(config)
     for group in config.groups:
         for row, dataset, rule, found in measure(group, config):
             path = save(
@@ -106,7 +106,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

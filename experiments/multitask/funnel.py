@@ -38,7 +38,7 @@ from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.sources import retailrocket
 from jaxrec.data.synthetic import multitask as synthetic_multitask
 from jaxrec.data.tables.impressions import ImpressionSplit
@@ -257,7 +257,7 @@ def with_stages(data: impressions.Data) -> impressions.Data:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     split = load(config)
     data = with_stages(impressions.resident(split))
     for row in config.rows:
@@ -285,7 +285,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

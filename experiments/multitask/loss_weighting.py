@@ -19,7 +19,7 @@ from experiments.multitask import census as paper
 from experiments.saving import means, save
 from experiments.settings import described
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.nn.layers.features import Featured
 from jaxrec.optim import gradient_balancing as balancing
 from jaxrec.optim import loss_weighting as weighting
@@ -88,7 +88,7 @@ def method(row: Row, tasks: tuple[str, ...], config: Config, steps_per_epoch: in
         case "mgda":
             return balancing.mgda(shared)
         case "mgda-loss-norm":
-            return balancing.mgda(shared, sizes=balancing.by_loss_and_norm)
+            return balancing.mgda(shared, normalisation=balancing.by_loss_and_norm)
         case "mgda-ub":
             return balancing.mgda_ub(shared)
         case "pe-ltr":
@@ -97,7 +97,7 @@ def method(row: Row, tasks: tuple[str, ...], config: Config, steps_per_epoch: in
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     split = paper.load(config)
     data = impressions.resident(split)
     tasks = tuple(task for task in data.tasks if task not in data.spaces)
@@ -138,7 +138,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

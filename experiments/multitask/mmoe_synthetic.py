@@ -25,7 +25,7 @@ import numpy as np
 from experiments.saving import save
 from experiments.settings import check, described
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.synthetic.multitask import correlated_tasks
 from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.nn.multitask.moe import OMoE
@@ -121,7 +121,7 @@ def train(row: Row, data: impressions.Data, config: Config) -> tuple[Any, list[d
 
 def run(config: Config) -> None:
     """Trains, tests and stores every model at every correlation; a figure of all models a correlation."""
-    ready(config)
+    check_run(config)
     for correlation in config.correlations:
         data = load(config, correlation)
         curves: dict[str, list[dict[str, Any]]] = {}
@@ -151,13 +151,13 @@ def run(config: Config) -> None:
 
 def _figure(curves: dict[str, list[dict[str, Any]]], name: str, path: Path) -> None:
     try:
-        plots.spread(curves, "mse", path, label=name)
+        plots.mean_curve(curves, "mse", path, label=name)
     except ImportError as error:
         print(f"no figure of {name}: {error}")
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

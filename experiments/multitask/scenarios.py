@@ -33,7 +33,7 @@ import numpy as np
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.sources import census
 from jaxrec.data.synthetic import multitask as synthetic_multitask
 from jaxrec.data.tables.features import FIRST_VALUE
@@ -190,7 +190,7 @@ def summary(metrics: dict[str, float], setting: Setting) -> dict[str, float]:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     setting = load(config)
     tasks = {row: task_of(row, setting, config)[0] for row in config.rows}
     sizes = {
@@ -213,7 +213,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import metrics
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import coserec, movielens, sasrec
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -249,7 +249,7 @@ def beside_base(found: list[dict[str, float]], base: list[dict[str, float]]) -> 
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     clicks = load(config)
     data = resident(clicks, config)
     base: list[dict[str, float]] | None = None
@@ -276,7 +276,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

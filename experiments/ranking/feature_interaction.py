@@ -38,7 +38,7 @@ from experiments.ranking import din
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.sources import census, movielens
 from jaxrec.data.synthetic import multitask as synthetic_multitask
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -267,7 +267,7 @@ def train(row: Row, setting: Setting, config: Config) -> tuple[Any, list[dict[st
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     setting = load(config)
     rows = config.rows or setting.rows
     if "bst" in rows and (width := config.dim * len(setting.items)) % BST_HEADS:
@@ -293,7 +293,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

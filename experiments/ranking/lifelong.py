@@ -43,7 +43,7 @@ import optax
 from experiments.saving import save
 from experiments.settings import check, described
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.synthetic.lifelong import Lifelong, lifelong
 from jaxrec.data.tables.click_histories import SHARED, Clicks
 from jaxrec.nn.layers.dice import PReLU
@@ -396,7 +396,7 @@ def seconds_of(fn: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list
 
 def run(config: Config) -> None:
     """Trains, tests, times and stores every row."""
-    ready(config)
+    check_run(config)
     made = load(config) if config.trained else None
     for row in sorted(config.rows, key=ROWS.index):
         if made is not None:
@@ -406,7 +406,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from experiments.saving import means, save
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment.item2vec import item_vectors
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.clusters import Clusters, cluster_examples, clusters_from_labels, kmeans, one_cluster
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out, seen_before
@@ -279,7 +279,7 @@ def described(config: Config) -> dict[str, Any]:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = effective(config)
     data = ranking.resident(leave_one_out(load(config)))
     whole = one_cluster(data.num_items)
@@ -315,7 +315,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

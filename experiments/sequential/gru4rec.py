@@ -40,7 +40,7 @@ from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses, packing
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.data.events.sessions import Part, Sessions, SessionSplit, split_sessions
 from jaxrec.data.sources import session_logs as source
@@ -312,7 +312,7 @@ def name_of(split: SessionSplit) -> str:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = effective(config)
     data = sessions.resident(load(config))
     for row in config.rows:
@@ -344,7 +344,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ from experiments.sequential.hstu_recipes import LARGE, OTHER_CANDIDATES, PUBLISH
 from jaxrec import config as command_line
 from jaxrec import packing
 from jaxrec.augment.stochastic_length import stochastic_length
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import Split, leave_one_out
 from jaxrec.data.sources import movielens, rating_files, sasrec, ticoserec
@@ -335,7 +335,7 @@ def train(row: Row, data: ranking.Data, config: Config, protocol: Protocol) -> t
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     data = ranking.resident(split_of(load(config), config.select))
     chosen = "ndcg@10" if config.select == "validation" else "ndcg@10 on test"
     store = functools.partial(
@@ -377,7 +377,7 @@ def note_of(row: Row, config: Config) -> str:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import metrics, packing
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.batching import event_windows
 from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.events.split import Queries, split_by_time
@@ -367,7 +367,7 @@ def protocols(data: Data, loss: str, selection: str) -> dict[str, Protocol]:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = effective(config)
     data = load(config)
     for row in config.rows:
@@ -413,7 +413,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

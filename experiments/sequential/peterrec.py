@@ -52,7 +52,7 @@ from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import losses, metrics
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events import cold_items
 from jaxrec.data.events.batching import labelled_columns
 from jaxrec.data.events.interactions import Sequences
@@ -520,7 +520,7 @@ def protocol_of(data: Data, loss: str) -> Protocol:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = effective(config)
     data = load(config)
     learned = [row for row in config.rows if row not in (*FLOORS, "scratch")]
@@ -550,7 +550,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from experiments.published import NONE, Published, published
 from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import movielens, sasrec
@@ -215,7 +215,7 @@ def train(row: Row, data: ranking.Data, config: Config, protocol: Protocol) -> t
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row, among sampled candidates and among all items."""
-    ready(config)
+    check_run(config)
     config = effective(config)
     sequences = load(config)
     data = ranking.resident(leave_one_out(sequences, short="train"))
@@ -260,7 +260,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

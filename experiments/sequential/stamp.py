@@ -43,7 +43,7 @@ from experiments.saving import means, save
 from experiments.settings import check, described
 from jaxrec import config as command_line
 from jaxrec import packing
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.sessions import Part, Sessions, split_sessions
 from jaxrec.data.sources import session_logs as source
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -347,7 +347,7 @@ def published_numbers(row: Row, config: Config) -> Published:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = effective(config)
     split = split_sessions(load(config), share=config.share, by=config.validation)
     data = sessions.resident(split)
@@ -391,7 +391,7 @@ def note_of(row: Row, config: Config) -> str:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

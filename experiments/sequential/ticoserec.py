@@ -50,7 +50,7 @@ from jaxrec.augment import operators as ops
 from jaxrec.augment import similarity
 from jaxrec.augment.similarity import SimilarItems
 from jaxrec.augment.views import View, operators_by_initials, plan_in_blocks, unaugmented_users
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences, gap_variance_rank
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec, movielens, ticoserec
@@ -360,7 +360,7 @@ def note_of(row: Row, config: Config) -> str:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     sequences = load(config)
     protocol = Protocol(seen=config.seen, selection="ndcg@20")
     for row in rows_of(config):
@@ -397,7 +397,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

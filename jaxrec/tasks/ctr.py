@@ -107,7 +107,7 @@ def ctr(
     def next_behaviour(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
         where = outputs["steps"]
         pos, neg = outputs["next"], outputs["negative"]
-        return losses.next_behaviour(pos, neg, where=where, rows=batch["mask"], axis_name=axis_name)
+        return losses.next_behaviour(pos, neg, where=where, examples=batch["mask"], axis_name=axis_name)
 
     def memory_utilisation(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
         return losses.memory_utilisation(outputs["usage"], where=batch["mask"], axis_name=axis_name)

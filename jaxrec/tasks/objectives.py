@@ -72,7 +72,7 @@ def full_softmax(block: int = 4096) -> Objective:
     return Objective(lambda key, users, context: {}, loss)
 
 
-def sampled_softmax(num_samples: int, table: sampling.Popularity) -> Objective:
+def sampled_softmax(num_samples: int, table: sampling.PopularityTable) -> Objective:
     """Cross-entropy over the target and `num_samples` items that the whole batch shares.
 
     table: the distribution samples are drawn from; scores are corrected by its log-probabilities (logQ),
@@ -148,7 +148,7 @@ def target_and_shared(hidden: Array, table: Array, targets: Array, samples: Arra
     NaN where a sample, or a target other than 0, is no item of the table.
     """
     pos, count = jnp.einsum("...d,...d->...", hidden, table[targets]), table.shape[0]
-    neg = losses.products(hidden, table[samples])
+    neg = losses.dot_products(hidden, table[samples])
     real = targets != 0
     return (
         losses.nan_outside(pos, targets, count, where=real),
@@ -164,7 +164,7 @@ def _picked(hidden: Array, table: Array, targets: Array, samples: Array) -> tupl
     """
     ids = jnp.concatenate([targets[..., None], samples], axis=-1)
     if table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
-        scores = jnp.take_along_axis(losses.products(hidden, table), ids, axis=-1)
+        scores = jnp.take_along_axis(losses.dot_products(hidden, table), ids, axis=-1)
     else:
         scores = jnp.einsum("...d,...nd->...n", hidden, table[ids])
     scores = losses.nan_outside(scores, ids, table.shape[0], where=(targets != 0)[..., None])

@@ -106,7 +106,7 @@ class Negatives(NamedTuple):
     """
 
     num_samples: int
-    table: sampling.Popularity
+    table: sampling.PopularityTable
     lowered: tuple[Array, Array]
 
 
@@ -169,7 +169,7 @@ def shared_negatives(
             first = jax.lax.axis_index(axis_name) * targets.shape[0]
         candidates = jnp.concatenate([every, samples])
         lowered = jnp.concatenate([drawn.lowered[0][every], drawn.lowered[1][samples]])
-        scores = losses.products(hidden.reshape(-1, hidden.shape[-1]), table[candidates]) - lowered
+        scores = losses.dot_products(hidden.reshape(-1, hidden.shape[-1]), table[candidates]) - lowered
         known = min(table.shape[0], drawn.lowered[0].shape[0])
         used = (candidates != 0) & (targets != 0)[:, None]
         scores = losses.nan_outside(scores, candidates, known, where=used)

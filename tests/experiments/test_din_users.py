@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.ranking import din
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from tests.experiments.test_tiny import call
 
 
@@ -23,5 +23,5 @@ def test_tiny_tests_on_other_users(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [len(some) for some in users] == [48, 6, 6] and len(set.union(*users)) == 60
     places = ("--results", tmp_path / "results", "--workdir", tmp_path)
     call(din, monkeypatch, "--tiny", "--rows", "base", "--split", "user", "--seeds", 0, *places)
-    (stored,) = [read.result for read in read_all(tmp_path / "results")]
+    (stored,) = [read.result for read in read_results(tmp_path / "results")]
     assert stored.protocol.split.startswith("users 80/10/10, seed 0; ")

@@ -15,7 +15,7 @@ from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.multitask.kuaishou_ebr import KuaishouEBR
 from jaxrec.protocols import next_item as ranking
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 
 TINY = experiment.effective(experiment.Config(tiny=True))
 DATA = ranking.resident(leave_one_out(experiment.load(TINY)))
@@ -28,7 +28,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     places = ("--results", str(tmp_path / "results"), "--workdir", str(tmp_path / "work"))
     monkeypatch.setattr(sys, "argv", [experiment.__name__, *options, *places])
     experiment.main()
-    found = {record.result.model: record.result for record in read_all(tmp_path / "results")}
+    found = {record.result.model: record.result for record in read_results(tmp_path / "results")}
     assert set(found) == set(rows)
     for result in found.values():
         assert result.experiment == "kuaishou_ebr"

@@ -35,13 +35,13 @@ def stored(folder: Path, experiment: str, dataset: str, model: str, **changes: A
         seconds=1.5,
         compile_seconds=0.5,
     )
-    return results.write(result._replace(**changes), folder, manifest=MANIFEST)
+    return results.write_result(result._replace(**changes), folder, manifest=MANIFEST)
 
 
 def relabelled(folder: Path) -> results.Record:
     for path, record in relabel.stale(folder):
         relabel.relabel(path, record, str(folder))
-    (record,) = results.read_all(folder)
+    (record,) = results.read_results(folder)
     return record
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import published_checkpoints
 from experiments.sequential import sasrec, ticoserec
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 
 TWINS = {
     "ticoserec": (ticoserec, ("--rows", "random", "popularity", "ticoserec-bce"), {"ticoserec-bce"}),
@@ -62,7 +62,7 @@ def test_tiny_runs_to_the_end(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     results = tmp_path / "results"
     places = ("--results", results, "--workdir", tmp_path / "work", "--seeds", 3)
     call(module, monkeypatch, "--tiny", *rows, *places)
-    records = {record.result.model: record.result for record in read_all(results)}
+    records = {record.result.model: record.result for record in read_results(results)}
     assert {"random", "popularity"} | learned <= set(records)
     assert {r.experiment for r in records.values()} == {name}
     assert len({r.dataset for r in records.values()}) == 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.sequential import hstu_generative as experiment
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from tests.experiments.test_tiny import call
 
 LIKED = (4, 5)
@@ -26,7 +26,7 @@ def test_tiny_learns_tastes_that_only_earlier_ratings_tell(
     longer = ("--epochs", 40, "--every", 4, "--patience", 0, "--learning-rate", 0.01, "--batch-size", 16)
     rows = ("--rows", "rates", "popularity", "generative", "generative-ranking")
     call(experiment, monkeypatch, "--tiny", *rows, *longer, *places)
-    found = {(r.result.dataset, r.result.model): r.result for r in read_all(tmp_path / "results")}
+    found = {(r.result.dataset, r.result.model): r.result for r in read_results(tmp_path / "results")}
     ranking, retrieval = (
         {model: result for (dataset, model), result in found.items() if dataset == f"tiny-{question}"}
         for question in ("ranking", "retrieval")

@@ -13,7 +13,7 @@ import pytest
 from experiments.sequential import gru4rec as experiment
 from jaxrec import losses
 from jaxrec.protocols import sessions
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from tests.experiments.test_tiny import call
 
 TINY = experiment.effective(experiment.Config(tiny=True))
@@ -25,7 +25,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     results = tmp_path / "results"
     call(experiment, monkeypatch, "--tiny", "--rows", *rows, "--results", results, "--workdir", tmp_path,
          "--seeds", 3, 4)  # fmt: skip
-    records = {record.result.model: record.result for record in read_all(results)}
+    records = {record.result.model: record.result for record in read_results(results)}
     expected = {
         "popularity": "",
         "gru4rec-bpr-max-parallel": "bpr-max; in-batch negatives and 8 ∝ frequency^0",

@@ -24,7 +24,7 @@ from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.protocols import next_item as ranking
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from tests.experiments.test_tiny import call
 
 ROWS = ("sasrec-bce", "sasrec-original-ssm", "sasrec-ssm", "hstu-ssm")
@@ -36,7 +36,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *args: object) -> dict
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     places = ("--results", tmp_path / "results", "--workdir", tmp_path / "work", "--seeds", 3)
     call(hstu, monkeypatch, "--tiny", *args, *places)
-    return {record.result.model: record.result for record in read_all(tmp_path / "results")}
+    return {record.result.model: record.result for record in read_results(tmp_path / "results")}
 
 
 def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

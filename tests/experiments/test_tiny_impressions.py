@@ -12,7 +12,7 @@ import pytest
 from experiments.multitask import census, census_columns, funnel, loss_weighting, mmoe_synthetic
 from experiments.ranking import din
 from jaxrec.protocols import impressions
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from jaxrec.tasks.multitask import stacked
 from tests.experiments.test_tiny import call
 
@@ -46,7 +46,7 @@ def test_tiny_runs_to_the_end(name: str, tmp_path: Path, monkeypatch: pytest.Mon
     module, rows, losses, metric = TWINS[name]
     results = tmp_path / "results"
     call(module, monkeypatch, "--tiny", *rows, "--results", results, "--workdir", tmp_path, "--seeds", 3, 4)
-    records = {record.result.model: record.result for record in read_all(results)}
+    records = {record.result.model: record.result for record in read_results(results)}
     assert {model: result.protocol.loss for model, result in records.items()} == losses
     for result in records.values():
         assert result.experiment == name and result.steps > 0
@@ -113,7 +113,7 @@ def test_boosting_gains_from_a_number_that_tells_the_label(
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     call(census_columns, monkeypatch, "--tiny", "--groups", "income", "--seeds", 3, "--results", tmp_path)
     nominal, everything = (
-        next(record.result for record in read_all(tmp_path) if record.result.model == row)
+        next(record.result for record in read_results(tmp_path) if record.result.model == row)
         for row in census_columns.ROWS
     )
     assert everything.metrics["auc/ctr"][0] > nominal.metrics["auc/ctr"][0] + 0.03

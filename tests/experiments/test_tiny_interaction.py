@@ -13,7 +13,7 @@ from experiments.multitask import scenarios
 from experiments.ranking import feature_interaction
 from jaxrec.data.synthetic.multitask import funnel
 from jaxrec.data.tables.features import FIRST_VALUE
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from jaxrec.tasks.multitask import stacked
 from tests.experiments.test_tiny import call
 
@@ -25,7 +25,7 @@ def tiny(module: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: o
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     places = ("--results", folder / "results", "--workdir", folder, "--seeds", 3, 4)
     call(module, monkeypatch, "--tiny", *options, *places)
-    found = {record.result.model: record.result for record in read_all(folder / "results")}
+    found = {record.result.model: record.result for record in read_results(folder / "results")}
     for result in found.values():
         assert result.steps > 0 and result.protocol.loss == "bce"
         assert result.protocol.candidates == "impressions"

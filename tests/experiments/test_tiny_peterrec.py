@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from experiments.sequential import peterrec as experiment
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from jaxrec.tasks.profile import profile
 from tests.experiments.test_tiny import call
 
@@ -38,7 +38,7 @@ def pretrained(folder: Path) -> Any:
 
 
 def test_tiny_runs_to_the_end(folder: Path) -> None:
-    records = {record.result.model: record.result for record in read_all(folder / "results")}
+    records = {record.result.model: record.result for record in read_results(folder / "results")}
     assert set(records) == {"popularity", "peterrec-serial-ce"}
     for model, result in records.items():
         assert result.experiment == "peterrec" and result.dataset == "chain-80x24-half"
@@ -182,7 +182,7 @@ def test_cold_items_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     call(experiment, monkeypatch, "--tiny", "--norms", "--rows", "random", "popularity", "peterrec-parallel",
          "--seeds", 3, "--labels", 30, "--results", tmp_path / "results", "--workdir", tmp_path)  # fmt: skip
-    records = {record.result.model: record.result for record in read_all(tmp_path / "results")}
+    records = {record.result.model: record.result for record in read_results(tmp_path / "results")}
     assert set(records) == {"random", "popularity", "peterrec-parallel-norms-ce"}
     for result in records.values():
         assert result.dataset == "groups-600x60-cold-30"

@@ -27,7 +27,7 @@ import numpy as np
 from experiments.common import check_seeds, save
 from jaxrec import baselines
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.convert import s3rec
 from jaxrec.data import store
 from jaxrec.data.events.interactions import Sequences
@@ -356,7 +356,7 @@ def run(config: Config) -> dict[str, dict[str, float]]:
     Raises:
       ValueError: a file is absent or does not fit, see `module_of`; nothing is stored then.
     """
-    ready(config)
+    check_run(config)
     sequences = load(config)
     read = weights_of(config, sequences)
     data = next_item.resident(leave_one_out(sequences))
@@ -391,7 +391,7 @@ def weights_of(config: Config, sequences: Sequences) -> list[Weights]:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

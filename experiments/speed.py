@@ -23,8 +23,8 @@ from tabulate import tabulate
 from experiments.benchmarks import multitask, ranking, sessions, ticoserec
 from experiments.benchmarks.timing import Figure
 from jaxrec import config as command_line
-from jaxrec.config import ready
-from jaxrec.report.results import write_whole
+from jaxrec.config import check_run
+from jaxrec.report.results import write_atomically
 
 FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
     "ticoserec": ticoserec.figures,
@@ -53,7 +53,7 @@ class Config:
 
 def run(config: Config) -> None:
     """Times the families asked for, prints their figures and stores them."""
-    ready(config)
+    check_run(config)
     baseline = json.loads(Path(config.baseline).read_text()) if config.baseline else {}
     path = Path(config.results) / "speed.json"
     merged(path, [])  # or the error of a damaged file, before hours of timing
@@ -67,7 +67,7 @@ def run(config: Config) -> None:
         print(f"{figure.name:42s} {figure.median:12.4g} {figure.unit}", flush=True)
     print(tabulate([[*f, ratio(f, baseline)] for f in figures], [*Figure._fields, "against baseline"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(merged(path, figures), indent=1) + "\n")
+    write_atomically(path, json.dumps(merged(path, figures), indent=1) + "\n")
 
 
 def merged(path: Path, figures: list[Figure]) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def ratio(figure: Figure, baseline: dict[str, float]) -> str:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

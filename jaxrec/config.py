@@ -1,7 +1,7 @@
-"""Command line of experiments and programs: a frozen dataclass is the option list.
+"""Command lines of experiments and programs: the options are the fields of a frozen dataclass.
 
-Only experiments and `__main__` modules use this file: nothing below them reads a command line, an
-environment variable of ours, or the machine's devices.
+Only experiments and `__main__` modules use this file: nothing below them reads a command line or checks the
+machine's devices.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ import jax
 import tyro
 
 from jaxrec import provenance
+from jaxrec.provenance import FOLDER_FIELDS, library_versions, processor_name
 from jaxrec.provenance import commit as commit
-from jaxrec.provenance import library_versions, processor
 from jaxrec.provenance import manifest as manifest
 
 T = TypeVar("T")
-
-FOLDERS = ("results", "workdir")
 
 TPU_PCI_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}  # v2 to 7x
 GOOGLE_PCI_VENDOR = "0x1ae0"
@@ -44,16 +42,16 @@ def cli(
 ) -> T:
     """Reads a frozen dataclass from the command line.
 
-    Every field is an option (`max_len` is `--max-len`, `--max_len` too), its default the field's, its help
-    the comment beside the field. `--help` prints them and exits with 0. What is wrong exits with 2 and a
-    message on stderr, never a traceback: an unknown option (the message names the nearest one), a value
-    of the wrong type, or a `ValueError` from the dataclass' `__post_init__`.
+    Every field is an option (`max_len` is `--max-len` or `--max_len`) with the field's default, and the
+    field's comment as help. `--help` prints them and exits with 0. Errors exit with 2 and a message on
+    stderr, never a traceback: an unknown option (the message names the nearest one), a value of the wrong type, or a
+    `ValueError` from the dataclass' `__post_init__`.
 
     Args:
       config_type: a dataclass whose fields all have defaults.
       prog: the program's name in messages; None takes it from the command line.
       description: the first lines of `--help`; None takes the dataclass' docstring.
-      args: the words to read; None reads `sys.argv[1:]`.
+      args: the arguments; None reads `sys.argv[1:]`.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Options:
@@ -65,7 +63,7 @@ def cli(
     prog = prog or _prog()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? and stops nothing
+            stream.reconfigure(errors="replace")  # for terminals without UTF-8
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -119,19 +117,19 @@ def _options(config_type: type, prefix: str = "--") -> Iterator[str]:
             yield f"{prefix}no-{name}"
 
 
-def effective(config: Any) -> str:
-    """The settings in force, one `name = value` a line; a value other than the default also shows that.
+def format_settings(config: Any) -> str:
+    """The values of a configuration, one `name = value` per line, with the default where it differs.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Options:
     ...     seed: int = 0
     ...     max_len: int = 50
-    >>> print(effective(Options(max_len=20)))
+    >>> print(format_settings(Options(max_len=20)))
     seed    = 0
     max_len = 20  (default 50)
     """
-    values = _flat(config)
-    defaults = _flat(type(config)())
+    values = _flatten(config)
+    defaults = _flatten(type(config)())
     width = max(map(len, values), default=0)
     lines = []
     for name, value in values.items():
@@ -141,38 +139,38 @@ def effective(config: Any) -> str:
     return "\n".join(lines)
 
 
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            flat |= _flat(value, f"{prefix}{field.name}.")
+            flat |= _flatten(value, f"{prefix}{field.name}.")
         else:
             flat[prefix + field.name] = value
     return flat
 
 
-def program(
+def run_program(
     config_type: type[T],
     run: Callable[[T], Any],
     *,
     description: str | None = None,
     args: Sequence[str] | None = None,
 ) -> None:
-    """The whole of a program: reads its options, prints its first lines, runs it.
+    """Runs a program: reads its options, prints its first lines, calls `run`.
 
-    What a user can mend exits with 2 and one line on stderr: a `ValueError` that this project raises, or a
-    file that cannot be read or written. An error from inside a library keeps its traceback, since it is a
-    fault of the code. Ctrl-C exits with 130; checkpoints written before it stay, so the same command goes on
+    Errors that a user can correct exit with 2 and one line on stderr: a `ValueError` that this project
+    raises, or a file that cannot be read or written. An error from inside a library keeps its traceback,
+    since it is a bug. Ctrl-C exits with 130; checkpoints written before remain, so the same command continues
     from there.
     """
     prog = _prog()
     config = cli(config_type, prog=prog, description=description, args=args)
     try:
-        start(config)
+        start_program(config)
         run(config)
     except KeyboardInterrupt:
-        # Threads of the runtime may abort the process while Python winds down, so it is left here.
+        # Threads of the runtime may abort the process while Python shuts down, so it exits here.
         print(f"\n{prog}: interrupted; run the same command to continue", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -185,39 +183,39 @@ def program(
         _fail(prog, str(error))
 
 
-def start(config: Any) -> None:
-    """First lines of a program: settings, device, what is unusual about either; compilation cache on."""
-    print(effective(config))
+def start_program(config: Any) -> None:
+    """Prints settings, device, and what is unusual about them; turns on the compilation cache."""
+    print(format_settings(config))
     print(device_line())
-    changed = provenance.changed_settings(provenance.settings())
+    changed = provenance.non_default_settings(provenance.jax_settings())
     if changed:
         shown = ", ".join(f"{name}={value}" for name, value in changed.items())
         print(f"settings of JAX that change numbers and are not its defaults: {shown}")
-    idle = idle_accelerator()
+    idle = idle_accelerator_warning()
     if idle:
         print(idle, file=sys.stderr)
     enable_compilation_cache()
 
 
-def ready(config: Any) -> None:
-    """Checks what every run has, before anything is read, trained or stored.
+def check_run(config: Any) -> None:
+    """Checks the settings that all runs have, before anything is read, trained or stored.
 
     Raises:
-      ValueError: a setting is no number; `results` or `workdir` cannot be a folder; there are not
-      `num_devices`.
+      ValueError: a setting is NaN; `results` or `workdir` cannot be a folder; there are fewer devices than
+        `num_devices`.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and math.isnan(number) for number in numbers):
             raise ValueError(f"{field.name}={value}: must be a number")
-        if field.name in FOLDERS:
+        if field.name in FOLDER_FIELDS:
             check_folder(field.name, value)
     check_devices(getattr(config, "num_devices", 1))
 
 
 def check_folder(name: str, folder: str | Path) -> None:
-    """Raises ValueError if a folder cannot be made or written to. Makes nothing.
+    """Raises ValueError if a folder cannot be created or written to. Creates nothing.
 
     name: the option's name, for the message.
     """
@@ -234,7 +232,7 @@ def check_folder(name: str, folder: str | Path) -> None:
 
 
 def check_devices(num_devices: int) -> None:
-    """Raises ValueError if this process has not as many devices, or fewer than one is asked for."""
+    """Raises ValueError unless num_devices is at least 1 and at most the devices of this process."""
     available = jax.local_device_count()
     if not 1 <= num_devices <= available:
         raise ValueError(
@@ -244,26 +242,26 @@ def check_devices(num_devices: int) -> None:
 
 
 def device_line() -> str:
-    """What computes: backend, devices, host processor, versions. Starts JAX's backend."""
+    """A line on backend, devices, host processor and versions. Starts JAX's backend."""
     devices = jax.devices()
     versions = library_versions()
     shown = ", ".join(f"{name} {versions[name]}" for name in ("jax", "flax", "optax") if name in versions)
     plural = "device" if len(devices) == 1 else "devices"
     return (
         f"running on {jax.default_backend()}: {len(devices)} {plural} ({devices[0].device_kind}), "
-        f"host {processor()} with {os.cpu_count()} cores; {shown}, Python {platform.python_version()}"
+        f"host {processor_name()} with {os.cpu_count()} cores; {shown}, Python {platform.python_version()}"
     )
 
 
-def idle_accelerator(root: Path = Path("/")) -> str | None:
-    """A warning if the machine has a GPU or TPU and JAX runs on the CPU, else None.
+def idle_accelerator_warning(root: Path = Path("/")) -> str | None:
+    """A warning if the machine has a GPU or TPU but JAX runs on the CPU, else None.
 
     Args:
-      root: where `dev` and `sys` are looked for.
+      root: the folder that has `dev` and `sys`.
     """
     if jax.default_backend() != "cpu":
         return None
-    present = accelerators(root)
+    present = find_accelerators(root)
     if not present:
         return None
     name = present[0]
@@ -278,8 +276,8 @@ def idle_accelerator(root: Path = Path("/")) -> str | None:
     return f"warning: this machine has a {name}, but JAX runs on the CPU: {reason}{remedy}"
 
 
-def accelerators(root: Path = Path("/")) -> list[str]:
-    """Kinds of accelerator the operating system shows, whether or not JAX can use them (Linux only)."""
+def find_accelerators(root: Path = Path("/")) -> list[str]:
+    """Kinds of accelerators that the operating system reports, usable by JAX or not (Linux only)."""
     found = []
     if any((root / "dev" / name).exists() for name in ("nvidia0", "nvidiactl", "dxg")):  # dxg: WSL
         found.append("NVIDIA GPU")
@@ -298,9 +296,8 @@ def accelerators(root: Path = Path("/")) -> list[str]:
 def enable_compilation_cache() -> Path | None:
     """Keeps compiled programs between runs in `$XDG_CACHE_HOME/jaxrec/xla` (default `~/.cache`).
 
-    `JAXREC_XLA_CACHE=0` turns it off; `JAX_COMPILATION_CACHE_DIR`, JAX's own variable, names another
-    folder. Returns the folder in use, or None where there is none: off, or it cannot be written (said
-    on stderr, since a run can do without).
+    `JAXREC_XLA_CACHE=0` turns it off; `JAX_COMPILATION_CACHE_DIR`, JAX's own variable, names another folder.
+    Returns the folder, or None if it is off or cannot be written (noted on stderr; runs work without it).
     """
     if os.environ.get("JAXREC_XLA_CACHE", "1").lower() in ("0", "off", "false", "no"):
         return None
@@ -318,5 +315,5 @@ def enable_compilation_cache() -> Path | None:
 
 def cache_dir() -> Path:
     """The folder of jaxrec's caches: `$XDG_CACHE_HOME/jaxrec`, or `~/.cache/jaxrec`."""
-    home = os.environ.get("XDG_CACHE_HOME", "")  # a relative one is ignored, as XDG asks
+    home = os.environ.get("XDG_CACHE_HOME", "")  # a relative path is ignored, as XDG requires
     return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "jaxrec"

@@ -1,7 +1,7 @@
-"""What made a number: commit, hash of the sources, settings of JAX, library versions, device.
+"""Provenance of a result: commit, hashes of the source code, settings of JAX, library versions, device.
 
-A run keeps this beside its checkpoints, so that a result names the code that trained it and not the code that
-happened to read the checkpoint later.
+A run stores it with its checkpoints, so that a result names the code that trained it, not the code that read
+the checkpoint later.
 """
 
 from __future__ import annotations
@@ -22,29 +22,31 @@ from typing import Any
 import jax
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "chex", "numpy", "scipy")
-PACKAGE = Path(__file__).resolve().parent
-# Settings of JAX that change numbers, with their defaults. The first four decide what random bits and floats
-# a run has, so they are part of what identifies it.
-SETTINGS: Mapping[str, Any] = {
+PACKAGE_FOLDER = Path(__file__).resolve().parent
+# Fields of a configuration that say where files are written, not what is measured.
+FOLDER_FIELDS = ("results", "workdir")
+# Settings of JAX that change numbers, with their defaults. The first four determine a run's random bits and
+# float types, so they are part of its identity.
+JAX_SETTINGS: Mapping[str, Any] = {
     "jax_enable_x64": False,
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
     "jax_random_seed_offset": 0,
     "jax_default_matmul_precision": None,
 }
-IDENTIFYING = tuple(SETTINGS)[:4]
+IDENTIFYING_SETTINGS = tuple(JAX_SETTINGS)[:4]
 
 
 def manifest() -> dict[str, Any]:
-    """What a result depends on besides its settings, in JSON types.
+    """What a result depends on besides its configuration, in JSON types.
 
-    commit: None where there is no git or the code does not lie in a checkout; sources: see `sources`;
-    settings: see `settings`. Code is read once in a process, since that is what the process runs.
+    commit: None without git or outside a checkout; sources: see `source_hashes`; settings: see
+    `jax_settings`. The code is read once per process, since that is the code that runs.
     """
     devices = jax.devices()
     return {
-        **_code(),
-        "settings": settings(),
+        **_code_identity(),
+        "settings": jax_settings(),
         "versions": library_versions(),
         "python": platform.python_version(),
         "device": {
@@ -52,17 +54,17 @@ def manifest() -> dict[str, Any]:
             "kind": devices[0].device_kind,
             "count": len(devices),
         },
-        "host": {"system": platform.system(), "processor": processor(), "cores": os.cpu_count()},
+        "host": {"system": platform.system(), "processor": processor_name(), "cores": os.cpu_count()},
     }
 
 
 @functools.cache
-def _code() -> dict[str, Any]:
-    return {"commit": commit(), "sources": sources()}
+def _code_identity() -> dict[str, Any]:
+    return {"commit": commit(), "sources": source_hashes()}
 
 
 def code_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """How the sources and the library versions of two manifests differ, each as `name: before, now`."""
+    """Differences of the sources and library versions of two manifests, each as `name: before, now`."""
     found = []
     for part in ("sources", "versions"):
         old, new = before.get(part) or {}, now.get(part) or {}
@@ -73,23 +75,25 @@ def code_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     return found
 
 
-def sources() -> dict[str, str]:
-    """Hashes of the code of this process: `jaxrec`, all files of the package; `program`, if there is any, the
-    loaded modules that are neither installed nor Python's own, such as the experiment and its helpers.
+def source_hashes() -> dict[str, str]:
+    """Hashes of the code of this process: `jaxrec`, all files of the package; `program`, the loaded modules
+    that are neither installed nor Python's own, such as the experiment and its helpers, if there are any.
     """
-    found = {"jaxrec": hash_of(PACKAGE.rglob("*.py"), PACKAGE)}
-    program = _program()
+    found = {"jaxrec": hash_files(PACKAGE_FOLDER.rglob("*.py"), PACKAGE_FOLDER)}
+    program = _program_files()
     if program:
-        found["program"] = hash_of(program, Path(os.path.commonpath([path.parent for path in program])))
+        found["program"] = hash_files(program, Path(os.path.commonpath([path.parent for path in program])))
     return found
 
 
-def _program() -> list[Path]:
-    """Source files of the loaded modules that stand outside jaxrec and outside Python's installation."""
+def _program_files() -> list[Path]:
+    """Source files of the loaded modules outside jaxrec and outside Python's installation."""
     names = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     paths = {Path(name).resolve() for name in names if isinstance(name, str) and name.endswith(".py")}
     return sorted(
-        path for path in paths if path.is_file() and not path.is_relative_to(PACKAGE) and not _installed(path)
+        path
+        for path in paths
+        if path.is_file() and not path.is_relative_to(PACKAGE_FOLDER) and not _installed(path)
     )
 
 
@@ -101,19 +105,18 @@ def _installed(path: Path) -> bool:
 
 
 def raised_outside_libraries(error: BaseException) -> bool:
-    """Whether jaxrec itself or the program raised an error, and not a library that they called."""
+    """Whether an error was raised by jaxrec itself or the program, not by a library that they call."""
     trace = error.__traceback__
     if trace is None:
         return False
     while trace.tb_next is not None:
         trace = trace.tb_next
     path = Path(trace.tb_frame.f_code.co_filename).resolve()
-    return path.is_relative_to(PACKAGE) or (path.is_file() and not _installed(path))
+    return path.is_relative_to(PACKAGE_FOLDER) or (path.is_file() and not _installed(path))
 
 
-def hash_of(files: Iterable[Path], folder: Path) -> str:
-    """16 hex digits over the names, relative to a folder, and the contents of files, in the order of
-    names."""
+def hash_files(files: Iterable[Path], folder: Path) -> str:
+    """Hash, 16 hex digits, of the names, relative to a folder, and contents of files, sorted by name."""
     digest = hashlib.sha256()
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files):
         content = path.read_bytes()
@@ -121,19 +124,19 @@ def hash_of(files: Iterable[Path], folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def settings() -> dict[str, Any]:
-    """The settings of JAX that change numbers, by their names, and `XLA_FLAGS`."""
-    values = {name: getattr(jax.config, name) for name in SETTINGS}
+def jax_settings() -> dict[str, Any]:
+    """The settings of JAX that change numbers, and `XLA_FLAGS`, by name."""
+    values = {name: getattr(jax.config, name) for name in JAX_SETTINGS}
     return {**values, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
-def changed_settings(found: Mapping[str, Any], names: Iterable[str] = SETTINGS) -> dict[str, Any]:
-    """Those of the named settings that are not JAX's defaults."""
-    return {name: found[name] for name in names if name in found and found[name] != SETTINGS[name]}
+def non_default_settings(found: Mapping[str, Any], names: Iterable[str] = JAX_SETTINGS) -> dict[str, Any]:
+    """The named settings that differ from JAX's defaults."""
+    return {name: found[name] for name in names if name in found and found[name] != JAX_SETTINGS[name]}
 
 
 def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that numbers depend on; an absent one is left out."""
+    """Installed versions of the libraries that numbers depend on, without those that are not installed."""
     versions = {}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -142,7 +145,7 @@ def library_versions() -> dict[str, str]:
 
 
 def commit(source: Path = Path(__file__)) -> str | None:
-    """Hash of the commit that `source` is tracked in; `-dirty` after it if jaxrec/ or experiments/ differ."""
+    """Hash of the current commit if `source` is tracked, with `-dirty` if jaxrec/ or experiments/ differ."""
 
     def git(*words: str) -> str | None:
         try:
@@ -153,7 +156,7 @@ def commit(source: Path = Path(__file__)) -> str | None:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    # An installed copy may lie inside some other project's checkout: ask about the file itself.
+    # An installed copy may be inside another project's checkout: check that the file itself is tracked.
     if git("ls-files", "--error-unmatch", source.name) is None:
         return None
     head = git("rev-parse", "HEAD")
@@ -161,8 +164,8 @@ def commit(source: Path = Path(__file__)) -> str | None:
     return f"{head}-dirty" if head and changed else head
 
 
-def processor() -> str:
-    """The host processor's name, as far as the operating system tells."""
+def processor_name() -> str:
+    """Name of the host's processor, as far as the operating system reports it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

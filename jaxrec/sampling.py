@@ -1,6 +1,6 @@
-"""Negative sampling: each sampler returns ids and the log-probability with which each was drawn.
+"""Negative sampling: samplers return ids and the log-probability with which each was drawn.
 
-The draws are made inside a compiled step; the tables they read are built and checked once, on the host.
+Samples are drawn inside a compiled step, from tables that are built and checked once, on the host.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 
 from jaxrec.types import Array, Key
 
-NEVER = np.iinfo(np.int32).max  # fills up rows of excluded ids: larger than any id
-_COMPARE_UP_TO = 128  # up to this width, comparing with every excluded id beats a binary search
+EXCLUSION_PADDING = np.iinfo(np.int32).max  # pads lists of excluded ids; larger than any id
+_COMPARE_UP_TO = 128  # up to this width, comparing with all excluded ids is faster than a binary search
 
 
 def exclusion_table(items: np.ndarray, offsets: np.ndarray, *, num_items: int) -> np.ndarray:
-    """Each user's distinct items in ascending order, filled up with NEVER: int32 [U, W], on the host.
+    """Each user's distinct items, ascending, padded with EXCLUSION_PADDING: int32 [U, W], on the host.
 
     Args:
       items: ids of all events, grouped by user, [N].
@@ -27,8 +27,8 @@ def exclusion_table(items: np.ndarray, offsets: np.ndarray, *, num_items: int) -
       num_items: ids run from 1 to num_items; padding (0) is ignored.
 
     Raises:
-      ValueError: an id is no integer or outside 0..num_items, or a user has every item, so that nothing is
-        left to draw.
+      ValueError: an id is not an integer in 0..num_items, or a user has every item, so that there is no
+        negative.
     """
     for name, column in (("items", items), ("offsets", offsets)):
         if np.size(column) and np.asarray(column).dtype.kind not in "iu":
@@ -48,7 +48,7 @@ def exclusion_table(items: np.ndarray, offsets: np.ndarray, *, num_items: int) -
             f"user {int(counts.argmax())} has all {num_items} items, so there is no negative to draw: "
             "leave the user out, or exclude fewer items"
         )
-    table = np.full((num_users, max(1, int(counts.max(initial=0)))), NEVER, np.int32)
+    table = np.full((num_users, max(1, int(counts.max(initial=0)))), EXCLUSION_PADDING, np.int32)
     starts = np.cumsum(counts) - counts
     table[user, np.arange(len(pairs)) - starts[user]] = item
     return table
@@ -65,17 +65,17 @@ def uniform(key: Key, shape: tuple[int, ...], *, num_items: int) -> tuple[Array,
 def uniform_excluding(
     key: Key, shape: tuple[int, ...], *, num_items: int, excluded: Array
 ) -> tuple[Array, Array]:
-    """Ids drawn uniformly from the items a user does not have, without rejection, and their log-probability.
+    """Ids drawn uniformly from the items that are not excluded, without rejection, and their log-probability.
 
     Draws a number r below n = num_items - (excluded items) and returns the r-th id that is not excluded:
-    with e_0 < e_1 < … excluded, e_j - 1 - j allowed ids lie below e_j, so that r is shifted past every j
+    with e_0 < e_1 < … excluded, e_j - 1 - j allowed ids are below e_j, so r is increased by the number of j
     for which this is at most r.
 
     Args:
-      shape: draws for each row of `excluded`.
+      shape: draws per user.
       num_items: ids run from 1 to num_items.
-      excluded: distinct ids of each row in ascending order, filled up with NEVER, [..., W]
-        (see `exclusion_table`, which raises if a row excludes everything; here it would give num_items + 1).
+      excluded: distinct ids of each user, ascending, padded with EXCLUSION_PADDING, [..., W] (see
+        `exclusion_table`, which raises if a user excludes all items; here that would give num_items + 1).
 
     Returns:
       ids, int32 [..., *shape], and -log n, float32 [..., *shape].
@@ -85,10 +85,10 @@ def uniform_excluding(
     allowed = num_items - valid.sum(axis=-1, dtype=jnp.int32)
     wide = allowed.reshape(*lead, *(1,) * len(shape))
     rank = jax.random.randint(key, (*lead, *shape), 0, jnp.maximum(wide, 1), dtype=jnp.int32)
-    below = jnp.where(valid, excluded - 1 - jnp.arange(width, dtype=jnp.int32), NEVER)
+    below = jnp.where(valid, excluded - 1 - jnp.arange(width, dtype=jnp.int32), EXCLUSION_PADDING)
     find = jnp.vectorize(
-        lambda rows, ranks: jnp.searchsorted(
-            rows, ranks, side="right", method="compare_all" if width <= _COMPARE_UP_TO else "scan"
+        lambda bounds, ranks: jnp.searchsorted(
+            bounds, ranks, side="right", method="compare_all" if width <= _COMPARE_UP_TO else "scan"
         ),
         signature="(w),(n)->(n)",
     )
@@ -100,15 +100,15 @@ def uniform_excluding(
 def uniform_excluding_flat(
     key: Key, *, num_items: int, excluded: Array, start: Array, count: Array, width: int
 ) -> tuple[Array, Array]:
-    """`uniform_excluding` with one draw for each user asked for, reading rows of different lengths in place.
+    """`uniform_excluding` with one draw per entry of `start`, for concatenated lists of excluded ids.
 
-    A binary search touches log2(width) excluded ids of a row, and no table [..., width] is ever made: on long
-    rows this is the cheaper of the two. The draws are the same, given the same key.
+    A binary search reads log2(width) excluded ids, and no table [..., width] is made: for long lists this is
+    cheaper. The draws are the same, given the same key.
 
     Args:
       num_items: ids run from 1 to num_items.
-      excluded: the rows one after another, each of distinct ids in ascending order, [E].
-      start, count: the row of each draw is excluded[start : start + count], int32 [...].
+      excluded: concatenated lists of excluded ids, each distinct and ascending, [E].
+      start, count: the list of each draw is excluded[start : start + count], int32 [...].
       width: the largest count.
 
     Returns:
@@ -125,11 +125,11 @@ def uniform_excluding_flat(
     return rank + 1 + low, -jnp.log(allowed.astype(jnp.float32))
 
 
-class Popularity(NamedTuple):
-    """A distribution over item ids, cut into 2³² equal parts, of which every item it holds has at least one.
+class PopularityTable(NamedTuple):
+    """A distribution over item ids, in units of 2⁻³²; every item that can be drawn has at least one unit.
 
-    ids: int32 [m], the items with a chance; lower: uint32 [m], the first part of each, ascending;
-    log_prob: float32 [vocab_size], log(parts / 2³²) by item id, -inf where the item is never drawn.
+    ids: int32 [m], the items that can be drawn; lower: uint32 [m], the first unit of each, ascending;
+    log_prob: float32 [vocab_size], log(units / 2³²) by item id, -inf where the item is never drawn.
     """
 
     ids: Array
@@ -137,7 +137,7 @@ class Popularity(NamedTuple):
     log_prob: Array
 
 
-def popularity_table(counts: np.ndarray, *, alpha: float) -> Popularity:
+def popularity_table(counts: np.ndarray, *, alpha: float) -> PopularityTable:
     """The distribution p(item) ∝ count^alpha, on the host (alpha 0.75: Mikolov et al., NIPS 2013).
 
     Args:
@@ -145,7 +145,7 @@ def popularity_table(counts: np.ndarray, *, alpha: float) -> Popularity:
       alpha: 1 is the frequency itself; 0 is uniform over all items, those with count 0 included.
 
     Raises:
-      ValueError: negative or non-finite counts or alpha, or nothing to draw.
+      ValueError: negative or non-finite counts or alpha, or no item to draw.
     """
     weights = np.asarray(counts, np.float64)[1:]
     if not np.isfinite(weights).all() or (weights < 0).any() or not 0 <= alpha < math.inf:
@@ -155,20 +155,20 @@ def popularity_table(counts: np.ndarray, *, alpha: float) -> Popularity:
         raise ValueError("counts: no item occurs, so there is nothing to draw; use alpha=0 for uniform")
     ids = np.flatnonzero(weights) + 1
     parts = np.maximum(np.floor(weights[ids - 1] / weights.sum() * 2.0**32), 1.0).astype(np.int64)
-    parts[parts.argmax()] += 2**32 - parts.sum()  # what rounding leaves goes to the most popular item
+    parts[parts.argmax()] += 2**32 - parts.sum()  # the remainder of rounding goes to the most popular item
     log_prob = np.full(len(weights) + 1, -np.inf, np.float32)
     log_prob[ids] = np.log(parts / 2.0**32)
     lower = (np.cumsum(parts) - parts).astype(np.uint32)
-    return Popularity(jnp.asarray(ids, jnp.int32), jnp.asarray(lower), jnp.asarray(log_prob))
+    return PopularityTable(jnp.asarray(ids, jnp.int32), jnp.asarray(lower), jnp.asarray(log_prob))
 
 
-def popularity(key: Key, shape: tuple[int, ...], table: Popularity) -> tuple[Array, Array]:
+def popularity(key: Key, shape: tuple[int, ...], table: PopularityTable) -> tuple[Array, Array]:
     """Ids drawn from a `popularity_table` and their log-probability: both `shape`."""
     part = jax.random.bits(key, shape, jnp.uint32)
     ids = table.ids[jnp.searchsorted(table.lower, part, side="right") - 1]
     return ids, log_prob(table, ids)
 
 
-def log_prob(table: Popularity, ids: Array) -> Array:
-    """Log-probability of each id, [...]: -inf where it is never drawn, as padding; NaN outside the table."""
+def log_prob(table: PopularityTable, ids: Array) -> Array:
+    """Log-probability of each id, [...]: -inf if never drawn, such as padding; NaN outside the table."""
     return table.log_prob.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

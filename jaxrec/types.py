@@ -1,4 +1,4 @@
-"""The nouns every part of jaxrec shares. Shapes are written in brackets, leading axis first."""
+"""The types that all parts of jaxrec share. Shapes are written in brackets, leading axis first."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 Array = jax.Array
 Key = jax.Array  # a typed PRNG key, from jax.random.key
-Batch = Mapping[str, Any]  # named arrays whose leading axis is the example; combined tasks nest theirs
+Batch = Mapping[str, Any]  # named arrays whose leading axis is the example; combined tasks have nested ones
 Variables = Mapping[str, Any]  # {"params": …, "batch_stats": …}
-Context = Mapping[str, Any]  # columns of a data set that live on the device: arrays, or trees of them
+Context = Mapping[str, Any]  # columns of a data set that are kept on the device: arrays, or trees of them
 Outputs = Any
 
 HISTORY = "history_"  # begins the name of a batch's columns of past events, [B, L], most recent last
@@ -30,7 +30,7 @@ class Task(NamedTuple):
     losses(variables, batch, key, axis_name=None) -> ({name: scalar}, updated collections)
         With an axis name, a scalar is this device's share: the shares of all devices add up to the
         loss of the global batch, whatever their number.
-    predict(variables, batch) -> outputs, what metrics read.
+    predict(variables, batch) -> outputs, which metrics read.
     """
 
     prepare: Callable[[Key, Mapping[str, Array], Context], Batch]
@@ -40,9 +40,9 @@ class Task(NamedTuple):
 
 
 class Retriever(NamedTuple):
-    """A model as a ranking sees it: scores are dot products.
+    """A model whose scores are dot products, for ranking.
 
-    query(variables, queries, context) -> [B, D]; items(variables) -> [V, D], row i for item id i.
+    query(variables, queries, context) -> [B, D]; items(variables) -> [V, D], vector i for item id i.
     """
 
     query: Callable[[Variables, Mapping[str, Array], Context], Array]
@@ -83,27 +83,26 @@ class Baseline(NamedTuple):
 
 
 # (variables, queries [batches, B], context) -> (a value per query [batches, B, …], the number of real queries
-# without one [batches]: a score is NaN or infinite, or an id is none of the data)
+# without a valid one [batches], because a score is not finite or an id is out of range)
 Measure = Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array]]
 # (values of one seed [batches, B, …], queries on the host) -> named numbers
 Summarise = Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, float]]
 
 
 class Protocol(NamedTuple):
-    """How a ranking number was measured: without it the number means nothing.
+    """How a number was measured; without it the number means nothing.
 
-    candidates: "all" items, or "sampled-100" and the like: the target among that many sampled negatives,
-        of all other items or, where seen items are excluded, of those outside the user's training events
-        (the validation item may be among those of a test query); "impressions": labelled examples, which no
-        other item competes with (AUC, errors).
-    seen: what happens to items of the input history: "exclude" takes them out of the candidates. A target
-        among them can't be shown, so it is a miss: 0 in every metric, whatever the candidates; where there
-        are such, their share is the metric `seen_targets`. "zero" sets their score to 0 and leaves them in
-        (the rule of the CoSeRec code family; padding and mask rows stay candidates too), "keep" leaves
-        them in: the rule for data where users come back to an item.
-    ties: "pessimistic" ranks the target after every candidate of equal score, "optimistic" before;
-        "half" counts a tied pair as half in order, as AUC does.
-    selection: the validation metric by which the evaluated parameters were chosen, or "none".
+    candidates: "all" items; "sampled-100" and the like: the target and as many sampled negatives, from all
+        other items or, if seen items are excluded, from those outside the user's training events (the
+        validation item may be among those of a test query); "impressions": labelled examples, each scored
+        on its own (AUC, errors).
+    seen: the rule for items of the input history: "exclude" excludes them from the candidates. A target among
+        them is a miss, 0 in every metric; if there are any, the metric `seen_targets` is their share. "zero"
+        sets their scores to 0 and keeps them (the rule of the CoSeRec code family, in which the padding and
+        mask ids are candidates too); "keep" keeps them: the rule for data where users return to an item.
+    ties: "pessimistic" ranks the target after every candidate of equal score, "optimistic" before; "half"
+        counts a tied pair as half in order, as AUC does.
+    selection: the validation metric by which the evaluated parameters were selected, or "none".
     """
 
     split: str = "leave-one-out"
@@ -116,11 +115,10 @@ class Protocol(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """How anything is measured, in training (selection) and after: `train.evaluate.evaluate` runs it.
+    """How a model is measured, during training (selection) and after; `train.evaluate.evaluate` runs it.
 
-    measure: runs on the device; queries: the columns that it reads, [batches, B], on the host, with a `mask`
-    that is False in a padded tail; summarise: what it measured, as named numbers; protocol: what those
-    numbers mean.
+    measure: runs on the device; queries: its columns, [batches, B], on the host, with a `mask` that is False
+    for padding; summarise: turns the measured values into named numbers; protocol: what these numbers mean.
     """
 
     measure: Measure
@@ -130,12 +128,12 @@ class Evaluation(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One row of a table, as stored on disk: what was run, how it was measured, what came out.
+    """One row of a table of results, as stored on disk: what was run, how it was measured, and the numbers.
 
-    metrics: {metric: one value per seed}; published: {metric: value} and `source` says where they
-    stand ("" where there are none).
-    incomparable: why ours is not measured as the published numbers are, so that no difference is printed;
-        "" where the two compare.
+    metrics: {metric: one value per seed}; published: {metric: value}, and `source` says where they are from
+    ("" if there are none).
+    incomparable: why ours is not measured like the published numbers, so that no difference is printed; "" if
+        they are comparable.
     """
 
     experiment: str

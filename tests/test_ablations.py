@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/ablations.md"
@@ -67,7 +67,7 @@ def test_an_ablation_is_trained_and_labelled(
     kept = ("--results", str(tmp_path / "results"), "--workdir", str(tmp_path / "work"), "--seeds", "0")
     monkeypatch.setattr(sys, "argv", [path, "--tiny", *options, *kept])
     module.main()
-    found = {record.result.model: record.result for record in read_all(tmp_path / "results")}
+    found = {record.result.model: record.result for record in read_results(tmp_path / "results")}
     assert found[row].protocol.loss == loss
     assert found[row].steps > 0
 

@@ -239,5 +239,5 @@ def test_files_that_the_readme_names_exist() -> None:
 
 
 def test_generated_tables_are_not_stale() -> None:
-    stale = tables.stale(ROOT / "results", ROOT / "README.md")
+    stale = tables.stale_pages(ROOT / "results", ROOT / "README.md")
     assert [path.name for path in stale] == [], "run `make tables`"

@@ -118,7 +118,7 @@ def test_description_replaces_the_docstring_in_help(capsys: pytest.CaptureFixtur
 
 
 def test_effective_marks_what_differs_from_the_default() -> None:
-    lines = config.effective(Config(optimiser=Optimiser(0.5))).splitlines()
+    lines = config.format_settings(Config(optimiser=Optimiser(0.5))).splitlines()
     assert len(lines) == 4
     assert lines[0].split() == ["max_len", "=", "50"]
     assert lines[3].split() == ["optimiser.learning_rate", "=", "0.5", "(default", "0.001)"]
@@ -128,7 +128,7 @@ def test_start_prints_settings_and_device(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
-    config.start(Config())
+    config.start_program(Config())
     out = capsys.readouterr().out
     assert "max_len" in out
     assert f"running on {jax.default_backend()}: {jax.device_count()} device" in out
@@ -150,8 +150,8 @@ def pci(root: Path, slot: str, vendor: str, device: str) -> None:
 
 def test_machine_without_accelerators(tmp_path: Path) -> None:
     pci(tmp_path, "0000:00:01.0", "0x1ae0", "0x0042")  # a network card of the maker of TPUs
-    assert config.accelerators(tmp_path) == []
-    assert config.idle_accelerator(tmp_path) is None
+    assert config.find_accelerators(tmp_path) == []
+    assert config.idle_accelerator_warning(tmp_path) is None
 
 
 @pytest.mark.parametrize("device", ["nvidia0", "nvidiactl", "dxg"])
@@ -159,7 +159,7 @@ def test_idle_gpu_is_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     touch(tmp_path / "dev" / device)
-    warning = config.idle_accelerator(tmp_path)
+    warning = config.idle_accelerator_warning(tmp_path)
     assert warning is not None
     assert warning.startswith("warning: this machine has a NVIDIA GPU, but JAX runs on the CPU")
     assert "ACCELERATOR=cuda" in warning
@@ -168,7 +168,7 @@ def test_idle_gpu_is_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_idle_tpu_is_warned_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     pci(tmp_path, "0000:00:05.0", "0x1ae0", "0x0063")
-    warning = config.idle_accelerator(tmp_path)
+    warning = config.idle_accelerator_warning(tmp_path)
     assert warning is not None
     assert "TPU" in warning
     assert "ACCELERATOR=tpu" in warning
@@ -178,7 +178,7 @@ def test_warning_says_when_the_cpu_was_asked_for(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     touch(tmp_path / "dev/kfd")
-    warning = config.idle_accelerator(tmp_path)
+    warning = config.idle_accelerator_warning(tmp_path)
     assert warning is not None
     assert "AMD GPU" in warning
     assert "JAX_PLATFORMS=cpu asks for that" in warning
@@ -187,7 +187,7 @@ def test_warning_says_when_the_cpu_was_asked_for(tmp_path: Path, monkeypatch: py
 def test_no_warning_when_the_accelerator_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     touch(tmp_path / "dev/nvidia0")
-    assert config.idle_accelerator(tmp_path) is None
+    assert config.idle_accelerator_warning(tmp_path) is None
 
 
 # --- compilation cache ------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_hash_is_of_names_and_contents(tmp_path: Path) -> None:
     def hashed() -> str:
-        return provenance.hash_of(tmp_path.rglob("*.py"), tmp_path)
+        return provenance.hash_files(tmp_path.rglob("*.py"), tmp_path)
 
     (tmp_path / "a.py").write_text("x = 1\n")
     (tmp_path / "b.py").write_text("y = 2\n")
@@ -33,16 +33,18 @@ def test_the_hash_is_of_names_and_contents(tmp_path: Path) -> None:
 
 
 def test_sources_are_those_of_the_package_and_of_the_program() -> None:
-    found = provenance.sources()
-    assert found["jaxrec"] == provenance.hash_of((ROOT / "jaxrec").rglob("*.py"), ROOT / "jaxrec")
-    assert Path(__file__).resolve() in provenance._program()
-    assert not any(ROOT / "jaxrec" in path.parents for path in provenance._program())
-    assert not any("site-packages" in path.parts for path in provenance._program())
+    found = provenance.source_hashes()
+    assert found["jaxrec"] == provenance.hash_files((ROOT / "jaxrec").rglob("*.py"), ROOT / "jaxrec")
+    assert Path(__file__).resolve() in provenance._program_files()
+    assert not any(ROOT / "jaxrec" in path.parents for path in provenance._program_files())
+    assert not any("site-packages" in path.parts for path in provenance._program_files())
 
 
 def test_a_program_is_told_by_what_it_loads(tmp_path: Path) -> None:
     """A line of a module that a script imports changes the hash of its program, and only that."""
-    script = "from jaxrec import provenance; import json, model; print(json.dumps(provenance.sources()))"
+    script = (
+        "from jaxrec import provenance; import json, model; print(json.dumps(provenance.source_hashes()))"
+    )
     (tmp_path / "script.py").write_text(script)
     found = []
     for line in ("width = 8\n", "width = 16\n"):
@@ -65,17 +67,17 @@ def test_differences_of_code_are_named() -> None:
 
 
 def test_settings_off_their_defaults_are_named() -> None:
-    assert provenance.changed_settings(provenance.settings()) == {}
+    assert provenance.non_default_settings(provenance.jax_settings()) == {}
     with jax.threefry_partitionable(False), jax.default_prng_impl("rbg"):
-        changed = provenance.changed_settings(provenance.settings())
+        changed = provenance.non_default_settings(provenance.jax_settings())
         manifest = provenance.manifest()
     assert changed == {"jax_threefry_partitionable": False, "jax_default_prng_impl": "rbg"}
     assert {name: manifest["settings"][name] for name in changed} == changed
-    assert set(manifest["settings"]) == {*provenance.SETTINGS, "XLA_FLAGS"}
+    assert set(manifest["settings"]) == {*provenance.JAX_SETTINGS, "XLA_FLAGS"}
 
 
 def test_defaults_are_those_of_the_installed_jax() -> None:
-    code = "from jaxrec import provenance; print(provenance.changed_settings(provenance.settings()))"
+    code = "from jaxrec import provenance; print(provenance.non_default_settings(provenance.jax_settings()))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env={"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
@@ -106,7 +108,7 @@ def program(monkeypatch: pytest.MonkeyPatch, run: Any, args: list[str] | None = 
 
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     try:
-        config.program(Options, run, args=args or [])
+        config.run_program(Options, run, args=args or [])
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -142,7 +144,7 @@ def test_a_fault_of_the_code_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch
 def test_the_number_of_devices_is_checked_before_anything_else(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: str
 ) -> None:
-    assert program(monkeypatch, config.ready, ["--num-devices", number]) == 2
+    assert program(monkeypatch, config.check_run, ["--num-devices", number]) == 2
     assert f"num_devices={number}: this process has" in capsys.readouterr().err
 
 
@@ -151,9 +153,9 @@ def test_a_folder_that_cannot_be_one_is_told_before_anything_is_trained(
 ) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert program(monkeypatch, config.ready, ["--results", str(folder)]) == 2
+        assert program(monkeypatch, config.check_run, ["--results", str(folder)]) == 2
         assert f"{tmp_path / 'file'} is a file, so no folder can be there" in capsys.readouterr().err
-    assert program(monkeypatch, config.ready, ["--results", str(tmp_path / "new" / "below")]) == 0
+    assert program(monkeypatch, config.check_run, ["--results", str(tmp_path / "new" / "below")]) == 0
     assert not (tmp_path / "new").exists()
 
 

@@ -41,7 +41,9 @@ def allowed(row: list[int]) -> np.ndarray:
 def test_uniform_excluding_is_uniform_over_what_is_left(width: int | None) -> None:
     table = table_of(ROWS)
     if width is not None:
-        table = np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=sampling.NEVER)
+        table = np.pad(
+            table, ((0, 0), (0, width - table.shape[1])), constant_values=sampling.EXCLUSION_PADDING
+        )
     draw = jax.jit(lambda k, e: sampling.uniform_excluding(k, (DRAWS,), num_items=NUM_ITEMS, excluded=e))
     ids, log_prob = map(np.asarray, draw(jax.random.key(0), table))
     for row, drawn, log in zip(ROWS, ids, log_prob, strict=True):
@@ -67,7 +69,7 @@ def test_flat_rows_give_the_same_draws_as_a_table() -> None:
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.sets(st.integers(1, 9), max_size=8), min_size=3, max_size=3), st.integers(0, 2**31 - 1))
 def test_uniform_excluding_never_returns_an_excluded_id(rows: list[set[int]], seed: int) -> None:
-    table = np.full((3, 8), sampling.NEVER, np.int32)
+    table = np.full((3, 8), sampling.EXCLUSION_PADDING, np.int32)
     for line, row in zip(table, rows, strict=True):
         line[: len(row)] = sorted(row)
     ids, _ = sampling.uniform_excluding(jax.random.key(seed), (2, 5), num_items=9, excluded=table)
@@ -88,7 +90,7 @@ def test_uniform_excluding_under_vmap_equals_a_loop() -> None:
 
 def test_exclusion_table_sorts_and_drops_repeats_and_padding() -> None:
     table = table_of([[5, 2, 5, 0], [], [7]])
-    never = sampling.NEVER
+    never = sampling.EXCLUSION_PADDING
     np.testing.assert_array_equal(table, [[2, 5], [never, never], [7, never]])
 
 

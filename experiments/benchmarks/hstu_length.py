@@ -29,9 +29,9 @@ from tabulate import tabulate
 
 from experiments.benchmarks.timing import Figure
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.nn.sequential.hstu import HSTU
-from jaxrec.report.results import write_whole
+from jaxrec.report.results import write_atomically
 from jaxrec.types import Array, Variables
 
 MIB = 2.0**20
@@ -179,7 +179,7 @@ def table(found: list[Measured]) -> str:
 
 def run(config: Config) -> list[Measured]:
     """Measures, prints and stores everything."""
-    ready(config)
+    check_run(config)
     config = effective(config)
     found = []
     for measured in measure(config):
@@ -190,12 +190,12 @@ def run(config: Config) -> list[Measured]:
     path = Path(config.results) / "hstu_length.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = [figure._asdict() for measured in found for figure in figures(measured)]
-    write_whole(path, json.dumps(stored, indent=1) + "\n")
+    write_atomically(path, json.dumps(stored, indent=1) + "\n")
     return found
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

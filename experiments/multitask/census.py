@@ -35,7 +35,7 @@ from experiments.common import NONE, Published
 from experiments.multitask.training import Model, count_parameters, groups, joined, train
 from jaxrec import config as command_line
 from jaxrec import data
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.synthetic.multitask import funnel
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.nn.layers.features import Featured
@@ -144,7 +144,7 @@ def published_numbers(row: str, config: Config) -> Published:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     split = load(config, config.group)
     columns = impressions.resident(split)
@@ -179,7 +179,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

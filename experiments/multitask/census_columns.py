@@ -29,7 +29,7 @@ import numpy as np
 from experiments import common
 from jaxrec import config as command_line
 from jaxrec import data, metrics
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.sources.census import load_test_numbers
 from jaxrec.data.synthetic.multitask import funnel
 from jaxrec.data.tables.impressions import ImpressionSplit
@@ -103,7 +103,7 @@ def measure(
 
 def run(config: Config) -> None:
     """Fits, scores and stores every row."""
-    ready(config)
+    check_run(config)
     for group in config.groups:
         split, numbers = load(group, config)
         dataset = split.impressions.name.replace("/", "-")
@@ -131,7 +131,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from experiments import common
 from experiments.multitask.training import Model, count_parameters, groups, joined, train
 from jaxrec import config as command_line
 from jaxrec import data
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.synthetic import multitask as synthetic
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.nn.layers.dropout import Bits, across_devices, counter_bits
@@ -200,7 +200,7 @@ def build(
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     split = load(config)
     columns = add_last_stage(impressions.resident(split))
@@ -236,7 +236,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

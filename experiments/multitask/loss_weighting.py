@@ -24,7 +24,7 @@ from experiments import common
 from experiments.multitask import census
 from experiments.multitask.training import Model, count_parameters, train
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.nn.layers.features import Featured
 from jaxrec.optim import gradient_balancing as balancing
 from jaxrec.optim import loss_weighting as weighting
@@ -107,7 +107,7 @@ def build(config: Config, columns: impressions.Data, features: Any) -> dict[str,
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **census.TINY)
     split = census.load(config, config.group)
     columns = impressions.resident(split)
@@ -132,7 +132,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

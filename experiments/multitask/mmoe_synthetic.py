@@ -30,7 +30,7 @@ import optax
 
 from experiments import common
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.synthetic.multitask import correlated_tasks
 from jaxrec.protocols import impressions
 from jaxrec.recipes import multitask as recipes
@@ -112,7 +112,7 @@ def build(row: str, columns: impressions.Data, config: Config) -> tuple[Task, li
 
 def run(config: Config) -> None:
     """Trains, tests and stores every model at every correlation; a figure of all models a correlation."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     for correlation in config.correlations:
         run_one(dataclasses.replace(config, correlations=(correlation,)), correlation)
@@ -168,7 +168,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], path: Any) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

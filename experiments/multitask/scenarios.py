@@ -38,7 +38,7 @@ from experiments import common
 from experiments.multitask.training import Model, count_parameters, train
 from jaxrec import config as command_line
 from jaxrec import data
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.synthetic.multitask import funnel
 from jaxrec.data.tables.features import FIRST_VALUE
 from jaxrec.data.tables.impressions import ImpressionSplit
@@ -171,7 +171,7 @@ def summary(metrics: Mapping[str, float], setting: Setting) -> dict[str, float]:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     made_up = config.tiny and not config.data
     config = common.shrunk(config, **TINY, **({"scenario": TINY_SCENARIO} if made_up else {}))
     setting = load(config)
@@ -197,7 +197,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

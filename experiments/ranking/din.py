@@ -34,7 +34,7 @@ import optax
 from experiments import common
 from jaxrec import config as command_line
 from jaxrec import data, losses, metrics
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import coserec, movielens
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -204,7 +204,7 @@ def with_improvement(
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row, `base` first."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     clicks = load(config)
     columns = impressions.resident_clicks(clicks, length=config.length, name=dataset_name(config, clicks))
@@ -230,7 +230,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from experiments import common
 from experiments.ranking.din import CLICK, coded, user_columns
 from jaxrec import config as command_line
 from jaxrec import data
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import movielens
 from jaxrec.data.synthetic.multitask import funnel
@@ -215,7 +215,7 @@ def train(row: str, setting: Setting, config: Config) -> tuple[Fitted, list[dict
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     setting = load(config)
     rows = config.rows or setting.rows
@@ -241,7 +241,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ import optax
 from experiments import common
 from experiments.ranking import lifelong_times
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.synthetic.lifelong import Lifelong, lifelong
 from jaxrec.data.tables.click_histories import Clicks
 from jaxrec.optim.loss_weighting import static
@@ -266,7 +266,7 @@ def measure_time(name: str, config: Config) -> Path:
 
 def run(config: Config) -> None:
     """Trains, tests, times and stores every row."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     made = load(config) if config.trained else None
     for name in sorted(config.rows, key=[*ROWS].index):
@@ -277,7 +277,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ import optax
 from experiments import common
 from jaxrec import baselines, data
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.clusters import Clusters, one_cluster
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out, seen_before
@@ -177,7 +177,7 @@ def described(config: Config) -> dict[str, Any]:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     config = dataclasses.replace(config, evaluate_every=min(config.evaluate_every, config.epochs))
     columns = next_item.resident(leave_one_out(load(config)))
@@ -215,7 +215,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ import numpy as np
 from experiments import common
 from jaxrec import baselines, data
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.sessions import Sessions, SessionSplit, split_sessions
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.protocols import sessions
@@ -151,7 +151,7 @@ def training_of(row: str, columns: sessions.Data, config: Config) -> tuple[sessi
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     columns = sessions.resident(load(config))
     dataset = columns.split.name.split("/")[-1]
@@ -193,7 +193,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from experiments.common import NONE, Published
 from experiments.sequential.hstu_published import PUBLISHED
 from jaxrec import baselines, data
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import Split, leave_one_out
 from jaxrec.data.sources import rating_files
@@ -189,7 +189,7 @@ def note_of(model: Encoder, config: Config) -> str:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     sequences = load(config)
     made_up = f"{config.dataset}-sample" if config.file else "synthetic"
     dataset = sequences.name if config.data else made_up if config.tiny else config.dataset
@@ -242,7 +242,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

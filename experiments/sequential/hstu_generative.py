@@ -42,7 +42,7 @@ import numpy as np
 from experiments import common
 from jaxrec import baselines, data
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.sources import movielens
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -198,7 +198,7 @@ def train(
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     config = dataclasses.replace(config, every=min(config.every, config.epochs))
     columns = actions.resident(load(config), positive=config.liked)
@@ -228,7 +228,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import numpy as np
 from experiments import common
 from experiments.sequential import peterrec_rows
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.batching import labelled_columns
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
@@ -103,7 +103,7 @@ def split(sequences: Sequences, labels: np.ndarray, config: Config) -> profiles.
 
 def run(config: Config) -> None:
     """Pre-trains, then trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     sequences, labels = load(config)
     target = split(sequences, labels, config)
@@ -120,7 +120,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from experiments import common
 from experiments.sequential import peterrec_rows
 from jaxrec import config as command_line
 from jaxrec import data
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events import cold_items
 from jaxrec.data.events.batching import labelled_columns
 from jaxrec.data.events.interactions import Sequences
@@ -106,7 +106,7 @@ def split(log: Sequences, config: Config) -> tuple[next_item.Data, profiles.Data
 
 def run(config: Config) -> None:
     """Pre-trains, then trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     source, target = split(load(config), config)
     pretrained = None
@@ -122,7 +122,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from experiments import common
 from experiments.common import NONE, Published, published
 from jaxrec import baselines, data
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -125,7 +125,7 @@ def published_numbers(row: str, config: Config) -> Published:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row, among sampled candidates and among all items."""
-    ready(config)
+    check_run(config)
     config = common.shrunk(config, **TINY)
     config = dataclasses.replace(config, evaluate_every=min(config.evaluate_every, config.epochs))
     sequences = load(config)
@@ -182,7 +182,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ from experiments.sequential.gru4rec import chance
 from experiments.sequential.stamp_published import BASELINE_NOTES, NOTES, PREPARATION, PUBLISHED
 from jaxrec import baselines, data
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.session_order import repeats_together
 from jaxrec.data.events.sessions import Sessions, split_sessions
 from jaxrec.data.sources.session_logs import arrays_from_lists
@@ -194,7 +194,7 @@ def note_of(row: str, config: Config) -> str:
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     config = effective(config)
     columns = sessions.resident(split_sessions(load(config), share=config.share, by=config.validation))
     dataset = dataset_name(config, columns.split.name)
@@ -243,7 +243,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

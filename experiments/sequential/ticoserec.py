@@ -31,7 +31,7 @@ from experiments.common import NONE, Published
 from experiments.sequential.ticoserec_published import OFFICIAL_WAYS, published_for, remarks
 from jaxrec import baselines, data
 from jaxrec import config as command_line
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.synthetic.sequences import markov_chain
@@ -206,7 +206,7 @@ def train(row: str, columns: next_item.Data, protocol: Protocol, config: Config)
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
-    ready(config)
+    check_run(config)
     sequences = load(config)
     dataset = sequences.name if config.data else "synthetic" if config.tiny else config.dataset
     columns = next_item.resident(leave_one_out(sequences, short="train"), reject=config.reject)
@@ -242,7 +242,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.program(Config, run, description=__doc__)
+    command_line.run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def data_dir() -> Path | None:
 
 
 def cache_dir() -> Path:
-    """$XDG_CACHE_HOME/jaxrec, or ~/.cache/jaxrec; a relative XDG_CACHE_HOME is ignored, as XDG asks."""
+    """$XDG_CACHE_HOME/jaxrec, or ~/.cache/jaxrec; a relative XDG_CACHE_HOME is ignored, as XDG requires."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "jaxrec"
 

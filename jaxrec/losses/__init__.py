@@ -1,10 +1,10 @@
-"""Losses from scores (or vectors) to one scalar in nats. Plain functions, leading axes free.
+"""Losses: plain functions of scores (or vectors) that return one scalar in nats; leading axes are free.
 
 Every loss takes `where`, True where an example is real, and `axis_name`. With an axis name (inside
 `jax.pmap`, `jax.shard_map` or `jax.vmap(..., axis_name=...)`) it returns this device's share: the shares of
 all devices add up to the loss of the global batch, whatever their number. With no real example it is 0.
 
-An id that has no row in its table, or is padding where an example is real, makes the loss NaN.
+An id outside its table, or padding where an example is real, makes the loss NaN.
 """
 
 from jaxrec.losses.contrastive import nt_xent
@@ -31,7 +31,7 @@ from jaxrec.losses.ranking import (
     bce,
     bpr,
     bpr_max,
-    products,
+    dot_products,
     sampled_cosine_softmax,
     sampled_softmax,
     softmax_cross_entropy,
@@ -48,6 +48,7 @@ __all__ = [
     "bpr_max",
     "class_weights",
     "clipped_propensity",
+    "dot_products",
     "doubly_robust_risk",
     "f_beta_weights",
     "focal",
@@ -62,7 +63,6 @@ __all__ = [
     "next_behaviour",
     "nt_xent",
     "order_violation",
-    "products",
     "sampled_cosine_softmax",
     "sampled_softmax",
     "sigmoid_cross_entropy",

@@ -1,4 +1,4 @@
-"""Losses that compare views."""
+"""Contrastive losses of two views."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.losses.reduce import MASKED, masked_mean
-from jaxrec.losses.vectors import unit
+from jaxrec.losses.vectors import l2_normalise
 from jaxrec.types import Array
 
 
@@ -19,14 +19,14 @@ def nt_xent(
     where: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Contrastive loss of two views: each of 2B vectors must find its partner among the other 2B - 1.
+    """Contrastive loss: each of 2B vectors has its other view as positive among the other 2B - 1.
 
     NT-Xent (Chen et al., ICML 2020, section 2.1), with cosine similarity. `normalise=False` uses plain dot
     products, as CoSeRec and TiCoSeRec do, on encoder outputs flattened to [B, L·D].
 
     Args:
-      z1, z2: the two views of each example, [B, D]. With an axis name: this device's examples, compared
-        with those of all devices.
+      z1, z2: the two views of each example, [B, D]. With an axis name: this device's examples, compared with
+        those of all devices.
       temperature: divides the similarities; must be positive.
       where: True where the example is real, [B]; the others are neither anchors nor candidates.
     """
@@ -34,7 +34,7 @@ def nt_xent(
         raise ValueError(f"temperature={temperature}: must be positive")
     z1, z2 = z1.astype(jnp.float32), z2.astype(jnp.float32)
     if normalise:
-        z1, z2 = unit(z1), unit(z2)
+        z1, z2 = l2_normalise(z1), l2_normalise(z2)
     batch = z1.shape[0]
     real = jnp.ones(batch, bool) if where is None else where.astype(bool)
     all1, all2, all_real, first = z1, z2, real, jnp.zeros((), jnp.int32)
@@ -47,12 +47,12 @@ def nt_xent(
     cross_back = cross.T if axis_name is None else z2 @ all1.T / temperature
     views = (cross, z1 @ all1.T / temperature), (cross_back, z2 @ all2.T / temperature)
     losses = [
-        jnp.logaddexp(_lse(across, all_real), _lse(within, all_real & ~itself))
+        jnp.logaddexp(_masked_logsumexp(across, all_real), _masked_logsumexp(within, all_real & ~itself))
         - jnp.sum(jnp.where(itself, across, 0.0), axis=-1)
         for across, within in views
     ]
     return masked_mean(jnp.stack(losses), real, axis_name)
 
 
-def _lse(scores: Array, where: Array) -> Array:
+def _masked_logsumexp(scores: Array, where: Array) -> Array:
     return jax.nn.logsumexp(jnp.where(where, scores, MASKED), axis=-1)

@@ -1,4 +1,4 @@
-"""Losses of conversion funnels: order of steps, and risks corrected for selection."""
+"""Losses of conversion funnels: a penalty on the order of steps, and risks corrected for selection bias."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jaxrec.types import Array
 
 
 def order_violation(logits: Array, *, where: Array | None = None, axis_name: str | None = None) -> Array:
-    """By how much a later step is held more probable than the one before: Σ_t max(p_t - p_(t-1), 0).
+    """By how much later steps are predicted as more probable than earlier ones: Σ_t max(p_t - p_(t-1), 0).
 
     AITM's behavioural expectation calibrator (Xi et al., KDD 2021, equations 11 to 13; its weight is 0.6). It
-    is 0 where probabilities never rise along the steps, and only there. The official code sums over the
-    batch, this is the mean.
+    is 0 if and only if probabilities never increase along the steps. The official code sums over the batch;
+    this is the mean.
 
     Args:
-      logits: of each step, given none before it, [..., T].
+      logits: marginal logit of each step, [..., T].
       where: True where the example is real, [...].
 
     >>> float(order_violation(jnp.array([[0.0, 100.0, 0.0]])))  # probabilities 0.5, 1, 0.5
@@ -27,21 +27,23 @@ def order_violation(logits: Array, *, where: Array | None = None, axis_name: str
     return masked_mean(jnp.sum(jax.nn.relu(jnp.diff(probs, axis=-1)), axis=-1), where, axis_name)
 
 
-def clipped_propensity(logit: Array, *, floor: float = 0.1, scale: Array | float = 1.0) -> Array:
-    """The probability of being observed, σ(logit) but at least `floor`, without a gradient: [...] → [...].
+def clipped_propensity(logit: Array, *, minimum: float = 0.1, scale: Array | float = 1.0) -> Array:
+    """The probability of being observed, max(σ(logit), minimum), without a gradient: [...] → [...].
 
-    A propensity weighs the risks below by at most 1 / floor, and they do not train the model it comes from
-    (Wang et al., SIGIR 2022, appendix A).
+    The weights of the risks below are thus at most 1 / minimum, and the risks do not train the propensity
+    model (Wang et al., SIGIR 2022, appendix A).
 
     Args:
       logit: of being observed, [...].
-      floor: what it is raised to where it is below. The public codes cut the weights at 15, a floor of 1/15.
-      scale: factor on the probability before that. For their risk of inverse propensities the public codes
-        take the batch's share of clicks, by which the risk is divided, and cut at 15 times the batch size.
+      minimum: smallest propensity. The public codes clip the weights at 15, a minimum of 1/15.
+      scale: factor on the probability before clipping. For their inverse propensity risk the public codes
+        take the batch's share of clicks, by which the risk is divided, and clip at 15 times the batch size.
     """
-    if not 0.0 < floor <= 1.0:
-        raise ValueError(f"floor={floor}: must be above 0 and at most 1, as 1 / floor is the largest weight")
-    return jax.lax.stop_gradient(jnp.maximum(jax.nn.sigmoid(logit) * scale, floor))
+    if not 0.0 < minimum <= 1.0:
+        raise ValueError(
+            f"minimum={minimum}: must be above 0 and at most 1, as 1 / minimum is the largest weight"
+        )
+    return jax.lax.stop_gradient(jnp.maximum(jax.nn.sigmoid(logit) * scale, minimum))
 
 
 def inverse_propensity_risk(
@@ -57,8 +59,8 @@ def inverse_propensity_risk(
     Unbiased if q is the true probability of being observed (ESCM²-IPS: Wang et al., SIGIR 2022).
 
     Args:
-      errors: such as the `sigmoid_cross_entropy` of a conversion, [...]; read where `observed` only. For
-        finite gradients they must be finite elsewhere too: give unknown labels a number before.
+      errors: such as the `sigmoid_cross_entropy` of a conversion, [...]; used where `observed` only, but for
+        finite gradients they must be finite elsewhere too: replace unknown labels by a number first.
       observed: whether the label is known (there was a click), [...].
       propensity: probability of being observed, [...], see `clipped_propensity`.
       where: True where the example is real, [...].
@@ -79,11 +81,11 @@ def doubly_robust_risk(
     """Mean error over all examples, from imputed ones corrected where observed: mean of ê + o · (e - ê) / q.
 
     Unbiased if the propensity or the imputed error is right (ESCM²-DR: Wang et al., SIGIR 2022).
-    Goes together with `imputation_risk`. Arguments as of `inverse_propensity_risk`; imputed: [...].
+    Used together with `imputation_risk`. Arguments as of `inverse_propensity_risk`; imputed: ê, [...].
 
-    As in the public codes, ê is trained by this risk too: under a propensity cut off from below, which makes
-    the mean of o / q less than 1, it is pulled below the mean error, and the estimate with it. Without that
-    gradient the risk would train the conversion model as inverse propensities do.
+    As in the public codes, this risk trains ê too: clipped propensities make the mean of o / q less than 1,
+    which pulls ê, and with it the estimate, below the mean error. Without that gradient the risk would train
+    the conversion model as inverse propensities do.
     """
     weighted = imputed + jnp.where(observed, errors - imputed, 0.0) / propensity
     return masked_mean(weighted, where, axis_name)
@@ -99,11 +101,11 @@ def imputation_risk(
     where: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """How far imputed errors are from observed ones, in squared nats: mean of o · (e - ê)² / q.
+    """Squared difference of imputed and observed errors, in squared nats: mean of o · (e - ê)² / q.
 
     Args:
       errors, imputed, observed, propensity, where, axis_name: as of `doubly_robust_risk`.
-      train_errors: False trains the imputed errors only; no gradient reaches `errors`. True, as in the public
+      train_errors: False trains the imputed errors only; `errors` get no gradient. True, as in the public
         codes, trains the conversion model too, towards errors that are easy to impute.
     """
     squared = ((errors if train_errors else jax.lax.stop_gradient(errors)) - imputed) ** 2

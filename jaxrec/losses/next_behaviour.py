@@ -1,4 +1,4 @@
-"""Losses beside click prediction over behaviour histories."""
+"""Auxiliary losses and regularisation of click models with behaviour histories."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ def next_behaviour(
     neg: Array,
     *,
     where: Array,
-    rows: Array | None = None,
+    examples: Array | None = None,
     per_step: bool = False,
     axis_name: str | None = None,
 ) -> Array:
-    """DIEN's auxiliary loss: each state must tell the next event from a sampled one (Zhou et al., AAAI 2019).
+    """DIEN's auxiliary loss: each state discriminates the next event from a sampled one.
+
+    (Zhou et al., AAAI 2019.)
 
         1/N Σ_examples Σ_steps -log σ(pos) - log(1 - σ(neg))
 
-    2 ln 2 a step where the scores are 0, and 0 without any step, as for histories of one event.
+    2 ln 2 per step where the scores are 0, and 0 without any step, as for histories of one event.
 
     Args:
       pos, neg: logits of the next event and of the sampled one, [B, T]; DIEN's "next" and "negative".
       where: True where the step is real, [B, T]; DIEN's "steps".
-      rows: True where the example is real, [B]; N counts these. None means all.
-      per_step: True takes the mean over real steps, so that long histories do not outweigh the other loss;
-        the public code takes that over all slots, padding counted as 0.
+      examples: True where the example is real, [B]; N is their number. None means all.
+      per_step: True takes the mean over real steps, so that long histories do not dominate the other loss;
+        the public code takes the mean over all slots, padding counting as 0.
     """
-    rows = jnp.ones(pos.shape[0], bool) if rows is None else rows
-    where = where & rows[:, None]
+    examples = jnp.ones(pos.shape[0], bool) if examples is None else examples
+    where = where & examples[:, None]
     if per_step:
         return bce(pos, neg, where=where, axis_name=axis_name)
     terms = jnp.where(where, jax.nn.softplus(-pos) + jax.nn.softplus(neg), 0.0)
-    return masked_mean(terms.sum(axis=-1), rows, axis_name)
+    return masked_mean(terms.sum(axis=-1), examples, axis_name)
 
 
 def mini_batch_aware(table: Array, ids: Array, counts: Array, *, axis_name: str | None = None) -> Array:
-    """Regularisation of the vectors that a batch reads: ½ Σ ‖w_j‖² / n_j over the distinct ids j in it.
+    """Mini-batch aware regularisation, ½ Σ ‖w_j‖² / n_j over the distinct ids j of a batch.
 
-    DIN's (Zhou et al., KDD 2018, section 5.2, λ = 0.01). The gradient is w_j / n_j, exactly 0 for other ids:
-    an id that is read in n_j batches of an epoch is pulled by w_j in all, however frequent it is. The ½ is
-    what the paper leaves to λ.
+    DIN (Zhou et al., KDD 2018, section 5.2, λ = 0.01). The gradient is w_j / n_j, exactly 0 for other ids: an
+    id that occurs in n_j batches of an epoch is decayed by w_j in total, however frequent it is. The paper
+    leaves the ½ to λ.
 
     Args:
       table: [V, D].
-      ids: all that the batch reads from the table, [...], with 0 where there is none; one that has no row
-        makes the loss NaN.
-      counts: how many examples of the training set hold each id, [V]; 0 counts as 1.
+      ids: all ids that the batch looks up, [...], 0 for padding; an id outside the table makes the loss NaN.
+      counts: number of training examples with each id, [V]; 0 counts as 1.
     """
     flat = ids.reshape(-1)
     times = jnp.zeros(table.shape[0], jnp.int32).at[flat].add(1)
@@ -66,15 +67,14 @@ def mini_batch_aware(table: Array, ids: Array, counts: Array, *, axis_name: str 
 
 
 def memory_utilisation(usage: Array, *, where: Array | None = None, axis_name: str | None = None) -> Array:
-    """How unevenly the slots of a memory are written to (MIMN: Pi et al., KDD 2019, section 3.3).
+    """Memory utilisation regularisation of MIMN (Pi et al., KDD 2019, section 3.3).
 
         mean over examples of Σ_i (g_i - mean_j g_j)²
 
-    0 where all slots are used alike. λ is what multiplies it; the public code's is 0.001 / slots² / batch
-    size.
+    0 if all slots are written to equally. Its weight λ is 0.001 / slots² / batch size in the public code.
 
     Args:
-      usage: g, what has been written to each slot, in events or in shares of all events, [B, M].
+      usage: g, how much has been written to each slot, in events or in shares of all events, [B, M].
       where: True where the example is real, [B].
     """
     uneven = usage - usage.mean(axis=-1, keepdims=True)

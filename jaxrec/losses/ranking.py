@@ -1,4 +1,4 @@
-"""Losses of scores of items: observed against sampled ones, or against all."""
+"""Ranking losses: observed items against sampled ones, or against all items."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def bce(pos: Array, neg: Array, *, where: Array | None = None, axis_name: str | 
     1.3863
     """
     return masked_mean(
-        jax.nn.softplus(-pos) + _over_negatives(jnp.sum, jax.nn.softplus(neg), pos), where, axis_name
+        jax.nn.softplus(-pos) + _reduce_negatives(jnp.sum, jax.nn.softplus(neg), pos), where, axis_name
     )
 
 
@@ -44,17 +44,17 @@ def bpr(
     Args:
       pos: scores of the observed items, [...].
       neg: scores of sampled items, [...] for one per positive or [..., N], whose terms are averaged.
-      accidental: True where a sampled item is to be left out, such as the observed one, [..., N].
+      accidental: True where a sampled item is ignored, such as the observed one, [..., N].
       where: True where the positive is real, [...].
 
     >>> round(float(bpr(jnp.array([2.0]), jnp.array([1.0]))), 4)
     0.3133
     """
     if accidental is not None:
-        neg, kept = _kept(neg, accidental)
-        return masked_mean(_mean(jax.nn.softplus(neg - pos[..., None]), kept), where, axis_name)
+        neg, kept = _mask_accidental(neg, accidental)
+        return masked_mean(_mean_over_kept(jax.nn.softplus(neg - pos[..., None]), kept), where, axis_name)
     wide = pos[..., None] if neg.ndim > pos.ndim else pos
-    return masked_mean(_over_negatives(jnp.mean, jax.nn.softplus(neg - wide), pos), where, axis_name)
+    return masked_mean(_reduce_negatives(jnp.mean, jax.nn.softplus(neg - wide), pos), where, axis_name)
 
 
 def bpr_max(
@@ -66,18 +66,18 @@ def bpr_max(
     where: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """BPR against the highest of many negatives, softly: -log Σ_j s_j σ(r - r_j) + λ Σ_j s_j r_j².
+    """BPR-max: BPR against the softmax-weighted negatives, -log Σ_j s_j σ(r - r_j) + λ Σ_j s_j r_j².
 
     s is the softmax of the negatives' scores r_j; gradients pass through it, as in the authors' code. GRU4Rec
-    (Hidasi and Karatzoglou, CIKM 2018, arXiv:1706.03847). The code adds 1e-24 inside the
-    logarithm, which caps a term at 55 nats; this form is exact at any score.
+    (Hidasi and Karatzoglou, CIKM 2018, arXiv:1706.03847). Their code adds 1e-24 inside the logarithm, which
+    caps a term at 55 nats; this form is exact at any score.
 
     Args:
       pos: r, scores of the observed items, [...].
       neg: r_j, scores of sampled items, [..., N].
       regularisation: λ, which pulls the scores of negatives to 0; at least 0.
-      accidental: True where a sampled item is to be left out, such as the observed one, [..., N]. A row
-        without a negative gives 0.
+      accidental: True where a sampled item is ignored, such as the observed one, [..., N]. An example
+        without a negative left has loss 0.
       where: True where the positive is real, [...].
 
     >>> round(float(bpr_max(jnp.array([2.0]), jnp.array([[1.0]]), regularisation=0.5)), 4)  # 0.3133 + 0.5
@@ -85,7 +85,7 @@ def bpr_max(
     """
     if not regularisation >= 0:
         raise ValueError(f"regularisation={regularisation}: must be at least 0")
-    neg, kept = _kept(neg, accidental)
+    neg, kept = _mask_accidental(neg, accidental)
     log_weight, some = _log_softmax(neg, kept)
     won = jax.nn.logsumexp(log_weight + jax.nn.log_sigmoid(pos[..., None] - neg), axis=-1)
     large = jnp.sum(jnp.exp(log_weight) * neg**2, axis=-1)
@@ -100,13 +100,13 @@ def top1(
     where: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Mean over negatives of σ(r_j - r) + σ(r_j²): their rank, relaxed, and a pull of their scores to 0.
+    """TOP1: mean over negatives of σ(r_j - r) + σ(r_j²), a relaxed rank and a regularisation of their scores.
 
-    GRU4Rec (Hidasi et al., ICLR 2016, arXiv:1511.06939). The authors' code averages over the
-    observed item too, which gives (N · loss + 1/2) / (N + 1). Arguments as of `bpr_max`.
+    GRU4Rec (Hidasi et al., ICLR 2016, arXiv:1511.06939). The authors' code averages over the observed item
+    too, which gives (N · loss + 1/2) / (N + 1). Arguments as of `bpr_max`.
     """
-    neg, kept = _kept(neg, accidental)
-    return masked_mean(_mean(_top1_terms(pos, neg), kept), where, axis_name)
+    neg, kept = _mask_accidental(neg, accidental)
+    return masked_mean(_mean_over_kept(_top1_terms(pos, neg), kept), where, axis_name)
 
 
 def top1_max(
@@ -117,12 +117,12 @@ def top1_max(
     where: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """TOP1 against the highest of many negatives, softly: Σ_j s_j (σ(r_j - r) + σ(r_j²)).
+    """TOP1-max: TOP1 over the softmax-weighted negatives, Σ_j s_j (σ(r_j - r) + σ(r_j²)).
 
     s is the softmax of the negatives' scores, through which gradients pass (arXiv:1706.03847).
     Arguments as of `bpr_max`.
     """
-    neg, kept = _kept(neg, accidental)
+    neg, kept = _mask_accidental(neg, accidental)
     log_weight, _ = _log_softmax(neg, kept)
     terms = jnp.where(kept, jnp.exp(log_weight) * _top1_terms(pos, neg), 0.0)
     return masked_mean(jnp.sum(terms, axis=-1), where, axis_name)
@@ -132,23 +132,23 @@ def _top1_terms(pos: Array, neg: Array) -> Array:
     return jax.nn.sigmoid(neg - pos[..., None]) + jax.nn.sigmoid(neg**2)
 
 
-def _kept(neg: Array, accidental: Array | None) -> tuple[Array, Array]:
-    """Scores with 0 where they are left out, and where they are kept, [..., N] both."""
+def _mask_accidental(neg: Array, accidental: Array | None) -> tuple[Array, Array]:
+    """Scores, 0 where ignored, and which ones are kept, both [..., N]."""
     kept = jnp.ones(neg.shape, bool) if accidental is None else ~jnp.broadcast_to(accidental, neg.shape)
     return jnp.where(kept, neg, 0.0), kept
 
 
-def _mean(values: Array, kept: Array) -> Array:
-    """Means over the negatives that are kept, 0 if there are none: [..., N] → [...]."""
+def _mean_over_kept(values: Array, kept: Array) -> Array:
+    """Mean over the kept negatives, 0 if there are none: [..., N] → [...]."""
     return jnp.sum(jnp.where(kept, values, 0.0), axis=-1) / jnp.maximum(jnp.sum(kept, axis=-1), 1)
 
 
 def _log_softmax(neg: Array, kept: Array) -> tuple[Array, Array]:
-    """Log of the softmax over the negatives that are kept, [..., N], and whether there is one, [...]."""
+    """Log-softmax over the kept negatives, [..., N], and whether there are any, [...]."""
     return jax.nn.log_softmax(jnp.where(kept, neg, MASKED), axis=-1), jnp.any(kept, axis=-1)
 
 
-def _over_negatives(reduce_fn, values: Array, pos: Array) -> Array:  # type: ignore[no-untyped-def]
+def _reduce_negatives(reduce_fn, values: Array, pos: Array) -> Array:  # type: ignore[no-untyped-def]
     return reduce_fn(values, axis=-1) if values.ndim > pos.ndim else values
 
 
@@ -164,16 +164,16 @@ def sampled_softmax(
 ) -> Array:
     """Cross-entropy of the observed item against sampled ones: -s⁺ + log(exp s⁺ + Σ exp s⁻).
 
-    With the log-probabilities of the sampler it is corrected for the proposal, s - log Q, in both places,
-    which makes its gradient that of the full softmax in the limit (Bengio and Senécal, 2008). They go
-    together: a frequent item is drawn often and its score is lowered for it (never raised).
+    With the sampler's log-probabilities both scores are corrected to s - log Q, for which the gradient
+    converges to that of the full softmax (Bengio and Senécal, 2008). The correction lowers the score of items
+    that are sampled often.
 
     Args:
       pos: scores of the observed items, [...].
       neg: scores of sampled items, [..., N].
       pos_log_prob: log Q of the observed items, [...]; None (with neg_log_prob None) means no correction.
       neg_log_prob: log Q of the sampled items, [..., N].
-      accidental: True where a sampled item is the observed one, [..., N]: it is left out.
+      accidental: True where a sampled item is the observed one, [..., N]: it is ignored.
       where: True where the positive is real, [...].
     """
     if (pos_log_prob is None) != (neg_log_prob is None):
@@ -199,12 +199,12 @@ def sampled_cosine_softmax(
     """Cross-entropy of the observed item against sampled ones, scored by h·e_j / (‖e_j‖ τ).
 
     The loss of HSTU's research code (Zhai et al., ICML 2024, arXiv:2402.17152), without a correction for the
-    sampler. A sample that is the target is left out; one that comes twice counts twice.
+    sampler. A sample that is the target is ignored; one that is drawn twice counts twice.
 
     Args:
-      hidden: what the model says at each position, of length 1 for cosines, [..., D].
-      table: item vectors of any length, [V, D]; only rows that are read are normalised.
-      targets: ids of the observed items, [...]. negatives: ids of sampled items, [..., N]. Any outside
+      hidden: output of the model at each position, of length 1 for cosines, [..., D].
+      table: item vectors of any length, [V, D]; only those that are looked up are normalised.
+      targets: ids of the observed items, [...]. negatives: ids of sampled items, [..., N]. An id outside
         1..V-1 makes the loss NaN.
       temperature: τ, which divides the scores; must be positive.
       where: True where the target is real, [...].
@@ -239,21 +239,21 @@ def softmax_cross_entropy(
 ) -> Array:
     """Cross-entropy over all items, -h·e_y + log Σ exp h·e_j, computed in blocks of items.
 
-    Never holds [tokens, items]: the backward pass computes each block of probabilities again.
+    Never materialises [tokens, items]: the backward pass recomputes each block of probabilities.
 
     Args:
-      hidden: what the model says at each position, [..., D].
-      table: item vectors, [V, D]; row 0 is padding.
+      hidden: output of the model at each position, [..., D].
+      table: item vectors, [V, D]; vector 0 is padding.
       targets: ids of the observed items, [...]; a real one outside 1..num_items makes the loss NaN.
       where: True where the target is real, [...].
-      num_items: rows past it are no candidates (a mask id); None means every row is an item.
-      include_padding: True keeps row 0 among the candidates, as RecBole does.
-      block: items in a block.
+      num_items: largest id that is a candidate (a mask id is not); None means V - 1.
+      include_padding: True makes padding a candidate, as RecBole does.
+      block: items per block.
     """
     count = table.shape[0] if num_items is None else num_items + 1
     if not 2 <= count <= table.shape[0]:
         raise ValueError(
-            f"num_items={num_items}: the table has {table.shape[0]} rows, so 1..{table.shape[0] - 1}"
+            f"num_items={num_items}: must lie in 1..{table.shape[0] - 1}, for {table.shape[0]} item vectors"
         )
     first = 0 if include_padding else 1
     flat = hidden.reshape(-1, hidden.shape[-1])
@@ -264,46 +264,47 @@ def softmax_cross_entropy(
 
 
 @jax.custom_vjp
-def products(hidden: Array, vectors: Array) -> Array:
+def dot_products(hidden: Array, vectors: Array) -> Array:
     """Scores of every vector: [..., D], [N, D] → [..., N].
 
-    On CPU the gradient of `vectors` as JAX derives it turns the gradient of the scores, which is far larger.
+    Has its own gradient: on CPU the one that JAX derives for `vectors` transposes the far larger gradient of
+    the scores.
     """
     return hidden @ vectors.T
 
 
-def _products_fwd(hidden: Array, vectors: Array) -> tuple[Array, tuple[Array, Array]]:
-    return products(hidden, vectors), (hidden, vectors)
+def _dot_products_fwd(hidden: Array, vectors: Array) -> tuple[Array, tuple[Array, Array]]:
+    return dot_products(hidden, vectors), (hidden, vectors)
 
 
-def _products_bwd(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+def _dot_products_bwd(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     hidden, vectors = saved
     flat = cotangent.reshape(-1, cotangent.shape[-1])
-    turned = jax.lax.optimization_barrier(hidden.reshape(-1, hidden.shape[-1]).T @ flat)  # [D, N]
-    return (cotangent @ vectors).astype(hidden.dtype), turned.T.astype(vectors.dtype)
+    transposed = jax.lax.optimization_barrier(hidden.reshape(-1, hidden.shape[-1]).T @ flat)  # [D, N]
+    return (cotangent @ vectors).astype(hidden.dtype), transposed.T.astype(vectors.dtype)
 
 
-products.defvjp(_products_fwd, _products_bwd)
+dot_products.defvjp(_dot_products_fwd, _dot_products_bwd)
 
 
-def _blocks(table: Array, size: int) -> tuple[Array, Array]:
-    """Cuts [V, D] into [n, size, D] with a mask [n, size] of the rows that exist."""
+def _split_blocks(table: Array, size: int) -> tuple[Array, Array]:
+    """Splits [V, D] into blocks [n, size, D], padded, with a mask [n, size] of the real entries."""
     extra = -table.shape[0] % size
     real = jnp.arange(table.shape[0] + extra) < table.shape[0]
     return jnp.pad(table, ((0, extra), (0, 0))).reshape(-1, size, table.shape[1]), real.reshape(-1, size)
 
 
-def _scores(hidden: Array, block: Array, real: Array) -> Array:
+def _block_scores(hidden: Array, block: Array, real: Array) -> Array:
     return jnp.where(real, jnp.matmul(hidden, block.T, preferred_element_type=jnp.float32), MASKED)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _blocked_logsumexp(hidden: Array, table: Array, size: int) -> Array:
-    """log Σ_j exp(hidden · table_j): [T, D], [V, D] → [T] in float32, holding [T, size] at a time."""
+    """log Σ_j exp(hidden · table_j): [T, D], [V, D] → [T] in float32, with [T, size] in memory at a time."""
 
     def add_block(carry: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         top, total = carry
-        scores = _scores(hidden, *block)
+        scores = _block_scores(hidden, *block)
         new_top = jnp.maximum(top, scores.max(axis=-1))
         return (
             new_top,
@@ -312,7 +313,7 @@ def _blocked_logsumexp(hidden: Array, table: Array, size: int) -> Array:
 
     # the start depends on `hidden` so that it varies over the same mesh axes as the rest of the carry
     start = hidden[:, 0].astype(jnp.float32) * 0.0
-    (top, total), _ = jax.lax.scan(add_block, (start + MASKED, start), _blocks(table, size))
+    (top, total), _ = jax.lax.scan(add_block, (start + MASKED, start), _split_blocks(table, size))
     return top + jnp.log(total)
 
 
@@ -329,12 +330,14 @@ def _blocked_logsumexp_bwd(
     hidden, table, lse = saved
 
     def add_block(grad_hidden: Array, block: tuple[Array, Array]) -> tuple[Array, Array]:
-        probs = jnp.exp(_scores(hidden, *block) - lse[:, None]) * cotangent[:, None]
+        probs = jnp.exp(_block_scores(hidden, *block) - lse[:, None]) * cotangent[:, None]
         grad_block = jnp.matmul(hidden.T, probs, preferred_element_type=jnp.float32)  # [D, size]
         return grad_hidden + jnp.matmul(probs, block[0], preferred_element_type=jnp.float32), grad_block
 
-    # turned here and not in the block, where on CPU it would be probs that are turned
-    grad_hidden, grad_blocks = jax.lax.scan(add_block, hidden.astype(jnp.float32) * 0.0, _blocks(table, size))
+    # transposed here: in the block, on CPU, it would be probs that are transposed
+    grad_hidden, grad_blocks = jax.lax.scan(
+        add_block, hidden.astype(jnp.float32) * 0.0, _split_blocks(table, size)
+    )
     grad_table = grad_blocks.swapaxes(1, 2).reshape(-1, table.shape[1])[: table.shape[0]]
     return grad_hidden.astype(hidden.dtype), grad_table.astype(table.dtype)
 

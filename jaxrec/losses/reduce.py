@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxrec.types import Array
 
-MASKED = -1e30  # a score no softmax can see; finite, so that no gradient becomes NaN
+MASKED = -1e30  # a score of softmax weight 0; finite, so that no gradient becomes NaN
 
 
 def masked_mean(values: Array, where: Array | None = None, axis_name: str | None = None) -> Array:
@@ -26,13 +26,13 @@ def masked_mean(values: Array, where: Array | None = None, axis_name: str | None
 def weighted_mean(
     values: Array, weight: Array, *, where: Array | None = None, axis_name: str | None = None
 ) -> Array:
-    """Σ w · l / Σ w over real examples, 0 if no weight is left: [...] → [].
+    """Σ w · l / Σ w over real examples, 0 if all weights are 0: [...] → [].
 
-    With weights 1 / q of observed examples and 0 of others it is the self-normalised estimate by inverse
-    propensities (SNIPS), between the least and the largest value; `inverse_propensity_risk` is IPS.
+    With weights 1 / q of observed examples and 0 of others it is the self-normalised inverse propensity
+    estimate (SNIPS), which lies between the least and the largest value; `inverse_propensity_risk` is IPS.
 
     Args:
-      values: losses of examples, such as `sigmoid_cross_entropy`, [...]; not read where the weight is 0.
+      values: losses of examples, such as `sigmoid_cross_entropy`, [...]; ignored where the weight is 0.
       weight: at least 0, [...]. where: True where the example is real, [...].
     """
     weight = jnp.where(True if where is None else where, weight, 0.0)

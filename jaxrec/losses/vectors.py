@@ -8,6 +8,6 @@ import jax.numpy as jnp
 from jaxrec.types import Array
 
 
-def unit(z: Array) -> Array:
+def l2_normalise(z: Array) -> Array:
     """Vectors of length 1, [..., D]; the zero vector stays zero, with a finite gradient."""
     return z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z * z, axis=-1, keepdims=True), 1e-24))

@@ -1,4 +1,4 @@
-"""Metrics: of a ranking, one value an example (`ranking`), and of labelled impressions (`classification`)."""
+"""Metrics of rankings, one value per example (`ranking`), and of labelled impressions (`classification`)."""
 
 from jaxrec.metrics.classification import (
     auc,

@@ -1,7 +1,7 @@
-"""Metrics of labelled impressions, over a whole set at once: from scores (or logits) and binary labels.
+"""Metrics of labelled impressions, from all scores (or logits) and binary labels of a set at once.
 
-Areas under curves are no means over examples, so they see all scores together: [N] → []. All run inside
-`jit`, hold a few arrays of length N, and leave out the rows that `where` does not mark.
+AUC and PR-AUC are not means over examples, so they need all scores together: [N] → []. All metrics run under
+`jit`, use a few arrays of length N, and ignore examples that `where` does not mark.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from jaxrec.types import Array
 
 
 def auc(scores: Array, labels: Array, *, where: Array | None = None) -> Array:
-    """Area under the ROC curve: the share of (positive, negative) pairs in order, ties counting 1/2.
+    """AUC, the area under the ROC curve: the share of (positive, negative) pairs in order, ties counting 1/2.
 
-    NaN where one of the classes is absent, or any marked score is NaN: such an area is not defined.
+    NaN if one of the classes is absent, or any marked score is NaN: the AUC is not defined then.
 
     Args:
       scores: any monotone transform of the probability, [N].
       labels: 0 or 1, [N].
-      where: True where the row is real, [N].
+      where: True where the example is real, [N].
 
     >>> float(auc(jnp.array([0.1, 0.4, 0.4, 0.8]), jnp.array([0, 0, 1, 1])))  # (1 + 1/2 + 1 + 1) / 4
     0.875
     """
     group = jnp.zeros(scores.shape, jnp.int32)
-    found = _auc_of_groups(scores, labels, group, _all(scores, where))
+    found = _auc_of_groups(scores, labels, group, _where_or_all(scores, where))
     return found.auc[0]
 
 
 class GroupAuc(NamedTuple):
-    """gauc: weighted mean of the AUC of each group that has both classes; used: how many have."""
+    """gauc: weighted mean of the AUCs of the groups that have both classes; num_groups: their number."""
 
     gauc: Array
-    used: Array
+    num_groups: Array
 
 
 def gauc(
@@ -47,18 +47,18 @@ def gauc(
 ) -> GroupAuc:
     """Mean over users of each user's AUC, weighted by impressions (Zhou et al., KDD 2018, section 6.3).
 
-    Users whose impressions are all clicked or all not have no AUC and are left out; `used` says how many
-    are not. NaN if none is left.
+    Users whose impressions all have the same label have no AUC and are left out; `num_groups` counts the
+    others. NaN if there are none.
 
     Args:
-      scores: [N]; labels: 0 or 1, [N]; where: True where the row is real, [N].
+      scores: [N]; labels: 0 or 1, [N]; where: True where the example is real, [N].
       group: id of the user, int32 [N], of any range.
-      weighted: weight users by their impressions; False gives each user the same weight.
+      weighted: whether to weight users by their impressions, or all users equally.
 
     Raises ValueError where ids on the host do not fit 32 bits.
     """
     check_group(group)
-    where = _all(scores, where)
+    where = _where_or_all(scores, where)
     found = _auc_of_groups(scores, labels, jnp.asarray(group), where)
     used = found.both
     weight = jnp.where(used, found.size if weighted else 1, 0).astype(jnp.float32)
@@ -67,7 +67,7 @@ def gauc(
 
 
 def check_group(group: Any) -> None:
-    """Raises ValueError for ids on the host that JAX would cut to 32 bits, making one user of several."""
+    """Raises ValueError for ids on the host that JAX would truncate to 32 bits, which would merge users."""
     if isinstance(group, np.ndarray) and group.dtype.itemsize > 4 and group.size:
         low, high = int(group.min()), int(group.max())
         if low < -(2**31) or high >= 2**31:
@@ -78,43 +78,43 @@ def check_group(group: Any) -> None:
 
 
 def average_precision(scores: Array, labels: Array, *, where: Array | None = None) -> Array:
-    """Area under the precision-recall curve as a sum of steps: the mean precision at the scores of positives.
+    """Average precision, the PR-AUC as a sum of steps: the mean precision at the scores of positives.
 
-    Precision at a score counts all rows that score at least as much, so the order of ties does not matter.
-    NaN where there is no positive, or any marked score is NaN.
+    Precision at a score counts all examples that score at least as high, so the order of ties does not
+    matter. NaN if there is no positive, or any marked score is NaN.
 
     Args:
       scores: any monotone transform of the probability, [N].
       labels: 0 or 1, [N].
-      where: True where the row is real, [N].
+      where: True where the example is real, [N].
 
     >>> found = average_precision(jnp.array([0.9, 0.5, 0.5]), jnp.array([1, 0, 1]))
     >>> round(float(found), 4)  # (1/1 + 2/3) / 2
     0.8333
     """
-    where = _all(scores, where)
+    where = _where_or_all(scores, where)
     unmarked, lowered, labels = jax.lax.sort(
         ((~where).astype(jnp.int32), -scores, (labels > 0.5).astype(jnp.int32)), num_keys=2
     )
     positive = labels * (1 - unmarked)
-    tie = jnp.cumsum(_starts(unmarked, lowered)) - 1
+    tie = jnp.cumsum(_run_starts(unmarked, lowered)) - 1
     last = jax.ops.segment_max(
         jnp.arange(scores.size), tie, num_segments=scores.size, indices_are_sorted=True
     )
-    above = jnp.cumsum(positive)[last[tie]] / (1 + last[tie])  # precision at the end of each row's tie
+    above = jnp.cumsum(positive)[last[tie]] / (1 + last[tie])  # precision at the end of each tie
     total = jnp.sum(positive)
     defined = (total > 0) & ~jnp.any(jnp.isnan(scores) & where)
     return jnp.where(defined, jnp.sum(jnp.where(positive > 0, above, 0.0)) / jnp.maximum(total, 1), jnp.nan)
 
 
-class _Groups(NamedTuple):
-    auc: Array  # [N], of the groups in ascending order, then filler
+class _GroupAucs(NamedTuple):
+    auc: Array  # [N]: of the groups in ascending order, then padding
     size: Array
     both: Array
 
 
-def _auc_of_groups(scores: Array, labels: Array, group: Array, where: Array) -> _Groups:
-    """AUC of each group by one sort. Row i of the result is the i-th smallest group."""
+def _auc_of_groups(scores: Array, labels: Array, group: Array, where: Array) -> _GroupAucs:
+    """AUC of each group by one sort. Entry i of the result is the i-th smallest group."""
     n = scores.shape[0]
     unmarked, group, scores, labels = jax.lax.sort(
         ((~where).astype(jnp.int32), group, scores, (labels > 0.5).astype(jnp.int32)), num_keys=3
@@ -122,30 +122,30 @@ def _auc_of_groups(scores: Array, labels: Array, group: Array, where: Array) -> 
     marked = 1 - unmarked
     positive, negative = labels * marked, (1 - labels) * marked
 
-    of_group = jnp.cumsum(_starts(unmarked, group)) - 1
-    of_tie = jnp.cumsum(_starts(unmarked, group, scores)) - 1
+    group_index = jnp.cumsum(_run_starts(unmarked, group)) - 1
+    tie_index = jnp.cumsum(_run_starts(unmarked, group, scores)) - 1
 
-    def total(values: Array, of: Array) -> Array:
-        return jax.ops.segment_sum(values, of, num_segments=n, indices_are_sorted=True)
+    def total(values: Array, index: Array) -> Array:
+        return jax.ops.segment_sum(values, index, num_segments=n, indices_are_sorted=True)
 
-    positives, negatives = total(positive, of_group), total(negative, of_group)
+    positives, negatives = total(positive, group_index), total(negative, group_index)
     before_group = jnp.cumsum(negatives) - negatives
-    ties = total(negative, of_tie)
-    below = (jnp.cumsum(ties) - ties)[of_tie] - before_group[of_group]
-    halves = jnp.where(positive > 0, 2 * below + ties[of_tie], 0)  # half pairs that a positive has right
-    right = _exact_total(halves, lambda values: total(values, of_group))
-    area = right / (2.0 * jnp.maximum(negatives, 1)) / jnp.maximum(positives, 1)
+    ties = total(negative, tie_index)
+    below = (jnp.cumsum(ties) - ties)[tie_index] - before_group[group_index]
+    halves = jnp.where(positive > 0, 2 * below + ties[tie_index], 0)  # twice the pairs that a positive wins
+    right = _exact_total(halves, lambda values: total(values, group_index))
+    found = right / (2.0 * jnp.maximum(negatives, 1)) / jnp.maximum(positives, 1)
     both = (positives > 0) & (negatives > 0)
-    broken = total((jnp.isnan(scores) & (marked > 0)).astype(jnp.int32), of_group) > 0
-    size = total(marked, of_group)
-    return _Groups(jnp.where(both & ~broken, area, jnp.nan), size, both)
+    broken = total((jnp.isnan(scores) & (marked > 0)).astype(jnp.int32), group_index) > 0
+    size = total(marked, group_index)
+    return _GroupAucs(jnp.where(both & ~broken, found, jnp.nan), size, both)
 
 
 def _exact_total(values: Array, total: Callable[[Array], Array]) -> Array:
-    """Sums of int32 of at least 0 as float32, rounded once at the end: the sums may be far beyond 32 bits.
+    """Sums of non-negative int32 as float32, rounded only once, at the end; sums may be far beyond 32 bits.
 
-    A float32 that is added up in order drifts by 1e-4 over a million rows. Here digits are added up, each of
-    as many bits as no sum of N of them overflows. total: adds up uint32 [N] by group.
+    A running sum in float32 has an error of 1e-4 over a million values. Here the digits are summed, with as
+    many bits each as N of them can be added without overflow. total: sums uint32 [N] by group.
     """
     bits = 32 - values.shape[0].bit_length()
     digits = [(values.astype(jnp.uint32) >> shift) & (2**bits - 1) for shift in range(0, 32, bits)]
@@ -153,8 +153,8 @@ def _exact_total(values: Array, total: Callable[[Array], Array]) -> Array:
     return functools.reduce(jnp.add, sums)
 
 
-def _starts(*keys: Array) -> Array:
-    """True where any of the sorted keys differs from the row before, and in the first row: [N] → bool [N]."""
+def _run_starts(*keys: Array) -> Array:
+    """True where a run of equal sorted keys starts: [N] → bool [N]."""
     changes = jnp.zeros(keys[0].shape, bool).at[0].set(True)
     for key in keys:
         changes = changes.at[1:].set(changes[1:] | (key[1:] != key[:-1]))
@@ -163,37 +163,37 @@ def _starts(*keys: Array) -> Array:
 
 def log_loss(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
     """Mean binary cross-entropy in nats, from logits: [N], [N] → []."""
-    return _mean(jax.nn.softplus(logits) - labels * logits, where)
+    return _masked_mean(jax.nn.softplus(logits) - labels * logits, where)
 
 
 def normalized_entropy(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
-    """Log loss over that of the rows' own share of positives, which is 1: [N], [N] → [].
+    """Log loss divided by that of predicting the share of positives: [N], [N] → [].
 
-    He et al., ADKDD 2014, section 2. NaN where the rows hold one class only.
+    He et al., ADKDD 2014, section 2. NaN if there is one class only.
 
-    >>> chance = jnp.full(4, -jnp.log(3.0))  # 1/4 is positive, and all are given that
+    >>> chance = jnp.full(4, -jnp.log(3.0))  # 1/4 is positive, which is predicted for all
     >>> round(float(normalized_entropy(chance, jnp.array([0, 1, 0, 0]))), 6)
     1.0
     """
-    share = _mean(labels, where)
+    share = _masked_mean(labels, where)
     entropy = -(share * jnp.log(share) + (1 - share) * jnp.log1p(-share))
     return jnp.where((share > 0) & (share < 1), log_loss(logits, labels, where=where) / entropy, jnp.nan)
 
 
 def calibration_ratio(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
-    """Mean predicted probability over the share of positives, 1 when calibrated: [N], [N] → [].
+    """Mean predicted probability divided by the share of positives, 1 if calibrated: [N], [N] → [].
 
-    Infinite where there is no positive.
+    Infinite if there is no positive.
     """
-    return _mean(jax.nn.sigmoid(logits), where) / _mean(labels, where)
+    return _masked_mean(jax.nn.sigmoid(logits), where) / _masked_mean(labels, where)
 
 
 class Reliability(NamedTuple):
-    """Per bin of equal width in probability: mean prediction, share of positives, rows; 0 in empty bins."""
+    """Per bin of equal width in probability: mean prediction, share of positives, examples; 0 if empty."""
 
     predicted: Array
     observed: Array
-    rows: Array
+    num_examples: Array
 
 
 def reliability(
@@ -204,13 +204,13 @@ def reliability(
         raise ValueError(f"num_bins={num_bins}: must be at least 1")
     prob = jax.nn.sigmoid(logits)
     bins = jnp.clip((prob * num_bins).astype(jnp.int32), 0, num_bins - 1)
-    real = _all(logits, where)
+    real = _where_or_all(logits, where)
 
     def total(values: Array) -> Array:
-        def of_bin(b: Array) -> Array:  # a sum of all rows rounds far less than one that is added up in order
+        def bin_total(b: Array) -> Array:  # a sum over all examples rounds far less than a running one
             return jnp.sum(jnp.where(real & (bins == b), values, 0.0))
 
-        return jax.lax.map(of_bin, jnp.arange(num_bins))
+        return jax.lax.map(bin_total, jnp.arange(num_bins))
 
     count = total(jnp.ones_like(prob))
     safe = jnp.maximum(count, 1.0)
@@ -220,9 +220,11 @@ def reliability(
 def expected_calibration_error(
     logits: Array, labels: Array, *, num_bins: int = 10, where: Array | None = None
 ) -> Array:
-    """Mean over rows of |predicted - observed| of their bin (Guo et al., ICML 2017, eq. 3): [N], [N] → []."""
+    """Mean over examples of |predicted - observed| in their bin (Guo et al., ICML 2017, eq. 3)."""
     curve = reliability(logits, labels, num_bins=num_bins, where=where)
-    return jnp.sum(jnp.abs(curve.predicted - curve.observed) * curve.rows) / jnp.maximum(curve.rows.sum(), 1)
+    return jnp.sum(jnp.abs(curve.predicted - curve.observed) * curve.num_examples) / jnp.maximum(
+        curve.num_examples.sum(), 1
+    )
 
 
 def relative_improvement(auc_model: Array | float, auc_base: Array | float) -> Array:
@@ -234,10 +236,10 @@ def relative_improvement(auc_model: Array | float, auc_base: Array | float) -> A
     return 100.0 * ((jnp.asarray(auc_model) - 0.5) / (jnp.asarray(auc_base) - 0.5) - 1.0)
 
 
-def _all(values: Array, where: Array | None) -> Array:
+def _where_or_all(values: Array, where: Array | None) -> Array:
     return jnp.ones(values.shape, bool) if where is None else where
 
 
-def _mean(values: Array, where: Array | None) -> Array:
-    where = _all(values, where)
+def _masked_mean(values: Array, where: Array | None) -> Array:
+    where = _where_or_all(values, where)
     return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)

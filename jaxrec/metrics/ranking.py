@@ -1,8 +1,8 @@
-"""Ranking metrics, one value per example: from a 1-based rank, or from a ranked list and several answers.
+"""Ranking metrics, one value per example: from a 1-based rank, or from a ranked list and relevant items.
 
-Means over users are left to the caller, who knows which rows are real and which device holds them.
+Means over users are left to the caller, who knows which examples are real and on which device they are.
 A rank counts candidates: 1 + the number of other candidates whose score is at least the target's. A target
-that is no candidate has the rank MISS, past all of them, and every metric is 0.
+that is not a candidate has the rank MISS, larger than any, and every metric is 0.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import numpy as np
 
 from jaxrec.types import Array
 
-MISS = int(np.iinfo(np.int32).max)  # the rank of a target that is no candidate
+MISS = int(np.iinfo(np.int32).max)  # the rank of a target that is not a candidate
 
-# --- one answer: from its rank ---
+# --- one relevant item: from its rank ---
 
 
 def hit(rank: Array, *, k: int) -> Array:
     """Hit rate at k, 1 where the target is among the first k: [B] → [B]."""
-    return _among_first(rank, k).astype(jnp.float32)
+    return _in_top(rank, k).astype(jnp.float32)
 
 
 def recall(rank: Array, *, k: int) -> Array:
@@ -33,16 +33,16 @@ def recall(rank: Array, *, k: int) -> Array:
 
 def ndcg(rank: Array, *, k: int) -> Array:
     """NDCG at k with one relevant item, 1 / log2(1 + rank) within the first k: [B] → [B]."""
-    return jnp.where(_among_first(rank, k), 1.0 / jnp.log2(1.0 + rank), 0.0)
+    return jnp.where(_in_top(rank, k), 1.0 / jnp.log2(1.0 + rank), 0.0)
 
 
 def mrr(rank: Array, *, k: int | None = None) -> Array:
-    """Reciprocal rank, 0 past the first k and for a MISS; None means no cut: [B] → [B]."""
-    return jnp.where(_among_first(rank, MISS if k is None else k), 1.0 / rank, 0.0)
+    """Reciprocal rank, 0 beyond rank k and for a MISS; None means no cut-off: [B] → [B]."""
+    return jnp.where(_in_top(rank, MISS if k is None else k), 1.0 / rank, 0.0)
 
 
-def _among_first(rank: Array, k: int) -> Array:
-    return rank <= min(_positive(k), MISS - 1)
+def _in_top(rank: Array, k: int) -> Array:
+    return rank <= min(_check_cutoff(k), MISS - 1)
 
 
 # --- ranks from scores ---
@@ -53,8 +53,8 @@ def count_above(
 ) -> Array:
     """How many candidates are ranked before the target: [..., N], [...] → int32 [...].
 
-    Sums over blocks of candidates, so a rank is 1 + the sum of the counts. A NaN never helps: a NaN
-    candidate counts as better, and with a NaN target every candidate does.
+    Counts of blocks of candidates add up, so a rank is 1 + the sum of the counts. NaN never helps a model: a
+    NaN candidate counts as better, and with a NaN target every candidate does.
 
     Args:
       scores: scores of the candidates, [..., N].
@@ -78,8 +78,8 @@ def rank_of_target(
     """1-based rank of column `target` among all columns: [..., N], int [...] → int32 [...].
 
     `where` is True where a column is a candidate; the target need not be marked. Constant scores rank the
-    target last under "pessimistic" ties and first under "optimistic" ones. A target that was taken out (its
-    score is -inf, as `apply_seen` leaves it) or that is no column has the rank MISS.
+    target last under "pessimistic" ties and first under "optimistic" ones. A target that is excluded (its
+    score is -inf, see `apply_seen`) or that is not a column has the rank MISS.
 
     >>> rank_of_target(jnp.array([[3.0, 1.0, 2.0, 2.0]]), jnp.array([2]))
     Array([3], dtype=int32)
@@ -95,10 +95,10 @@ def rank_of_target(
 def seen_mask(seen: Array, size: int, *, first: Array | int = 0) -> Array:
     """Marks the seen items among the ids first .. first + size - 1: ids [..., S] → bool [..., size].
 
-    `seen` is filled up with 0, the padding. It marks nothing: column 0 of a block that starts at 0 is False.
+    `seen` is padded with 0, which marks nothing: column 0 of a block that starts at 0 is False.
     """
     column = jnp.where(seen > 0, seen - first, -1)
-    column = jnp.where((column >= 0) & (column < size), column, size)  # one column too many collects the rest
+    column = jnp.where((column >= 0) & (column < size), column, size)  # an extra column collects the rest
     flat = column.reshape(-1, column.shape[-1])
     marks = jnp.zeros((flat.shape[0], size + 1), bool).at[jnp.arange(flat.shape[0])[:, None], flat].set(True)
     return marks[:, :size].reshape(*seen.shape[:-1], size)
@@ -110,9 +110,9 @@ def apply_seen(scores: Array, seen: Array, rule: str) -> Array:
     Args:
       scores: scores of the items.
       seen: True where the user has seen the item.
-      rule: "exclude" takes seen items out (-inf), the target too if it was seen: it can't be shown, so it is
-        a miss (`rank_of_target`). "zero" sets their score to 0 and leaves them in, the rule of the CoSeRec
-        code family; "keep" leaves them as they are.
+      rule: "exclude" excludes seen items (-inf), the target too if it was seen: then it is a miss
+        (`rank_of_target`). "zero" sets their scores to 0 and keeps them, the rule of the CoSeRec code family;
+        "keep" changes nothing.
     """
     if rule == "keep":
         return scores
@@ -123,7 +123,7 @@ def apply_seen(scores: Array, seen: Array, rule: str) -> Array:
     return jnp.where(seen, -jnp.inf, scores)
 
 
-# --- graded answers: from the scores of all candidates ---
+# --- graded relevant: from the scores of all candidates ---
 
 
 def graded_ndcg(
@@ -137,12 +137,12 @@ def graded_ndcg(
 ) -> Array:
     """NDCG at k of graded candidates, Σ gain / log2(1 + rank) over its largest value: [..., N] twice → [...].
 
-    0 where no candidate is relevant (leave such rows out of a mean), NaN where a candidate's score is NaN.
+    0 if no candidate is relevant (leave such examples out of a mean), NaN if a candidate's score is NaN.
 
     Args:
       scores: [..., N]. relevance: grades, 0 for irrelevant, [..., N].
-      k: None means no cut.
-      gain: of a grade; by default the grade itself. `exponential_gain` is the usual other one.
+      k: None means no cut-off.
+      gain: of a grade; by default the grade itself. `exponential_gain` is the usual alternative.
       ties: of equal scores, "pessimistic" ranks the least relevant first and "optimistic" the most relevant;
         "average" is the mean over all orders, scikit-learn's default (McSherry and Najork, ECIR 2008).
       where: True where the column is a candidate, [..., N].
@@ -153,7 +153,7 @@ def graded_ndcg(
     where = jnp.broadcast_to(True if where is None else where, scores.shape)
     gains = jnp.where(where, gain(relevance.astype(jnp.float32)), 0.0)
     ranks = jnp.arange(size)
-    discount = jnp.where(ranks < (size if k is None else _positive(k)), 1.0 / jnp.log2(2.0 + ranks), 0.0)
+    discount = jnp.where(ranks < (size if k is None else _check_cutoff(k)), 1.0 / jnp.log2(2.0 + ranks), 0.0)
     sign = -1.0 if ties == "optimistic" else 1.0
     unmarked, lowered, second = jax.lax.sort(
         ((~where).astype(jnp.int32), jnp.where(where, -scores, 0.0), sign * gains), num_keys=3
@@ -169,63 +169,63 @@ def graded_ndcg(
 
 
 def exponential_gain(relevance: Array) -> Array:
-    """2^relevance - 1, by which high grades count for more: [...] → [...]."""
+    """2^relevance - 1, which emphasises high grades: [...] → [...]."""
     return jnp.exp2(relevance) - 1.0
 
 
-# --- several answers: from ranked ids ---
+# --- several relevant items: from ranked ids ---
 
 
-def list_recall(ranked: Array, answers: Array, *, k: int, padding: int = 0) -> Array:
-    """Share of a user's answers among the first k of the list, Σ h / |G|.
+def list_recall(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
+    """Share of a user's relevant items G among the first k of the list, Σ h / |G|.
 
-    All `list_*` metrics take ids ranked from the best on, [..., N], and the relevant ids in any order,
-    [..., A], both filled up with `padding`, and give [...]. Repeated ids count once, and a user without
-    answers gets 0: leave such users out of a mean. A list shorter than k misses the rest.
+    All `list_*` metrics take ids in ranked order, [..., N], and the relevant ids in any order, [..., A], both
+    padded with `padding`, and return [...]. Repeated ids count once, and a user without relevant items gets
+    0: leave such users out of a mean. A list shorter than k misses the rest.
     """
-    hits, num_answers = _hits(ranked, answers, k, padding)
-    return hits.sum(axis=-1) / jnp.maximum(num_answers, 1)
+    hits, num_relevant = _hits(ranked, relevant, k, padding)
+    return hits.sum(axis=-1) / jnp.maximum(num_relevant, 1)
 
 
-def list_precision(ranked: Array, answers: Array, *, k: int, padding: int = 0) -> Array:
-    """Share of answers among the first k, Σ h / k, also where the list is shorter. See `list_recall`."""
-    return _hits(ranked, answers, k, padding)[0].sum(axis=-1) / k
+def list_precision(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
+    """Share of relevant items among the first k, Σ h / k, even if the list is shorter. See `list_recall`."""
+    return _hits(ranked, relevant, k, padding)[0].sum(axis=-1) / k
 
 
-def list_ndcg(ranked: Array, answers: Array, *, k: int, padding: int = 0) -> Array:
-    """Σ h_j / log2(1 + j) over its largest possible value, reached when the first min(k, |G|) are answers.
+def list_ndcg(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
+    """NDCG at k, Σ h_j / log2(1 + j) over its largest possible value, with the first min(k, |G|) relevant.
 
-    The ideal runs over all answers, not over the retrieved ones (a mistake in several published codes):
-    one of two answers at rank 1 and the other missed is 1 / (1 + 1/log2 3). See `list_recall`.
+    The ideal counts all relevant items, not only the retrieved ones (a mistake in several published codes):
+    with one of two at rank 1 and the other missed it is 1 / (1 + 1/log2 3). See `list_recall`.
     """
-    hits, num_answers = _hits(ranked, answers, k, padding)
-    ideal = jnp.arange(k) < num_answers[..., None]
+    hits, num_relevant = _hits(ranked, relevant, k, padding)
+    ideal = jnp.arange(k) < num_relevant[..., None]
     best = (ideal / jnp.log2(2.0 + jnp.arange(k))).sum(axis=-1)
     return (hits / jnp.log2(2.0 + jnp.arange(hits.shape[-1]))).sum(axis=-1) / jnp.maximum(best, 1.0)
 
 
-def list_map(ranked: Array, answers: Array, *, k: int, padding: int = 0) -> Array:
+def list_map(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
     """Average precision at k: Σ h_j · precision@j / min(k, |G|). See `list_recall`."""
-    hits, num_answers = _hits(ranked, answers, k, padding)
+    hits, num_relevant = _hits(ranked, relevant, k, padding)
     precision = hits.cumsum(axis=-1) / (1.0 + jnp.arange(hits.shape[-1]))
-    return (hits * precision).sum(axis=-1) / jnp.clip(num_answers, 1, k)
+    return (hits * precision).sum(axis=-1) / jnp.clip(num_relevant, 1, k)
 
 
-def _hits(ranked: Array, answers: Array, k: int, padding: int) -> tuple[Array, Array]:
-    """Where the first k ids are answers met for the first time, [..., min(N, k)], and |G|, [...]."""
-    ranked = ranked[..., : _positive(k)]
-    relevant = jnp.any(ranked[..., :, None] == answers[..., None, :], axis=-1) & (ranked != padding)
-    distinct = _first(answers) & (answers != padding)
-    return (relevant & _first(ranked)).astype(jnp.float32), distinct.sum(axis=-1)
+def _hits(ranked: Array, relevant: Array, k: int, padding: int) -> tuple[Array, Array]:
+    """h: which of the first k ids are relevant and no repeats, [..., min(N, k)]; and |G|, [...]."""
+    ranked = ranked[..., : _check_cutoff(k)]
+    hits = jnp.any(ranked[..., :, None] == relevant[..., None, :], axis=-1) & (ranked != padding)
+    distinct = _is_first_occurrence(relevant) & (relevant != padding)
+    return (hits & _is_first_occurrence(ranked)).astype(jnp.float32), distinct.sum(axis=-1)
 
 
-def _first(ids: Array) -> Array:
-    """True where an id has not occurred further left: [..., N] → bool [..., N]."""
+def _is_first_occurrence(ids: Array) -> Array:
+    """True where an id does not occur further left: [..., N] → bool [..., N]."""
     earlier = jnp.tril(jnp.ones((ids.shape[-1], ids.shape[-1]), bool), k=-1)
     return ~jnp.any((ids[..., :, None] == ids[..., None, :]) & earlier, axis=-1)
 
 
-def _positive(k: int) -> int:
+def _check_cutoff(k: int) -> int:
     if k < 1:
         raise ValueError(f"k={k}: must be at least 1")
     return k

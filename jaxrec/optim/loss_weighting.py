@@ -1,12 +1,12 @@
-"""Ways to make one gradient of several losses, as pure functions beside optax: those that read loss values.
+"""Weightings of several losses that depend on the values of the losses, as pure functions like optax's.
 
-A weighting is `init` and `gradient`. What it learns lives among the parameters and is trained by the same
-optimiser, what it remembers in a state of its own; the training step knows neither's content, nor which
-method it runs. Those that read the gradients of tasks are in `jaxrec.optim.gradient_balancing`.
+A weighting is `init` and `gradient`. Its learned parameters are trained with the model's, by the same
+optimiser; its state is separate. The training step knows neither their content nor which method it runs.
+Methods that depend on the gradients of tasks are in `jaxrec.optim.gradient_balancing`.
 
 Every loss is already a mean over its task's sample space (`losses.masked_mean`), so a rare task weighs as
-much as a frequent one. A weight that changes is logged as `weight/<loss>`: ∂ total / ∂ loss, what multiplies
-the gradient of that loss.
+much as a frequent one. Weights that change are logged as `weight/<loss>`: ∂ total / ∂ loss, the factor of the
+gradient of that loss.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class TaskLosses(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """What a weighting gives the step.
+    """What a weighting returns to the step.
 
     gradient: of {"model": …, "weighting": …}, summed over devices; state: what it remembers next; rest: what
-    `TaskLosses.losses` returned beside the losses; logs: scalars, the losses by name and their total as
+    `TaskLosses.losses` returned besides the losses; logs: scalars, the losses by name and their total as
     "loss".
     """
 
@@ -49,7 +49,7 @@ class Descent(NamedTuple):
 
 
 class Weighting(Protocol):
-    """What the training step asks of a method: init() -> (learned parameters, state), and `gradient`."""
+    """The interface of the training step: init() -> (learned parameters, state), and `gradient`."""
 
     @property
     def init(self) -> Callable[[], tuple[Any, Any]]: ...
@@ -57,11 +57,11 @@ class Weighting(Protocol):
     def gradient(
         self, tasks: TaskLosses, params: Any, state: Any, key: Key, axis_name: str | None = None
     ) -> Descent:
-        """The direction to descend from params {"model": …, "weighting": …}; traces the losses once."""
+        """The gradient with respect to params {"model": …, "weighting": …}; traces the losses once."""
 
 
 class LossWeighting(NamedTuple):
-    """A method that reads the values of the losses: a function from them to one total.
+    """A method that computes one total from the values of the losses.
 
     init() -> (learned parameters, state)
     combine(learned parameters, state, losses, key=None) -> (total, state, weights)
@@ -77,7 +77,7 @@ class LossWeighting(NamedTuple):
     ) -> Descent:
         """The gradient of the total, by one backward pass with ∂ total / ∂ loss as its cotangents."""
         shares, pull_back, rest = jax.vjp(lambda p: tasks.losses(p, {}), params["model"], has_aux=True)
-        losses = summed(shares, axis_name)
+        losses = sum_over_devices(shares, axis_name)
 
         def combined(learned: Any, losses: Losses) -> tuple[Array, tuple[Any, dict[str, Any]]]:
             total, remembered, weights = self.combine(learned, state, losses, key)
@@ -89,19 +89,19 @@ class LossWeighting(NamedTuple):
         (model,) = pull_back(weights)
         changing = [name for name, weight in used.items() if isinstance(weight, jax.Array)]
         return Descent(
-            gradient={"model": summed(model, axis_name), "weighting": learned},
+            gradient={"model": sum_over_devices(model, axis_name), "weighting": learned},
             state=remembered,
             rest=rest,
             logs={"loss": total, **losses, **{f"weight/{name}": weights[name] for name in changing}},
         )
 
-    def beside(self, fixed: Mapping[str, float]) -> LossWeighting:
-        """The same method for all losses but those in `fixed`, such as a penalty, whose weights stay."""
+    def with_fixed(self, fixed: Mapping[str, float]) -> LossWeighting:
+        """The same method, except for the losses in `fixed`, such as a penalty, which have fixed weights."""
 
         def combine(
             learned: Any, state: Any, losses: Losses, key: Key | None = None
         ) -> tuple[Array, Any, dict[str, Any]]:
-            balanced = without(losses, fixed)
+            balanced = without_fixed(losses, fixed)
             total, remembered, weights = self.combine(learned, state, balanced, key)
             total = total + sum(weight * losses[name] for name, weight in fixed.items())
             return total, remembered, {**weights, **fixed}
@@ -109,13 +109,13 @@ class LossWeighting(NamedTuple):
         return LossWeighting(self.init, combine)
 
 
-def summed(tree: Any, axis_name: str | None) -> Any:
+def sum_over_devices(tree: Any, axis_name: str | None) -> Any:
     """The sum over devices of every leaf; without an axis name, the tree."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
 
-def without(losses: Losses, fixed: Mapping[str, float]) -> dict[str, Array]:
-    """The losses that have no fixed weight. Raises ValueError if one that has does not exist, or all have."""
+def without_fixed(losses: Losses, fixed: Mapping[str, float]) -> dict[str, Array]:
+    """The losses without a fixed weight; ValueError if a fixed weight has no loss, or all losses have one."""
     if not fixed.keys() <= losses.keys() or fixed.keys() == losses.keys():
         raise ValueError(
             f"fixed weights for {sorted(fixed)}, but the task has the losses {sorted(losses)}: name only "
@@ -124,8 +124,8 @@ def without(losses: Losses, fixed: Mapping[str, float]) -> dict[str, Array]:
     return {name: loss for name, loss in losses.items() if name not in fixed}
 
 
-def same_names(names: Sequence[str], losses: Losses) -> None:
-    """Raises ValueError unless the losses are those that a weighting was made for."""
+def check_loss_names(names: Sequence[str], losses: Losses) -> None:
+    """Raises ValueError unless the losses have the names that the weighting was made for."""
     if sorted(names) != sorted(losses):
         raise ValueError(f"loss weights for {sorted(names)}, but the task has the losses {sorted(losses)}")
 
@@ -145,7 +145,7 @@ def static(weights: Mapping[str, float] | None = None) -> LossWeighting:
         learned: Any, state: Any, losses: Losses, key: Key | None = None
     ) -> tuple[Array, Any, dict[str, Any]]:
         used = dict.fromkeys(losses, 1.0) if weights is None else dict(weights)
-        same_names(list(used), losses)
+        check_loss_names(list(used), losses)
         return _weighted_sum(used, losses), state, used
 
     return LossWeighting(init=lambda: ({}, {}), combine=combine)
@@ -156,7 +156,7 @@ def scheduled(
 ) -> LossWeighting:
     """Weights start · rateᵗ (PLE: Tang et al., RecSys 2020, equation 10).
 
-    t counts epochs, as in the paper, if steps_per_epoch is the plan's `num_steps`, and steps if it is 1.
+    t counts epochs, as in the paper, if steps_per_epoch is the plan's `num_steps`, or steps if it is 1.
     """
     _at_least_one("steps_per_epoch", steps_per_epoch)
     if start.keys() != rate.keys():
@@ -165,7 +165,7 @@ def scheduled(
     def combine(
         learned: Any, state: Any, losses: Losses, key: Key | None = None
     ) -> tuple[Array, Any, dict[str, Any]]:
-        same_names(list(start), losses)
+        check_loss_names(list(start), losses)
         t = (state["step"] // steps_per_epoch).astype(jnp.float32)
         weights = {name: start[name] * jnp.power(jnp.float32(rate[name]), t) for name in start}
         return _weighted_sum(weights, losses), {"step": state["step"] + 1}, weights
@@ -174,7 +174,7 @@ def scheduled(
 
 
 def random_weights() -> LossWeighting:
-    """Weights drawn anew at every step, a softmax of standard normals, of sum 1 (Lin et al., TMLR 2022)."""
+    """Weights drawn at every step, a softmax of standard normals, of sum 1 (Lin et al., TMLR 2022)."""
 
     def combine(
         learned: Any, state: Any, losses: Losses, key: Key | None = None
@@ -198,24 +198,24 @@ def uncertainty(
 ) -> LossWeighting:
     """A learned noise scale for each task (Kendall et al., CVPR 2018, equations 5 to 10).
 
-    With s = log σ², a squared error L adds e⁻ˢ L / 2 + s / 2, a cross-entropy e⁻ˢ L + s / 2. At its best s
+    With s = log σ², a squared error L adds e⁻ˢ L / 2 + s / 2, a cross-entropy e⁻ˢ L + s / 2. At its optimal s
     a weighted loss is 1/2, whatever its scale. The total may be negative: look at the losses by name. σ² is
     half the inverse of a logged weight in regression, its inverse in classification.
 
-    s belongs to the parameters of the optimiser, under "weighting", and should not decay:
+    s is among the optimiser's parameters, under "weighting", and should have no weight decay:
     `optax.adamw(rate, mask={"model": True, "weighting": False})`.
 
     Args:
       regression, classification: names of the losses of each form.
-      start: of every s.
-      bounds: s is used, and learns, only between them: without the lower one it would fall for ever where a
-        loss is 0.
+      start: initial value of every s.
+      bounds: range to which s is clipped, and within which it learns: without the lower bound it would
+        decrease for ever where a loss is 0.
     """
     factors = {**dict.fromkeys(regression, 0.5), **dict.fromkeys(classification, 1.0)}
     if not factors or len(factors) < len(regression) + len(classification):
         raise ValueError(
             f"regression={list(regression)}, classification={list(classification)}: name every loss once, "
-            "under the form it has"
+            "under its form"
         )
     if not bounds[0] <= start <= bounds[1]:
         raise ValueError(f"start={start}: must lie within bounds={bounds}")
@@ -223,8 +223,8 @@ def uncertainty(
     def combine(
         learned: Any, state: Any, losses: Losses, key: Key | None = None
     ) -> tuple[Array, Any, dict[str, Any]]:
-        same_names(list(factors), losses)
-        s = {name: _within(learned[name], *bounds) for name in factors}
+        check_loss_names(list(factors), losses)
+        s = {name: _clip_inwards(learned[name], *bounds) for name in factors}
         weights = {name: factor * jnp.exp(-s[name]) for name, factor in factors.items()}
         return _weighted_sum(weights, losses) + 0.5 * sum(s.values()), state, weights
 
@@ -232,29 +232,29 @@ def uncertainty(
 
 
 @jax.custom_vjp
-def _within(x: Array, low: float, high: float) -> Array:
-    """x clipped; unlike that of clip, its gradient outside is 0 only where descent would lead further out."""
+def _clip_inwards(x: Array, low: float, high: float) -> Array:
+    """x clipped; unlike clip's, the gradient outside is 0 only where descent would lead further outside."""
     return jnp.clip(x, low, high)
 
 
-def _within_forward(x: Array, low: float, high: float) -> tuple[Array, tuple[Array, Array]]:
+def _clip_inwards_forward(x: Array, low: float, high: float) -> tuple[Array, tuple[Array, Array]]:
     return jnp.clip(x, low, high), (x <= low, x >= high)
 
 
-def _within_backward(outside: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
+def _clip_inwards_backward(outside: tuple[Array, Array], cotangent: Array) -> tuple[Array, None, None]:
     below, above = outside
     outwards = (below & (cotangent > 0)) | (above & (cotangent < 0))
     return jnp.where(outwards, 0.0, cotangent), None, None
 
 
-_within.defvjp(_within_forward, _within_backward)
+_clip_inwards.defvjp(_clip_inwards_forward, _clip_inwards_backward)
 
 
 def dwa(names: Sequence[str], *, steps_per_epoch: int, temperature: float = 2.0) -> LossWeighting:
-    """Dynamic weight average: a loss that falls more slowly than others weighs more (Liu et al., CVPR 2019).
+    """Dynamic weight average: a loss that decreases more slowly weighs more (Liu et al., CVPR 2019).
 
-    The weights of an epoch are constants, `dwa_weights` of the mean losses of the two epochs before it; the
-    first two epochs have weights 1.
+    The weights of an epoch are constant: `dwa_weights` of the mean losses of the two epochs before it; in the
+    first two epochs they are 1.
 
     Args:
       names: of the losses.
@@ -272,7 +272,7 @@ def dwa(names: Sequence[str], *, steps_per_epoch: int, temperature: float = 2.0)
     def combine(
         learned: Any, state: Any, losses: Losses, key: Key | None = None
     ) -> tuple[Array, Any, dict[str, Any]]:
-        same_names(names, losses)
+        check_loss_names(names, losses)
         step, last, before = state["step"], state["last"], state["before"]
         drawn = dwa_weights(last, before, temperature=temperature)
         weights = dict(zip(names, jnp.where(step < 2 * steps_per_epoch, 1.0, drawn), strict=True))
@@ -290,7 +290,7 @@ def dwa(names: Sequence[str], *, steps_per_epoch: int, temperature: float = 2.0)
 
 
 def dwa_weights(last: Array, before: Array, *, temperature: float = 2.0) -> Array:
-    """K softmax(r / temperature) of the ratios r = last / before, [K] → [K]; they add up to K.
+    """K softmax(r / temperature) of the ratios r = last / before, [K] → [K]; their sum is K.
 
     A loss that was 0 before counts as unchanged.
 

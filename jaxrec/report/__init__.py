@@ -1,1 +1,1 @@
-"""Results on disk, and the tables and plots made from them."""
+"""Result files, and the tables and plots made from them."""

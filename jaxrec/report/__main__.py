@@ -1,4 +1,4 @@
-"""Makes the tables from the result files, or checks that they are up to date.
+"""Generates the tables from the result files, or checks that they are up to date.
 
 Run:     python -m jaxrec.report --results results [--check]
 """
@@ -12,50 +12,53 @@ from pathlib import Path
 
 from jaxrec import config
 from jaxrec.report import findings, models, tables
-from jaxrec.report.results import read_all, write_whole
+from jaxrec.report.results import read_results, write_atomically
 
-KEPT = "results"  # the folder whose numbers README.md shows
+PUBLISHED_FOLDER = "results"  # the folder whose numbers README.md shows
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Tables from the result files: prints them; those of the kept results go to <results>/README.md and
-    README.md, the table of models and the findings to docs/."""
+    """Prints the tables of the result files; for the published results also writes them to
+    <results>/README.md and README.md, the table of models and the findings to docs/."""
 
-    results: str = KEPT  # folder of result files; of any but `results` the tables are printed only
+    results: str = (
+        PUBLISHED_FOLDER  # folder of result files; for any but `results` the tables are only printed
+    )
     readme: str | None = None  # file whose block between the results markers is written; '' for none
     check: bool = False  # write nothing; exit with 1 if a generated file is stale, naming it
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 if a file is stale under --check, 2 for a damaged file or no result at all.
+    """Returns the exit code: 0, 1 if a file is stale under --check, 2 for a corrupt file or no results.
 
-    Trials are not published by mistake: files are written for the kept results, or where --readme names one.
+    Trial results are not published by mistake: files are written for the published results, or if --readme
+    names one.
     """
     cfg = config.cli(Config, prog="python -m jaxrec.report", args=args)
-    kept = Path(cfg.results).resolve() == Path(KEPT).resolve()
-    readme = cfg.readme if cfg.readme is not None else "README.md" if kept else None
+    published = Path(cfg.results).resolve() == Path(PUBLISHED_FOLDER).resolve()
+    readme = cfg.readme if cfg.readme is not None else "README.md" if published else None
     try:
-        records = read_all(cfg.results)
+        records = read_results(cfg.results)
         if not records:
             missing = "holds no result file" if Path(cfg.results).is_dir() else "no such folder"
             raise ValueError(f"{cfg.results}: {missing}; name the folder of results with --results")
-        pages = {models.PAGE: models.page, findings.PAGE: findings.page} if kept else {}
+        pages = {models.MODELS_PAGE: models.models_page, findings.PAGE: findings.page} if published else {}
         texts = {path: make() for path, make in pages.items() if path.exists()}
         old = [path for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
         if cfg.check:
-            stale = tables.stale(cfg.results, readme) + old
+            stale = tables.stale_pages(cfg.results, readme) + old
             for path in stale:
                 print(f"{path}: stale: run `make tables`", file=sys.stderr)
             return 1 if stale else 0
-        changed = [] if readme is None else tables.update(cfg.results, readme)
+        changed = [] if readme is None else tables.update_pages(cfg.results, readme)
         for path in old:
-            write_whole(path, texts[path])
+            write_atomically(path, texts[path])
             changed.append(path)
     except (OSError, ValueError) as error:
         print(f"python -m jaxrec.report: error: {error}", file=sys.stderr)
         return 2
-    print(tables.full(records))
+    print(tables.all_tables(records))
     for path in changed:
         print(f"wrote {path}")
     return 0

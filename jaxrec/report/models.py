@@ -1,4 +1,4 @@
-"""The table of models in docs/models.md, from docstrings, imports of experiments and golden fixtures."""
+"""Generates docs/models.md, the table of models, from docstrings, imports of experiments, golden fixtures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-PAGE = Path("docs/models.md")
-GENERATED = (
+MODELS_PAGE = Path("docs/models.md")
+GENERATED_FROM_SOURCE = (
     "<!-- Made from the source by `make tables`; edit docstrings and tests/golden/README.md, not this. -->"
 )
 FOLDERS = (
@@ -24,8 +24,8 @@ FOLDERS = (
     ("optim", "Weightings of several losses"),
     ("metrics", "Metrics"),
 )
-# Fixtures whose name does not begin with that of a module, and the module that they test.
-OTHER_FIXTURES: Mapping[str, str] = {
+# The modules of fixtures whose name does not start with that of a module.
+FIXTURE_MODULES: Mapping[str, str] = {
     "apg": "nn/ranking/apg.py",
     "can_coaction": "nn/layers/co_action.py",
     "coserec_beauty": "nn/sequential/sasrec.py",
@@ -44,21 +44,21 @@ OTHER_FIXTURES: Mapping[str, str] = {
 }
 _PAPER = re.compile(
     r"[A-Z][^.]*?(?: et al\.)?,[^.]*?(?:\d{4}(?:, arXiv:[\d.]+\d)?|arXiv:[\d.]+\d)"
-)  # from the authors on
+)  # starting at the authors
 
 
-def page(root: str | Path = ".") -> str:
+def models_page(root: str | Path = ".") -> str:
     """The text of docs/models.md for the checkout at `root`.
 
     Raises:
-      ValueError: a golden fixture is of no module.
+      ValueError: a golden fixture belongs to no module.
     """
     package = Path(root) / "jaxrec"
     modules = [path for folder, _ in FOLDERS for path in _files(package / folder)]
     names = {path: path.relative_to(package).as_posix() for path in modules}
     fixtures = _fixtures(Path(root), list(names.values()))
     experiments = _experiments(Path(root))
-    parts = ["# Models", GENERATED, _INTRODUCTION]
+    parts = ["# Models", GENERATED_FROM_SOURCE, _INTRODUCTION]
     for folder, heading in FOLDERS:
         rows = []
         for path in _files(package / folder):
@@ -66,7 +66,7 @@ def page(root: str | Path = ".") -> str:
             links = ", ".join(f"[{Path(name).stem}](../experiments/{name})" for name in where)
             golden = ", ".join(f"`{name}`" for name in fixtures.get(names[path], []))
             rows.append(
-                f"| [{_title(path)}](../jaxrec/{names[path]}) | {_about(path)} | {links} | {golden} |"
+                f"| [{_title(path)}](../jaxrec/{names[path]}) | {_description(path)} | {links} | {golden} |"
             )
         if rows:
             head = "| module | what it is | experiments | golden fixtures |\n| --- | --- | --- | --- |"
@@ -88,15 +88,15 @@ def _files(folder: Path, pattern: str = "*.py") -> list[Path]:
 
 
 def _title(path: Path) -> str:
-    """The file's public modules of Flax, else its name."""
+    """The file's public Flax modules, or else its name."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
     classes = [node for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
     bases = {node.name: {ast.unparse(base) for base in node.bases} for node in classes}
-    return ", ".join(name for name, of in bases.items() if "nn.Module" in of) or path.stem
+    return ", ".join(name for name, parents in bases.items() if "nn.Module" in parents) or path.stem
 
 
-def _about(path: Path) -> str:
-    """The first paragraph of the docstring, and the paper if a later one names it."""
+def _description(path: Path) -> str:
+    """The first paragraph of the docstring, and the paper if a later paragraph names it."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     first, _, rest = text.partition("\n\n")
     about = " ".join(first.split())
@@ -129,16 +129,16 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def _fixtures(root: Path, modules: list[str]) -> dict[str, list[str]]:
-    """{module: golden fixtures of it}, from the list in tests/golden/README.md."""
+    """{module: its golden fixtures}, from the list in tests/golden/README.md."""
     text = (root / "tests/golden/README.md").read_text(encoding="utf-8")
     found: dict[str, list[str]] = {}
     for name in re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE):
         stems = {Path(module).stem: module for module in modules}
         begins = [stem for stem in stems if name == stem or name.startswith(f"{stem}_")]
-        module = OTHER_FIXTURES.get(name) or stems.get(max(begins, key=len, default=""), "")
+        module = FIXTURE_MODULES.get(name) or stems.get(max(begins, key=len, default=""), "")
         if module not in modules:
             raise ValueError(
-                f"golden fixture {name}: is of no module; add it to OTHER_FIXTURES in report/models.py"
+                f"golden fixture {name}: belongs to no module; add it to FIXTURE_MODULES in report/models.py"
             )
         found.setdefault(module, []).append(name)
     return found

@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-History = Sequence[Mapping[str, float]]  # one mapping an epoch: {"epoch": …, "loss": …, "ndcg@10": …}
+History = Sequence[Mapping[str, float]]  # one mapping per epoch: {"epoch": …, "loss": …, "ndcg@10": …}
 
 
 def metric_curve(runs: Mapping[str, History], metric: str, path: str | Path) -> Path:
-    """Draws a metric against the epoch, one line a run, and returns the PNG's path.
+    """Plots a metric against the epoch, one line per run, and returns the PNG's path.
 
     Args:
-      runs: history of each run by its name, such as `{"seed 0": …}`. An epoch is the entry `epoch`, or
-        else its place in the history. An epoch without the metric (not evaluated) has no point.
-      metric: the entry to draw, such as `ndcg@10`.
+      runs: history of each run by its name, such as `{"seed 0": …}`. The epoch is the entry `epoch`, or else
+        the index in the history. An epoch without the metric (not evaluated) has no point.
+      metric: the entry to plot, such as `ndcg@10`.
 
     Raises:
       ValueError: no epoch of any run has the metric.
       ImportError: matplotlib is not installed.
     """
-    return _lines({name: _points(history, metric) for name, history in runs.items()}, metric, path, runs)
+    return _plot_lines({name: _points(history, metric) for name, history in runs.items()}, metric, path, runs)
 
 
-def spread(
+def mean_curve(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, path: str | Path, *, label: str = ""
 ) -> Path:
-    """Draws the mean of a metric over seeds against the epoch, with a band of two deviations, a line a model.
+    """Plots a metric's mean over seeds against the epoch, ± two standard deviations, one line per model.
 
     Args:
-      runs: for each model its epochs, {"epoch": …, metric: one value a seed}.
+      runs: the epochs of each model, {"epoch": …, metric: one value per seed}.
       label: of the vertical axis; by default the metric.
 
     Raises:
@@ -43,7 +43,7 @@ def spread(
     """
     if not any(metric in epoch for epochs in runs.values() for epoch in epochs):
         raise ValueError(f"{metric!r}: no epoch of any run has it")
-    figure = _figure()
+    figure = _new_figure()
     axes = figure.subplots()
     for name, epochs in runs.items():
         kept = [epoch for epoch in epochs if metric in epoch]
@@ -56,11 +56,11 @@ def spread(
     axes.set_xlabel("epoch")
     axes.set_ylabel(label or metric)
     axes.legend()
-    return _saved(figure, path)
+    return _save(figure, path)
 
 
 def loss_curve(runs: Mapping[str, History], path: str | Path, *, prefix: str = "loss") -> Path:
-    """Draws every loss (entries whose name starts with `prefix`) of every run; otherwise `metric_curve`."""
+    """Plots every loss (entries whose name starts with `prefix`) of every run, as `metric_curve` does."""
     names = {
         name for history in runs.values() for epoch in history for name in epoch if name.startswith(prefix)
     }
@@ -69,14 +69,14 @@ def loss_curve(runs: Mapping[str, History], path: str | Path, *, prefix: str = "
         for name in sorted(names):
             label = run if len(names) == 1 else f"{run}: {name}"
             lines[label] = _points(history, name)
-    return _lines(lines, prefix, path, runs)
+    return _plot_lines(lines, prefix, path, runs)
 
 
 def _points(history: History, name: str) -> list[tuple[float, float]]:
     return [(epoch.get("epoch", i), epoch[name]) for i, epoch in enumerate(history) if name in epoch]
 
 
-def _lines(
+def _plot_lines(
     lines: Mapping[str, Sequence[tuple[float, float]]],
     name: str,
     path: str | Path,
@@ -87,7 +87,7 @@ def _lines(
             {entry for history in runs.values() for epoch in history for entry in epoch} - {"epoch"}
         )
         raise ValueError(f"{name!r}: no epoch of any run has it: choose one of {known}")
-    figure = _figure()
+    figure = _new_figure()
     axes = figure.subplots()
     for label, points in lines.items():
         if points:
@@ -95,17 +95,17 @@ def _lines(
     axes.set_xlabel("epoch")
     axes.set_ylabel(name)
     axes.legend()
-    return _saved(figure, path)
+    return _save(figure, path)
 
 
-def _saved(figure: Figure, path: str | Path) -> Path:
+def _save(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=120)
     return path
 
 
-def _figure() -> Figure:
+def _new_figure() -> Figure:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

@@ -1,12 +1,12 @@
-"""One JSON file per (experiment, data set, model): `results/<experiment>/<dataset>/<model>.json`.
+"""Result files, one JSON per (experiment, data set, model): `results/<experiment>/<dataset>/<model>.json`.
 
-A file holds a `Result`, the mean and standard deviation over its seeds, and a manifest (commit, library
-versions, device). It is written whole or not at all, and reading checks it before anyone sees a number.
+A file has a `Result`, the mean and standard deviation over its seeds, and a manifest (commit, library
+versions, device). It is written atomically, and checked when it is read.
 
-A result never takes the place of one that was measured otherwise. The same configuration, protocol and
-seeds, under the same settings of JAX, replace the file; anything else is stored beside it as
-`<model>.<hash>.json`, where the hash is that of the configuration, and tables show both and name what
-differs. Where a run keeps its files (`PLACES`) is no part of the configuration.
+A result never replaces one that was measured differently. The same configuration, protocol and seeds, under
+the same settings of JAX, replace the file; anything else is a variant, stored as `<model>.<hash>.json` with
+the hash of the configuration, and tables show both and what differs. The fields that say where files are
+written (`FOLDER_FIELDS`) are no part of that.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrec import provenance
+from jaxrec.provenance import FOLDER_FIELDS
 from jaxrec.types import Protocol, Result
 
 SCHEMA = 1
-PLACES = ("workdir", "results")  # fields of a configuration that say where files go, not what is measured
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+@-]*(?:\.[A-Za-z0-9_+@-]+)*")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+@-]*(?:\.[A-Za-z0-9_+@-]+)*")
 
 
 class Record(NamedTuple):
     """A result as read from disk.
 
-    variant: "" or the hash in the file name; manifest: commit, versions, device, as the writer gave them.
+    variant: "" or the hash in the file name; manifest: commit, versions, device, as given to `write_result`.
     """
 
     result: Result
@@ -41,92 +41,93 @@ class Record(NamedTuple):
     variant: str = ""
 
 
-class Summary(NamedTuple):
-    """Mean over seeds and sample standard deviation (n - 1 in the divisor; None for one seed)."""
+class MeanAndStd(NamedTuple):
+    """Mean and sample standard deviation over seeds (divisor n - 1; None for one seed)."""
 
     mean: float
     std: float | None
 
 
-def summary(values: Sequence[float]) -> Summary:
-    """Mean and sample standard deviation of one value a seed, [n] with n ≥ 1.
+def mean_and_std(values: Sequence[float]) -> MeanAndStd:
+    """Mean and sample standard deviation of one value per seed, [n] with n ≥ 1.
 
-    >>> summary([1.0, 3.0])
-    Summary(mean=2.0, std=1.4142135623730951)
+    >>> mean_and_std([1.0, 3.0])
+    MeanAndStd(mean=2.0, std=1.4142135623730951)
     """
     std = statistics.stdev(values) if len(values) > 1 else None
-    return Summary(statistics.fmean(values), std)
+    return MeanAndStd(statistics.fmean(values), std)
 
 
-def write(result: Result, folder: str | Path, *, manifest: Mapping[str, Any] | None = None) -> Path:
-    """Stores a result and returns its file; see the top of this file for what replaces what.
+def write_result(result: Result, folder: str | Path, *, manifest: Mapping[str, Any] | None = None) -> Path:
+    """Writes a result and returns its file; see the top of this file for what it replaces.
 
     Args:
-      result: one value a seed for each metric, all finite.
-      folder: the results folder, made if absent.
+      result: one finite value per seed for each metric.
+      folder: the results folder, created if absent.
       manifest: what the result depends on besides its configuration (`jaxrec.config.manifest()`).
 
     Raises:
-      ValueError: a name that cannot be a file name, a metric that is not finite or not one value a seed,
-        a configuration that JSON cannot hold.
+      ValueError: a name that cannot be a file name, a metric that is not finite or has not one value per
+        seed, a configuration that JSON cannot represent.
     """
     document = _document(result, manifest or {})
-    # As a reader will see it, so that what was written compares equal to what is read.
-    checked = _parse(json.loads(_dumps(document)), f"result of {result.experiment}/{result.model}")
-    place = Path(folder) / result.experiment / result.dataset
-    path = place / f"{result.model}.json"
-    own = identity(checked, document["manifest"])
+    # As it will be read, so that the written result compares equal to the read one.
+    checked = _parse(json.loads(_to_text(document)), f"result of {result.experiment}/{result.model}")
+    target = Path(folder) / result.experiment / result.dataset
+    path = target / f"{result.model}.json"
+    own = result_hash(checked, document["manifest"])
     if path.exists():
-        record = read(path)
-        if identity(record.result, record.manifest) != own:
-            path = place / f"{result.model}.{own}.json"
-    place.mkdir(parents=True, exist_ok=True)
-    write_whole(path, _dumps(document) + "\n")
+        record = read_result(path)
+        if result_hash(record.result, record.manifest) != own:
+            path = target / f"{result.model}.{own}.json"
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, _to_text(document) + "\n")
     return path
 
 
-def identity(result: Result, manifest: Mapping[str, Any] | None = None) -> str:
-    """8 hex digits of the hash of what a number was measured with: configuration, protocol and seeds.
+def result_hash(result: Result, manifest: Mapping[str, Any] | None = None) -> str:
+    """Hash, 8 hex digits, of what a number was measured with: configuration, protocol and seeds.
 
-    Settings of JAX that change numbers count as well where they are not its defaults
-    (`manifest["settings"]`).
+    Settings of JAX that change numbers (`manifest["settings"]`) count too where they are not the defaults.
     """
-    config = {name: value for name, value in result.config.items() if name not in PLACES}
+    config = {name: value for name, value in result.config.items() if name not in FOLDER_FIELDS}
     protocol = result.protocol._asdict()
     measured: dict[str, Any] = {"config": config, "protocol": protocol, "seeds": result.seeds}
-    changed = provenance.changed_settings((manifest or {}).get("settings", {}))
+    changed = provenance.non_default_settings((manifest or {}).get("settings", {}))
     if changed:
         measured["settings"] = changed
-    text = json.dumps(_plain(measured, "config"), sort_keys=True)
+    text = json.dumps(_as_json(measured, "config"), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def read(path: str | Path) -> Record:
+def read_result(path: str | Path) -> Record:
     """Reads one result file.
 
     Raises:
-      ValueError: not JSON (cut off, damaged), another schema, a missing field, a value that is not finite,
-        a mean that its values do not give, or a file that does not lie where its names say.
+      ValueError: not JSON (truncated, corrupt), another schema, a missing field, a value that is not finite,
+        a mean that does not agree with its values, or a path that does not agree with the names in it.
     """
     path = Path(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise ValueError(f"{path}: not a whole JSON file ({error}): {_REMEDY}") from error
+        raise ValueError(f"{path}: not a complete JSON file ({error}): {_REMEDY}") from error
     result = _parse(document, str(path))
     rest = path.stem.removeprefix(result.model)
     names = (result.experiment, result.dataset, result.model)
     if (path.parent.parent.name, path.parent.name, path.stem.removesuffix(rest)) != names or rest not in (
         "",
-        f".{identity(result, document['manifest'])}",
+        f".{result_hash(result, document['manifest'])}",
     ):
-        raise ValueError(f"{path}: holds {'/'.join(names)} under another name or hash: {_REMEDY}")
+        raise ValueError(
+            f"{path}: has the result {'/'.join(names)}, which belongs to another path: {_REMEDY}"
+        )
     return Record(result, document["manifest"], rest.removeprefix("."))
 
 
-def read_all(folder: str | Path) -> list[Record]:
-    """All results of a folder, by experiment, data set, model and variant; [] if the folder is absent."""
-    records = [read(path) for path in Path(folder).glob("*/*/*.json")]
+def read_results(folder: str | Path) -> list[Record]:
+    """All results of a folder, sorted by experiment, data set, model and variant; [] without the folder."""
+    records = [read_result(path) for path in Path(folder).glob("*/*/*.json")]
     return sorted(records, key=lambda r: (r.result.experiment, r.result.dataset, r.result.model, r.variant))
 
 
@@ -147,7 +148,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "note": str,
     "manifest": dict,
 }
-_OPTIONAL = {"incomparable": ""}  # fields that older files lack, and what they mean there
+_OPTIONAL = {"incomparable": ""}  # fields that older files lack, and their values there
 
 
 def _document(result: Result, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,21 +157,21 @@ def _document(result: Result, manifest: Mapping[str, Any]) -> dict[str, Any]:
         values = [float(value) for value in given]
         if len(values) != len(result.seeds):
             raise ValueError(
-                f"metric {name}: {len(values)} values for {len(result.seeds)} seeds: give one a seed"
+                f"metric {name}: {len(values)} values for {len(result.seeds)} seeds: give one per seed"
             )
         for seed, value in zip(result.seeds, values, strict=True):
             if not math.isfinite(value):
                 raise ValueError(
                     f"metric {name}, seed {seed}: {value}: must be finite: the run diverged or the "
-                    "metric had nothing to count, so find out why instead of storing it"
+                    "metric is undefined; find out why instead of storing it"
                 )
-        metrics[name] = {"values": values, **(summary(values)._asdict() if values else {})}
+        metrics[name] = {"values": values, **(mean_and_std(values)._asdict() if values else {})}
     fields = {**result._asdict(), "protocol": result.protocol._asdict(), "metrics": metrics}
-    return {"schema": SCHEMA, **_plain(fields, "result"), "manifest": _plain(manifest, "manifest")}
+    return {"schema": SCHEMA, **_as_json(fields, "result"), "manifest": _as_json(manifest, "manifest")}
 
 
 def _parse(document: Any, where: str) -> Result:
-    """A `Result` from a document of this schema, every rule checked; `where` starts the error."""
+    """A `Result` from a document of this schema, after checking every rule; `where` starts the error."""
 
     def require(holds: bool, rule: str) -> None:
         if not holds:
@@ -188,15 +189,18 @@ def _parse(document: Any, where: str) -> Result:
     for name in ("experiment", "dataset", "model"):
         value = document[name]
         rule = f"{name} {value!r} cannot name a file: use letters, digits and - _ + @ ."
-        require(NAME.fullmatch(value) is not None, rule)
-    require(set(document["protocol"]) == set(Protocol._fields), f"protocol has not just {Protocol._fields}")
-    require(isinstance(document["protocol"]["ks"], list), "protocol ks is no list")
+        require(FILE_NAME.fullmatch(value) is not None, rule)
+    require(
+        set(document["protocol"]) == set(Protocol._fields),
+        f"protocol must have the fields {Protocol._fields}",
+    )
+    require(isinstance(document["protocol"]["ks"], list), "protocol ks is not a list")
     seeds = document["seeds"]
     require(
         bool(seeds) and all(type(seed) is int for seed in seeds),
         f"seeds {seeds}: need integers, at least one",
     )
-    require(len(set(seeds)) == len(seeds), f"seeds {seeds}: one stands twice")
+    require(len(set(seeds)) == len(seeds), f"seeds {seeds}: one occurs twice")
     for name in ("steps", "seconds", "compile_seconds"):
         value = document[name]
         require(math.isfinite(value) and value >= 0, f"{name}={value}: must be finite and at least 0")
@@ -204,19 +208,19 @@ def _parse(document: Any, where: str) -> Result:
         require(_is_finite(value), f"published {name}={value!r}: must be a finite number")
     require(not document["published"] or bool(document["source"]), "published values without a source")
     needless = bool(document["incomparable"]) and not document["published"]
-    require(not needless, "a reason why published values do not compare, without such values")
+    require(not needless, "a reason why published values are not comparable, without such values")
     require(bool(document["metrics"]), "no metrics")
     metrics = {}
     for name, entry in document["metrics"].items():
         values = entry.get("values") if isinstance(entry, dict) else None
         require(
-            isinstance(values, list) and len(values) == len(seeds), f"metric {name}: not one value a seed"
+            isinstance(values, list) and len(values) == len(seeds), f"metric {name}: not one value per seed"
         )
         assert isinstance(values, list)
         require(all(_is_finite(value) for value in values), f"metric {name}: {values}: must be finite")
-        mean, std = summary(values)
-        same = _close(entry.get("mean"), mean) and _close(entry.get("std"), std)
-        require(same, f"metric {name}: mean or std is not that of its values")
+        mean, std = mean_and_std(values)
+        same = _agrees(entry.get("mean"), mean) and _agrees(entry.get("std"), std)
+        require(same, f"metric {name}: mean or std does not agree with its values")
         metrics[name] = tuple(values)
     protocol = {**document["protocol"], "ks": tuple(document["protocol"]["ks"])}
     fields = {name: document[name] for name in Result._fields}
@@ -227,18 +231,18 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _close(stored: Any, value: float | None) -> bool:
+def _agrees(stored: Any, value: float | None) -> bool:
     if value is None or not _is_finite(stored):
         return stored is value
     return math.isclose(stored, value, rel_tol=1e-9, abs_tol=1e-12)
 
 
-def _plain(value: Any, where: str) -> Any:
-    """The same value in JSON's types; NumPy and JAX scalars become numbers, tuples lists, paths text."""
+def _as_json(value: Any, where: str) -> Any:
+    """The value in JSON types: NumPy and JAX scalars become numbers, tuples lists, paths text."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(part, f"{where}.{name}") for name, part in value.items()}
+        return {str(name): _as_json(part, f"{where}.{name}") for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(part, f"{where}[{i}]") for i, part in enumerate(value)]
+        return [_as_json(part, f"{where}[{i}]") for i, part in enumerate(value)]
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if isinstance(value, Path):
@@ -249,15 +253,17 @@ def _plain(value: Any, where: str) -> Any:
         or (isinstance(value, float) and math.isfinite(value))
     ):
         return value
-    raise ValueError(f"{where}={value!r}: JSON cannot hold it: give finite numbers, text, lists or mappings")
+    raise ValueError(
+        f"{where}={value!r}: JSON cannot represent it: give finite numbers, text, lists or mappings"
+    )
 
 
-def _dumps(document: Mapping[str, Any]) -> str:
+def _to_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a reader sees the old text or the new one."""
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file atomically: a reader sees either the old text or the new one."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

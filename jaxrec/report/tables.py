@@ -1,4 +1,4 @@
-"""Results as Markdown tables, ours beside the published numbers, in `results/README.md` and README.md."""
+"""Results as Markdown tables, next to published numbers, in `results/README.md` and README.md."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 from tabulate import tabulate
 
 from jaxrec import provenance
-from jaxrec.report.results import PLACES, Record, read_all, summary, write_whole
+from jaxrec.provenance import FOLDER_FIELDS
+from jaxrec.report.results import Record, mean_and_std, read_results, write_atomically
 from jaxrec.types import Protocol, Result
 
 NOT_COMPARABLE = "not comparable"
-HEADLINES = 12  # most rows of the README's table
+HEADLINES = 12  # largest number of results in the README's table
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-FLOORS = ("random", "popularity")  # models that learn nothing: any number is read against these rows
-GENERATED = "<!-- Made from the result files by `make tables`; edit those, not this. -->"
+FLOORS = ("random", "popularity")  # untrained baselines, which stand first in every table
+GENERATED_FROM_RESULTS = "<!-- Made from the result files by `make tables`; edit those, not this. -->"
 
 _CANDIDATES = {"all": "all items are candidates", "impressions": "labelled impressions as they are"}
 _SEEN = {
@@ -34,11 +35,11 @@ _TIES = {
 
 
 _ABBREVIATIONS = ("auc", "gauc", "mrr", "mse", "ndcg")
-_ERRORS = ("log_loss", "mse")  # the lower, the better
+_ERRORS = ("log_loss", "mse")  # lower is better
 
 
 def protocol_line(protocol: Protocol) -> str:
-    """How a number was measured, as a sentence; the loss stands in its own column.
+    """How a number was measured, as a sentence; the loss has its own column.
 
     >>> protocol_line(Protocol(candidates="sampled-100"))
     'Protocol: leave-one-out split; sampled-100 candidates; items of the history are taken out, and a target \
@@ -57,7 +58,7 @@ ties rank the target last.'
 
 
 def selection_line(result: Result) -> str:
-    """Which parameters a number belongs to, as a sentence."""
+    """How the evaluated parameters were selected, as a sentence."""
     metric = result.protocol.selection
     if metric == "none":
         return "Selection: none, there is nothing to choose."
@@ -66,100 +67,106 @@ def selection_line(result: Result) -> str:
     if metric == "each task's auc":
         text = "for each task the parameters of its model's best validation AUC"
     elif metric.endswith(" on test"):
-        text = f"parameters of the best test {_metric(metric.removesuffix(' on test'))}, so chosen on test"
+        best = _metric_phrase(metric.removesuffix(" on test"))
+        text = f"parameters of the best test {best}, so chosen on test"
     else:
         best = "lowest" if metric in _ERRORS else "best"
-        text = f"parameters of the {best} validation {_metric(metric)}"
+        text = f"parameters of the {best} validation {_metric_phrase(metric)}"
     every = _epochs_between_evaluations(result.config)
     return f"Selection: {text}{f', evaluated every {every} epochs' if every > 1 else ''}."
 
 
-def full(records: Sequence[Record]) -> str:
-    """All results: a section an experiment, a table a data set, every metric; "" for no results."""
+def all_tables(records: Sequence[Record]) -> str:
+    """All results: a section per experiment, a table per data set, every metric; "" without results."""
     sections: list[str] = []
-    by_experiment = _grouped(records, lambda record: record.result.experiment)
-    for experiment, of_experiment in by_experiment:
+    by_experiment = _group_by(records, lambda record: record.result.experiment)
+    for experiment, experiment_records in by_experiment:
         sections.append(f"## {experiment}")
-        for dataset, rows in _grouped(of_experiment, lambda record: record.result.dataset):
-            sections += [f"### {dataset}", table(rows), footnotes(rows)]
+        for dataset, rows in _group_by(experiment_records, lambda record: record.result.dataset):
+            sections += [f"### {dataset}", results_table(rows), footnotes(rows)]
     return "\n\n".join(sections)
 
 
-def table(records: Sequence[Record]) -> str:
-    """One table of results on one data set: floors first, then models by name.
+def results_table(records: Sequence[Record]) -> str:
+    """The table of results on one data set: floors first, then models by name.
 
-    A row gives mean ± standard deviation over the seeds. Where the paper or its code publishes the number, it
-    stands in the row below, and, if ours is measured alike, the difference of our mean from it below that.
+    A row has mean ± standard deviation over the seeds. If the paper or its code publishes the number, the
+    next row has it, and if ours is measured alike, the row after that the difference of our mean from it.
     """
     rows: list[list[str]] = []
     records = sorted(records, key=_floors_first)
     names = list(dict.fromkeys(name for record in records for name in _metric_names(record)))
     for record in records:
         result = record.result
-        ours = [_measured(result.metrics[name]) if name in result.metrics else "" for name in names]
+        ours = [_format_mean(result.metrics[name]) if name in result.metrics else "" for name in names]
         seeds = str(len(result.seeds))
         times = [f"{result.steps:,}", f"{result.seconds:.1f}", f"{result.compile_seconds:.1f}"]
-        rows.append([_model(record), result.protocol.loss, seeds, *ours, *times])
+        rows.append([_model_label(record), result.protocol.loss, seeds, *ours, *times])
         if result.published:
-            values = [_number(result.published.get(name)) for name in names]
+            values = [_format_number(result.published.get(name)) for name in names]
             rows.append(["· published", "", "", *values, "", "", ""])
         if result.published and not result.incomparable:
-            rows.append(["· difference", "", "", *(_difference(record, name) for name in names), "", "", ""])
+            rows.append(
+                ["· difference", "", "", *(_format_difference(record, name) for name in names), "", "", ""]
+            )
     return _markdown(["model", "loss", "seeds", *names, "steps", "seconds", "compile s"], rows)
 
 
 def footnotes(records: Sequence[Record]) -> str:
-    """What a table needs to mean something: protocol, sources, variants, notes, where it was measured."""
+    """Notes on a table: protocol, sources, variants, remarks, and the device."""
     records = sorted(records, key=_floors_first)
-    lines = _shared(records, lambda record: protocol_line(record.result.protocol))
-    lines += _shared(records, lambda record: selection_line(record.result))
+    lines = _grouped_lines(records, lambda record: protocol_line(record.result.protocol))
+    lines += _grouped_lines(records, lambda record: selection_line(record.result))
     sourced = [record for record in records if record.result.published]
-    lines += _shared(sourced, lambda record: f"Published numbers: {_sentence(record.result.source)}")
-    lines += _reasons(records)
+    lines += _grouped_lines(sourced, lambda record: f"Published numbers: {_sentence(record.result.source)}")
+    lines += _incomparable_lines(records)
     plain = {record.result.model: record for record in records if not record.variant}
     for record in records:
         if record.variant:
             usual = plain.get(record.result.model)
-            what = _differences(record, usual) if usual else "its own configuration"
-            lines.append(f"{_model(record)}: {what}.")
+            what = _setting_differences(record, usual) if usual else "its own configuration"
+            lines.append(f"{_model_label(record)}: {what}.")
         if record.result.note:
-            lines.append(f"{_model(record)}: {_sentence(record.result.note)}")
-    lines += _shared([record for record in records if record.manifest], _measured_on)
+            lines.append(f"{_model_label(record)}: {_sentence(record.result.note)}")
+    lines += _grouped_lines([record for record in records if record.manifest], _measured_on_line)
     return "\n".join(f"- {line}" for line in lines)
 
 
-def headline(records: Sequence[Record]) -> str:
-    """The README's table: results that have a published number, at most HEADLINES; "" where none has.
+def headline_table(records: Sequence[Record]) -> str:
+    """The README's table: at most HEADLINES results that have a published number; "" if none has.
 
-    Comparable ones come first where there are more: of each experiment and data set in turn, so that none
+    If there are more, comparable ones are preferred, of each experiment and data set in turn, so that none
     takes all rows. The metric of an experiment on a data set is the first published one.
     """
-    shown = _headlines(records)
+    shown = _headline_records(records)
     rows: list[list[str]] = []
     lines: list[str] = []
-    for (experiment, dataset), same in _grouped(shown, lambda r: (r.result.experiment, r.result.dataset)):
+    for (experiment, dataset), same in _group_by(shown, lambda r: (r.result.experiment, r.result.dataset)):
         metric = _headline_metric(same)
         for record in sorted(same, key=_floors_first):
             result = record.result
-            values, published = _measured(result.metrics[metric]), _number(result.published.get(metric))
-            row = [experiment, dataset, _model(record), metric, values, published]
-            rows.append([*row, _difference(record, metric), str(len(result.seeds))])
-        lines += [f"- {experiment}, {dataset}: {reason}" for reason in _reasons(same, metric)]
-    for line, same in _grouped(shown, lambda r: protocol_line(r.result.protocol)):
-        groups = _grouped(same, lambda r: (r.result.experiment, r.result.dataset))
-        of = (
-            f"{' '.join(name)}: {', '.join(map(_model, sorted(found, key=_floors_first)))}"
+            values, published = (
+                _format_mean(result.metrics[metric]),
+                _format_number(result.published.get(metric)),
+            )
+            row = [experiment, dataset, _model_label(record), metric, values, published]
+            rows.append([*row, _format_difference(record, metric), str(len(result.seeds))])
+        lines += [f"- {experiment}, {dataset}: {reason}" for reason in _incomparable_lines(same, metric)]
+    for line, same in _group_by(shown, lambda r: protocol_line(r.result.protocol)):
+        groups = _group_by(same, lambda r: (r.result.experiment, r.result.dataset))
+        models = (
+            f"{' '.join(name)}: {', '.join(map(_model_label, sorted(found, key=_floors_first)))}"
             for name, found in groups
         )
-        lines.append(f"- {line} ({'; '.join(of)})")
+        lines.append(f"- {line} ({'; '.join(models)})")
     columns = ["experiment", "data set", "model", "metric", "ours", "published", "difference", "seeds"]
     return "\n\n".join([_markdown(columns, rows), "\n".join(lines)]) if rows else ""
 
 
-def _headlines(records: Sequence[Record]) -> list[Record]:
-    """At most HEADLINES results: comparable ones before others, of each experiment and data set in turn."""
+def _headline_records(records: Sequence[Record]) -> list[Record]:
+    """The results of `headline_table`: comparable ones first, of each experiment and data set in turn."""
     turns: list[tuple[bool, int, int, Record]] = []
-    groups = _grouped(records, lambda r: (r.result.experiment, r.result.dataset))
+    groups = _group_by(records, lambda r: (r.result.experiment, r.result.dataset))
     for group, (_, same) in enumerate(groups):
         metric = _headline_metric(same)
         having = [r for r in same if metric in r.result.published and metric in r.result.metrics]
@@ -168,13 +175,13 @@ def _headlines(records: Sequence[Record]) -> list[Record]:
     return [record for *_, record in sorted(turns, key=lambda turn: turn[:3])[:HEADLINES]]
 
 
-def pages(results: str | Path, readme: str | Path | None) -> dict[Path, str]:
-    """Text that each generated file should have: `<results>/README.md` and, if given, the README.
+def generated_pages(results: str | Path, readme: str | Path | None) -> dict[Path, str]:
+    """The text of each generated file: `<results>/README.md` and, if given, the README.
 
     Raises:
-      ValueError: a damaged result file, a README that is absent or has not one pair of markers.
+      ValueError: a corrupt result file, or a README that is absent or has not exactly one pair of markers.
     """
-    records = read_all(results)
+    records = read_results(results)
     texts: dict[Path, str] = {}
     own = Path(results) / "README.md"
     if records or own.exists():
@@ -182,24 +189,29 @@ def pages(results: str | Path, readme: str | Path | None) -> dict[Path, str]:
             "Every number is the mean ± sample standard deviation over seeds. Seconds are the wall time "
             "of the whole run (all seeds) without compilation, which stands beside it."
         )
-        texts[own] = "\n\n".join(["# Results", GENERATED, intro, full(records) or "No results yet."]) + "\n"
+        texts[own] = (
+            "\n\n".join(
+                ["# Results", GENERATED_FROM_RESULTS, intro, all_tables(records) or "No results yet."]
+            )
+            + "\n"
+        )
     if readme:
-        texts[Path(readme)] = _with_block(Path(readme), headline(records))
+        texts[Path(readme)] = _with_block(Path(readme), headline_table(records))
     return texts
 
 
-def update(results: str | Path, readme: str | Path | None) -> list[Path]:
+def update_pages(results: str | Path, readme: str | Path | None) -> list[Path]:
     """Writes the generated files that are stale and returns them."""
-    changed = stale(results, readme)
-    texts = pages(results, readme)
+    changed = stale_pages(results, readme)
+    texts = generated_pages(results, readme)
     for path in changed:
-        write_whole(path, texts[path])
+        write_atomically(path, texts[path])
     return changed
 
 
-def stale(results: str | Path, readme: str | Path | None) -> list[Path]:
-    """Generated files whose text is not what the result files give."""
-    texts = pages(results, readme)
+def stale_pages(results: str | Path, readme: str | Path | None) -> list[Path]:
+    """Generated files whose text does not agree with the result files."""
+    texts = generated_pages(results, readme)
     return [
         path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text
     ]
@@ -212,11 +224,11 @@ def _with_block(readme: Path, block: str) -> str:
     begin, end = text.find(BEGIN), text.find(END)
     if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
         raise ValueError(f"{readme}: needs one line {BEGIN} and after it one line {END}: put them back")
-    middle = f"\n{GENERATED}\n\n{block}\n\n" if block else "\n"
+    middle = f"\n{GENERATED_FROM_RESULTS}\n\n{block}\n\n" if block else "\n"
     return text[:begin] + BEGIN + middle + text[end:]
 
 
-def _grouped(records: Iterable[Record], key: Any) -> list[tuple[Any, list[Record]]]:
+def _group_by(records: Iterable[Record], key: Any) -> list[tuple[Any, list[Record]]]:
     ordered = sorted(records, key=key)
     return [(name, list(rows)) for name, rows in groupby(ordered, key=key)]
 
@@ -227,7 +239,7 @@ def _floors_first(record: Record) -> tuple[int, str, str]:
     return floor, name, record.variant
 
 
-def _model(record: Record) -> str:
+def _model_label(record: Record) -> str:
     name = record.result.model
     return f"{name} [{record.variant}]" if record.variant else name
 
@@ -243,43 +255,43 @@ def _headline_metric(records: Sequence[Record]) -> str:
     return [*published, *selected, *results[0].metrics][0]
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _measured(values: Sequence[float]) -> str:
-    mean, std = summary(values)
-    return _number(mean) if std is None else f"{mean:.4f} ± {std:.4f}"
+def _format_mean(values: Sequence[float]) -> str:
+    mean, std = mean_and_std(values)
+    return _format_number(mean) if std is None else f"{mean:.4f} ± {std:.4f}"
 
 
-def _difference(record: Record, metric: str) -> str:
+def _format_difference(record: Record, metric: str) -> str:
     published, values = record.result.published.get(metric), record.result.metrics.get(metric)
     if published is None or values is None:
         return ""
     if record.result.incomparable:
         return NOT_COMPARABLE
-    difference = summary(values).mean - published
+    difference = mean_and_std(values).mean - published
     relative = f" ({100 * difference / abs(published):+.1f} %)" if published else ""
     return f"{difference:+.4f}{relative}"
 
 
-def _reasons(records: Sequence[Record], metric: str = "") -> list[str]:
-    """Why no difference from published numbers is printed, a sentence a reason with the models it is for.
+def _incomparable_lines(records: Sequence[Record], metric: str = "") -> list[str]:
+    """Why no difference from published numbers is printed: a sentence per reason, with its models.
 
-    metric: what a published number must be of to count; "" for any.
+    metric: only published numbers of this metric count; "" for any.
     """
     groups: dict[str, list[str]] = {}
     for record in sorted(records, key=_floors_first):
         result = record.result
         if result.incomparable and (not metric or {metric} <= set(result.published) & set(result.metrics)):
-            groups.setdefault(result.incomparable, []).append(_model(record))
+            groups.setdefault(result.incomparable, []).append(_model_label(record))
     return [f"No difference for {', '.join(models)}: {_sentence(why)}" for why, models in groups.items()]
 
 
-def _metric(name: str) -> str:
+def _metric_phrase(name: str) -> str:
     """A metric's name in a sentence.
 
-    >>> _metric("ndcg@10"), _metric("auc/income"), _metric("recall@20")
+    >>> _metric_phrase("ndcg@10"), _metric_phrase("auc/income"), _metric_phrase("recall@20")
     ('NDCG@10', 'AUC of income', 'recall@20')
     """
     name, _, task = name.partition("/")
@@ -289,7 +301,7 @@ def _metric(name: str) -> str:
 
 
 def _epochs_between_evaluations(config: Mapping[str, Any]) -> int:
-    """As the settings of a run name it: `evaluate_every` or `every`, of the run or of its recipe."""
+    """The setting `evaluate_every` or `every` of the run or of its recipe, else 1."""
     for settings in (config, config.get("recipe", {})):
         for name in ("evaluate_every", "every"):
             if settings.get(name):
@@ -297,18 +309,22 @@ def _epochs_between_evaluations(config: Mapping[str, Any]) -> int:
     return 1
 
 
-def _differences(record: Record, usual: Record) -> str:
-    """What a variant was measured with where the usual result was not."""
+def _setting_differences(record: Record, usual: Record) -> str:
+    """The settings in which a variant differs from the usual result."""
     theirs, ours = (
-        {**r.result.config, **_protocol_and_seeds(r), **_jax_settings(r)} for r in (usual, record)
+        {**r.result.config, **_protocol_and_seeds(r), **_non_default_jax_settings(r)} for r in (usual, record)
     )
-    names = [name for name in {**theirs, **ours} if name not in PLACES and ours.get(name) != theirs.get(name)]
+    names = [
+        name
+        for name in {**theirs, **ours}
+        if name not in FOLDER_FIELDS and ours.get(name) != theirs.get(name)
+    ]
     return "; ".join(f"{name}={ours.get(name)} instead of {theirs.get(name)}" for name in names)
 
 
-def _jax_settings(record: Record) -> Mapping[str, Any]:
-    """Those that change numbers, where they are not JAX's defaults."""
-    return provenance.changed_settings(record.manifest.get("settings", {}))
+def _non_default_jax_settings(record: Record) -> Mapping[str, Any]:
+    """The settings of JAX that change numbers and are not its defaults."""
+    return provenance.non_default_settings(record.manifest.get("settings", {}))
 
 
 def _protocol_and_seeds(record: Record) -> Mapping[str, Any]:
@@ -316,7 +332,7 @@ def _protocol_and_seeds(record: Record) -> Mapping[str, Any]:
     return {**protocol, "seeds": list(record.result.seeds)}
 
 
-def _measured_on(record: Record) -> str:
+def _measured_on_line(record: Record) -> str:
     manifest = record.manifest
     device, versions = manifest.get("device", {}), manifest.get("versions", {})
     where = f"{device.get('count', '?')} × {device.get('kind', 'unknown device')}"
@@ -328,11 +344,11 @@ def _measured_on(record: Record) -> str:
     return f"Measured on {where}{host}{with_}, Python {manifest.get('python', '?')}, commit {commit}."
 
 
-def _shared(records: Sequence[Record], line: Any) -> list[str]:
-    """`line` of each record: once if all agree, else once a value with the models it belongs to."""
+def _grouped_lines(records: Sequence[Record], line: Any) -> list[str]:
+    """`line` of each record: once if all agree, else once per value, with its models."""
     groups: dict[str, list[str]] = {}
     for record in records:
-        groups.setdefault(line(record), []).append(_model(record))
+        groups.setdefault(line(record), []).append(_model_label(record))
     if len(groups) <= 1:
         return list(groups)
     return [f"{text} ({', '.join(models)})" for text, models in groups.items()]

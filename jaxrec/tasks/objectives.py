@@ -171,7 +171,7 @@ def full_softmax(block: int = 4096, *, num_items: int | None = None) -> Objectiv
     return Objective(draw_nothing, loss, "ce")
 
 
-def sampled_softmax(num_samples: int, table: sampling.Popularity) -> Objective:
+def sampled_softmax(num_samples: int, table: sampling.PopularityTable) -> Objective:
     """Cross-entropy over the target and `num_samples` items that the whole batch shares.
 
     table: the distribution samples are drawn from; scores are corrected by its log-probabilities (logQ),
@@ -321,7 +321,7 @@ def shared_negatives(
             first = jax.lax.axis_index(axis_name) * targets.shape[0]
         candidates = jnp.concatenate([every, samples])
         lowered = jnp.concatenate([drawn.log_q[0][every], drawn.log_q[1][samples]])
-        scores = losses.products(hidden.reshape(-1, hidden.shape[-1]), table[candidates]) - lowered
+        scores = losses.dot_products(hidden.reshape(-1, hidden.shape[-1]), table[candidates]) - lowered
         known = min(table.shape[0], drawn.log_q[0].shape[0])
         used = (candidates != 0) & (targets != 0)[:, None]
         scores = losses.nan_outside(scores, candidates, known, where=used)
@@ -343,7 +343,7 @@ def score_with_samples(hidden: Array, table: Array, targets: Array, samples: Arr
     NaN where a sample, or a target other than 0, is no item of the table.
     """
     pos, count = jnp.einsum("...d,...d->...", hidden, table[targets]), table.shape[0]
-    neg = losses.products(hidden, table[samples])
+    neg = losses.dot_products(hidden, table[samples])
     real = targets != 0
     return (
         losses.nan_outside(pos, targets, count, where=real),
@@ -359,7 +359,7 @@ def _score_each(hidden: Array, table: Array, targets: Array, samples: Array) -> 
     """
     ids = jnp.concatenate([targets[..., None], samples], axis=-1)
     if table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
-        scores = jnp.take_along_axis(losses.products(hidden, table), ids, axis=-1)
+        scores = jnp.take_along_axis(losses.dot_products(hidden, table), ids, axis=-1)
     else:
         scores = jnp.einsum("...d,...nd->...n", hidden, table[ids])
     scores = losses.nan_outside(scores, ids, table.shape[0], where=(targets != 0)[..., None])

@@ -59,8 +59,8 @@ def steps(plan: Any, context: Context) -> dict[str, Any]:
 
 def jax_settings() -> dict[str, Any]:
     """The settings of JAX that decide what random bits and floats a run has."""
-    found = provenance.settings()
-    return {name: found[name] for name in provenance.IDENTIFYING}
+    found = provenance.jax_settings()
+    return {name: found[name] for name in provenance.IDENTIFYING_SETTINGS}
 
 
 def check_code(

@@ -177,4 +177,4 @@ def test_a_name_of_a_data_set_can_name_a_folder(name: str) -> None:
 
 
 def test_names_are_those_that_results_can_be_stored_under() -> None:
-    assert results.NAME.pattern == validation._PART
+    assert results.FILE_NAME.pattern == validation._PART

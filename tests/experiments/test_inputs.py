@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jaxrec.config import ready
+from jaxrec.config import check_run
 from jaxrec.data.synthetic.sequences import markov_chain
 from tests.experiments.test_settings import EXPERIMENTS, OTHERS, module_of
 
@@ -139,7 +139,7 @@ def _small(config: Any) -> Any:
 
 def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = importlib.import_module("experiments.multitask.census").Config(results=str(tmp_path / "a" / "b"))
-    ready(config)
+    check_run(config)
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(ValueError, match=f"{tmp_path} may not be written to"):
-        ready(config)
+        check_run(config)

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.common import origin, save
 from jaxrec import provenance
-from jaxrec.report.results import read, read_all
+from jaxrec.report.results import read_result, read_results
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol
 
@@ -69,8 +69,8 @@ def test_settings_of_jax_that_change_numbers_replace_no_result(tmp_path: Path) -
         second = stored(tmp_path, 0.2)
     assert first.name == "m.json"
     assert second != first
-    assert read(first).result.metrics["ndcg@20"] == (0.1,)
-    assert [record.result.metrics["ndcg@20"] for record in read_all(tmp_path)] == [(0.1,), (0.2,)]
+    assert read_result(first).result.metrics["ndcg@20"] == (0.1,)
+    assert [record.result.metrics["ndcg@20"] for record in read_results(tmp_path)] == [(0.1,), (0.2,)]
     assert stored(tmp_path, 0.3) == first
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from experiments import published_checkpoints
 from experiments.sequential import hstu, hstu_generative, sasrec, ticoserec
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 
 PROGRAMS = {
     "hstu": hstu,
@@ -45,7 +45,7 @@ def test_tiny_checkpoints_run_to_the_end(tmp_path: Path, monkeypatch: pytest.Mon
     results = tmp_path / "results"
     kept = ("--results", results, "--workdir", tmp_path / "work", "--seeds", 3)
     call(published_checkpoints, monkeypatch, "--tiny", *kept)
-    records = {record.result.model: record.result for record in read_all(results)}
+    records = {record.result.model: record.result for record in read_results(results)}
     assert {"random", "popularity"} | CHECKPOINTS <= set(records)
     assert {r.experiment for r in records.values()} == {"published_checkpoints"}
     assert len({r.dataset for r in records.values()}) == 1

@@ -96,7 +96,7 @@ def test_areas_of_users(golden: Golden) -> None:
     names = {"gauc_weighted_by_count": True, "fuxictr/gAUC": True, "gauc_unweighted": False}
     for name, weighted in {**names, "fuxictr/avgAUC": False}.items():
         np.testing.assert_allclose(ours[weighted].gauc, golden.outputs[name], rtol=1e-5, err_msg=name)
-        assert ours[weighted].used == len(golden.outputs["gauc_users"])
+        assert ours[weighted].num_groups == len(golden.outputs["gauc_users"])
 
 
 def test_area_of_each_user(golden: Golden) -> None:

@@ -35,13 +35,13 @@ class Computed(NamedTuple):
 def risk_of(mode: str, logits: dict[str, Array], errors: Array, clicked: Array) -> Array:
     """The port's risk of conversion."""
     if mode == "DR":
-        propensity = losses.clipped_propensity(logits["ctr"], floor=1 / LARGEST)
+        propensity = losses.clipped_propensity(logits["ctr"], minimum=1 / LARGEST)
         found = (errors, logits["imputed_error"], clicked, propensity)
         return losses.doubly_robust_risk(*found) + losses.imputation_risk(*found, train_errors=True)
     if mode != "IPW":
         raise ValueError(f"counterfact_mode={mode}: must be IPW or DR")
     floor = 1 / (LARGEST * len(clicked))
-    propensity = losses.clipped_propensity(logits["ctr"], floor=floor, scale=jnp.mean(clicked))
+    propensity = losses.clipped_propensity(logits["ctr"], minimum=floor, scale=jnp.mean(clicked))
     return losses.inverse_propensity_risk(errors, clicked, propensity)
 
 

@@ -23,7 +23,7 @@ from jaxrec.types import Array
 from tests.golden.fixtures import Golden, golden_files, read
 
 SIZES = {
-    "none": balancing.by_nothing,
+    "none": balancing.unnormalised,
     "l2": balancing.by_norm,
     "loss": balancing.by_loss,
     "loss+": balancing.by_loss_and_norm,
@@ -153,7 +153,7 @@ def compare_combinations(ours: np.ndarray, theirs: np.ndarray, scale: float, wha
 
 def test_mgda(golden: Golden) -> None:
     tags = [match[1] for match in variants(golden.outputs, r"mgda/(.+)/grad_shared")]
-    methods = {tag: balancing.mgda(["shared"], sizes=SIZES[tag], rescale=True) for tag in tags}
+    methods = {tag: balancing.mgda(["shared"], normalisation=SIZES[tag], rescale=True) for tag in tags}
     norms = np.linalg.norm(golden.inputs["grads"], axis=1)
     for tag, found in descend(golden, {tag: (method, {}, {}) for tag, method in methods.items()}).items():
         sizes = np.asarray(SIZES[tag](jnp.asarray(golden.inputs["losses"]), jnp.asarray(norms)))

@@ -62,14 +62,14 @@ def test_order_violation_pulls_the_later_down_and_the_earlier_up() -> None:
 def test_a_propensity_is_clipped_from_below_and_has_no_gradient() -> None:
     logits = jnp.array([-5.0, 0.0, 3.0])
     np.testing.assert_allclose(losses.clipped_propensity(logits), [0.1, 0.5, sigmoid(3.0)], rtol=1e-6)
-    assert losses.clipped_propensity(logits, floor=0.6)[1] == np.float32(0.6)
+    assert losses.clipped_propensity(logits, minimum=0.6)[1] == np.float32(0.6)
     assert (jax.grad(lambda x: losses.clipped_propensity(x).sum())(logits) == 0.0).all()
 
 
-@pytest.mark.parametrize("floor", [0.0, -0.1, 1.5])
-def test_a_floor_that_bounds_nothing_is_refused(floor: float) -> None:
-    with pytest.raises(ValueError, match=f"floor={floor}"):
-        losses.clipped_propensity(jnp.zeros(2), floor=floor)
+@pytest.mark.parametrize("minimum", [0.0, -0.1, 1.5])
+def test_a_minimum_that_bounds_nothing_is_refused(minimum: float) -> None:
+    with pytest.raises(ValueError, match=f"minimum={minimum}"):
+        losses.clipped_propensity(jnp.zeros(2), minimum=minimum)
 
 
 # --- risks -----------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_products_are_a_matrix_product_with_its_gradients(
     transform: Callable[..., Callable[..., Array]],
 ) -> None:
     hidden, table = (jnp.asarray(x, jnp.float32) for x in (HIDDEN, TABLE))
-    scores, pull = jax.vjp(transform(losses.products), hidden, table)
+    scores, pull = jax.vjp(transform(losses.dot_products), hidden, table)
     np.testing.assert_allclose(scores, np.einsum("...d,vd->...v", HIDDEN, TABLE), atol=1e-5)
     g = np.random.default_rng(1).normal(size=scores.shape).astype(np.float32)
     of_hidden, of_table = pull(jnp.asarray(g))

@@ -89,7 +89,7 @@ def test_reliability_counts_many_rows_and_reads_no_row_that_is_left_out() -> Non
     logits = np.full(300_000, np.log(0.3 / 0.7), np.float32)
     curve = metrics.reliability(logits, np.zeros(300_000, np.float32), num_bins=2)
     np.testing.assert_allclose(curve.predicted, [0.3, 0.0], rtol=1e-6)
-    assert curve.rows.tolist() == [300_000, 0]
+    assert curve.num_examples.tolist() == [300_000, 0]
     odd = metrics.expected_calibration_error(
         jnp.array([jnp.nan, 0.0]), jnp.array([0.0, 1.0]), where=jnp.array([False, True])
     )
@@ -108,7 +108,7 @@ def test_gauc_is_the_mean_over_users_with_both_classes(rows: tuple[np.ndarray, .
             weights, used = weights + weight, used + 1
     found = jit_gauc(scores, labels, users, where=where, weighted=weighted)
     assert np.isclose(found.gauc, total / weights, atol=1e-6)
-    assert found.used == used < len(np.unique(users))
+    assert found.num_groups == used < len(np.unique(users))
 
 
 def test_gauc_of_one_user_is_the_auc(rows: tuple[np.ndarray, ...]) -> None:
@@ -119,7 +119,7 @@ def test_gauc_of_one_user_is_the_auc(rows: tuple[np.ndarray, ...]) -> None:
 
 def test_gauc_without_a_user_of_both_classes_is_not_defined(rows: tuple[np.ndarray, ...]) -> None:
     found = jit_gauc(rows[0], rows[1], np.arange(N, dtype=np.int32))
-    assert np.isnan(found.gauc) and found.used == 0
+    assert np.isnan(found.gauc) and found.num_groups == 0
 
 
 def test_log_loss_is_the_mean_negative_log_likelihood(rows: tuple[np.ndarray, ...]) -> None:
@@ -160,7 +160,7 @@ def test_calibration_error_by_hand() -> None:
     )
     curve = metrics.reliability(logits, labels, num_bins=2)
     np.testing.assert_allclose(curve.predicted, [0.2, 0.9], atol=1e-6)
-    np.testing.assert_array_equal(curve.rows, [2, 2])
+    np.testing.assert_array_equal(curve.num_examples, [2, 2])
 
 
 def test_bins_must_be_positive() -> None:

@@ -339,7 +339,7 @@ def test_next_behaviour_of_zero_scores_is_two_ln_two_a_step() -> None:
     np.testing.assert_allclose(losses.next_behaviour(zero, zero, where=where), two * 5 / 3, rtol=1e-6)
     np.testing.assert_allclose(losses.next_behaviour(zero, zero, where=where, per_step=True), two, rtol=1e-6)
     rows = np.array([True, False, True])
-    found = losses.next_behaviour(zero, zero, where=where, rows=rows)
+    found = losses.next_behaviour(zero, zero, where=where, examples=rows)
     np.testing.assert_allclose(found, two * 4 / 2, rtol=1e-6)
     assert losses.next_behaviour(zero, zero, where=where & False, per_step=True) == 0.0
     assert (
@@ -352,8 +352,10 @@ def test_shares_of_devices_add_up_to_the_next_behaviour_loss(per_step: bool) -> 
     pos, neg = HISTORY[..., 0], HISTORY[..., 1]
     rows = np.array([True, False, True, True])
     one = functools.partial(losses.next_behaviour, per_step=per_step)
-    whole = one(pos, neg, where=MASK, rows=rows)
-    share = jax.vmap(lambda p, n, w, r: one(p, n, where=w, rows=r, axis_name="devices"), axis_name="devices")
+    whole = one(pos, neg, where=MASK, examples=rows)
+    share = jax.vmap(
+        lambda p, n, w, r: one(p, n, where=w, examples=r, axis_name="devices"), axis_name="devices"
+    )
     shares = jax.jit(share)(*(a.reshape(2, 2, *a.shape[1:]) for a in (pos, neg, MASK, rows)))
     np.testing.assert_allclose(shares.sum(), whole, rtol=1e-6)
 

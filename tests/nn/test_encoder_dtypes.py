@@ -193,7 +193,7 @@ def test_products_have_the_gradient_of_a_product_in_each_type(dtype: str) -> Non
             weights = jnp.arange(15.0).reshape(3, 5)
             return jax.grad(lambda h, v: jnp.sum(product(h, v) * weights), argnums=(0, 1))(hidden, vectors)
 
-        ours, plain = total(losses.products), total(lambda h, v: h @ v.T)
+        ours, plain = total(losses.dot_products), total(lambda h, v: h @ v.T)
         assert [g.dtype for g in ours] == [hidden.dtype, vectors.dtype]
         for a, b in zip(ours, plain, strict=True):
             np.testing.assert_allclose(a.astype(jnp.float32), b.astype(jnp.float32), rtol=1e-2)

@@ -38,7 +38,7 @@ def test_the_third_tower_ends_with_the_activation_it_is_given(function: Any) -> 
 
 def test_a_propensity_is_scaled_before_it_is_cut_off() -> None:
     logits = jnp.array([-5.0, 0.0, 3.0])
-    found = losses.clipped_propensity(logits, floor=0.25, scale=0.4)
+    found = losses.clipped_propensity(logits, minimum=0.25, scale=0.4)
     np.testing.assert_allclose(found, [0.25, 0.25, 0.4 * sigmoid(3.0)], rtol=1e-6)
     assert jax.grad(lambda s: losses.clipped_propensity(logits, scale=s).sum())(0.9) == 0.0
 
@@ -46,7 +46,7 @@ def test_a_propensity_is_scaled_before_it_is_cut_off() -> None:
 def test_the_share_of_clicks_as_scale_divides_the_risk_by_it() -> None:
     logits = jnp.array([0.5, 0.2, 1.0])
     share = OBSERVED.mean()
-    plain, scaled = (losses.clipped_propensity(logits, floor=1e-3, scale=s) for s in (1.0, share))
+    plain, scaled = (losses.clipped_propensity(logits, minimum=1e-3, scale=s) for s in (1.0, share))
     risk = losses.inverse_propensity_risk(ERRORS, OBSERVED, plain)
     np.testing.assert_allclose(
         losses.inverse_propensity_risk(ERRORS, OBSERVED, scaled), risk / share, rtol=1e-6

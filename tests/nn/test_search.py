@@ -644,18 +644,18 @@ def test_rotations_are_drawn_by_the_key_and_no_parameters() -> None:
 # --- BST -------------------------------------------------------------------------------------------
 
 MEAN = BST(ITEMS, age_dim=2, num_heads=2, inner_dim=5, concatenate=False, dims=())
-read_all = applied(MEAN)
+read_results = applied(MEAN)
 
 
 def test_bst_reads_sets_of_behaviours_and_no_padding() -> None:
     weights = drawn(MEAN, TARGET, LONG, FEATURES, AGES)
-    logits, seen = read_all(weights, TARGET, LONG, FEATURES, AGES)
+    logits, seen = read_results(weights, TARGET, LONG, FEATURES, AGES)
     order = rng.permutation(L)
-    permuted, _ = read_all(
+    permuted, _ = read_results(
         weights, TARGET, {n: c[:, order] for n, c in LONG.items()}, FEATURES, AGES[:, order]
     )
     close(permuted, logits)
-    covered, _ = read_all(
+    covered, _ = read_results(
         weights,
         TARGET,
         {**LONG, "category": np.where(REAL, LONG["category"], 4)},

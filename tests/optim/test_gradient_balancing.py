@@ -190,13 +190,13 @@ LOSSES = {"a": jnp.float32(0.5), "b": jnp.float32(3.0)}
 def test_gradients_are_divided_before_weights_are_sought() -> None:
     gradients = np.array([[2.0, 0.0], [-0.6, 0.8]], np.float32)
     expected = {
-        balancing.by_nothing: [1.0, 1.0],
+        balancing.unnormalised: [1.0, 1.0],
         balancing.by_norm: [2.0, 1.0],
         balancing.by_loss: [0.5, 3.0],
         balancing.by_loss_and_norm: [1.0, 3.0],
     }
     given = {
-        (sizes, rescale): balancing.mgda([], sizes=sizes, rescale=rescale)
+        (sizes, rescale): balancing.mgda([], normalisation=sizes, rescale=rescale)
         for sizes in expected
         for rescale in (0, 1)
     }
@@ -352,7 +352,7 @@ def test_the_first_loss_that_is_not_zero_is_the_start() -> None:
 
 
 def test_a_start_is_needed_of_every_loss() -> None:
-    with pytest.raises(ValueError, match="a positive loss for each of"):
+    with pytest.raises(ValueError, match="needs a positive loss for each of"):
         balancing.gradnorm(["a", "b"], ["shared"], start={"a": 1.0})
 
 

@@ -89,17 +89,17 @@ def test_the_gradient_is_that_of_the_weighted_sum_and_constant_weights_are_not_l
     assert found.rest == "rest"
 
 
-def test_losses_beside_a_weighting_keep_their_weight() -> None:
-    found = descend(dwa(["a", "b"], steps_per_epoch=1).beside({"l0": 0.1}), {**LOSSES, "l0": 7.0})
+def test_losses_of_fixed_weight_keep_it() -> None:
+    found = descend(dwa(["a", "b"], steps_per_epoch=1).with_fixed({"l0": 0.1}), {**LOSSES, "l0": 7.0})
     assert floats(found.gradient["model"]) == pytest.approx({"a": 1.0, "b": 1.0, "l0": 0.1})
     assert float(found.logs["loss"]) == pytest.approx(4.0 + 1.0 + 0.1 * 7.0)
     assert set(found.logs) == {"loss", "a", "b", "l0", "weight/a", "weight/b"}
 
 
 @pytest.mark.parametrize("fixed", [{"c": 1.0}, {"a": 1.0, "b": 1.0}], ids=["unknown", "all"])
-def test_losses_beside_a_weighting_must_exist_and_leave_one(fixed: dict[str, float]) -> None:
+def test_losses_of_fixed_weight_must_exist_and_leave_one(fixed: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"fixed weights for .* the losses \['a', 'b'\]"):
-        descend(static().beside(fixed))
+        descend(static().with_fixed(fixed))
 
 
 # --- scheduled and random ---

@@ -32,7 +32,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_a_row_has_class_docstring_experiment_and_fixture(checkout: Path) -> None:
     row = "| [MMoE](../jaxrec/nn/multitask/mmoe.py) | MMoE (Ma et al., KDD 2018). | "
-    assert row + "[census](../experiments/multitask/census.py) | `mmoe` |\n" in models.page(checkout)
+    assert row + "[census](../experiments/multitask/census.py) | `mmoe` |\n" in models.models_page(checkout)
 
 
 def test_an_experiment_uses_what_its_recipe_imports(checkout: Path) -> None:
@@ -47,10 +47,12 @@ def test_an_experiment_uses_what_its_recipe_imports(checkout: Path) -> None:
 def test_the_paper_is_found_in_a_later_paragraph(checkout: Path) -> None:
     module = checkout / "jaxrec/nn/multitask/mmoe.py"
     module.write_text('"""Gates.\n\nMa, Zhao and Chi, "Tasks", KDD 2018, arXiv:1.23. It is\nquick.\n"""\n')
-    assert '| Gates. Ma, Zhao and Chi, "Tasks", KDD 2018, arXiv:1.23. |' in models.page(checkout)
+    assert '| Gates. Ma, Zhao and Chi, "Tasks", KDD 2018, arXiv:1.23. |' in models.models_page(checkout)
 
 
 def test_a_fixture_of_no_module_is_an_error(checkout: Path) -> None:
     (checkout / "tests/golden/README.md").write_text(GOLDEN.replace("mmoe", "nothing"))
-    with pytest.raises(ValueError, match="golden fixture nothing: is of no module; add it to OTHER_FIXTURES"):
-        models.page(checkout)
+    with pytest.raises(
+        ValueError, match="golden fixture nothing: belongs to no module; add it to FIXTURE_MODULES"
+    ):
+        models.models_page(checkout)

@@ -77,7 +77,7 @@ def test_spread_has_a_mean_and_a_band_of_two_deviations_a_model(
         Axes, "fill_between", lambda self, x, low, high, **kwargs: bands.append([*low, *high])
     )
     runs = {"a": [{"epoch": 1, "mse": [1.0, 3.0]}, {"epoch": 2}, {"epoch": 3, "mse": [2.0, 2.0]}]}
-    path = plots.spread(runs, "mse", tmp_path / "made/mse.png")
+    path = plots.mean_curve(runs, "mse", tmp_path / "made/mse.png")
     assert path.read_bytes().startswith(PNG)
     assert drawn == {"a": [(1, 3), (2.0, 2.0)]}
     assert bands == [[2.0 - 2 * 1.0, 2.0, 2.0 + 2 * 1.0, 2.0]]
@@ -85,4 +85,4 @@ def test_spread_has_a_mean_and_a_band_of_two_deviations_a_model(
 
 def test_spread_of_an_absent_metric_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'auc': no epoch of any run has it"):
-        plots.spread({"a": [{"epoch": 1, "mse": [1.0]}]}, "auc", tmp_path / "auc.png")
+        plots.mean_curve({"a": [{"epoch": 1, "mse": [1.0]}]}, "auc", tmp_path / "auc.png")

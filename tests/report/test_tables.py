@@ -8,7 +8,7 @@ import pytest
 
 from jaxrec.report import tables
 from jaxrec.report.__main__ import main
-from jaxrec.report.results import Record, write
+from jaxrec.report.results import Record, write_result
 from jaxrec.types import Protocol
 from tests.report.results_for_tests import MANIFEST, example
 
@@ -27,7 +27,7 @@ def cells(markdown: str) -> list[list[str]]:
 
 
 def test_row_gives_mean_deviation_published_and_difference() -> None:
-    heading, ours, published, difference = cells(tables.table([Record(example(), {})]))
+    heading, ours, published, difference = cells(tables.results_table([Record(example(), {})]))
     metric = heading.index("ndcg@10")
     assert ours[metric] == "0.3000 ± 0.0707"
     assert published[metric] == "0.4000"
@@ -37,25 +37,25 @@ def test_row_gives_mean_deviation_published_and_difference() -> None:
 
 
 def test_metric_without_a_published_value_has_no_difference() -> None:
-    heading, ours, published, difference = cells(tables.table([Record(example(), {})]))
+    heading, ours, published, difference = cells(tables.results_table([Record(example(), {})]))
     metric = heading.index("hit@10")
     assert (ours[metric], published[metric], difference[metric]) == ("0.5000 ± 0.0000", "", "")
 
 
 def test_published_zero_has_no_percentage() -> None:
-    rows = cells(tables.table([Record(example(published={"ndcg@10": 0.0}), {})]))
+    rows = cells(tables.results_table([Record(example(published={"ndcg@10": 0.0}), {})]))
     assert rows[3][rows[0].index("ndcg@10")] == "+0.3000"
 
 
 def test_one_seed_shows_no_deviation() -> None:
-    rows = cells(tables.table([Record(example(seeds=(0,), metrics={"ndcg@10": (0.25,)}), {})]))
+    rows = cells(tables.results_table([Record(example(seeds=(0,), metrics={"ndcg@10": (0.25,)}), {})]))
     assert rows[1][rows[0].index("ndcg@10")] == "0.2500"
 
 
 def test_floors_come_first() -> None:
     names = ("popularity+exclude", "random", "zeta")
     records = [Record(example(model="alpha"), {}), *map(floor, names)]
-    models = [row[0] for row in cells(tables.table(records))[1:] if not row[0].startswith("·")]
+    models = [row[0] for row in cells(tables.results_table(records))[1:] if not row[0].startswith("·")]
     assert models == ["random", "popularity+exclude", "alpha", "zeta"]
 
 
@@ -108,10 +108,10 @@ def test_selection_tells_rows_of_one_protocol_apart() -> None:
 
 def test_numbers_that_do_not_compare_stand_without_a_difference_and_with_the_reason() -> None:
     records = [Record(example(incomparable="other columns"), {}), Record(example(model="bpr"), {})]
-    rows = cells(tables.table(records))
+    rows = cells(tables.results_table(records))
     assert [row[0] for row in rows[1:]] == ["bpr", "· published", "· difference", "sasrec-bce", "· published"]
     assert "No difference for sasrec-bce: other columns." in tables.footnotes(records)
-    text = tables.headline(records)
+    text = tables.headline_table(records)
     assert [row[6] for row in cells(text)[1:]] == ["-0.1000 (-25.0 %)", tables.NOT_COMPARABLE]
     assert "ticoserec, Beauty: No difference for sasrec-bce: other columns." in text
 
@@ -146,13 +146,13 @@ def test_full_has_a_section_for_each_experiment_and_data_set() -> None:
         Record(example(dataset="Sports"), {}),
         Record(example(experiment="din"), {}),
     ]
-    headings = [line for line in tables.full(records).splitlines() if line.startswith("#")]
+    headings = [line for line in tables.all_tables(records).splitlines() if line.startswith("#")]
     assert headings == ["## din", "### Beauty", "## ticoserec", "### Beauty", "### Sports"]
 
 
 def test_headline_has_the_published_metric_and_a_line_for_each_protocol() -> None:
     other = example(dataset="Sports", protocol=example().protocol._replace(seen="zero"))
-    text = tables.headline([Record(example(), {}), floor("random"), Record(other, {})])
+    text = tables.headline_table([Record(example(), {}), floor("random"), Record(other, {})])
     shown = [["Beauty", "sasrec-bce", "ndcg@10"], ["Sports", "sasrec-bce", "ndcg@10"]]
     assert [row[1:4] for row in cells(text)[1:]] == shown
     assert f"{tables.protocol_line(other.protocol)} (ticoserec Sports: sasrec-bce)" in text
@@ -160,7 +160,7 @@ def test_headline_has_the_published_metric_and_a_line_for_each_protocol() -> Non
 
 
 def test_headline_is_empty_where_nothing_was_published() -> None:
-    assert tables.headline([floor("random"), floor("a")]) == ""
+    assert tables.headline_table([floor("random"), floor("a")]) == ""
 
 
 def test_headline_is_short_and_has_comparable_numbers_of_every_experiment_first() -> None:
@@ -168,20 +168,22 @@ def test_headline_is_short_and_has_comparable_numbers_of_every_experiment_first(
     alike = [
         Record(example(model=f"z{i}", dataset=dataset), {}) for dataset in ("Toys", "Yelp") for i in range(4)
     ]
-    rows = cells(tables.headline([*many, *alike]))[1:]
+    rows = cells(tables.headline_table([*many, *alike]))[1:]
     assert len(rows) == tables.HEADLINES
     assert [row[1] for row in rows] == ["Beauty"] * 4 + ["Toys"] * 4 + ["Yelp"] * 4
-    assert tables.headline([*many, *alike]) == tables.headline([*reversed(alike), *reversed(many)])
+    assert tables.headline_table([*many, *alike]) == tables.headline_table(
+        [*reversed(alike), *reversed(many)]
+    )
 
 
 def test_a_bar_in_a_name_does_not_break_the_table() -> None:
     result = example(protocol=example().protocol._replace(loss="a|b"))
-    assert "a\\|b" in tables.table([Record(result, {})])
+    assert "a\\|b" in tables.results_table([Record(result, {})])
 
 
 def test_no_results_give_no_text() -> None:
-    assert tables.full([]) == ""
-    assert tables.headline([]) == ""
+    assert tables.all_tables([]) == ""
+    assert tables.headline_table([]) == ""
 
 
 # --- generated files ----------------------------------------------------------------------------
@@ -191,7 +193,7 @@ def test_no_results_give_no_text() -> None:
 def project(tmp_path: Path) -> Path:
     """A folder with a README and one result, tables not made yet."""
     (tmp_path / "README.md").write_text(FRAME)
-    write(example(), tmp_path / "results", manifest=MANIFEST)
+    write_result(example(), tmp_path / "results", manifest=MANIFEST)
     return tmp_path
 
 
@@ -211,7 +213,7 @@ def test_update_fills_both_files_and_keeps_the_text_around(project: Path) -> Non
 def test_check_passes_after_update_and_update_changes_nothing_then(project: Path) -> None:
     assert run(project) == 0
     assert run(project, "--check") == 0
-    assert tables.update(project / "results", project / "README.md") == []
+    assert tables.update_pages(project / "results", project / "README.md") == []
 
 
 def test_check_names_the_stale_files_and_writes_nothing(
@@ -227,16 +229,16 @@ def test_check_names_the_stale_files_and_writes_nothing(
 
 def test_a_new_result_makes_the_files_stale(project: Path) -> None:
     run(project)
-    write(example(model="gru4rec"), project / "results")
+    write_result(example(model="gru4rec"), project / "results")
     both = [project / "results/README.md", project / "README.md"]
-    assert tables.stale(project / "results", project / "README.md") == both
+    assert tables.stale_pages(project / "results", project / "README.md") == both
 
 
 def test_an_edited_number_is_stale(project: Path) -> None:
     run(project)
     readme = project / "README.md"
     readme.write_text(readme.read_text().replace("0.3000", "0.9000"))
-    assert tables.stale(project / "results", readme) == [readme]
+    assert tables.stale_pages(project / "results", readme) == [readme]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -256,7 +258,7 @@ def test_no_results_are_an_error_and_change_nothing(
 
 
 def test_a_removed_result_leaves_the_tables_to_the_others(project: Path) -> None:
-    write(example(dataset="Sports"), project / "results", manifest=MANIFEST)
+    write_result(example(dataset="Sports"), project / "results", manifest=MANIFEST)
     run(project)
     (project / "results/ticoserec/Beauty/sasrec-bce.json").unlink()
     assert run(project) == 0
@@ -266,7 +268,7 @@ def test_a_removed_result_leaves_the_tables_to_the_others(project: Path) -> None
 def test_trials_are_printed_and_written_nowhere(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write(example(), project / "runs/results", manifest=MANIFEST)
+    write_result(example(), project / "runs/results", manifest=MANIFEST)
     monkeypatch.chdir(project)
     before = {path: path.read_text() for path in project.rglob("*") if path.is_file()}
     assert main(["--results", "runs/results"]) == 0
@@ -305,7 +307,7 @@ def test_absent_readme_is_an_error(project: Path, capsys: pytest.CaptureFixture[
 def test_damaged_result_is_an_error_naming_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "results/ticoserec/Beauty/sasrec-bce.json").write_text("{")
     assert run(project, "--check") == 2
-    assert "sasrec-bce.json: not a whole JSON file" in capsys.readouterr().err
+    assert "sasrec-bce.json: not a complete JSON file" in capsys.readouterr().err
 
 
 def test_a_variant_under_other_settings_of_jax_names_them() -> None:

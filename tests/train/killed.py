@@ -36,4 +36,4 @@ def run(cfg: Config) -> None:
 if __name__ == "__main__":
     # As of a program in a terminal; shells start those in the background without it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.program(Config, run)
+    config.run_program(Config, run)

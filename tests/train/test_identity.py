@@ -83,7 +83,7 @@ def test_a_key_and_a_nested_column_are_described() -> None:
 def with_code(monkeypatch: pytest.MonkeyPatch, **change: Any) -> None:
     """Makes the code of this process another."""
     code = {"commit": "b" * 40, "sources": {"jaxrec": "other"}, **change}
-    monkeypatch.setattr(provenance, "_code", lambda: code)
+    monkeypatch.setattr(provenance, "_code_identity", lambda: code)
 
 
 def test_a_finished_run_is_refused_by_other_code_and_names_both_if_accepted(

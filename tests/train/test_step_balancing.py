@@ -251,12 +251,12 @@ def step_once(method: Any, task: Any = TASK) -> Any:
     [
         (
             balancing.pcgrad(["bottom", "trunk"]),
-            r"shared parameters \['trunk'\]: fit none of \['bottom/bias', ",
+            r"shared parameters \['trunk'\]: match none of \['bottom/bias', ",
         ),
         (balancing.pcgrad(["bot"]), r"shared parameters \['bot'\]"),
         (balancing.pcgrad([]), r"shared parameters \[\]"),
         (balancing.mgda(lambda path: False), r"shared parameters \['\(a predicate\)'\]"),
-        (balancing.mgda(SHARED).beside({"l2": 1.0}), r"fixed weights for \['l2'\]"),
+        (balancing.mgda(SHARED).with_fixed({"l2": 1.0}), r"fixed weights for \['l2'\]"),
         (balancing.pe_ltr(SHARED, {"click": 0.1}), r"loss weights for \['click'\]"),
     ],
 )

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from jaxrec.types import Result
 
 
@@ -25,7 +25,7 @@ def results_of(module: ModuleType, folder: Path, *options: object) -> dict[str, 
     """Results by row of a run with --tiny and the seeds 3 and 4, whose files lie in a folder."""
     kept = ("--results", folder / "results", "--workdir", folder / "work", "--seeds", 3, 4)
     run_main(module, "--tiny", *options, *kept)
-    return {record.result.model: record.result for record in read_all(folder / "results")}
+    return {record.result.model: record.result for record in read_results(folder / "results")}
 
 
 def write_table(path: Path, num_records: int = 400) -> Path:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from experiments.multitask import census_columns
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from tests.experiments.multitask.runs import run_main
 
 
 def test_boosting_gains_from_a_number_that_tells_the_label(tmp_path: Path) -> None:
     run_main(census_columns, "--tiny", "--groups", "income", "--seeds", 3, "--results", tmp_path)
     nominal, everything = (
-        next(record.result for record in read_all(tmp_path) if record.result.model == row)
+        next(record.result for record in read_results(tmp_path) if record.result.model == row)
         for row in census_columns.ROWS
     )
     assert everything.metrics["auc/ctr"][0] > nominal.metrics["auc/ctr"][0] + 0.03

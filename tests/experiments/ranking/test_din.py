@@ -16,7 +16,7 @@ from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.sources import coserec
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.protocols import impressions
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from tests.experiments.own_files import write_events
 from tests.experiments.test_tiny import call
 
@@ -107,7 +107,7 @@ def tiny(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: object) -> dic
     """Results of a tiny run, by row."""
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     call(din, monkeypatch, "--tiny", *options, "--results", folder / "results", "--workdir", folder)
-    return {record.result.model: record.result for record in read_all(folder / "results")}
+    return {record.result.model: record.result for record in read_results(folder / "results")}
 
 
 def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

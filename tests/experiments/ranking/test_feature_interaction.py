@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from experiments.ranking import feature_interaction
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from tests.experiments.own_files import write_events, write_table
 from tests.experiments.test_tiny import call
 
@@ -21,7 +21,7 @@ def tiny(module: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: o
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     places = ("--results", folder / "results", "--workdir", folder, "--seeds", 3, 4)
     call(module, monkeypatch, "--tiny", *options, *places)
-    found = {record.result.model: record.result for record in read_all(folder / "results")}
+    found = {record.result.model: record.result for record in read_results(folder / "results")}
     for result in found.values():
         assert result.steps > 0 and result.protocol.loss == "bce"
         assert result.protocol.candidates == "impressions"

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.ranking import lifelong, lifelong_times
 from jaxrec.nn.ranking.sim import of_search
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from jaxrec.tasks.ctr import behaviours
 from tests.experiments.test_tiny import call
 
@@ -21,7 +21,7 @@ def test_tiny_trains_and_times_its_rows(tmp_path: Path, monkeypatch: pytest.Monk
     places = ("--results", tmp_path / "results", "--workdir", tmp_path)
     call(lifelong, monkeypatch, "--tiny", "--rows", "sim-hard", "--timed", 33, "--seeds", 3, 4, *places)
     (times,), (trained,) = (
-        [r.result for r in read_all(tmp_path / "results") if r.result.dataset.startswith(name)]
+        [r.result for r in read_results(tmp_path / "results") if r.result.dataset.startswith(name)]
         for name in ("milliseconds", "tiny")
     )
     assert (trained.experiment, trained.model) == ("lifelong", "sim-hard")
@@ -96,7 +96,7 @@ def test_a_pretrained_search_stays_as_it_was(tmp_path: Path, monkeypatch: pytest
     call(
         lifelong, monkeypatch, "--tiny", "--rows", "sim-soft-pretrained", "--timed", "--seeds", 3, 4, *places
     )
-    (stored,) = [read.result for read in read_all(tmp_path / "results")]
+    (stored,) = [read.result for read in read_results(tmp_path / "results")]
     assert (stored.model, stored.protocol.loss) == ("sim-soft-pretrained", "search, then bce")
     assert len(stored.metrics["auc/click"]) == 2
     (given, first), (_, second) = runs

@@ -17,7 +17,7 @@ from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
 from jaxrec.protocols import next_item
 from jaxrec.recipes import kuaishou_ebr as recipes
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 
 TINY = common.shrunk(experiment.Config(tiny=True), **experiment.TINY)
 DATA = next_item.resident(leave_one_out(experiment.load(TINY)))
@@ -30,7 +30,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     places = ("--results", str(tmp_path / "results"), "--workdir", str(tmp_path / "work"))
     monkeypatch.setattr(sys, "argv", [experiment.__name__, *options, *places])
     experiment.main()
-    found = {record.result.model: record.result for record in read_all(tmp_path / "results")}
+    found = {record.result.model: record.result for record in read_results(tmp_path / "results")}
     assert set(found) == set(rows)
     for result in found.values():
         assert result.experiment == "kuaishou_ebr"

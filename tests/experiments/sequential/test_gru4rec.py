@@ -16,7 +16,7 @@ from jaxrec import losses
 from jaxrec.data.events.sessions import SessionSplit
 from jaxrec.protocols import sessions
 from jaxrec.recipes import gru4rec as recipes
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from jaxrec.tasks.objectives import Objective
 from tests.experiments.own_files import write_events
 from tests.experiments.test_tiny import call
@@ -34,7 +34,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     results = tmp_path / "results"
     call(experiment, monkeypatch, "--tiny", "--rows", *rows, "--results", results, "--workdir", tmp_path,
          "--seeds", 3, 4)  # fmt: skip
-    records = {record.result.model: record.result for record in read_all(results)}
+    records = {record.result.model: record.result for record in read_results(results)}
     expected = {
         "popularity": "",
         "gru4rec-bpr-max-parallel": "bpr-max; in-batch negatives and 8 ∝ frequency^0",
@@ -55,7 +55,7 @@ def test_sessions_of_ones_own_are_trained_on(tmp_path: Path, monkeypatch: pytest
     columns = ("--data", path, "--user", "uid", "--item", "sku", "--time", "ts")
     kept = ("--results", tmp_path / "results", "--workdir", tmp_path / "work", "--seeds", 3)
     call(experiment, monkeypatch, "--tiny", "--rows", "gru4rec-ssm", *columns, *kept)
-    (found,) = [record.result for record in read_all(tmp_path / "results")]
+    (found,) = [record.result for record in read_results(tmp_path / "results")]
     assert (found.dataset, found.protocol.loss.split(";")[0]) == ("mine.csv", "sampled softmax, logQ 1")
 
 

@@ -11,7 +11,7 @@ from experiments.common import check_label, shrunk
 from experiments.sequential import hstu_generative as experiment
 from jaxrec.protocols import actions
 from jaxrec.recipes import hstu_generative as recipes
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from jaxrec.types import Result
 from tests.experiments.multitask.runs import run_main
 from tests.experiments.own_files import write_events
@@ -21,7 +21,7 @@ def by_question(folder: Path, dataset: str, *options: object) -> dict[str, dict[
     """Results of a run with --tiny by row, of each question."""
     kept = ("--results", folder / "results", "--workdir", folder / "work", "--seeds", 0)
     run_main(experiment, "--tiny", *options, *kept)
-    found = [record.result for record in read_all(folder / "results")]
+    found = [record.result for record in read_results(folder / "results")]
     assert {result.dataset for result in found} <= {f"{dataset}-ranking", f"{dataset}-retrieval"}
     return {
         question: {result.model: result for result in found if result.dataset == f"{dataset}-{question}"}

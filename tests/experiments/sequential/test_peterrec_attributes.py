@@ -18,7 +18,7 @@ from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.sequential.peterrec import trainable
 from jaxrec.protocols import next_item
 from jaxrec.recipes import peterrec as recipes
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from jaxrec.tasks.profile import profile
 from jaxrec.train.initial import check_initial, put_in
 from tests.experiments.test_tiny import call
@@ -48,7 +48,7 @@ def pretrained(folder: Path) -> Any:
 
 
 def test_tiny_runs_to_the_end(folder: Path) -> None:
-    records = {record.result.model: record.result for record in read_all(folder / "results")}
+    records = {record.result.model: record.result for record in read_results(folder / "results")}
     assert set(records) == {"popularity", "peterrec-serial-ce"}
     for model, result in records.items():
         assert result.experiment == "peterrec" and result.dataset == "chain-80x24-half"

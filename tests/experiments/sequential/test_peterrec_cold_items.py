@@ -13,7 +13,7 @@ from experiments import common
 from experiments.sequential import peterrec_cold_items as experiment
 from experiments.sequential import peterrec_rows
 from jaxrec.protocols import next_item, profiles
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from tests.experiments.test_tiny import call
 
 TINY = common.shrunk(experiment.Config(tiny=True, seeds=(3, 4)), **experiment.TINY)
@@ -24,7 +24,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     rows = ("--rows", "random", "popularity", "peterrec-parallel")
     kept = ("--seeds", 3, "--results", tmp_path / "results", "--workdir", tmp_path)
     call(experiment, monkeypatch, "--tiny", "--norms", *rows, "--labels", 30, *kept)
-    records = {record.result.model: record.result for record in read_all(tmp_path / "results")}
+    records = {record.result.model: record.result for record in read_results(tmp_path / "results")}
     assert set(records) == {"random", "popularity", "peterrec-parallel-norms-ce"}
     for result in records.values():
         assert result.dataset == "groups-600x60-cold-30"

@@ -16,7 +16,7 @@ from jaxrec.data.events.sessions import split_sessions
 from jaxrec.data.sources import session_logs as source
 from jaxrec.protocols import sessions
 from jaxrec.recipes import stamp as recipes
-from jaxrec.report.results import read_all
+from jaxrec.report.results import read_results
 from tests.experiments.own_files import write_events
 from tests.experiments.test_tiny import call
 
@@ -29,7 +29,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     rows = ("--rows", "random", "item-knn", *LEARNED)
     places = ("--results", results, "--workdir", tmp_path / "work", "--seeds", 3, 4)
     call(stamp, monkeypatch, "--tiny", *rows, *places)
-    records = {record.result.model: record.result for record in read_all(results)}
+    records = {record.result.model: record.result for record in read_results(results)}
     assert set(records) == {"random", "item-knn", *LEARNED}
     for model, result in records.items():
         assert (result.experiment, result.dataset) == ("stamp", "tiny")
@@ -47,7 +47,7 @@ def test_epochs_chosen_on_test_are_labelled_so(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     places = ("--results", tmp_path / "results", "--workdir", tmp_path / "work", "--seeds", 3)
     call(stamp, monkeypatch, "--tiny", "--rows", "popularity", "stamp-ce", "--select", "test", *places)
-    records = {record.result.model: record.result for record in read_all(tmp_path / "results")}
+    records = {record.result.model: record.result for record in read_results(tmp_path / "results")}
     assert set(records) == {"popularity+all-sessions", "stamp-ce+test-selected"}
     assert records["popularity+all-sessions"].protocol.selection == "none"
     result = records["stamp-ce+test-selected"]
@@ -63,7 +63,7 @@ def test_epochs_chosen_on_test_are_labelled_so(tmp_path: Path, monkeypatch: pyte
 def test_repeated_views_stand_together_in_file_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     call(stamp, monkeypatch, "--tiny", "--rows", "markov", "--order", "file", "--results", tmp_path)
-    (record,) = read_all(tmp_path)
+    (record,) = read_results(tmp_path)
     assert (record.result.model, record.result.config["order"]) == ("markov+file-order", "file")
     assert not stamp.published_numbers("markov", stamp.effective(stamp.Config(order="file"))).values
     assert not stamp.published_numbers("item-knn", stamp.effective(stamp.Config(order="file"))).values
@@ -128,7 +128,7 @@ def test_sessions_of_ones_own_are_trained_on(tmp_path: Path, monkeypatch: pytest
     columns = ("--data", path, "--user", "uid", "--item", "sku", "--time", "ts")
     kept = ("--results", tmp_path / "results", "--workdir", tmp_path / "work", "--seeds", 3)
     call(stamp, monkeypatch, "--tiny", "--rows", "markov", "stmp-ce", *columns, *kept)
-    found = {record.result.model: record.result for record in read_all(tmp_path / "results")}
+    found = {record.result.model: record.result for record in read_results(tmp_path / "results")}
     assert {result.dataset for result in found.values()} == {"mine.csv"}
     assert set(found) == {"markov", "stmp-ce"}
 

@@ -260,7 +260,7 @@ def save(
         note=". ".join(part for part in (note, said) if part),
         incomparable=incomparable,
     )
-    path = results.write(result, folder, manifest=made)
+    path = results.write_result(result, folder, manifest=made)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, seeds, path.with_suffix(".png"))

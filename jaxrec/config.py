@@ -44,8 +44,8 @@ def cli(
 
     Every field is an option (`max_len` is `--max-len` or `--max_len`) with the field's default, and the
     field's comment as help. `--help` prints them and exits with 0. Errors exit with 2 and a message on
-    stderr, never a traceback: an unknown option (the message names the nearest one), a value of the wrong type, or a
-    `ValueError` from the dataclass' `__post_init__`.
+    stderr, never a traceback: an unknown option (the message names the nearest one), a value of the wrong
+    type, or a `ValueError` from the dataclass' `__post_init__`.
 
     Args:
       config_type: a dataclass whose fields all have defaults.

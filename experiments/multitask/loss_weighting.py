@@ -60,7 +60,7 @@ ROWS: Mapping[str, Row] = {
     "pcgrad": Row(lambda tasks, settings, steps: balancing.pcgrad(SHARED)),
     "mgda": Row(lambda tasks, settings, steps: balancing.mgda(SHARED)),
     "mgda-loss-norm": Row(
-        lambda tasks, settings, steps: balancing.mgda(SHARED, sizes=balancing.by_loss_and_norm)
+        lambda tasks, settings, steps: balancing.mgda(SHARED, normalisation=balancing.by_loss_and_norm)
     ),
     "mgda-ub": Row(lambda tasks, settings, steps: balancing.mgda_ub(SHARED)),
     "pe-ltr": Row(

@@ -162,7 +162,7 @@ def run_one(config: Config, correlation: float) -> None:
 def draw(curves: dict[str, list[dict[str, Any]]], path: Any) -> None:
     """A figure of the validation error of all models, where the libraries for it are installed."""
     try:
-        plots.spread(curves, "mse", path, label="validation mse")
+        plots.mean_curve(curves, "mse", path, label="validation mse")
     except ImportError as error:
         print(f"no figure of validation mse: {error}")
 

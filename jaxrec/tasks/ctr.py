@@ -101,7 +101,7 @@ def next_behaviour(outputs: Outputs, batch: Batch, axis_name: str | None) -> Arr
     """DIEN's term (`losses.next_behaviour`), of the outputs "next", "negative" and "steps" [B, L]."""
     where = outputs["steps"]
     pos, neg = outputs["next"], outputs["negative"]
-    return losses.next_behaviour(pos, neg, where=where, rows=batch["mask"], axis_name=axis_name)
+    return losses.next_behaviour(pos, neg, where=where, examples=batch["mask"], axis_name=axis_name)
 
 
 def memory_utilisation(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:

@@ -252,7 +252,7 @@ class Negatives(NamedTuple):
     """
 
     num_samples: int
-    table: sampling.Popularity
+    table: sampling.PopularityTable
     log_q: tuple[Array, Array]
     alpha: float
     logq: float

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec.optim.loss_weighting import Descent, TaskLosses
-from jaxrec.optim.task_gradients import GradientBalancing, everything
+from jaxrec.optim.task_gradients import GradientBalancing, all_parameters
 
 A = {"trunk": np.array([1.0, 2.0]), "neck": np.array([0.5, 0.0]), "head": np.array([3.0, 0.0])}
 B = {"trunk": np.array([-2.0, 0.0]), "neck": np.array([1.0, 1.0]), "head": np.array([0.0, 5.0])}
@@ -39,7 +39,7 @@ def descend(
         return found, "rest"
 
     method = GradientBalancing(lambda: ({}, 0), balance, **kwargs)
-    method = method.beside(fixed) if fixed else method
+    method = method.with_fixed(fixed) if fixed else method
     model = {name: {"w": jnp.ones(2)} for name in A}
     objective = TaskLosses(losses, lambda: {"perturbations": {"model": {probe: jnp.zeros(3)}}})
     found = method.gradient(objective, {"model": model, "weighting": {}}, jnp.int32(4), jax.random.key(0))
@@ -71,7 +71,7 @@ def test_shared_parameters_are_compared_and_weighted_and_the_others_are_not(shar
 
 
 def test_all_parameters_may_be_weighted_by_the_gradients_of_a_few() -> None:
-    found, ((_, table),) = descend(shared=everything, measured="neck")
+    found, ((_, table),) = descend(shared=all_parameters, measured="neck")
     assert table.tolist() == gram("neck")
     assert gradient(found) == {name: weighted(name, 0.25, 3).tolist() for name in A}
 

@@ -41,7 +41,7 @@ def test_an_experiment_uses_what_its_recipe_imports(checkout: Path) -> None:
     (checkout / "experiments/multitask/census.py").write_text(
         "from jaxrec.recipes import multitask as recipes\n"
     )
-    assert "| [census](../experiments/multitask/census.py) | `mmoe` |" in models.page(checkout)
+    assert "| [census](../experiments/multitask/census.py) | `mmoe` |" in models.models_page(checkout)
 
 
 def test_the_paper_is_found_in_a_later_paragraph(checkout: Path) -> None:

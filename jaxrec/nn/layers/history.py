@@ -73,7 +73,7 @@ class WithHistory(nn.Module):
 
         x = joined([name for name in vectors if name not in lists], shape[0])
         if self.beside is not None:
-            x = jnp.concatenate([x, self.with_fixed(batch)], axis=-1)
+            x = jnp.concatenate([x, self.beside(batch)], axis=-1)
         mask = read[self.histories[0]] != 0
         inputs = (x, joined(self.targets, shape[0]), joined(self.histories, *shape), mask)
         extra = {}

@@ -21,7 +21,7 @@ from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
-from tests.nn.drawn import drawn
+from tests.nn.drawn import applied, drawn
 
 B, L, D, F = 4, 5, 3, 6
 rng = np.random.default_rng(0)
@@ -41,14 +41,14 @@ def test_pairs_are_a_linear_layer_of_the_four_parts() -> None:
     a = np.broadcast_to(TARGET[:, None], HISTORY.shape)
     parts = np.concatenate([a, HISTORY, a - HISTORY, a * HISTORY], axis=-1)
     expected = parts @ variables["params"]["kernel"] + variables["params"]["bias"]
-    np.testing.assert_allclose(Pairs(7).apply(variables, TARGET, HISTORY), expected, atol=1e-5)
+    np.testing.assert_allclose(applied(Pairs(7), variables, TARGET, HISTORY), expected, atol=1e-5)
 
 
 UNIT = drawn(ActivationUnit((3,)), TARGET, HISTORY, MASK)
 
 
 def interest(history: Any, mask: Any, **fields: Any) -> np.ndarray:
-    weights: Any = ActivationUnit((3,), **fields).apply(UNIT, TARGET, history, mask)
+    weights: Any = applied(ActivationUnit((3,), **fields), UNIT, TARGET, history, mask)
     return np.asarray(pool(weights, history))
 
 
@@ -95,7 +95,7 @@ def test_padded_statistics_are_those_of_all_slots() -> None:
     moved = {}
     for padded in (False, True):
         unit = ActivationUnit((3,), padded_statistics=padded)
-        apply = functools.partial(unit.apply, UNIT, target, train=True, mutable=["batch_stats"])
+        apply = functools.partial(applied, unit, UNIT, target, train=True, mutable=["batch_stats"])
         short = apply(HISTORY[:2, :3], np.ones((2, 3), bool))[0]
         mask = np.pad(np.ones((2, 3), bool), ((0, 0), (0, 2)))
         long = apply(np.concatenate([HISTORY[:2, :3], zeros], axis=1), mask)[0]
@@ -115,7 +115,7 @@ def test_gradients_of_pooled_events_are_finite_and_zero_on_padding() -> None:
 
 def sown(module: Any, *inputs: Any, **options: Any) -> dict[str, np.ndarray]:
     variables = drawn(module, *inputs)
-    collections: Any = module.apply(variables, *inputs, mutable=["intermediates"], **options)[1]
+    collections: Any = applied(module, variables, *inputs, mutable=["intermediates"], **options)[1]
     return {name: np.asarray(value[0]) for name, value in collections["intermediates"].items()}
 
 
@@ -125,8 +125,8 @@ def test_a_unit_that_always_says_one_makes_din_the_base_model_with_sums() -> Non
     score = variables["params"]["attention"]["score"]
     score["kernel"], score["bias"] = np.zeros_like(score["kernel"]), np.ones_like(score["bias"])
     rest = {kind: {"tower": tree["tower"]} for kind, tree in variables.items()}
-    expected = base.apply(rest, X, TARGET, HISTORY, MASK)
-    np.testing.assert_allclose(module.apply(variables, X, TARGET, HISTORY, MASK), expected, atol=1e-5)
+    expected = applied(base, rest, X, TARGET, HISTORY, MASK)
+    np.testing.assert_allclose(applied(module, variables, X, TARGET, HISTORY, MASK), expected, atol=1e-5)
 
 
 def linear_base(history: np.ndarray, mask: np.ndarray, *, average: bool) -> np.ndarray:
@@ -134,7 +134,7 @@ def linear_base(history: np.ndarray, mask: np.ndarray, *, average: bool) -> np.n
     kernel = np.zeros((F + D, 1), np.float32)
     kernel[F:] = 1.0
     variables = {"params": {"tower": {"logit": {"kernel": kernel, "bias": np.zeros(1, np.float32)}}}}
-    return np.asarray(DINBase((), average=average).apply(variables, X, TARGET, history, mask))
+    return np.asarray(applied(DINBase((), average=average), variables, X, TARGET, history, mask))
 
 
 def test_the_base_model_takes_means_or_sums() -> None:
@@ -206,7 +206,7 @@ def test_a_single_event_has_no_auxiliary_loss_and_negatives_say_nothing_about_cl
 def test_auxiliary_network() -> None:
     module = DIEN((4,), aux_dims=(3,), mlp=RELU, hidden_dim=2)
     variables = drawn(module, X, TARGET, HISTORY, MASK, negatives=OTHER)
-    outputs: Any = module.apply(variables, X, TARGET, HISTORY, MASK, negatives=HISTORY)
+    outputs: Any = applied(module, variables, X, TARGET, HISTORY, MASK, negatives=HISTORY)
     np.testing.assert_allclose(outputs["next"], outputs["negative"])  # one network for both
     assert np.std(outputs["next"]) > 0.0
     with pytest.raises(ValueError, match="widths 2 and 3 must agree"):
@@ -309,7 +309,7 @@ def test_an_event_of_several_ids_has_their_mean() -> None:
     tags = np.array([[[1, 3], [2, 0], [0, 0]], [[0, 0]] * 3])
     batch = {**BATCH, "tags": np.array([[1, 2], [7, 0]]), "seen_tags": tags}
     variables = {"params": {"embedding": {"item_embedding": table, "tags_embedding": 10 * table}}}
-    (x, target, history, mask), _ = module.apply(variables, batch)  # type: ignore[misc]
+    (x, target, history, mask), _ = applied(module, variables, batch)
     mean = 10 * np.stack([(table[1] + table[3]) / 2, table[2], 0 * table[0]])
     np.testing.assert_allclose(history[0, :, 3:], mean)
     np.testing.assert_allclose(target[:, 3:], 10 * np.stack([(table[1] + table[2]) / 2, table[7]]))

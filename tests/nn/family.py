@@ -16,7 +16,7 @@ import numpy as np
 from jaxrec.nn.layers.dropout import across_devices, counter_bits
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.mlp import MLP
-from tests.nn.drawn import drawn
+from tests.nn.drawn import applied, drawn
 
 AXIS = "devices"
 KEY = jax.random.key(3)
@@ -34,6 +34,11 @@ def take(inputs: Any, order: Any) -> Any:
     return jax.tree.map(lambda column: column[np.asarray(order)], inputs)
 
 
+def weights(module: Any, *inputs: Any) -> Any:
+    """Drawn variables, without the places for gradients of a batch of one size (`nn.Module.perturb`)."""
+    return {name: tree for name, tree in drawn(module, *inputs).items() if name != "perturbations"}
+
+
 def leaves_close(ours: Any, theirs: Any, atol: float = 2e-5) -> None:
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=atol)
@@ -42,7 +47,7 @@ def leaves_close(ours: Any, theirs: Any, atol: float = 2e-5) -> None:
 def check_examples_do_not_see_each_other(build: Build, *inputs: Any) -> None:
     """In evaluation: another example in a slot changes the output of that slot alone, and so does `vmap`."""
     module = build(None)
-    variables = drawn(module, *inputs)
+    variables = weights(module, *inputs)
     run = jax.jit(lambda *inputs: module.apply(variables, *inputs))
     outputs = run(*inputs)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs))
@@ -62,7 +67,7 @@ def check_examples_do_not_see_each_other(build: Build, *inputs: Any) -> None:
 def check_gradients_are_finite_and_reach_all(build: Build, *inputs: Any) -> None:
     """In training, with dropout: of every parameter. Biases before batch norm rightly have none."""
     module = build(None)
-    variables = drawn(module, *inputs)
+    variables = weights(module, *inputs)
     rest = {name: value for name, value in variables.items() if name != "params"}
 
     def total(params: Any) -> Any:
@@ -81,7 +86,7 @@ def check_gradients_are_finite_and_reach_all(build: Build, *inputs: Any) -> None
 def check_devices_change_nothing(build: Build, *inputs: Any) -> None:
     """In training: outputs and running statistics are those of one device, whatever the number of devices."""
     module = build(None)
-    variables = drawn(module, *inputs)
+    variables = weights(module, *inputs)
 
     def train(module: Any) -> Callable[..., Any]:
         def run(*inputs: Any) -> Any:
@@ -99,4 +104,5 @@ def check_devices_change_nothing(build: Build, *inputs: Any) -> None:
     leaves_close(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), shares), outputs)
     for device in range(2):
         leaves_close(jax.tree.map(lambda leaf, d=device: leaf[d], states), state)
-    assert not np.allclose(jax.tree.leaves(module.apply(variables, *inputs))[0], jax.tree.leaves(outputs)[0])
+    served = jax.tree.leaves(applied(module, variables, *inputs))[0]
+    assert not np.allclose(served, jax.tree.leaves(outputs)[0])

@@ -21,7 +21,7 @@ from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.can import CAN
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
-from tests.nn.drawn import drawn
+from tests.nn.drawn import applied, drawn
 
 B, L, D = 4, 5, 3
 DIMS = (4, 2)
@@ -81,7 +81,7 @@ def by_hand(unit: CoAction, weights: np.ndarray, inputs: np.ndarray, mask: np.nd
 def test_the_unit_equals_slow_numpy(name: str) -> None:
     unit = UNITS[name]
     weights = weights_for(unit)
-    found = unit.apply({}, weights, INPUTS, MASK)
+    found = applied(unit, {}, weights, INPUTS, MASK)
     close(found, by_hand(unit, weights, INPUTS, MASK))
     assert (np.asarray(found)[3] == 0.0).all()  # without any behaviour
     assert np.abs(found[:3]).min() > 0.0
@@ -95,7 +95,7 @@ def test_numbers_of_weights() -> None:
 
 def test_weights_of_zero_give_zero() -> None:
     for unit in UNITS.values():
-        assert (np.asarray(unit.apply({}, np.zeros((B, unit.num_weights)), INPUTS, MASK)) == 0.0).all()
+        assert (np.asarray(applied(unit, {}, np.zeros((B, unit.num_weights)), INPUTS, MASK)) == 0.0).all()
 
 
 def test_one_linear_layer_of_order_one_is_a_bilinear_form() -> None:
@@ -103,22 +103,22 @@ def test_one_linear_layer_of_order_one_is_a_bilinear_form() -> None:
     unit = CoAction(D, (2,), num_orders=1, use_bias=False, activate_last=False)
     weights = weights_for(unit)
     expected = np.einsum("bti,bij,bt->bj", INPUTS, weights.reshape(B, D, 2), MASK)
-    close(unit.apply({}, weights, INPUTS, MASK), expected)
+    close(applied(unit, {}, weights, INPUTS, MASK), expected)
 
 
 def test_orders_with_equal_weights_are_not_independent() -> None:
     shared, own = UNITS["official"], UNITS["official order-independent"]
     weights = weights_for(shared)
-    expected = shared.apply({}, weights, INPUTS, MASK)
-    close(own.apply({}, np.tile(weights, 3), INPUTS, MASK), expected)
+    expected = applied(shared, {}, weights, INPUTS, MASK)
+    close(applied(own, {}, np.tile(weights, 3), INPUTS, MASK), expected)
 
 
 def test_copies_of_a_behaviour_count_as_often_as_they_stand() -> None:
     unit = UNITS["paper"]
     weights = weights_for(unit)
     equal = np.broadcast_to(INPUTS[:, :1], INPUTS.shape)
-    one = unit.apply({}, weights, INPUTS[:, :1], np.ones((B, 1), bool))
-    close(unit.apply({}, weights, equal, MASK), MASK.sum(axis=1)[:, None] * np.asarray(one))
+    one = applied(unit, {}, weights, INPUTS[:, :1], np.ones((B, 1), bool))
+    close(applied(unit, {}, weights, equal, MASK), MASK.sum(axis=1)[:, None] * np.asarray(one))
 
 
 def test_padding_may_hold_anything_and_gets_no_gradient() -> None:
@@ -126,10 +126,10 @@ def test_padding_may_hold_anything_and_gets_no_gradient() -> None:
     weights = weights_for(unit)
     filled = np.where(MASK[..., None], INPUTS, 7.0).astype(np.float32)
     moved = np.roll(filled, 2, axis=1), np.roll(MASK, 2, axis=1)
-    found: Any = unit.apply({}, weights, INPUTS, MASK)
-    close(unit.apply({}, weights, filled, MASK), found)
-    close(unit.apply({}, weights, *moved), found)
-    total = lambda w, p: jnp.sum(unit.apply({}, w, p, MASK) ** 2)  # type: ignore[operator] # noqa: E731
+    found: Any = applied(unit, {}, weights, INPUTS, MASK)
+    close(applied(unit, {}, weights, filled, MASK), found)
+    close(applied(unit, {}, weights, *moved), found)
+    total = lambda w, p: jnp.sum(applied(unit, {}, w, p, MASK) ** 2)  # type: ignore[operator] # noqa: E731
     of_weights, of_inputs = jax.jit(jax.grad(total, (0, 1)))(weights, filled)
     assert ((np.abs(of_inputs).sum(axis=-1) > 0) == MASK).all()
     assert (np.abs(of_weights).sum(axis=-1) > 0).tolist() == [True, True, True, False]
@@ -138,7 +138,7 @@ def test_padding_may_hold_anything_and_gets_no_gradient() -> None:
 def test_the_gradient_at_inputs_of_zero_is_that_of_the_first_order() -> None:
     unit = CoAction(D, (1,), num_orders=3, use_bias=False)
     weights = weights_for(unit)
-    total = lambda p: jnp.sum(unit.apply({}, weights, p, MASK))  # type: ignore[arg-type] # noqa: E731
+    total = lambda p: jnp.sum(applied(unit, {}, weights, p, MASK))  # type: ignore[arg-type] # noqa: E731
     gradient = jax.jit(jax.grad(total))(np.zeros_like(INPUTS))
     close(gradient, weights[:, None] * MASK[..., None])
 
@@ -296,7 +296,7 @@ def beside(model: Any, can: CAN | None) -> Any:
 def test_co_actions_join_the_features_and_nothing_else() -> None:
     with_can = beside(lambda *inputs, **_: inputs, CAN_SMALL)
     variables = drawn(with_can, BATCH)
-    x, *rest = with_can.apply(variables, BATCH)
+    x, *rest = applied(with_can, variables, BATCH)
     plain = {"params": {"embedding": variables["params"]["embedding"]}}
     expected, *same = beside(lambda *inputs, **_: inputs, None).apply(plain, BATCH)
     co_actions = serve({"params": variables["params"]["beside"]}, BATCH)

@@ -22,7 +22,7 @@ from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.nn.ranking.mimn import MIMN
 from tests.nn import family
-from tests.nn.drawn import drawn
+from tests.nn.drawn import applied, drawn
 
 B, L, D, F = 4, 5, 3, 6
 rng = np.random.default_rng(0)
@@ -85,8 +85,8 @@ def test_padding_on_either_side_changes_nothing(name: str, train: bool) -> None:
 def test_the_order_of_events_changes_nothing(name: str) -> None:
     module, order = MODELS[name](None), rng.permutation(L)
     variables = drawn(module, *INPUTS)
-    logit = module.apply(variables, *INPUTS)
-    shuffled = module.apply(variables, X, TARGET, HISTORY[:, order], MASK[:, order])
+    logit = applied(module, variables, *INPUTS)
+    shuffled = applied(module, variables, X, TARGET, HISTORY[:, order], MASK[:, order])
     np.testing.assert_allclose(shuffled, logit, atol=1e-5)
 
 

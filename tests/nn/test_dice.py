@@ -12,7 +12,7 @@ import pytest
 from jaxrec.nn.layers import dice as dice_layer
 from jaxrec.nn.layers.dice import Dice, PReLU
 from jaxrec.nn.layers.mlp import MLP
-from tests.nn.drawn import drawn
+from tests.nn.drawn import applied, drawn
 
 B, L, D, F = 4, 5, 3, 6
 rng = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def dice(x: Any, alpha: float = 0.0, mean: float = 0.0, var: float = 1.0, **fiel
             "var": np.full(channels, var, np.float32),
         },
     }
-    return np.asarray(Dice(**fields).apply(variables, x))
+    return np.asarray(applied(Dice(**fields), variables, x))
 
 
 def test_dice_with_slope_one_is_the_identity_and_with_zero_a_gate() -> None:
@@ -44,7 +44,7 @@ def test_dice_at_the_mean_is_half_way_between_its_slopes() -> None:
 
 def test_dice_without_variance_around_zero_is_prelu() -> None:
     variables = {"params": {"alpha": np.full(F, 0.3, np.float32)}}
-    np.testing.assert_allclose(dice(X, 0.3, var=0.0), PReLU().apply(variables, X), atol=1e-6)
+    np.testing.assert_allclose(dice(X, 0.3, var=0.0), applied(PReLU(), variables, X), atol=1e-6)
 
 
 def test_dice_has_slope_one_far_above_and_alpha_far_below_the_mean() -> None:
@@ -54,7 +54,7 @@ def test_dice_has_slope_one_far_above_and_alpha_far_below_the_mean() -> None:
 
 def test_prelu_learns_a_slope_for_each_channel() -> None:
     slopes = np.array([0.5, -1.0], np.float32)
-    y = PReLU().apply({"params": {"alpha": slopes}}, np.array([[-2.0, -2.0], [3.0, 3.0]], np.float32))
+    y = applied(PReLU(), {"params": {"alpha": slopes}}, np.array([[-2.0, -2.0], [3.0, 3.0]], np.float32))
     np.testing.assert_allclose(y, [[-1.0, 2.0], [3.0, 3.0]])
     assert (drawn(PReLU(), X)["params"]["alpha"].shape) == (F,)
     assert (PReLU(0.1).init(jax.random.key(0), X)["params"]["alpha"] == np.float32(0.1)).all()
@@ -63,7 +63,7 @@ def test_prelu_learns_a_slope_for_each_channel() -> None:
 def test_dice_trains_on_what_counts_and_moves_its_running_statistics() -> None:
     module = Dice(momentum=0.9)
     variables = drawn(module, HISTORY)
-    y, updated = module.apply(variables, HISTORY, train=True, where=MASK, mutable=["batch_stats"])
+    y, updated = applied(module, variables, HISTORY, train=True, where=MASK, mutable=["batch_stats"])
     real = HISTORY[MASK]
     before, after = variables["batch_stats"], updated["batch_stats"]
     mean, var, alpha = real.mean(axis=0), real.var(axis=0), variables["params"]["alpha"]
@@ -71,7 +71,7 @@ def test_dice_trains_on_what_counts_and_moves_its_running_statistics() -> None:
     np.testing.assert_allclose(after["var"], 0.9 * before["var"] + 0.1 * var, atol=1e-6)
     p = 1.0 / (1.0 + np.exp(-(HISTORY - mean) / np.sqrt(var + 1e-8)))
     np.testing.assert_allclose(y, p * HISTORY + (1.0 - p) * alpha * HISTORY, atol=1e-5)
-    _, kept = module.apply(variables, HISTORY, train=True, where=MASK & False, mutable=["batch_stats"])
+    _, kept = applied(module, variables, HISTORY, train=True, where=MASK & False, mutable=["batch_stats"])
     assert all((kept["batch_stats"][name] == before[name]).all() for name in before)
 
 

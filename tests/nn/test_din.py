@@ -279,7 +279,7 @@ def echo(*inputs: Any, **options: Any) -> tuple[Any, Any]:
 def parts_of(module: WithHistory, batch: Any) -> Callable[[], Any]:
     table = np.arange(24, dtype=np.float32).reshape(8, 3)
     variables = {"params": {"embedding": {"item_embedding": table}}}
-    return lambda: module.apply(variables, batch)
+    return lambda: applied(module, variables, batch)
 
 
 def test_target_and_history_share_a_table() -> None:

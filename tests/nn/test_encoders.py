@@ -230,7 +230,7 @@ def test_a_batch_is_its_examples_under_vmap(fitted: dict[str, Fitted], name: str
 
 LEARNING = [
     *("sasrec", "sasrec_original", "sasrec_hstu", "gru4rec", "hstu"),
-    *("stmp", "nextitnet_small", "nextitnet_bottleneck"),
+    *("nextitnet_small", "nextitnet_bottleneck"),
 ]
 
 

@@ -25,6 +25,7 @@ from jaxrec.nn.multitask.moe import OMoE
 from jaxrec.nn.multitask.ple import PLE
 from jaxrec.nn.ranking.poso import PersonalMMoE
 from jaxrec.types import Array
+from tests.nn.drawn import applied
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
@@ -64,7 +65,7 @@ GATED: dict[str, Any] = {
 def test_a_gate_of_ones_own_needs_no_change_of_the_model(name: str) -> None:
     model = GATED[name]
     variables = jax.jit(model.init)(jax.random.key(0), X)
-    _, seen = model.apply(variables, X, mutable=["intermediates"])
+    _, seen = applied(model, variables, X, mutable=["intermediates"])
     gates = [
         leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(seen["intermediates"])
@@ -89,7 +90,7 @@ def test_an_mlp_of_ones_own_in_experts_and_towers() -> None:
     assert jax.tree.map(np.shape, params["experts"]) == {"scale": (3,)}
     heads = params["towers"]["logit"]
     expected = np.einsum("bf,tfo->bto", 4.0 * X[:, :2], heads["kernel"])[..., 0]
-    np.testing.assert_allclose(model.apply({"params": params}, X), expected, rtol=1e-5)
+    np.testing.assert_allclose(applied(model, {"params": params}, X), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [Factory, functools.partial])
@@ -98,7 +99,7 @@ def test_a_bank_builds_what_a_factory_builds(kind: Any) -> None:
     variables = members.init(jax.random.key(0), X)
     kernel = variables["params"]["layer_0"]["kernel"]
     expected = np.tanh(np.einsum("bf,efd->bed", X, kernel))
-    np.testing.assert_allclose(members.apply(variables, X), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(applied(members, variables, X), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("member", [lambda *args, **fields: MLP(*args, **fields), MLP((4,)), int])

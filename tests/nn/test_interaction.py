@@ -29,7 +29,7 @@ from jaxrec.nn.ranking.deepfm import DeepFM
 from jaxrec.nn.ranking.dlrm import DLRM
 from jaxrec.nn.ranking.pal import PAL, ShallowTower
 from jaxrec.nn.ranking.pnn import PNN
-from tests.nn.drawn import drawn
+from tests.nn.drawn import applied, drawn
 
 rng = np.random.default_rng(7)
 B, D = 3, 5
@@ -111,16 +111,16 @@ def test_products_with_a_kernel_are_a_form_of_each_pair(form: Any) -> None:
     for pair, (i, j) in enumerate(zip(*np.tril_indices(4, -1), strict=True)):
         full = kernel[:, pair] if form == "mat" else np.diag(np.broadcast_to(kernel[pair], 3))
         expected.append(np.einsum("ba,ac,bc->b", vectors[:, i], full, vectors[:, j]))
-    close(module.apply({"params": {"kernel": kernel}}, vectors), np.stack(expected, axis=1))
+    close(applied(module, {"params": {"kernel": kernel}}, vectors), np.stack(expected, axis=1))
     if form != "mat":  # of ones it is the inner product
-        close(module.apply({"params": {"kernel": np.ones_like(kernel)}}, vectors), inner_products(vectors))
+        close(applied(module, {"params": {"kernel": np.ones_like(kernel)}}, vectors), inner_products(vectors))
 
 
 # --- cross networks --------------------------------------------------------------------------------
 
 
 def crossed(module: nn.Module, params: Any, x: Any = X) -> np.ndarray:
-    return np.asarray(module.apply({"params": params}, jnp.asarray(x)))
+    return np.asarray(applied(module, {"params": params}, jnp.asarray(x)))
 
 
 def test_without_weights_crossing_is_the_identity_and_with_the_identity_a_square() -> None:
@@ -191,7 +191,7 @@ def test_dcn_v2_stacked_parallel_both_and_neither(stacked: Any, parallel: Any) -
     outputs = mlp(params.get("stacked", {}), crossed(CrossNetwork(), params["cross_network"]))
     if parallel:
         outputs = np.concatenate([outputs, mlp(params["parallel"], X)], axis=1)
-    close(module.apply({"params": params}, X), dense(params["logit"], outputs)[:, 0])
+    close(applied(module, {"params": params}, X), dense(params["logit"], outputs)[:, 0])
 
 
 def test_wrong_sizes_are_refused() -> None:
@@ -317,7 +317,7 @@ def test_dlrm_may_leave_the_norm_of_the_last_layer_of_the_bottom_out() -> None:
     assert set(variables["batch_stats"]["bottom"]) == {"norm_0"}
     whole = module.clone(bottom_mlp=Factory(MLP, batch_norm=True), bottom_output_activation=None)
     assert set(drawn(whole, BATCH)["batch_stats"]["bottom"]) == {"norm_0", "norm_1"}
-    _, seen = module.apply(variables, BATCH, mutable=["intermediates"])
+    _, seen = applied(module, variables, BATCH, mutable=["intermediates"])
     params, stats = variables["params"]["bottom"], variables["batch_stats"]["bottom"]["norm_0"]
     hidden = dense(params["layer_0"], BATCH["price"][:, None])
     hidden = (hidden - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
@@ -346,18 +346,18 @@ def test_pal_multiplies_probabilities_and_serves_without_a_position() -> None:
     module: Any = PAL(Logits(3), 4)
     item, position = np.array([0, 1, 2, 0]), np.array([1, 4, 2, 5])
     variables = drawn(module, item, position)
-    outputs = module.apply(variables, item, position)
+    outputs = applied(module, variables, item, position)
     ctr, seen, observed = (sigmoid(outputs[name]) for name in ("ctr", "seen", "observed"))
     close(observed[:3], (ctr * seen)[:3])
     assert (observed[:3] <= np.minimum(ctr, seen)[:3]).all()
     assert np.isnan(observed).tolist() == [False, False, False, True]  # position 5 of 4
     close(seen[:3], sigmoid(variables["params"]["seen_logits"][[0, 3, 1]]))
-    served = module.apply(variables, item)
+    served = applied(module, variables, item)
     assert served.keys() == {"ctr"}
     np.testing.assert_array_equal(served["ctr"], outputs["ctr"])
     sure: Any = PAL(Logits(3), 4, seen=50.0)
     params = {"seen_logits": np.full(4, 50.0), "base": variables["params"]["base"]}
-    outputs = sure.apply({"params": params}, item[:3], position[:3])
+    outputs = applied(sure, {"params": params}, item[:3], position[:3])
     close(outputs["observed"], outputs["ctr"])  # a plain model where all is seen
 
 
@@ -390,13 +390,13 @@ def test_a_shallow_tower_adds_a_weight_for_position_and_device() -> None:
     module: Any = ShallowTower(Logits(3), 3, num_devices=2, dropout=1.0)
     params = drawn(module, item, position, device)["params"]
     params["weights"][0] = 0.0
-    outputs = module.apply({"params": params}, item, position, device)
+    outputs = applied(module, {"params": params}, item, position, device)
     weights = params["weights"][[1, 6, 0, 5], 0]
     ctr = params["base"]["logits"][item] + params["bias"]
     close(outputs["ctr"], ctr)
     close(outputs["observed"][:4], ctr[:4] + weights)
     assert np.isnan(outputs["observed"][4:]).all()  # position 4 of 3, device 2 of 2
-    served = module.apply({"params": params}, item)
+    served = applied(module, {"params": params}, item)
     np.testing.assert_array_equal(served["ctr"], outputs["ctr"])
     trained = module.apply(
         {"params": params},

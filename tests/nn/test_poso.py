@@ -11,7 +11,7 @@ import pytest
 
 from jaxrec.nn.layers.personal_gate import PersonalGate
 from jaxrec.nn.ranking.poso import PersonalAttention, PersonalMLP, PersonalMMoE
-from tests.nn.drawn import drawn
+from tests.nn.drawn import applied, drawn
 
 rng = np.random.default_rng(7)
 X = rng.normal(size=(6, 4)).astype(np.float32)
@@ -77,8 +77,8 @@ def test_every_module_hands_the_activation_to_its_gates(module: Any, inputs: Any
     variables = drawn(module, *inputs)
     silent = module.clone(gate_activation=jnp.zeros_like)
     other = tuple(-part if part is CODE else part for part in inputs)
-    close(silent.apply(variables, *inputs), silent.apply(variables, *other))
-    assert not np.allclose(module.apply(variables, *inputs), module.apply(variables, *other))
+    close(applied(silent, variables, *inputs), applied(silent, variables, *other))
+    assert not np.allclose(applied(module, variables, *inputs), applied(module, variables, *other))
 
 
 def test_gates_of_units_equal_slow_numpy() -> None:

@@ -35,7 +35,8 @@ def read_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines
 def read_signature(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    return signature and short_signature(signature), returns and short_signature(returns)
+    known = vars(sys.modules.get(getattr(obj, "__module__", None) or "", sys))
+    return signature and short_signature(signature, known), returns and short_signature(returns, known)
 
 
 def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:

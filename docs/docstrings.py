@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from docs.pages import PACKAGES
 
@@ -39,10 +41,12 @@ def as_rst(lines: list[str]) -> list[str]:
     return found
 
 
-def short_signature(text: str) -> str:
+def short_signature(text: str, known: Mapping[str, Any] | None = None) -> str:
     """A signature without the modules of its types, and without the fields that Flax adds to each module.
 
     Types of this project keep theirs, after the ~ by which Sphinx links to a name and shows its last part.
+    known: the names of the module that it is of; there
+      may be types of one name in several modules.
 
     >>> short_signature("(dim: ~typing.Any = None, task: jaxrec.types.Task = <function f>, parent: A = <B>)")
     '(dim: Any = None, task: ~jaxrec.types.Task = f)'
@@ -52,13 +56,20 @@ def short_signature(text: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
     text = re.sub(r"(\w)\(\s+# attributes.*?\s\)(?=[,)])", r"\1(...)", text, flags=re.DOTALL)
     text = re.sub(r"= <[^<>]*>", "= ...", text)  # a value that has no name
-    return re.sub(r"~?\b((?:[a-z_]\w*\.)+)(?=[A-Za-z_])", lambda path: _prefix(path[1]), text)
+    text = re.sub(r"~?\b((?:[a-z_]\w*\.)+)(?=[A-Za-z_])", lambda path: _prefix(path[1]), text)
+    return re.sub(r"(?<![\w.~'\"])(?<!= )([A-Z]\w*)\b(?!\()", lambda name: _whole(name[1], known or {}), text)
 
 
 def _prefix(path: str) -> str:
     """What stands before the last part of a name: a path from a module that is no package stays as it is."""
     package = path.partition(".")[0]
     return f"~{path}" if package in PACKAGES else "" if package in sys.modules else path
+
+
+def _whole(name: str, known: Mapping[str, Any]) -> str:
+    """The name of a class of this project with its module."""
+    home = getattr(known.get(name), "__module__", "") if isinstance(known.get(name), type) else ""
+    return f"~{home}.{name}" if home.partition(".")[0] in PACKAGES else name
 
 
 def _paragraphs(lines: list[str]) -> list[list[str]]:

@@ -158,7 +158,7 @@ def test_links_of_the_site_lead_to_its_pages() -> None:
             links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)]
             assert [link for link in links if link and "://" not in link and link not in pages] == [], name
     assert "[SASRec](api/jaxrec.nn.sequential.sasrec.rst)" in pages["models.md"]
-    assert "results.md#commands" not in pages["results.md"] and "](#commands)" in pages["results.md"]
+    assert "](protocols.md#two-orders-of-the-events-of-one-day)" in pages["discussion.md"]
 
 
 # --- old names and new ones ------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from jaxrec.types import Protocol, Result
 C = TypeVar("C")
 KEEPING = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
 
+OF_A_FILE = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")  # options that need --data
+
 
 # --- options ---------------------------------------------------------------------------------------
 
@@ -145,6 +147,17 @@ def check(config: Any, *at_least_one: str) -> None:
             raise ValueError(f"{name}={value}: must be at least 1")
     check_seeds(config.seeds)
     check_training(config)
+    check_own_data(config)
+
+
+def check_own_data(config: Any) -> None:
+    """Raises ValueError for an option on the columns of a user's file where no file is given."""
+    if getattr(config, "data", "") or not hasattr(config, "data"):
+        return
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in OF_A_FILE and value != field.default:
+            raise ValueError(f"{field.name}={value!r}: describes a file of yours; name it with --data FILE")
 
 
 def check_rows(rows: Sequence[str], known: Collection[str]) -> None:

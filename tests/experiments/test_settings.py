@@ -61,6 +61,21 @@ def test_settings_out_of_range_are_refused(name: str, field: str, value: Any) ->
         config_of(name)(**{field: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("sasrec", "user", "uid"),
+        ("stamp", "k_core", 5),
+        ("census", "labels", ("click",)),
+        ("din", "time", ""),
+    ],
+)
+def test_a_column_without_a_file_is_refused(name: str, field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field}=.*: describes a file of yours; name it with --data FILE"):
+        config_of(name)(**{field: value})
+    assert config_of(name)(**{field: value, "data": "mine.csv"}).data == "mine.csv"
+
+
 def test_a_setting_left_to_the_recipe_is_none() -> None:
     assert config_of("gru4rec")(learning_rate=None, dropout=None).learning_rate is None
     assert config_of("hstu")(dropout=0.0).dropout == 0.0

@@ -33,9 +33,7 @@ OF_A_FILE = ("user", "item", "time", "k_core", "labels", "categorical", "numeric
 class Options:
     """The options that every experiment has."""
 
-    rows: tuple[
-        str, ...
-    ] = ()  # rows of the table; none given: all, but those that the page of the script names
+    rows: tuple[str, ...] = ()  # rows of the table; none given: all that the data can have
     seeds: tuple[int, ...] = (0, 1, 2)  # trained together, one compilation
     tiny: bool = False  # made-up data and two epochs, in seconds: to see that all works
     num_devices: int = 1  # devices that share each batch

@@ -18,7 +18,21 @@ sources/    one module per public source
 `python -m jaxrec.data --help` lists, downloads, describes and validates data sets.
 """
 
-from jaxrec.data.catalogue import load
-from jaxrec.data.own_files import load_events, load_interactions, load_labelled, load_sessions
+from __future__ import annotations
 
-__all__ = ["load", "load_events", "load_interactions", "load_labelled", "load_sessions"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxrec.data.catalogue import load
+
+if TYPE_CHECKING:
+    from jaxrec.data.own_files import load_events, load_labelled, load_sessions
+
+__all__ = ["load", "load_events", "load_labelled", "load_sessions"]
+
+
+def __getattr__(name: str) -> Any:
+    """The readers of a user's file, imported when they are needed, as sources are."""
+    if name in __all__:
+        return getattr(importlib.import_module("jaxrec.data.own_files"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

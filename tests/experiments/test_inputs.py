@@ -110,7 +110,11 @@ def _no_network(*args: Any, **kwargs: Any) -> Any:
         ("loss_weighting", ("--rows", "static", "pe-ltr", "--bound", "0.9"), "together at most 1"),
         ("loss_weighting", ("--rows", "static", "gradnorm", "--alpha", "nan"), "alpha=nan: must be a number"),
         ("mmoe_synthetic", ("--rows", "mmoe", "--correlations", "0.5", "2"), "each in -1..1"),
-        ("peterrec", ("--rows", "popularity", "peterrec-serial", "--dim", "6"), "dim=6: must be a multiple"),
+        (
+            "peterrec_cold_items",
+            ("--rows", "popularity", "peterrec-serial", "--dim", "6"),
+            "dim=6: must be a multiple",
+        ),
         ("published_checkpoints", ("--checkpoint", "nowhere.pt"), "nowhere.pt: no such file"),
         ("scenarios", ("--rows", "mlp", "apg", "--dim", "3"), "rank=16: must lie in 1..7"),
         ("speed", ("--baseline", "nowhere.json"), "baseline='nowhere.json': no such file"),

@@ -38,7 +38,7 @@ def test_the_published_metrics_to_four_decimals(
     if find_file(paper.files[0]) is None:
         pytest.skip(f"the data folder has no {paper.files[0].path}")
     monkeypatch.setattr(experiment, "PUBLISHED", (paper,))
-    monkeypatch.setattr(experiment, "FLOORS", ())
+    monkeypatch.setattr(experiment, "BASELINES", {})
     found = experiment.run(experiment.Config(seen=("zero",), results=str(tmp_path)))
     assert [round(found[paper.row][metric], 4) for metric in experiment.METRICS] == list(paper.metrics)
     assert paper.row.endswith("-bce")

@@ -106,7 +106,7 @@ def test_only_sets_with_times_are_split_by_time(dataset: str) -> None:
 def tiny(folder: Path, monkeypatch: pytest.MonkeyPatch, *options: object) -> dict[str, Any]:
     """Results of a tiny run, by row."""
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
-    call(din, monkeypatch, "--tiny", *options, "--results", folder / "results", "--workdir", folder)
+    call(din, monkeypatch, "--tiny", *options, "--results", folder / "results", "--workdir", folder / "work")
     return {record.result.model: record.result for record in read_results(folder / "results")}
 
 

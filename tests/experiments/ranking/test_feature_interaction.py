@@ -19,7 +19,7 @@ OF_EACH = ("auc", "log_loss", "ece", "calibration_ratio")
 def tiny(module: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: object) -> dict[str, Any]:
     """Results of a tiny run with two seeds, by row."""
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
-    places = ("--results", folder / "results", "--workdir", folder, "--seeds", 3, 4)
+    places = ("--results", folder / "results", "--workdir", folder / "work", "--seeds", 3, 4)
     call(module, monkeypatch, "--tiny", *options, *places)
     found = {record.result.model: record.result for record in read_results(folder / "results")}
     for result in found.values():

@@ -154,7 +154,8 @@ def check_own_data(config: Any) -> None:
         return
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in OF_A_FILE and value != field.default:
+        counts = isinstance(value, int) and field.name != "k_core"  # a number of labels, not their columns
+        if field.name in OF_A_FILE and value != field.default and not counts:
             raise ValueError(f"{field.name}={value!r}: describes a file of yours; name it with --data FILE")
 
 

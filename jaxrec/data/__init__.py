@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from jaxrec.data.catalogue import load
 
 if TYPE_CHECKING:
-    from jaxrec.data.own_files import load_events, load_labelled, load_sessions
+    from jaxrec.data.own_files import load_events, load_interactions, load_labelled, load_sessions
 
-__all__ = ["load", "load_events", "load_labelled", "load_sessions"]
+__all__ = ["load", "load_events", "load_interactions", "load_labelled", "load_sessions"]
 
 
 def __getattr__(name: str) -> Any:

@@ -95,8 +95,9 @@ def own_table(config: TableOptions) -> ImpressionSplit:
 
 def described(config: Any, *, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings that decide what is computed: all but where and how it is kept, and those in
-    `left_out`."""
-    names = (*KEEPING, *left_out)
+    `left_out`. Options of a user's file are among them where there is one."""
+    of_a_file = () if getattr(config, "data", None) else ("data", *file_options(config))
+    names = (*KEEPING, *of_a_file, *left_out)
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in names}
 
 
@@ -152,11 +153,16 @@ def check_own_data(config: Any) -> None:
     """Raises ValueError for an option on the columns of a user's file where no file is given."""
     if getattr(config, "data", "") or not hasattr(config, "data"):
         return
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        counts = isinstance(value, int) and field.name != "k_core"  # a number of labels, not their columns
-        if field.name in OF_A_FILE and value != field.default and not counts:
-            raise ValueError(f"{field.name}={value!r}: describes a file of yours; name it with --data FILE")
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in file_options(config):
+        if (value := getattr(config, name)) != defaults[name]:
+            raise ValueError(f"{name}={value!r}: describes a file of yours; name it with --data FILE")
+
+
+def file_options(config: Any) -> list[str]:
+    """Names of a config's options that describe a user's file; `labels` may also be a number of them."""
+    names = [field.name for field in dataclasses.fields(config) if field.name in OF_A_FILE]
+    return [name for name in names if name != "labels" or not isinstance(config.labels, int)]
 
 
 def check_rows(rows: Sequence[str], known: Collection[str]) -> None:

@@ -117,8 +117,8 @@ def model_name(row: str, config: Config) -> str:
 def published_numbers(row: str, config: Config) -> Published:
     """What was published for a row, where the settings it reads are those of the authors' code."""
     official = common.described(Config(dataset=config.dataset))
-    read = ("dataset", "data", "tiny", "num_candidates") if row in BASELINES else tuple(official)
-    if any(common.described(config)[name] != official[name] for name in read):
+    read = ("dataset", "tiny", "num_candidates") if row in BASELINES else tuple(official)
+    if config.data or any(common.described(config)[name] != official[name] for name in read):
         return NONE
     return PUBLISHED.get((config.dataset, row), NONE)
 

@@ -62,3 +62,16 @@ def test_a_run_is_described_by_what_decides_its_numbers() -> None:
     assert options["description"] == described
     whole = common.training_options(config, "set", "row", row="row")
     assert whole["description"] == {**described, "file": "ratings.dat"}
+
+
+def test_options_of_a_file_describe_a_run_that_reads_one() -> None:
+    without = common.described(common.EventOptions())
+    assert without == common.described(common.EventOptions(data="", tiny=False)) == {"tiny": False}
+    with_file = common.described(common.EventOptions(data="mine.csv", user="uid", k_core=5))
+    assert with_file == without | {
+        "data": "mine.csv",
+        "user": "uid",
+        "item": "item",
+        "time": "time",
+        "k_core": 5,
+    }

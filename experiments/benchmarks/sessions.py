@@ -1,7 +1,7 @@
-"""Click sessions: an epoch of STAMP and of GRU4Rec on Diginetica, with the settings of
-`experiments.sequential.stamp`.
+"""Click sessions: an epoch of STAMP and of GRU4Rec on Diginetica.
 
-The first 40 steps of an epoch are timed, and their seconds multiplied.
+The settings are those of `experiments.sequential.stamp`. The first 40 steps of an epoch are timed, and the
+result is scaled to the whole epoch.
 """
 
 from __future__ import annotations

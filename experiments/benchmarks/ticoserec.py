@@ -1,7 +1,7 @@
 """The TiCoSeRec experiment on Beauty: width 64, batches of 256 users, sequences of 50.
 
-One epoch of SASRec with binary cross-entropy, of that with contrastive views (flat: as the official code
-compares them), a full ranking of all users, and augmentation of training sequences by each operator.
+One epoch of SASRec with binary cross-entropy, one with contrastive views too (flat: compared as in the
+official code), a full ranking of all users, and augmentation of training sequences by each operator.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
 def augmentation(
     data: next_item.Data, recipe: recipes.Recipe, similar: SimilarItems, repeats: int
 ) -> Iterator[Figure]:
-    """Each operator, and the random choice among them, over all training sequences in batches."""
+    """Times each operator, and the random choice of one, on all training sequences in batches."""
     length = jnp.asarray(data.inputs, jnp.int32)
     users = -(-len(data.inputs) // AUGMENTED_BATCH) * AUGMENTED_BATCH
     order = np.random.default_rng(0).permutation(np.arange(users) % len(data.inputs)).astype(np.int32)

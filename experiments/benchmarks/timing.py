@@ -19,7 +19,7 @@ from jaxrec.types import Array, Context, Key, Task
 
 
 class Figure(NamedTuple):
-    """One line of the output."""
+    """One measurement."""
 
     name: str
     unit: str
@@ -38,9 +38,9 @@ def timed(
     of: str = "sequences",
     scale: float = 1.0,
 ) -> Iterator[Figure]:
-    """Times `run`, which returns arrays: first its compilation, then seconds, or `count` things a second.
+    """Times `run`, which returns arrays: its compilation, then seconds, or with `count`, `of` per second.
 
-    scale: what seconds are multiplied by, where `run` is one part of so many.
+    scale: factor of the seconds, where `run` is a part of the whole.
     """
     start = time.perf_counter()
     jax.block_until_ready(run())
@@ -70,10 +70,10 @@ def time_epoch(
     steps: int | None = None,
     **count: Any,
 ) -> Iterator[Figure]:
-    """One epoch as training runs it: one compiled call, the state donated.
+    """Times one epoch as training runs it: one compiled call with the state donated.
 
-    tx: None is Adam. steps: the first steps of the epoch stand for all of it, as often as they go into it; so
-    often is the order of its examples drawn, too.
+    tx: None: Adam. steps: number of first steps that are timed and scaled to the whole epoch (the time to
+    draw the order of examples is scaled too); None: all.
     """
     tx = optax.adam(1e-3) if tx is None else tx
     if steps is not None and steps < plan.num_steps:

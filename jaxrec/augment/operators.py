@@ -226,7 +226,7 @@ def ti_crop(rate: float, *, largest: bool = False, all_gaps: bool = False) -> Op
         one = length - 1 - _window_start(draws.word, length, size)
         return _window_edit(jnp.where(single, 1, size), jnp.where(single, one, skip), window)
 
-    return Operator(plan, edit, replaces=False)
+    return Operator(plan=plan, edit=edit, replaces=False)
 
 
 def ti_reorder(rate: float, *, largest: bool = False, all_gaps: bool = False) -> Operator:
@@ -241,7 +241,7 @@ def ti_reorder(rate: float, *, largest: bool = False, all_gaps: bool = False) ->
         return size, _extreme_window(gaps, size, largest=largest, all_gaps=all_gaps)
 
     return Operator(
-        plan, edit=_reorder_window, replaces=False, span=lambda plan, length, word: (plan[1], plan[0])
+        plan=plan, edit=_reorder_window, replaces=False, span=lambda plan, length, word: (plan[1], plan[0])
     )
 
 
@@ -285,7 +285,7 @@ def ti_insert(rate: float, *, largest: bool = True) -> Operator:
         picked = _pick_by_gap(gaps, count, window, largest=largest)
         return _insert_at(picked, window, after=True), gaps.length + count
 
-    return Operator(plan, lambda plan, length, draws, window: Edit(*plan), replaces=True)
+    return Operator(plan=plan, edit=lambda plan, length, draws, window: Edit(*plan), replaces=True)
 
 
 def _whole_span(plan: tuple[Array, ...], length: Array, word: Array) -> tuple[Array, Array]:
@@ -299,7 +299,9 @@ def _gap_change(count: Callable[[Array, Array], Array], rate: float, action: int
         picked = _pick_by_gap(gaps, count(counts(rate), gaps.length), window, largest=largest)
         return (_change_at(picked, action, window),)
 
-    return Operator(plan, lambda plan, length, draws, window: Edit(plan[0], length), action == SIMILAR)
+    return Operator(
+        plan=plan, edit=lambda plan, length, draws, window: Edit(plan[0], length), replaces=action == SIMILAR
+    )
 
 
 def _random_change(count: Callable[[Array, Array], Array], rate: float, action: int) -> Operator:
@@ -311,7 +313,7 @@ def _random_change(count: Callable[[Array, Array], Array], rate: float, action: 
     def edit(plan: tuple[Array, ...], length: Array, draws: Draws, window: int) -> Edit:
         return Edit(_change_at(draws.order < plan[0][:, None], action, window), length)
 
-    return Operator(plan, edit=edit, replaces=action == SIMILAR, span=_whole_span)
+    return Operator(plan=plan, edit=edit, replaces=action == SIMILAR, span=_whole_span)
 
 
 def crop(rate: float) -> Operator:
@@ -329,7 +331,7 @@ def crop(rate: float) -> Operator:
         size = _at_least_one(plan[0], length)
         return _window_edit(size, length - size - start, window)
 
-    return Operator(plan, edit, replaces=False)
+    return Operator(plan=plan, edit=edit, replaces=False)
 
 
 def mask(rate: float) -> Operator:
@@ -352,7 +354,7 @@ def reorder(rate: float) -> Operator:
         low, size = span(plan, length, draws.word)
         return _reorder_window((size, low), length=length, draws=draws, window=window)
 
-    return Operator(plan, edit=edit, replaces=False, span=span)
+    return Operator(plan=plan, edit=edit, replaces=False, span=span)
 
 
 def substitute(rate: float) -> Operator:
@@ -372,4 +374,4 @@ def insert(rate: float) -> Operator:
         picked = draws.order < plan[0][:, None]
         return Edit(_insert_at(picked, window, after=False), length + plan[0])
 
-    return Operator(plan, edit=edit, replaces=True, span=_whole_span)
+    return Operator(plan=plan, edit=edit, replaces=True, span=_whole_span)

@@ -49,7 +49,7 @@ def _as_similar_items(
     padded = np.zeros(len(item), np.int32)
     padded[: len(pool)] = pool
     return SimilarItems(
-        jnp.asarray(item, jnp.int32),
+        item=jnp.asarray(item, jnp.int32),
         score=jnp.asarray(score, jnp.float32),
         low=jnp.float32(low),
         high=jnp.float32(high),
@@ -231,7 +231,7 @@ def online(table: Array, *, inverted: bool = False, block: int = 512) -> Similar
     real = jnp.arange(size) > 0
     pool = jnp.where(jnp.arange(size) < size - 1, jnp.arange(1, size + 1, dtype=jnp.int32), 0)
     return SimilarItems(
-        jnp.where(real, item, 0),
+        item=jnp.where(real, item, 0),
         score=jnp.where(real, score, 0).astype(jnp.float32),
         low=low.min().astype(jnp.float32),
         high=high.max().astype(jnp.float32),

@@ -5,7 +5,7 @@ next item where its action is positive, and `ranking`, of the action that follow
 seen.
 
 The model is a module such as `nn.sequential.hstu_generative.GenerativeHSTU`: `__call__(items, actions, *,
-times, asked, segments, rows, train) -> {"hidden": [B, L, D], "action": [B, L, A]}`, and
+times, target_times, segments, rows, train) -> {"hidden": [B, L, D], "action": [B, L, A]}`, and
 `item_table() -> [V, D]`. It gets times if its `reads_times` is true.
 
 In evaluation `retriever` ranks all items after each query's events, and `windows` with `action_score` give
@@ -160,7 +160,7 @@ def _tried(model: ActionEncoder, width: int | None) -> tuple[float, float, float
     }
     if probe.packed is not None:
         batches["packed"] = probe.packed
-    names = ("items", "actions", "segments", *(("times", "asked") if reads_times(model) else ()))
+    names = ("items", "actions", "segments", *(("times", "target_times") if reads_times(model) else ()))
 
     def run(variables: Variables, batch: Batch) -> dict[str, Array]:
         return outputs(model, variables, {name: batch[name] for name in names}, None)
@@ -183,7 +183,7 @@ def _tried(model: ActionEncoder, width: int | None) -> tuple[float, float, float
 def outputs(model: ActionEncoder, variables: Variables, batch: Batch, key: Key | None) -> dict[str, Array]:
     """What the model gives for a batch; key None switches dropout off."""
     columns: dict[str, Any] = layout_columns(model, batch)
-    columns |= {name: batch.get(name) for name in ("times", "asked")}
+    columns |= {name: batch.get(name) for name in ("times", "target_times")}
     if key is None:
         return model.apply(variables, batch["items"], batch["actions"], **columns, train=False)
     columns |= {**numbered(model, batch["row"]), "rngs": {"dropout": key}}

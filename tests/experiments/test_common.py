@@ -49,7 +49,7 @@ def test_a_choice_that_is_none_names_the_nearest() -> None:
 
 
 def test_a_row_is_given_once() -> None:
-    with pytest.raises(ValueError, match="one is given twice"):
+    with pytest.raises(ValueError, match="a row is repeated"):
         common.check_rows(("random", "random"), ("random",))
 
 

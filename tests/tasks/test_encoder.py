@@ -327,7 +327,7 @@ def test_an_encoder_tells_by_its_keywords_whether_users_may_share_rows(model: An
         if packable:
             make()
             continue
-        with pytest.raises(ValueError, match="has no segments, so it can't tell apart .*packed=None"):
+        with pytest.raises(ValueError, match="has no segments, so it can't separate .*packed=None"):
             make()
 
 

@@ -161,7 +161,7 @@ DATASETS = (
     Dataset(
         "ml-100k",
         ((_RATINGS,), (_ITEMS,), (_USERS,)),
-        Expected(943, items=1682, interactions=100000, first="1997-09-20", last="1998-04-22"),
+        Expected(users=943, items=1682, interactions=100000, first="1997-09-20", last="1998-04-22"),
     ),
 )
 TABLES = (
@@ -231,7 +231,9 @@ def load_users(name: str) -> Users:
     show_terms(SOURCE)
     _, age, gender, occupation, zip_code = zip(*_sort_by_id("user", _read_atomic_file(_USERS)), strict=True)
     years = parse_integers(age, _USERS.path).astype(np.int32)
-    return Users(years, gender=np.array(gender), occupation=np.array(occupation), zip_code=np.array(zip_code))
+    return Users(
+        age=years, gender=np.array(gender), occupation=np.array(occupation), zip_code=np.array(zip_code)
+    )
 
 
 def load_with_users(name: str) -> tuple[Sequences, Users]:
@@ -362,7 +364,7 @@ def _load_1m() -> tuple[Interactions, Users, Movies]:
     rows = [described[raw] for raw in interactions.user_ids.tolist()]
     _, gender, age, occupation, zip_code = (np.array(column) for column in zip(*rows, strict=True))
     years, works = (parse_integers(column.tolist(), _USERS_1M.path) for column in (age, occupation))
-    users = Users(years.astype(np.int32), gender=gender, occupation=works, zip_code=zip_code)
+    users = Users(age=years.astype(np.int32), gender=gender, occupation=works, zip_code=zip_code)
     described = _read_dat(_MOVIES_1M)
     rows = [described[raw] for raw in interactions.item_ids.tolist()]
     year = [re.search(r"\(([0-9]{4})\)\s*$", row[1]) for row in rows]

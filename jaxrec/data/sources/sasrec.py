@@ -29,7 +29,7 @@ DATASETS = (
     Dataset(
         "Video",
         ((File("sasrec/Video.txt", sha256=_SHA256, size=3187124, routes=(_ROUTE,)),),),
-        Expected(31013, 23715, 287107),
+        Expected(users=31013, items=23715, interactions=287107),
     ),
 )
 

@@ -117,7 +117,7 @@ def lifelong(
         num_items=len(category) - 1,
         side_info=SideInfo({"category": category, "style": style}, {}),
     )
-    return Lifelong(clicks, planted=planted, preferences=preferences, best_auc=1.0 - noise)
+    return Lifelong(clicks=clicks, planted=planted, preferences=preferences, best_auc=1.0 - noise)
 
 
 def _check_settings(settings: Mapping[str, int], *, noise: float, min_length: int, max_length: int) -> None:

@@ -165,7 +165,7 @@ def fit_encoders(
                 for name in _feature_names(spec)
             ]
             scales[spec.name] = _scale(spec, _as_floats(spec, raw)[train])
-    return Encoders(tuple(specs), fields=tuple(fields), scales=scales, widths=widths)
+    return Encoders(specs=tuple(specs), fields=tuple(fields), scales=scales, widths=widths)
 
 
 def encode(encoders: Encoders, raw: Mapping[str, RawColumn]) -> dict[str, np.ndarray]:

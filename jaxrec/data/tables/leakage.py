@@ -53,7 +53,9 @@ def check_leakage(impressions: Impressions, train_rows: np.ndarray, *, allow: Se
         keys = _value_keys(column)
         for task, label in impressions.labels.items():
             where = inside[task]
-            seen = _Observed(column[where], keys=keys[where], label=label[rows[where]], groups=groups[where])
+            seen = _Observed(
+                column=column[where], keys=keys[where], label=label[rows[where]], groups=groups[where]
+            )
             how = _describe_leak(field, task=task, seen=seen, real=task in impressions.regression)
             if how:
                 raise ValueError(

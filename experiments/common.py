@@ -21,9 +21,10 @@ from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol, Result
 
 C = TypeVar("C")
-KEEPING = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
+STORAGE_OPTIONS = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
 
-OF_A_FILE = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")  # options that need --data
+# options that need --data
+FILE_OPTIONS = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")
 
 
 # --- options ---------------------------------------------------------------------------------------
@@ -93,13 +94,13 @@ def own_table(config: TableOptions) -> ImpressionSplit:
     )
 
 
-def described(config: Any, *, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The settings that affect what is computed: all but those of storage (KEEPING) and of `left_out`."""
-    names = (*KEEPING, *left_out)
+def describe_settings(config: Any, *, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings that affect what is computed: all but STORAGE_OPTIONS and those of `left_out`."""
+    names = (*STORAGE_OPTIONS, *left_out)
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in names}
 
 
-def shrunk(config: C, **small: Any) -> C:
+def shrink_if_tiny(config: C, **small: Any) -> C:
     """With --tiny, replaces settings that have their default by those of `small`."""
     if not getattr(config, "tiny", False):
         return config
@@ -108,7 +109,7 @@ def shrunk(config: C, **small: Any) -> C:
     return dataclasses.replace(config, **kept)  # type: ignore[type-var]
 
 
-def overridden(recipe: C, config: Any) -> C:
+def override(recipe: C, config: Any) -> C:
     """The recipe with the values of the config's fields of the same names, where these are not None."""
     fields = [field.name for field in dataclasses.fields(recipe)]  # type: ignore[arg-type]
     changes = {name: value for name in fields if (value := getattr(config, name, None)) is not None}
@@ -126,7 +127,7 @@ def training_options(
     return {
         "seeds": config.seeds,
         "workdir": Path(config.workdir, *folders),
-        "description": {**settings, **described(config, left_out=left_out)},
+        "description": {**settings, **describe_settings(config, left_out=left_out)},
         "num_devices": config.num_devices,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
@@ -153,7 +154,7 @@ def check_own_data(config: Any) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         counts = isinstance(value, int) and field.name != "k_core"  # a number of labels, not their columns
-        if field.name in OF_A_FILE and value != field.default and not counts:
+        if field.name in FILE_OPTIONS and value != field.default and not counts:
             raise ValueError(f"{field.name}={value!r}: is for your own file; give it with --data FILE")
 
 
@@ -252,7 +253,7 @@ def save(
     The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
     the manifest and the note name all of them.
     """
-    made, said = origin(fitted)
+    manifest, remark = origin(fitted)
     result = Result(
         experiment=experiment,
         dataset=dataset,
@@ -266,10 +267,10 @@ def save(
         steps=fitted.steps if fitted else 0,
         seconds=fitted.seconds if fitted else 0.0,
         compile_seconds=fitted.compile_seconds if fitted else 0.0,
-        note=". ".join(part for part in (note, said) if part),
+        note=". ".join(part for part in (note, remark) if part),
         incomparable=incomparable,
     )
-    path = results.write_result(result, folder, manifest=made)
+    path = results.write_result(result, folder, manifest=manifest)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, seeds, path.with_suffix(".png"))
@@ -294,8 +295,8 @@ def origin(fitted: Fitted | None) -> tuple[Mapping[str, Any], str]:
     if not any(provenance.code_differences(entries[0], entry) for entry in entries):
         return manifest, ""
     after = [entry for entry in entries if entry not in trained]
-    said = f"trained by commit {_commits(trained)}"
-    return manifest, said + (f", evaluated by {_commits(after)}, other code" if after else "")
+    remark = f"trained by commit {_commits(trained)}"
+    return manifest, remark + (f", evaluated by {_commits(after)}, other code" if after else "")
 
 
 def _commits(entries: Sequence[Mapping[str, Any]]) -> str:

@@ -181,7 +181,7 @@ def load(config: Config) -> Sequences:
     return coserec.load(name) if config.source == "coserec" else ticoserec.load(name)
 
 
-def place(files: tuple[File, File]) -> Path:
+def locate(files: tuple[File, File]) -> Path:
     """The path of the weights, checked; downloaded into the cache if neither file is found."""
     file = next((f for f in files if store.find_file(f) is not None), files[-1])
     store.read_file(file)
@@ -250,7 +250,7 @@ def padded(model: GRU4Rec, max_len: int) -> Retriever:
     return Retriever(query, lambda variables: apply(variables, method="item_table"))
 
 
-def readings(module: Module, packed: Packing | None, max_len: int) -> dict[str, Retriever]:
+def retrievers_of(module: Module, packed: Packing | None, max_len: int) -> dict[str, Retriever]:
     """{suffix of the row's name: retriever}."""
     if isinstance(module, SASRec):
         return {"": retriever(module, packed)}
@@ -292,7 +292,7 @@ def rank(
             experiment=EXPERIMENT,
             dataset=data.split.sequences.name.replace("/", "-"),
             model=row,
-            config=described(config, seen),
+            config=describe_settings(config, seen),
             protocol=protocol,
             seeds=seeds,
             metrics=values,
@@ -313,7 +313,7 @@ def note_of(paper: Published | None, *, same_rule: bool) -> str:
     return "; ".join([*notes, *([paper.note] if paper and paper.note and same_rule else [])])
 
 
-def described(config: Config, seen: str) -> dict[str, Any]:
+def describe_settings(config: Config, seen: str) -> dict[str, Any]:
     """The settings that affect what is computed."""
     settings = {"source": config.source, "seen": seen, "max_len": config.max_len, "tiny": config.tiny}
     return settings | (
@@ -370,7 +370,7 @@ def run(config: Config) -> dict[str, dict[str, float]]:
         longest = module.max_len if isinstance(module, SASRec) else config.max_len
         made = next_item.batches(data.split.test, longest)
         assert made.packed is not None
-        for ending, model in readings(module, made.packed, longest).items():
+        for ending, model in retrievers_of(module, made.packed, longest).items():
             vectors = encode(model, variables, made.queries, data)
             one = jax.tree.map(lambda leaf: leaf[None], vectors)
             row = weights + ending
@@ -386,7 +386,7 @@ def weights_of(config: Config, sequences: Sequences) -> list[Weights]:
         stems = [re.sub(r"[^A-Za-z0-9_+@-]+", "-", path.stem).strip("-_+@") for path in paths]
         named = [(stem or "weights", path, None) for stem, path in zip(stems, paths, strict=True)]
     else:
-        named = [(paper.row, place(paper.files), paper) for paper in PUBLISHED]
+        named = [(paper.row, locate(paper.files), paper) for paper in PUBLISHED]
     return [Weights(n, *module_of(path, sequences, heads=config.heads), paper) for n, path, paper in named]
 
 

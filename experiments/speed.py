@@ -57,7 +57,7 @@ def run(config: Config) -> None:
     check_run(config)
     baseline = json.loads(Path(config.baseline).read_text()) if config.baseline else {}
     path = Path(config.results) / "speed.json"
-    merged(path, [])  # raises the error of a damaged file before hours of timing
+    merge_figures(path, [])  # raises the error of a damaged file before hours of timing
     figures = []
     for figure in itertools.chain.from_iterable(
         family(config.repeats, config.tiny)
@@ -68,10 +68,10 @@ def run(config: Config) -> None:
         print(f"{figure.name:42s} {figure.median:12.4g} {figure.unit}", flush=True)
     print(tabulate([[*f, ratio(f, baseline)] for f in figures], [*Figure._fields, "against baseline"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(merged(path, figures), indent=1) + "\n")
+    write_atomically(path, json.dumps(merge_figures(path, figures), indent=1) + "\n")
 
 
-def merged(path: Path, figures: list[Figure]) -> list[dict[str, Any]]:
+def merge_figures(path: Path, figures: list[Figure]) -> list[dict[str, Any]]:
     """The figures of the file of families that this run did not time, then those of this run."""
     timed_now = {figure.name.split("/")[0] for figure in figures}
     before = json.loads(path.read_text()) if path.exists() else []

@@ -273,7 +273,7 @@ FAULTS = tuple(Fault(*row) for row in (
     ("experiments-cluster-of-item", "experiments", "labels[met - 1] = found.labels",
      "labels[met - 2] = found.labels",
      "experiments/test_kuaishou_ebr experiments/retrieval/test_kuaishou_ebr"),
-    ("experiments-published-rule", "experiments", 'alike = compare and seen == "zero"', "alike = compare",
+    ("experiments-published-rule", "experiments", 'same_rule = compare and seen == "zero"', "same_rule = compare",
      "experiments/test_published_checkpoints"),
 ))
 # fmt: on

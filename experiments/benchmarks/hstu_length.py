@@ -79,7 +79,7 @@ class Measured(NamedTuple):
     seconds: list[float]
 
 
-def effective(config: Config) -> Config:
+def shrink_if_tiny(config: Config) -> Config:
     """The settings with those of --tiny."""
     if not config.tiny:
         return config
@@ -181,7 +181,7 @@ def table(found: list[Measured]) -> str:
 def run(config: Config) -> list[Measured]:
     """Measures, prints and stores everything."""
     check_run(config)
-    config = effective(config)
+    config = shrink_if_tiny(config)
     found = []
     for measured in measure(config):
         found.append(measured)

@@ -21,7 +21,7 @@ ROWS = ("stamp-ce", "gru4rec-ce")
 
 def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     """Seconds of an epoch of each."""
-    setting = paper.effective(paper.Config(dataset="diginetica", tiny=tiny))
+    setting = paper.complete_settings(paper.Config(dataset="diginetica", tiny=tiny))
     split = split_sessions(paper.load(setting), share=setting.share, by=setting.validation)
     data = sessions.resident(split)
     for row in ROWS:

@@ -29,7 +29,7 @@ class Figure(NamedTuple):
     repeats: int
 
 
-def timed(
+def time_calls(
     name: str,
     run: Callable[[], Any],
     repeats: int,
@@ -78,7 +78,7 @@ def time_epoch(
     tx = optax.adam(1e-3) if tx is None else tx
     if steps is not None and steps < plan.num_steps:
         count["scale"] = plan.num_steps / steps
-        plan = beginning(plan, steps)
+        plan = first_steps(plan, steps)
     context = jax.tree.map(jnp.asarray, dict(columns))
     rows = jax.tree.map(lambda x: x[0], jax.jit(plan.draw)(jax.random.key(0), context)[0])
     state = jax.jit(lambda key: create(task, tx, weighting, key, rows, context))(jax.random.key(0))
@@ -91,10 +91,10 @@ def time_epoch(
         number += 1
         return logs
 
-    yield from timed(name, run, repeats, **count)
+    yield from time_calls(name, run, repeats, **count)
 
 
-def beginning(plan: Plan, steps: int) -> Plan:
+def first_steps(plan: Plan, steps: int) -> Plan:
     """The first steps of each epoch of a plan."""
 
     def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:

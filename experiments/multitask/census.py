@@ -33,7 +33,7 @@ import flax.linen as nn
 
 from experiments import common
 from experiments.common import NONE, Published
-from experiments.multitask.training import Model, count_parameters, groups, joined, train
+from experiments.multitask.training import Model, count_parameters, groups, join_metrics, train
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -146,7 +146,7 @@ def published_numbers(row: str, config: Config) -> Published:
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     split = load(config, config.group)
     columns = impressions.resident(split)
     tasks = [task for task in columns.tasks if task not in columns.spaces]
@@ -160,13 +160,13 @@ def run(config: Config) -> None:
             train(m, columns, config, **common.training_options(config, columns.name, m.name, row=m.name))
             for m in of_row
         ]
-        found = joined(runs, keep=lambda name: "/" in name)
+        found = join_metrics(runs, keep=lambda name: "/" in name)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=columns.name,
             model=row,
-            config={**common.described(config), "parameters": sizes[row]},
+            config={**common.describe_settings(config), "parameters": sizes[row]},
             protocol=impressions.protocol(
                 columns, "each task's auc" if ROWS[row].alone else of_row[0].selection, of_row[0].loss
             ),

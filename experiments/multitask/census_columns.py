@@ -114,7 +114,7 @@ def run(config: Config) -> None:
                 experiment=EXPERIMENT,
                 dataset=dataset,
                 model=row,
-                config=common.described(config, left_out=("groups",)),
+                config=common.describe_settings(config, left_out=("groups",)),
                 protocol=Protocol(
                     split=f"fitted to the validation half of {split.rule}",
                     candidates="impressions",

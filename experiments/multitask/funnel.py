@@ -41,7 +41,7 @@ import flax.linen as nn
 import numpy as np
 
 from experiments import common
-from experiments.multitask.training import Model, count_parameters, groups, joined, train
+from experiments.multitask.training import Model, count_parameters, groups, join_metrics, train
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -202,7 +202,7 @@ def build(
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     split = load(config)
     columns = add_last_stage(impressions.resident(split))
     tasks = columns.tasks
@@ -216,14 +216,14 @@ def run(config: Config) -> None:
             train(m, columns, config, **common.training_options(config, columns.name, m.name, row=m.name))
             for m in of_row
         ]
-        found = joined(runs, keep=lambda name: name.startswith("auc/"))
+        found = join_metrics(runs, keep=lambda name: name.startswith("auc/"))
         alone = ROWS[row].alone
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=columns.name,
             model=model_name(row, tasks, config),
-            config={**common.described(config), "parameters": sizes[row]},
+            config={**common.describe_settings(config), "parameters": sizes[row]},
             protocol=impressions.protocol(
                 columns, "each task's auc" if alone else of_row[0].selection, of_row[0].loss
             ),

@@ -108,7 +108,7 @@ def build(config: Config, columns: impressions.Data, features: Any) -> dict[str,
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **census.TINY)
+    config = common.shrink_if_tiny(config, **census.TINY)
     split = census.load(config, config.group)
     columns = impressions.resident(split)
     models = build(config, columns, impressions.features(split.impressions, config.dim))
@@ -122,7 +122,7 @@ def run(config: Config) -> None:
             experiment=EXPERIMENT,
             dataset=columns.name,
             model=f"shared-bottom+{row}",
-            config={**common.described(config), "parameters": sizes[row]},
+            config={**common.describe_settings(config), "parameters": sizes[row]},
             protocol=impressions.protocol(columns, model.selection, model.loss),
             seeds=config.seeds,
             metrics=found,

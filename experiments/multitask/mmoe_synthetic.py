@@ -114,7 +114,7 @@ def build(row: str, columns: impressions.Data, config: Config) -> tuple[Task, li
 def run(config: Config) -> None:
     """Trains, tests and stores every model at every correlation, with a figure for each correlation."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     for correlation in config.correlations:
         run_one(dataclasses.replace(config, correlations=(correlation,)), correlation)
 
@@ -144,7 +144,7 @@ def run_one(config: Config, correlation: float) -> None:
             dataset=columns.name.replace("=", ""),
             model=row,
             config={
-                **common.described(config, left_out=SWEPT),
+                **common.describe_settings(config, left_out=SWEPT),
                 "correlation": correlation,
                 "parameters": sizes[row],
             },

@@ -173,8 +173,8 @@ def summary(metrics: Mapping[str, float], setting: Setting) -> dict[str, float]:
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    made_up = config.tiny and not config.data
-    config = common.shrunk(config, **TINY, **({"scenario": TINY_SCENARIO} if made_up else {}))
+    synthetic = config.tiny and not config.data
+    config = common.shrink_if_tiny(config, **TINY, **({"scenario": TINY_SCENARIO} if synthetic else {}))
     setting = load(config)
     columns = setting.columns
     models = {row: build(row, setting, config) for row in config.rows}
@@ -188,7 +188,7 @@ def run(config: Config) -> None:
             experiment=EXPERIMENT,
             dataset=f"{columns.name}-by-{setting.column}",
             model=row,
-            config={**common.described(config), "parameters": sizes[row]},
+            config={**common.describe_settings(config), "parameters": sizes[row]},
             protocol=impressions.protocol(columns, model.selection, model.loss),
             seeds=config.seeds,
             metrics=found,

@@ -91,7 +91,7 @@ def train(
     return Trained(fitted, metrics)
 
 
-def joined(runs: Sequence[Trained], keep: Callable[[str], bool]) -> list[dict[str, float]]:
+def join_metrics(runs: Sequence[Trained], keep: Callable[[str], bool]) -> list[dict[str, float]]:
     """The metrics of all models of a row by seed, those whose name passes `keep`."""
     by_seed = zip(*(run.metrics for run in runs), strict=True)
     return [{k: v for found in seed for k, v in found.items() if keep(k)} for seed in by_seed]

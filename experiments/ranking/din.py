@@ -133,7 +133,7 @@ def events(config: Config) -> tuple[Sequences, SideInfo]:
     if source == "coserec":
         side_info = SideInfo({"attributes": coserec.load_attributes(name)}, {})
     if source == "movielens":
-        side_info = SideInfo({"genres": coded(movielens.load_movies(name).genres)}, user_columns())
+        side_info = SideInfo({"genres": encode_values(movielens.load_movies(name).genres)}, user_columns())
     return data.load(DATASETS[config.dataset]), side_info
 
 
@@ -141,10 +141,10 @@ def user_columns() -> dict[str, np.ndarray]:
     """Features of MovieLens-100K's users: age by decade, gender, occupation."""
     users = movielens.load_users("ml-100k")
     known = {"age": users.age // 10, "gender": users.gender, "occupation": users.occupation}
-    return {name: coded(column) for name, column in known.items()}
+    return {name: encode_values(column) for name, column in known.items()}
 
 
-def coded(values: np.ndarray) -> np.ndarray:
+def encode_values(values: np.ndarray) -> np.ndarray:
     """Ids of values, or of lists of values, in sorted order from 1, after a 0 for padding: int32 [n + 1]."""
     _, ids = np.unique(values, axis=0, return_inverse=True)
     return np.append(0, ids.reshape(-1) + 1).astype(np.int32)
@@ -209,7 +209,7 @@ def with_improvement(
 def run(config: Config) -> None:
     """Trains, tests and stores every row, `base` first."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     clicks = load(config)
     columns = impressions.resident_clicks(clicks, length=config.length, name=dataset_name(config, clicks))
     base: list[dict[str, float]] | None = None
@@ -218,7 +218,7 @@ def run(config: Config) -> None:
         base = found if row == "base" else base
         found = found if base is None else with_improvement(found, base)
         of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
-        settings = common.described(config, left_out=("dataset",))  # it is in the path of the result
+        settings = common.describe_settings(config, left_out=("dataset",))  # it is in the path of the result
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -43,7 +43,7 @@ import numpy as np
 import optax
 
 from experiments import common
-from experiments.ranking.din import CLICK, coded, user_columns
+from experiments.ranking.din import CLICK, encode_values, user_columns
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -162,7 +162,7 @@ def events(config: Config) -> tuple[Sequences, SideInfo]:
         genres = np.append(0, np.arange(20) % 3 + 1).astype(np.int32)
         return markov_chain(60, 20, min_length=4, max_length=9).sequences, SideInfo({"genres": genres}, {})
     movies = movielens.load_movies("ml-100k")
-    of_items = {"genres": coded(movies.genres), "year": coded(movies.year)}
+    of_items = {"genres": encode_values(movies.genres), "year": encode_values(movies.year)}
     return data.load("movielens/ml-100k"), SideInfo(of_items, user_columns())
 
 
@@ -216,7 +216,7 @@ def train(row: str, setting: Setting, config: Config) -> tuple[Fitted, list[dict
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     setting = load(config)
     rows = config.rows or setting.rows
     for row in rows:
@@ -229,7 +229,7 @@ def run(config: Config) -> None:
             experiment=EXPERIMENT,
             dataset=setting.data.name,
             model=row,
-            config={**common.described(config), "parameters": of_all_seeds // len(config.seeds)},
+            config={**common.describe_settings(config), "parameters": of_all_seeds // len(config.seeds)},
             protocol=impressions.protocol(
                 setting.data, f"auc/{setting.target.name}", loss_name(setting.target.loss)
             ),

@@ -215,7 +215,7 @@ def train(name: str, made: Lifelong, config: Config) -> None:
     fitted = fit(columns, task, row.weights(config), tx, name, config, **options)
     found = impressions.test(columns, task, [CLICK], fitted.variables, num_devices=config.num_devices)
     of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
-    settings = common.described(config, left_out=("trained", "timed"))
+    settings = common.describe_settings(config, left_out=("trained", "timed"))
     path = common.save(
         config.results,
         experiment=EXPERIMENT,
@@ -256,7 +256,7 @@ def measure_time(name: str, config: Config) -> Path:
         experiment=EXPERIMENT,
         dataset=f"milliseconds-of-{lifelong_times.BATCH}-users",
         model=name,
-        config=common.described(config, left_out=("trained", *UNTIMED)),
+        config=common.describe_settings(config, left_out=("trained", *UNTIMED)),
         protocol=Protocol(split="none", candidates="impressions", seen="keep", ks=(), selection="none"),
         seeds=config.seeds,
         metrics=found,
@@ -268,7 +268,7 @@ def measure_time(name: str, config: Config) -> Path:
 def run(config: Config) -> None:
     """Trains, tests, times and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     made = load(config) if config.trained else None
     for name in sorted(config.rows, key=[*ROWS].index):
         if made is not None:

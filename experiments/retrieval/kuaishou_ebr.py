@@ -157,7 +157,7 @@ def train(
         work = recipes.by_user(model, columns, clusters, config, intents=row.intents, num_devices=devices)
     chosen = evaluation(row, model, columns, clusters, protocol, "validation", config)
     options = common.training_options(config, columns.split.sequences.name, name, row=name)
-    options["description"] |= described(config)
+    options["description"] |= describe_settings(config)
     fitted = fit_reusing(
         [Phase("train", work.task, config.epochs)],
         optax.adam(config.learning_rate),
@@ -170,15 +170,15 @@ def train(
     return model, fitted
 
 
-def described(config: Config) -> dict[str, Any]:
+def describe_settings(config: Config) -> dict[str, Any]:
     """The settings that affect what is computed, with infinity as text, which JSON lacks."""
-    return common.described(config) | {"alpha": config.alpha if np.isfinite(config.alpha) else "inf"}
+    return common.describe_settings(config) | {"alpha": config.alpha if np.isfinite(config.alpha) else "inf"}
 
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     config = dataclasses.replace(config, evaluate_every=min(config.evaluate_every, config.epochs))
     columns = next_item.resident(leave_one_out(load(config)))
     whole = one_cluster(columns.num_items)
@@ -205,7 +205,7 @@ def run(config: Config) -> None:
             experiment=EXPERIMENT,
             dataset=columns.split.sequences.name.split("/")[-1],
             model=name,
-            config=described(config) | {"sizes": clusters.sizes.tolist()} if fitted else {},
+            config=describe_settings(config) | {"sizes": clusters.sizes.tolist()} if fitted else {},
             protocol=protocol,
             seeds=config.seeds,
             metrics=found,

@@ -73,13 +73,13 @@ ROWS: Mapping[str, Row] = {
 }
 
 
-def chance(columns: sessions.Data) -> Baseline:
+def random_baseline(columns: sessions.Data) -> Baseline:
     """Random scores, drawn with the keys of the stored results."""
     return baselines.random(columns, keys=jax.random.split)
 
 
 BASELINES: Mapping[str, Callable[[sessions.Data], Baseline]] = {
-    "random": chance,
+    "random": random_baseline,
     "popularity": baselines.popularity,
 }
 TINY: Mapping[str, Any] = {"dim": 8, "batch_size": 16, "epochs": 2, "num_samples": 8, "max_len": 12}
@@ -109,24 +109,26 @@ class Config(common.EventOptions, recipes.Recipe):
 
 def settings_of(row: str, config: Config) -> recipes.OfLoss:
     """The settings of a row's loss, with the changes of the command line."""
-    return common.overridden(recipes.OF_LOSS[ROWS[row].settings], config)
+    return common.override(recipes.OF_LOSS[ROWS[row].settings], config)
 
 
 def described_row(row: str, config: Config) -> dict[str, Any]:
     """All settings that affect what a row computes."""
-    return common.described(config) | dataclasses.asdict(settings_of(row, config))
+    return common.describe_settings(config) | dataclasses.asdict(settings_of(row, config))
 
 
 def load(config: Config) -> SessionSplit:
     """Training, validation and test sessions, in the order of time."""
     if config.data:
         found = common.own_sessions(config)
+    elif config.tiny:
+        found = synthetic_sessions()
     else:
-        found = made_up() if config.tiny else data.load(f"sessions/{config.dataset}", kind="sessions")
+        found = data.load(f"sessions/{config.dataset}", kind="sessions")
     return split_sessions(found, share=config.validation, by="last")
 
 
-def made_up() -> Sessions:
+def synthetic_sessions() -> Sessions:
     """Synthetic sessions along a cycle of 40 items; the last clicks of others are for test."""
     chain = markov_chain(160, 40, min_length=2, max_length=9, noise=0.1).sequences
     at = int(chain.offsets[120])
@@ -154,7 +156,7 @@ def training_of(row: str, columns: sessions.Data, config: Config) -> tuple[sessi
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     columns = sessions.resident(load(config))
     dataset = columns.split.name.split("/")[-1]
     for row in config.rows:

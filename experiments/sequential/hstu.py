@@ -118,7 +118,7 @@ def recipe_of(row: str, config: Config) -> recipes.Recipe:
     """The settings of a row on a data set, with the changes of the command line."""
     recipe = ROWS[row].recipe("" if config.data else config.dataset)
     recipe = dataclasses.replace(recipe, **TINY) if config.tiny else recipe
-    recipe = common.overridden(recipe, config)
+    recipe = common.override(recipe, config)
     return dataclasses.replace(recipe, evaluate_every=min(recipe.evaluate_every, recipe.epochs))
 
 
@@ -177,7 +177,7 @@ def published_numbers(row: str, config: Config) -> Published:
     These select on test, as the code did. The candidates of the ranking differ, so no difference is printed.
     """
     whole = Config(dataset=config.dataset, file=config.file, select="test", block=config.block)
-    if common.described(config) != common.described(whole):
+    if common.describe_settings(config) != common.describe_settings(whole):
         return NONE
     return PUBLISHED.get((config.dataset, row), NONE)
 
@@ -193,8 +193,8 @@ def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
     sequences = load(config)
-    made_up = f"{config.dataset}-sample" if config.file else "synthetic"
-    dataset = sequences.name if config.data else made_up if config.tiny else config.dataset
+    synthetic = f"{config.dataset}-sample" if config.file else "synthetic"
+    dataset = sequences.name if config.data else synthetic if config.tiny else config.dataset
     columns = next_item.resident(split(sequences, config.select))
     model: Baseline | Encoder
     for row in config.rows:
@@ -224,7 +224,7 @@ def run(config: Config) -> None:
                 **common.training_options(config, *folders, left_out=("file",), row=row, **stored),
             )
             model, variables, note = encoder, fitted.variables, note_of(encoder, config)
-            settings = {**stored, **common.described(config, left_out=("file",))}
+            settings = {**stored, **common.describe_settings(config, left_out=("file",))}
         found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
         on_test = " on test" if fitted and config.select == "test" else ""
         path = common.save(

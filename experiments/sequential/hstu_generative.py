@@ -105,7 +105,7 @@ class Config(common.EventOptions, recipes.Recipe):
             )
 
 
-def made_up() -> Interactions:
+def synthetic_events() -> Interactions:
     """Synthetic users who watch a cycle of 40 movies and like every second one of them.
 
     Which of the two halves a user likes can be learned from earlier ratings alone.
@@ -129,7 +129,7 @@ def load(config: Config) -> Interactions:
             value=config.value,
             k_core=config.k_core,
         )
-    return made_up() if config.tiny else movielens.load_interactions("ml-100k")
+    return synthetic_events() if config.tiny else movielens.load_interactions("ml-100k")
 
 
 def model_name(row: str) -> str:
@@ -202,7 +202,7 @@ def train(
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     config = dataclasses.replace(config, every=min(config.every, config.epochs))
     columns = actions.resident(load(config), positive=config.liked)
     dataset = columns.retrieval.split.sequences.name.split("/")[-1]
@@ -221,7 +221,7 @@ def run(config: Config) -> None:
                 experiment=EXPERIMENT,
                 dataset=f"{dataset}-{question}",
                 model=model_name(row),
-                config=common.described(config) if fitted else {},
+                config=common.describe_settings(config) if fitted else {},
                 protocol=by_question[question],
                 seeds=config.seeds,
                 metrics=values,

@@ -104,7 +104,7 @@ def split(sequences: Sequences, labels: np.ndarray, config: Config) -> profiles.
 def run(config: Config) -> None:
     """Pre-trains, then trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     sequences, labels = load(config)
     target = split(sequences, labels, config)
     pretrained = None

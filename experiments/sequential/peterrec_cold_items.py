@@ -105,7 +105,7 @@ def split(log: Sequences, config: Config) -> tuple[next_item.Data, profiles.Data
 def run(config: Config) -> None:
     """Pre-trains, then trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     source, target = split(load(config), config)
     pretrained = None
     if peterrec_rows.needs_pretraining(config):

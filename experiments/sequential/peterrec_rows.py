@@ -81,7 +81,7 @@ def pretrain(
     model = recipes.backbone(source.num_items, config)
     objective = full_softmax(num_items=source.num_items)
     kept = common.training_options(config, name, "pretrain")
-    settings = common.described(config, left_out=(*OF_ROWS, *left_out))
+    settings = common.describe_settings(config, left_out=(*OF_ROWS, *left_out))
     fitted = next_item.train(
         model,
         objective,
@@ -139,7 +139,7 @@ def run_rows(data: profiles.Data, config: Options, pretrained: Variables | None)
             one = jax.tree.map(lambda leaf: leaf[0], fitted.variables)
             trained, every = recipes.num_trained(ROWS[row], one["params"], config)
             sizes = {"parameters": every, "trained": trained, "trained_share": trained / every}
-            settings = {**common.described(config), **sizes}
+            settings = {**common.describe_settings(config), **sizes}
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

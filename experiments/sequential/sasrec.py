@@ -116,9 +116,9 @@ def model_name(row: str, config: Config) -> str:
 
 def published_numbers(row: str, config: Config) -> Published:
     """The published numbers of a row, if the settings that it reads are those of the authors' code."""
-    official = common.described(Config(dataset=config.dataset))
+    official = common.describe_settings(Config(dataset=config.dataset))
     read = ("dataset", "data", "tiny", "num_candidates") if row in BASELINES else tuple(official)
-    if any(common.described(config)[name] != official[name] for name in read):
+    if any(common.describe_settings(config)[name] != official[name] for name in read):
         return NONE
     return PUBLISHED.get((config.dataset, row), NONE)
 
@@ -126,7 +126,7 @@ def published_numbers(row: str, config: Config) -> Published:
 def run(config: Config) -> None:
     """Trains, tests and stores every row, against sampled candidates and against all items."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     config = dataclasses.replace(config, evaluate_every=min(config.evaluate_every, config.epochs))
     sequences = load(config)
     columns = next_item.resident(leave_one_out(sequences, short="train"))
@@ -170,7 +170,7 @@ def run(config: Config) -> None:
                 model=name + ending,
                 config={"num_candidates": config.num_candidates}
                 if fitted is None
-                else common.described(config),
+                else common.describe_settings(config),
                 protocol=protocol,
                 seeds=config.seeds,
                 metrics=found,

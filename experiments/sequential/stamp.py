@@ -52,7 +52,7 @@ from typing import Any, Literal, NamedTuple
 
 from experiments import common
 from experiments.common import NONE, Published
-from experiments.sequential.gru4rec import chance
+from experiments.sequential.gru4rec import random_baseline
 from experiments.sequential.stamp_published import BASELINE_NOTES, NOTES, PREPARATION, PUBLISHED
 from jaxrec import baselines, data
 from jaxrec import config as command_line
@@ -91,7 +91,7 @@ ROWS: Mapping[str, Row] = {
     "sasrec-ce": Row(recipes.sasrec, whole=True),
 }
 BASELINES: Mapping[str, Callable[[sessions.Data], Baseline]] = {
-    "random": chance,
+    "random": random_baseline,
     "popularity": baselines.popularity,
     "session-popularity": baselines.session_popularity,
     "item-knn": baselines.item_knn,
@@ -122,9 +122,9 @@ class Config(common.EventOptions, recipes.Recipe):
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive, or 0; see --help")
 
 
-def effective(config: Config) -> Config:
+def complete_settings(config: Config) -> Config:
     """The settings, with those of the data set where they are not given, and small ones for --tiny."""
-    filled: Config = recipes.for_dataset(common.shrunk(config, **TINY), config.dataset)
+    filled: Config = recipes.for_dataset(common.shrink_if_tiny(config, **TINY), config.dataset)
     return dataclasses.replace(filled, share=config.share if config.select == "validation" else 0.0)
 
 
@@ -132,12 +132,14 @@ def load(config: Config) -> Sessions:
     """The sessions of a data set or of your own file; synthetic for --tiny."""
     if config.data:
         found = common.own_sessions(config)
+    elif config.tiny:
+        found = synthetic_sessions()
     else:
-        found = made_up() if config.tiny else data.load(f"sessions/{config.dataset}", kind="sessions")
+        found = data.load(f"sessions/{config.dataset}", kind="sessions")
     return found if config.order == "time" else repeats_together(found, fixed=config.order == "file-fixed")
 
 
-def made_up() -> Sessions:
+def synthetic_sessions() -> Sessions:
     """Synthetic sessions along a noisy cycle of 30 items; every prefix of others is for test."""
     chain = markov_chain(150, 30, min_length=2, max_length=7, noise=0.2).sequences
     lists = [chain.user_items(user).tolist() for user in range(chain.num_users)]
@@ -178,11 +180,12 @@ def model_name(row: str, config: Config) -> str:
 
 def published_numbers(row: str, config: Config) -> Published:
     """The published numbers of a row, if the settings that it reads are those of the authors' code."""
-    official = common.described(effective(Config(dataset=config.dataset, select=config.select)))
+    authors = complete_settings(Config(dataset=config.dataset, select=config.select))
+    official = common.describe_settings(authors)
     read = (
         ("dataset", "data", "tiny", "order", "share", "validation") if row in BASELINES else tuple(official)
     )
-    if any(common.described(config)[name] != official[name] for name in read):
+    if any(common.describe_settings(config)[name] != official[name] for name in read):
         return NONE
     return PUBLISHED.get((config.dataset, row), NONE)
 
@@ -197,7 +200,7 @@ def note_of(row: str, config: Config) -> str:
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = effective(config)
+    config = complete_settings(config)
     columns = sessions.resident(split_sessions(load(config), share=config.share, by=config.validation))
     dataset = dataset_name(config, columns.split.name)
     for row in config.rows:
@@ -211,7 +214,7 @@ def run(config: Config) -> None:
         else:
             objective = ROWS[row].objective()
             common.check_label(row, objective.name)
-            model, settings = training_of(ROWS[row], columns, config), common.described(config)
+            model, settings = training_of(ROWS[row], columns, config), common.describe_settings(config)
             protocol = sessions.protocol(columns.split, objective.description, METRIC)
             on_test = "" if config.select == "validation" else " on test"
             stored = protocol._replace(selection=f"{METRIC}{on_test}")

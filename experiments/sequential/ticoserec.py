@@ -120,7 +120,7 @@ def recipe_of(row: str, config: Config) -> recipes.Recipe:
         recipe = recipes.sized(recipe, **recipes.REPRODUCE)
     if config.tiny:
         recipe = recipes.sized(recipe, **TINY)
-    recipe = common.overridden(recipe, config)
+    recipe = common.override(recipe, config)
     recipe = recipe if with_views else dataclasses.replace(recipe, weight=0.0)
     return dataclasses.replace(recipe, warm_up=0) if config.no_warm_up else recipe
 
@@ -165,7 +165,8 @@ def model_name(row: str, config: Config) -> str:
 def published_numbers(row: str, config: Config) -> Published:
     """The published numbers of a row with official sizes and epochs, with or without our departures."""
     official = Config(dataset=config.dataset, **{name: getattr(config, name) for name in OFFICIAL_WAYS})
-    if config.form not in ("mean", "flat") or common.described(config) != common.described(official):
+    settings, theirs = common.describe_settings(config), common.describe_settings(official)
+    if config.form not in ("mean", "flat") or settings != theirs:
         return NONE
     return published_for(config.dataset, row, seen=config.seen)
 
@@ -225,7 +226,7 @@ def run(config: Config) -> None:
             protocol = protocol._replace(loss=" + ".join(losses), selection="ndcg@20")
             model, fitted = train(row, columns, protocol, config)
             variables = fitted.variables
-            settings = {"recipe": dataclasses.asdict(recipe), **common.described(config)}
+            settings = {"recipe": dataclasses.asdict(recipe), **common.describe_settings(config)}
         found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
         path = common.save(
             config.results,

@@ -136,7 +136,7 @@ class Probe(NamedTuple):
     last: np.ndarray
 
 
-def made_up(max_len: int, width: int | None, num_items: int, num_actions: int = 1) -> Probe:
+def synthetic_probe(max_len: int, width: int | None, num_items: int, num_actions: int = 1) -> Probe:
     """Synthetic users in one row of `width` slots, and each in a separate row. width None: the latter alone.
 
     The layouts are those of `packing.spread` and `packing.padded`, made on the host.
@@ -326,7 +326,7 @@ def _tried(model: Encoder, width: int | None, method: str) -> tuple[float, float
         return model.apply(init(key), method="item_table")
 
     num_items = jax.eval_shape(table, jax.random.key(0)).shape[0] - 1
-    probe = made_up(model.max_len, width, num_items)
+    probe = synthetic_probe(model.max_len, width, num_items)
     batches: dict[str, Batch] = {"padded": with_changed_ends(probe, {"items": num_items})}
     if probe.packed is not None:
         batches["packed"] = probe.packed

@@ -32,7 +32,6 @@ from jaxrec.tasks.encoder import (
     Encoder,
     difference,
     layout_columns,
-    made_up,
     numbered,
     once,
     only_params,
@@ -41,6 +40,7 @@ from jaxrec.tasks.encoder import (
     refuse_future,
     refuse_mixed_users,
     refuse_packed,
+    synthetic_probe,
     with_changed_ends,
 )
 from jaxrec.tasks.next_item import item_table, last_hidden, lay_out, query_events, read_times
@@ -153,7 +153,7 @@ def _tried(model: ActionEncoder, width: int | None) -> tuple[float, float, float
         return only_params(model.init(key, some, some, train=False), type(model).__name__)
 
     num_items = jax.eval_shape(lambda key: item_table(model, init(key)), jax.random.key(0)).shape[0] - 1
-    probe = made_up(model.max_len, width, num_items, model.num_actions)
+    probe = synthetic_probe(model.max_len, width, num_items, model.num_actions)
     batches: dict[str, Batch] = {
         "later": with_changed_ends(probe, {"items": num_items, "actions": model.num_actions}),
         "acted": with_changed_ends(probe, {"actions": model.num_actions}),

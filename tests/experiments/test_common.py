@@ -33,7 +33,7 @@ def test_a_setting_left_to_the_recipe_is_not_checked() -> None:
 
 
 def test_a_recipe_keeps_what_the_config_leaves_to_it() -> None:
-    assert common.overridden(Recipe(), Config(epochs=3)) == Recipe(dim=50, epochs=3, shared=True)
+    assert common.override(Recipe(), Config(epochs=3)) == Recipe(dim=50, epochs=3, shared=True)
 
 
 @pytest.mark.parametrize("rows", [("sasrec",), ("sasrec-bce", "sasrec")])

@@ -70,7 +70,11 @@ def test_columns_can_be_chosen_and_integers_are_the_text_they_are_written_as() -
         ({"x": [1e39, 2.0, 1.0]}, r"item 'a' has 1e\+39 in dimension 0 .*not a finite float32"),
         ({"x": ["p", "q", "r"]}, r"columns \(x\) is of type text, expected numbers"),
         ({"x": [[1.0], [1.0, 2.0], [1.0]]}, "row 1: the vector of item 'c' has 2 numbers, that of 'a' 1"),
-        ({"x": [[1.0], None, [1.0]]}, "row 1: the vector of item 'c' has 0 numbers"),
+        ({"x": [[1.0], [], [1.0]]}, "row 1: the vector of item 'c' has 0 numbers, that of 'a' 1"),
+        ({"x": [[], [], []]}, "row 0: the vector of item 'a' has 0 numbers"),
+        ({"x": [None, [1.0], [1.0]]}, r"item 'a' has nan in dimension 0 \(1 such items\): missing"),
+        ({"x": [[10**400], [1.0], [1.0]]}, "row 0: x has an integer too large for a float"),
+        ({"x": [10**400, 1.5, 1.0]}, "row 0: x has an integer too large for a float"),
         ({"x": [[1.0], [1.0], [None]]}, "item 'b' has nan in dimension 0"),
     ],
 )
@@ -81,7 +85,8 @@ def test_bad_vectors_are_named_by_item(table: dict[str, Any], message: str) -> N
 
 
 def test_vectors_of_other_items_are_not_read() -> None:
-    assert load_item_vectors({"item": ["a", "c"], "x": [1.0, np.nan]}, ["a"]).tolist() == [[0], [1]]
+    for vectors in ([1.0, np.nan], [[1.0], None], [np.array([1.0]), np.array([np.inf])]):
+        assert load_item_vectors({"item": ["a", "c"], "x": vectors}, ["a"]).tolist() == [[0], [1]]
 
 
 def test_bad_files_are_named(matrix: Path) -> None:

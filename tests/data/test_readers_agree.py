@@ -149,6 +149,11 @@ def test_every_form_names_a_column_that_is_not_there(form: Form) -> None:
         load_events(form(EVENTS), user="uid", name="t")
 
 
+def test_every_form_refuses_a_column_with_two_uses(form: Form) -> None:
+    with pytest.raises(ValueError, match="'item' is given as user and item; a column has one use"):
+        load_events(form(EVENTS), user="item", name="t")
+
+
 def test_every_form_takes_times_written_as_whole_decimals(form: Form) -> None:
     table = EVENTS | {"time": [float(second) for second in EVENTS["time"]]}
     found = load_interactions(form(table), name="t")
@@ -350,6 +355,11 @@ def test_a_data_frame_needs_a_name_and_a_file_its_ending(tmp_path: Path) -> None
         load_events(tmp_path / "events.parquet.gz")
     with pytest.raises(ValueError, match="int is neither a path, a mapping of columns nor a data frame"):
         load_events(5, name="e")
+    pd = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="Series is neither a path"):
+        load_events(pd.Series([1, 2]), name="e")
+    with pytest.raises(ValueError, match="data frame e: item: .*too large"):
+        load_events(pd.DataFrame(EVENTS).assign(item=pd.Series([2**70] * 6, dtype=object)), name="e")
     with pytest.raises(ValueError, match="delimiter=';': is for CSV files, not for a data frame"):
         load_events(EVENTS, delimiter=";", name="e")
     with pytest.raises(FileNotFoundError):

@@ -1,5 +1,4 @@
-"""A user's own file as what a public source gives: sequences of events, sessions, or a split labelled
-table."""
+"""Loads a user's own file like a public source: as sequences, sessions, or a split labelled table."""
 
 from __future__ import annotations
 
@@ -21,19 +20,20 @@ from jaxrec.data.tables.table_reader import read_integers, read_table
 def load_events(
     path: str | Path, *, user: str = "user", item: str = "item", time: str | None = "time", k_core: int = 0
 ) -> Sequences:
-    """The events of a CSV, TSV, Parquet or line file, as sequences of users.
+    """The events of a CSV, TSV or Parquet table, or of a `.txt` file with one line per user, as sequences.
 
-    user, item, time: names of columns; time None: the order of the lines is the order in time. A line file
-    (`.txt`, a user a line) has no columns and no times. k_core: users and items with fewer events are taken
-    out until none is left; 0: all stay.
+    user, item, time: names of columns; time=None: events are in time order. A `.txt` file has no columns and
+    no times. k_core: users and items with fewer events are removed, repeatedly; 0 keeps all.
 
     Raises:
-      ValueError: as the reader of the file; FileNotFoundError: there is none.
+      ValueError: as the reader of the file. FileNotFoundError: there is no such file.
     """
     name = Path(path).name.removesuffix(".gz")
     if name.endswith(".txt"):
         if k_core:
-            raise ValueError(f"{path}: k_core={k_core}: a line file is taken as it is; give a CSV file")
+            raise ValueError(
+                f"{path}: k_core={k_core}: is not for .txt files, whose item ids are kept; give a CSV file"
+            )
         return read_sequences(path)
     return load_interactions(path, user=user, item=item, time=time, k_core=k_core).to_sequences()
 
@@ -47,9 +47,9 @@ def load_interactions(
     value: str | None = None,
     k_core: int = 0,
 ) -> Interactions:
-    """The events of a CSV, TSV or Parquet file in its order; value: a column of numbers, such as ratings.
+    """The events of a CSV, TSV or Parquet table in file order; value: a column of numbers, such as ratings.
 
-    Others, and what raises: as of `load_events`.
+    Other arguments and errors as of `load_events`.
     """
     read = read_parquet if Path(path).name.endswith(".parquet") else read_csv
     events = read(path, user=user, item=item, time=time, value=value)
@@ -65,14 +65,13 @@ def load_sessions(
     test: float = 0.1,
     short: Literal["error", "leave out"] = "error",
 ) -> Sessions:
-    """The click sessions of a CSV, TSV or Parquet file: the last ones to end are tested, every prefix of
-    each.
+    """The click sessions of a CSV, TSV or Parquet table; every prefix of the last sessions to end is tested.
 
-    test: their share. short: what happens to sessions of one click, which have nothing to predict.
+    test: share of the sessions that are tested. short: what happens to sessions of one click, which have
+    nothing to predict.
 
     Raises:
-      ValueError: as the reader of the file; a session of one click (short="error"); no session is left for
-        one of the parts.
+      ValueError: as the reader of the file; a session of one click (short="error"); a part without a session.
     """
     if not 0 < test < 1:
         raise ValueError(f"test={test}: must lie between 0 and 1")
@@ -82,19 +81,18 @@ def load_sessions(
     long = np.flatnonzero(clicks.lengths >= 2)
     if short == "error" and len(long) < clicks.num_users:
         raise ValueError(
-            f"{path}: {clicks.num_users - len(long):,} of {clicks.num_users:,} sessions have one click, and "
-            "so "
-            'nothing to predict; take them out of the file, or say short="leave out"'
+            f"{path}: {clicks.num_users - len(long):,} of {clicks.num_users:,} sessions have one click, so "
+            'nothing to predict; remove them from the file, or give short="leave out"'
         )
     last = clicks.times[clicks.offsets[1:] - 1][long]
     order = long[np.argsort(last, kind="stable")]
     cut = len(order) - round(len(order) * test)
     if cut < 1 or cut == len(order):
         raise ValueError(f"{path}: {len(order):,} sessions, of which test={test} leaves a part empty")
-    training = [clicks.user_items(number) for number in order[:cut]]
-    tested = [clicks.user_items(number) for number in order[cut:]]
-    prefixes = [row[:length] for row in tested for length in range(len(row) - 1, 0, -1)]
-    targets = [row[length] for row in tested for length in range(len(row) - 1, 0, -1)]
+    training = [clicks.user_items(index) for index in order[:cut]]
+    tested = [clicks.user_items(index) for index in order[cut:]]
+    prefixes = [items[:length] for items in tested for length in range(len(items) - 1, 0, -1)]
+    targets = [items[length] for items in tested for length in range(len(items) - 1, 0, -1)]
     return Sessions.from_arrays(
         clicks.name,
         train_items=np.concatenate(training),
@@ -116,16 +114,16 @@ def load_labelled(
     min_count: int = 1,
     seed: int = 0,
 ) -> ImpressionSplit:
-    """The labelled rows of a CSV or TSV file with a header, 80/10/10 for training, validation and test.
+    """The labelled table of a CSV or TSV file with a header, split 80/10/10.
 
-    Numbers are standardised by training rows, and have an indicator where cells are empty; a category that
-    fewer than `min_count` training rows have is out of vocabulary.
+    Numbers are standardised by training rows, with an indicator of empty cells; a category that occurs in
+    fewer than `min_count` training rows is out of vocabulary.
 
     labels: columns of 0 and 1. split: at random by `seed`, or by the column `time` (seconds).
 
     Raises:
-      ValueError: as the reader; no label, no feature, a column with two uses, split by time without its
-        column, or a feature that gives a label away.
+      ValueError: as the reader; no label, no feature, a column with two uses, split='time' without its
+        column, or a feature that leaks a label.
     """
     if not labels or not (categorical or numeric):
         raise ValueError(
@@ -135,9 +133,9 @@ def load_labelled(
     used = [*labels, *categorical, *numeric, *([time] if time else [])]
     twice = sorted({name for name in used if used.count(name) > 1})
     if twice:
-        raise ValueError(f"{path}: {', '.join(twice)}: named for two uses; a column has one")
+        raise ValueError(f"{path}: {', '.join(twice)}: is given two uses; a column has one")
     if split == "time" and time is None:
-        raise ValueError(f"{path}: split='time' needs the column of times; name it by time=")
+        raise ValueError(f"{path}: split='time' needs the column of times; give its name as time=")
     file = Path(path)
     delimiter = "\t" if file.name.removesuffix(".gz").endswith(".tsv") else ","
     raw, _ = read_table([file], categories=categorical, numbers=[*labels, *numeric], delimiter=delimiter)

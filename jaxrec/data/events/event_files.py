@@ -60,7 +60,11 @@ def read_csv(
     records = read_records(path, resolve_delimiter(path, delimiter))
     header = read_header(path, records) if columns is None else list(columns)
     names = {"user": user, "item": item, "time": time, "value": value}
-    indices = {f: _column_index(path, header, f, given) for f, given in names.items() if given is not None}
+    indices = {
+        f: _column_index(path, header=header, feature=f, name=given)
+        for f, given in names.items()
+        if given is not None
+    }
     codes = {feature: IdCodes(feature, real_ids) for feature in ("user", "item")}
     read: dict[str, Callable[[str], int | float]] = {
         "time": functools.partial(parse_seconds, "time"),
@@ -84,7 +88,7 @@ def read_csv(
     if ids == "map":
         for feature, table in codes.items():
             found[feature] = vocab.CodedTexts(found[feature], list(table))
-    return _build_interactions(path, name, found, ids, order, real_ids)
+    return _build_interactions(path, name=name, columns=found, ids=ids, order=order, real_ids=real_ids)
 
 
 def read_parquet(
@@ -115,7 +119,7 @@ def read_parquet(
     try:
         with pq.ParquetFile(path) as file:
             for feature, column in names.items():
-                _column_index(path, file.schema_arrow.names, feature, column)
+                _column_index(path, header=file.schema_arrow.names, feature=feature, name=column)
             table = file.read(columns=list(dict.fromkeys(names.values())))
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
@@ -129,8 +133,10 @@ def read_parquet(
     found = {}
     for feature, column in names.items():
         where = f"{path}: {feature} ({column})"
-        found[feature] = read[feature](where, _arrow_column(path, feature, column, table))
-    return _build_interactions(path, name, found, ids, order, real_ids)
+        found[feature] = read[feature](
+            where, _arrow_column(path, feature=feature, column=column, table=table)
+        )
+    return _build_interactions(path, name=name, columns=found, ids=ids, order=order, real_ids=real_ids)
 
 
 def _arrow_column(path: Path, feature: str, column: str, table: Any) -> Any:
@@ -252,17 +258,19 @@ def _build_interactions(
             )
         value = value.astype(np.float32)
     if ids == "map":
-        return Interactions.from_raw(name, user, item, time, value, order=order, real_ids=real_ids)
+        return Interactions.from_raw(
+            name, user=user, item=item, time=time, value=value, order=order, real_ids=real_ids
+        )
     assert item is not None
     users, user = vocab.build_and_encode(f"{path}: user", user, "sorted")
     num_items = count_kept_items(item, f"{path}: item")
     return Interactions(
         name,
-        user,
-        as_int32_ids(item, num_items, f"{path}: item"),
-        time,
-        value,
-        users.raw,
-        np.arange(1, num_items + 1),
+        user=user,
+        item=as_int32_ids(item, num_items, f"{path}: item"),
+        time=time,
+        value=value,
+        user_ids=users.raw,
+        item_ids=np.arange(1, num_items + 1),
         ids_kept=True,
     )

@@ -1,1 +1,11 @@
-"""A finished run as a folder: kept by `run_folder.write`, read again by `run_folder.read`."""
+"""A finished run answers questions: `run = serve.load(folder)`, then `recommend` or `embed`.
+
+    run.recommend(users=["u1"], k=10)   the best items with their scores
+    run.embed("items")                  vectors with raw ids
+
+`run_folder` says what a folder holds. Loading imports the module that the run names, which runs its code.
+"""
+
+from jaxrec.serve.load import Run, load
+
+__all__ = ["Run", "load"]

@@ -30,7 +30,7 @@ from jaxrec.types import Protocol, Variables
 
 FORMAT = 1  # of run.json; another number is refused
 RUN = "run.json"
-Kind = Literal["sequence", "session", "table", "baseline"]
+Kind = Literal["sequence", "session", "table", "clicks", "baseline"]
 
 
 class Histories(NamedTuple):
@@ -49,14 +49,19 @@ class Kept(NamedTuple):
     """What is kept of a finished run.
 
     kind: how it is asked: "sequence" (an encoder behind `tasks.next_item`), "session" (behind
-        `tasks.next_click`), "table" (a module of the columns of encoders), "baseline".
+        `tasks.next_click`), "table" (a module of the columns of encoders), "clicks" (a module of the columns
+        of `tasks.ctr.behaviours`: pairs of a user and an item after a history), "baseline".
     name: of the row, such as "sasrec-ce".
     module: a Linen module; of a baseline its `Retriever` or `Scorer`, of functions with an import path.
     variables: arrays with a leading axis of seeds, in nested dicts. seeds: their numbers.
     vocabulary: {"item": raw ids [V], "user": raw ids [U]}, id i being raw[i - 1]; {} of a table.
     histories: of the users in their order, None of a table. Of sessions there may be some without users.
-    encoders, outputs, columns: of a table: what encodes raw columns, {label: which output of the module is
-        its logit, as of `tasks.multitask.Target`}, and {raw column: "categorical" or "numeric"}.
+    encoders: of a table, of its raw columns.
+    columns: what the raw columns are, {name: "categorical" or "numeric"}; of clicks {name: "user" or "item"},
+        empty where they have these names.
+    outputs: of tables and clicks, {label: which output of the module is its logit}, as of
+        `tasks.multitask.Target`.
+    length: of clicks: most recent events of a history that are read.
     protocol, metrics, validation: {metric: a number a seed}, of test and validation queries.
     counts: training events of each item, int64 [V + 1], for users without a history; None: counted in
         the histories.
@@ -73,6 +78,7 @@ class Kept(NamedTuple):
     histories: Histories | None = None
     encoders: Encoders | None = None
     outputs: Mapping[str, int | str | None] = {}
+    length: int = 0
     columns: Mapping[str, str] = {}
     protocol: Protocol = Protocol()
     metrics: Mapping[str, tuple[float, ...]] = {}
@@ -83,8 +89,8 @@ class Kept(NamedTuple):
     made_by: Mapping[str, Any] = {}
 
 
-JSON_FIELDS = ("kind", "name", "seeds", "outputs", "columns", "metrics", "validation", "settings", "data",
-               "made_by")  # fmt: skip
+JSON_FIELDS = ("kind", "name", "seeds", "outputs", "length", "columns", "metrics", "validation", "settings",
+               "data", "made_by")  # fmt: skip
 
 
 # --- writing -----------------------------------------------------------------------------------------
@@ -151,8 +157,15 @@ def check(kept: Kept) -> None:
         for name, values in getattr(kept, part).items():
             if len(values) != count:
                 raise ValueError(f"{part}: {name} has {len(values)} values for {count} seeds")
-    if kept.kind == "table" and (kept.encoders is None or not kept.outputs):
-        raise ValueError("kind='table': needs encoders, and outputs {label: output of the module}")
+    if kept.kind == "table" and kept.encoders is None:
+        raise ValueError("kind='table': needs the encoders of its raw columns")
+    if kept.kind in ("table", "clicks") and not kept.outputs:
+        raise ValueError(f"kind={kept.kind!r}: needs outputs, {{label: output of the module}}")
+    if kept.kind == "clicks" and (kept.length < 1 or kept.histories is None or "user" not in kept.vocabulary):
+        raise ValueError(
+            f"kind='clicks': length={kept.length}: needs the number of events that the module reads, at "
+            "least 1, and histories of users with ids"
+        )
     if kept.kind != "table" and "item" not in kept.vocabulary:
         raise ValueError(f"kind={kept.kind!r}: needs the raw ids of items, vocabulary['item']")
     if kept.histories is not None:

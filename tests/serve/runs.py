@@ -1,0 +1,3 @@
+"""Tiny runs of every kind of encoder and of baselines, with drawn parameters."""
+
+from __future__ import annotations

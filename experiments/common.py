@@ -1,4 +1,4 @@
-"""What the scripts of this folder have in common: options, published numbers, how a result is stored."""
+"""Options, published numbers and storage of results that all experiments share."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol, Result
 
 C = TypeVar("C")
-KEEPING = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
+STORAGE_OPTIONS = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
 
-OF_A_FILE = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")  # options that need --data
+# options that need --data
+FILE_OPTIONS = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")
 
 
 # --- options ---------------------------------------------------------------------------------------
@@ -33,12 +34,12 @@ OF_A_FILE = ("user", "item", "time", "k_core", "labels", "categorical", "numeric
 class Options:
     """The options that every experiment has."""
 
-    rows: tuple[str, ...] = ()  # rows of the table; none given: all that the data can have
-    seeds: tuple[int, ...] = (0, 1, 2)  # trained together, one compilation
-    tiny: bool = False  # made-up data and two epochs, in seconds: to see that all works
+    rows: tuple[str, ...] = ()  # rows of the table; empty: all that the data allow
+    seeds: tuple[int, ...] = (0, 1, 2)  # trained together in one compiled program
+    tiny: bool = False  # synthetic data and two epochs, in seconds, to check that everything runs
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
-    accept_changed_code: bool = False  # go on with what other code trained; results name both
+    accept_changed_code: bool = False  # continue a run that other code trained; results name both
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs"  # folder of checkpoints and logs; a run found there is continued
 
@@ -47,19 +48,19 @@ class Options:
 class EventOptions(Options):
     """The options of an experiment on events of users."""
 
-    data: str = ""  # a file of yours in place of the data set: CSV, TSV, Parquet, or lines of items
+    data: str = ""  # your own file instead of the data set: CSV, TSV, Parquet, or lines of items
     user: str = "user"  # its column of users, or of sessions where the experiment is on sessions
     item: str = "item"  # its column of items
     time: str = "time"  # its column of seconds; empty: the order of the lines
-    k_core: int = 0  # its users and items with fewer events are taken out; 0: none
+    k_core: int = 0  # users and items with fewer events are removed; 0: none
 
 
 @dataclasses.dataclass(frozen=True)
 class TableOptions(Options):
-    """The options of an experiment on labelled rows."""
+    """The options of an experiment on labelled examples."""
 
-    data: str = ""  # a file of yours in place of the data set: CSV or TSV with a header
-    labels: tuple[str, ...] = ()  # its columns of 0 and 1, a task each
+    data: str = ""  # your own file instead of the data set: CSV or TSV with a header
+    labels: tuple[str, ...] = ()  # its columns of 0 and 1, one for each task
     categorical: tuple[str, ...] = ()  # its columns of categories
     numeric: tuple[str, ...] = ()  # its columns of numbers
     time: str = ""  # its column of seconds: split by it; empty: split at random
@@ -73,7 +74,7 @@ def own_events(config: EventOptions) -> Sequences:
 
 
 def own_sessions(config: EventOptions) -> Sessions:
-    """The click sessions of the user's file that the options name; those of one click are left out."""
+    """The click sessions of the user's file that the options name, without sessions of one click."""
     found = data.load_sessions(
         config.data, session=config.user, item=config.item, time=config.time, short="leave out"
     )
@@ -82,7 +83,7 @@ def own_sessions(config: EventOptions) -> Sessions:
 
 
 def own_table(config: TableOptions) -> ImpressionSplit:
-    """The labelled rows of the user's file that the options name, split."""
+    """The labelled examples of the user's file that the options name, split."""
     return data.load_labelled(
         config.data,
         labels=config.labels,
@@ -93,16 +94,16 @@ def own_table(config: TableOptions) -> ImpressionSplit:
     )
 
 
-def described(config: Any, *, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The settings that decide what is computed: all but where and how it is kept, and those in
-    `left_out`."""
-    names = (*KEEPING, *left_out)
+def describe_settings(config: Any, *, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings that affect what is computed: all but STORAGE_OPTIONS and those of `left_out`.
+    Options of a user's file are among them where there is one."""
+    of_a_file = () if getattr(config, "data", None) else ("data", *file_options(config))
+    names = (*STORAGE_OPTIONS, *of_a_file, *left_out)
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in names}
 
 
-def shrunk(config: C, **small: Any) -> C:
-    """With --tiny, the settings `small` in place of those that have their default; else the config as it
-    is."""
+def shrink_if_tiny(config: C, **small: Any) -> C:
+    """With --tiny, replaces settings that have their default by those of `small`."""
     if not getattr(config, "tiny", False):
         return config
     defaults = {field.name: field.default for field in dataclasses.fields(config)}  # type: ignore[arg-type]
@@ -110,8 +111,8 @@ def shrunk(config: C, **small: Any) -> C:
     return dataclasses.replace(config, **kept)  # type: ignore[type-var]
 
 
-def overridden(recipe: C, config: Any) -> C:
-    """A recipe with the fields that the config has too, under the same name, where they are not None."""
+def override(recipe: C, config: Any) -> C:
+    """The recipe with the values of the config's fields of the same names, where these are not None."""
     fields = [field.name for field in dataclasses.fields(recipe)]  # type: ignore[arg-type]
     changes = {name: value for name in fields if (value := getattr(config, name, None)) is not None}
     return dataclasses.replace(recipe, **changes)  # type: ignore[type-var]
@@ -120,15 +121,15 @@ def overridden(recipe: C, config: Any) -> C:
 def training_options(
     config: Options, *folders: str, left_out: tuple[str, ...] = (), **settings: Any
 ) -> dict[str, Any]:
-    """Where and how a run is kept: seeds, workdir, description and so on, as `train.fit.fit` takes them.
+    """The arguments of `train.fit.fit` on seeds, storage and devices: seeds, workdir, description and so on.
 
-    folders: below the work directory, such as data set and row. settings: what identifies the run beside the
-    options that decide what is computed. left_out: options that do not.
+    folders: below the work directory, such as data set and row. settings: identify the run in addition to the
+    options that affect what is computed. left_out: options that do not.
     """
     return {
         "seeds": config.seeds,
         "workdir": Path(config.workdir, *folders),
-        "description": {**settings, **described(config, left_out=left_out)},
+        "description": {**settings, **describe_settings(config, left_out=left_out)},
         "num_devices": config.num_devices,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
@@ -136,9 +137,9 @@ def training_options(
 
 
 def check(config: Any, *at_least_one: str) -> None:
-    """Raises ValueError for a named setting below 1, and for seeds that are none, twice or negative.
+    """Raises ValueError for a named setting below 1, and for wrong seeds, rates or options of a file.
 
-    None leaves a setting to the recipe.
+    A setting of None has the recipe's value.
     """
     for name in at_least_one:
         if (value := getattr(config, name)) is not None and value < 1:
@@ -149,45 +150,49 @@ def check(config: Any, *at_least_one: str) -> None:
 
 
 def check_own_data(config: Any) -> None:
-    """Raises ValueError for an option on the columns of a user's file where no file is given."""
+    """Raises ValueError for an option on the columns of a user's file without --data."""
     if getattr(config, "data", "") or not hasattr(config, "data"):
         return
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        counts = isinstance(value, int) and field.name != "k_core"  # a number of labels, not their columns
-        if field.name in OF_A_FILE and value != field.default and not counts:
-            raise ValueError(f"{field.name}={value!r}: describes a file of yours; name it with --data FILE")
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in file_options(config):
+        if (value := getattr(config, name)) != defaults[name]:
+            raise ValueError(f"{name}={value!r}: is for your own file; give it with --data FILE")
+
+
+def file_options(config: Any) -> list[str]:
+    """Names of a config's options that describe a user's file; `labels` may also be a number of them."""
+    names = [field.name for field in dataclasses.fields(config) if field.name in FILE_OPTIONS]
+    return [name for name in names if name != "labels" or not isinstance(config.labels, int)]
 
 
 def check_rows(rows: Sequence[str], known: Collection[str]) -> None:
-    """Raises ValueError for a row that the table does not have, naming the nearest, or that is given
-    twice."""
+    """Raises ValueError for an unknown row, with the most similar name, and for a repeated row."""
     for row in rows:
         check_choice("rows", row, known)
     if len(set(rows)) != len(rows):
-        raise ValueError(f"rows={tuple(rows)}: one is given twice")
+        raise ValueError(f"rows={tuple(rows)}: a row is repeated; give each once")
 
 
 def check_choice(name: str, value: str, known: Collection[str]) -> None:
-    """Raises ValueError for a setting that is none of those known, naming the nearest."""
+    """Raises ValueError for an unknown value of a setting, with the most similar known value."""
     if value not in known:
         nearest = difflib.get_close_matches(value, known, n=1, cutoff=0.0)
         raise ValueError(f"{name}: {value!r} is none of {', '.join(known)}; the nearest is {nearest[0]!r}")
 
 
 def check_label(row: str, loss: str) -> None:
-    """Raises ValueError where a trained row's name does not hold the loss that trains it.
+    """Raises ValueError if a trained row's name does not contain its loss.
 
     loss: the objective's name, such as "bce". Parts of a row's name are joined by dashes.
     """
     if f"-{loss}-" not in f"-{row}-":
-        raise ValueError(f"row {row!r}: is trained with the loss {loss!r}, which its name must hold")
+        raise ValueError(f"row {row!r}: is trained with the loss {loss!r}, which its name must contain")
 
 
 def check_training(config: Any) -> None:
-    """Raises ValueError for a learning rate that is not positive and finite, or dropout or decay past [0, 1).
+    """Raises ValueError for a learning rate that is not positive and finite, and for rates outside [0, 1).
 
-    They are known by their names; None leaves one to the recipe.
+    Settings are recognised by their names; a setting of None has the recipe's value.
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -198,9 +203,9 @@ def check_training(config: Any) -> None:
 
 
 def check_seeds(seeds: tuple[int, ...]) -> None:
-    """Raises ValueError for seeds that are none, twice, negative or above 2^32 - 1."""
+    """Raises ValueError for seeds that are empty, repeated, negative or above 2^32 - 1."""
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"seeds={seeds}: give at least one, none twice, none negative")
+        raise ValueError(f"seeds={seeds}: give at least one, each once, none negative")
     arguments.check_seeds(seeds)
 
 
@@ -208,10 +213,10 @@ def check_seeds(seeds: tuple[int, ...]) -> None:
 
 
 class Published(NamedTuple):
-    """What was published for a row.
+    """Published numbers of a row.
 
-    values: {metric: value}, empty where nothing was. source: where they stand. incomparable: why ours is not
-    measured alike, so that no difference is printed; "" where the two compare.
+    values: {metric: value}, empty if there are none. source: where they are published. incomparable: why ours
+    is not measured in the same way, so that no difference is printed; "" if they are comparable.
     """
 
     values: Mapping[str, float]
@@ -219,7 +224,7 @@ class Published(NamedTuple):
     incomparable: str = ""
 
     def fields(self) -> dict[str, Any]:
-        """The arguments of `save` that hold them."""
+        """The numbers as arguments of `save`."""
         return {"published": dict(self.values), "source": self.source, "incomparable": self.incomparable}
 
 
@@ -250,12 +255,12 @@ def save(
     note: str = "",
     incomparable: str = "",
 ) -> Path:
-    """Writes a result file and, where there is a history, the plot of the validation metric beside it.
+    """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
 
-    The file's manifest is that of the code that trained; where several did, or other code evaluated, it and
-    the note name all of them.
+    The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
+    the manifest and the note name all of them.
     """
-    made, said = origin(fitted)
+    manifest, remark = origin(fitted)
     result = Result(
         experiment=experiment,
         dataset=dataset,
@@ -269,10 +274,10 @@ def save(
         steps=fitted.steps if fitted else 0,
         seconds=fitted.seconds if fitted else 0.0,
         compile_seconds=fitted.compile_seconds if fitted else 0.0,
-        note=". ".join(part for part in (note, said) if part),
+        note=". ".join(part for part in (note, remark) if part),
         incomparable=incomparable,
     )
-    path = results.write_result(result, folder, manifest=made)
+    path = results.write_result(result, folder, manifest=manifest)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, seeds, path.with_suffix(".png"))
@@ -280,10 +285,10 @@ def save(
 
 
 def origin(fitted: Fitted | None) -> tuple[Mapping[str, Any], str]:
-    """The manifest of a result, and what its note says of the code: "" where one version of it made all.
+    """The manifest of a result, and its note on the code: "" if one version produced everything.
 
-    The manifest is that of the code that trained last. Where others had a part (they began the training,
-    trained other seeds, or only evaluated), it lists all as `made_by`. None: nothing was trained.
+    The manifest is that of the code that trained last. If other versions contributed (began the training,
+    trained other seeds, or only evaluated), it lists all as `made_by`. fitted=None: nothing was trained.
     """
     if fitted is None or not fitted.made_by:
         return provenance.manifest(), ""
@@ -297,8 +302,8 @@ def origin(fitted: Fitted | None) -> tuple[Mapping[str, Any], str]:
     if not any(provenance.code_differences(entries[0], entry) for entry in entries):
         return manifest, ""
     after = [entry for entry in entries if entry not in trained]
-    said = f"trained by commit {_commits(trained)}"
-    return manifest, said + (f", evaluated by {_commits(after)}, other code" if after else "")
+    remark = f"trained by commit {_commits(trained)}"
+    return manifest, remark + (f", evaluated by {_commits(after)}, other code" if after else "")
 
 
 def _commits(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -306,7 +311,7 @@ def _commits(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def means(found: Sequence[Mapping[str, float]]) -> str:
-    """Each metric's mean over seeds, in a line.
+    """One line with each metric's mean over seeds.
 
     >>> means([{"auc": 0.5, "mse": 1.0}, {"auc": 0.6, "mse": 2.0}])
     'auc 0.5500, mse 1.5000'

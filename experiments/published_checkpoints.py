@@ -1,14 +1,14 @@
-"""Weights that authors published, ranked with our code: do we measure what they measured?
+"""Evaluates weights that authors published with our code, and compares with their numbers.
 
 The S3-Rec code family (CoSeRec, TiCoSeRec, ICLRec, RepPad, TADA) tests on the last event of each user, ranks
-all items and sets the score of items seen before to 0. Under that rule the published numbers come out to
-four decimals. Rows ending in +exclude take seen items out instead, as our own tables do.
+all items and sets the score of items seen before to 0. Under that rule the published numbers are reproduced
+to four decimals. Rows ending in +exclude exclude seen items instead, as our own tables do.
 
 Run:     python -m experiments.published_checkpoints
 Also:    --checkpoint weights.pt --dataset Toys (any left-padded weights of the family, .npz, .pt or .pth)
 
-TADA's GRU4Rec is fed its left padding (id 0, whose vector is not zero) before the first item. Its rows do the
-same; those named +skip-padding start at the first item.
+TADA's GRU4Rec reads its left padding (id 0, whose vector is not zero) before the first item. Its rows do the
+same; rows with +skip-padding start at the first item.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Published(NamedTuple):
 
     @property
     def row(self) -> str:
-        """The name of its row, which ends in the loss that teaches it the next item."""
+        """The name of its row, which ends in its loss of the next item."""
         return f"{self.model}-{self.loss.split(' ')[0]}"
 
 
 def _files(name: str, packed: tuple[str, int], original: tuple[str, int], *address: str) -> tuple[File, File]:
-    """Each form with its sha256 and size; address: repository, commit, path. The first is only found."""
+    """The file in both forms, with sha256 and size. address: repository, commit, path of the second form."""
     route = github(*address)
     return File(f"checkpoints/{name}.npz", *packed), File(f"checkpoints/{name}.pt", *original, (route,))
 
@@ -138,15 +138,15 @@ DATASETS: Mapping[str, Mapping[str, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Ranks with published weights, or with those of a file."""
+    """Evaluates published weights, or those of a file."""
 
     checkpoint: str = ""  # .npz, .pt or .pth with a state_dict; empty: the published ones
     dataset: str = "Beauty"  # Beauty, Sports, Toys, Yelp or Home, or the source's own name for it
-    source: Literal["coserec", "ticoserec"] = "coserec"  # whose item ids the weights have
-    heads: int = 2  # attention heads, which weights do not tell
-    max_len: int = 50  # events read by a GRU, whose weights do not tell
-    seen: tuple[Literal["zero", "exclude"], ...] = ("zero", "exclude")  # seen items: score 0, or taken out
-    tiny: bool = False  # random weights on a synthetic set, in seconds: to see that all works
+    source: Literal["coserec", "ticoserec"] = "coserec"  # source of the item ids of the weights
+    heads: int = 2  # attention heads, which the file does not state
+    max_len: int = 50  # events read by a GRU, which the file does not state
+    seen: tuple[Literal["zero", "exclude"], ...] = ("zero", "exclude")  # seen items: score 0, or excluded
+    tiny: bool = False  # random weights on synthetic data, in seconds, to check that everything runs
     seeds: tuple[int, ...] = (0,)  # of the random baseline, and of the weights of --tiny
     num_devices: int = 1  # devices that share the ranking
     results: str = "runs/results"  # folder of result files
@@ -181,8 +181,8 @@ def load(config: Config) -> Sequences:
     return coserec.load(name) if config.source == "coserec" else ticoserec.load(name)
 
 
-def place(files: tuple[File, File]) -> Path:
-    """Where the weights lie, checked; downloaded into the cache if neither file is here."""
+def locate(files: tuple[File, File]) -> Path:
+    """The path of the weights, checked; downloaded into the cache if neither file is found."""
     file = next((f for f in files if store.find_file(f) is not None), files[-1])
     store.read_file(file)
     path = store.find_file(file)
@@ -225,7 +225,7 @@ ENCODED = Retriever(lambda v, queries, context: v["query"][queries["user"]], lam
 def encode(
     model: Retriever, variables: Variables, queries: Mapping[str, np.ndarray], data: next_item.Data
 ) -> Variables:
-    """What `ENCODED` reads: a vector of every user and item, so that all rules rank the same vectors."""
+    """The variables of `ENCODED`: a vector of every user and item, which all rules for seen items rank."""
     users = data.split.sequences.num_users
 
     @jax.jit
@@ -239,7 +239,7 @@ def encode(
 
 
 def padded(model: GRU4Rec, max_len: int) -> Retriever:
-    """A GRU as the family runs it: over all slots of a left-padded row, the last of which is the query."""
+    """A GRU as in the family's code: it reads all slots of a left-padded row; the last state is the query."""
 
     apply: Any = model.apply
 
@@ -250,8 +250,8 @@ def padded(model: GRU4Rec, max_len: int) -> Retriever:
     return Retriever(query, lambda variables: apply(variables, method="item_table"))
 
 
-def readings(module: Module, packed: Packing | None, max_len: int) -> dict[str, Retriever]:
-    """What is ranked, by the ending of its row's name."""
+def retrievers_of(module: Module, packed: Packing | None, max_len: int) -> dict[str, Retriever]:
+    """{suffix of the row's name: retriever}."""
     if isinstance(module, SASRec):
         return {"": retriever(module, packed)}
     return {
@@ -271,10 +271,10 @@ def rank(
     paper: Published | None = None,
     compare: bool = True,
 ) -> dict[str, dict[str, float]]:
-    """Test metrics by name of the row, one row a rule for seen items; printed and stored.
+    """Test metrics by name of the row, with a row for each rule for seen items; printed and stored.
 
-    variables have a leading axis of seeds; the means over it are returned. compare: False for a reading that
-    the published numbers, if any, do not speak of.
+    variables have a leading axis of seeds; the means over it are returned. compare: whether published numbers
+    are of this form of the model.
     """
     found = {}
     for seen in config.seen:
@@ -283,38 +283,38 @@ def rank(
             seen=seen, loss=paper.loss if paper else "", selection=SELECTION if paper else "none"
         )
         values = next_item.test(model, data, protocol, variables, num_devices=config.num_devices)
-        beside: dict[str, float] = {}
-        alike = compare and seen == "zero"
-        if paper and alike and paper.metrics:
-            beside = dict(zip(METRICS, paper.metrics, strict=True))
+        published: dict[str, float] = {}
+        same_rule = compare and seen == "zero"
+        if paper and same_rule and paper.metrics:
+            published = dict(zip(METRICS, paper.metrics, strict=True))
         save(
             config.results,
             experiment=EXPERIMENT,
             dataset=data.split.sequences.name.replace("/", "-"),
             model=row,
-            config=described(config, seen),
+            config=describe_settings(config, seen),
             protocol=protocol,
             seeds=seeds,
             metrics=values,
-            published=beside,
-            source=paper.source if paper and beside else "",
-            note=note_of(paper, alike=alike),
+            published=published,
+            source=paper.source if paper and published else "",
+            note=note_of(paper, same_rule=same_rule),
         )
         found[row] = {metric: float(np.mean([v[metric] for v in values])) for metric in values[0]}
         print(_line(row, found[row]), flush=True)
-        if beside:
-            print(_line("· published", beside))
+        if published:
+            print(_line("· published", published))
     return found
 
 
-def note_of(paper: Published | None, *, alike: bool) -> str:
-    """What a reader has to know of a row. alike: it is measured as the authors' program measures."""
+def note_of(paper: Published | None, *, same_rule: bool) -> str:
+    """Remarks on a row. same_rule: whether it is measured as in the authors' program."""
     notes = ["weights of the authors, nothing was trained here"] if paper else []
-    return "; ".join([*notes, *([paper.note] if paper and paper.note and alike else [])])
+    return "; ".join([*notes, *([paper.note] if paper and paper.note and same_rule else [])])
 
 
-def described(config: Config, seen: str) -> dict[str, Any]:
-    """The settings that decide what is computed."""
+def describe_settings(config: Config, seen: str) -> dict[str, Any]:
+    """The settings that affect what is computed."""
     settings = {"source": config.source, "seen": seen, "max_len": config.max_len, "tiny": config.tiny}
     return settings | (
         {"heads": config.heads, "file": Path(config.checkpoint).name} if config.checkpoint else {}
@@ -326,7 +326,7 @@ def _line(name: str, values: Mapping[str, float]) -> str:
 
 
 def random_weights(config: Config, sequences: Sequences) -> list[Path]:
-    """Files with weights that were never trained, one of each encoder."""
+    """Writes files with random weights, one for each encoder."""
     modules: tuple[Module, ...] = (
         SASRec(sequences.num_items, dim=8, inner_dim=16, num_layers=1, max_len=12, extra_rows=1),
         GRU4Rec(sequences.num_items, dim=8, hidden_dim=8, extra_rows=1),
@@ -342,7 +342,7 @@ def random_weights(config: Config, sequences: Sequences) -> list[Path]:
 
 
 class Weights(NamedTuple):
-    """Name of the row, module and variables of a file, and what was published about it."""
+    """Name of the row, module and variables of a file, and its published numbers."""
 
     name: str
     module: Module
@@ -351,7 +351,7 @@ class Weights(NamedTuple):
 
 
 def run(config: Config) -> dict[str, dict[str, float]]:
-    """Ranks with the baselines and with every file of weights; test metrics by name of the row.
+    """Evaluates the baselines and every file of weights; returns test metrics by name of the row.
 
     Raises:
       ValueError: a file is absent or does not fit, see `module_of`; nothing is stored then.
@@ -370,7 +370,7 @@ def run(config: Config) -> dict[str, dict[str, float]]:
         longest = module.max_len if isinstance(module, SASRec) else config.max_len
         made = next_item.batches(data.split.test, longest)
         assert made.packed is not None
-        for ending, model in readings(module, made.packed, longest).items():
+        for ending, model in retrievers_of(module, made.packed, longest).items():
             vectors = encode(model, variables, made.queries, data)
             one = jax.tree.map(lambda leaf: leaf[None], vectors)
             row = weights + ending
@@ -379,14 +379,14 @@ def run(config: Config) -> dict[str, dict[str, float]]:
 
 
 def weights_of(config: Config, sequences: Sequences) -> list[Weights]:
-    """The weights to rank with, read and checked."""
+    """Reads and checks the weights to evaluate."""
     named: list[tuple[str, Path, Published | None]]
     if config.checkpoint or config.tiny:
         paths = random_weights(config, sequences) if config.tiny else [Path(config.checkpoint)]
         stems = [re.sub(r"[^A-Za-z0-9_+@-]+", "-", path.stem).strip("-_+@") for path in paths]
         named = [(stem or "weights", path, None) for stem, path in zip(stems, paths, strict=True)]
     else:
-        named = [(paper.row, place(paper.files), paper) for paper in PUBLISHED]
+        named = [(paper.row, locate(paper.files), paper) for paper in PUBLISHED]
     return [Weights(n, *module_of(path, sequences, heads=config.heads), paper) for n, path, paper in named]
 
 

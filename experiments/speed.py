@@ -1,9 +1,10 @@
-"""Speed of the pieces that experiments spend their time in, each timed after compilation.
+"""Speed of the parts in which experiments spend most of their time, measured after compilation.
 
-What they are stands in `experiments.benchmarks`, a file a family. Prints and writes (runs/results/speed.json)
-a list of {name, unit, median, min, max, repeats}; with --only, figures of other families in the file stay.
-A figure in seconds means little on its own: compare the pieces of one run with each other, or, with
---baseline FILE ({"ticoserec/epoch_plain": seconds, …} measured on the same machine), with another program.
+`experiments.benchmarks` has the measurements, one file for each family. Prints and writes
+(runs/results/speed.json) a list of {name, unit, median, min, max, repeats}; with --only, measurements of
+other families in the file stay. Seconds depend on the machine: compare the parts of one run with each other,
+or, with --baseline FILE ({"ticoserec/epoch_plain": seconds, …} measured on the same machine), with another
+program.
 
 Run:     python -m experiments.speed
 Also:    --only ranking --repeats 3
@@ -36,12 +37,12 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What to time, and how often."""
+    """Which families to time, and how often."""
 
     only: Literal["all", "ticoserec", "multitask", "ranking", "sessions"] = "all"  # one family of figures
-    repeats: int = 5  # timed runs of each piece, after one that compiles and one that warms up
+    repeats: int = 5  # timed runs of each part, after one to compile and one to warm up
     baseline: str = ""  # JSON file of another program's figures by name, for ratios
-    tiny: bool = False  # a synthetic set and small sizes, in seconds: to see that all works
+    tiny: bool = False  # synthetic data and small sizes, in seconds, to check that everything runs
     results: str = "runs/results"  # folder of speed.json
 
     def __post_init__(self) -> None:
@@ -52,11 +53,11 @@ class Config:
 
 
 def run(config: Config) -> None:
-    """Times the families asked for, prints their figures and stores them."""
+    """Times the chosen families, prints their figures and stores them."""
     check_run(config)
     baseline = json.loads(Path(config.baseline).read_text()) if config.baseline else {}
     path = Path(config.results) / "speed.json"
-    merged(path, [])  # or the error of a damaged file, before hours of timing
+    merge_figures(path, [])  # raises the error of a damaged file before hours of timing
     figures = []
     for figure in itertools.chain.from_iterable(
         family(config.repeats, config.tiny)
@@ -67,11 +68,11 @@ def run(config: Config) -> None:
         print(f"{figure.name:42s} {figure.median:12.4g} {figure.unit}", flush=True)
     print(tabulate([[*f, ratio(f, baseline)] for f in figures], [*Figure._fields, "against baseline"]))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(merged(path, figures), indent=1) + "\n")
+    write_atomically(path, json.dumps(merge_figures(path, figures), indent=1) + "\n")
 
 
-def merged(path: Path, figures: list[Figure]) -> list[dict[str, Any]]:
-    """The figures of this run, after those of families it did not time, as the file has them."""
+def merge_figures(path: Path, figures: list[Figure]) -> list[dict[str, Any]]:
+    """The figures of the file of families that this run did not time, then those of this run."""
     timed_now = {figure.name.split("/")[0] for figure in figures}
     before = json.loads(path.read_text()) if path.exists() else []
     kept = [figure for figure in before if figure["name"].split("/")[0] not in timed_now]

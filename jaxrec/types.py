@@ -16,16 +16,16 @@ Variables = Mapping[str, Any]  # {"params": …, "batch_stats": …}
 Context = Mapping[str, Any]  # columns of a data set that are kept on the device: arrays, or trees of them
 Outputs = Any
 
-HISTORY = "history_"  # begins the name of a batch's columns of past events, [B, L], most recent last
+HISTORY = "history_"  # prefix of the names of a batch's columns of past events, [B, L], most recent last
 
 
 class Task(NamedTuple):
     """Model, loss, sampler and augmentation as four pure functions: all that a training loop knows.
 
     prepare(key, examples, context) -> batch
-        Runs on the device. `examples` says which ones the step reads: their numbers `example` [B] and `mask`
-        [B], False where there is none. `context` holds the resident columns. Draws negatives, augments,
-        masks, packs. Every leaf of the batch has a leading axis that is split over devices.
+        Runs on the device. `examples` says which ones the step reads: their indices `example` [B] and `mask`
+        [B], False for padding. `context` has the resident columns. Samples negatives, augments, masks, packs.
+        Every leaf of the batch has a leading axis that is split over devices.
     init(key, batch) -> variables
     losses(variables, batch, key, axis_name=None) -> ({name: scalar}, updated collections)
         With an axis name, a scalar is this device's share: the shares of all devices add up to the
@@ -50,17 +50,17 @@ class Retriever(NamedTuple):
 
 
 class Scorer(NamedTuple):
-    """A model as a ranking sees it where scores are no dot products: all items at once.
+    """A model whose scores are not dot products, for ranking.
 
-    scores(variables, queries, context) -> [B, V], column i for item id i. A batch of queries holds a score
-    for every item, where a `Retriever` holds a block of items at a time.
+    scores(variables, queries, context) -> [B, V], column i for item id i. All scores of a batch of queries
+    are in memory, where a `Retriever` is scored in blocks of items.
     """
 
     scores: Callable[[Variables, Mapping[str, Array], Context], Array]
 
 
 class Baseline(NamedTuple):
-    """A method without gradient descent, ranked as a trained model is; `jaxrec.baselines` has them.
+    """A method without gradient descent, ranked like a trained model; see `jaxrec.baselines`.
 
     name: as in tables of results. variables: arrays that the model reads, without a seeds axis.
     """
@@ -70,7 +70,7 @@ class Baseline(NamedTuple):
     variables: Variables
 
     def for_seeds(self, seeds: Sequence[int]) -> Variables:
-        """The variables with a leading seeds axis, the same for every seed, and each seed's own "key".
+        """The variables with a leading seeds axis, equal for all seeds, and a "key" for each seed.
 
         Raises:
           ValueError: there is no seed, or one that is negative or 2^32 or more.

@@ -1,1 +1,1 @@
-"""What `experiments.speed` times, a file for each family of figures."""
+"""The measurements of `experiments.speed`, one file for each family."""

@@ -1,11 +1,12 @@
-"""What long histories cost HSTU: time and memory of a training step, attention in blocks or all at once.
+"""Time and memory of a training step of HSTU by the length of histories, with and without attention blocks.
 
-For each length, one user of so many events: seconds of a forward and backward pass through the whole model,
-and what the compiled program allocates beside its arguments (from the compiler, so also of what was too large
-to run). "plain" keeps all scores [L, L] of every layer for the backward pass, "blocked" those of a block of
-queries, which it computes again. Both give the same numbers: where both ran, the largest difference of their
-outputs and of their gradients is printed, relative to the largest entry of each array. Gradients of the bias
-by time are sums of L² terms into few numbers, whose rounding is nearly all of that difference.
+For each length, with one user of that many events: seconds of a forward and backward pass through the whole
+model, and the memory that the compiled program allocates in addition to its arguments (stated by the
+compiler, also for programs too large to run). "plain" keeps all scores [L, L] of every layer for the backward
+pass; "blocked" keeps those of a block of queries and recomputes the others. Both give the same numbers: where
+both ran, the largest difference of their outputs and of their gradients is printed, relative to the largest
+entry of each array. Gradients of the bias by time are sums of L² terms into few numbers, whose rounding is
+nearly all of that difference.
 
 Run:     python -m experiments.benchmarks.hstu_length
 Also:    --longest 2048, --block 256, --dtype bfloat16
@@ -44,15 +45,15 @@ class Config:
 
     shortest: int = 256  # events
     longest: int = 8192  # events
-    block: int = 128  # queries at a time of the blocked form
+    block: int = 128  # queries per block of the blocked form
     memory: int = 6144  # MiB: a program that allocates more is compiled but not run
-    repeats: int = 5  # timed runs, after one that warms up
+    repeats: int = 5  # timed runs, after a warm-up run
     batch_size: int = 1  # users
     dim: int = 64  # width
     num_layers: int = 2  # layers
     num_heads: int = 2  # heads, of dim / num_heads each
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; parameters stay float32
-    tiny: bool = False  # 32 events and one layer, in seconds: to see that all works
+    tiny: bool = False  # 32 events and one layer, in seconds, to check that everything runs
     results: str = "runs/results"  # folder of hstu_length.json
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ class Config:
 
 
 class Measured(NamedTuple):
-    """One program at one length. bytes: it allocates; seconds: of each run, none where it was too large."""
+    """One program at one length. bytes: allocated. seconds: of each run, empty if it was too large."""
 
     kind: str
     length: int
@@ -78,7 +79,7 @@ class Measured(NamedTuple):
     seconds: list[float]
 
 
-def effective(config: Config) -> Config:
+def shrink_if_tiny(config: Config) -> Config:
     """The settings with those of --tiny."""
     if not config.tiny:
         return config
@@ -109,7 +110,7 @@ def model_of(kind: str, length: int, config: Config) -> Any:
 
 
 def measure(config: Config) -> Iterator[Measured]:
-    """Both programs at each length, and on stdout by how much their gradients differ."""
+    """Measures both programs at each length, and prints the differences of their gradients."""
     for length in lengths(config):
         rng = np.random.default_rng(length)
         shape = (config.batch_size, length)
@@ -138,7 +139,7 @@ def measure(config: Config) -> Iterator[Measured]:
 
 
 def loss_of(model: Any) -> Callable[..., tuple[Array, Array]]:
-    """A weighted sum of the outputs, which makes every parameter and slot count, and the outputs."""
+    """A weighted sum of the outputs, to which every parameter and slot contributes, and the outputs."""
 
     def loss(variables: Variables, items: Array, times: Array, weight: Array) -> tuple[Array, Array]:
         outputs = model.apply(variables, items, times=times)
@@ -164,7 +165,7 @@ def figures(measured: Measured) -> Iterator[Figure]:
 
 
 def table(found: list[Measured]) -> str:
-    """One line a length: seconds and MiB of both, and how many times less memory blocks take."""
+    """One line per length: seconds and MiB of both, and the ratio of their memory."""
     by = {(m.kind, m.length): m for m in found}
     rows = []
     for length in sorted({m.length for m in found}):
@@ -180,7 +181,7 @@ def table(found: list[Measured]) -> str:
 def run(config: Config) -> list[Measured]:
     """Measures, prints and stores everything."""
     check_run(config)
-    config = effective(config)
+    config = shrink_if_tiny(config)
     found = []
     for measured in measure(config):
         found.append(measured)

@@ -1,7 +1,8 @@
-"""Multi-task models on made-up data shaped as Census-Income: 40 categorical columns, two tasks.
+"""Multi-task models on synthetic data of the shape of Census-Income: 40 categorical columns, two tasks.
 
-Training rows a second in batches of 1,024, with embeddings of 8: MMoE with 8 experts of 16 units and towers
-of 8, PLE with one level of two specific experts a task and one shared; and MMoE with 2 to 64 experts.
+Training examples per second in batches of 1,024, with embeddings of width 8: MMoE with 8 experts of 16 units
+and towers of 8, PLE with one level of two specific experts per task and one shared; MMoE with 2 to 64
+experts.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxrec.train.epoch import shuffled
 
 
 def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
-    """Training rows a second of multi-task models."""
+    """Training examples per second of multi-task models."""
     rows, values, batch_size = (256, 10, 64) if tiny else (102_400, 100, 1024)
     rng = np.random.default_rng(0)
     names = [f"field_{i}" for i in range(40)]

@@ -1,9 +1,9 @@
-"""Click models on made-up data shaped as Amazon Electronics: 63,001 items, 801 categories, batches of 1,024.
+"""Click models on synthetic data of the size of Amazon Electronics: 63,001 items, 801 categories.
 
-Training rows a second, embeddings of 10: DIN (a unit of 64 with Dice, an MLP of 512, 128, 64) and DIEN (the
-same, without its auxiliary loss) of histories of 50; SIM and ETA of histories of 1,000 and 10,000, of which
-they read 50. Beside these, the memory that the compiled step takes for what it computes in between, with
-the history in blocks (the default) and whole.
+Training examples per second in batches of 1,024, with embeddings of width 10: DIN (a unit of 64 with Dice, an
+MLP of 512, 128, 64) and DIEN (the same, without its auxiliary loss) of histories of 50; SIM and ETA of
+histories of 1,000 and 10,000, of which they read 50. Also the memory of the compiled step for intermediate
+values, with the history in blocks (the default) and whole.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DIM, SHORT, LONG = 10, 50, (1_000, 10_000)
 
 
 def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
-    """Each model of a short history, then each of a long one at each length."""
+    """Measures each model of short histories, then each model of long ones at each length."""
     batch_size, steps = (32, 2) if tiny else (1024, 10)
     data = columns(batch_size * steps, {"history": SHORT})
     for name, task in short_models().items():
@@ -121,7 +121,7 @@ def long_models(block: int | None) -> dict[str, Task]:
 
 
 def memory(name: str, task: Task, plan: Plan, data: Mapping[str, Any]) -> Figure:
-    """What XLA sets aside for intermediate values of one compiled step, not counting data and state."""
+    """Memory that XLA allocates for intermediate values of one compiled step, without data and state."""
     tx, weighting = optax.adam(1e-3), static()
     context = jax.tree.map(jnp.asarray, dict(data))
     rows = jax.tree.map(lambda x: x[0], plan.draw(jax.random.key(0), context)[0])

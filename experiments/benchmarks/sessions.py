@@ -1,7 +1,7 @@
-"""Click sessions: an epoch of STAMP and of GRU4Rec on Diginetica, with the settings of
-`experiments.sequential.stamp`.
+"""Click sessions: an epoch of STAMP and of GRU4Rec on Diginetica.
 
-The first 40 steps of an epoch are timed, and their seconds multiplied.
+The settings are those of `experiments.sequential.stamp`. The first 40 steps of an epoch are timed, and the
+result is scaled to the whole epoch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROWS = ("stamp-ce", "gru4rec-ce")
 
 def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     """Seconds of an epoch of each."""
-    setting = paper.effective(paper.Config(dataset="diginetica", tiny=tiny))
+    setting = paper.complete_settings(paper.Config(dataset="diginetica", tiny=tiny))
     split = split_sessions(paper.load(setting), share=setting.share, by=setting.validation)
     data = sessions.resident(split)
     for row in ROWS:

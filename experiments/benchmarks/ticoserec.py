@@ -1,7 +1,7 @@
 """The TiCoSeRec experiment on Beauty: width 64, batches of 256 users, sequences of 50.
 
-One epoch of SASRec with binary cross-entropy, of that with contrastive views (flat: as the official code
-compares them), a full ranking of all users, and augmentation of training sequences by each operator.
+One epoch of SASRec with binary cross-entropy, one with contrastive views too (flat: compared as in the
+official code), a full ranking of all users, and augmentation of training sequences by each operator.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.timing import Figure, time_epoch, timed
+from experiments.benchmarks.timing import Figure, time_calls, time_epoch
 from experiments.sequential import ticoserec as paper
 from jaxrec.augment.similarity import SimilarItems
 from jaxrec.augment.views import View
@@ -66,7 +66,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     variables = plain.init(jax.random.key(0), {"items": jnp.zeros((1, recipe.max_len), jnp.int32)})
     queries = jax.tree.map(jnp.asarray, dict(evaluation.queries))
     evaluate = jax.jit(evaluation.measure)
-    yield from timed("ticoserec/evaluate", lambda: evaluate(variables, queries, context), repeats)
+    yield from time_calls("ticoserec/evaluate", lambda: evaluate(variables, queries, context), repeats)
     yield from augmentation(data, recipe, similar, repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     yield Figure("ticoserec/peak_memory", "MiB", peak, peak, peak, 1)
@@ -75,7 +75,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
 def augmentation(
     data: next_item.Data, recipe: recipes.Recipe, similar: SimilarItems, repeats: int
 ) -> Iterator[Figure]:
-    """Each operator, and the random choice among them, over all training sequences in batches."""
+    """Times each operator, and the random choice of one, on all training sequences in batches."""
     length = jnp.asarray(data.inputs, jnp.int32)
     users = -(-len(data.inputs) // AUGMENTED_BATCH) * AUGMENTED_BATCH
     order = np.random.default_rng(0).permutation(np.arange(users) % len(data.inputs)).astype(np.int32)
@@ -105,4 +105,4 @@ def augmentation(
 
         compiled = jax.jit(augment)
         run = functools.partial(compiled, jax.random.key(0), context)
-        yield from timed(f"ticoserec/augment_{name}", run, repeats, count=users)
+        yield from time_calls(f"ticoserec/augment_{name}", run, repeats, count=users)

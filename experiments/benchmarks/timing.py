@@ -19,7 +19,7 @@ from jaxrec.types import Array, Context, Key, Task
 
 
 class Figure(NamedTuple):
-    """One line of the output."""
+    """One measurement."""
 
     name: str
     unit: str
@@ -29,7 +29,7 @@ class Figure(NamedTuple):
     repeats: int
 
 
-def timed(
+def time_calls(
     name: str,
     run: Callable[[], Any],
     repeats: int,
@@ -38,9 +38,9 @@ def timed(
     of: str = "sequences",
     scale: float = 1.0,
 ) -> Iterator[Figure]:
-    """Times `run`, which returns arrays: first its compilation, then seconds, or `count` things a second.
+    """Times `run`, which returns arrays: its compilation, then seconds, or with `count`, `of` per second.
 
-    scale: what seconds are multiplied by, where `run` is one part of so many.
+    scale: factor of the seconds, where `run` is a part of the whole.
     """
     start = time.perf_counter()
     jax.block_until_ready(run())
@@ -70,15 +70,15 @@ def time_epoch(
     steps: int | None = None,
     **count: Any,
 ) -> Iterator[Figure]:
-    """One epoch as training runs it: one compiled call, the state donated.
+    """Times one epoch as training runs it: one compiled call with the state donated.
 
-    tx: None is Adam. steps: the first steps of the epoch stand for all of it, as often as they go into it; so
-    often is the order of its examples drawn, too.
+    tx: None: Adam. steps: number of first steps that are timed and scaled to the whole epoch (the time to
+    draw the order of examples is scaled too); None: all.
     """
     tx = optax.adam(1e-3) if tx is None else tx
     if steps is not None and steps < plan.num_steps:
         count["scale"] = plan.num_steps / steps
-        plan = beginning(plan, steps)
+        plan = first_steps(plan, steps)
     context = jax.tree.map(jnp.asarray, dict(columns))
     rows = jax.tree.map(lambda x: x[0], jax.jit(plan.draw)(jax.random.key(0), context)[0])
     state = jax.jit(lambda key: create(task, tx, weighting, key, rows, context))(jax.random.key(0))
@@ -91,10 +91,10 @@ def time_epoch(
         number += 1
         return logs
 
-    yield from timed(name, run, repeats, **count)
+    yield from time_calls(name, run, repeats, **count)
 
 
-def beginning(plan: Plan, steps: int) -> Plan:
+def first_steps(plan: Plan, steps: int) -> Plan:
     """The first steps of each epoch of a plan."""
 
     def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:

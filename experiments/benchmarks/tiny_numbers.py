@@ -1,8 +1,8 @@
-"""Do the experiments still give the numbers they gave? The metrics of every --tiny run, written or compared.
+"""Writes the metrics of every --tiny run, or compares them with those of a file written before.
 
-For a change that is to leave results alone: write the numbers before it, compare after it. What is discrete
-(rows, seeds, names of metrics, epochs) has to be equal, metrics to one part in a million. Numbers depend on
-the machine and the versions of JAX, so both runs belong on one machine.
+For a change that must not change results: write the numbers before it, compare after it. Rows, seeds, names
+of metrics and numbers of epochs have to be equal, metrics to one part in a million. Numbers depend on the
+machine and the version of JAX, so make both runs on one machine.
 
 Run:     python -m experiments.benchmarks.tiny_numbers --write before.json
 Then:    python -m experiments.benchmarks.tiny_numbers --compare before.json
@@ -27,7 +27,7 @@ from jaxrec.config import cli
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 1e-6  # relative
 TINY = ("--tiny",)
-# What is run: experiment/variant -> the arguments after --tiny.
+# The runs: experiment/variant -> the arguments after --tiny.
 RUNS: Mapping[str, tuple[str, ...]] = {
     "sasrec/default": (),
     "sasrec/permuted": ("--rows", "sasrec-bce", "--no-replacement"),
@@ -67,7 +67,7 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "published_checkpoints/published": (),
 }  # fmt: skip
 
-# Studies that have a module of another name than their results.
+# Experiments whose module has another name than their results.
 MODULES: Mapping[str, str] = {
     "peterrec/default": "peterrec_cold_items",
     "peterrec/norms": "peterrec_cold_items",
@@ -77,15 +77,15 @@ MODULES: Mapping[str, str] = {
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """One of `write` and `compare` names a file."""
+    """One of `write` and `compare` has to be given."""
 
-    write: str = ""  # file that the numbers are written to
-    compare: str = ""  # file written before, that they are compared with
+    write: str = ""  # file to write the numbers to
+    compare: str = ""  # file written before, to compare the numbers with
     only: tuple[str, ...] = ()  # runs; none: all
 
 
 def module_of(experiment: str) -> str:
-    """The module of an experiment, in whichever folder of experiments it lies."""
+    """The module of an experiment, in any folder of experiments/."""
     everywhere = (ROOT / "experiments").rglob(f"{experiment}.py")
     found = [path for path in everywhere if path.parent.name != "benchmarks"]
     if len(found) != 1:
@@ -97,13 +97,13 @@ def numbers(run: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Runs an experiment in a process of its own: {data set/model: {seeds, metrics}}.
 
     Raises:
-      RuntimeError: it failed; its last lines are in the message.
+      RuntimeError: the run failed; the message has its last lines.
     """
     experiment, variant = run.split("/")
     tiny = () if variant == "published" else TINY
     seeds = () if experiment == "published_checkpoints" else ("--seeds", "0", "1")
     works = ("workdir",) if experiment != "census_columns" else ()
-    places = [part for name in (*works, "results") for part in (f"--{name}", str(folder / name))]
+    folders = [part for name in (*works, "results") for part in (f"--{name}", str(folder / name))]
     command = [
         sys.executable,
         "-m",
@@ -111,7 +111,7 @@ def numbers(run: str, folder: Path) -> dict[str, dict[str, Any]]:
         *tiny,
         *RUNS[run],
         *seeds,
-        *places,
+        *folders,
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=_environment())
     if done.returncode:
@@ -126,13 +126,13 @@ def numbers(run: str, folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _environment() -> dict[str, str]:
-    """Compilation without optimisation, in which most of a tiny run's time goes."""
+    """Environment without XLA's optimisations, which take most of the time of a tiny run."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
 
 
 def differences(before: Any, after: Any, where: str = "") -> list[str]:
-    """Where two JSON values differ: floats by more than TOLERANCE of the larger, anything else at all.
+    """The differences of two JSON values: floats by more than TOLERANCE of the larger, others if not equal.
 
     >>> differences({"a": [1.0, 2]}, {"a": [1.0 + 1e-9, 3]})
     ['/a/1: 2 became 3']
@@ -155,7 +155,7 @@ def differences(before: Any, after: Any, where: str = "") -> list[str]:
 
 
 def main(arguments: Arguments) -> int:
-    """Runs all, prints the differences or writes the file; the number of runs that differ or fail."""
+    """Makes all runs, prints differences or writes the file; returns how many runs differ or fail."""
     chosen = arguments.only or tuple(RUNS)
     found: dict[str, Any] = {}
     failed = 0

@@ -4,20 +4,21 @@ Two pairs of tasks, the first of each the main one: income over 50,000 dollars a
 degree and never married. Official training examples; the official test examples are halved into validation
 and test. A row's parameters are those of the epoch of best validation AUC of the main task.
 
-All rows have the same features (32 nominal columns, embedded alike) and the same towers; their bodies have
-66,000 to 79,000 parameters, but for `snr-trans`, whose transforms double them. `single-task` is two models,
-each selected by its own task. The rows of SNR have its learned gates, without the penalty on open ones.
+All rows have the same features (32 nominal columns with embeddings of one width) and the same towers; their
+bodies have 66,000 to 79,000 parameters, except `snr-trans`, whose transforms double that. `single-task` is
+two models, each selected by its own task. The rows of SNR have its learned gates, without the penalty on open
+ones.
 
-Departs from the paper: the eight numeric columns could not be had for training examples, so published
-numbers, whose models read seven of them, stand beside ours without a difference
-(`experiments.multitask.census_columns` measures what the columns are worth); sizes, which it leaves out, are
-ours.
+Departs from the paper: the eight numeric columns are not available for training examples, and the published
+models read seven of them, so no difference from published numbers is given
+(`experiments.multitask.census_columns` measures the effect of these columns). The paper does not state sizes;
+they are ours.
 
 Run:     python -m experiments.multitask.census --group income
 Also:    --rows mmoe ple --seeds 0
-         --data FILE --labels click buy --categorical user_id item_id --numeric price   (a table of yours; its
+         --data FILE --labels click buy --categorical user_id item_id --numeric price   (your own table; its
          first label is the main task)
-Expect:  sharing gains nothing that five seeds would show. The AUC of income is 0.929 to 0.930 in all rows
+Expect:  with five seeds, sharing parameters shows no gain. The AUC of income is 0.929 to 0.930 in all rows
          (0.9299 ± 0.0003 with single tasks); that of education is 0.883 to 0.884 with shared parameters, and
          0.8849 ± 0.0002 with single tasks. Published numbers are of models that read more columns.
 """
@@ -32,7 +33,7 @@ import flax.linen as nn
 
 from experiments import common
 from experiments.common import NONE, Published
-from experiments.multitask.training import Model, count_parameters, groups, joined, train
+from experiments.multitask.training import Model, count_parameters, groups, join_metrics, train
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -47,7 +48,7 @@ EXPERIMENT = "census"
 
 
 class Row(NamedTuple):
-    """A row of the table: the body of its model, behind the features. alone: a model for each task."""
+    """A row of the table. body: the model behind the features. alone: whether each task has its own model."""
 
     body: Callable[[int, recipes.Recipe], nn.Module]
     alone: bool = False
@@ -104,7 +105,7 @@ class Config(common.TableOptions, recipes.Recipe):
 
     group: Literal["income", "education"] = "income"  # pair of tasks of Census-Income
     rows: tuple[str, ...] = tuple(ROWS)  # rows of the table
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
     workdir: str = "runs/census"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ class Config(common.TableOptions, recipes.Recipe):
 
 
 def load(config: common.TableOptions, group: str) -> ImpressionSplit:
-    """The labelled examples of a pair of tasks or of a file of yours; made up for --tiny."""
+    """The labelled examples of a pair of tasks or of your own file; synthetic for --tiny."""
     if config.data:
         return common.own_table(config)
     if config.tiny:
@@ -138,14 +139,14 @@ def build(
 
 
 def published_numbers(row: str, config: Config) -> Published:
-    """What was published for a row; nothing for made-up data or a file of yours."""
+    """The published numbers of a row; none for synthetic data or your own file."""
     return NONE if config.tiny or config.data else PUBLISHED.get((config.group, row), NONE)
 
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     split = load(config, config.group)
     columns = impressions.resident(split)
     tasks = [task for task in columns.tasks if task not in columns.spaces]
@@ -159,13 +160,13 @@ def run(config: Config) -> None:
             train(m, columns, config, **common.training_options(config, columns.name, m.name, row=m.name))
             for m in of_row
         ]
-        found = joined(runs, keep=lambda name: "/" in name)
+        found = join_metrics(runs, keep=lambda name: "/" in name)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=columns.name,
             model=row,
-            config={**common.described(config), "parameters": sizes[row]},
+            config={**common.describe_settings(config), "parameters": sizes[row]},
             protocol=impressions.protocol(
                 columns, "each task's auc" if ROWS[row].alone else of_row[0].selection, of_row[0].loss
             ),

@@ -1,21 +1,21 @@
-"""What the numeric columns of Census-Income are worth: gradient boosting with them and without.
+"""The effect of the numeric columns of Census-Income: gradient boosting with them and without.
 
-Published multi-task models read seven numeric columns (age, capital gains, weeks worked and so on), which
-could be had for the official test examples only. So both rows here are fitted to one half of the official
-test examples, the half that validates in `experiments.multitask.census`, and scored on the other half, which
-is the test there. The difference between the two is what keeps the figures of `experiments.multitask.census`
-from comparing with published ones.
+Published multi-task models read seven numeric columns (age, capital gains, weeks worked and so on), which are
+available for the official test examples only. So both rows here are fitted to one half of the official test
+examples, the validation part of `experiments.multitask.census`, and scored on the other half, its test part.
+Because of the difference between the two rows, the numbers of `experiments.multitask.census` are not
+comparable with published ones.
 
     boosting-nominal   the nominal columns, as categories
-    boosting-all       and the numeric ones
+    boosting-all       the nominal and the numeric columns
 
-Scikit-learn's HistGradientBoostingClassifier as it comes, one for each task; seeds differ in the tenth of the
-examples by which it stops early. Needs scikit-learn (the extra `dev`).
+Scikit-learn's HistGradientBoostingClassifier with its default settings, one for each task; seeds differ in
+the tenth of the examples that early stopping uses. Needs scikit-learn (the extra `dev`).
 
 Run:     python -m experiments.multitask.census_columns
-Expect:  the numeric columns are worth more than multi-task models differ by: with them the AUC rises from
-         0.9247 to 0.9486 for income, from 0.8807 to 0.8940 for education, and from 0.991 to 0.995 for never
-         married.
+Expect:  the gain from the numeric columns is larger than the differences between multi-task models: with them
+         the AUC rises from 0.9247 to 0.9486 for income, from 0.8807 to 0.8940 for education, and from 0.991
+         to 0.995 for never married.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Config:
     groups: tuple[Literal["income", "education"], ...] = ("income", "education")  # pairs of tasks
     rows: tuple[str, ...] = tuple(ROWS)  # rows of the table
     seeds: tuple[int, ...] = (0, 1, 2)  # of early stopping
-    tiny: bool = False  # a synthetic table with a made-up number: to see that all works
+    tiny: bool = False  # a synthetic table with one numeric column, to check that everything runs
     results: str = "runs/results"  # folder of result files
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class Config:
 
 
 def load(group: str, config: Config) -> tuple[ImpressionSplit, dict[str, np.ndarray]]:
-    """The examples of a pair of tasks, and the numeric columns of the last ones: as many as these have."""
+    """The examples of a pair of tasks, and the numeric columns, which only the last examples have."""
     if not config.tiny:
         return data.load(f"census/{group}", kind="impressions"), load_test_numbers()
     split = funnel(2_000, num_users=10, num_items=8).split
@@ -114,7 +114,7 @@ def run(config: Config) -> None:
                 experiment=EXPERIMENT,
                 dataset=dataset,
                 model=row,
-                config=common.described(config, left_out=("groups",)),
+                config=common.describe_settings(config, left_out=("groups",)),
                 protocol=Protocol(
                     split=f"fitted to the validation half of {split.rule}",
                     candidates="impressions",

@@ -1,18 +1,18 @@
 """View, cart, buy: entire-space models of a funnel on Retailrocket's logs.
 
-Every impression has three labels, each of which implies the one before. Each task is judged over all of them
-(AUC, so "buy" is the entire-space conversion), and "buy" also among those that were put in a cart,
-`auc/buy_after_cart`. Negatives of "view" are drawn at random, see `jaxrec.data.sources.retailrocket`: over
-all impressions the later tasks are partly the same question. The parameters of a row of the table are those
-of the epoch of best validation AUC, the mean over the tasks that the row's model has.
+Every impression has three labels, each of which implies the previous one. The metric of each task is the AUC
+over all impressions (so "buy" is the entire-space conversion), and for "buy" also over those that were put in
+a cart, `auc/buy_after_cart`. Negatives of "view" are drawn at random, see `jaxrec.data.sources.retailrocket`,
+so that over all impressions each task also has to separate these from real views. A row's parameters are
+those of the epoch of best validation AUC, the mean over the tasks that its model has.
 
-    single-task    a model a task
-    shared-bottom, mmoe    three heads that know nothing of the order
+    single-task    a model for each task
+    shared-bottom, mmoe    three heads, which do not use the order of the tasks
     esmm           view, then buy as a product (Ma et al., SIGIR 2018); it has no cart
     esm2           view, cart as the action, buy (Wen et al., SIGIR 2020)
     escm2-ips, escm2-dr    view, and buy as a product, with shared experts, and 0.1 × the risk of buying after
                    a view, by inverse propensities or doubly robust (Wang et al., SIGIR 2022);
-                   with --counterfactual 0 what its experts are worth without the risk
+                   with --counterfactual 0 the same model without the risk
     aitm           a chain with the calibrator at 0.6 (Xi et al., KDD 2021)
     nmtr           a cascade of logits over user and item ids alone (Gao et al., ICDE 2019)
     dbmtl          a chain of relation layers (Wang et al., 2019)
@@ -21,12 +21,13 @@ No paper reports this split, so there are no published numbers.
 
 Run:     python -m experiments.multitask.funnel
 Also:    --rows aitm --calibrator 0   (without the calibrator)
-         --data FILE --labels click cart order --categorical user_id item_id --numeric price   (a table of
-         yours: three labels in the order of its funnel; nmtr reads the columns --user and --item)
+         --data FILE --labels click cart order --categorical user_id item_id --numeric price   (your own
+         table with three labels in the order of its funnel; nmtr reads the columns --user and --item)
 Expect:  ESCM² and DBMTL have the highest AUC of "buy" (0.617 to 0.623; shared-bottom 0.598 ± 0.009), and
-         ESCM² without its risk is higher still (0.630): what helps are the experts that its tasks share. ESMM
-         (0.599) and ESM² (0.604) are level with shared-bottom. No model learns which items of a cart are
-         bought (0.49 to 0.51). More than half of the test examples are of users without a training example.
+         the model of `escm2-ips` without its risk (`escm2-ips+no-risk`) is higher still (0.630): what helps
+         are the experts that its tasks share. ESMM (0.599) and ESM² (0.604) are level with shared-bottom. No
+         model learns which items of a cart are bought (0.49 to 0.51). More than half of the test examples are
+         of users without a training example.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ import flax.linen as nn
 import numpy as np
 
 from experiments import common
-from experiments.multitask.training import Model, count_parameters, groups, joined, train
+from experiments.multitask.training import Model, count_parameters, groups, join_metrics, train
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -60,19 +61,19 @@ EXPERIMENT = "funnel"
 class Row(NamedTuple):
     """A row of the table.
 
-    body: its model of a number of tasks, behind the features. outputs: which output of the model belongs to
-    each stage of the funnel, None where it has none; (): column t to the t-th task. terms: its losses besides
-    those of the tasks. alone: a model for each task. pairs: it reads the columns of user and item alone.
+    body: the model of a number of tasks, behind the features. outputs: the model's output for each stage of
+    the funnel, None if there is none; (): column t for the t-th task. terms: losses in addition to those of
+    the tasks. alone: whether each task has its own model. pairs: whether it reads only user and item.
     """
 
     body: Callable[[int, recipes.Recipe, Bits], nn.Module]
     outputs: tuple[str | None, ...] = ()
-    terms: Callable[[Sequence[str], recipes.Recipe], dict[str, recipes.FurtherLoss]] = recipes.no_terms
+    terms: Callable[[Sequence[str], recipes.Recipe], dict[str, recipes.ExtraLoss]] = recipes.no_terms
     alone: bool = False
     pairs: bool = False
 
 
-ENDS = ("ctr", None, "ctcvr")  # of models that know the first stage of a funnel and the last
+ENDS = ("ctr", None, "ctcvr")  # of models with the first and the last stage of the funnel
 ROWS: Mapping[str, Row] = {
     "single-task": Row(recipes.shared_bottom, alone=True),
     "shared-bottom": Row(recipes.shared_bottom),
@@ -95,7 +96,7 @@ class Config(common.TableOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     rows: tuple[str, ...] = tuple(ROWS)  # rows of the table
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
     user: str = "user_id"  # column of categories that nmtr reads as users
     item: str = "item_id"  # and as items
     workdir: str = "runs/funnel"  # folder of checkpoints and logs; a run found there is continued
@@ -109,7 +110,7 @@ class Config(common.TableOptions, recipes.Recipe):
 
 
 def load(config: Config) -> ImpressionSplit:
-    """Examples with three labels, each of which implies the one before; made up for --tiny."""
+    """Examples with three labels, each of which implies the previous one; synthetic for --tiny."""
     if config.data:
         split = common.own_table(config)
         recipes.check_funnel(split.impressions)
@@ -126,21 +127,21 @@ def load(config: Config) -> ImpressionSplit:
 
 
 def last_stage(tasks: Sequence[str]) -> str:
-    """The name of the last task among the examples of the one before it."""
+    """The name of the last task, restricted to examples with a positive previous label."""
     return f"{tasks[-1]}_after_{tasks[-2]}"
 
 
 def add_last_stage(columns: impressions.Data) -> impressions.Data:
-    """Adds the last label among the examples of the stage before it to the test batches.
+    """Adds the last label, restricted to examples with a positive previous label, to the test batches.
 
-    Raises ValueError where those have one class, so that there is no AUC.
+    Raises ValueError if these examples have a single class, so that there is no AUC.
     """
     (_, before, last), test = columns.tasks, columns.test
     label, space = test[f"label/{last}"], test["mask"] & (test[f"label/{before}"] > 0)
     if len(np.unique(label[space])) < 2:
         raise ValueError(
             f"{columns.name}: the {int(space.sum()):,} test examples with {before} = 1 do not have both "
-            f"values of {last}, so there is no AUC among them; take more records"
+            f"values of {last}, so they have no AUC; take more records"
         )
     name = last_stage(columns.tasks)
     return columns._replace(test={**test, f"label/{name}": label, f"space/{name}": space})
@@ -152,13 +153,13 @@ def outputs(row: str, tasks: Sequence[str]) -> dict[str, int | str]:
     return {task: output for task, output in zip(tasks, named, strict=True) if output is not None}
 
 
-def terms(row: str, tasks: Sequence[str], config: Config) -> dict[str, recipes.FurtherLoss]:
-    """The losses that a row is trained with besides those of its tasks."""
+def terms(row: str, tasks: Sequence[str], config: Config) -> dict[str, recipes.ExtraLoss]:
+    """The losses of a row in addition to those of its tasks."""
     return {name: term for name, term in ROWS[row].terms(tasks, config).items() if term.weight}
 
 
 def model_name(row: str, tasks: Sequence[str], config: Config) -> str:
-    """The row's name, with the losses that it is trained without."""
+    """The row's name, with a suffix for each loss that it is trained without."""
     without = (term.without for term in ROWS[row].terms(tasks, config).values() if not term.weight)
     return "+".join([row, *without])
 
@@ -178,22 +179,22 @@ def build(
     """A row's model of some tasks, with its losses and their weights."""
     features = impressions.features(split.impressions, config.dim)
     targets = impressions.targets(columns, outputs(row, tasks))
-    further = terms(row, tasks, config)
-    weights = {target.name: 1.0 for target in targets} | {name: t.weight for name, t in further.items()}
+    extra = terms(row, tasks, config)
+    weights = {target.name: 1.0 for target in targets} | {name: t.weight for name, t in extra.items()}
     stage = last_stage(columns.tasks)
     return Model(
         name=f"{row}-{tasks[0]}" if ROWS[row].alone else row,
         task=multitask(
             make_module(row, tasks, features, config),
             targets,
-            terms={name: term.loss for name, term in further.items()},
+            terms={name: term.loss for name, term in extra.items()},
         ),
         targets=targets,
         selection="auc" if len(targets) > 1 else f"auc/{tasks[0]}",
         tested=[
             t._replace(name=stage, space=f"space/{stage}") for t in targets if t.name == columns.tasks[-1]
         ],
-        terms=tuple(further),
+        terms=tuple(extra),
         weighting=static(weights),
     )
 
@@ -201,7 +202,7 @@ def build(
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     split = load(config)
     columns = add_last_stage(impressions.resident(split))
     tasks = columns.tasks
@@ -215,14 +216,14 @@ def run(config: Config) -> None:
             train(m, columns, config, **common.training_options(config, columns.name, m.name, row=m.name))
             for m in of_row
         ]
-        found = joined(runs, keep=lambda name: name.startswith("auc/"))
+        found = join_metrics(runs, keep=lambda name: name.startswith("auc/"))
         alone = ROWS[row].alone
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=columns.name,
             model=model_name(row, tasks, config),
-            config={**common.described(config), "parameters": sizes[row]},
+            config={**common.describe_settings(config), "parameters": sizes[row]},
             protocol=impressions.protocol(
                 columns, "each task's auc" if alone else of_row[0].selection, of_row[0].loss
             ),

@@ -1,17 +1,17 @@
-"""One multi-task model, every way to weigh its losses or balance its gradients, on Census-Income.
+"""One multi-task model on Census-Income with each method that weights losses or balances gradients.
 
 Shared-Bottom with the sizes of `experiments.multitask.census`, trained with the sum of its losses and with
 each method of `jaxrec.optim`; no paper compares these on this data, so there are no published numbers.
-Methods that balance gradients read those of all parameters that both tasks share, embeddings and bottom;
-GradNorm those of the bottom alone, MGDA-UB those of its output. The parameters are those of the epoch of best
-validation AUC, the mean over tasks.
+Methods that balance gradients use those of all parameters that both tasks share, embeddings and bottom;
+GradNorm uses those of the bottom alone, MGDA-UB those of its output. The parameters are those of the epoch of
+best validation AUC, the mean over tasks.
 
 Run:     python -m experiments.multitask.loss_weighting --group income
 Also:    --rows pcgrad mgda --seeds 0
-         --data FILE --labels click buy --categorical user_id item_id --numeric price   (a table of yours with
+         --data FILE --labels click buy --categorical user_id item_id --numeric price   (your own table with
          two labels or more)
-Expect:  all eleven ways lie within 0.0005 of each other in the AUC of income (0.9297 to 0.9302, five seeds).
-         With two tasks that hardly compete, none of them is worth its cost.
+Expect:  the AUC of income is 0.9297 to 0.9302 with all eleven methods (five seeds). With two tasks
+         that hardly compete, none of them is worth its cost.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Tasks = tuple[str, ...]
 
 
 class Row(NamedTuple):
-    """A row of the table: the weighting of these tasks, by the settings and the steps of an epoch."""
+    """A row of the table: its weighting, from the tasks, the settings and the steps per epoch."""
 
     weighting: Callable[[Tasks, recipes.Balance, int], Weighting]
 
 
 def scheduled(tasks: Tasks, settings: recipes.Balance, steps_per_epoch: int) -> Weighting:
-    """The first task weighs 1, the others less in every epoch."""
+    """The first task has weight 1; the weights of the others decrease with each epoch."""
     rates = {task: 1.0 if i == 0 else settings.rate for i, task in enumerate(tasks)}
     return weighting.scheduled(dict.fromkeys(tasks, 1.0), rates, steps_per_epoch=steps_per_epoch)
 
@@ -75,7 +75,7 @@ class Config(common.TableOptions, recipes.Balance, recipes.Bottom, recipes.Train
 
     group: Literal["income", "education"] = "income"  # pair of tasks of Census-Income
     rows: tuple[str, ...] = tuple(ROWS)  # methods
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
     workdir: str = "runs/loss_weighting"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ def build(config: Config, columns: impressions.Data, features: Any) -> dict[str,
     tasks = tuple(task for task in columns.tasks if task not in columns.spaces)
     if len(tasks) < 2:
         raise ValueError(
-            f"{columns.name}: one label ({tasks[0]}): there is nothing to weigh; name two or more"
+            f"{columns.name}: one label ({tasks[0]}): there is nothing to weight; name two or more"
         )
     targets = impressions.targets(columns, {task: i for i, task in enumerate(tasks)})
     task = multitask(Featured(features, recipes.shared_bottom(len(tasks), config)), targets)
@@ -108,7 +108,7 @@ def build(config: Config, columns: impressions.Data, features: Any) -> dict[str,
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **census.TINY)
+    config = common.shrink_if_tiny(config, **census.TINY)
     split = census.load(config, config.group)
     columns = impressions.resident(split)
     models = build(config, columns, impressions.features(split.impressions, config.dim))
@@ -122,7 +122,7 @@ def run(config: Config) -> None:
             experiment=EXPERIMENT,
             dataset=columns.name,
             model=f"shared-bottom+{row}",
-            config={**common.described(config), "parameters": sizes[row]},
+            config={**common.describe_settings(config), "parameters": sizes[row]},
             protocol=impressions.protocol(columns, model.selection, model.loss),
             seeds=config.seeds,
             metrics=found,

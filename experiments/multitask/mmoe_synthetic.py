@@ -1,14 +1,15 @@
-"""Task correlation and trainability on made-up data (Ma et al., KDD 2018, sections 3.2 and 6.2).
+"""Task correlation and trainability on synthetic data (Ma et al., KDD 2018, sections 3.2 and 6.2).
 
 Two regressions of the same 100 inputs, whose weights have the cosine p, the "correlation" of the tasks.
 Shared-Bottom, OMoE and MMoE have the paper's sizes: 8 experts of 16 units, towers of 8, and a shared layer
-of 113 units, which makes the numbers of parameters equal. Many runs that differ in their first parameters and
-in the order of the examples show how low the loss gets, how fast, and how far the runs lie apart: a figure
-for each correlation, as the paper's figure 4 (its figures 3 and 5 show other ranges). The parameters are
+of 113 units, which makes the numbers of parameters equal. Many runs with different initial parameters and
+orders of the examples show the lowest loss, the speed of training and the spread of the runs, with a figure
+for each correlation like the paper's figure 4 (its figures 3 and 5 show other ranges). The parameters are
 those of the epoch of lowest validation error.
 
 The paper gives neither the constants of the sines nor the number of examples; the constants are those of PLE
-(Tang et al., RecSys 2020). The learning rate is one of the paper's grid. Published are figures, no numbers.
+(Tang et al., RecSys 2020). The learning rate is from the paper's grid. The paper shows figures without
+numbers.
 
 Run:     python -m experiments.multitask.mmoe_synthetic
 Also:    --correlations 0.5 --rows mmoe --learning-rate 0.01
@@ -65,10 +66,10 @@ class Config(common.Options, recipes.SyntheticStudy):
 
     correlations: tuple[float, ...] = (0.5, 0.9, 1.0)  # cosines of the two tasks' weights
     rows: tuple[str, ...] = tuple(ROWS)  # models
-    seeds: tuple[int, ...] = tuple(range(20))  # trained together, one compilation
-    num_rows: int = 50_000  # examples to train on; a tenth as many to validate, and to test
+    seeds: tuple[int, ...] = tuple(range(20))  # trained together in one compiled program
+    num_rows: int = 50_000  # training examples; validation and test have a tenth as many each
     dim: int = 100  # inputs
-    data_seed: int = 0  # of the generator: all runs see the same examples
+    data_seed: int = 0  # of the generator: all runs have the same examples
     save_every: int = 10  # epochs between checkpoints
     workdir: str = "runs/mmoe_synthetic"  # folder of checkpoints and logs; a run found there is continued
 
@@ -80,7 +81,7 @@ class Config(common.Options, recipes.SyntheticStudy):
 
 
 def load(config: Config, correlation: float) -> impressions.Data:
-    """Examples of two tasks of some correlation, the first ones to train on."""
+    """Examples of two tasks with a given correlation; the first ones are for training."""
     count = config.num_rows
     tenth = max(count // 10, 1)
     drawn = correlated_tasks(
@@ -111,9 +112,9 @@ def build(row: str, columns: impressions.Data, config: Config) -> tuple[Task, li
 
 
 def run(config: Config) -> None:
-    """Trains, tests and stores every model at every correlation; a figure of all models a correlation."""
+    """Trains, tests and stores every model at every correlation, with a figure for each correlation."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     for correlation in config.correlations:
         run_one(dataclasses.replace(config, correlations=(correlation,)), correlation)
 
@@ -143,7 +144,7 @@ def run_one(config: Config, correlation: float) -> None:
             dataset=columns.name.replace("=", ""),
             model=row,
             config={
-                **common.described(config, left_out=SWEPT),
+                **common.describe_settings(config, left_out=SWEPT),
                 "correlation": correlation,
                 "parameters": sizes[row],
             },
@@ -160,7 +161,7 @@ def run_one(config: Config, correlation: float) -> None:
 
 
 def draw(curves: dict[str, list[dict[str, Any]]], path: Any) -> None:
-    """A figure of the validation error of all models, where the libraries for it are installed."""
+    """Plots the validation error of all models, if matplotlib is installed."""
     try:
         plots.mean_curve(curves, "mse", path, label="validation mse")
     except ImportError as error:

@@ -1,16 +1,16 @@
-"""One question in several scenarios: models that share across them and models that tell them apart.
+"""One task in several scenarios: a model that shares all parameters, and models that depend on the scenario.
 
-Income over 50,000 dollars on Census-Income, see `experiments.multitask.census`, where the values of one
-column are the scenarios: by default how a person files taxes, six groups of which 0.04 % to 13 % earn that
-much.
+The task is income over 50,000 dollars on Census-Income, see `experiments.multitask.census`. The values of one
+column are the scenarios: by default the tax filing status, six groups of which 0.04 % to 13 % have that
+income.
 
-    mlp      the scenario is a feature like any other: what the rest has to beat
-    star     a network a scenario, each weight shared ⊙ its own (Sheng et al., CIKM 2021)
-    apg      weights made from the scenario, of low rank (Yan et al., NeurIPS 2022)
+    mlp      the scenario is an ordinary feature; the baseline of the other rows
+    star     a network for each scenario, with weights shared ⊙ specific (Sheng et al., CIKM 2021)
+    apg      low-rank weights generated from the scenario (Yan et al., NeurIPS 2022)
     poso     hidden units gated by the scenario (Dai et al., 2021)
     epnet    features gated by the scenario, ppnet    hidden units gated by it (Chang et al., KDD 2023)
 
-All rows have the same features, the scenario's column among them, and the same hidden layers; the gates and
+All rows have the same features, including the scenario's column, and the same hidden layers; gates and
 generators read vectors of the scenario from a table of their own. A row's parameters are those of the epoch
 of best validation AUC over all examples. AUC is over all test examples and over those of each scenario;
 `auc/scenarios` is the mean of the latter. No paper reports these scenarios, so there are no published
@@ -18,10 +18,11 @@ numbers.
 
 Run:     python -m experiments.multitask.scenarios
 Also:    --scenario sex; --rows mlp star --seeds 0
-         --data FILE --labels click --categorical page item_id --numeric price --scenario page   (a table of
-         yours with one label)
-Expect:  none exceeds the MLP (AUC of income 0.9300 ± 0.0003) by more than one deviation; EPNet and PPNet have
-         0.9302, POSO 0.9299. APG (0.9286) and STAR (0.9266), which has a network for each group, stay below.
+         --data FILE --labels click --categorical page item_id --numeric price --scenario page   (your own
+         table with one label)
+Expect:  no model exceeds the MLP (AUC of income 0.9300 ± 0.0003) by more than one standard deviation; EPNet
+         and PPNet have 0.9302, POSO 0.9299. APG (0.9286) and STAR (0.9266), which has a network for each
+         group, are below.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ EXPERIMENT = "scenarios"
 
 
 class Row(NamedTuple):
-    """A row of the table: its model. output: its column of logits; None: it gives one logit an example."""
+    """A row of the table: its model. output: its column of logits; None: it has one logit per example."""
 
     model: Callable[[recipes.Inputs, recipes.Recipe], nn.Module]
     output: int | None = None
@@ -67,7 +68,7 @@ ROWS: Mapping[str, Row] = {
 }
 
 TINY: Mapping[str, Any] = {"epochs": 2, "batch_size": 64}
-TINY_SCENARIO = "item_id"  # of the data made up for --tiny
+TINY_SCENARIO = "item_id"  # of the synthetic data of --tiny
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Config(common.TableOptions, recipes.Recipe):
 
 
 class Setting(NamedTuple):
-    """Data whose test batches have a label and a space for each scenario, besides those of the task."""
+    """Data whose test batches also have a label and a sample space for each scenario."""
 
     columns: impressions.Data
     split: ImpressionSplit
@@ -94,10 +95,10 @@ class Setting(NamedTuple):
 
 
 def load(config: Config) -> Setting:
-    """The labelled examples, and their scenarios by name; made up for --tiny."""
+    """The labelled examples, and their scenarios by name; synthetic for --tiny."""
     if config.data:
         if len(config.labels) > 1:
-            raise ValueError(f"labels={config.labels}: this is about one question; name one label")
+            raise ValueError(f"labels={config.labels}: this experiment has one task; name one label")
         split = common.own_table(config)
     elif config.tiny:
         split = funnel(600, num_users=10, num_items=2).split
@@ -107,21 +108,21 @@ def load(config: Config) -> Setting:
 
 
 def by_scenario(split: ImpressionSplit, column: str) -> Setting:
-    """Adds to the test batches, for each value of a column, the label of the first task where it holds.
+    """Adds to the test batches the label of the first task for each value of a column.
 
-    Raises ValueError for a column that has no categories, values that can't be told apart by name, examples
-    without a known value, and so without a scenario, and a scenario of which the test has one class.
+    Raises ValueError for a column without categories, values with equal short names, examples without a known
+    value, and so without a scenario, and a scenario with a single class in the test examples.
     """
     table = split.impressions
     raw = {field.name: field.raw for field in table.fields if field.kind == "categorical"}
     if column not in raw:
         raise ValueError(
-            f"{table.name}: scenario={column!r}: is no column of categories; take one of {', '.join(raw)}"
+            f"{table.name}: scenario={column!r}: is not a column of categories; take one of {', '.join(raw)}"
         )
     strange = int((table.columns[column] < FIRST_VALUE).sum())
     if strange:
         raise ValueError(
-            f"{table.name}: {column}: {strange:,} examples have no value that training examples know, and so "
+            f"{table.name}: {column}: {strange:,} examples have a value that no training example has, and so "
             "no scenario; take another column"
         )
     columns = impressions.resident(split)
@@ -139,7 +140,7 @@ def by_scenario(split: ImpressionSplit, column: str) -> Setting:
 
 
 def scenario_names(values: Any, taken: tuple[str, ...]) -> tuple[str, ...]:
-    """Values of a column in short: letters and digits alone. Raises ValueError if two become the same."""
+    """Short names of a column's values: letters and digits. Raises ValueError if two are equal."""
     names = tuple(re.sub(r"\W+", "-", str(value).lower()).strip("-") for value in values)
     for name, value in zip(names, values, strict=True):
         if not name or names.count(name) > 1 or name in taken:
@@ -151,7 +152,7 @@ def scenario_names(values: Any, taken: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def build(row: str, setting: Setting, config: Config) -> Model:
-    """The model of a row, which learns from all examples and is tested on each scenario too."""
+    """The model of a row, which is trained on all examples and also tested on each scenario."""
     features = impressions.features(setting.split.impressions, config.dim)
     axis = axis_name(config.num_devices)
     inputs = recipes.Inputs(features, setting.column, len(setting.scenarios), axis_name=axis)
@@ -172,8 +173,8 @@ def summary(metrics: Mapping[str, float], setting: Setting) -> dict[str, float]:
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    made_up = config.tiny and not config.data
-    config = common.shrunk(config, **TINY, **({"scenario": TINY_SCENARIO} if made_up else {}))
+    synthetic = config.tiny and not config.data
+    config = common.shrink_if_tiny(config, **TINY, **({"scenario": TINY_SCENARIO} if synthetic else {}))
     setting = load(config)
     columns = setting.columns
     models = {row: build(row, setting, config) for row in config.rows}
@@ -187,7 +188,7 @@ def run(config: Config) -> None:
             experiment=EXPERIMENT,
             dataset=f"{columns.name}-by-{setting.column}",
             model=row,
-            config={**common.described(config), "parameters": sizes[row]},
+            config={**common.describe_settings(config), "parameters": sizes[row]},
             protocol=impressions.protocol(columns, model.selection, model.loss),
             seeds=config.seeds,
             metrics=found,

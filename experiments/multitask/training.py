@@ -1,4 +1,4 @@
-"""What the tables of several tasks share: a row is one model or several, trained and tested for all seeds."""
+"""Training of the rows of multi-task tables: a row is one model, or one for each task."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from jaxrec.types import Task
 class Model(NamedTuple):
     """A model, and how it is trained and measured.
 
-    name: of its folder. targets: what it learns. selection: the validation metric that chooses parameters.
-    tested: what the test measures besides the targets. terms: names of its losses besides those of the
-    targets. weighting: of all losses.
+    name: of its folder. targets: the tasks it learns. selection: the validation metric that chooses
+    parameters. tested: targets that are tested in addition. terms: names of its losses in addition to those
+    of the targets. weighting: of all losses.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Model(NamedTuple):
 
     @property
     def loss(self) -> str:
-        """The losses that it is trained with, as a protocol says them."""
+        """Names of its losses, for the protocol."""
         return " + ".join([*dict.fromkeys(loss_name(target.loss) for target in self.targets), *self.terms])
 
 
@@ -46,14 +46,14 @@ class Trained(NamedTuple):
 
 
 def groups(tasks: Sequence[str], *, alone: bool) -> list[Sequence[str]]:
-    """The tasks of each model of a row: all of them, or each for itself."""
+    """The tasks of each model of a row: one model for all, or one for each task (alone)."""
     return [[task] for task in tasks] if alone else [tasks]
 
 
 def count_parameters(models: Mapping[str, Sequence[Model]], columns: impressions.Data) -> dict[str, int]:
-    """Parameters of each row, all its models together.
+    """The number of parameters of each row, over all its models.
 
-    Whatever is wrong with any of them is raised here, before the first is trained.
+    An error of any of the models is raised here, before the first is trained.
     """
     return {
         row: sum(impressions.num_parameters(model.task, columns) for model in of_row)
@@ -66,8 +66,7 @@ def train(
 ) -> Trained:
     """Trains and tests a model for all seeds.
 
-    calibration: whether the test measures that too. options: where and how the run is kept, as
-    `common.training_options` gives them.
+    calibration: whether the test measures calibration too. options: see `common.training_options`.
     """
     fitted = impressions.train(
         columns,
@@ -92,7 +91,7 @@ def train(
     return Trained(fitted, metrics)
 
 
-def joined(runs: Sequence[Trained], keep: Callable[[str], bool]) -> list[dict[str, float]]:
-    """The metrics of all models of a row together, by seed: those whose name is to be kept."""
+def join_metrics(runs: Sequence[Trained], keep: Callable[[str], bool]) -> list[dict[str, float]]:
+    """The metrics of all models of a row by seed, those whose name passes `keep`."""
     by_seed = zip(*(run.metrics for run in runs), strict=True)
     return [{k: v for found in seed for k, v in found.items() if keep(k)} for seed in by_seed]

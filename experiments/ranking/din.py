@@ -1,23 +1,23 @@
 """Interest models of a behaviour history: base model, DIN, DIEN (Zhou et al., KDD 2018; AAAI 2019).
 
-For each event of a user one unseen item is sampled as the negative, and both are scored after the events
-before it: training on all but the last two events, validation on the last but one, test on the last. A row's
+For each event of a user one unseen item is sampled as the negative, and both are scored given the earlier
+events: training on all but the last two events, validation on the last but one, test on the last. A row's
 parameters are those of the epoch of best validation AUC. GAUC is the paper's, weighted by impressions;
 RelaImpr is against the row `base` of the same seed.
 
 Departs from the papers: MovieLens-100K (item, its genres, age, gender, occupation), or small sets of Amazon
 and Yelp (item and its attributes; Video: item alone), where they use Amazon Electronics and Books and
-MovieLens-20M, so no published number stands beside ours; Adam and one learning rate for all rows. The sets of
-Amazon and Yelp have no times: their events go by the order of the file.
+MovieLens-20M, so there are no comparable published numbers; Adam and one learning rate for all rows. The sets
+of Amazon and Yelp have no times: their events are in the order of the file.
 
 Run:     python -m experiments.ranking.din
 Also:    --rows base din-dice --seeds 0, --dataset Beauty, --data events.csv --user uid --item sku --time ts
 
 Expect:  on MovieLens-100K, each user tested on one event and one unseen item, DIEN is ahead of the base
          model by 0.018 in AUC and by 0.025 in GAUC (deviations of at most 0.002 and 0.007). DIN and its
-         variants are ahead in mean GAUC, by 0.005 to 0.014 with deviations of 0.004 to 0.010, and lie on
-         both side_info of the base model in AUC (+0.004 to -0.002). With 943 users, three seeds do not tell
-         them apart.
+         variants are ahead in mean GAUC, by 0.005 to 0.014 with deviations of 0.004 to 0.010; in AUC their
+         differences from the base model are +0.004 to -0.002. With 943 users, three seeds do not separate
+         them.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ DATASETS = {
     "Video": "sasrec/Video",
 }
 CLICK = Target("click", None, "label/click")
-TERMS = {"mini_batch_aware": "mini-batch aware", "next_behaviour": "next behaviour"}  # in words
+TERMS = {"mini_batch_aware": "mini-batch aware", "next_behaviour": "next behaviour"}  # names in protocols
 
 
 class Row(NamedTuple):
-    """A row of the table: what pools the history, the loss of a click, and further losses (see TERMS)."""
+    """A row of the table: model of the history, additional losses (see TERMS), and loss of a click."""
 
     body: Callable[[str | None], nn.Module]
     terms: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ class Row(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What a row is trained with, as its protocol says it."""
+        """Names of the losses of a row, for its protocol."""
         return " + ".join([loss_name(self.loss), *(TERMS[term] for term in self.terms)])
 
 
@@ -91,9 +91,9 @@ TINY: Mapping[str, Any] = {"epochs": 2, "batch_size": 64}
 class Config(common.EventOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
-    dataset: Literal["ml-100k", "Beauty", "Sports", "Toys", "Yelp", "Video"] = "ml-100k"  # what is trained on
+    dataset: Literal["ml-100k", "Beauty", "Sports", "Toys", "Yelp", "Video"] = "ml-100k"  # data set
     rows: tuple[str, ...] = tuple(ROWS)  # rows of the table
-    split: Literal["last", "time", "user"] = "last"  # each user's last events, shares of time, other users
+    split: Literal["last", "time", "user"] = "last"  # by each user's last events, by time, by user
     workdir: str = "runs/din"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -101,7 +101,9 @@ class Config(common.EventOptions, recipes.Recipe):
         common.check(self, "epochs", "patience", "batch_size", "dim", "length", "save_every")
         for name in ("mba", "auxiliary"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: must be positive; rows without it have none")
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: must be positive; to leave it out, choose rows without it"
+                )
         without = self.dataset != "ml-100k" and not self.tiny and not self.data
         if self.split == "time" and (without or (self.data and not self.time)):
             raise ValueError(
@@ -111,14 +113,16 @@ class Config(common.EventOptions, recipes.Recipe):
 
 
 def load(config: Config) -> Clicks:
-    """Impressions of a data set with what is known of its items and users."""
+    """Impressions of a data set with features of its items and users."""
     sequences, side_info = events(config)
     return next_clicks(sequences, split=config.split, side_info=side_info)
 
 
 def events(config: Config) -> tuple[Sequences, SideInfo]:
-    """Events of a data set. Items: ml-100k has genres, as one category each set, S3-Rec's sets have
-    attributes."""
+    """Events of a data set, and side information.
+
+    Items of ml-100k have genres, each set of which is one category; items of S3-Rec's sets have attributes.
+    """
     if config.data:
         return common.own_events(config), NO_SIDE_INFO
     if config.tiny:
@@ -129,32 +133,32 @@ def events(config: Config) -> tuple[Sequences, SideInfo]:
     if source == "coserec":
         side_info = SideInfo({"attributes": coserec.load_attributes(name)}, {})
     if source == "movielens":
-        side_info = SideInfo({"genres": coded(movielens.load_movies(name).genres)}, user_columns())
+        side_info = SideInfo({"genres": encode_values(movielens.load_movies(name).genres)}, user_columns())
     return data.load(DATASETS[config.dataset]), side_info
 
 
 def user_columns() -> dict[str, np.ndarray]:
-    """What is known of MovieLens-100K's users: age by decade, gender, occupation."""
+    """Features of MovieLens-100K's users: age by decade, gender, occupation."""
     users = movielens.load_users("ml-100k")
     known = {"age": users.age // 10, "gender": users.gender, "occupation": users.occupation}
-    return {name: coded(column) for name, column in known.items()}
+    return {name: encode_values(column) for name, column in known.items()}
 
 
-def coded(values: np.ndarray) -> np.ndarray:
-    """Values, or lists of values, as ids from 1 in their order, behind 0 for padding: int32 [n + 1]."""
+def encode_values(values: np.ndarray) -> np.ndarray:
+    """Ids of values, or of lists of values, in sorted order from 1, after a 0 for padding: int32 [n + 1]."""
     _, ids = np.unique(values, axis=0, return_inverse=True)
     return np.append(0, ids.reshape(-1) + 1).astype(np.int32)
 
 
 def dataset_name(config: Config, clicks: Clicks) -> str:
-    """The data set's name in results and folders, which says whose files it is of."""
+    """The data set's name in results and folders, with the source of its files."""
     if config.data or config.tiny:
         return "tiny" if not config.data else clicks.name
     return f"coserec-{config.dataset}" if "coserec" in DATASETS[config.dataset] else config.dataset
 
 
 def task_of(row: Row, clicks: Clicks, config: Config) -> Task:
-    """Clicks after a history, by the model of a row, with the row's further losses."""
+    """The task of predicting clicks by the model of a row, with the row's additional losses."""
     sampled = "next_behaviour" in row.terms
     body = row.body(axis_name(config.num_devices))
     return ctr(
@@ -172,7 +176,7 @@ def task_of(row: Row, clicks: Clicks, config: Config) -> Task:
 def train(
     name: str, clicks: Clicks, columns: impressions.Data, config: Config
 ) -> tuple[Fitted, list[dict[str, float]]]:
-    """Trains a row for all seeds; gives the run and its test metrics."""
+    """Trains a row for all seeds; returns the run and its test metrics."""
     row = ROWS[name]
     task = task_of(row, clicks, config)
     sizes = {"mini_batch_aware": config.mba, "next_behaviour": config.auxiliary}
@@ -194,7 +198,7 @@ def train(
 def with_improvement(
     found: Sequence[Mapping[str, float]], base: Sequence[Mapping[str, float]]
 ) -> list[dict[str, float]]:
-    """Test metrics with RelaImpr of each seed over the base model in percent, of GAUC as in the paper."""
+    """Test metrics with RelaImpr of GAUC over the base model of the same seed, in percent."""
     name = "gauc/click"
     return [
         {**own, "rela_impr/click": float(metrics.relative_improvement(own[name], first[name]))}
@@ -205,7 +209,7 @@ def with_improvement(
 def run(config: Config) -> None:
     """Trains, tests and stores every row, `base` first."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     clicks = load(config)
     columns = impressions.resident_clicks(clicks, length=config.length, name=dataset_name(config, clicks))
     base: list[dict[str, float]] | None = None
@@ -214,7 +218,7 @@ def run(config: Config) -> None:
         base = found if row == "base" else base
         found = found if base is None else with_improvement(found, base)
         of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
-        settings = common.described(config, left_out=("dataset",))  # the result has its place by it
+        settings = common.describe_settings(config, left_out=("dataset",))  # it is in the path of the result
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

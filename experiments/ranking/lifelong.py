@@ -1,40 +1,41 @@
-"""What a click owes to events of long ago: truncation, pooling, search (SIM, ETA) and memory (MIMN).
+"""Click prediction from long histories: truncation, pooling, search (SIM, ETA) and memory (MIMN).
 
-Made-up histories (`data.synthetic.lifelong`) whose old events decide and whose recent ones mislead. In every
-category a user likes one of two styles, showed it a few times long ago, and is asked about an item in the
-end. Training, validation and test have different users. A model that reads the recent events alone has
-an AUC of 0.5, an oracle that knows the true preferences 1 - noise, which stands in each row as `auc/best`. A
-row's parameters are those of the epoch of best validation AUC.
+In the synthetic histories (`data.synthetic.lifelong`) a user prefers one of two styles in every category, and
+only a few old events show it; the recent events carry no information. The model predicts whether the user
+clicks an item of the category. Training, validation and test have different users. A model that reads only
+recent events has an AUC of 0.5, an oracle that knows the true preferences 1 - noise, which each row has as
+`auc/best`. A row's parameters are those of the epoch of best validation AUC.
 
     din-recent  DIN on the most recent events          sim-hard  the last k events of the target's category
     base        the sum of the whole history           sim-soft  k events by a learned inner product
     din         DIN on the whole history               eta       k events by hashed vectors
     mimn        a memory of fixed size, written event by event
-    sim-soft-pretrained   sim-soft in two runs of at most `epochs` each: the search alone by its own loss;
-                          then all else by the click's, the search staying as in its epoch of best AUC
+    sim-soft-pretrained   sim-soft in two runs of at most `epochs` each: first the search alone with its own
+                          loss; then all other parameters with the loss of the click, while the search keeps
+                          its parameters of best AUC
 
-The other half is time: milliseconds a batch of 8 users against the length of their histories, to answer
-(`serve`, gathering of events included), for a step of training (`train`), and for MIMN to answer from a state
-that is kept for each user (`stored`).
+Models are also timed: milliseconds per batch of 8 users by the length of their histories, to score
+(`serve`, including the gathering of events), for a training step (`train`), and for MIMN to score from a
+state that is stored for each user (`stored`).
 
-Departs from the papers: made-up data, so no published number stands beside ours; no ages of events; Adam,
-one learning rate and tables of one initial size, 1 / √dim, for all rows: from the papers' small tables a
-learned search does not leave 0.5 in this time.
+Departs from the papers: synthetic data, so there are no published numbers; no ages of events; Adam, one
+learning rate and an initial standard deviation of the tables of 1 / √dim for all rows: from the papers'
+smaller values a learned search stays at an AUC of 0.5 in this number of epochs.
 
 Run:     python -m experiments.ranking.lifelong
-Also:    --rows din-recent sim-hard --timed       (no times)
-         --no-trained                             (times alone)
+Also:    --rows din-recent sim-hard --timed       (without timing)
+         --no-trained                             (timing only)
 
-Expect:  DIN on the last 30 events is at chance. DIN on all 200 events and hard search find what there is to
-         find (the best possible AUC is 0.95 on average over samples), and hashing (ETA) does nearly as well.
-         The learned inner product (SIM, soft search) does so with some seeds and not with others, whether it
-         is trained jointly or beforehand (0.86 in both). A memory of eight slots (MIMN, 0.55) hardly learns
-         which style belongs to which of the twenty categories. With 1,000 events, hard search still finds
-         everything (0.948) and ETA most of it (0.896); the sum of the history (0.525) and soft search
-         (0.582) find little. Sizes and learning rates were chosen by looking at the results with 200 events,
-         so this shows that search works and does not compare the models. From 100 to 54,000 events, the time
-         to answer for eight users grows from 0.3 to 178 ms with DIN and from 0.1 to 1.9 ms with hard search,
-         and not at all with a memory that is stored (MIMN).
+Expect:  DIN on the last 30 events is at chance. DIN on all 200 events and hard search reach the AUC of the
+         oracle (0.95 on average over samples), and hashing (ETA) nearly does. The learned inner product (SIM,
+         soft search) does so with some seeds and not with others, whether it is trained jointly or beforehand
+         (0.86 in both). A memory of eight slots (MIMN, 0.55) hardly learns which style belongs to which of
+         the twenty categories. With 1,000 events, hard search still has an AUC of 0.948 and ETA 0.896; the
+         sum of the history (0.525) and soft search (0.582) are little above chance. Sizes and learning rates
+         were chosen by looking at the results with 200 events, so this shows that search works and does not
+         compare the models. From 100 to 54,000 events, the time to score eight users grows from 0.3 to 178 ms
+         with DIN and from 0.1 to 1.9 ms with hard search, and does not grow with a memory that is stored
+         (MIMN).
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ from jaxrec.types import Protocol, Task
 
 EXPERIMENT = "lifelong"
 CLICK = Target("click", None, "label/click")
-NUM_CATEGORIES = 10  # that targets are drawn from; as many are not
+NUM_CATEGORIES = 10  # from which targets are drawn; as many others have none
 EVALUATION_BATCH = 256
 UNTIMED = ("tiny", "num_users", "length", "relevant", "noise", "epochs", "patience", "batch_size")
 
@@ -73,9 +74,9 @@ UNTIMED = ("tiny", "num_users", "length", "relevant", "noise", "epochs", "patien
 class Row(NamedTuple):
     """A row of the table.
 
-    recent: whether it reads the recent events alone. search: weight of the search's own loss; None: it has
-    none. pretrained: whether the search is trained before the rest. memory: whether it has a memory, whose
-    utilisation is a loss and from whose state it is also timed.
+    recent: whether it reads only recent events. search: weight of the search's own loss; None: without one.
+    pretrained: whether the search is trained before the rest. memory: whether it has a memory, whose
+    utilisation is a loss and whose stored state is also timed.
     """
 
     model: Callable[[Clicks, recipes.Recipe], nn.Module]
@@ -91,7 +92,7 @@ class Row(NamedTuple):
         return found | ({"memory_utilisation": recipe.utilisation} if self.memory else {})
 
     def label(self, recipe: recipes.Recipe) -> str:
-        """What it is trained with, as its protocol says it."""
+        """Names of its losses, for the protocol."""
         names = [name for name, weight in self.weights(recipe).items() if weight]
         return ("search, then " if self.pretrained else "") + " + ".join(names).replace("click", "bce")
 
@@ -115,11 +116,11 @@ class Config(common.Options, recipes.Recipe):
 
     rows: tuple[str, ...] = tuple(ROWS)  # rows of the table
     trained: bool = True  # whether rows are trained and tested; otherwise only timed
-    timed: tuple[int, ...] = (100, 1_000, 10_000, 54_000)  # lengths of histories to time; none: not timed
-    num_users: int = 1_000  # of whom a tenth each validate and test, with 10 impressions each
-    length: int = 200  # events of the longest history; the shortest has half
-    relevant: int = 4  # old events of each category that decide
-    noise: float = 0.05  # share of clicks that go against taste
+    timed: tuple[int, ...] = (100, 1_000, 10_000, 54_000)  # lengths of histories to time; empty: not timed
+    num_users: int = 1_000  # a tenth each for validation and test; 10 impressions per user
+    length: int = 200  # events of the longest history; the shortest has half as many
+    relevant: int = 4  # old events of each category that show the preference
+    noise: float = 0.05  # share of clicks that contradict the preference
     save_every: int = 5  # epochs between checkpoints
     workdir: str = "runs/lifelong"  # folder of checkpoints and logs; a run found there is continued
 
@@ -136,7 +137,7 @@ class Config(common.Options, recipes.Recipe):
 
 
 def load(config: Config) -> Lifelong:
-    """Users with histories of length / 2 to length events, of which the last 2 · recent tell nothing."""
+    """Users with length / 2 to length events, the last 2 · recent of which carry no information."""
     if config.tiny:
         return lifelong(40, min_length=24, max_length=40, num_categories=3, relevant=2, recent=12)
     return lifelong(
@@ -151,7 +152,7 @@ def load(config: Config) -> Lifelong:
 
 
 def events_read(row: Row, config: Config, length: int) -> int:
-    """How many events of a history of `length` a row reads."""
+    """The number of events that a row reads of a history of `length`."""
     return min(config.recent, length) if row.recent else length
 
 
@@ -174,8 +175,8 @@ def fit(
     config: Config,
     **options: Any,
 ) -> Fitted:
-    """Trains a task for all seeds; `name` is that of its folder. options: of `train.fit.fit`."""
-    # A longer training of the search gives the row another start, so it is another run.
+    """Trains a task for all seeds. name: of its folder. options: of `train.fit.fit`."""
+    # With more epochs of search the row has another initialisation, so it is another run.
     before: dict[str, Any] = {"search_epochs": config.epochs} if "initial" in options else {}
     kept = common.training_options(config, columns.name, name, row=name, **before)
     kept["description"] = {k: v for k, v in kept["description"].items() if k not in ("trained", "timed")}
@@ -195,7 +196,7 @@ def fit(
 
 
 def train(name: str, made: Lifelong, config: Config) -> None:
-    """Trains a row for all seeds, tests it, and stores what came out."""
+    """Trains a row for all seeds, tests it, and stores the result."""
     row, clicks = ROWS[name], made.clicks
     length = int((clicks.end - clicks.start).max())
     columns = impressions.resident_clicks(
@@ -214,7 +215,7 @@ def train(name: str, made: Lifelong, config: Config) -> None:
     fitted = fit(columns, task, row.weights(config), tx, name, config, **options)
     found = impressions.test(columns, task, [CLICK], fitted.variables, num_devices=config.num_devices)
     of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
-    settings = common.described(config, left_out=("trained", "timed"))
+    settings = common.describe_settings(config, left_out=("trained", "timed"))
     path = common.save(
         config.results,
         experiment=EXPERIMENT,
@@ -231,7 +232,7 @@ def train(name: str, made: Lifelong, config: Config) -> None:
 
 
 def measure_time(name: str, config: Config) -> Path:
-    """Times a row at every length, one measurement a seed, and stores milliseconds a batch."""
+    """Times a row at every length, one measurement per seed, and stores milliseconds per batch."""
     row = ROWS[name]
     found: list[dict[str, float]] = [{} for _ in config.seeds]
     for length in config.timed:
@@ -255,7 +256,7 @@ def measure_time(name: str, config: Config) -> Path:
         experiment=EXPERIMENT,
         dataset=f"milliseconds-of-{lifelong_times.BATCH}-users",
         model=name,
-        config=common.described(config, left_out=("trained", *UNTIMED)),
+        config=common.describe_settings(config, left_out=("trained", *UNTIMED)),
         protocol=Protocol(split="none", candidates="impressions", seen="keep", ks=(), selection="none"),
         seeds=config.seeds,
         metrics=found,
@@ -267,7 +268,7 @@ def measure_time(name: str, config: Config) -> Path:
 def run(config: Config) -> None:
     """Trains, tests, times and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     made = load(config) if config.trained else None
     for name in sorted(config.rows, key=[*ROWS].index):
         if made is not None:

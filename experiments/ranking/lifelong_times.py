@@ -1,4 +1,4 @@
-"""What models of long histories cost: milliseconds a batch of 8 users, the second half of `lifelong`."""
+"""Timing of the models of long histories for `lifelong`, per batch of 8 users."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def timings(
     seeds: tuple[int, ...],
     memory: Any = None,
 ) -> Iterator[tuple[str, list[float]]]:
-    """("serve" | "train" | "stored", seconds a batch by seed).
+    """("serve" | "train" | "stored", seconds per batch by seed).
 
-    read: events of a history that the task reads. memory: the module of a model that keeps a state for each
-    user, from which it is then also timed ("stored").
+    read: events of a history that the task reads. memory: the module of a model with a stored state of each
+    user, which is then also timed ("stored").
     """
     context = jax.tree.map(jnp.asarray, clicks.columns())
     examples = {"example": jnp.arange(BATCH), "mask": jnp.ones(BATCH, bool)}
@@ -62,7 +62,7 @@ def timings(
     def step(state: Any, context: Any) -> Any:
         return make_step(task, tx, weighting)(
             state, examples, context
-        )  # all of it, or no gradient is computed
+        )  # all outputs, since otherwise the gradient would not be computed
 
     create_state = jax.jit(lambda key: create(task, tx, weighting, key, examples, context))
     states = [create_state(jax.random.key(seed)) for seed in seeds]
@@ -81,9 +81,9 @@ def timings(
 
 
 def seconds_of(fn: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> list[float]:
-    """For each tuple of arguments the median of a few calls, as many as fit in a second but at most 5."""
+    """For each tuple of arguments, the median time of as many calls as fit in a second, at most 5."""
     program = jax.jit(fn).lower(*arguments[0]).compile()
-    jax.block_until_ready(arguments)  # or the first call would wait for them
+    jax.block_until_ready(arguments)  # so that the first call does not wait for them
     medians = []
     for given in arguments:
         taken: list[float] = []

@@ -1,24 +1,24 @@
 """Retrieval by clusters of items on MovieLens-100K (Zhang et al., arXiv:2302.02657).
 
 K-means divides the items by skip-gram vectors learned from training events. Train: events 1..n-2 of each
-user predict the next, with sampled softmax. Test: is the last event in a list of M unseen items? The
-parameters are those of the best validation recall@50.
+user predict the next, with sampled softmax. Test: whether a list of M unseen items has the last event's item.
+The parameters are those of the best validation recall@50.
 
     sasrec-ssm      negatives from all items; the list is the M items of highest score
     naive-mtl-ssm   negatives from the cluster of the positive; the list is merged by quotas
-    prompts-ssm     the same, and a prompt adapts the user's vector to each cluster
+    prompts-ssm     as naive-mtl-ssm, and a prompt adapts the user's vector to each cluster
 
-All rows see each event once an epoch, in as many steps, with as many negatives. The paper's tables are on
-other data (ML-1M with times, KuaiRand), so no published number is given for these.
+All rows read each event once per epoch, with the same numbers of steps and negatives. The paper's tables are
+on other data (ML-1M with times, KuaiRand), so there are no comparable published numbers.
 
 Run:     python -m experiments.retrieval.kuaishou_ebr
 Also:    --clusters 20, --alpha 0 (equal quotas), --alpha inf (cluster after cluster),
          --data events.csv --user uid --item sku --time ts
 
-Expect:  on MovieLens-100K, training within clusters is below SASRec over all items, with prompts (recall@50
-         0.420) as without them (0.428; SASRec 0.457). The difference is smallest in short lists. With
-         prompts, validation is best after 45 of 100 epochs and falls from there. The gains in the paper are
-         on other data.
+Expect:  on MovieLens-100K, training within clusters has a lower recall@50 than SASRec over all items (0.457),
+         with prompts (0.420) and without them (0.428). The difference is smallest for short lists. With
+         prompts, validation is best after 45 of 100 epochs and then falls. The gains in the paper are on
+         other data.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What it is trained with, as its protocol says it."""
+        """Names of its losses, for the protocol."""
         return "in-cluster sampled softmax + intent" if self.intents else "sampled softmax"
 
 
@@ -86,7 +86,7 @@ class Config(common.EventOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     rows: tuple[str, ...] = (*BASELINES, *ROWS)  # rows of the table
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
     save_every: int = 10  # epochs between checkpoints
     workdir: str = "runs/kuaishou_ebr"  # folder of checkpoints and logs; a run found there is continued
 
@@ -107,7 +107,7 @@ class Config(common.EventOptions, recipes.Recipe):
 
 
 def load(config: Config) -> Sequences:
-    """The sequences of MovieLens-100K or of a file of yours; made up for --tiny."""
+    """The sequences of MovieLens-100K or of your own file; synthetic for --tiny."""
     if config.data:
         return common.own_events(config)
     if config.tiny:
@@ -124,7 +124,7 @@ def evaluation(
     part: Literal["validation", "test"],
     config: Config,
 ) -> Evaluation:
-    """Whether a row's lists hold the target: merged from clusters, or the items of highest score.
+    """Evaluates whether a row's lists have the target: merged from clusters, or the items of highest score.
 
     row: None for a baseline, whose model is a retriever.
     """
@@ -136,7 +136,7 @@ def evaluation(
         served = over_all_items(retriever(model, made.packed))
     else:
         served = cluster_retriever(model, made.packed, prompted=row.prompted)
-    repeated = float(seen_before(columns.split.sequences, queries).mean())  # misses, by the protocol
+    repeated = float(seen_before(columns.split.sequences, queries).mean())  # they count as misses
 
     def summarise(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
         return recall_metrics(LENGTHS)(values, queries) | ({SEEN_TARGETS: repeated} if repeated else {})
@@ -157,7 +157,7 @@ def train(
         work = recipes.by_user(model, columns, clusters, config, intents=row.intents, num_devices=devices)
     chosen = evaluation(row, model, columns, clusters, protocol, "validation", config)
     options = common.training_options(config, columns.split.sequences.name, name, row=name)
-    options["description"] |= described(config)
+    options["description"] |= describe_settings(config)
     fitted = fit_reusing(
         [Phase("train", work.task, config.epochs)],
         optax.adam(config.learning_rate),
@@ -170,15 +170,15 @@ def train(
     return model, fitted
 
 
-def described(config: Config) -> dict[str, Any]:
-    """The settings that decide what is computed; JSON has no infinity."""
-    return common.described(config) | {"alpha": config.alpha if np.isfinite(config.alpha) else "inf"}
+def describe_settings(config: Config) -> dict[str, Any]:
+    """The settings that affect what is computed, with infinity as text, which JSON lacks."""
+    return common.describe_settings(config) | {"alpha": config.alpha if np.isfinite(config.alpha) else "inf"}
 
 
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     config = dataclasses.replace(config, evaluate_every=min(config.evaluate_every, config.epochs))
     columns = next_item.resident(leave_one_out(load(config)))
     whole = one_cluster(columns.num_items)
@@ -192,7 +192,7 @@ def run(config: Config) -> None:
         fitted: Fitted | None = None
         if row is None:
             baseline = BASELINES[name](columns)
-            assert isinstance(baseline.model, Retriever)  # of vectors, both
+            assert isinstance(baseline.model, Retriever)  # both baselines score by vectors
             model, variables = baseline.model, baseline.for_seeds(config.seeds)
         else:
             protocol = protocol._replace(loss=row.label, selection=SELECTION)
@@ -205,7 +205,7 @@ def run(config: Config) -> None:
             experiment=EXPERIMENT,
             dataset=columns.split.sequences.name.split("/")[-1],
             model=name,
-            config=described(config) | {"sizes": clusters.sizes.tolist()} if fitted else {},
+            config=describe_settings(config) | {"sizes": clusters.sizes.tolist()} if fitted else {},
             protocol=protocol,
             seeds=config.seeds,
             metrics=found,

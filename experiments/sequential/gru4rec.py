@@ -1,30 +1,30 @@
-"""GRU4Rec by loss and batching on Yoochoose 1/64 (Hidasi et al., ICLR 2016; the same with others, CIKM 2018).
+"""GRU4Rec by loss and batching on Yoochoose 1/64 (Hidasi et al., ICLR 2016 and CIKM 2018).
 
-Every click of a test session but the first is a target, ranked among all items, those of the session
-included. One table of items for input and output, and a bias for each item. A target competes with the other
-targets of its step and with 2,048 items drawn ∝ frequency^alpha for all examples of the step.
+Every click of a test session but the first is a target, ranked against all items, including those of the
+session. One item table serves input and output, with a bias for each item. The negatives of a target are the
+other targets of its step and 2,048 items drawn ∝ frequency^alpha for all examples of the step.
 
-    gru4rec-ssm           the authors' cross-entropy, a softmax over target and negatives, corrected for how
-                          often samples come (logQ); whole sessions, gradients through all of them
-    gru4rec-ssm-parallel  the same; sessions side by side, an event a step, the state carried on, gradients
-                          through one step, sessions in the order of time: as the authors train
-    gru4rec-bpr-max-parallel, gru4rec-top1-max-parallel: their other losses
+    gru4rec-ssm           the authors' cross-entropy, a softmax over target and negatives with the logQ
+                          correction for their frequencies; whole sessions, gradients through all of them
+    gru4rec-ssm-parallel  the same loss with session-parallel batches as the authors train: one event per
+                          step, the state kept, gradients through one step, sessions in the order of time
+    gru4rec-bpr-max-parallel, gru4rec-top1-max-parallel    session-parallel with the authors' other losses
 
-Each loss has the authors' settings for RSC15 (RECIPES): of cross-entropy from their README, of BPR-max with
-one table from their sample file. They give none for TOP1-max, which runs with those of BPR-max. Nothing was
-tuned on this split, so that rows differ by loss and settings together. A row's parameters are those of the
+Each loss has the authors' settings for RSC15 (`jaxrec.recipes.gru4rec`): for cross-entropy from their README,
+for BPR-max with one table from their sample file. They give none for TOP1-max, which has those of BPR-max.
+Nothing was tuned on this split, so rows differ in both loss and settings. A row's parameters are those of the
 epoch of best validation MRR@20.
 
 Run:     python -m experiments.sequential.gru4rec
 Also:    --rows gru4rec-ssm gru4rec-ssm-parallel --batch-size 256 --epochs 3 --seeds 0
 
 Departs from the authors' code: its GRU resets the state before the product with U_n (here after, as in their
-PyTorch code); momentum moves all rows of the item table (there those of the step). No published number stands
-beside ours: the authors' are of all of RSC15 in their own preparation.
+PyTorch code); momentum updates all rows of the item table (there those of the step). There are no comparable
+published numbers: the authors' are on all of RSC15 in their own preparation.
 
-Expect:  on Yoochoose 1/64 (one seed) recall@20 0.689 and MRR@20 0.291 with cross-entropy over all items
-         (`experiments.sequential.stamp`), and 0.695 and 0.305 as its authors train it today (sessions in
-         parallel, sampled softmax). Popularity depends on the days that are counted: recall@20 is 0.054
+Expect:  on Yoochoose 1/64 (one seed) recall@20 is 0.689 and MRR@20 0.291 with cross-entropy over all items
+         (`experiments.sequential.stamp`), and 0.695 and 0.305 as its authors train it today (session-parallel
+         batches, sampled softmax). Popularity depends on the days that are counted: its recall@20 is 0.054
          here, with the first nine tenths of the training sessions, and 0.073 with all of them.
 """
 
@@ -54,9 +54,11 @@ Loss = Callable[[SessionSplit, recipes.Recipe, recipes.OfLoss], Objective]
 
 
 class Row(NamedTuple):
-    """A trained row. objective: its loss; settings: the name of the loss whose settings it has; parallel:
-    whether
-    sessions run side by side, an event a step."""
+    """A trained row.
+
+    objective: its loss. settings: the name of the loss whose settings it has. parallel: whether it has
+    session-parallel batches.
+    """
 
     objective: Loss
     settings: str
@@ -71,13 +73,13 @@ ROWS: Mapping[str, Row] = {
 }
 
 
-def chance(columns: sessions.Data) -> Baseline:
+def random_baseline(columns: sessions.Data) -> Baseline:
     """Random scores, drawn with the keys of the stored results."""
     return baselines.random(columns, keys=jax.random.split)
 
 
 BASELINES: Mapping[str, Callable[[sessions.Data], Baseline]] = {
-    "random": chance,
+    "random": random_baseline,
     "popularity": baselines.popularity,
 }
 TINY: Mapping[str, Any] = {"dim": 8, "batch_size": 16, "epochs": 2, "num_samples": 8, "max_len": 12}
@@ -87,10 +89,10 @@ TINY: Mapping[str, Any] = {"dim": 8, "batch_size": 16, "epochs": 2, "num_samples
 class Config(common.EventOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
-    dataset: Literal["yoochoose1_64", "diginetica"] = "yoochoose1_64"  # what is trained on
+    dataset: Literal["yoochoose1_64", "diginetica"] = "yoochoose1_64"  # data set
     rows: tuple[str, ...] = (*BASELINES, *ROWS)  # rows of the table
     validation: float = 0.1  # share of training sessions, the last ones
-    user: str = "session"  # a file's column of sessions
+    user: str = "session"  # column of sessions of your own file
     workdir: str = "runs/gru4rec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -106,26 +108,28 @@ class Config(common.EventOptions, recipes.Recipe):
 
 
 def settings_of(row: str, config: Config) -> recipes.OfLoss:
-    """The settings of a row's loss, with what the command line changes."""
-    return common.overridden(recipes.OF_LOSS[ROWS[row].settings], config)
+    """The settings of a row's loss, with the changes of the command line."""
+    return common.override(recipes.OF_LOSS[ROWS[row].settings], config)
 
 
 def described_row(row: str, config: Config) -> dict[str, Any]:
-    """All settings that decide what a row computes."""
-    return common.described(config) | dataclasses.asdict(settings_of(row, config))
+    """All settings that affect what a row computes."""
+    return common.describe_settings(config) | dataclasses.asdict(settings_of(row, config))
 
 
 def load(config: Config) -> SessionSplit:
     """Training, validation and test sessions, in the order of time."""
     if config.data:
         found = common.own_sessions(config)
+    elif config.tiny:
+        found = synthetic_sessions()
     else:
-        found = made_up() if config.tiny else data.load(f"sessions/{config.dataset}", kind="sessions")
+        found = data.load(f"sessions/{config.dataset}", kind="sessions")
     return split_sessions(found, share=config.validation, by="last")
 
 
-def made_up() -> Sessions:
-    """Sessions along a cycle of 40 items, and the last click of others as test."""
+def synthetic_sessions() -> Sessions:
+    """Synthetic sessions along a cycle of 40 items; the last clicks of others are for test."""
     chain = markov_chain(160, 40, min_length=2, max_length=9, noise=0.1).sequences
     at = int(chain.offsets[120])
     return Sessions.from_arrays(
@@ -139,7 +143,7 @@ def made_up() -> Sessions:
 
 
 def training_of(row: str, columns: sessions.Data, config: Config) -> tuple[sessions.Training, Objective]:
-    """How a row learns: sessions side by side, or whole sessions in packed rows."""
+    """How a row is trained: session-parallel batches, or whole sessions in packed rows."""
     settings, split = settings_of(row, config), columns.split
     model = recipes.network(split, config, settings)
     objective = ROWS[row].objective(split, config, settings)
@@ -152,7 +156,7 @@ def training_of(row: str, columns: sessions.Data, config: Config) -> tuple[sessi
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     columns = sessions.resident(load(config))
     dataset = columns.split.name.split("/")[-1]
     for row in config.rows:

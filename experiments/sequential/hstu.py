@@ -1,29 +1,29 @@
 """HSTU and SASRec on one split, with one budget (Zhai et al., ICML 2024, arXiv:2402.17152, section 4.1).
 
 Train: events 1..n-2 of each user predict the next. Full ranking with the parameters of the best validation
-NDCG@10: candidates are the items that have events (3,706 on ML-1M) without all the earlier ones of the user,
-however long ago. The paper's public code ranks the whole movie file (3,883) without the last 200 inputs.
+NDCG@10: candidates are the items that have events (3,706 on ML-1M), except all earlier ones of the user. The
+paper's public code ranks all movies of the file (3,883), except the last 200 inputs.
 
-All rows share width, layers, heads, length, dropout, optimiser, batch and epochs, those of that code for the
-nearest of its data sets; the blocks differ: HSTU's have no feed-forward network.
+All rows have the same width, layers, heads, length, dropout, optimiser, batch size and epochs, those of that
+code for the most similar of its data sets; the blocks differ: HSTU's have no feed-forward network.
 
-HSTU reads when each event happened and when the next one is requested, in evaluation the target's own time,
-as the public code does. Data without times (Video) need --no-times, which leaves out the bias by time.
+HSTU reads the time of each event and of the next one, which in evaluation is the target's own time, as in the
+public code. Data without times (Video) need --no-times, which leaves out the bias by time.
 
 Run:     python -m experiments.sequential.hstu
 Also:    --dataset Beauty, --dataset Video --no-times --dropout 0.2, --alpha 1.6 (stochastic length),
-         --dtype bfloat16, --num-layers 2, --data FILE --user … --item … --time … (events of yours),
-         --shared (one set of negatives a batch: on CPU the loss is most of a step otherwise)
-Published settings, for whoever has the files:
+         --dtype bfloat16, --num-layers 2, --data FILE --user … --item … --time … (your own events),
+         --shared (one set of negatives per batch, since on a CPU the loss otherwise takes most of a step)
+Published settings, if you have the files:
          --dataset ml-1m --select test            (downloads ml-1m.zip of GroupLens, or --file ratings.dat)
          --dataset ml-20m --select test           (ml-20m.zip, or --file ratings.csv)
          --dataset Books --select test --file ratings_Books.csv
 Expect:  HSTU's NDCG@10 is 6 to 10 % above that of SASRec on Beauty (0.051), Sports (0.029) and Video (0.056),
          where SASRec has two layers or its one seed trains with four; on MovieLens-100K both have 0.099.
 
-The code has no validation split: it trains on all events but the last, and its README's numbers are read off
-the curves of the test metric. --select test does that; its rows are labelled so, and are no fair comparison.
-They alone carry the published numbers, without a difference, as the candidates of the ranking are others.
+The code has no validation split: it trains on all events but the last, and its README has the best values of
+the test metric. --select test does that; the names of its rows say so, and they are not a fair comparison.
+Only they have published numbers, without a difference, since the candidates of the ranking differ.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ KS = (5, 10, 20, 50, 200)
 class Row(NamedTuple):
     """A trained row: its encoder, and how hidden states are scored against next items.
 
-    recipe: settings by data set. options: of those that only some rows read, the ones that this row does.
+    recipe: settings by data set. options: those of the optional settings that the row reads.
     """
 
     encoder: Callable[[int, recipes.Recipe], Encoder]
@@ -80,7 +80,7 @@ ROWS: Mapping[str, Row] = {
     "sasrec-original-ssm": Row(recipes.sasrec_original_cosine),  # the same encoder with HSTU's objective
     "sasrec-ssm": Row(recipes.sasrec),  # as the public code builds it for its baseline
     "hstu-ssm": Row(recipes.hstu, options=OF_HSTU),
-    "hstu-large-ssm": Row(recipes.hstu, recipe=recipes.large, options=OF_HSTU),  # only if it is named
+    "hstu-large-ssm": Row(recipes.hstu, recipe=recipes.large, options=OF_HSTU),  # not in the default rows
 }
 BASELINES = {"random": baselines.random, "popularity": baselines.popularity}
 
@@ -95,10 +95,10 @@ class Config(common.EventOptions, recipes.Changes):
     """Trains and tests the rows of the table, one after the other."""
 
     dataset: Literal["ml-100k", "Beauty", "Sports", "Video", "ml-1m", "ml-20m", "Books"] = "ml-100k"
-    file: str = ""  # the rating file of ml-1m, ml-20m or Books; none: the archive, found or downloaded
+    file: str = ""  # the rating file of ml-1m, ml-20m or Books; empty: the archive, found or downloaded
     rows: tuple[str, ...] = (*BASELINES, "sasrec-bce", "sasrec-original-ssm", "sasrec-ssm", "hstu-ssm")
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
-    select: Literal["validation", "test"] = "validation"  # test: on all events but the last, as the code
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
+    select: Literal["validation", "test"] = "validation"  # test: trains on all events but the last
     save_every: int = 10  # epochs between checkpoints
     workdir: str = "runs/hstu"  # folder of checkpoints and logs; a run found there is continued
 
@@ -113,18 +113,18 @@ class Config(common.EventOptions, recipes.Changes):
 
 
 def recipe_of(row: str, config: Config) -> recipes.Recipe:
-    """The settings of a row on a data set, with what the command line changes."""
+    """The settings of a row on a data set, with the changes of the command line."""
     recipe = ROWS[row].recipe("" if config.data else config.dataset)
     recipe = dataclasses.replace(recipe, **TINY) if config.tiny else recipe
-    recipe = common.overridden(recipe, config)
+    recipe = common.override(recipe, config)
     return dataclasses.replace(recipe, evaluate_every=min(recipe.evaluate_every, recipe.epochs))
 
 
 def load(config: Config) -> Sequences:
-    """The sequences of a data set or of a file of yours; made up for --tiny.
+    """The sequences of a data set or of your own file; synthetic for --tiny.
 
     Raises:
-      ValueError: HSTU is to read times and the data set has none.
+      ValueError: HSTU has a bias by time and the data set has no times.
     """
     if config.data:
         found = common.own_events(config)
@@ -140,7 +140,7 @@ def load(config: Config) -> Sequences:
 
 
 def split(sequences: Sequences, select: str) -> Split:
-    """Leave-one-out; select "test" is the public code's way: no validation, training on all but the last."""
+    """Leave-one-out; select="test" as in the public code: no validation, training on all but the last."""
     found = leave_one_out(sequences, short="train")
     if select == "validation":
         return found
@@ -155,7 +155,7 @@ def split(sequences: Sequences, select: str) -> Split:
 
 
 def model_name(row: str, config: Config) -> str:
-    """The row's name, with what an option changes."""
+    """The row's name, with suffixes for options."""
     if row in BASELINES:
         return row
     parts, options = [row], ROWS[row].options
@@ -170,18 +170,18 @@ def model_name(row: str, config: Config) -> str:
 
 
 def published_numbers(row: str, config: Config) -> Published:
-    """What was published for a row, with the settings that it belongs to.
+    """The published numbers of a row, if its settings are the published ones.
 
     These select on test, as the code did. The candidates of the ranking differ, so no difference is printed.
     """
     whole = Config(dataset=config.dataset, file=config.file, select="test", block=config.block)
-    if common.described(config) != common.described(whole):
+    if common.describe_settings(config) != common.describe_settings(whole):
         return NONE
     return PUBLISHED.get((config.dataset, row), NONE)
 
 
 def note_of(model: Encoder, config: Config) -> str:
-    """What a reader of a row has to know besides its protocol."""
+    """Remarks on a row that its protocol does not have."""
     notes = ["reads the time of the target"] if reads_times(model) else []
     notes += ["parameters of the best epoch on test"] if config.select == "test" else []
     return "; ".join(notes)
@@ -191,8 +191,8 @@ def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
     sequences = load(config)
-    made_up = f"{config.dataset}-sample" if config.file else "synthetic"
-    dataset = sequences.name if config.data else made_up if config.tiny else config.dataset
+    synthetic = f"{config.dataset}-sample" if config.file else "synthetic"
+    dataset = sequences.name if config.data else synthetic if config.tiny else config.dataset
     columns = next_item.resident(split(sequences, config.select))
     model: Baseline | Encoder
     for row in config.rows:
@@ -222,7 +222,7 @@ def run(config: Config) -> None:
                 **common.training_options(config, *folders, left_out=("file",), row=row, **stored),
             )
             model, variables, note = encoder, fitted.variables, note_of(encoder, config)
-            settings = {**stored, **common.described(config, left_out=("file",))}
+            settings = {**stored, **common.describe_settings(config, left_out=("file",))}
         found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
         on_test = " on test" if fitted and config.select == "test" else ""
         path = common.save(

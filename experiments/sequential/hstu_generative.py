@@ -1,34 +1,34 @@
-"""HSTU over movies and ratings in turn (Zhai et al., ICML 2024, arXiv:2402.17152, section 2.2).
+"""HSTU over alternating movies and ratings (Zhai et al., ICML 2024, arXiv:2402.17152, section 2.2).
 
-Retrieval and ranking from one model, on MovieLens-100K. An event is a movie and, after it, the rating that it
-got: the action. All users are cut at the same two moments, the first 80 % of events for training, 10 % each
-for validation and test, so nothing of the future is known. Every event of a part that has one before it is a
+One model for retrieval and ranking, on MovieLens-100K. An event is a movie and its rating, the action. The
+histories of all users are split at the same two times, the first 80 % of events for training, 10 % each for
+validation and test, so that no model reads the future. Every event of a part that has an earlier one is a
 query:
 
-    ranking    is the rating 4 or 5 ("liked"), the movie and all earlier events known: AUC, log loss, and
-               normalised entropy (log loss over that of a constant; the paper's metric for ranking)
-    retrieval  which movie comes next, of events whose rating is 4 or 5: full ranking without the earlier ones
+    ranking    whether the rating is 4 or 5 ("liked"), given the movie and all earlier events: AUC, log loss,
+               and normalised entropy (log loss divided by that of a constant; the paper's ranking metric)
+    retrieval  which movie comes next, for events with a rating of 4 or 5: full ranking without earlier movies
 
-Earlier events of the same part are read with their ratings, as a server would know them. Most users of the
-later parts are new; the model knows none by number.
+Earlier events of the same part are read with their ratings, as in serving. Most users of the later parts are
+new; the model has no user ids.
 
-    generative            both losses on one pass over each user's events, of equal weight
+    generative            both losses, of equal weight, in one pass over each user's events
     generative-ranking    the loss of ranking alone
     generative-retrieval  the loss of retrieval alone
     random, popularity    baselines of retrieval
-    rates                 baseline of ranking: log-odds of the movie's and the user's share of liked, so far
+    rates                 baseline of ranking: log-odds of the shares of liked of the movie and of the user
 
 In tables the names of trained rows end in their losses: `generative-bce-ssm` and so on.
 
-A row that is trained to retrieve keeps the parameters of the best validation NDCG@10, `generative-ranking`
-those of the best AUC. No number was published for these data: the paper's ranking is measured on industrial
+A row with the loss of retrieval has the parameters of the best validation NDCG@10, `generative-ranking`
+those of the best AUC. There are no comparable published numbers: the paper's ranking is on industrial
 logs.
 
 Run:     python -m experiments.sequential.hstu_generative
 Also:    --rows generative --seeds 0, --no-times, --data FILE --user … --item … --time … --value … --liked 4 5
-Expect:  trained for both, an AUC of 0.762 and an NDCG@10 of 0.074; for ranking alone 0.750, for retrieval
-         alone 0.067: each gains from the loss of the other, by little more than one deviation. The rates have
-         an AUC of 0.744, popularity an NDCG@10 of 0.040.
+Expect:  trained with both losses, the AUC is 0.762 and the NDCG@10 0.074; with ranking alone the AUC is
+         0.750, with retrieval alone the NDCG@10 is 0.067: each gains from the other loss, by little more than
+         one standard deviation. The baseline `rates` has an AUC of 0.744, popularity an NDCG@10 of 0.040.
 """
 
 from __future__ import annotations
@@ -54,8 +54,11 @@ from jaxrec.types import Protocol
 
 EXPERIMENT = "hstu_generative"
 KS = (5, 10, 20, 50)
-SHORT: Mapping[Question, str] = {"ranking": "bce", "retrieval": "ssm"}  # of the losses, in names
-SELECTION: Mapping[Question, str] = {"retrieval": "ndcg@10", "ranking": "auc"}  # by the first that is trained
+SHORT: Mapping[Question, str] = {"ranking": "bce", "retrieval": "ssm"}  # names of the losses in those of rows
+SELECTION: Mapping[Question, str] = {
+    "retrieval": "ndcg@10",
+    "ranking": "auc",
+}  # of the first question that is trained
 
 
 class Row(NamedTuple):
@@ -65,7 +68,7 @@ class Row(NamedTuple):
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        """Those that it is trained for."""
+        """The questions that it is trained for."""
         return tuple(question for question in SHORT if self.weights[question])
 
 
@@ -86,8 +89,8 @@ TINY: Mapping[str, Any] = {
 class Config(common.EventOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Sizes: the public code's for ML-1M."""
 
-    value: str = "rating"  # its column of actions, whole numbers from 1 on
-    liked: tuple[int, ...] = (4, 5)  # actions whose items are worth retrieving
+    value: str = "rating"  # column of actions of your own file: integers from 1
+    liked: tuple[int, ...] = (4, 5)  # actions that count as positive
     rows: tuple[str, ...] = (*BASELINES, RATES, *ROWS)  # rows of the table
     save_every: int = 10  # epochs between checkpoints
     workdir: str = "runs/hstu_generative"  # folder of checkpoints and logs; a run found there is continued
@@ -102,10 +105,10 @@ class Config(common.EventOptions, recipes.Recipe):
             )
 
 
-def made_up() -> Interactions:
-    """Users who start one after the other along a cycle of 40 movies, and like every other one of them.
+def synthetic_events() -> Interactions:
+    """Synthetic users who watch a cycle of 40 movies and like every second one of them.
 
-    Which ones is known of a user from earlier ratings alone.
+    Which of the two halves a user likes can be learned from earlier ratings alone.
     """
     chain = markov_chain(80, 40, min_length=6, max_length=20, noise=0.2).sequences
     user = chain.event_users
@@ -116,7 +119,7 @@ def made_up() -> Interactions:
 
 
 def load(config: Config) -> Interactions:
-    """Events with ratings, of the data set or of a file of yours; made up for --tiny."""
+    """Events with ratings, of the data set or of your own file; synthetic for --tiny."""
     if config.data:
         return data.load_interactions(
             config.data,
@@ -126,16 +129,16 @@ def load(config: Config) -> Interactions:
             value=config.value,
             k_core=config.k_core,
         )
-    return made_up() if config.tiny else movielens.load_interactions("ml-100k")
+    return synthetic_events() if config.tiny else movielens.load_interactions("ml-100k")
 
 
 def model_name(row: str) -> str:
-    """The row's name in tables: with the losses that train it, bce to rank and ssm to retrieve."""
+    """The row's name in tables, with its losses: bce for ranking and ssm for retrieval."""
     return "-".join([row, *(SHORT[question] for question in ROWS[row].questions)] if row in ROWS else [row])
 
 
 def protocols(columns: actions.Data, loss: str, selection: str) -> dict[Question, Protocol]:
-    """How each of the two questions is measured."""
+    """The protocol of each of the two questions."""
     return {
         "retrieval": Protocol(columns.retrieval.split.rule, ks=KS, loss=loss, selection=selection),
         "ranking": Protocol(columns.rule, "impressions", "keep", "half", (), loss, selection),
@@ -146,7 +149,7 @@ Metrics = list[dict[str, float]]  # of each seed
 
 
 def measure_baseline(row: str, columns: actions.Data, config: Config) -> dict[Question, Metrics]:
-    """Test metrics of a row that is not trained, by question."""
+    """Test metrics of a baseline by question."""
     if row == RATES:
         scores, truth = actions.rates(columns, "test"), actions.labels(columns, "test")
         return {"ranking": [actions.action_metrics(scores, truth)] * len(config.seeds)}
@@ -199,7 +202,7 @@ def train(
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     config = dataclasses.replace(config, every=min(config.every, config.epochs))
     columns = actions.resident(load(config), positive=config.liked)
     dataset = columns.retrieval.split.sequences.name.split("/")[-1]
@@ -218,7 +221,7 @@ def run(config: Config) -> None:
                 experiment=EXPERIMENT,
                 dataset=f"{dataset}-{question}",
                 model=model_name(row),
-                config=common.described(config) if fitted else {},
+                config=common.describe_settings(config) if fitted else {},
                 protocol=by_question[question],
                 seeds=config.seeds,
                 metrics=values,

@@ -1,4 +1,4 @@
-"""What HSTU's research code publishes (arXiv:2402.17152), and why its ranking does not compare with ours."""
+"""Published numbers of HSTU's research code (arXiv:2402.17152), and why they are not comparable with ours."""
 
 from __future__ import annotations
 

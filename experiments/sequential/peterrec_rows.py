@@ -1,15 +1,15 @@
-"""The rows of both studies of PeterRec: a model is pre-trained once, then each row trains and is tested.
+"""The rows of both experiments on PeterRec: a model is pre-trained once, then each row is trained and tested.
 
-    random              logits are drawn at random
+    random              random logits
     popularity          logits are the log shares of the classes in training
-    scratch             all parameters, from their initial values
-    full                all parameters, from the pre-trained ones
-    head                the head alone; the pre-trained model is frozen
-    peterrec-serial     the head and two patches a block, each after a convolution
-    peterrec-parallel   the head and two patches a block, each beside a convolution
+    scratch             trains all parameters, from random initial values
+    full                trains all parameters, from the pre-trained ones
+    head                trains the head alone; the pre-trained model is frozen
+    peterrec-serial     trains the head and two patches per block, each after a convolution
+    peterrec-parallel   trains the head and two patches per block, each in parallel with a convolution
 
-The pre-trained model, of one seed, is shared by all rows; seeds differ in what a row draws for itself. In
-tables, names of trained rows end in their loss, `ce`.
+The pre-trained model, of one seed, is shared by all rows; seeds differ in the initial values and batches of a
+row. In tables, the names of trained rows end in their loss, `ce`.
 """
 
 from __future__ import annotations
@@ -37,16 +37,22 @@ ROWS: Mapping[str, recipes.Use] = {
     "peterrec-parallel": recipes.PARALLEL,
 }
 BASELINES = {"random": profiles.test_random, "popularity": profiles.test_popularity}
-OF_ROWS = ("norms", "batch_size", "epochs", "patience", "learning_rate")  # settings that pre-training lacks
+OF_ROWS = (
+    "norms",
+    "batch_size",
+    "epochs",
+    "patience",
+    "learning_rate",
+)  # settings that pre-training does not read
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(common.Options, recipes.Recipe):
-    """What the command lines of both studies have."""
+    """The settings of both experiments."""
 
     rows: tuple[str, ...] = (*BASELINES, *ROWS)  # rows of the table
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
-    split_seed: int = 0  # draws what validates and tests
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
+    split_seed: int = 0  # of the random split
     save_every: int = 5  # epochs between checkpoints
     workdir: str = "runs/peterrec"  # folder of checkpoints and logs; a run found there is continued
 
@@ -62,20 +68,20 @@ class Options(common.Options, recipes.Recipe):
         if patched and self.dim % 4:
             raise ValueError(f"dim={self.dim}: must be a multiple of 4, as a patch has dim / 4 channels")
         if self.norms and not patched:
-            raise ValueError(f"norms=True: none of the rows {self.rows} has patches; ask for peterrec-serial")
+            raise ValueError(f"norms=True: none of the rows {self.rows} has patches; add peterrec-serial")
 
 
 def pretrain(
     source: next_item.Data, config: Options, name: str, *, seen: str, left_out: tuple[str, ...]
 ) -> Variables:
-    """Parameters of the NextItNet that is best at the next item of validation.
+    """Parameters of the NextItNet with the best validation NDCG@10 of the next item.
 
-    seen: the rule for seen items. left_out: settings that pre-training does not depend on.
+    seen: the rule for seen items. left_out: settings that pre-training does not read.
     """
     model = recipes.backbone(source.num_items, config)
     objective = full_softmax(num_items=source.num_items)
     kept = common.training_options(config, name, "pretrain")
-    settings = common.described(config, left_out=(*OF_ROWS, *left_out))
+    settings = common.describe_settings(config, left_out=(*OF_ROWS, *left_out))
     fitted = next_item.train(
         model,
         objective,
@@ -93,7 +99,7 @@ def pretrain(
 
 
 def name_of(row: str, config: Options) -> str:
-    """The row's name in tables: with the loss that trains it, and the norms if it trains them."""
+    """The row's name in tables, with its loss, and with `norms` if it trains them."""
     if row in BASELINES:
         return row
     return f"{row}-norms-ce" if config.norms and ROWS[row].patched else f"{row}-ce"
@@ -102,7 +108,7 @@ def name_of(row: str, config: Options) -> str:
 def train(
     row: str, data: profiles.Data, config: Options, pretrained: Variables | None
 ) -> tuple[Fitted, list[dict[str, float]]]:
-    """Trains a row for all seeds; gives the run and its test metrics."""
+    """Trains a row for all seeds; returns the run and its test metrics."""
     use = ROWS[row]
     model = recipes.with_head(use, data.num_items, len(data.classes), config)
     options = common.training_options(config, data.name, data.task, name_of(row, config), row=row)
@@ -133,7 +139,7 @@ def run_rows(data: profiles.Data, config: Options, pretrained: Variables | None)
             one = jax.tree.map(lambda leaf: leaf[0], fitted.variables)
             trained, every = recipes.num_trained(ROWS[row], one["params"], config)
             sizes = {"parameters": every, "trained": trained, "trained_share": trained / every}
-            settings = {**common.described(config), **sizes}
+            settings = {**common.describe_settings(config), **sizes}
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
@@ -150,5 +156,5 @@ def run_rows(data: profiles.Data, config: Options, pretrained: Variables | None)
 
 
 def needs_pretraining(config: Options) -> bool:
-    """Whether a row begins with the pre-trained model."""
+    """Whether a row starts from the pre-trained model."""
     return any(row in ROWS and ROWS[row].pretrained for row in config.rows)

@@ -1,25 +1,25 @@
 """SASRec on Amazon Video Games (Kang and McAuley, ICDM 2018, arXiv:1808.09781, table III, "Games").
 
-Train: events 1..n-2 of each user predict the next, with binary cross-entropy and one negative an event,
+Train: events 1..n-2 of each user predict the next, with binary cross-entropy and one negative per event,
 uniform over the items outside the user's training events. Users are drawn with replacement, as in the
-authors' sampler. Test: the last event among 100 negatives; the parameters are those of the best validation
-NDCG@10. Rows ending in -full rank the same parameters among all items: numbers of the two protocols do not
-compare (Krichene and Rendle, KDD 2020).
+authors' sampler. Test: the last event is ranked against 100 negatives; the parameters are those of the best
+validation NDCG@10. Rows ending in -full rank against all items with the same parameters; numbers of the two
+protocols are not comparable (Krichene and Rendle, KDD 2020).
 
 Run:     python -m experiments.sequential.sasrec
-Also:    --rows sasrec-bce --no-replacement (each user once an epoch), --dataset ml-100k,
+Also:    --rows sasrec-bce --no-replacement (each user once per epoch), --dataset ml-100k,
          --data events.csv --user uid --item sku --time ts
 
-Expect:  no result of the full length is kept yet: 201 epochs with five seeds take many hours on a CPU.
+Expect:  no result of the full training is stored yet: 201 epochs with five seeds take many hours on a CPU.
 
 Departs from the authors' evaluation:
   - all users are tested; the code tests 10,000 drawn at random;
-  - negatives are drawn once, with a fixed seed, for all epochs and models; the code draws anew each time;
+  - negatives are drawn once, with a fixed seed, for all epochs and models; the code draws them each time;
   - negatives avoid the target, which the code may draw (once in 237 queries here);
   - ties rank the target last; the code's argsort puts it first, where a constant score gives Hit@10 = 1.
-As in the code, negatives avoid the items of training events only: the validation item may be among those of a
-test query. Of the code's draws of users, those with fewer than two training events are drawn again; here they
-stay and teach nothing (1 % of them).
+As in the code, negatives exclude the items of training events only: a test query may have the validation item
+as a negative. The code draws again if a user has fewer than two training events; here such users (1 %) stay
+in the batch and do not contribute to the loss.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ TINY: Mapping[str, Any] = {"dim": 8, "max_len": 12, "batch_size": 32, "epochs": 
 class Config(common.EventOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Defaults: the authors' code."""
 
-    dataset: Literal["Video", "ml-100k"] = "Video"  # what is trained on
+    dataset: Literal["Video", "ml-100k"] = "Video"  # data set
     rows: tuple[str, ...] = (*BASELINES, *ROWS)  # rows of the table
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
-    num_candidates: int = 100  # negatives that the target is ranked among
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
+    num_candidates: int = 100  # number of negatives that the target is ranked against
     save_every: int = 10  # epochs between checkpoints
     workdir: str = "runs/sasrec"  # folder of checkpoints and logs; a run found there is continued
 
@@ -101,7 +101,7 @@ class Config(common.EventOptions, recipes.Recipe):
 
 
 def load(config: Config) -> Sequences:
-    """The sequences of a data set or of a file of yours; made up for --tiny."""
+    """The sequences of a data set or of your own file; synthetic for --tiny."""
     if config.data:
         return common.own_events(config)
     if config.tiny:
@@ -110,23 +110,23 @@ def load(config: Config) -> Sequences:
 
 
 def model_name(row: str, config: Config) -> str:
-    """The row's name, with what an option changes."""
+    """The row's name, with suffixes for options."""
     return f"{row}+permuted" if row in ROWS and not config.replacement else row
 
 
 def published_numbers(row: str, config: Config) -> Published:
-    """What was published for a row, where the settings it reads are those of the authors' code."""
-    official = common.described(Config(dataset=config.dataset))
-    read = ("dataset", "data", "tiny", "num_candidates") if row in BASELINES else tuple(official)
-    if any(common.described(config)[name] != official[name] for name in read):
+    """The published numbers of a row, if the settings that it reads are those of the authors' code."""
+    official = common.describe_settings(Config(dataset=config.dataset))
+    read = ("dataset", "tiny", "num_candidates") if row in BASELINES else tuple(official)
+    if config.data or any(common.describe_settings(config)[name] != official[name] for name in read):
         return NONE
     return PUBLISHED.get((config.dataset, row), NONE)
 
 
 def run(config: Config) -> None:
-    """Trains, tests and stores every row, among sampled candidates and among all items."""
+    """Trains, tests and stores every row, against sampled candidates and against all items."""
     check_run(config)
-    config = common.shrunk(config, **TINY)
+    config = common.shrink_if_tiny(config, **TINY)
     config = dataclasses.replace(config, evaluate_every=min(config.evaluate_every, config.epochs))
     sequences = load(config)
     columns = next_item.resident(leave_one_out(sequences, short="train"))
@@ -170,7 +170,7 @@ def run(config: Config) -> None:
                 model=name + ending,
                 config={"num_candidates": config.num_candidates}
                 if fitted is None
-                else common.described(config),
+                else common.describe_settings(config),
                 protocol=protocol,
                 seeds=config.seeds,
                 metrics=found,

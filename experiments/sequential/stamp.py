@@ -1,47 +1,45 @@
 """STAMP on Yoochoose, Diginetica and Tmall sessions (Liu et al., KDD 2018, doi:10.1145/3219819.3219950).
 
-Train: every prefix of a training session predicts the click after it, against all items. Test: every prefix
-of the test sessions; recall@20 is the paper's P@20. Items of the session stay candidates, and so do items
-that occur in test sessions only, as in the authors' code: a model can hardly hit those. Parameters are
+Train: every prefix of a training session predicts the next click, with a loss over all items. Test: every
+prefix of the test sessions; recall@20 is the paper's P@20. Candidates include the items of the session, and
+items that occur in test sessions only, as in the authors' code: a model can hardly hit those. Parameters are
 those of the best validation recall@20, on a tenth of the training sessions drawn at random. The authors'
-code trains on all sessions and reports the epoch that is best on test: --select test does that, and its rows
-are labelled so.
+code trains on all sessions and reports the epoch that is best on test: --select test does that, and the names
+of its rows say so.
 
 STAMP and STMP follow the authors' code: softmax cross-entropy without the paper's sigmoid, no biases after
 the pooling, item vectors no longer than 1 (1.5 on Diginetica) where they are read, Adam with learning rate
-0.003 on summed gradients, each parameter's cut to a norm of 150 (110), 10 epochs of batches of 512.
-`stamp-sigmoid` has the objective that the paper prints. Departs from the code: a batch is 512 prefixes drawn
+0.003 on summed gradients, clipped for each parameter to a norm of 150 (110), 10 epochs of batches of 512.
+`stamp-sigmoid` has the objective of the paper. Departs from the code: a batch is 512 prefixes drawn
 at random, where the code takes one position of up to 512 sessions of equal length.
 
-GRU4Rec and SASRec read whole sessions, with cross-entropy over all items: the same examples, except that of
-a session longer than `max_len` only the last clicks teach.
+GRU4Rec and SASRec read whole sessions, with cross-entropy over all items: the same examples, except that a
+session longer than `max_len` has only its last clicks as targets.
 
-Published numbers are given for Yoochoose alone. The paper's on Diginetica belong to other sequences: its code
-orders the clicks of a session by their date, a day, which leaves those of one day in the order of the raw
-file, where repeated views of an item stand together. The sessions here are in order of time. --order file
-brings the repeated views of a session together, as there, and its items in random order; --order file-fixed
-has one order of items for all sessions, which a public sample of the file does not rule out. Both are
-ablations, to see how much of the published numbers the order is.
+Published numbers are given for Yoochoose alone. The paper's numbers on Diginetica are of other sequences: its
+code orders the clicks of a session by date, which leaves those of one day in the order of the raw file, where
+repeated views of an item are adjacent. The sessions here are in order of time. --order file makes the
+repeated views of a session adjacent, as there, with the items in random order; --order file-fixed has one
+order of items for all sessions, which a public sample of the file does not rule out. Both are ablations,
+which measure the effect of the order on the metrics.
 
 Run:     python -m experiments.sequential.stamp
-Also:    --dataset diginetica --order file, --select test, --data clicks.csv --user session (yours)
-
+Also:    --dataset diginetica --order file, --select test, --data clicks.csv --user session (your own)
 Expect:  Yoochoose 1/64: with the epoch chosen on a tenth of the training sessions and three seeds, STAMP
-         reaches recall@20 0.680 and MRR@20 0.294. That is 1.1 and 0.8 % below the paper, which trains on all
-         training sessions and reports the epoch that is best on test. Done that way, one seed has 0.685 and
+         has recall@20 0.680 and MRR@20 0.294. That is 1.1 and 0.8 % below the paper, which trains on all
+         training sessions and reports the epoch that is best on test. In that way, one seed has 0.685 and
          0.298: 0.3 % below and 0.5 % above. STMP, the same model without attention, is above its published
-         figures and no worse than STAMP (0.686 and 0.297), so what the attention gained in the paper does
-         not show here. Encoders of whole sessions do not fall behind (one seed each): GRU4Rec has 0.689 and
+         numbers and not below STAMP (0.686 and 0.297), so the gain of attention in the paper is not seen
+         here. Encoders of whole sessions are not below STAMP in recall (one seed each): GRU4Rec has 0.689 and
          0.291 with cross-entropy over all items (the 0.606 and 0.229 of the paper's table are of the GRU4Rec
          of 2016, another model), SASRec 0.710 and 0.302. Item-KNN is 1.6 and 1.9 % above its published
-         figures. The item that most often followed the last click in training (`markov`) is not far behind
-         STAMP. Popularity has recall@20 0.073 with all training sessions, as with nine tenths drawn at
-         random; the paper has 0.067.
+         numbers. The most frequent next item of the last click (`markov`) is not far below STAMP. Popularity
+         has recall@20 0.073, with all training sessions or nine tenths at random; the paper has 0.067.
 
          Diginetica: three epochs of one seed give STAMP recall@20 0.451 and MRR@20 0.145, with validation
-         still rising; the paper prints 0.620 and 0.274, for sessions in the order of the raw file. With the
-         repeated views of an item together and the items in one order in all sessions (`file-fixed`) they
-         give 0.560 and 0.248, so most of the gap comes from such an order (docs/discussion.md).
+         still rising; the paper has 0.620 and 0.274, for sessions in the order of the raw file. With adjacent
+         repeated views and one order of items in all sessions (`file-fixed`) they give 0.560 and 0.248, so
+         such an order explains most of the difference (docs/discussion.md).
 """
 
 from __future__ import annotations
@@ -52,11 +50,10 @@ from typing import Any, Literal, NamedTuple
 
 from experiments import common
 from experiments.common import NONE, Published
-from experiments.sequential.gru4rec import chance
+from experiments.sequential.gru4rec import random_baseline
 from experiments.sequential.stamp_published import BASELINE_NOTES, NOTES, PREPARATION, PUBLISHED
 from jaxrec import baselines, data
-from jaxrec import config as command_line
-from jaxrec.config import check_run
+from jaxrec.config import check_run, run_program
 from jaxrec.data.events.session_order import repeats_together
 from jaxrec.data.events.sessions import Sessions, split_sessions
 from jaxrec.data.sources.session_logs import arrays_from_lists
@@ -73,8 +70,10 @@ METRIC = "recall@20"
 
 
 class Row(NamedTuple):
-    """A trained row: its encoder and loss over all items. whole: whether an example is a session, not a
-    prefix."""
+    """A trained row: its encoder and its loss over all items.
+
+    whole: whether an example is a whole session instead of a prefix.
+    """
 
     encoder: Callable[[int, recipes.Recipe], Encoder]
     objective: Callable[[], Objective] = full_softmax
@@ -84,12 +83,12 @@ class Row(NamedTuple):
 ROWS: Mapping[str, Row] = {
     "stamp-ce": Row(recipes.stamp),
     "stmp-ce": Row(recipes.stmp),
-    "stamp-sigmoid": Row(recipes.stamp, sigmoid_softmax),  # only if it is named
+    "stamp-sigmoid": Row(recipes.stamp, sigmoid_softmax),  # not in the default rows
     "gru4rec-ce": Row(recipes.gru4rec, whole=True),
     "sasrec-ce": Row(recipes.sasrec, whole=True),
 }
 BASELINES: Mapping[str, Callable[[sessions.Data], Baseline]] = {
-    "random": chance,
+    "random": random_baseline,
     "popularity": baselines.popularity,
     "session-popularity": baselines.session_popularity,
     "item-knn": baselines.item_knn,
@@ -102,13 +101,13 @@ TINY: Mapping[str, Any] = {"dim": 8, "max_len": 8, "epochs": 2, "batch_size": 64
 class Config(common.EventOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Defaults: the authors' code."""
 
-    dataset: Literal["yoochoose1_64", "diginetica", "tmall"] = "yoochoose1_64"  # what is trained on
+    dataset: Literal["yoochoose1_64", "diginetica", "tmall"] = "yoochoose1_64"  # data set
     rows: tuple[str, ...] = (*BASELINES, "stamp-ce", "stmp-ce", "gru4rec-ce", "sasrec-ce")
     select: Literal["validation", "test"] = "validation"  # whose recall@20 chooses the epoch
-    order: Literal["time", "file", "file-fixed"] = "time"  # of a session's clicks; file: see the top
+    order: Literal["time", "file", "file-fixed"] = "time"  # of a session's clicks, see the top of this file
     share: float = 0.1  # of the training sessions, for validation; none with --select test
     validation: Literal["random", "last"] = "random"  # which sessions those are
-    user: str = "session"  # a file's column of sessions
+    user: str = "session"  # column of sessions of your own file
     workdir: str = "runs/stamp"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -120,23 +119,25 @@ class Config(common.EventOptions, recipes.Recipe):
                 raise ValueError(f"{name}={getattr(self, name)}: must be positive, or 0; see --help")
 
 
-def effective(config: Config) -> Config:
-    """The settings with those of the data set where there are none, and small ones for --tiny."""
-    filled: Config = recipes.for_dataset(common.shrunk(config, **TINY), config.dataset)
+def complete_settings(config: Config) -> Config:
+    """The settings, with those of the data set where they are not given, and small ones for --tiny."""
+    filled: Config = recipes.for_dataset(common.shrink_if_tiny(config, **TINY), config.dataset)
     return dataclasses.replace(filled, share=config.share if config.select == "validation" else 0.0)
 
 
 def load(config: Config) -> Sessions:
-    """The sessions of a data set or of a file of yours, or for --tiny a chain cut into two parts."""
+    """The sessions of a data set or of your own file; synthetic for --tiny."""
     if config.data:
         found = common.own_sessions(config)
+    elif config.tiny:
+        found = synthetic_sessions()
     else:
-        found = made_up() if config.tiny else data.load(f"sessions/{config.dataset}", kind="sessions")
+        found = data.load(f"sessions/{config.dataset}", kind="sessions")
     return found if config.order == "time" else repeats_together(found, fixed=config.order == "file-fixed")
 
 
-def made_up() -> Sessions:
-    """Sessions along a noisy cycle of 30 items, and every prefix of others as test."""
+def synthetic_sessions() -> Sessions:
+    """Synthetic sessions along a noisy cycle of 30 items; every prefix of others is for test."""
     chain = markov_chain(150, 30, min_length=2, max_length=7, noise=0.2).sequences
     lists = [chain.user_items(user).tolist() for user in range(chain.num_users)]
     tested = [(clicks[:cut], clicks[cut]) for clicks in lists[110:] for cut in range(len(clicks) - 1, 0, -1)]
@@ -145,7 +146,7 @@ def made_up() -> Sessions:
 
 
 def training_of(row: Row, columns: sessions.Data, config: Config) -> sessions.Training:
-    """How a row learns: from prefixes for STAMP and its kin, from whole sessions for the others."""
+    """How a row is trained: on prefixes (STAMP and its variants) or on whole sessions."""
     model, objective = row.encoder(columns.split.num_items, config), row.objective()
     if not row.whole:
         return sessions.by_prefix(model, objective, columns, config.batch_size, last_only=True)
@@ -165,9 +166,9 @@ def dataset_name(config: Config, name: str) -> str:
 
 
 def model_name(row: str, config: Config) -> str:
-    """The row's name, with the order of clicks and how its epoch was chosen where those are not the usual.
+    """The row's name, with suffixes for the order of clicks and the choice of the epoch if not the defaults.
 
-    A baseline chooses nothing: with --select test it reads the sessions of validation too.
+    A baseline has no epochs: with --select test it also reads the validation sessions.
     """
     order = "" if config.order == "time" else f"+{config.order}-order"
     whole = "+all-sessions" if row in BASELINES else "+test-selected"
@@ -175,18 +176,17 @@ def model_name(row: str, config: Config) -> str:
 
 
 def published_numbers(row: str, config: Config) -> Published:
-    """What was published for a row, where the settings it reads are those of the authors' code."""
-    official = common.described(effective(Config(dataset=config.dataset, select=config.select)))
-    read = (
-        ("dataset", "data", "tiny", "order", "share", "validation") if row in BASELINES else tuple(official)
-    )
-    if any(common.described(config)[name] != official[name] for name in read):
+    """The published numbers of a row, if the settings that it reads are those of the authors' code."""
+    authors = complete_settings(Config(dataset=config.dataset, select=config.select))
+    official = common.describe_settings(authors)
+    read = ("dataset", "tiny", "order", "share", "validation") if row in BASELINES else tuple(official)
+    if config.data or any(common.describe_settings(config)[name] != official[name] for name in read):
         return NONE
     return PUBLISHED.get((config.dataset, row), NONE)
 
 
 def note_of(row: str, config: Config) -> str:
-    """What a reader has to know of a row with published numbers."""
+    """Remarks on a row with published numbers."""
     if row not in BASELINES:
         return NOTES[config.select]
     return PREPARATION if config.select == "test" else f"{BASELINE_NOTES[row]}; {PREPARATION}"
@@ -195,7 +195,7 @@ def note_of(row: str, config: Config) -> str:
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
-    config = effective(config)
+    config = complete_settings(config)
     columns = sessions.resident(split_sessions(load(config), share=config.share, by=config.validation))
     dataset = dataset_name(config, columns.split.name)
     for row in config.rows:
@@ -209,7 +209,7 @@ def run(config: Config) -> None:
         else:
             objective = ROWS[row].objective()
             common.check_label(row, objective.name)
-            model, settings = training_of(ROWS[row], columns, config), common.described(config)
+            model, settings = training_of(ROWS[row], columns, config), common.describe_settings(config)
             protocol = sessions.protocol(columns.split, objective.description, METRIC)
             on_test = "" if config.select == "validation" else " on test"
             stored = protocol._replace(selection=f"{METRIC}{on_test}")
@@ -243,7 +243,7 @@ def run(config: Config) -> None:
 
 
 def main() -> None:
-    command_line.run_program(Config, run, description=__doc__)
+    run_program(Config, run, description=__doc__)
 
 
 if __name__ == "__main__":

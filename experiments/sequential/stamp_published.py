@@ -1,4 +1,4 @@
-"""What the STAMP paper prints, and what a reader of our rows has to know beside it."""
+"""Numbers of the STAMP paper, and remarks on their comparison with ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTES = {
     "validation": f"the paper trains on all sessions, and its epoch is the one best on test; {PREPARATION}",
     "test": f"trained on all sessions, parameters of the epoch best on test, as in the paper; {PREPARATION}",
 }
-BASELINE_NOTES: Mapping[str, str] = {  # recall@20 where these rows count other training sessions
+BASELINE_NOTES: Mapping[str, str] = {  # recall@20 with other training sessions
     "popularity": "counts 90 % of the training sessions, drawn at random; with all of them recall@20 is "
     "0.0731 too, with the first 90 % 0.0542, so the tenth left out does not lift it above the paper's",
     "item-knn": "counts 90 % of the training sessions, drawn at random; with all of them recall@20 is "

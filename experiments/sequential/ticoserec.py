@@ -1,23 +1,23 @@
 """SASRec, CoSeRec and TiCoSeRec on the same split (Dang et al., AAAI 2023, arXiv:2212.08262).
 
-Train: events 1..n-3 of each user predict the next; validation target n-1, test target n; full ranking by the
-parameters of best validation NDCG@20. SASRec (post-norm) has binary cross-entropy, one negative an event;
-CoSeRec adds 0.1 × NT-Xent between two randomly augmented views of each user; TiCoSeRec augments by the gaps
-between events, after a warm-up.
+Train: events 1..n-3 of each user predict the next; validation target n-1, test target n; full ranking with
+the parameters of best validation NDCG@20. SASRec (post-norm) has binary cross-entropy, one negative per
+event; CoSeRec adds 0.1 × NT-Xent between two randomly augmented views of each user; TiCoSeRec augments by the
+gaps between events, after a warm-up.
 
-Departs from the official code, each with an option for its way: views are compared as means over their
-events (--form flat), the users left alone are those of the most even gaps (--official-bug), similar items
-are the most similar ones (--inverted-similarity), seen items are no candidates (--seen zero), negatives avoid
-training items only (--reject all).
+Departs from the official code, whose behaviour each option in brackets restores: views are compared by means
+over their events (--form flat), the users that are not augmented are those of the most even gaps
+(--official-bug), similar items are the most similar ones (--inverted-similarity), seen items are not
+candidates (--seen zero), negatives exclude training items only (--reject all).
 
-Beauty, Sports and Yelp-A are TiCoSeRec's files, coserec-* are CoSeRec's (no times, a day in another order).
-A difference from published numbers is given on the file they were measured on, with --seen zero.
+Beauty, Sports and Yelp-A are TiCoSeRec's files, coserec-* are CoSeRec's (no times, and another order
+within a day). Differences from published numbers are given on the file of those numbers, with --seen zero.
 
 Run:     python -m experiments.sequential.ticoserec --dataset ml-100k
 Also:    --dataset coserec-Beauty --seen zero, --rows ticoserec-bce --opposite (Ti operators reversed),
          --operators C (one operator alone), --similarity item2vec, --no-warm-up, --form flat, --data FILE
 Expect:  on Beauty, one seed, TiCoSeRec (NDCG@20 0.046) is 16 % above SASRec with the same settings; the
-         official code reports 0.0501, and none of the departures accounts for the gap as far as it was run.
+         official code reports 0.0501. As far as the departures were measured, none explains the difference.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ ROWS: Mapping[str, Row] = {
     "ticoserec-bce": Row(recipes.ticoserec),
 }
 BASELINES = {"random": baselines.random, "popularity": baselines.popularity}
-SIMILARITIES: Mapping[str, views.Similarity] = {  # which item stands in for which, before training
+SIMILARITIES: Mapping[str, views.Similarity] = {  # of items, before training
     "item_cf_iuf": views.item_cf_iuf,
     "item_cf": views.item_cf,
     "item2vec": views.item2vec,
@@ -91,15 +91,15 @@ class Config(common.EventOptions, recipes.Changes):
     dataset: Literal[
         "ml-100k", "Beauty", "Sports", "Yelp-A",
         "coserec-Beauty", "coserec-Sports", "coserec-Toys", "coserec-Yelp",
-    ] = "ml-100k"  # what is trained on; coserec-*: CoSeRec's files, which have no times  # fmt: skip
-    rows: tuple[str, ...] = ()  # rows of the table; none given: all that the data set can have
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together, one compilation
+    ] = "ml-100k"  # data set; coserec-*: CoSeRec's files, which have no times  # fmt: skip
+    rows: tuple[str, ...] = ()  # rows of the table; empty: all that the data allow
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
     preset: Literal["official", "reproduce"] = "official"  # sizes and epochs; reproduce: a short training
-    form: str = "mean"  # vector of a view: mean, last or flat, which is the official code's, and slow
+    form: str = "mean"  # vector of a view: mean, last or flat (the official code's, slow)
     similarity: str = "item_cf_iuf"  # of items, before training: item_cf_iuf, item_cf, item2vec or random
     no_warm_up: bool = False  # views from the first epoch
     seen: Literal["exclude", "zero"] = "exclude"  # seen items in the ranking; zero: the official rule
-    reject: Literal["train", "all"] = "train"  # items no negative is; all: as the official code
+    reject: Literal["train", "all"] = "train"  # items excluded from negatives; all: as the official code
     workdir: str = "runs/ticoserec"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
@@ -111,20 +111,20 @@ class Config(common.EventOptions, recipes.Changes):
 
 
 def recipe_of(row: str, config: Config) -> recipes.Recipe:
-    """The settings of a row on a data set, with what the command line changes; one without views has none."""
+    """The settings of a row on a data set, with the changes of the command line (weight=0: no views)."""
     recipe = ROWS[row].recipe("" if config.data else config.dataset)
     with_views = bool(recipe.weight)
     if config.preset == "reproduce":
         recipe = recipes.sized(recipe, **recipes.REPRODUCE)
     if config.tiny:
         recipe = recipes.sized(recipe, **TINY)
-    recipe = common.overridden(recipe, config)
+    recipe = common.override(recipe, config)
     recipe = recipe if with_views else dataclasses.replace(recipe, weight=0.0)
     return dataclasses.replace(recipe, warm_up=0) if config.no_warm_up else recipe
 
 
 def rows_of(config: Config, dataset: str, *, has_times: bool) -> tuple[str, ...]:
-    """The rows that are given, or all that the data set can have.
+    """The given rows, or all that the data allow.
 
     Raises ValueError for a given row that augments by times, if the data have none.
     """
@@ -138,7 +138,7 @@ def rows_of(config: Config, dataset: str, *, has_times: bool) -> tuple[str, ...]
 
 
 def load(config: Config) -> Sequences:
-    """The sequences of a data set or of a file of yours; made up for --tiny."""
+    """The sequences of a data set or of your own file; synthetic for --tiny."""
     if config.data:
         return common.own_events(config)
     if config.tiny:
@@ -147,7 +147,7 @@ def load(config: Config) -> Sequences:
 
 
 def model_name(row: str, config: Config) -> str:
-    """The row's name, with what an ablation changes."""
+    """The row's name, with suffixes for ablations."""
     parts = [row]
     if row in ROWS and ROWS[row].recipe(config.dataset).weight:
         parts += [config.form] if config.form != "mean" else []
@@ -161,15 +161,16 @@ def model_name(row: str, config: Config) -> str:
 
 
 def published_numbers(row: str, config: Config) -> Published:
-    """What was published for a row with official sizes and epochs, in our ways or the code's."""
+    """The published numbers of a row with official sizes and epochs, with or without our departures."""
     official = Config(dataset=config.dataset, **{name: getattr(config, name) for name in OFFICIAL_WAYS})
-    if config.form not in ("mean", "flat") or common.described(config) != common.described(official):
+    settings, theirs = common.describe_settings(config), common.describe_settings(official)
+    if config.form not in ("mean", "flat") or settings != theirs:
         return NONE
     return published_for(config.dataset, row, seen=config.seen)
 
 
 def note_of(row: str, config: Config) -> str:
-    """What a reader of a row has to know: a training cut short, departures from the official code."""
+    """Remarks on a row: shortened training, departures from the official code."""
     recipe = recipe_of(row, config)
     notes = remarks(row, config.dataset, recipe, form=config.form, reject=config.reject)
     if config.preset == "reproduce":
@@ -223,7 +224,7 @@ def run(config: Config) -> None:
             protocol = protocol._replace(loss=" + ".join(losses), selection="ndcg@20")
             model, fitted = train(row, columns, protocol, config)
             variables = fitted.variables
-            settings = {"recipe": dataclasses.asdict(recipe), **common.described(config)}
+            settings = {"recipe": dataclasses.asdict(recipe), **common.describe_settings(config)}
         found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
         path = common.save(
             config.results,

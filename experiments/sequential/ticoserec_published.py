@@ -1,4 +1,4 @@
-"""What was published for SASRec, CoSeRec and TiCoSeRec, and where our rows depart from it."""
+"""Published numbers of SASRec, CoSeRec and TiCoSeRec, and remarks on our departures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TABLE_MCLREC = "README of the MCLRec code (SIGIR 2023), a third party's table, o
 SIX = ("hit@5", "ndcg@5", "hit@10", "ndcg@10", "hit@20", "ndcg@20")
 FOUR = ("hit@5", "hit@20", "ndcg@5", "ndcg@20")
 
-# of users whose items can all be matched between the files (a test of the experiment counts them)
+# users whose items can all be matched between the files (counted by a test of the experiment)
 OTHER_ORDER: Mapping[str, str] = {
     name: (
         f"the published numbers are of CoSeRec's file and these rows of TiCoSeRec's, whose events of one day "
@@ -41,14 +41,14 @@ SAME_EVENTS: Mapping[str, str] = {  # TiCoSeRec's files of the same events
     "Yelp-A": "coserec-Yelp",
 }
 
-# Where our defaults depart from the official code: rows trained in either way have its numbers next to them.
+# Options for departures from the official code: rows with or without them have published numbers.
 OFFICIAL_WAYS = ("form", "official_bug", "inverted_similarity", "seen", "reject")
 
 
 def published_for(dataset: str, row: str, *, seen: str) -> Published:
-    """What was published for a row on the events of a data set, and why it does not compare if so.
+    """The published numbers of a row on the events of a data set, and why they are not comparable, if so.
 
-    seen: the rule for seen items that our ranking has.
+    seen: our rule for seen items.
     """
     reason = "" if seen == "zero" else OTHER_RANKING
     found = PUBLISHED.get((dataset, row))
@@ -59,7 +59,7 @@ def published_for(dataset: str, row: str, *, seen: str) -> Published:
 
 
 def remarks(row: str, dataset: str, recipe: Recipe, *, form: str, reject: str) -> list[str]:
-    """Whose settings a row has where its name does not say, and where its training departs from their code.
+    """Remarks on a row: the source of its settings, if not in its name, and departures from that code.
 
     form, reject: of the experiment's settings.
     """

@@ -198,7 +198,7 @@ def _extreme_window(gaps: Gaps, size: Array, *, largest: bool, all_gaps: bool) -
         1 if all_gaps else 2
     )  # the last event's gap does not count; in the official code neither does the one before
     end = jnp.maximum(size, first)
-    words = scaled_variance(gaps.gaps, first, end, end - first)
+    words = scaled_variance(gaps.gaps, first=first, end=end, count=end - first)
     valid = jnp.arange(gaps.gaps.shape[1]) + size[:, None] <= gaps.length[:, None]
     return first_extreme(words, valid, largest=largest)
 
@@ -226,7 +226,7 @@ def ti_crop(rate: float, *, largest: bool = False, all_gaps: bool = False) -> Op
         one = length - 1 - _window_start(draws.word, length, size)
         return _window_edit(jnp.where(single, 1, size), jnp.where(single, one, skip), window)
 
-    return Operator(plan, edit, replaces=False)
+    return Operator(plan=plan, edit=edit, replaces=False)
 
 
 def ti_reorder(rate: float, *, largest: bool = False, all_gaps: bool = False) -> Operator:
@@ -240,7 +240,9 @@ def ti_reorder(rate: float, *, largest: bool = False, all_gaps: bool = False) ->
         size = counts(rate)
         return size, _extreme_window(gaps, size, largest=largest, all_gaps=all_gaps)
 
-    return Operator(plan, _reorder_window, False, lambda plan, length, word: (plan[1], plan[0]))
+    return Operator(
+        plan=plan, edit=_reorder_window, replaces=False, span=lambda plan, length, word: (plan[1], plan[0])
+    )
 
 
 def _reorder_window(plan: tuple[Array, ...], length: Array, draws: Draws, window: int) -> Edit:
@@ -256,7 +258,9 @@ def ti_mask(rate: float, *, largest: bool | None = True) -> Operator:
     _check_rate(rate)
     if largest is None:
         return _random_change(lambda count, length: jnp.where(length > 1, count, 0), rate, MASK)
-    return _gap_change(lambda count, length: jnp.where(length > 1, count, 0), rate, MASK, largest)
+    return _gap_change(
+        lambda count, length: jnp.where(length > 1, count, 0), rate=rate, action=MASK, largest=largest
+    )
 
 
 def ti_substitute(rate: float, *, largest: bool = False) -> Operator:
@@ -266,7 +270,7 @@ def ti_substitute(rate: float, *, largest: bool = False) -> Operator:
     """
     _check_rate(rate)
     count = lambda count, length: jnp.where(length > 1, jnp.maximum(count, 1), 0)  # noqa: E731
-    return _gap_change(count, rate, SIMILAR, largest)
+    return _gap_change(count, rate=rate, action=SIMILAR, largest=largest)
 
 
 def ti_insert(rate: float, *, largest: bool = True) -> Operator:
@@ -281,7 +285,7 @@ def ti_insert(rate: float, *, largest: bool = True) -> Operator:
         picked = _pick_by_gap(gaps, count, window, largest=largest)
         return _insert_at(picked, window, after=True), gaps.length + count
 
-    return Operator(plan, lambda plan, length, draws, window: Edit(*plan), replaces=True)
+    return Operator(plan=plan, edit=lambda plan, length, draws, window: Edit(*plan), replaces=True)
 
 
 def _whole_span(plan: tuple[Array, ...], length: Array, word: Array) -> tuple[Array, Array]:
@@ -295,7 +299,9 @@ def _gap_change(count: Callable[[Array, Array], Array], rate: float, action: int
         picked = _pick_by_gap(gaps, count(counts(rate), gaps.length), window, largest=largest)
         return (_change_at(picked, action, window),)
 
-    return Operator(plan, lambda plan, length, draws, window: Edit(plan[0], length), action == SIMILAR)
+    return Operator(
+        plan=plan, edit=lambda plan, length, draws, window: Edit(plan[0], length), replaces=action == SIMILAR
+    )
 
 
 def _random_change(count: Callable[[Array, Array], Array], rate: float, action: int) -> Operator:
@@ -307,7 +313,7 @@ def _random_change(count: Callable[[Array, Array], Array], rate: float, action: 
     def edit(plan: tuple[Array, ...], length: Array, draws: Draws, window: int) -> Edit:
         return Edit(_change_at(draws.order < plan[0][:, None], action, window), length)
 
-    return Operator(plan, edit, action == SIMILAR, _whole_span)
+    return Operator(plan=plan, edit=edit, replaces=action == SIMILAR, span=_whole_span)
 
 
 def crop(rate: float) -> Operator:
@@ -325,7 +331,7 @@ def crop(rate: float) -> Operator:
         size = _at_least_one(plan[0], length)
         return _window_edit(size, length - size - start, window)
 
-    return Operator(plan, edit, replaces=False)
+    return Operator(plan=plan, edit=edit, replaces=False)
 
 
 def mask(rate: float) -> Operator:
@@ -346,9 +352,9 @@ def reorder(rate: float) -> Operator:
 
     def edit(plan: tuple[Array, ...], length: Array, draws: Draws, window: int) -> Edit:
         low, size = span(plan, length, draws.word)
-        return _reorder_window((size, low), length, draws, window)
+        return _reorder_window((size, low), length=length, draws=draws, window=window)
 
-    return Operator(plan, edit, False, span)
+    return Operator(plan=plan, edit=edit, replaces=False, span=span)
 
 
 def substitute(rate: float) -> Operator:
@@ -368,4 +374,4 @@ def insert(rate: float) -> Operator:
         picked = draws.order < plan[0][:, None]
         return Edit(_insert_at(picked, window, after=False), length + plan[0])
 
-    return Operator(plan, edit, True, _whole_span)
+    return Operator(plan=plan, edit=edit, replaces=True, span=_whole_span)

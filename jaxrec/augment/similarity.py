@@ -49,12 +49,12 @@ def _as_similar_items(
     padded = np.zeros(len(item), np.int32)
     padded[: len(pool)] = pool
     return SimilarItems(
-        jnp.asarray(item, jnp.int32),
-        jnp.asarray(score, jnp.float32),
-        jnp.float32(low),
-        jnp.float32(high),
-        jnp.asarray(padded),
-        jnp.int32(len(pool)),
+        item=jnp.asarray(item, jnp.int32),
+        score=jnp.asarray(score, jnp.float32),
+        low=jnp.float32(low),
+        high=jnp.float32(high),
+        pool=jnp.asarray(padded),
+        pool_size=jnp.int32(len(pool)),
     )
 
 
@@ -72,7 +72,9 @@ def random_items(
     """A random training item, drawn at every use; arguments as for `item_cf`."""
     histories = training_histories(items, offsets, held_out=held_out)
     pool = np.unique(np.concatenate([*histories, np.zeros(0, np.int32)]))
-    return _as_similar_items(np.zeros(num_items + 1), np.zeros(num_items + 1), 0.0, 0.0, pool)
+    return _as_similar_items(
+        np.zeros(num_items + 1), score=np.zeros(num_items + 1), low=0.0, high=0.0, pool=pool
+    )
 
 
 def item_cf(
@@ -124,7 +126,11 @@ def item_cf(
         order = np.argsort(i[top], kind="stable")
         groups, starts = np.unique(i[top][order], return_index=True)
         for item, tied in zip(groups, np.split(j[top][order], starts[1:]), strict=True):
-            best[item] = tied[0] if len(tied) == 1 else _first_seen(item, set(tied.tolist()), by_item, users)
+            best[item] = (
+                tied[0]
+                if len(tied) == 1
+                else _first_seen(item, tied=set(tied.tolist()), by_item=by_item, users=users)
+            )
     pool = np.flatnonzero(best)
     return _as_similar_items(best, score, *((low, high) if len(pool) else (0.0, 0.0)), pool)
 
@@ -163,7 +169,9 @@ def item2vec(
     histories = training_histories(items, offsets, held_out=held_out)
     pool = np.unique(np.concatenate([*histories, np.zeros(0, np.int64)]))
     if max(map(len, histories), default=0) < 2:  # no item has a neighbour
-        return _as_similar_items(np.zeros(num_items + 1), np.zeros(num_items + 1), 0.0, 0.0, pool)
+        return _as_similar_items(
+            np.zeros(num_items + 1), score=np.zeros(num_items + 1), low=0.0, high=0.0, pool=pool
+        )
     table = item_vectors(
         key,
         histories,
@@ -180,7 +188,7 @@ def item2vec(
     near, value = _nearest_vectors(seen, min(neighbours, len(pool) - 1))
     best, score = np.zeros(num_items + 1), np.zeros(num_items + 1)
     best[pool], score[pool] = pool[np.asarray(near[:, 0])], value[:, 0]
-    return _as_similar_items(best, score, float(value.min()), float(value.max()), pool)
+    return _as_similar_items(best, score=score, low=float(value.min()), high=float(value.max()), pool=pool)
 
 
 def _nearest_vectors(table: Array, count: int, block: int = 512) -> tuple[Array, Array]:
@@ -223,12 +231,12 @@ def online(table: Array, *, inverted: bool = False, block: int = 512) -> Similar
     real = jnp.arange(size) > 0
     pool = jnp.where(jnp.arange(size) < size - 1, jnp.arange(1, size + 1, dtype=jnp.int32), 0)
     return SimilarItems(
-        jnp.where(real, item, 0),
-        jnp.where(real, score, 0).astype(jnp.float32),
-        low.min().astype(jnp.float32),
-        high.max().astype(jnp.float32),
-        pool,
-        jnp.int32(size - 1),
+        item=jnp.where(real, item, 0),
+        score=jnp.where(real, score, 0).astype(jnp.float32),
+        low=low.min().astype(jnp.float32),
+        high=high.max().astype(jnp.float32),
+        pool=pool,
+        pool_size=jnp.int32(size - 1),
     )
 
 

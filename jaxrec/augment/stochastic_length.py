@@ -45,7 +45,7 @@ def stochastic_length(
 def shortened_lengths(
     rng: np.random.Generator, lengths: np.ndarray, *, max_len: int, alpha: float
 ) -> np.ndarray:
-    """How many events of histories of these lengths [B] stay: on the host, to plan room for them."""
+    """Simulated lengths of histories after `stochastic_length`, [B] → [B], on the host, to plan packing."""
     whole_up_to = max_len ** (alpha / 2)
     chance = whole_up_to**2 / np.maximum(lengths, 1) ** 2
     whole = (lengths <= whole_up_to) | (rng.random(lengths.size) < chance)

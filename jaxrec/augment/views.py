@@ -88,7 +88,9 @@ class View:
         """
         self._check(similar)
         plan = self.plan(times, length, width=items.shape[1])
-        return self.apply(key, plan, items, length, similar, unaugmented=unaugmented)
+        return self.apply(
+            key, plan=plan, items=items, length=length, similar=similar, unaugmented=unaugmented
+        )
 
     def plan(self, times: Array | None, length: Array, *, width: int) -> Plan:
         """What depends on the times alone, for sequences of width `width`: a tree of arrays [B, …]."""
@@ -123,7 +125,7 @@ class View:
         order = jnp.zeros((1, self.window), jnp.int32)
         if any(op.span for op in self.distinct):
             low, count = (_select(choice, column) for column in zip(*spans, strict=True))
-            order = self._order(seeds, low, count, width)
+            order = self._order(seeds, low=low, count=count, width=width)
         draws = Draws(word, order)
         edits = [
             op.edit(part, length, draws, self.window) for op, part in zip(self.distinct, plan, strict=True)
@@ -161,7 +163,7 @@ class View:
         self._check(similar)
         seeds = random_words.row_seeds(key, length.shape[0])
         edit = self.edit(seeds, plan, length, width=width, unaugmented=unaugmented)
-        return apply_edit(seeds, edit, items, end, similar)
+        return apply_edit(seeds, edit=edit, items=items, end=end, similar=similar)
 
     def _check(self, similar: SimilarItems | None) -> None:
         if similar is None and any(op.replaces for op in self.distinct):
@@ -172,7 +174,10 @@ class View:
 
         def compute(width: int, seeds: Array, low: Array, count: Array) -> Array:
             return ops.shuffle(
-                random_words.words(seeds, random_words.ORDER_OFFSET, width), low, count, self.window
+                random_words.words(seeds, random_words.ORDER_OFFSET, width),
+                low=low,
+                count=count,
+                window=self.window,
             )
 
         needed = jnp.where(low < self.window, low + count, 0)

@@ -3,7 +3,7 @@
     from jaxrec.data import load
     sequences = load("movielens/ml-100k")
 
-own_files   reads a user's own file or data frame: load_events, load_sessions, load_labelled, encode_rows
+own_files, own_tables  a user's own file or data frame: load_events, load_sessions, load_labelled, encode_rows
 item_vectors  frozen vectors of items, as a table by item id
 catalogue   every data set and file format by name: load, names, entries, describe
 store       finds or downloads a file: JAXREC_DATA_DIR, the cache, the source's public address
@@ -29,14 +29,8 @@ from jaxrec.data.catalogue import load
 
 if TYPE_CHECKING:
     from jaxrec.data.item_vectors import load_item_vectors
-    from jaxrec.data.own_files import (
-        encode_rows,
-        load_events,
-        load_interactions,
-        load_labelled,
-        load_sessions,
-        read_labelled,
-    )
+    from jaxrec.data.own_files import load_events, load_interactions, load_sessions
+    from jaxrec.data.own_tables import encode_rows, load_labelled, read_labelled
 
 __all__ = [
     "encode_rows",
@@ -50,10 +44,15 @@ __all__ = [
 ]
 
 
+_MODULES = {
+    **dict.fromkeys(("load_events", "load_interactions", "load_sessions"), "jaxrec.data.own_files"),
+    **dict.fromkeys(("encode_rows", "load_labelled", "read_labelled"), "jaxrec.data.own_tables"),
+    "load_item_vectors": "jaxrec.data.item_vectors",
+}
+
+
 def __getattr__(name: str) -> Any:
     """The readers of a user's file, imported when they are needed, as sources are."""
-    if name == "load_item_vectors":
-        return importlib.import_module("jaxrec.data.item_vectors").load_item_vectors
-    if name in __all__:
-        return getattr(importlib.import_module("jaxrec.data.own_files"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -126,21 +126,34 @@ def _aliccp_logs() -> Reader:
 
 
 def _format(name: str, kind: Kind, paths: str, reader: Callable[[], Reader]) -> Entry:
-    return Entry(name, {kind: reader}, None, (), tuple(paths.split()))
+    return Entry(name, readers={kind: reader}, source=None, files=(), paths=tuple(paths.split()))
 
 
 # Formats of files that have no public address.
 _FORMATS = (
-    _format("criteo", "impressions", "FILE", _lazy_reader("criteo")),
-    _format("aliexpress", "impressions", "TRAIN TEST", _lazy_reader("aliexpress")),
-    _format("ali-ccp", "impressions", "TRAIN VALIDATION TEST", _lazy_reader("aliccp", "load_table")),
+    _format("criteo", kind="impressions", paths="FILE", reader=_lazy_reader("criteo")),
+    _format("aliexpress", kind="impressions", paths="TRAIN TEST", reader=_lazy_reader("aliexpress")),
     _format(
-        "ali-ccp-logs", "impressions", "SKELETON_TRAIN COMMON_TRAIN SKELETON_TEST COMMON_TEST", _aliccp_logs
+        "ali-ccp",
+        kind="impressions",
+        paths="TRAIN VALIDATION TEST",
+        reader=_lazy_reader("aliccp", "load_table"),
     ),
-    _format("fuxictr", "impressions", "TRAIN VALIDATION TEST FEATURE_MAP", _lazy_reader("fuxictr")),
-    _format("amazon", "clicks", "REVIEWS METADATA", _lazy_reader("amazon")),
-    _format("amazon-din", "clicks", "FILE", _lazy_reader("amazon", "load_table")),
-    _format("taobao", "clicks", "FILE", _lazy_reader("taobao")),
+    _format(
+        "ali-ccp-logs",
+        kind="impressions",
+        paths="SKELETON_TRAIN COMMON_TRAIN SKELETON_TEST COMMON_TEST",
+        reader=_aliccp_logs,
+    ),
+    _format(
+        "fuxictr",
+        kind="impressions",
+        paths="TRAIN VALIDATION TEST FEATURE_MAP",
+        reader=_lazy_reader("fuxictr"),
+    ),
+    _format("amazon", kind="clicks", paths="REVIEWS METADATA", reader=_lazy_reader("amazon")),
+    _format("amazon-din", kind="clicks", paths="FILE", reader=_lazy_reader("amazon", "load_table")),
+    _format("taobao", kind="clicks", paths="FILE", reader=_lazy_reader("taobao")),
 )
 
 
@@ -184,7 +197,9 @@ def _source_entries(source: str) -> dict[str, Entry]:
         kinds = [kind for kind, described in offered.items() if name in described]
         files = offered[kinds[0]][name].files  # all kinds are made from the same files
         readers = {kind: reader(kind, name) for kind in kinds}
-        found[f"{source}/{name}"] = Entry(f"{source}/{name}", readers, module.SOURCE, files, ())
+        found[f"{source}/{name}"] = Entry(
+            f"{source}/{name}", readers=readers, source=module.SOURCE, files=files, paths=()
+        )
     return found
 
 

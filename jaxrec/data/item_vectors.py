@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,19 +32,19 @@ def load_item_vectors(
 
     Vectors of other items are not used. An integer id and the text it is written as are one id.
 
-    source: a `.npy` file of a matrix [n, D], with `ids`; or a CSV, JSON lines or Parquet file, a mapping of
-    columns or a data frame with a column `item`, whose other columns are the dimensions in their order, or
-    one column of lists.
+    source: a `.npy` file of a matrix [n, D], with `ids`; a `.npz` file with an array `item` of ids and one
+    matrix; or a CSV, JSON lines or Parquet file, a mapping of columns or a data frame with a column `item`,
+    whose other columns are the dimensions in their order, or one column of lists.
     item_ids: raw ids of items 1..num_items, such as `Sequences.item_ids`. ids: of the matrix's rows, a list,
-    or a file: `.npy`, or text with an id a line. columns: those that are the vector; None: all others.
+    or a file: `.npy`, or text with one id per line. columns: those that are the vector; None: all others.
 
     Raises:
       ValueError: an item has no vector or two, vectors of different widths, a number that is missing or not
         finite; as the reader of the form.
-      ImportError: without pyarrow, which all forms but `.npy`, JSON lines and mappings need.
+      ImportError: without pyarrow, which all forms but `.npy`, `.npz`, JSON lines and mappings need.
     """
     wanted = [str(value) for value in as_raw_ids("item_ids", item_ids).tolist()]
-    where = _name(source)
+    where = str(source) if is_path(source) else "data frame of item vectors"
     if is_path(source) and file_suffix(source) == ".npy":
         if ids is None:
             raise ValueError(
@@ -59,12 +60,10 @@ def load_item_vectors(
     else:
         if ids is not None:
             raise ValueError(f"ids: are for a .npy file; {where} has the column {item!r} of them")
-        found, vectors = _read_columns(source, item, columns)
+        if is_path(source) and file_suffix(source) == ".npz":
+            source = _read_archive(Path(source))
+        found, vectors = _read_columns(source, where, item, columns)
     return _in_order(where, wanted, found, vectors)
-
-
-def _name(source: Source) -> str:
-    return str(source) if is_path(source) else "data frame of item vectors"
 
 
 def _in_order(where: str, wanted: list[str], found: list[str], vectors: np.ndarray) -> np.ndarray:
@@ -79,7 +78,7 @@ def _in_order(where: str, wanted: list[str], found: list[str], vectors: np.ndarr
     if lacking:
         raise ValueError(
             f"{where}: {len(lacking):,} of {len(wanted):,} items have no vector, such as "
-            f"{', '.join(map(repr, lacking[:_SHOWN]))}; add them, or take their events out"
+            f"{', '.join(map(repr, lacking[:_SHOWN]))}; add them, or remove their events"
         )
     table = np.zeros((len(wanted) + 1, vectors.shape[1]), np.float32)
     rows = np.array([at[name] for name in wanted], np.int64)
@@ -102,16 +101,22 @@ def _read_matrix(path: Path) -> np.ndarray:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise ValueError(f"{path}: not a readable .npy file ({error}); write it with np.save") from None
-    if (
-        not isinstance(matrix, np.ndarray)
-        or matrix.ndim != 2
-        or matrix.dtype.kind not in "fiu"
-        or 0 in matrix.shape
-    ):
+    if not isinstance(matrix, np.ndarray):
+        raise ValueError(f"{path}: is a .npz archive; name it so")
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu" or 0 in matrix.shape:
         raise ValueError(
             f"{path}: {matrix.dtype}{list(matrix.shape)}, expected numbers [items, dimensions], one at least"
         )
     return matrix
+
+
+def _read_archive(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable .npz file ({error}); write it with np.savez") from None
 
 
 def _read_ids(ids: Sequence[Any] | np.ndarray | str | Path) -> list[str]:
@@ -122,21 +127,21 @@ def _read_ids(ids: Sequence[Any] | np.ndarray | str | Path) -> list[str]:
             return [str(value) for value in as_raw_ids(str(ids), np.load(ids, allow_pickle=False)).tolist()]
         except (ValueError, EOFError) as error:
             raise ValueError(
-                f"{ids}: no readable .npy file of ids ({error}); write text or integers"
+                f"{ids}: not a readable .npy file of ids ({error}); write text or integers"
             ) from None
     return [line.rstrip("\r\n") for line in read_text_lines(ids)]
 
 
-def _read_columns(source: Source, item: str, columns: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
+def _read_columns(
+    source: Source, where: str, item: str, columns: Sequence[str] | None
+) -> tuple[list[str], np.ndarray]:
     """The ids of a table's rows and their vectors, [n, D]."""
 
     def dimensions(header: Sequence[str]) -> list[str]:
-        column_index(_name(source), header, "item", item)
+        column_index(where, header, "item", item)
         chosen = [name for name in header if name != item] if columns is None else list(columns)
         if not chosen or item in chosen:
-            raise ValueError(
-                f"{_name(source)}: there is no column of numbers beside {item!r}; add the vectors"
-            )
+            raise ValueError(f"{where}: there is no column of numbers beside {item!r}; add the vectors")
         return chosen
 
     if source_form(source) == ".csv":
@@ -151,10 +156,10 @@ def _read_columns(source: Source, item: str, columns: Sequence[str] | None) -> t
     def choose(header: Sequence[str]) -> list[str]:
         read.extend(dimensions(header))
         for name in read:
-            column_index(_name(source), header, "columns", name)
+            column_index(where, header, "columns", name)
         return [item, *read]
 
-    table = read_typed(source, choose, "of item vectors")
+    table = read_typed(source, choose, "of item vectors")._replace(where=where)
     found = _texts(*category_values(table, "item", item), table.place)
     if len(read) == 1 and isinstance(table.columns[read[0]].values, Lists):
         return found, _list_matrix(table, read[0], found)
@@ -180,6 +185,6 @@ def _texts(codes: np.ndarray, texts: list[str], place: Any) -> list[str]:
     """The text of each row; ValueError for one that is missing."""
     if (codes < 0).any():
         raise ValueError(
-            f"{place(int((codes < 0).argmax()))}: the item is missing; fill it in or take it out"
+            f"{place(int((codes < 0).argmax()))}: the item is missing; fill it in or remove the row"
         )
     return [texts[code] for code in codes.tolist()]

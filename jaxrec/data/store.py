@@ -97,13 +97,13 @@ def read_file(file: File) -> bytes:
     if path != cache_dir() / file.path:
         verify(
             content,
-            file,
-            str(path),
-            "replace it with an intact copy, or unset JAXREC_DATA_DIR to download it",
+            file=file,
+            where=str(path),
+            remedy="replace it with an intact copy, or unset JAXREC_DATA_DIR to download it",
         )
         return content
     try:
-        verify(content, file, str(path), "downloading it again")
+        verify(content, file=file, where=str(path), remedy="downloading it again")
     except ValueError as error:
         print(error, file=sys.stderr)
         return _download(file)
@@ -144,7 +144,12 @@ def _download(file: File) -> bytes:
             try:
                 route.write(part)
                 content = part.read_bytes()
-                verify(content, file, route.address, "the source has changed or the transfer failed")
+                verify(
+                    content,
+                    file=file,
+                    where=route.address,
+                    remedy="the source has changed or the transfer failed",
+                )
             except (OSError, ValueError) as error:
                 failures.append(f"\n  {route.address}: {error}")
                 continue

@@ -27,6 +27,11 @@ def is_path(source: Source) -> bool:
     return isinstance(source, str | Path)
 
 
+def describe_source(source: Source, name: str | None) -> str:
+    """The file, or the data frame by its name, as errors call it."""
+    return str(source) if is_path(source) else "data frame" if name is None else f"data frame {name}"
+
+
 def name_source(source: Source, name: str | None) -> str:
     """The data set's name: the one given, by default that of the file; ValueError for a bad one or none."""
     if name is None:
@@ -76,7 +81,7 @@ def read_typed(
     elif form == ".parquet":
         table = _read_parquet(Path(source), choose)
     else:
-        where = "data frame" if name is None else f"data frame {name}"
+        where = describe_source(source, name)
         read: Any = _read_mapping if isinstance(source, Mapping) else _read_frame
         table = read(source, choose, where)
     if table.num_rows == 0:
@@ -149,10 +154,10 @@ def _read_mapping(source: Mapping[str, Any], choose: Choose, where: str) -> Type
 
 def _read_frame(frame: Frame, choose: Choose, where: str) -> TypedTable:
     """A data frame by way of pyarrow; of pandas and polars the chosen columns alone are converted."""
-    if not (hasattr(frame, "__arrow_c_stream__") or hasattr(frame, "__dataframe__")):
+    if not any(hasattr(frame, name) for name in ("__arrow_c_stream__", "iloc", "get_columns")):
         raise ValueError(
             f"{where}: {type(frame).__name__} is neither a path, a mapping of columns nor a data frame (of "
-            "pandas, polars, pyarrow or others with __arrow_c_stream__ or __dataframe__); collect a lazy one"
+            "pandas, polars, pyarrow or others with __arrow_c_stream__); collect a lazy one"
         )
     pa = import_pyarrow(where)
     if hasattr(frame, "iloc"):  # pandas, whose NaN is a missing value
@@ -160,7 +165,7 @@ def _read_frame(frame: Frame, choose: Choose, where: str) -> TypedTable:
     elif hasattr(frame, "get_columns"):  # polars
         names, cells = frame.columns, lambda at: frame.get_columns()[at].to_arrow()
     else:
-        table = _arrow_table(frame, pa)
+        table = frame if isinstance(frame, pa.Table) else pa.table(frame)
         names, cells = table.column_names, table.column
     listed = tuple(names)
     columns: dict[str, Column] = {}
@@ -172,13 +177,3 @@ def _read_frame(frame: Frame, choose: Choose, where: str) -> TypedTable:
                 f"{where}: {name}: {error}; write all its cells as one type, such as text"
             ) from None
     return TypedTable(where, "row", listed, columns)
-
-
-def _arrow_table(frame: Frame, pa: Any) -> Any:
-    if isinstance(frame, pa.Table):
-        return frame
-    if hasattr(frame, "__arrow_c_stream__"):
-        return pa.table(frame)
-    from pyarrow.interchange import from_dataframe
-
-    return from_dataframe(frame)

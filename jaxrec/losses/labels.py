@@ -20,8 +20,9 @@ def sigmoid_cross_entropy(logits: Array, labels: Array) -> Array:
 def smooth_labels(labels: Array, smoothing: float, towards: float = 0.5) -> Array:
     """(1 - ε) y + ε · towards, [...] → [...] (Szegedy et al., CVPR 2016, section 7).
 
-    towards: 1/2 as in Keras; 1/C for one-hot labels of C classes; the label's base rate, which alone keeps
-    the mean of a rare event (1/2 and ε = 0.1 make 5.9 % of 1 %); 0 or 1 to smooth one class only.
+    towards: 1/2 as in Keras; 1/C for one-hot labels of C classes; the label's base rate, the only value that
+    keeps the mean of a rare event (1/2 and ε = 0.1 turn a rate of 1 % into 5.9 %); 0 or 1 smooths one class
+    only.
     """
     if not (0.0 <= smoothing < 1.0 and 0.0 <= towards <= 1.0):
         raise ValueError(f"smoothing={smoothing}, towards={towards}: must be in [0, 1) and [0, 1]")
@@ -69,16 +70,17 @@ def focal(
     towards: float = 0.5,
     axis_name: str | None = None,
 ) -> Array:
-    """Cross-entropy that counts easy examples less: -α (1 - p)^γ log p.
+    """Focal loss, cross-entropy with smaller weights of easy examples: -α (1 - p)^γ log p.
 
-    (Lin et al., ICCV 2017, arXiv:1708.02002, equation 5.) p is the probability given to the label. What is
-    learned is no probability: a constant prediction is best away from the base rate. The gradient passes
-    through the factor, which smoothing does not change.
+    (Lin et al., ICCV 2017, arXiv:1708.02002, equation 5.) p is the predicted probability of the label. The
+    predictions are not calibrated: the best constant prediction is not the base rate. The gradient passes
+    through the factor (1 - p)^γ, which smoothing does not change.
 
     Args:
       labels: 0 or 1, [...].
-      gamma: 0 gives the cross-entropy. alpha: weight of label 1, that of 0 is 1 - alpha; None weighs both 1.
-      other arguments: as of `binary_cross_entropy`.
+      gamma: 0 gives the cross-entropy. alpha: weight of label 1, that of label 0 is 1 - alpha; None: both are
+        1.
+      other arguments: see `binary_cross_entropy`.
 
     >>> round(float(focal(jnp.zeros(1), jnp.ones(1))), 4)  # 0.25 · (1/2)² · ln 2
     0.0433
@@ -102,7 +104,7 @@ def squared_error(
     weight: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
-    """Mean of (prediction - label)². Arguments as of `binary_cross_entropy`.
+    """Mean of (prediction - label)². Arguments: see `binary_cross_entropy`.
 
     >>> float(squared_error(jnp.array([1.0, 5.0]), jnp.array([3.0, 5.0])))
     2.0
@@ -118,7 +120,7 @@ def _supervised(
     weight: Array | None,
     axis_name: str | None,
 ) -> Array:
-    """Mean of a loss over real examples; the others, and those of weight 0, reach no gradient."""
+    """Mean of a loss over real examples; padding and examples of weight 0 have no gradient."""
     real = jnp.ones(predictions.shape, bool) if where is None else jnp.broadcast_to(where, predictions.shape)
     used = real if weight is None else real & (weight != 0)
     values = loss(jnp.where(used, predictions, 0.0), jnp.where(used, labels, 0.0))
@@ -129,10 +131,10 @@ def _supervised(
 def hardest(
     values: Array, ratio: float, *, where: Array | None = None, axis_name: str | None = None
 ) -> Array:
-    """Marks the largest losses, ratio · n of n real examples rounded up: [...] → bool [...].
+    """Selects the largest losses, ratio · n of n real examples rounded up: [...] → bool [...].
 
     Online hard example mining (Shrivastava et al., CVPR 2016): `masked_mean(values, hardest(values, 0.25))`.
-    With an axis name n counts those of all devices. Of equal losses all are marked or none.
+    With an axis name, n counts the examples of all devices. Equal losses are all selected, or none of them.
     """
     if not 0.0 < ratio <= 1.0:
         raise ValueError(f"ratio={ratio}: must be above 0 and at most 1, which keeps every example")
@@ -147,9 +149,9 @@ def hardest(
 
 
 def class_weights(counts: Array, *, beta: float | None = None) -> Array:
-    """Weights that make up for unequal classes, from the number of examples of each: [C] → [C].
+    """Weights that compensate for unequal class sizes, from the number of examples of each class: [C] → [C].
 
-    N / (C · n), whose mean over examples is 1; with beta (1 - beta) / (1 - betaⁿ), the inverse of the
+    N / (C · n), with mean 1 over examples; with beta, (1 - beta) / (1 - betaⁿ), the inverse of the
     effective number of examples (Cui et al., CVPR 2019). A class without examples has weight 0.
     """
     if beta is not None and not 0.0 <= beta < 1.0:
@@ -160,7 +162,7 @@ def class_weights(counts: Array, *, beta: float | None = None) -> Array:
         weights = jnp.sum(counts) / (counts.size * some)
     elif beta == 0.0:
         weights = jnp.ones_like(some)
-    else:  # 1 - βⁿ without cancelling, as β lies near 1
+    else:  # 1 - βⁿ without cancellation where β is near 1
         weights = (1.0 - beta) / -jnp.expm1(some * math.log(beta))
     return jnp.where(counts > 0, weights, 0.0)
 
@@ -175,9 +177,9 @@ def f_beta_weights(
 ) -> Array:
     """Weights 1 of positives and tp / (β² P + N - tn) of negatives, [...] → [...], without a gradient.
 
-    What F-beta gains from a true negative, by what it gains from a true positive: P and N count the labels,
-    tp and tn are the sums of σ(s) over positives and of 1 - σ(s) over negatives. Departs from EasyRec, which
-    sums σ(s) over all examples, whatever their label, and differentiates the weights.
+    The ratio of the derivatives of F-beta by a true negative and by a true positive: P and N count the
+    labels, tp and tn are the sums of σ(s) over positives and of 1 - σ(s) over negatives. Departs from
+    EasyRec, which sums σ(s) over all examples, whatever their label, and differentiates the weights.
     """
     real = jnp.ones(logits.shape, bool) if where is None else jnp.broadcast_to(where, logits.shape)
     positive, negative, probs = real & (labels > 0.5), real & (labels <= 0.5), jax.nn.sigmoid(logits)

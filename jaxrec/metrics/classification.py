@@ -31,7 +31,7 @@ def auc(scores: Array, labels: Array, *, where: Array | None = None) -> Array:
     0.875
     """
     group = jnp.zeros(scores.shape, jnp.int32)
-    found = _auc_of_groups(scores, labels, group, _where_or_all(scores, where))
+    found = _auc_of_groups(scores, labels=labels, group=group, where=_where_or_all(scores, where))
     return found.auc[0]
 
 
@@ -59,7 +59,7 @@ def gauc(
     """
     check_group(group)
     where = _where_or_all(scores, where)
-    found = _auc_of_groups(scores, labels, jnp.asarray(group), where)
+    found = _auc_of_groups(scores, labels=labels, group=jnp.asarray(group), where=where)
     used = found.both
     weight = jnp.where(used, found.size if weighted else 1, 0).astype(jnp.float32)
     share = weight / weight.sum()

@@ -183,13 +183,13 @@ def list_recall(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> 
     padded with `padding`, and return [...]. Repeated ids count once, and a user without relevant items gets
     0: leave such users out of a mean. A list shorter than k misses the rest.
     """
-    hits, num_relevant = _hits(ranked, relevant, k, padding)
+    hits, num_relevant = _hits(ranked, relevant=relevant, k=k, padding=padding)
     return hits.sum(axis=-1) / jnp.maximum(num_relevant, 1)
 
 
 def list_precision(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
     """Share of relevant items among the first k, Σ h / k, even if the list is shorter. See `list_recall`."""
-    return _hits(ranked, relevant, k, padding)[0].sum(axis=-1) / k
+    return _hits(ranked, relevant=relevant, k=k, padding=padding)[0].sum(axis=-1) / k
 
 
 def list_ndcg(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
@@ -198,7 +198,7 @@ def list_ndcg(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Ar
     The ideal counts all relevant items, not only the retrieved ones (a mistake in several published codes):
     with one of two at rank 1 and the other missed it is 1 / (1 + 1/log2 3). See `list_recall`.
     """
-    hits, num_relevant = _hits(ranked, relevant, k, padding)
+    hits, num_relevant = _hits(ranked, relevant=relevant, k=k, padding=padding)
     ideal = jnp.arange(k) < num_relevant[..., None]
     best = (ideal / jnp.log2(2.0 + jnp.arange(k))).sum(axis=-1)
     return (hits / jnp.log2(2.0 + jnp.arange(hits.shape[-1]))).sum(axis=-1) / jnp.maximum(best, 1.0)
@@ -206,7 +206,7 @@ def list_ndcg(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Ar
 
 def list_map(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
     """Average precision at k: Σ h_j · precision@j / min(k, |G|). See `list_recall`."""
-    hits, num_relevant = _hits(ranked, relevant, k, padding)
+    hits, num_relevant = _hits(ranked, relevant=relevant, k=k, padding=padding)
     precision = hits.cumsum(axis=-1) / (1.0 + jnp.arange(hits.shape[-1]))
     return (hits * precision).sum(axis=-1) / jnp.clip(num_relevant, 1, k)
 

@@ -283,7 +283,9 @@ def gradnorm(
         values, norms = _stack(losses), jnp.sqrt(jnp.diagonal(gram))
         initial = jnp.where(state["start"] > 0, state["start"], values)
         weights, pull_back = jax.vjp(as_weights, state["free"])
-        (gradient,) = pull_back(gradnorm_gradient(weights, norms, values, initial, alpha=alpha))
+        (gradient,) = pull_back(
+            gradnorm_gradient(weights, norms=norms, losses=values, start=initial, alpha=alpha)
+        )
         change, remembered = tx.update(gradient, state["tx"], state["free"])
         free = optax.apply_updates(state["free"], change)
         if not softmax:

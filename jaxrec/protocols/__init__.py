@@ -1,7 +1,7 @@
 """How each kind of table is measured: from a split to resident columns, selection and test.
 
-next_item    sequences of items: the next item among all items or sampled candidates
-sessions     click sessions: the next click among all items
+next_item    sequences of items: the next item against all items or sampled candidates
+sessions     click sessions: the next click against all items
 impressions  labelled rows and clicks after a history: AUC and its kin
 """
 

@@ -1,13 +1,13 @@
-"""Events with an action, such as movies and ratings: which item comes next, and what action it gets.
+"""Events with an action, such as movies and ratings: predicts the next item, and the action on an item.
 
-All users are cut at the same two moments, so nothing of the future is known. Every event of a part that has
-one before it is a query:
+The histories of all users are split at the same two times, so that no model reads the future. Every event of
+a part that has an earlier one is a query:
 
-    ranking    is its action positive ("liked"), the item and all earlier events known: AUC, log loss, and
-               normalised entropy (log loss over that of a constant)
-    retrieval  which item comes next, of the events whose action is positive: full ranking
+    ranking    whether its action is positive ("liked"), given the item and all earlier events: AUC, log loss,
+               and normalised entropy (log loss divided by that of a constant prediction)
+    retrieval  which item comes next, for events with a positive action: full ranking
 
-Earlier events of the same part are read with their actions, as a server would know them. The model is one of
+Earlier events of the same part are read with their actions, as in serving. The model is one of
 `tasks.generative`.
 """
 
@@ -42,16 +42,16 @@ from jaxrec.types import Array, Context, Evaluation, Protocol, Variables
 Part = Literal["validation", "test"]
 Question = Literal["ranking", "retrieval"]
 SHARES = (0.8, 0.9)  # of the events, before validation and before test
-SMOOTHING = 5.0  # events of the average share that `rates` adds to those of an item or user
+SMOOTHING = 5.0  # pseudo-events at the average share that `rates` adds to each item and user
 RETRIEVAL_BATCH, WINDOWS_BATCH = 256, 32
 
 
 class Data(NamedTuple):
-    """A split as both questions read it.
+    """A split with the queries of both questions.
 
-    retrieval: the split whose queries have a positive action; ranking: queries of all events, by part.
-    actions: of each event, 1.., int32 [N], in the order of the sequences; positive: those worth retrieving;
-    columns: resident arrays; rule: how parts were cut.
+    retrieval: the split whose queries have a positive action. ranking: queries of all events, by part.
+    actions: of each event, 1.., int32 [N], in the order of the sequences. positive: actions that count as
+    positive. columns: arrays that stay on the device. rule: how the parts were split.
     """
 
     retrieval: next_item.Data
@@ -71,13 +71,13 @@ class Data(NamedTuple):
 
 
 def resident(events: Interactions, *, positive: tuple[int, ...]) -> Data:
-    """Columns of events cut at two moments: the first 80 % for training, 10 % each for validation and test.
+    """The columns of events, split by time: 80 % for training, 10 % each for validation and test.
 
-    events: with times, and actions as values.
+    events: with times, and with actions as values.
 
     Raises:
-      ValueError: there are no times or actions; an action is not whole, or below 1; `positive` names one that
-        does not occur; a part has no query.
+      ValueError: there are no times or actions; an action is not an integer, or below 1; `positive` names an
+        action that does not occur; a part has no query.
     """
     if events.time is None or events.value is None:
         raise ValueError(f"{events.name}: times and actions are needed; name the columns that hold them")
@@ -111,7 +111,7 @@ def is_positive(
 ) -> np.ndarray:
     """Whether each target's action is positive, bool [M].
 
-    actions: of each event, [N]; those of a user begin at its entry of offsets [U + 1].
+    actions: of each event, [N]; those of user u start at offsets[u], offsets: [U + 1].
     """
     return np.isin(actions[offsets[queries.user] + queries.length], positive)
 
@@ -123,14 +123,14 @@ def labels(data: Data, part: Part) -> np.ndarray:
 
 
 def packing_of(data: Data, max_len: int, batch_size: int, *, num_devices: int = 1) -> Packing:
-    """Packed rows that hold a batch of users' training events, in a number that devices divide."""
+    """Packed rows for a batch of users' training events, a multiple of `num_devices`."""
     lengths = np.minimum(data.columns["length"], max_len)
     rows = packing.rows_needed(lengths, batch_size, max_len, multiple=num_devices, deviations=3.0)
     return Packing(rows, max_len)
 
 
 def plan(data: Data, batch_size: int, packed: Packing) -> Plan:
-    """Every user once an epoch, in random order, with the place of their events in packed rows."""
+    """Every user once per epoch, in random order, with the positions of their events in packed rows."""
     max_len = packed.width
 
     def lengths(context: Context, user: Array) -> Array:
@@ -142,15 +142,17 @@ def plan(data: Data, batch_size: int, packed: Packing) -> Plan:
 def evaluation(
     model: ActionEncoder, data: Data, question: Question, protocol: Protocol, part: Part
 ) -> Evaluation:
-    """One of the two questions about a part's queries, by a protocol."""
+    """Evaluates one of the two questions on the queries of a part."""
     return (retrieval if question == "retrieval" else ranking)(model, data, protocol, part)
 
 
 def retrieval(model: ActionEncoder, data: Data, protocol: Protocol, part: Part) -> Evaluation:
-    """Ranks the next item of each positive query among all."""
+    """Ranks the next item of each positive query against all items."""
     split = data.retrieval.split
     queries = split.validation if part == "validation" else split.test
-    mixed = np.random.default_rng(0).permutation(len(queries.user))  # so that all batches fill alike
+    mixed = np.random.default_rng(0).permutation(
+        len(queries.user)
+    )  # so that batches need about equally many packed rows
     queries = Queries(*(column[mixed] for column in queries))
     made = next_item.batches(
         queries, model.max_len - 1, batch_size=min(RETRIEVAL_BATCH, len(mixed)), num_items=data.num_items
@@ -161,8 +163,10 @@ def retrieval(model: ActionEncoder, data: Data, protocol: Protocol, part: Part) 
 
 
 def ranking(model: ActionEncoder, data: Data, protocol: Protocol, part: Part) -> Evaluation:
-    """Whether each event's action is positive: many in one pass, half a window at least being known before
-    each."""
+    """Scores whether the action of each event is positive.
+
+    A pass scores all events of a window; each has at least half a window of earlier events, or all of them.
+    """
     windows = event_windows(
         data.ranking[part], model.max_len, stride=model.max_len // 2, batch_size=WINDOWS_BATCH
     )
@@ -195,9 +199,9 @@ def train(
 ) -> Fitted:
     """Trains a model of items and actions on both questions, for all seeds at once.
 
-    objective: of retrieval. weights: of the two losses. question, protocol: each seed keeps the parameters of
-    its best evaluation of this question on the validation queries, by the protocol's `selection`. Others: as
-    of `next_item.train`.
+    objective: the loss of retrieval. weights: of the two losses. question, protocol: each seed keeps the
+    parameters of its best evaluation of this question on the validation queries, by the protocol's
+    `selection`. Other arguments: see `next_item.train`.
     """
     packed = packing_of(data, model.max_len, batch_size, num_devices=num_devices)
     weighting = static({str(name): weight for name, weight in weights.items()})
@@ -224,7 +228,7 @@ def test(
     *,
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Metrics of a question about the test queries for each seed: variables have a leading seeds axis."""
+    """Metrics of one question on the test queries for each seed: variables have a leading seeds axis."""
     found = evaluation(model, data, question, protocol, "test")
     return evaluate(found, variables, data.columns, num_devices=num_devices)
 
@@ -239,9 +243,10 @@ def action_metrics(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def rates(data: Data, part: Part) -> np.ndarray:
-    """A baseline of ranking that is not trained, log-odds [M].
+    """Scores of a ranking baseline that is not trained, log-odds [M].
 
-    Those of the item's share of positive actions, plus those of the user's so far, less the average.
+    The log-odds of the item's share of positive actions, plus those of the user's share in earlier events,
+    minus those of the average share.
     """
     queries, start = data.ranking[part], data.retrieval.split.sequences.offsets
     items, lengths = data.retrieval.split.sequences.items, np.diff(start)

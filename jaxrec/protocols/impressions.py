@@ -1,6 +1,6 @@
-"""Labelled impressions: what of a split lives on the device, how a task is trained on it and measured.
+"""Labelled impressions: the columns of a split on the device, training of a task, and its evaluation.
 
-The measures are AUC and its kin over all impressions of a part, see `train.evaluate.impression_metrics`.
+The metrics, such as AUC, are over all impressions of a part, see `train.evaluate.impression_metrics`.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Batch, Context, Evaluation, Protocol, Task, Variables
 
 EVALUATION_BATCH = 4096
-CLICKS_BATCH = 1024  # histories are expanded to their events
+CLICKS_BATCH = 1024  # examples with histories, which take more memory
 EQUAL = static()  # the sum of the losses
 
 
 class Data(NamedTuple):
     """Labelled examples as the training loop reads them.
 
-    rule: how they were split. tasks: labels, of which those in `regression` are numbers and those in `spaces`
-    have a column that is True for the examples that have them. columns: of the training examples, to live on
-    the device; validation, test: in batches, on the host. group: their column of users, for AUC per user.
-    expand: (batch, columns) -> what a model reads of a batch for evaluation; None: the batch as it is.
+    rule: how they were split. tasks: names of the labels; those in `regression` are numbers, and those in
+    `spaces` have a column that is True for the examples with a label. columns: of the training examples, on
+    the device. validation, test: in batches, on the host. group: the column of users, for AUC per user.
+    expand: (batch, columns) -> the columns that a model reads in evaluation; None: the batch unchanged.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Data(NamedTuple):
 
     @property
     def num_examples(self) -> int:
-        """Training examples."""
+        """The number of training examples."""
         return len(self.columns[f"label/{self.tasks[0]}"])
 
 
@@ -60,7 +60,7 @@ def resident(split: ImpressionSplit) -> Data:
     """Columns of a split's training examples, and batches of its other parts.
 
     Raises:
-      ValueError: a task has one class in a part, so that it cannot be trained or has no AUC.
+      ValueError: a task has a single class in a part, so that it cannot be trained or has no AUC.
     """
     split.check_classes()
     table = split.impressions
@@ -75,12 +75,12 @@ def resident(split: ImpressionSplit) -> Data:
 
 
 def resident_clicks(clicks: Clicks, *, length: int, name: str = "", batch_size: int = CLICKS_BATCH) -> Data:
-    """Training examples and the events that all share for the device; the other parts in batches.
+    """Training examples and the events of all histories, on the device; the other parts in batches.
 
-    Measured are AUC, log loss and, by user, GAUC.
+    The metrics are AUC, log loss and, by user, GAUC.
 
-    length: most recent events of a history that are read. name: of the data set; "": that of the clicks.
-    batch_size: examples that are scored at a time.
+    length: number of most recent events of a history that are read. name: of the data set; "": that of the
+    clicks. batch_size: examples that are scored at a time.
     """
 
     def expand(batch: Batch, columns: Context) -> Batch:
@@ -105,7 +105,7 @@ def resident_clicks(clicks: Clicks, *, length: int, name: str = "", batch_size: 
 
 
 def features(table: Impressions, dim: int) -> FeatureEmbedding:
-    """An embedding of `dim` for each categorical feature; numbers as they are."""
+    """An embedding of width `dim` for each categorical feature; numeric features unchanged."""
     return FeatureEmbedding(
         tuple(
             Numeric(field.name)
@@ -117,9 +117,9 @@ def features(table: Impressions, dim: int) -> FeatureEmbedding:
 
 
 def targets(data: Data, outputs: Mapping[str, int | str] | None = None) -> list[Target]:
-    """A target for each task, over its space: cross-entropy of a logit, or the squared error of a number.
+    """A target for each task, in its sample space: cross-entropy of a logit, or squared error of a number.
 
-    outputs: which output of the model belongs to a task; None: column t to the t-th task.
+    outputs: {task: output of the model}; None: column t for the t-th task.
     """
     return [
         Target(
@@ -137,7 +137,7 @@ def targets(data: Data, outputs: Mapping[str, int | str] | None = None) -> list[
 def protocol(data: Data, selection: str, loss: str = "bce") -> Protocol:
     """Every labelled example of the split is scored once; AUC over all of them.
 
-    selection: the validation metric that chooses the parameters, or what a note says of the choice.
+    selection: the validation metric that chooses the parameters, or a description of the choice.
     """
     return Protocol(
         split=data.rule,
@@ -185,10 +185,10 @@ def train(
 ) -> Fitted:
     """Trains a task for all seeds at once and keeps each seed's best epoch by a validation metric.
 
-    evaluated: the targets that validation scores; selection: the metric, such as "auc/click", or "auc", the
-    mean over them. epochs: at most. batch_size: examples a step. patience: epochs without a better one
-    before a seed stops; None: never. options: seeds, workdir, description and what else `train.fit.fit`
-    takes.
+    evaluated: the targets that are scored in validation. selection: the metric, such as "auc/click", or
+    "auc", their mean. epochs: at most. batch_size: examples per step. patience: epochs without improvement
+    before a seed stops; None: never. options: seeds, workdir, description and other arguments of
+    `train.fit.fit`.
     """
     chosen = evaluation(data, task, evaluated, "validation", measured=protocol(data, selection))
     return fit_reusing(
@@ -211,8 +211,8 @@ def test(
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
     """Test metrics of each seed: variables have a leading seeds axis."""
-    asked = evaluation(data, task, evaluated, "test", measured=protocol(data, ""), calibration=calibration)
-    return evaluate(asked, variables, {} if data.expand is None else data.columns, num_devices=num_devices)
+    found = evaluation(data, task, evaluated, "test", measured=protocol(data, ""), calibration=calibration)
+    return evaluate(found, variables, {} if data.expand is None else data.columns, num_devices=num_devices)
 
 
 def scores(task: Task, evaluated: Sequence[Target]) -> Any:
@@ -225,7 +225,7 @@ def scores(task: Task, evaluated: Sequence[Target]) -> Any:
 
 
 def num_parameters(task: Task, data: Data) -> int:
-    """Parameters of a task's model, those of its embeddings counted."""
+    """The number of parameters of a task's model, including its embeddings."""
     batch = {name: column[:1] for name, column in data.columns.items()}
     shapes = jax.eval_shape(lambda: task.init(jax.random.key(0), batch))
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes["params"]))

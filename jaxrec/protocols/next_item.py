@@ -1,7 +1,6 @@
-"""Sequences of items: what of a split lives on the device, how an encoder is trained on it and how it is
-ranked.
+"""Sequences of items: the columns of a split on the device, training of an encoder, and its evaluation.
 
-The next item of each query is ranked among all items or among sampled candidates, as the `Protocol` says.
+The next item of each query is ranked against all items or against sampled candidates, see `Protocol`.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Baseline, Context, Evaluation, Protocol, Retriever, Scorer, Variables
 
 EVALUATION_BATCH = 512
-VALIDATION_DRAW, TEST_DRAW = 1, 2  # seeds of sampled candidates: the same for every model and every seed
+VALIDATION_DRAW, TEST_DRAW = 1, 2  # seeds of sampled candidates, equal for all models and seeds
 
 
 class Data(NamedTuple):
     """A split as the training loop reads it.
 
-    columns: resident arrays; width: longest training input; history: longest input of any query;
-    excluded_width: most distinct items that negatives of one user avoid.
+    columns: arrays that stay on the device. width: events of the longest training input. history: events of
+    the longest input of a query. excluded_width: the largest number of items that negatives of a user avoid.
     """
 
     split: Split
@@ -56,7 +55,7 @@ class Data(NamedTuple):
 
 
 def resident(split: Split, *, reject: str = "train") -> Data:
-    """Columns of a split, and the widths that shapes are made of."""
+    """The columns of a split, and the lengths that set the shapes of batches."""
     columns = next_item_columns(split, reject=reject)
     return Data(
         split,
@@ -73,14 +72,15 @@ def vocabulary(data: Data) -> dict[str, np.ndarray]:
     return {"item": np.asarray(sequences.item_ids), "user": np.asarray(sequences.user_ids)}
 
 
-# (generator, lengths of inputs [B]) -> lengths of the sequences that a step makes of them
+# (generator, lengths of inputs [B]) -> lengths of the sequences that a step makes from them
 Grow = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
 
 class Shortening(NamedTuple):
-    """Events that are taken out of the inputs of each step, such as `augment.stochastic_length`.
+    """Removes events from the inputs of each step, such as `augment.stochastic_length`.
 
-    events: on the device, see `tasks.next_item`. lengths: the same on the host, for the size of packed rows.
+    events: chooses them on the device, see `tasks.next_item`. lengths: simulates the lengths that remain, on
+    the host, to choose the number of packed rows.
     """
 
     events: Shorten
@@ -90,11 +90,11 @@ class Shortening(NamedTuple):
 def packing_of(
     data: Data, model: Encoder, batch_size: int, *, num_devices: int = 1, grow: Grow | None = None
 ) -> Packing | None:
-    """Packed rows that hold a batch of training inputs, in a number that devices divide; None: padded rows.
+    """Packed rows for a batch of training inputs, a multiple of `num_devices`; None: padded rows.
 
-    An encoder that can't tell the users of a packed row apart is padded.
+    An encoder that cannot separate the users of a packed row (`can_be_packed`) gets padded rows.
 
-    grow: lengths of the sequences that a step makes of a batch, such as two augmented views of each user.
+    grow: lengths of the sequences that a step makes from a batch, such as two augmented views of each user.
     """
     if not can_be_packed(model):
         return None
@@ -107,9 +107,9 @@ def packing_of(
 def plan(
     data: Data, model: Encoder, batch_size: int, packed: Packing | None, *, replacement: bool = False
 ) -> Plan:
-    """Every user once an epoch, in random order, with their place in packed rows.
+    """Every user once per epoch, in random order, with their positions in packed rows.
 
-    replacement: users are drawn independently instead, as in SASRec's sampler.
+    replacement: draws users independently instead, as SASRec's sampler does.
     """
     users = data.split.sequences.num_users
     if packed is None:
@@ -125,15 +125,15 @@ def plan(
 def sampled_candidates(
     data: Data, queries: Queries, number: int, seed: int, *, seen: str = "exclude"
 ) -> np.ndarray:
-    """Items each target is ranked among, int32 [M, number]: uniform, with replacement, fixed by the seed.
+    """Sampled candidates of each query, int32 [M, number]: uniform, with replacement, fixed by the seed.
 
-    They avoid the target and, where the rule for `seen` items is "exclude", those of the user's training
-    events; a validation item may be among those of a test query, as in SASRec's code (which may also draw the
-    target itself). Under another rule seen items are candidates, so they are drawn too: else a target that
-    comes again would stand out among items that are all new.
+    They are never the target nor, where the rule for `seen` items is "exclude", an item of the user's
+    training events; a test query may have the validation item as a candidate, as in SASRec's code (which may
+    also draw the target itself). Under another rule seen items are candidates, so they are drawn too:
+    otherwise a target that the user has seen would differ from all its candidates.
 
     Raises:
-      ValueError: a user's training events and target are all items there are.
+      ValueError: a user's training events and target cover all items.
     """
     sequences, size = data.split.sequences, np.int64(data.num_items + 1)
     known = _training_events(data) if seen == "exclude" else np.zeros(len(sequences.items), bool)
@@ -141,10 +141,10 @@ def sampled_candidates(
     counts = np.bincount(taken // size, minlength=sequences.num_users)
     if (counts[queries.user] + 1 >= data.num_items).any():
         raise ValueError(
-            f"{sequences.name}: a user's events and target are all {data.num_items} items, so there is no "
-            "candidate to draw; rank all items instead"
+            f"{sequences.name}: a user's events and target are all {data.num_items} items, so no "
+            "candidate is left; rank all items instead"
         )
-    taken = taken if taken.size else np.array([-1])  # no key
+    taken = taken if taken.size else np.array([-1])  # equals no key
     rng = np.random.default_rng(seed)
     drawn = rng.integers(1, size, (len(queries.user), number))
     while True:
@@ -164,7 +164,7 @@ def _training_events(data: Data) -> np.ndarray:
 
 
 class Batches(NamedTuple):
-    """Queries on the host, in batches, and the packed rows that hold any of them (None: padded)."""
+    """Batches of queries on the host, and the packed rows that fit each of them (None: padded)."""
 
     queries: dict[str, np.ndarray]
     packed: Packing | None
@@ -177,9 +177,9 @@ def batches(
     candidates: np.ndarray | None = None,
     num_items: int | None = None,
 ) -> Batches:
-    """Batches of queries with their place in packed rows. candidates: of each query, [M, n]; None: all.
+    """Batches of queries with their positions in packed rows. candidates: of each query, [M, n]; None: all.
 
-    num_items: the largest id that targets and candidates may have; None: they are those of a `Split`.
+    num_items: the largest id of targets and candidates; None: not checked.
     """
     size = batch_size or min(EVALUATION_BATCH, len(queries.user))
     columns = batched_queries(queries, size, num_items=num_items)
@@ -198,7 +198,9 @@ def batches(
 def check_candidates(candidates: np.ndarray, target: np.ndarray, num_items: int | None = None) -> None:
     """Raises ValueError for candidates [M, n] that are not in 1..num_items or are their query's target."""
     if len(candidates) != len(target):
-        raise ValueError(f"candidates: of {len(candidates):,} queries, but there are {len(target):,}")
+        raise ValueError(
+            f"candidates: {len(candidates):,} rows for {len(target):,} queries; give one row per query"
+        )
     if candidates.ndim != 2 or candidates.dtype.kind not in "iu":
         raise ValueError(
             f"candidates: {candidates.dtype}{list(candidates.shape)}: must be ids, integers [queries, number]"
@@ -217,7 +219,7 @@ def check_candidates(candidates: np.ndarray, target: np.ndarray, num_items: int 
 
 
 def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> np.ndarray | None:
-    """What the protocol's `candidates` names: None for "all", else draws for "sampled-<number>"."""
+    """The candidates that a protocol names: None for "all", samples for "sampled-<number>"."""
     if protocol.candidates == "all":
         return None
     kind, _, number = protocol.candidates.partition("-")
@@ -236,8 +238,8 @@ def evaluation(
 ) -> Evaluation:
     """Ranks the targets of a part's queries by a protocol.
 
-    Where the protocol takes out seen items, and targets with them, `seen_targets` is their share. Queries
-    share packed rows where the encoder allows it; a retriever reads them as it was made to.
+    Where the protocol excludes seen items, also as targets, `seen_targets` is the share of such targets.
+    Queries of an encoder share packed rows if it can be packed; a retriever has its own layout.
     """
     queries = data.split.validation if part == "validation" else data.split.test
     candidates = _candidates(data, queries, protocol, VALIDATION_DRAW if part == "validation" else TEST_DRAW)
@@ -277,14 +279,14 @@ def train(
 
     Each seed keeps the parameters of its best evaluation on the validation queries.
 
-    protocol: its `selection` names the metric. epochs: at most. batch_size: users a step. every: epochs
-    between evaluations. patience: evaluations without a better one before a seed stops; None: never.
-    replacement: see `plan`. shortening: of each step's inputs; None: they are whole. options: seeds, workdir,
-    description and what else `train.fit.fit` takes.
+    protocol: its `selection` names the metric. epochs: at most. batch_size: users per step. every: epochs
+    between evaluations. patience: evaluations without improvement before a seed stops; None: never.
+    replacement: see `plan`. shortening: of each step's inputs; None: inputs are whole. options: seeds,
+    workdir, description and other arguments of `train.fit.fit`.
     """
     shorten, lengths = (None, None) if shortening is None else shortening
     packed = packing_of(data, model, batch_size, num_devices=num_devices, grow=lengths)
-    placed = packed if shorten is None else None  # else what is left is placed by the task
+    placed = packed if shorten is None else None  # otherwise the task places the shortened sequences
     return fit_reusing(
         [Phase("train", next_item(model, objective, packed=packed, shorten=shorten), epochs)],
         tx,

@@ -1,8 +1,8 @@
-"""One label an example, read behind its events: users with an attribute, or sessions that lead to a cold
-item.
+"""One label per sequence: users with an attribute, or sessions followed by a cold item.
 
-Each example of a part is scored once. Classes that are items are ranked (hit and MRR), others are judged by
-accuracy, log loss and, where there are two, AUC.
+The label is predicted from the state after the last event. Each example of a part is scored once. Classes
+that are items are ranked (hit rate and MRR); for other classes the metrics are accuracy, log loss and, if
+there are two, AUC.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ K = 5  # of hit@k and mrr@k
 class Data(NamedTuple):
     """Examples with a label.
 
-    name, task: of the data set and of the question. rule: how it was split. columns: of the examples, on the
-    device (`data.events.batching.labelled_columns`). classes: names of labels 1..T. train, validation, test:
-    examples of each part. num_items: items of the events; the id above is the token behind them. ranked:
-    whether the classes are items, to be ranked.
+    name, task: names of the data set and of the task. rule: how it was split. columns: of the examples, on
+    the device (`data.events.batching.labelled_columns`). classes: names of labels 1..T. train, validation,
+    test: indices of the examples of each part. num_items: items of the events; the next id is the token after
+    the last event. ranked: whether the classes are items, to be ranked.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Data(NamedTuple):
 
     @property
     def token(self) -> int:
-        """The id behind an example's events."""
+        """The id of the token after an example's last event."""
         return self.num_items + 1
 
     @property
@@ -61,12 +61,12 @@ class Data(NamedTuple):
 
     @property
     def summarise(self) -> Summarise:
-        """Logits to metrics."""
+        """Computes the metrics from logits."""
         return rank_metrics if self.ranked else class_metrics
 
 
 def protocol(data: Data, loss: str, selection: str | None = None) -> Protocol:
-    """Each example is scored once: cold items against each other, or its class."""
+    """Each example is scored once: its item is ranked against all cold items, or its class predicted."""
     return Protocol(
         split=data.rule,
         candidates=f"all {len(data.classes)} cold" if data.ranked else "impressions",
@@ -79,7 +79,7 @@ def protocol(data: Data, loss: str, selection: str | None = None) -> Protocol:
 
 
 def batches(examples: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Examples to be scored: user (their index), label and mask, [batches, B]."""
+    """Batches of examples to score: user (the index of the example), label and mask, [batches, B]."""
     size = min(EVALUATION_BATCH, len(examples))
     count = -(-len(examples) // size)
     pad = (0, count * size - len(examples))
@@ -88,7 +88,7 @@ def batches(examples: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def evaluation(model: Encoder, data: Data, examples: np.ndarray) -> Evaluation:
-    """Scores some examples by an encoder whose table holds the classes."""
+    """Scores examples by an encoder whose item table has a row for each class."""
 
     def expand(queries: Batch, context: Context) -> Batch:
         user, mask = queries["user"], queries["mask"]
@@ -108,10 +108,10 @@ def train(
     patience: int | None = None,
     **options: Any,
 ) -> Fitted:
-    """Trains an encoder to name the class of each example, by softmax cross-entropy, for all seeds at once.
+    """Trains an encoder to predict the class of each example, with softmax cross-entropy, all seeds at once.
 
     Each seed keeps its best epoch by the data's validation metric. options: seeds, workdir, description,
-    initial and what else `train.fit.fit` takes.
+    initial and other arguments of `train.fit.fit`.
     """
     return fit_reusing(
         [Phase("train", profile(model, token=data.token), epochs)],
@@ -140,7 +140,7 @@ def test(
 
 
 def test_random(data: Data, seeds: tuple[int, ...]) -> list[dict[str, float]]:
-    """Test metrics of each seed for logits that are drawn at random."""
+    """Test metrics of each seed for random logits."""
     scored = batches(data.test, data.columns["label"])
     shape = (*scored["mask"].shape, len(data.classes))
     draws = (np.random.default_rng(seed).normal(size=shape) for seed in seeds)
@@ -148,7 +148,7 @@ def test_random(data: Data, seeds: tuple[int, ...]) -> list[dict[str, float]]:
 
 
 def test_popularity(data: Data, seeds: tuple[int, ...]) -> list[dict[str, float]]:
-    """Test metrics for the log shares of the classes in training, one added to each count."""
+    """Test metrics of each seed for the log shares of the classes in training (counts + 1) as logits."""
     labels = data.columns["label"]
     scored = batches(data.test, labels)
     shape = (*scored["mask"].shape, len(data.classes))
@@ -166,7 +166,7 @@ def class_metrics(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict
 
 
 def rank_metrics(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """hit@5, mrr@5 (1 / rank, 0 past 5) and log loss of logits [batches, B, T]; ties rank the target last."""
+    """hit@5, mrr@5 (0 if rank > 5) and log loss of logits [batches, B, T]; ties rank the target last."""
     found, label = real_examples(logits, queries)
     rank = metrics.rank_of_target(jnp.asarray(found, jnp.float32), jnp.asarray(label))
     return {
@@ -177,7 +177,7 @@ def rank_metrics(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[
 
 
 def real_examples(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [M, T] in float64 and labels 0..T-1 [M] of the examples that are no padding."""
+    """Logits [M, T] in float64 and labels 0..T-1 [M] of the examples that are not padding."""
     mask = np.asarray(queries["mask"])
     found, label = np.asarray(logits, np.float64)[mask], np.asarray(queries["label"])[mask]
     as_int32_ids(label, found.shape[1], "label, a class")

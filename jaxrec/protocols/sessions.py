@@ -1,8 +1,7 @@
-"""Click sessions: what of a split lives on the device, how an encoder learns and how the next click is
-ranked.
+"""Click sessions: the columns of a split on the device, training of an encoder, and its evaluation.
 
-An encoder learns from prefixes, one an example (`by_prefix`), or from whole sessions, which share packed rows
-and in which each click predicts the next one (`by_session`). The next click is ranked among all items.
+A training example is a prefix of a session (`by_prefix`) or a whole session (`by_session`); whole sessions
+share packed rows, and each click predicts the next one. The next click is ranked against all items.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def resident(split: SessionSplit) -> Data:
 
 
 def protocol(split: SessionSplit, loss: str, selection: str) -> Protocol:
-    """Every item is a candidate for the next click, those of the session too."""
+    """Every item is a candidate for the next click, also the items of the session."""
     return Protocol(split.rule, candidates="all", seen="keep", ks=KS, loss=loss, selection=selection)
 
 
@@ -72,10 +71,10 @@ def queries(data: Data, part: Part) -> dict[str, np.ndarray]:
 def evaluation(
     model: Retriever | Scorer | Baseline, data: Data, protocol: Protocol, queries: Mapping[str, np.ndarray]
 ) -> Evaluation:
-    """Ranks the next click of each query, all items in one block: that halves the products.
+    """Ranks the next click of each query, all items in one block, so that scores are computed once.
 
-    Nothing seen is taken out of the candidates by this module's `protocol`; another rule reads whole
-    sessions.
+    This module's `protocol` keeps seen items as candidates, so that histories are not read; a protocol with
+    another rule reads whole sessions.
     """
     scored = model.model if isinstance(model, Baseline) else model
     count = data.split.num_items
@@ -87,8 +86,8 @@ def evaluation(
 class Training(NamedTuple):
     """How an encoder learns: its task, the plan of an epoch, and how it is ranked.
 
-    model: as a ranking sees it. queries: (part) -> its examples in batches. columns: those that only the plan
-    reads, besides the resident ones.
+    model: (queries, packed) -> retriever. batches: (part) -> its examples in batches, and packed rows.
+    columns: resident columns that only the plan reads, in addition to those of the data.
     """
 
     task: Task
@@ -101,7 +100,7 @@ class Training(NamedTuple):
 def by_prefix(
     model: Encoder, objective: Objective, data: Data, batch_size: int, *, last_only: bool = False
 ) -> Training:
-    """Batches of prefixes. last_only: the state after the last click is all that is computed (STAMP)."""
+    """Batches of prefixes. last_only: only the state after the last click is computed (STAMP)."""
     return Training(
         task=next_click(model, objective, last_only=last_only),
         plan=shuffled(data.split.num_examples, batch_size),
@@ -121,7 +120,7 @@ def by_session(
 ) -> Training:
     """Batches of sessions that share packed rows; each click predicts the next one.
 
-    deviations: room of the packed rows above what a batch needs on average, in standard deviations.
+    deviations: spare capacity of the packed rows above the mean of a batch, in standard deviations.
     """
     longest, count = model.max_len, data.split.num_train
     inputs = np.minimum(data.split.lengths[:count] - 1, longest)
@@ -140,7 +139,7 @@ def by_session(
 
 
 def side_by_side(model: Recurrent, objective: Objective, data: Data, batch_size: int) -> Training:
-    """`batch_size` sessions side by side, a click of each a step, whose states are carried on."""
+    """Session-parallel batches: a step reads one click of each of `batch_size` sessions, and keeps states."""
     lanes = lane_columns(data.split.lengths[: data.split.num_train], batch_size)
     columns = {f"lane_{name}": column for name, column in lanes.items()}
     return Training(
@@ -153,7 +152,7 @@ def side_by_side(model: Recurrent, objective: Objective, data: Data, batch_size:
 
 
 def packed_queries(data: Data, part: Part, max_len: int) -> tuple[Mapping[str, np.ndarray], Packing | None]:
-    """The examples of a part in batches, with their place in packed rows, and these."""
+    """The examples of a part in batches, with their positions in packed rows, and these rows."""
     made = batches(data.split.queries(part), max_len)
     return made.queries, made.packed
 
@@ -177,8 +176,8 @@ def train(
 ) -> Fitted:
     """Trains for all seeds at once and keeps each seed's best epoch by the protocol's metric.
 
-    epochs: at most. patience: epochs without a better one before a seed stops; None: never. select: the part
-    that chooses the epoch. options: seeds, workdir, description and what else `train.fit.fit` takes.
+    epochs: at most. patience: epochs without improvement before a seed stops; None: never. select: the part
+    that chooses the epoch. options: seeds, workdir, description and other arguments of `train.fit.fit`.
     """
     chosen = rank_clicks(training, data, protocol, select)
     return fit_reusing(
@@ -210,7 +209,7 @@ def test(
 
 
 def click_metrics(ks: Sequence[int]) -> Summarise:
-    """recall@k (the papers' P@k: is the next click among the first k) and mrr@k (1 / rank, 0 past k)."""
+    """recall@k (P@k in the papers: 1 if rank ≤ k, else 0) and mrr@k (1 / rank if rank ≤ k, else 0)."""
 
     def means(ranks: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
         rank = jnp.asarray(np.asarray(ranks)[np.asarray(queries["mask"])])

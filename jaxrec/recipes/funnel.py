@@ -1,6 +1,6 @@
-"""Models of a funnel, such as view, cart and buy, and the losses they have besides those of their tasks.
+"""Models of a funnel, such as view, cart and buy, and their losses in addition to those of the tasks.
 
-The sizes are those of our table on Retailrocket's logs; the weights of the risk and of the calibrator are of
+Sizes are those of our table on Retailrocket's logs; the weights of the risk and of the calibrator are of
 ESCM² (Wang et al., SIGIR 2022) and AITM (Xi et al., KDD 2021).
 """
 
@@ -42,12 +42,12 @@ class Recipe(Training):
     bottom_dims: tuple[int, ...] = (128, 64)  # single-task, shared-bottom, dbmtl: layers that tasks share
     num_experts: int = 4  # mmoe, escm2: experts that tasks share
     expert_dims: tuple[int, ...] = (64, 32)  # mmoe, escm2: hidden layers of an expert
-    tower_dims: tuple[int, ...] = (32,)  # hidden layers of a task where tasks share layers or experts
+    tower_dims: tuple[int, ...] = (32,)  # hidden layers of each task where tasks share layers or experts
     deep_tower_dims: tuple[int, ...] = (
         64,
         32,
-    )  # and where they share embeddings alone: esmm, esm2, aitm, nmtr
-    relation_dims: tuple[int, ...] = (32,)  # dbmtl: layers between a task and the one before
+    )  # and where tasks share only embeddings: esmm, esm2, aitm, nmtr
+    relation_dims: tuple[int, ...] = (32,)  # dbmtl: layers between a task and the previous one
     counterfactual: float = 0.1  # weight of ESCM²'s risk
     calibrator: float = 0.6  # weight of AITM's penalty on probabilities that rise along the funnel
 
@@ -60,7 +60,7 @@ def _mlp(recipe: Recipe, bits: Bits) -> Factory:
 
 
 def shared_bottom(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> SharedBottom:
-    """Layers that all tasks share, which know nothing of their order."""
+    """Layers that all tasks share; the order of the tasks is not used."""
     return SharedBottom(
         num_tasks=num_tasks,
         bottom_dims=recipe.bottom_dims,
@@ -70,7 +70,7 @@ def shared_bottom(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> 
 
 
 def mmoe(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> MMoE:
-    """Experts behind a gate a task, which know nothing of the order of tasks."""
+    """Shared experts with a gate for each task; the order of the tasks is not used."""
     return MMoE(
         num_tasks=num_tasks,
         num_experts=recipe.num_experts,
@@ -81,7 +81,7 @@ def mmoe(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> MMoE:
 
 
 def esmm(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> ESMM:
-    """The first task ("ctr") and the last ("ctcvr") as a product; none between."""
+    """The first task ("ctr") and the last ("ctcvr", a product of probabilities); no task between them."""
     return ESMM(tower_dims=recipe.deep_tower_dims, mlp=_mlp(recipe, bits))
 
 
@@ -96,7 +96,7 @@ def escm2_ips(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> ESCM
 
 
 def escm2_dr(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> ESCM2:
-    """The same and, for the doubly robust risk, the error that is expected of "cvr"."""
+    """The same and, for the doubly robust risk, the imputed error of "cvr"."""
     return _escm2(recipe, bits, impute=True)
 
 
@@ -111,18 +111,18 @@ def _escm2(recipe: Recipe, bits: Bits, *, impute: bool) -> ESCM2:
 
 
 def aitm(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> AITM:
-    """A chain of tasks, each of which reads what the one before passes on."""
+    """A chain of tasks, each of which reads the information that the previous one transfers."""
     mlp = _mlp(recipe, bits)
     return AITM(num_tasks=num_tasks, tower_dims=recipe.deep_tower_dims, mlp=mlp, transfer_mlp=mlp)
 
 
 def nmtr(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> NMTR:
-    """A cascade of logits over the vectors of user and item, see `Pairs`."""
+    """A cascade of logits from the vectors of user and item, see `Pairs`."""
     return NMTR(num_behaviours=num_tasks, mlp_dims=recipe.deep_tower_dims, mlp=_mlp(recipe, bits))
 
 
 def dbmtl(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> DBMTL:
-    """A chain of relation layers: each task reads the one before."""
+    """A chain of relation layers: each task reads the previous one."""
     return DBMTL(
         parents=tuple((t - 1,) if t else () for t in range(num_tasks)),
         bottom_dims=recipe.bottom_dims,
@@ -133,7 +133,7 @@ def dbmtl(num_tasks: int, recipe: Recipe, bits: Bits = counter_bits) -> DBMTL:
 
 
 class Pairs(nn.Module):
-    """The vectors of user and item alone, [B, 2, D], for a model of their interaction."""
+    """Applies a model of the interaction of user and item to their vectors alone, [B, 2, D]."""
 
     embedding: FeatureEmbedding
     model: nn.Module
@@ -145,18 +145,17 @@ class Pairs(nn.Module):
 
 
 def pairs(features: FeatureEmbedding, *, user: str, item: str, model: nn.Module) -> Pairs:
-    """A model behind two columns of the features, those of users and items.
+    """A model that reads only the vectors of two feature columns, those of users and items.
 
     Raises:
-      ValueError: one of them is no column of categories.
+      ValueError: one of them is not a column of categories.
     """
     by_name = {field.name: field for field in features.fields if isinstance(field, Categorical)}
     for side, name in (("user", user), ("item", item)):
         if name not in by_name:
             raise ValueError(
-                f"{side}={name!r}: {type(model).__name__} reads a column of users and one of items, and this "
-                f"is none of the columns of categories ({', '.join(by_name)}); name one of them, or leave "
-                "this model out"
+                f"{side}={name!r}: {type(model).__name__} reads a column of users and one of items; name "
+                f"one of the columns of categories ({', '.join(by_name)}), or leave this model out"
             )
     return Pairs(embedding=FeatureEmbedding((by_name[user], by_name[item])), model=model)
 
@@ -178,14 +177,14 @@ def check_funnel(table: Impressions) -> None:
             )
 
 
-# --- losses besides those of the tasks ------------------------------------------------------------------
+# --- losses in addition to those of the tasks ------------------------------------------------------------
 
 
-class FurtherLoss(NamedTuple):
-    """A loss besides those of the tasks.
+class ExtraLoss(NamedTuple):
+    """A loss in addition to those of the tasks.
 
-    weight: what it is multiplied with; where that is 0 the model is trained without the loss, and `without`
-    says so in the name of its row.
+    weight: factor of the loss. Where it is 0 the model is trained without the loss, and `without` is appended
+    to the name of its row.
     """
 
     loss: Term
@@ -193,22 +192,22 @@ class FurtherLoss(NamedTuple):
     without: str
 
 
-def no_terms(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
-    """The losses of the tasks are all."""
+def no_terms(tasks: Sequence[str], recipe: Recipe) -> dict[str, ExtraLoss]:
+    """No losses in addition to those of the tasks."""
     return {}
 
 
-def calibrator(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
+def calibrator(tasks: Sequence[str], recipe: Recipe) -> dict[str, ExtraLoss]:
     """AITM's penalty on probabilities that rise along the funnel."""
 
     def loss(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
         return losses.order_violation(outputs, where=batch["mask"], axis_name=axis_name)
 
-    return {"calibrator": FurtherLoss(loss, recipe.calibrator, without="no-calibrator")}
+    return {"calibrator": ExtraLoss(loss, recipe.calibrator, without="no-calibrator")}
 
 
-def inverse_propensity_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
-    """ESCM²'s risk of the last task among all examples, of which only those that pass the first are seen."""
+def inverse_propensity_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, ExtraLoss]:
+    """ESCM²'s risk of the last task over all examples, from those whose first label is 1."""
 
     def loss(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
         errors, seen, propensity = _errors(outputs, batch, tasks)
@@ -216,11 +215,11 @@ def inverse_propensity_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, F
             errors, seen, propensity, where=batch["mask"], axis_name=axis_name
         )
 
-    return {"counterfactual": FurtherLoss(loss, recipe.counterfactual, without="no-risk")}
+    return {"counterfactual": ExtraLoss(loss, recipe.counterfactual, without="no-risk")}
 
 
-def doubly_robust_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, FurtherLoss]:
-    """The same risk, doubly robust, and that of the imputed errors which it reads."""
+def doubly_robust_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, ExtraLoss]:
+    """The doubly robust form of this risk, plus the risk of its imputed errors."""
 
     def loss(outputs: Outputs, batch: Batch, axis_name: str | None) -> Array:
         errors, seen, propensity = _errors(outputs, batch, tasks)
@@ -228,11 +227,11 @@ def doubly_robust_risk(tasks: Sequence[str], recipe: Recipe) -> dict[str, Furthe
         shared: Any = {"where": batch["mask"], "axis_name": axis_name}
         return losses.doubly_robust_risk(*found, **shared) + losses.imputation_risk(*found, **shared)
 
-    return {"counterfactual": FurtherLoss(loss, recipe.counterfactual, without="no-risk")}
+    return {"counterfactual": ExtraLoss(loss, recipe.counterfactual, without="no-risk")}
 
 
 def _errors(outputs: Outputs, batch: Batch, tasks: Sequence[str]) -> tuple[Array, Array, Array]:
-    """What telling buyers among viewers costs, [B], where that is seen, and how likely it was to be seen."""
+    """Cross-entropy of "cvr" [B], where it is observed (the first label is 1), and the propensity of that."""
     seen, propensity = batch[f"label/{tasks[0]}"] > 0, losses.clipped_propensity(outputs["ctr"])
     bought = jnp.where(seen, batch[f"label/{tasks[-1]}"], 0.0)
     return losses.sigmoid_cross_entropy(outputs["cvr"], bought), seen, propensity

@@ -1,5 +1,4 @@
-"""GRU4Rec by loss (Hidasi et al., ICLR 2016 and CIKM 2018): the authors' settings for RSC15, network,
-optimiser."""
+"""GRU4Rec with its losses (Hidasi et al., ICLR 2016 and CIKM 2018): the authors' settings for RSC15."""
 
 from __future__ import annotations
 
@@ -20,28 +19,28 @@ from jaxrec.tasks.objectives import Negatives, Objective, negatives, shared_nega
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a row is trained. None: as the authors set it for the row's loss."""
+    """How a row is trained. None: the authors' value for the row's loss."""
 
     dim: int = 100  # width of the item table and the state
-    batch_size: int = 32  # sessions side by side or, in ordinary batches, whole sessions a step
-    epochs: int = 10  # at most; the best one counts
-    patience: int = 3  # epochs without a better validation MRR@20
-    learning_rate: float | None = None  # of Adagrad; None, here and below: as the authors set it for a loss
+    batch_size: int = 32  # parallel sessions or, in ordinary batches, whole sessions per step
+    epochs: int = 10  # at most; the best one is used
+    patience: int = 3  # epochs without better validation MRR@20 before a seed stops
+    learning_rate: float | None = None  # of Adagrad; None, here and below: the authors' value for the loss
     momentum: float | None = None  # of Adagrad's steps
     dropout: float | None = None  # of item vectors
-    hidden_dropout: float = 0.0  # of states, carried on
-    num_samples: int = 2048  # negatives besides the other targets of a step
+    hidden_dropout: float = 0.0  # of states
+    num_samples: int = 2048  # negatives in addition to the other targets of a step
     alpha: float | None = None  # samples are drawn in proportion to frequency to this power
     logq: float = 1.0  # share of the logQ correction, sampled softmax only
     regularisation: float = 0.5  # of BPR-max: weight of the squared scores of negatives
     elu: float = 0.5  # of the scores of BPR-max; 0: as they are
-    leave_out_hits: bool = False  # whether negatives that are an example's own target are left out
+    leave_out_hits: bool = False  # whether negatives equal to the example's target are left out
     max_len: int = 50  # most recent events read in ordinary batches and in ranking
 
 
 @dataclasses.dataclass(frozen=True)
 class OfLoss:
-    """What the authors set for a loss."""
+    """The authors' settings of a loss."""
 
     learning_rate: float  # of Adagrad
     momentum: float  # of Adagrad's steps
@@ -75,7 +74,7 @@ def network(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> GRU4Rec:
 
 
 def sampled_softmax(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Objective:
-    """Cross-entropy of the target among negatives, corrected for how often samples come (logQ)."""
+    """Softmax cross-entropy over the target and negatives, with the logQ correction for their frequencies."""
     drawn = negatives(
         training_counts(split), num_samples=recipe.num_samples, alpha=settings.alpha, logq=recipe.logq
     )
@@ -83,7 +82,7 @@ def sampled_softmax(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Ob
 
 
 def bpr_max(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Objective:
-    """BPR-max with the squared scores of negatives as a penalty."""
+    """BPR-max with a penalty on the squared scores of negatives."""
     elu = functools.partial(nn.elu, alpha=recipe.elu) if recipe.elu else None
     loss = functools.partial(losses.bpr_max, regularisation=recipe.regularisation)
     drawn = _uncorrected(split, recipe, settings)
@@ -106,7 +105,7 @@ def training_counts(split: SessionSplit) -> np.ndarray:
 
 
 def adagrad(settings: OfLoss) -> optax.GradientTransformation:
-    """Adagrad whose sums of squares start at 0, and momentum of its steps."""
+    """Adagrad with sums of squares that start at 0, and with momentum."""
     momentum = [optax.trace(settings.momentum)] if settings.momentum else []
     return optax.chain(
         optax.scale_by_rss(initial_accumulator_value=0.0, eps=1e-6),

@@ -1,8 +1,7 @@
-"""HSTU and the encoders it is compared with: settings of its research code (Zhai et al., ICML 2024,
-arXiv:2402.17152).
+"""HSTU and the encoders it is compared with, with the settings of its research code (arXiv:2402.17152).
 
-All rows of a data set share width, layers, heads, length, dropout, optimiser, batch and epochs; the blocks
-differ: HSTU's have no feed-forward network.
+Source: Zhai et al., ICML 2024. All rows of a data set have the same width, layers, heads, length, dropout,
+optimiser, batch size and epochs; only the blocks differ, and HSTU's have no feed-forward network.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.protocols.next_item import Data, Shortening
 from jaxrec.tasks.objectives import Objective, sampled, uniform_softmax
 
-SPARE_SLOTS = 11  # by which the public code pads its rows past max_len
+SPARE_SLOTS = 11  # slots that the public code adds to max_len in its padded rows
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How the rows of one data set are trained; `Changes` says what each field is.
+    """How the rows of one data set are trained; `Changes` documents the fields.
 
     Defaults: the public code's for ML-1M.
     """
@@ -69,9 +68,9 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What is changed in a recipe; None leaves it as it is."""
+    """Changes of a recipe; None keeps its value."""
 
-    dim: int | None = None  # width of every encoder; None, here and below: as the recipe says
+    dim: int | None = None  # width of every encoder; None, here and below: the recipe's value
     num_layers: int | None = None  # layers of every encoder
     num_heads: int | None = None  # attention heads of every encoder
     head_dim: int | None = None  # width of queries and keys, and of values, of one of HSTU's heads
@@ -80,16 +79,16 @@ class Changes:
     num_samples: int | None = None  # negatives of the sampled softmax
     epochs: int | None = None  # epochs to train
     evaluate_every: int | None = None  # epochs between evaluations on validation
-    patience: int | None = None  # evaluations without a better one before a seed stops; 0: never
-    batch_size: int | None = None  # users a step
+    patience: int | None = None  # evaluations without improvement before a seed stops; 0: never
+    batch_size: int | None = None  # users per step
     learning_rate: float | None = None  # of Adam
     b2: float | None = None  # decay of Adam's second moment
-    temperature: float | None = None  # that cosines are divided by
+    temperature: float | None = None  # divides the cosines
     times: bool = True  # HSTU's bias by time; data without times need --no-times
-    alpha: float = 0.0  # HSTU's stochastic length, above 1 and at most 2: the lower, the shorter; 0: off
-    shared: bool = False  # one set of negatives for the whole batch in place of one for each event
+    alpha: float = 0.0  # of HSTU's stochastic length, above 1 and at most 2; lower is shorter; 0: off
+    shared: bool = False  # the same negatives for the whole batch instead of others for each event
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; parameters stay float32
-    block: int = 0  # queries of HSTU's attention at a time, for long histories; 0: all
+    block: int = 0  # queries that HSTU's attention computes at a time, for long histories; 0: all
 
 
 _ML_1M = Recipe()
@@ -98,7 +97,7 @@ _BOOKS = Recipe(
     dim=64, num_layers=4, num_heads=4, head_dim=16, max_len=50, dropout=0.5, num_samples=512, epochs=201
 )
 RECIPES: Mapping[str, Recipe] = {
-    "ml-100k": dataclasses.replace(_ML_1M, patience=10),  # the nearest published is ML-1M
+    "ml-100k": dataclasses.replace(_ML_1M, patience=10),  # ML-1M is the most similar published one
     **dict.fromkeys(("Beauty", "Sports", "Video"), dataclasses.replace(_BOOKS, patience=10)),  # Books
     "ml-1m": _ML_1M,
     "ml-20m": _ML_20M,
@@ -112,7 +111,7 @@ LARGE: Mapping[int, Mapping[str, Any]] = {  # by width
 
 
 def usual(dataset: str) -> Recipe:
-    """The settings for a data set; of others than those of `RECIPES`, as for MovieLens-100K."""
+    """The settings for a data set; those of MovieLens-100K if `RECIPES` does not have it."""
     return RECIPES.get(dataset, RECIPES["ml-100k"])
 
 
@@ -151,7 +150,7 @@ def sasrec_original(num_items: int, recipe: Recipe) -> SASRecOriginal:
 
 
 def sasrec_original_cosine(num_items: int, recipe: Recipe) -> Cosine:
-    """SASRec as its authors published it, its scores being cosines."""
+    """SASRec as its authors published it, scored by cosines."""
     return Cosine(sasrec_original(num_items, recipe))
 
 
@@ -161,7 +160,7 @@ def sasrec(num_items: int, recipe: Recipe) -> Cosine:
 
 
 def _sizes(recipe: Recipe) -> dict[str, Any]:
-    """What both SASRecs have. Raises ValueError for heads that do not divide the width."""
+    """The fields of both SASRecs. Raises ValueError for heads that do not divide the width."""
     if recipe.dim % recipe.num_heads:
         raise ValueError(f"num_heads={recipe.num_heads}: must divide dim={recipe.dim}")
     return {
@@ -183,12 +182,12 @@ def _dtype(recipe: Recipe) -> Any:
 
 
 def bce(data: Data, recipe: Recipe) -> Objective:
-    """Binary cross-entropy with one negative an event, SASRec's own."""
+    """Binary cross-entropy with one negative per event, SASRec's loss."""
     return sampled(losses.bce, data.num_items, data.excluded_width)
 
 
 def ssm(data: Data, recipe: Recipe) -> Objective:
-    """A softmax of cosines over the target and uniform negatives, HSTU's."""
+    """Softmax of cosines over the target and uniform negatives, HSTU's loss."""
     return uniform_softmax(
         data.num_items, recipe.num_samples, temperature=recipe.temperature, shared=recipe.shared
     )

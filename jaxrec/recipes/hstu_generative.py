@@ -1,4 +1,4 @@
-"""HSTU over items and actions in turn (Zhai et al., ICML 2024, arXiv:2402.17152, section 2.2)."""
+"""HSTU over alternating items and actions (Zhai et al., ICML 2024, arXiv:2402.17152, section 2.2)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class Recipe:
 
     times: bool = True  # HSTU's bias by time
     dim: int = 50  # width of tokens
-    key_dim: int = 50  # of queries and keys, and of values and gates, of the one head
+    key_dim: int = 50  # of queries, keys, values and gates; there is one head
     num_layers: int = 2  # units
     max_len: int = 200  # events of a user that are read at a time
     dropout: float = 0.2  # of tokens, and of each unit's output
     num_samples: int = 128  # negatives of each event in retrieval
-    temperature: float = 0.05  # that scores are divided by in retrieval
-    epochs: int = 100  # at most; the best one counts
+    temperature: float = 0.05  # divides the scores of retrieval
+    epochs: int = 100  # at most; the best one is used
     every: int = 2  # epochs between evaluations
-    patience: int = 5  # evaluations without a better one before a seed stops; 0: never
-    batch_size: int = 32  # users a step
+    patience: int = 5  # evaluations without improvement before a seed stops; 0: never
+    batch_size: int = 32  # users per step
     learning_rate: float = 1e-3  # of Adam
     b2: float = 0.98  # decay of Adam's second moment
 
 
 def generative(data: Data, recipe: Recipe) -> GenerativeHSTU:
-    """HSTU over two tokens an event."""
+    """HSTU with two tokens per event."""
     return GenerativeHSTU(
         num_items=data.num_items,
         num_actions=data.num_actions,
@@ -50,7 +50,7 @@ def generative(data: Data, recipe: Recipe) -> GenerativeHSTU:
 
 
 def ssm(data: Data, recipe: Recipe) -> Objective:
-    """A softmax over the next item and uniform negatives, of retrieval."""
+    """Softmax over the next item and uniform negatives, the loss of retrieval."""
     return uniform_softmax(data.num_items, recipe.num_samples, temperature=recipe.temperature)
 
 

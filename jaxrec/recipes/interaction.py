@@ -1,7 +1,7 @@
-"""Models of feature interaction, alone and with a history of events, all with the same hidden layers.
+"""Models of feature interaction, without and with a history of events, all with the same hidden layers.
 
-Sizes fit small data sets: the papers' are for logs of millions of users. The forms are those of the papers
-or, for CAN, of its authors' code.
+Sizes are for small data sets; the papers' are for logs of millions of users. The models follow the papers or,
+for CAN, its authors' code.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ BST_HEADS = 4
 class Recipe:
     """How a row is trained."""
 
-    epochs: int = 10  # at most; the best one counts
-    patience: int = 2  # epochs without a better validation AUC
-    batch_size: int = 1024  # examples a step
+    epochs: int = 10  # at most; the best one is used
+    patience: int = 2  # epochs without better validation AUC before a seed stops
+    batch_size: int = 1024  # examples per step
     learning_rate: float = 1e-3  # of Adam
     dim: int = 8  # width of each embedding
-    length: int = 20  # events of a history that are read, the last ones
+    length: int = 20  # most recent events of a history that are read
 
 
 class Columns(NamedTuple):
-    """The columns of an example but those of a history. items: which of them a past event has too."""
+    """The columns of an example except its history. items: those that past events have too."""
 
     fields: tuple[Categorical | Numeric, ...]
     items: tuple[Categorical, ...] = ()
 
     @property
     def past(self) -> tuple[Categorical, ...]:
-        """The columns of the history, which share their tables with those of the target."""
+        """The columns of the history, which share the embedding tables of the target."""
         return tuple(item._replace(name=f"{HISTORY}{item.name}", vocabulary=item.name) for item in self.items)
 
 
@@ -66,7 +66,7 @@ def deep(columns: Columns) -> nn.Module:
 
 
 def deepfm(columns: Columns) -> nn.Module:
-    """Second-order interactions beside an MLP."""
+    """A factorisation machine in parallel with an MLP."""
     return DeepFM(columns.fields, DIMS)
 
 
@@ -92,29 +92,29 @@ def dcn_v2_stacked(columns: Columns) -> nn.Module:
 
 
 def dcn_v2_parallel(columns: Columns) -> nn.Module:
-    """The MLP beside two cross layers."""
+    """The MLP in parallel with two cross layers."""
     return Featured(FeatureEmbedding(columns.fields), DCNv2(CrossNetwork(2), parallel_dims=DIMS))
 
 
 def dcn_mix(columns: Columns) -> nn.Module:
-    """The MLP on top of two cross layers of low rank with experts."""
+    """The MLP on top of two low-rank cross layers with experts."""
     cross = CrossNetworkMix(2, num_experts=4, rank=16)
     return Featured(FeatureEmbedding(columns.fields), DCNv2(cross, stacked_dims=DIMS, parallel_dims=()))
 
 
 def dlrm(columns: Columns) -> nn.Module:
-    """Products of all vectors, numbers by way of an MLP."""
+    """Inner products of all vectors; numbers pass through an MLP first."""
     numbers = tuple(field._replace(dim=None) for field in columns.fields if isinstance(field, Numeric))
     categories = tuple(field for field in columns.fields if isinstance(field, Categorical))
     bottom = (64, categories[0].dim) if numbers else ()
     return DLRM(numbers, categories, bottom_dims=bottom, top_dims=DIMS)
 
 
-# --- columns and the events before → logit [B] -----------------------------------------------------
+# --- columns and the history → logit [B] -----------------------------------------------------
 
 
 def base(columns: Columns) -> nn.Module:
-    """The mean of the history."""
+    """The mean of the history's vectors."""
     return _with_history(columns, DINBase(DIMS, mlp=MLP))
 
 
@@ -154,20 +154,20 @@ def _din() -> DIN:
     return DIN(DIMS, ActivationUnit((32, 16), PReLU), mlp=MLP)
 
 
-def _with_history(columns: Columns, body: nn.Module, beside: nn.Module | None = None) -> nn.Module:
+def _with_history(columns: Columns, body: nn.Module, extra_features: nn.Module | None = None) -> nn.Module:
     return WithHistory(
         FeatureEmbedding((*columns.fields, *columns.past)),
         body,
         targets=[item.name for item in columns.items],
         histories=[item.name for item in columns.past],
-        beside=beside,
+        extra_features=extra_features,
     )
 
 
 def _co_actions(columns: Columns) -> CAN:
-    """Each column of the target with that of the history, and the item with what is known of the user."""
+    """Co-actions of each target column with its history, and of the item with each other category."""
     of_user = [field for field in columns.fields if field not in columns.items]
     pairs = [*zip(columns.items, columns.past, strict=True)]
     pairs += [(columns.items[0], field) for field in of_user if isinstance(field, Categorical)]
     action = CoAction(16, (8, 4), num_orders=3, use_bias=False, activate_last=False, concatenate=True)
-    return CAN(tuple(pairs), action)
+    return CAN(tuple(pairs), action, name="beside")  # so that checkpoints stay valid

@@ -24,14 +24,14 @@ from jaxrec.types import HISTORY, Variables
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a row is trained. Hidden layers are those of the papers' code; the rest fits small data sets."""
+    """How a row is trained. Hidden layers: those of the papers' code; other sizes: for small data sets."""
 
-    epochs: int = 20  # at most; the best one counts
-    patience: int = 3  # epochs without a better validation AUC
-    batch_size: int = 256  # examples a step
+    epochs: int = 20  # at most; the best one is used
+    patience: int = 3  # epochs without better validation AUC before a seed stops
+    batch_size: int = 256  # examples per step
     learning_rate: float = 1e-3  # of Adam
     dim: int = 16  # width of each embedding
-    length: int = 50  # events of a history that are read, the last ones
+    length: int = 50  # most recent events of a history that are read
     mba: float = 0.01  # λ of mini-batch aware regularisation
     auxiliary: float = 1.0  # weight of DIEN's loss on the next event
 
@@ -60,9 +60,9 @@ def dien(axis: str | None) -> nn.Module:
 
 
 def with_history(body: nn.Module, clicks: Clicks, *, dim: int, negatives: bool = False) -> WithHistory:
-    """A model behind its features: target, history and user, each kind of id with one table.
+    """A model with the embeddings of target, history and user, one table for each kind of id.
 
-    negatives: whether it also reads a sampled item beside each event of the history, as DIEN does to train.
+    negatives: whether it also reads a sampled item for each event of the history, as DIEN does in training.
     """
     items = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.side_info.items.items()}
     users = {name: int(column.max()) + 1 for name, column in clicks.side_info.users.items()}
@@ -82,7 +82,7 @@ def with_history(body: nn.Module, clicks: Clicks, *, dim: int, negatives: bool =
 
 
 def regularised_items(clicks: Clicks, *, length: int) -> list[Regularised]:
-    """The table of items, whose ids are rare, for mini-batch aware regularisation (DIN, section 5.1)."""
+    """The item table, whose ids are rare, for mini-batch aware regularisation (DIN, section 5.1)."""
 
     def table(variables: Variables) -> jax.Array:
         return variables["params"]["embedding"]["item_embedding"]  # type: ignore[no-any-return]

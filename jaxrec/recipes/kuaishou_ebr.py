@@ -1,6 +1,6 @@
-"""Retrieval by clusters of items (Zhang et al., arXiv:2302.02657): sizes, models, and what a step trains.
+"""Retrieval by clusters of items (Zhang et al., arXiv:2302.02657): settings, models and training.
 
-Sizes are ours, for MovieLens-100K; the paper's are for data that could not be had.
+Sizes are ours, for MovieLens-100K; the paper's are for data that were not available.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from jaxrec.types import Array, Context, Task
 class Recipe:
     """How a row is trained."""
 
-    clusters: int = 5  # into which K-means divides the items
+    clusters: int = 5  # number of clusters of the items, by K-means
     alpha: float = 1.0  # exponent of the quotas: 0 is equal shares, inf the most probable cluster first
-    cluster_seed: int = 0  # of the vectors and of K-means: all runs have the same clusters
+    cluster_seed: int = 0  # of the vectors and K-means, so that all runs have the same clusters
     vector_dim: int = 20  # width of the vectors that are clustered
-    vector_epochs: int = 20  # passes over the pairs that teach them
+    vector_epochs: int = 20  # epochs of training of the vectors
     dim: int = 64  # width of the encoder
     inner_dim: int = 256  # inner width of its blocks
     num_layers: int = 2  # blocks
     num_heads: int = 2  # attention heads
     intent_dim: int = 32  # width of the intent model
-    intent_layers: int = 1  # its blocks; 0: it sees the last item alone
+    intent_layers: int = 1  # its blocks; 0: it reads only the last item
     max_len: int = 50  # most recent events read
     dropout: float = 0.3  # of embeddings, attention weights and layers
     learning_rate: float = 1e-3  # of Adam
-    batch_size: int = 128  # users a step; with prompts as many (user, cluster) pairs as these have
+    batch_size: int = 128  # users per step; with prompts, all their (user, cluster) pairs
     num_samples: int = 100  # negatives of each event
     epochs: int = 100  # epochs to train
     evaluate_every: int = 5  # epochs between evaluations on validation
-    patience: int = 0  # evaluations without a better one before a seed stops; 0: never
+    patience: int = 0  # evaluations without improvement before a seed stops; 0: never
 
 
 def cluster_items(data: Data, recipe: Recipe) -> Clusters:
@@ -74,7 +74,7 @@ def cluster_items(data: Data, recipe: Recipe) -> Clusters:
 
 
 def sasrec(num_items: int, recipe: Recipe) -> SASRec:
-    """One vector a user for all items."""
+    """One vector per user, for all items."""
     return SASRec(
         num_items=num_items,
         dim=recipe.dim,
@@ -89,7 +89,7 @@ def sasrec(num_items: int, recipe: Recipe) -> SASRec:
 
 
 def with_intents(num_items: int, recipe: Recipe) -> KuaishouEBR:
-    """A vector a user and cluster, and a model of the user's intent."""
+    """A vector per user and cluster, and a model of the user's intent."""
     encoder = sasrec(num_items, recipe)
     intent = encoder.clone(
         dim=recipe.intent_dim, inner_dim=4 * recipe.intent_dim, num_layers=recipe.intent_layers
@@ -98,7 +98,7 @@ def with_intents(num_items: int, recipe: Recipe) -> KuaishouEBR:
 
 
 class Training(NamedTuple):
-    """What a row trains: the task, the order of its examples, the columns it reads."""
+    """How a row is trained: its task, the plan of an epoch, and the columns it reads."""
 
     task: Task
     plan: Plan
@@ -108,7 +108,7 @@ class Training(NamedTuple):
 def by_user(
     model: Encoder, data: Data, clusters: Clusters, recipe: Recipe, *, intents: bool, num_devices: int
 ) -> Training:
-    """A user an example. intents: whether negatives are of the positive's cluster, with a loss of intents."""
+    """An example is a user. intents: negatives are of the positive's cluster, and intents have a loss."""
     packed = packing_of(data, model, recipe.batch_size, num_devices=num_devices)
     objective = in_cluster_softmax(clusters, recipe.num_samples)
     if intents:
@@ -121,7 +121,7 @@ def by_user(
 def by_user_and_cluster(
     model: Encoder, data: Data, clusters: Clusters, recipe: Recipe, *, num_devices: int
 ) -> Training:
-    """A (user, cluster) pair an example; a step holds those that `batch_size` users have."""
+    """An example is a (user, cluster) pair; a step has all pairs of `batch_size` users."""
     examples = cluster_examples(data.columns, clusters, recipe.max_len)
     user = examples["example_user"]
     lengths = np.minimum(data.inputs[user], recipe.max_len)

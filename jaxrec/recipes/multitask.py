@@ -1,7 +1,7 @@
 """Multi-task models that share parameters, with the sizes of our tables.
 
-`Recipe` is for Census-Income: there all bodies have 66,000 to 79,000 parameters, but for `snr_trans`, whose
-transforms double them; the papers leave these sizes out. `SyntheticStudy` has the sizes of the MMoE paper.
+`Recipe` is for Census-Income, where all bodies have 66,000 to 79,000 parameters, except `snr_trans`, whose
+transforms double that; the papers do not state these sizes. `SyntheticStudy` has the sizes of the MMoE paper.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from jaxrec.nn.multitask.snr import SNR
 class Training:
     """How a model of labelled examples is trained."""
 
-    epochs: int = 10  # at most; the best one counts
-    patience: int = 3  # epochs without a better validation AUC
-    batch_size: int = 1024  # examples a step
+    epochs: int = 10  # at most; the best one is used
+    patience: int = 3  # epochs without better validation AUC before a seed stops
+    batch_size: int = 1024  # examples per step
     learning_rate: float = 1e-3  # of Adam
     dim: int = 8  # width of the embedding of each column
 
@@ -48,35 +48,36 @@ class Experts(Bottom):
 class Recipe(Training, Experts):
     """Training and sizes of the models on Census-Income."""
 
-    num_specific: int = 3  # CGC, PLE: experts that a task has for itself
+    num_specific: int = 3  # CGC, PLE: experts of each task alone
     num_shared: int = 2  # CGC, PLE: experts that the tasks share
     num_levels: int = 2  # PLE: levels of experts
     num_subnets: int = 4  # SNR: sub-networks of a level
-    subnet_dims: tuple[int, ...] = (64, 32)  # SNR: their width, a level each
+    subnet_dims: tuple[int, ...] = (64, 32)  # SNR: their width at each level
 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticStudy(Experts):
     """Sizes of section 6.2 of the MMoE paper (Ma et al., KDD 2018), and how its models are trained here.
 
-    The shared layer makes the numbers of parameters equal. The learning rate is one of the paper's grid.
+    The shared layer is as wide as makes the numbers of parameters equal. The learning rate is from the
+    paper's grid.
     """
 
     bottom_dims: tuple[int, ...] = (113,)  # hidden layers that both tasks share, where there are no experts
     tower_dims: tuple[int, ...] = (8,)  # hidden layers of each task's tower
     num_experts: int = 8  # experts behind gates
     expert_dims: tuple[int, ...] = (16,)  # hidden layers of an expert
-    epochs: int = 40  # passes over the examples; the best one counts
-    batch_size: int = 256  # examples a step
+    epochs: int = 40  # at most; the best one is used
+    batch_size: int = 256  # examples per step
     learning_rate: float = 1e-3  # of Adam
 
 
 @dataclasses.dataclass(frozen=True)
 class Balance:
-    """Settings of the ways to weigh losses or balance gradients (`jaxrec.optim`)."""
+    """Settings of the methods that weight losses or balance gradients (`jaxrec.optim`)."""
 
-    rate: float = 0.8  # scheduled: by which the weights of all tasks but the first shrink each epoch
-    alpha: float = 1.5  # gradnorm: how strongly slow tasks are helped
+    rate: float = 0.8  # scheduled: factor per epoch of the weights of all tasks but the first
+    alpha: float = 1.5  # gradnorm: strength of the weighting towards slowly learned tasks
     bound: float = 0.3  # pe-ltr: least weight of each task
 
 
@@ -91,7 +92,7 @@ def shared_bottom(num_tasks: int, sizes: Bottom) -> SharedBottom:
 
 
 def omoe(num_tasks: int, sizes: Experts) -> OMoE:
-    """Experts behind one gate."""
+    """Shared experts with one gate for all tasks."""
     return OMoE(
         num_tasks=num_tasks,
         num_experts=sizes.num_experts,
@@ -101,7 +102,7 @@ def omoe(num_tasks: int, sizes: Experts) -> OMoE:
 
 
 def mmoe(num_tasks: int, sizes: Experts) -> MMoE:
-    """Experts behind a gate a task."""
+    """Shared experts with a gate for each task."""
     return MMoE(
         num_tasks=num_tasks,
         num_experts=sizes.num_experts,
@@ -111,7 +112,7 @@ def mmoe(num_tasks: int, sizes: Experts) -> MMoE:
 
 
 def attention_gated_mmoe(num_tasks: int, sizes: Experts) -> AttentionGatedMMoE:
-    """Experts that each task attends to."""
+    """Shared experts with attention of each task over them."""
     return AttentionGatedMMoE(
         num_tasks=num_tasks,
         num_experts=sizes.num_experts,
@@ -121,7 +122,7 @@ def attention_gated_mmoe(num_tasks: int, sizes: Experts) -> AttentionGatedMMoE:
 
 
 def cgc(num_tasks: int, recipe: Recipe) -> CGC:
-    """Experts of each task and experts that all share."""
+    """Experts of each task and shared experts."""
     return CGC(
         num_tasks=num_tasks,
         num_specific=recipe.num_specific,

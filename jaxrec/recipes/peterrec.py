@@ -1,8 +1,8 @@
-"""PeterRec's transfer (Yuan et al., SIGIR 2020, arXiv:2001.04253): a NextItNet is pre-trained, then used
-again.
+"""PeterRec's transfer (Yuan et al., SIGIR 2020, arXiv:2001.04253): a NextItNet is pre-trained, then adapted
+to another task.
 
-Departs from the paper: pre-training has the softmax over all items and fine-tuning the one over all classes,
-where the code draws negatives, and the head has no penalty.
+Departs from the paper: the softmax is over all items in pre-training and over all classes in fine-tuning,
+where the code samples negatives, and the head has no penalty.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ class Recipe:
     dim: int = 64  # channels
     dilations: tuple[int, ...] = (1, 4, 1, 4, 1, 4, 1, 4)  # of each block's first convolution
     norms: bool = False  # patched rows train the second norm of each block too, as the released code does
-    max_len: int = 21  # most recent events read, the token among them
+    max_len: int = 21  # most recent events read, including the token
     pretrain_seed: int = 0  # of the pre-trained model
-    pretrain_batch_size: int = 256  # sessions or users a step
-    pretrain_epochs: int = 5  # at most; the best one counts
-    pretrain_patience: int = 2  # epochs without a better validation score
+    pretrain_batch_size: int = 256  # sessions or users per step
+    pretrain_epochs: int = 5  # at most; the best one is used
+    pretrain_patience: int = 2  # epochs without improvement of the validation score
     pretrain_learning_rate: float = 1e-3  # of Adam
-    batch_size: int = 32  # examples a step of a row
-    epochs: int = 60  # of a row, at most; the best one counts
-    patience: int = 15  # epochs without a better validation score
+    batch_size: int = 32  # examples per step of a row
+    epochs: int = 60  # of a row, at most; the best one is used
+    patience: int = 15  # epochs without improvement of the validation score
     learning_rate: float = 1e-3  # of Adam, for a row
 
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """What a row makes of the pre-trained model.
+    """How a row uses the pre-trained model.
 
-    pretrained: whether it starts from it. frozen: whether it leaves those parameters alone. patched: whether
-    it has two patches a block, each after a convolution or, where parallel, beside it.
+    pretrained: whether it starts from it. frozen: whether the pre-trained parameters stay fixed. patched:
+    whether each block has two patches, one after each convolution or, where parallel, in parallel with it.
     """
 
     pretrained: bool = True
@@ -58,7 +58,7 @@ PARALLEL = Use(frozen=True, patched=True, parallel=True)
 
 
 def backbone(num_items: int, recipe: Recipe) -> NextItNet:
-    """What is pre-trained; its tables have a row for the token, which no event has."""
+    """The model that is pre-trained; its tables have a row for the token, which is not an item."""
     return NextItNet(
         num_items=num_items,
         dim=recipe.dim,
@@ -83,13 +83,13 @@ def with_head(use: Use, num_items: int, num_classes: int, recipe: Recipe) -> Pet
 
 
 def body(pretrained: Variables) -> Variables:
-    """What a task takes from the pre-trained model: all but its output table, whose place the head has."""
+    """The pre-trained parameters that a task uses: all but the output table, which the head replaces."""
     params = pretrained["params"]
     return {"params": {name: part for name, part in params.items() if not name.startswith("output_")}}
 
 
 def trained_by(use: Use, params: Variables, recipe: Recipe) -> Variables:
-    """Which parameters a row trains: a tree of bool."""
+    """Which parameters a row trains, as a tree of bool."""
     if not use.frozen:
         return jax.tree.map(lambda leaf: True, params)
     return trainable(params, norms=recipe.norms and use.patched)
@@ -108,7 +108,7 @@ def optimiser(use: Use, recipe: Recipe) -> optax.GradientTransformation:
 
 
 def num_trained(use: Use, params: Variables, recipe: Recipe) -> tuple[int, int]:
-    """Parameters that a row trains, and all it has. params: of one seed."""
+    """Numbers of the parameters that a row trains, and of all. params: of one seed."""
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
     own = jax.tree.leaves(trained_by(use, params, recipe))
     return sum(size for size, mine in zip(sizes, own, strict=True) if mine), sum(sizes)

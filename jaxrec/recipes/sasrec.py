@@ -1,4 +1,4 @@
-"""SASRec and the encoders that stand beside it (Kang and McAuley, ICDM 2018, arXiv:1808.09781)."""
+"""SASRec and the encoders that it is compared with (Kang and McAuley, ICDM 2018, arXiv:1808.09781)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Recipe:
     dropout: float = 0.5  # of embeddings, attention weights and layers
     learning_rate: float = 1e-3  # of Adam
     b2: float = 0.98  # decay of Adam's second moment
-    batch_size: int = 128  # users a step
+    batch_size: int = 128  # users per step
     epochs: int = 201  # epochs to train
     evaluate_every: int = 20  # epochs between evaluations on validation
-    patience: int = 0  # evaluations without a better one before a seed stops; 0: never
-    replacement: bool = True  # draw users independently; no: each once an epoch
+    patience: int = 0  # evaluations without improvement before a seed stops; 0: never
+    replacement: bool = True  # draw users independently; False: each once per epoch
 
 
 def original(num_items: int, recipe: Recipe) -> SASRecOriginal:
@@ -47,8 +47,7 @@ def original(num_items: int, recipe: Recipe) -> SASRecOriginal:
 
 
 def post_norm(num_items: int, recipe: Recipe) -> SASRec:
-    """SASRec with norms after each layer, the encoder of S3-Rec's code family, its layers as wide as the
-    state."""
+    """SASRec with norms after each layer, as in S3-Rec's code family, with inner layers of the same width."""
     return SASRec(
         num_items=num_items,
         dim=recipe.dim,
@@ -63,7 +62,7 @@ def post_norm(num_items: int, recipe: Recipe) -> SASRec:
 
 
 def gru4rec(num_items: int, recipe: Recipe) -> GRU4Rec:
-    """A GRU in place of attention, trained alike."""
+    """A GRU in place of attention, trained in the same way."""
     return GRU4Rec(
         num_items=num_items,
         dim=recipe.dim,
@@ -75,7 +74,7 @@ def gru4rec(num_items: int, recipe: Recipe) -> GRU4Rec:
 
 
 def bce(data: Data) -> Objective:
-    """Binary cross-entropy with one negative an event, as in the paper."""
+    """Binary cross-entropy with one negative per event, as in the paper."""
     return sampled(losses.bce, data.num_items, data.excluded_width)
 
 

@@ -1,7 +1,7 @@
 """Models of one question in several scenarios, with the sizes of our table on Census-Income.
 
-Each reads all columns, the one of scenarios too. The gates and generators of APG, POSO, EPNet and PPNet read
-vectors of the scenario from a table of their own.
+Each reads all columns, including that of the scenarios. The gates and generators of APG, POSO, EPNet and
+PPNet read vectors of the scenario from a table of their own.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from jaxrec.types import Array
 class Recipe(Training):
     """How a row is trained, and the sizes of its model."""
 
-    patience: int = 2  # epochs without a better validation AUC
+    patience: int = 2  # epochs without better validation AUC before a seed stops
     dims: tuple[int, ...] = (64, 32)  # hidden layers of every row
-    rank: int = 16  # of the weights that apg makes; at most the width of what a layer reads and gives
+    rank: int = 16  # of the weights that apg generates; at most the widths of a layer's input and output
 
 
 class Inputs(NamedTuple):
-    """What a model reads.
+    """The inputs of a model.
 
-    embedding: of all columns. column: the one whose values are the scenarios. num_scenarios: its values.
-    axis_name: of the devices whose batches share their statistics; None for a single one.
+    embedding: of all columns. column: the one whose values are the scenarios. num_scenarios: the number of
+    its values. axis_name: of the devices that share batch statistics; None: one device.
     """
 
     embedding: FeatureEmbedding
@@ -50,19 +50,19 @@ class Inputs(NamedTuple):
 
 
 def mlp(inputs: Inputs, recipe: Recipe) -> nn.Module:
-    """The scenario is a column like any other; gives logits [B]."""
+    """The scenario is an ordinary feature; gives logits [B]."""
     return Featured(embedding=inputs.embedding, model=Tower(dims=recipe.dims))
 
 
 def star(inputs: Inputs, recipe: Recipe) -> nn.Module:
-    """A network a scenario, each weight shared ⊙ its own; gives logits [B]."""
+    """A network for each scenario, with weights shared ⊙ specific; gives logits [B]."""
     model = STAR(num_domains=inputs.num_scenarios, dims=recipe.dims, axis_name=inputs.axis_name)
     domain = Domain(column=inputs.column, first=FIRST_VALUE)
     return Conditioned(embedding=inputs.embedding, condition=domain, model=model)
 
 
 def apg(inputs: Inputs, recipe: Recipe) -> nn.Module:
-    """Weights made from the scenario, of low rank; gives logits [B, 1]."""
+    """Low-rank weights generated from the scenario; gives logits [B, 1]."""
     return _conditioned(inputs, recipe, APG(dims=recipe.dims, rank=recipe.rank))
 
 
@@ -86,7 +86,7 @@ def _conditioned(inputs: Inputs, recipe: Recipe, model: nn.Module) -> Conditione
 
 
 class PersonalTower(nn.Module):
-    """POSO's gated MLP, and a linear layer to one logit."""
+    """POSO's gated MLP with a linear layer to one logit."""
 
     dims: tuple[int, ...]
 

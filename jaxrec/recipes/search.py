@@ -1,8 +1,8 @@
 """Models of long histories: truncation, pooling, search (SIM, ETA) and memory (MIMN), for
 `data.synthetic.lifelong`.
 
-Sizes fit the made-up data; tables have one initial size, 1 / √dim, since from the papers' small tables a
-learned search does not leave an AUC of 0.5 in this time.
+Sizes are for the synthetic data. The initial standard deviation of all tables is 1 / √dim: from the papers'
+smaller values a learned search stays at an AUC of 0.5 in this number of epochs.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from jaxrec.tasks.ctr import ctr
 from jaxrec.tasks.multitask import Target
 from jaxrec.types import HISTORY, Task, Variables
 
-SEARCH = Target("search", "search", "label/click")  # the search's own loss
-CHUNK = 256  # events of MIMN between two states that are kept for the gradient
+SEARCH = Target("search", "search", "label/click")  # the loss of the search
+CHUNK = 256  # events between two states of MIMN that are stored for the gradient
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a row is trained."""
 
-    epochs: int = 20  # at most; the best one counts
-    patience: int = 8  # epochs without a better validation AUC
-    batch_size: int = 128  # examples a step
+    epochs: int = 20  # at most; the best one is used
+    patience: int = 8  # epochs without better validation AUC before a seed stops
+    batch_size: int = 128  # examples per step
     learning_rate: float = 3e-3  # of Adam
-    dim: int = 8  # width of each of the embeddings of item, category and style
+    dim: int = 8  # width of the embeddings of item, category and style
     recent: int = 30  # events that din-recent reads, and of the short history of a search
     k: int = 20  # events that a search returns
     slots: int = 8  # of MIMN's memory
@@ -67,7 +67,7 @@ def base(clicks: Clicks, recipe: Recipe) -> nn.Module:
 
 
 def mimn(clicks: Clicks, recipe: Recipe) -> nn.Module:
-    """A memory of fixed size, written event by event."""
+    """MIMN: a memory of fixed size, written event by event."""
     memory = MIMN(
         memory=InterestMemory(recipe.slots, shares=True, strength=True, chunk=CHUNK),
         attention=ActivationUnit(activation=PReLU, softmax=True),
@@ -77,34 +77,34 @@ def mimn(clicks: Clicks, recipe: Recipe) -> nn.Module:
 
 
 def sim_hard(clicks: Clicks, recipe: Recipe) -> nn.Module:
-    """The last k events of the target's category."""
+    """SIM hard search: the last k events of the target's category."""
     items, init = _items(clicks, recipe), _init(recipe)
     return Windows(SIM(items, k=recipe.k, category="category", table_init=init), recipe.recent)
 
 
 def sim_soft(clicks: Clicks, recipe: Recipe) -> nn.Module:
-    """k events by a learned inner product."""
+    """SIM soft search: k events by a learned inner product."""
     return Windows(SIM(_items(clicks, recipe), k=recipe.k, table_init=_init(recipe)), recipe.recent)
 
 
 def eta(clicks: Clicks, recipe: Recipe) -> nn.Module:
-    """k events by hashed vectors."""
+    """ETA: k events by hashed vectors."""
     return Windows(ETA(_items(clicks, recipe), k=recipe.k, table_init=_init(recipe)), recipe.recent)
 
 
 def search_alone(clicks: Clicks, recipe: Recipe, *, length: int) -> Task:
-    """The task of a soft search whose own output is what is served."""
+    """The task of a soft search alone, whose output is the prediction."""
     search: Any = sim_soft(clicks, recipe)
     return ctr(search.clone(served="search"), length=length, targets=[SEARCH])
 
 
 def beyond_search(variables: Variables) -> Variables:
-    """Marks what a pre-trained search leaves to be drawn: a tree of bool."""
+    """True for the parameters that a pre-trained search does not provide: a tree of bool."""
     return jax.tree.map(operator.not_, of_search(variables))
 
 
 def frozen_search(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimiser of everything but the search."""
+    """The optimiser of all parameters but those of the search."""
 
     def kinds(params: Variables) -> Variables:
         return jax.tree.map(lambda search: "frozen" if search else "own", of_search(params))

@@ -1,5 +1,4 @@
-"""STAMP and what is trained on the same click sessions (Liu et al., KDD 2018): the authors' settings,
-encoders."""
+"""STAMP and the encoders that it is compared with (Liu et al., KDD 2018), with its authors' settings."""
 
 from __future__ import annotations
 
@@ -19,18 +18,17 @@ from jaxrec.types import Array
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a row is trained. Defaults: the authors' code; `for_dataset` fills in what depends on the data
-    set."""
+    """How a row is trained. Defaults: the authors' code; `for_dataset` sets what depends on the data set."""
 
     dim: int = 100  # width of all encoders
     max_len: int = 50  # most recent clicks read
     epochs: int = 10  # epochs to train
-    patience: int = 0  # epochs without a better validation recall@20 before a seed stops; 0: never
-    batch_size: int = 512  # prefixes a step of STAMP and STMP
+    patience: int = 0  # epochs without better validation recall@20 before a seed stops; 0: never
+    batch_size: int = 512  # prefixes per step of STAMP and STMP
     learning_rate: float = 3e-3  # of Adam, for STAMP and STMP
     max_norm: float = 0.0  # of item vectors that are read; 0: 1.5 on Diginetica, else 1
-    clip: float = 0.0  # norm of a summed gradient, by parameter; 0: 110 on Diginetica, else 150
-    session_batch_size: int = 160  # sessions a step of GRU4Rec and SASRec: about 512 prefixes
+    clip: float = 0.0  # maximal norm of each parameter's summed gradient; 0: 110 on Diginetica, else 150
+    session_batch_size: int = 160  # sessions per step of GRU4Rec and SASRec: about 512 prefixes
     session_learning_rate: float = 1e-3  # of Adam, for GRU4Rec and SASRec
     dropout: float = 0.25  # of GRU4Rec and SASRec
 
@@ -86,9 +84,9 @@ def sasrec(num_items: int, recipe: Recipe) -> SASRec:
 
 
 def summed_adam(recipe: Recipe) -> optax.GradientTransformation:
-    """Adam on the gradient summed over a batch, that of each parameter cut to the norm `clip`.
+    """Adam on the gradient summed over a batch, clipped for each parameter to the norm `clip`.
 
-    Of the last batch of an epoch, which is shorter, it is the mean times `batch_size`.
+    For the last batch of an epoch, which is shorter, it is the mean times `batch_size`.
     """
 
     def cut(gradient: Array, _: Any) -> Array:
@@ -103,5 +101,5 @@ def summed_adam(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def adam(recipe: Recipe) -> optax.GradientTransformation:
-    """For encoders of whole sessions."""
+    """The optimiser of encoders of whole sessions."""
     return optax.adam(recipe.session_learning_rate)

@@ -1,14 +1,14 @@
-"""SASRec, CoSeRec and TiCoSeRec: the settings of the two code bases, and the views that they compare.
+"""SASRec, CoSeRec and TiCoSeRec: the settings of their code, model, loss and phases of training.
 
 CoSeRec (Liu et al., arXiv:2108.06479) adds to SASRec's loss a contrastive one between two randomly augmented
 views of each user; TiCoSeRec (Dang et al., AAAI 2023, arXiv:2212.08262) chooses where to augment by the gaps
-between events. A `Recipe` holds the settings; the functions make of it the encoder, its loss and the phases
-of training; `recipes.ticoserec_views` makes the views.
+between events. A `Recipe` has the settings; the functions build the encoder, its loss and the phases of
+training; `recipes.ticoserec_views` builds the views.
 
-Two code bases order the same events in two ways. TiCoSeRec's files of Beauty and Sports have times, by the
-day; CoSeRec's have none, and order the events of a day by item: of 76,867 neighbours of one day in its Beauty
-all ascend by TiCoSeRec's numbers of the items, in TiCoSeRec's 38,245. So the figures of one belong to other
-sequences than those of the other. Yelp has times by the second, and all sequences are equal.
+The two code bases order the same events in different ways. TiCoSeRec's files of Beauty and Sports have times
+in days; CoSeRec's have none, and order the events of a day by item: of 76,867 pairs of consecutive events of
+one day in its Beauty, all ascend by TiCoSeRec's item ids, and 38,245 do in TiCoSeRec's file. So published
+numbers of the two are on different sequences. Yelp has times in seconds, and all sequences are equal.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SIZES = (
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How one row is trained; `Changes` says what each field is. Defaults: the official TiCoSeRec code."""
+    """How one row is trained; `Changes` documents the fields. Defaults: the official TiCoSeRec code."""
 
     dim: int = 128
     inner_dim: int = 256
@@ -94,9 +94,9 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What is changed in a recipe; None leaves it as it is."""
+    """Changes of a recipe; None keeps its value."""
 
-    dim: int | None = None  # width of the encoder; None, here and below: as the recipe says
+    dim: int | None = None  # width of the encoder; None, here and below: the recipe's value
     inner_dim: int | None = None  # width of its feed-forward networks
     num_layers: int | None = None  # its layers
     num_heads: int | None = None  # its attention heads
@@ -105,26 +105,28 @@ class Changes:
     attention_dropout: float | None = None  # of attention weights
     learning_rate: float | None = None  # of Adam
     weight_decay: float | None = None  # added to the gradient, as L2
-    batch_size: int | None = None  # users a step
+    batch_size: int | None = None  # users per step
     epochs: int | None = None  # epochs to train
-    patience: int | None = None  # epochs without a better validation NDCG@20 before a seed stops
+    patience: int | None = None  # epochs without better validation NDCG@20 before a seed stops
     warm_up: int | None = None  # epochs before the first views
     hybrid_after: int | None = None  # epochs before similarities also come from the item table
     weight: float | None = None  # of the contrastive loss; 0: no views at all
     temperature: float | None = None  # of the contrastive loss
-    unaugmented: float | None = None  # share of users, of the most even gaps, whose views are themselves
+    unaugmented: float | None = None  # share of users, those of the most even gaps, that are not augmented
     threshold: int | None = None  # longest sequence that counts as short
     short: str | None = None  # operators of short sequences; long ones draw from all five
     crop: float | None = None  # share of a sequence that is kept
     mask: float | None = None  # share that is masked
     reorder: float | None = None  # share that is shuffled
-    substitute: float | None = None  # share that a similar item takes the place of
-    insert: float | None = None  # share that gets a similar item beside it
+    substitute: float | None = None  # share that is replaced by similar items
+    insert: float | None = None  # share that a similar item is inserted next to
     mask_largest: bool | None = None  # mask at the largest gaps; False: at the smallest
     operators: str = ""  # only these, for short and long: S, I, M, R, C; empty: the recipe's
-    opposite: bool = False  # Ti operators at the largest gaps instead of the smallest, and the reverse
-    official_bug: bool = False  # leave un-augmented the users that the official code does by mistake
-    inverted_similarity: bool = False  # the hybrid similarity as the official code has it, upside down
+    opposite: bool = False  # Ti operators with smallest and largest gaps exchanged
+    official_bug: bool = False  # do not augment the users that the official code selects by mistake
+    inverted_similarity: bool = (
+        False  # the official code's hybrid similarity, which prefers the least similar item
+    )
     item2vec_epochs: int | None = None  # epochs of the item vectors of --similarity item2vec
 
 
@@ -136,7 +138,7 @@ COSEREC_FILES: Mapping[str, str] = {  # without times
     "coserec-Toys": "Toys_and_Games",
     "coserec-Yelp": "Yelp",
 }
-TICOSEREC: Mapping[str, Recipe] = {  # by data set; of others, the code's defaults
+TICOSEREC: Mapping[str, Recipe] = {  # by data set; the code's defaults for others
     "Beauty": Recipe(hybrid_after=350, mask_largest=True, substitute=0.2, crop=0.4, mask=0.7, reorder=0.5),
     "Sports": Recipe(substitute=0.2, weight_decay=1e-5, patience=100),
 }
@@ -163,7 +165,7 @@ _COSEREC_BEAUTY = dataclasses.replace(
     _COSEREC, threshold=12, hybrid_after=220, short="SIMRC", insert=0.5, substitute=0.05
 )
 _COSEREC_YELP = dataclasses.replace(_COSEREC, hybrid_after=300, insert=0.5)
-COSEREC: Mapping[str, Recipe] = {  # by data set; of others, the code's defaults
+COSEREC: Mapping[str, Recipe] = {  # by data set; the code's defaults for others
     "Beauty": _COSEREC_BEAUTY,
     "Yelp-A": _COSEREC_YELP,
     "coserec-Beauty": _COSEREC_BEAUTY,
@@ -183,12 +185,12 @@ def coserec(dataset: str) -> Recipe:
 
 
 def sasrec(dataset: str) -> Recipe:
-    """The settings of the code base that a data set is of, without views."""
+    """The settings of the code base that a data set belongs to, without views."""
     return dataclasses.replace((coserec if dataset in COSEREC_FILES else ticoserec)(dataset), weight=0.0)
 
 
 def sized(recipe: Recipe, **sizes: Any) -> Recipe:
-    """A recipe of other sizes; one without a warm-up stays without."""
+    """A recipe with other sizes; one without warm-up epochs keeps none."""
     return dataclasses.replace(recipe, **{**sizes, "warm_up": sizes["warm_up"] if recipe.warm_up else 0})
 
 
@@ -198,7 +200,7 @@ def sized(recipe: Recipe, **sizes: Any) -> Recipe:
 def encoder(num_items: int, recipe: Recipe, *, mask_value: float = -np.inf) -> SASRec:
     """SASRec with norms after each layer.
 
-    mask_value: added to attention where an event is not to look, if there are views (see `Form`).
+    mask_value: added to masked attention scores, if there are views (see `Form`).
     """
     return SASRec(
         num_items=num_items,
@@ -215,7 +217,7 @@ def encoder(num_items: int, recipe: Recipe, *, mask_value: float = -np.inf) -> S
 
 
 def bce(data: Data) -> Objective:
-    """Binary cross-entropy with one negative an event."""
+    """Binary cross-entropy with one negative per event."""
     return sampled(losses.bce, data.num_items, data.excluded_width)
 
 

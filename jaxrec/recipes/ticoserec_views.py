@@ -1,6 +1,6 @@
 """The views of CoSeRec and TiCoSeRec (see `recipes.ticoserec`): operators, similar items, compared vectors.
 
-A new similarity is a `Similarity`, a new vector of a view a `Form`: an experiment has both as tables by name.
+A new similarity of items is a `Similarity`, a new vector of a view a `Form`; experiments list both by name.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ Similarity = Callable[[Sequences, Recipe, int], SimilarItems]
 
 
 def item_cf_iuf(sequences: Sequences, recipe: Recipe, seed: int) -> SimilarItems:
-    """Co-occurrence, a user counting less the more items they have: both papers' default."""
+    """Co-occurrence in which users with many items count less (IUF): the default of both papers."""
     return similarity.item_cf(
         sequences.items, sequences.offsets, num_items=sequences.num_items, inverse_user_frequency=True
     )
 
 
 def item_cf(sequences: Sequences, recipe: Recipe, seed: int) -> SimilarItems:
-    """Co-occurrence, all users alike."""
+    """Co-occurrence with equal weights of all users."""
     return similarity.item_cf(sequences.items, sequences.offsets, num_items=sequences.num_items)
 
 
@@ -94,15 +94,15 @@ def random(sequences: Sequences, recipe: Recipe, seed: int) -> SimilarItems:
 
 
 def augmented(data: Data, recipe: Recipe, similar: SimilarItems) -> Data:
-    """The data with the columns that views read: gap plans, users to leave alone, similar items.
+    """The data with the columns that views read: gap plans, users that are not augmented, similar items.
 
     Raises:
-      ValueError: the recipe augments by gaps, or leaves users of even gaps alone, and the data have no times.
+      ValueError: the recipe augments by gaps, or excludes users of even gaps, and the data have no times.
     """
     sequences = data.split.sequences
     if sequences.times is None and recipe.reads_times:
         raise ValueError(
-            f"{sequences.name}: has no times, by which views are made here; take CoSeRec's operators "
+            f"{sequences.name}: has no times, which these views need; take CoSeRec's operators "
             "(by_gaps=False, unaugmented=0)"
         )
     length = jnp.asarray(data.inputs, jnp.int32)
@@ -114,7 +114,7 @@ def augmented(data: Data, recipe: Recipe, similar: SimilarItems) -> Data:
     left = np.zeros(sequences.num_users, bool)
     if recipe.unaugmented > 0:
         rank = sequences.gap_variance_rank
-        if rank is None:  # the source ships no order: from training events alone
+        if rank is None:  # the source has no such ranks: from training events alone
             rank = gap_variance_rank(sequences, data.split.train_length)
         ids = np.asarray(sequences.user_ids)
         left = unaugmented_users(rank, recipe.unaugmented, user_ids=ids, official_bug=recipe.official_bug)
@@ -131,10 +131,10 @@ def augmented(data: Data, recipe: Recipe, similar: SimilarItems) -> Data:
 
 
 class Form(NamedTuple):
-    """What two views are compared by.
+    """How two views are compared.
 
     task: (model, data, recipe, num_devices) -> the contrastive task. mask_value: of the encoder's attention;
-    finite where states of padding count, which otherwise look at nothing.
+    finite where states of padding count, since otherwise padding attends to nothing.
     """
 
     task: Callable[[SASRec, Data, Recipe, int], Task]
@@ -159,7 +159,7 @@ def pooled(pool: Callable[[Array, Array, Array], Array]) -> Form:
 
 
 def flat_task(model: SASRec, data: Data, recipe: Recipe, num_devices: int) -> Task:
-    """All states of the padded form, one after the other, as the official code has it."""
+    """The concatenated states of all slots of a padded row, as in the official code."""
     return contrastive.flat(model, both_views(data, recipe), temperature=recipe.temperature)
 
 
@@ -170,7 +170,7 @@ def both_views(data: Data, recipe: Recipe) -> contrastive.Views:
 
 
 def lengths_of_views(recipe: Recipe) -> Grow:
-    """Lengths of both views of a batch: only insertion, on its share of them, lengthens."""
+    """Lengths of both views of a batch; only insertion, applied to its share of them, adds events."""
     letters = recipe.operators or recipe.short
     share = letters.count("I") / len(letters)
 

@@ -1,4 +1,4 @@
-"""The page of findings, docs/results.md, from what the docstrings of experiments say under "Expect:"."""
+"""Generates docs/results.md, the findings, from the paragraphs "Expect:" of experiments' docstrings."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ FOLDERS = (
 )
 _GENERATED = "<!-- Made from the docstrings of experiments by `make tables`; edit those, not this. -->"
 _INTRODUCTION = """\
-What each experiment has shown so far: the paragraph "Expect" of its docstring. The numbers are those of
+The results of each experiment so far: the paragraph "Expect" of its docstring. The numbers are those of
 [results/README.md](../results/README.md), the generated tables of every result with all metrics, protocols,
 seeds, times and commits; [protocols.md](protocols.md) says how they are measured,
-[discussion.md](discussion.md) has the commands that made them and what was found out about gaps. A
-difference from a published number is printed only where ours was measured in the same way on the same
-file."""
+[discussion.md](discussion.md) has the commands that produced them and the causes of differences from
+published numbers. A difference from a published number is printed only where ours was measured in the same
+way on the same file."""
 
 
 class Finding(NamedTuple):
-    """What an experiment's docstring says: its first paragraph, the command, what to expect."""
+    """The first paragraph of an experiment's docstring, its command, and its finding."""
 
     title: str
     command: str
@@ -51,10 +51,10 @@ def page(root: str | Path = ".") -> str:
 
 
 def read_finding(path: Path) -> Finding | None:
-    """What a script's docstring says, or None where it expects nothing.
+    """The finding of a script, or None if its docstring has no "Expect:".
 
     Raises:
-      ValueError: it expects something and has no command.
+      ValueError: it has "Expect:" and no command.
     """
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     if "\nExpect:" not in docstring:

@@ -25,7 +25,9 @@ def metric_curve(runs: Mapping[str, History], metric: str, path: str | Path) -> 
       ValueError: no epoch of any run has the metric.
       ImportError: matplotlib is not installed.
     """
-    return _plot_lines({name: _points(history, metric) for name, history in runs.items()}, metric, path, runs)
+    return _plot_lines(
+        {name: _points(history, metric) for name, history in runs.items()}, name=metric, path=path, runs=runs
+    )
 
 
 def mean_curve(
@@ -69,7 +71,7 @@ def loss_curve(runs: Mapping[str, History], path: str | Path, *, prefix: str = "
         for name in sorted(names):
             label = run if len(names) == 1 else f"{run}: {name}"
             lines[label] = _points(history, name)
-    return _plot_lines(lines, prefix, path, runs)
+    return _plot_lines(lines, name=prefix, path=path, runs=runs)
 
 
 def _points(history: History, name: str) -> list[tuple[float, float]]:

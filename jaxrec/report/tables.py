@@ -18,19 +18,19 @@ from jaxrec.types import Protocol, Result
 NOT_COMPARABLE = "not comparable"
 HEADLINES = 12  # largest number of results in the README's table
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-FLOORS = ("random", "popularity")  # untrained baselines, which stand first in every table
+BASELINES = ("random", "popularity")  # not trained; the first rows of every table
 GENERATED_FROM_RESULTS = "<!-- Made from the result files by `make tables`; edit those, not this. -->"
 
 _CANDIDATES = {"all": "all items are candidates", "impressions": "labelled impressions as they are"}
 _SEEN = {
-    "exclude": "items of the history are taken out, and a target among them is a miss",
+    "exclude": "items of the history are excluded, and a target that is one of them is a miss",
     "zero": "items of the history stay in with score 0",
     "keep": "items of the history stay in",
 }
 _TIES = {
     "pessimistic": "ties rank the target last",
     "optimistic": "ties rank the target first",
-    "half": "a tied pair counts half in an area under a curve",
+    "half": "a tied pair counts half in the AUC",
 }
 
 
@@ -42,8 +42,8 @@ def protocol_line(protocol: Protocol) -> str:
     """How a number was measured, as a sentence; the loss has its own column.
 
     >>> protocol_line(Protocol(candidates="sampled-100"))
-    'Protocol: leave-one-out split; sampled-100 candidates; items of the history are taken out, and a target \
-among them is a miss; \
+    'Protocol: leave-one-out split; sampled-100 candidates; items of the history are excluded, and a target \
+that is one of them is a miss; \
 ties rank the target last.'
     """
     parts = [
@@ -88,13 +88,14 @@ def all_tables(records: Sequence[Record]) -> str:
 
 
 def results_table(records: Sequence[Record]) -> str:
-    """The table of results on one data set: floors first, then models by name.
+    """The table of results on one data set: untrained baselines first, then models by name.
 
     A row has mean ± standard deviation over the seeds. If the paper or its code publishes the number, the
-    next row has it, and if ours is measured alike, the row after that the difference of our mean from it.
+    next row has it, and if ours is measured in the same way, the row after that has the difference
+    of our mean from it.
     """
     rows: list[list[str]] = []
-    records = sorted(records, key=_floors_first)
+    records = sorted(records, key=_baselines_first)
     names = list(dict.fromkeys(name for record in records for name in _metric_names(record)))
     for record in records:
         result = record.result
@@ -114,7 +115,7 @@ def results_table(records: Sequence[Record]) -> str:
 
 def footnotes(records: Sequence[Record]) -> str:
     """Notes on a table: protocol, sources, variants, remarks, and the device."""
-    records = sorted(records, key=_floors_first)
+    records = sorted(records, key=_baselines_first)
     lines = _grouped_lines(records, lambda record: protocol_line(record.result.protocol))
     lines += _grouped_lines(records, lambda record: selection_line(record.result))
     sourced = [record for record in records if record.result.published]
@@ -143,7 +144,7 @@ def headline_table(records: Sequence[Record]) -> str:
     lines: list[str] = []
     for (experiment, dataset), same in _group_by(shown, lambda r: (r.result.experiment, r.result.dataset)):
         metric = _headline_metric(same)
-        for record in sorted(same, key=_floors_first):
+        for record in sorted(same, key=_baselines_first):
             result = record.result
             values, published = (
                 _format_mean(result.metrics[metric]),
@@ -155,7 +156,7 @@ def headline_table(records: Sequence[Record]) -> str:
     for line, same in _group_by(shown, lambda r: protocol_line(r.result.protocol)):
         groups = _group_by(same, lambda r: (r.result.experiment, r.result.dataset))
         models = (
-            f"{' '.join(name)}: {', '.join(map(_model_label, sorted(found, key=_floors_first)))}"
+            f"{' '.join(name)}: {', '.join(map(_model_label, sorted(found, key=_baselines_first)))}"
             for name, found in groups
         )
         lines.append(f"- {line} ({'; '.join(models)})")
@@ -170,7 +171,7 @@ def _headline_records(records: Sequence[Record]) -> list[Record]:
     for group, (_, same) in enumerate(groups):
         metric = _headline_metric(same)
         having = [r for r in same if metric in r.result.published and metric in r.result.metrics]
-        having.sort(key=lambda record: (bool(record.result.incomparable), _floors_first(record)))
+        having.sort(key=lambda record: (bool(record.result.incomparable), _baselines_first(record)))
         turns += [(bool(r.result.incomparable), turn, group, r) for turn, r in enumerate(having)]
     return [record for *_, record in sorted(turns, key=lambda turn: turn[:3])[:HEADLINES]]
 
@@ -187,7 +188,7 @@ def generated_pages(results: str | Path, readme: str | Path | None) -> dict[Path
     if records or own.exists():
         intro = (
             "Every number is the mean ± sample standard deviation over seeds. Seconds are the wall time "
-            "of the whole run (all seeds) without compilation, which stands beside it."
+            "of the whole run (all seeds) without compilation, which has its own column."
         )
         texts[own] = (
             "\n\n".join(
@@ -233,10 +234,11 @@ def _group_by(records: Iterable[Record], key: Any) -> list[tuple[Any, list[Recor
     return [(name, list(rows)) for name, rows in groupby(ordered, key=key)]
 
 
-def _floors_first(record: Record) -> tuple[int, str, str]:
+def _baselines_first(record: Record) -> tuple[int, str, str]:
     name = record.result.model
-    floor = next((i for i, prefix in enumerate(FLOORS) if re.split("[-+]", name)[0] == prefix), len(FLOORS))
-    return floor, name, record.variant
+    kind = re.split("[-+]", name)[0]
+    first = BASELINES.index(kind) if kind in BASELINES else len(BASELINES)
+    return first, name, record.variant
 
 
 def _model_label(record: Record) -> str:
@@ -249,7 +251,7 @@ def _metric_names(record: Record) -> list[str]:
 
 
 def _headline_metric(records: Sequence[Record]) -> str:
-    results = [record.result for record in sorted(records, key=_floors_first)]
+    results = [record.result for record in sorted(records, key=_baselines_first)]
     published = [name for result in results for name in result.published if name in result.metrics]
     selected = [r.protocol.selection for r in results if r.protocol.selection in r.metrics]
     return [*published, *selected, *results[0].metrics][0]
@@ -281,7 +283,7 @@ def _incomparable_lines(records: Sequence[Record], metric: str = "") -> list[str
     metric: only published numbers of this metric count; "" for any.
     """
     groups: dict[str, list[str]] = {}
-    for record in sorted(records, key=_floors_first):
+    for record in sorted(records, key=_baselines_first):
         result = record.result
         if result.incomparable and (not metric or {metric} <= set(result.published) & set(result.metrics)):
             groups.setdefault(result.incomparable, []).append(_model_label(record))

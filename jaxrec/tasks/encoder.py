@@ -1,7 +1,7 @@
-"""The contract of a sequence encoder, and the check that a module keeps to it.
+"""The interface of a sequence encoder, and the check that a module keeps to it.
 
-A module that mixes the users of a packed row, or that sees the event it is to predict, trains without an
-error and looks better than it is. So tasks try every encoder on a few events before anything is trained.
+A module that mixes the users of a packed row, or that reads the event it has to predict, trains without an
+error and scores too high. So tasks run every encoder on a few synthetic events before training.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from jaxrec.packing import Packing
 from jaxrec.tasks.multitask import FIXED
 from jaxrec.types import Array, Batch, Key, Variables
 
-LAYOUT = ("positions", "segments")  # columns that say where in a row, and of which user, an event is
-LENGTHS = (4, 3, 2)  # events of the made-up users, where a row has room for them
+LAYOUT = ("positions", "segments")  # columns: the position of each event, and which user it is of
+LENGTHS = (4, 3, 2)  # events of the synthetic users, if they fit into a row
 
 
 class Encoder(Protocol):
-    """What the tasks need of a sequence encoder: a Linen module with `max_len`, `init`, `apply` and
+    """A sequence encoder as the tasks use it: a Linen module with `max_len`, `init`, `apply` and
 
     __call__(items [B, L], *, positions [B, L], segments [B, L], train: bool) -> hidden states [B, L, D]
-        items: ids in order of time, 0 is padding. Nothing may pass from a later event to an earlier one. The
-        keywords may have defaults (`next_click` and `profile` give none but `train`). It is given those of
-        the others that it takes:
-          segments: numbers of the users that share a packed row, 0 on padding; nothing may pass from one to
-            another. Only an encoder that takes them can be packed (`can_be_packed`); others get a row for
-            each user.
-          positions: the slot of an event in a right-aligned row of max_len, whatever row it stands in.
-          rows [B]: numbers of the batch's rows, in training, from which their dropout has to derive (as
-            `nn.layers.dropout` does); without it dropout depends on the number of devices;
-          times, asked [B, L]: seconds of each event and of the one after it, if its `reads_times` is true.
+        items: ids in order of time, 0 is padding. No output may depend on a later event. The keywords may
+        have defaults (`next_click` and `profile` pass `train` alone). Of the others, those that the method
+        takes are passed:
+          segments: numbers of the users that share a packed row, 0 on padding; no output may depend on
+            another user's events. Only an encoder that takes them can be packed (`can_be_packed`); others
+            get a row for each user.
+          positions: the slot that an event would have in a right-aligned row of max_len.
+          rows [B]: index of each row in the whole batch, in training. Dropout has to derive from it (as in
+            `nn.layers.dropout`), or else it depends on the number of devices.
+          times, target_times [B, L]: seconds of each event and of the next one, if its `reads_times` is true.
     item_table() -> [vocab_size, D]: row i for item i, padding first; a score is a product with a row.
 
-    Its variables are parameters alone: what a batch would update, such as batch statistics, is refused, since
-    statistics of a batch would depend on how users are packed. `check_encoder` tries all of it.
+    Its only variables are parameters: those that a batch updates, such as batch statistics, are refused,
+    since they would depend on how users are packed. `check_encoder` checks all of this.
     """
 
     @property
@@ -56,22 +56,22 @@ class Encoder(Protocol):
 def reads_times(model: Encoder) -> bool:
     """Whether an encoder reads when events happened: its `reads_times`, False where it has none.
 
-    Of one that wraps another (`nn.sequential.cosine.Cosine`) it is that of the `encoder` inside.
+    For one that wraps another (`nn.sequential.cosine.Cosine`), the attribute of its `encoder`.
     """
     return bool(getattr(getattr(model, "encoder", model), "reads_times", False))
 
 
 def refuse_times(model: Encoder, task: str) -> None:
-    """Raises ValueError for an encoder that reads times, given to a task that has none for it."""
+    """Raises ValueError for an encoder that reads times, in a task that does not provide them."""
     if reads_times(model):
         raise ValueError(
-            f"{task}: the encoder reads times, which this task does not give it, so that all would count as "
-            "equal; use one without, such as HSTU with time_bias=False"
+            f"{task}: the encoder reads times, which this task does not provide, so that all would count as "
+            "equal; use an encoder without times, such as HSTU with time_bias=False"
         )
 
 
 def takes(model: Any, name: str, method: str = "__call__") -> bool:
-    """Whether a module's method has a keyword; of one with **keywords, that of the `encoder` inside."""
+    """Whether a module's method takes a keyword; a method with **keywords passes it to its `encoder`."""
     function = getattr(type(model), method, None)
     if function is None:
         return True
@@ -82,14 +82,14 @@ def takes(model: Any, name: str, method: str = "__call__") -> bool:
 
 
 def numbered(model: Any, rows: Array, method: str = "__call__") -> dict[str, Array]:
-    """The keyword `rows` for a module that takes it, nothing for one that doesn't."""
+    """{"rows": rows} for a module that takes the keyword, else {}."""
     return {"rows": rows} if takes(model, "rows", method) else {}
 
 
 def can_be_packed(model: Any, method: str = "__call__") -> bool:
-    """Whether users may share the rows that an encoder reads: it takes `segments`, which tell them apart.
+    """Whether users may share rows: the encoder takes `segments`, which separate them.
 
-    Where it doesn't, give each user a row of its own: packed=None of tasks and retrievers.
+    If not, give each user a separate row: packed=None of tasks and retrievers.
     """
     return takes(model, "segments", method)
 
@@ -100,17 +100,17 @@ def layout_columns(model: Any, batch: Batch, method: str = "__call__") -> dict[s
 
 
 def refuse_packed(model: Any, packed: Packing | None, method: str = "__call__") -> None:
-    """Raises ValueError for packed rows and an encoder that can't tell the users of one apart."""
+    """Raises ValueError for packed rows and an encoder that cannot separate the users of a row."""
     if packed is not None and not can_be_packed(model, method):
         raise ValueError(
-            f"{type(model).__name__}: its {method} has no segments, so it can't tell apart the users that "
-            "share a packed row; give each user a row of its own (packed=None for the task and for its "
-            "retriever), or let it take and read `segments` [B, L]"
+            f"{type(model).__name__}: its {method} has no segments, so it can't separate the users that "
+            "share a packed row; give each user a separate row (packed=None for the task and for its "
+            "retriever), or add the keyword `segments` [B, L] and read it"
         )
 
 
 def only_params(variables: Variables, task: str) -> Variables:
-    """The variables of an encoder. Raises ValueError if it has some that training would have to update."""
+    """The variables of an encoder. Raises ValueError if it has any that are not parameters."""
     others = sorted(set(variables) - set(FIXED))
     if others:
         raise ValueError(
@@ -120,13 +120,13 @@ def only_params(variables: Variables, task: str) -> Variables:
     return variables
 
 
-# --- trying an encoder ---------------------------------------------------------------------------------
+# --- checking an encoder -------------------------------------------------------------------------------
 
 
 class Probe(NamedTuple):
     """A few users' events in two layouts.
 
-    padded, packed: columns of a batch; packed is None where a row has no room for two users. at: row and slot
+    padded, packed: columns of a batch; packed is None where two users do not fit into a row. at: row and slot
     of every event in each of the two, in the same order. last: whether an event is its user's last, bool [n].
     """
 
@@ -136,8 +136,8 @@ class Probe(NamedTuple):
     last: np.ndarray
 
 
-def made_up(max_len: int, width: int | None, num_items: int, num_actions: int = 1) -> Probe:
-    """Users that share a row of `width` slots, and each in a row of its own. width None: the latter alone.
+def synthetic_probe(max_len: int, width: int | None, num_items: int, num_actions: int = 1) -> Probe:
+    """Synthetic users in one row of `width` slots, and each in a separate row. width None: the latter alone.
 
     The layouts are those of `packing.spread` and `packing.padded`, made on the host.
     """
@@ -152,7 +152,7 @@ def made_up(max_len: int, width: int | None, num_items: int, num_actions: int = 
         "items": 1 + number % num_items,
         "actions": 1 + number % num_actions,
         "times": 1000 * number + 7 * number**2,
-        "asked": 1000 * (number + 1) + 7 * (number + 1) ** 2,
+        "target_times": 1000 * (number + 1) + 7 * (number + 1) ** 2,
         "positions": max_len - lengths[user] + event,
         "segments": user + 1,
     }
@@ -173,7 +173,7 @@ def made_up(max_len: int, width: int | None, num_items: int, num_actions: int = 
 def with_changed_ends(probe: Probe, num: Mapping[str, int]) -> dict[str, np.ndarray]:
     """The padded rows twice, the second time with another id at each user's last event.
 
-    num: the columns that change, and how many ids they have.
+    num: {column that changes: its largest id}.
     """
     row, slot = (index[probe.last] for index in probe.at[0])
     batch = {name: np.concatenate([column, column]) for name, column in probe.padded.items()}
@@ -189,20 +189,20 @@ def probe_outputs(
     run: Callable[[Variables, Batch], Any],
     batches: Mapping[str, Batch],
 ) -> tuple[dict[str, Any], float]:
-    """What a module gives for some batches, and how much rounding may change it, relative to the largest.
+    """Outputs of a module for each batch, and the relative difference that rounding may cause.
 
-    Its parameters are made up, so that those which start at 0 have a part too; where these give no finite
-    number, since one has to be positive, say, they are the initial ones.
+    Parameters are drawn at random, so that those which start at 0 take effect too; if the outputs are not
+    finite (a parameter may have to be positive), the initial parameters are used.
 
     Raises:
-      ValueError: with these too an output is NaN or infinite.
+      ValueError: with the initial parameters, too, an output is NaN or infinite.
     """
 
     def all_of(variables: Variables) -> dict[str, Any]:
         return {name: run(variables, batch) for name, batch in batches.items()}
 
     def real(found: Mapping[str, Any]) -> dict[str, Any]:
-        """On the host, with 0 where a batch holds no event."""
+        """The outputs on the host, 0 on padding."""
         there = {name: (batch["segments"] > 0)[..., None] for name, batch in batches.items()}
         return {
             name: jax.tree.map(lambda leaf, t=there[name]: np.where(t, np.asarray(leaf, np.float64), 0), tree)
@@ -215,7 +215,9 @@ def probe_outputs(
     key, rng = jax.random.key(0), np.random.default_rng(0)
     drawn = jax.tree.map(functools.partial(_drawn, rng), jax.eval_shape(init, key))
     with jax.default_matmul_precision("highest"):
-        lowered = jax.jit(all_of).lower(drawn)  # compiled apart: a task may be made while another is traced
+        lowered = jax.jit(all_of).lower(
+            drawn
+        )  # not called, since a task may be made while another function is traced
     program = lowered.compile()
     found = real(program(drawn))
     if not finite(found):
@@ -227,7 +229,7 @@ def probe_outputs(
 
 
 def _drawn(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Values of a parameter: of a kernel or a table around 0, of a vector (a scale, a bias) around 1/2."""
+    """Random values of a parameter: around 0 for a kernel or table, around 1/2 for a vector (scale, bias)."""
     some = rng.standard_normal(min(leaf.size, 2**20 - 1), np.float32)  # large tables repeat it
     matrix = len(leaf.shape) > 1
     some = some / np.sqrt(min(leaf.shape[-2], 64)) if matrix else 0.5 + 0.1 * some
@@ -235,7 +237,7 @@ def _drawn(rng: np.random.Generator, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest |a - b| by the largest |a|."""
+    """The largest |a - b|, divided by the largest |a|."""
     return float(np.abs(a - b).max(initial=0.0) / max(np.abs(a).max(initial=0.0), 1e-30))
 
 
@@ -244,19 +246,19 @@ def refuse_mixed_users(model: Any, found: float, allowed: float) -> None:
     if found > allowed:
         raise ValueError(
             f"{type(model).__name__}: where users share a row, its outputs are not those of each user alone "
-            f"(they differ by {found:.1%} of the largest). Let it read `segments`, so that attention, states "
-            "and means stay within one, and `positions` in place of the slot in the row; or give each user a "
-            "row of its own: packed=None for the task, and for its retriever"
+            f"(they differ by {found:.1%} of the largest). Read `segments`, so that attention, states and "
+            "means stay within one user, and `positions` in place of the slot in the row; or give each user "
+            "a separate row: packed=None for the task, and for its retriever"
         )
 
 
 def refuse_future(model: Any, found: float, allowed: float) -> None:
-    """Raises ValueError if outputs hang on later events."""
+    """Raises ValueError if outputs depend on later events."""
     if found > allowed:
         raise ValueError(
             f"{type(model).__name__}: its output at an event changes with later events (by {found:.1%} of "
-            "the largest), so training would show it the items it has to predict; let an event read itself "
-            "and earlier ones only"
+            "the largest), so in training it would read the items it has to predict; restrict it to the "
+            "event itself and earlier ones"
         )
 
 
@@ -279,19 +281,20 @@ def check_keywords(model: Encoder, *names: str, method: str = "__call__") -> Non
 def check_encoder(
     model: Encoder, packed: Packing | None = None, *, causal: bool = True, method: str = "__call__"
 ) -> None:
-    """Tries an encoder on a few made-up events; once for a module and a width of packed rows.
+    """Checks an encoder on a few synthetic events; once for each module and width of packed rows.
 
-    `next_item` and `retriever` do so themselves, before anything is trained.
+    `next_item` and `retriever` call this before training.
 
     Args:
       packed: packed rows that users share: outputs must be those of each user alone, up to rounding.
-        None: each has a row.
-      causal: whether outputs must not hang on later events, as where every event predicts the next.
-      method: that is tried.
+        None: each user has a row.
+      causal: whether outputs must not depend on later events, as where every event predicts the next.
+      method: the one that is checked.
 
     Raises:
-      ValueError: they are not, or do; the module can't be packed (`can_be_packed`) and is to be; it does not
-        take train, has no item table or no vector for each event, or has variables other than parameters.
+      ValueError: outputs in packed rows differ, or depend on later events; `packed` is given and the module
+        can't be packed (`can_be_packed`); it does not take `train`, has no item table or not one vector for
+        each event, or has variables other than parameters.
     """
     check_keywords(model, "train", method=method)
     refuse_packed(model, packed, method)
@@ -303,7 +306,7 @@ def check_encoder(
 
 
 def once(tried: Any, model: Any, *others: Any) -> Any:
-    """What a cached function finds of a module; anew where a field of it, such as a list, can't be a key."""
+    """Calls a cached function of a module, past the cache if a field of the module is not hashable."""
     try:
         hash(model)
     except TypeError:
@@ -313,7 +316,7 @@ def once(tried: Any, model: Any, *others: Any) -> Any:
 
 @functools.lru_cache(maxsize=128)
 def _tried(model: Encoder, width: int | None, method: str) -> tuple[float, float, float]:
-    """How far packed outputs are from padded ones, and those before a change from what they were."""
+    """Differences of packed from padded outputs, and of outputs before a changed event; those of rounding."""
     some = np.ones((1, model.max_len), np.int32)
 
     def init(key: Key) -> Variables:
@@ -323,11 +326,11 @@ def _tried(model: Encoder, width: int | None, method: str) -> tuple[float, float
         return model.apply(init(key), method="item_table")
 
     num_items = jax.eval_shape(table, jax.random.key(0)).shape[0] - 1
-    probe = made_up(model.max_len, width, num_items)
+    probe = synthetic_probe(model.max_len, width, num_items)
     batches: dict[str, Batch] = {"padded": with_changed_ends(probe, {"items": num_items})}
     if probe.packed is not None:
         batches["packed"] = probe.packed
-    times = ("times", "asked") if reads_times(model) else ()
+    times = ("times", "target_times") if reads_times(model) else ()
 
     def run(variables: Variables, batch: Batch) -> Array:
         columns = layout_columns(model, batch, method) | {name: batch[name] for name in times}

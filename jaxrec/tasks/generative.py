@@ -5,7 +5,7 @@ next item where its action is positive, and `ranking`, of the action that follow
 seen.
 
 The model is a module such as `nn.sequential.hstu_generative.GenerativeHSTU`: `__call__(items, actions, *,
-times, asked, segments, rows, train) -> {"hidden": [B, L, D], "action": [B, L, A]}`, and
+times, target_times, segments, rows, train) -> {"hidden": [B, L, D], "action": [B, L, A]}`, and
 `item_table() -> [V, D]`. It gets times if its `reads_times` is true.
 
 In evaluation `retriever` ranks all items after each query's events, and `windows` with `action_score` give
@@ -32,7 +32,6 @@ from jaxrec.tasks.encoder import (
     Encoder,
     difference,
     layout_columns,
-    made_up,
     numbered,
     once,
     only_params,
@@ -41,6 +40,7 @@ from jaxrec.tasks.encoder import (
     refuse_future,
     refuse_mixed_users,
     refuse_packed,
+    synthetic_probe,
     with_changed_ends,
 )
 from jaxrec.tasks.next_item import item_table, last_hidden, lay_out, query_events, read_times
@@ -153,14 +153,14 @@ def _tried(model: ActionEncoder, width: int | None) -> tuple[float, float, float
         return only_params(model.init(key, some, some, train=False), type(model).__name__)
 
     num_items = jax.eval_shape(lambda key: item_table(model, init(key)), jax.random.key(0)).shape[0] - 1
-    probe = made_up(model.max_len, width, num_items, model.num_actions)
+    probe = synthetic_probe(model.max_len, width, num_items, model.num_actions)
     batches: dict[str, Batch] = {
         "later": with_changed_ends(probe, {"items": num_items, "actions": model.num_actions}),
         "acted": with_changed_ends(probe, {"actions": model.num_actions}),
     }
     if probe.packed is not None:
         batches["packed"] = probe.packed
-    names = ("items", "actions", "segments", *(("times", "asked") if reads_times(model) else ()))
+    names = ("items", "actions", "segments", *(("times", "target_times") if reads_times(model) else ()))
 
     def run(variables: Variables, batch: Batch) -> dict[str, Array]:
         return outputs(model, variables, {name: batch[name] for name in names}, None)
@@ -183,7 +183,7 @@ def _tried(model: ActionEncoder, width: int | None) -> tuple[float, float, float
 def outputs(model: ActionEncoder, variables: Variables, batch: Batch, key: Key | None) -> dict[str, Array]:
     """What the model gives for a batch; key None switches dropout off."""
     columns: dict[str, Any] = layout_columns(model, batch)
-    columns |= {name: batch.get(name) for name in ("times", "asked")}
+    columns |= {name: batch.get(name) for name in ("times", "target_times")}
     if key is None:
         return model.apply(variables, batch["items"], batch["actions"], **columns, train=False)
     columns |= {**numbered(model, batch["row"]), "rngs": {"dropout": key}}

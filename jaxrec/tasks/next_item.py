@@ -5,7 +5,7 @@ method `item_table() -> [vocab_size, D]`: SASRec, GRU4Rec and their kin; `tasks.
 and must not do, and tries it. Users may share packed rows (`jaxrec.packing`), where the encoder can be packed
 (`can_be_packed`): outputs and losses equal those of the padded form.
 
-An encoder that says so by a true `reads_times` (HSTU) also gets `times` and `asked` [B, L], in training and
+An encoder whose `reads_times` is true (HSTU) also gets `times` and `target_times` [B, L], in training and
 in ranking: seconds of each event, and of the event after it, which is when its prediction is needed, as in
 HSTU's research code. In evaluation that is the time of the target: a server knows it, since it is now.
 
@@ -49,7 +49,7 @@ def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) 
             "the encoder reads times and the batch has none: make it by next_item or its retriever, or use "
             "an encoder without times, such as HSTU with time_bias=False"
         )
-    columns = layout_columns(model, batch) | {n: batch[n] for n in ("times", "asked") if n in batch}
+    columns = layout_columns(model, batch) | {n: batch[n] for n in ("times", "target_times") if n in batch}
     if key is None:
         return model.apply(variables, batch["items"], **columns, train=False)
     rngs = {"dropout": key}
@@ -162,7 +162,7 @@ def lay_out_shortened(
 
 
 def read_times(context: Context, index: Array, real: Array) -> dict[str, Array]:
-    """`times` and `asked` of slots that hold the events `index`, 0 where nothing is real, all [R, L].
+    """`times` and `target_times` of slots that hold the events `index`, 0 where nothing is real, all [R, L].
 
     Raises:
       ValueError: the data set has no times.
@@ -174,7 +174,7 @@ def read_times(context: Context, index: Array, real: Array) -> dict[str, Array]:
         )
     seconds = context["seconds"]
     after = seconds[jnp.minimum(index + 1, seconds.shape[0] - 1)]
-    return {"times": jnp.where(real, seconds[index], 0), "asked": jnp.where(real, after, 0)}
+    return {"times": jnp.where(real, seconds[index], 0), "target_times": jnp.where(real, after, 0)}
 
 
 def query_batch(

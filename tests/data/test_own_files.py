@@ -43,7 +43,7 @@ def test_rare_users_and_items_leave_where_that_is_asked_for(tmp_path: Path) -> N
 def test_a_line_file_is_taken_as_it_is(tmp_path: Path) -> None:
     path = write(tmp_path / "e.txt", "1 3 2", "2 1 2 3")
     assert [load_events(path).user_items(user).tolist() for user in (0, 1)] == [[3, 2], [1, 2, 3]]
-    with pytest.raises(ValueError, match="k_core=2: a line file is taken as it is"):
+    with pytest.raises(ValueError, match="k_core=2: is not for .txt files"):
         load_events(path, k_core=2)
 
 
@@ -96,7 +96,7 @@ def test_a_split_by_time_tests_on_the_last_rows(tmp_path: Path) -> None:
     [
         ({"labels": []}, "name at least one label"),
         ({"labels": ["click"], "categorical": []}, "one label and one feature"),
-        ({"labels": ["click"], "categorical": ["click"]}, "click: named for two uses"),
+        ({"labels": ["click"], "categorical": ["click"]}, "click: is given two uses"),
         ({"labels": ["click"], "split": "time"}, "split='time' needs the column of times"),
         ({"labels": ["nope"]}, "nope"),
     ],

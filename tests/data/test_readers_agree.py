@@ -33,15 +33,6 @@ class Frame:
         return self.table.__arrow_c_stream__(requested_schema)
 
 
-class Interchange(Frame):
-    """A data frame that has the interchange protocol alone."""
-
-    __arrow_c_stream__ = None  # type: ignore[assignment]
-
-    def __dataframe__(self, **options: Any) -> Any:
-        return self.table.__dataframe__(**options)
-
-
 def json_lines(path: Path, columns: dict[str, list[Any]]) -> Path:
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -72,7 +63,6 @@ FORMS: dict[str, Callable[[Path, dict[str, list[Any]]], Any]] = {
     "pyarrow": lambda folder, table: arrow(table),
     "record batch": lambda folder, table: arrow(table).to_batches()[0],
     "arrow stream": lambda folder, table: Frame(arrow(table)),
-    "interchange": lambda folder, table: Interchange(arrow(table)),
     "pandas": lambda folder, table: pytest.importorskip("pandas").DataFrame(table),
     "pandas, index": lambda folder, table: pytest.importorskip("pandas").DataFrame(
         table, index=[3] * len(table["item"])

@@ -33,7 +33,7 @@ def test_a_setting_left_to_the_recipe_is_not_checked() -> None:
 
 
 def test_a_recipe_keeps_what_the_config_leaves_to_it() -> None:
-    assert common.overridden(Recipe(), Config(epochs=3)) == Recipe(dim=50, epochs=3, shared=True)
+    assert common.override(Recipe(), Config(epochs=3)) == Recipe(dim=50, epochs=3, shared=True)
 
 
 @pytest.mark.parametrize("rows", [("sasrec",), ("sasrec-bce", "sasrec")])
@@ -49,7 +49,7 @@ def test_a_choice_that_is_none_names_the_nearest() -> None:
 
 
 def test_a_row_is_given_once() -> None:
-    with pytest.raises(ValueError, match="one is given twice"):
+    with pytest.raises(ValueError, match="a row is repeated"):
         common.check_rows(("random", "random"), ("random",))
 
 
@@ -62,3 +62,16 @@ def test_a_run_is_described_by_what_decides_its_numbers() -> None:
     assert options["description"] == described
     whole = common.training_options(config, "set", "row", row="row")
     assert whole["description"] == {**described, "file": "ratings.dat"}
+
+
+def test_options_of_a_file_describe_a_run_that_reads_one() -> None:
+    without = common.describe_settings(common.EventOptions())
+    assert without == common.describe_settings(common.EventOptions(data="", tiny=False)) == {"tiny": False}
+    with_file = common.describe_settings(common.EventOptions(data="mine.csv", user="uid", k_core=5))
+    assert with_file == without | {
+        "data": "mine.csv",
+        "user": "uid",
+        "item": "item",
+        "time": "time",
+        "k_core": 5,
+    }

@@ -99,7 +99,7 @@ def test_left_padding_is_fed_to_a_gru_unless_the_row_says_otherwise() -> None:
     variables = {"params": {**variables["params"], "item_embedding": table}}
     queries = {"user": jnp.array([0]), "length": jnp.array([3]), "mask": jnp.array([True])}
     context = {"items": items, "start": jnp.array([0])}
-    readings = experiment.readings(module, None, max_len=6)
+    readings = experiment.retrievers_of(module, None, max_len=6)
     fed, skipped = (readings[end].query(variables, queries, context) for end in ("", "+skip-padding"))
     left_padded = jnp.array([[0, 0, 0, 3, 5, 7]])
     expected = module.clone(skip_padding=False).apply(variables, left_padded, train=False)

@@ -71,7 +71,7 @@ def test_settings_out_of_range_are_refused(name: str, field: str, value: Any) ->
     ],
 )
 def test_a_column_without_a_file_is_refused(name: str, field: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"^{field}=.*: describes a file of yours; name it with --data FILE"):
+    with pytest.raises(ValueError, match=f"^{field}=.*: is for your own file; give it with --data FILE"):
         config_of(name)(**{field: value})
     assert config_of(name)(**{field: value, "data": "mine.csv"}).data == "mine.csv"
 

@@ -43,8 +43,8 @@ def test_other_families_keep_their_figures(tmp_path: Path) -> None:
     old, other, new = (
         Figure(name, "s", m, m, m, 1) for name, m in (("a/x", 1.0), ("b/x", 2.0), ("a/y", 3.0))
     )
-    path.write_text(json.dumps(speed.merged(path, [old, other])))
-    assert speed.merged(path, [new]) == [other._asdict(), new._asdict()]
+    path.write_text(json.dumps(speed.merge_figures(path, [old, other])))
+    assert speed.merge_figures(path, [new]) == [other._asdict(), new._asdict()]
 
 
 def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:

@@ -64,15 +64,15 @@ def computed(request: pytest.FixtureRequest) -> Computed:
         )
         layers = seen["intermediates"]
         jagged = {f"jagged_layer{i}": layers[f"layer_{i}"]["__call__"][0] for i in range(model.num_layers)}
-        asked, first = following(times), variables["params"]["layer_0"]
+        target_times, first = following(times), variables["params"]["layer_0"]
         slots = jnp.arange(items.shape[1])
-        bias = relative_bias(first["position_bias"], first["time_bias"], slots, asked, times)
+        bias = relative_bias(first["position_bias"], first["time_bias"], slots, target_times, times)
         return loss, jagged | {
             "encoded": hidden,
             "current": current,
             "scores": current @ table.T,
             "loss": loss,
-            "time_bucket": time_bucket(asked[:, :, None] - times[:, None, :]),
+            "time_bucket": time_bucket(target_times[:, :, None] - times[:, None, :]),
             "rel_attn_bias_layer0": bias,
         }
 

@@ -285,21 +285,21 @@ def test_columns_that_do_not_fit_are_refused(variables: Any, change: Any, messag
         CAN_SMALL.apply(variables, {name: ids for name, ids in BATCH.items() if name != "age"})
 
 
-# --- beside a model of interest -------------------------------------------------------------------------
+# --- with an interest model -------------------------------------------------------------------------------
 
 
-def beside(model: Any, can: CAN | None) -> Any:
+def with_co_actions(model: Any, can: CAN | None) -> Any:
     embedding = FeatureEmbedding((ITEM, PAST, GENRE, AGE))
-    return WithHistory(embedding, model, ("item",), ("history_item",), beside=can)
+    return WithHistory(embedding, model, ("item",), ("history_item",), extra_features=can)
 
 
 def test_co_actions_join_the_features_and_nothing_else() -> None:
-    with_can = beside(lambda *inputs, **_: inputs, CAN_SMALL)
+    with_can = with_co_actions(lambda *inputs, **_: inputs, CAN_SMALL)
     variables = drawn(with_can, BATCH)
     x, *rest = applied(with_can, variables, BATCH)
     plain = {"params": {"embedding": variables["params"]["embedding"]}}
-    expected, *same = beside(lambda *inputs, **_: inputs, None).apply(plain, BATCH)
-    co_actions = serve({"params": variables["params"]["beside"]}, BATCH)
+    expected, *same = with_co_actions(lambda *inputs, **_: inputs, None).apply(plain, BATCH)
+    co_actions = serve({"params": variables["params"]["extra_features"]}, BATCH)
     close(x, np.concatenate([expected, co_actions], axis=1))
     for ours, theirs in zip(rest, same, strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -308,20 +308,20 @@ def test_co_actions_join_the_features_and_nothing_else() -> None:
 def test_tables_of_co_actions_are_apart_and_their_absence_is_the_backbone() -> None:
     """With weights of zero in the tables, or in the tower, what is left is the model alone."""
     model = DIN((4,), ActivationUnit((3,), PReLU), mlp=Factory(MLP, activation=PReLU))
-    module = beside(model, CAN(((ITEM, PAST),), UNIT))
+    module = with_co_actions(model, CAN(((ITEM, PAST),), UNIT))
     params = drawn(module, BATCH)["params"]
     run = jax.jit(lambda p: module.apply({"params": p}, BATCH))
-    silent = params | {"beside": jax.tree.map(np.zeros_like, params["beside"])}
+    silent = params | {"extra_features": jax.tree.map(np.zeros_like, params["extra_features"])}
     kernel = params["model"]["tower"]["mlp"]["layer_0"]["kernel"]
     at = 3 * D  # item, genre, age; then the co-actions
     shorter = jax.tree.map(np.copy, params["model"])
     shorter["tower"]["mlp"]["layer_0"]["kernel"] = np.delete(kernel, [at, at + 1], axis=0)
     backbone = {"embedding": params["embedding"], "model": shorter}
-    close(run(silent), beside(model, None).apply({"params": backbone}, BATCH))
+    close(run(silent), with_co_actions(model, None).apply({"params": backbone}, BATCH))
     assert not np.allclose(run(silent), run(params), atol=1e-3)
     kernel[at : at + 2] = 0.0
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(run(p) ** 2)))(params)
-    assert all((leaf == 0.0).all() for leaf in jax.tree.leaves(gradient["beside"]))
+    assert all((leaf == 0.0).all() for leaf in jax.tree.leaves(gradient["extra_features"]))
     assert np.abs(gradient["embedding"]["item_embedding"]).max() > 0.0
 
 
@@ -330,7 +330,7 @@ def test_co_actions_learn_a_cross_that_sums_cannot() -> None:
     item, past = (ids.reshape(-1) for ids in np.meshgrid(np.arange(1, 8), np.arange(1, 8)))
     batch = {"item": item, "history_item": past[:, None], "genre": 0 * item, "age": 0 * item}
     label = ((item + past) % 2 == 0).astype(np.float32)
-    module = beside(DINBase(()), CAN(((ITEM, PAST),), UNIT))
+    module = with_co_actions(DINBase(()), CAN(((ITEM, PAST),), UNIT))
     start = drawn(module, batch)["params"]
 
     def loss(params: Any) -> Any:

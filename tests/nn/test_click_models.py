@@ -138,10 +138,14 @@ COLUMNS = {
 
 
 def served(name: str, co_actions: bool) -> Callable[[str | None], Any]:
-    """A model behind its tables, with co-actions of item and history beside it or without."""
-    beside = CAN(((ITEM, PAST),)) if co_actions else None
+    """A model behind its tables, with co-actions of item and history or without."""
+    co_action = CAN(((ITEM, PAST),)) if co_actions else None
     return lambda axis: WithHistory(
-        FeatureEmbedding((ITEM, PAST)), MODELS[name](axis), ("item",), ("history_item",), beside=beside
+        FeatureEmbedding((ITEM, PAST)),
+        MODELS[name](axis),
+        ("item",),
+        ("history_item",),
+        extra_features=co_action,
     )
 
 
@@ -161,7 +165,7 @@ def test_padding_ids_change_nothing_and_their_row_never_trains(name: str, co_act
     rest = {kind: value for kind, value in variables.items() if kind != "params"}
     loss = lambda params: (module.apply({**rest, "params": params}, COLUMNS) ** 2).sum()  # noqa: E731
     gradients = jax.jit(jax.grad(loss))(variables["params"])
-    tables = [gradients["embedding"]["item_embedding"], *jax.tree.leaves(gradients.get("beside", {}))]
+    tables = [gradients["embedding"]["item_embedding"], *jax.tree.leaves(gradients.get("extra_features", {}))]
     assert len(tables) == (3 if co_actions else 1)
     for table in tables:
         assert (table[0] == 0.0).all()

@@ -45,8 +45,8 @@ ITEMS = np.array(
 TIMES = np.random.default_rng(1).integers(1_000_000_000, 1_000_900_000, ITEMS.shape).astype(np.int32)
 TIMES.sort(axis=1)
 TIMES[2] = np.roll(TIMES[1], -3)
-ASKED = np.asarray(following(TIMES)) + 60
-ASKED[2] = np.roll(ASKED[1], -3)
+TARGET_TIMES = np.asarray(following(TIMES)) + 60
+TARGET_TIMES[2] = np.roll(TARGET_TIMES[1], -3)
 
 
 def drawn(model: Any) -> Variables:
@@ -63,7 +63,7 @@ COMPILED = jax.jit(MODEL.apply)
 
 
 def run(variables: Variables = VARIABLES, items: np.ndarray = ITEMS, **parts: np.ndarray) -> np.ndarray:
-    parts = {"times": TIMES, "asked": ASKED, **parts}
+    parts = {"times": TIMES, "target_times": TARGET_TIMES, **parts}
     return np.asarray(COMPILED(variables, items, **parts))
 
 
@@ -83,7 +83,7 @@ def slow_norm(x: np.ndarray) -> np.ndarray:
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
 
 
-def slow(variables: Variables, items: np.ndarray, times: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def slow(variables: Variables, items: np.ndarray, times: np.ndarray, target_times: np.ndarray) -> np.ndarray:
     """Outputs [n, D] for the events of one user, without padding, in float64 and loops."""
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     heads, total = SIZES["num_heads"], SIZES["max_len"] + SIZES["spare_slots"]
@@ -101,7 +101,7 @@ def slow(variables: Variables, items: np.ndarray, times: np.ndarray, asked: np.n
         for i, h in np.ndindex(n, heads):
             for j in range(i + 1):
                 by_place = layer["position_bias"][total - 1 + j - i]
-                score = q[i, h] @ k[j, h] + by_place + layer["time_bias"][bucket(asked[i] - times[j])]
+                score = q[i, h] @ k[j, h] + by_place + layer["time_bias"][bucket(target_times[i] - times[j])]
                 mixed[i, h] += silu(score) / total * v[j, h]
         gated = u * slow_norm(mixed.reshape(n, wide))
         x = np.where(real, x + gated @ layer["output"]["kernel"] + layer["output"]["bias"], 0.0)
@@ -115,36 +115,36 @@ def test_outputs_equal_slow_numpy_wherever_padding_stands() -> None:
     ours = run()
     for row, (begin, end) in EVENTS.items():
         part = (row, slice(begin, end))
-        close(ours[part], slow(VARIABLES, ITEMS[part], TIMES[part], ASKED[part]))
+        close(ours[part], slow(VARIABLES, ITEMS[part], TIMES[part], TARGET_TIMES[part]))
     assert (ours[ITEMS == 0] == 0.0).all()
 
 
 def test_packed_rows_give_the_outputs_of_padded_ones() -> None:
     """Rows 3, 1 and 4 share a row longer than N, the last with a masked event inside."""
     parts = [(row, slice(*EVENTS[row])) for row in (3, 1, 4)]
-    items, times, asked = (
+    items, times, target_times = (
         np.concatenate([*(column[part] for part in parts), np.zeros(3, np.int32)])[None]
-        for column in (ITEMS, TIMES, ASKED)
+        for column in (ITEMS, TIMES, TARGET_TIMES)
     )
     segments = np.array([[1, *[2] * 4, *[3] * 5, 0, 0, 0]], np.int32)
-    packed = COMPILED(VARIABLES, items, times=times, asked=asked, segments=segments)[0]
+    packed = COMPILED(VARIABLES, items, times=times, target_times=target_times, segments=segments)[0]
     close(np.asarray(packed)[:10], np.concatenate([run()[part] for part in parts]))
     assert (np.asarray(packed)[10:] == 0.0).all()
 
 
 @pytest.mark.parametrize("slot", [1, 4, 6])
 def test_later_items_and_times_change_nothing_before_them(slot: int) -> None:
-    items, times, asked = ITEMS.copy(), TIMES.copy(), ASKED.copy()
-    items[:, slot:], times[:, slot:], asked[:, slot:] = 17, TIMES[0, 0] - 5, 2**30
-    before, after = run(), run(items=items, times=times, asked=asked)
+    items, times, target_times = ITEMS.copy(), TIMES.copy(), TARGET_TIMES.copy()
+    items[:, slot:], times[:, slot:], target_times[:, slot:] = 17, TIMES[0, 0] - 5, 2**30
+    before, after = run(), run(items=items, times=times, target_times=target_times)
     close(after[:, :slot], before[:, :slot], atol=1e-6)
     assert not np.allclose(after[0, slot], before[0, slot], atol=1e-4)
 
 
 def test_the_time_of_the_prediction_and_no_other_changes_it() -> None:
-    asked = ASKED.copy()
-    asked[0, 3] += 10**6
-    before, after = run(), run(asked=asked)
+    target_times = TARGET_TIMES.copy()
+    target_times[0, 3] += 10**6
+    before, after = run(), run(target_times=target_times)
     changed = np.abs(after - before).max(axis=-1) > 1e-4
     assert changed[0, 3]
     assert not changed[0, :3].any()
@@ -153,7 +153,9 @@ def test_the_time_of_the_prediction_and_no_other_changes_it() -> None:
 
 def test_rows_do_not_see_each_other() -> None:
     order = np.array([3, 0, 5, 1, 4, 2])
-    close(run(items=ITEMS[order], times=TIMES[order], asked=ASKED[order]), run()[order], atol=1e-6)
+    close(
+        run(items=ITEMS[order], times=TIMES[order], target_times=TARGET_TIMES[order]), run()[order], atol=1e-6
+    )
 
 
 def test_outputs_and_table_have_unit_length() -> None:
@@ -199,7 +201,8 @@ def test_blocks_have_the_values_and_gradients_of_all_at_once() -> None:
 
     def mixed(block: int | None, query: Array, key: Array, value: Array, *bias: Array) -> tuple[Array, Array]:
         out = pointwise_attention(
-            query, key, value, items=ITEMS, segments=None, divisor=9, bias=bias, times=TIMES, asked=ASKED,
+            query, key, value, items=ITEMS, segments=None, divisor=9, bias=bias, times=TIMES,
+            target_times=TARGET_TIMES,
             block=block,
         )  # fmt: skip
         return (out * jnp.cos(out)).sum(), out
@@ -226,7 +229,7 @@ def test_gradients_are_finite_where_all_is_padding() -> None:
 def test_half_precision_and_no_times() -> None:
     """Products in bfloat16 are near; without times the result is that of equal ones, in bucket 0."""
     same = np.full_like(TIMES, 77)
-    full = run(times=same, asked=same)
+    full = run(times=same, target_times=same)
     half = np.asarray(jax.jit(MODEL.clone(dtype=jnp.bfloat16).apply)(VARIABLES, ITEMS))
     assert half.dtype == np.float32
     assert 1e-5 < np.abs(half - full).mean() < 0.02 * np.abs(full).mean()
@@ -323,11 +326,15 @@ def test_memory_of_a_step_is_linear_in_the_length_where_blocked() -> None:
         ({"spare_slots": -1}, {}, "spare_slots=-1"),
         ({"block": 0}, {}, "block=0"),
         ({"max_len": 3}, {}, "max_len \\+ spare_slots = 5"),
-        ({}, {"asked": ASKED}, "needs times"),
+        ({}, {"target_times": TARGET_TIMES}, "needs times"),
         ({"time_bias": False}, {"times": TIMES}, "time_bias=False or .* does not read them"),
         ({"relative_bias": False}, {"times": TIMES}, "or relative_bias=False does not read them"),
         ({}, {"times": TIMES / 1.0}, "times: float64 would lose seconds.*give int32"),
-        ({}, {"times": TIMES, "asked": ASKED.astype(np.float32)}, "asked: float32 would lose seconds"),
+        (
+            {},
+            {"times": TIMES, "target_times": TARGET_TIMES.astype(np.float32)},
+            "target_times: float32 would lose seconds",
+        ),
     ],
 )
 def test_what_is_refused(fields: dict[str, int], parts: dict[str, Any], message: str) -> None:

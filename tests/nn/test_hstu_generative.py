@@ -65,24 +65,25 @@ def test_times_of_later_events_reach_the_state_that_asks_for_the_next_one() -> N
 
 
 def test_the_time_of_the_prediction_is_that_which_is_asked_for() -> None:
-    """With `asked` what stands behind the last event is not read, and it moves its own state alone."""
-    asked = np.concatenate([TIMES[:, 1:], TIMES[:, -1:] + 500], axis=1)
+    """With `target_times` what stands behind the last event is not read, and it moves its own state alone."""
+    target_times = np.concatenate([TIMES[:, 1:], TIMES[:, -1:] + 500], axis=1)
     items, actions, times = ITEMS.copy(), ACTIONS.copy(), TIMES.copy()
     items[0, -1] = actions[0, -1] = 0
-    before = run(items, actions, asked=asked)
+    before = run(items, actions, target_times=target_times)
     times[0, -1] += 10**7
     assert not any(
-        any(rows) for rows in changed(before, run(items, actions, times=times, asked=asked)).values()
+        any(rows)
+        for rows in changed(before, run(items, actions, times=times, target_times=target_times)).values()
     )
-    asked[0, 3] += 10**7
-    assert changed(before, run(items, actions, asked=asked)) == {
+    target_times[0, 3] += 10**7
+    assert changed(before, run(items, actions, target_times=target_times)) == {
         "action": [False] * 5,
         "hidden": [False, False, False, True, False],
     }
 
 
 def test_without_asked_it_is_the_time_in_the_next_slot() -> None:
-    for name, value in run(asked=np.asarray(following(TIMES))).items():
+    for name, value in run(target_times=np.asarray(following(TIMES))).items():
         np.testing.assert_array_equal(value, run()[name])
 
 
@@ -143,9 +144,9 @@ def test_gradients_of_both_heads_reach_every_parameter() -> None:
         ({"num_actions": 0}, {}, "num_actions=0"),
         ({"max_len": 3}, {}, "sequences of length 5: max_len \\+ spare_slots = 4"),
         ({"time_bias": False}, {"times": TIMES}, "does not read them"),
-        ({}, {"asked": TIMES}, "asked: needs times"),
+        ({}, {"target_times": TIMES}, "target_times: needs times"),
         ({}, {"times": TIMES.astype(np.float32)}, "times: float32 would lose seconds"),
-        ({}, {"times": TIMES, "asked": TIMES / 1.0}, "asked: float64 would lose seconds"),
+        ({}, {"times": TIMES, "target_times": TIMES / 1.0}, "target_times: float64 would lose seconds"),
     ],
 )
 def test_what_is_refused(fields: dict[str, Any], parts: dict[str, Any], message: str) -> None:

@@ -93,8 +93,9 @@ def test_an_encoder_that_takes_no_segments_is_padded() -> None:
     assert set(drawn(protocol.plan(DATA, model, 16, None), DATA)) == {"example", "mask"}
 
 
-def test_with_replacement_users_are_drawn_independently() -> None:
-    packed = protocol.packing_of(DATA, MODEL, 16)
+@pytest.mark.parametrize("together", [True, False])
+def test_with_replacement_users_are_drawn_independently(together: bool) -> None:
+    packed = protocol.packing_of(DATA, MODEL, 16) if together else None
     columns = drawn(protocol.plan(DATA, MODEL, 16, packed, replacement=True), DATA)
     assert columns["mask"].all()
     assert len(set(columns["example"].reshape(-1).tolist())) < 60

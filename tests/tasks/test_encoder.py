@@ -18,7 +18,7 @@ from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as protocols
 from jaxrec.tasks import contrastive
-from jaxrec.tasks.encoder import can_be_packed, check_encoder, made_up, takes
+from jaxrec.tasks.encoder import can_be_packed, check_encoder, synthetic_probe, takes
 from jaxrec.tasks.generative import generative
 from jaxrec.tasks.next_click import next_click
 from jaxrec.tasks.next_item import encode, next_item, retriever
@@ -327,7 +327,7 @@ def test_an_encoder_tells_by_its_keywords_whether_users_may_share_rows(model: An
         if packable:
             make()
             continue
-        with pytest.raises(ValueError, match="has no segments, so it can't tell apart .*packed=None"):
+        with pytest.raises(ValueError, match="has no segments, so it can't separate .*packed=None"):
             make()
 
 
@@ -394,7 +394,7 @@ def test_variables_that_no_step_would_update_are_refused(name: str) -> None:
 
 def test_the_made_up_rows_are_laid_out_as_packing_does() -> None:
     for max_len, width in ((6, 8), (6, 6), (50, 50), (3, 3), (2, 2), (1, 4)):
-        probe = made_up(max_len, width, NUM_ITEMS)
+        probe = synthetic_probe(max_len, width, NUM_ITEMS)
         lengths = jnp.bincount(jnp.asarray(probe.at[0][0]))
         padded = packing.padded(lengths, max_len=max_len)
         place = packing.place(lengths, rows=1, width=width)

@@ -78,9 +78,9 @@ def test_each_event_has_its_time_and_that_of_its_target(packed: Packing | None) 
         mine = batch["segments"] == index + 1
         known = len(training_events(user)) if MASK[index] else 0
         assert batch["times"][mine].tolist() == seconds(user)[: max(known - 1, 0)][-MAX_LEN:]
-        assert batch["asked"][mine].tolist() == seconds(user)[:known][1:][-MAX_LEN:]
+        assert batch["target_times"][mine].tolist() == seconds(user)[:known][1:][-MAX_LEN:]
     empty = batch["segments"] == 0
-    assert not batch["times"][empty].any() and not batch["asked"][empty].any()
+    assert not batch["times"][empty].any() and not batch["target_times"][empty].any()
 
 
 @jax.jit
@@ -103,7 +103,7 @@ def test_packed_rows_give_the_loss_and_gradient_of_padded_ones() -> None:
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, expected_gradient
     )
     assert np.abs(gradient["params"]["layer_0"]["time_bias"]).max() > 1e-4
-    still = {**padded, "times": padded["times"] * 0, "asked": padded["asked"] * 0}
+    still = {**padded, "times": padded["times"] * 0, "target_times": padded["target_times"] * 0}
     assert abs(float(loss_of(VARIABLES, still)[0]) - float(expected)) > 1e-3
 
 
@@ -132,7 +132,7 @@ def test_times_are_not_made_up() -> None:
 def test_whether_times_are_read_follows_from_the_encoder(model: Any, reads: bool) -> None:
     """Training and ranking ask the encoder; a batch without times is refused, not read as equal times."""
     assert tasks.reads_times(model) is reads
-    batch = {name: column for name, column in prepared(None).items() if name not in ("times", "asked")}
+    batch = {name: column for name, column in prepared(None).items() if name not in ("times", "target_times")}
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), ITEMS, train=False))
     refused = pytest.raises(ValueError, match="reads times and the batch has none: .* time_bias=False")
     with refused if reads else contextlib.nullcontext():
@@ -288,7 +288,7 @@ def test_events_that_stay_keep_their_targets_and_move_together(packed: Packing |
         mine = batch["segments"] == index + 1
         events = training_events(user) if MASK[index] else []
         window = list(zip(events[:-1], events[1:], seconds(user), seconds(user)[1:], strict=False))[-MAX_LEN:]
-        names = ("items", "targets", "times", "asked")
+        names = ("items", "targets", "times", "target_times")
         rows = list(zip(*(batch[name][mine].tolist() for name in names), strict=True))
         places = [window.index(row) for row in rows]
         assert places == sorted(set(places))
@@ -300,7 +300,7 @@ def test_events_that_stay_keep_their_targets_and_move_together(packed: Packing |
 
 def test_a_history_kept_whole_is_the_batch_of_the_plain_task() -> None:
     whole, plain = shortened(None, lambda key, real: real), prepared(None)
-    for name in ("items", "targets", "times", "asked", "segments", "positions"):
+    for name in ("items", "targets", "times", "target_times", "segments", "positions"):
         np.testing.assert_array_equal(whole[name], plain[name])
 
 
@@ -317,6 +317,6 @@ def test_a_step_that_does_not_fit_is_drawn_again_or_stops_training() -> None:
         assert bool(jax.jit(lay)(jax.random.key(0), lengths)[2]) is expected
     objective = Objective(lambda key, users, context: {}, lambda hidden, *rest: hidden.sum(), "sum")
     task = next_item(Averager(), objective, shorten=sometimes)
-    batch = {name: column for name, column in prepared(None).items() if name not in ("times", "asked")}
+    batch = {name: column for name, column in prepared(None).items() if name not in ("times", "target_times")}
     loss = jax.jit(lambda fits: task.losses(variables_of(Averager()), {**batch, "fits": fits}, None)[0])
     assert [np.isnan(loss(np.full(len(USERS), fits))["next_item"]) for fits in (True, False)] == [False, True]

@@ -25,7 +25,7 @@ from jaxrec.data.cells import (
 from jaxrec.data.delimited import column_index, read_header, read_records, resolve_delimiter
 from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.typed_columns import id_values, number_values, second_values
-from jaxrec.data.typed_sources import Source, is_path, name_source, read_typed, source_form
+from jaxrec.data.typed_sources import Source, describe_source, is_path, name_source, read_typed, source_form
 from jaxrec.data.validation import as_int32_ids, check_seconds, count_kept_items
 
 Ids = Literal["map", "keep"]
@@ -59,7 +59,11 @@ def read_csv(
     records = read_records(path, resolve_delimiter(path, delimiter))
     header = read_header(path, records) if columns is None else list(columns)
     names = {"user": user, "item": item, "time": time, "value": value}
-    indices = {f: _index_of(path, header, f, given) for f, given in names.items() if given is not None}
+    indices = {
+        feature: _index_of(path, header, feature=feature, name=given)
+        for feature, given in names.items()
+        if given is not None
+    }
     codes = {feature: IdCodes(feature, real_ids) for feature in ("user", "item")}
     read: dict[str, Callable[[str], int | float]] = {
         "time": functools.partial(parse_seconds, "time"),
@@ -83,7 +87,7 @@ def read_csv(
     if ids == "map":
         for feature, table in codes.items():
             found[feature] = vocab.CodedTexts(found[feature], list(table))
-    return _build_interactions(path, name, found, ids, order, real_ids)
+    return _build_interactions(path, name=name, columns=found, ids=ids, order=order, real_ids=real_ids)
 
 
 def read_parquet(
@@ -155,7 +159,7 @@ def _read_typed_events(
 ) -> Interactions:
     """Events of a source whose columns have types. given: {feature: column, None: there is none}."""
     names = {feature: column for feature, column in given.items() if column is not None}
-    where = source if is_path(source) else f"data frame {name}"
+    where = describe_source(source, name)
 
     def choose(header: Sequence[str]) -> list[str]:
         for feature, column in names.items():
@@ -171,7 +175,7 @@ def _read_typed_events(
         found["time"] = second_values(table, "time", names["time"])
     if "value" in names:
         found["value"] = number_values(table, "value", names["value"])
-    return _build_interactions(table.where, name, found, ids, order, real_ids)
+    return _build_interactions(table.where, name=name, columns=found, ids=ids, order=order, real_ids=real_ids)
 
 
 def _shown(source: Source) -> str:
@@ -222,17 +226,19 @@ def _build_interactions(
             )
         value = value.astype(np.float32)
     if ids == "map":
-        return Interactions.from_raw(name, user, item, time, value, order=order, real_ids=real_ids)
+        return Interactions.from_raw(
+            name, user=user, item=item, time=time, value=value, order=order, real_ids=real_ids
+        )
     assert item is not None
     users, user = vocab.build_and_encode(f"{path}: user", user, "sorted")
     num_items = count_kept_items(item, f"{path}: item")
     return Interactions(
         name,
-        user,
-        as_int32_ids(item, num_items, f"{path}: item"),
-        time,
-        value,
-        users.raw,
-        np.arange(1, num_items + 1),
+        user=user,
+        item=as_int32_ids(item, num_items, f"{path}: item"),
+        time=time,
+        value=value,
+        user_ids=users.raw,
+        item_ids=np.arange(1, num_items + 1),
         ids_kept=True,
     )

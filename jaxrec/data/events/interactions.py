@@ -128,7 +128,7 @@ class Interactions:
             vocab.check_raw_ids(vocabulary, ids, real_ids)
             columns.append((ids, vocabulary.raw))
         (users, user_ids), (items, item_ids) = columns
-        return cls(name, users, items, time, value, user_ids, item_ids)
+        return cls(name, user=users, item=items, time=time, value=value, user_ids=user_ids, item_ids=item_ids)
 
     def event_order(self) -> np.ndarray:
         """Indices that sort events by user, then time (ties: file order), int64 [N]; see `to_sequences`.

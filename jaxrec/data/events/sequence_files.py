@@ -93,7 +93,7 @@ def parse_table(
     is not a plain integer.
     """
     form = (separator or b" ").decode().join(names)
-    lines = _split_lines(content, where, form, separator)
+    lines = _split_lines(content, where=where, form=form, separator=separator)
     for number, line in enumerate(lines, 1):
         if len(line) != len(names):
             raise ValueError(f"{where}, line {number}: {len(line)} cells, expected `{form}`; repair the line")

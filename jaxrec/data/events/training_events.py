@@ -1,4 +1,4 @@
-"""Training events as two columns: what methods that only count read of a split, or of a user's own arrays."""
+"""Training events as two columns, for methods that only count: of a split, or of a user's own arrays."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jaxrec.data.validation import as_int32_ids, as_integers
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingEvents:
-    """Who met which item: the events of one user (or session) after the other, each in order of time.
+    """The events of each user (or session) in time order, one user after the other.
 
-    group: number of the user or session of each event, any integers, [N]. item: 1..num_items, [N].
+    group: user or session of each event, any integers, [N]. item: 1..num_items, [N].
 
     Raises:
-      ValueError: there is no event, columns of different lengths or of no integers, an item outside
-        1..num_items, or events of a group that do not stand together.
+      ValueError: there is no event, the columns are not integers of one length, an item is outside
+        1..num_items, or the events of a group are not contiguous.
     """
 
     group: np.ndarray
@@ -33,7 +33,7 @@ class TrainingEvents:
         starts = group[np.diff(group, prepend=group[0] - 1) != 0]
         if len(np.unique(starts)) != len(starts):
             raise ValueError(
-                "group: events of a user or session must stand together, in order of time; sort them by both"
+                "group: events of a user or session must be contiguous and in time order; sort by both"
             )
         object.__setattr__(self, "group", group)
         object.__setattr__(self, "item", item)

@@ -171,7 +171,7 @@ def read_logs(
             block, both = block.filter(pa.array(good)), both[:, good]
             labels.append((both == "1").astype(np.float32))
             here = np.arange(first + size, first + size + block.num_rows)
-            own = _parse_features(pa, files.skeleton, block.column("features"), fields)
+            own = _parse_features(pa, path=files.skeleton, features=block.column("features"), fields=fields)
             common_rows = _common_indices(files, index, block.column("common"))
             for name in fields:
                 rows, ids = own[name]
@@ -196,7 +196,9 @@ def _encode_and_split(
     labels = {task: np.asarray(raw[task]) for task in LABELS}
     user = raw.get("101")
     group = user.codes.astype(np.int32) + 1 if isinstance(user, Coded) else None
-    table = Impressions("ali-ccp", encode(encoders, raw), encoders.fields, labels, group=group)
+    table = Impressions(
+        "ali-ccp", columns=encode(encoders, raw), fields=encoders.fields, labels=labels, group=group
+    )
     return table.split(*split[:3], rule=split.rule)
 
 
@@ -205,7 +207,9 @@ def _read_common(pa: Any, path: str | Path, fields: Sequence[str]) -> tuple[Any,
     keys, found, size = [], {name: [] for name in fields}, 0  # type: ignore[var-annotated]
     for block in read_blocks(path, dict.fromkeys(_COMMON_COLUMNS, pa.string()), names=_COMMON_COLUMNS):
         keys.append(block.column("common"))
-        for name, (rows, ids) in _parse_features(pa, path, block.column("features"), fields).items():
+        for name, (rows, ids) in _parse_features(
+            pa, path=path, features=block.column("features"), fields=fields
+        ).items():
             found[name].append((rows + size, ids))
         size += block.num_rows
     columns = {}
@@ -247,7 +251,7 @@ def _parse_ids(pa: Any, cells: Any) -> np.ndarray:
     if cells.null_count:
         raise pa.ArrowInvalid("a field has no id")
     try:
-        found = parse_numbers(cells, pa.int64(), "id", 1)
+        found = parse_numbers(cells, kind=pa.int64(), where="id", line=1)
     except ValueError as error:
         raise pa.ArrowInvalid(str(error)) from None
     return found.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]

@@ -47,6 +47,8 @@ def load(
     ]
     encoders = fit_encoders(specs, raw, fitted)
     labels = {task: np.asarray(raw[task]) for task in LABELS}
-    table = Impressions("aliexpress", encode(encoders, raw), encoders.fields, labels, group=search.codes)
+    table = Impressions(
+        "aliexpress", columns=encode(encoders, raw), fields=encoders.fields, labels=labels, group=search.codes
+    )
     rule = f"the source's test file; validation {validation:g} of the searches, seed {seed}"
     return table.split(fitted, chosen, np.arange(count, table.num_rows), rule=rule)

@@ -87,10 +87,12 @@ def load_table(path: str | Path, *, category: str | None = "cate_id") -> tuple[S
         )
     columns = read_integers(path, names if category is None else (*names, category))
     user, item, time = (columns[name] for name in names)
-    events = Interactions.from_raw(Path(path).name, user, item, time, order="sorted")
+    events = Interactions.from_raw(Path(path).name, user=user, item=item, time=time, order="sorted")
     if category is None:
         return events.to_sequences(), NO_SIDE_INFO
-    column = item_column(events.item, columns[category], events.item_ids, f"{path}: {category}")
+    column = item_column(
+        events.item, values=columns[category], item_ids=events.item_ids, where=f"{path}: {category}"
+    )
     return events.to_sequences(), SideInfo({"category": column}, {})
 
 
@@ -106,8 +108,8 @@ def read_reviews(path: str | Path) -> Interactions:
                 f"{path}, line {line}: {_quote(content)} is not JSON ({error}); {_REMEDY}"
             ) from None
         try:
-            user.append(users[_text_field(review, "reviewerID", path, line)])
-            item.append(items[_text_field(review, "asin", path, line)])
+            user.append(users[_text_field(review, name="reviewerID", path=path, line=line)])
+            item.append(items[_text_field(review, name="asin", path=path, line=line)])
         except BadCell as error:
             raise ValueError(f"{path}, line {line}: {error}; {_REMEDY}") from None
         second = review.get("unixReviewTime")
@@ -120,12 +122,12 @@ def read_reviews(path: str | Path) -> Interactions:
     bought, item_ids = _sorted_ids(items, str(path))
     return Interactions(
         Path(path).name,
-        seen[np.asarray(user)],
-        bought[np.asarray(item)],
-        np.array(time, np.int64),
-        None,
-        user_ids,
-        item_ids,
+        user=seen[np.asarray(user)],
+        item=bought[np.asarray(item)],
+        time=np.array(time, np.int64),
+        value=None,
+        user_ids=user_ids,
+        item_ids=item_ids,
     )
 
 
@@ -142,7 +144,7 @@ def read_categories(
         if start and start[1].decode(errors="replace") not in wanted:
             continue
         product = _parse_line(content, path, line)
-        asin = _text_field(product, "asin", path, line)
+        asin = _text_field(product, name="asin", path=path, line=line)
         if asin not in wanted or not product.get("categories"):
             continue
         paths = product["categories"]

@@ -32,10 +32,10 @@ from jaxrec.data.tables.impressions import Impressions, ImpressionSplit
 
 SOURCE = Source(
     "census",
-    "Census-Income (KDD), UCI Machine Learning Repository",
-    "https://archive.ics.uci.edu/dataset/117/census+income+kdd",
-    "CC BY 4.0",
-    "Nominal columns of all rows; the official test rows.",
+    title="Census-Income (KDD), UCI Machine Learning Repository",
+    homepage="https://archive.ics.uci.edu/dataset/117/census+income+kdd",
+    licence="CC BY 4.0",
+    terms="Nominal columns of all rows; the official test rows.",
 )
 
 
@@ -55,9 +55,9 @@ _ARRAYS = File(
 )
 _TEST = File(
     "census-income/census-income.test",
-    "98402b1ab879573d0a7f38a699a40258080e25e33d3401e7bf9c96d3fa0fab8c",
-    51918813,
-    (
+    sha256="98402b1ab879573d0a7f38a699a40258080e25e33d3401e7bf9c96d3fa0fab8c",
+    size=51918813,
+    routes=(
         _gunzip(
             github(
                 "drawbridge/keras-mmoe",
@@ -69,9 +69,9 @@ _TEST = File(
 )
 _NOMINAL = File(
     "census-income/census-income-full-nominal.tar.xz",
-    "de528ec7ee39163c18a397f915481524bcd45a5ae6e2f60135e560363b43dc62",
-    3550432,
-    (
+    sha256="de528ec7ee39163c18a397f915481524bcd45a5ae6e2f60135e560363b43dc62",
+    size=3550432,
+    routes=(
         github(
             "GuansongPang/ADRepository-Anomaly-detection-datasets",
             "3361daccc4384a60025b6b684ccf55699decbed5",
@@ -135,7 +135,9 @@ def load_impressions(name: str, *, seed: int = 0) -> ImpressionSplit:
     test = np.random.default_rng(seed).permutation(np.arange(_NUM_TRAIN, len(income)))
     validation, test = np.sort(test[: len(test) // 2]), np.sort(test[len(test) // 2 :])
     encoders = fit_encoders([Category(column, missing=("?",)) for column in raw], raw, train)
-    impressions = Impressions(f"census/{name}", encode(encoders, raw), encoders.fields, labels)
+    impressions = Impressions(
+        f"census/{name}", columns=encode(encoders, raw), fields=encoders.fields, labels=labels
+    )
     check_positives(impressions, table)
     return impressions.split(train, validation, test, rule=f"official test halved, seed {seed}")
 

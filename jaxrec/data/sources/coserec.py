@@ -17,10 +17,11 @@ from jaxrec.data.store import File, Source, github, read_file, show_terms
 
 SOURCE = Source(
     "coserec",
-    "S3-Rec / CoSeRec Amazon and Yelp sequences",
-    "https://github.com/YChen1993/CoSeRec",
-    "no licence file",
-    "Underlying data: Amazon reviews (McAuley, research use) and the Yelp open data set (academic use).",
+    title="S3-Rec / CoSeRec Amazon and Yelp sequences",
+    homepage="https://github.com/YChen1993/CoSeRec",
+    licence="no licence file",
+    terms="Underlying data: Amazon reviews (McAuley, research use) and the Yelp open data set "
+    "(academic use).",
 )
 _COMMIT = "692cb4108c458bfb60c1bcd0daa5f2a12e0b362d"
 _S3REC = "2a81540ae18615d88ef88227b0c066e5b74781e5"
@@ -34,7 +35,7 @@ def _dataset(
     attribute_file = f"{name}_item2attributes.json"
     attribute_route = github("RUCAIBox/CIKM2020-S3Rec", _S3REC, f"data/{attribute_file}")
     files = (
-        (File(f"coserec/{name}.txt", sha256, size, (route,)),),
+        (File(f"coserec/{name}.txt", sha256=sha256, size=size, routes=(route,)),),
         (File(f"s3rec/{attribute_file}", *attributes, (attribute_route,)),),
     )
     return Dataset(name, files, expected)
@@ -43,30 +44,30 @@ def _dataset(
 DATASETS = (
     _dataset(
         "Beauty",
-        "226cce9c3105299ca0db9615d7d3fb32b3175e90da43100ae352599f0f0107b8",
-        1090094,
-        Expected(22363, 12101, 198502),
+        sha256="226cce9c3105299ca0db9615d7d3fb32b3175e90da43100ae352599f0f0107b8",
+        size=1090094,
+        expected=Expected(users=22363, items=12101, interactions=198502),
         attributes=("129e40f67486f6877eff0f5318cfa8530ee8ac23d8b0d1de04e1bb7a2ba0b2d4", 305674),
     ),
     _dataset(
         "Sports_and_Outdoors",
-        "2a095e0648872beb9982408958290f5d655db5be2911c3756b5446de9f0b8de2",
-        1707483,
-        Expected(35598, 18357, 296337),
+        sha256="2a095e0648872beb9982408958290f5d655db5be2911c3756b5446de9f0b8de2",
+        size=1707483,
+        expected=Expected(users=35598, items=18357, interactions=296337),
         attributes=("7fb10733ac4f1811384a52144cdefa7fcc7536fa80a7232c5da9bd789155c34b", 653780),
     ),
     _dataset(
         "Toys_and_Games",
-        "176c680c688d497598c4a89a03b402c0fe78d795e5db335c2e78dd5f2d778a3f",
-        922166,
-        Expected(19412, 11924, 167597),
+        sha256="176c680c688d497598c4a89a03b402c0fe78d795e5db335c2e78dd5f2d778a3f",
+        size=922166,
+        expected=Expected(users=19412, items=11924, interactions=167597),
         attributes=("d371acd25101eedac04afc727626464b7acec770c4eda708705d51eb76eb1ad0", 327536),
     ),
     _dataset(
         "Yelp",
-        "724b219106b81dd2349027da997334ddb6da9fe2f152ad6e0d97a93170f7caed",
-        1814224,
-        Expected(30431, 20033, 316354, repeat_users=7102),
+        sha256="724b219106b81dd2349027da997334ddb6da9fe2f152ad6e0d97a93170f7caed",
+        size=1814224,
+        expected=Expected(users=30431, items=20033, interactions=316354, repeat_users=7102),
         attributes=("f25acd5e1e680e0b22fd4e3f4fb6be4b2a7461e9222610616e3e1ee6702dd58d", 600360),
     ),
 )

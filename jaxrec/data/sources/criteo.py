@@ -44,5 +44,7 @@ def load(
     encoders = fit_encoders(
         [*specs, *(Category(name, min_count=min_count) for name in CATEGORIES)], raw, split.train
     )
-    table = Impressions("criteo", encode(encoders, raw), encoders.fields, {"click": label})
+    table = Impressions(
+        "criteo", columns=encode(encoders, raw), fields=encoders.fields, labels={"click": label}
+    )
     return table.split(*split[:3], rule=split.rule)

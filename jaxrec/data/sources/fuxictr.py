@@ -74,7 +74,7 @@ def load(
         raise ValueError(f"{', '.join(map(str, paths))}: some are .npz and some not; give files of one form")
     raw, sizes = _read_npz(paths, found) if packed.pop() else _read_csv(paths, found, keep)
     specs = [
-        _as_feature_spec(feature, min_count, missing, 0 if _is_npz(train) else "")
+        _as_feature_spec(feature, min_count=min_count, missing=missing, nothing=0 if _is_npz(train) else "")
         for feature in found.features
     ]
     first, second, third = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:2])
@@ -82,9 +82,9 @@ def load(
     labels = {name: np.asarray(raw[name], np.float32) for name in found.labels}
     table = Impressions(
         f"fuxictr/{found.name}",
-        encode(encoders, raw),
-        encoders.fields,
-        labels,
+        columns=encode(encoders, raw),
+        fields=encoders.fields,
+        labels=labels,
         group=None if group is None else _group(group, found, raw),
     )
     return table.split(first, second, third, rule="the three files")
@@ -133,9 +133,11 @@ def _parse_feature(path: str | Path, name: str, spec: Mapping[str, Any]) -> Feat
         if read and (type(value) is not int or value < 1):
             raise ValueError(f"{path}: {name}: {what} {value!r}: expected an integer of at least 1")
     if kind == "numeric":
-        return Feature(name, kind, "", 0, 0)
+        return Feature(name, kind=kind, vocabulary="", size=0, length=0)
     vocabulary = spec.get("share_embedding") or name
-    return Feature(name, kind, str(vocabulary), size, length if kind == "sequence" else 0)
+    return Feature(
+        name, kind=kind, vocabulary=str(vocabulary), size=size, length=length if kind == "sequence" else 0
+    )
 
 
 def _as_feature_spec(

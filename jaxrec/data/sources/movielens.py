@@ -46,10 +46,11 @@ from jaxrec.data.tables.unobserved_pairs import add_unobserved
 
 SOURCE = Source(
     "movielens",
-    "MovieLens (GroupLens, University of Minnesota)",
-    "https://grouplens.org/datasets/movielens/",
-    "research use only",
-    "No redistribution without permission, no commercial use; cite Harper and Konstan, doi:10.1145/2827872.",
+    title="MovieLens (GroupLens, University of Minnesota)",
+    homepage="https://grouplens.org/datasets/movielens/",
+    licence="research use only",
+    terms="No redistribution without permission, no commercial use; cite Harper and Konstan, "
+    "doi:10.1145/2827872.",
 )
 _GENRES = (
     "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror "
@@ -60,15 +61,15 @@ _UNTITLED = "unkonwn"  # spelt like this in the wheel, for the one movie whose t
 
 _WHEEL = File(
     "movielens-100k/recbole-1.2.1-py3-none-any.whl",
-    "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
-    2130151,
-    (wheel("recbole", "1.2.1"),),
+    sha256="9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+    size=2130151,
+    routes=(wheel("recbole", "1.2.1"),),
 )
 _ZIP = File(
     "movielens-100k/ml-100k.zip",
-    "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
-    4924029,
-    (http("https://files.grouplens.org/datasets/movielens/ml-100k.zip"),),
+    sha256="50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
+    size=4924029,
+    routes=(http("https://files.grouplens.org/datasets/movielens/ml-100k.zip"),),
 )
 
 
@@ -115,28 +116,28 @@ def _routes(name: str, original: str, convert: Callable[[bytes], bytes]) -> tupl
 
 _RATINGS = File(
     "movielens-100k/ml-100k.inter",
-    "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-    1979230,
-    _routes("ml-100k.inter", "u.data", convert_ratings),
+    sha256="4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+    size=1979230,
+    routes=_routes("ml-100k.inter", "u.data", convert_ratings),
 )
 _ITEMS = File(
     "movielens-100k/ml-100k.item",
-    "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-    66632,
-    _routes("ml-100k.item", "u.item", convert_items),
+    sha256="51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+    size=66632,
+    routes=_routes("ml-100k.item", "u.item", convert_items),
 )
 _USERS = File(
     "movielens-100k/ml-100k.user",
-    "4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
-    22697,
-    _routes("ml-100k.user", "u.user", convert_users),
+    sha256="4f670007d9cfbeb9807e757209af1555b9bcc186bde25e767f67cb67c6dd5972",
+    size=22697,
+    routes=_routes("ml-100k.user", "u.user", convert_users),
 )
 
 ZIP_1M = File(
     "movielens-1m/ml-1m.zip",
-    "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
-    5917549,
-    (http("https://files.grouplens.org/datasets/movielens/ml-1m.zip"),),
+    sha256="a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+    size=5917549,
+    routes=(http("https://files.grouplens.org/datasets/movielens/ml-1m.zip"),),
 )
 _ARRAYS_1M = File(
     "movielens-1m/ratings_no_time.npz",
@@ -145,22 +146,22 @@ _ARRAYS_1M = File(
 )
 _USERS_1M = File(
     "movielens-1m/users.dat",
-    "1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
-    134368,
-    (archive_member(ZIP_1M, "ml-1m/users.dat", _extractor("ml-1m/users.dat")),),
+    sha256="1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
+    size=134368,
+    routes=(archive_member(ZIP_1M, "ml-1m/users.dat", _extractor("ml-1m/users.dat")),),
 )
 _MOVIES_1M = File(
     "movielens-1m/movies.dat",
-    "0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9",
-    171308,
-    (archive_member(ZIP_1M, "ml-1m/movies.dat", _extractor("ml-1m/movies.dat")),),
+    sha256="0140fc2356357c1a851d0f52e893a1e4d3696df632c4141cea8d5bc3d621f0b9",
+    size=171308,
+    routes=(archive_member(ZIP_1M, "ml-1m/movies.dat", _extractor("ml-1m/movies.dat")),),
 )
 
 DATASETS = (
     Dataset(
         "ml-100k",
         ((_RATINGS,), (_ITEMS,), (_USERS,)),
-        Expected(943, 1682, 100000, "1997-09-20", "1998-04-22"),
+        Expected(users=943, items=1682, interactions=100000, first="1997-09-20", last="1998-04-22"),
     ),
 )
 TABLES = (
@@ -198,7 +199,12 @@ def load_interactions(name: str) -> Interactions:
     user, item, rating, time = (parse_integers(column, _RATINGS.path) for column in columns)
     return _check_counts(
         Interactions.from_raw(
-            f"movielens/{name}", user, item, time, rating.astype(np.float32), order="sorted"
+            f"movielens/{name}",
+            user=user,
+            item=item,
+            time=time,
+            value=rating.astype(np.float32),
+            order="sorted",
         ),
         dataset.expected,
     )
@@ -225,7 +231,9 @@ def load_users(name: str) -> Users:
     show_terms(SOURCE)
     _, age, gender, occupation, zip_code = zip(*_sort_by_id("user", _read_atomic_file(_USERS)), strict=True)
     years = parse_integers(age, _USERS.path).astype(np.int32)
-    return Users(years, np.array(gender), np.array(occupation), np.array(zip_code))
+    return Users(
+        age=years, gender=np.array(gender), occupation=np.array(occupation), zip_code=np.array(zip_code)
+    )
 
 
 def load_with_users(name: str) -> tuple[Sequences, Users]:
@@ -281,9 +289,9 @@ def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> Impress
         parts = split_in_time_order(interactions.time)
     pairs = add_unobserved(
         interactions.user - 1,
-        interactions.item - 1,
-        interactions.num_items,
-        parts,
+        item=interactions.item - 1,
+        num_items=interactions.num_items,
+        split=parts,
         negatives_per_pair=negatives,
         seed=seed,
     )
@@ -346,7 +354,9 @@ def _load_1m() -> tuple[Interactions, Users, Movies]:
             user, movie, rating = (packed[name].astype(np.int64) for name in ("user", "movie", "rating"))
     else:
         lines = _extractor("ml-1m/ratings.dat")(read_file(ZIP_1M))
-        user, movie, rating, _ = parse_table(lines, ("user", "movie", "rating", "time"), ZIP_1M.path, b"::").T
+        user, movie, rating, _ = parse_table(
+            lines, names=("user", "movie", "rating", "time"), where=ZIP_1M.path, separator=b"::"
+        ).T
     interactions = Interactions.from_raw(
         "movielens/ml-1m", user, movie, value=rating.astype(np.float32), order="sorted"
     )
@@ -354,7 +364,7 @@ def _load_1m() -> tuple[Interactions, Users, Movies]:
     rows = [described[raw] for raw in interactions.user_ids.tolist()]
     _, gender, age, occupation, zip_code = (np.array(column) for column in zip(*rows, strict=True))
     years, works = (parse_integers(column.tolist(), _USERS_1M.path) for column in (age, occupation))
-    users = Users(years.astype(np.int32), gender, works, zip_code)
+    users = Users(age=years.astype(np.int32), gender=gender, occupation=works, zip_code=zip_code)
     described = _read_dat(_MOVIES_1M)
     rows = [described[raw] for raw in interactions.item_ids.tolist()]
     year = [re.search(r"\(([0-9]{4})\)\s*$", row[1]) for row in rows]

@@ -29,10 +29,10 @@ from jaxrec.data.store import File, Source, http, read_bytes, read_file, show_te
 
 AMAZON = Source(
     "amazon-2014",
-    "Amazon ratings of 2014 (J. McAuley)",
-    "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/ratings_Books.csv",
-    "research use",
-    "Cite McAuley et al., SIGIR 2015, doi:10.1145/2766462.2767755.",
+    title="Amazon ratings of 2014 (J. McAuley)",
+    homepage="http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/ratings_Books.csv",
+    licence="research use",
+    terms="Cite McAuley et al., SIGIR 2015, doi:10.1145/2766462.2767755.",
 )
 BOOKS_MD5 = (
     "77b4a5b887e14e16b13e7788bdf70156"  # data/ratings_Books.csv.dvc of PIReTship/bookdata-tools @0b652a51
@@ -43,9 +43,9 @@ _MIN_RATINGS = 5  # ratings of a user, and of an item, of Books
 
 _ZIP_20M = File(
     "movielens-20m/ml-20m.zip",
-    "96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
-    198702078,
-    (http("https://files.grouplens.org/datasets/movielens/ml-20m.zip"),),
+    sha256="96f243c338a8665f6bcc89c53edf6ee39162a846940de6b7c8c48aeada765ff3",
+    size=198702078,
+    routes=(http("https://files.grouplens.org/datasets/movielens/ml-20m.zip"),),
 )
 
 
@@ -72,15 +72,20 @@ class Layout(NamedTuple):
 
 LAYOUTS = {
     "ml-1m": Layout(
-        b"::", "", False, False, 6040, 3706, 1_000_209,
-        movielens.SOURCE, movielens.ZIP_1M, "ml-1m/ratings.dat",
+        b"::", header="", text_ids=False, filtered=False,
+        users=6040, items=3706, events=1_000_209,
+        source=movielens.SOURCE, archive=movielens.ZIP_1M, member="ml-1m/ratings.dat",
     ),
     "ml-20m": Layout(
-        b",", "userId,movieId,rating,timestamp", False, False, 138_493, 26_744, 20_000_263,
-        movielens.SOURCE, _ZIP_20M, "ml-20m/ratings.csv",
+        b",", header="userId,movieId,rating,timestamp", text_ids=False, filtered=False,
+        users=138_493, items=26_744, events=20_000_263,
+        source=movielens.SOURCE, archive=_ZIP_20M, member="ml-20m/ratings.csv",
     ),
     # items: as many as the research code numbers, before it drops users with fewer than five events
-    "Books": Layout(b",", "", True, True, None, 695_762, None, AMAZON, md5=BOOKS_MD5),
+    "Books": Layout(
+        b",", header="", text_ids=True, filtered=True, users=None, items=695_762, events=None,
+        source=AMAZON, md5=BOOKS_MD5,
+    ),
 }  # fmt: skip
 
 
@@ -119,7 +124,7 @@ def parse(content: bytes, name: str, where: str) -> Interactions:
             raise ValueError(f"{where}: starts with {first[:60]!r}, expected the header {layout.header!r}")
     if not content.strip():
         raise ValueError(f"{where}: has no rating; expected lines `{form}`")
-    _check_lines(content, layout, where, form)
+    _check_lines(content, layout=layout, where=where, form=form)
     identifier = f"S{_LONGEST_ID}" if layout.text_ids else "i8"
     columns = [("user", identifier), ("item", identifier), ("value", "f4"), ("time", "i8")]
     separator = layout.separator
@@ -157,7 +162,7 @@ def drop_rare(table: np.ndarray, name: str, where: str) -> Interactions:
     stays = (counts >= _MIN_RATINGS)[codes] if len(table) else np.zeros(0, bool)
     if not stays.any():
         raise ValueError(f"{where}: no user has {_MIN_RATINGS} ratings of items with {_MIN_RATINGS} ratings")
-    return _to_interactions(table[stays], name, items, item[stays])
+    return _to_interactions(table[stays], name=name, items=items, item=item[stays])
 
 
 def _to_interactions(
@@ -239,7 +244,7 @@ def _read_content(layout: Layout, name: str, path: str) -> tuple[bytes, str]:
     if path.lower().endswith(".zip"):
         if layout.archive is None:
             raise ValueError(f"{path}: {name} has no archive; give the rating file itself")
-        verify(content, layout.archive, path, "fetch it again")
+        verify(content, file=layout.archive, where=path, remedy="fetch it again")
         return _extract(content, layout.member), path
     if layout.md5 and hashlib.md5(content, usedforsecurity=False).hexdigest() != layout.md5:
         print(f"note: {path}: does not have the MD5 {layout.md5} that a third party lists", file=sys.stderr)

@@ -23,10 +23,10 @@ from jaxrec.data.validation import as_integers
 
 SOURCE = Source(
     "retailrocket",
-    "Retailrocket e-commerce logs, as SSLRec distributes them",
-    "https://github.com/HKUDS/SSLRec",
-    "CC BY-NC-SA 4.0",
-    "Non-commercial use, with attribution to Retailrocket; repository under Apache-2.0.",
+    title="Retailrocket e-commerce logs, as SSLRec distributes them",
+    homepage="https://github.com/HKUDS/SSLRec",
+    licence="CC BY-NC-SA 4.0",
+    terms="Non-commercial use, with attribution to Retailrocket; repository under Apache-2.0.",
 )
 _FILE = File(
     "retailrocket-multibehavior/interactions.npz",
@@ -66,7 +66,13 @@ def load_impressions(name: str = "funnel", *, negatives: int = 4, seed: int = 0)
     end = first[parts.validation].min()
     untimed = columns["test_user"].astype(np.int64) * num_items + columns["test_item"]
     pairs = add_unobserved(
-        user, item, num_items, parts, negatives_per_pair=negatives, seed=seed, excluded=untimed
+        user,
+        item=item,
+        num_items=num_items,
+        split=parts,
+        negatives_per_pair=negatives,
+        seed=seed,
+        excluded=untimed,
     )
     time = first[pairs.origin]
     raw: dict[str, RawColumn] = {
@@ -79,7 +85,7 @@ def load_impressions(name: str = "funnel", *, negatives: int = 4, seed: int = 0)
         known = when < end
         for side, entity, of_row in (("user", user, pairs.user), ("item", item, pairs.item)):
             events = entity[parts.train][known]
-            raw[f"{side}_{behaviour}s"] = count_before(events, when[known], of_row, time)
+            raw[f"{side}_{behaviour}s"] = count_before(events, when=when[known], row_entity=of_row, time=time)
     specs: list[FeatureSpec] = [
         Category("user_id", min_count=2),
         Category("item_id", min_count=2),
@@ -91,9 +97,9 @@ def load_impressions(name: str = "funnel", *, negatives: int = 4, seed: int = 0)
     labels = {b: _label(times[i:], pairs.origin, pairs.observed) for i, b in enumerate(BEHAVIOURS)}
     impressions = Impressions(
         f"retailrocket/{name}",
-        encode(encoders, raw),
-        encoders.fields,
-        labels,
+        columns=encode(encoders, raw),
+        fields=encoders.fields,
+        labels=labels,
         group=pairs.user.astype(np.int32),
         time=time,
     )

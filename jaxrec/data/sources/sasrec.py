@@ -17,17 +17,19 @@ from jaxrec.data.validation import as_int32_ids
 
 SOURCE = Source(
     "sasrec",
-    "SASRec Amazon Video Games",
-    "https://github.com/kang205/SASRec",
-    "Apache-2.0 (repository)",
-    "Underlying data: Amazon review data 2014 (McAuley, research use).",
+    title="SASRec Amazon Video Games",
+    homepage="https://github.com/kang205/SASRec",
+    licence="Apache-2.0 (repository)",
+    terms="Underlying data: Amazon review data 2014 (McAuley, research use).",
 )
 _ROUTE = github("kang205/SASRec", "e3738967fddab206d6eeb4fda433e7a7034dd8b1", "data/Video.txt")
 _SHA256 = "b7376fe24430743f411dc7f567285657b2adb3f74361cc7ba0aee94f3024b651"
 
 DATASETS = (
     Dataset(
-        "Video", ((File("sasrec/Video.txt", _SHA256, 3187124, (_ROUTE,)),),), Expected(31013, 23715, 287107)
+        "Video",
+        ((File("sasrec/Video.txt", sha256=_SHA256, size=3187124, routes=(_ROUTE,)),),),
+        Expected(users=31013, items=23715, interactions=287107),
     ),
 )
 

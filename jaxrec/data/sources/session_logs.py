@@ -31,10 +31,11 @@ from jaxrec.data.validation import as_integers
 
 SOURCE = Source(
     "sessions",
-    "Session logs as GCE-GNN and CLTAR-GNN distribute them",
-    "https://github.com/CCIIPLab/GCE-GNN",
-    "no licence file",
-    "Underlying data: CIKM Cup 2016 (Diginetica), RecSys Challenge 2015 (Yoochoose), IJCAI-15 (Tmall) terms.",
+    title="Session logs as GCE-GNN and CLTAR-GNN distribute them",
+    homepage="https://github.com/CCIIPLab/GCE-GNN",
+    licence="no licence file",
+    terms="Underlying data: CIKM Cup 2016 (Diginetica), RecSys Challenge 2015 (Yoochoose), IJCAI-15 (Tmall) "
+    "terms.",
 )
 _GCE_GNN = ("CCIIPLab/GCE-GNN", "212575302e42d64b8cf0b9ffe1b71b0db398d5be")
 _CLTAR_GNN = ("Linxw718/CLTAR-GNN", "0bad2333ca6fe6d1459c5369cd7b8aa7902a2d3b")
@@ -52,7 +53,7 @@ def _log(
 ) -> SessionLog:
     def list_of(part: str, sha256: str, size: int) -> File:
         route = github(*repository, f"datasets/{folder}/{part}")
-        return File(f"{packed.path.partition('/')[0]}/{part}", sha256, size, (route,))
+        return File(f"{packed.path.partition('/')[0]}/{part}", sha256=sha256, size=size, routes=(route,))
 
     files = (packed, list_of("all_train_seq.txt", *train)), (packed, list_of("test.txt", *test))
     return SessionLog(name, files, expected)  # the packed copy stands for both
@@ -61,42 +62,42 @@ def _log(
 LOGS = (
     _log(
         "diginetica",
-        File(
+        packed=File(
             "diginetica/sessions.npz",
             "fc8e62e0c15e82d9c57dad2a22281b3e88634dcfe7ef18752b251eb733f28558",
             2683179,
         ),
-        _GCE_GNN,
-        "diginetica",
-        ("55694865221c682aaa9df6cd5a4ddccff5de902334df5605c5767ee464e11365", 4193626),
-        ("b2b81f9cb22feb2174feeb3e678b9de5e41ff1653bf23cdaf9046e5404f002ff", 1384823),
-        {"train_examples": 719_470, "test_examples": 60_858, "clicks": 982_961, "items": 43_097},
+        repository=_GCE_GNN,
+        folder="diginetica",
+        train=("55694865221c682aaa9df6cd5a4ddccff5de902334df5605c5767ee464e11365", 4193626),
+        test=("b2b81f9cb22feb2174feeb3e678b9de5e41ff1653bf23cdaf9046e5404f002ff", 1384823),
+        expected={"train_examples": 719_470, "test_examples": 60_858, "clicks": 982_961, "items": 43_097},
     ),
     _log(
         "yoochoose1_64",
-        File(
+        packed=File(
             "yoochoose1_64/sessions.npz",
             "a0312d5c48d4504eea5bfeb2de65289f08992bad8a18ae17b3fa81a81fcf89e6",
             1342324,
         ),
-        _CLTAR_GNN,
-        "yoochoose1_64",
-        ("41408f34a4dcfcd406e034fa14e4b2b583d66fedb1b85d1257645797b94988ae", 2379816),
-        ("3006ec5cb4b695261efd7b2c5780586b0a5e95e948013e356de8fe45188b6375", 1508454),
-        {"train_examples": 369_859, "test_examples": 55_898, "clicks": 557_248, "items": 17_745},
+        repository=_CLTAR_GNN,
+        folder="yoochoose1_64",
+        train=("41408f34a4dcfcd406e034fa14e4b2b583d66fedb1b85d1257645797b94988ae", 2379816),
+        test=("3006ec5cb4b695261efd7b2c5780586b0a5e95e948013e356de8fe45188b6375", 1508454),
+        expected={"train_examples": 369_859, "test_examples": 55_898, "clicks": 557_248, "items": 17_745},
     ),
     _log(
         "tmall",
-        File(
+        packed=File(
             "tmall-session/sessions.npz",
             "4f5715ea66257cab27be390c9f88044efb33edf62ade6953484341945ef0f76a",
             1054303,
         ),
-        _GCE_GNN,
-        "Tmall",
-        ("40219a3222bc575e7061bd665c6dcaa4af3c37a8f8975868689ae0375b765d9c", 1763874),
-        ("7813a743324943488c37efa35b511ec649dfcd7697f28f33dcb3d18420d3da5d", 1392889),
-        {"train_examples": 351_268, "test_examples": 25_898, "items": 40_727},
+        repository=_GCE_GNN,
+        folder="Tmall",
+        train=("40219a3222bc575e7061bd665c6dcaa4af3c37a8f8975868689ae0375b765d9c", 1763874),
+        test=("7813a743324943488c37efa35b511ec649dfcd7697f28f33dcb3d18420d3da5d", 1392889),
+        expected={"train_examples": 351_268, "test_examples": 25_898, "items": 40_727},
     ),
 )
 

@@ -49,14 +49,20 @@ def load(
             f"outside={outside!r}, inconsistent={inconsistent!r}: must be 'error' or 'drop', and 'error' or "
             "'first'"
         )
-    user, item, category, time = _read_events(path, tuple(behaviours), window, outside)
+    user, item, category, time = _read_events(
+        path, behaviours=tuple(behaviours), window=window, outside=outside
+    )
     users, user_ids = _number_ids(user)
     del user
     items, item_ids = _number_ids(item)
     del item
-    column = item_column(items, category, item_ids, f"{path}: category", several=inconsistent)
+    column = item_column(
+        items, values=category, item_ids=item_ids, where=f"{path}: category", several=inconsistent
+    )
     del category
-    events = Interactions(Path(path).name, users, items, time, None, user_ids, item_ids)
+    events = Interactions(
+        Path(path).name, user=users, item=items, time=time, value=None, user_ids=user_ids, item_ids=item_ids
+    )
     return events.to_sequences(), SideInfo({"category": column}, {})
 
 
@@ -69,8 +75,8 @@ def _read_events(
     blocks: dict[str, list[np.ndarray]] = {name: [] for name in (*_IDS, "time")}
     line = 1
     for block in read_blocks(path, types, names=_COLUMNS):
-        kept = _has_behaviour(path, block.column("behaviour"), behaviours, line)
-        time = integer_cells(path, "time", block.column("time"), line)
+        kept = _has_behaviour(path, column=block.column("behaviour"), behaviours=behaviours, line=line)
+        time = integer_cells(path, name="time", cells=block.column("time"), line=line)
         if window is not None:
             late = (time < window[0]) | (time >= window[1])
             if (late & kept).any() and outside == "error":
@@ -81,7 +87,9 @@ def _read_events(
                 )
             kept &= ~late
         for name in _IDS:
-            blocks[name].append(integer_cells(path, name, block.column(name), line, bits=32)[kept])
+            blocks[name].append(
+                integer_cells(path, name=name, cells=block.column(name), line=line, bits=32)[kept]
+            )
         blocks["time"].append(time[kept])
         line += block.num_rows
     if not any(part.size for part in blocks["time"]):

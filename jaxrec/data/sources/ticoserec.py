@@ -19,17 +19,18 @@ from jaxrec.data.vocab import Vocabulary
 
 SOURCE = Source(
     "ticoserec",
-    "TiCoSeRec Amazon and Yelp sequences",
-    "https://github.com/KingGugu/TiCoSeRec",
-    "Apache-2.0 (repository)",
-    "Underlying data: Amazon reviews 2014 (McAuley, research use) and the Yelp open data set (academic use).",
+    title="TiCoSeRec Amazon and Yelp sequences",
+    homepage="https://github.com/KingGugu/TiCoSeRec",
+    licence="Apache-2.0 (repository)",
+    terms="Underlying data: Amazon reviews 2014 (McAuley, research use) and the Yelp open data set "
+    "(academic use).",
 )
 _COMMIT = "302b2959f27bb16bb77acae5a471de82819bd1bd"
 
 
 def _file(folder: str, name: str, sha256: str, size: int) -> File:
     route = github("KingGugu/TiCoSeRec", _COMMIT, f"data/{folder}/{name}")
-    return File(f"ticoserec/{folder}/{name}", sha256, size, (route,))
+    return File(f"ticoserec/{folder}/{name}", sha256=sha256, size=size, routes=(route,))
 
 
 def _dataset(
@@ -55,7 +56,7 @@ def _dataset(
 DATASETS = (
     _dataset(
         "Beauty",
-        Expected(22363, 12101, 198502, "2002-06-12", "2014-07-23"),
+        Expected(users=22363, items=12101, interactions=198502, first="2002-06-12", last="2014-07-23"),
         items=("b95614189df525e1eb69dad579e84c6086468f2bb42dab894038949240307c4f", 1141495),
         times=("4e6a6e30f9dba1985ad9adae79a891df6b403e2132f0422a6f6e88f67d1fcc75", 2306594),
         order=("164b19ef3138f0ded51f751e98b424c4a811f8d59472781fcd1d7107233dac4d", 1141495),
@@ -63,7 +64,7 @@ DATASETS = (
     ),
     _dataset(
         "Sports",
-        Expected(35598, 18357, 296337, "2002-03-07", "2014-07-23"),
+        Expected(users=35598, items=18357, interactions=296337, first="2002-03-07", last="2014-07-23"),
         items=("f4891c83d23c7cdc2981098230d8831fdb1f45b3fc4ec24f3b199310287745e5", 1783816),
         times=("c442ed4744f1de95b00744861bbaa503fcc98380d8b7ec08d52231450356c3a2", 3462189),
         order=("4bb97cce782709535849ca0491627bfa2a122e7acb91a2c949b7c330d68dca90", 1783816),
@@ -71,7 +72,7 @@ DATASETS = (
     ),
     _dataset(
         "Home",
-        Expected(66519, 28237, 551682),
+        Expected(users=66519, items=28237, interactions=551682),
         items=("4e472251e8bcd204fc3421c51ab7d10611a69da8e7cf313c327e0cd003a5f0dd", 3440439),
         times=None,  # the source has times, in a file whose checksum is not known here
         order=("418c9e47c1c38103774785a3d9607bb9f7f8a99ed85a8d59c785a933a688d9b2", 3440439),
@@ -79,7 +80,14 @@ DATASETS = (
     ),
     _dataset(
         "Yelp-A",
-        Expected(30431, 20033, 316354, "2019-01-01", "2019-12-13", repeat_users=7102),
+        Expected(
+            users=30431,
+            items=20033,
+            interactions=316354,
+            first="2019-01-01",
+            last="2019-12-13",
+            repeat_users=7102,
+        ),
         items=("c192f158659e118070bf0cd2dfe4c01c15295a09ef2ada1ccadf0bab06e4c19e", 1883261),
         times=("79b0f02a3dcbbc8799fe79725ccbba55735212e81247f7595385cb359fd95de0", 3651374),
         order=("94267a14e817b68b571d43a26390ebdc019098a5d637baa520b2e6c17c1113aa", 1883261),

@@ -12,6 +12,14 @@ from jaxrec.data.tables.click_histories import Clicks, SideInfo
 from jaxrec.data.validation import MAX_ITEMS
 
 STYLES = 2
+_LEAST = {  # the least value of each setting
+    "num_users": 10,
+    "num_categories": 1,
+    "relevant": 1,
+    "recent": 0,
+    "impressions_per_user": 1,
+    "items_per_style": 1,
+}
 
 
 class Lifelong(NamedTuple):
@@ -67,20 +75,15 @@ def lifelong(
     Raises:
       ValueError: a setting out of range, naming it and its rule.
     """
-    _check_settings(
-        least={
-            "num_users": (num_users, 10),
-            "num_categories": (num_categories, 1),
-            "relevant": (relevant, 1),
-            "recent": (recent, 0),
-            "impressions_per_user": (impressions_per_user, 1),
-            "items_per_style": (items_per_style, 1),
-        },
-        recent=recent,
-        noise=noise,
-        needed=recent + relevant * num_categories,
-        lengths=(min_length, max_length),
-    )
+    settings = {
+        "num_users": num_users,
+        "num_categories": num_categories,
+        "relevant": relevant,
+        "recent": recent,
+        "impressions_per_user": impressions_per_user,
+        "items_per_style": items_per_style,
+    }
+    _check_settings(settings, noise=noise, min_length=min_length, max_length=max_length)
     rng = np.random.default_rng(seed)
     category, style, item_of = _draw_items(2 * num_categories, items_per_style, rng)
     offsets = np.cumsum(np.append(0, rng.integers(min_length, max_length + 1, num_users)))
@@ -88,8 +91,9 @@ def lifelong(
         raise ValueError(f"{offsets[-1]:,} events: must fit int32; take fewer users or shorter histories")
     preferences = np.zeros((num_users + 1, num_categories + 1), np.int32)
     preferences[1:, 1:] = rng.integers(1, STYLES + 1, (num_users, num_categories))
-    sizes = {"relevant": relevant, "recent": recent}
-    events, planted = _draw_histories(offsets, preferences, item_of, **sizes, rng=rng)
+    events, planted = _draw_histories(
+        offsets, preferences, item_of, relevant=relevant, recent=recent, rng=rng
+    )
     user = np.repeat(np.arange(1, num_users + 1), impressions_per_user)
     target_category = rng.integers(1, num_categories + 1, len(user))
     target_style = rng.integers(1, STYLES + 1, len(user))
@@ -100,7 +104,7 @@ def lifelong(
         f"lifelong-{num_users}x{max_length}",
         events,
         user=user.astype(np.int32),
-        item=_draw_of(item_of, target_category, target_style, rng).astype(np.int32),
+        item=_draw_of(item_of, categories=target_category, styles=target_style, rng=rng).astype(np.int32),
         start=offsets[user - 1].astype(np.int32),
         end=offsets[user].astype(np.int32),
         click=click.astype(np.float32),
@@ -113,26 +117,20 @@ def lifelong(
         num_items=len(category) - 1,
         side_info=SideInfo({"category": category, "style": style}, {}),
     )
-    return Lifelong(clicks, planted, preferences, 1.0 - noise)
+    return Lifelong(clicks=clicks, planted=planted, preferences=preferences, best_auc=1.0 - noise)
 
 
-def _check_settings(
-    *,
-    least: Mapping[str, tuple[int, int]],
-    recent: int,
-    noise: float,
-    needed: int,
-    lengths: tuple[int, int],
-) -> None:
-    """Raises ValueError naming a setting out of range. least: {setting: (value, least value)}."""
-    for name, (value, smallest) in least.items():
-        if value < smallest:
-            raise ValueError(f"{name}={value}: must be at least {smallest}")
+def _check_settings(settings: Mapping[str, int], *, noise: float, min_length: int, max_length: int) -> None:
+    """Raises ValueError naming a setting of `lifelong` that is out of range."""
+    for name, value in settings.items():
+        if value < _LEAST[name]:
+            raise ValueError(f"{name}={value}: must be at least {_LEAST[name]}")
+    recent = settings["recent"]
     if recent % 2:
         raise ValueError(f"recent={recent}: must be even, as many events of either style")
     if not 0 <= noise < 0.5:
         raise ValueError(f"noise={noise}: must be at least 0 and below 0.5")
-    min_length, max_length = lengths
+    needed = recent + settings["relevant"] * settings["num_categories"]
     if not needed <= min_length <= max_length:
         raise ValueError(
             f"min_length={min_length}, max_length={max_length}: must be in this order, from {needed} on: "
@@ -157,12 +155,12 @@ def _draw_histories(
         old = last - first - recent
         other = rng.integers(num_categories + 1, 2 * num_categories + 1, old)
         styles = rng.integers(1, STYLES + 1, old)
-        events[first : first + old] = _draw_of(item_of, other, styles, rng)
+        events[first : first + old] = _draw_of(item_of, categories=other, styles=styles, rng=rng)
         positions = first + rng.choice(old, len(shown), replace=False)
-        events[positions] = _draw_of(item_of, shown, preferences[user, shown], rng)
+        events[positions] = _draw_of(item_of, categories=shown, styles=preferences[user, shown], rng=rng)
         planted[positions] = True
         pairs = np.tile(rng.integers(1, num_categories + 1, recent // 2), 2)
-        latest = _draw_of(item_of, pairs, np.repeat([1, 2], recent // 2), rng)
+        latest = _draw_of(item_of, categories=pairs, styles=np.repeat([1, 2], recent // 2), rng=rng)
         events[last - recent : last] = rng.permutation(latest)
     return events, planted
 

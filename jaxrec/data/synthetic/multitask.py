@@ -129,6 +129,10 @@ def funnel(
     encoders = fit_encoders((Category("user_id"), Category("item_id"), Number("price")), raw, split.train)
     labels = {"click": clicked.astype(np.float32), "conversion": converted.astype(np.float32)}
     table = Impressions(
-        f"funnel-{num_examples}", encode(encoders, raw), encoders.fields, labels, group=user.astype(np.int32)
+        f"funnel-{num_examples}",
+        columns=encode(encoders, raw),
+        fields=encoders.fields,
+        labels=labels,
+        group=user.astype(np.int32),
     ).as_ctr_cvr("click", "conversion")
     return Funnel(table.split(*split[:3], rule=split.rule), click, conversion)

@@ -49,7 +49,7 @@ def markov_chain(
     seed: int = 0,
 ) -> Chain:
     """The next item is the successor of the last one, or with probability `noise` uniform among all items."""
-    _check_sizes(num_users, num_items, min_length, max_length)
+    _check_sizes(num_users, num_items=num_items, min_length=min_length, max_length=max_length)
     if not 0.0 <= noise <= 1.0:
         raise ValueError(f"noise={noise}: must lie in 0..1")
     rng = np.random.default_rng(seed)
@@ -79,7 +79,7 @@ def independent_items(
     seed: int = 0,
 ) -> IndependentItems:
     """Independent items, item i with probability proportional to i ** -exponent: only popularity helps."""
-    _check_sizes(num_users, num_items, min_length, max_length)
+    _check_sizes(num_users, num_items=num_items, min_length=min_length, max_length=max_length)
     if not exponent >= 0:
         raise ValueError(f"exponent={exponent}: must be at least 0")
     rng = np.random.default_rng(seed)

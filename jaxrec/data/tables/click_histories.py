@@ -220,9 +220,9 @@ def next_clicks(
     item = sequences.items.astype(np.int64) - 1
     pairs = add_unobserved(
         user[targets],
-        item[targets],
-        sequences.num_items,
-        parts,
+        item=item[targets],
+        num_items=sequences.num_items,
+        split=parts,
         negatives_per_pair=negatives_per_event,
         seed=seed,
         excluded=user[first].astype(np.int64) * sequences.num_items + item[first],

@@ -138,17 +138,34 @@ def fit_encoders(
             values = known[spec.vocabulary or spec.name]
             kind: Literal["categorical", "multi"] = "categorical" if isinstance(spec, Category) else "multi"
             fields.append(
-                Field(spec.name, kind, FIRST_VALUE + len(values), spec.vocabulary or spec.name, values)
+                Field(
+                    spec.name,
+                    kind=kind,
+                    vocab_size=FIRST_VALUE + len(values),
+                    vocabulary=spec.vocabulary or spec.name,
+                    raw=values,
+                )
             )
             if isinstance(spec, Tags):
                 widths[spec.name] = _num_values(spec, raw, train)
         elif isinstance(spec, Buckets):
             lower = np.concatenate([[-np.inf], _edges(spec, _as_floats(spec, raw)[train])])
-            fields.append(Field(spec.name, "categorical", FIRST_VALUE + len(lower), spec.name, lower))
+            fields.append(
+                Field(
+                    spec.name,
+                    kind="categorical",
+                    vocab_size=FIRST_VALUE + len(lower),
+                    vocabulary=spec.name,
+                    raw=lower,
+                )
+            )
         else:
-            fields += [Field(name, "numeric", 0, "", np.empty(0)) for name in _feature_names(spec)]
+            fields += [
+                Field(name, kind="numeric", vocab_size=0, vocabulary="", raw=np.empty(0))
+                for name in _feature_names(spec)
+            ]
             scales[spec.name] = _scale(spec, _as_floats(spec, raw)[train])
-    return Encoders(tuple(specs), tuple(fields), scales, widths)
+    return Encoders(specs=tuple(specs), fields=tuple(fields), scales=scales, widths=widths)
 
 
 def encode(encoders: Encoders, raw: Mapping[str, RawColumn]) -> dict[str, np.ndarray]:
@@ -160,7 +177,9 @@ def encode(encoders: Encoders, raw: Mapping[str, RawColumn]) -> dict[str, np.nda
         if isinstance(spec, Category):
             columns[spec.name] = _value_ids(spec, _coded_column(spec, raw), fields[spec.name].raw)
         elif isinstance(spec, Tags):
-            columns[spec.name] = _padded_ids(spec, raw, fields[spec.name].raw, encoders.widths[spec.name])
+            columns[spec.name] = _padded_ids(
+                spec, raw=raw, known=fields[spec.name].raw, width=encoders.widths[spec.name]
+            )
         elif isinstance(spec, Buckets):
             x = _as_floats(spec, raw)
             bucket = np.searchsorted(fields[spec.name].raw[1:], x, side="right") + FIRST_VALUE

@@ -78,7 +78,7 @@ class Impressions:
             check_seconds(self.time, f"{self.name}: time")
 
     def _check_column(self, what: str, column: np.ndarray, dtype: type, ndim: int = 1) -> None:
-        check_dtype(column, dtype, f"{self.name}: {what}", ndim)
+        check_dtype(column, dtype=dtype, where=f"{self.name}: {what}", ndim=ndim)
         if len(column) != self.num_rows:
             raise ValueError(f"{self.name}: {what} has {len(column):,} rows, the labels {self.num_rows:,}")
 
@@ -94,7 +94,7 @@ class Impressions:
             self._check_column(field.name, column, np.float32)
             return self._check_finite(field.name, column)
         several = field.kind == "multi"
-        self._check_column(field.name, column, np.int32, 2 if several else 1)
+        self._check_column(field.name, column=column, dtype=np.int32, ndim=2 if several else 1)
         least = 0 if several else 1
         bad = np.argwhere((column < least) | (column >= field.vocab_size))
         if bad.size:
@@ -181,7 +181,9 @@ class Impressions:
         Raises ValueError for an empty part, overlapping parts, and features that leak a label (see
         `leakage.check_leakage`).
         """
-        return ImpressionSplit(self, train, validation, test, rule, tuple(allow))
+        return ImpressionSplit(
+            self, train=train, validation=validation, test=test, rule=rule, allow=tuple(allow)
+        )
 
     def as_ctr_cvr(self, click: str, conversion: str) -> Impressions:
         """The same rows with the tasks of a funnel: ctr, cvr on clicked rows only, and ctcvr on all.

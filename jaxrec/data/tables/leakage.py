@@ -53,8 +53,10 @@ def check_leakage(impressions: Impressions, train_rows: np.ndarray, *, allow: Se
         keys = _value_keys(column)
         for task, label in impressions.labels.items():
             where = inside[task]
-            seen = _Observed(column[where], keys[where], label[rows[where]], groups[where])
-            how = _describe_leak(field, task, seen, task in impressions.regression)
+            seen = _Observed(
+                column=column[where], keys=keys[where], label=label[rows[where]], groups=groups[where]
+            )
+            how = _describe_leak(field, task=task, seen=seen, real=task in impressions.regression)
             if how:
                 raise ValueError(
                     f"{impressions.name}: feature {field.name!r} {how} {task!r} in the training rows; "

@@ -13,7 +13,7 @@ from jaxrec.data.delimited import column_index, resolve_delimiter
 from jaxrec.data.tables.columns import Coded, RawColumn
 from jaxrec.data.tables.table_reader import read_column_names, read_table
 from jaxrec.data.typed_columns import TypedTable, category_values, number_values, second_values
-from jaxrec.data.typed_sources import Source, is_path, read_typed, source_form
+from jaxrec.data.typed_sources import Source, describe_source, read_typed, source_form
 from jaxrec.data.vocab import text_array
 
 
@@ -59,7 +59,7 @@ def read_rows(
             column_index(where, header, argument, column, remedy=remedy)
         return list(wanted)
 
-    where = str(source) if is_path(source) else "data frame" if name is None else f"data frame {name}"
+    where = describe_source(source, name)
     if source_form(source) == ".csv":
         by = resolve_delimiter(source, delimiter)
         if len(by) > 1:

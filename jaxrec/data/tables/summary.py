@@ -35,7 +35,7 @@ def format_impressions(split: ImpressionSplit) -> str:
         )
     for i, first in enumerate(table.tasks):
         for second in table.tasks[i + 1 :]:
-            found = label_correlation(table, first, second, split.train)
+            found = label_correlation(table, first=first, second=second, rows=split.train)
             if not np.isnan(found):
                 lines.append(f"  correlation of {first} and {second}: {found:.4f}")
     sized = [

@@ -102,7 +102,9 @@ def read_blocks(
     try:
         for block in blocks(threads=True):
             if any(is_number.values()):
-                block = _with_numbers(path, block, types, is_number, header, line)
+                block = _with_numbers(
+                    path, block=block, types=types, is_number=is_number, header=header, line=line
+                )
             if all(column.null_count for column in block.columns):
                 _refuse_empty_lines(path, delimiter)
             line += block.num_rows
@@ -156,7 +158,7 @@ def _with_numbers(
         if not is_number[name]:
             return cells
         where = f"{path}: {name}, in CSV column #{list(header).index(name)}"
-        return parse_numbers(cells, types[name], where, line)
+        return parse_numbers(cells, kind=types[name], where=where, line=line)
 
     with ThreadPoolExecutor() as pool:
         return pa.record_batch(list(pool.map(convert, types)), names=list(types))
@@ -198,7 +200,7 @@ def read_integers(path: str | Path, names: Sequence[str], *, delimiter: str = ",
     line = 2
     for block in read_blocks(path, dict.fromkeys(names, pa.int64()), delimiter=delimiter):
         for name in names:
-            blocks[name].append(integer_cells(path, name, block.column(name), line))
+            blocks[name].append(integer_cells(path, name=name, cells=block.column(name), line=line))
         line += block.num_rows
     return {name: np.concatenate(parts) for name, parts in blocks.items()}
 

@@ -64,7 +64,7 @@ def add_unobserved(
         seen = np.sort(np.concatenate([seen, pairs[part]]))
         seen = seen[np.append(True, seen[1:] != seen[:-1])]
         origin = np.repeat(part, negatives_per_pair)
-        items.append(_draw_unseen(user[origin], seen, num_items, rng))
+        items.append(_draw_unseen(user[origin], seen=seen, num_items=num_items, rng=rng))
         origins.append(origin)
         parts.append(np.concatenate([part, np.arange(count, count + len(origin))]))
         count += len(origin)

@@ -36,23 +36,25 @@ def following(times: Array, segments: Array | None = None) -> Array:
     return jnp.where(goes_on, after, times)
 
 
-def relative_bias(position: Array, time: Array | None, slots: Array, asked: Array, times: Array) -> Array:
-    """What the distance and the time between a query and each key add to their score: [B or 1, Q, L].
+def relative_bias(
+    position: Array, time: Array | None, slots: Array, target_times: Array, times: Array
+) -> Array:
+    """The bias of each score by distance and by time between query and key: [B or 1, Q, L].
 
-    position[N - 1 + j - i] + time[bucket(asked_i - times_j)] for the query at slot i and the key at slot j.
+    position[N - 1 + j - i] + time[bucket(target_times_i - times_j)], query at slot i, key at slot j.
 
     Args:
       position: [2N - 1]; distances past its ends take the entry at the end.
       time: [buckets + 1]; None: only the distance counts.
       slots: of the queries, int32 [Q].
-      asked: seconds at which each query asks for what comes next, [B, Q].
+      target_times: of the event that each query predicts, in seconds, [B, Q].
       times: of the keys, in seconds, [B, L].
     """
     distance = jnp.arange(times.shape[1]) - slots[:, None]
     by_place = jnp.take(position, distance + position.size // 2, mode="clip")
     if time is None:
         return by_place[None]
-    return by_place + jnp.take(time, time_bucket(asked[:, :, None] - times[:, None, :]), mode="clip")
+    return by_place + jnp.take(time, time_bucket(target_times[:, :, None] - times[:, None, :]), mode="clip")
 
 
 def pointwise_attention(
@@ -65,7 +67,7 @@ def pointwise_attention(
     divisor: float,
     bias: tuple[Array, Array | None] | None = None,
     times: Array | None = None,
-    asked: Array | None = None,
+    target_times: Array | None = None,
     block: int | None = None,
 ) -> Array:
     """Σ_j SiLU(q_i·k_j + b_ij) v_j / divisor over the keys that slot i may see: → [B, L, H, e].
@@ -78,22 +80,22 @@ def pointwise_attention(
       items: ids, 0 = nothing to see, [B, L]. segments: numbers of users that share a row, [B, L], or None.
       divisor: the same for all queries, however many keys they see.
       bias: tables by distance and, if not None, by time, see `relative_bias`; None for neither.
-      times, asked: seconds, [B, L], see `relative_bias`; None means that all times are equal.
+      times, target_times: seconds, [B, L], see `relative_bias`; without times all are equal.
       block: queries at a time, so that scores take [B, H, block, L]; None for all at once.
     """
     batch, length = items.shape
     slots = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
     group = jnp.ones_like(items) if segments is None else segments
     times = jnp.zeros_like(items) if times is None else times
-    asked = times if asked is None else asked
+    target_times = times if target_times is None else target_times
 
-    def mix(query: Array, slots: Array, groups: Array, asked: Array) -> Array:
+    def mix(query: Array, slots: Array, groups: Array, target_times: Array) -> Array:
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         if bias is not None:
-            scores = scores + relative_bias(*bias, slots[0], asked, times)[:, None]
+            scores = scores + relative_bias(*bias, slots[0], target_times, times)[:, None]
         visible = (jnp.arange(length) <= slots[:, :, None]) & (items != 0)[:, None]
         visible = visible & (groups[:, :, None] == group[:, None])
         weights = jnp.where(visible[:, None], jax.nn.silu(scores) / divisor, 0.0).astype(value.dtype)
         return jnp.einsum("bhqk,bkhe->bqhe", weights, value)
 
-    return over_queries(mix, block, query, slots, group, asked)
+    return over_queries(mix, block, query, slots, group, target_times)

@@ -15,14 +15,15 @@ from jaxrec.types import Array
 
 
 class CAN(nn.Module):
-    """Co-actions of pairs of columns, to stand beside the features of an interest model.
+    """Co-actions of pairs of columns, as extra features of an interest model.
 
-        WithHistory(embedding, DIN(), ("item",), ("history_item",), beside=CAN(((item, history_item),)))
+        co_actions = CAN(((item, history_item),))
+        WithHistory(embedding, DIN(), ("item",), ("history_item",), extra_features=co_actions)
 
-    Of a pair the first, such as the target's id, brings the weights of a small network, and the second, such
-    as the ids of a history or a feature of the user, what goes into it; a history is summed up. Both are read
-    from tables that serve nothing else, the first level of independence: co-actions learn nothing from, and
-    spoil nothing of, the embedding beside them. Id 0 on either side gives zero.
+    The first column of a pair, such as the target's id, gives the weights of a small network, and the second,
+    such as the ids of a history or a feature of the user, its input; the outputs of a history are summed.
+    Both are read from tables of their own (the first level of independence), so that co-actions and the
+    other embeddings do not share parameters. Id 0 on either side gives zero.
 
     Fields:
       pairs: (weights, inputs), columns of ids [B], and [B] or [B, L]; `dim` and `average` do not matter.

@@ -40,10 +40,11 @@ class GRU4Rec(nn.Module):
       skip_padding: True leaves the state alone on padding, whichever side it stands on. False feeds the
         vector of id 0 through the recurrence as TADA's code does, so that left padding changes the result;
         packed rows then differ from padded ones.
-      max_len: most recent events that training and ranking give it; the recurrence itself has no limit.
+      max_len: number of most recent events that training and ranking read; the recurrence itself has no
+        limit.
       projection: the linear layer back to `dim`; without it the last GRU layer has to be of width dim.
       item_bias: a bias for each item's score: item_table() has it as its last column, and outputs a 1.
-      extra_rows: rows of the item tables past num_items that are no items.
+      extra_rows: rows of the item tables after num_items that are not items.
       embedding_init: of the item tables, whose row 0 is zero. The authors': glorot_uniform().
       bits: random bits for dropout. dtype: of the computation; None is float32.
     """
@@ -127,15 +128,15 @@ class GRU4Rec(nn.Module):
         rows: Array | None = None,
         train: bool,
     ) -> Array:
-        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D], D + 1 with a bias.
+        """Maps item ids to states that predict the next item: [B, L] → [B, L, D], D + 1 with a bias.
 
         Args:
           items: ids, 0 = padding or a masked item, padded on either side, [B, L].
           positions: ignored; a recurrence needs none.
           segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
             The state starts from zero where a new number begins.
-          rows: number of each sequence or packed row, [B], from which its dropout derives; None: of the
-            whole batch.
+          rows: index of each sequence or packed row in the whole batch, [B], from which its dropout derives;
+            None: dropout is drawn for all of them together.
         """
         del positions
         update = items != 0 if self.skip_padding else None
@@ -183,7 +184,7 @@ class GRU4Rec(nn.Module):
         return drop(x, train=train, rows=rows)
 
     def _scored(self, x: Array) -> Array:
-        """What the item table is multiplied with, of states [..., H]."""
+        """The vectors that are multiplied with the item table, from states [..., H]."""
         x = self.output(x) if self.projection else x
         return jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1) if self.item_bias else x
 

@@ -2,7 +2,7 @@
 
 Follows the research code for next-item prediction (meta-recsys/generative-recommenders). There attention is
 divided by the padded length N, the same for every sequence, where the paper writes n; positions count from a
-user's first event; and the time of the *next* event enters the bias: it is when the prediction is asked for.
+user's first event; and the bias reads the time of the *next* event, the one that is predicted.
 
 Departs from it: events are found by their ids, so that padding may stand on either side, and several users
 may share a packed row. Hidden slots (id 0) give exactly zero. The bias of a layer's output starts at zero,
@@ -27,7 +27,7 @@ from jaxrec.types import Array
 
 
 def identity(x: Array) -> Array:
-    """x itself: HSTU's `activation` where queries, keys, values and gates shall have none."""
+    """x itself, an `activation` of HSTU for linear queries, keys, values and gates."""
     return x
 
 
@@ -40,14 +40,14 @@ def unit(x: Array, epsilon: float = 1e-6) -> Array:
 class HSTU(nn.Module):
     """Causal encoder of pointwise attention layers; a score is the cosine with an item's vector.
 
-    Trained by `tasks.objectives.uniform_softmax`, a softmax of scores over a temperature among the target and
-    uniform samples.
+    Trained by `tasks.objectives.uniform_softmax`, a softmax over the target and uniform samples, of scores
+    divided by a temperature.
 
     Shape names: B batch, L slots, D dim, H heads, V vocab_size (+ extra_rows), N = max_len + spare_slots.
 
     Fields besides the sizes:
       key_dim, value_dim: of each head, for queries and keys and for values and gates.
-      max_len: most recent events that training and ranking give it.
+      max_len: number of most recent events that training and ranking read.
       spare_slots: how much longer than max_len the research code pads its sequences (11 in its settings). N
         sets the size of the position tables and divides the attention.
       dropout: of the input. linear_dropout: of each layer's gated attention.
@@ -57,8 +57,8 @@ class HSTU(nn.Module):
       relative_bias: by distance and time, see `layers/pointwise_attention.py`.
       time_bias: False leaves the time out of it, for data without times.
       layer_norm_output: the output is normalised by mean and variance in place of its length.
-      block: queries whose scores [B, H, block, L] are held at a time; None for all. The values are the same.
-      extra_rows: rows of the item table past num_items that are no items.
+      block: queries whose scores [B, H, block, L] are in memory at a time; None: all. The values are equal.
+      extra_rows: rows of the item table after num_items that are not items.
       bits: random bits for dropout. dtype: of products and attention weights, such as jnp.bfloat16; sums over
         layers, norms, scores and parameters stay float32. None is float32 throughout.
     """
@@ -130,40 +130,49 @@ class HSTU(nn.Module):
         items: Array,
         *,
         times: Array | None = None,
-        asked: Array | None = None,
+        target_times: Array | None = None,
         positions: Array | None = None,
         segments: Array | None = None,
         rows: Array | None = None,
         train: bool = False,
     ) -> Array:
-        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D], zero on padding.
+        """Maps item ids to states that predict the next item: [B, L] → [B, L, D], zero on padding.
 
         Args:
           items: ids in order of time, 0 = padding on either side or a masked item, [B, L].
           times: when each event happened, whole seconds, [B, L]; None means all at the same time.
-          asked: for when each slot's prediction is meant, seconds, [B, L]. None: the time in the slot after
-            it, and its own in the last slot of a sequence. A sequence padded on the right thus carries the
-            time of its last prediction in the slot after its last event, as the research code writes it.
+          target_times: when the event that each slot predicts happened, whole seconds, [B, L]. None: the time
+            in the slot after it, and its own in the last slot of a sequence. A sequence padded on the right
+            thus has the time of its last prediction in the slot after its last event, as the research code
+            writes it.
           positions: ignored; events are counted from the first of their sequence.
           segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
-          rows: number of each sequence or packed row, [B], from which its dropout derives; None: of the
-            whole batch.
+          rows: index of each sequence or packed row in the whole batch, [B], from which its dropout derives;
+            None: dropout is drawn for all of them together.
 
         Raises:
-          ValueError: a sequence of one user is longer than N, `asked` comes without `times`, either is not of
-            integers, or `times` are given to a model that does not read them.
+          ValueError: a sequence of one user is longer than N, `target_times` is given without `times`, either
+            is not of integers, or `times` are given to a model that does not read them.
         """
         del positions
-        check_times(times, asked, self.reads_times)
+        check_times(times, target_times, self.reads_times)
         check_length(items, segments, self.max_len + self.spare_slots)
-        if times is not None and asked is None:
-            asked = following(times, segments)
+        if times is not None and target_times is None:
+            target_times = following(times, segments)
         real = (items != 0)[..., None]
         x = lookup(self.item_embedding, items) * math.sqrt(self.dim)
         x = x + rows_at(self.position_embedding, event_number(items, segments))
         x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
         for layer in self.layers:
-            y = layer(x, items=items, segments=segments, times=times, asked=asked, train=train, rows=rows)
+            y = layer(
+                x,
+                items=items,
+                segments=segments,
+                times=times,
+                target_times=target_times,
+                train=train,
+                rows=rows,
+            )
             x = jnp.where(real, y, 0.0)
         return (standard if self.layer_norm_output else unit)(x, self.norm_epsilon)
 
@@ -181,15 +190,15 @@ def check_length(items: Array, segments: Array | None, longest: int) -> None:
         )
 
 
-def check_times(times: Array | None, asked: Array | None, reads_times: bool) -> None:
-    """Raises ValueError for times that the model does not read, `asked` alone, and seconds as floats."""
+def check_times(times: Array | None, target_times: Array | None, reads_times: bool) -> None:
+    """Raises ValueError for times that the model does not read, target times alone, and seconds as floats."""
     if times is not None and not reads_times:
         raise ValueError(
             "times: a model with time_bias=False or relative_bias=False does not read them; leave them out"
         )
-    if asked is not None and times is None:
-        raise ValueError("asked: needs times, the seconds of the events that it is compared with")
-    for name, seconds in (("times", times), ("asked", asked)):
+    if target_times is not None and times is None:
+        raise ValueError("target_times: needs times, the seconds of the events; give both")
+    for name, seconds in (("times", times), ("target_times", target_times)):
         if seconds is not None and not jnp.issubdtype(seconds.dtype, jnp.integer):
             raise ValueError(
                 f"{name}: {seconds.dtype} would lose seconds (float32 holds each one up to 2^24 only, 194 "
@@ -222,7 +231,7 @@ class Layer(nn.Module):
         items: Array,
         segments: Array | None,
         times: Array | None,
-        asked: Array | None,
+        target_times: Array | None,
         train: bool,
         rows: Array | None = None,
     ) -> Array:
@@ -253,7 +262,7 @@ class Layer(nn.Module):
             divisor=self.slots,
             bias=bias,
             times=times,
-            asked=asked,
+            target_times=target_times,
             block=self.block,
         )
         mixed = standard(mixed.reshape(batch, length, wide), self.norm_epsilon).astype(gate.dtype)
@@ -264,7 +273,7 @@ class Layer(nn.Module):
 
 
 def event_number(items: Array, segments: Array | None) -> Array:
-    """How many slots each event stands after its user's first one, 0 where there is no item: int32 [B, L]."""
+    """Number of slots between each event and its user's first one, 0 where there is no item: int32 [B, L]."""
     slot = jnp.arange(items.shape[1], dtype=jnp.int32)
     if segments is None:
         first = jnp.argmax(items != 0, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
-"""HSTU over contents and actions in turn (Zhai et al., ICML 2024, arXiv:2402.17152, section 2.2).
+"""HSTU over alternating items and actions (Zhai et al., ICML 2024, arXiv:2402.17152, section 2.2).
 
-Each event becomes two tokens: its item, then what the user did with it. With all of one user's events in one
-causal sequence Φ0, a0, Φ1, a1, ... both problems are read off in one pass:
+Each event becomes two tokens: its item, then what the user did with it. From all of one user's events in one
+causal sequence Φ0, a0, Φ1, a1, ... one pass answers both questions:
 
   ranking    at Φi: which action follows, with the candidate itself inside the sequence (target-aware);
   retrieval  at ai: which item comes next, of interest where its action is positive.
@@ -102,15 +102,15 @@ class GenerativeHSTU(nn.Module):
         actions: Array,
         *,
         times: Array | None = None,
-        asked: Array | None = None,
+        target_times: Array | None = None,
         segments: Array | None = None,
         rows: Array | None = None,
         train: bool = False,
     ) -> dict[str, Array]:
         """Maps events [B, L] to {"hidden": [B, L, D], "action": [B, L, A]}.
 
-        hidden: after each event, its action known; of length 1, so that a product with `item_table` is a
-        cosine; 0 where the action is 0. action: logits of actions 1..A for each event's item, which see
+        hidden: the state after each event and its action, of length 1, so that a product with `item_table` is
+        a cosine; 0 where the action is 0. action: logits of actions 1..A for each event's item, which read
         neither its own action nor anything later; 0 on padding. A candidate is an event at the end whose
         action is 0.
 
@@ -118,19 +118,21 @@ class GenerativeHSTU(nn.Module):
           items, actions: ids in order of time, 0 = padding on either side, [B, L].
           times: when each event happened, whole seconds, [B, L]; None: all at once. An action is predicted
             for the time of its event.
-          asked: for when each event's next item is asked, whole seconds, [B, L]. None: the time in the slot
-            after it, and its own in a row's or segment's last slot.
+          target_times: when the item after each event was chosen, whole seconds, [B, L]. None: the time in
+            the slot after it, and its own in a row's or segment's last slot.
           segments, rows: as of `HSTU`.
 
         Raises:
-          ValueError: a row of one user is longer than max_len + spare_slots; as of `HSTU` for times, asked.
+          ValueError: a row of one user is longer than max_len + spare_slots; as of `HSTU` for the times.
         """
         check_length(items, segments, self.max_len + self.spare_slots)
-        check_times(times, asked, self.time_bias)
+        check_times(times, target_times, self.time_bias)
         actions = jnp.where(items != 0, actions, 0)
         tokens = in_turn(items, actions)
         if times is not None:
-            asked = in_turn(times, following(times, segments) if asked is None else asked)
+            target_times = in_turn(
+                times, following(times, segments) if target_times is None else target_times
+            )
             times = in_turn(times, times)
         segments = None if segments is None else in_turn(segments, segments)
         real = (tokens != 0)[..., None]
@@ -139,7 +141,15 @@ class GenerativeHSTU(nn.Module):
         x = x + rows_at(self.position_embedding, event_number(tokens, segments))
         x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
         for layer in self.layers:
-            y = layer(x, items=tokens, segments=segments, times=times, asked=asked, train=train, rows=rows)
+            y = layer(
+                x,
+                items=tokens,
+                segments=segments,
+                times=times,
+                target_times=target_times,
+                train=train,
+                rows=rows,
+            )
             x = jnp.where(real, y, 0.0)
         content, action = x[:, ::2], x[:, 1::2]
         logits = self.head(standard(content, self.norm_epsilon)).astype(jnp.float32)

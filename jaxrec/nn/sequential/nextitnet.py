@@ -35,9 +35,9 @@ class NextItNet(nn.Module):
         a bias of its own after ReLU: then item_table() has the bias as its last column, and outputs a 1.
       skip_padding: True makes padding on the left invisible, and packed rows equal to padded ones. False
         reads it, so that packed rows differ.
-      max_len: most recent events that training and ranking give it; the receptive field is
+      max_len: number of most recent events that training and ranking read; the receptive field is
         1 + 3 (kernel_size - 1) Σ dilations, or a third of that sum in bottleneck blocks.
-      extra_rows: rows of the tables past num_items that are no items. dtype: of the computation.
+      extra_rows: rows of the tables after num_items that are not items. dtype: of the computation.
     """
 
     num_items: int
@@ -78,7 +78,7 @@ class NextItNet(nn.Module):
         rows: Array | None = None,
         train: bool = False,
     ) -> Array:
-        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, C], C + 1 if untied.
+        """Maps item ids to states that predict the next item: [B, L] → [B, L, C], C + 1 if untied.
 
         Args:
           items: ids, right-aligned, 0 = padding or a masked item, [B, L].

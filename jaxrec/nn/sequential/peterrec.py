@@ -17,8 +17,8 @@ D and U into slices whose results add up, which is the same function, so there i
 slices leave a remainder of dim / 4, `patch_dim` is the sum of their widths. The bidirectional (GRec) encoder
 is not here.
 
-Tenrec's port of it has patches without z beside the convolutions, with another activation, and a softmax
-over all items with a bias: `parallel=True, patch_residual=False, patch_activation=nn.leaky_relu,
+Tenrec's port has patches in parallel with the convolutions, without z and with another activation, and a
+softmax over all items with a bias: `parallel=True, patch_residual=False, patch_activation=nn.leaky_relu,
 head_bias=True`.
 """
 
@@ -41,14 +41,14 @@ from jaxrec.types import Array, Variables
 
 gelu = functools.partial(nn.gelu, approximate=True)  # by tanh, as the authors' code has it
 
-OWN = ("patch_", "head")  # how the names of the parameters begin that a task trains
+OWN = ("patch_", "head")  # prefixes of the names of the parameters that a task trains
 SHARED = ("num_items", "extra_rows", "dim", "kernel_size", "dilations", "skip_padding", "norm_epsilon")
 
 
 class PeterRec(nn.Module):
-    """The blocks of a NextItNet with patches; what it says of a user scores the targets of one task.
+    """The blocks of a NextItNet with patches; its state of a user scores the targets of one task.
 
-    A task's input ends with an id of its own, [CLS] in the code: `extra_rows` makes room for it in the item
+    A task's input ends with a special id, [CLS] in the code, for which `extra_rows` adds a row to the item
     table, and the user's vector is the output in the last slot. Parameters but those of the task have the
     names and shapes of a NextItNet with the same num_items, extra_rows, dim, kernel_size and dilations.
 
@@ -125,7 +125,7 @@ class PeterRec(nn.Module):
         rows: Array | None = None,
         train: bool = False,
     ) -> Array:
-        """Maps item ids to what the model says of the user at each slot: [B, L] → [B, L, C].
+        """Maps item ids to the user's state at each slot: [B, L] → [B, L, C].
 
         C + 1 with `head_bias`. Arguments as of `NextItNet`.
         """
@@ -159,14 +159,14 @@ class Patch(nn.Module):
 
 
 class PatchedBlock(TwoLayerBlock):
-    """A block of two convolutions, with a patch after (or beside) each of them or the second alone."""
+    """A block of two convolutions, with a patch after (or parallel to) each of them or the second alone."""
 
     patch: Callable[..., nn.Module] = Patch
     parallel: bool = False
     both: bool = True
 
     def patched(self, number: int, before: Array, after: Array) -> Array:
-        """The convolution's output through its patch, or beside it."""
+        """Adds the patch: of the convolution's output, or of its input where parallel."""
         if number == 1 and not self.both:
             return after
         patch = self.patch(name=f"patch_{number}")
@@ -191,8 +191,8 @@ def transfer(
 ) -> Variables:
     """The parameters of a PeterRec with everything but its patches and head from a NextItNet's.
 
-    pretrained: arrays, not values that are being traced. models: what both belong to. Parameters don't tell
-    dilations and how padding is read, so only where the models are given is it checked that these agree.
+    pretrained: arrays, not values that are being traced. models: what both belong to. Dilations and
+    the treatment of padding are not visible in parameters, so they are compared only if the models are given.
 
     Raises:
       ValueError: the pre-trained model lacks a parameter, has one of another shape or a block too many, or a
@@ -228,7 +228,7 @@ def transfer(
 
 
 def _check_models(ours: PeterRec, theirs: NextItNet) -> None:
-    """Raises ValueError where equal parameters would be another function."""
+    """Raises ValueError where the two modules compute different functions of equal parameters."""
     if theirs.bottleneck:
         raise ValueError(
             "bottleneck=True in the pre-trained model: patches go into blocks of two convolutions; pre-train "

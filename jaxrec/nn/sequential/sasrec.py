@@ -36,7 +36,7 @@ class SASRec(nn.Module):
       init_std: deviation of the normal initialisation of kernels and tables; biases start at 0.
       mask_value: -inf hides keys exactly, and a query that sees none gets no attention output. A finite one
         is added to the scores as in the family's code (-10000.0), where such queries attend to every slot.
-      extra_rows: rows of the item table past num_items that are no items (1 for the family's mask id).
+      extra_rows: rows of the item table after num_items that are not items (1 for the family's mask id).
       bits: random bits for dropout. dtype: of the computation, such as jnp.bfloat16; None is float32.
     """
 
@@ -94,14 +94,14 @@ class SASRec(nn.Module):
         scale: Array | None = None,
         train: bool,
     ) -> Array:
-        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D].
+        """Maps item ids to states that predict the next item: [B, L] → [B, L, D].
 
         Args:
           items: ids, right-aligned, 0 = padding or a masked item, [B, L].
           positions: the slot each event would have in a sequence of max_len, [B, L]; None: right-aligned.
           segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
-          rows: number of each sequence or packed row, [B], from which its dropout derives; None: of the
-            whole batch.
+          rows: index of each sequence or packed row in the whole batch, [B], from which its dropout derives;
+            None: dropout is drawn for all of them together.
           scale: factors of the tokens that enter the first block, of a shape that broadcasts with [B, L, D],
             such as the prompt of a task; None: 1.
         """

@@ -37,7 +37,7 @@ class SASRecHSTU(nn.Module):
     Shape names: B batch, L slots, D dim, V num_items + 1, N = max_len + spare_slots.
 
     Fields besides the sizes:
-      max_len: most recent events that training and ranking give it.
+      max_len: number of most recent events that training and ranking read.
       spare_slots: how much longer the table of positions is (11 in the code's settings).
       dropout: of the input, the attention weights, and twice in each feed-forward network, of inner width D.
       bits: random bits for dropout. dtype: of products, such as jnp.bfloat16; norms and parameters stay
@@ -90,14 +90,14 @@ class SASRecHSTU(nn.Module):
         rows: Array | None = None,
         train: bool,
     ) -> Array:
-        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D], zero on padding.
+        """Maps item ids to states that predict the next item: [B, L] → [B, L, D], zero on padding.
 
         Args:
           items: ids in order of time, 0 = padding on either side or a masked item, [B, L].
           positions: ignored; events are counted from the first of their sequence.
           segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
-          rows: number of each sequence or packed row, [B], from which its dropout derives; None: of the
-            whole batch.
+          rows: index of each sequence or packed row in the whole batch, [B], from which its dropout derives;
+            None: dropout is drawn for all of them together.
 
         Raises:
           ValueError: a sequence of one user is longer than N.

@@ -96,7 +96,7 @@ class SASRecOriginal(nn.Module):
         rows: Array | None = None,
         train: bool,
     ) -> Array:
-        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D].
+        """Maps item ids to states that predict the next item: [B, L] → [B, L, D].
 
         Padded slots are zero, unless `skip_padding=False`.
 
@@ -104,8 +104,8 @@ class SASRecOriginal(nn.Module):
           items: ids, right-aligned, 0 = padding, [B, L].
           positions: the slot each event would have in a sequence of max_len, [B, L]; None: right-aligned.
           segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
-          rows: number of each sequence or packed row, [B], from which its dropout derives; None: of the
-            whole batch.
+          rows: index of each sequence or packed row in the whole batch, [B], from which its dropout derives;
+            None: dropout is drawn for all of them together.
         """
         positions = slots(items.shape[-1], self.max_len) if positions is None else positions
         real = (items != 0)[..., None]

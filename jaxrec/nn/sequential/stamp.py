@@ -23,7 +23,7 @@ from jaxrec.types import Array
 
 
 class STAMP(nn.Module):
-    """What a session so far says about its next item; STMP, STMO and the paper's ablations are fields.
+    """Encodes each prefix of a session; STMP, STMO and the paper's ablations are fields.
 
     Shape names: B batch, L slots, D dim, V vocab_size (+ extra_rows).
 
@@ -35,10 +35,10 @@ class STAMP(nn.Module):
         in torch-rechub.
       max_norm: longer item vectors are scaled to this length where they are read, but not where they are
         scored (1.0 for Yoochoose and 1.5 for Diginetica in the authors' code); None leaves them.
-      max_len: most recent events that training and ranking give it; there is no other limit.
-      block: prefixes whose attention [B, block, L, D] is held at a time; None for all L.
+      max_len: number of most recent events that training and ranking read; there is no other limit.
+      block: prefixes whose attention [B, block, L, D] is in memory at a time; None: all L.
       weight_std, item_std: of the normal initialisation.
-      extra_rows: rows of the item table past num_items that are no items. dtype: of the computation.
+      extra_rows: rows of the item table after num_items that are not items. dtype: of the computation.
     """
 
     num_items: int
@@ -91,9 +91,9 @@ class STAMP(nn.Module):
         train: bool = False,
         last_only: bool = False,
     ) -> Array:
-        """Maps item ids to what the model expects next at each slot: [B, L] → [B, L, D].
+        """Maps item ids to states that predict the next item: [B, L] → [B, L, D].
 
-        A slot that holds no item says what the last item before it does.
+        The output of a slot without an item is that of the last item before it.
 
         Args:
           items: ids in order of time, 0 = padding on either side or a masked item, [B, L].
@@ -129,7 +129,7 @@ class STAMP(nn.Module):
             return state * self._hidden(self.click, last) if self.last_click else state
 
         if self.is_initializing():
-            encode(slots[:, :1], group[:, :1])  # inside a loop over blocks no parameters can be made
+            encode(slots[:, :1], group[:, :1])  # parameters cannot be created inside the loop over blocks
         kept = slice(-1 if last_only else None, None)
         return over_queries(encode, self.block, slots[:, kept], group[:, kept])
 

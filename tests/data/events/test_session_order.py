@@ -1,4 +1,4 @@
-"""Sessions whose repeated clicks stand together hold the same clicks and ask every prefix."""
+"""Sessions with adjacent repeats have the same clicks, and every prefix is tested."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def test_rows_of_two_sessions_are_not_taken_for_one() -> None:
     """Lengths go down by one as those of one session do, the clicks are another's."""
     prefixes = ([[1, 2], [3]], [4, 5])
     found = Sessions.from_arrays("made", **arrays_from_lists([[1, 2, 3, 4, 5]], prefixes, "made"))
-    with pytest.raises(ValueError, match="is no prefix of the longer one"):
+    with pytest.raises(ValueError, match="is not a prefix of the longer one"):
         repeats_together(found)

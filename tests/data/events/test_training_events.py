@@ -31,7 +31,7 @@ def test_groups_may_have_any_numbers_in_any_order() -> None:
 @pytest.mark.parametrize(
     ("group", "item", "message"),
     [
-        ([0, 1, 0], [1, 2, 3], "group: events of a user or session must stand together"),
+        ([0, 1, 0], [1, 2, 3], "group: events of a user or session must be contiguous"),
         ([0, 0], [1, 2, 3], "group, item: 2 and 3 entries"),
         ([], [], "group, item: 0 and 0 entries"),
         ([0, 0], [1, 0], "item: id 0 at position 1 is outside 1..3"),

@@ -98,7 +98,7 @@ def test_scenarios_part_the_test_examples(setting: scenarios.Setting) -> None:
 
 def test_examples_without_a_scenario_are_refused() -> None:
     split = funnel(400, num_users=150, num_items=2).split
-    with pytest.raises(ValueError, match="user_id: .* examples have no value that training examples know"):
+    with pytest.raises(ValueError, match="user_id: .* examples have a value that no training example has"):
         scenarios.by_scenario(split, "user_id")
 
 

@@ -19,7 +19,7 @@ from jaxrec.protocols import next_item
 from jaxrec.recipes import kuaishou_ebr as recipes
 from jaxrec.report.results import read_results
 
-TINY = common.shrunk(experiment.Config(tiny=True), **experiment.TINY)
+TINY = common.shrink_if_tiny(experiment.Config(tiny=True), **experiment.TINY)
 DATA = next_item.resident(leave_one_out(experiment.load(TINY)))
 
 
@@ -83,10 +83,10 @@ def test_clusters_come_from_training_events_and_hold_every_item(monkeypatch: pyt
 
 
 def test_tiny_changes_defaults_only() -> None:
-    config = common.shrunk(experiment.Config(tiny=True, dim=12, clusters=4), **experiment.TINY)
+    config = common.shrink_if_tiny(experiment.Config(tiny=True, dim=12, clusters=4), **experiment.TINY)
     assert (config.dim, config.clusters, config.epochs) == (12, 4, 2)
     default = experiment.Config()
-    assert common.shrunk(default, **experiment.TINY) == default
+    assert common.shrink_if_tiny(default, **experiment.TINY) == default
 
 
 @pytest.mark.parametrize("field", ["clusters", "dim", "num_samples", "vector_epochs", "epochs", "save_every"])

@@ -21,7 +21,7 @@ from jaxrec.tasks.objectives import Objective
 from tests.experiments.own_files import write_events
 from tests.experiments.test_tiny import call
 
-TINY = common.shrunk(experiment.Config(tiny=True), **experiment.TINY)
+TINY = common.shrink_if_tiny(experiment.Config(tiny=True), **experiment.TINY)
 
 
 def objective_of(row: str, split: SessionSplit, config: experiment.Config) -> Objective:
@@ -60,9 +60,9 @@ def test_sessions_of_ones_own_are_trained_on(tmp_path: Path, monkeypatch: pytest
 
 
 def test_tiny_changes_defaults_only() -> None:
-    config = common.shrunk(experiment.Config(tiny=True, dim=12), **experiment.TINY)
+    config = common.shrink_if_tiny(experiment.Config(tiny=True, dim=12), **experiment.TINY)
     assert (config.dim, config.epochs, config.num_samples) == (12, 2, 8)
-    assert common.shrunk(experiment.Config(), **experiment.TINY) == experiment.Config()
+    assert common.shrink_if_tiny(experiment.Config(), **experiment.TINY) == experiment.Config()
 
 
 def test_both_ways_of_batching_train_on_the_same_pairs() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from experiments.common import check_label, shrunk
+from experiments.common import check_label, shrink_if_tiny
 from experiments.sequential import hstu_generative as experiment
 from jaxrec.protocols import actions
 from jaxrec.recipes import hstu_generative as recipes
@@ -71,21 +71,21 @@ def test_a_file_of_yours_runs_to_the_end(tmp_path: Path) -> None:
 
 
 def test_short_runs_are_evaluated_once_all_the_same(tmp_path: Path) -> None:
-    """Every second epoch by default, of one."""
-    (result,) = by_question(tmp_path, "tiny", "--rows", "generative-ranking", "--epochs", 1, "--every", 2)[
+    """Though there are fewer epochs than there are between two evaluations."""
+    (result,) = by_question(tmp_path, "tiny", "--rows", "generative-ranking", "--epochs", 1, "--every", 3)[
         "ranking"
     ].values()
     assert result.steps > 0
 
 
 def test_tiny_changes_defaults_only() -> None:
-    config = shrunk(experiment.Config(tiny=True, dim=12), **experiment.TINY)
+    config = shrink_if_tiny(experiment.Config(tiny=True, dim=12), **experiment.TINY)
     assert (config.dim, config.epochs, config.every) == (12, 2, 1)
 
 
 @pytest.mark.parametrize("row", experiment.ROWS)
 def test_the_losses_are_part_of_every_name(row: str) -> None:
-    data = actions.resident(experiment.made_up(), positive=(4, 5))
+    data = actions.resident(experiment.synthetic_events(), positive=(4, 5))
     objective = recipes.ssm(data, experiment.Config())
     weights, name = experiment.ROWS[row].weights, experiment.model_name(row)
     assert ("ssm" in name.split("-")) == (weights["retrieval"] > 0)

@@ -23,7 +23,7 @@ from jaxrec.tasks.profile import profile
 from jaxrec.train.initial import check_initial, put_in
 from tests.experiments.test_tiny import call
 
-TINY = common.shrunk(experiment.Config(tiny=True, seeds=(3, 4)), **experiment.TINY)
+TINY = common.shrink_if_tiny(experiment.Config(tiny=True, seeds=(3, 4)), **experiment.TINY)
 DATA = experiment.split(*experiment.load(TINY), TINY)
 
 

@@ -16,7 +16,7 @@ from jaxrec.protocols import next_item, profiles
 from jaxrec.report.results import read_results
 from tests.experiments.test_tiny import call
 
-TINY = common.shrunk(experiment.Config(tiny=True, seeds=(3, 4)), **experiment.TINY)
+TINY = common.shrink_if_tiny(experiment.Config(tiny=True, seeds=(3, 4)), **experiment.TINY)
 
 
 def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

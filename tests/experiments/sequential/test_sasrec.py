@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.common import NONE, check_label, shrunk
+from experiments.common import NONE, check_label, shrink_if_tiny
 from experiments.sequential import sasrec as experiment
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
@@ -68,10 +68,10 @@ def test_a_file_of_yours_runs_to_the_end(tmp_path: Path) -> None:
 
 
 def test_tiny_changes_defaults_only() -> None:
-    config = shrunk(experiment.Config(tiny=True, dim=12), **experiment.TINY)
+    config = shrink_if_tiny(experiment.Config(tiny=True, dim=12), **experiment.TINY)
     assert (config.dim, config.epochs, config.evaluate_every) == (12, 2, 1)
     default = experiment.Config()
-    assert shrunk(default, **experiment.TINY) == default
+    assert shrink_if_tiny(default, **experiment.TINY) == default
 
 
 @pytest.mark.parametrize("field", ["dim", "epochs", "evaluate_every", "num_candidates", "save_every"])

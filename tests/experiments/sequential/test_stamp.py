@@ -54,7 +54,7 @@ def test_epochs_chosen_on_test_are_labelled_so(tmp_path: Path, monkeypatch: pyte
     assert result.protocol.selection == "recall@20 on test"
     assert result.protocol.split == "later sessions tested, all others trained on"
     assert result.config["share"] == 0
-    whole = stamp.effective(stamp.Config(select="test"))
+    whole = stamp.complete_settings(stamp.Config(select="test"))
     assert stamp.published_numbers("stamp-ce", whole).values["mrr@20"] == 0.2967
     assert "best on test" in stamp.note_of("stamp-ce", whole)
     assert stamp.note_of("item-knn", whole) == stamp_published.PREPARATION  # nothing of it was chosen
@@ -65,22 +65,24 @@ def test_repeated_views_stand_together_in_file_order(tmp_path: Path, monkeypatch
     call(stamp, monkeypatch, "--tiny", "--rows", "markov", "--order", "file", "--results", tmp_path)
     (record,) = read_results(tmp_path)
     assert (record.result.model, record.result.config["order"]) == ("markov+file-order", "file")
-    assert not stamp.published_numbers("markov", stamp.effective(stamp.Config(order="file"))).values
-    assert not stamp.published_numbers("item-knn", stamp.effective(stamp.Config(order="file"))).values
+    assert not stamp.published_numbers("markov", stamp.complete_settings(stamp.Config(order="file"))).values
+    assert not stamp.published_numbers("item-knn", stamp.complete_settings(stamp.Config(order="file"))).values
 
 
 def test_published_numbers_stand_beside_official_settings_only() -> None:
-    official = stamp.effective(stamp.Config())
+    official = stamp.complete_settings(stamp.Config())
     assert stamp.published_numbers("stamp-ce", official).values["recall@20"] == 0.6874
     assert not stamp.published_numbers("stamp-ce", dataclasses.replace(official, learning_rate=0.1)).values
-    assert not stamp.published_numbers("stamp-ce", stamp.effective(stamp.Config(dataset="diginetica"))).values
+    assert not stamp.published_numbers(
+        "stamp-ce", stamp.complete_settings(stamp.Config(dataset="diginetica"))
+    ).values
     other_epochs = dataclasses.replace(official, epochs=1)
     assert stamp.published_numbers("item-knn", other_epochs).values["mrr@20"] == 0.2181
     assert not stamp.published_numbers("item-knn", dataclasses.replace(official, share=0.5)).values
 
 
 def test_another_gru4rec_than_the_papers_has_no_difference_from_it() -> None:
-    official = stamp.effective(stamp.Config())
+    official = stamp.complete_settings(stamp.Config())
     assert "GRU4Rec is that of 2016" in stamp.published_numbers("gru4rec-ce", official).incomparable
     for row in ("popularity", "item-knn", "stmp-ce", "stamp-ce"):
         assert stamp.published_numbers(row, official).incomparable == ""
@@ -101,7 +103,7 @@ def test_the_note_on_popularity_says_what_other_training_sessions_give(
         at_least = len(counts) - np.searchsorted(np.sort(counts), target)  # itself among them
         return f"{np.mean(at_least <= 20):.4f}"
 
-    note = stamp.note_of("popularity", stamp.effective(stamp.Config()))
+    note = stamp.note_of("popularity", stamp.complete_settings(stamp.Config()))
     assert recall(0.1, "random") == recall(0.0, "random") == "0.0731"
     assert recall(0.1, "last") == "0.0542"
     assert "recall@20 is 0.0731 too, with the first 90 % 0.0542" in note
@@ -111,10 +113,10 @@ def test_settings_of_the_authors_by_data_set() -> None:
     found = {
         name: (config.max_norm, config.clip)
         for name in ("yoochoose1_64", "diginetica", "tmall")
-        if (config := stamp.effective(stamp.Config(dataset=name)))  # type: ignore[arg-type]
+        if (config := stamp.complete_settings(stamp.Config(dataset=name)))  # type: ignore[arg-type]
     }
     assert found == {"yoochoose1_64": (1.0, 150.0), "diginetica": (1.5, 110.0), "tmall": (1.0, 150.0)}
-    assert stamp.effective(stamp.Config(dataset="diginetica", clip=7.0)).clip == 7.0
+    assert stamp.complete_settings(stamp.Config(dataset="diginetica", clip=7.0)).clip == 7.0
 
 
 @pytest.mark.parametrize("row", stamp.ROWS)

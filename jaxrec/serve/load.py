@@ -1,4 +1,4 @@
-"""A finished run that answers questions: `load(folder)`, then `recommend` or `embed`."""
+"""A finished run that answers questions: `load(folder)`, then `recommend`, `score` or `embed`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from jaxrec.serve.embed import Embeddings, embed
 from jaxrec.serve.ids import Ids
 from jaxrec.serve.recommend import Question, Recommendation, stream
 from jaxrec.serve.run_folder import Kept, read
+from jaxrec.serve.score import score
 from jaxrec.serve.seeds import Seed, choose_seed, variables_of
+from jaxrec.serve.shapes import check_shapes
 from jaxrec.types import Protocol, Variables
 
 
@@ -25,14 +27,16 @@ def load(folder: str | Path, *, seed: Seed | None = None) -> Run:
         selection metric.
 
     Raises:
-      ValueError: the folder is no finished run, or a damaged one (`run_folder.read`), or has no such seed.
+      ValueError: the folder is no finished run, or a damaged one (`run_folder.read`); its arrays are not
+        those of its module any more; it has no such seed.
     """
     kept = read(folder)
+    check_shapes(kept, str(folder))
     chosen, why = choose_seed(kept, seed)
     return Run(str(folder), kept, chosen, why, variables_of(kept, chosen))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A run, ready to answer.
 
@@ -48,6 +52,9 @@ class Run:
 
     def __str__(self) -> str:
         return f"{self.path}: {self.kept.name}, seed {self.seed} ({self.why})"
+
+    def __repr__(self) -> str:
+        return f"Run({self})"
 
     @property
     def module(self) -> Any:
@@ -136,6 +143,10 @@ class Run:
                 at=at,
             ),
         )
+
+    def score(self, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray]:
+        """Probabilities of each label for rows of raw columns, {label: float32 [N]}, see `score.score`."""
+        return score(self, rows, at=at)
 
     def embed(self, what: Literal["items", "users"]) -> Embeddings:
         """Vectors of all items or users with their raw ids, see `embed.embed`."""

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.data.tables.encoder_arrays import encoders_from_arrays, encoders_to_arrays
 from jaxrec.data.tables.features import Encoders
 from jaxrec.serve import modules
 from jaxrec.serve.files import replacing, text
@@ -117,7 +118,7 @@ def write(folder: str | Path, kept: Kept) -> None:
     document: dict[str, Any] = {name: getattr(kept, name) for name in JSON_FIELDS}
     document |= {"module": modules.describe(kept.module), "protocol": kept.protocol._asdict()}
     if kept.encoders is not None:
-        document["encoders"], arrays["encoders"] = _encoders_out(kept.encoders)
+        document["encoders"], arrays["encoders"] = encoders_to_arrays(kept.encoders)
     content = {name: _npz(found, name) for name, found in arrays.items()}
     document["dtypes"] = {
         name: {key: array.dtype.name for key, array in found.items() if array.dtype.kind == "V"}
@@ -251,6 +252,18 @@ def read(folder: str | Path) -> Kept:
     """
     folder = Path(folder)
     document = _document(folder)
+    try:
+        kept = _kept(folder, document)
+        check(kept)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / RUN}: a part is missing or of another form ({type(error).__name__}: {error}): it was "
+            "changed; train again"
+        ) from None
+    return kept
+
+
+def _kept(folder: Path, document: Mapping[str, Any]) -> Kept:
     arrays = {
         name.removesuffix(".npz"): _arrays(folder / name, digest, document["dtypes"])
         for name, digest in document["sha256"].items()
@@ -269,7 +282,7 @@ def read(folder: str | Path) -> Kept:
         vocabulary=arrays.get("vocabulary", {}),
         histories=Histories(**events) if events else None,
         counts=counts,
-        encoders=None if encoders is None else _encoders_in(encoders, arrays["encoders"]),
+        encoders=None if encoders is None else encoders_from_arrays(encoders, arrays.get("encoders", {})),
         protocol=Protocol(**{**document["protocol"], "ks": tuple(document["protocol"]["ks"])}),
     )
 
@@ -327,17 +340,3 @@ def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
             place = place.setdefault(part, {})
         place[last] = array
     return tree
-
-
-# --- encoders ----------------------------------------------------------------------------------------
-
-
-def _encoders_out(encoders: Encoders) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Encoders as JSON and arrays."""
-    described = encoders._replace(fields=tuple(field._replace(raw=None) for field in encoders.fields))  # type: ignore[arg-type]
-    return modules.describe(described, "encoders"), {field.name: field.raw for field in encoders.fields}
-
-
-def _encoders_in(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Encoders:
-    encoders = modules.build(described, "encoders")
-    return encoders._replace(fields=tuple(f._replace(raw=arrays[f.name]) for f in encoders.fields))

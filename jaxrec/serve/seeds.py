@@ -8,7 +8,7 @@ takes as many times the work, and was not measured by the run; it is used on req
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +69,3 @@ def mean_model(model: Retriever | Scorer) -> Retriever | Scorer:
         return jnp.concatenate(list(found / found.shape[0]), axis=-1)
 
     return Retriever(query, lambda variables: jnp.concatenate(list(of_items(variables)), axis=-1))
-
-
-def mean_outputs(outputs: Any) -> Any:
-    """The mean over the leading axis, of seeds, of each array."""
-    return jax.tree.map(lambda array: array.mean(axis=0), outputs)

@@ -95,13 +95,9 @@ def write(path: str | Path, embeddings: Embeddings) -> None:
     Raises:
       ValueError: another form; ImportError: pyarrow is missing; OSError: the file can't be written.
     """
-    path = Path(path)
-    writers: Mapping[str, Callable[[Embeddings], Callable[[IO[bytes]], Any]]] = {
-        ".npz": _npz, ".npy": _npy, ".parquet": _parquet
-    }  # fmt: skip
-    if path.suffix not in writers:
-        raise ValueError(f"out={str(path)!r}: must end in {', '.join(writers)}")
-    write_whole(path, writers[path.suffix](embeddings))
+    check_path(path)
+    made = {".npz": _npz, ".npy": _npy, ".parquet": _parquet}[Path(path).suffix](embeddings)
+    write_whole(path, made)
 
 
 def check_path(path: str | Path) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import baselines, serve
+from jaxrec.data.tables.features import Category, Number, encode, fit_encoders
+from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.stamp import STAMP
 from jaxrec.serve import queries
 from jaxrec.serve.run_folder import Histories, Kept, write
-from jaxrec.types import Protocol
+from jaxrec.types import Array, Protocol
 
 NUM_ITEMS, MAX_LEN = 12, 4
 ITEMS = np.array([f"i{n:02d}" for n in range(1, NUM_ITEMS + 1)])
@@ -59,6 +62,38 @@ MODULES = {
     "gru4rec": GRU4Rec(**SIZES, hidden_dim=4),
     "hstu": HSTU(**SIZES, num_layers=1, num_heads=1, key_dim=4, value_dim=4, time_bias=True),
 }
+
+
+RAW = {"city": np.array(["a", "b", "b", ""]), "price": np.array([1.0, np.nan, 3.0, 5.0])}
+
+
+class Linear(nn.Module):
+    """One logit a label."""
+
+    num_tasks: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        return nn.Dense(self.num_tasks)(x)
+
+
+def table_run() -> Kept:
+    encoders = fit_encoders((Category("city"), Number("price", missing="indicator")), RAW, np.arange(4))
+    features = FeatureEmbedding(
+        tuple(
+            Numeric(f.name) if f.kind == "numeric" else Categorical(f.name, f.vocab_size, 2, f.vocabulary)
+            for f in encoders.fields
+        )
+    )
+    module = Featured(features, Linear(2))
+    columns = encode(encoders, RAW)
+    made = [module.init(jax.random.key(seed), columns, train=False) for seed in (0, 1)]
+    variables = jax.tree.map(lambda *leaves: np.stack(leaves), *made)
+    return Kept(
+        "table", "linear", module, variables, (0, 1),
+        encoders=encoders, outputs={"buy": 1, "click": 0},
+        columns={"city": "categorical", "price": "numeric"},
+    )  # fmt: skip
 
 
 def all_runs(folder: Path) -> dict[str, serve.Run]:

@@ -13,25 +13,12 @@ import pytest
 
 from jaxrec import serve
 from jaxrec.data.own_tables import encode_rows
-from jaxrec.data.tables.features import Category, Number, encode, fit_encoders
-from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
 from jaxrec.serve import score
 from jaxrec.serve.run_folder import Kept, write
 from jaxrec.types import Array
-from tests.serve.small_runs import EVENTS, ITEMS, USERS
+from tests.serve.small_runs import EVENTS, ITEMS, RAW, USERS, Linear, table_run
 
-RAW = {"city": np.array(["a", "b", "b", ""]), "price": np.array([1.0, np.nan, 3.0, 5.0])}
 NEW = {"price": [2.0, None, 4.0], "other": ["x", "y", "z"], "city": ["b", "new", ""]}
-
-
-class Linear(nn.Module):
-    """One logit a label."""
-
-    num_tasks: int
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        return nn.Dense(self.num_tasks)(x)
 
 
 class LastItem(nn.Module):
@@ -43,25 +30,6 @@ class LastItem(nn.Module):
     def __call__(self, batch: Any, *, train: bool) -> Array:
         table = self.param("table", nn.initializers.normal(), (self.num_items + 1, self.num_items + 1))
         return table[batch["history_item"][:, -1], batch["item"]] + 1e-3 * batch["history_age"][:, -1]
-
-
-def table_run() -> Kept:
-    encoders = fit_encoders((Category("city"), Number("price", missing="indicator")), RAW, np.arange(4))
-    features = FeatureEmbedding(
-        tuple(
-            Numeric(f.name) if f.kind == "numeric" else Categorical(f.name, f.vocab_size, 2, f.vocabulary)
-            for f in encoders.fields
-        )
-    )
-    module = Featured(features, Linear(2))
-    columns = encode(encoders, RAW)
-    made = [module.init(jax.random.key(seed), columns, train=False) for seed in (0, 1)]
-    variables = jax.tree.map(lambda *leaves: np.stack(leaves), *made)
-    return Kept(
-        "table", "linear", module, variables, (0, 1),
-        encoders=encoders, outputs={"buy": 1, "click": 0},
-        columns={"city": "categorical", "price": "numeric"},
-    )  # fmt: skip
 
 
 def click_run() -> Kept:

@@ -167,18 +167,23 @@ def _read_columns(
 
 
 def _list_matrix(table: TypedTable, name: str, found: list[str]) -> np.ndarray:
-    """A column of lists as a matrix; ValueError naming the item whose list has another length."""
-    values = table.columns[name].values
+    """A column of lists as a matrix, NaN where a list is missing; ValueError for lists of two lengths."""
+    values, missing = table.columns[name].values, table.columns[name].missing
     assert isinstance(values, Lists)
-    width = int(values.lengths[0])
-    other = np.flatnonzero(values.lengths != width)
+    first = int(missing.argmin())
+    width = int(values.lengths[first])
+    other = np.flatnonzero((values.lengths != width) & ~missing)
     if other.size or not width:
-        row = int(other[0]) if other.size else 0
+        row = int(other[0]) if other.size else first
         raise ValueError(
             f"{table.place(row)}: the vector of item {found[row]!r} has {values.lengths[row]} numbers, "
-            f"that of {found[0]!r} {width}; all must have as many, at least one"
+            f"that of {found[first]!r} {width}; all must have as many, at least one"
         )
-    return values.flat.reshape(-1, width)
+    if not missing.any():
+        return values.flat.reshape(-1, width)
+    matrix = np.full((len(missing), width), np.nan)
+    matrix[~missing] = values.flat.reshape(-1, width)
+    return matrix
 
 
 def _texts(codes: np.ndarray, texts: list[str], place: Any) -> list[str]:

@@ -7,6 +7,7 @@ numbers are finite. Floating-point ids, of which two may become one, are refused
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -87,7 +88,7 @@ def second_values(table: TypedTable, feature: str, name: str) -> np.ndarray:
     zone).
 
     Raises:
-      ValueError: a time is missing, has a fraction of a second, or is none.
+      ValueError: a time is missing, has a fraction of a second, or is not a time.
     """
     column, where = _present(table, feature, name), f"{table.where}: {feature} ({name})"
     values = column.values
@@ -268,6 +269,8 @@ def _kind(cell: Any) -> str:
         return "integer"
     if isinstance(cell, float | np.floating):
         return "float" if cell == cell else ""
+    if isinstance(cell, list | tuple) or (isinstance(cell, np.ndarray) and cell.ndim == 1):
+        return "list"
     return "" if cell is None or type(cell).__name__ in _NO_VALUE else type(cell).__name__
 
 
@@ -292,17 +295,30 @@ def _values_of_kind(
     if kind == "bool":
         return np.array([not gone and bool(cell) for cell, gone in zip(cells, missing, strict=True)])
     if kind in ("float", "null"):
-        return np.array(
-            [np.nan if gone else cell for cell, gone in zip(cells, missing, strict=True)], np.float64
-        )
-    if kind == "list" and {_kind(x) for cell in cells if cell for x in cell} <= {"integer", "float", ""}:
-        lengths = np.array([0 if gone else len(cell) for cell, gone in zip(cells, missing, strict=True)])
-        numbers = [np.nan if _kind(x) == "" else x for cell in cells if cell for x in cell]
-        return Lists(np.array(numbers, np.float64), lengths)
+        whole = [np.nan if gone else cell for cell, gone in zip(cells, missing, strict=True)]
+        return _as_float64(whole, lambda cell: f"{place(whole.index(cell))}: {name}")
+    if kind == "list":
+        lists = [[] if gone else list(cell) for cell, gone in zip(cells, missing, strict=True)]
+        if {_kind(x) for cell in lists for x in cell} <= {"integer", "float", ""}:
+            numbers = [np.nan if _kind(x) == "" else x for cell in lists for x in cell]
+            flat = _as_float64(
+                numbers,
+                lambda x: f"{place(next(row for row, cell in enumerate(lists) if x in cell))}: {name}",
+            )
+            return Lists(flat, np.array([len(cell) for cell in lists]))
     values = np.empty(len(cells), object)
     for row, cell in enumerate(cells):
         values[row] = cell
     return values
+
+
+def _as_float64(numbers: Sequence[Any], where: Callable[[Any], str]) -> np.ndarray:
+    """Numbers as float64; ValueError for an integer beyond it, which `where` locates."""
+    try:
+        return np.array(numbers, np.float64)
+    except OverflowError:
+        large = next(x for x in numbers if isinstance(x, int) and abs(x) > sys.float_info.max)
+        raise ValueError(f"{where(large)} has an integer too large for a float; correct it") from None
 
 
 def _unit(values: np.ndarray) -> str:

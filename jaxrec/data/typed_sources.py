@@ -92,18 +92,19 @@ def read_typed(
 def _read_json_lines(path: Path, choose: Choose) -> TypedTable:
     """A file with a JSON object on each line; a field that a line lacks is missing there."""
     records: list[dict[str, Any]] = []
+    decoder = json.JSONDecoder(object_pairs_hook=_distinct_fields, parse_constant=_refuse_constant)
     for line, text in enumerate(read_text_lines(path), 1):
         where = f"{path}, line {line}"
         if not text.strip():
             raise ValueError(f"{where}: is empty; remove it")
         try:
-            record = json.loads(text, object_pairs_hook=_distinct_fields, parse_constant=_refuse_constant)
+            record = decoder.decode(text)
         except ValueError as error:
             raise ValueError(
-                f"{where}: is no JSON object ({error}); write one object, {{...}}, on each line"
+                f"{where}: is not a JSON object ({error}); write one object, {{...}}, on each line"
             ) from None
         if not isinstance(record, dict):
-            raise ValueError(f"{where}: {quote(text.strip())} is no JSON object; write one on each line")
+            raise ValueError(f"{where}: {quote(text.strip())} is not a JSON object; write one on each line")
         records.append(record)
     if not records:
         raise ValueError(f"{path}: the file is empty; expected a JSON object on each line")
@@ -119,7 +120,7 @@ def _read_json_lines(path: Path, choose: Choose) -> TypedTable:
 def _distinct_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a field stands twice")
+        raise ValueError("a field occurs twice")
     return found
 
 
@@ -154,25 +155,29 @@ def _read_mapping(source: Mapping[str, Any], choose: Choose, where: str) -> Type
 
 def _read_frame(frame: Frame, choose: Choose, where: str) -> TypedTable:
     """A data frame by way of pyarrow; of pandas and polars the chosen columns alone are converted."""
+    refusal = ValueError(
+        f"{where}: {type(frame).__name__} is neither a path, a mapping of columns nor a data frame (of "
+        "pandas, polars, pyarrow or others with __arrow_c_stream__); collect a lazy one"
+    )
     if not any(hasattr(frame, name) for name in ("__arrow_c_stream__", "iloc", "get_columns")):
-        raise ValueError(
-            f"{where}: {type(frame).__name__} is neither a path, a mapping of columns nor a data frame (of "
-            "pandas, polars, pyarrow or others with __arrow_c_stream__); collect a lazy one"
-        )
+        raise refusal
     pa = import_pyarrow(where)
-    if hasattr(frame, "iloc"):  # pandas, whose NaN is a missing value
+    if hasattr(frame, "iloc") and hasattr(frame, "columns"):  # pandas, whose NaN is a missing value
         names, cells = map(str, frame.columns), lambda at: pa.array(frame.iloc[:, at], from_pandas=True)
     elif hasattr(frame, "get_columns"):  # polars
         names, cells = frame.columns, lambda at: frame.get_columns()[at].to_arrow()
     else:
-        table = frame if isinstance(frame, pa.Table) else pa.table(frame)
+        try:
+            table = frame if isinstance(frame, pa.Table) else pa.table(frame)
+        except (pa.ArrowException, TypeError):  # such as one column alone
+            raise refusal from None
         names, cells = table.column_names, table.column
     listed = tuple(names)
     columns: dict[str, Column] = {}
     for name in choose(listed):
         try:
             columns[name] = arrow_column(cells(listed.index(name)))
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OverflowError) as error:
             raise ValueError(
                 f"{where}: {name}: {error}; write all its cells as one type, such as text"
             ) from None

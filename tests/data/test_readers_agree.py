@@ -13,10 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrec.data import load_events, load_interactions, load_sessions, validation, vocab
+from jaxrec.data import (
+    encode_rows,
+    load_events,
+    load_interactions,
+    load_item_vectors,
+    load_sessions,
+    read_labelled,
+    validation,
+    vocab,
+)
 from jaxrec.data.events.event_files import read_csv, read_events, read_parquet
 from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.events.sequence_files import read_sequences
+from jaxrec.data.own_tables import Labelled
 from jaxrec.report import results
 
 Write = Callable[[str, str | bytes], Path]
@@ -41,7 +51,8 @@ def json_lines(path: Path, columns: dict[str, list[Any]]) -> Path:
 
 
 def delimited(path: Path, columns: dict[str, list[Any]], by: str = ",") -> Path:
-    lines = [by.join(columns), *(by.join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+    cells = ([("" if cell is None else str(cell)) for cell in column] for column in columns.values())
+    lines = [by.join(columns), *(by.join(row) for row in zip(*cells, strict=True))]
     text = "\n".join(lines) + "\n"
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
@@ -65,7 +76,7 @@ FORMS: dict[str, Callable[[Path, dict[str, list[Any]]], Any]] = {
     "arrow stream": lambda folder, table: Frame(arrow(table)),
     "pandas": lambda folder, table: pytest.importorskip("pandas").DataFrame(table),
     "pandas, index": lambda folder, table: pytest.importorskip("pandas").DataFrame(
-        table, index=[3] * len(table["item"])
+        table, index=[3] * len(next(iter(table.values())))
     ),
     "polars": lambda folder, table: pytest.importorskip("polars").DataFrame(table),
 }
@@ -138,10 +149,124 @@ def test_every_form_names_a_column_that_is_not_there(form: Form) -> None:
         load_events(form(EVENTS), user="uid", name="t")
 
 
+def test_every_form_refuses_a_column_with_two_uses(form: Form) -> None:
+    with pytest.raises(ValueError, match="'item' is given as user and item; a column has one use"):
+        load_events(form(EVENTS), user="item", name="t")
+
+
 def test_every_form_takes_times_written_as_whole_decimals(form: Form) -> None:
     table = EVENTS | {"time": [float(second) for second in EVENTS["time"]]}
     found = load_interactions(form(table), name="t")
     assert found.time is not None and found.time.tolist() == EVENTS["time"]
+
+
+def labelled_rows(count: int = 40) -> dict[str, list[Any]]:
+    """Labels, categories of text and of integers with missing ones, numbers with missing ones, times."""
+    rng = np.random.default_rng(0)
+
+    def some(values: Sequence[Any]) -> list[Any]:
+        return [values[i] for i in rng.integers(len(values), size=count)]
+
+    return {
+        "click": some([0, 1]),
+        "buy": some([0, 1]),
+        "city": some(["Oslo", "Rome", None, "Bonn"]),
+        "shop": some([7, 12, 3]),
+        "price": some([0.25, 1.5, None, -3.0, 2.75]),
+        "ts": [int(t) for t in rng.permutation(count)],
+    }
+
+
+LABELLED: dict[str, Any] = {
+    "labels": ["click", "buy"],
+    "categorical": ["city", "shop"],
+    "numeric": ["price"],
+    "time": "ts",
+    "split": "time",
+}
+NEW_ROWS: dict[str, list[Any]] = {
+    "price": [9.5, None, 0.25],
+    "shop": [3, 99, 12],
+    "city": [None, "Rome", "Paris"],
+    "more": ["a", "b", "c"],
+}
+
+
+@pytest.fixture(scope="module")
+def from_csv(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+    pytest.importorskip("pyarrow", reason="needs the extra `parquet`")
+    return read_labelled(
+        delimited(tmp_path_factory.mktemp("csv") / "t.csv", labelled_rows()), **LABELLED, name="t"
+    )
+
+
+def test_every_form_of_a_labelled_table_gives_what_its_csv_file_gives(form: Form, from_csv: Labelled) -> None:
+    found = read_labelled(form(labelled_rows()), **LABELLED, name="t")
+    for part in ("train", "validation", "test"):
+        np.testing.assert_array_equal(getattr(found.split, part), getattr(from_csv.split, part))
+    mine, theirs = found.split.impressions, from_csv.split.impressions
+    for name, column in theirs.columns.items():
+        np.testing.assert_array_equal(mine.columns[name], column, err_msg=name)
+        assert mine.columns[name].dtype == column.dtype
+    for name, label in theirs.labels.items():
+        np.testing.assert_array_equal(mine.labels[name], label)
+    assert mine.time is not None and mine.time.tolist() == labelled_rows()["ts"]
+    assert found.kinds == {
+        "click": "label",
+        "buy": "label",
+        "city": "categorical",
+        "shop": "categorical",
+        "price": "numeric",
+        "ts": "time",
+    }
+    assert {field.name: field.raw.tolist() for field in found.encoders.fields[:2]} == {
+        "city": ["Bonn", "Oslo", "Rome"],
+        "shop": ["12", "3", "7"],
+    }
+
+
+def test_new_rows_of_every_form_are_encoded_alike_and_in_their_order(form: Form, from_csv: Labelled) -> None:
+    mean, deviation = from_csv.encoders.scales["price"]
+    found = encode_rows(from_csv.encoders, form(NEW_ROWS), name="t")
+    assert found["city"].tolist() == [1, 5, 2]  # missing, Rome, unknown
+    assert found["shop"].tolist() == [4, 2, 3]
+    np.testing.assert_allclose(found["price"], [(9.5 - mean) / deviation, 0, (0.25 - mean) / deviation], 1e-6)
+    assert found["price_missing"].tolist() == [0, 1, 0]
+    with pytest.raises(
+        ValueError, match=r"(row 2|line [34]): city 'Paris' is a category that training .*\(1 such rows"
+    ):
+        encode_rows(from_csv.encoders, form(NEW_ROWS), name="t", unknown="error")
+
+
+@pytest.mark.parametrize(
+    "name, cell, message",
+    [
+        ("click", None, r"(row 2|line [34]): label click is missing \(1 such rows\); correct it"),
+        ("click", 2, r"(row 2|line [34]): label click is 2, neither 0 nor 1 \(1 such"),
+        ("price", 1e39, r"(row 2|line [34]): price 1e\+39 is not a finite float32|Row #4: no finite decimal"),
+        ("price", "x", "price.*(is of type|Row #4: no finite decimal number: 'x'|cells before are of type)"),
+        ("ts", None, "(row 2|line [34]): time.* is missing"),
+        ("ts", 1.5, "(row 2|line [34]): time.*1.5.* is not a whole number"),
+    ],
+)
+def test_every_form_refuses_the_same_cells_of_labelled_tables(
+    form: Form, name: str, cell: Any, message: str
+) -> None:
+    table = labelled_rows()
+    table[name][2] = cell
+    if isinstance(cell, float):
+        table[name] = [None if x is None else float(x) for x in table[name]]
+    elif isinstance(cell, str):  # data frames have one type a column
+        table[name] = [cell if x is cell else None if x is None else str(x) for x in table[name]]
+    with pytest.raises(ValueError, match=message):
+        read_labelled(form(table), **LABELLED, name="t")
+
+
+def test_every_form_of_vectors_gives_the_same_array(form: Form) -> None:
+    table = {"item": ["b", "unused", "a"], "x": [1.5, 9.0, -2.0], "y": [3, 9, 4]}
+    found = load_item_vectors(form(table), ["a", "b"])
+    assert found.dtype == np.float32
+    assert found.tolist() == [[0, 0], [-2, 4], [1.5, 3]]
 
 
 @pytest.mark.parametrize("text", ['{"user": "a", "item": null, "time": 2}', '{"user": "a", "time": 2}'])
@@ -156,9 +281,9 @@ def test_a_field_that_a_line_of_json_lacks_is_missing(write: Write, text: str) -
     [
         ("", "e.jsonl: the file is empty"),
         ('{"user": 1}\n\n', "line 2: is empty; remove it"),
-        ("[1, 2]\n", r"line 1: '\[1, 2\]' is no JSON object; write one on each line"),
-        ("{", "line 1: is no JSON object .*on each line"),
-        ('{"user": 1, "user": 2}\n', "line 1: .*a field stands twice"),
+        ("[1, 2]\n", r"line 1: '\[1, 2\]' is not a JSON object; write one on each line"),
+        ("{", "line 1: is not a JSON object .*on each line"),
+        ('{"user": 1, "user": 2}\n', "line 1: .*a field occurs twice"),
         ('{"user": NaN}\n', "line 1: .*NaN is not JSON; a missing value is null"),
         (
             '{"user": 1, "item": 1, "time": 1}\n{"user": "a", "item": 1, "time": 1}\n',
@@ -230,6 +355,11 @@ def test_a_data_frame_needs_a_name_and_a_file_its_ending(tmp_path: Path) -> None
         load_events(tmp_path / "events.parquet.gz")
     with pytest.raises(ValueError, match="int is neither a path, a mapping of columns nor a data frame"):
         load_events(5, name="e")
+    pd = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="Series is neither a path"):
+        load_events(pd.Series([1, 2]), name="e")
+    with pytest.raises(ValueError, match="data frame e: item: .*too large"):
+        load_events(pd.DataFrame(EVENTS).assign(item=pd.Series([2**70] * 6, dtype=object)), name="e")
     with pytest.raises(ValueError, match="delimiter=';': is for CSV files, not for a data frame"):
         load_events(EVENTS, delimiter=";", name="e")
     with pytest.raises(FileNotFoundError):

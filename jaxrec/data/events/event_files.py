@@ -21,6 +21,7 @@ from jaxrec.data.cells import (
     parse_kept_id,
     parse_number,
     parse_seconds,
+    quote,
 )
 from jaxrec.data.delimited import column_index, read_header, read_records, resolve_delimiter
 from jaxrec.data.events.interactions import Interactions
@@ -56,13 +57,11 @@ def read_csv(
     name: of the data set, by default that of the file.
     """
     path, name = _path_and_name(path, name, ids)
+    names = _named_columns(path, {"user": user, "item": item, "time": time, "value": value})
     records = read_records(path, resolve_delimiter(path, delimiter))
     header = read_header(path, records) if columns is None else list(columns)
-    names = {"user": user, "item": item, "time": time, "value": value}
     indices = {
-        feature: _index_of(path, header, feature=feature, name=given)
-        for feature, given in names.items()
-        if given is not None
+        feature: _index_of(path, header, feature=feature, name=given) for feature, given in names.items()
     }
     codes = {feature: IdCodes(feature, real_ids) for feature in ("user", "item")}
     read: dict[str, Callable[[str], int | float]] = {
@@ -158,8 +157,8 @@ def _read_typed_events(
     form: str | None = None,
 ) -> Interactions:
     """Events of a source whose columns have types. given: {feature: column, None: there is none}."""
-    names = {feature: column for feature, column in given.items() if column is not None}
     where = describe_source(source, name)
+    names = _named_columns(where, given)
 
     def choose(header: Sequence[str]) -> list[str]:
         for feature, column in names.items():
@@ -198,6 +197,18 @@ def _complete_records(
             what = "is empty" if not record else f"has {len(record)} cells"
             raise ValueError(f"{path}, line {line}: {what}, the header has {width}; repair the line")
         yield line, record
+
+
+def _named_columns(where: str | Path, given: Mapping[str, str | None]) -> dict[str, str]:
+    """{feature: column} without features that have none; ValueError for a column with two uses."""
+    names = {feature: column for feature, column in given.items() if column is not None}
+    for column in names.values():
+        uses = [feature for feature, other in names.items() if other == column]
+        if len(uses) > 1:
+            raise ValueError(
+                f"{where}: {quote(column)} is given as {' and '.join(uses)}; a column has one use"
+            )
+    return names
 
 
 def _index_of(where: str | Path, header: Sequence[str], feature: str, name: str) -> int:

@@ -48,8 +48,8 @@ def read_rows(
     read as the text they are written as, so that "3" in a CSV file and 3 in a data frame are one category.
 
     Raises:
-      ValueError: a column that is not there, a cell that is no finite number, a time that is missing or not
-        in whole seconds, a category that is neither text nor an integer; as the reader of the form.
+      ValueError: a column that is not there, a cell that is not a finite number, a time that is missing or
+        not in whole seconds, a category that is neither text nor an integer; as the reader of the form.
       ImportError: without pyarrow, which all forms but JSON lines and mappings need.
     """
     wanted = {**categorical, **numeric} | ({} if time is None else {time: "time"})

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 NAVIGATION: dict[str, tuple[str, ...]] = {
     "Guides": (
         "docs/running.md",
+        "docs/command_line.md",
         "docs/bring_your_own_data.md",
         "docs/serving.md",
         "docs/add_a_dataset.md",

@@ -26,7 +26,11 @@ class Logs:
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in past))
         os.replace(partial, path)
         self._file = path.open("a")
-        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=len(past))
+        try:
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=len(past))
+        except BaseException:
+            self._file.close()
+            raise
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Adds an epoch: {"epoch": …, name: number, or one number per seed}."""

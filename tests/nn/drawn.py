@@ -20,7 +20,7 @@ def drawn(module: Any, *inputs: Any, seed: int = 0, **options: Any) -> Any:
     """Variables of a module for given inputs; running variances are positive."""
     shapes = _once(
         _SHAPES,
-        lambda: (module, _forms(inputs), _forms(options), jax.config.jax_enable_x64),
+        lambda: (module, _forms(inputs), _forms(options), jax.dtypes.canonicalize_dtype(float)),
         lambda: jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, **options)),
     )
     rng = np.random.default_rng(seed)

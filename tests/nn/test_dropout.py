@@ -62,7 +62,9 @@ def test_the_gradient_is_the_mask() -> None:
 
 @both_bits
 def test_vmap_over_keys_gives_every_row_the_mask_of_its_key(bits: Bits) -> None:
-    one = functools.partial(bits, shape=(3, 5))
+    def one(key: Key) -> Array:
+        return bits(key, (3, 5))
+
     every = jax.jit(jax.vmap(one))
     rows = np.asarray(every(KEYS))
     np.testing.assert_array_equal(rows[9], jax.jit(one)(KEYS[9]))

@@ -24,7 +24,8 @@ class Options:
     """Probabilities of each label for the rows of a file, by a trained run."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]  # folder of the run
-    rows: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]  # file with the raw columns of the training file; others are not read
+    # rows with the raw columns of training; other columns are not read
+    rows: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     out: str = ""  # file to write, .csv or .tsv: a column a label, a line a row, in the order of the rows
     at: int | None = None  # seconds since 1970 of the request, for click models that read times
     seed: int | Literal["mean"] | None = None  # of the parameters; by default the best on validation

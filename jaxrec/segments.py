@@ -9,6 +9,7 @@ the run; elsewhere it is a scatter-add, the fastest form on those devices.
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,17 @@ def rows_by_id(table: Array, ids: Array) -> Array:
     if not jnp.issubdtype(table.dtype, jnp.inexact):
         return _gather(table, ids)
     return _rows(table, ids, table.shape[0])
+
+
+def pick(values: Array, index: Array) -> Array:
+    """Entries of each row by their place: [*B, L, …] and int32 [*B, Q] → [*B, Q, …]; NaN outside 0..L-1.
+
+    `jnp.take_along_axis` with the gradient of `rows_by_id`.
+    """
+    length = values.shape[index.ndim - 1]
+    first = jnp.arange(math.prod(index.shape[:-1])).reshape(*index.shape[:-1], 1) * length
+    flat = values.reshape(-1, *values.shape[index.ndim :])
+    return rows_by_id(flat, jnp.where((index >= 0) & (index < length), first + index, -1))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -127,3 +127,15 @@ def test_on_cuda_no_float_is_added_by_a_scatter_of_repeated_ids(platform: str) -
     scatters = ADD.findall(traced.lower(lowering_platforms=(platform,)).as_text())
     repeated = [kind for unique, kind in scatters if unique == "false"]
     assert repeated == ([] if platform == "cuda" else ["add"])
+
+
+def test_entries_are_picked_along_rows() -> None:
+    values = jnp.arange(12.0).reshape(2, 3, 2)
+    index = jnp.array([[2, 0, 2, 0], [1, 1, -1, 3]])
+    found = segments.pick(values, index)
+    assert found[0].tolist() == [[4, 5], [0, 1], [4, 5], [0, 1]]
+    assert found[1, :2].tolist() == [[8, 9], [8, 9]] and jnp.isnan(found[1, 2:]).all()
+    counts = jax.grad(lambda values: jnp.nansum(segments.pick(values, index)))(values)
+    assert counts[..., 0].tolist() == [[2, 0, 2], [0, 2, 0]]
+    scores = jnp.array([3.0, 5.0])
+    assert segments.pick(scores, jnp.array([1])).tolist() == [5]

@@ -16,7 +16,7 @@ from jaxrec import baselines
 from jaxrec.data.events.batching import batched_queries
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import Split, leave_one_out, split_by_time
-from jaxrec.protocols import Beyond, next_item, sessions
+from jaxrec.protocols import Beyond, actions, next_item, sessions
 from jaxrec.train.evaluate import evaluate
 from jaxrec.types import Protocol, Retriever
 from tests.baselines import small
@@ -242,8 +242,8 @@ def test_with_one_relevant_item_the_metrics_of_lists_are_those_of_its_rank() -> 
 
 @pytest.mark.parametrize("num_devices", [2, 4])
 def test_devices_change_no_number(num_devices: int) -> None:
-    """Batches of three, so that devices have some to share, and one of masked queries to fill up."""
-    queries = batched_queries(LAST.split.test, 3, num_items=NUM_ITEMS)
+    """Three batches, the last with masked queries, to which devices add batches that are all masked."""
+    queries = batched_queries(LAST.split.test, 5, num_items=NUM_ITEMS)
     asked = next_item.evaluation(MODEL, LAST, Protocol(ks=(3,)), "test", beyond=WHOLE)._replace(
         queries=queries
     )
@@ -315,3 +315,16 @@ def test_the_rest_of_a_history_is_asked_of_test_queries_of_users_alone() -> None
     of = sessions.protocol(data.split, "", "none")
     with pytest.raises(ValueError, match="test prefixes end in their target"):
         sessions.evaluation(baselines.popularity(data), data, of, sessions.queries(data, "test"), beyond=rest)
+
+
+@pytest.mark.parametrize(
+    ("question", "beyond", "message"),
+    [
+        ("ranking", Beyond(), "question='ranking': makes no lists"),
+        ("retrieval", Beyond(relevant="rest"), "later events need not be positive"),
+    ],
+)
+def test_of_actions_only_the_next_item_has_lists(question: Any, beyond: Beyond, message: str) -> None:
+    nothing: Any = None  # is refused before the model or the data are read
+    with pytest.raises(ValueError, match=message):
+        actions.evaluation(nothing, nothing, question, Protocol(), "test", beyond=beyond)

@@ -18,7 +18,7 @@ from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.report import plots, results
 from jaxrec.train import arguments
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Result
+from jaxrec.types import Protocol, Result, Tested
 
 C = TypeVar("C")
 STORAGE_OPTIONS = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
@@ -248,7 +248,7 @@ def save(
     config: Mapping[str, Any],
     protocol: Protocol,
     seeds: Sequence[int],
-    metrics: Sequence[Mapping[str, float]],
+    metrics: Sequence[Mapping[str, float]] | Tested,
     published: Mapping[str, float] | None = None,
     source: str = "",
     fitted: Fitted | None = None,
@@ -257,10 +257,13 @@ def save(
 ) -> Path:
     """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
 
+    metrics: of each seed; with a `Tested`, its values by user or group are stored beside the result too.
+
     The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
     the manifest and the note name all of them.
     """
     manifest, remark = origin(fitted)
+    found, values = (metrics.metrics, metrics.values) if isinstance(metrics, Tested) else (metrics, None)
     result = Result(
         experiment=experiment,
         dataset=dataset,
@@ -268,7 +271,7 @@ def save(
         config=config,
         protocol=protocol,
         seeds=tuple(seeds),
-        metrics={name: tuple(m[name] for m in metrics) for name in metrics[0]},
+        metrics={name: tuple(m[name] for m in found) for name in found[0]},
         published=published or {},
         source=source,
         steps=fitted.steps if fitted else 0,
@@ -277,7 +280,7 @@ def save(
         note=". ".join(part for part in (note, remark) if part),
         incomparable=incomparable,
     )
-    path = results.write_result(result, folder, manifest=manifest)
+    path = results.write_result(result, folder, manifest=manifest, values=values)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, seeds, path.with_suffix(".png"))
@@ -310,13 +313,14 @@ def _commits(entries: Sequence[Mapping[str, Any]]) -> str:
     return " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in entries))
 
 
-def means(found: Sequence[Mapping[str, float]]) -> str:
+def means(found: Sequence[Mapping[str, float]] | Tested) -> str:
     """One line with each metric's mean over seeds.
 
     >>> means([{"auc": 0.5, "mse": 1.0}, {"auc": 0.6, "mse": 2.0}])
     'auc 0.5500, mse 1.5000'
     """
-    return ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
+    seeds = found.metrics if isinstance(found, Tested) else found
+    return ", ".join(f"{name} {np.mean([m[name] for m in seeds]):.4f}" for name in seeds[0])
 
 
 def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:

@@ -181,7 +181,7 @@ def run(config: Config) -> None:
                 **options,
             )
             variables = fitted.variables
-        found = sessions.test(model, columns, protocol, variables, num_devices=config.num_devices)
+        found = sessions.run_test(model, columns, protocol, variables, num_devices=config.num_devices)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -225,7 +225,7 @@ def run(config: Config) -> None:
             )
             variables = fitted.variables
         numbers = published_numbers(row, config)
-        found = sessions.test(model, columns, protocol, variables, num_devices=config.num_devices)
+        found = sessions.run_test(model, columns, protocol, variables, num_devices=config.num_devices)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -225,7 +225,7 @@ def run(config: Config) -> None:
             model, fitted = train(row, columns, protocol, config)
             variables = fitted.variables
             settings = {"recipe": dataclasses.asdict(recipe), **common.describe_settings(config)}
-        found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
+        found = next_item.run_test(model, columns, protocol, variables, num_devices=config.num_devices)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

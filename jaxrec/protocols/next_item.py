@@ -22,10 +22,11 @@ from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, Shorten, next_item, retriever
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import evaluate, ranking_metrics
+from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.per_user import keep_ranks
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Baseline, Context, Evaluation, Protocol, Retriever, Scorer, Variables
+from jaxrec.types import Array, Baseline, Context, Evaluation, Protocol, Retriever, Scorer, Tested, Variables
 
 EVALUATION_BATCH = 512
 VALIDATION_DRAW, TEST_DRAW = 1, 2  # seeds of sampled candidates, equal for all models and seeds
@@ -249,7 +250,8 @@ def evaluation(
     if not isinstance(scored, Retriever | Scorer):
         scored = retriever(scored, made.packed if can_be_packed(scored) else None)
     rank = make_rank(scored, protocol, num_items=data.num_items, history=data.history)
-    return Evaluation(rank, made.queries, ranking_metrics(protocol.ks), protocol)
+    keep = keep_ranks(data.split.sequences.user_ids, data.split.sequences.item_ids)
+    return Evaluation(rank, made.queries, ranking_metrics(protocol.ks), protocol, keep)
 
 
 def selection(
@@ -308,5 +310,17 @@ def test(
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
     """Metrics of the test queries for each seed: variables have a leading seeds axis."""
+    return run_test(model, data, protocol, variables, num_devices=num_devices).metrics
+
+
+def run_test(
+    model: Baseline | Retriever | Scorer | Encoder,
+    data: Data,
+    protocol: Protocol,
+    variables: Variables,
+    *,
+    num_devices: int = 1,
+) -> Tested:
+    """Metrics as `test` gives them, and the rank of every test query, to be kept beside the result."""
     found = evaluation(model, data, protocol, "test")
-    return evaluate(found, variables, data.columns, num_devices=num_devices)
+    return evaluate_and_keep(found, variables, data.columns, num_devices=num_devices)

@@ -26,8 +26,9 @@ from jaxrec.tasks.next_item import next_item, retriever
 from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.parallel_sessions import Recurrent, parallel_sessions
 from jaxrec.train.epoch import Plan, listed, shuffled
-from jaxrec.train.evaluate import evaluate, seen_targets
+from jaxrec.train.evaluate import evaluate_and_keep, seen_targets
 from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.per_user import keep_ranks
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import (
     Array,
@@ -39,6 +40,7 @@ from jaxrec.types import (
     Scorer,
     Summarise,
     Task,
+    Tested,
     Variables,
 )
 
@@ -80,7 +82,9 @@ def evaluation(
     count = data.split.num_items
     history = 1 if protocol.seen == "keep" else int(data.split.lengths.max())
     rank = make_rank(scored, protocol, num_items=count, history=history, block=count)
-    return Evaluation(rank, queries, click_metrics(protocol.ks), protocol)
+    first = data.split.num_train + data.split.num_validation  # the first test session is number 0
+    keep = keep_ranks(None, data.split.item_ids, first=first)
+    return Evaluation(rank, queries, click_metrics(protocol.ks), protocol, keep)
 
 
 class Training(NamedTuple):
@@ -200,12 +204,24 @@ def test(
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
     """Metrics of the test examples for each seed: variables have a leading seeds axis."""
+    return run_test(model, data, protocol, variables, num_devices=num_devices).metrics
+
+
+def run_test(
+    model: Training | Baseline,
+    data: Data,
+    protocol: Protocol,
+    variables: Variables,
+    *,
+    num_devices: int = 1,
+) -> Tested:
+    """Metrics as `test` gives them, and the rank of every test example, to be kept beside the result."""
     ranked = (
         evaluation(model, data, protocol, queries(data, "test"))
         if isinstance(model, Baseline)
         else rank_clicks(model, data, protocol, "test")
     )
-    return evaluate(ranked, variables, data.columns, num_devices=num_devices)
+    return evaluate_and_keep(ranked, variables, data.columns, num_devices=num_devices)
 
 
 def click_metrics(ks: Sequence[int]) -> Summarise:

@@ -319,6 +319,5 @@ def test_a_variant_under_other_settings_of_jax_names_them() -> None:
 def test_labelled_impressions_have_no_rule_for_seen_items() -> None:
     line = tables.protocol_line(Protocol(split="random", candidates="impressions", seen="keep", ties="half"))
     assert line == (
-        "Protocol: random split; labelled impressions as they are; a tied pair counts half in an area under "
-        "a curve."
+        "Protocol: random split; labelled impressions as they are; a tied pair counts half in the AUC."
     )

@@ -10,8 +10,8 @@ TOLERANCE = 0.02  # relative
 YES, NO, NOT_COMPARABLE = "yes", "no", "not comparable"
 WITHIN = f"within {100 * TOLERANCE:g} %"
 RULE = (
-    f"As published: yes if our mean is {WITHIN} of every published metric of the row (for an AUC, of its distance "
-    "from 0.5), no if one is further off, better or worse."
+    f"As published: yes if our mean is {WITHIN} of every published metric of the row (for an AUC, of its "
+    "distance from 0.5), no if one is further off, better or worse."
 )
 
 

@@ -19,7 +19,7 @@ from jaxrec.protocols import Beyond
 from jaxrec.report import plots, results
 from jaxrec.train import arguments
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Result
+from jaxrec.types import Protocol, Result, Tested
 
 C = TypeVar("C")
 # options that change no number, only what is stored, where, and what is measured in addition
@@ -148,7 +148,7 @@ def training_options(
 
 
 def for_test(config: RankingOptions, protocol: Protocol) -> dict[str, Any]:
-    """The arguments of `next_item.test` and `sessions.test` on devices and further metrics.
+    """The arguments of `next_item.run_test` and `sessions.run_test`: devices and further metrics.
 
     A ranking of sampled candidates makes no lists of items, so it has no further metrics.
     """
@@ -281,7 +281,7 @@ def save(
     config: Mapping[str, Any],
     protocol: Protocol,
     seeds: Sequence[int],
-    metrics: Sequence[Mapping[str, float]],
+    metrics: Sequence[Mapping[str, float]] | Tested,
     published: Mapping[str, float] | None = None,
     source: str = "",
     fitted: Fitted | None = None,
@@ -290,10 +290,13 @@ def save(
 ) -> Path:
     """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
 
+    metrics: of each seed; with a `Tested`, its values by user or group are stored beside the result too.
+
     The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
     the manifest and the note name all of them.
     """
     manifest, remark = origin(fitted)
+    found, values = (metrics.metrics, metrics.values) if isinstance(metrics, Tested) else (metrics, None)
     result = Result(
         experiment=experiment,
         dataset=dataset,
@@ -301,7 +304,7 @@ def save(
         config=config,
         protocol=protocol,
         seeds=tuple(seeds),
-        metrics={name: tuple(m[name] for m in metrics) for name in metrics[0]},
+        metrics={name: tuple(m[name] for m in found) for name in found[0]},
         published=published or {},
         source=source,
         steps=fitted.steps if fitted else 0,
@@ -310,7 +313,7 @@ def save(
         note=". ".join(part for part in (note, remark) if part),
         incomparable=incomparable,
     )
-    path = results.write_result(result, folder, manifest=manifest)
+    path = results.write_result(result, folder, manifest=manifest, values=values)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, seeds, path.with_suffix(".png"))
@@ -343,13 +346,14 @@ def _commits(entries: Sequence[Mapping[str, Any]]) -> str:
     return " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in entries))
 
 
-def means(found: Sequence[Mapping[str, float]]) -> str:
+def means(found: Sequence[Mapping[str, float]] | Tested) -> str:
     """One line with each metric's mean over seeds.
 
     >>> means([{"auc": 0.5, "mse": 1.0}, {"auc": 0.6, "mse": 2.0}])
     'auc 0.5500, mse 1.5000'
     """
-    return ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
+    seeds = found.metrics if isinstance(found, Tested) else found
+    return ", ".join(f"{name} {np.mean([m[name] for m in seeds]):.4f}" for name in seeds[0])
 
 
 def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:

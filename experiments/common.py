@@ -16,12 +16,22 @@ from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.report import plots, results
+from jaxrec.report.words import in_words
 from jaxrec.train import arguments
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol, Result
 
 C = TypeVar("C")
-STORAGE_OPTIONS = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
+STORAGE_OPTIONS = (
+    "rows",
+    "results",
+    "workdir",
+    "save_every",
+    "num_devices",
+    "seeds",
+    "accept_changed_code",
+    "tensorboard",
+)
 
 # options that need --data
 FILE_OPTIONS = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")
@@ -40,6 +50,7 @@ class Options:
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # continue a run that other code trained; results name both
+    tensorboard: bool = False  # also write event files for TensorBoard; needs the extra `tensorboard`
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs"  # folder of checkpoints and logs; a run found there is continued
 
@@ -133,6 +144,7 @@ def training_options(
         "num_devices": config.num_devices,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
+        "tensorboard": config.tensorboard,
     }
 
 
@@ -280,7 +292,7 @@ def save(
     path = results.write_result(result, folder, manifest=manifest)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
-        _plot(fitted, metric, seeds, path.with_suffix(".png"))
+        _plot(fitted, metric, result, path.with_suffix(".png"))
     return path
 
 
@@ -319,14 +331,12 @@ def means(found: Sequence[Mapping[str, float]]) -> str:
     return ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
 
 
-def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:
-    runs = {
-        f"seed {seed}": [
-            {"epoch": entry["epoch"], metric: entry[metric][i]} for entry in fitted.history if metric in entry
-        ]
-        for i, seed in enumerate(seeds)
-    }
+def _plot(fitted: Fitted, metric: str, result: Result, path: Path) -> None:
+    """The curve of a validation metric, with the best epochs marked, if matplotlib is installed."""
+    title = f"{result.model}: {in_words(metric)}"
+    best = {result.model: fitted.best_epoch}
+    runs = {result.model: fitted.history}
     try:
-        plots.metric_curve(runs, metric, path)
+        plots.metric_curve(runs, metric, path, title=title, dataset=result.dataset, best=best)
     except ImportError as error:
         print(f"no plot of {metric}: {error}")

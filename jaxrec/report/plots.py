@@ -1,29 +1,22 @@
 """Curves of training runs as PNG files, all in one style. Needs matplotlib: the extra `plots`.
 
-Colours are those of Okabe and Ito (jfly.uni-koeln.de/color), which colour-blind readers tell apart; lines of
-one plot also differ by dashes and markers. Epochs are counted from 0, as in history.jsonl.
+Lines of one plot differ by colour, dashes and markers. Epochs are counted from 0, as in history.jsonl.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from jaxrec.report.words import in_words, short
+from jaxrec.report.curves import COLOURS, Band, Curve, History, best_points, curve_of
+from jaxrec.report.words import capital, in_words, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# One mapping per epoch: {"epoch": …, "loss": number, or one number per seed, "ndcg@10": …}.
-History = Sequence[Mapping[str, Any]]
-Band = Literal["range", "deviations"]
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLE = {
@@ -38,16 +31,6 @@ STYLE = {
     "lines.markersize": 4.0,
     "legend.frameon": False,
 }
-
-
-class Curve(NamedTuple):
-    """One line: epochs, and of each the mean, lowest and highest value (or mean ± two deviations)."""
-
-    epoch: list[float]
-    mean: list[float]
-    low: list[float]
-    high: list[float]
-    num_seeds: int
 
 
 def metric_curve(
@@ -91,7 +74,7 @@ def metric_curve(
             _mark_best(axes, runs[name], metric, epochs, list(curves).index(name))
             for name, epochs in (best or {}).items()
         ]
-        _label(axes, title or _capital(in_words(metric)), dataset, curves, band, best=any(marked))
+        _label(axes, title or capital(in_words(metric)), dataset, curves, band, best=any(marked))
         axes.set_ylabel(label or short(metric))
         return _save(figure, path)
 
@@ -129,33 +112,6 @@ def loss_curve(
     )
 
 
-def curve_of(history: History, metric: str, *, band: Band = "range") -> Curve:
-    """Epochs, means over seeds and a band of a metric; empty lists where no epoch has it.
-
-    >>> curve_of([{"loss": [1.0, 3.0]}, {}, {"loss": [2.0, 2.0]}], "loss")
-    Curve(epoch=[0, 2], mean=[2.0, 2.0], low=[1.0, 2.0], high=[3.0, 2.0], num_seeds=2)
-    """
-    found: list[tuple[float, ...]] = []
-    num_seeds = 1
-    for index, entry in enumerate(history):
-        if metric not in entry:
-            continue
-        value = entry[metric]
-        values = list(value) if isinstance(value, Sequence) else [value]
-        num_seeds = max(num_seeds, len(values))
-        values = [value for value in values if not math.isnan(value)]  # a seed that ended earlier has NaN
-        if not values:
-            continue
-        mean = statistics.fmean(values)
-        low, high = min(values), max(values)
-        if band == "deviations":
-            spread = 2 * statistics.pstdev(values)
-            low, high = mean - spread, mean + spread
-        found.append((entry.get("epoch", index), mean, low, high))
-    epoch, means, lows, highs = (list(column) for column in zip(*found, strict=True)) if found else ([],) * 4
-    return Curve(epoch, means, lows, highs, num_seeds)
-
-
 def _draw(axes: Axes, name: str, curve: Curve, number: int) -> None:
     colour = COLOURS[number % len(COLOURS)]
     axes.plot(
@@ -172,12 +128,7 @@ def _draw(axes: Axes, name: str, curve: Curve, number: int) -> None:
 
 def _mark_best(axes: Axes, history: History, metric: str, epochs: Sequence[int], number: int) -> bool:
     """A ring around the kept epoch of each seed; whether there is one."""
-    at = {entry.get("epoch", i): entry[metric] for i, entry in enumerate(history) if metric in entry}
-    points = []
-    for seed, epoch in enumerate(epochs):
-        if epoch in at:
-            value = at[epoch]
-            points.append((epoch, value[seed] if isinstance(value, Sequence) else value))
+    points = best_points(history, metric, epochs)
     if points:
         axes.scatter(
             [epoch for epoch, _ in points],
@@ -208,10 +159,6 @@ def _label(
         axes.get_figure().supxlabel("; ".join(notes), fontsize=10)  # type: ignore[union-attr]
     if len(curves) > 1:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _save(figure: Figure, path: str | Path) -> Path:

@@ -79,3 +79,8 @@ def lower_is_better(name: str) -> bool:
     (True, False)
     """
     return re.split(r"[@/]", name.removeprefix("valid/"))[0] in _LOWER
+
+
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]

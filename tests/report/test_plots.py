@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jaxrec.report import plots
+from jaxrec.report import curves, plots
 
 RUNS = {
     "seed 0": [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "ndcg@10": 0.1}],
@@ -72,7 +72,7 @@ def test_seeds_are_a_mean_and_a_band_from_the_lowest_to_the_highest(
 
 def test_a_seed_that_ended_earlier_leaves_the_others() -> None:
     history = [{"auc": [0.5, 0.7]}, {"auc": [0.9, float("nan")]}, {"auc": [float("nan")] * 2}]
-    assert plots.curve_of(history, "auc") == ([0, 1], [0.6, 0.9], [0.5, 0.9], [0.7, 0.9], 2)
+    assert curves.curve_of(history, "auc") == ([0, 1], [0.6, 0.9], [0.5, 0.9], [0.7, 0.9], 2)
 
 
 def test_the_heading_says_what_is_drawn(figures: list[Any], tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_run_without_a_best_epoch_has_no_ring(figures: list[Any], tmp_path: Pa
 
 
 def test_lines_differ_by_more_than_colour(figures: list[Any], tmp_path: Path) -> None:
-    runs = {f"model {i}": [{"loss": i}] for i in range(len(plots.COLOURS))}
+    runs = {f"model {i}": [{"loss": i}] for i in range(len(curves.COLOURS))}
     plots.metric_curve(runs, "loss", tmp_path / "a.png")
     drawn = [
         (line.get_color(), line.get_linestyle(), line.get_marker()) for line in figures[0].axes[0].get_lines()

@@ -43,7 +43,7 @@ def test_one_label_leaves_nothing_to_weigh(tmp_path: Path, capsys: pytest.Captur
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (1, 1)}, "each once"),
         ({"rows": ("pcgrat",)}, "the nearest is 'pcgrad'"),
     ],
 )

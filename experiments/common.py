@@ -17,6 +17,7 @@ from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.protocols import Beyond
 from jaxrec.report import plots, results
+from jaxrec.report.words import in_words
 from jaxrec.train import arguments
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol, Result, Tested
@@ -24,7 +25,8 @@ from jaxrec.types import Protocol, Result, Tested
 C = TypeVar("C")
 # options that change no number, only what is stored, where, and what is measured in addition
 STORAGE_OPTIONS = (
-    "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond"
+    "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond",
+    "tensorboard",
 )  # fmt: skip
 
 # options that need --data
@@ -44,6 +46,7 @@ class Options:
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # continue a run that other code trained; results name both
+    tensorboard: bool = False  # also write event files for TensorBoard; needs the extra `tensorboard`
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs"  # folder of checkpoints and logs; a run found there is continued
 
@@ -144,6 +147,7 @@ def training_options(
         "num_devices": config.num_devices,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
+        "tensorboard": config.tensorboard,
     }
 
 
@@ -316,7 +320,7 @@ def save(
     path = results.write_result(result, folder, manifest=manifest, values=values)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
-        _plot(fitted, metric, seeds, path.with_suffix(".png"))
+        _plot(fitted, metric, result, path.with_suffix(".png"))
     return path
 
 
@@ -356,14 +360,12 @@ def means(found: Sequence[Mapping[str, float]] | Tested) -> str:
     return ", ".join(f"{name} {np.mean([m[name] for m in seeds]):.4f}" for name in seeds[0])
 
 
-def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:
-    runs = {
-        f"seed {seed}": [
-            {"epoch": entry["epoch"], metric: entry[metric][i]} for entry in fitted.history if metric in entry
-        ]
-        for i, seed in enumerate(seeds)
-    }
+def _plot(fitted: Fitted, metric: str, result: Result, path: Path) -> None:
+    """The curve of a validation metric, with the best epochs marked, if matplotlib is installed."""
+    title = f"{result.model}: {in_words(metric)}"
+    best = {result.model: fitted.best_epoch}
+    runs = {result.model: fitted.history}
     try:
-        plots.metric_curve(runs, metric, path)
+        plots.metric_curve(runs, metric, path, title=title, dataset=result.dataset, best=best)
     except ImportError as error:
         print(f"no plot of {metric}: {error}")

@@ -15,13 +15,19 @@ from jaxrec import data, provenance
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
+from jaxrec.protocols import Beyond
 from jaxrec.report import plots, results
+from jaxrec.report.words import in_words
 from jaxrec.train import arguments
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Result
+from jaxrec.types import Protocol, Result, Tested
 
 C = TypeVar("C")
-STORAGE_OPTIONS = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
+# options that change no number, only what is stored, where, and what is measured in addition
+STORAGE_OPTIONS = (
+    "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond",
+    "tensorboard",
+)  # fmt: skip
 
 # options that need --data
 FILE_OPTIONS = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")
@@ -40,6 +46,7 @@ class Options:
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # continue a run that other code trained; results name both
+    tensorboard: bool = False  # also write event files for TensorBoard; needs the extra `tensorboard`
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs"  # folder of checkpoints and logs; a run found there is continued
 
@@ -53,6 +60,13 @@ class EventOptions(Options):
     item: str = "item"  # its column of items
     time: str = "time"  # its column of seconds; empty: the order of the lines
     k_core: int = 0  # users and items with fewer events are removed; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingOptions(EventOptions):
+    """The options of an experiment that ranks all items."""
+
+    beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and so on, such as 10 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +147,17 @@ def training_options(
         "num_devices": config.num_devices,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
+        "tensorboard": config.tensorboard,
     }
+
+
+def for_test(config: RankingOptions, protocol: Protocol) -> dict[str, Any]:
+    """The arguments of `next_item.run_test` and `sessions.run_test`: devices and further metrics.
+
+    A ranking of sampled candidates makes no lists of items, so it has no further metrics.
+    """
+    asked = config.beyond and protocol.candidates == "all"
+    return {"num_devices": config.num_devices, "beyond": Beyond(ks=config.beyond) if asked else None}
 
 
 def check(config: Any, *at_least_one: str) -> None:
@@ -147,6 +171,19 @@ def check(config: Any, *at_least_one: str) -> None:
     check_seeds(config.seeds)
     check_training(config)
     check_own_data(config)
+    check_beyond(config)
+
+
+def check_beyond(config: Any) -> None:
+    """Raises ValueError for lists below 1 item, and for a rule for seen items by which no lists are made."""
+    asked = getattr(config, "beyond", ())
+    if any(k < 1 for k in asked):
+        raise ValueError(f"beyond={asked}: each must be at least 1")
+    if asked and getattr(config, "seen", "") == "zero":
+        raise ValueError(
+            f"beyond={asked}: with --seen zero, ids that are no items would be in the lists; "
+            "take --seen exclude"
+        )
 
 
 def check_own_data(config: Any) -> None:
@@ -248,7 +285,7 @@ def save(
     config: Mapping[str, Any],
     protocol: Protocol,
     seeds: Sequence[int],
-    metrics: Sequence[Mapping[str, float]],
+    metrics: Sequence[Mapping[str, float]] | Tested,
     published: Mapping[str, float] | None = None,
     source: str = "",
     fitted: Fitted | None = None,
@@ -257,10 +294,13 @@ def save(
 ) -> Path:
     """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
 
+    metrics: of each seed; with a `Tested`, its values by user or group are stored beside the result too.
+
     The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
     the manifest and the note name all of them.
     """
     manifest, remark = origin(fitted)
+    found, values = (metrics.metrics, metrics.values) if isinstance(metrics, Tested) else (metrics, None)
     result = Result(
         experiment=experiment,
         dataset=dataset,
@@ -268,7 +308,7 @@ def save(
         config=config,
         protocol=protocol,
         seeds=tuple(seeds),
-        metrics={name: tuple(m[name] for m in metrics) for name in metrics[0]},
+        metrics={name: tuple(m[name] for m in found) for name in found[0]},
         published=published or {},
         source=source,
         steps=fitted.steps if fitted else 0,
@@ -277,10 +317,10 @@ def save(
         note=". ".join(part for part in (note, remark) if part),
         incomparable=incomparable,
     )
-    path = results.write_result(result, folder, manifest=manifest)
+    path = results.write_result(result, folder, manifest=manifest, values=values)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
-        _plot(fitted, metric, seeds, path.with_suffix(".png"))
+        _plot(fitted, metric, result, path.with_suffix(".png"))
     return path
 
 
@@ -310,23 +350,22 @@ def _commits(entries: Sequence[Mapping[str, Any]]) -> str:
     return " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in entries))
 
 
-def means(found: Sequence[Mapping[str, float]]) -> str:
+def means(found: Sequence[Mapping[str, float]] | Tested) -> str:
     """One line with each metric's mean over seeds.
 
     >>> means([{"auc": 0.5, "mse": 1.0}, {"auc": 0.6, "mse": 2.0}])
     'auc 0.5500, mse 1.5000'
     """
-    return ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
+    seeds = found.metrics if isinstance(found, Tested) else found
+    return ", ".join(f"{name} {np.mean([m[name] for m in seeds]):.4f}" for name in seeds[0])
 
 
-def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:
-    runs = {
-        f"seed {seed}": [
-            {"epoch": entry["epoch"], metric: entry[metric][i]} for entry in fitted.history if metric in entry
-        ]
-        for i, seed in enumerate(seeds)
-    }
+def _plot(fitted: Fitted, metric: str, result: Result, path: Path) -> None:
+    """The curve of a validation metric, with the best epochs marked, if matplotlib is installed."""
+    title = f"{result.model}: {in_words(metric)}"
+    best = {result.model: fitted.best_epoch}
+    runs = {result.model: fitted.history}
     try:
-        plots.metric_curve(runs, metric, path)
+        plots.metric_curve(runs, metric, path, title=title, dataset=result.dataset, best=best)
     except ImportError as error:
         print(f"no plot of {metric}: {error}")

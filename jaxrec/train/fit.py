@@ -21,7 +21,7 @@ from jaxrec.train.epoch import Plan
 from jaxrec.train.initial import Marks
 from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
-from jaxrec.train.logs import Logs
+from jaxrec.train.logs import TRAINING_FORMAT, Logs, check_tensorboard, write_training
 from jaxrec.train.run import Fitted, Phase, Run, Selection
 from jaxrec.types import Context, Variables
 
@@ -48,6 +48,7 @@ def fit(
     start_from: str | Path | None = None,
     initial: Variables | None = None,
     newly_initialised: Marks = (),
+    tensorboard: bool = False,
 ) -> Fitted:
     """Trains `phases` one after the other and returns each seed's best parameters.
 
@@ -64,8 +65,10 @@ def fit(
     `Fitted.variables`: one set for all seeds, or behind a leading axis of seeds, in their order.
     newly_initialised: which of them are drawn all the same and need not be given: prefixes of paths, such as
     ["params/head"], or a function from variables to a tree of bool.
+    tensorboard: also write workdir/tensorboard, event files with the numbers of workdir/history.jsonl.
 
     Raises:
+      ImportError: tensorboard, and tensorboardX is not installed.
       ValueError: an argument that trains nothing or is out of range, an unknown selection metric, evaluation
         data that it is not defined for, or initial variables that are not the task's or not finite, all
         before the first step and before anything is written;
@@ -75,6 +78,8 @@ def fit(
     check_arguments(
         phases, selection, seeds, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
+    if tensorboard:
+        check_tensorboard()
     workdir = check_folder(workdir)
     run = Run(
         phases,
@@ -88,9 +93,8 @@ def fit(
         initial=initial,
         newly_initialised=newly_initialised,
     )
-    described = {**description, **run.description(context), "calls": calls}
-    if vocabulary is not None:
-        described["vocabulary"] = vocabulary_digest(vocabulary)
+    ids = {} if vocabulary is None else {"vocabulary": vocabulary_digest(vocabulary)}
+    described = {**description, **run.description(context), "calls": calls, **ids}
     if not (workdir / CHECKPOINTS).exists():
         run.check_selection()
     with (
@@ -99,15 +103,11 @@ def fit(
         deferred_interrupt() as interrupted,
     ):
         _resume(run, checkpoints, start_from, accept_changed_code)
-        if not run.complete():
-            run.check_selection()
-        elif progress:
-            _print_complete(run, workdir)
-        if vocabulary is not None:
-            keep_vocabulary(workdir, vocabulary)
+        _begin(run, workdir, vocabulary, progress=progress)
         leave_at = None if stop_after is None else len(run.history) + stop_after
         epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, leave_at=leave_at)
-        _log(run, epochs, workdir, progress=progress)
+        logs = Logs(workdir, run.history, tensorboard=tensorboard)
+        _log(run, epochs, logs, description, progress=progress)
     if interrupted():
         raise KeyboardInterrupt
     return run.fitted()
@@ -141,18 +141,53 @@ def _epochs(
             checkpoints.save(done, run.arrays(), run.position())
 
 
-def _log(run: Run, epochs: Iterator[dict[str, Any]], workdir: Path, *, progress: bool) -> None:
-    """Goes through epochs with a progress bar, and writes their entries to the run's logs."""
-    logs, first = Logs(workdir, run.history), len(run.history)
+def _begin(run: Run, workdir: Path, vocabulary: Mapping[str, np.ndarray] | None, *, progress: bool) -> None:
+    """Checks what is left to train, or says that nothing is; keeps the raw ids."""
+    if not run.complete():
+        run.check_selection()
+    elif progress:
+        _print_complete(run, workdir)
+    if vocabulary is not None:
+        keep_vocabulary(workdir, vocabulary)
+
+
+def _log(
+    run: Run,
+    epochs: Iterator[dict[str, Any]],
+    logs: Logs,
+    settings: Mapping[str, Any],
+    *,
+    progress: bool,
+) -> None:
+    """Goes through epochs with a progress bar, and writes them and the summary of the run to its logs."""
+    first = len(run.history)
     bar = tqdm(total=run.num_epochs, initial=first, disable=not progress, unit="epoch", dynamic_ncols=True)
     try:
+        write_training(logs.folder, _training(run, settings))
         for entry in epochs:
             logs.write(entry)
+            write_training(logs.folder, _training(run, settings))
             bar.update()
             bar.set_postfix_str(_postfix(entry, run.selection.metric))
     finally:
         bar.close()
         logs.close()
+
+
+def _training(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What training.json holds, in JSON types; docs/running.md documents it. settings: the caller's."""
+    selection = run.selection
+    return {
+        "format": TRAINING_FORMAT,
+        "seeds": run.seeds,
+        "metric": selection.metric,
+        "lower_is_better": selection.lower_is_better,
+        "phases": [[phase.name, phase.epochs] for phase in run.phases],
+        "epochs": len(run.history),
+        "complete": run.complete(),
+        **{name: value for name, value in run.position().items() if name not in ("history", "waited")},
+        "settings": dict(settings),
+    }
 
 
 def _print_complete(run: Run, workdir: Path) -> None:

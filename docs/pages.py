@@ -23,6 +23,8 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
         "docs/command_line.md",
         "docs/bring_your_own_data.md",
         "docs/serving.md",
+        "docs/comparing.md",
+        "docs/export.md",
         "docs/add_a_dataset.md",
         "docs/add_a_model.md",
         "docs/ablations.md",

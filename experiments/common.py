@@ -15,12 +15,18 @@ from jaxrec import data
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
+from jaxrec.protocols import Beyond
 from jaxrec.train import arguments
 from jaxrec.train.results import origin as origin
 from jaxrec.train.results import save_result
+from jaxrec.types import Protocol, Tested
 
 C = TypeVar("C")
-STORAGE_OPTIONS = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
+# options that change no number, only what is stored, where, and what is measured in addition
+STORAGE_OPTIONS = (
+    "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond",
+    "tensorboard",
+)  # fmt: skip
 
 # options that need --data
 FILE_OPTIONS = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")
@@ -39,6 +45,7 @@ class Options:
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # continue a run that other code trained; results name both
+    tensorboard: bool = False  # also write event files for TensorBoard; needs the extra `tensorboard`
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs"  # folder of checkpoints and logs; a run found there is continued
 
@@ -52,6 +59,13 @@ class EventOptions(Options):
     item: str = "item"  # its column of items
     time: str = "time"  # its column of seconds; empty: the order of the lines
     k_core: int = 0  # users and items with fewer events are removed; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingOptions(EventOptions):
+    """The options of an experiment that ranks all items."""
+
+    beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and so on, such as 10 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +146,17 @@ def training_options(
         "num_devices": config.num_devices,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
+        "tensorboard": config.tensorboard,
     }
+
+
+def for_test(config: RankingOptions, protocol: Protocol) -> dict[str, Any]:
+    """The arguments of `next_item.run_test` and `sessions.run_test`: devices and further metrics.
+
+    A ranking of sampled candidates makes no lists of items, so it has no further metrics.
+    """
+    asked = config.beyond and protocol.candidates == "all"
+    return {"num_devices": config.num_devices, "beyond": Beyond(ks=config.beyond) if asked else None}
 
 
 def check(config: Any, *at_least_one: str) -> None:
@@ -146,6 +170,19 @@ def check(config: Any, *at_least_one: str) -> None:
     check_seeds(config.seeds)
     check_training(config)
     check_own_data(config)
+    check_beyond(config)
+
+
+def check_beyond(config: Any) -> None:
+    """Raises ValueError for lists below 1 item, and for a rule for seen items by which no lists are made."""
+    asked = getattr(config, "beyond", ())
+    if any(k < 1 for k in asked):
+        raise ValueError(f"beyond={asked}: each must be at least 1")
+    if asked and getattr(config, "seen", "") == "zero":
+        raise ValueError(
+            f"beyond={asked}: with --seen zero, ids that are no items would be in the lists; "
+            "take --seen exclude"
+        )
 
 
 def check_own_data(config: Any) -> None:
@@ -241,10 +278,11 @@ def published(names: tuple[str, ...], source: str, *values: float) -> Published:
 save = save_result
 
 
-def means(found: Sequence[Mapping[str, float]]) -> str:
+def means(found: Sequence[Mapping[str, float]] | Tested) -> str:
     """One line with each metric's mean over seeds.
 
     >>> means([{"auc": 0.5, "mse": 1.0}, {"auc": 0.6, "mse": 2.0}])
     'auc 0.5500, mse 1.5000'
     """
-    return ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
+    seeds = found.metrics if isinstance(found, Tested) else found
+    return ", ".join(f"{name} {np.mean([m[name] for m in seeds]):.4f}" for name in seeds[0])

@@ -80,7 +80,7 @@ TINY: Mapping[str, Any] = {"dim": 8, "max_len": 12, "batch_size": 32, "epochs": 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions, recipes.Recipe):
+class Config(common.RankingOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Defaults: the authors' code."""
 
     dataset: Literal["Video", "ml-100k"] = "Video"  # data set
@@ -160,7 +160,9 @@ def run(config: Config) -> None:
             )
             model, variables = encoder, fitted.variables
         for protocol, ending in ((sampled, ""), (everything, "-full")):
-            found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
+            found = next_item.run_test(
+                model, columns, protocol, variables, **common.for_test(config, protocol)
+            )
             numbers = NONE if ending else published_numbers(row, config)
             notes = [] if ending else [NEGATIVES, *([ALL_USERS] if numbers.values else [])]
             path = common.save(

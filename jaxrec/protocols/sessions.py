@@ -18,6 +18,8 @@ from jaxrec.data.events.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.data.events.sessions import Part, SessionSplit
 from jaxrec.index.rank import make_rank
 from jaxrec.packing import Packing
+from jaxrec.protocols.beyond import Beyond
+from jaxrec.protocols.beyond import evaluation as evaluate_lists
 from jaxrec.protocols.next_item import batches
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_click import next_click
@@ -26,8 +28,9 @@ from jaxrec.tasks.next_item import next_item, retriever
 from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.parallel_sessions import Recurrent, parallel_sessions
 from jaxrec.train.epoch import Plan, listed, shuffled
-from jaxrec.train.evaluate import evaluate, seen_targets
+from jaxrec.train.evaluate import evaluate_and_keep, seen_targets
 from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.per_user import keep_ranks
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import (
     Array,
@@ -39,6 +42,7 @@ from jaxrec.types import (
     Scorer,
     Summarise,
     Task,
+    Tested,
     Variables,
 )
 
@@ -69,18 +73,45 @@ def queries(data: Data, part: Part) -> dict[str, np.ndarray]:
 
 
 def evaluation(
-    model: Retriever | Scorer | Baseline, data: Data, protocol: Protocol, queries: Mapping[str, np.ndarray]
+    model: Retriever | Scorer | Baseline,
+    data: Data,
+    protocol: Protocol,
+    queries: Mapping[str, np.ndarray],
+    *,
+    beyond: Beyond | None = None,
 ) -> Evaluation:
     """Ranks the next click of each query, all items in one block, so that scores are computed once.
 
     This module's `protocol` keeps seen items as candidates, so that histories are not read; a protocol with
     another rule reads whole sessions.
+
+    beyond: metrics besides those of the target's rank, see `protocols.beyond`; None: none.
+
+    Raises:
+      ValueError: `beyond` asks for the rest of a session, which test prefixes do not have.
     """
     scored = model.model if isinstance(model, Baseline) else model
     count = data.split.num_items
     history = 1 if protocol.seen == "keep" else int(data.split.lengths.max())
+    first = data.split.num_train + data.split.num_validation  # the first test session is number 0
+    keep = keep_ranks(None, data.split.item_ids, first=first)
+    if beyond is not None:
+        if beyond.relevant == "rest":
+            raise ValueError("relevant='rest': test prefixes end in their target; ask for relevant='next'")
+        return evaluate_lists(
+            scored,
+            protocol,
+            queries,
+            columns=data.columns,
+            events=data.split.training_events(),
+            beyond=beyond,
+            of_ranks=click_metrics,
+            history=history,
+            keep=keep,
+            block=count,
+        )
     rank = make_rank(scored, protocol, num_items=count, history=history, block=count)
-    return Evaluation(rank, queries, click_metrics(protocol.ks), protocol)
+    return Evaluation(rank, queries, click_metrics(protocol.ks), protocol, keep)
 
 
 class Training(NamedTuple):
@@ -157,10 +188,12 @@ def packed_queries(data: Data, part: Part, max_len: int) -> tuple[Mapping[str, n
     return made.queries, made.packed
 
 
-def rank_clicks(training: Training, data: Data, protocol: Protocol, part: Part) -> Evaluation:
-    """Ranks the next click of the examples of a part by a trained encoder."""
+def rank_clicks(
+    training: Training, data: Data, protocol: Protocol, part: Part, *, beyond: Beyond | None = None
+) -> Evaluation:
+    """Ranks the next click of the examples of a part by a trained encoder. beyond: as of `evaluation`."""
     found, packed = training.batches(part)
-    return evaluation(training.model(found, packed), data, protocol, found)
+    return evaluation(training.model(found, packed), data, protocol, found, beyond=beyond)
 
 
 def train(
@@ -197,15 +230,32 @@ def test(
     protocol: Protocol,
     variables: Variables,
     *,
+    beyond: Beyond | None = None,  # noqa: PT028
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Metrics of the test examples for each seed: variables have a leading seeds axis."""
+    """Metrics of the test examples for each seed: variables have a leading seeds axis.
+
+    beyond: as of `evaluation`.
+    """
+    return run_test(model, data, protocol, variables, beyond=beyond, num_devices=num_devices).metrics
+
+
+def run_test(
+    model: Training | Baseline,
+    data: Data,
+    protocol: Protocol,
+    variables: Variables,
+    *,
+    beyond: Beyond | None = None,
+    num_devices: int = 1,
+) -> Tested:
+    """Metrics as `test` returns them, with the rank of every example, to be stored beside the result."""
     ranked = (
-        evaluation(model, data, protocol, queries(data, "test"))
+        evaluation(model, data, protocol, queries(data, "test"), beyond=beyond)
         if isinstance(model, Baseline)
-        else rank_clicks(model, data, protocol, "test")
+        else rank_clicks(model, data, protocol, "test", beyond=beyond)
     )
-    return evaluate(ranked, variables, data.columns, num_devices=num_devices)
+    return evaluate_and_keep(ranked, variables, data.columns, num_devices=num_devices)
 
 
 def click_metrics(ks: Sequence[int]) -> Summarise:

@@ -25,7 +25,7 @@ from tests.commands.small_data import EVENTS, write_events
 OPTIONS = {**EVENTS, "dim": 4, "max_len": 6, "batch_size": 8, "epochs": 1, "num_layers": 1}
 WORDS = ["--user", "uid", "--item", "sku", "--time", "ts", "--dim", "4", "--max-len", "6"]
 WORDS += ["--batch-size", "8", "--epochs", "1", "--num-layers", "1"]
-FINISHING = 24  # at least as many as there are writes behind training
+FINISHING = 32  # at least as many as there are writes behind training
 
 
 class Faults:

@@ -8,18 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Variables
+from jaxrec.types import Protocol, Tested, Variables
 
-Metrics = list[dict[str, float]]  # of each seed
 # {vocabulary: number of further ids} -> shapes of the variables of the same model with a larger vocabulary
 Shapes = Callable[[Mapping[str, int]], Variables]
 
 
 class BaselineRow(NamedTuple):
-    """A method that is not trained, and its test metrics."""
+    """A method that is not trained, and its test."""
 
     name: str
-    metrics: Metrics
+    tested: Tested
     protocol: Protocol
 
 
@@ -27,8 +26,8 @@ class Prepared(NamedTuple):
     """A run that can begin: its data are read and checked, its model is built.
 
     name: of its row, such as "sasrec-ce"; dataset: of its result files. train: (options of `train.fit.fit`)
-    -> the run; test: (variables) -> metrics of each seed; baselines: () -> their rows. kept: the other
-    fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in the order of
+    -> the run; test: (variables) -> metrics of each seed and values by user; baselines: () -> their rows.
+    kept: the other fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in the order of
     their numbers. shapes: see `Shapes`. constants: variables of the model that are given instead of learned.
     notes: lines that a user should read before training. next_command: what to type after training, RUN
     standing for the folder.
@@ -39,7 +38,7 @@ class Prepared(NamedTuple):
     module: Any
     protocol: Protocol
     train: Callable[..., Fitted]
-    test: Callable[[Variables], Metrics]
+    test: Callable[[Variables], Tested]
     baselines: Callable[[], Sequence[BaselineRow]]
     kept: Mapping[str, Any]
     vocabularies: Mapping[str, np.ndarray]

@@ -76,7 +76,7 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         loss=objective.description,
         selection=METRIC,
     )
-    test = functools.partial(next_item.test, num_devices=options.num_devices)
+    test = functools.partial(next_item.run_test, num_devices=options.num_devices)
     vocabulary = next_item.vocabulary(data)
 
     def test_baselines() -> list[BaselineRow]:
@@ -84,8 +84,8 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         found = []
         for make in (baselines.random, baselines.popularity):
             made = make(data)
-            metrics = test(made, data, untrained, made.for_seeds(options.seeds))
-            found.append(BaselineRow(made.name, metrics, untrained))
+            tested = test(made, data, untrained, made.for_seeds(options.seeds))
+            found.append(BaselineRow(made.name, tested, untrained))
         return found
 
     return Prepared(

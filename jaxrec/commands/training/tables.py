@@ -24,7 +24,7 @@ from jaxrec.tasks.multitask import Target, multitask
 from jaxrec.tasks.objectives import loss_name
 from jaxrec.train.evaluate import impression_metrics
 from jaxrec.train.parallel import axis_name
-from jaxrec.types import Variables
+from jaxrec.types import Tested, Variables
 
 
 class Rows(NamedTuple):
@@ -78,7 +78,7 @@ def prepare(name: str, entry: TableModel, options: Any, rows: Rows) -> Prepared:
             weighting=static(weights),
         ),
         test=functools.partial(
-            impressions.test, data, task, targets, calibration=True, num_devices=options.num_devices
+            impressions.run_test, data, task, targets, calibration=True, num_devices=options.num_devices
         ),
         baselines=lambda: [base_rate(data, split, targets, options.seeds)],
         kept={
@@ -123,7 +123,9 @@ def base_rate(
     scores = np.broadcast_to(np.asarray(logits, np.float32), shape)
     measure = impression_metrics([t.name for t in targets], calibration=True)
     found: Mapping[str, float] = measure(scores, data.test)
-    return BaselineRow("base-rate", [dict(found)] * len(seeds), impressions.protocol(data, "none", ""))
+    return BaselineRow(
+        "base-rate", Tested([dict(found)] * len(seeds)), impressions.protocol(data, "none", "")
+    )
 
 
 def describe_table(split: ImpressionSplit, train: int) -> str:

@@ -35,7 +35,7 @@ def test_one_label_leaves_nothing_to_weigh(tmp_path: Path, capsys: pytest.Captur
     table = write_table(tmp_path / "shop.csv")
     with pytest.raises(SystemExit):
         run_main(loss_weighting, "--data", table, "--labels", "click", *FEATURES, "--workdir", tmp_path / "w")
-    assert "one label (click): there is nothing to weigh; name two or more" in capsys.readouterr().err
+    assert "one label (click): there is nothing to weight; name two or more" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
 

@@ -27,10 +27,10 @@ class Prepared(NamedTuple):
 
     name: of its row, such as "sasrec-ce"; dataset: of its result files. train: (options of `train.fit.fit`)
     -> the run; test: (variables) -> metrics of each seed and values by user; baselines: () -> their rows.
-    kept: the other fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in the order of
-    their numbers. shapes: see `Shapes`. constants: variables of the model that are given instead of learned.
-    notes: lines that a user should read before training. next_command: what to type after training, RUN
-    standing for the folder.
+    kept: the other fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in
+    the order of their numbers. shapes: see `Shapes`. constants: variables of the model that are given instead
+    of learned. notes: lines that a user should read before training. next_command: what to type after
+    training, RUN standing for the folder.
     """
 
     name: str

@@ -21,6 +21,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
     "Guides": (
         "docs/running.md",
         "docs/bring_your_own_data.md",
+        "docs/serving.md",
         "docs/add_a_dataset.md",
         "docs/add_a_model.md",
         "docs/ablations.md",

@@ -23,6 +23,7 @@ FLOORS = {
     **dict.fromkeys(("tasks", "train", "convert"), 5),
     "protocols": 6,
     **dict.fromkeys(("baselines", "recipes", "serve"), 7),
+    "commands": 8,
 }
 # Further than that: a task takes a module as an argument, and the loop knows neither model nor data source.
 FORBIDDEN = {("tasks", "nn"), ("train", "nn"), ("train", "data.sources"), ("train", "augment")}

@@ -19,6 +19,7 @@ from jaxrec.protocols import Beyond
 from jaxrec.train import arguments
 from jaxrec.train.results import origin as origin
 from jaxrec.train.results import save_result
+from jaxrec.types import Protocol
 
 C = TypeVar("C")
 # options that change no number, only what is stored, where, and what is measured in addition

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrec.protocols.gates import Shares
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol, Variables
 
@@ -30,6 +31,7 @@ class Prepared(NamedTuple):
     -> the run; test: (variables) -> metrics of each seed; baselines: () -> their rows. kept: the other
     fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in the order of
     their numbers. shapes: see `Shapes`. constants: variables of the model that are given instead of learned.
+    shares: (variables) -> how much each task uses each expert; of: the examples of that, in words.
     notes: lines that a user should read before training. next_command: what to type after training, RUN
     standing for the folder.
     """
@@ -45,5 +47,7 @@ class Prepared(NamedTuple):
     vocabularies: Mapping[str, np.ndarray]
     shapes: Shapes
     constants: Mapping[str, Any] = {}
+    shares: Callable[[Variables], Shares] | None = None
+    of: str = ""
     notes: Sequence[str] = ()
     next_command: str = ""

@@ -83,8 +83,7 @@ def fit(
         phases, selection, seeds, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
     check_minutes(minutes)
-    if tensorboard:
-        check_tensorboard()
+    check_tensorboard(tensorboard)
     workdir = check_folder(workdir)
     run = Run(
         phases,
@@ -113,8 +112,7 @@ def fit(
         if vocabulary is not None:
             keep_vocabulary(workdir, vocabulary)
         epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
-        logs = Logs(workdir, run.history, tensorboard=tensorboard)
-        _log(run, epochs, logs, description, progress=progress)
+        _log(run, epochs, Logs(workdir, run.history, tensorboard=tensorboard), description, progress=progress)
     if interrupted():
         raise KeyboardInterrupt
     return run.fitted()

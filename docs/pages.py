@@ -20,8 +20,10 @@ ROOT = Path(__file__).parent.parent
 NAVIGATION: dict[str, tuple[str, ...]] = {
     "Guides": (
         "docs/running.md",
+        "docs/comparing.md",
         "docs/bring_your_own_data.md",
         "docs/serving.md",
+        "docs/export.md",
         "docs/add_a_dataset.md",
         "docs/add_a_model.md",
         "docs/ablations.md",

@@ -19,7 +19,7 @@ from jaxrec.protocols import Beyond
 from jaxrec.train import arguments
 from jaxrec.train.results import origin as origin
 from jaxrec.train.results import save_result
-from jaxrec.types import Protocol
+from jaxrec.types import Protocol, Tested
 
 C = TypeVar("C")
 # options that change no number, only what is stored, where, and what is measured in addition
@@ -151,7 +151,7 @@ def training_options(
 
 
 def for_test(config: RankingOptions, protocol: Protocol) -> dict[str, Any]:
-    """The arguments of `next_item.test` and `sessions.test` on devices and further metrics.
+    """The arguments of `next_item.run_test` and `sessions.run_test`: devices and further metrics.
 
     A ranking of sampled candidates makes no lists of items, so it has no further metrics.
     """
@@ -278,10 +278,11 @@ def published(names: tuple[str, ...], source: str, *values: float) -> Published:
 save = save_result
 
 
-def means(found: Sequence[Mapping[str, float]]) -> str:
+def means(found: Sequence[Mapping[str, float]] | Tested) -> str:
     """One line with each metric's mean over seeds.
 
     >>> means([{"auc": 0.5, "mse": 1.0}, {"auc": 0.6, "mse": 2.0}])
     'auc 0.5500, mse 1.5000'
     """
-    return ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
+    seeds = found.metrics if isinstance(found, Tested) else found
+    return ", ".join(f"{name} {np.mean([m[name] for m in seeds]):.4f}" for name in seeds[0])

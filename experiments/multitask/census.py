@@ -33,7 +33,7 @@ import flax.linen as nn
 
 from experiments import common
 from experiments.common import NONE, Published
-from experiments.multitask.training import Model, count_parameters, groups, join_metrics, train
+from experiments.multitask.training import Model, count_parameters, groups, join_tests, train
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -160,7 +160,7 @@ def run(config: Config) -> None:
             train(m, columns, config, **common.training_options(config, columns.name, m.name, row=m.name))
             for m in of_row
         ]
-        found = join_metrics(runs, keep=lambda name: "/" in name)
+        found = join_tests(runs, keep=lambda name: "/" in name)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -137,7 +137,7 @@ def run_one(config: Config, correlation: float) -> None:
             lower_is_better=True,
             **common.training_options(config, columns.name, row, row=row, data=columns.name),
         )
-        found = impressions.test(columns, task, targets, fitted.variables, num_devices=config.num_devices)
+        found = impressions.run_test(columns, task, targets, fitted.variables, num_devices=config.num_devices)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
@@ -154,7 +154,7 @@ def run_one(config: Config, correlation: float) -> None:
             fitted=fitted,
         )
         curves[row] = fitted.history
-        final = [metrics["mse"] for metrics in found]
+        final = [metrics["mse"] for metrics in found.metrics]
         spread = f"{min(final):.4f}..{max(final):.4f}"
         print(f"{columns.name} {row}: test mse {np.mean(final):.4f} (runs {spread})\nsaved {path}")
     draw(curves, columns.name, path.parent / "figure.png")

@@ -23,7 +23,7 @@ Expect:  on MovieLens-100K, each user tested on one event and one unseen item, D
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -47,7 +47,7 @@ from jaxrec.tasks.multitask import Target
 from jaxrec.tasks.objectives import loss_name
 from jaxrec.train.fit import Fitted
 from jaxrec.train.parallel import axis_name
-from jaxrec.types import Array, Task
+from jaxrec.types import Array, Task, Tested
 
 EXPERIMENT = "din"
 DATASETS = {
@@ -173,10 +173,8 @@ def task_of(row: Row, clicks: Clicks, config: Config) -> Task:
     )
 
 
-def train(
-    name: str, clicks: Clicks, columns: impressions.Data, config: Config
-) -> tuple[Fitted, list[dict[str, float]]]:
-    """Trains a row for all seeds; returns the run and its test metrics."""
+def train(name: str, clicks: Clicks, columns: impressions.Data, config: Config) -> tuple[Fitted, Tested]:
+    """Trains a row for all seeds; returns the run and its test."""
     row = ROWS[name]
     task = task_of(row, clicks, config)
     sizes = {"mini_batch_aware": config.mba, "next_behaviour": config.auxiliary}
@@ -192,18 +190,19 @@ def train(
         weighting=static({"click": 1.0, **{term: sizes[term] for term in row.terms}}),
         **common.training_options(config, columns.name, name, row=name),
     )
-    return fitted, impressions.test(columns, task, [CLICK], fitted.variables, num_devices=config.num_devices)
+    return fitted, impressions.run_test(
+        columns, task, [CLICK], fitted.variables, num_devices=config.num_devices
+    )
 
 
-def with_improvement(
-    found: Sequence[Mapping[str, float]], base: Sequence[Mapping[str, float]]
-) -> list[dict[str, float]]:
-    """Test metrics with RelaImpr of GAUC over the base model of the same seed, in percent."""
+def with_improvement(found: Tested, base: Tested) -> Tested:
+    """A test with RelaImpr of GAUC over the base model of the same seed, in percent."""
     name = "gauc/click"
-    return [
+    improved = [
         {**own, "rela_impr/click": float(metrics.relative_improvement(own[name], first[name]))}
-        for own, first in zip(found, base, strict=True)
+        for own, first in zip(found.metrics, base.metrics, strict=True)
     ]
+    return found._replace(metrics=improved)
 
 
 def run(config: Config) -> None:
@@ -212,7 +211,7 @@ def run(config: Config) -> None:
     config = common.shrink_if_tiny(config, **TINY)
     clicks = load(config)
     columns = impressions.resident_clicks(clicks, length=config.length, name=dataset_name(config, clicks))
-    base: list[dict[str, float]] | None = None
+    base: Tested | None = None
     for row in sorted(config.rows, key=[*ROWS].index):
         fitted, found = train(row, clicks, columns, config)
         base = found if row == "base" else base

@@ -225,7 +225,7 @@ def run(config: Config) -> None:
             )
             variables = fitted.variables
         numbers = published_numbers(row, config)
-        found = sessions.test(model, columns, protocol, variables, **common.for_test(config, protocol))
+        found = sessions.run_test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

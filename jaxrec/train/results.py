@@ -11,7 +11,7 @@ from jaxrec.report import plots, results
 from jaxrec.report.words import in_words, lower_is_better
 from jaxrec.train.fit import Fitted
 from jaxrec.train.logs import TRAINING_FORMAT, Logs, write_training
-from jaxrec.types import Protocol, Result
+from jaxrec.types import Protocol, Result, Tested
 
 
 def save_result(
@@ -23,7 +23,7 @@ def save_result(
     config: Mapping[str, Any],
     protocol: Protocol,
     seeds: Sequence[int],
-    metrics: Sequence[Mapping[str, float]],
+    metrics: Sequence[Mapping[str, float]] | Tested,
     published: Mapping[str, float] | None = None,
     source: str = "",
     fitted: Fitted | None = None,
@@ -36,6 +36,7 @@ def save_result(
     the manifest and the note name all of them.
     """
     manifest, remark = origin(fitted)
+    found, values = (metrics.metrics, metrics.values) if isinstance(metrics, Tested) else (metrics, None)
     result = Result(
         experiment=experiment,
         dataset=dataset,
@@ -43,7 +44,7 @@ def save_result(
         config=config,
         protocol=protocol,
         seeds=tuple(seeds),
-        metrics={name: tuple(m[name] for m in metrics) for name in metrics[0]},
+        metrics={name: tuple(m[name] for m in found) for name in found[0]},
         published=published or {},
         source=source,
         steps=fitted.steps if fitted else 0,
@@ -52,7 +53,7 @@ def save_result(
         note=". ".join(part for part in (note, remark) if part),
         incomparable=incomparable,
     )
-    path = results.write_result(result, folder, manifest=manifest)
+    path = results.write_result(result, folder, manifest=manifest, values=values)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, result, path.with_suffix(".png"))

@@ -78,7 +78,7 @@ def prepare(name: str, entry: ClickModel, options: Any, events: Events) -> Prepa
             weighting=static(dict(learned.weights)),
         ),
         test=functools.partial(
-            impressions.test, data, learned.task, [CLICK], num_devices=options.num_devices
+            impressions.run_test, data, learned.task, [CLICK], num_devices=options.num_devices
         ),
         baselines=lambda: [popularity(data, clicks, len(options.seeds))],
         kept={

@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxrec.protocols.gates import Shares
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Variables
+from jaxrec.types import Protocol, Tested, Variables
 
-Metrics = list[dict[str, float]]  # of each seed
+Metrics = list[dict[str, float]] | Tested  # of each seed
 # {vocabulary: number of further ids} -> shapes of the variables of the same model with a larger vocabulary
 Shapes = Callable[[Mapping[str, int]], Variables]
 
@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
     module: Any
     protocol: Protocol
     train: Callable[..., Fitted]
-    test: Callable[[Variables], Metrics]
+    test: Callable[[Variables], Tested]
     baselines: Callable[[], Sequence[BaselineRow]]
     kept: Mapping[str, Any]
     vocabularies: Mapping[str, np.ndarray]

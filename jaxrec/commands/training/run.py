@@ -212,7 +212,7 @@ def finish(
     folder: Path, prepared: Prepared, fitted: Fitted, options: Any, settings: Mapping[str, Any]
 ) -> Kept:
     """Tests the run and its baselines, writes their results and, last, the run; prints what came out."""
-    metrics = prepared.test(fitted.variables)
+    tested = prepared.test(fitted.variables)
     shared: dict[str, Any] = {
         "experiment": EXPERIMENT,
         "dataset": prepared.dataset,
@@ -232,7 +232,7 @@ def finish(
         model=prepared.name,
         config=settings,
         protocol=prepared.protocol,
-        metrics=metrics,
+        metrics=tested,
         fitted=fitted,
         **shared,
     )
@@ -246,7 +246,7 @@ def finish(
         variables=jax.tree.map(np.asarray, jax.device_get(dict(fitted.variables))),
         seeds=tuple(options.seeds),
         protocol=prepared.protocol,
-        metrics={name: tuple(found[name] for found in metrics) for name in metrics[0]},
+        metrics={name: tuple(of[name] for of in tested.metrics) for name in tested.metrics[0]},
         validation=validation_of(fitted),
         settings=settings,
         data=settings["data"],

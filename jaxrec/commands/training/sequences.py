@@ -76,7 +76,7 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         loss=objective.description,
         selection=METRIC,
     )
-    test = functools.partial(next_item.test, num_devices=options.num_devices)
+    test = functools.partial(next_item.run_test, num_devices=options.num_devices)
     vocabulary = next_item.vocabulary(data)
 
     def test_baselines() -> list[BaselineRow]:

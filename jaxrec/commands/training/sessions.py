@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrec import baselines, data
 from jaxrec.commands.training.options import recipe_of
-from jaxrec.commands.training.prepared import BaselineRow, Metrics, Prepared
+from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.sequences import (
     constants_of,
     read_vectors,
@@ -21,7 +21,7 @@ from jaxrec.data.events.sessions import split_sessions
 from jaxrec.protocols import sessions
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.encoder import reads_times
-from jaxrec.types import Protocol, Variables
+from jaxrec.types import Protocol, Tested, Variables
 
 METRIC = "mrr@20"  # of validation
 VALIDATION_SHARE = 0.1  # of the training sessions, the last ones
@@ -73,8 +73,8 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
             training, found, protocol, optimiser, epochs=recipe.epochs, patience=patience, **fit
         )
 
-    def test(model: Any, variables: Variables, measured: Protocol = protocol) -> Metrics:
-        return sessions.test(model, found, measured, variables, num_devices=options.num_devices)
+    def test(model: Any, variables: Variables, measured: Protocol = protocol) -> Tested:
+        return sessions.run_test(model, found, measured, variables, num_devices=options.num_devices)
 
     def test_baselines() -> list[BaselineRow]:
         untrained = sessions.protocol(split, "", "none")

@@ -80,7 +80,7 @@ def prepare(name: str, entry: TableModel, options: Any, rows: Rows) -> Prepared:
             weighting=static(weights),
         ),
         test=functools.partial(
-            impressions.test, data, task, targets, calibration=True, num_devices=options.num_devices
+            impressions.run_test, data, task, targets, calibration=True, num_devices=options.num_devices
         ),
         baselines=lambda: [base_rate(data, split, targets, options.seeds)],
         kept={

@@ -11,16 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from jaxrec import data, provenance
+from jaxrec import data
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.protocols import Beyond
-from jaxrec.report import plots, results
-from jaxrec.report.words import in_words
 from jaxrec.train import arguments
-from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Result, Tested
+from jaxrec.train.results import origin as origin
+from jaxrec.train.results import save_result
+from jaxrec.types import Protocol, Tested
 
 C = TypeVar("C")
 # options that change no number, only what is stored, where, and what is measured in addition
@@ -276,78 +275,7 @@ def published(names: tuple[str, ...], source: str, *values: float) -> Published:
 # --- results ---------------------------------------------------------------------------------------
 
 
-def save(
-    folder: str,
-    *,
-    experiment: str,
-    dataset: str,
-    model: str,
-    config: Mapping[str, Any],
-    protocol: Protocol,
-    seeds: Sequence[int],
-    metrics: Sequence[Mapping[str, float]] | Tested,
-    published: Mapping[str, float] | None = None,
-    source: str = "",
-    fitted: Fitted | None = None,
-    note: str = "",
-    incomparable: str = "",
-) -> Path:
-    """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
-
-    metrics: of each seed; with a `Tested`, its values by user or group are stored beside the result too.
-
-    The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
-    the manifest and the note name all of them.
-    """
-    manifest, remark = origin(fitted)
-    found, values = (metrics.metrics, metrics.values) if isinstance(metrics, Tested) else (metrics, None)
-    result = Result(
-        experiment=experiment,
-        dataset=dataset,
-        model=model,
-        config=config,
-        protocol=protocol,
-        seeds=tuple(seeds),
-        metrics={name: tuple(m[name] for m in found) for name in found[0]},
-        published=published or {},
-        source=source,
-        steps=fitted.steps if fitted else 0,
-        seconds=fitted.seconds if fitted else 0.0,
-        compile_seconds=fitted.compile_seconds if fitted else 0.0,
-        note=". ".join(part for part in (note, remark) if part),
-        incomparable=incomparable,
-    )
-    path = results.write_result(result, folder, manifest=manifest, values=values)
-    metric = f"valid/{protocol.selection.removesuffix(' on test')}"
-    if fitted and sum(metric in entry for entry in fitted.history) > 1:
-        _plot(fitted, metric, result, path.with_suffix(".png"))
-    return path
-
-
-def origin(fitted: Fitted | None) -> tuple[Mapping[str, Any], str]:
-    """The manifest of a result, and its note on the code: "" if one version produced everything.
-
-    The manifest is that of the code that trained last. If other versions contributed (began the training,
-    trained other seeds, or only evaluated), it lists all as `made_by`. fitted=None: nothing was trained.
-    """
-    if fitted is None or not fitted.made_by:
-        return provenance.manifest(), ""
-    entries = fitted.made_by
-    trained = [entry for entry in entries if entry["first_epoch"] < len(fitted.history)]
-    manifest = {name: value for name, value in trained[-1].items() if name != "first_epoch"}
-    if len(entries) == 1:
-        return manifest, ""
-    parts = ("first_epoch", "commit", "sources", "versions")
-    manifest["made_by"] = [{name: entry.get(name) for name in parts} for entry in entries]
-    if not any(provenance.code_differences(entries[0], entry) for entry in entries):
-        return manifest, ""
-    after = [entry for entry in entries if entry not in trained]
-    remark = f"trained by commit {_commits(trained)}"
-    return manifest, remark + (f", evaluated by {_commits(after)}, other code" if after else "")
-
-
-def _commits(entries: Sequence[Mapping[str, Any]]) -> str:
-    return " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in entries))
+save = save_result
 
 
 def means(found: Sequence[Mapping[str, float]] | Tested) -> str:
@@ -358,14 +286,3 @@ def means(found: Sequence[Mapping[str, float]] | Tested) -> str:
     """
     seeds = found.metrics if isinstance(found, Tested) else found
     return ", ".join(f"{name} {np.mean([m[name] for m in seeds]):.4f}" for name in seeds[0])
-
-
-def _plot(fitted: Fitted, metric: str, result: Result, path: Path) -> None:
-    """The curve of a validation metric, with the best epochs marked, if matplotlib is installed."""
-    title = f"{result.model}: {in_words(metric)}"
-    best = {result.model: fitted.best_epoch}
-    runs = {result.model: fitted.history}
-    try:
-        plots.metric_curve(runs, metric, path, title=title, dataset=result.dataset, best=best)
-    except ImportError as error:
-        print(f"no plot of {metric}: {error}")

@@ -33,15 +33,15 @@ class Config:
     check: bool = False  # write nothing; exit with 1 if a generated file is stale, naming it
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, *, prog: str = "python -m jaxrec.report") -> int:
     """Returns the exit code: 0, 1 if a file is stale under --check, 2 for a corrupt file or no results.
 
     Trial results are not published by mistake: files are written for the published results, or if --readme
     names one.
     """
-    cfg = config.cli(Config, prog="python -m jaxrec.report", args=args)
+    cfg = config.cli(Config, prog=prog, args=args)
     if cfg.run or cfg.html is not None:
-        return _write_page(cfg)
+        return _write_page(cfg, prog)
     published = Path(cfg.results).resolve() == Path(PUBLISHED_FOLDER).resolve()
     readme = cfg.readme if cfg.readme is not None else "README.md" if published else None
     try:
@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> int:
             write_atomically(path, texts[path])
             changed.append(path)
     except (OSError, ValueError) as error:
-        print(f"python -m jaxrec.report: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     print(tables.all_tables(records))
     for path in changed:
@@ -70,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _write_page(cfg: Config) -> int:
+def _write_page(cfg: Config, prog: str) -> int:
     """The page of the run that --run and --html name."""
     try:
         if not cfg.run:
@@ -82,7 +82,7 @@ def _write_page(cfg: Config) -> int:
             )
         path = run_page.write_page(cfg.run, *cfg.html)
     except (OSError, ValueError) as error:
-        print(f"python -m jaxrec.report: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     print(f"wrote {path}")
     return 0

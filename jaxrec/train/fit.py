@@ -14,11 +14,11 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from jaxrec.train.arguments import check_arguments, check_folder
+from jaxrec.train.arguments import check_arguments, check_folder, check_minutes
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, keep_vocabulary, vocabulary_digest
 from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan
-from jaxrec.train.initial import Marks
+from jaxrec.train.initial import MakeInitial, Marks
 from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
 from jaxrec.train.logs import TRAINING_FORMAT, Logs, check_tensorboard, write_training
@@ -44,9 +44,10 @@ def fit(
     save_every: int = 1,
     progress: bool = True,
     stop_after: int | None = None,
+    minutes: float | None = None,
     accept_changed_code: bool = False,
     start_from: str | Path | None = None,
-    initial: Variables | None = None,
+    initial: Variables | MakeInitial | None = None,
     newly_initialised: Marks = (),
     tensorboard: bool = False,
 ) -> Fitted:
@@ -58,11 +59,14 @@ def fit(
     JAX, names of losses. The learning rate, which no function shows, is the caller's to name.
     vocabulary: raw ids of what the model numbers, kept in workdir (`train.checkpoint.keep_vocabulary`).
     calls: compiled calls an epoch is cut into. save_every: epochs between checkpoints; the last epoch is
-    always saved. stop_after: leave after so many epochs of this process, with the state saved.
+    always saved. stop_after: leave after so many epochs of this process, with the state saved. minutes: end
+    after the epoch in which the run, all its processes together and compilation counted, has taken so long;
+    that epoch is evaluated. With more minutes the same run goes on. None: no limit.
     accept_changed_code: go on with a run that other code trained; `Fitted.made_by` then names both.
     start_from: the work directory of the same run with fewer epochs, whose state this one begins with.
     initial: variables {"params": …} that the run begins with in place of drawn ones, such as
-    `Fitted.variables`: one set for all seeds, or behind a leading axis of seeds, in their order.
+    `Fitted.variables`: one set for all seeds, or behind a leading axis of seeds, in their order; or a
+    function that makes them of drawn ones, such as one that keeps the drawn rows of new items.
     newly_initialised: which of them are drawn all the same and need not be given: prefixes of paths, such as
     ["params/head"], or a function from variables to a tree of bool.
     tensorboard: also write workdir/tensorboard, event files with the numbers of workdir/history.jsonl.
@@ -78,8 +82,8 @@ def fit(
     check_arguments(
         phases, selection, seeds, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
-    if tensorboard:
-        check_tensorboard()
+    check_minutes(minutes)
+    check_tensorboard(tensorboard)
     workdir = check_folder(workdir)
     run = Run(
         phases,
@@ -92,6 +96,7 @@ def fit(
         calls=calls,
         initial=initial,
         newly_initialised=newly_initialised,
+        minutes=minutes,
     )
     ids = {} if vocabulary is None else {"vocabulary": vocabulary_digest(vocabulary)}
     described = {**description, **run.description(context), "calls": calls, **ids}
@@ -103,11 +108,11 @@ def fit(
         deferred_interrupt() as interrupted,
     ):
         _resume(run, checkpoints, start_from, accept_changed_code)
-        _begin(run, workdir, vocabulary, progress=progress)
-        leave_at = None if stop_after is None else len(run.history) + stop_after
-        epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, leave_at=leave_at)
-        logs = Logs(workdir, run.history, tensorboard=tensorboard)
-        _log(run, epochs, logs, description, progress=progress)
+        _check_or_print_complete(run, workdir if progress else None)
+        if vocabulary is not None:
+            keep_vocabulary(workdir, vocabulary)
+        epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
+        _log(run, epochs, Logs(workdir, run.history, tensorboard=tensorboard), description, progress=progress)
     if interrupted():
         raise KeyboardInterrupt
     return run.fitted()
@@ -129,9 +134,11 @@ def _epochs(
     interrupted: Callable[[], bool],
     *,
     save_every: int,
-    leave_at: int | None,
+    stop_after: int | None,
 ) -> Iterator[dict[str, Any]]:
-    """Trains until the run is complete, interrupted or has `leave_at` epochs; saves, and gives each entry."""
+    """Trains until the run is complete, interrupted or has `stop_after` more epochs; saves, and gives each
+    entry."""
+    leave_at = None if stop_after is None else len(run.history) + stop_after
     left = False
     while not run.complete() and not left:
         yield run.epoch()
@@ -139,16 +146,6 @@ def _epochs(
         left = interrupted() or (leave_at is not None and done >= leave_at)
         if left or run.complete() or done % save_every == 0:
             checkpoints.save(done, run.arrays(), run.position())
-
-
-def _begin(run: Run, workdir: Path, vocabulary: Mapping[str, np.ndarray] | None, *, progress: bool) -> None:
-    """Checks what is left to train, or says that nothing is; keeps the raw ids."""
-    if not run.complete():
-        run.check_selection()
-    elif progress:
-        _print_complete(run, workdir)
-    if vocabulary is not None:
-        keep_vocabulary(workdir, vocabulary)
 
 
 def _log(
@@ -168,7 +165,7 @@ def _log(
             logs.write(entry)
             write_training(logs.folder, _training(run, settings))
             bar.update()
-            bar.set_postfix_str(_postfix(entry, run.selection.metric))
+            bar.set_postfix_str(_postfix(entry, run.selection.metric) + _time_left(run))
     finally:
         bar.close()
         logs.close()
@@ -190,9 +187,19 @@ def _training(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print_complete(run: Run, workdir: Path) -> None:
-    commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
-    print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
+def _check_or_print_complete(run: Run, workdir: Path | None) -> None:
+    """Checks the selection of a run that goes on; prints that a run is complete, unless workdir is None."""
+    if not run.complete():
+        run.check_selection()
+    elif workdir is not None:
+        commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
+        print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
+
+
+def _time_left(run: Run) -> str:
+    """What is left of a limit in time, "" without one."""
+    left = max(run.limit - run.seconds - run.compile_seconds, 0.0) / 60
+    return f", {left:.1f} of {run.limit / 60:g} min left" if run.limit < float("inf") else ""
 
 
 def _postfix(entry: Mapping[str, Any], metric: str) -> str:

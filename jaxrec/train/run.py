@@ -20,7 +20,7 @@ from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, stored
 from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.evaluate import CompiledMeasure
-from jaxrec.train.initial import Initial, Marks, check_initial, description
+from jaxrec.train.initial import Initial, MakeInitial, Marks, check_initial, description
 from jaxrec.train.state import TrainState, create
 from jaxrec.train.step import make_step
 from jaxrec.types import Array, Context, Evaluation, Key, Task, Variables
@@ -93,8 +93,9 @@ class Run:
         seeds: list[int],
         num_devices: int,
         calls: int,
-        initial: Variables | None = None,
+        initial: Variables | MakeInitial | None = None,
         newly_initialised: Marks = (),
+        minutes: float | None = None,
     ) -> None:
         self.phases, self.tx, self.plan, self.selection = phases, tx, plan, selection
         self.seeds, self.num_devices, self.calls = seeds, num_devices, calls
@@ -106,6 +107,7 @@ class Run:
         self.best_epoch = [-1] * len(seeds)
         self.waited = [0] * len(seeds)
         self.seconds, self.compile_seconds = 0.0, 0.0
+        self.limit = float("inf") if minutes is None else 60 * minutes
         self.manifest = provenance.manifest()
         self.made_by: list[dict[str, Any]] = [{"first_epoch": 0, **self.manifest}]
 
@@ -114,6 +116,8 @@ class Run:
             raise ValueError(
                 f"newly_initialised={newly_initialised!r}: goes with initial; without it all is drawn"
             )
+        if callable(initial):
+            initial = initial(self._first_state(context).variables, seeds)
         if initial is not None:
             drawn = drawn_variables(phases[0].task, plan, context)
             self.initial = check_initial(initial, newly_initialised, drawn, len(seeds))
@@ -273,7 +277,8 @@ class Run:
                     "or look at the last checkpoint, which is from before. Where it is so from the first "
                     "epoch, an id lies outside its table, or shortened sequences never fit their packed rows"
                 )
-        if (number + 1) % self.selection.every == 0:
+        taken = self.seconds + self.compile_seconds + time.perf_counter() - start
+        if (number + 1) % self.selection.every == 0 or taken >= self.limit:
             entry |= self._evaluate(number)
         entry["train_seconds"] = trained
         entry["seconds"] = time.perf_counter() - start - (self._compiling() - compiled)
@@ -324,8 +329,12 @@ class Run:
         return sum(phase.epochs for phase in self.phases)
 
     def complete(self) -> bool:
-        """Whether all epochs are trained, or every seed has spent its patience."""
-        return len(self.history) >= self.num_epochs or self.stopped()
+        """Whether all epochs are trained, every seed has spent its patience, or the time is up."""
+        return len(self.history) >= self.num_epochs or self.stopped() or self.time_is_up()
+
+    def time_is_up(self) -> bool:
+        """Whether epochs, evaluations and compilation have taken as long as they may."""
+        return bool(self.history) and self.seconds + self.compile_seconds >= self.limit
 
     def stopped(self) -> bool:
         patience = self.selection.patience

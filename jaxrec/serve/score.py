@@ -73,7 +73,8 @@ def _ranking_scores(run: Run, pairs: Mapping[str, np.ndarray], at: int | None) -
     key = ("score", *shapes.key)
     if key not in run.programs:
         run.programs[key] = jax.jit(make_pair_program(shapes, num_items=len(run.ids("item").raw)))
-    program, table, found = run.programs[key], item_table(run, shapes.model), []
+    program, table = run.programs[key], item_table(run, shapes.model)
+    found: list[float] = []
     for columns, context, real in queries.calls(asked, shapes):
         item = np.ones(columns["mask"].size, np.int32)
         item[:real] = pairs["item"][len(found) :][:real]

@@ -21,6 +21,7 @@ def test_they_are_all_tested() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
         "augmentation_of_your_own",
         "multitask_weighting",
+        "own_data_to_recommendations",
     ]
 
 

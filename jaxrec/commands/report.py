@@ -1,4 +1,4 @@
-"""jaxrec report: tables of the results in a folder."""
+"""jaxrec report: tables of the results in a folder, or the page of one run (`--run RUN --html`)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 """jaxrec score: probabilities of each label for the rows of a file, by a trained run.
 
+A run that ranks items scores pairs of a user and an item, without making probabilities of them.
+
 jaxrec score runs/table rows.csv --out scores.csv
 """
 

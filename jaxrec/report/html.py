@@ -15,7 +15,7 @@ Cells = Sequence[str]  # HTML
 def mapping_table(values: Mapping[str, Any], head: str, label: str) -> list[str]:
     """A table of names and values, nested ones as `outer.inner`."""
     rows = [
-        [f'<span class="name">{escape(name)}</span>', f"<code>{escape(value)}</code>"]
+        [f'<span class="name">{escape(name)}</span>', f"<code>{escape(value)}</code>" if value else "none"]
         for name, value in flat(values)
     ]
     return [table(label, [head, "Value"], rows)] if rows else []

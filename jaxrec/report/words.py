@@ -30,6 +30,7 @@ _METRICS = {
     "diversity": "diversity within a list",
     "serendipity": "serendipity",
     "popularity_lift": "popularity lift",
+    "seen_targets": "share of targets that the history has already",
 }
 _LOWER = ("log_loss", "mse", "rmse", "mae", "ece", "normalized_entropy", "gini", "loss")  # smaller is better
 

@@ -1,4 +1,7 @@
-"""Probabilities of each label: of rows of raw columns, or of pairs of a user and an item."""
+"""Probabilities of each label: of rows of raw columns, or of pairs of a user and an item.
+
+A run that ranks items has no labels; its pairs have the score that `recommend` sorts by.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ import numpy as np
 from jaxrec.data.own_tables import encode_rows
 from jaxrec.data.tables.columns import Coded
 from jaxrec.data.tables.rows import read_rows
+from jaxrec.index import chunked
 from jaxrec.serve import queries
+from jaxrec.serve.recommend import check_finite, item_table
 from jaxrec.tasks.ctr import behaviours
 from jaxrec.tasks.multitask import Target, select_output
-from jaxrec.types import Array, Batch, Context, Variables
+from jaxrec.types import Array, Batch, Context, Retriever, Variables
 
 if TYPE_CHECKING:
     from jaxrec.serve.load import Run
@@ -24,16 +29,16 @@ SIZES = (64, 512, 4096)  # rows of a call: the least that holds all, or as many 
 
 
 def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray]:
-    """{label: probabilities, float32 [N]} of rows, in their order.
+    """{label: probabilities, float32 [N]} of rows, in their order; {"score": …} of a run that ranks items.
 
     rows: the path of a file, a mapping of columns to arrays or lists, or a data frame; columns that the
         run was not trained on are not read. Of a table: its raw columns, encoded as the training rows were.
-        Of a click model of events: users and items of the run, each pair after all events of its user.
-    at: seconds since 1970 of the request, for click models that read times; None: the latest event.
+        Otherwise users and items of the run, each pair after all events of its user.
+    at: seconds since 1970 of the request, for models that read times; None: the latest event.
 
     Raises:
-      ValueError: the run scores no rows; a column is missing or of another type; a user or item that the run
-        does not know; a score is not finite.
+      ValueError: the run keeps no histories of users; a column is missing or of another type; a user or
+        item that the run does not know; a score is not finite.
     """
     if run.kept.kind == "table":
         assert run.kept.encoders is not None
@@ -50,10 +55,56 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
             columns["time"] = asked.now[user]
         length = run.kept.length
         return _probabilities(run, columns, lambda batch, shared: behaviours(batch, shared, length), shared)
-    raise ValueError(
-        f"{run.path}: a {run.kept.kind} run has no labels; recommend items with it, or train a click or "
-        "multi-task model"
-    )
+    return {"score": _ranking_scores(run, _pairs(run, rows), at)}
+
+
+def _ranking_scores(run: Run, pairs: Mapping[str, np.ndarray], at: int | None) -> np.ndarray:
+    """The score of each pair's item after all events of its user, float32 [N], as `recommend` has it."""
+    histories = run.kept.histories
+    if histories is None:
+        raise ValueError(f"{run.path}: keeps no histories of its users, so no pair can be scored")
+    chosen = queries.selected(histories, pairs["user"].astype(np.int64) - 1)
+    if at is None and histories.times is not None:
+        at = int(np.asarray(histories.times).max(initial=0))
+    asked = queries.asked_of(chosen, at, timed=queries.reads_times(run.kept))
+    if (asked.lengths == 0).any():
+        raise ValueError(f"row {int(np.argmin(asked.lengths))}: its user has no event to go by")
+    shapes = queries.layout(run.kept, asked, mean=run.seed == "mean")
+    key = ("score", *shapes.key)
+    if key not in run.programs:
+        run.programs[key] = jax.jit(make_pair_program(shapes, num_items=len(run.ids("item").raw)))
+    program, table = run.programs[key], item_table(run, shapes.model)
+    found: list[float] = []
+    for columns, context, real in queries.calls(asked, shapes):
+        item = np.ones(columns["mask"].size, np.int32)
+        item[:real] = pairs["item"][len(found) :][:real]
+        columns["item"] = item.reshape(columns["mask"].shape)
+        columns, context = queries.to_device((columns, context))
+        found.extend(np.asarray(program(run.variables, table, columns, context)).reshape(-1)[:real])
+    scores = np.array(found, np.float32)
+    check_finite(run, np.isfinite(scores))
+    return scores
+
+
+def make_pair_program(shapes: queries.Layout, *, num_items: int) -> Callable[..., Array]:
+    """(variables, table, queries, context) -> the score of the item of each query, [group, B]."""
+
+    def program(
+        variables: Variables, table: Array | None, columns: Mapping[str, Array], context: Context
+    ) -> Array:
+        model = shapes.model
+        if isinstance(model, Retriever):
+            assert table is not None
+            model = Retriever(model.query, lambda variables: table)
+        read = chunked.reader(model, variables, num_items=num_items)
+
+        def of_batch(batch: Mapping[str, Array], context: Context) -> Array:
+            return read(batch, context).some(batch["item"][:, None])[:, 0]
+
+        scores: Array = queries.over_batches(shapes, of_batch)(columns, context)
+        return scores
+
+    return program
 
 
 def _pairs(run: Run, rows: Any) -> dict[str, np.ndarray]:

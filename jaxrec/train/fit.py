@@ -83,8 +83,7 @@ def fit(
         phases, selection, seeds, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
     check_minutes(minutes)
-    if tensorboard:
-        check_tensorboard()
+    check_tensorboard(tensorboard)
     workdir = check_folder(workdir)
     run = Run(
         phases,
@@ -109,10 +108,11 @@ def fit(
         deferred_interrupt() as interrupted,
     ):
         _resume(run, checkpoints, start_from, accept_changed_code)
-        _begin(run, workdir, vocabulary, progress=progress)
+        _check_or_print_complete(run, workdir if progress else None)
+        if vocabulary is not None:
+            keep_vocabulary(workdir, vocabulary)
         epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
-        logs = Logs(workdir, run.history, tensorboard=tensorboard)
-        _log(run, epochs, logs, description, progress=progress)
+        _log(run, epochs, Logs(workdir, run.history, tensorboard=tensorboard), description, progress=progress)
     if interrupted():
         raise KeyboardInterrupt
     return run.fitted()
@@ -146,16 +146,6 @@ def _epochs(
         left = interrupted() or (leave_at is not None and done >= leave_at)
         if left or run.complete() or done % save_every == 0:
             checkpoints.save(done, run.arrays(), run.position())
-
-
-def _begin(run: Run, workdir: Path, vocabulary: Mapping[str, np.ndarray] | None, *, progress: bool) -> None:
-    """Checks what is left to train, or says that nothing is; keeps the raw ids."""
-    if not run.complete():
-        run.check_selection()
-    elif progress:
-        _print_complete(run, workdir)
-    if vocabulary is not None:
-        keep_vocabulary(workdir, vocabulary)
 
 
 def _log(
@@ -197,9 +187,13 @@ def _training(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _print_complete(run: Run, workdir: Path) -> None:
-    commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
-    print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
+def _check_or_print_complete(run: Run, workdir: Path | None) -> None:
+    """Checks the selection of a run that goes on; prints that a run is complete, unless workdir is None."""
+    if not run.complete():
+        run.check_selection()
+    elif workdir is not None:
+        commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
+        print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
 
 
 def _time_left(run: Run) -> str:

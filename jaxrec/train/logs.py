@@ -67,9 +67,10 @@ def write_training(folder: str | Path, training: Mapping[str, Any]) -> None:
     _replace(Path(folder) / TRAINING, json.dumps(training, indent=1) + "\n")
 
 
-def check_tensorboard() -> None:
-    """Raises ImportError, which names the remedy, if tensorboardX is not installed."""
-    _writer()
+def check_tensorboard(wanted: bool) -> None:
+    """Raises ImportError, which names the remedy, if event files are wanted and tensorboardX is missing."""
+    if wanted:
+        _writer()
 
 
 def _writer() -> type[SummaryWriter]:

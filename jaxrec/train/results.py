@@ -8,8 +8,9 @@ from typing import Any
 
 from jaxrec import provenance
 from jaxrec.report import plots, results
-from jaxrec.report.words import in_words
+from jaxrec.report.words import in_words, lower_is_better
 from jaxrec.train.fit import Fitted
+from jaxrec.train.logs import TRAINING_FORMAT, Logs, write_training
 from jaxrec.types import Protocol, Result, Tested
 
 
@@ -30,8 +31,6 @@ def save_result(
     incomparable: str = "",
 ) -> Path:
     """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
-
-    metrics: of each seed; with a `Tested`, its values by user or group are stored beside the result too.
 
     The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
     the manifest and the note name all of them.
@@ -59,6 +58,42 @@ def save_result(
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, result, path.with_suffix(".png"))
     return path
+
+
+def keep_curves(
+    folder: str | Path, fitted: Fitted, *, seeds: Sequence[int], metric: str, settings: Mapping[str, Any]
+) -> None:
+    """Keeps history.jsonl and training.json of a finished run, its seeds in their order, in a folder.
+
+    Seeds may have been trained apart; where one ended earlier, its later values are NaN.
+
+    metric: of validation, which chose the epochs. settings: that identify the run.
+    """
+    write_training(
+        folder,
+        {
+            "format": TRAINING_FORMAT,
+            "seeds": list(seeds),
+            "metric": metric,
+            "lower_is_better": lower_is_better(metric),
+            "phases": _phases(fitted.history),
+            "epochs": len(fitted.history),
+            "complete": True,
+            "best_value": fitted.best_value,
+            "best_epoch": fitted.best_epoch,
+            "made_by": list(fitted.made_by),
+            "seconds": fitted.seconds,
+            "compile_seconds": fitted.compile_seconds,
+            "settings": dict(settings),
+        },
+    )
+    Logs(folder, fitted.history).close()
+
+
+def _phases(history: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Names and trained epochs of the phases of a history."""
+    names = [entry["phase"] for entry in history]
+    return [[name, names.count(name)] for name in dict.fromkeys(names)]
 
 
 def origin(fitted: Fitted | None) -> tuple[Mapping[str, Any], str]:

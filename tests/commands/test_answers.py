@@ -150,7 +150,7 @@ def test_vectors_in_a_file(folder: Path, tmp_path: Path, what: str) -> None:
         (recommend, ("sasrec", "--history", "i01,zz"), "histories: the run has no item 'zz'"),
         (recommend, ("table", "--user", "u1"), "a table run without item ids; use score"),
         (recommend, ("none", "--user", "u1"), "no such folder: not a finished run"),
-        (score, ("sasrec", "rows.csv"), "a sequence run has no labels"),
+        (score, ("sasrec", "rows.csv"), "rows.csv: there is no user column"),
         (score, ("table", "rows.csv", "--out", "scores.json"), "out='scores.json': must end in .csv or .tsv"),
         (embed, ("sasrec", "items"), "out='': must end in .npz"),
         (embed, ("table", "items", "--out", "a.npy"), "a table run has no vectors"),

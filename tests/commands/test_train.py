@@ -17,6 +17,8 @@ from jaxrec.commands.training.options import made
 from jaxrec.commands.training.run import read_command, train_once
 from jaxrec.commands.training.source import source_of
 from jaxrec.report.results import read_results
+from jaxrec.report.run_page import write_page
+from jaxrec.report.run_parts import read_run
 from jaxrec.serve import run_folder
 from jaxrec.train.fit import fit
 from tests.commands.small_data import EVENTS, ITEMS, write_events, write_rows
@@ -83,6 +85,21 @@ def test_a_table_model_is_kept_with_its_encoders_and_outputs(mmoe: Path) -> None
         "city",
         "device",
     ]
+
+
+@pytest.mark.parametrize("model", ["sasrec", "mmoe"])
+def test_the_page_of_a_run_has_curves_baselines_and_experts(
+    model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue(model)
+    parts = read_run(folder)
+    assert list(parts.seeds) == list(run_folder.read(folder).seeds)
+    assert len(parts.best_epoch) == len(parts.seeds)
+    assert [entry["epoch"] for entry in parts.history] == list(range(len(parts.history)))
+    assert set(parts.baselines) == ({"random", "popularity"} if model == "sasrec" else {"base-rate"})
+    assert (parts.gates is not None) == (model == "mmoe")
+    assert parts.missing == ("Slices by history length and item popularity: they were not measured.",)
+    assert write_page(folder, tmp_path / "page.html").stat().st_size > 10_000
 
 
 def test_results_have_the_baselines(sasrec: Path, mmoe: Path) -> None:

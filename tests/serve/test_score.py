@@ -16,7 +16,7 @@ from jaxrec.data.own_tables import encode_rows
 from jaxrec.serve import score
 from jaxrec.serve.run_folder import Kept, write
 from jaxrec.types import Array
-from tests.serve.small_runs import EVENTS, ITEMS, RAW, USERS, Linear, table_run
+from tests.serve.small_runs import EVENTS, ITEMS, RAW, USERS, Linear, all_runs, table_run
 
 NEW = {"price": [2.0, None, 4.0], "other": ["x", "y", "z"], "city": ["b", "new", ""]}
 
@@ -49,6 +49,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, serve.Run]:
     write(folder / "table", table_run())
     write(folder / "clicks", click_run())
     return {name: serve.load(folder / name) for name in ("table", "clicks")}
+
+
+@pytest.fixture(scope="module")
+def ranking(tmp_path_factory: pytest.TempPathFactory) -> dict[str, serve.Run]:
+    folder = tmp_path_factory.mktemp("ranking")
+    runs = {name: run for name, run in all_runs(folder).items() if name in ("hstu", "stamp", "item-knn")}
+    return runs | {"mean": serve.load(folder / "gru4rec", seed="mean")}
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -108,6 +115,22 @@ def test_pairs_are_scored_after_all_events_of_their_user(runs: dict[str, serve.R
         np.testing.assert_allclose(probability, sigmoid(logit), rtol=1e-5)
     later = run.score({"user": users, "item": items}, at=int(latest) + 1000)["click"]
     np.testing.assert_allclose(np.log(later / (1 - later)), np.log(found / (1 - found)) + 1, rtol=1e-3)
+
+
+def test_pairs_of_a_ranking_have_the_scores_of_its_lists(ranking: dict[str, serve.Run]) -> None:
+    """More pairs than one batch holds, in no order; with two seeds averaged too."""
+    pairs = [(user, item) for user in USERS.tolist() for item in ITEMS.tolist()][::-1]
+    rows = {"user": [user for user, _ in pairs], "item": [item for _, item in pairs]}
+    assert len(pairs) > 64
+    for run in ranking.values():
+        lists = run.recommend(users=USERS.tolist(), k=len(ITEMS), seen="keep")
+        by_pair = {
+            (found.user, item): score
+            for found in lists
+            for item, score in zip(found.items.tolist(), found.scores.tolist(), strict=True)
+        }
+        expected = [by_pair[pair] for pair in pairs]
+        np.testing.assert_allclose(run.score(rows)["score"], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks.multitask import Target
 from jaxrec.train.evaluate import impression_metrics
 from jaxrec.train.parallel import axis_name
-from jaxrec.types import Tested, Variables
+from jaxrec.types import Variables
 
 CLICK = Target("click", None, "label/click")
 SELECTION = "auc/click"
@@ -117,7 +117,7 @@ def popularity(data: impressions.Data, clicks: Clicks, num_seeds: int) -> Baseli
     clicked = np.bincount(item, label, minlength=clicks.num_items + 1)
     log_odds = np.log((clicked + 1) / (shown - clicked + 1)).astype(np.float32)
     found = impression_metrics(["click"], group=data.group)(log_odds[data.test["item"]][..., None], data.test)
-    return BaselineRow("popularity", Tested([found] * num_seeds), impressions.protocol(data, "none", ""))
+    return BaselineRow("popularity", [found] * num_seeds, impressions.protocol(data, "none", ""))
 
 
 def describe_clicks(clicks: Clicks) -> str:

@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrec.protocols.gates import Shares
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol, Tested, Variables
 
+Metrics = list[dict[str, float]] | Tested  # of each seed
 # {vocabulary: number of further ids} -> shapes of the variables of the same model with a larger vocabulary
 Shapes = Callable[[Mapping[str, int]], Variables]
 
 
 class BaselineRow(NamedTuple):
-    """A method that is not trained, and its test."""
+    """A method that is not trained, and its test metrics."""
 
     name: str
-    tested: Tested
+    metrics: Metrics
     protocol: Protocol
 
 
@@ -26,11 +28,12 @@ class Prepared(NamedTuple):
     """A run that can begin: its data are read and checked, its model is built.
 
     name: of its row, such as "sasrec-ce"; dataset: of its result files. train: (options of `train.fit.fit`)
-    -> the run; test: (variables) -> metrics of each seed and values by user; baselines: () -> their rows.
-    kept: the other fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in
-    the order of their numbers. shapes: see `Shapes`. constants: variables of the model that are given instead
-    of learned. notes: lines that a user should read before training. next_command: what to type after
-    training, RUN standing for the folder.
+    -> the run; test: (variables) -> metrics of each seed; baselines: () -> their rows. kept: the other
+    fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in the order of
+    their numbers. shapes: see `Shapes`. constants: variables of the model that are given instead of learned.
+    shares: (variables) -> how much each task uses each expert; of: the examples of that, in words.
+    notes: lines that a user should read before training. next_command: what to type after training, RUN
+    standing for the folder.
     """
 
     name: str
@@ -44,5 +47,7 @@ class Prepared(NamedTuple):
     vocabularies: Mapping[str, np.ndarray]
     shapes: Shapes
     constants: Mapping[str, Any] = {}
+    shares: Callable[[Variables], Shares] | None = None
+    of: str = ""
     notes: Sequence[str] = ()
     next_command: str = ""

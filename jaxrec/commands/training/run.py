@@ -19,13 +19,14 @@ from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
 from jaxrec.commands.training.source import Source
 from jaxrec.commands.training.warm_start import initial_options
+from jaxrec.protocols.gates import write_shares
 from jaxrec.recipes.trainable import ClickModel, SequenceModel, TableModel
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import modules, run_folder
 from jaxrec.serve.run_folder import RUN, Kept
 from jaxrec.train.fit import Fitted
-from jaxrec.train.results import origin, save_result
+from jaxrec.train.results import keep_curves, origin, save_result
 
 EXPERIMENT = "train"  # of the result files
 SETTINGS, TRAINING, RESULTS = "settings.json", "training", "results"
@@ -235,7 +236,7 @@ def finish(
             model=row.name,
             config={},
             protocol=row.protocol,
-            metrics=row.tested,
+            metrics=row.metrics,
             **shared,
         )
     save_result(
@@ -247,13 +248,17 @@ def finish(
         fitted=fitted,
         **shared,
     )
+    chosen = prepared.protocol.selection
+    keep_curves(folder, fitted, seeds=options.seeds, metric=chosen, settings=settings)
+    if prepared.shares is not None and (found := prepared.shares(fitted.variables)):
+        write_shares(folder, found, prepared.of)
     kept = Kept(
         name=prepared.name,
         module=prepared.module,
         variables=jax.tree.map(np.asarray, jax.device_get(dict(fitted.variables))),
         seeds=tuple(options.seeds),
         protocol=prepared.protocol,
-        metrics={name: tuple(found[name] for found in tested.metrics) for name in tested.metrics[0]},
+        metrics={name: tuple(of[name] for of in tested.metrics) for name in tested.metrics[0]},
         validation=validation_of(fitted),
         settings=settings,
         data=settings["data"],

@@ -84,8 +84,8 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         found = []
         for make in (baselines.random, baselines.popularity):
             made = make(data)
-            tested = test(made, data, untrained, made.for_seeds(options.seeds))
-            found.append(BaselineRow(made.name, tested, untrained))
+            metrics = test(made, data, untrained, made.for_seeds(options.seeds))
+            found.append(BaselineRow(made.name, metrics, untrained))
         return found
 
     return Prepared(
@@ -100,6 +100,7 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         baselines=test_baselines,
         kept={
             "kind": "sequence",
+            "columns": {options.user: "user", options.item: "item"},
             "vocabulary": vocabulary,
             "histories": Histories(sequences.items, sequences.offsets, sequences.times),
             "counts": baselines.popularity(data).variables["count"].astype(np.int64),

@@ -19,12 +19,13 @@ from jaxrec.data.own_tables import Labelled
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import impressions
+from jaxrec.protocols.gates import expert_shares
 from jaxrec.recipes.trainable import Table, TableModel
 from jaxrec.tasks.multitask import Target, multitask
 from jaxrec.tasks.objectives import loss_name
 from jaxrec.train.evaluate import impression_metrics
 from jaxrec.train.parallel import axis_name
-from jaxrec.types import Tested, Variables
+from jaxrec.types import Variables
 
 
 class Rows(NamedTuple):
@@ -60,10 +61,11 @@ def prepare(name: str, entry: TableModel, options: Any, rows: Rows) -> Prepared:
     weights = {t.name: 1.0 for t in targets} | {name: term.weight for name, term in used.items()}
     columns = {name: kind for name, kind in labelled.kinds.items() if kind in ("categorical", "numeric")}
 
+    module = entry.module(Table(table), recipe)
     return Prepared(
         name="+".join([name, *(term.without for term in extra.values() if not term.weight)]),
         dataset=as_file_name(data.name),
-        module=entry.module(Table(table), recipe),
+        module=module,
         protocol=impressions.protocol(data, selection, " + ".join(losses)),
         train=functools.partial(
             impressions.train,
@@ -89,6 +91,8 @@ def prepare(name: str, entry: TableModel, options: Any, rows: Rows) -> Prepared:
         },
         vocabularies=known_values(labelled.encoders),
         shapes=functools.partial(_shapes_of, entry, recipe, rows, targets),
+        shares=lambda variables: expert_shares(module, variables, data.validation, [t.name for t in targets]),
+        of=f"{len(split.validation):,} validation rows",
         notes=[describe_table(split, data.num_examples)],
         next_command=f"jaxrec score RUN {options.data} --out scores.csv",
     )
@@ -123,9 +127,7 @@ def base_rate(
     scores = np.broadcast_to(np.asarray(logits, np.float32), shape)
     measure = impression_metrics([t.name for t in targets], calibration=True)
     found: Mapping[str, float] = measure(scores, data.test)
-    return BaselineRow(
-        "base-rate", Tested([dict(found)] * len(seeds)), impressions.protocol(data, "none", "")
-    )
+    return BaselineRow("base-rate", [dict(found)] * len(seeds), impressions.protocol(data, "none", ""))
 
 
 def describe_table(split: ImpressionSplit, train: int) -> str:

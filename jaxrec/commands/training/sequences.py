@@ -100,6 +100,7 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         baselines=test_baselines,
         kept={
             "kind": "sequence",
+            "columns": {options.user: "user", options.item: "item"},
             "vocabulary": vocabulary,
             "histories": Histories(sequences.items, sequences.offsets, sequences.times),
             "counts": baselines.popularity(data).variables["count"].astype(np.int64),

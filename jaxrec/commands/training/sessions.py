@@ -94,6 +94,7 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         baselines=test_baselines,
         kept={
             "kind": "session",
+            "columns": {options.user: "user", options.item: "item"},
             "vocabulary": {"item": item_ids},
             "counts": baselines.popularity(found).variables["count"].astype(np.int64),
         },

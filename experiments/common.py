@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from experiments import sweeps
+from experiments.sweeps import SweepOptions as SweepOptions
 from jaxrec import data, provenance
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
@@ -18,10 +20,14 @@ from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.report import plots, results
 from jaxrec.train import arguments
 from jaxrec.train.fit import Fitted
+from jaxrec.train.trial import Trial
+from jaxrec.tuning.reads import Train, plain
+from jaxrec.tuning.reads import optimiser as optimiser
 from jaxrec.types import Protocol, Result
 
 C = TypeVar("C")
 STORAGE_OPTIONS = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
+NOT_SETTINGS = (*STORAGE_OPTIONS, *sweeps.OPTIONS)  # do not affect what is computed
 
 # options that need --data
 FILE_OPTIONS = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")
@@ -95,10 +101,12 @@ def own_table(config: TableOptions) -> ImpressionSplit:
 
 
 def describe_settings(config: Any, *, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The settings that affect what is computed: all but STORAGE_OPTIONS and those of `left_out`.
-    Options of a user's file are among them where there is one."""
+    """The settings that affect what is computed: all but NOT_SETTINGS and those of `left_out`. Options of a
+    user's file are among them where there is one.
+    """
+    config = plain(config)
     of_a_file = () if getattr(config, "data", None) else ("data", *file_options(config))
-    names = (*STORAGE_OPTIONS, *of_a_file, *left_out)
+    names = (*NOT_SETTINGS, *of_a_file, *left_out)
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in names}
 
 
@@ -119,13 +127,18 @@ def override(recipe: C, config: Any) -> C:
 
 
 def training_options(
-    config: Options, *folders: str, left_out: tuple[str, ...] = (), **settings: Any
+    config: Options,
+    *folders: str,
+    left_out: tuple[str, ...] = (),
+    trial: Trial | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """The arguments of `train.fit.fit` on seeds, storage and devices: seeds, workdir, description and so on.
 
     folders: below the work directory, such as data set and row. settings: identify the run in addition to the
-    options that affect what is computed. left_out: options that do not.
+    options that affect what is computed. left_out: options that do not. trial: of a search of settings.
     """
+    of_trial = {} if trial is None else {"seeds": trial.seeds, "trial": trial, "progress": False}
     return {
         "seeds": config.seeds,
         "workdir": Path(config.workdir, *folders),
@@ -133,7 +146,13 @@ def training_options(
         "num_devices": config.num_devices,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
+        **of_trial,
     }
+
+
+def tune(config: C, train: Train, **names: Any) -> C:
+    """The configuration with the settings that --sweep chooses on validation, see `sweeps.tune`."""
+    return sweeps.tune(config, train, settings=describe_settings(config), **names)  # type: ignore[type-var]
 
 
 def check(config: Any, *at_least_one: str) -> None:
@@ -261,6 +280,7 @@ def save(
     the manifest and the note name all of them.
     """
     manifest, remark = origin(fitted)
+    searched = sweeps.note(sweeps.study_path(folder, experiment, dataset, model), config)
     result = Result(
         experiment=experiment,
         dataset=dataset,
@@ -274,7 +294,7 @@ def save(
         steps=fitted.steps if fitted else 0,
         seconds=fitted.seconds if fitted else 0.0,
         compile_seconds=fitted.compile_seconds if fitted else 0.0,
-        note=". ".join(part for part in (note, remark) if part),
+        note=". ".join(part for part in (note, searched, remark) if part),
         incomparable=incomparable,
     )
     path = results.write_result(result, folder, manifest=manifest)

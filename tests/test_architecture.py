@@ -21,7 +21,7 @@ FLOORS = {
     **dict.fromkeys(("augment", "losses", "metrics", "sampling", "nn", "optim", "report"), 3),
     "index": 4,
     **dict.fromkeys(("tasks", "train", "convert"), 5),
-    "protocols": 6,
+    **dict.fromkeys(("protocols", "tuning"), 6),
     **dict.fromkeys(("baselines", "recipes", "serve"), 7),
 }
 # Further than that: a task takes a module as an argument, and the loop knows neither model nor data source.

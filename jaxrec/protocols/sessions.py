@@ -197,13 +197,14 @@ def test(
     protocol: Protocol,
     variables: Variables,
     *,
+    part: Part = "test",  # noqa: PT028
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Metrics of the test examples for each seed: variables have a leading seeds axis."""
+    """Metrics of the examples of a part for each seed: variables have a leading seeds axis."""
     ranked = (
-        evaluation(model, data, protocol, queries(data, "test"))
+        evaluation(model, data, protocol, queries(data, part))
         if isinstance(model, Baseline)
-        else rank_clicks(model, data, protocol, "test")
+        else rank_clicks(model, data, protocol, part)
     )
     return evaluate(ranked, variables, data.columns, num_devices=num_devices)
 

@@ -23,6 +23,7 @@ from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
 from jaxrec.train.logs import Logs
 from jaxrec.train.run import Fitted, Phase, Run, Selection
+from jaxrec.train.trial import Trial, replay
 from jaxrec.types import Context, Variables
 
 __all__ = ["Compiled", "Fitted", "Phase", "Selection", "fit"]
@@ -48,6 +49,7 @@ def fit(
     start_from: str | Path | None = None,
     initial: Variables | None = None,
     newly_initialised: Marks = (),
+    trial: Trial | None = None,
 ) -> Fitted:
     """Trains `phases` one after the other and returns each seed's best parameters.
 
@@ -64,6 +66,8 @@ def fit(
     `Fitted.variables`: one set for all seeds, or behind a leading axis of seeds, in their order.
     newly_initialised: which of them are drawn all the same and need not be given: prefixes of paths, such as
     ["params/head"], or a function from variables to a tree of bool.
+    trial: of a study of settings, which may end the run after any epoch; a member that diverges then has
+    zeros as parameters, `diverged` in the history says so, and no error is raised.
 
     Raises:
       ValueError: an argument that trains nothing or is out of range, an unknown selection metric, evaluation
@@ -72,10 +76,11 @@ def fit(
         another process holds workdir; the checkpoint in workdir belongs to another run or was made by other
         code; a loss or score that is not finite.
     """
+    once = seeds if trial is None else sorted(set(seeds))
     check_arguments(
-        phases, selection, seeds, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
+        phases, selection, once, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
-    workdir = check_folder(workdir)
+    workdir = _begin(check_folder(workdir), trial, phases, selection)
     run = Run(
         phases,
         tx,
@@ -87,10 +92,9 @@ def fit(
         calls=calls,
         initial=initial,
         newly_initialised=newly_initialised,
+        trial=trial,
     )
-    described = {**description, **run.description(context), "calls": calls}
-    if vocabulary is not None:
-        described["vocabulary"] = vocabulary_digest(vocabulary)
+    described = {**description, **run.description(context), "calls": calls, **_parts(vocabulary, trial)}
     if not (workdir / CHECKPOINTS).exists():
         run.check_selection()
     with (
@@ -105,12 +109,28 @@ def fit(
             _print_complete(run, workdir)
         if vocabulary is not None:
             keep_vocabulary(workdir, vocabulary)
-        leave_at = None if stop_after is None else len(run.history) + stop_after
-        epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, leave_at=leave_at)
+        epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
         _log(run, epochs, workdir, progress=progress)
     if interrupted():
         raise KeyboardInterrupt
     return run.fitted()
+
+
+def _begin(workdir: Path, trial: Trial | None, phases: Sequence[Phase], selection: Selection) -> Path:
+    """Tells a trial what is about to be trained, which may raise to end it here; returns the folder."""
+    if trial is not None:
+        trial.begin(selection.metric, selection.lower_is_better, sum(phase.epochs for phase in phases))
+    return workdir
+
+
+def _parts(vocabulary: Mapping[str, np.ndarray] | None, trial: Trial | None) -> dict[str, Any]:
+    """What a run's description says of its vocabulary and of the numbers of a trial, where there are any."""
+    found: dict[str, Any] = {}
+    if trial is not None:
+        found["numbers"] = {name: list(values) for name, values in trial.numbers.items()}
+    if vocabulary is not None:
+        found["vocabulary"] = vocabulary_digest(vocabulary)
+    return found
 
 
 def _resume(
@@ -129,14 +149,21 @@ def _epochs(
     interrupted: Callable[[], bool],
     *,
     save_every: int,
-    leave_at: int | None,
+    stop_after: int | None,
 ) -> Iterator[dict[str, Any]]:
-    """Trains until the run is complete, interrupted or has `leave_at` epochs; saves, and gives each entry."""
-    left = False
+    """Trains until the run is complete or interrupted, its trial ends it, or `stop_after` epochs are done here;
+    saves, and gives each entry.
+    """
+    leave_at = None if stop_after is None else len(run.history) + stop_after
+    trial = run.trial
+    left = trial is not None and not replay(trial, run.history, run.compile_seconds, run.complete())
     while not run.complete() and not left:
-        yield run.epoch()
+        entry = run.epoch()
+        yield entry
         done = len(run.history)
         left = interrupted() or (leave_at is not None and done >= leave_at)
+        if trial is not None:
+            left |= not trial.watch(entry, run.seconds + run.compile_seconds, run.complete())
         if left or run.complete() or done % save_every == 0:
             checkpoints.save(done, run.arrays(), run.position())
 

@@ -151,8 +151,8 @@ def _epochs(
     save_every: int,
     stop_after: int | None,
 ) -> Iterator[dict[str, Any]]:
-    """Trains until the run is complete or interrupted, its trial ends it, or `stop_after` epochs are done here;
-    saves, and gives each entry.
+    """Trains until the run is complete or interrupted, its trial ends it, or `stop_after` epochs are done
+    here; saves, and gives each entry.
     """
     leave_at = None if stop_after is None else len(run.history) + stop_after
     trial = run.trial

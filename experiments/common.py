@@ -17,6 +17,7 @@ from jaxrec import data, provenance
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
+from jaxrec.protocols import Beyond
 from jaxrec.report import plots, results
 from jaxrec.train import arguments
 from jaxrec.train.fit import Fitted
@@ -26,7 +27,10 @@ from jaxrec.tuning.reads import optimiser as optimiser
 from jaxrec.types import Protocol, Result
 
 C = TypeVar("C")
-STORAGE_OPTIONS = ("rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code")
+# options that change no number, only what is stored, where, and what is measured in addition
+STORAGE_OPTIONS = (
+    "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond"
+)  # fmt: skip
 NOT_SETTINGS = (*STORAGE_OPTIONS, *sweeps.OPTIONS)  # do not affect what is computed
 
 # options that need --data
@@ -59,6 +63,13 @@ class EventOptions(Options):
     item: str = "item"  # its column of items
     time: str = "time"  # its column of seconds; empty: the order of the lines
     k_core: int = 0  # users and items with fewer events are removed; 0: none
+
+
+@dataclasses.dataclass(frozen=True)
+class RankingOptions(EventOptions):
+    """The options of an experiment that ranks all items."""
+
+    beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and so on, such as 10 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +166,15 @@ def tune(config: C, train: Train, **names: Any) -> C:
     return sweeps.tune(config, train, settings=describe_settings(config), **names)  # type: ignore[type-var]
 
 
+def for_test(config: RankingOptions, protocol: Protocol) -> dict[str, Any]:
+    """The arguments of `next_item.test` and `sessions.test` on devices and further metrics.
+
+    A ranking of sampled candidates makes no lists of items, so it has no further metrics.
+    """
+    asked = config.beyond and protocol.candidates == "all"
+    return {"num_devices": config.num_devices, "beyond": Beyond(ks=config.beyond) if asked else None}
+
+
 def check(config: Any, *at_least_one: str) -> None:
     """Raises ValueError for a named setting below 1, and for wrong seeds, rates or options of a file.
 
@@ -166,6 +186,19 @@ def check(config: Any, *at_least_one: str) -> None:
     check_seeds(config.seeds)
     check_training(config)
     check_own_data(config)
+    check_beyond(config)
+
+
+def check_beyond(config: Any) -> None:
+    """Raises ValueError for lists below 1 item, and for a rule for seen items by which no lists are made."""
+    asked = getattr(config, "beyond", ())
+    if any(k < 1 for k in asked):
+        raise ValueError(f"beyond={asked}: each must be at least 1")
+    if asked and getattr(config, "seen", "") == "zero":
+        raise ValueError(
+            f"beyond={asked}: with --seen zero, ids that are no items would be in the lists; "
+            "take --seen exclude"
+        )
 
 
 def check_own_data(config: Any) -> None:

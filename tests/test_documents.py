@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tyro
 
@@ -278,10 +279,18 @@ def test_a_file_of_yours_ends_in_a_tested_model(
     events = zip(sequences.event_users, sequences.items, sequences.times, strict=True)
     lines = [f"u{user},i{item},{time}\n" for user, item, time in events]
     (tmp_path / "events.csv").write_text("uid,sku,ts\n" + "".join(lines), encoding="utf-8")
+    rng = np.random.default_rng(0)
+    shown = [f"{rng.integers(2)},{rng.integers(2)},{'ABC'[i % 3]},{i % 7},{i}\n" for i in range(60)]
+    (tmp_path / "rows.csv").write_text("click,buy,city,price,ts\n" + "".join(shown), encoding="utf-8")
+    (tmp_path / "new_rows.csv").write_text("price,city\n3,B\n,Z\n", encoding="utf-8")
+    np.savez(tmp_path / "vectors.npz", sku=np.array([f"i{item}" for item in range(1, 21)]), v=np.eye(20, 4))
     monkeypatch.chdir(tmp_path)
     steps = "".join(blocks("bring_your_own_data.md", "python"))
     assert "epochs=20" in steps
-    exec(compile(steps.replace("epochs=20", "epochs=2"), "bring_your_own_data.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(steps.replace("epochs=20", "epochs=2"), "bring_your_own_data.md", "exec"), names)
+    assert names["columns"]["city"].tolist() == [4, 2]  # B, and a city that training rows do not have
+    assert names["vectors"].shape == (names["sequences"].num_items + 1, 4)
     printed = capsys.readouterr().out
     assert re.findall(r"^(\w+) \[\{.*'ndcg@10': 0\.\d+.*\}, \{.*\}\]$", printed, flags=re.MULTILINE) == [
         "sasrec", "random", "popularity"

@@ -86,7 +86,7 @@ TINY: Mapping[str, Any] = {"dim": 8, "batch_size": 16, "epochs": 2, "num_samples
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions, recipes.Recipe):
+class Config(common.RankingOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     dataset: Literal["yoochoose1_64", "diginetica"] = "yoochoose1_64"  # data set
@@ -181,7 +181,7 @@ def run(config: Config) -> None:
                 **options,
             )
             variables = fitted.variables
-        found = sessions.test(model, columns, protocol, variables, num_devices=config.num_devices)
+        found = sessions.test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -91,7 +91,7 @@ TINY: Mapping[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions, recipes.Changes):
+class Config(common.RankingOptions, recipes.Changes):
     """Trains and tests the rows of the table, one after the other."""
 
     dataset: Literal["ml-100k", "Beauty", "Sports", "Video", "ml-1m", "ml-20m", "Books"] = "ml-100k"
@@ -223,7 +223,7 @@ def run(config: Config) -> None:
             )
             model, variables, note = encoder, fitted.variables, note_of(encoder, config)
             settings = {**stored, **common.describe_settings(config, left_out=("file",))}
-        found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
+        found = next_item.test(model, columns, protocol, variables, **common.for_test(config, protocol))
         on_test = " on test" if fitted and config.select == "test" else ""
         path = common.save(
             config.results,

@@ -86,7 +86,7 @@ TINY: Mapping[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions, recipes.Recipe):
+class Config(common.RankingOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Sizes: the public code's for ML-1M."""
 
     value: str = "rating"  # column of actions of your own file: integers from 1
@@ -157,7 +157,7 @@ def measure_baseline(row: str, columns: actions.Data, config: Config) -> dict[Qu
     variables = model.for_seeds(config.seeds)
     return {
         "retrieval": next_item.test(
-            model, columns.retrieval, protocol, variables, num_devices=config.num_devices
+            model, columns.retrieval, protocol, variables, **common.for_test(config, protocol)
         )
     }
 
@@ -192,7 +192,7 @@ def train(
             question,
             by_question[question],
             fitted.variables,
-            num_devices=config.num_devices,
+            **common.for_test(config, by_question[question]),
         )
         for question in questions
     }

@@ -83,7 +83,7 @@ TINY: Mapping[str, Any] = {"dim": 8, "max_len": 12, "batch_size": 32, "epochs": 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions, common.SweepOptions, recipes.Recipe):
+class Config(common.RankingOptions, common.SweepOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Defaults: the authors' code."""
 
     dataset: Literal["Video", "ml-100k"] = "Video"  # data set
@@ -175,7 +175,7 @@ def run(config: Config) -> None:
             fitted = training(own)
             model, variables = ROWS[row].encoder(columns.num_items, own), fitted.variables
         for protocol, ending in ((sampled, ""), (everything, "-full")):
-            found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
+            found = next_item.test(model, columns, protocol, variables, **common.for_test(config, protocol))
             numbers = NONE if ending else published_numbers(row, own)
             notes = [] if ending else [NEGATIVES, *([ALL_USERS] if numbers.values else [])]
             path = common.save(

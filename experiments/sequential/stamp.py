@@ -100,7 +100,7 @@ TINY: Mapping[str, Any] = {"dim": 8, "max_len": 8, "epochs": 2, "batch_size": 64
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions, common.SweepOptions, recipes.Recipe):
+class Config(common.RankingOptions, common.SweepOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Defaults: the authors' code."""
 
     dataset: Literal["yoochoose1_64", "diginetica", "tmall"] = "yoochoose1_64"  # data set
@@ -225,7 +225,7 @@ def run(config: Config) -> None:
             model, fitted = training_of(ROWS[row], columns, own), train(row, columns, protocol, own)
             variables, settings = fitted.variables, common.describe_settings(own, left_out=OF_KNN)
         numbers = published_numbers(row, own)
-        found = sessions.test(model, columns, protocol, variables, num_devices=config.num_devices)
+        found = sessions.test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -85,7 +85,7 @@ TINY: Mapping[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions, recipes.Changes):
+class Config(common.RankingOptions, recipes.Changes):
     """Trains and tests the rows of the table, one after the other."""
 
     dataset: Literal[
@@ -225,7 +225,7 @@ def run(config: Config) -> None:
             model, fitted = train(row, columns, protocol, config)
             variables = fitted.variables
             settings = {"recipe": dataclasses.asdict(recipe), **common.describe_settings(config)}
-        found = next_item.test(model, columns, protocol, variables, num_devices=config.num_devices)
+        found = next_item.test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -14,8 +14,9 @@ import tyro
 
 from jaxrec.data import catalogue, store
 from jaxrec.data.delimited import file_suffix
-from jaxrec.data.events.event_files import read_csv, read_parquet
+from jaxrec.data.events.event_files import read_events
 from jaxrec.data.events.sequence_files import read_sequences
+from jaxrec.data.typed_sources import source_form
 
 # Names of the catalogue's kinds in `list`.
 CONTENTS: Mapping[catalogue.Kind, str] = {
@@ -112,8 +113,8 @@ class ReadEvents:
 class Validate:
     """Reads your own file as training would, and prints its statistics or what is wrong with it.
 
-    By its name: .csv, .tsv, .dat (also .gz) or .parquet is a table of events; .txt (also .gz) has lines
-    `user item item ...`, oldest first. Case is ignored.
+    By its name: .csv, .tsv, .dat, .jsonl, .ndjson, .json (also .gz) or .parquet is a table of events; .txt
+    (also .gz) has lines `user item item ...`, oldest first. Case is ignored.
     """
 
     file: tyro.conf.Positional[Path]
@@ -131,8 +132,7 @@ class Validate:
     renumber: bool = False  # with --keep-ids and --k-core: renumber the remaining items
 
     def run(self) -> None:
-        form = file_suffix(self.file)
-        if form == ".txt":
+        if file_suffix(self.file) == ".txt":
             self._only("a table", "user item time value delimiter columns keep_ids real_ids k_core renumber")
             print(catalogue.describe(read_sequences(self.file, self.times_file, name=self.name)))
             return
@@ -143,17 +143,10 @@ class Validate:
             **{name: getattr(self, name) for name in ("user", "item", "time", "value", "real_ids", "name")},
             "ids": "keep" if self.keep_ids else "map",
         }
-        if form == ".parquet":
+        if source_form(self.file) != ".csv":
             self._only("a table of text", "delimiter columns")
-            events = read_parquet(self.file, **options)
-        elif form in (".csv", ".tsv", ".dat"):
-            columns = self.columns or None
-            events = read_csv(self.file, **options, delimiter=self.delimiter, columns=columns)
-        else:
-            raise ValueError(
-                f"{self.file}: name ends in {form!r}; expected .csv, .tsv, .parquet or .txt (.gz), or .dat "
-                "with --delimiter"
-            )
+        columns = self.columns or None
+        events = read_events(self.file, **options, delimiter=self.delimiter, columns=columns)
         if self.k_core is not None:
             events = events.k_core(self.k_core, renumber=True if self.renumber else None)
         print(catalogue.describe(events.to_sequences()))

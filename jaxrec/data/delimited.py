@@ -6,7 +6,7 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,30 @@ def header_fault(header: list[str]) -> str | None:
         if header.count(name) > 1:
             return f"{header.count(name)} columns are named {quote(name)}; names must differ"
     return None
+
+
+def column_index(
+    where: str | Path, header: Sequence[str], feature: str, name: str, *, remedy: str | None = None
+) -> int:
+    """Where the column that holds a feature stands in a header; ValueError unless it stands there once.
+
+    feature: what the column holds, and the argument that names it, such as "user". remedy: what to do if it
+    is not there; None: to name another one.
+    """
+    count = list(header).count(name)
+    if count > 1:
+        raise ValueError(f"{where}: {count} columns are named {name!r}; column names must differ")
+    if not count:
+        other = next((d for d in (",", ";", "\t", "|", "::") if len(header) == 1 and d in header[0]), None)
+        if other is not None:
+            raise ValueError(
+                f"{where}: the header {quote(header[0])} is one column; give delimiter={other!r}"
+            )
+        raise ValueError(
+            f"{where}: there is no {feature} column {name!r} among {', '.join(map(quote, header))}; "
+            f"{remedy or f'name it with {feature}=...'}"
+        )
+    return list(header).index(name)
 
 
 def _next_record(reader: Iterator[list[str]]) -> list[str] | None:

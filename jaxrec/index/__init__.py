@@ -2,4 +2,5 @@
 
 chunked  scores of all items a block at a time, exact: counts, and the best k
 rank     ranks of targets by a protocol
+top_k    the best items by a protocol, which of them are relevant, and the rank
 """

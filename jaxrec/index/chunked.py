@@ -115,14 +115,19 @@ def _fold_one(block: Block) -> Fold:
 
 def target_scores(items: ItemScores, target: Array) -> Array:
     """The score of one item for each query, ids [B] → [B]; 0 where the id is none of the items."""
+    return some_scores(items, target[:, None])[:, 0]
+
+
+def some_scores(items: ItemScores, ids: Array) -> Array:
+    """Scores of some items for each query, ids [B, A] → [B, A]; 0 where the id is none of the items."""
 
     def step(found: Array, block: Block) -> Array:
         size = len(block.ids)
-        column = target - block.ids[0]
-        value = jnp.take_along_axis(block.scores, jnp.clip(column, 0, size - 1)[:, None], axis=1)[:, 0]
+        column = ids - block.ids[0]
+        value = jnp.take_along_axis(block.scores, jnp.clip(column, 0, size - 1), axis=1)
         return jnp.where((column >= 0) & (column < size), value, found)
 
-    return items.fold(step, jnp.zeros(items.num_queries, items.dtype))
+    return items.fold(step, jnp.zeros(ids.shape, items.dtype))
 
 
 class Best(NamedTuple):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxrec import metrics, packing
 from jaxrec.index import chunked
-from jaxrec.index.chunked import BLOCK, BatchScores, Block
+from jaxrec.index.chunked import BLOCK, BatchScores, Block, Change
 from jaxrec.types import Array, Context, Measure, Protocol, Retriever, Scorer, Variables
 
 
@@ -40,10 +40,7 @@ def make_rank(
       ValueError: the protocol names a rule that does not exist; while tracing: the model scores fewer than
         num_items + 1 ids.
     """
-    if protocol.seen not in ("exclude", "zero", "keep"):
-        raise ValueError(f"protocol.seen={protocol.seen!r}: expected 'exclude', 'zero' or 'keep'")
-    if protocol.ties not in ("pessimistic", "optimistic"):
-        raise ValueError(f"protocol.ties={protocol.ties!r}: expected 'pessimistic' or 'optimistic'")
+    check_protocol(protocol)
 
     def rank(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
         read = chunked.reader(
@@ -52,17 +49,12 @@ def make_rank(
 
         def batch(queries: Mapping[str, Array]) -> tuple[Array, Array]:
             target = queries["target"]
-            known, seen = (target >= 1) & (target <= num_items), jnp.zeros((len(target), 1), jnp.int32)
-            if "start" in context:
-                known = known & packing.has_events(queries, context)
-            if protocol.seen != "keep":
-                length = queries["length"]
-                end = context["start"][queries["user"]] + length
-                seen = packing.window(context["items"], end, length, history)
-                known = known & (length <= history)
+            known, seen = read_inputs(
+                queries, context, protocol=protocol, num_items=num_items, history=history
+            )
             scores = read(queries, context)
             if protocol.candidates == "all":
-                ranks, valid = _rank_in_all(scores, target, seen, protocol)
+                ranks, valid = rank_in_all(scores, target, seen=seen, protocol=protocol)
             else:
                 candidates = queries["candidates"]
                 ranks, valid = _rank_in_sample(scores, target, candidates, seen, protocol)
@@ -77,14 +69,48 @@ def make_rank(
     return rank
 
 
-def _rank_in_all(scores: BatchScores, target: Array, seen: Array, protocol: Protocol) -> tuple[Array, Array]:
-    """The target's rank among all items, and whether all scores are finite: [B] twice."""
+def check_protocol(protocol: Protocol) -> None:
+    """Raises ValueError where a protocol names a rule for seen items or for ties that does not exist."""
+    if protocol.seen not in ("exclude", "zero", "keep"):
+        raise ValueError(f"protocol.seen={protocol.seen!r}: expected 'exclude', 'zero' or 'keep'")
+    if protocol.ties not in ("pessimistic", "optimistic"):
+        raise ValueError(f"protocol.ties={protocol.ties!r}: expected 'pessimistic' or 'optimistic'")
+
+
+def read_inputs(
+    queries: Mapping[str, Array], context: Context, *, protocol: Protocol, num_items: int, history: int
+) -> tuple[Array, Array]:
+    """Whether a query's target and input are known, bool [B], and the ids of its input [B, history].
+
+    Where the protocol keeps seen items the ids are not read: [B, 1], padding. Arguments: as of `make_rank`.
+    """
+    target = queries["target"]
+    known, seen = (target >= 1) & (target <= num_items), jnp.zeros((len(target), 1), jnp.int32)
+    if "start" in context:
+        known = known & packing.has_events(queries, context)
+    if protocol.seen != "keep":
+        length = queries["length"]
+        end = context["start"][queries["user"]] + length
+        seen = packing.window(context["items"], end, length, history)
+        known = known & (length <= history)
+    return known, seen
+
+
+def seen_rule(seen: Array, protocol: Protocol) -> Change:
+    """What the protocol makes of a block's scores for seen items, ids [B, S]."""
 
     def apply_rule(block: Block) -> Block:
         marks = metrics.seen_mask(seen, len(block.ids), first=block.ids[0])
         return block._replace(scores=metrics.apply_seen(block.scores, marks, protocol.seen))
 
-    items = scores.every(apply_rule)
+    return apply_rule
+
+
+def rank_in_all(
+    scores: BatchScores, target: Array, *, seen: Array, protocol: Protocol
+) -> tuple[Array, Array]:
+    """The target's rank among all items, and whether all scores are finite: [B] twice."""
+    items = scores.every(seen_rule(seen, protocol))
     target_score = chunked.target_scores(items, target)
 
     def count(found: tuple[Array, Array], block: Block) -> tuple[Array, Array]:

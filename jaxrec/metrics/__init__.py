@@ -1,4 +1,11 @@
-"""Metrics of rankings, one value per example (`ranking`), and of labelled impressions (`classification`)."""
+"""Metrics, plain functions.
+
+ranking         from the rank of a target or the scores of candidates
+lists           accuracy of ranked lists with several relevant items
+exposure        what lists show: coverage, Gini, novelty, diversity, popularity lift
+slices          groups of items and users
+classification  labelled impressions: AUC and its kin
+"""
 
 from jaxrec.metrics.classification import (
     auc,
@@ -12,6 +19,39 @@ from jaxrec.metrics.classification import (
     relative_improvement,
     reliability,
 )
+from jaxrec.metrics.exposure import (
+    CoVisits,
+    Distance,
+    co_visits,
+    cosine_distance,
+    coverage,
+    distance_of_features,
+    distance_of_users,
+    entropy,
+    gini,
+    hamming_distance,
+    list_diversity,
+    list_mean,
+    popularity_lift,
+    popularity_rank,
+    self_information,
+    times_shown,
+    users_of_items,
+)
+from jaxrec.metrics.lists import (
+    hits_of_list,
+    list_hit,
+    list_map,
+    list_mrr,
+    list_ndcg,
+    list_precision,
+    list_recall,
+    map_of_hits,
+    ndcg_of_hits,
+    precision_of_hits,
+    recall_of_hits,
+    serendipity_of_hits,
+)
 from jaxrec.metrics.ranking import (
     MISS,
     apply_seen,
@@ -19,41 +59,70 @@ from jaxrec.metrics.ranking import (
     exponential_gain,
     graded_ndcg,
     hit,
-    list_map,
-    list_ndcg,
-    list_precision,
-    list_recall,
     mrr,
     ndcg,
     rank_of_target,
     recall,
     seen_mask,
 )
+from jaxrec.metrics.slices import (
+    by_length,
+    head_items,
+    tastes,
+)
 
 __all__ = [
     "MISS",
+    "CoVisits",
+    "Distance",
     "apply_seen",
     "auc",
     "average_precision",
+    "by_length",
     "calibration_ratio",
     "check_group",
+    "co_visits",
+    "cosine_distance",
     "count_above",
+    "coverage",
+    "distance_of_features",
+    "distance_of_users",
+    "entropy",
     "expected_calibration_error",
     "exponential_gain",
     "gauc",
+    "gini",
     "graded_ndcg",
+    "hamming_distance",
+    "head_items",
     "hit",
+    "hits_of_list",
+    "list_diversity",
+    "list_hit",
     "list_map",
+    "list_mean",
+    "list_mrr",
     "list_ndcg",
     "list_precision",
     "list_recall",
     "log_loss",
+    "map_of_hits",
     "mrr",
     "ndcg",
+    "ndcg_of_hits",
     "normalized_entropy",
+    "popularity_lift",
+    "popularity_rank",
+    "precision_of_hits",
     "rank_of_target",
     "recall",
+    "recall_of_hits",
     "relative_improvement",
     "reliability",
     "seen_mask",
+    "self_information",
+    "serendipity_of_hits",
+    "tastes",
+    "times_shown",
+    "users_of_items",
 ]

@@ -1,4 +1,4 @@
-"""Ranking metrics, one value per example: from a 1-based rank, or from a ranked list and relevant items.
+"""Ranking metrics, one value per example, from a 1-based rank or from the scores of all candidates.
 
 Means over users are left to the caller, who knows which examples are real and on which device they are.
 A rank counts candidates: 1 + the number of other candidates whose score is at least the target's. A target
@@ -42,7 +42,7 @@ def mrr(rank: Array, *, k: int | None = None) -> Array:
 
 
 def _in_top(rank: Array, k: int) -> Array:
-    return rank <= min(_check_cutoff(k), MISS - 1)
+    return rank <= min(check_cutoff(k), MISS - 1)
 
 
 # --- ranks from scores ---
@@ -153,7 +153,7 @@ def graded_ndcg(
     where = jnp.broadcast_to(True if where is None else where, scores.shape)
     gains = jnp.where(where, gain(relevance.astype(jnp.float32)), 0.0)
     ranks = jnp.arange(size)
-    discount = jnp.where(ranks < (size if k is None else _check_cutoff(k)), 1.0 / jnp.log2(2.0 + ranks), 0.0)
+    discount = jnp.where(ranks < (size if k is None else check_cutoff(k)), 1.0 / jnp.log2(2.0 + ranks), 0.0)
     sign = -1.0 if ties == "optimistic" else 1.0
     unmarked, lowered, second = jax.lax.sort(
         ((~where).astype(jnp.int32), jnp.where(where, -scores, 0.0), sign * gains), num_keys=3
@@ -173,59 +173,8 @@ def exponential_gain(relevance: Array) -> Array:
     return jnp.exp2(relevance) - 1.0
 
 
-# --- several relevant items: from ranked ids ---
-
-
-def list_recall(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
-    """Share of a user's relevant items G among the first k of the list, Σ h / |G|.
-
-    All `list_*` metrics take ids in ranked order, [..., N], and the relevant ids in any order, [..., A], both
-    padded with `padding`, and return [...]. Repeated ids count once, and a user without relevant items gets
-    0: leave such users out of a mean. A list shorter than k misses the rest.
-    """
-    hits, num_relevant = _hits(ranked, relevant=relevant, k=k, padding=padding)
-    return hits.sum(axis=-1) / jnp.maximum(num_relevant, 1)
-
-
-def list_precision(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
-    """Share of relevant items among the first k, Σ h / k, even if the list is shorter. See `list_recall`."""
-    return _hits(ranked, relevant=relevant, k=k, padding=padding)[0].sum(axis=-1) / k
-
-
-def list_ndcg(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
-    """NDCG at k, Σ h_j / log2(1 + j) over its largest possible value, with the first min(k, |G|) relevant.
-
-    The ideal counts all relevant items, not only the retrieved ones (a mistake in several published codes):
-    with one of two at rank 1 and the other missed it is 1 / (1 + 1/log2 3). See `list_recall`.
-    """
-    hits, num_relevant = _hits(ranked, relevant=relevant, k=k, padding=padding)
-    ideal = jnp.arange(k) < num_relevant[..., None]
-    best = (ideal / jnp.log2(2.0 + jnp.arange(k))).sum(axis=-1)
-    return (hits / jnp.log2(2.0 + jnp.arange(hits.shape[-1]))).sum(axis=-1) / jnp.maximum(best, 1.0)
-
-
-def list_map(ranked: Array, relevant: Array, *, k: int, padding: int = 0) -> Array:
-    """Average precision at k: Σ h_j · precision@j / min(k, |G|). See `list_recall`."""
-    hits, num_relevant = _hits(ranked, relevant=relevant, k=k, padding=padding)
-    precision = hits.cumsum(axis=-1) / (1.0 + jnp.arange(hits.shape[-1]))
-    return (hits * precision).sum(axis=-1) / jnp.clip(num_relevant, 1, k)
-
-
-def _hits(ranked: Array, relevant: Array, k: int, padding: int) -> tuple[Array, Array]:
-    """h: which of the first k ids are relevant and no repeats, [..., min(N, k)]; and |G|, [...]."""
-    ranked = ranked[..., : _check_cutoff(k)]
-    hits = jnp.any(ranked[..., :, None] == relevant[..., None, :], axis=-1) & (ranked != padding)
-    distinct = _is_first_occurrence(relevant) & (relevant != padding)
-    return (hits & _is_first_occurrence(ranked)).astype(jnp.float32), distinct.sum(axis=-1)
-
-
-def _is_first_occurrence(ids: Array) -> Array:
-    """True where an id does not occur further left: [..., N] → bool [..., N]."""
-    earlier = jnp.tril(jnp.ones((ids.shape[-1], ids.shape[-1]), bool), k=-1)
-    return ~jnp.any((ids[..., :, None] == ids[..., None, :]) & earlier, axis=-1)
-
-
-def _check_cutoff(k: int) -> int:
+def check_cutoff(k: int) -> int:
+    """k, or ValueError if it is below 1."""
     if k < 1:
         raise ValueError(f"k={k}: must be at least 1")
     return k

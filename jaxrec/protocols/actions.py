@@ -30,6 +30,8 @@ from jaxrec.index.rank import make_rank
 from jaxrec.optim.loss_weighting import static
 from jaxrec.packing import Packing
 from jaxrec.protocols import next_item
+from jaxrec.protocols.beyond import Beyond
+from jaxrec.protocols.beyond import evaluation as evaluate_lists
 from jaxrec.tasks import generative
 from jaxrec.tasks.generative import ActionEncoder
 from jaxrec.tasks.objectives import Objective
@@ -140,14 +142,34 @@ def plan(data: Data, batch_size: int, packed: Packing) -> Plan:
 
 
 def evaluation(
-    model: ActionEncoder, data: Data, question: Question, protocol: Protocol, part: Part
+    model: ActionEncoder,
+    data: Data,
+    question: Question,
+    protocol: Protocol,
+    part: Part,
+    *,
+    beyond: Beyond | None = None,
 ) -> Evaluation:
-    """Evaluates one of the two questions on the queries of a part."""
-    return (retrieval if question == "retrieval" else ranking)(model, data, protocol, part)
+    """Evaluates one of the two questions on the queries of a part.
+
+    beyond: metrics of retrieval besides those of the target's rank, see `protocols.beyond`; None: none.
+
+    Raises:
+      ValueError: `beyond` is given for the question of ranking, or asks for all later events.
+    """
+    if question == "retrieval":
+        return retrieval(model, data, protocol, part, beyond=beyond)
+    if beyond is not None:
+        raise ValueError(f"question={question!r}: makes no lists of items; ask for `beyond` of 'retrieval'")
+    return ranking(model, data, protocol, part)
 
 
-def retrieval(model: ActionEncoder, data: Data, protocol: Protocol, part: Part) -> Evaluation:
-    """Ranks the next item of each positive query against all items."""
+def retrieval(
+    model: ActionEncoder, data: Data, protocol: Protocol, part: Part, *, beyond: Beyond | None = None
+) -> Evaluation:
+    """Ranks the next item of each positive query against all items. beyond: as of `evaluation`."""
+    if beyond is not None and beyond.relevant == "rest":
+        raise ValueError("relevant='rest': later events need not be positive; ask for relevant='next'")
     split = data.retrieval.split
     queries = split.validation if part == "validation" else split.test
     mixed = np.random.default_rng(0).permutation(
@@ -158,6 +180,17 @@ def retrieval(model: ActionEncoder, data: Data, protocol: Protocol, part: Part) 
         queries, model.max_len - 1, batch_size=min(RETRIEVAL_BATCH, len(mixed)), num_items=data.num_items
     )
     scorer = generative.retriever(model, made.packed)
+    if beyond is not None:
+        return evaluate_lists(
+            scorer,
+            protocol,
+            made.queries,
+            columns=data.columns,
+            events=split.training_events(),
+            beyond=beyond,
+            of_ranks=ranking_metrics,
+            history=data.retrieval.history,
+        )
     measure = make_rank(scorer, protocol, num_items=data.num_items, history=data.retrieval.history)
     return Evaluation(measure, made.queries, ranking_metrics(protocol.ks), protocol)
 
@@ -226,10 +259,14 @@ def test(
     protocol: Protocol,
     variables: Variables,
     *,
+    beyond: Beyond | None = None,  # noqa: PT028
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Metrics of one question on the test queries for each seed: variables have a leading seeds axis."""
-    found = evaluation(model, data, question, protocol, "test")
+    """Metrics of one question on the test queries for each seed: variables have a leading seeds axis.
+
+    beyond: as of `evaluation`.
+    """
+    found = evaluation(model, data, question, protocol, "test", beyond=beyond)
     return evaluate(found, variables, data.columns, num_devices=num_devices)
 
 

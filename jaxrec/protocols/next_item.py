@@ -5,7 +5,7 @@ The next item of each query is ranked against all items or against sampled candi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,6 +18,8 @@ from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import Queries, Split
 from jaxrec.index.rank import make_rank
 from jaxrec.packing import Packing
+from jaxrec.protocols.beyond import Beyond
+from jaxrec.protocols.beyond import evaluation as evaluate_lists
 from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, Shorten, next_item, retriever
 from jaxrec.tasks.objectives import Objective
@@ -235,11 +237,19 @@ def evaluation(
     data: Data,
     protocol: Protocol,
     part: Literal["validation", "test"],
+    *,
+    beyond: Beyond | None = None,
 ) -> Evaluation:
     """Ranks the targets of a part's queries by a protocol.
 
     Where the protocol excludes seen items, also as targets, `seen_targets` is the share of such targets.
     Queries of an encoder share packed rows if it can be packed; a retriever has its own layout.
+
+    beyond: metrics besides those of the target's rank, see `protocols.beyond`; None: none.
+
+    Raises:
+      ValueError: `beyond` asks for the rest of the user's events of another part than the test, which would
+        be test targets too.
     """
     queries = data.split.validation if part == "validation" else data.split.test
     candidates = _candidates(data, queries, protocol, VALIDATION_DRAW if part == "validation" else TEST_DRAW)
@@ -248,8 +258,33 @@ def evaluation(
     made = batches(queries, length, candidates=candidates, num_items=data.num_items)
     if not isinstance(scored, Retriever | Scorer):
         scored = retriever(scored, made.packed if can_be_packed(scored) else None)
+    if beyond is not None:
+        columns = made.queries
+        if beyond.relevant == "rest":
+            columns = columns | {"num_relevant": _rest(data, columns, part)}
+        return evaluate_lists(
+            scored,
+            protocol,
+            columns,
+            columns=data.columns,
+            events=data.split.training_events(),
+            beyond=beyond,
+            of_ranks=ranking_metrics,
+            history=data.history,
+        )
     rank = make_rank(scored, protocol, num_items=data.num_items, history=data.history)
     return Evaluation(rank, made.queries, ranking_metrics(protocol.ks), protocol)
+
+
+def _rest(data: Data, queries: Mapping[str, np.ndarray], part: str) -> np.ndarray:
+    """The number of events from each target to the user's last, int32 [batches, B]."""
+    if part != "test":
+        raise ValueError(
+            f"part={part!r}: the events after a validation target may be test targets; with "
+            "relevant='rest' evaluate the test queries"
+        )
+    rest = data.split.sequences.lengths[queries["user"]] - queries["length"]
+    return np.where(queries["mask"], rest, 1).astype(np.int32)
 
 
 def selection(
@@ -305,8 +340,12 @@ def test(
     protocol: Protocol,
     variables: Variables,
     *,
+    beyond: Beyond | None = None,  # noqa: PT028
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Metrics of the test queries for each seed: variables have a leading seeds axis."""
-    found = evaluation(model, data, protocol, "test")
+    """Metrics of the test queries for each seed: variables have a leading seeds axis.
+
+    beyond: as of `evaluation`.
+    """
+    found = evaluation(model, data, protocol, "test", beyond=beyond)
     return evaluate(found, variables, data.columns, num_devices=num_devices)

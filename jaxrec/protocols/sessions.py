@@ -18,6 +18,8 @@ from jaxrec.data.events.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.data.events.sessions import Part, SessionSplit
 from jaxrec.index.rank import make_rank
 from jaxrec.packing import Packing
+from jaxrec.protocols.beyond import Beyond
+from jaxrec.protocols.beyond import evaluation as evaluate_lists
 from jaxrec.protocols.next_item import batches
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_click import next_click
@@ -69,16 +71,40 @@ def queries(data: Data, part: Part) -> dict[str, np.ndarray]:
 
 
 def evaluation(
-    model: Retriever | Scorer | Baseline, data: Data, protocol: Protocol, queries: Mapping[str, np.ndarray]
+    model: Retriever | Scorer | Baseline,
+    data: Data,
+    protocol: Protocol,
+    queries: Mapping[str, np.ndarray],
+    *,
+    beyond: Beyond | None = None,
 ) -> Evaluation:
     """Ranks the next click of each query, all items in one block, so that scores are computed once.
 
     This module's `protocol` keeps seen items as candidates, so that histories are not read; a protocol with
     another rule reads whole sessions.
+
+    beyond: metrics besides those of the target's rank, see `protocols.beyond`; None: none.
+
+    Raises:
+      ValueError: `beyond` asks for the rest of a session, which test prefixes do not have.
     """
     scored = model.model if isinstance(model, Baseline) else model
     count = data.split.num_items
     history = 1 if protocol.seen == "keep" else int(data.split.lengths.max())
+    if beyond is not None:
+        if beyond.relevant == "rest":
+            raise ValueError("relevant='rest': test prefixes end in their target; ask for relevant='next'")
+        return evaluate_lists(
+            scored,
+            protocol,
+            queries,
+            columns=data.columns,
+            events=data.split.training_events(),
+            beyond=beyond,
+            of_ranks=click_metrics,
+            history=history,
+            block=count,
+        )
     rank = make_rank(scored, protocol, num_items=count, history=history, block=count)
     return Evaluation(rank, queries, click_metrics(protocol.ks), protocol)
 
@@ -157,10 +183,12 @@ def packed_queries(data: Data, part: Part, max_len: int) -> tuple[Mapping[str, n
     return made.queries, made.packed
 
 
-def rank_clicks(training: Training, data: Data, protocol: Protocol, part: Part) -> Evaluation:
-    """Ranks the next click of the examples of a part by a trained encoder."""
+def rank_clicks(
+    training: Training, data: Data, protocol: Protocol, part: Part, *, beyond: Beyond | None = None
+) -> Evaluation:
+    """Ranks the next click of the examples of a part by a trained encoder. beyond: as of `evaluation`."""
     found, packed = training.batches(part)
-    return evaluation(training.model(found, packed), data, protocol, found)
+    return evaluation(training.model(found, packed), data, protocol, found, beyond=beyond)
 
 
 def train(
@@ -198,13 +226,17 @@ def test(
     variables: Variables,
     *,
     part: Part = "test",  # noqa: PT028
+    beyond: Beyond | None = None,  # noqa: PT028
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Metrics of the examples of a part for each seed: variables have a leading seeds axis."""
+    """Metrics of the examples of a part for each seed: variables have a leading seeds axis.
+
+    beyond: as of `evaluation`.
+    """
     ranked = (
-        evaluation(model, data, protocol, queries(data, part))
+        evaluation(model, data, protocol, queries(data, part), beyond=beyond)
         if isinstance(model, Baseline)
-        else rank_clicks(model, data, protocol, part)
+        else rank_clicks(model, data, protocol, part, beyond=beyond)
     )
     return evaluate(ranked, variables, data.columns, num_devices=num_devices)
 

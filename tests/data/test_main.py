@@ -133,7 +133,7 @@ def test_a_core_can_be_taken_first(write: Write, capsys: Capture) -> None:
         ("e.csv", "user,item\n1,5\n", "there is no time column 'time'"),
         ("e.csv", "user,item,time\n1,5,1400000000000\n", "looks like milliseconds"),
         ("e.txt", "1\n", "line 1"),
-        ("e.json", "{}", "expected .csv, .tsv, .parquet or .txt"),
+        ("e.xml", "{}", "expected CSV (.csv, .tsv, .dat), JSON lines"),
     ],
 )
 def test_a_bad_file_ends_with_2_and_its_error(
@@ -265,6 +265,6 @@ def test_an_error_of_another_kind_is_told_in_one_line_too(
     def fail(*_: object, **__: object) -> None:
         raise MemoryError("out of\nmemory")
 
-    monkeypatch.setattr("jaxrec.data.__main__.read_csv", fail)
+    monkeypatch.setattr("jaxrec.data.__main__.read_events", fail)
     assert main(["validate", str(write("e.csv", GOOD))]) == 2
     assert capsys.readouterr().err == "error: MemoryError: out of memory\n"

@@ -251,8 +251,8 @@ def test_an_id_out_of_range_gives_nan(variables: Any) -> None:
     ("pairs", "message"),
     [
         ((), "at least one pair"),
-        (((ITEM, PAST), (ITEM, PAST)), "none twice"),
-        (((ITEM, PAST), (ITEM, PAST._replace(dim=9))), "none twice"),
+        (((ITEM, PAST), (ITEM, PAST)), "each once"),
+        (((ITEM, PAST), (ITEM, PAST._replace(dim=9))), "each once"),
         (((ITEM, PAST), (ITEM, PAST._replace(name="other", vocab_size=9))), "field other: vocab_size=9"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A user's own tables of events, as CSV or Parquet (for one sequence per line see sequence_files.py).
+"""A user's own tables of events: CSV, JSON lines, Parquet, data frames (lines of items: sequence_files.py).
 
 Whatever is wrong with a file raises ValueError naming the file, the line, the rule and the remedy: nothing
 is dropped, clipped or guessed in silence.
@@ -16,18 +16,18 @@ import numpy as np
 
 from jaxrec.data import vocab
 from jaxrec.data.cells import (
-    SECONDS,
     BadCell,
     IdCodes,
-    check_id,
     parse_kept_id,
     parse_number,
     parse_seconds,
     quote,
 )
-from jaxrec.data.delimited import read_header, read_records, resolve_delimiter
+from jaxrec.data.delimited import column_index, read_header, read_records, resolve_delimiter
 from jaxrec.data.events.interactions import Interactions
-from jaxrec.data.validation import as_int32_ids, as_integers, check_name, check_seconds, count_kept_items
+from jaxrec.data.typed_columns import id_values, number_values, second_values
+from jaxrec.data.typed_sources import Source, describe_source, is_path, name_source, read_typed, source_form
+from jaxrec.data.validation import as_int32_ids, check_seconds, count_kept_items
 
 Ids = Literal["map", "keep"]
 
@@ -57,13 +57,11 @@ def read_csv(
     name: of the data set, by default that of the file.
     """
     path, name = _path_and_name(path, name, ids)
+    names = _named_columns(path, {"user": user, "item": item, "time": time, "value": value})
     records = read_records(path, resolve_delimiter(path, delimiter))
     header = read_header(path, records) if columns is None else list(columns)
-    names = {"user": user, "item": item, "time": time, "value": value}
     indices = {
-        f: _column_index(path, header=header, feature=f, name=given)
-        for f, given in names.items()
-        if given is not None
+        feature: _index_of(path, header, feature=feature, name=given) for feature, given in names.items()
     }
     codes = {feature: IdCodes(feature, real_ids) for feature in ("user", "item")}
     read: dict[str, Callable[[str], int | float]] = {
@@ -105,110 +103,89 @@ def read_parquet(
 ) -> Interactions:
     """Reads a Parquet table as `read_csv` does; needs the extra `parquet`.
 
-    Ids are integer or text columns; time is a column of integers (seconds) or of timestamps in whole
+    Ids are integer or text columns; time is a column of whole numbers (seconds) or of timestamps in whole
     seconds, UTC if they have no time zone. Raises ImportError without pyarrow.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ImportError(f"{path}: reading Parquet needs pyarrow; pip install 'jaxrec[parquet]'") from error
+    names = {"user": user, "item": item, "time": time, "value": value}
     path, name = _path_and_name(path, name, ids)
-    given = {"user": user, "item": item, "time": time, "value": value}
-    names = {feature: column for feature, column in given.items() if column is not None}
-    try:
-        with pq.ParquetFile(path) as file:
-            for feature, column in names.items():
-                _column_index(path, header=file.schema_arrow.names, feature=feature, name=column)
-            table = file.read(columns=list(dict.fromkeys(names.values())))
-    except (FileNotFoundError, PermissionError, IsADirectoryError):
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a readable Parquet file ({error}); write it again") from error
-    if table.num_rows == 0:
-        raise ValueError(f"{path}: there are no events; the table has no rows")
-    read: dict[str, Callable[[str, Any], Any]] = {"time": _arrow_seconds, "value": _arrow_numbers}
-    for feature in ("user", "item"):
-        read[feature] = functools.partial(_arrow_ids, feature=feature, ids=ids, real_ids=real_ids)
-    found = {}
-    for feature, column in names.items():
-        where = f"{path}: {feature} ({column})"
-        found[feature] = read[feature](
-            where, _arrow_column(path, feature=feature, column=column, table=table)
-        )
-    return _build_interactions(path, name=name, columns=found, ids=ids, order=order, real_ids=real_ids)
+    return _read_typed_events(
+        path, names, ids=ids, order=order, real_ids=real_ids, name=name, form=".parquet"
+    )
 
 
-def _arrow_column(path: Path, feature: str, column: str, table: Any) -> Any:
-    """A column; ValueError for missing values. Dictionaries are decoded first: they may hold nulls too."""
-    import pyarrow as pa
+def read_events(
+    source: Source,
+    *,
+    user: str = "user",
+    item: str = "item",
+    time: str | None = "time",
+    value: str | None = None,
+    delimiter: str | None = None,
+    columns: Sequence[str] | None = None,
+    ids: Ids = "map",
+    order: vocab.Order = "appearance",
+    real_ids: Collection[str] = (),
+    name: str | None = None,
+) -> Interactions:
+    """Reads events of any form with the rules of `read_csv`, to which the other arguments belong.
 
-    found = table.column(column)
-    if pa.types.is_dictionary(found.type):
-        found = found.cast(found.type.value_type)
-    if found.null_count:
-        row = found.is_null().to_numpy().argmax()
-        raise ValueError(
-            f"{path}, row {row}: {feature} ({column}) is missing ({found.null_count:,} such rows); "
-            "fill them in or remove them"
-        )
-    return found
-
-
-def _arrow_ids(
-    where: str, found: Any, *, feature: str, ids: Ids, real_ids: Collection[str]
-) -> np.ndarray | vocab.CodedTexts:
-    """Integers, or text as codes; each distinct text is checked as in a CSV file."""
-    import pyarrow as pa
-
-    text = pa.types.is_string(found.type) or pa.types.is_large_string(found.type)
-    text = text or pa.types.is_string_view(found.type)
-    if pa.types.is_integer(found.type):
-        return as_integers(found.to_numpy(), where)
-    if not (text and ids == "map"):
-        wanted = "integers or text" if ids == "map" else "integers (ids='keep')"
-        raise ValueError(f"{where} is of type {found.type}, expected {wanted}; convert it")
-    chunks = found.dictionary_encode().unify_dictionaries().chunks
-    codes = np.concatenate([chunk.indices.to_numpy() for chunk in chunks]).astype(np.int64)
-    texts = chunks[0].dictionary.to_pylist()
-    for code, cell in enumerate(texts):
-        try:
-            check_id(feature, cell, real_ids)
-        except BadCell as error:
-            raise ValueError(f"{where}, row {int((codes == code).argmax())}: {error}") from None
-    return vocab.CodedTexts(codes, texts)
+    source: a path (CSV, JSON lines, each also `.gz`, or Parquet, by the name's ending), a mapping of columns
+    to arrays or lists, or a data frame (of pandas, polars, pyarrow or what can be read as one).
+    delimiter, columns: for CSV only. name: of the data set; a data frame needs one.
+    """
+    options: dict[str, Any] = {"ids": ids, "order": order, "real_ids": real_ids}
+    names = {"user": user, "item": item, "time": time, "value": value}
+    name = name_source(source, name)
+    if source_form(source) == ".csv":
+        return read_csv(source, **names, delimiter=delimiter, columns=columns, **options, name=name)  # type: ignore[arg-type]
+    for option, given in (("delimiter", delimiter), ("columns", columns)):
+        if given is not None:
+            raise ValueError(f"{option}={given!r}: is for CSV files, not for {_shown(source)}; leave it out")
+    if ids not in ("map", "keep"):
+        raise ValueError(f"ids={ids!r}: must be 'map' or 'keep'")
+    return _read_typed_events(source, names, **options, name=name)
 
 
-def _arrow_seconds(where: str, found: Any) -> np.ndarray:
-    import pyarrow as pa
+def _read_typed_events(
+    source: Source,
+    given: Mapping[str, str | None],
+    *,
+    ids: Ids,
+    order: vocab.Order,
+    real_ids: Collection[str],
+    name: str,
+    form: str | None = None,
+) -> Interactions:
+    """Events of a source whose columns have types. given: {feature: column, None: there is none}."""
+    where = describe_source(source, name)
+    names = _named_columns(where, given)
 
-    if pa.types.is_timestamp(found.type):
-        per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[found.type.unit]
-        ticks = found.cast(pa.int64()).to_numpy()
-        if (ticks % per_second).any():
-            raise ValueError(f"{where} has fractions of a second; round it: {SECONDS}")
-        return np.asarray(ticks // per_second)
-    if not pa.types.is_integer(found.type):
-        raise ValueError(f"{where} is of type {found.type}; expected integers or timestamps; {SECONDS}")
-    return as_integers(found.to_numpy(), where)
+    def choose(header: Sequence[str]) -> list[str]:
+        for feature, column in names.items():
+            _index_of(where, header, feature, column)
+        return list(dict.fromkeys(names.values()))
+
+    table = read_typed(source, choose, name, form=form)
+    found: dict[str, Any] = {
+        feature: id_values(table, feature, names[feature], ids=ids, real_ids=real_ids)
+        for feature in ("user", "item")
+    }
+    if "time" in names:
+        found["time"] = second_values(table, "time", names["time"])
+    if "value" in names:
+        found["value"] = number_values(table, "value", names["value"])
+    return _build_interactions(table.where, name=name, columns=found, ids=ids, order=order, real_ids=real_ids)
 
 
-def _arrow_numbers(where: str, found: Any) -> np.ndarray:
-    import pyarrow as pa
-
-    if not (pa.types.is_integer(found.type) or pa.types.is_floating(found.type)):
-        raise ValueError(f"{where} is of type {found.type}, expected numbers; convert it")
-    return np.asarray(found.to_numpy().astype(np.float64))
+def _shown(source: Source) -> str:
+    return str(source) if is_path(source) else "a data frame"
 
 
 def _path_and_name(path: str | Path, name: str | None, ids: Ids) -> tuple[Path, str]:
     """The path and the data set's name; ValueError for a bad `ids` or name."""
     if ids not in ("map", "keep"):
         raise ValueError(f"ids={ids!r}: must be 'map' or 'keep'")
-    path = Path(path)
-    name = path.name if name is None else name
-    check_name(name)
-    return path, name
+    return Path(path), name_source(path, name)
 
 
 def _complete_records(
@@ -222,24 +199,26 @@ def _complete_records(
         yield line, record
 
 
-def _column_index(path: Path, header: Sequence[str], feature: str, name: str) -> int:
-    count = list(header).count(name)
-    if count > 1:
-        raise ValueError(f"{path}: {count} columns are named {name!r}; column names must differ")
-    if not count:
-        other = next((d for d in (",", ";", "\t", "|", "::") if len(header) == 1 and d in header[0]), None)
-        if other is not None:
-            raise ValueError(f"{path}: the header {quote(header[0])} is one column; give delimiter={other!r}")
-        without = "; time=None says that events are in time order" if feature == "time" else ""
-        raise ValueError(
-            f"{path}: there is no {feature} column {name!r} among {', '.join(map(quote, header))}; "
-            f"name it with {feature}=...{without}"
-        )
-    return list(header).index(name)
+def _named_columns(where: str | Path, given: Mapping[str, str | None]) -> dict[str, str]:
+    """{feature: column} without features that have none; ValueError for a column with two uses."""
+    names = {feature: column for feature, column in given.items() if column is not None}
+    for column in names.values():
+        uses = [feature for feature, other in names.items() if other == column]
+        if len(uses) > 1:
+            raise ValueError(
+                f"{where}: {quote(column)} is given as {' and '.join(uses)}; a column has one use"
+            )
+    return names
+
+
+def _index_of(where: str | Path, header: Sequence[str], feature: str, name: str) -> int:
+    """`column_index`, with what to do where there are no times."""
+    without = "name it with time=...; time=None says that events are in time order"
+    return column_index(where, header, feature, name, remedy=without if feature == "time" else None)
 
 
 def _build_interactions(
-    path: Path,
+    path: str | Path,
     name: str,
     columns: Mapping[str, Any],
     ids: Ids,

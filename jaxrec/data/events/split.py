@@ -187,6 +187,102 @@ def split_by_time(
     )
 
 
+def split_by_time_shares(
+    sequences: Sequences,
+    *,
+    validation: float = 0.1,
+    test: float = 0.1,
+    targets: Literal["first", "last", "all"] = "first",
+    min_history: int = 1,
+) -> Split:
+    """`split_by_time` at the moments after which the last shares of all events lie.
+
+    validation, test: shares of the events in the two windows; events of one second are in one part, so a
+    window may hold more. targets, min_history, and how many queries there are: as in `split_by_time`.
+
+    Raises:
+      ValueError: as `split_by_time`; a share outside 0..1, or so many events of one second that a part is
+        empty.
+    """
+    _check_shares(validation, test)
+    if sequences.times is None:
+        raise ValueError(f"{sequences.name}: has no times, so it can't be split by time; use leave_one_out")
+    ordered = np.sort(sequences.times)
+    count = len(ordered)
+    first, second = (
+        int(ordered[min(count - round(count * share), count - 1)]) for share in (validation + test, test)
+    )
+    if not ordered[0] < first < second:
+        raise ValueError(
+            f"{sequences.name}: validation={validation:g}, test={test:g} of {count:,} events leave a part "
+            f"empty (training ends at {first}, validation at {second}, the first event is at {ordered[0]}); "
+            "choose other shares, or moments with split_by_time"
+        )
+    split = split_by_time(sequences, first, second, targets=targets, min_history=min_history)
+    return dataclasses.replace(split, rule=f"{split.rule}, windows of {validation:g}/{test:g} of the events")
+
+
+def split_by_user(
+    sequences: Sequences,
+    *,
+    validation: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+    short: Literal["error", "train"] = "error",
+) -> Split:
+    """Holds users out: none of their events is in training, and the last is predicted from those before it.
+
+    The strong generalisation of Liang et al., "Variational Autoencoders for Collaborative Filtering" (WWW
+    2018, section 4.1). Departs from them: the target is the last event instead of a random fifth of the
+    user's items, and items that held-out users alone have stay candidates.
+
+    validation, test: shares of the users, drawn at random by `seed`. short: for users with fewer than 2
+    events, who have nothing to predict, "error" raises a ValueError; "train" never holds them out, so that
+    the shares are of the others.
+
+    Raises:
+      ValueError: a share outside 0..1, a part without a user, or no user left to train on.
+    """
+    _check_shares(validation, test)
+    if short not in ("error", "train"):
+        raise ValueError(f"short={short!r}: must be 'error' or 'train'")
+    lengths = sequences.lengths
+    few = lengths < 2
+    if few.any() and short == "error":
+        raise ValueError(
+            f"{sequences.name}: {few.sum():,} of {few.size:,} users have fewer than 2 events (first: user "
+            f"{sequences.user_ids[few.argmax()]}), so nothing to predict; take them out with k_core(2), or "
+            "keep them for training only with short='train'"
+        )
+    possible = np.random.default_rng(seed).permutation(np.flatnonzero(~few))
+    for_validation, for_test = (round(share * len(possible)) for share in (validation, test))
+    rest = len(possible) - for_validation - for_test
+    if min(for_validation, for_test, rest) < 1:
+        raise ValueError(
+            f"{sequences.name}: validation={validation:g}, test={test:g} of {len(possible):,} users with 2 "
+            f"events or more leave a part empty ({rest} for training, {for_validation}, {for_test}); choose "
+            "other shares, or a split that keeps every user, such as leave_one_out"
+        )
+    last, middle = np.sort(possible[:for_test]), np.sort(possible[for_test : for_test + for_validation])
+    train_length = lengths.astype(np.int32)
+    train_length[last] = train_length[middle] = 0
+    rule = f"held-out users {validation:g}/{test:g}, seed {seed}, last event from those before"
+    return Split(
+        sequences,
+        train_length=train_length,
+        validation=_queries(sequences, middle, lengths[middle] - 1),
+        test=_queries(sequences, last, lengths[last] - 1),
+        rule=f"{rule}, users with fewer than 2 events in training only" if few.any() else rule,
+    )
+
+
+def _check_shares(validation: float, test: float) -> None:
+    if not (validation > 0 and test > 0 and validation + test < 1):
+        raise ValueError(
+            f"validation={validation}, test={test}: shares must be above 0 and leave some for training"
+        )
+
+
 def future_share(split: Split) -> float:
     """Mean over test queries of the share of training events later than the target; 0 means no leak."""
     times, offsets = split.sequences.times, split.sequences.offsets

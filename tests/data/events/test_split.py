@@ -16,6 +16,8 @@ from jaxrec.data.events.split import (
     leave_one_out,
     seen_before,
     split_by_time,
+    split_by_time_shares,
+    split_by_user,
 )
 from jaxrec.data.tables.impressions import SplitIndices
 from jaxrec.data.tables.unobserved_pairs import add_unobserved
@@ -145,6 +147,110 @@ def test_bad_limits_are_refused(arguments: dict[str, Any], message: str) -> None
 def test_a_time_split_needs_times() -> None:
     with pytest.raises(ValueError, match=r"has no times.*use leave_one_out"):
         split_by_time(Sequences.from_lists("toy", [[1, 2, 3, 4]]), 1, 2)
+
+
+def test_shares_of_time_are_shares_of_all_events() -> None:
+    events = [[1, 2, 3, 4], [1, 2, 3, 4]], [[0, 1, 5, 8], [2, 3, 6, 9]]  # training to 3, validation 5 and 6
+    split = split_by_time_shares(Sequences.from_lists("toy", *events), validation=0.25, test=0.25)
+    assert split.train_length.tolist() == [2, 2]
+    assert [column.tolist() for column in split.validation] == [[0, 1], [2, 2], [3, 3]]
+    assert [column.tolist() for column in split.test] == [[0, 1], [3, 3], [4, 4]]
+    assert split.rule == "time 5 8, first event of a user, least 1, windows of 0.25/0.25 of the events"
+
+
+TIMED_ROWS = st.lists(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), min_size=1, max_size=8).map(sorted),
+    min_size=2,
+    max_size=8,
+)
+
+
+def sequences_of(rows: list[list[tuple[int, int]]]) -> Sequences:
+    return Sequences.from_lists(
+        "toy", [[item for _, item in row] for row in rows], [[time for time, _ in row] for row in rows]
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(TIMED_ROWS, st.floats(0.05, 0.45), st.floats(0.05, 0.45), st.sampled_from(["first", "last", "all"]))
+def test_no_part_of_a_split_by_shares_is_earlier_than_the_one_before(
+    rows: list[list[tuple[int, int]]], validation: float, test: float, targets: Any
+) -> None:
+    sequences = sequences_of(rows)
+    assert sequences.times is not None
+    try:
+        split = split_by_time_shares(sequences, validation=validation, test=test, targets=targets)
+    except ValueError as error:
+        assert "empty" in str(error) or "nothing to learn from" in str(error)  # noqa: PT017
+        return
+    user = sequences.event_users
+    position = np.arange(user.size) - sequences.offsets[user]
+    training = sequences.times[position < split.train_length[user]]
+    middle, last = (
+        sequences.times[sequences.offsets[part.user] + part.length] for part in (split.validation, split.test)
+    )
+    assert training.max() < middle.min() <= middle.max() < last.min()
+    rest = sequences.times[position >= split.train_length[user]]
+    assert rest.min() > training.max()  # every event before the first window is in training
+    assert rest.size >= round(sequences.times.size * (validation + test))
+    assert future_share(split) == 0.0
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=3, max_size=20),
+    st.floats(0.05, 0.45),
+    st.floats(0.05, 0.45),
+    st.integers(0, 3),
+)
+def test_a_held_out_user_has_no_event_in_training(
+    rows: list[list[int]], validation: float, test: float, seed: int
+) -> None:
+    sequences = Sequences.from_lists("toy", rows)
+    try:
+        split = split_by_user(sequences, validation=validation, test=test, seed=seed, short="train")
+    except ValueError as error:
+        assert "empty" in str(error) or "nothing to learn from" in str(error)  # noqa: PT017
+        return
+    held_out = np.concatenate([split.validation.user, split.test.user])
+    assert len(np.unique(held_out)) == len(held_out)  # nobody is in two parts, or in one part twice
+    assert (split.train_length[held_out] == 0).all()
+    kept = np.setdiff1d(np.arange(sequences.num_users), held_out)
+    assert (split.train_length[kept] == sequences.lengths[kept]).all()
+    assert not np.isin(split.training_events().group, held_out).any()
+    for part in (split.validation, split.test):
+        assert (part.length == sequences.lengths[part.user] - 1).all()
+    possible = int((sequences.lengths >= 2).sum())
+    assert (len(split.validation.user), len(split.test.user)) == (
+        round(validation * possible),
+        round(test * possible),
+    )
+
+
+def test_held_out_users_are_drawn_by_the_seed() -> None:
+    sequences = Sequences.from_lists("toy", [[1, 2]] * 100)
+    drawn = [split_by_user(sequences, seed=seed).test.user.tolist() for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert split_by_user(sequences).rule == "held-out users 0.1/0.1, seed 0, last event from those before"
+
+
+@pytest.mark.parametrize("split", [split_by_time_shares, split_by_user])
+@pytest.mark.parametrize("shares", [(0.0, 0.1), (0.1, 0.0), (0.5, 0.5), (-0.1, 0.5), (float("nan"), 0.1)])
+def test_shares_leave_something_to_every_part(split: Any, shares: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="shares must be above 0 and leave some for training"):
+        split(TIMED, validation=shares[0], test=shares[1])
+
+
+def test_parts_that_would_be_empty_are_refused() -> None:
+    with pytest.raises(ValueError, match="validation=0.1, test=0.1 of 4 users .* leave a part empty"):
+        split_by_user(TIMED)
+    with pytest.raises(ValueError, match=r"2 of 3 users have fewer than 2 events \(first: user 1\)"):
+        split_by_user(Sequences.from_lists("toy", [[1], [1, 2], [3]]))
+    at_once = Sequences.from_lists("toy", [[1, 2, 3], [1, 2, 3]], [[1, 5, 5], [2, 5, 5]])
+    with pytest.raises(ValueError, match="of 6 events leave a part empty .*choose other shares"):
+        split_by_time_shares(at_once, validation=0.2, test=0.2)
+    with pytest.raises(ValueError, match="has no times"):
+        split_by_time_shares(Sequences.from_lists("toy", [[1, 2, 3, 4]]))
 
 
 def test_future_share_by_hand() -> None:

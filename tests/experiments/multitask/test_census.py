@@ -46,7 +46,7 @@ def test_a_table_of_the_users_is_trained_and_tested(tmp_path: Path) -> None:
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"num_experts": 0}, "num_experts=0: must be at least 1"),
-        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (1, 1)}, "each once"),
         ({"rows": ("mmoe", "mmoo")}, "the nearest is 'mmoe'"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_last_stage_of_one_class_is_refused(split: ImpressionSplit) -> None:
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (1, 1)}, "each once"),
         ({"rows": ("esm",)}, "the nearest is 'esm"),
         ({"counterfactual": -0.1}, "counterfactual=-0.1: must be at least 0"),
         ({"calibrator": np.nan}, "calibrator=nan: must be at least 0"),

@@ -35,7 +35,7 @@ def test_one_label_leaves_nothing_to_weigh(tmp_path: Path, capsys: pytest.Captur
     table = write_table(tmp_path / "shop.csv")
     with pytest.raises(SystemExit):
         run_main(loss_weighting, "--data", table, "--labels", "click", *FEATURES, "--workdir", tmp_path / "w")
-    assert "one label (click): there is nothing to weigh; name two or more" in capsys.readouterr().err
+    assert "one label (click): there is nothing to weight; name two or more" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
 
 
@@ -43,7 +43,7 @@ def test_one_label_leaves_nothing_to_weigh(tmp_path: Path, capsys: pytest.Captur
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (1, 1)}, "each once"),
         ({"rows": ("pcgrat",)}, "the nearest is 'pcgrad'"),
     ],
 )

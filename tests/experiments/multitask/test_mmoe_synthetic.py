@@ -39,7 +39,7 @@ def test_a_correlation_has_one_folder_whichever_others_are_run(tmp_path: Path) -
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (1, 1)}, "each once"),
         ({"correlations": (0.5, 2.0)}, "each in -1..1"),
         ({"rows": ("mmoo",)}, "the nearest is 'mmoe'"),
     ],

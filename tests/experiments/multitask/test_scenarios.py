@@ -52,9 +52,9 @@ def test_a_table_of_the_users_is_trained_and_tested(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--labels", "click"), "scenario='tax_filer_stat': is no column of categories"),
+        (("--labels", "click"), "scenario='tax_filer_stat': is not a column of categories"),
         (("--labels", "click", "--scenario", "price"), "take one of user_id, item_id, page"),
-        (("--labels", "click", "cart", "--scenario", "page"), "this is about one question; name one label"),
+        (("--labels", "click", "cart", "--scenario", "page"), "this experiment has one task; name one label"),
     ],
 )
 def test_a_table_without_scenarios_leaves_no_file(

@@ -154,7 +154,7 @@ def test_a_file_of_ones_own_is_trained_on(tmp_path: Path, monkeypatch: pytest.Mo
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (1, 1)}, "each once"),
         ({"mba": 0.0}, "mba=0.0: must be positive"),
         ({"rows": ("dim",)}, "rows: 'dim' is none of .*; the nearest is 'din'"),
         ({"data": "a.csv", "time": "", "split": "time"}, "split='time': a.csv has no times"),

@@ -63,7 +63,7 @@ def test_every_row_has_a_logit_and_its_loss(dataset: Any) -> None:
     ("change", "message"),
     [
         ({"length": 0}, "length=0: must be at least 1"),
-        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (1, 1)}, "each once"),
         ({"dataset": "census", "rows": ("deep", "can")}, r"rows=\['can'\]: census has no histories"),
     ],
 )

@@ -137,7 +137,7 @@ def test_what_truncation_reads_tells_nothing() -> None:
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
-        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (1, 1)}, "each once"),
         ({"utilisation": 0.0}, "utilisation=0.0: must be positive"),
         ({"timed": (100, 30)}, "timed=(100, 30): only histories of 31 events and more"),
         ({"trained": False, "timed": ()}, "nothing is left to do"),

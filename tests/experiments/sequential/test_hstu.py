@@ -272,7 +272,7 @@ def test_shortened_histories_take_fewer_rows() -> None:
         ({"file": "x", "dataset": "ml-1m", "data": "y"}, "file='x': goes with one of .*, not --data"),
         ({"num_heads": 3, "dim": 8}, "num_heads=3: must divide dim=8"),
         ({"rows": ("hstu",)}, "rows: 'hstu' is none of .*; the nearest is 'hstu-ssm'"),
-        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (1, 1)}, "each once"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message: str) -> None:

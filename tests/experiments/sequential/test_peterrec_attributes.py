@@ -116,11 +116,15 @@ def test_users_are_split_once_and_all_are_used() -> None:
 
 
 @pytest.mark.parametrize(("dataset", "users", "first"), [("ml-100k", 943, "M"), ("ml-1m", 6040, "F")])
-@pytest.mark.usefixtures("data_dir")
 def test_labels_belong_to_the_users_of_the_sequences(
-    dataset: Literal["ml-100k", "ml-1m"], users: int, first: str
+    dataset: Literal["ml-100k", "ml-1m"],
+    users: int,
+    first: str,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """User 1 is a man with 272 events in the small set, and a woman with 53 in the large one."""
+    monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
     config = experiment.Config(dataset=dataset)
     data = experiment.split(*experiment.load(config), config)
     assert data.task == "gender"

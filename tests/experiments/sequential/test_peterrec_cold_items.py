@@ -87,8 +87,8 @@ def test_a_head_on_what_sessions_taught_tells_cold_items(tmp_path: Path) -> None
     assert mrr["head"] > mrr["scratch"] + 0.1, mrr
 
 
-@pytest.mark.usefixtures("data_dir")
-def test_cold_items_of_yoochoose() -> None:
+def test_cold_items_of_yoochoose(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_DATA_DIR", str(data_dir))
     config = experiment.Config()
     log = experiment.load(config)
     source, target = experiment.split(log, config)

@@ -191,7 +191,7 @@ def test_a_new_similarity_and_a_new_form_are_an_entry_each(
         ({"form": "meen"}, "form: 'meen' is none of mean, last, flat; the nearest is 'mean'"),
         ({"similarity": "item2vek"}, "similarity: 'item2vek' is none of .*; the nearest is 'item2vec'"),
         ({"rows": ("tico",)}, "rows: 'tico' is none of"),
-        ({"seeds": (1, 1)}, "none twice"),
+        ({"seeds": (1, 1)}, "each once"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
     ],
@@ -224,7 +224,7 @@ def test_views_by_times_are_refused_for_data_without(columns: next_item.Data) ->
     data = next_item.resident(leave_one_out(sequences))
     recipe = ticoserec.recipe_of("ticoserec-bce", TINY)
     similar = views.random(sequences, recipe, 0)
-    with pytest.raises(ValueError, match="has no times, by which views are made here"):
+    with pytest.raises(ValueError, match="has no times, which these views need"):
         views.augmented(data, recipe, similar)
 
 

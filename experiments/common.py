@@ -13,18 +13,18 @@ import numpy as np
 
 from experiments import sweeps
 from experiments.sweeps import SweepOptions as SweepOptions
-from jaxrec import data, provenance
+from jaxrec import data
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.protocols import Beyond
-from jaxrec.report import plots, results
 from jaxrec.train import arguments
-from jaxrec.train.fit import Fitted
+from jaxrec.train.results import origin as origin
+from jaxrec.train.results import save_result
 from jaxrec.train.trial import Trial
 from jaxrec.tuning.reads import Train, plain
 from jaxrec.tuning.reads import optimiser as optimiser
-from jaxrec.types import Protocol, Result
+from jaxrec.types import Protocol
 
 C = TypeVar("C")
 # options that change no number, only what is stored, where, and what is measured in addition
@@ -292,75 +292,14 @@ def published(names: tuple[str, ...], source: str, *values: float) -> Published:
 
 
 def save(
-    folder: str,
-    *,
-    experiment: str,
-    dataset: str,
-    model: str,
-    config: Mapping[str, Any],
-    protocol: Protocol,
-    seeds: Sequence[int],
-    metrics: Sequence[Mapping[str, float]],
-    published: Mapping[str, float] | None = None,
-    source: str = "",
-    fitted: Fitted | None = None,
-    note: str = "",
-    incomparable: str = "",
-) -> Path:
-    """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
-
-    The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
-    the manifest and the note name all of them.
-    """
-    manifest, remark = origin(fitted)
+    folder: str, *, experiment: str, dataset: str, model: str, config: Mapping[str, Any], note: str = "",
+    **rest: Any,
+) -> Path:  # fmt: skip
+    """`train.results.save_result`, with a remark in the note where a search chose settings."""
     searched = sweeps.note(sweeps.study_path(folder, experiment, dataset, model), config)
-    result = Result(
-        experiment=experiment,
-        dataset=dataset,
-        model=model,
-        config=config,
-        protocol=protocol,
-        seeds=tuple(seeds),
-        metrics={name: tuple(m[name] for m in metrics) for name in metrics[0]},
-        published=published or {},
-        source=source,
-        steps=fitted.steps if fitted else 0,
-        seconds=fitted.seconds if fitted else 0.0,
-        compile_seconds=fitted.compile_seconds if fitted else 0.0,
-        note=". ".join(part for part in (note, searched, remark) if part),
-        incomparable=incomparable,
-    )
-    path = results.write_result(result, folder, manifest=manifest)
-    metric = f"valid/{protocol.selection.removesuffix(' on test')}"
-    if fitted and sum(metric in entry for entry in fitted.history) > 1:
-        _plot(fitted, metric, seeds, path.with_suffix(".png"))
-    return path
-
-
-def origin(fitted: Fitted | None) -> tuple[Mapping[str, Any], str]:
-    """The manifest of a result, and its note on the code: "" if one version produced everything.
-
-    The manifest is that of the code that trained last. If other versions contributed (began the training,
-    trained other seeds, or only evaluated), it lists all as `made_by`. fitted=None: nothing was trained.
-    """
-    if fitted is None or not fitted.made_by:
-        return provenance.manifest(), ""
-    entries = fitted.made_by
-    trained = [entry for entry in entries if entry["first_epoch"] < len(fitted.history)]
-    manifest = {name: value for name, value in trained[-1].items() if name != "first_epoch"}
-    if len(entries) == 1:
-        return manifest, ""
-    parts = ("first_epoch", "commit", "sources", "versions")
-    manifest["made_by"] = [{name: entry.get(name) for name in parts} for entry in entries]
-    if not any(provenance.code_differences(entries[0], entry) for entry in entries):
-        return manifest, ""
-    after = [entry for entry in entries if entry not in trained]
-    remark = f"trained by commit {_commits(trained)}"
-    return manifest, remark + (f", evaluated by {_commits(after)}, other code" if after else "")
-
-
-def _commits(entries: Sequence[Mapping[str, Any]]) -> str:
-    return " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in entries))
+    joined = ". ".join(part for part in (note, searched) if part)
+    names = {"experiment": experiment, "dataset": dataset, "model": model}
+    return save_result(folder, config=config, note=joined, **names, **rest)
 
 
 def means(found: Sequence[Mapping[str, float]]) -> str:
@@ -370,16 +309,3 @@ def means(found: Sequence[Mapping[str, float]]) -> str:
     'auc 0.5500, mse 1.5000'
     """
     return ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
-
-
-def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:
-    runs = {
-        f"seed {seed}": [
-            {"epoch": entry["epoch"], metric: entry[metric][i]} for entry in fitted.history if metric in entry
-        ]
-        for i, seed in enumerate(seeds)
-    }
-    try:
-        plots.metric_curve(runs, metric, path)
-    except ImportError as error:
-        print(f"no plot of {metric}: {error}")

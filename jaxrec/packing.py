@@ -133,6 +133,7 @@ def rows_needed(
     multiple: int = 1,
     deviations: float = 6.0,
     grow: Callable[[np.random.Generator, np.ndarray], np.ndarray] | None = None,
+    replacement: bool = False,
     draws: int = 48,
 ) -> int:
     """Rows that hold a random batch of these lengths with room to spare, rounded up to `multiple`.
@@ -141,7 +142,8 @@ def rows_needed(
     standard deviations; without `grow` never more than the longest possible batch uses.
 
     grow: (generator, lengths of a batch) -> lengths of what is packed for it, such as two augmented views
-    of each sequence.
+    of each sequence. replacement: whether batches are drawn with replacement; it counts where a batch is
+    above a tenth of all sequences, and otherwise makes no difference.
 
     Raises:
       ValueError: there is no event.
@@ -150,14 +152,16 @@ def rows_needed(
     if lengths.size == 0 or lengths.max(initial=0) < 1:
         raise ValueError("lengths: there is no event to pack; the training split is empty")
     rng = np.random.default_rng(0)
-    size = min(batch_size, lengths.size)
+    repeated = replacement and 10 * batch_size > lengths.size
+    size = batch_size if repeated else min(batch_size, lengths.size)
     used = np.empty(draws)
     for i in range(draws):
-        batch = rng.choice(lengths, size, replace=False)
+        batch = rng.choice(lengths, size, replace=repeated)
         used[i] = rows_used(np.minimum(batch if grow is None else grow(rng, batch), width), width)
     rows = int(np.ceil(used.mean() + deviations * max(used.std(), 0.5)))
     if grow is None:
-        rows = min(rows, rows_used(np.sort(lengths)[-size:], width))
+        longest = np.full(size, lengths.max()) if repeated else np.sort(lengths)[-size:]
+        rows = min(rows, rows_used(longest, width))
     return -(-rows // multiple) * multiple
 
 

@@ -185,11 +185,11 @@ def _one_line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text.strip())
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, *, prog: str = "python -m jaxrec.data") -> int:
     """Runs a command; returns 0, or 2 after printing the error on stderr, in one line."""
     command: List | Stats | Download | ReadTable | ReadEvents | Validate = tyro.cli(
         Command,  # type: ignore[arg-type]
-        prog="python -m jaxrec.data",
+        prog=prog,
         description=__doc__,
         args=args,
     )

@@ -90,18 +90,27 @@ class Shortening(NamedTuple):
 
 
 def packing_of(
-    data: Data, model: Encoder, batch_size: int, *, num_devices: int = 1, grow: Grow | None = None
+    data: Data,
+    model: Encoder,
+    batch_size: int,
+    *,
+    num_devices: int = 1,
+    grow: Grow | None = None,
+    replacement: bool = False,
+    deviations: float = 3.0,
 ) -> Packing | None:
     """Packed rows for a batch of training inputs, a multiple of `num_devices`; None: padded rows.
 
     An encoder that cannot separate the users of a packed row (`can_be_packed`) gets padded rows.
 
     grow: lengths of the sequences that a step makes from a batch, such as two augmented views of each user.
+    replacement: see `plan`. deviations: spare room where there is no `grow`, see `packing.rows_needed`.
     """
     if not can_be_packed(model):
         return None
     lengths = np.minimum(data.inputs, model.max_len)
-    room: dict[str, Any] = {"deviations": 3.0} if grow is None else {"grow": grow}
+    room: dict[str, Any] = {"deviations": deviations} if grow is None else {"grow": grow}
+    room["replacement"] = replacement
     rows = packing.rows_needed(lengths, batch_size, model.max_len, multiple=num_devices, **room)
     return Packing(rows, model.max_len)
 
@@ -307,6 +316,7 @@ def train(
     patience: int | None = None,
     replacement: bool = False,
     shortening: Shortening | None = None,
+    deviations: float = 3.0,
     num_devices: int = 1,
     **options: Any,
 ) -> Fitted:
@@ -316,11 +326,20 @@ def train(
 
     protocol: its `selection` names the metric. epochs: at most. batch_size: users per step. every: epochs
     between evaluations. patience: evaluations without improvement before a seed stops; None: never.
-    replacement: see `plan`. shortening: of each step's inputs; None: inputs are whole. options: seeds,
-    workdir, description and other arguments of `train.fit.fit`.
+    replacement: see `plan`. shortening: of each step's inputs; None: inputs are whole. deviations: spare room
+    in packed rows, see `packing_of`; epochs of many thousand steps need more. options: seeds, workdir,
+    description and other arguments of `train.fit.fit`.
     """
     shorten, lengths = (None, None) if shortening is None else shortening
-    packed = packing_of(data, model, batch_size, num_devices=num_devices, grow=lengths)
+    packed = packing_of(
+        data,
+        model,
+        batch_size,
+        num_devices=num_devices,
+        grow=lengths,
+        replacement=replacement,
+        deviations=deviations,
+    )
     placed = packed if shorten is None else None  # otherwise the task places the shortened sequences
     return fit_reusing(
         [Phase("train", next_item(model, objective, packed=packed, shorten=shorten), epochs)],

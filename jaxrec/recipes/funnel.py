@@ -7,8 +7,8 @@ ESCM² (Wang et al., SIGIR 2022) and AITM (Xi et al., KDD 2021).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -16,9 +16,9 @@ import numpy as np
 
 from jaxrec import losses
 from jaxrec.data.tables.impressions import Impressions
-from jaxrec.nn.layers.dropout import Bits, counter_bits
+from jaxrec.nn.layers.dropout import Bits, across_devices, counter_bits
 from jaxrec.nn.layers.factory import Factory
-from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
+from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding
 from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.multitask.aitm import AITM
 from jaxrec.nn.multitask.dbmtl import DBMTL
@@ -29,7 +29,9 @@ from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.nn.multitask.nmtr import NMTR
 from jaxrec.nn.multitask.shared_bottom import SharedBottom
 from jaxrec.recipes.multitask import Training
-from jaxrec.tasks.multitask import Term
+from jaxrec.recipes.trainable import ExtraLoss as ExtraLoss
+from jaxrec.recipes.trainable import Outputs as LabelOutputs
+from jaxrec.recipes.trainable import Table, TableModel, a_column_each, no_extra_losses
 from jaxrec.types import Array, Batch, Outputs
 
 
@@ -160,12 +162,18 @@ def pairs(features: FeatureEmbedding, *, user: str, item: str, model: nn.Module)
     return Pairs(embedding=FeatureEmbedding((by_name[user], by_name[item])), model=model)
 
 
-def check_funnel(table: Impressions) -> None:
-    """Raises ValueError for a table whose labels are not three, or do not each imply the one before."""
-    if len(table.tasks) != 3:
+def check_funnel(table: Impressions, *, stages: int | None = 3) -> None:
+    """Raises ValueError for a table of another number of labels, or whose labels do not each imply the one
+    before.
+
+    stages: how many there must be; None: at least two.
+    """
+    count = len(table.tasks)
+    if count != stages if stages else count < 2:
+        wanted = "three" if stages == 3 else stages or "at least two"
         raise ValueError(
-            f"{table.name}: {len(table.tasks)} labels ({', '.join(table.tasks)}): a funnel has three; name "
-            "them in its order, such as view, cart, buy"
+            f"{table.name}: {count} labels ({', '.join(table.tasks)}): a funnel has {wanted}; name them in "
+            "its order, such as view, cart, buy"
         )
     for before, after in zip(table.tasks, table.tasks[1:], strict=False):
         bad = np.flatnonzero(table.labels[after] > table.labels[before])
@@ -178,18 +186,6 @@ def check_funnel(table: Impressions) -> None:
 
 
 # --- losses in addition to those of the tasks ------------------------------------------------------------
-
-
-class ExtraLoss(NamedTuple):
-    """A loss in addition to those of the tasks.
-
-    weight: factor of the loss. Where it is 0 the model is trained without the loss, and `without` is appended
-    to the name of its row.
-    """
-
-    loss: Term
-    weight: float
-    without: str
 
 
 def no_terms(tasks: Sequence[str], recipe: Recipe) -> dict[str, ExtraLoss]:
@@ -235,3 +231,63 @@ def _errors(outputs: Outputs, batch: Batch, tasks: Sequence[str]) -> tuple[Array
     seen, propensity = batch[f"label/{tasks[0]}"] > 0, losses.clipped_propensity(outputs["ctr"])
     bought = jnp.where(seen, batch[f"label/{tasks[-1]}"], 0.0)
     return losses.sigmoid_cross_entropy(outputs["cvr"], bought), seen, propensity
+
+
+# --- models of a table of one's own ---------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class PairRecipe(Recipe):
+    """How a model of users and items alone is trained, and its sizes."""
+
+    user_column: str = "user_id"  # column of categories that is read as users
+    item_column: str = "item_id"  # and as items
+
+
+def first_and_last(tasks: Sequence[str]) -> LabelOutputs:
+    """The first label is the click, the last the conversion among all rows; those between have no output."""
+    return {tasks[0]: "ctr", tasks[-1]: "ctcvr"}
+
+
+def three_stages(tasks: Sequence[str]) -> LabelOutputs:
+    """A click, an action after it, and the conversion among all rows."""
+    return dict(zip(tasks, ("ctr", "ctavr", "ctcvr"), strict=True))
+
+
+def _several_stages(table: Impressions) -> None:
+    check_funnel(table, stages=None)
+
+
+def _bits(table: Table) -> Bits:
+    return across_devices(counter_bits, table.axis_name)
+
+
+def _funnel(
+    body: Callable[[int, Recipe, Bits], nn.Module],
+    outputs: Callable[[Sequence[str]], LabelOutputs] = a_column_each,
+    extra_losses: Callable[[Sequence[str], Any], Mapping[str, ExtraLoss]] = no_extra_losses,
+    check: Callable[[Impressions], None] = _several_stages,
+) -> TableModel:
+    """A body behind a vector for each column."""
+
+    def module(table: Table, recipe: Recipe) -> nn.Module:
+        return Featured(table.features(recipe.dim), body(table.num_tasks, recipe, _bits(table)))
+
+    return TableModel(Recipe, module, outputs, extra_losses, check)
+
+
+def _nmtr(table: Table, recipe: PairRecipe) -> nn.Module:
+    body = nmtr(table.num_tasks, recipe, _bits(table))
+    user, item = recipe.user_column, recipe.item_column
+    return pairs(table.features(recipe.dim), user=user, item=item, model=body)
+
+
+MODELS: Mapping[str, TableModel] = {
+    "esmm": _funnel(esmm, first_and_last),
+    "esm2": _funnel(esm2, three_stages, check=check_funnel),
+    "escm2-ips": _funnel(escm2_ips, first_and_last, inverse_propensity_risk),
+    "escm2-dr": _funnel(escm2_dr, first_and_last, doubly_robust_risk),
+    "aitm": _funnel(aitm, extra_losses=calibrator),
+    "nmtr": TableModel(PairRecipe, _nmtr, check=_several_stages),
+    "dbmtl": _funnel(dbmtl),
+}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import flax.linen as nn
 import numpy as np
@@ -12,8 +13,13 @@ import optax
 
 from jaxrec import losses
 from jaxrec.data.events.sessions import SessionSplit
+from jaxrec.data.events.split import Split
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
+from jaxrec.protocols import sessions
+from jaxrec.recipes import trainable
+from jaxrec.recipes.trainable import MakeObjective, SequenceModel
+from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.objectives import Negatives, Objective, negatives, shared_negatives
 
 
@@ -58,11 +64,16 @@ OF_LOSS: Mapping[str, OfLoss] = {
 
 def network(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> GRU4Rec:
     """The authors' network: one GRU layer as wide as the item table, an item bias, no layer in between."""
+    return encoder(split.num_items, dataclasses.replace(recipe, dropout=settings.dropout))
+
+
+def encoder(num_items: int, recipe: Recipe) -> GRU4Rec:
+    """The network of a recipe that says its dropout."""
     return GRU4Rec(
-        num_items=split.num_items,
+        num_items=num_items,
         dim=recipe.dim,
         hidden_dim=recipe.dim,
-        dropout=settings.dropout,
+        dropout=recipe.dropout or 0.0,
         hidden_dropout=recipe.hidden_dropout,
         use_bias=True,
         max_len=recipe.max_len,
@@ -73,7 +84,7 @@ def network(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> GRU4Rec:
     )
 
 
-def sampled_softmax(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Objective:
+def sampled_softmax(split: SessionSplit | Split, recipe: Recipe, settings: OfLoss) -> Objective:
     """Softmax cross-entropy over the target and negatives, with the logQ correction for their frequencies."""
     drawn = negatives(
         training_counts(split), num_samples=recipe.num_samples, alpha=settings.alpha, logq=recipe.logq
@@ -81,7 +92,7 @@ def sampled_softmax(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Ob
     return shared_negatives(losses.sampled_softmax, drawn, leave_out_hits=recipe.leave_out_hits)
 
 
-def bpr_max(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Objective:
+def bpr_max(split: SessionSplit | Split, recipe: Recipe, settings: OfLoss) -> Objective:
     """BPR-max with a penalty on the squared scores of negatives."""
     elu = functools.partial(nn.elu, alpha=recipe.elu) if recipe.elu else None
     loss = functools.partial(losses.bpr_max, regularisation=recipe.regularisation)
@@ -89,19 +100,20 @@ def bpr_max(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Objective:
     return shared_negatives(loss, drawn, activation=elu, leave_out_hits=recipe.leave_out_hits)
 
 
-def top1_max(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Objective:
+def top1_max(split: SessionSplit | Split, recipe: Recipe, settings: OfLoss) -> Objective:
     """TOP1-max."""
     drawn = _uncorrected(split, recipe, settings)
     return shared_negatives(losses.top1_max, drawn, leave_out_hits=recipe.leave_out_hits)
 
 
-def _uncorrected(split: SessionSplit, recipe: Recipe, settings: OfLoss) -> Negatives:
+def _uncorrected(split: SessionSplit | Split, recipe: Recipe, settings: OfLoss) -> Negatives:
     return negatives(training_counts(split), num_samples=recipe.num_samples, alpha=settings.alpha, logq=0.0)
 
 
-def training_counts(split: SessionSplit) -> np.ndarray:
+def training_counts(split: SessionSplit | Split) -> np.ndarray:
     """Clicks of each item in training, [vocab_size]."""
-    return np.bincount(split.training_events().item, minlength=split.num_items + 1)
+    events = split.training_events()
+    return np.bincount(events.item, minlength=events.num_items + 1)
 
 
 def adagrad(settings: OfLoss) -> optax.GradientTransformation:
@@ -112,3 +124,49 @@ def adagrad(settings: OfLoss) -> optax.GradientTransformation:
         *momentum,
         optax.scale(-settings.learning_rate),
     )
+
+
+def settle(recipe: Recipe, loss: str) -> Recipe:
+    """The recipe with the authors' settings for a loss where it has none; of others, those of "ssm"."""
+    usual = OF_LOSS.get(loss, OF_LOSS["ssm"])
+    left = {
+        f.name: getattr(usual, f.name) for f in dataclasses.fields(usual) if getattr(recipe, f.name) is None
+    }
+    return dataclasses.replace(recipe, **left)
+
+
+def _settings(recipe: Recipe) -> OfLoss:
+    return OfLoss(**{field.name: getattr(recipe, field.name) for field in dataclasses.fields(OfLoss)})
+
+
+def _of_data(make: Callable[[Any, Recipe, OfLoss], Objective]) -> MakeObjective:
+    return lambda data, recipe: make(data.split, recipe, _settings(recipe))
+
+
+def _adagrad(recipe: Recipe) -> optax.GradientTransformation:
+    return adagrad(_settings(recipe))
+
+
+def _side_by_side(
+    encoder: Encoder, objective: Objective, data: sessions.Data, recipe: Recipe, num_devices: int
+) -> sessions.Training:
+    return sessions.side_by_side(encoder, objective, data, recipe.batch_size)  # type: ignore[arg-type]
+
+
+MODELS: Mapping[str, SequenceModel] = {
+    "gru4rec": SequenceModel(
+        Recipe,
+        encoder,
+        {
+            "ssm": _of_data(sampled_softmax),
+            "bpr-max": _of_data(bpr_max),
+            "top1-max": _of_data(top1_max),
+            "ce": trainable.ce,
+            "bce": trainable.bce,
+            "bpr": trainable.bpr,
+        },
+        _adagrad,
+        settle=settle,
+        sessions=_side_by_side,
+    ),
+}

@@ -22,6 +22,8 @@ from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.protocols.next_item import Data, Shortening
+from jaxrec.recipes import trainable
+from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.objectives import Objective, sampled, uniform_softmax
 
 SPARE_SLOTS = 11  # slots that the public code adds to max_len in its padded rows
@@ -70,7 +72,7 @@ class Recipe:
 class Changes:
     """Changes of a recipe; None keeps its value."""
 
-    dim: int | None = None  # width of every encoder; None, here and below: the recipe's value
+    dim: int | None = None  # width of every encoder
     num_layers: int | None = None  # layers of every encoder
     num_heads: int | None = None  # attention heads of every encoder
     head_dim: int | None = None  # width of queries and keys, and of values, of one of HSTU's heads
@@ -206,3 +208,14 @@ def stochastic(recipe: Recipe) -> Shortening | None:
     return Shortening(
         functools.partial(stochastic_length, **lengths), functools.partial(shortened_lengths, **lengths)
     )
+
+
+def _train(*arguments: Any, **options: Any) -> Any:
+    """Trains on the events that stochastic length leaves of each input."""
+    return trainable.by_user(*arguments, shortening=stochastic(arguments[-1]), **options)
+
+
+MODELS: Mapping[str, SequenceModel] = {
+    "hstu": SequenceModel(Recipe, hstu, {"ssm": ssm}, adam, documented=Changes, train=_train, sessions=None),
+    "sasrec-cosine": SequenceModel(Recipe, sasrec, {"ssm": ssm}, adam, documented=Changes, sessions=None),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import optax
 
@@ -57,3 +58,9 @@ def ssm(data: Data, recipe: Recipe) -> Objective:
 def adam(recipe: Recipe) -> optax.GradientTransformation:
     """The public code's optimiser."""
     return optax.adam(recipe.learning_rate, b2=recipe.b2)
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "hstu-generative": "the action of each event, such as a click or a purchase: see "
+    "experiments/sequential/hstu_generative.py",
+}

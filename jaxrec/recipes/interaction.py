@@ -7,6 +7,7 @@ for CAN, its authors' code.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -27,6 +28,8 @@ from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.nn.ranking.dlrm import DLRM
 from jaxrec.nn.ranking.pnn import PNN
+from jaxrec.recipes.multitask import Training
+from jaxrec.recipes.trainable import Table, TableModel, one_logit
 from jaxrec.types import HISTORY
 
 DIMS = (128, 64)  # hidden layers of every row
@@ -171,3 +174,36 @@ def _co_actions(columns: Columns) -> CAN:
     pairs += [(columns.items[0], field) for field in of_user if isinstance(field, Categorical)]
     action = CoAction(16, (8, 4), num_orders=3, use_bias=False, activate_last=False, concatenate=True)
     return CAN(tuple(pairs), action, name="beside")  # so that checkpoints stay valid
+
+
+# --- models of labelled rows -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class RowsRecipe(Training):
+    """How a model of labelled rows without histories is trained; its hidden layers have 128 and 64 units."""
+
+    patience: int = 2  # epochs without a better validation AUC before a seed stops; 0: never
+
+
+def _of_rows(model: Callable[[Columns], nn.Module]) -> TableModel:
+    """A model of the columns of a table, each with a vector; numbers are multiplied with theirs."""
+
+    def module(table: Table, recipe: RowsRecipe) -> nn.Module:
+        fields = table.features(recipe.dim).fields
+        return model(Columns(tuple(field._replace(dim=recipe.dim) for field in fields)))
+
+    return TableModel(RowsRecipe, module, one_logit)
+
+
+MODELS: Mapping[str, TableModel] = {
+    "deep": _of_rows(deep),
+    "deepfm": _of_rows(deepfm),
+    "ipnn": _of_rows(ipnn),
+    "opnn": _of_rows(opnn),
+    "pnn-star": _of_rows(pnn_star),
+    "dcn-v2-stacked": _of_rows(dcn_v2_stacked),
+    "dcn-v2-parallel": _of_rows(dcn_v2_parallel),
+    "dcn-mix": _of_rows(dcn_mix),
+    "dlrm": _of_rows(dlrm),
+}

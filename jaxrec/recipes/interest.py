@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,8 @@ from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.dien import DIEN
 from jaxrec.nn.ranking.din import DIN
 from jaxrec.nn.ranking.din_base import DINBase
-from jaxrec.tasks.ctr import NEGATIVE, Regularised
+from jaxrec.recipes.trainable import ClickModel, ClickTask
+from jaxrec.tasks.ctr import NEGATIVE, Regularised, ctr, next_behaviour, other_events
 from jaxrec.types import HISTORY, Variables
 
 
@@ -95,3 +97,42 @@ def regularised_items(clicks: Clicks, *, length: int) -> list[Regularised]:
 
     counts = jnp.asarray(clicks.count_examples_with(length), jnp.int32)
     return [Regularised(table, ("item", f"{HISTORY}item"), counts)]
+
+
+# --- models of events of one's own -------------------------------------------------------------------
+
+
+def _mini_batch_aware(module: nn.Module, clicks: Clicks, recipe: Recipe) -> ClickTask:
+    """The click, and mini-batch aware regularisation of the item table."""
+    regularised = regularised_items(clicks, length=recipe.length)
+    task = ctr(module, length=recipe.length, regularised=regularised)
+    return ClickTask(task, {"click": 1.0, "mini_batch_aware": recipe.mba}, "bce + mini-batch aware")
+
+
+def _next_behaviour(module: nn.Module, clicks: Clicks, recipe: Recipe) -> ClickTask:
+    """The click, and DIEN's loss on the next event."""
+    task = ctr(
+        module,
+        length=recipe.length,
+        terms={"next_behaviour": next_behaviour},
+        columns=other_events(clicks.num_items),
+    )
+    return ClickTask(task, {"click": 1.0, "next_behaviour": recipe.auxiliary}, "bce + next behaviour")
+
+
+def _behind_features(
+    body: Callable[[str | None], nn.Module], *, negatives: bool = False
+) -> Callable[[Clicks, Recipe, str | None], nn.Module]:
+    def module(clicks: Clicks, recipe: Recipe, axis: str | None) -> nn.Module:
+        return with_history(body(axis), clicks, dim=recipe.dim, negatives=negatives)
+
+    return module
+
+
+MODELS: Mapping[str, ClickModel] = {
+    "din-base": ClickModel(Recipe, _behind_features(base)),
+    "din": ClickModel(Recipe, _behind_features(din)),
+    "din-dice": ClickModel(Recipe, _behind_features(din_dice)),
+    "din-mba": ClickModel(Recipe, _behind_features(din), _mini_batch_aware),
+    "dien": ClickModel(Recipe, _behind_features(dien, negatives=True), _next_behaviour),
+}

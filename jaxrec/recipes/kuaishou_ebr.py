@@ -6,6 +6,7 @@ Sizes are ours, for MovieLens-100K; the paper's are for data that were not avail
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -136,3 +137,9 @@ def by_user_and_cluster(
     order = shuffled(len(user), batch_size, lengths=length, packing=packed)
     task = cluster_retrieval(model, in_cluster_softmax(clusters, recipe.num_samples), clusters, packed=packed)
     return Training(task, order, data.columns | examples)
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "kuaishou-ebr": "clusters of items, and is served by a retriever of its own: see "
+    "experiments/retrieval/kuaishou_ebr.py",
+}

@@ -7,7 +7,12 @@ transforms double that; the papers do not state these sizes. `SyntheticStudy` ha
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import flax.linen as nn
+
+from jaxrec.nn.layers.features import Featured
 from jaxrec.nn.multitask.attention_gated_mmoe import AttentionGatedMMoE
 from jaxrec.nn.multitask.cgc import CGC
 from jaxrec.nn.multitask.mmoe import MMoE
@@ -15,6 +20,7 @@ from jaxrec.nn.multitask.moe import OMoE
 from jaxrec.nn.multitask.ple import PLE
 from jaxrec.nn.multitask.shared_bottom import SharedBottom
 from jaxrec.nn.multitask.snr import SNR
+from jaxrec.recipes.trainable import Table, TableModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,3 +167,24 @@ def _snr(num_tasks: int, recipe: Recipe, *, transform: bool) -> SNR:
         transform=transform,
         tower_dims=recipe.tower_dims,
     )
+
+
+def _behind_features(body: Callable[[int, Any], nn.Module]) -> Callable[[Table, Recipe], nn.Module]:
+    """A body of a number of tasks, behind a vector for each column."""
+
+    def module(table: Table, recipe: Recipe) -> nn.Module:
+        return Featured(table.features(recipe.dim), body(table.num_tasks, recipe))
+
+    return module
+
+
+MODELS: Mapping[str, TableModel] = {
+    "shared-bottom": TableModel(Recipe, _behind_features(shared_bottom)),
+    "omoe": TableModel(Recipe, _behind_features(omoe)),
+    "mmoe": TableModel(Recipe, _behind_features(mmoe)),
+    "attention-gated-mmoe": TableModel(Recipe, _behind_features(attention_gated_mmoe)),
+    "cgc": TableModel(Recipe, _behind_features(cgc)),
+    "ple": TableModel(Recipe, _behind_features(ple)),
+    "snr-trans": TableModel(Recipe, _behind_features(snr_trans)),
+    "snr-aver": TableModel(Recipe, _behind_features(snr_aver)),
+}

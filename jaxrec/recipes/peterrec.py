@@ -8,6 +8,7 @@ where the code samples negatives, and the head has no penalty.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import optax
@@ -112,3 +113,9 @@ def num_trained(use: Use, params: Variables, recipe: Recipe) -> tuple[int, int]:
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
     own = jax.tree.leaves(trained_by(use, params, recipe))
     return sum(size for size, mine in zip(sizes, own, strict=True) if mine), sum(sizes)
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "peterrec": "a pre-trained body and labels of users in a second file: see "
+    "experiments/sequential/peterrec_attributes.py",
+}

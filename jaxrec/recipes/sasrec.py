@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import optax
 
@@ -12,6 +13,8 @@ from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.protocols.next_item import Data
+from jaxrec.recipes import trainable
+from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.objectives import Objective, full_softmax, sampled
 
 
@@ -86,3 +89,14 @@ def ce(data: Data) -> Objective:
 def adam(recipe: Recipe) -> optax.GradientTransformation:
     """The authors' optimiser."""
     return optax.adam(recipe.learning_rate, b2=recipe.b2)
+
+
+LOSSES: Mapping[str, trainable.MakeObjective] = {
+    "bce": trainable.bce,
+    "ce": trainable.ce,
+    "bpr": trainable.bpr,
+}
+MODELS: Mapping[str, SequenceModel] = {
+    "sasrec": SequenceModel(Recipe, original, LOSSES, adam),
+    "sasrec-postnorm": SequenceModel(Recipe, post_norm, LOSSES, adam),
+}

@@ -7,6 +7,7 @@ PPNet read vectors of the scenario from a table of their own.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ from jaxrec.nn.ranking.poso import PersonalMLP
 from jaxrec.nn.ranking.ppnet import PPNet
 from jaxrec.nn.ranking.star import STAR, Domain
 from jaxrec.recipes.multitask import Training
+from jaxrec.recipes.trainable import Outputs, Table, TableModel, a_column_each, one_logit
 from jaxrec.types import Array
 
 
@@ -95,3 +97,50 @@ class PersonalTower(nn.Module):
         """Maps features [B, F] and a code [B, P] to a logit [B]."""
         hidden = PersonalMLP(self.dims, name="mlp")(x, code, train=train)
         return nn.Dense(1, name="logit")(hidden)[..., 0]
+
+
+# --- models of a table of one's own ------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class RowsRecipe(Recipe):
+    """How a model of one label in several scenarios is trained, and its sizes."""
+
+    scenario: str = ""  # column of categories whose values are the scenarios
+
+
+def inputs_of(table: Table, recipe: RowsRecipe) -> Inputs:
+    """What the models read of a table.
+
+    Raises:
+      ValueError: `scenario` is none of its columns of categories.
+    """
+    sizes = {f.name: f.vocab_size for f in table.rows.fields if f.kind == "categorical"}
+    if recipe.scenario not in sizes:
+        raise ValueError(
+            f"scenario={recipe.scenario!r}: is none of the columns of categories ({', '.join(sizes)}); name "
+            "the one whose values are the scenarios"
+        )
+    number = sizes[recipe.scenario] - FIRST_VALUE
+    return Inputs(table.features(recipe.dim), recipe.scenario, number, table.axis_name)
+
+
+def _in_scenarios(
+    model: Callable[[Inputs, Recipe], nn.Module], outputs: Callable[..., Outputs] = one_logit
+) -> TableModel:
+    return TableModel(RowsRecipe, lambda table, recipe: model(inputs_of(table, recipe), recipe), outputs)
+
+
+def _first_column(tasks: tuple[str, ...]) -> Outputs:
+    """The one output of [B, 1]."""
+    one_logit(tasks)
+    return a_column_each(tasks)
+
+
+MODELS: Mapping[str, TableModel] = {
+    "star": _in_scenarios(star),
+    "apg": _in_scenarios(apg, _first_column),
+    "poso": _in_scenarios(poso),
+    "epnet": _in_scenarios(epnet),
+    "ppnet": _in_scenarios(ppnet, _first_column),
+}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -29,7 +30,8 @@ from jaxrec.nn.ranking.din_base import DINBase
 from jaxrec.nn.ranking.eta import ETA
 from jaxrec.nn.ranking.mimn import MIMN
 from jaxrec.nn.ranking.sim import SIM, of_search
-from jaxrec.tasks.ctr import ctr
+from jaxrec.recipes.trainable import ClickModel, ClickTask
+from jaxrec.tasks.ctr import ctr, memory_utilisation
 from jaxrec.tasks.multitask import Target
 from jaxrec.types import HISTORY, Task, Variables
 
@@ -133,3 +135,45 @@ def _pooled(clicks: Clicks, recipe: Recipe, body: nn.Module) -> nn.Module:
         targets=tuple(item.name for item in items),
         histories=tuple(item.name for item in past),
     )
+
+
+# --- models of events of one's own -------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class EventsRecipe(Recipe):
+    """How a model of long histories is trained on events of one's own."""
+
+    length: int = 200  # events of a history that are read, the last ones; more than `recent`
+
+
+def _with_search(module: nn.Module, clicks: Clicks, recipe: EventsRecipe) -> ClickTask:
+    """The click, and the same of the search alone."""
+    task = ctr(module, length=recipe.length, targets=[SEARCH])
+    return ClickTask(task, {"click": 1.0, "search": 1.0}, "bce + search")
+
+
+def _with_memory(module: nn.Module, clicks: Clicks, recipe: EventsRecipe) -> ClickTask:
+    """The click, and an even use of the memory."""
+    task = ctr(module, length=recipe.length, terms={"memory_utilisation": memory_utilisation})
+    weights = {"click": 1.0, "memory_utilisation": recipe.utilisation}
+    return ClickTask(task, weights, "bce + memory utilisation")
+
+
+def _of_events(
+    model: Callable[[Clicks, Recipe], nn.Module],
+) -> Callable[[Clicks, EventsRecipe, str | None], nn.Module]:
+    def module(clicks: Clicks, recipe: EventsRecipe, axis: str | None) -> nn.Module:
+        return model(clicks, recipe)
+
+    return module
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "sim-hard": "the category of each item: see experiments/ranking/lifelong.py; 'sim' searches by vectors",
+}
+MODELS: Mapping[str, ClickModel] = {
+    "sim": ClickModel(EventsRecipe, _of_events(sim_soft), _with_search),
+    "eta": ClickModel(EventsRecipe, _of_events(eta)),
+    "mimn": ClickModel(EventsRecipe, _of_events(mimn), _with_memory),
+}

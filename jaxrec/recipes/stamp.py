@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,6 +14,12 @@ from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.stamp import STAMP
+from jaxrec.protocols import sessions
+from jaxrec.recipes import trainable
+from jaxrec.recipes.trainable import SequenceModel
+from jaxrec.tasks.encoder import Encoder
+from jaxrec.tasks.next_click import sigmoid_softmax
+from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array
 
 
@@ -105,3 +112,53 @@ def summed_adam(recipe: Recipe) -> optax.GradientTransformation:
 def adam(recipe: Recipe) -> optax.GradientTransformation:
     """The optimiser of encoders of whole sessions."""
     return optax.adam(recipe.session_learning_rate)
+
+
+def _settle(recipe: Recipe, loss: str) -> Recipe:
+    filled: Recipe = for_dataset(recipe, "")
+    return filled
+
+
+def _sigmoid(data: trainable.Events, recipe: Recipe) -> Objective:
+    """The objective that the paper prints."""
+    return sigmoid_softmax()
+
+
+def _by_prefix(
+    encoder: Encoder, objective: Objective, data: sessions.Data, recipe: Recipe, num_devices: int
+) -> sessions.Training:
+    """A prefix of a session an example, as in the authors' code."""
+    return sessions.by_prefix(encoder, objective, data, recipe.batch_size, last_only=True)
+
+
+def _by_user(*arguments: Any, **options: Any) -> Any:
+    """A user an example, in batches of `session_batch_size`."""
+    recipe = arguments[-1]
+    sized = dataclasses.replace(recipe, batch_size=recipe.session_batch_size)
+    return trainable.by_user(*arguments[:-1], sized, **options)  # type: ignore[call-arg]
+
+
+def _listed(encoder: Any) -> SequenceModel:
+    """An encoder that learns from prefixes of sessions by the authors' optimiser, from users by Adam."""
+    losses: Mapping[str, trainable.MakeObjective] = {
+        "ce": trainable.ce,
+        "sigmoid": _sigmoid,
+        "bce": trainable.bce,
+        "bpr": trainable.bpr,
+    }
+    return SequenceModel(
+        Recipe,
+        encoder,
+        losses,
+        adam,
+        settle=_settle,
+        train=_by_user,
+        sessions=_by_prefix,
+        session_optimiser=summed_adam,
+    )
+
+
+MODELS: Mapping[str, SequenceModel] = {
+    "stamp": _listed(stamp),
+    "stmp": _listed(stmp),
+}

@@ -96,7 +96,7 @@ class Recipe:
 class Changes:
     """Changes of a recipe; None keeps its value."""
 
-    dim: int | None = None  # width of the encoder; None, here and below: the recipe's value
+    dim: int | None = None  # width of the encoder
     inner_dim: int | None = None  # width of its feed-forward networks
     num_layers: int | None = None  # its layers
     num_heads: int | None = None  # its attention heads

@@ -5,12 +5,14 @@ A new similarity of items is a `Similarity`, a new vector of a view a `Form`; ex
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxrec import packing
 from jaxrec.augment import operators as ops
@@ -20,10 +22,17 @@ from jaxrec.augment.similarity import SimilarItems
 from jaxrec.augment.views import View, operators_by_initials, plan_in_blocks, unaugmented_users
 from jaxrec.data.events.interactions import Sequences, gap_variance_rank
 from jaxrec.nn.sequential.sasrec import SASRec
-from jaxrec.protocols.next_item import Data, Grow, packing_of
+from jaxrec.protocols.next_item import Data, Grow, packing_of, plan, selection, vocabulary
+from jaxrec.recipes import ticoserec as recipes
+from jaxrec.recipes import trainable
 from jaxrec.recipes.ticoserec import Recipe
+from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks import contrastive
-from jaxrec.types import Array, Task
+from jaxrec.tasks.next_item import next_item
+from jaxrec.tasks.objectives import Objective
+from jaxrec.train.fit import Fitted
+from jaxrec.train.reuse import fit_reusing
+from jaxrec.types import Array, Protocol, Task
 
 
 def named_operators(recipe: Recipe) -> dict[str, Operator]:
@@ -180,3 +189,61 @@ def lengths_of_views(recipe: Recipe) -> Grow:
         return np.minimum(twice + inserted * (rng.random(twice.size) < share), recipe.max_len)
 
     return grow
+
+
+# --- training ----------------------------------------------------------------------------------------
+
+
+def train(
+    encoder: SASRec,
+    objective: Objective,
+    data: Data,
+    protocol: Protocol,
+    tx: optax.GradientTransformation,
+    recipe: Recipe,
+    *,
+    num_devices: int,
+    seeds: Any,
+    **options: Any,
+) -> Fitted:
+    """Plain epochs, then epochs with views, whose vectors are means of events, see `ticoserec.phases`.
+
+    A batch has at most all users: filled up with masked examples, it could overflow the packed rows of views.
+    """
+    recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, data.split.sequences.num_users))
+    packed = packing_of(data, encoder, recipe.batch_size, num_devices=num_devices)
+    columns, contrast = data, None
+    if recipe.weight:
+        columns = augmented(data, recipe, item_cf_iuf(data.split.sequences, recipe, seeds[0]))
+        contrast = pooled(contrastive.mean_of_events).task(encoder, columns, recipe, num_devices)
+    task = next_item(encoder, objective, packed=packed)
+    return fit_reusing(
+        recipes.phases(task, contrast, encoder, columns, recipe),
+        tx,
+        plan(columns, encoder, recipe.batch_size, packed),
+        columns.columns,
+        selection(encoder, data, protocol, patience=recipe.patience or None),
+        vocabulary=vocabulary(data),
+        num_devices=num_devices,
+        seeds=seeds,
+        **options,
+    )
+
+
+LOSSES: Mapping[str, trainable.MakeObjective] = {
+    "bce": trainable.bce,
+    "ce": trainable.ce,
+    "bpr": trainable.bpr,
+}
+
+
+def _sequence_model(recipe: Recipe) -> SequenceModel:
+    return SequenceModel(
+        recipe, recipes.encoder, LOSSES, recipes.adam, documented=recipes.Changes, train=train, sessions=None
+    )
+
+
+MODELS: Mapping[str, SequenceModel] = {
+    "ticoserec": _sequence_model(recipes.ticoserec("")),
+    "coserec": _sequence_model(recipes.coserec("")),
+}

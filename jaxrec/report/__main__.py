@@ -29,13 +29,13 @@ class Config:
     check: bool = False  # write nothing; exit with 1 if a generated file is stale, naming it
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: Sequence[str] | None = None, *, prog: str = "python -m jaxrec.report") -> int:
     """Returns the exit code: 0, 1 if a file is stale under --check, 2 for a corrupt file or no results.
 
     Trial results are not published by mistake: files are written for the published results, or if --readme
     names one.
     """
-    cfg = config.cli(Config, prog="python -m jaxrec.report", args=args)
+    cfg = config.cli(Config, prog=prog, args=args)
     published = Path(cfg.results).resolve() == Path(PUBLISHED_FOLDER).resolve()
     readme = cfg.readme if cfg.readme is not None else "README.md" if published else None
     try:
@@ -56,7 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
             write_atomically(path, texts[path])
             changed.append(path)
     except (OSError, ValueError) as error:
-        print(f"python -m jaxrec.report: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     print(tables.all_tables(records))
     for path in changed:

@@ -58,7 +58,9 @@ def reads_times(model: Encoder) -> bool:
 
     For one that wraps another (`nn.sequential.cosine.Cosine`), the attribute of its `encoder`.
     """
-    return bool(getattr(getattr(model, "encoder", model), "reads_times", False))
+    if hasattr(model, "encoder"):
+        return reads_times(model.encoder)
+    return bool(getattr(model, "reads_times", False))
 
 
 def refuse_times(model: Encoder, task: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,12 @@ def check_folder(workdir: str | Path) -> Path:
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir={workdir}: is a file; name a folder")
     return workdir
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raises ValueError for a limit of time that is not positive and finite; None is no limit."""
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise ValueError(f"minutes={minutes}: must be positive and finite, or None for no limit")
 
 
 def check_seeds(seeds: Iterable[int]) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from jaxrec.train.arguments import check_arguments, check_folder
+from jaxrec.train.arguments import check_arguments, check_folder, check_minutes
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, keep_vocabulary, vocabulary_digest
 from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan
-from jaxrec.train.initial import Marks
+from jaxrec.train.initial import MakeInitial, Marks
 from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
 from jaxrec.train.logs import Logs
@@ -45,9 +45,10 @@ def fit(
     save_every: int = 1,
     progress: bool = True,
     stop_after: int | None = None,
+    minutes: float | None = None,
     accept_changed_code: bool = False,
     start_from: str | Path | None = None,
-    initial: Variables | None = None,
+    initial: Variables | MakeInitial | None = None,
     newly_initialised: Marks = (),
     trial: Trial | None = None,
 ) -> Fitted:
@@ -59,11 +60,14 @@ def fit(
     JAX, names of losses. The learning rate, which no function shows, is the caller's to name.
     vocabulary: raw ids of what the model numbers, kept in workdir (`train.checkpoint.keep_vocabulary`).
     calls: compiled calls an epoch is cut into. save_every: epochs between checkpoints; the last epoch is
-    always saved. stop_after: leave after so many epochs of this process, with the state saved.
+    always saved. stop_after: leave after so many epochs of this process, with the state saved. minutes: end
+    after the epoch in which the run, all its processes together and compilation counted, has taken so long;
+    that epoch is evaluated. With more minutes the same run goes on. None: no limit.
     accept_changed_code: go on with a run that other code trained; `Fitted.made_by` then names both.
     start_from: the work directory of the same run with fewer epochs, whose state this one begins with.
     initial: variables {"params": …} that the run begins with in place of drawn ones, such as
-    `Fitted.variables`: one set for all seeds, or behind a leading axis of seeds, in their order.
+    `Fitted.variables`: one set for all seeds, or behind a leading axis of seeds, in their order; or a
+    function that makes them of drawn ones, such as one that keeps the drawn rows of new items.
     newly_initialised: which of them are drawn all the same and need not be given: prefixes of paths, such as
     ["params/head"], or a function from variables to a tree of bool.
     trial: of a study of settings, which may end the run after any epoch; a member that diverges then has
@@ -80,6 +84,7 @@ def fit(
     check_arguments(
         phases, selection, once, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
+    check_minutes(minutes)
     workdir = _begin(check_folder(workdir), trial, phases, selection)
     run = Run(
         phases,
@@ -93,6 +98,7 @@ def fit(
         initial=initial,
         newly_initialised=newly_initialised,
         trial=trial,
+        minutes=minutes,
     )
     described = {**description, **run.description(context), "calls": calls, **_parts(vocabulary, trial)}
     if not (workdir / CHECKPOINTS).exists():
@@ -103,10 +109,7 @@ def fit(
         deferred_interrupt() as interrupted,
     ):
         _resume(run, checkpoints, start_from, accept_changed_code)
-        if not run.complete():
-            run.check_selection()
-        elif progress:
-            _print_complete(run, workdir)
+        _check_or_print_complete(run, workdir if progress else None)
         if vocabulary is not None:
             keep_vocabulary(workdir, vocabulary)
         epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
@@ -176,15 +179,25 @@ def _log(run: Run, epochs: Iterator[dict[str, Any]], workdir: Path, *, progress:
         for entry in epochs:
             logs.write(entry)
             bar.update()
-            bar.set_postfix_str(_postfix(entry, run.selection.metric))
+            bar.set_postfix_str(_postfix(entry, run.selection.metric) + _time_left(run))
     finally:
         bar.close()
         logs.close()
 
 
-def _print_complete(run: Run, workdir: Path) -> None:
-    commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
-    print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
+def _check_or_print_complete(run: Run, workdir: Path | None) -> None:
+    """Checks the selection of a run that goes on; prints that a run is complete, unless workdir is None."""
+    if not run.complete():
+        run.check_selection()
+    elif workdir is not None:
+        commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
+        print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
+
+
+def _time_left(run: Run) -> str:
+    """What is left of a limit in time, "" without one."""
+    left = max(run.limit - run.seconds - run.compile_seconds, 0.0) / 60
+    return f", {left:.1f} of {run.limit / 60:g} min left" if run.limit < float("inf") else ""
 
 
 def _postfix(entry: Mapping[str, Any], metric: str) -> str:

@@ -18,6 +18,8 @@ from jaxrec.types import Array, Variables
 
 # prefixes of paths, such as ["params/head"], or (variables) -> a tree of bool, as the masks of optax are
 Marks = Sequence[str] | Callable[[Variables], Any]
+# (variables as drawn, with an axis of seeds; these seeds) -> those to begin with, with the same axis
+MakeInitial = Callable[[Variables, Sequence[int]], Variables]
 SHOWN = 5  # of a long list of paths
 
 
@@ -131,10 +133,13 @@ def _has_seeds_axis(values: Mapping[str, Any], wanted: Mapping[str, Any], num_se
 
 
 def pick_seeds(
-    tree: Variables | None, checked: Initial | None, seeds: Sequence[int], chosen: Sequence[int]
-) -> Variables | None:
+    tree: Variables | MakeInitial | None,
+    checked: Initial | None,
+    seeds: Sequence[int],
+    chosen: Sequence[int],
+) -> Variables | MakeInitial | None:
     """The part of given variables that belongs to some of the seeds, as `check_initial` takes it again."""
-    if tree is None or checked is None or not checked.by_seed:
+    if tree is None or callable(tree) or checked is None or not checked.by_seed:
         return tree
     at = np.array([list(seeds).index(seed) for seed in chosen])
 

@@ -23,7 +23,7 @@ from jaxrec.train.arguments import check_seeds
 from jaxrec.train.checkpoint import CHECKPOINTS, stored
 from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import fit
-from jaxrec.train.initial import Marks, check_initial, pick_seeds
+from jaxrec.train.initial import MakeInitial, Marks, check_initial, pick_seeds
 from jaxrec.train.run import Fitted, Phase, Selection, drawn_variables, epoch_names
 from jaxrec.types import Context, Variables
 
@@ -39,7 +39,7 @@ def fit_reusing(
     workdir: str | Path,
     description: Mapping[str, Any],
     progress: bool = True,
-    initial: Variables | None = None,
+    initial: Variables | MakeInitial | None = None,
     newly_initialised: Marks = (),
     **options: Any,
 ) -> Fitted:
@@ -74,10 +74,11 @@ def fit_reusing(
     wanted = [[phase.name, phase.epochs] for phase in phases]
     numbers = [int(seed) for seed in seeds]
     checked = None
-    if initial is not None:
+    if initial is not None and not callable(initial):
         drawn = drawn_variables(phases[0].task, plan, context)
         checked = check_initial(initial, newly_initialised, drawn, len(numbers))
-    groups = _groups(folder, wanted, numbers, whole=checked is not None and checked.by_seed)
+    by_seed = callable(initial) or (checked is not None and checked.by_seed)
+    groups = _groups(folder, wanted, numbers, whole=by_seed)
     parts = []
     for group in groups:
         if progress and group.said:

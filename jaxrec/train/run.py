@@ -13,7 +13,6 @@ import numpy as np
 import optax
 
 from jaxrec import provenance
-from jaxrec.optim.adjustable import with_numbers
 from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.train import identity, parallel
 from jaxrec.train.arguments import check_optimiser
@@ -21,10 +20,10 @@ from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, stored
 from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.evaluate import CompiledMeasure
-from jaxrec.train.initial import Initial, Marks, check_initial, description
+from jaxrec.train.initial import Initial, MakeInitial, Marks, check_initial, description
 from jaxrec.train.state import TrainState, create
 from jaxrec.train.step import make_step
-from jaxrec.train.trial import Trial, zero_diverged
+from jaxrec.train.trial import Trial, put_numbers, zero_diverged
 from jaxrec.types import Array, Context, Evaluation, Key, Task, Variables
 
 
@@ -95,8 +94,9 @@ class Run:
         seeds: list[int],
         num_devices: int,
         calls: int,
-        initial: Variables | None = None,
+        initial: Variables | MakeInitial | None = None,
         newly_initialised: Marks = (),
+        minutes: float | None = None,
         trial: Trial | None = None,
     ) -> None:
         self.phases, self.tx, self.plan, self.selection = phases, tx, plan, selection
@@ -110,6 +110,7 @@ class Run:
         self.best_epoch = [-1] * len(seeds)
         self.waited = [0] * len(seeds)
         self.seconds, self.compile_seconds = 0.0, 0.0
+        self.limit = float("inf") if minutes is None else 60 * minutes
         self.manifest = provenance.manifest()
         self.made_by: list[dict[str, Any]] = [{"first_epoch": 0, **self.manifest}]
 
@@ -118,6 +119,8 @@ class Run:
             raise ValueError(
                 f"newly_initialised={newly_initialised!r}: goes with initial; without it all is drawn"
             )
+        if callable(initial):
+            initial = initial(self._first_state(context).variables, seeds)
         if initial is not None:
             drawn = drawn_variables(phases[0].task, plan, context)
             self.initial = check_initial(initial, newly_initialised, drawn, len(seeds))
@@ -135,8 +138,8 @@ class Run:
                 lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), b, a), best, live
             )
 
-        program = Compiled(parallel.over_devices(keep, num_devices, (0, 0, None)))
-        self.keep = self.shared.setdefault("keep", program)
+        kept = Compiled(parallel.over_devices(keep, num_devices, (0, 0, None)))
+        self.keep = self.shared.setdefault("keep", kept)
 
     def _first_state(self, context: Context) -> TrainState:
         """The state of every seed before the first step."""
@@ -154,8 +157,7 @@ class Run:
         given = {} if self.initial is None else dict(self.initial.values)
         start = self.shared.setdefault("start", jax.jit(parallel.over_seeds(create_one)))
         state: TrainState = start(keys, given, dict(context))
-        numbers = {} if self.trial is None else self.trial.numbers
-        return state.replace(opt_state=with_numbers(state.opt_state, numbers))
+        return state if self.trial is None else put_numbers(state, self.trial)
 
     def _epoch_program(self, phase: Phase) -> Compiled:
         step = make_step(phase.task, self.tx, phase.weighting, self.axis)
@@ -237,7 +239,7 @@ class Run:
             if missing:
                 raise ValueError(
                     f"{folder}: the checkpoint was written by a run whose phase {phase.name!r} has the "
-                    f"losses {_loss_names(stored)}, this run has {self._losses(number)}; use the same task "
+                    f"losses {identity.loss_names(stored)}, this run has {self._losses(number)}; use the same task "
                     "to continue it, or another --workdir"
                 )
 
@@ -284,7 +286,8 @@ class Run:
                     "or look at the last checkpoint, which is from before. Where it is so from the first "
                     "epoch, an id lies outside its table, or shortened sequences never fit their packed rows"
                 )
-        if (number + 1) % self.selection.every == 0:
+        taken = self.seconds + self.compile_seconds + time.perf_counter() - start
+        if (number + 1) % self.selection.every == 0 or taken >= self.limit:
             entry |= self._evaluate(number)
         entry["train_seconds"] = trained
         entry["seconds"] = time.perf_counter() - start - (self._compiling() - compiled)
@@ -335,8 +338,12 @@ class Run:
         return sum(phase.epochs for phase in self.phases)
 
     def complete(self) -> bool:
-        """Whether all epochs are trained, or every seed has spent its patience."""
-        return len(self.history) >= self.num_epochs or self.stopped()
+        """Whether all epochs are trained, every seed has spent its patience, or the time is up."""
+        return len(self.history) >= self.num_epochs or self.stopped() or self.time_is_up()
+
+    def time_is_up(self) -> bool:
+        """Whether epochs, evaluations and compilation have taken as long as they may."""
+        return bool(self.history) and self.seconds + self.compile_seconds >= self.limit
 
     def stopped(self) -> bool:
         patience = self.selection.patience
@@ -391,9 +398,3 @@ def epoch_names(phases: Sequence[Sequence[Any]]) -> list[str]:
     ['plain', 'plain', 'views']
     """
     return [name for name, epochs in phases for _ in range(epochs)]
-
-
-def _loss_names(entry: Mapping[str, Any]) -> list[str]:
-    """Names in an entry of a history that are those of losses."""
-    others = ("epoch", "phase", "loss", "train_seconds", "seconds")
-    return sorted(name for name in entry if name not in others and not name.startswith("valid/"))

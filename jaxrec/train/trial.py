@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.optim.adjustable import with_numbers
 from jaxrec.train.state import TrainState
 
 # (entry of the history, seconds of training, evaluation and compilation so far, whether the run is complete)
@@ -49,6 +50,11 @@ def replay(
         if not trial.watch(entry, seconds, complete and number == len(history) - 1):
             return False
     return True
+
+
+def put_numbers(state: TrainState, trial: Trial) -> TrainState:
+    """The state of all members with the numbers of the trial in that of the optimiser."""
+    return state.replace(opt_state=with_numbers(state.opt_state, trial.numbers))
 
 
 def zero_diverged(state: TrainState, entry: dict[str, Any], num_devices: int) -> TrainState:

@@ -81,14 +81,21 @@ def recorded(config: C, seen: set[str]) -> C:
             seen.add(name)
         return object.__getattribute__(self, name)
 
-    copy: Any = object.__new__(type(kind.__name__, (kind,), {"__getattribute__": read, "_plain": config}))
-    copy.__dict__.update(vars(config))
+    copy: Any = object.__new__(type(kind.__name__, (kind,), {"__getattribute__": read}))
+    copy.__dict__.update(vars(config), _plain=config, _seen=seen)
     return copy  # type: ignore[no-any-return]
+
+
+def follow(part: C, config: Any) -> C:
+    """A part that was made of all fields of a `recorded` configuration, such as its recipe, recorded in its
+    place; the part itself where the configuration is not recorded."""
+    seen = vars(config).get("_seen")
+    return part if seen is None else recorded(part, seen)
 
 
 def plain(config: C) -> C:
     """The configuration itself where it is a `recorded` copy: reading all of it says nothing of a row."""
-    found: C = getattr(config, "_plain", config)
+    found: C = vars(config).get("_plain", config)
     return found
 
 

@@ -1,0 +1,27 @@
+"""Which model a user means, one of the recipes or a module of their own, and its options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxrec.commands.training import listing, own_module
+from jaxrec.commands.training.options import ClickOptions, SequenceOptions, TableOptions, with_recipe
+from jaxrec.recipes.trainable import ClickModel, SequenceModel
+
+
+def chosen(model: str, *, labelled: bool) -> tuple[str, Any]:
+    """A model's name and entry. labelled: whether a module of one's own reads labelled rows, not events.
+
+    Raises:
+      ValueError: there is no such model.
+    """
+    if ":" in model:
+        return own_module.own(model, labelled=labelled)
+    return model, listing.find(model)
+
+
+def options_type(entry: Any) -> type[Any]:
+    """The dataclass of a model's options."""
+    if isinstance(entry, SequenceModel):
+        return with_recipe(SequenceOptions, entry.recipe, entry.objectives, entry.documented)
+    return with_recipe(ClickOptions if isinstance(entry, ClickModel) else TableOptions, entry.recipe)

@@ -1,0 +1,195 @@
+"""The options of `jaxrec train`: those of the kind of data, and every setting of the model's recipe."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import io
+import math
+import textwrap
+import tokenize
+import typing
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jaxrec.train import arguments
+
+EventSplit = Literal["last", "time", "user", "sessions"]
+ClickSplit = Literal["last", "time", "user"]
+TableSplit = Literal["random", "time"]
+# Options that say where and how a run is kept, or how long it may take; they change no number.
+KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code")
+UNFINISHED = ("minutes", "epochs")  # that may change while a run is not finished
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options that every model has."""
+
+    data: str = ""  # the file to train on: CSV, TSV, Parquet or JSON lines, also gzipped
+    run: str = ""  # folder of the run, which is made; a run that was interrupted there goes on
+    seeds: tuple[int, ...] = (0,)  # runs that are trained together, such as 0 1 2
+    minutes: float = 0.0  # training ends after the epoch in which this time is spent; 0: no limit
+    warm_start: str = ""  # folder of a finished run of the same model, whose parameters this one begins with
+    num_devices: int = 1  # devices that share each batch
+    save_every: int = 1  # epochs between checkpoints
+    accept_changed_code: bool = False  # go on with what other code trained; results name both
+
+
+@dataclasses.dataclass(frozen=True)
+class EventOptions(Options):
+    """The options of models of events."""
+
+    user: str = "user"  # column of users, or of sessions with --split sessions
+    item: str = "item"  # column of items
+    time: str = "time"  # column of seconds; '': the order of the lines is the order in time
+    k_core: int = 0  # users and items with fewer events are taken out until none is left; 0: all stay
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceOptions(EventOptions):
+    """The options of models of sequences."""
+
+    split: EventSplit = "last"  # test on each user's last event, the last events, other users, last sessions
+    keep_seen: bool = False  # items of the history stay candidates, for data where users come back to items
+    item_vectors: str = ""  # file of frozen vectors of items (text, images), which the model reads, too
+    item_vector_ids: str = ""  # file with the item of each row, for --item-vectors with a .npy file
+
+
+@dataclasses.dataclass(frozen=True)
+class ClickOptions(EventOptions):
+    """The options of click models of events."""
+
+    split: ClickSplit = "last"  # test on each user's last event, the last events in time, or other users
+
+
+@dataclasses.dataclass(frozen=True)
+class TableOptions(Options):
+    """The options of models of labelled rows."""
+
+    labels: tuple[str, ...] = ()  # columns of 0 and 1, a task each
+    categorical: tuple[str, ...] = ()  # columns of categories
+    numeric: tuple[str, ...] = ()  # columns of numbers
+    time: str = ""  # column of seconds, for --split time
+    split: TableSplit = "random"  # test on rows at random, or on the last ones in time
+
+
+def with_recipe(
+    kind: type[Options], recipe: Any, losses: Collection[str] = (), documented: type | None = None
+) -> type[Any]:
+    """The options of a kind of data and those of a recipe as one dataclass, which checks all of them.
+
+    recipe: a dataclass, or one of its objects, whose values are then the defaults. losses: the first is the
+    default of `--loss`; none: there is no such option. documented: see `documented_fields`, for the recipe.
+
+    Raises:
+      ValueError: the two have an option of one name.
+    """
+    both = {f.name for f in dataclasses.fields(kind)} & {f.name for f in dataclasses.fields(recipe)}
+    if both:
+        raise ValueError(f"{recipe}: its fields {sorted(both)} are options of every model; rename them")
+    fields: list[Any] = documented_fields(kind) + documented_fields(recipe, documented)
+    if losses:
+        names = tuple(losses)
+        about = tyro.conf.arg(help="what the model is trained to minimise")
+        choice: Any = Annotated[Literal[names], about]  # type: ignore[valid-type]
+        fields.append(("loss", choice, dataclasses.field(default=names[0])))
+
+    def check(options: Any) -> None:
+        for part in (recipe, kind):
+            checks = getattr(part if isinstance(part, type) else type(part), "__post_init__", None)
+            if checks is not None:
+                checks(options)
+        check_options(options)
+
+    return dataclasses.make_dataclass("Options", fields, frozen=True, namespace={"__post_init__": check})
+
+
+def documented_fields(part: Any, documented: type | None = None) -> list[Any]:
+    """Fields of a dataclass with their comments as help, as `dataclasses.make_dataclass` takes them.
+
+    documented: the dataclass whose fields of the same names have the comments; None: the same.
+    """
+    kind = part if isinstance(part, type) else type(part)
+    hints: dict[str, Any] = typing.get_type_hints(kind, include_extras=True)
+    found = []
+    comments: dict[str, str] = {}
+    for base in reversed((documented or kind).__mro__):
+        comments |= _comments(base) if dataclasses.is_dataclass(base) else {}
+    for field in dataclasses.fields(kind):
+        about = tyro.conf.arg(help=comments.get(field.name, ""))
+        hint: Any = Annotated[hints[field.name], about]  # type: ignore[valid-type,name-defined]
+        default = dataclasses.field(default=field.default if part is kind else getattr(part, field.name))
+        found.append((field.name, hint, default))
+    return found
+
+
+def _comments(part: type[Any]) -> dict[str, str]:
+    """What stands behind the fields of a class as comments, by field."""
+    source = textwrap.dedent(inspect.getsource(part))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    by_line = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+    found = {}
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            said = [by_line[line] for line in lines if line in by_line]
+            found[node.target.id] = " ".join(said).removesuffix("  fmt: skip")
+    return found
+
+
+def recipe_of(options: Any, recipe: Any) -> Any:
+    """The recipe among the options."""
+    kind = recipe if isinstance(recipe, type) else type(recipe)
+    return kind(**{f.name: getattr(options, f.name) for f in dataclasses.fields(recipe) if f.init})
+
+
+def made(options_type: type[Any], given: dict[str, Any]) -> Any:
+    """Options from Python.
+
+    Raises:
+      ValueError: there is no option of a name; the message names the nearest.
+    """
+    known = [field.name for field in dataclasses.fields(options_type)]
+    for name in given:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"{name}={given[name]!r}: no such option; the nearest is {nearest!r}")
+    return options_type(**given)
+
+
+def check_options(options: Any) -> None:
+    """Raises ValueError for values that no model can have.
+
+    Sizes, epochs and batches are at least 1, learning rates positive, dropout within [0, 1).
+    """
+    if not 0 <= options.minutes < math.inf:
+        raise ValueError(f"minutes={options.minutes}: must be positive, or 0 for no limit")
+    arguments.check_seeds(options.seeds)
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{field.name}={value}: must be a number")
+        if isinstance(value, bool) or value is None:
+            continue
+        at_least_one = field.name in ("epochs", "num_devices", "save_every", "max_len", "evaluate_every")
+        if (at_least_one or field.name.endswith(("dim", "batch_size", "num_heads"))) and value < 1:
+            raise ValueError(f"{field.name}={value}: must be at least 1")
+        if field.name in ("patience", "k_core", "num_layers") and value < 0:
+            raise ValueError(f"{field.name}={value}: must be positive, or 0")
+        if field.name.endswith("learning_rate") and not 0 < value < math.inf:
+            raise ValueError(f"{field.name}={value}: must be positive and finite")
+        if field.name.endswith(("dropout", "momentum", "b2")) and not 0 <= value < 1:
+            raise ValueError(f"{field.name}={value}: must lie in [0, 1)")
+
+
+def described(options: Any) -> dict[str, Any]:
+    """The settings that decide what is computed, in JSON types; infinity as text."""
+    found = {n: v for n, v in dataclasses.asdict(options).items() if n not in KEEPING}
+    return {n: str(v) if isinstance(v, float) and math.isinf(v) else v for n, v in found.items()}

@@ -1,0 +1,49 @@
+"""What a kind of data and a model give, before anything is trained or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrec.train.fit import Fitted
+from jaxrec.types import Protocol, Variables
+
+Metrics = list[dict[str, float]]  # of each seed
+# {vocabulary: number of further ids} -> shapes of the variables of the same model with a larger vocabulary
+Shapes = Callable[[Mapping[str, int]], Variables]
+
+
+class BaselineRow(NamedTuple):
+    """A method that is not trained, and its test metrics."""
+
+    name: str
+    metrics: Metrics
+    protocol: Protocol
+
+
+class Prepared(NamedTuple):
+    """A run that can begin: its data are read and checked, its model is built.
+
+    name: of its row, such as "sasrec-ce"; dataset: of its result files. train: (options of `train.fit.fit`)
+    -> the run; test: (variables) -> metrics of each seed; baselines: () -> their rows. kept: the other
+    fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in the order of
+    their numbers. shapes: see `Shapes`. constants: variables of the model that are given instead of learned.
+    notes: lines that a user should read before training. next_command: what to type after training, RUN
+    standing for the folder.
+    """
+
+    name: str
+    dataset: str
+    module: Any
+    protocol: Protocol
+    train: Callable[..., Fitted]
+    test: Callable[[Variables], Metrics]
+    baselines: Callable[[], Sequence[BaselineRow]]
+    kept: Mapping[str, Any]
+    vocabularies: Mapping[str, np.ndarray]
+    shapes: Shapes
+    constants: Mapping[str, Any] = {}
+    notes: Sequence[str] = ()
+    next_command: str = ""

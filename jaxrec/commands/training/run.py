@@ -1,0 +1,264 @@
+"""A run from its options to its folder: training, baselines, results, and what serving needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrec import config
+from jaxrec.commands.training import clicks, sequences, sessions, tables
+from jaxrec.commands.training.options import UNFINISHED, described
+from jaxrec.commands.training.prepared import Prepared
+from jaxrec.commands.training.source import Source
+from jaxrec.commands.training.warm_start import initial_options
+from jaxrec.recipes.trainable import ClickModel, SequenceModel, TableModel
+from jaxrec.report import results
+from jaxrec.report import tables as result_tables
+from jaxrec.serve import modules, run_folder
+from jaxrec.serve.run_folder import RUN, Kept
+from jaxrec.train.fit import Fitted
+from jaxrec.train.results import origin, save_result
+
+EXPERIMENT = "train"  # of the result files
+SETTINGS, TRAINING, RESULTS = "settings.json", "training", "results"
+
+
+class Kind(NamedTuple):
+    """How a kind of data is read, (options, source) -> data, and prepared for a model, see `Prepared`."""
+
+    read: Callable[[Any, Source], Any]
+    prepare: Callable[[str, Any, Any, Any], Prepared]
+
+
+class Command(NamedTuple):
+    """What `jaxrec train` was asked for, with the data read, so that it can be trained more than once.
+
+    model: as the user names it; entry: of `recipes`; options: see `models.options_type`.
+    """
+
+    model: str
+    entry: Any
+    options: Any
+    source: Source
+    kind: Kind
+    data: Any
+
+
+class Trained(NamedTuple):
+    """A run that is trained and not tested. value: its validation metric, the mean over seeds; metric: its
+    name. All metrics of `jaxrec train` are better when they are higher."""
+
+    value: float
+    metric: str
+    prepared: Prepared
+    fitted: Fitted
+
+
+def read_command(model: str, entry: Any, options: Any, source: Source) -> Command:
+    """Reads and splits the data.
+
+    Raises:
+      ValueError: an option, a column or the data are wrong; FileNotFoundError: there is no such file.
+    """
+    config.check_devices(options.num_devices)
+    kind = kind_of(entry, options)
+    return Command(model, entry, options, source, kind, kind.read(options, source))
+
+
+def kind_of(entry: Any, options: Any) -> Kind:
+    """The kind of data that a model is trained on."""
+    if isinstance(entry, SequenceModel):
+        module: Any = sessions if options.split == "sessions" else sequences
+    else:
+        module = {TableModel: tables, ClickModel: clicks}[type(entry)]
+    return Kind(module.read, module.prepare)
+
+
+def train_once(
+    command: Command, overrides: Mapping[str, Any] | None = None, *, workdir: str | Path, **fit: Any
+) -> Trained:
+    """Trains a command with other values of some options, and tests nothing: what a sweep calls for a trial.
+
+    Args:
+      command: of `read_command`; its data are read once for all calls.
+      overrides: {option: value} of the recipe, the loss or the seeds, such as {"learning_rate": 3e-4}.
+      workdir: where checkpoints and history.jsonl are kept, `<hash of the settings>/seeds-…-epochs-…` below
+        it: calls with equal settings and more epochs go on from there, equal calls train nothing again.
+      fit: other arguments of `train.fit.fit`, in place of those of the options.
+
+    Returns:
+      `value` is the mean over seeds of each seed's best validation metric, higher is better.
+
+    Raises:
+      ValueError: an override is no option, or no value for it; the model can't be built; training diverges.
+    """
+    options = command.options
+    if overrides:
+        known = {field.name for field in dataclasses.fields(options)}
+        if unknown := sorted(set(overrides) - known):
+            raise ValueError(
+                f"overrides: no option {', '.join(unknown)}; `jaxrec train MODEL --help` lists all"
+            )
+        options = dataclasses.replace(options, **overrides)
+    return _fit(command, options, _prepare(command, options), Path(workdir), **fit)
+
+
+def _prepare(command: Command, options: Any) -> Prepared:
+    prepared = command.kind.prepare(command.model, command.entry, options, command.data)
+    modules.describe(prepared.module)  # what can't be kept is refused before training
+    return prepared
+
+
+def _fit(command: Command, options: Any, prepared: Prepared, workdir: Path, **fit: Any) -> Trained:
+    settings = settings_of(command.model, options, command.source)
+    initial = initial_options(prepared, command.model, options.warm_start, options.seeds)
+    fitted = prepared.train(**{**fit_options(workdir, settings, options), **initial, **fit})
+    value = statistics.fmean(fitted.best_value)
+    return Trained(value, prepared.protocol.selection, prepared, fitted)
+
+
+def train_run(model: str, entry: Any, options: Any, source: Source) -> Kept:
+    """Trains a model, measures it and the baselines, and keeps all in the folder `options.run`.
+
+    Raises:
+      ValueError: a setting, a column or the model is wrong, before anything is trained or written; the folder
+        holds another run.
+      OSError: a file can't be read or written.
+    """
+    config.check_folder("run", options.run)
+    folder, settings = Path(options.run), settings_of(model, options, source)
+    if found_complete(folder, settings):
+        print(f"{folder}: found complete; nothing is trained again")
+        return run_folder.read(folder)
+    command = read_command(model, entry, options, source)
+    prepared = _prepare(command, options)
+    initial_options(prepared, model, options.warm_start, options.seeds)  # checked before anything is written
+    for note in prepared.notes:
+        print(note, flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    results.write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+    trained = _fit(command, options, prepared, folder / TRAINING)
+    return finish(folder, prepared, trained.fitted, options, settings)
+
+
+def settings_of(model: str, options: Any, source: Source) -> dict[str, Any]:
+    """What identifies a run, in JSON types: the model, its settings, and the checksum of the data."""
+    found: dict[str, Any] = json.loads(
+        json.dumps({"model": model, **described(options), "data": source.described})
+    )
+    return found
+
+
+def found_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the folder holds the finished run of these settings; False where none or only its beginning is.
+
+    Raises:
+      ValueError: it holds a run of other settings, or something else.
+    """
+    path, finished = folder / SETTINGS, (folder / RUN).exists()
+    if not path.exists():
+        if finished or (folder.is_dir() and any(folder.iterdir())):
+            raise ValueError(
+                f"run={str(folder)!r}: the folder has files, but no run of this command; name another"
+            )
+        return False
+    before = _settings_in(path)
+    may_differ = () if finished else UNFINISHED
+    names = sorted({*before, *settings} - set(may_differ))
+    differing = [n for n in names if before.get(n) != settings.get(n)]
+    if differing:
+        shown = "; ".join(f"{n}: {before.get(n)!r}, now {settings.get(n)!r}" for n in differing)
+        what = "a finished run" if finished else "a run that was begun"
+        raise ValueError(
+            f"run={str(folder)!r}: holds {what} with other settings ({shown}); name another folder"
+            + (", and --warm-start to start from this run" if finished else ", or remove this one")
+        )
+    return finished
+
+
+def _settings_in(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged ({error}); remove the folder, or name another") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds no settings of a run; name another folder")
+    return found
+
+
+def fit_options(workdir: Path, settings: Mapping[str, Any], options: Any) -> dict[str, Any]:
+    """Where and how a run is kept while it is trained, as `train.fit.fit` takes them."""
+    left_out = ("seeds", "minutes", "warm_start", "data")
+    return {
+        "seeds": options.seeds,
+        "workdir": workdir,
+        "description": {n: v for n, v in settings.items() if n not in left_out},
+        "num_devices": options.num_devices,
+        "save_every": options.save_every,
+        "minutes": options.minutes or None,
+        "accept_changed_code": options.accept_changed_code,
+    }
+
+
+def finish(
+    folder: Path, prepared: Prepared, fitted: Fitted, options: Any, settings: Mapping[str, Any]
+) -> Kept:
+    """Tests the run and its baselines, writes their results and, last, the run; prints what came out."""
+    metrics = prepared.test(fitted.variables)
+    shared: dict[str, Any] = {
+        "experiment": EXPERIMENT,
+        "dataset": prepared.dataset,
+        "seeds": options.seeds,
+    }
+    for row in prepared.baselines():
+        save_result(
+            str(folder / RESULTS),
+            model=row.name,
+            config={},
+            protocol=row.protocol,
+            metrics=row.metrics,
+            **shared,
+        )
+    save_result(
+        str(folder / RESULTS),
+        model=prepared.name,
+        config=settings,
+        protocol=prepared.protocol,
+        metrics=metrics,
+        fitted=fitted,
+        **shared,
+    )
+    kept = Kept(
+        name=prepared.name,
+        module=prepared.module,
+        variables=jax.tree.map(np.asarray, jax.device_get(dict(fitted.variables))),
+        seeds=tuple(options.seeds),
+        protocol=prepared.protocol,
+        metrics={name: tuple(found[name] for found in metrics) for name in metrics[0]},
+        validation=validation_of(fitted),
+        settings=settings,
+        data=settings["data"],
+        made_by=origin(fitted)[0],
+        **prepared.kept,
+    )
+    run_folder.write(folder, kept)
+    print(result_tables.all_tables(results.read_results(folder / RESULTS)))
+    print(f"\nthe run is in {folder}; next:\n  {prepared.next_command.replace('RUN', str(folder))}")
+    return kept
+
+
+def validation_of(fitted: Fitted) -> dict[str, tuple[float, ...]]:
+    """Each seed's validation metrics in its best epoch."""
+    found: dict[str, tuple[float, ...]] = {}
+    best = [fitted.history[max(epoch, 0)] for epoch in fitted.best_epoch]
+    for name in best[0]:
+        if name.startswith("valid/"):
+            found[name.removeprefix("valid/")] = tuple(entry[name][i] for i, entry in enumerate(best))
+    return found

@@ -1,0 +1,152 @@
+"""Encoders of users' sequences: the next event of each user is ranked among all items."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import baselines
+from jaxrec.commands.training.options import recipe_of
+from jaxrec.commands.training.prepared import BaselineRow, Prepared, Shapes
+from jaxrec.commands.training.source import (
+    Source,
+    as_file_name,
+    load_sequences,
+    sha256_of,
+    split_sequences,
+)
+from jaxrec.data import load_item_vectors
+from jaxrec.data.events.split import format_repeats
+from jaxrec.nn.sequential.item_vectors import VECTORS, WithItemVectors
+from jaxrec.protocols import next_item
+from jaxrec.recipes.trainable import SequenceModel
+from jaxrec.serve.run_folder import Histories
+from jaxrec.tasks.encoder import reads_times
+from jaxrec.types import Protocol, Variables
+
+KS = (5, 10, 20)
+METRIC = "ndcg@10"  # of validation
+
+
+class Events(NamedTuple):
+    """Events of users and frozen vectors of their items, float32 [V, E] with zeros for padding, or None."""
+
+    data: next_item.Data
+    vectors: np.ndarray | None
+
+
+def read(options: Any, source: Source) -> Events:
+    """Reads and splits the events of a file, and the vectors of its items."""
+    data = next_item.resident(split_sequences(load_sequences(source, options), options.split))
+    return Events(data, read_vectors(options, next_item.vocabulary(data)["item"]))
+
+
+def read_vectors(options: Any, item_ids: np.ndarray) -> np.ndarray | None:
+    """The vector of each item from the file of `--item-vectors`; None without one."""
+    if not options.item_vectors:
+        return None
+    path = Path(options.item_vectors)
+    sha256_of("item_vectors", path)
+    ids = options.item_vector_ids or None
+    return load_item_vectors(path, item_ids, item=options.item, ids=ids)
+
+
+def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Prepared:
+    """Builds an encoder and what it is trained by."""
+    recipe = entry.settle(recipe_of(options, entry.recipe), options.loss)
+    data, split = events.data, events.data.split
+    sequences = split.sequences
+    encoder = with_vectors(entry.encoder(data.num_items, recipe), events.vectors)
+    objective = entry.objectives[options.loss](data, recipe)
+    if reads_times(encoder) and sequences.times is None:
+        raise ValueError(
+            f"{sequences.name}: has no times, which {name} reads; name their column by --time, or train it "
+            "without by --no-times"
+        )
+    protocol = Protocol(
+        split=split.rule,
+        seen="keep" if options.keep_seen else "exclude",
+        ks=KS,
+        loss=objective.description,
+        selection=METRIC,
+    )
+    test = functools.partial(next_item.test, num_devices=options.num_devices)
+    vocabulary = next_item.vocabulary(data)
+
+    def test_baselines() -> list[BaselineRow]:
+        untrained = protocol._replace(loss="", selection="none")
+        found = []
+        for make in (baselines.random, baselines.popularity):
+            made = make(data)
+            metrics = test(made, data, untrained, made.for_seeds(options.seeds))
+            found.append(BaselineRow(made.name, metrics, untrained))
+        return found
+
+    return Prepared(
+        name=row_name(name, objective.name, events.vectors),
+        dataset=as_file_name(sequences.name),
+        module=encoder,
+        protocol=protocol,
+        train=functools.partial(
+            entry.train, encoder, objective, data, protocol, entry.optimiser(recipe), recipe
+        ),
+        test=lambda variables: test(encoder, data, protocol, variables),
+        baselines=test_baselines,
+        kept={
+            "kind": "sequence",
+            "vocabulary": vocabulary,
+            "histories": Histories(sequences.items, sequences.offsets, sequences.times),
+            "counts": baselines.popularity(data).variables["count"].astype(np.int64),
+        },
+        vocabularies={"item": vocabulary["item"]},
+        shapes=shapes_of(entry, data.num_items, recipe, events.vectors),
+        constants=constants_of(events.vectors),
+        notes=[describe_split(split), *([format_repeats(split)] if split.repeats.test else [])],
+        next_command=f"jaxrec recommend RUN --user {vocabulary['user'][split.test.user[0]]} --k 10",
+    )
+
+
+def with_vectors(encoder: Any, vectors: np.ndarray | None) -> Any:
+    """An encoder that also reads frozen vectors of items, if there are any."""
+    return encoder if vectors is None else WithItemVectors(encoder, width=vectors.shape[1])
+
+
+def constants_of(vectors: np.ndarray | None) -> dict[str, Any]:
+    """The variables of an encoder `with_vectors` that are given."""
+    return {} if vectors is None else {"constants": {VECTORS: vectors}}
+
+
+def shapes_of(entry: SequenceModel, num_items: int, recipe: Any, vectors: np.ndarray | None) -> Shapes:
+    """Shapes of an encoder's variables by the number of items."""
+
+    def shapes(more: Mapping[str, int]) -> Variables:
+        encoder = with_vectors(entry.encoder(num_items + more.get("item", 0), recipe), vectors)
+        items = jnp.zeros((1, encoder.max_len), jnp.int32)
+        init = functools.partial(encoder.init, train=False)
+        found: Variables = jax.eval_shape(init, jax.random.key(0), items)
+        return found
+
+    return shapes
+
+
+def describe_split(split: Any) -> str:
+    """How many users, items and queries there are."""
+    sequences = split.sequences
+    left_out = f", {split.left_out:,} left out for want of a history" if split.left_out else ""
+    return (
+        f"{sequences.name}: {sequences.num_users:,} users, {sequences.num_items:,} items, "
+        f"{len(sequences.items):,} events; {split.rule}: {len(split.validation.user):,} validation and "
+        f"{len(split.test.user):,} test queries{left_out}"
+    )
+
+
+def row_name(name: str, loss: str, vectors: np.ndarray | None) -> str:
+    """The model's name, with its loss unless that is a part of it, and with "+vectors" if it reads some."""
+    named = name if f"-{loss}-" in f"-{name}-" else f"{name}-{loss}"
+    return named if vectors is None else f"{named}+vectors"

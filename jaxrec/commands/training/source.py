@@ -1,0 +1,93 @@
+"""The data to train on: a file or a data frame, read and split as the options say."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxrec import data
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.split import Split, leave_one_out, split_by_time_shares, split_by_user
+from jaxrec.data.own_tables import Labelled
+
+FRAME = "data"  # name of the data set of a data frame
+
+
+class Source(NamedTuple):
+    """A path or a data frame. described: what a run says of it; name: of the data set, None for a file's."""
+
+    given: Any
+    described: dict[str, Any]
+    name: str | None = None
+
+
+def source_of(given: Any) -> Source:
+    """A path with the checksum of its file, or a data frame.
+
+    Raises:
+      ValueError: there is no name; FileNotFoundError: there is no such file.
+    """
+    if isinstance(given, str) and not given:
+        raise ValueError("data='': name the file to train on by --data")
+    if not isinstance(given, str | Path):
+        return Source(given, {"file": f"a {type(given).__name__}"}, FRAME)
+    path = Path(given)
+    return Source(path, {"file": path.name, "sha256": sha256_of("data", path)})
+
+
+def sha256_of(option: str, path: Path) -> str:
+    """SHA-256 of a file, in hex digits. Raises FileNotFoundError if there is none, naming the option."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{option}={str(path)!r}: there is no such file")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def as_file_name(name: str) -> str:
+    """The name of a data set as the file of a result takes it.
+
+    >>> as_file_name("my events (new).csv")
+    'my-events-new-.csv'
+    """
+    return re.sub(r"[^A-Za-z0-9_+@.-]+", "-", name).strip("-.") or FRAME
+
+
+def load_sequences(source: Source, options: Any) -> Sequences:
+    """The events as sequences of users."""
+    found = data.load_events(
+        source.given,
+        user=options.user,
+        item=options.item,
+        time=options.time or None,
+        k_core=options.k_core,
+        name=source.name,
+    )
+    if options.split == "time" and found.times is None:
+        raise ValueError(f"{found.name}: split='time' needs times; name their column by --time")
+    return found
+
+
+def split_sequences(sequences: Sequences, split: str) -> Split:
+    """Training events and the queries of validation and test."""
+    if split == "time":
+        return split_by_time_shares(sequences)
+    if split == "user":
+        return split_by_user(sequences, short="train")
+    return leave_one_out(sequences, short="train")
+
+
+def read_labelled(source: Source, options: Any) -> Labelled:
+    """Labelled rows, split, with what encodes their columns."""
+    if not options.labels:
+        raise ValueError("labels=(): name the columns of 0 and 1 to predict by --labels")
+    return data.read_labelled(
+        source.given,
+        labels=options.labels,
+        categorical=options.categorical,
+        numeric=options.numeric,
+        time=options.time or None,
+        split=options.split,
+        name=source.name,
+    )

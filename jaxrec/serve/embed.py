@@ -1,0 +1,139 @@
+"""Vectors of items and users with their raw ids; a score of a sequence model is their product."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.serve import queries
+from jaxrec.serve.files import write_whole
+from jaxrec.serve.recommend import check_finite, item_table
+from jaxrec.types import Array, Context, Retriever, Variables
+
+if TYPE_CHECKING:
+    from jaxrec.serve.load import Run
+
+FORMS = (".npz", ".npy", ".parquet")
+
+
+class Embeddings(NamedTuple):
+    """Vectors, float32 [N, D], and the raw ids that they belong to, [N]."""
+
+    ids: np.ndarray
+    vectors: np.ndarray
+
+
+def embed(run: Run, what: Literal["items", "users"]) -> Embeddings:
+    """Vectors of all items, or of all users after all their events in the run.
+
+    The product of a user's vector and an item's is the score that `recommend` gives.
+
+    Raises:
+      ValueError: another `what`; the run has no vectors or no users; a vector is not finite.
+    """
+    if what not in ("items", "users"):
+        raise ValueError(f"{what!r}: must be 'items' or 'users'")
+    if run.kept.kind not in ("sequence", "session"):
+        raise ValueError(
+            f"{run.path}: a {run.kept.kind} run has no vectors of {what}; a sequence or session run has"
+        )
+    if what == "items":
+        ids = run.ids("item").raw
+        table = item_table(run, queries.model_of(run.kept, mean=run.seed == "mean"))
+        assert table is not None
+        vectors = np.asarray(table[1 : len(ids) + 1], np.float32)
+    else:
+        ids = run.ids("user").raw
+        vectors = _user_vectors(run)
+    check_finite(run, np.asarray(np.isfinite(vectors).all(axis=1)))
+    return Embeddings(ids, vectors)
+
+
+def _user_vectors(run: Run) -> np.ndarray:
+    histories = run.kept.histories
+    if histories is None:
+        raise ValueError(f"{run.path}: keeps no histories of its users, so they have no vectors")
+    timed = queries.reads_times(run.kept)
+    at = int(np.asarray(histories.times).max()) if timed and histories.times is not None else None
+    asked = queries.asked_of(histories, at, timed=timed)
+    empty = np.flatnonzero(asked.lengths == 0)
+    if empty.size:
+        raise ValueError(
+            f"{run.path}: user {run.ids('user').raw[empty[0]].item()!r} has no event ({empty.size:,} such), "
+            "so no vector"
+        )
+    shapes = queries.layout(run.kept, asked, mean=run.seed == "mean")
+    model = shapes.model
+    assert isinstance(model, Retriever)
+
+    def program(variables: Variables, columns: Mapping[str, Array], context: Context) -> Array:
+        def of_batch(batch: Mapping[str, Array], context: Context) -> Array:
+            return model.query(variables, batch, context).astype(jnp.float32)
+
+        return queries.over_batches(shapes, of_batch)(columns, context)
+
+    compiled = jax.jit(program)
+    found = []
+    for columns, context, real in queries.calls(asked, shapes):
+        vectors = np.asarray(compiled(run.variables, columns, context))
+        found.append(vectors.reshape(-1, vectors.shape[-1])[:real])
+    return np.concatenate(found)
+
+
+def write(path: str | Path, embeddings: Embeddings) -> None:
+    """Writes vectors with their ids, whole or not at all.
+
+    .npz: arrays `ids` and `vectors`. .npy: one array of records with the fields `id` and `vector`. .parquet:
+    columns `id` and `vector` (the extra `parquet`).
+
+    Raises:
+      ValueError: another form; ImportError: pyarrow is missing; OSError: the file can't be written.
+    """
+    check_path(path)
+    made = {".npz": _npz, ".npy": _npy, ".parquet": _parquet}[Path(path).suffix](embeddings)
+    write_whole(path, made)
+
+
+def check_path(path: str | Path) -> None:
+    """Raises ValueError or ImportError, before anything is computed, for what `write` would refuse."""
+    if Path(path).suffix not in FORMS:
+        raise ValueError(f"out={str(path)!r}: must end in {', '.join(FORMS)}")
+    if Path(path).suffix == ".parquet":
+        _pyarrow()
+
+
+def _npz(embeddings: Embeddings) -> Callable[[IO[bytes]], Any]:
+    return lambda file: np.savez(file, allow_pickle=False, **embeddings._asdict())
+
+
+def _npy(embeddings: Embeddings) -> Callable[[IO[bytes]], Any]:
+    ids, vectors = embeddings
+    records = np.empty(len(ids), [("id", ids.dtype), ("vector", np.float32, (vectors.shape[1],))])
+    records["id"], records["vector"] = ids, vectors
+    return lambda file: np.save(file, records, allow_pickle=False)
+
+
+def _parquet(embeddings: Embeddings) -> Callable[[IO[bytes]], Any]:
+    arrow, parquet = _pyarrow()
+    ids, vectors = embeddings
+    flat = arrow.array(np.ascontiguousarray(vectors).reshape(-1))
+    lists = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    table = arrow.table({"id": arrow.array(ids.tolist()), "vector": lists})
+    stream = io.BytesIO()
+    parquet.write_table(table, stream)
+    return lambda file: file.write(stream.getvalue())
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("writing Parquet needs pyarrow; pip install 'jaxrec[parquet]'") from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,256 @@
+"""The best items for users of a run, or for histories of anybody.
+
+Scores and their order are those of `index.chunked.top_k`: all items in blocks, of equal scores the smaller id
+first. Items that were seen, are blocked or no candidates are in no list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import metrics
+from jaxrec.index import chunked
+from jaxrec.index.chunked import Block
+from jaxrec.serve import queries
+from jaxrec.serve.queries import Asked, Layout
+from jaxrec.serve.run_folder import Histories
+from jaxrec.types import Array, Context, Retriever, Scorer, Variables
+
+if TYPE_CHECKING:
+    from jaxrec.serve.load import Run
+
+
+class Recommendation(NamedTuple):
+    """The best items of one user or history, best first, none of which needs to be left.
+
+    user: its raw id, None of a history. items: raw ids [n], n at most k. scores: float32 [n].
+    by: "model", or "popularity" for a cold user, whose scores are numbers of training events.
+    """
+
+    user: Any
+    items: np.ndarray
+    scores: np.ndarray
+    by: str
+
+
+class Question(NamedTuple):
+    """What is asked of a run, see `load.Run.stream`."""
+
+    users: Sequence[Any] | Literal["all"] | None
+    histories: Sequence[Sequence[Any]] | None
+    k: int = 10
+    seen: Literal["exclude", "keep"] | None = None
+    candidates: Sequence[Any] | None = None
+    block: Sequence[Any] = ()
+    cold: Literal["error", "popularity"] = "error"
+    times: Sequence[Sequence[int]] | None = None
+    at: int | None = None
+
+
+def stream(run: Run, question: Question) -> Iterator[Recommendation]:
+    """Answers one after the other. What raises is raised here, before the first one is read."""
+    _check(run, question)
+    users, histories = _asked_histories(run, question)
+    cold = np.diff(histories.offsets) == 0
+    if cold.any() and question.cold == "error":
+        raise ValueError(
+            f"history {int(np.argmax(cold))} is empty ({int(cold.sum()):,} such): there is nothing to go by; "
+            "cold='popularity' (--cold popularity) gives the most popular items"
+        )
+    allowed = allowed_items(run, question)
+    if not allowed.any():
+        raise ValueError("candidates: none is left, since all of them are blocked; give others")
+    popular = _most_popular(run, allowed, question.k) if cold.any() else None
+    warm = np.flatnonzero(~cold)
+    at = question.at
+    if at is None and run.kept.histories is not None and run.kept.histories.times is not None:
+        at = int(np.asarray(run.kept.histories.times).max(initial=0))
+        if histories.times is not None:
+            at = max(at, int(np.asarray(histories.times).max(initial=0)))
+    asked = queries.asked_of(queries.selected(histories, warm), at, timed=queries.reads_times(run.kept))
+    answers = _best(run, asked, question, allowed)
+    raw = run.ids("item").raw
+
+    def one_by_one() -> Iterator[Recommendation]:
+        for number, user in enumerate(users):
+            if cold[number]:
+                assert popular is not None
+                yield popular._replace(user=user)
+            else:
+                ids, scores = next(answers)
+                left = ids > 0
+                yield Recommendation(user, raw[ids[left] - 1], scores[left], "model")
+
+    return one_by_one()
+
+
+def _check(run: Run, question: Question) -> None:
+    if run.kept.kind == "table":
+        raise ValueError(f"{run.path}: a run of labelled rows recommends no items; score rows with it")
+    if (question.users is None) == (question.histories is None):
+        raise ValueError("give users (--user) or histories (--history), one of the two")
+    if question.k < 1:
+        raise ValueError(f"k={question.k}: must be at least 1")
+    if question.seen not in (None, "exclude", "keep"):
+        raise ValueError(f"seen={question.seen!r}: must be 'exclude', 'keep' or None")
+    if question.cold not in ("error", "popularity"):
+        raise ValueError(f"cold={question.cold!r}: must be 'error' or 'popularity'")
+    if question.times is not None and question.histories is None:
+        raise ValueError("times: belong to histories; those of the run's users are kept with it")
+
+
+def _asked_histories(run: Run, question: Question) -> tuple[list[Any], Histories]:
+    """The users asked about (None of histories), and the events of each."""
+    if question.histories is not None:
+        return _given_histories(run, question)
+    kept = run.kept.histories
+    ids = run.ids("user")
+    if kept is None:
+        raise ValueError(f"{run.path}: keeps no histories of its users; give histories (--history)")
+    if isinstance(question.users, str):
+        if question.users != "all":
+            raise ValueError(f"users={question.users!r}: one text; give a list of raw ids, or 'all'")
+        return ids.raw.tolist(), kept
+    users = list(question.users or ())
+    if not users:
+        raise ValueError("users: none is given; name at least one")
+    if question.cold == "popularity":
+        numbers = ids.numbers(users)
+    else:
+        remedy = "; cold='popularity' (--cold popularity) gives new users the most popular items"
+        numbers = ids.known(users, "users", remedy)
+    return users, queries.selected(kept, numbers.astype(np.int64) - 1)
+
+
+def _given_histories(run: Run, question: Question) -> tuple[list[Any], Histories]:
+    given, times = list(question.histories or ()), question.times
+    if not given:
+        raise ValueError("histories: none is given; give at least one list of items")
+    if isinstance(question.histories, str) or any(isinstance(part, str) for part in given):
+        raise ValueError("histories: must be lists of raw ids, one for each history, such as [['a', 'b']]")
+    flat = [item for part in given for item in part]
+    items = run.ids("item").known(flat, "histories")
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in given])]).astype(np.int64)
+    if times is None:
+        return [None] * len(given), Histories(items, offsets)
+    if [len(part) for part in times] != [len(part) for part in given]:
+        raise ValueError("times: must be one number for each event of each history")
+    return [None] * len(given), Histories(items, offsets, queries.concatenated(times, np.int64)[0])  # type: ignore[arg-type]
+
+
+def allowed_items(run: Run, question: Question) -> np.ndarray:
+    """Which ids may be recommended, bool [V + 1]."""
+    ids = run.ids("item")
+    allowed = np.zeros(len(ids.raw) + 1, bool)
+    if question.candidates is None:
+        allowed[1:] = True
+    else:
+        found = ids.known(list(question.candidates), "candidates")
+        if not found.size:
+            raise ValueError("candidates: none is given; leave the option out to have all items")
+        allowed[found] = True
+    allowed[ids.known(list(question.block), "block")] = False
+    return allowed
+
+
+def _most_popular(run: Run, allowed: np.ndarray, k: int) -> Recommendation:
+    """The allowed items with the most training events; of equal numbers the smaller id first."""
+    counts = run.kept.counts
+    if counts is None:
+        if run.kept.histories is None:
+            raise ValueError(f"{run.path}: keeps no numbers of events, so popularity is not known")
+        counts = np.bincount(np.asarray(run.kept.histories.items), minlength=len(allowed))
+    ids = np.flatnonzero(allowed)
+    best = ids[np.argsort(-counts[ids], kind="stable")[:k]]
+    return Recommendation(None, run.ids("item").raw[best - 1], counts[best].astype(np.float32), "popularity")
+
+
+# --- on the device -----------------------------------------------------------------------------------
+
+
+def _best(
+    run: Run, asked: Asked, question: Question, allowed: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Ids and scores of each history, [k] twice; 0 and -inf where there is no further item.
+
+    The next call is under way while the answers of one are read.
+    """
+    if not len(asked.lengths):
+        return
+    shapes = queries.layout(run.kept, asked, mean=run.seed == "mean")
+    exclude = (question.seen or run.protocol.seen) != "keep"
+    key = ("recommend", question.k, exclude, *shapes.key)
+    if key not in run.programs:
+        run.programs[key] = jax.jit(
+            make_program(shapes, num_items=len(allowed) - 1, k=question.k, exclude=exclude)
+        )
+    program, table, mask = run.programs[key], item_table(run, shapes.model), jnp.asarray(allowed)
+    pending: list[tuple[Any, int]] = []
+    for columns, context, real in queries.calls(asked, shapes):
+        columns, context = queries.to_device((columns, context))
+        pending.append((program(run.variables, table, columns, context, mask), real))
+        if len(pending) > 1:
+            yield from _read(run, *pending.pop(0))
+    for answer, real in pending:
+        yield from _read(run, answer, real)
+
+
+def _read(run: Run, answer: Any, real: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    scores, ids, finite = (np.asarray(part) for part in jax.device_get(answer))
+    scores, ids = (part.reshape(-1, part.shape[-1])[:real] for part in (scores, ids))
+    check_finite(run, finite.reshape(-1)[:real])
+    yield from zip(ids, scores, strict=True)
+
+
+def check_finite(run: Run, finite: np.ndarray) -> None:
+    """Raises ValueError where scores or vectors are NaN or infinite."""
+    if not finite.all():
+        raise ValueError(
+            f"{run.path}: {int((~finite).sum()):,} of {finite.size:,} histories have scores that are NaN or "
+            "infinite: the training diverged, or the parameters are damaged; train again with a lower "
+            "learning rate"
+        )
+
+
+def item_table(run: Run, model: Retriever | Scorer) -> Array | None:
+    """The vectors of all ids [V, D], computed once for a run; None of a `Scorer`, which has none."""
+    if not isinstance(model, Retriever):
+        return None
+    if "table" not in run.programs:
+        run.programs["table"] = jax.jit(model.items)(run.variables)
+    return run.programs["table"]
+
+
+def make_program(shapes: Layout, *, num_items: int, k: int, exclude: bool) -> Callable[..., Any]:
+    """(variables, table, queries, context, allowed [V + 1]) -> the best [group, B, k] of all batches."""
+
+    def program(
+        variables: Variables,
+        table: Array | None,
+        columns: Mapping[str, Array],
+        context: Context,
+        allowed: Array,
+    ) -> Any:
+        model = shapes.model
+        if isinstance(model, Retriever):
+            assert table is not None
+            model = Retriever(model.query, lambda variables: table)
+        read = chunked.reader(model, variables, num_items=num_items)
+
+        def of_batch(batch: Mapping[str, Array], context: Context) -> chunked.Best:
+            def apply_rule(block: Block) -> Block:
+                out = ~allowed.at[block.ids].get(mode="fill", fill_value=False)
+                if exclude:
+                    out = out | metrics.seen_mask(batch["seen"], len(block.ids), first=block.ids[0])
+                return block._replace(scores=jnp.where(out, -jnp.inf, block.scores))
+
+            return chunked.top_k(read(batch, context).every(apply_rule), k)
+
+        return queries.over_batches(shapes, of_batch)(columns, context)
+
+    return program

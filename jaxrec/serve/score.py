@@ -1,0 +1,124 @@
+"""Probabilities of each label: of rows of raw columns, or of pairs of a user and an item."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec.data.own_tables import encode_rows
+from jaxrec.data.tables.columns import Coded
+from jaxrec.data.tables.rows import read_rows
+from jaxrec.serve import queries
+from jaxrec.tasks.ctr import behaviours
+from jaxrec.tasks.multitask import Target, select_output
+from jaxrec.types import Array, Batch, Context, Variables
+
+if TYPE_CHECKING:
+    from jaxrec.serve.load import Run
+
+SIZES = (64, 512, 4096)  # rows of a call: the least that holds all, or as many calls of the last as needed
+
+
+def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray]:
+    """{label: probabilities, float32 [N]} of rows, in their order.
+
+    rows: the path of a file, a mapping of columns to arrays or lists, or a data frame; columns that the
+        run was not trained on are not read. Of a table: its raw columns, encoded as the training rows were.
+        Of a click model of events: users and items of the run, each pair after all events of its user.
+    at: seconds since 1970 of the request, for click models that read times; None: the latest event.
+
+    Raises:
+      ValueError: the run scores no rows; a column is missing or of another type; a user or item that the run
+        does not know; a score is not finite.
+    """
+    if run.kept.kind == "table":
+        assert run.kept.encoders is not None
+        return _probabilities(run, encode_rows(run.kept.encoders, rows), lambda batch, shared: batch, {})
+    if run.kept.kind == "clicks":
+        pairs, shared, histories = _pairs(run, rows), _shared(run), run.kept.histories
+        assert histories is not None
+        offsets = np.asarray(histories.offsets)
+        user = pairs["user"] - 1
+        columns = pairs | {"start": offsets[user].astype(np.int32), "end": offsets[user + 1].astype(np.int32)}
+        if "times" in shared:
+            asked = queries.asked_of(histories, at, timed=True)
+            assert asked.now is not None
+            columns["time"] = asked.now[user]
+        length = run.kept.length
+        return _probabilities(run, columns, lambda batch, shared: behaviours(batch, shared, length), shared)
+    raise ValueError(
+        f"{run.path}: a {run.kept.kind} run has no labels; recommend items with it, or train a click or "
+        "multi-task model"
+    )
+
+
+def _pairs(run: Run, rows: Any) -> dict[str, np.ndarray]:
+    """Ids of the users and items of rows, int32 [N] each."""
+    kinds = {kind: column for column, kind in run.kept.columns.items()}
+    names = {kind: kinds.get(kind, kind) for kind in ("user", "item")}
+    found = read_rows(rows, categorical={name: kind for kind, name in names.items()}, numeric={})
+    pairs = {}
+    for kind, name in names.items():
+        column = found.columns[name]
+        assert isinstance(column, Coded)
+        if (column.codes < 0).any():
+            raise ValueError(f"{found.place(int(np.argmin(column.codes)))}: {kind} ({name}) is missing")
+        ids = run.ids("user" if kind == "user" else "item")
+        pairs[kind] = ids.known(ids.from_text(column.values.tolist()), name)[column.codes]
+    return pairs
+
+
+def _shared(run: Run) -> dict[str, Any]:
+    """What all pairs share, as `tasks.ctr.behaviours` reads it: the events of all users, and their times."""
+    histories = run.kept.histories
+    assert histories is not None
+    shared: dict[str, Any] = {"events": jnp.asarray(histories.items), "items": {}, "users": {}}
+    if histories.times is not None:
+        asked = queries.asked_of(histories, None, timed=True)
+        shared["times"] = jnp.asarray(asked.seconds)
+    return shared
+
+
+def _probabilities(
+    run: Run, columns: Mapping[str, np.ndarray], expand: Callable[[Batch, Context], Batch], shared: Context
+) -> dict[str, np.ndarray]:
+    """Probabilities of all rows, a fixed number of them a call; columns are filled up with their last entry.
+
+    expand: what the module reads, of a batch of columns and what all rows share.
+    """
+    count = len(next(iter(columns.values())))
+    size = next((size for size in SIZES if size >= count), SIZES[-1])
+    module, outputs = run.module, run.kept.outputs
+
+    def of_one(variables: Variables, batch: Batch, shared: Context) -> dict[str, Array]:
+        found = module.apply(variables, expand(batch, shared), train=False)
+        logits = {label: select_output(found, Target(label, out, label)) for label, out in outputs.items()}
+        return {label: jax.nn.sigmoid(logit.astype(jnp.float32)) for label, logit in logits.items()}
+
+    def mean(variables: Variables, batch: Batch, shared: Context) -> dict[str, Array]:
+        found = jax.vmap(of_one, in_axes=(0, None, None))(variables, batch, shared)
+        return {label: of_seeds.mean(axis=0) for label, of_seeds in found.items()}
+
+    program = run.programs.setdefault("score", jax.jit(mean if run.seed == "mean" else of_one))
+    found = {label: np.empty(count, np.float32) for label in outputs}
+    for first in range(0, count, size):
+        real = min(size, count - first)
+        batch = {
+            name: np.concatenate([part := column[first : first + real], np.repeat(part[-1:], size - real, 0)])
+            for name, column in columns.items()
+        }
+        answer = jax.device_get(program(run.variables, batch | {"mask": np.arange(size) < real}, shared))
+        for label, values in answer.items():
+            found[label][first : first + real] = values[:real]
+    for label, values in found.items():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if bad.size:
+            raise ValueError(
+                f"{run.path}: {label!r} is NaN or infinite for row {bad[0]} ({bad.size:,} such): "
+                "the training diverged, or the parameters are damaged; train again"
+            )
+    return found

@@ -1,0 +1,96 @@
+"""The result file of a run, whose manifest is that of the code that trained it, and its plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxrec import provenance
+from jaxrec.report import plots, results
+from jaxrec.train.fit import Fitted
+from jaxrec.types import Protocol, Result
+
+
+def save_result(
+    folder: str,
+    *,
+    experiment: str,
+    dataset: str,
+    model: str,
+    config: Mapping[str, Any],
+    protocol: Protocol,
+    seeds: Sequence[int],
+    metrics: Sequence[Mapping[str, float]],
+    published: Mapping[str, float] | None = None,
+    source: str = "",
+    fitted: Fitted | None = None,
+    note: str = "",
+    incomparable: str = "",
+) -> Path:
+    """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
+
+    The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
+    the manifest and the note name all of them.
+    """
+    manifest, remark = origin(fitted)
+    result = Result(
+        experiment=experiment,
+        dataset=dataset,
+        model=model,
+        config=config,
+        protocol=protocol,
+        seeds=tuple(seeds),
+        metrics={name: tuple(m[name] for m in metrics) for name in metrics[0]},
+        published=published or {},
+        source=source,
+        steps=fitted.steps if fitted else 0,
+        seconds=fitted.seconds if fitted else 0.0,
+        compile_seconds=fitted.compile_seconds if fitted else 0.0,
+        note=". ".join(part for part in (note, remark) if part),
+        incomparable=incomparable,
+    )
+    path = results.write_result(result, folder, manifest=manifest)
+    metric = f"valid/{protocol.selection.removesuffix(' on test')}"
+    if fitted and sum(metric in entry for entry in fitted.history) > 1:
+        _plot(fitted, metric, seeds, path.with_suffix(".png"))
+    return path
+
+
+def origin(fitted: Fitted | None) -> tuple[Mapping[str, Any], str]:
+    """The manifest of a result, and its note on the code: "" if one version produced everything.
+
+    The manifest is that of the code that trained last. If other versions contributed (began the training,
+    trained other seeds, or only evaluated), it lists all as `made_by`. fitted=None: nothing was trained.
+    """
+    if fitted is None or not fitted.made_by:
+        return provenance.manifest(), ""
+    entries = fitted.made_by
+    trained = [entry for entry in entries if entry["first_epoch"] < len(fitted.history)]
+    manifest = {name: value for name, value in trained[-1].items() if name != "first_epoch"}
+    if len(entries) == 1:
+        return manifest, ""
+    parts = ("first_epoch", "commit", "sources", "versions")
+    manifest["made_by"] = [{name: entry.get(name) for name in parts} for entry in entries]
+    if not any(provenance.code_differences(entries[0], entry) for entry in entries):
+        return manifest, ""
+    after = [entry for entry in entries if entry not in trained]
+    remark = f"trained by commit {_commits(trained)}"
+    return manifest, remark + (f", evaluated by {_commits(after)}, other code" if after else "")
+
+
+def _commits(entries: Sequence[Mapping[str, Any]]) -> str:
+    return " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in entries))
+
+
+def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:
+    runs = {
+        f"seed {seed}": [
+            {"epoch": entry["epoch"], metric: entry[metric][i]} for entry in fitted.history if metric in entry
+        ]
+        for i, seed in enumerate(seeds)
+    }
+    try:
+        plots.metric_curve(runs, metric, path)
+    except ImportError as error:
+        print(f"no plot of {metric}: {error}")

@@ -1,0 +1,72 @@
+"""The dispatcher: `jaxrec VERB`, its help, its errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from jaxrec import __main__ as program
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {verb} " in printed for verb in program.VERBS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], []])
+def test_help_imports_neither_jax_nor_flax(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom jaxrec.__main__ import main\n"
+        f"assert main({words!r}) == 0\n"
+        "assert not {'jax', 'flax', 'optax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_an_unknown_verb_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["trian"]) == 2
+    assert "no verb 'trian': the nearest is 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("k=0: must be\nat least 1"), OSError("disk full"), ImportError("needs pyarrow")]
+)
+def test_an_error_that_a_user_can_correct_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(args: list[str]) -> int:
+        raise error
+
+    verb = types.SimpleNamespace(main=main)
+    monkeypatch.setattr("importlib.import_module", lambda name: verb)
+    assert program.main(["train"]) == 2
+    found = capsys.readouterr().err
+    assert found == f"jaxrec train: error: {' '.join(str(error).split())}\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(args: list[str]) -> int:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("importlib.import_module", lambda name: types.SimpleNamespace(main=main))
+    with pytest.raises(KeyError):
+        program.main(["train"])
+
+
+@pytest.mark.parametrize("verb", ["data", "report"])
+def test_verbs_that_are_programs_of_their_own_have_help(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        program.main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"jaxrec {verb}" in capsys.readouterr().out
+
+
+def test_report_prints_the_tables_of_a_folder(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["report", "--results", f"{tmp_path}/none"]) == 2
+    assert "jaxrec report: error" in capsys.readouterr().err

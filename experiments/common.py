@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from experiments import sweeps
-from experiments.sweeps import SweepOptions as SweepOptions
 from jaxrec import data
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
@@ -22,6 +21,8 @@ from jaxrec.train import arguments
 from jaxrec.train.results import origin as origin
 from jaxrec.train.results import save_result
 from jaxrec.train.trial import Trial
+from jaxrec.tuning import records
+from jaxrec.tuning.options import SweepOptions as SweepOptions
 from jaxrec.tuning.reads import Train, plain
 from jaxrec.tuning.reads import optimiser as optimiser
 from jaxrec.types import Protocol
@@ -296,7 +297,7 @@ def save(
     **rest: Any,
 ) -> Path:  # fmt: skip
     """`train.results.save_result`, with a remark in the note where a search chose settings."""
-    searched = sweeps.note(sweeps.study_path(folder, experiment, dataset, model), config)
+    searched = records.note(sweeps.study_path(folder, experiment, dataset, model), config)
     joined = ". ".join(part for part in (note, searched) if part)
     names = {"experiment": experiment, "dataset": dataset, "model": model}
     return save_result(folder, config=config, note=joined, **names, **rest)

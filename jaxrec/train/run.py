@@ -239,8 +239,8 @@ class Run:
             if missing:
                 raise ValueError(
                     f"{folder}: the checkpoint was written by a run whose phase {phase.name!r} has the "
-                    f"losses {identity.loss_names(stored)}, this run has {self._losses(number)}; use the same task "
-                    "to continue it, or another --workdir"
+                    f"losses {identity.loss_names(stored)}, this run has {self._losses(number)}; use "
+                    "the same task to continue it, or another --workdir"
                 )
 
     def _losses(self, number: int) -> list[str]:

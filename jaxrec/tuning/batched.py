@@ -37,8 +37,9 @@ def trials_at_once(asked: int) -> int:
 class Runner:
     """Trains groups of proposals: the `evaluate` of a study.
 
-    folder: of the checkpoints of trials. It is emptied as they end; a trial that the budget stopped keeps
-    its own, and so does one that was killed, which goes on from there.
+    folder_field: the field of the configuration that names where a run is kept. folder: of the checkpoints
+    of trials. It is emptied as they end; a trial that the budget stopped keeps its own, and so does one that
+    was killed, which goes on from there.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class Runner:
         numbers: Sequence[str],
         seeds: tuple[int, ...],
         folder: Path,
+        folder_field: str = "workdir",
     ) -> None:
         self.train, self.config, self.row = train, config, row
         self.numbers, self.seeds, self.folder = tuple(numbers), seeds, folder
+        self.folder_field = folder_field
         self.programs: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def __call__(self, proposals: Sequence[Mapping[str, Any]], progress: Progress) -> None:
@@ -80,7 +83,7 @@ class Runner:
             begin=lambda metric, lower_is_better, num_epochs: None,
             watch=watch,
         )
-        found = self.train(replace(self.config, {**proposals[0], "workdir": str(where)}), trial)
+        found = self.train(replace(self.config, {**proposals[0], self.folder_field: str(where)}), trial)
         if isinstance(found, Measured):
             values = np.reshape(found.values, (1, -1))
             progress.observe(values, seconds=time.perf_counter() - start, complete=True)

@@ -68,6 +68,27 @@ def write(path: Path, identity: Mapping[str, Any], records: Sequence[Record], **
     write_atomically(path, json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back: lists in place of tuples."""
+    found: dict[str, Any] = json.loads(json.dumps(settings))
+    return found
+
+
+def note(path: Path, config: Mapping[str, Any]) -> str:
+    """A remark on a result whose settings a study chose; "" if there is no study, or the settings are others.
+
+    path: of the study's file. config: the settings of the result.
+    """
+    if not path.exists():
+        return ""
+    study = json.loads(path.read_text(encoding="utf-8"))
+    chosen, spent, settings = study["chosen"], study["spent"], as_json(config)
+    if chosen is None or any(settings.get(name) != value for name, value in chosen["settings"].items()):
+        return ""
+    names = ", ".join(chosen["settings"])
+    return f"{names} chosen on validation, the best {study['metric']} of {spent['trials']} trials"
+
+
 class Stored(NamedTuple):
     """What a study's file holds. limits: those of its last run. made_by: manifests of the code that made
     it.

@@ -37,6 +37,7 @@ def chosen_settings(
     limits: Limits,
     own: set[str],
     at_once: int = 0,
+    folder_field: str = "workdir",
     accept_changed_code: bool = False,
     name: str = "row",
 ) -> Chosen | None:
@@ -83,7 +84,9 @@ def chosen_settings(
         at_once=batched.trials_at_once(at_once),
         accept_changed_code=accept_changed_code,
     )
-    runner = batched.Runner(train, config, row, numbers=numbers, seeds=seeds, folder=folder)
+    runner = batched.Runner(
+        train, config, row, numbers=numbers, seeds=seeds, folder=folder, folder_field=folder_field
+    )
     best = study.run(runner)
     assert best.value is not None
     settings = study.settings_of(best)

@@ -73,7 +73,7 @@ class Study:
             "space": space.as_json(),
             "numbers": list(self.numbers),
             "at_once": self.at_once,
-            "first": json_types(self.first),
+            "first": records.as_json(self.first),
             "library": f"optuna {importlib.metadata.version('optuna')}",
         }
         self.distributions = {name: self._distribution(s) for name, s in space.settings.items()}
@@ -184,7 +184,7 @@ class Study:
         trial = self.study.ask(self.distributions)
         settings = self._decode(trial.params)
         known = [dict(r.settings) for r in self.records if r.state in records.TRAINED]
-        if json_types(settings) in [*known, *map(json_types, others)]:
+        if records.as_json(settings) in [*known, *map(records.as_json, others)]:
             self._skip(trial, Record(number, settings, "repeat"))
             return None
         try:
@@ -219,7 +219,7 @@ class Study:
             "reports": [[step, value] for step, value in frozen.intermediate_values.items()],
             "attributes": dict(frozen.system_attrs),
         }
-        made = dataclasses.replace(record, settings=json_types(record.settings), optuna=kept)
+        made = dataclasses.replace(record, settings=records.as_json(record.settings), optuna=kept)
         self.records = sorted([*self.records, made], key=lambda r: r.number)
 
     def _restore(self, record: Record) -> None:
@@ -271,8 +271,3 @@ class Study:
             name: s.choices.index(settings[name]) if s.kind == "choice" else settings[name]
             for name, s in self.space.settings.items()
         }
-
-
-def json_types(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with lists in place of tuples."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from jaxrec.optim.adjustable import adjustable, with_numbers
+from jaxrec.train import parallel
 from jaxrec.train.fit import Fitted, Phase, fit
 from jaxrec.train.trial import Trial
 from jaxrec.tuning.budget import Limits
@@ -62,6 +63,11 @@ def training(calls: list[str] | None = None) -> Callable[[Any, Trial], Fitted]:
         )
 
     return train
+
+
+def over_members(fn: Callable[..., Any], *, mapped: int = 1) -> Callable[..., Any]:
+    """`parallel.over_seeds` as on accelerators."""
+    return lambda *args: jax.vmap(lambda *a: fn(*a, *args[mapped:]))(*args[:mapped])
 
 
 def search(tmp_path: Path, space: Space, train: Any = None, **options: Any) -> Chosen | None:
@@ -141,9 +147,14 @@ def test_learning_rates_compile_once_and_settings_that_shape_the_program_once_ea
     assert traced["rates and scales"] == 2 * traced["one trial"]
 
 
-def test_trials_at_once_have_the_values_of_trials_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("vectorised", [False, True])  # over members: as on CPU, as on accelerators
+def test_trials_at_once_have_the_values_of_trials_alone(
+    tmp_path: Path, vectorised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     space = Space({"learning_rate": RATE}, pruner="none")
     search(tmp_path / "alone", space, limits=Limits(3))
+    if vectorised:
+        monkeypatch.setattr(parallel, "over_seeds", over_members)
     search(tmp_path / "at once", space, limits=Limits(3), at_once=3)
     alone, at_once = trials_of(tmp_path / "alone"), trials_of(tmp_path / "at once")
     for one, other in zip(alone, at_once, strict=True):

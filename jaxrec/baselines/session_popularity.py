@@ -39,7 +39,7 @@ def _scores(variables: Variables, queries: Mapping[str, Array], context: Context
     def add_click(back: Array, scores: Array) -> Array:
         real = back < length
         click = jnp.where(real, items[jnp.where(real, end - 1 - back, 0)], 0)
-        return scores.at[user, click].add(real.astype(scores.dtype))
+        return scores.at[user, click].add(real.astype(scores.dtype), unique_indices=True)
 
     longest = jnp.minimum(length.max(), len(items))
     popular = jnp.broadcast_to(variables["order"], (len(end), len(variables["order"])))

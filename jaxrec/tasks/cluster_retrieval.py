@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxrec import losses
 from jaxrec.data.events.clusters import Clusters
 from jaxrec.packing import Packing
+from jaxrec.segments import pick
 from jaxrec.tasks.encoder import Encoder, check_encoder, layout_columns, numbered
 from jaxrec.tasks.next_item import item_table, next_item
 from jaxrec.tasks.objectives import Objective, score_with_samples
@@ -111,7 +112,7 @@ def cluster_retrieval(
         logits = intent_logits(model, variables, batch, jax.random.fold_in(key, INTENT))
         targets, real = batch["targets"], batch["targets"] != 0
         label = jnp.where(real, cluster_of[targets], 0)
-        surprise = -jnp.take_along_axis(jax.nn.log_softmax(logits), label[..., None], axis=-1)[..., 0]
+        surprise = -pick(jax.nn.log_softmax(logits), label[..., None])[..., 0]
         surprise = losses.nan_outside(surprise, targets, cluster_of.shape[0], where=real)
         surprise = losses.nan_outside(surprise, label + 1, logits.shape[-1] + 1)
         return {"next_item": found, "intent": losses.masked_mean(surprise, real, axis_name)}, {}

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxrec import losses, packing
 from jaxrec.augment.views import View
 from jaxrec.packing import Packing
+from jaxrec.segments import sum_by_id
 from jaxrec.tasks.encoder import Encoder, check_encoder, only_params
 from jaxrec.tasks.next_item import encode
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
@@ -194,7 +195,7 @@ def pooled(
         slot = items.shape[1] - lengths[slots.sequence] + slots.event
         items = jnp.where(real, items[slots.sequence, jnp.where(real, slot, 0)], 0)
         weight = jnp.where(real, pool(items, slots.event, lengths[slots.sequence]), 0)
-        total = jnp.zeros(2 * count).at[slots.sequence].add(weight)
+        total = sum_by_id(weight.reshape(-1), slots.sequence.reshape(-1), 2 * count)
         fits = packing.fits(placement, lengths, packed.rows)
         return {
             "items": items,
@@ -214,7 +215,7 @@ def pooled(
         hidden = encode(model, variables, batch, key) * batch["weight"][..., None]
         count = batch["mask"].shape[1]
         flat_hidden = hidden.reshape(-1, hidden.shape[-1])
-        z = jax.ops.segment_sum(flat_hidden, batch["segments"].reshape(-1), num_segments=2 * count + 1)[1:]
+        z = sum_by_id(flat_hidden, batch["segments"].reshape(-1) - 1, 2 * count)
         z = z if axis_name is None else jax.lax.psum(z, axis_name)
         return z.reshape(2, count, -1)
 

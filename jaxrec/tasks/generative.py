@@ -24,10 +24,10 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from jaxrec import losses
 from jaxrec.packing import Packing
+from jaxrec.segments import pick
 from jaxrec.tasks.encoder import (
     Encoder,
     difference,
@@ -115,7 +115,7 @@ def generative(
     ) -> tuple[dict[str, Array], Variables]:
         found, actions = outputs(model, variables, batch, key), batch["actions"]
         labels, known = jnp.maximum(actions - 1, 0), actions != 0
-        wrong = optax.softmax_cross_entropy_with_integer_labels(found["action"], labels)
+        wrong = jax.nn.logsumexp(found["action"], axis=-1) - pick(found["action"], labels[..., None])[..., 0]
         wrong = losses.nan_outside(wrong, actions, model.num_actions + 1, where=known)
         table = item_table(model, variables)
         return {

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import losses, sampling
+from jaxrec.segments import pick, rows_by_id
 from jaxrec.types import Array, Batch, Context, Key
 
 PRODUCT_UP_TO = 32  # items a sample: with fewer, scores of all items are cheaper than reading vectors (CPU)
@@ -122,7 +123,7 @@ def sampled(
         targets = batch["targets"]
         real = targets != 0
         ids = jnp.concatenate([targets[..., None], batch["negatives"].reshape(*targets.shape, -1)], -1)
-        scores = jnp.einsum("...d,...kd->...k", hidden, table[ids])
+        scores = jnp.einsum("...d,...kd->...k", hidden, rows_by_id(table, ids))
         known = min(num_items + 1, table.shape[0])
         scores = losses.nan_outside(scores, ids, known, where=real[..., None])
         neg = scores[..., 1:].reshape(*targets.shape, *shape)
@@ -321,7 +322,9 @@ def shared_negatives(
             first = jax.lax.axis_index(axis_name) * targets.shape[0]
         candidates = jnp.concatenate([every, samples])
         lowered = jnp.concatenate([drawn.log_q[0][every], drawn.log_q[1][samples]])
-        scores = losses.dot_products(hidden.reshape(-1, hidden.shape[-1]), table[candidates]) - lowered
+        scores = (
+            losses.dot_products(hidden.reshape(-1, hidden.shape[-1]), rows_by_id(table, candidates)) - lowered
+        )
         known = min(table.shape[0], drawn.log_q[0].shape[0])
         used = (candidates != 0) & (targets != 0)[:, None]
         scores = losses.nan_outside(scores, candidates, known, where=used)
@@ -330,7 +333,7 @@ def shared_negatives(
         accidental = (candidates == 0) | (jnp.arange(candidates.shape[0]) == own[:, None])
         if leave_out_hits:
             accidental = accidental | (candidates == targets[:, None])
-        pos = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
+        pos = pick(scores, own[:, None])[:, 0]
         return loss(pos, scores, accidental=accidental, where=targets != 0, axis_name=axis_name)
 
     text = f"{called}; in-batch negatives and {drawn.num_samples} ∝ frequency^{drawn.alpha:g}"
@@ -342,8 +345,8 @@ def score_with_samples(hidden: Array, table: Array, targets: Array, samples: Arr
 
     NaN where a sample, or a target other than 0, is no item of the table.
     """
-    pos, count = jnp.einsum("...d,...d->...", hidden, table[targets]), table.shape[0]
-    neg = losses.dot_products(hidden, table[samples])
+    pos, count = jnp.einsum("...d,...d->...", hidden, rows_by_id(table, targets)), table.shape[0]
+    neg = losses.dot_products(hidden, rows_by_id(table, samples))
     real = targets != 0
     return (
         losses.nan_outside(pos, targets, count, where=real),
@@ -359,8 +362,8 @@ def _score_each(hidden: Array, table: Array, targets: Array, samples: Array) -> 
     """
     ids = jnp.concatenate([targets[..., None], samples], axis=-1)
     if table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
-        scores = jnp.take_along_axis(losses.dot_products(hidden, table), ids, axis=-1)
+        scores = pick(losses.dot_products(hidden, table), ids)
     else:
-        scores = jnp.einsum("...d,...nd->...n", hidden, table[ids])
+        scores = jnp.einsum("...d,...nd->...n", hidden, rows_by_id(table, ids))
     scores = losses.nan_outside(scores, ids, table.shape[0], where=(targets != 0)[..., None])
     return scores[..., 0], scores[..., 1:]

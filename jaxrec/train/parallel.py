@@ -2,7 +2,7 @@
 
 Data parallelism is replicated, through `jax.pmap`; runs of several seeds share one program with a
 leading seeds axis, by `vmap` on accelerators and one after the other on CPU, where a `vmap` gains
-nothing.
+nothing. Tables that do not fit on one device are sharded by rows, through `jax.shard_map`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxrec.segments import rows_by_id
+from jaxrec.types import Array
 
 AXIS = "devices"
 
@@ -86,5 +89,51 @@ def split_leading(tree: Any, num_devices: int) -> Any:
     return jax.tree.map(split, tree)
 
 
+def shard_rows(table: Any, num_devices: int) -> Array:
+    """A table [V, …] with its rows split over the devices, in order; zeros fill the last shard.
+
+    The result has V rounded up to a multiple of num_devices rows. Raises ValueError as `axis_name` does.
+    """
+    axis_name(num_devices)
+    table = np.asarray(table)
+    missing = -len(table) % num_devices
+    table = np.pad(table, [(0, missing), *[(0, 0)] * (table.ndim - 1)])
+    return jax.device_put(table, _sharding(num_devices))
+
+
+def over_shards(
+    fn: Callable[..., Any], num_devices: int, sharded: tuple[bool, ...], *, gathered: bool = False
+) -> Callable[..., Any]:
+    """Compiles fn to run on every device with its rows of the arguments that `sharded` marks.
+
+    The other arguments are whole on every device. The result is sharded by rows, or the same on every
+    device if `gathered`. Inside, `lookup_sharded` reads rows of other devices; the axis is named AXIS.
+    """
+    axis_name(num_devices)
+    specs = tuple(PartitionSpec(AXIS) if split else PartitionSpec() for split in sharded)
+    out = PartitionSpec() if gathered else PartitionSpec(AXIS)
+    return jax.jit(jax.shard_map(fn, mesh=_mesh(num_devices), in_specs=specs, out_specs=out, check_vma=False))
+
+
+def lookup_sharded(shard: Array, ids: Array) -> Array:
+    """Rows of a row-sharded table by global ids, inside `over_shards`: [V/n, …], int32 [B/n] → [B/n, …].
+
+    All devices' ids are gathered, each device looks up those of its own rows, and the sums over devices are
+    scattered back, as in ALX (Mehta et al., 2021, arXiv:2112.02194, section 4.3): both collectives have
+    fixed shapes. The gradient of a shard is the sum over all devices' ids. An id that no shard has reads
+    zeros.
+    """
+    everywhere = jax.lax.all_gather(ids, AXIS, tiled=True)
+    local = everywhere - jax.lax.axis_index(AXIS) * shard.shape[0]
+    inside = (local >= 0) & (local < shard.shape[0])
+    rows = rows_by_id(shard, jnp.where(inside, local, 0))
+    rows = jnp.where(inside.reshape(-1, *[1] * (rows.ndim - 1)), rows, 0)
+    return jax.lax.psum_scatter(rows, AXIS, scatter_dimension=0, tiled=True)
+
+
+def _mesh(num_devices: int) -> Mesh:
+    return Mesh(np.array(jax.local_devices()[:num_devices]), (AXIS,))
+
+
 def _sharding(num_devices: int) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.local_devices()[:num_devices]), (AXIS,)), PartitionSpec(AXIS))
+    return NamedSharding(_mesh(num_devices), PartitionSpec(AXIS))

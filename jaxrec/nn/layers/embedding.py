@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxrec.segments import rows_by_id
 from jaxrec.types import Array
 
 
@@ -24,7 +25,7 @@ def lookup(table: Array, ids: Array) -> Array:
 
 def rows_at(table: Array, positions: Array) -> Array:
     """Rows of a table without padding, such as of positions; NaN where a position is not in 0..V-1."""
-    return jnp.asarray(table).at[positions].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return rows_by_id(table, positions)
 
 
 def slots(length: int, max_len: int) -> Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.chunked import over_queries
+from jaxrec.segments import rows_by_id
 from jaxrec.types import Array
 
 NUM_BUCKETS = 128  # the largest bucket; the research code's table has one more entry
@@ -51,10 +52,14 @@ def relative_bias(
       times: of the keys, in seconds, [B, L].
     """
     distance = jnp.arange(times.shape[1]) - slots[:, None]
-    by_place = jnp.take(position, distance + position.size // 2, mode="clip")
+    by_place = _entries(position, distance + position.size // 2)
     if time is None:
         return by_place[None]
-    return by_place + jnp.take(time, time_bucket(target_times[:, :, None] - times[:, None, :]), mode="clip")
+    return by_place + _entries(time, time_bucket(target_times[:, :, None] - times[:, None, :]))
+
+
+def _entries(table: Array, positions: Array) -> Array:
+    return rows_by_id(table, jnp.clip(positions, 0, table.shape[0] - 1))
 
 
 def pointwise_attention(

@@ -17,6 +17,7 @@ from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.experts import bank
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.mlp import MLP, Activation, Tower
+from jaxrec.segments import pick, rows_by_id
 from jaxrec.types import Array
 
 MOMENTUM = 0.9  # what running statistics keep of their value at a step
@@ -87,9 +88,11 @@ class STAR(nn.Module):
                     )
                     hidden = norm(hidden)
                 hidden = Dropout(self.dropout, self.bits)(self.activation(hidden), train=train)
-        own = jnp.take_along_axis(hidden[..., 0], domain[:, None], axis=1, mode="fill", fill_value=jnp.nan)
+        own = pick(hidden[..., 0], domain[:, None])
         if self.domain_dim:
-            vectors = nn.Embed(self.num_domains, self.domain_dim, name="domain_embedding")(domain)
+            vectors = rows_by_id(
+                nn.Embed(self.num_domains, self.domain_dim, name="domain_embedding").embedding, domain
+            )
             x = jnp.concatenate([vectors, x], axis=-1)
         mlp = Factory(
             MLP,
@@ -168,7 +171,7 @@ class PartitionedNorm(nn.Module):
                 unbiased = var * (count / jnp.maximum(count - 1.0, 1.0))[:, None]
                 new = jnp.where(count > 1, 1.0 - MOMENTUM, 0.0)[:, None]
                 running_var.value += new * (unbiased - running_var.value)
-        return jnp.take(mean, domain, axis=0, mode="fill"), jnp.take(var, domain, axis=0, mode="fill")
+        return rows_by_id(mean, domain), rows_by_id(var, domain)
 
     def _moments(self, x: Array, member: Array, where: Array | None) -> tuple[Array, Array, Array]:
         """Size [K], mean and biased variance [K, F] of groups, from examples [B, F] and membership [B, K].

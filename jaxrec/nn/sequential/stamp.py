@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.chunked import over_queries
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.embedding import lookup, pad_row
+from jaxrec.segments import pick
 from jaxrec.types import Array
 
 
@@ -115,7 +116,7 @@ class STAMP(nn.Module):
             visible = (jnp.arange(length) <= slots[..., None]) & (items != 0)[:, None]
             visible = visible & (groups[..., None] == group[:, None])  # [B, Q, L]
             newest = jnp.max(jnp.where(visible, jnp.arange(length), -1), axis=-1)[..., None]
-            last = jnp.where(newest >= 0, jnp.take_along_axis(x, jnp.maximum(newest, 0), axis=1), 0.0)
+            last = jnp.where(newest >= 0, pick(x, jnp.maximum(newest[..., 0], 0)), 0.0)
             state = jnp.ones((), x.dtype)
             if self.memory:
                 count = jnp.maximum(visible.sum(axis=-1, keepdims=True), 1)

@@ -59,7 +59,12 @@ def test_a_finished_search_is_found_complete(searched: Path, capsys: pytest.Capt
 def test_a_model_of_labelled_rows_is_searched(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.csv")
     (tmp_path / "space.toml").write_text(f"[rows.mmoe]\n{RATE}\nnum_experts = {{low = 2, high = 3}}")
-    columns: dict[str, Any] = {"labels": ("click", "buy"), "categorical": ("city", "device"), "epochs": 1, "batch_size": 64}
+    columns: dict[str, Any] = {
+        "labels": ("click", "buy"),
+        "categorical": ("city", "device"),
+        "epochs": 1,
+        "batch_size": 64,
+    }
     options = {"sweep": str(tmp_path / "space.toml"), "trials": 2, **columns}
     train("mmoe", tmp_path / "rows.csv", run=tmp_path / "run", **options)
     study = json.loads((tmp_path / "run/sweep.json").read_text())

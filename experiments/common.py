@@ -299,8 +299,8 @@ def save(
     """`train.results.save_result`, with a remark in the note where a search chose settings."""
     searched = records.note(sweeps.study_path(folder, experiment, dataset, model), config)
     joined = ". ".join(part for part in (note, searched) if part)
-    names = {"experiment": experiment, "dataset": dataset, "model": model}
-    return save_result(folder, config=config, note=joined, **names, **rest)
+    rest |= {"experiment": experiment, "dataset": dataset, "model": model}
+    return save_result(folder, config=config, note=joined, **rest)
 
 
 def means(found: Sequence[Mapping[str, float]]) -> str:

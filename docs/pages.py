@@ -21,8 +21,10 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
     "Guides": (
         "docs/running.md",
         "docs/tuning.md",
+        "docs/comparing.md",
         "docs/bring_your_own_data.md",
         "docs/serving.md",
+        "docs/export.md",
         "docs/add_a_dataset.md",
         "docs/add_a_model.md",
         "docs/ablations.md",

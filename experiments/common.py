@@ -25,12 +25,13 @@ from jaxrec.tuning import records
 from jaxrec.tuning.options import SweepOptions as SweepOptions
 from jaxrec.tuning.reads import Train, plain
 from jaxrec.tuning.reads import optimiser as optimiser
-from jaxrec.types import Protocol
+from jaxrec.types import Protocol, Tested
 
 C = TypeVar("C")
 # options that change no number, only what is stored, where, and what is measured in addition
 STORAGE_OPTIONS = (
-    "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond"
+    "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond",
+    "tensorboard",
 )  # fmt: skip
 NOT_SETTINGS = (*STORAGE_OPTIONS, *sweeps.OPTIONS)  # do not affect what is computed
 
@@ -51,6 +52,7 @@ class Options:
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # continue a run that other code trained; results name both
+    tensorboard: bool = False  # also write event files for TensorBoard; needs the extra `tensorboard`
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs"  # folder of checkpoints and logs; a run found there is continued
 
@@ -158,6 +160,7 @@ def training_options(
         "num_devices": config.num_devices,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
+        "tensorboard": config.tensorboard,
         **of_trial,
     }
 
@@ -168,7 +171,7 @@ def tune(config: C, train: Train, **names: Any) -> C:
 
 
 def for_test(config: RankingOptions, protocol: Protocol) -> dict[str, Any]:
-    """The arguments of `next_item.test` and `sessions.test` on devices and further metrics.
+    """The arguments of `next_item.run_test` and `sessions.run_test`: devices and further metrics.
 
     A ranking of sampled candidates makes no lists of items, so it has no further metrics.
     """
@@ -303,10 +306,11 @@ def save(
     return save_result(folder, config=config, note=joined, **rest)
 
 
-def means(found: Sequence[Mapping[str, float]]) -> str:
+def means(found: Sequence[Mapping[str, float]] | Tested) -> str:
     """One line with each metric's mean over seeds.
 
     >>> means([{"auc": 0.5, "mse": 1.0}, {"auc": 0.6, "mse": 2.0}])
     'auc 0.5500, mse 1.5000'
     """
-    return ", ".join(f"{name} {np.mean([m[name] for m in found]):.4f}" for name in found[0])
+    seeds = found.metrics if isinstance(found, Tested) else found
+    return ", ".join(f"{name} {np.mean([m[name] for m in seeds]):.4f}" for name in seeds[0])

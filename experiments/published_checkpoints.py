@@ -282,7 +282,7 @@ def rank(
         protocol = Protocol(
             seen=seen, loss=paper.loss if paper else "", selection=SELECTION if paper else "none"
         )
-        values = next_item.test(model, data, protocol, variables, num_devices=config.num_devices)
+        tested = next_item.run_test(model, data, protocol, variables, num_devices=config.num_devices)
         published: dict[str, float] = {}
         same_rule = compare and seen == "zero"
         if paper and same_rule and paper.metrics:
@@ -295,12 +295,14 @@ def rank(
             config=describe_settings(config, seen),
             protocol=protocol,
             seeds=seeds,
-            metrics=values,
+            metrics=tested,
             published=published,
             source=paper.source if paper and published else "",
             note=note_of(paper, same_rule=same_rule),
         )
-        found[row] = {metric: float(np.mean([v[metric] for v in values])) for metric in values[0]}
+        found[row] = {
+            metric: float(np.mean([v[metric] for v in tested.metrics])) for metric in tested.metrics[0]
+        }
         print(_line(row, found[row]), flush=True)
         if published:
             print(_line("· published", published))

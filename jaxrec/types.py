@@ -89,6 +89,38 @@ Measure = Callable[[Variables, Mapping[str, Array], Context], tuple[Array, Array
 Summarise = Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, float]]
 
 
+class Ranks(NamedTuple):
+    """The rank of every query's target, from which every metric of a ranking follows. S seeds, Q queries.
+
+    rank: 1-based, int32 [S, Q]; `metrics.MISS` where the target is no candidate. user: raw ids, or numbers of
+    sessions, [Q], in ascending order of the data; position: events before the target, int32 [Q]; target: raw
+    ids, [Q].
+    """
+
+    rank: np.ndarray
+    user: np.ndarray
+    position: np.ndarray
+    target: np.ndarray
+
+
+class GroupSums(NamedTuple):
+    """Metrics as sums over groups of examples: a metric is sums.sum() / weights.sum(). S seeds, G groups.
+
+    group: ids of users, or numbers of blocks of examples, [G]. sums: {metric: float32 [S, G]}. weights:
+    {metric: float32 [G]}, the same for every model. labels: {task: sum of its labels, float32 [G]}.
+    """
+
+    group: np.ndarray
+    sums: Mapping[str, np.ndarray]
+    weights: Mapping[str, np.ndarray]
+    labels: Mapping[str, np.ndarray]
+
+
+Values = Ranks | GroupSums  # what is kept beside a result, to compare it with another
+# (values of all seeds [S, batches, B, …], queries on the host) -> what is kept
+Keep = Callable[[np.ndarray, Mapping[str, np.ndarray]], Values]
+
+
 class Protocol(NamedTuple):
     """How a number was measured; without it the number means nothing.
 
@@ -118,13 +150,22 @@ class Evaluation(NamedTuple):
     """How a model is measured, during training (selection) and after; `train.evaluate.evaluate` runs it.
 
     measure: runs on the device; queries: its columns, [batches, B], on the host, with a `mask` that is False
-    for padding; summarise: turns the measured values into named numbers; protocol: what these numbers mean.
+    for padding; summarise: turns the measured values into named numbers; protocol: what these numbers mean;
+    keep: turns them into what is kept by user or group; None: nothing is.
     """
 
     measure: Measure
     queries: Mapping[str, np.ndarray]
     summarise: Summarise
     protocol: Protocol
+    keep: Keep | None = None
+
+
+class Tested(NamedTuple):
+    """A test: metrics, named numbers of each seed, and the values by user or group that are kept, if any."""
+
+    metrics: list[dict[str, float]]
+    values: Values | None = None
 
 
 class Result(NamedTuple):

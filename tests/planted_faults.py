@@ -261,7 +261,7 @@ FAULTS = tuple(Fault(*row) for row in (
     ("report-difference", "report", "mean_and_std(values).mean - published",
      "published - mean_and_std(values).mean",
      "report/test_tables"),
-    ("report-band", "report", "[2 * statistics.pstdev(", "[statistics.pstdev(", "report/test_plots"),
+    ("report-band", "report", "2 * statistics.pstdev(", "statistics.pstdev(", "report/test_plots"),
     # --- protocols, experiments ---
     ("protocols-target-drawn", "protocols", "(taken[at] == keys) | (drawn == queries.target[:, None])",
      "(taken[at] == keys)", "protocols/test_next_item experiments/test_sasrec"),

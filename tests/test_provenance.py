@@ -35,9 +35,10 @@ def test_the_hash_is_of_names_and_contents(tmp_path: Path) -> None:
 def test_sources_are_those_of_the_package_and_of_the_program() -> None:
     found = provenance.source_hashes()
     assert found["jaxrec"] == provenance.hash_files((ROOT / "jaxrec").rglob("*.py"), ROOT / "jaxrec")
-    assert Path(__file__).resolve() in provenance._program_files()
-    assert not any(ROOT / "jaxrec" in path.parents for path in provenance._program_files())
-    assert not any("site-packages" in path.parts for path in provenance._program_files())
+    files = provenance._program_files()
+    assert Path(__file__).resolve() in files
+    assert not any(ROOT / "jaxrec" in path.parents for path in files)
+    assert not any("site-packages" in path.parts for path in files)
 
 
 def test_a_program_is_told_by_what_it_loads(tmp_path: Path) -> None:

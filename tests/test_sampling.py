@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,17 +55,26 @@ def test_uniform_excluding_is_uniform_over_what_is_left(width: int | None) -> No
 
 def test_flat_rows_give_the_same_draws_as_a_table() -> None:
     table = table_of(ROWS)
-    flat = np.concatenate([np.array(row, np.int32) for row in ROWS])
+    flat = jnp.asarray(np.concatenate([np.array(row, np.int32) for row in ROWS]))
     count = np.array([len(row) for row in ROWS], np.int32)
-    start = np.cumsum(count, dtype=np.int32) - count
-    for seed in range(50):
-        key = jax.random.key(seed)
+    start, width = np.cumsum(count, dtype=np.int32) - count, int(count.max())
+
+    @jax.jit
+    def draws(key: jax.Array) -> Any:
         expected = sampling.uniform_excluding(key, (), num_items=NUM_ITEMS, excluded=table)
-        ours = sampling.uniform_excluding_flat(
-            key, num_items=NUM_ITEMS, excluded=flat, start=start, count=count, width=int(count.max())
+        return expected, sampling.uniform_excluding_flat(
+            key, num_items=NUM_ITEMS, excluded=flat, start=start, count=count, width=width
         )
+
+    for seed in range(50):
+        expected, ours = draws(jax.random.key(seed))
         np.testing.assert_array_equal(ours[0], expected[0])
         np.testing.assert_allclose(ours[1], expected[1], rtol=1e-6)
+
+
+@jax.jit
+def draw_nine(key: jax.Array, table: jax.Array) -> jax.Array:
+    return sampling.uniform_excluding(key, (2, 5), num_items=9, excluded=table)[0]
 
 
 @settings(deadline=None, max_examples=25)
@@ -72,7 +83,7 @@ def test_uniform_excluding_never_returns_an_excluded_id(rows: list[set[int]], se
     table = np.full((3, 8), sampling.EXCLUSION_PADDING, np.int32)
     for line, row in zip(table, rows, strict=True):
         line[: len(row)] = sorted(row)
-    ids, _ = sampling.uniform_excluding(jax.random.key(seed), (2, 5), num_items=9, excluded=table)
+    ids = draw_nine(jax.random.key(seed), table)
     assert ids.shape == (3, 2, 5)
     for drawn, row in zip(np.asarray(ids), rows, strict=True):
         assert set(drawn.ravel().tolist()) <= set(range(1, 10)) - row
@@ -84,8 +95,9 @@ def test_uniform_excluding_under_vmap_equals_a_loop() -> None:
     def draw(key: jax.Array, row: jax.Array) -> jax.Array:
         return sampling.uniform_excluding(key, (4,), num_items=NUM_ITEMS, excluded=row)[0]
 
-    looped = [draw(key, jnp.asarray(row)) for key, row in zip(keys, table, strict=True)]
-    np.testing.assert_array_equal(jax.vmap(draw)(keys, table), np.stack(looped))
+    one = jax.jit(draw)
+    looped = [one(key, row) for key, row in zip(keys, table, strict=True)]
+    np.testing.assert_array_equal(jax.jit(jax.vmap(draw))(keys, table), np.stack(looped))
 
 
 def test_exclusion_table_sorts_and_drops_repeats_and_padding() -> None:

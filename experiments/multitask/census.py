@@ -33,7 +33,7 @@ import flax.linen as nn
 
 from experiments import common, sweeps
 from experiments.common import NONE, Published
-from experiments.multitask.training import Model, count_parameters, fit, groups, join_metrics, train
+from experiments.multitask.training import Model, count_parameters, fit, groups, join_tests, train
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -187,7 +187,7 @@ def run(config: Config) -> None:
             settings["by_model"] = {
                 m.name: common.describe_settings(c) for m, c in zip(of_row, own, strict=True)
             }
-        found = join_metrics(runs, keep=lambda name: "/" in name)
+        found = join_tests(runs, keep=lambda name: "/" in name)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -33,7 +33,8 @@ from jaxrec.config import check_run
 from jaxrec.data.sources.census import load_test_numbers
 from jaxrec.data.synthetic.multitask import funnel
 from jaxrec.data.tables.impressions import ImpressionSplit
-from jaxrec.types import Protocol
+from jaxrec.train.per_user import keep_impressions
+from jaxrec.types import Protocol, Tested
 
 EXPERIMENT = "census_columns"
 
@@ -76,7 +77,7 @@ def load(group: str, config: Config) -> tuple[ImpressionSplit, dict[str, np.ndar
 
 def measure(
     row: str, split: ImpressionSplit, numbers: Mapping[str, np.ndarray], seeds: tuple[int, ...]
-) -> list[dict[str, float]]:
+) -> Tested:
     """The AUC of each task by seed: fitted to validation examples that have numbers, scored on test ones."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -87,18 +88,20 @@ def measure(
     categories = list(range(nominal.shape[1]))
     columns = np.concatenate([nominal, *(n[:, None] for n in numbers.values() if ROWS[row].numeric)], axis=1)
     found: list[dict[str, float]] = []
-    for seed in seeds:
+    tasks = [task for task in table.tasks if task not in table.spaces]
+    scores = np.zeros((len(seeds), len(scored), len(tasks)))
+    for s, seed in enumerate(seeds):
         by_task = {}
-        for task in table.tasks:
-            if task in table.spaces:
-                continue
+        for t, task in enumerate(tasks):
             label: Any = table.labels[task]
             model = HistGradientBoostingClassifier(categorical_features=categories, random_state=seed)
             model.fit(columns[fitted - first], label[fitted])
-            score = model.decision_function(columns[scored - first])
+            scores[s, :, t] = score = model.decision_function(columns[scored - first])
             by_task[f"auc/{task}"] = float(metrics.auc(score, label[scored]))
         found.append(by_task)
-    return found
+    tested = {f"label/{task}": table.labels[task][scored] for task in tasks}
+    queries = {"mask": np.ones(len(scored), bool), **tested}
+    return Tested(found, keep_impressions(tasks)(scores, queries))
 
 
 def run(config: Config) -> None:

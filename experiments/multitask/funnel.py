@@ -41,7 +41,7 @@ import flax.linen as nn
 import numpy as np
 
 from experiments import common
-from experiments.multitask.training import Model, count_parameters, groups, join_metrics, train
+from experiments.multitask.training import Model, count_parameters, groups, join_tests, train
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -216,7 +216,7 @@ def run(config: Config) -> None:
             train(m, columns, config, **common.training_options(config, columns.name, m.name, row=m.name))
             for m in of_row
         ]
-        found = join_metrics(runs, keep=lambda name: name.startswith("auc/"))
+        found = join_tests(runs, keep=lambda name: name.startswith("auc/"))
         alone = ROWS[row].alone
         path = common.save(
             config.results,

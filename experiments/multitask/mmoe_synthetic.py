@@ -137,7 +137,7 @@ def run_one(config: Config, correlation: float) -> None:
             lower_is_better=True,
             **common.training_options(config, columns.name, row, row=row, data=columns.name),
         )
-        found = impressions.test(columns, task, targets, fitted.variables, num_devices=config.num_devices)
+        found = impressions.run_test(columns, task, targets, fitted.variables, num_devices=config.num_devices)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
@@ -153,17 +153,17 @@ def run_one(config: Config, correlation: float) -> None:
             metrics=found,
             fitted=fitted,
         )
-        curves[row] = [{"epoch": e["epoch"] + 1, "mse": e["valid/mse"]} for e in fitted.history]
-        final = [metrics["mse"] for metrics in found]
+        curves[row] = fitted.history
+        final = [metrics["mse"] for metrics in found.metrics]
         spread = f"{min(final):.4f}..{max(final):.4f}"
         print(f"{columns.name} {row}: test mse {np.mean(final):.4f} (runs {spread})\nsaved {path}")
-    draw(curves, path.parent / "figure.png")
+    draw(curves, columns.name, path.parent / "figure.png")
 
 
-def draw(curves: dict[str, list[dict[str, Any]]], path: Any) -> None:
+def draw(curves: dict[str, list[dict[str, Any]]], dataset: str, path: Any) -> None:
     """Plots the validation error of all models, if matplotlib is installed."""
     try:
-        plots.mean_curve(curves, "mse", path, label="validation mse")
+        plots.mean_curve(curves, "valid/mse", path, dataset=dataset)
     except ImportError as error:
         print(f"no figure of validation mse: {error}")
 

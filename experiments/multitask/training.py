@@ -15,7 +15,7 @@ from jaxrec.tasks.objectives import loss_name
 from jaxrec.train.fit import Fitted
 from jaxrec.train.trial import Trial
 from jaxrec.tuning.reads import optimiser
-from jaxrec.types import Task
+from jaxrec.types import GroupSums, Task, Tested
 
 
 class Model(NamedTuple):
@@ -41,10 +41,10 @@ class Model(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A trained model, and its test metrics by seed."""
+    """A trained model, and its test."""
 
     fitted: Fitted
-    metrics: list[dict[str, float]]
+    test: Tested
 
 
 def groups(tasks: Sequence[str], *, alone: bool) -> list[Sequence[str]]:
@@ -71,7 +71,7 @@ def train(
     calibration: whether the test measures calibration too. options: see `common.training_options`.
     """
     fitted = fit(model, columns, recipe, **options)
-    metrics = impressions.test(
+    test = impressions.run_test(
         columns,
         model.task,
         [*model.targets, *model.tested],
@@ -79,7 +79,7 @@ def train(
         calibration=calibration,
         num_devices=options["num_devices"],
     )
-    return Trained(fitted, metrics)
+    return Trained(fitted, test)
 
 
 def fit(
@@ -106,7 +106,13 @@ def adam(recipe: Training) -> optax.GradientTransformation:
     return optax.adam(recipe.learning_rate)
 
 
-def join_metrics(runs: Sequence[Trained], keep: Callable[[str], bool]) -> list[dict[str, float]]:
-    """The metrics of all models of a row by seed, those whose name passes `keep`."""
-    by_seed = zip(*(run.metrics for run in runs), strict=True)
-    return [{k: v for found in seed for k, v in found.items() if keep(k)} for seed in by_seed]
+def join_tests(runs: Sequence[Trained], keep: Callable[[str], bool]) -> Tested:
+    """The tests of all models of a row together, with the metrics whose name passes `keep`."""
+    by_seed = zip(*(run.test.metrics for run in runs), strict=True)
+    metrics = [{k: v for found in seed for k, v in found.items() if keep(k)} for seed in by_seed]
+    kept = [run.test.values for run in runs if isinstance(run.test.values, GroupSums)]  # of the same examples
+    sums, weights, labels = (
+        {k: column for values in kept for k, column in getattr(values, part).items()}
+        for part in ("sums", "weights", "labels")
+    )
+    return Tested(metrics, GroupSums(kept[0].group, sums, weights, labels) if kept else None)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -48,7 +48,7 @@ from jaxrec.tasks.objectives import loss_name
 from jaxrec.train.fit import Fitted
 from jaxrec.train.parallel import axis_name
 from jaxrec.train.trial import Trial
-from jaxrec.types import Array, Task
+from jaxrec.types import Array, Task, Tested
 
 EXPERIMENT = "din"
 DATASETS = {
@@ -198,15 +198,14 @@ def train(name: str, clicks: Clicks, config: Config, trial: Trial | None = None)
     )
 
 
-def with_improvement(
-    found: Sequence[Mapping[str, float]], base: Sequence[Mapping[str, float]]
-) -> list[dict[str, float]]:
-    """Test metrics with RelaImpr of GAUC over the base model of the same seed, in percent."""
+def with_improvement(found: Tested, base: Tested) -> Tested:
+    """A test with RelaImpr of GAUC over the base model of the same seed, in percent."""
     name = "gauc/click"
-    return [
+    improved = [
         {**own, "rela_impr/click": float(metrics.relative_improvement(own[name], first[name]))}
-        for own, first in zip(found, base, strict=True)
+        for own, first in zip(found.metrics, base.metrics, strict=True)
     ]
+    return found._replace(metrics=improved)
 
 
 def run(config: Config) -> None:
@@ -215,13 +214,13 @@ def run(config: Config) -> None:
     config = common.shrink_if_tiny(config, **TINY)
     clicks = load(config)
     columns = resident(clicks, config)
-    base: list[dict[str, float]] | None = None
+    base: Tested | None = None
     for row in sorted(config.rows, key=[*ROWS].index):
         training = functools.partial(train, row, clicks)
         own = common.tune(config, training, experiment=EXPERIMENT, dataset=columns.name, model=row)
         fitted, task = training(own), task_of(ROWS[row], clicks, own)
         read = resident(clicks, own)
-        found = impressions.test(read, task, [CLICK], fitted.variables, num_devices=config.num_devices)
+        found = impressions.run_test(read, task, [CLICK], fitted.variables, num_devices=config.num_devices)
         base = found if row == "base" else base
         found = found if base is None else with_improvement(found, base)
         of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))

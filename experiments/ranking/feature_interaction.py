@@ -60,7 +60,7 @@ from jaxrec.tasks.ctr import ctr
 from jaxrec.tasks.multitask import Target, multitask
 from jaxrec.tasks.objectives import loss_name
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Task
+from jaxrec.types import Task, Tested
 
 EXPERIMENT = "feature_interaction"
 
@@ -193,8 +193,8 @@ def task_of(row: str, setting: Setting, config: Config) -> Task:
     return ctr(model, length=config.length) if setting.columns.items else multitask(model, [setting.target])
 
 
-def train(row: str, setting: Setting, config: Config) -> tuple[Fitted, list[dict[str, float]]]:
-    """Trains a row for all seeds; returns the run and its test metrics."""
+def train(row: str, setting: Setting, config: Config) -> tuple[Fitted, Tested]:
+    """Trains a row for all seeds; returns the run and its test."""
     task, target = task_of(row, setting, config), setting.target
     fitted = impressions.train(
         setting.data,
@@ -207,7 +207,7 @@ def train(row: str, setting: Setting, config: Config) -> tuple[Fitted, list[dict
         patience=config.patience,
         **common.training_options(config, setting.data.name, row, row=row),
     )
-    found = impressions.test(
+    found = impressions.run_test(
         setting.data, task, [target], fitted.variables, calibration=True, num_devices=config.num_devices
     )
     return fitted, found

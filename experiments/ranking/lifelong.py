@@ -213,7 +213,7 @@ def train(name: str, made: Lifelong, config: Config) -> None:
         tx = recipes.frozen_search(tx)
     task = task_of(row, clicks, config, length)
     fitted = fit(columns, task, row.weights(config), tx, name, config, **options)
-    found = impressions.test(columns, task, [CLICK], fitted.variables, num_devices=config.num_devices)
+    found = impressions.run_test(columns, task, [CLICK], fitted.variables, num_devices=config.num_devices)
     of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
     settings = common.describe_settings(config, left_out=("trained", "timed"))
     path = common.save(
@@ -224,10 +224,10 @@ def train(name: str, made: Lifelong, config: Config) -> None:
         config={**settings, "parameters": of_all_seeds // len(config.seeds)},
         protocol=impressions.protocol(columns, "auc/click", row.label(config)),
         seeds=config.seeds,
-        metrics=[{**own, "auc/best": made.best_auc} for own in found],
+        metrics=found._replace(metrics=[{**own, "auc/best": made.best_auc} for own in found.metrics]),
         fitted=fitted,
     )
-    values = ", ".join(f"{own['auc/click']:.4f}" for own in found)
+    values = ", ".join(f"{own['auc/click']:.4f}" for own in found.metrics)
     print(f"{name}: best epochs {fitted.best_epoch}, test AUC {values} of {made.best_auc}\nsaved {path}")
 
 

@@ -43,8 +43,9 @@ from jaxrec.recipes import kuaishou_ebr as recipes
 from jaxrec.tasks.cluster_serving import cluster_retriever, make_recall, over_all_items, recall_metrics
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_item import retriever
-from jaxrec.train.evaluate import SEEN_TARGETS, evaluate
+from jaxrec.train.evaluate import SEEN_TARGETS, evaluate_and_keep
 from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.per_user import keep_means
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Evaluation, Protocol, Retriever
 
@@ -142,7 +143,8 @@ def evaluation(
         return recall_metrics(LENGTHS)(values, queries) | ({SEEN_TARGETS: repeated} if repeated else {})
 
     measure = make_recall(served, clusters, LENGTHS, alpha=config.alpha, history=columns.history)
-    return Evaluation(measure, made.queries, summarise, protocol)
+    keep = keep_means([f"recall@{k}" for k in LENGTHS], columns.split.sequences.user_ids)
+    return Evaluation(measure, made.queries, summarise, protocol, keep)
 
 
 def train(
@@ -199,7 +201,7 @@ def run(config: Config) -> None:
             model, fitted = train(name, columns, clusters, protocol, config)
             variables = fitted.variables
         tested = evaluation(row, model, columns, clusters, protocol, "test", config)
-        found = evaluate(tested, variables, columns.columns, num_devices=config.num_devices)
+        found = evaluate_and_keep(tested, variables, columns.columns, num_devices=config.num_devices)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

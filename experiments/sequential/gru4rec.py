@@ -181,7 +181,7 @@ def run(config: Config) -> None:
                 **options,
             )
             variables = fitted.variables
-        found = sessions.test(model, columns, protocol, variables, **common.for_test(config, protocol))
+        found = sessions.run_test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

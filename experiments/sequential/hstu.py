@@ -223,7 +223,7 @@ def run(config: Config) -> None:
             )
             model, variables, note = encoder, fitted.variables, note_of(encoder, config)
             settings = {**stored, **common.describe_settings(config, left_out=("file",))}
-        found = next_item.test(model, columns, protocol, variables, **common.for_test(config, protocol))
+        found = next_item.run_test(model, columns, protocol, variables, **common.for_test(config, protocol))
         on_test = " on test" if fitted and config.select == "test" else ""
         path = common.save(
             config.results,

@@ -50,7 +50,7 @@ from jaxrec.protocols import actions, next_item
 from jaxrec.protocols.actions import Question
 from jaxrec.recipes import hstu_generative as recipes
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol
+from jaxrec.types import Protocol, Tested
 
 EXPERIMENT = "hstu_generative"
 KS = (5, 10, 20, 50)
@@ -145,18 +145,14 @@ def protocols(columns: actions.Data, loss: str, selection: str) -> dict[Question
     }
 
 
-Metrics = list[dict[str, float]]  # of each seed
-
-
-def measure_baseline(row: str, columns: actions.Data, config: Config) -> dict[Question, Metrics]:
-    """Test metrics of a baseline by question."""
+def measure_baseline(row: str, columns: actions.Data, config: Config) -> dict[Question, Tested]:
+    """The test of a baseline by question."""
     if row == RATES:
-        scores, truth = actions.rates(columns, "test"), actions.labels(columns, "test")
-        return {"ranking": [actions.action_metrics(scores, truth)] * len(config.seeds)}
+        return {"ranking": actions.rates_test(columns, len(config.seeds))}
     model, protocol = BASELINES[row](columns.retrieval), protocols(columns, "", "none")["retrieval"]
     variables = model.for_seeds(config.seeds)
     return {
-        "retrieval": next_item.test(
+        "retrieval": next_item.run_test(
             model, columns.retrieval, protocol, variables, **common.for_test(config, protocol)
         )
     }
@@ -164,8 +160,8 @@ def measure_baseline(row: str, columns: actions.Data, config: Config) -> dict[Qu
 
 def train(
     row: str, columns: actions.Data, by_question: Mapping[Question, Protocol], dataset: str, config: Config
-) -> tuple[dict[Question, Metrics], Fitted]:
-    """Trains a row for all seeds: test metrics by question, and the run."""
+) -> tuple[dict[Question, Tested], Fitted]:
+    """Trains a row for all seeds: its test by question, and the run."""
     model, objective = recipes.generative(columns, config), recipes.ssm(columns, config)
     questions = ROWS[row].questions
     if "retrieval" in questions:
@@ -186,7 +182,7 @@ def train(
         **common.training_options(config, dataset, row, row=row),
     )
     found = {
-        question: actions.test(
+        question: actions.run_test(
             model,
             columns,
             question,

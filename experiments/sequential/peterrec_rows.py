@@ -26,7 +26,7 @@ from jaxrec.protocols import next_item, profiles
 from jaxrec.recipes import peterrec as recipes
 from jaxrec.tasks.objectives import full_softmax
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Variables
+from jaxrec.types import Protocol, Tested, Variables
 
 EXPERIMENT = "peterrec"
 ROWS: Mapping[str, recipes.Use] = {
@@ -36,7 +36,7 @@ ROWS: Mapping[str, recipes.Use] = {
     "peterrec-serial": recipes.SERIAL,
     "peterrec-parallel": recipes.PARALLEL,
 }
-BASELINES = {"random": profiles.test_random, "popularity": profiles.test_popularity}
+BASELINES = {"random": profiles.random_test, "popularity": profiles.popularity_test}
 OF_ROWS = (
     "norms",
     "batch_size",
@@ -107,8 +107,8 @@ def name_of(row: str, config: Options) -> str:
 
 def train(
     row: str, data: profiles.Data, config: Options, pretrained: Variables | None
-) -> tuple[Fitted, list[dict[str, float]]]:
-    """Trains a row for all seeds; returns the run and its test metrics."""
+) -> tuple[Fitted, Tested]:
+    """Trains a row for all seeds; returns the run and its test."""
     use = ROWS[row]
     model = recipes.with_head(use, data.num_items, len(data.classes), config)
     options = common.training_options(config, data.name, data.task, name_of(row, config), row=row)
@@ -123,7 +123,7 @@ def train(
         patience=config.patience,
         **options,
     )
-    return fitted, profiles.test(model, data, fitted.variables, num_devices=config.num_devices)
+    return fitted, profiles.run_test(model, data, fitted.variables, num_devices=config.num_devices)
 
 
 def run_rows(data: profiles.Data, config: Options, pretrained: Variables | None) -> None:

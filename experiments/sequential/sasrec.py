@@ -175,7 +175,9 @@ def run(config: Config) -> None:
             fitted = training(own)
             model, variables = ROWS[row].encoder(columns.num_items, own), fitted.variables
         for protocol, ending in ((sampled, ""), (everything, "-full")):
-            found = next_item.test(model, columns, protocol, variables, **common.for_test(config, protocol))
+            found = next_item.run_test(
+                model, columns, protocol, variables, **common.for_test(config, protocol)
+            )
             numbers = NONE if ending else published_numbers(row, own)
             notes = [] if ending else [NEGATIVES, *([ALL_USERS] if numbers.values else [])]
             path = common.save(

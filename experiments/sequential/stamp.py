@@ -225,7 +225,7 @@ def run(config: Config) -> None:
             model, fitted = training_of(ROWS[row], columns, own), train(row, columns, protocol, own)
             variables, settings = fitted.variables, common.describe_settings(own, left_out=OF_KNN)
         numbers = published_numbers(row, own)
-        found = sessions.test(model, columns, protocol, variables, **common.for_test(config, protocol))
+        found = sessions.run_test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -225,7 +225,7 @@ def run(config: Config) -> None:
             model, fitted = train(row, columns, protocol, config)
             variables = fitted.variables
             settings = {"recipe": dataclasses.asdict(recipe), **common.describe_settings(config)}
-        found = next_item.test(model, columns, protocol, variables, **common.for_test(config, protocol))
+        found = next_item.run_test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -44,5 +44,6 @@ def _scores(variables: Variables, queries: Mapping[str, Array], context: Context
     length = queries["length"]
     end = context["start"][queries["user"]] + length
     last = jnp.where(length > 0, context["items"][jnp.maximum(end - 1, 0)], 0)  # 0 has no successors
-    zeros = jnp.zeros((len(end), near.shape[0]))
-    return zeros.at[jnp.arange(len(end))[:, None], near[last]].set(weight[last])  # an item once, but for 0
+    row = jnp.arange(end.shape[0])[:, None]
+    zeros = jnp.zeros((end.shape[0], near.shape[0]))
+    return zeros.at[row, near[last]].set(weight[last])  # an item once, but for 0

@@ -34,13 +34,13 @@ def session_popularity(data: EventData | TrainingEvents) -> Baseline:
 def _scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
     items, length = jnp.asarray(context["items"]), queries["length"]
     end = context["start"][queries["user"]] + length
-    user = jnp.arange(len(end))
+    user = jnp.arange(end.shape[0])
 
     def add_click(back: Array, scores: Array) -> Array:
         real = back < length
         click = jnp.where(real, items[jnp.where(real, end - 1 - back, 0)], 0)
         return scores.at[user, click].add(real.astype(scores.dtype), unique_indices=True)
 
-    longest = jnp.minimum(length.max(), len(items))
-    popular = jnp.broadcast_to(variables["order"], (len(end), len(variables["order"])))
+    longest = jnp.minimum(length.max(), items.shape[0])
+    popular = jnp.broadcast_to(variables["order"], (end.shape[0], len(variables["order"])))
     return jax.lax.fori_loop(0, longest, add_click, popular)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,7 +16,7 @@ import tyro
 class Options:
     """The vectors of items or users of a trained run; their product is the score of `jaxrec recommend`."""
 
-    run: tyro.conf.Positional[str]  # folder of the run
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]  # folder of the run
     what: tyro.conf.Positional[Literal["items", "users"]]  # whose vectors
     out: str = ""  # .npz (arrays ids, vectors), .npy (records id, vector) or .parquet (columns id, vector)
     seed: int | Literal["mean"] | None = None  # of the parameters; by default the best on validation

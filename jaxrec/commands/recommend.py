@@ -1,7 +1,9 @@
 """jaxrec recommend: items for users or histories, by a trained run.
 
 jaxrec recommend runs/mine --user u1 u2 --k 10
+
 jaxrec recommend runs/mine --history a,b,c --keep-seen --json
+
 jaxrec recommend runs/mine --user all --out lists.jsonl
 """
 
@@ -14,7 +16,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tabulate import tabulate
@@ -32,7 +34,7 @@ COLUMNS = ("user", "rank", "item", "score", "by")
 class Options:
     """Items for users or histories, by a trained run."""
 
-    run: tyro.conf.Positional[str]  # folder of the run
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]  # folder of the run
     user: tuple[str, ...] = ()  # users of the run, files of them (one a line), or `all`
     history: tuple[str, ...] = ()  # or histories of anybody: items with commas between them, oldest first
     times: tuple[str, ...] = ()  # seconds since 1970 of each history's events, with commas between them

@@ -11,7 +11,7 @@ import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -23,8 +23,9 @@ FORMS = (".csv", ".tsv")
 class Options:
     """Probabilities of each label for the rows of a file, by a trained run."""
 
-    run: tyro.conf.Positional[str]  # folder of the run
-    rows: tyro.conf.Positional[str]  # file with the raw columns of the training file; others are not read
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]  # folder of the run
+    # rows with the raw columns of training; other columns are not read
+    rows: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     out: str = ""  # file to write, .csv or .tsv: a column a label, a line a row, in the order of the rows
     at: int | None = None  # seconds since 1970 of the request, for click models that read times
     seed: int | Literal["mean"] | None = None  # of the parameters; by default the best on validation

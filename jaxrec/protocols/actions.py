@@ -36,10 +36,11 @@ from jaxrec.tasks import generative
 from jaxrec.tasks.generative import ActionEncoder
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import evaluate, impression_metrics, make_scores, ranking_metrics
+from jaxrec.train.evaluate import evaluate_and_keep, impression_metrics, make_scores, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.per_user import keep_impressions, keep_ranks
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Context, Evaluation, Protocol, Variables
+from jaxrec.types import Array, Context, Evaluation, GroupSums, Protocol, Tested, Variables
 
 Part = Literal["validation", "test"]
 Question = Literal["ranking", "retrieval"]
@@ -180,6 +181,7 @@ def retrieval(
         queries, model.max_len - 1, batch_size=min(RETRIEVAL_BATCH, len(mixed)), num_items=data.num_items
     )
     scorer = generative.retriever(model, made.packed)
+    keep = keep_ranks(split.sequences.user_ids, split.sequences.item_ids)
     if beyond is not None:
         return evaluate_lists(
             scorer,
@@ -190,9 +192,10 @@ def retrieval(
             beyond=beyond,
             of_ranks=ranking_metrics,
             history=data.retrieval.history,
+            keep=keep,
         )
     measure = make_rank(scorer, protocol, num_items=data.num_items, history=data.retrieval.history)
-    return Evaluation(measure, made.queries, ranking_metrics(protocol.ks), protocol)
+    return Evaluation(measure, made.queries, ranking_metrics(protocol.ks), protocol, keep)
 
 
 def ranking(model: ActionEncoder, data: Data, protocol: Protocol, part: Part) -> Evaluation:
@@ -211,7 +214,12 @@ def ranking(model: ActionEncoder, data: Data, protocol: Protocol, part: Part) ->
         query = columns["query"]
         return action_metrics(np.asarray(scores)[query >= 0], truth[query[query >= 0]])
 
-    return Evaluation(measure, windows, summarise, protocol)
+    def keep(scores: np.ndarray, columns: Mapping[str, np.ndarray]) -> GroupSums:
+        query = np.asarray(columns["query"]).reshape(-1)
+        found = np.asarray(scores).reshape(len(scores), -1)[:, query >= 0]
+        return action_sums(found, data, part, query[query >= 0])
+
+    return Evaluation(measure, windows, summarise, protocol, keep)
 
 
 def train(
@@ -266,8 +274,24 @@ def test(
 
     beyond: as of `evaluation`.
     """
+    return run_test(
+        model, data, question, protocol, variables, beyond=beyond, num_devices=num_devices
+    ).metrics
+
+
+def run_test(
+    model: ActionEncoder,
+    data: Data,
+    question: Question,
+    protocol: Protocol,
+    variables: Variables,
+    *,
+    beyond: Beyond | None = None,
+    num_devices: int = 1,
+) -> Tested:
+    """Metrics as `test` returns them, with ranks or sums over users, to be stored beside the result."""
     found = evaluation(model, data, question, protocol, "test", beyond=beyond)
-    return evaluate(found, variables, data.columns, num_devices=num_devices)
+    return evaluate_and_keep(found, variables, data.columns, num_devices=num_devices)
 
 
 def action_metrics(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -277,6 +301,29 @@ def action_metrics(scores: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     named = {name.removesuffix("/liked"): value for name, value in found.items()}
     entropy = metrics.normalized_entropy(jnp.asarray(scores), jnp.asarray(truth))
     return {**named, "normalized_entropy": float(entropy)}
+
+
+def action_sums(scores: np.ndarray, data: Data, part: Part, query: np.ndarray) -> GroupSums:
+    """AUC and log loss of log-odds [S, M] of a part's queries [M] as sums over users."""
+    queries = {
+        "mask": np.ones(len(query), bool),
+        "label/liked": labels(data, part)[query],
+        "user": data.retrieval.split.sequences.user_ids[data.ranking[part].user[query]],
+    }
+    found = keep_impressions(("liked",), group="user")(scores[..., None], queries)
+    assert isinstance(found, GroupSums)
+    sums, weights = (
+        {name.removesuffix("/liked"): column for name, column in columns.items() if "gauc" not in name}
+        for columns in (found.sums, found.weights)
+    )
+    return found._replace(sums=sums, weights=weights)
+
+
+def rates_test(data: Data, num_seeds: int) -> Tested:
+    """Test metrics of `rates`, the same for every seed, and their sums over users."""
+    scores, truth = rates(data, "test"), labels(data, "test")
+    values = action_sums(scores[None], data, "test", np.arange(len(truth)))
+    return Tested([action_metrics(scores, truth)] * num_seeds, values)
 
 
 def rates(data: Data, part: Part) -> np.ndarray:

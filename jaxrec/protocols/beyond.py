@@ -26,7 +26,7 @@ from jaxrec import metrics
 from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.index.chunked import BLOCK
 from jaxrec.index.top_k import Lists, make_top_k
-from jaxrec.types import Array, Context, Evaluation, Protocol, Retriever, Scorer, Summarise
+from jaxrec.types import Array, Context, Evaluation, Keep, Protocol, Retriever, Scorer, Summarise, Values
 
 Groups = Mapping[str, np.ndarray]
 
@@ -85,13 +85,15 @@ def evaluation(
     beyond: Beyond,
     of_ranks: Callable[[tuple[int, ...]], Summarise],
     history: int,
+    keep: Keep,
     block: int = BLOCK,
 ) -> Evaluation:
     """Ranks the targets of queries among all items and measures lists of the best.
 
     queries: as of `index.top_k.make_top_k`. columns: resident, of which items and start are read on the host.
     events: those of training, which say how popular items are; their groups are indices of `start`. of_ranks:
-    makes metrics of ranks at cut-offs. history, block: as of `index.rank.make_rank`.
+    makes metrics of ranks at cut-offs. keep: keeps the ranks, [S, batches, B]. history, block: as of
+    `index.rank.make_rank`.
 
     Raises:
       ValueError: the protocol has no lists, see `make_top_k`; `features` or `groups` do not fit the data.
@@ -139,7 +141,10 @@ def evaluation(
                 found |= {f"{metric}/{name}": value for metric, value in of_slice.items()}
         return found
 
-    return Evaluation(measure, queries, summarise, protocol)
+    def keep_ranks(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> Values:
+        return keep(np.asarray(Lists.from_values(jnp.asarray(values)).rank), queries)
+
+    return Evaluation(measure, queries, summarise, protocol, keep_ranks)
 
 
 def _tables(

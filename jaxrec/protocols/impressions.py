@@ -20,10 +20,11 @@ from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.tasks.ctr import behaviours
 from jaxrec.tasks.multitask import Target, stacked
 from jaxrec.train.epoch import shuffled
-from jaxrec.train.evaluate import evaluate, impression_metrics, make_scores
+from jaxrec.train.evaluate import evaluate_and_keep, impression_metrics, make_scores
 from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.per_user import keep_impressions
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Batch, Context, Evaluation, Protocol, Task, Variables
+from jaxrec.types import Array, Batch, Context, Evaluation, Protocol, Task, Tested, Variables
 
 EVALUATION_BATCH = 4096
 CLICKS_BATCH = 1024  # examples with histories, which take more memory
@@ -166,6 +167,7 @@ def evaluation(
         data.validation if part == "validation" else data.test,
         impression_metrics(names, errors=data.regression, group=data.group, calibration=calibration),
         measured,
+        keep_impressions(names, errors=data.regression, group=data.group),
     )
 
 
@@ -211,8 +213,23 @@ def test(
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
     """Test metrics of each seed: variables have a leading seeds axis."""
+    tested = run_test(data, task, evaluated, variables, calibration=calibration, num_devices=num_devices)
+    return tested.metrics
+
+
+def run_test(
+    data: Data,
+    task: Task,
+    evaluated: Sequence[Target],
+    variables: Variables,
+    *,
+    calibration: bool = False,
+    num_devices: int = 1,
+) -> Tested:
+    """Metrics as `test` returns them, with sums over users or blocks, to be stored beside the result."""
     found = evaluation(data, task, evaluated, "test", measured=protocol(data, ""), calibration=calibration)
-    return evaluate(found, variables, {} if data.expand is None else data.columns, num_devices=num_devices)
+    context = {} if data.expand is None else data.columns
+    return evaluate_and_keep(found, variables, context, num_devices=num_devices)
 
 
 def scores(task: Task, evaluated: Sequence[Target]) -> Any:

@@ -24,10 +24,11 @@ from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, Shorten, next_item, retriever
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.train.evaluate import evaluate, ranking_metrics
+from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.per_user import keep_ranks
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Baseline, Context, Evaluation, Protocol, Retriever, Scorer, Variables
+from jaxrec.types import Array, Baseline, Context, Evaluation, Protocol, Retriever, Scorer, Tested, Variables
 
 EVALUATION_BATCH = 512
 VALIDATION_DRAW, TEST_DRAW = 1, 2  # seeds of sampled candidates, equal for all models and seeds
@@ -267,6 +268,7 @@ def evaluation(
     made = batches(queries, length, candidates=candidates, num_items=data.num_items)
     if not isinstance(scored, Retriever | Scorer):
         scored = retriever(scored, made.packed if can_be_packed(scored) else None)
+    keep = keep_ranks(data.split.sequences.user_ids, data.split.sequences.item_ids)
     if beyond is not None:
         columns = made.queries
         if beyond.relevant == "rest":
@@ -280,9 +282,10 @@ def evaluation(
             beyond=beyond,
             of_ranks=ranking_metrics,
             history=data.history,
+            keep=keep,
         )
     rank = make_rank(scored, protocol, num_items=data.num_items, history=data.history)
-    return Evaluation(rank, made.queries, ranking_metrics(protocol.ks), protocol)
+    return Evaluation(rank, made.queries, ranking_metrics(protocol.ks), protocol, keep)
 
 
 def _rest(data: Data, queries: Mapping[str, np.ndarray], part: str) -> np.ndarray:
@@ -366,5 +369,18 @@ def test(
 
     beyond: as of `evaluation`.
     """
+    return run_test(model, data, protocol, variables, beyond=beyond, num_devices=num_devices).metrics
+
+
+def run_test(
+    model: Baseline | Retriever | Scorer | Encoder,
+    data: Data,
+    protocol: Protocol,
+    variables: Variables,
+    *,
+    beyond: Beyond | None = None,
+    num_devices: int = 1,
+) -> Tested:
+    """Metrics as `test` returns them, with the rank of every query, to be stored beside the result."""
     found = evaluation(model, data, protocol, "test", beyond=beyond)
-    return evaluate(found, variables, data.columns, num_devices=num_devices)
+    return evaluate_and_keep(found, variables, data.columns, num_devices=num_devices)

@@ -20,10 +20,11 @@ from jaxrec.data.validation import as_int32_ids
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.profile import described_users, profile
 from jaxrec.train.epoch import shuffled
-from jaxrec.train.evaluate import evaluate, make_scores
+from jaxrec.train.evaluate import evaluate_and_keep, make_scores
 from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.per_user import auc_contributions, group_sums
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Batch, Context, Evaluation, Protocol, Summarise, Variables
+from jaxrec.types import Batch, Context, Evaluation, GroupSums, Protocol, Summarise, Tested, Variables
 
 EVALUATION_BATCH = 256
 K = 5  # of hit@k and mrr@k
@@ -95,7 +96,8 @@ def evaluation(model: Encoder, data: Data, examples: np.ndarray) -> Evaluation:
         return described_users(user, mask, context, token=data.token, max_len=model.max_len)
 
     scores = make_scores(profile(model, token=data.token).predict, expand)
-    return Evaluation(scores, batches(examples, data.columns["label"]), data.summarise, protocol(data, "ce"))
+    queries = batches(examples, data.columns["label"])
+    return Evaluation(scores, queries, data.summarise, protocol(data, "ce"), profile_sums)
 
 
 def train(
@@ -136,24 +138,31 @@ def test(
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
     """Test metrics of each seed: variables have a leading seeds axis."""
-    return evaluate(evaluation(model, data, data.test), variables, data.columns, num_devices=num_devices)
+    return run_test(model, data, variables, num_devices=num_devices).metrics
 
 
-def test_random(data: Data, seeds: tuple[int, ...]) -> list[dict[str, float]]:
-    """Test metrics of each seed for random logits."""
+def run_test(model: Encoder, data: Data, variables: Variables, *, num_devices: int = 1) -> Tested:
+    """Metrics as `test` returns them, with the values of every example, to be stored beside the result."""
+    found = evaluation(model, data, data.test)
+    return evaluate_and_keep(found, variables, data.columns, num_devices=num_devices)
+
+
+def random_test(data: Data, seeds: tuple[int, ...]) -> Tested:
+    """The test of each seed for random logits."""
     scored = batches(data.test, data.columns["label"])
     shape = (*scored["mask"].shape, len(data.classes))
-    draws = (np.random.default_rng(seed).normal(size=shape) for seed in seeds)
-    return [data.summarise(logits, scored) for logits in draws]
+    draws = np.stack([np.random.default_rng(seed).normal(size=shape) for seed in seeds])
+    return Tested([data.summarise(logits, scored) for logits in draws], profile_sums(draws, scored))
 
 
-def test_popularity(data: Data, seeds: tuple[int, ...]) -> list[dict[str, float]]:
-    """Test metrics of each seed for the log shares of the classes in training (counts + 1) as logits."""
+def popularity_test(data: Data, seeds: tuple[int, ...]) -> Tested:
+    """The test for the log shares of the classes in training (counts + 1) as logits, the same by seed."""
     labels = data.columns["label"]
     scored = batches(data.test, labels)
     shape = (*scored["mask"].shape, len(data.classes))
     shares = np.bincount(labels[data.train], minlength=len(data.classes) + 1)[1:] + 1.0
-    return [data.summarise(np.broadcast_to(np.log(shares), shape), scored)] * len(seeds)
+    logits = np.broadcast_to(np.log(shares), shape)
+    return Tested([data.summarise(logits, scored)] * len(seeds), profile_sums(logits[None], scored))
 
 
 def class_metrics(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -174,6 +183,29 @@ def rank_metrics(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[
         f"mrr@{K}": float(np.asarray(metrics.mrr(rank, k=K), np.float64).mean()),
         "log_loss": log_loss(found, label),
     }
+
+
+def profile_sums(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> GroupSums:
+    """What both kinds of metrics are means of, for logits [S, batches, B, T], each example by itself."""
+    found: dict[str, list[np.ndarray]] = {}
+    for of_seed in logits:
+        scores, label = real_examples(of_seed, queries)
+        chosen = scores[np.arange(len(label)), label]
+        rank = (scores.astype(np.float32) >= chosen.astype(np.float32)[:, None]).sum(axis=1)
+        values = {
+            "accuracy": scores.argmax(axis=1) == label,
+            f"hit@{K}": rank <= K,
+            f"mrr@{K}": np.where(rank <= K, 1.0 / rank, 0.0),
+            "log_loss": scipy.special.logsumexp(scores, axis=1) - chosen,
+        }
+        if scores.shape[1] == 2:
+            every = np.ones(len(label), bool)
+            values["auc"] = auc_contributions(scores[:, 1] - scores[:, 0], label, every)
+        for name, of_examples in values.items():
+            found.setdefault(name, []).append(of_examples)
+    user = np.asarray(queries["user"])[np.asarray(queries["mask"])]
+    columns = {name: (np.stack(of_seeds), None) for name, of_seeds in found.items()}
+    return group_sums(user, columns, {"label": label})
 
 
 def real_examples(logits: np.ndarray, queries: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -28,8 +28,9 @@ from jaxrec.tasks.next_item import next_item, retriever
 from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.parallel_sessions import Recurrent, parallel_sessions
 from jaxrec.train.epoch import Plan, listed, shuffled
-from jaxrec.train.evaluate import evaluate, seen_targets
+from jaxrec.train.evaluate import evaluate_and_keep, seen_targets
 from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.per_user import keep_ranks
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import (
     Array,
@@ -41,6 +42,7 @@ from jaxrec.types import (
     Scorer,
     Summarise,
     Task,
+    Tested,
     Variables,
 )
 
@@ -91,6 +93,8 @@ def evaluation(
     scored = model.model if isinstance(model, Baseline) else model
     count = data.split.num_items
     history = 1 if protocol.seen == "keep" else int(data.split.lengths.max())
+    first = data.split.num_train + data.split.num_validation  # the first test session is number 0
+    keep = keep_ranks(None, data.split.item_ids, first=first)
     if beyond is not None:
         if beyond.relevant == "rest":
             raise ValueError("relevant='rest': test prefixes end in their target; ask for relevant='next'")
@@ -103,10 +107,11 @@ def evaluation(
             beyond=beyond,
             of_ranks=click_metrics,
             history=history,
+            keep=keep,
             block=count,
         )
     rank = make_rank(scored, protocol, num_items=count, history=history, block=count)
-    return Evaluation(rank, queries, click_metrics(protocol.ks), protocol)
+    return Evaluation(rank, queries, click_metrics(protocol.ks), protocol, keep)
 
 
 class Training(NamedTuple):
@@ -233,12 +238,25 @@ def test(
 
     beyond: as of `evaluation`.
     """
+    return run_test(model, data, protocol, variables, beyond=beyond, num_devices=num_devices).metrics
+
+
+def run_test(
+    model: Training | Baseline,
+    data: Data,
+    protocol: Protocol,
+    variables: Variables,
+    *,
+    beyond: Beyond | None = None,
+    num_devices: int = 1,
+) -> Tested:
+    """Metrics as `test` returns them, with the rank of every example, to be stored beside the result."""
     ranked = (
-        evaluation(model, data, protocol, queries(data, part), beyond=beyond)
+        evaluation(model, data, protocol, queries(data, "test"), beyond=beyond)
         if isinstance(model, Baseline)
-        else rank_clicks(model, data, protocol, part, beyond=beyond)
+        else rank_clicks(model, data, protocol, "test", beyond=beyond)
     )
-    return evaluate(ranked, variables, data.columns, num_devices=num_devices)
+    return evaluate_and_keep(ranked, variables, data.columns, num_devices=num_devices)
 
 
 def click_metrics(ks: Sequence[int]) -> Summarise:

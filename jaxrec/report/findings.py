@@ -6,7 +6,7 @@ import ast
 import re
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PAGE = Path("docs/results.md")
 FOLDERS = (
@@ -16,6 +16,8 @@ FOLDERS = (
     ("retrieval", "Retrieval"),
     (".", "Others"),
 )
+RESULTS = "results"
+SHARED = {"peterrec_cold_items": "peterrec"}  # scripts whose results lie under a name of another file
 _GENERATED = "<!-- Made from the docstrings of experiments by `make tables`; edit those, not this. -->"
 _INTRODUCTION = """\
 The results of each experiment so far: the paragraph "Expect" of its docstring. The numbers are those of
@@ -23,7 +25,11 @@ The results of each experiment so far: the paragraph "Expect" of its docstring. 
 seeds, times and commits; [protocols.md](protocols.md) says how they are measured,
 [discussion.md](discussion.md) has the commands that produced them and the causes of differences from
 published numbers. A difference from a published number is printed only where ours was measured in the same
-way on the same file."""
+way on the same file. Figures are curves of the metric on the validation queries by epoch, stored with the
+results."""
+
+
+_WHOLE_WORDS: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
 
 
 class Finding(NamedTuple):
@@ -47,7 +53,27 @@ def page(root: str | Path = ".") -> str:
             parts.append(f"### [{path.stem}](../{link})")
             parts.append(f"{finding.title} `{finding.command}`")
             parts.append(finding.expected)
+            parts.extend(figure_links(Path(root), path))
     return "\n\n".join(parts) + "\n"
+
+
+def figure_links(root: Path, script: Path) -> list[str]:
+    """A paragraph of links to the stored figures of a script for each of its data sets, as of docs/."""
+    folder = root / RESULTS / (experiment_of(script) or script.stem)
+    paragraphs = []
+    for dataset in sorted({path.parent for path in folder.glob("*/*.png")}):
+        figures = sorted(dataset.glob("*.png"))
+        links = [f"[{path.stem}](../{path.relative_to(root).as_posix()})" for path in figures]
+        paragraphs.append(textwrap.fill(f"Figures, {dataset.name}: {', '.join(links)}.", 118, **_WHOLE_WORDS))
+    return paragraphs
+
+
+def experiment_of(script: Path) -> str | None:
+    """The name under which a script stores results, its constant EXPERIMENT; None if it has none."""
+    if script.stem in SHARED:
+        return SHARED[script.stem]
+    found = re.search(r'^EXPERIMENT = "([^"]+)"$', script.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return found[1] if found else None
 
 
 def read_finding(path: Path) -> Finding | None:

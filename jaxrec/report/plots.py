@@ -1,118 +1,196 @@
-"""Curves of training runs as PNG files. Needs matplotlib: the extra `plots`."""
+"""Curves of training runs as PNG files, all in one style. Needs matplotlib: the extra `plots`.
+
+Lines of one plot differ by colour, dashes and markers. Epochs are counted from 0, as in history.jsonl.
+"""
 
 from __future__ import annotations
 
-import statistics
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxrec.report.curves import COLOURS, Band, Curve, History, best_points, curve_of
+from jaxrec.report.words import capital, in_words, short
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-History = Sequence[Mapping[str, float]]  # one mapping per epoch: {"epoch": …, "loss": …, "ndcg@10": …}
+DASHES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE = {
+    "font.size": 11.0,
+    "axes.titlesize": 12.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#d9d9d9",
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.0,
+    "legend.frameon": False,
+}
 
 
-def metric_curve(runs: Mapping[str, History], metric: str, path: str | Path) -> Path:
+def metric_curve(
+    runs: Mapping[str, History],
+    metric: str,
+    path: str | Path,
+    *,
+    title: str = "",
+    dataset: str = "",
+    best: Mapping[str, Sequence[int]] | None = None,
+    band: Band = "range",
+    label: str = "",
+) -> Path:
     """Plots a metric against the epoch, one line per run, and returns the PNG's path.
 
     Args:
-      runs: history of each run by its name, such as `{"seed 0": …}`. The epoch is the entry `epoch`, or else
-        the index in the history. An epoch without the metric (not evaluated) has no point.
-      metric: the entry to plot, such as `ndcg@10`.
+      runs: history of each run by its name, such as `{"sasrec-ce": fitted.history}`. The epoch is the entry
+        `epoch`, or else the index in the history. An epoch without the metric (not evaluated) has no point.
+        Of several seeds the line is their mean, with a band around it.
+      metric: the entry to plot, such as `valid/ndcg@10`.
+      title, dataset: of the plot's heading; without a title the metric in words.
+      best: epochs whose parameters were kept, one per seed and run, which are marked on the seeds' own
+        values; below 0 for none.
+      band: "range", from the lowest seed to the highest, or "deviations", ± two standard deviations
+        (divisor n).
+      label: of the vertical axis; without one the metric's short name.
 
     Raises:
       ValueError: no epoch of any run has the metric.
       ImportError: matplotlib is not installed.
     """
-    return _plot_lines(
-        {name: _points(history, metric) for name, history in runs.items()}, name=metric, path=path, runs=runs
-    )
+    curves = {name: curve_of(history, metric, band=band) for name, history in runs.items()}
+    if not any(curve.epoch for curve in curves.values()):
+        known = sorted({name for history in runs.values() for entry in history for name in entry} - {"epoch"})
+        raise ValueError(f"{metric!r}: no epoch of any run has it: choose one of {known}")
+    figure, axes = _new_figure()
+    with _style():
+        for number, (name, curve) in enumerate(curves.items()):
+            _draw(axes, name, curve, number)
+        marked = [
+            _mark_best(axes, runs[name], metric, epochs, list(curves).index(name))
+            for name, epochs in (best or {}).items()
+        ]
+        _label(axes, title or capital(in_words(metric)), dataset, curves, band, best=any(marked))
+        axes.set_ylabel(label or short(metric))
+        return _save(figure, path)
 
 
 def mean_curve(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], metric: str, path: str | Path, *, label: str = ""
+    runs: Mapping[str, History], metric: str, path: str | Path, *, label: str = "", **options: Any
 ) -> Path:
-    """Plots a metric's mean over seeds against the epoch, ± two standard deviations, one line per model.
-
-    Args:
-      runs: the epochs of each model, {"epoch": …, metric: one value per seed}.
-      label: of the vertical axis; by default the metric.
-
-    Raises:
-      ValueError: no epoch of any model has the metric.
-      ImportError: matplotlib is not installed.
-    """
-    if not any(metric in epoch for epochs in runs.values() for epoch in epochs):
-        raise ValueError(f"{metric!r}: no epoch of any run has it")
-    figure = _new_figure()
-    axes = figure.subplots()
-    for name, epochs in runs.items():
-        kept = [epoch for epoch in epochs if metric in epoch]
-        x = [epoch["epoch"] for epoch in kept]
-        mean = [statistics.fmean(epoch[metric]) for epoch in kept]
-        band = [2 * statistics.pstdev(epoch[metric]) for epoch in kept]
-        axes.plot(x, mean, label=name)
-        low, high = zip(*((m - b, m + b) for m, b in zip(mean, band, strict=True)), strict=True)
-        axes.fill_between(x, low, high, alpha=0.2)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(label or metric)
-    axes.legend()
-    return _save(figure, path)
+    """`metric_curve` with a band of two standard deviations, as papers draw many runs."""
+    return metric_curve(runs, metric, path, band="deviations", label=label, **options)
 
 
-def loss_curve(runs: Mapping[str, History], path: str | Path, *, prefix: str = "loss") -> Path:
-    """Plots every loss (entries whose name starts with `prefix`) of every run, as `metric_curve` does."""
-    names = {
-        name for history in runs.values() for epoch in history for name in epoch if name.startswith(prefix)
-    }
-    lines = {}
-    for run, history in runs.items():
-        for name in sorted(names):
-            label = run if len(names) == 1 else f"{run}: {name}"
-            lines[label] = _points(history, name)
-    return _plot_lines(lines, name=prefix, path=path, runs=runs)
-
-
-def _points(history: History, name: str) -> list[tuple[float, float]]:
-    return [(epoch.get("epoch", i), epoch[name]) for i, epoch in enumerate(history) if name in epoch]
-
-
-def _plot_lines(
-    lines: Mapping[str, Sequence[tuple[float, float]]],
-    name: str,
-    path: str | Path,
+def loss_curve(
     runs: Mapping[str, History],
+    path: str | Path,
+    *,
+    prefix: str = "loss",
+    title: str = "",
+    dataset: str = "",
 ) -> Path:
-    if not any(lines.values()):
-        known = sorted(
-            {entry for history in runs.values() for epoch in history for entry in epoch} - {"epoch"}
+    """Plots every loss (entries whose name starts with `prefix`) of every run, as `metric_curve` does."""
+    names = sorted(
+        {name for run in runs.values() for entry in run for name in entry if name.startswith(prefix)}
+    )
+    lines = {
+        run if len(names) == 1 else f"{run}: {name}": [
+            {"epoch": entry.get("epoch", i), prefix: entry[name]}
+            for i, entry in enumerate(runs[run])
+            if name in entry
+        ]
+        for run in runs
+        for name in names
+    }
+    return metric_curve(
+        lines or runs, prefix, path, title=title or "Training loss", dataset=dataset, label="loss"
+    )
+
+
+def _draw(axes: Axes, name: str, curve: Curve, number: int) -> None:
+    colour = COLOURS[number % len(COLOURS)]
+    axes.plot(
+        curve.epoch,
+        curve.mean,
+        label=name,
+        color=colour,
+        linestyle=DASHES[number % len(DASHES)],
+        marker=MARKERS[number % len(MARKERS)] if len(curve.epoch) <= 25 else "",
+    )
+    if curve.num_seeds > 1:
+        axes.fill_between(curve.epoch, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _mark_best(axes: Axes, history: History, metric: str, epochs: Sequence[int], number: int) -> bool:
+    """A ring around the kept epoch of each seed; whether there is one."""
+    points = best_points(history, metric, epochs)
+    if points:
+        axes.scatter(
+            [epoch for epoch, _ in points],
+            [value for _, value in points],
+            s=70,
+            facecolors="none",
+            edgecolors=COLOURS[number % len(COLOURS)],
+            linewidths=1.8,
+            zorder=3,
         )
-        raise ValueError(f"{name!r}: no epoch of any run has it: choose one of {known}")
-    figure = _new_figure()
-    axes = figure.subplots()
-    for label, points in lines.items():
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker=".")
+    return bool(points)
+
+
+def _label(
+    axes: Axes, title: str, dataset: str, curves: Mapping[str, Curve], band: Band, *, best: bool
+) -> None:
+    """Title, what the band and the rings mean, and a legend where there are several lines."""
+    axes.set_title(f"{title}\n{dataset}" if dataset else title)
+    notes = []
+    seeds = max(curve.num_seeds for curve in curves.values())
+    if seeds > 1:
+        around = "lowest to highest" if band == "range" else "± two standard deviations"
+        notes.append(f"line: mean of {seeds} seeds; band: {around}")
+    if best:
+        notes.append("ring: best epoch" + (" of each seed" if seeds > 1 else ""))
     axes.set_xlabel("epoch")
-    axes.set_ylabel(name)
-    axes.legend()
-    return _save(figure, path)
+    if notes:
+        axes.get_figure().supxlabel("; ".join(notes), fontsize=10)  # type: ignore[union-attr]
+    if len(curves) > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
+    """Writes the PNG at once: beside its place first, then there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(partial, format="png", dpi=150)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     return path
 
 
-def _new_figure() -> Figure:
+def _style() -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context(STYLE)  # type: ignore[arg-type]
+
+
+def _new_figure() -> tuple[Figure, Axes]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise ImportError("plots need matplotlib: pip install 'jaxrec[plots]'") from error
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    with _style():
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure, axes

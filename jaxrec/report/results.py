@@ -7,6 +7,9 @@ A result never replaces one that was measured differently. The same configuratio
 the same settings of JAX, replace the file; anything else is a variant, stored as `<model>.<hash>.json` with
 the hash of the configuration, and tables show both and what differs. The fields that say where files are
 written (`FOLDER_FIELDS`) are no part of that.
+
+The values of each user or group, if they were kept, lie in `values/` beside the file, which names them (see
+`report.values`). The result file is written last, so a result is never without its values.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from typing import Any, NamedTuple
 
 from jaxrec import provenance
 from jaxrec.provenance import FOLDER_FIELDS
-from jaxrec.types import Protocol, Result
+from jaxrec.report import values as by_user
+from jaxrec.types import Protocol, Result, Values
 
 SCHEMA = 1
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+@-]*(?:\.[A-Za-z0-9_+@-]+)*")
@@ -33,12 +37,14 @@ FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+@-]*(?:\.[A-Za-z0-9_+@-]+)*")
 class Record(NamedTuple):
     """A result as read from disk.
 
-    variant: "" or the hash in the file name; manifest: commit, versions, device, as given to `write_result`.
+    variant: "" or the hash in the file name; manifest: commit, versions, device, as given to `write_result`;
+    values: the file of values by user or group, its sha256 and that of the test cases; empty without.
     """
 
     result: Result
     manifest: Mapping[str, Any]
     variant: str = ""
+    values: Mapping[str, str] = {}
 
 
 class MeanAndStd(NamedTuple):
@@ -58,13 +64,20 @@ def mean_and_std(values: Sequence[float]) -> MeanAndStd:
     return MeanAndStd(statistics.fmean(values), std)
 
 
-def write_result(result: Result, folder: str | Path, *, manifest: Mapping[str, Any] | None = None) -> Path:
+def write_result(
+    result: Result,
+    folder: str | Path,
+    *,
+    manifest: Mapping[str, Any] | None = None,
+    values: Values | None = None,
+) -> Path:
     """Writes a result and returns its file; see the top of this file for what it replaces.
 
     Args:
       result: one finite value per seed for each metric.
       folder: the results folder, created if absent.
-      manifest: what the result depends on besides its configuration (`jaxrec.config.manifest()`).
+      manifest: what the result depends on besides its configuration (`jaxrec.provenance.manifest()`).
+      values: those of each user or group, kept beside the file.
 
     Raises:
       ValueError: a name that cannot be a file name, a metric that is not finite or has not one value per
@@ -80,8 +93,27 @@ def write_result(result: Result, folder: str | Path, *, manifest: Mapping[str, A
         record = read_result(path)
         if result_hash(record.result, record.manifest) != own:
             path = target / f"{result.model}.{own}.json"
+    before = read_result(path).values if path.exists() else {}
     target.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, _to_text(document) + "\n")
+    if values is not None:
+        content = by_user.to_bytes(values, result.seeds, list(result.metrics))
+        document["values"] = {
+            "file": by_user.file_name(path, content),
+            "sha256": by_user.digest(content),
+            "cases": by_user.cases_digest(values),
+        }
+        kept = target / document["values"]["file"]
+        kept.parent.mkdir(exist_ok=True)
+        write_atomically(kept, content)
+    own_values, old_values = document.get("values", {}).get("file"), before.get("file")
+    try:
+        write_atomically(path, _to_text(document) + "\n")
+    except BaseException:
+        if own_values and own_values != old_values:
+            (target / own_values).unlink(missing_ok=True)
+        raise
+    if old_values and own_values != old_values:
+        (target / old_values).unlink(missing_ok=True)
     return path
 
 
@@ -122,7 +154,10 @@ def read_result(path: str | Path) -> Record:
         raise ValueError(
             f"{path}: has the result {'/'.join(names)}, which belongs to another path: {_REMEDY}"
         )
-    return Record(result, document["manifest"], rest.removeprefix("."))
+    values = document.get("values", {})
+    if not (isinstance(values, dict) and all(isinstance(text, str) for text in values.values())):
+        raise ValueError(f"{path}: field 'values' is {values!r}, of the wrong type: {_REMEDY}")
+    return Record(result, document["manifest"], rest.removeprefix("."), values)
 
 
 def read_results(folder: str | Path) -> list[Record]:
@@ -262,12 +297,13 @@ def _to_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file atomically: a reader sees either the old text or the new one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file atomically: a reader sees either the old content or the new one."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)

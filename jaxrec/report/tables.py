@@ -12,10 +12,11 @@ from tabulate import tabulate
 
 from jaxrec import provenance
 from jaxrec.provenance import FOLDER_FIELDS
+from jaxrec.report.published import NOT_COMPARABLE, RULE, WITHIN, as_published
 from jaxrec.report.results import Record, mean_and_std, read_results, write_atomically
+from jaxrec.report.settings import differing
 from jaxrec.types import Protocol, Result
 
-NOT_COMPARABLE = "not comparable"
 HEADLINES = 12  # largest number of results in the README's table
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 BASELINES = ("random", "popularity")  # not trained; the first rows of every table
@@ -83,7 +84,8 @@ def all_tables(records: Sequence[Record]) -> str:
     for experiment, experiment_records in by_experiment:
         sections.append(f"## {experiment}")
         for dataset, rows in _group_by(experiment_records, lambda record: record.result.dataset):
-            sections += [f"### {dataset}", results_table(rows), footnotes(rows)]
+            parts = [f"### {dataset}", results_table(rows), settings_table(rows), footnotes(rows)]
+            sections += [part for part in parts if part]
     return "\n\n".join(sections)
 
 
@@ -92,7 +94,7 @@ def results_table(records: Sequence[Record]) -> str:
 
     A row has mean ± standard deviation over the seeds. If the paper or its code publishes the number, the
     next row has it, and if ours is measured in the same way, the row after that has the difference
-    of our mean from it.
+    of our mean from it. Whether they agree is the column "as published", see `report.published`.
     """
     rows: list[list[str]] = []
     records = sorted(records, key=_baselines_first)
@@ -101,16 +103,27 @@ def results_table(records: Sequence[Record]) -> str:
         result = record.result
         ours = [_format_mean(result.metrics[name]) if name in result.metrics else "" for name in names]
         seeds = str(len(result.seeds))
-        times = [f"{result.steps:,}", f"{result.seconds:.1f}", f"{result.compile_seconds:.1f}"]
-        rows.append([_model_label(record), result.protocol.loss, seeds, *ours, *times])
+        times = [f"{result.steps:,}", _minutes(result.seconds), f"{result.compile_seconds:.1f}"]
+        rest = [as_published(result), *times, _device(record)]
+        rows.append([_model_label(record), result.protocol.loss, seeds, *ours, *rest])
         if result.published:
             values = [_format_number(result.published.get(name)) for name in names]
-            rows.append(["· published", "", "", *values, "", "", ""])
+            rows.append(["· published", "", "", *values, *[""] * 5])
         if result.published and not result.incomparable:
-            rows.append(
-                ["· difference", "", "", *(_format_difference(record, name) for name in names), "", "", ""]
-            )
-    return _markdown(["model", "loss", "seeds", *names, "steps", "seconds", "compile s"], rows)
+            values = [_format_difference(record, name) for name in names]
+            rows.append(["· difference", "", "", *values, *[""] * 5])
+    rest = ["as published", "steps", "minutes", "compile s", "device"]
+    return _markdown(["model", "loss", "seeds", *names, *rest], rows)
+
+
+def settings_table(records: Sequence[Record]) -> str:
+    """The settings in which rows of a table differ, and no others; "" if none does."""
+    records = sorted(records, key=_baselines_first)
+    columns = differing([record.result.config for record in records])
+    rows = [
+        list(row) for row in zip(map(_model_label, records), *columns.values(), strict=True) if any(row[1:])
+    ]
+    return "Settings that differ:\n\n" + _markdown(["model", *columns], rows) if columns else ""
 
 
 def footnotes(records: Sequence[Record]) -> str:
@@ -120,6 +133,7 @@ def footnotes(records: Sequence[Record]) -> str:
     lines += _grouped_lines(records, lambda record: selection_line(record.result))
     sourced = [record for record in records if record.result.published]
     lines += _grouped_lines(sourced, lambda record: f"Published numbers: {_sentence(record.result.source)}")
+    lines += [RULE] if any(as_published(record.result) for record in sourced) else []
     lines += _incomparable_lines(records)
     plain = {record.result.model: record for record in records if not record.variant}
     for record in records:
@@ -151,7 +165,8 @@ def headline_table(records: Sequence[Record]) -> str:
                 _format_number(result.published.get(metric)),
             )
             row = [experiment, dataset, _model_label(record), metric, values, published]
-            rows.append([*row, _format_difference(record, metric), str(len(result.seeds))])
+            rest = [_format_difference(record, metric), as_published(result, metric), str(len(result.seeds))]
+            rows.append([*row, *rest])
         lines += [f"- {experiment}, {dataset}: {reason}" for reason in _incomparable_lines(same, metric)]
     for line, same in _group_by(shown, lambda r: protocol_line(r.result.protocol)):
         groups = _group_by(same, lambda r: (r.result.experiment, r.result.dataset))
@@ -160,7 +175,8 @@ def headline_table(records: Sequence[Record]) -> str:
             for name, found in groups
         )
         lines.append(f"- {line} ({'; '.join(models)})")
-    columns = ["experiment", "data set", "model", "metric", "ours", "published", "difference", "seeds"]
+    names = ["experiment", "data set", "model", "metric", "ours", "published", "difference"]
+    columns = [*names, WITHIN, "seeds"]
     return "\n\n".join([_markdown(columns, rows), "\n".join(lines)]) if rows else ""
 
 
@@ -187,8 +203,8 @@ def generated_pages(results: str | Path, readme: str | Path | None) -> dict[Path
     own = Path(results) / "README.md"
     if records or own.exists():
         intro = (
-            "Every number is the mean ± sample standard deviation over seeds. Seconds are the wall time "
-            "of the whole run (all seeds) without compilation, which has its own column."
+            "Every number is the mean ± sample standard deviation over seeds. Minutes are the wall time "
+            "of the whole run (all seeds) without compilation, which has its own column in seconds."
         )
         texts[own] = (
             "\n\n".join(
@@ -255,6 +271,17 @@ def _headline_metric(records: Sequence[Record]) -> str:
     published = [name for result in results for name in result.published if name in result.metrics]
     selected = [r.protocol.selection for r in results if r.protocol.selection in r.metrics]
     return [*published, *selected, *results[0].metrics][0]
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f}" if seconds >= 600 else f"{seconds / 60:.2f}"
+
+
+def _device(record: Record) -> str:
+    """The accelerator or processor of a result, with its number if there are several; "" if unknown."""
+    device = record.manifest.get("device", {})
+    kind, count = device.get("kind", ""), device.get("count", 1)
+    return kind if count == 1 else f"{count} × {kind}"
 
 
 def _format_number(value: float | None) -> str:
@@ -366,4 +393,4 @@ def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return tabulate(cells, headers=columns, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
-_TEXT_COLUMNS = ("experiment", "data set", "model", "loss", "metric")
+_TEXT_COLUMNS = ("experiment", "data set", "model", "loss", "metric", "as published", WITHIN, "device")

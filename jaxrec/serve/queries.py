@@ -106,14 +106,18 @@ class Layout(NamedTuple):
         return self[1:]
 
 
+def last_only(module: Any) -> bool:
+    """Whether a module can encode the last slot alone."""
+    return "last_only" in inspect.signature(type(module).__call__).parameters
+
+
 def model_of(kept: Kept, packed: Packing | None = None, *, mean: bool = False) -> Retriever | Scorer:
     """The model as a ranking reads it. packed: rows that a batch shares. mean: of variables with seeds."""
     module = kept.module
     if kept.kind == "baseline":
         model = module
     elif kept.kind == "session":
-        last_only = "last_only" in inspect.signature(type(module).__call__).parameters
-        model = next_click.retriever(module, last_only=last_only)
+        model = next_click.retriever(module, last_only=last_only(module))
     else:
         model = next_item.retriever(module, packed)
     return mean_model(model) if mean else model

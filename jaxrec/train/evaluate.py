@@ -15,7 +15,7 @@ import numpy as np
 from jaxrec import metrics
 from jaxrec.train import parallel
 from jaxrec.train.compiled import Compiled
-from jaxrec.types import Array, Batch, Context, Evaluation, Measure, Summarise, Variables
+from jaxrec.types import Array, Batch, Context, Evaluation, Measure, Summarise, Tested, Variables
 
 SEEN_TARGETS = "seen_targets"  # a metric of a ranking that takes seen items out
 
@@ -23,7 +23,24 @@ SEEN_TARGETS = "seen_targets"  # a metric of a ranking that takes seen items out
 def evaluate(
     evaluation: Evaluation, variables: Variables, context: Context, *, num_devices: int = 1
 ) -> list[dict[str, float]]:
-    """Named numbers of each seed: variables have a leading seeds axis.
+    """Named numbers of each seed, see `measure_queries`."""
+    values = measure_queries(evaluation, variables, context, num_devices=num_devices)
+    return [evaluation.summarise(of_seed, evaluation.queries) for of_seed in values]
+
+
+def evaluate_and_keep(
+    evaluation: Evaluation, variables: Variables, context: Context, *, num_devices: int = 1
+) -> Tested:
+    """Named numbers of each seed, as `evaluate` returns them, with what `evaluation.keep` keeps."""
+    values = measure_queries(evaluation, variables, context, num_devices=num_devices)
+    metrics = [evaluation.summarise(of_seed, evaluation.queries) for of_seed in values]
+    return Tested(metrics, None if evaluation.keep is None else evaluation.keep(values, evaluation.queries))
+
+
+def measure_queries(
+    evaluation: Evaluation, variables: Variables, context: Context, *, num_devices: int = 1
+) -> np.ndarray:
+    """The measured values of every seed and query, [S, batches, B, …]: variables have a leading seeds axis.
 
     context: the resident columns that the measure reads. Batches of queries are shared by the devices,
     filled up with masked ones.
@@ -32,12 +49,11 @@ def evaluate(
       ValueError: a query has no value, see `check_finite`.
     """
     measure = CompiledMeasure(evaluation.measure, num_devices)
-    values = measure(
+    return measure(
         parallel.replicate(variables, num_devices),
         measure.placed(evaluation.queries),
         parallel.replicate(dict(context), num_devices),
     )
-    return [evaluation.summarise(of_seed, evaluation.queries) for of_seed in values]
 
 
 class CompiledMeasure:

@@ -21,7 +21,7 @@ from jaxrec.train.epoch import Plan
 from jaxrec.train.initial import MakeInitial, Marks
 from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
-from jaxrec.train.logs import Logs
+from jaxrec.train.logs import TRAINING_FORMAT, Logs, check_tensorboard, write_training
 from jaxrec.train.run import Fitted, Phase, Run, Selection
 from jaxrec.train.trial import Trial, replay
 from jaxrec.types import Context, Variables
@@ -51,6 +51,7 @@ def fit(
     initial: Variables | MakeInitial | None = None,
     newly_initialised: Marks = (),
     trial: Trial | None = None,
+    tensorboard: bool = False,
 ) -> Fitted:
     """Trains `phases` one after the other and returns each seed's best parameters.
 
@@ -72,8 +73,10 @@ def fit(
     ["params/head"], or a function from variables to a tree of bool.
     trial: of a study of settings, which may end the run after any epoch; a member that diverges then has
     zeros as parameters, `diverged` in the history says so, and no error is raised.
+    tensorboard: also write workdir/tensorboard, event files with the numbers of workdir/history.jsonl.
 
     Raises:
+      ImportError: tensorboard, and tensorboardX is not installed.
       ValueError: an argument that trains nothing or is out of range, an unknown selection metric, evaluation
         data that it is not defined for, or initial variables that are not the task's or not finite, all
         before the first step and before anything is written;
@@ -84,8 +87,8 @@ def fit(
     check_arguments(
         phases, selection, once, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
-    check_minutes(minutes)
-    workdir = _begin(check_folder(workdir), trial, phases, selection)
+    workdir = check_folder(workdir)
+    _check_and_announce(phases, selection, minutes, trial, tensorboard=tensorboard)
     run = Run(
         phases,
         tx,
@@ -109,21 +112,29 @@ def fit(
         deferred_interrupt() as interrupted,
     ):
         _resume(run, checkpoints, start_from, accept_changed_code)
-        _check_or_print_complete(run, workdir if progress else None)
-        if vocabulary is not None:
-            keep_vocabulary(workdir, vocabulary)
+        _begin(run, workdir, vocabulary, progress=progress)
         epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
-        _log(run, epochs, workdir, progress=progress)
+        logs = Logs(workdir, run.history, tensorboard=tensorboard)
+        _log(run, epochs, logs, description, progress=progress)
     if interrupted():
         raise KeyboardInterrupt
     return run.fitted()
 
 
-def _begin(workdir: Path, trial: Trial | None, phases: Sequence[Phase], selection: Selection) -> Path:
-    """Tells a trial what is about to be trained, which may raise to end it here; returns the folder."""
+def _check_and_announce(
+    phases: Sequence[Phase],
+    selection: Selection,
+    minutes: float | None,
+    trial: Trial | None,
+    *,
+    tensorboard: bool,
+) -> None:
+    """Checks what is optional, and tells a trial what is about to be trained, which may end it here."""
+    check_minutes(minutes)
+    if tensorboard:
+        check_tensorboard()
     if trial is not None:
         trial.begin(selection.metric, selection.lower_is_better, sum(phase.epochs for phase in phases))
-    return workdir
 
 
 def _parts(vocabulary: Mapping[str, np.ndarray] | None, trial: Trial | None) -> dict[str, Any]:
@@ -171,13 +182,32 @@ def _epochs(
             checkpoints.save(done, run.arrays(), run.position())
 
 
-def _log(run: Run, epochs: Iterator[dict[str, Any]], workdir: Path, *, progress: bool) -> None:
-    """Goes through epochs with a progress bar, and writes their entries to the run's logs."""
-    logs, first = Logs(workdir, run.history), len(run.history)
+def _begin(run: Run, workdir: Path, vocabulary: Mapping[str, np.ndarray] | None, *, progress: bool) -> None:
+    """Checks what is left to train, or says that nothing is; keeps the raw ids."""
+    if not run.complete():
+        run.check_selection()
+    elif progress:
+        _print_complete(run, workdir)
+    if vocabulary is not None:
+        keep_vocabulary(workdir, vocabulary)
+
+
+def _log(
+    run: Run,
+    epochs: Iterator[dict[str, Any]],
+    logs: Logs,
+    settings: Mapping[str, Any],
+    *,
+    progress: bool,
+) -> None:
+    """Goes through epochs with a progress bar, and writes them and the summary of the run to its logs."""
+    first = len(run.history)
     bar = tqdm(total=run.num_epochs, initial=first, disable=not progress, unit="epoch", dynamic_ncols=True)
     try:
+        write_training(logs.folder, _training(run, settings))
         for entry in epochs:
             logs.write(entry)
+            write_training(logs.folder, _training(run, settings))
             bar.update()
             bar.set_postfix_str(_postfix(entry, run.selection.metric) + _time_left(run))
     finally:
@@ -185,19 +215,31 @@ def _log(run: Run, epochs: Iterator[dict[str, Any]], workdir: Path, *, progress:
         logs.close()
 
 
-def _check_or_print_complete(run: Run, workdir: Path | None) -> None:
-    """Checks the selection of a run that goes on; prints that a run is complete, unless workdir is None."""
-    if not run.complete():
-        run.check_selection()
-    elif workdir is not None:
-        commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
-        print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
-
-
 def _time_left(run: Run) -> str:
     """What is left of a limit in time, "" without one."""
     left = max(run.limit - run.seconds - run.compile_seconds, 0.0) / 60
     return f", {left:.1f} of {run.limit / 60:g} min left" if run.limit < float("inf") else ""
+
+
+def _training(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What training.json holds, in JSON types; docs/running.md documents it. settings: the caller's."""
+    selection = run.selection
+    return {
+        "format": TRAINING_FORMAT,
+        "seeds": run.seeds,
+        "metric": selection.metric,
+        "lower_is_better": selection.lower_is_better,
+        "phases": [[phase.name, phase.epochs] for phase in run.phases],
+        "epochs": len(run.history),
+        "complete": run.complete(),
+        **{name: value for name, value in run.position().items() if name not in ("history", "waited")},
+        "settings": dict(settings),
+    }
+
+
+def _print_complete(run: Run, workdir: Path) -> None:
+    commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
+    print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
 
 
 def _postfix(entry: Mapping[str, Any], metric: str) -> str:

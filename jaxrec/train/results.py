@@ -8,8 +8,9 @@ from typing import Any
 
 from jaxrec import provenance
 from jaxrec.report import plots, results
+from jaxrec.report.words import in_words
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Result
+from jaxrec.types import Protocol, Result, Tested
 
 
 def save_result(
@@ -21,7 +22,7 @@ def save_result(
     config: Mapping[str, Any],
     protocol: Protocol,
     seeds: Sequence[int],
-    metrics: Sequence[Mapping[str, float]],
+    metrics: Sequence[Mapping[str, float]] | Tested,
     published: Mapping[str, float] | None = None,
     source: str = "",
     fitted: Fitted | None = None,
@@ -30,10 +31,13 @@ def save_result(
 ) -> Path:
     """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
 
+    metrics: of each seed; with a `Tested`, its values by user or group are stored beside the result too.
+
     The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
     the manifest and the note name all of them.
     """
     manifest, remark = origin(fitted)
+    found, values = (metrics.metrics, metrics.values) if isinstance(metrics, Tested) else (metrics, None)
     result = Result(
         experiment=experiment,
         dataset=dataset,
@@ -41,7 +45,7 @@ def save_result(
         config=config,
         protocol=protocol,
         seeds=tuple(seeds),
-        metrics={name: tuple(m[name] for m in metrics) for name in metrics[0]},
+        metrics={name: tuple(m[name] for m in found) for name in found[0]},
         published=published or {},
         source=source,
         steps=fitted.steps if fitted else 0,
@@ -50,10 +54,10 @@ def save_result(
         note=". ".join(part for part in (note, remark) if part),
         incomparable=incomparable,
     )
-    path = results.write_result(result, folder, manifest=manifest)
+    path = results.write_result(result, folder, manifest=manifest, values=values)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
-        _plot(fitted, metric, seeds, path.with_suffix(".png"))
+        _plot(fitted, metric, result, path.with_suffix(".png"))
     return path
 
 
@@ -83,14 +87,12 @@ def _commits(entries: Sequence[Mapping[str, Any]]) -> str:
     return " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in entries))
 
 
-def _plot(fitted: Fitted, metric: str, seeds: Sequence[int], path: Path) -> None:
-    runs = {
-        f"seed {seed}": [
-            {"epoch": entry["epoch"], metric: entry[metric][i]} for entry in fitted.history if metric in entry
-        ]
-        for i, seed in enumerate(seeds)
-    }
+def _plot(fitted: Fitted, metric: str, result: Result, path: Path) -> None:
+    """The curve of a validation metric, with the best epochs marked, if matplotlib is installed."""
+    title = f"{result.model}: {in_words(metric)}"
+    best = {result.model: fitted.best_epoch}
+    runs = {result.model: fitted.history}
     try:
-        plots.metric_curve(runs, metric, path)
+        plots.metric_curve(runs, metric, path, title=title, dataset=result.dataset, best=best)
     except ImportError as error:
         print(f"no plot of {metric}: {error}")

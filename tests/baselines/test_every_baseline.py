@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,16 +121,34 @@ def test_the_padded_tail_counts_nowhere(name: str) -> None:
     assert found[0] == found[1]
 
 
+def one_by_one(name: str) -> tuple[Evaluation, Baseline]:
+    """A baseline and its evaluation, one test query a batch."""
+    data = small.session_data()
+    baseline, queries = BASELINES[name](data), data.split.batched("test", 1)
+    return sessions.evaluation(baseline, data, sessions.protocol(data.split, "", "none"), queries), baseline
+
+
+@functools.cache
+def on_one_device(name: str) -> Any:
+    """Metrics of the seeds 0 and 1, evaluated together."""
+    asked, baseline = one_by_one(name)
+    return evaluate(asked, baseline.for_seeds([0, 1]), small.session_data().columns)
+
+
 @every
 @pytest.mark.parametrize("num_devices", [2, 4])
-def test_devices_and_seeds_give_the_same_numbers(name: str, num_devices: int) -> None:
-    data = small.session_data()
-    baseline = BASELINES[name](data)
-    queries = data.split.batched("test", 1)
-    asked = sessions.evaluation(baseline, data, sessions.protocol(data.split, "", "none"), queries)
-    both = evaluate(asked, baseline.for_seeds([0, 1]), data.columns)
-    assert evaluate(asked, baseline.for_seeds([0, 1]), data.columns, num_devices=num_devices) == both
-    assert [evaluate(asked, baseline.for_seeds([seed]), data.columns)[0] for seed in (0, 1)] == both
+def test_devices_give_the_same_numbers(name: str, num_devices: int) -> None:
+    asked, baseline = one_by_one(name)
+    columns = small.session_data().columns
+    found = evaluate(asked, baseline.for_seeds([0, 1]), columns, num_devices=num_devices)
+    assert found == on_one_device(name)
+
+
+@every
+def test_seeds_evaluated_alone_give_the_same_numbers(name: str) -> None:
+    asked, baseline = one_by_one(name)
+    columns, both = small.session_data().columns, on_one_device(name)
+    assert [evaluate(asked, baseline.for_seeds([seed]), columns)[0] for seed in (0, 1)] == both
     assert (both[0] == both[1]) == (name != "random")
 
 

@@ -20,15 +20,23 @@ COMMAND = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of the code, committed."""
-    folder = tmp_path / "code"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the code, committed, and what its first run stored."""
+    folder = tmp_path_factory.mktemp("trained") / "code"
     for name in ("jaxrec", "experiments"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     git(folder, "init", "--quiet")
     commit(folder)
-    return folder
+    done = run(folder, "--seeds", "0")
+    assert done.returncode == 0, done.stderr
+    return folder.parent
+
+
+@pytest.fixture
+def checkout(trained: Path, tmp_path: Path) -> Path:
+    """The code, its results and its checkpoints, for one test alone."""
+    return shutil.copytree(trained, tmp_path / "trained") / "code"
 
 
 def git(folder: Path, *words: str) -> str:
@@ -63,8 +71,6 @@ def stored(folder: Path) -> dict[str, Any]:
 
 def test_a_changed_line_stores_nothing_under_its_commit(checkout: Path) -> None:
     first = git(checkout, "rev-parse", "HEAD")
-    done = run(checkout, "--seeds", "0")
-    assert done.returncode == 0, done.stderr
     before = stored(checkout)
     assert before["manifest"]["commit"] == first
 
@@ -88,7 +94,6 @@ def test_a_changed_line_stores_nothing_under_its_commit(checkout: Path) -> None:
 
 
 def test_a_second_configuration_and_an_added_seed_go_on_in_the_same_folder(checkout: Path) -> None:
-    assert run(checkout, "--seeds", "0").returncode == 0
     before = stored(checkout)["metrics"]["ndcg@10"]["values"]
     wider = run(checkout, "--seeds", "0", "--dim", "12")
     assert wider.returncode == 0, wider.stderr

@@ -19,6 +19,8 @@ from jaxrec.data.sources import coserec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.types import Array, Variables
 from tests.golden.fixtures import golden_files
+from tests.nn.drawn import applied
+from tests.programs import run
 
 BATCH, SHORT = 512, 10
 CUTS = (5, 10, 20)
@@ -45,7 +47,7 @@ def reference(request: pytest.FixtureRequest) -> Reference:
     return Reference(arrays, model, jax.tree.map(jnp.asarray, variables))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 3})
 def ranks(model: Any, variables: Variables, items: Array, seen: Array, answers: Array) -> tuple[Array, Array]:
     """Pessimistic and optimistic rank of each answer, [B], where seen items score 0."""
     query = model.apply(variables, items, train=False)[:, -1]
@@ -102,10 +104,9 @@ def test_last_slot_and_top_of_the_ranking(reference: Reference) -> None:
     items = jnp.asarray(arrays["in/input_ids"], jnp.int32)
     hidden = jax.jit(lambda i: reference.model.apply(reference.variables, i, train=False)[:, -1])(items)
     np.testing.assert_allclose(hidden, arrays["out/encoder_last"], rtol=1e-5, atol=1e-5)
-    table = reference.model.apply(reference.variables, method="item_table")
-    scores = np.asarray(
-        metrics.apply_seen(hidden @ table.T, metrics.seen_mask(items, table.shape[0]), "zero")
-    )
+    table = np.asarray(applied(reference.model, reference.variables, method="item_table"))
+    seen = run(metrics.seen_mask, items, size=len(table))
+    scores = run(metrics.apply_seen, np.asarray(hidden) @ table.T, seen, rule="zero")
     answer = np.take_along_axis(scores, arrays["in/answer"][:, None].astype(np.int64), axis=1)[:, 0]
     np.testing.assert_allclose(answer, arrays["out/answer_score"], rtol=1e-5, atol=2e-5)
     theirs = np.take_along_axis(scores, arrays["out/top20"].astype(np.int64), axis=1)
@@ -131,7 +132,5 @@ def test_ranks_and_metrics_of_all_users(
         assert np.mean(best == theirs) > 0.99
         assert np.abs(best - theirs).max() <= 3
     np.testing.assert_array_equal(worst[worst <= max(CUTS)], best[worst <= max(CUTS)])
-    ours = [
-        float(metric(jnp.asarray(worst), k=k).mean()) for k in CUTS for metric in (metrics.hit, metrics.ndcg)
-    ]
+    ours = [float(run(metric, worst, k=k).mean()) for k in CUTS for metric in (metrics.hit, metrics.ndcg)]
     np.testing.assert_allclose(ours, reference.arrays[f"out/{stage}_metrics"], atol=5e-6)

@@ -15,6 +15,7 @@ import pytest
 from jaxrec import metrics
 from jaxrec.types import Array
 from tests.golden.fixtures import Golden, golden_files, read
+from tests.programs import run
 
 
 def places(scores: np.ndarray) -> np.ndarray:
@@ -65,7 +66,7 @@ def test_scores_that_float32_does_not_tell_apart_keep_their_order() -> None:
 def test_scores_of_0_and_1_cost_what_the_reference_says() -> None:
     """-log(1 - ε) where they are right and -log ε where they are wrong, not infinity or NaN."""
     probs, labels = np.array([0.0, 0.0, 1.0, 1.0, 0.25], np.float32), np.array([0, 1, 1, 0, 1])
-    found = metrics.log_loss(jnp.asarray(log_odds(probs)), jnp.asarray(labels))
+    found = run(metrics.log_loss, jnp.asarray(log_odds(probs)), jnp.asarray(labels))
     epsilon = np.finfo(np.float64).eps
     expected = -(2 * np.log1p(-epsilon) + 2 * np.log(epsilon) + np.log(0.25)) / 5
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -109,17 +110,19 @@ def test_area_of_each_user(golden: Golden) -> None:
 
 def test_ranking_of_each_user(golden: Golden, users: Mapping[str, Array]) -> None:
     """FuxiCTR takes ties in the order in which they happen to stand, so between the worst and the best."""
-    scores, labels, real = users["score"], users["label"], users["real"]
-    others = real[:, None] & ~jnp.eye(scores.shape[1], dtype=bool)
+    scores, labels, real = (np.asarray(users[name]) for name in ("score", "label", "real"))
+    others = real[:, None] & ~np.eye(scores.shape[1], dtype=bool)
     bounds: dict[str, list[Any]] = {}
     for ties in ("pessimistic", "optimistic"):
         for name, value in golden.outputs.items():
             if found := re.fullmatch(r"fuxictr/NDCG_k(\d+)", name):
                 gain = metrics.exponential_gain
-                ndcg = metrics.graded_ndcg(scores, labels, k=int(found[1]), gain=gain, ties=ties, where=real)
+                ndcg = run(
+                    metrics.graded_ndcg, scores, labels, k=int(found[1]), gain=gain, ties=ties, where=real
+                )
                 bounds.setdefault(name, [value]).append(ndcg.mean())
-        above = metrics.count_above(scores[:, None], scores, where=others, ties=ties)
-        reciprocal = jnp.sum(labels / (1 + above), axis=1) / jnp.maximum(labels.sum(axis=1), 1)
+        above = run(metrics.count_above, scores[:, None], scores, where=others, ties=ties)
+        reciprocal = np.sum(labels / (1 + above), axis=1) / np.maximum(labels.sum(axis=1), 1)
         bounds.setdefault("MRR", [golden.outputs["fuxictr/MRR"]]).append(reciprocal.mean())
     assert len(bounds) > 1
     for name, (value, low, high) in bounds.items():
@@ -127,8 +130,8 @@ def test_ranking_of_each_user(golden: Golden, users: Mapping[str, Array]) -> Non
 
 
 def test_ndcg_of_grades(golden: Golden) -> None:
-    relevance = jnp.asarray(golden.inputs["ndcg/relevance"])
-    scores, tied = (jnp.asarray(places(golden.inputs[f"ndcg/{name}"])) for name in ("score", "score_ties"))
+    relevance = golden.inputs["ndcg/relevance"]
+    scores, tied = (np.asarray(places(golden.inputs[f"ndcg/{name}"])) for name in ("score", "score_ties"))
     found = {name: re.fullmatch(r"ndcg/(\w+)_k(\d+)", name) for name in golden.outputs}
     cases = [(name, match[1], int(match[2])) for name, match in found.items() if match]
     assert cases
@@ -136,12 +139,12 @@ def test_ndcg_of_grades(golden: Golden) -> None:
         value = golden.outputs[name]
         if kind == "linear_ties_ignored":  # in whatever order they stand
             low, high = (
-                metrics.graded_ndcg(tied, relevance, k=k, ties=ties).mean()
+                run(metrics.graded_ndcg, tied, relevance, k=k, ties=ties).mean()
                 for ties in ("pessimistic", "optimistic")
             )
             assert low - 1e-6 <= value <= high + 1e-6, name
         else:  # the other scores may have ties too
             gain = metrics.exponential_gain if kind == "exp" else jnp.asarray
             of = tied if kind == "linear_ties_averaged" else scores
-            ours = metrics.graded_ndcg(of, relevance, k=k, gain=gain, ties="average")
+            ours = run(metrics.graded_ndcg, of, relevance, k=k, gain=gain, ties="average")
             np.testing.assert_allclose(ours.mean(), value, rtol=1e-5, err_msg=name)

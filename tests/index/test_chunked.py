@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -93,6 +94,17 @@ def test_the_best_items_are_those_of_a_sort(form: int | str, k: int) -> None:
         assert found.scores[row].tolist() == expected
 
 
+@functools.partial(jax.jit, static_argnames=("block", "k"))
+def best_of(scores: jax.Array, block: int, k: int) -> Any:
+    """The best items of the rows of [3, 7] scores, read in blocks."""
+
+    def read(found: Block) -> Block:
+        return found._replace(scores=jnp.take(scores, found.ids, axis=1, mode="clip"))
+
+    items = chunked.cut(jnp.ones((7, 1)), count=6, block=block)
+    return chunked.top_k(chunked.products(jnp.ones((3, 1)), items, read), k)
+
+
 SIX = st.lists(st.sampled_from([-2.0, 0.0, 1.0, -np.inf]), min_size=6, max_size=6)
 
 
@@ -102,12 +114,8 @@ def test_the_best_items_in_any_blocks(rows: list[list[float]], block: int, k: in
     """Scores of which many tie and some are taken out, as products with a table of one number an item."""
     scores = np.concatenate([np.zeros((len(rows), 1)), rows], axis=1).astype(np.float32)
 
-    def read(found: Block) -> Block:
-        columns = jnp.take(jnp.asarray(scores), found.ids, axis=1, mode="clip")
-        return found._replace(scores=columns)
-
-    items = chunked.cut(jnp.ones((7, 1)), count=6, block=block)
-    found = chunked.top_k(chunked.products(jnp.ones((len(rows), 1)), items, read), k)
+    found = best_of(np.pad(scores, ((0, 3 - len(rows)), (0, 0))), block, k)
+    found = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(rows)], found)
     assert found.ids.tolist() == [best_by_loop(row, k) for row in scores]
 
 

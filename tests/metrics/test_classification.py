@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from jaxrec import metrics
+from tests.programs import run
 
 N = 60
 jit_auc = jax.jit(metrics.auc)
@@ -66,7 +66,7 @@ def test_auc_of_a_nan_score_is_not_defined_unless_masked(rows: tuple[np.ndarray,
 
 def test_auc_of_many_pairs_does_not_overflow() -> None:
     labels = (np.arange(200_000) % 2).astype(np.float32)  # 10^10 pairs, one in two neighbours out of order
-    found = float(metrics.auc(jnp.arange(200_000, dtype=jnp.float32), labels))
+    found = float(jit_auc(np.arange(200_000, dtype=np.float32), labels))
     assert np.isclose(found, 0.5 + 0.5 / 100_000, atol=2e-7)
 
 
@@ -82,16 +82,19 @@ def test_users_whose_ids_do_not_fit_32_bits_are_refused() -> None:
     scores, labels = np.arange(4.0, dtype=np.float32), np.array([0, 1, 1, 0], np.float32)
     with pytest.raises(ValueError, match="ids from 1 to 4294967297 do not fit 32 bits; number them first"):
         metrics.gauc(scores, labels, np.array([1, 1, 2**32 + 1, 2**32 + 1]))
-    assert metrics.gauc(scores, labels, np.array([1, 1, 2, 2])).gauc == 0.5
+    assert run(metrics.gauc, scores, labels, np.array([1, 1, 2, 2])).gauc == 0.5
 
 
 def test_reliability_counts_many_rows_and_reads_no_row_that_is_left_out() -> None:
     logits = np.full(300_000, np.log(0.3 / 0.7), np.float32)
-    curve = metrics.reliability(logits, np.zeros(300_000, np.float32), num_bins=2)
+    curve = run(metrics.reliability, logits, np.zeros(300_000, np.float32), num_bins=2)
     np.testing.assert_allclose(curve.predicted, [0.3, 0.0], rtol=1e-6)
     assert curve.num_examples.tolist() == [300_000, 0]
-    odd = metrics.expected_calibration_error(
-        jnp.array([jnp.nan, 0.0]), jnp.array([0.0, 1.0]), where=jnp.array([False, True])
+    odd = run(
+        metrics.expected_calibration_error,
+        np.array([np.nan, 0.0], np.float32),
+        np.array([0.0, 1.0], np.float32),
+        where=np.array([False, True]),
     )
     assert odd == 0.5
 
@@ -126,46 +129,46 @@ def test_log_loss_is_the_mean_negative_log_likelihood(rows: tuple[np.ndarray, ..
     logits, labels, _, where = rows
     prob = 1 / (1 + np.exp(-logits[where]))
     expected = -np.mean(np.where(labels[where] == 1, np.log(prob), np.log(1 - prob)))
-    assert np.isclose(metrics.log_loss(logits, labels, where=where), expected, atol=1e-6)
-    assert np.isfinite(metrics.log_loss(np.array([200.0, -200.0], np.float32), np.array([0.0, 1.0])))
+    assert np.isclose(run(metrics.log_loss, logits, labels, where=where), expected, atol=1e-6)
+    assert np.isfinite(run(metrics.log_loss, np.array([200.0, -200.0], np.float32), np.array([0.0, 1.0])))
 
 
 def test_normalized_entropy_is_log_loss_over_that_of_the_share(rows: tuple[np.ndarray, ...]) -> None:
     logits, labels, _, where = rows
     share = labels[where].mean()
     entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
-    found = metrics.normalized_entropy(logits, labels, where=where)
-    assert np.isclose(found, metrics.log_loss(logits, labels, where=where) / entropy, rtol=1e-5)
+    found = run(metrics.normalized_entropy, logits, labels, where=where)
+    assert np.isclose(found, run(metrics.log_loss, logits, labels, where=where) / entropy, rtol=1e-5)
     constant = np.full(N, np.log(share / (1 - share)), np.float32)
-    assert np.isclose(metrics.normalized_entropy(constant, labels, where=where), 1.0, rtol=1e-5)
-    assert np.isnan(metrics.normalized_entropy(logits, np.ones(N), where=where))
-    assert np.isnan(metrics.normalized_entropy(logits, np.zeros(N), where=where))
+    assert np.isclose(run(metrics.normalized_entropy, constant, labels, where=where), 1.0, rtol=1e-5)
+    assert np.isnan(run(metrics.normalized_entropy, logits, np.ones(N), where=where))
+    assert np.isnan(run(metrics.normalized_entropy, logits, np.zeros(N), where=where))
 
 
 def test_predictions_equal_to_the_rate_are_calibrated() -> None:
     labels = np.array([1, 0, 0, 0], np.float32)
     logits = np.full(4, np.log(0.25 / 0.75), np.float32)
-    assert np.isclose(metrics.calibration_ratio(logits, labels), 1.0)
-    assert np.isclose(metrics.expected_calibration_error(logits, labels), 0.0, atol=1e-6)
+    assert np.isclose(run(metrics.calibration_ratio, logits, labels), 1.0)
+    assert np.isclose(run(metrics.expected_calibration_error, logits, labels), 0.0, atol=1e-6)
 
 
 def test_calibration_error_by_hand() -> None:
     logits = np.log(np.array([0.1, 0.3, 0.9, 0.9]) / np.array([0.9, 0.7, 0.1, 0.1])).astype(np.float32)
     labels = np.array([0, 1, 1, 0], np.float32)  # bins of a half: means 0.2 and 0.9, rates 1/2 and 1/2
-    found = metrics.expected_calibration_error(logits, labels, num_bins=2)
+    found = run(metrics.expected_calibration_error, logits, labels, num_bins=2)
     assert np.isclose(found, (2 * 0.3 + 2 * 0.4) / 4, atol=1e-6)
     real = np.array([True, True, False, False])
     assert np.isclose(
-        metrics.expected_calibration_error(logits, labels, num_bins=2, where=real), 0.3, atol=1e-6
+        run(metrics.expected_calibration_error, logits, labels, num_bins=2, where=real), 0.3, atol=1e-6
     )
-    curve = metrics.reliability(logits, labels, num_bins=2)
+    curve = run(metrics.reliability, logits, labels, num_bins=2)
     np.testing.assert_allclose(curve.predicted, [0.2, 0.9], atol=1e-6)
     np.testing.assert_array_equal(curve.num_examples, [2, 2])
 
 
 def test_bins_must_be_positive() -> None:
     with pytest.raises(ValueError, match="num_bins=0: must be at least 1"):
-        metrics.reliability(jnp.zeros(2), jnp.zeros(2), num_bins=0)
+        run(metrics.reliability, np.zeros(2), np.zeros(2), num_bins=0)
 
 
 def steps_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:

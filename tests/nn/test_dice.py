@@ -115,10 +115,14 @@ def test_gradients_of_dice_are_those_that_jax_derives(
         variables = {"params": {"alpha": slope}, "batch_stats": {"mean": np.zeros(F), "var": np.ones(F)}}
         return Dice().apply(variables, x, train=True, where=where, mutable=["batch_stats"])[0]
 
-    found, pull = jax.vjp(own, x, slope)
-    expected, pull_expected = jax.vjp(lambda x, slope: derived_dice(x, slope, where), x, slope)
+    @jax.jit
+    def with_gradients() -> Any:
+        forms = (own, lambda x, slope: derived_dice(x, slope, where))
+        return [(value, pull(g)) for value, pull in (jax.vjp(form, x, slope) for form in forms)]
+
+    (found, gradients), (expected, derived) = with_gradients()
     np.testing.assert_allclose(found, expected, atol=1e-5)
-    for ours, theirs in zip(pull(g), pull_expected(g), strict=True):
+    for ours, theirs in zip(gradients, derived, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
@@ -130,7 +134,8 @@ def test_gradients_of_dice_have_the_types_of_what_they_belong_to(dtype: Any) -> 
         out, updated = Dice().apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
         return out.astype(jnp.float32).sum(), updated["batch_stats"]
 
-    (of_params, of_x), statistics = jax.grad(total, argnums=(0, 1), has_aux=True)(variables["params"], x)
+    gradient = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+    (of_params, of_x), statistics = gradient(variables["params"], x)
     assert of_x.dtype == dtype and of_params["alpha"].dtype == jnp.float32
     mean = np.asarray(x, np.float32).reshape(-1, D).mean(axis=0)
     expected = 0.99 * variables["batch_stats"]["mean"] + 0.01 * mean
@@ -141,7 +146,7 @@ def test_dice_of_no_rows_gives_none() -> None:
     def total(x: Any) -> Any:
         return Dice().apply(drawn(Dice(), X), x, train=True, mutable=["batch_stats"])[0].sum()
 
-    assert jax.grad(total)(jnp.zeros((0, F))).shape == (0, F)
+    assert jax.jit(jax.grad(total))(np.zeros((0, F), np.float32)).shape == (0, F)
 
 
 def test_gradients_of_dice_flow_through_the_statistics_of_all_devices() -> None:
@@ -154,7 +159,7 @@ def test_gradients_of_dice_flow_through_the_statistics_of_all_devices() -> None:
 
         return jax.vjp(out, x)[1](g)[0]
 
-    whole = one(x.reshape(8, F), g.reshape(8, F), None)
+    whole = jax.jit(one, static_argnums=2)(x.reshape(8, F), g.reshape(8, F), None)
     parts = jax.pmap(one, axis_name="devices", devices=jax.devices()[:2])(x, g)
     np.testing.assert_allclose(parts.reshape(8, F), whole, atol=1e-5)
 

@@ -107,11 +107,11 @@ def wide(dtype: str | None) -> Iterator[None]:
 def batch_for(objective: Objective | None) -> dict[str, Any]:
     """A batch of two padded rows, with what the objective draws for it."""
     context = {
-        "excluded": jnp.array([1, 2], jnp.int32),
-        "excluded_start": jnp.zeros(2, jnp.int32),
-        "excluded_length": jnp.full(2, 2, jnp.int32),
+        "excluded": np.array([1, 2], np.int32),
+        "excluded_start": np.zeros(2, np.int32),
+        "excluded_length": np.full(2, 2, np.int32),
     }
-    users = jnp.zeros(ITEMS.shape, jnp.int32)
+    users = np.zeros(ITEMS.shape, np.int32)
     return {
         "items": ITEMS,
         "actions": ACTIONS,
@@ -122,7 +122,7 @@ def batch_for(objective: Objective | None) -> dict[str, Any]:
         "row": np.arange(2),
         "label": np.array([1, 2], np.int32),
         "mask": np.ones(2, bool),
-        **({} if objective is None else objective.draw(jax.random.key(0), users, context)),
+        **({} if objective is None else jax.jit(objective.draw)(jax.random.key(0), users, context)),
     }
 
 

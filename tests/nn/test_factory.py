@@ -78,7 +78,8 @@ def test_a_gate_of_ones_own_needs_no_change_of_the_model(name: str) -> None:
 
 def test_a_gate_of_ones_own_under_personal_gates() -> None:
     model = PersonalMMoE(2, num_experts=3, expert_dims=(4,), gate=Mean, unit_gates=True)
-    _, seen = model.apply(model.init(jax.random.key(0), X, X), X, X, mutable=["intermediates"])
+    variables = jax.jit(model.init)(jax.random.key(0), X, X)
+    _, seen = applied(model, variables, X, X, mutable=["intermediates"])
     np.testing.assert_allclose(seen["intermediates"]["gates"][0], 1.0 / 3.0, rtol=1e-6)
 
 
@@ -96,7 +97,7 @@ def test_an_mlp_of_ones_own_in_experts_and_towers() -> None:
 @pytest.mark.parametrize("kind", [Factory, functools.partial])
 def test_a_bank_builds_what_a_factory_builds(kind: Any) -> None:
     members = bank(kind(MLP, activation=jnp.tanh), 3)((4,), name="members")
-    variables = members.init(jax.random.key(0), X)
+    variables = jax.jit(members.init)(jax.random.key(0), X)
     kernel = variables["params"]["layer_0"]["kernel"]
     expected = np.tanh(np.einsum("bf,efd->bed", X, kernel))
     np.testing.assert_allclose(applied(members, variables, X), expected, rtol=1e-5, atol=1e-6)
@@ -133,5 +134,5 @@ def test_a_model_built_again_is_not_compiled_again() -> None:
         return model.apply(variables, X)
 
     models = [Tower((3,), mlp=Factory(MLP, activation=nn.silu)) for _ in range(2)]
-    variables = models[0].init(jax.random.key(0), X)
+    variables = jax.jit(models[0].init)(jax.random.key(0), X)
     np.testing.assert_array_equal(run(models[0], variables), run(models[1], variables))

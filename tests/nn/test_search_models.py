@@ -19,7 +19,7 @@ from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.ranking.eta import ETA
 from jaxrec.nn.ranking.sim import SIM
 from tests.nn import family
-from tests.nn.drawn import drawn
+from tests.nn.drawn import applied, drawn
 
 B, L, S = 4, 9, 4
 ITEMS = (Categorical("item", 20, 4), Categorical("category", 5, 2))
@@ -96,13 +96,12 @@ def test_what_stands_on_padding_changes_nothing(name: str) -> None:
     """Neither ids of further columns nor ages."""
     module = behind_features(MODELS[name](None))
     variables = drawn(module, BATCH)
-    run = jax.jit(lambda batch: module.apply(variables, batch))
     covered = dict(BATCH)
     for role in ("long", "short", "history"):
         real = BATCH[f"{role}_item"] != 0
         covered[f"{role}_category"] = np.where(real, BATCH[f"{role}_category"], 4)
         covered[f"{role}_age"] = np.where(real, BATCH[f"{role}_age"], -9)
-    family.leaves_close(run(covered), run(BATCH))
+    family.leaves_close(applied(module, variables, covered), applied(module, variables, BATCH))
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "bst"])
@@ -114,7 +113,7 @@ def test_more_padding_changes_nothing(name: str) -> None:
         column: np.pad(values, ((0, 0), (2, 0))) if values.ndim == 2 else values
         for column, values in BATCH.items()
     }
-    family.leaves_close(jax.jit(module.apply)(variables, longer), jax.jit(module.apply)(variables, BATCH))
+    family.leaves_close(applied(module, variables, longer), applied(module, variables, BATCH))
 
 
 @every_model

@@ -18,7 +18,7 @@ from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import Split, leave_one_out, split_by_time
 from jaxrec.protocols import Beyond, actions, next_item, sessions
 from jaxrec.train.evaluate import evaluate
-from jaxrec.types import Protocol, Retriever
+from jaxrec.types import Protocol, Ranks, Retriever
 from tests.baselines import small
 
 NUM_ITEMS, NUM_USERS = 11, 12
@@ -238,6 +238,18 @@ def test_with_one_relevant_item_the_metrics_of_lists_are_those_of_its_rank() -> 
         assert found[f"precision@{k}"] == pytest.approx(found[f"hit@{k}"] / k)
     without = next_item.test(MODEL, LAST, Protocol(ks=(2, 5), seen="keep"), variables())[0]
     assert without.items() <= found.items()
+
+
+def test_lists_keep_the_ranks_that_are_kept_without_them() -> None:
+    kept, alone = (
+        next_item.run_test(MODEL, LAST, Protocol(ks=(2,)), variables(), beyond=beyond).values
+        for beyond in (Beyond(), None)
+    )
+    assert isinstance(kept, Ranks)
+    assert isinstance(alone, Ranks)
+    for ours, expected in zip(kept, alone, strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    assert kept.rank.shape == (2, len(LAST.split.test.user))
 
 
 @pytest.mark.parametrize("num_devices", [2, 4])

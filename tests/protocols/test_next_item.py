@@ -17,7 +17,6 @@ from jaxrec.augment.stochastic_length import shortened_lengths, stochastic_lengt
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out, seen_before
 from jaxrec.data.synthetic.sequences import markov_chain
-from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as protocol
 from jaxrec.protocols.next_item import Data, Shortening, resident, sampled_candidates
@@ -27,9 +26,11 @@ from jaxrec.train.epoch import shuffled
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Phase, fit
 from jaxrec.types import Array, Protocol, Retriever
+from tests.tasks.small import NUM_ITEMS, Averager
 
 DATA = resident(leave_one_out(markov_chain(num_users=60, num_items=30, noise=0.3).sequences))
-MODEL = SASRec(num_items=DATA.num_items, dim=8, inner_dim=8, num_layers=1, num_heads=2, max_len=20)
+MODEL = Averager(dropout=0.1, max_len=20)
+assert DATA.num_items == NUM_ITEMS  # of its table
 
 
 class Padded(nn.Module):

@@ -74,7 +74,7 @@ def test_equal_logits_earn_nothing() -> None:
 
 def test_popularity_knows_the_shares_of_classes() -> None:
     data = made(2, ranked=False)
-    found, again = profiles.test_popularity(data, (0, 1))
+    found, again = profiles.popularity_test(data, (0, 1)).metrics
     labels = data.columns["label"]
     most = np.bincount(labels[data.train]).argmax()
     assert found["accuracy"] == pytest.approx((labels[data.test] == most).mean())
@@ -84,7 +84,7 @@ def test_popularity_knows_the_shares_of_classes() -> None:
 
 def test_random_logits_rank_by_chance_and_by_seed() -> None:
     data = made(20, ranked=True)
-    hits = [of_seed["hit@5"] for of_seed in profiles.test_random(data, tuple(range(20)))]
+    hits = [of_seed["hit@5"] for of_seed in profiles.random_test(data, tuple(range(20))).metrics]
     assert len(set(hits)) > 1
     assert np.mean(hits) == pytest.approx(profiles.K / len(data.classes), abs=0.03)
 

@@ -47,6 +47,34 @@ def test_a_finding_without_a_command_is_an_error(tmp_path: Path) -> None:
         findings.read_finding(path)
 
 
+def test_stored_figures_are_linked_by_data_set(tmp_path: Path) -> None:
+    script = tmp_path / "experiments" / "a.py"
+    script.parent.mkdir()
+    script.write_text(SCRIPT + 'EXPERIMENT = "study"\n')
+    assert findings.figure_links(tmp_path, script) == []
+    for name in (
+        "study/ml-100k/mmoe.png",
+        "study/ml-100k/mmoe.json",
+        "study/Beauty/ple.png",
+        "other/x/y.png",
+    ):
+        path = tmp_path / "results" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    links = [
+        "Figures, Beauty: [ple](../results/study/Beauty/ple.png).",
+        "Figures, ml-100k: [mmoe](../results/study/ml-100k/mmoe.png).",
+    ]
+    assert findings.figure_links(tmp_path, script) == links
+    assert findings.page(tmp_path).endswith("A second paragraph.\n\n" + "\n\n".join(links) + "\n")
+
+
+def test_every_stored_figure_is_linked() -> None:
+    page = (ROOT / findings.PAGE).read_text(encoding="utf-8")
+    figures = [path.relative_to(ROOT).as_posix() for path in (ROOT / "results").glob("*/*/*.png")]
+    assert [name for name in figures if f"](../{name})" not in page] == []
+
+
 def test_the_page_of_findings_is_not_stale() -> None:
     assert (ROOT / findings.PAGE).read_text(encoding="utf-8") == findings.page(ROOT), "run `make tables`"
 

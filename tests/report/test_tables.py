@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrec.report import tables
+from jaxrec.report import published, settings, tables
 from jaxrec.report.__main__ import main
 from jaxrec.report.results import Record, write_result
 from jaxrec.types import Protocol
@@ -40,6 +40,69 @@ def test_metric_without_a_published_value_has_no_difference() -> None:
     heading, ours, published, difference = cells(tables.results_table([Record(example(), {})]))
     metric = heading.index("hit@10")
     assert (ours[metric], published[metric], difference[metric]) == ("0.5000 ± 0.0000", "", "")
+
+
+@pytest.mark.parametrize(
+    ("metric", "printed", "mean", "incomparable", "mark"),
+    [
+        ("ndcg@10", 0.1, 0.1019, "", "yes"),
+        ("ndcg@10", 0.1, 0.102, "", "yes"),  # the tolerance itself
+        ("ndcg@10", 0.1, 0.1021, "", "no"),  # better is no match either
+        ("ndcg@10", 0.1, 0.0979, "", "no"),
+        ("auc/click", 0.8, 0.7941, "", "yes"),
+        ("auc/click", 0.8, 0.7939, "", "no"),  # 2 % of 0.3
+        ("gauc/click", 0.8, 0.7939, "", "no"),
+        ("log_loss/click", 0.5, 0.509, "", "yes"),
+        ("ndcg@10", 0.0, 0.0, "", "yes"),
+        ("ndcg@10", 0.1, 0.1, "other columns", "not comparable"),
+    ],
+)
+def test_a_row_says_whether_it_is_as_published(
+    metric: str, printed: float, mean: float, incomparable: str, mark: str
+) -> None:
+    result = example(metrics={metric: (mean, mean)}, published={metric: printed}, incomparable=incomparable)
+    heading, ours, *_ = cells(tables.results_table([Record(result, {})]))
+    assert ours[heading.index("as published")] == mark
+    assert published.RULE in tables.footnotes([Record(result, {})])
+    heading, ours = cells(tables.headline_table([Record(result, {})]))
+    assert ours[heading.index("within 2 %")] == mark
+
+
+def test_every_published_metric_counts_in_the_table_and_one_in_the_headline() -> None:
+    result = example(metrics={"a": (1.0, 1.0), "b": (1.0, 1.0)}, published={"a": 1.0, "b": 2.0})
+    heading, ours, *_ = cells(tables.results_table([Record(result, {})]))
+    assert ours[heading.index("as published")] == "no"
+    heading, ours = cells(tables.headline_table([Record(result, {})]))
+    assert (ours[heading.index("metric")], ours[heading.index(published.WITHIN)]) == ("a", "yes")
+
+
+def test_without_published_numbers_there_is_no_mark_and_no_rule() -> None:
+    heading, ours = cells(tables.results_table([floor("random")]))
+    assert ours[heading.index("as published")] == ""
+    assert published.RULE not in tables.footnotes([floor("random")])
+
+
+def test_row_gives_minutes_and_device() -> None:
+    heading, ours, *_ = cells(tables.results_table([Record(example(seconds=90.0), MANIFEST)]))
+    assert ours[heading.index("minutes")] == "1.50"
+    assert ours[heading.index("device")] == "2 × abacus"
+
+
+def test_only_settings_that_differ_are_shown() -> None:
+    configs = {
+        "a": {"dim": 8, "recipe": {"dropout": 0.1}, "workdir": "x"},
+        "b": {"dim": 8, "recipe": {"dropout": 0.25}, "workdir": "y"},
+        "random": {},
+    }
+    records = [Record(example(model=name, config=config), {}) for name, config in configs.items()]
+    text = tables.settings_table(records)
+    assert cells(text) == [["model", "recipe.dropout"], ["a", "0.1"], ["b", "0.25"]]
+    assert text in tables.all_tables(records)
+    assert tables.settings_table(records[:1]) == ""
+
+
+def test_a_setting_that_a_row_lacks_does_not_differ() -> None:
+    assert settings.differing([{"dim": 8}, {}]) == {}
 
 
 def test_published_zero_has_no_percentage() -> None:
@@ -112,7 +175,7 @@ def test_numbers_that_do_not_compare_stand_without_a_difference_and_with_the_rea
     assert [row[0] for row in rows[1:]] == ["bpr", "· published", "· difference", "sasrec-bce", "· published"]
     assert "No difference for sasrec-bce: other columns." in tables.footnotes(records)
     text = tables.headline_table(records)
-    assert [row[6] for row in cells(text)[1:]] == ["-0.1000 (-25.0 %)", tables.NOT_COMPARABLE]
+    assert [row[6] for row in cells(text)[1:]] == ["-0.1000 (-25.0 %)", published.NOT_COMPARABLE]
     assert "ticoserec, Beauty: No difference for sasrec-bce: other columns." in text
 
 
@@ -319,6 +382,5 @@ def test_a_variant_under_other_settings_of_jax_names_them() -> None:
 def test_labelled_impressions_have_no_rule_for_seen_items() -> None:
     line = tables.protocol_line(Protocol(split="random", candidates="impressions", seen="keep", ties="half"))
     assert line == (
-        "Protocol: random split; labelled impressions as they are; a tied pair counts half in an area under "
-        "a curve."
+        "Protocol: random split; labelled impressions as they are; a tied pair counts half in the AUC."
     )

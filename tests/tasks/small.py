@@ -17,7 +17,7 @@ from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import Split, leave_one_out
 from jaxrec.nn.layers.dropout import Dropout
 from jaxrec.tasks.contrastive import Views
-from jaxrec.types import Array, Variables
+from jaxrec.types import Array, Task, Variables
 
 NUM_ITEMS, MAX_LEN = 30, 6
 LENGTHS = (3, 8, 1, 5, 12, 2, 4, 9, 7, 5, 6)  # 1, 2: in training only; 12: longer than the encoder reads
@@ -78,6 +78,11 @@ class Averager(nn.Module):
 
     def item_table(self) -> Array:
         return self.get_variable("params", "items")
+
+
+def compiled(task: Task) -> Task:
+    """The same functions as one program each: op by op every operation would be compiled for itself."""
+    return Task(*map(jax.jit, task))
 
 
 @functools.cache

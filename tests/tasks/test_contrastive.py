@@ -15,7 +15,16 @@ from jaxrec.packing import Packing
 from jaxrec.tasks import contrastive
 from jaxrec.tasks.next_item import encode
 from jaxrec.types import Array, Batch, Key, Variables
-from tests.tasks.small import MAX_LEN, Averager, contrastive_columns, training_events, variables_of, views
+from tests.nn.drawn import applied
+from tests.tasks.small import (
+    MAX_LEN,
+    Averager,
+    compiled,
+    contrastive_columns,
+    training_events,
+    variables_of,
+    views,
+)
 
 WIDTH = 9  # longest training input
 USERS, MASK = np.array([4, 7, 1, 0, 8, 9], np.int32), np.array([True] * 5 + [False])
@@ -31,12 +40,15 @@ def context() -> dict[str, Any]:
 
 
 draw = jax.jit(functools.partial(contrastive.draw_views, VIEWS))
+ENCODE = jax.jit(lambda variables, batch: encode(MODEL, variables, batch, None))
 TASKS = {
-    "mean": contrastive.pooled(MODEL, VIEWS, packed=PACKED, temperature=0.7),
-    "last": contrastive.pooled(MODEL, VIEWS, packed=PACKED, pool=contrastive.last_event, name="views"),
-    "flat": contrastive.flat(MODEL, VIEWS, temperature=0.5),
+    "mean": compiled(contrastive.pooled(MODEL, VIEWS, packed=PACKED, temperature=0.7)),
+    "last": compiled(
+        contrastive.pooled(MODEL, VIEWS, packed=PACKED, pool=contrastive.last_event, name="views")
+    ),
+    "flat": compiled(contrastive.flat(MODEL, VIEWS, temperature=0.5)),
 }
-PREPARE = {name: jax.jit(task.prepare) for name, task in TASKS.items()}
+PREPARE = {name: task.prepare for name, task in TASKS.items()}
 
 
 def twin(first: np.ndarray, second: np.ndarray, temperature: float) -> float:
@@ -50,14 +62,14 @@ def twin(first: np.ndarray, second: np.ndarray, temperature: float) -> float:
 
 def padded_alone(variables: Variables, items: Array, length: Array) -> np.ndarray:
     """Hidden states of right-aligned rows, one view a row, from events alone."""
-    slots = jnp.arange(MAX_LEN)
-    real = slots >= MAX_LEN - length[:, None]
+    slots = np.arange(MAX_LEN)
+    real = slots >= MAX_LEN - np.asarray(length)[:, None]
     batch = {
         "items": items,
-        "positions": jnp.broadcast_to(slots, items.shape),
-        "segments": jnp.where(real, 1 + jnp.arange(len(items))[:, None], 0),
+        "positions": np.broadcast_to(slots, items.shape),
+        "segments": np.where(real, 1 + np.arange(len(items))[:, None], 0),
     }
-    return np.asarray(encode(MODEL, variables, batch, None))
+    return np.asarray(ENCODE(variables, batch))
 
 
 def test_views_of_users_left_alone_are_their_training_inputs() -> None:
@@ -83,7 +95,7 @@ def test_flat_loss_compares_all_hidden_states_of_the_padded_form() -> None:
     losses, updates = TASKS["flat"].losses(variables, batch, jax.random.key(0))
     pair = draw(jax.random.key(2), ROWS, context())
     hidden = [
-        np.asarray(MODEL.apply(variables, items, train=False))[MASK].reshape(5, -1) for items in pair.items
+        np.asarray(applied(MODEL, variables, items, train=False))[MASK].reshape(5, -1) for items in pair.items
     ]
     assert updates == {}
     assert float(losses["contrastive"]) == pytest.approx(twin(hidden[0], hidden[1], 0.5), rel=1e-4)
@@ -164,8 +176,8 @@ class Wild:
 def wild(share: float, seed: int) -> tuple[np.ndarray, float]:
     """Lengths of the views that a step got into two rows, and its loss."""
     view: Any = Wild(share)
-    task = contrastive.pooled(MODEL, contrastive.Views(view, view, WIDTH), packed=Packing(2, 8))
-    batch = jax.jit(task.prepare)(jax.random.key(seed), ROWS, context())
+    task = compiled(contrastive.pooled(MODEL, contrastive.Views(view, view, WIDTH), packed=Packing(2, 8)))
+    batch = task.prepare(jax.random.key(seed), ROWS, context())
     loss = task.losses(variables_of(MODEL), batch, jax.random.key(0))[0]["contrastive"]
     return np.bincount(np.asarray(batch["segments"]).ravel(), minlength=13)[1:], float(loss)
 
@@ -173,7 +185,8 @@ def wild(share: float, seed: int) -> tuple[np.ndarray, float]:
 def test_views_that_do_not_fit_are_drawn_again() -> None:
     view: Any = Wild(0.8)
     drawn = contrastive.Views(view, view, WIDTH)
-    first = contrastive.draw_views(drawn, jax.random.fold_in(jax.random.key(0), 0), ROWS, context())
+    draw = jax.jit(functools.partial(contrastive.draw_views, drawn))
+    first = draw(jax.random.fold_in(jax.random.key(0), 0), ROWS, context())
     assert int(first.length.sum()) > 16  # does not fit
     lengths, loss = wild(0.8, 0)
     assert lengths.tolist() == [1, 1, 1, 0, 1, 0] * 2

@@ -40,7 +40,8 @@ from jaxrec.tasks.ctr import (
 )
 from jaxrec.tasks.multitask import Target
 from jaxrec.types import Task
-from tests.nn.drawn import drawn
+from tests.nn.drawn import applied, drawn
+from tests.tasks.small import compiled
 
 KEY = jax.random.key(0)
 LENGTH, ITEMS = 5, 12
@@ -62,8 +63,8 @@ def context() -> dict[str, Any]:
 
 
 def step(*ids: int, size: int = 8) -> dict[str, Any]:
-    mask = jnp.arange(size) < len(ids)
-    return {"example": jnp.array([*ids, *[0] * (size - len(ids))], jnp.int32), "mask": mask}
+    mask = np.arange(size) < len(ids)
+    return {"example": np.array([*ids, *[0] * (size - len(ids))], np.int32), "mask": mask}
 
 
 def module(*, negatives: bool) -> WithHistory:
@@ -78,6 +79,15 @@ def module(*, negatives: bool) -> WithHistory:
     )
 
 
+def click_task(*arguments: Any, **options: Any) -> Task:
+    return compiled(ctr(*arguments, **options))
+
+
+@functools.partial(jax.jit, static_argnames="length")
+def read_behaviours(examples: Any, shared: Any, length: int) -> Any:
+    return behaviours(examples, shared, length)
+
+
 def table(variables: Any) -> Any:
     return variables["params"]["embedding"]["item_embedding"]
 
@@ -86,14 +96,14 @@ def table(variables: Any) -> Any:
 def regularised() -> Task:
     counts = jnp.asarray(clicks().count_examples_with(LENGTH), jnp.int32)
     each = Regularised(table, ("item", "history_item"), counts)
-    return ctr(module(negatives=False), length=LENGTH, regularised=[each])
+    return click_task(module(negatives=False), length=LENGTH, regularised=[each])
 
 
 @pytest.mark.parametrize("length", [1, 3, 20])
 def test_a_history_is_the_last_events_before_the_row(length: int) -> None:
     made, shared = clicks(), context()[SHARED]
     read = {name: jnp.asarray(getattr(made, name)) for name in ("user", "item", "start", "end")}
-    batch = behaviours(read, shared, length)
+    batch = read_behaviours(read, shared, length)
     for m in range(0, len(made.user), 7):
         before = made.events[made.start[m] : made.end[m]][-length:]
         expected = np.append(np.zeros(length - len(before), int), before)
@@ -110,7 +120,7 @@ def test_an_age_is_the_time_from_the_event_to_the_row(length: int) -> None:
     made, shared = clicks(), context()[SHARED]
     assert made.times is not None and made.time is not None
     names = ("user", "item", "start", "end", "time")
-    batch = behaviours({name: jnp.asarray(getattr(made, name)) for name in names}, shared, length)
+    batch = read_behaviours({name: jnp.asarray(getattr(made, name)) for name in names}, shared, length)
     assert batch["history_age"].dtype == jnp.int32
     for m in range(len(made.user)):
         before = made.time[m] - made.times[made.start[m] : made.end[m]][-length:]
@@ -139,17 +149,18 @@ def test_items_of_several_ids_keep_them_in_the_history() -> None:
     tags = np.stack([KIND, np.where(KIND == 1, 4, 0)], axis=1).astype(np.int32)  # [V + 1, 2]
     shared = {**shared, "items": {"tags": jnp.asarray(tags)}}
     read = {name: jnp.asarray(getattr(made, name)[:9]) for name in ("user", "item", "start", "end")}
-    batch = behaviours(read, shared, LENGTH)
+    batch = read_behaviours(read, shared, LENGTH)
     np.testing.assert_array_equal(batch["tags"], tags[made.item[:9]])
     np.testing.assert_array_equal(batch["history_tags"], tags[np.asarray(batch["history_item"])])
     assert batch["history_tags"].shape == (9, LENGTH, 2)
-    drawn = other_events(ITEMS)(KEY, batch, shared)
+    drawn = jax.jit(other_events(ITEMS))(KEY, batch, shared)
     np.testing.assert_array_equal(drawn["negative_tags"], tags[np.asarray(drawn["negative_item"])])
 
 
 def test_a_row_without_events_has_an_empty_history() -> None:
-    read = {"user": jnp.array([1]), "item": jnp.array([2]), "start": jnp.array([4]), "end": jnp.array([4])}
-    batch = behaviours(read, context()[SHARED], 3)
+    columns = {"user": 1, "item": 2, "start": 4, "end": 4}
+    read = {name: np.array([value]) for name, value in columns.items()}
+    batch = read_behaviours(read, context()[SHARED], 3)
     assert batch["history_item"].tolist() == batch["history_kind"].tolist() == [[0, 0, 0]]
 
 
@@ -160,8 +171,9 @@ def test_later_events_change_nothing() -> None:
     variables = task.init(KEY, batch)
     end = int(columns["end"][5])
     shared = columns[SHARED] | {
-        "events": columns[SHARED]["events"].at[end:].set(ITEMS),
-        "times": columns[SHARED]["times"].at[end:].set(-7),
+        name: jnp.asarray(np.where(np.arange(len(values)) < end, values, filler).astype(np.int32))
+        for name, filler in (("events", ITEMS), ("times", -7))
+        for values in [np.asarray(columns[SHARED][name])]
     }
     other = task.prepare(KEY, step(5), columns | {SHARED: shared})
     for name in ("history_item", "history_kind", "history_age"):
@@ -170,8 +182,8 @@ def test_later_events_change_nothing() -> None:
 
 
 def test_other_events_are_never_the_event_and_reach_every_other() -> None:
-    history = jnp.broadcast_to(jnp.array([0, 3, ITEMS]), (4000, 3))
-    drawn = other_events(ITEMS)(KEY, {"history_item": history}, context()[SHARED])
+    history = np.broadcast_to(np.array([0, 3, ITEMS]), (4000, 3))
+    drawn = jax.jit(other_events(ITEMS))(KEY, {"history_item": history}, context()[SHARED])
     negative = np.asarray(drawn["negative_item"])
     assert (negative[:, 0] == 0).all()
     for slot, event in ((1, 3), (2, ITEMS)):
@@ -196,14 +208,14 @@ def test_mini_batch_aware_is_its_formula_over_real_rows() -> None:
     weights, counts = np.asarray(table(variables), np.float64), clicks().count_examples_with(LENGTH)
     expected = sum(0.5 * (weights[j] ** 2).sum() / max(counts[j], 1) for j in ids - {0})
     assert float(found["mini_batch_aware"]) == pytest.approx(expected, rel=1e-5)
-    gradient = jax.grad(lambda v: task.losses(v, batch, KEY)[0]["mini_batch_aware"])(dict(variables))
+    gradient = jax.jit(jax.grad(lambda v: task.losses(v, batch, KEY)[0]["mini_batch_aware"]))(dict(variables))
     for j in range(ITEMS + 1):
         scale = 1 / max(counts[j], 1) if j in ids - {0} else 0.0
         np.testing.assert_allclose(table(gradient)[j], scale * weights[j], rtol=1e-5, atol=1e-9)
 
 
 def test_the_auxiliary_loss_is_trained_and_not_served() -> None:
-    task = ctr(module(negatives=True), length=LENGTH, columns=other_events(ITEMS), terms=DIEN_TERM)
+    task = click_task(module(negatives=True), length=LENGTH, columns=other_events(ITEMS), terms=DIEN_TERM)
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = task.init(KEY, batch)
     found, _ = task.losses(variables, batch, KEY)
@@ -212,7 +224,8 @@ def test_the_auxiliary_loss_is_trained_and_not_served() -> None:
     served = {name: column for name, column in batch.items() if not name.startswith("negative_")}
     assert task.predict(variables, served).shape == (8,)
     masked = task.prepare(KEY, step(2, 9, 4), context())
-    masked = {**masked, "history_item": masked["history_item"].at[3:].set(1)}
+    filled = np.where(np.arange(8)[:, None] < 3, masked["history_item"], 1)
+    masked = {**masked, "history_item": filled.astype(np.int32)}
     np.testing.assert_allclose(
         float(task.losses(variables, masked, KEY)[0]["next_behaviour"]),
         float(found["next_behaviour"]),
@@ -224,7 +237,7 @@ def test_the_memory_regulariser_is_a_loss_of_its_own() -> None:
     memory = module(negatives=False).clone(
         model=MIMN(dims=(), memory=InterestMemory(3, shares=True), attention=ActivationUnit((), softmax=True))
     )
-    task = ctr(memory, length=LENGTH, terms={"memory_utilisation": memory_utilisation})
+    task = click_task(memory, length=LENGTH, terms={"memory_utilisation": memory_utilisation})
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(memory, batch)
 
@@ -243,7 +256,7 @@ def test_the_memory_regulariser_is_a_loss_of_its_own() -> None:
 def test_a_search_reads_what_comes_before_the_short_history(category: str | None) -> None:
     items = (Categorical("item", ITEMS + 1, 4), Categorical("kind", 4, 4))
     model = SIM(items, k=2, category=category, search_dim=2, dims=())
-    task = ctr(Windows(model, 2), length=LENGTH, targets=[SEARCH] if category is None else ())
+    task = click_task(Windows(model, 2), length=LENGTH, targets=[SEARCH] if category is None else ())
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(Windows(model, 2), batch)
     found, _ = jax.jit(task.losses)(variables, batch, KEY)
@@ -273,7 +286,7 @@ def test_a_search_reads_the_ages_of_both_windows(kind: Any) -> None:
     """The long history's are those of the first L - S slots, the short one's those of the last S."""
     model = kind(item_fields(), k=2, age_dim=3, short_ages=True, dims=())
     module = Windows(model, 2)
-    task = ctr(module, length=LENGTH, targets=[SEARCH] if kind is SIM else ())
+    task = click_task(module, length=LENGTH, targets=[SEARCH] if kind is SIM else ())
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(module, batch)
     names, cuts = ("item", "kind"), {"long": slice(LENGTH - 2), "short": slice(LENGTH - 2, None)}
@@ -286,7 +299,9 @@ def test_a_search_reads_the_ages_of_both_windows(kind: Any) -> None:
     predict = jax.jit(task.predict)
     np.testing.assert_allclose(predict(variables, batch), expected, rtol=1e-5, atol=1e-6)
     for slots in (slice(LENGTH - 2), slice(LENGTH - 2, None)):  # each window's ages matter
-        older = {**batch, "history_age": batch["history_age"].at[:, slots].multiply(1000)}
+        ages_of = np.array(batch["history_age"])
+        ages_of[:, slots] *= 1000
+        older = {**batch, "history_age": ages_of}
         assert not np.allclose(predict(variables, older)[:3], expected[:3], atol=1e-4)
     with pytest.raises(ValueError, match="column history_age: not there"):
         task.predict(variables, {name: c for name, c in batch.items() if name != "history_age"})
@@ -296,22 +311,22 @@ def test_a_transformer_reads_ages_by_the_names_of_a_batch() -> None:
     """BST's only history is called "history": its ages are the column that `behaviours` gives."""
     model = BST(item_fields(), age_dim=8, num_heads=2, inner_dim=5, dims=(), block_dropout=0.0)
     module = Sequenced(model)
-    task = ctr(module, length=LENGTH)
+    task = click_task(module, length=LENGTH)
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(module, batch)
     predict = jax.jit(task.predict)
     logits = predict(variables, batch)
     assert logits.shape == (8,) and np.isfinite(logits).all()
-    older = {**batch, "history_age": batch["history_age"] * 1000}
+    older = {**batch, "history_age": np.asarray(batch["history_age"]) * 1000}
     assert not np.allclose(predict(variables, older)[:3], logits[:3], atol=1e-4)
 
 
 def test_a_search_may_be_what_is_served() -> None:
     model = SIM(item_fields(), k=2, search_dim=2, dims=())
-    click, search = (ctr(Windows(model, 2, s), length=LENGTH, targets=[SEARCH]) for s in OUTPUTS)
+    click, search = (click_task(Windows(model, 2, s), length=LENGTH, targets=[SEARCH]) for s in OUTPUTS)
     batch = click.prepare(KEY, step(2, 9, 4), context())
     variables = drawn(Windows(model, 2), batch)
-    outputs: Any = Windows(model, 2).apply(variables, batch, train=True)
+    outputs: Any = applied(Windows(model, 2), variables, batch, train=True)
     for task, name in zip((click, search), OUTPUTS, strict=True):
         np.testing.assert_allclose(task.predict(variables, batch), outputs[name], rtol=1e-5)
     found, same = (task.losses(variables, batch, KEY)[0] for task in (click, search))
@@ -332,7 +347,7 @@ def plain() -> WithHistory:
 
 def test_the_loss_of_a_click_is_an_argument() -> None:
     focal = functools.partial(losses.focal, gamma=1.5, alpha=0.4)
-    task, usual = ctr(plain(), length=LENGTH, loss=focal), ctr(plain(), length=LENGTH)
+    task, usual = click_task(plain(), length=LENGTH, loss=focal), click_task(plain(), length=LENGTH)
     batch = task.prepare(KEY, step(2, 9, 4), context())
     variables = task.init(KEY, batch)
     (found, _), (expected, _) = (t.losses(variables, batch, KEY) for t in (task, usual))
@@ -365,12 +380,12 @@ def test_a_new_model_brings_its_draws_and_losses_along() -> None:
         return losses.masked_mean((outputs["guess"] - batch["noise"]) ** 2, batch["mask"], axis_name)
 
     odd = Target("odd", "guess", "label/odd", losses.squared_error)
-    task = ctr(TwoHeads(), length=LENGTH, targets=[odd], terms={"far": far}, columns=noise)
+    task = click_task(TwoHeads(), length=LENGTH, targets=[odd], terms={"far": far}, columns=noise)
     batch = task.prepare(KEY, step(2, 9, 4), context())
     np.testing.assert_array_equal(batch["noise"], jax.random.normal(KEY, (8,)))
     variables = task.init(KEY, batch)
     found, _ = task.losses(variables, batch, KEY)
-    outputs: Any = TwoHeads().apply(variables, batch, train=True)
+    outputs: Any = applied(TwoHeads(), variables, batch, train=True)
     guess, real = np.asarray(outputs["guess"])[:3], {n: np.asarray(c)[:3] for n, c in batch.items()}
     assert {*found} == {"click", "odd", "far"}
     assert float(found["odd"]) == pytest.approx(((guess - real["label/odd"]) ** 2).mean(), rel=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ from tests.tasks import small
 
 NUM_ITEMS, MAX_LEN, DIM = small.NUM_ITEMS, small.MAX_LEN, 4
 PACKED = Packing(5, 8)
+
+
+place = jax.jit(packing.place, static_argnames=("rows", "width"))
 
 
 class Own(nn.Module):
@@ -158,8 +162,8 @@ def test_an_encoder_that_takes_no_rows_trains_as_one_that_does() -> None:
     for model in (Own(), Cosine(Own())):
         task = next_item(model, full_softmax(), packed=PACKED)
         columns = small.columns()
-        length = jnp.clip(columns["length"] - 1, 0, MAX_LEN)
-        placed = packing.place(length, rows=PACKED.rows, width=PACKED.width)
+        length = np.clip(columns["length"] - 1, 0, MAX_LEN)
+        placed = place(length, rows=PACKED.rows, width=PACKED.width)
         users = np.arange(len(small.LENGTHS))
         rows = {"example": jnp.asarray(users), "mask": users >= 0, "row": placed.row, "slot": placed.slot}
 
@@ -376,7 +380,7 @@ def test_a_protocol_pads_an_encoder_without_segments() -> None:
 @pytest.mark.parametrize("name", ["next_item", "next_click", "profile", "flat", "parallel_sessions"])
 def test_variables_that_no_step_would_update_are_refused(name: str) -> None:
     model: Any = KeepsStatistics()
-    batch = {"items": jnp.ones((2, 2, MAX_LEN) if name == "flat" else (2, MAX_LEN), jnp.int32)}
+    batch = {"items": np.ones((2, 2, MAX_LEN) if name == "flat" else (2, MAX_LEN), np.int32)}
     one = {"items": batch["items"][:, 0]}
     key, made = (
         jax.random.key(0),
@@ -392,13 +396,19 @@ def test_variables_that_no_step_would_update_are_refused(name: str) -> None:
         made[name]()
 
 
+@functools.partial(jax.jit, static_argnames=("max_len", "width"))
+def laid_out(lengths: Array, *, max_len: int, width: int) -> tuple[packing.Slots, packing.Slots]:
+    """The padded and the packed form."""
+    place = packing.place(lengths, rows=1, width=width)
+    packed = packing.spread(place, lengths, rows=1, width=width, max_len=max_len)
+    return packing.padded(lengths, max_len=max_len), packed
+
+
 def test_the_made_up_rows_are_laid_out_as_packing_does() -> None:
     for max_len, width in ((6, 8), (6, 6), (50, 50), (3, 3), (2, 2), (1, 4)):
         probe = synthetic_probe(max_len, width, NUM_ITEMS)
-        lengths = jnp.bincount(jnp.asarray(probe.at[0][0]))
-        padded = packing.padded(lengths, max_len=max_len)
-        place = packing.place(lengths, rows=1, width=width)
-        packed = packing.spread(place, lengths, rows=1, width=width, max_len=max_len)
+        lengths = np.bincount(np.asarray(probe.at[0][0])).astype(np.int32)
+        padded, packed = laid_out(lengths, max_len=max_len, width=width)
         assert probe.packed is not None
         for slots, columns in ((padded, probe.padded), (packed, probe.packed)):
             np.testing.assert_array_equal(columns["segments"], slots.segments)
@@ -421,7 +431,8 @@ def test_dropout_keys_reach_an_encoder_without_rows() -> None:
     model = Own()
     batch = {"items": jnp.ones((1, MAX_LEN), jnp.int32), "row": jnp.zeros(1, jnp.int32)}
     variables = model.init(jax.random.key(0), batch["items"])
-    hidden = [encode(model, variables, batch, key) for key in (None, jax.random.key(0))]
+    run = jax.jit(lambda key: encode(model, variables, batch, key))
+    hidden = [run(key) for key in (None, jax.random.key(0))]
     np.testing.assert_array_equal(*hidden)
 
 

@@ -33,6 +33,7 @@ from tests.tasks.small import (
 PACKED = Packing(5, 8)
 USERS = [4, 0, 7, 1, 2, 3, 5, 8]
 MASK = [True, True, True, True, True, True, True, False]
+place = jax.jit(packing.place, static_argnames=("rows", "width"))
 both = pytest.mark.parametrize("packed", [PACKED, None], ids=["packed", "padded"])
 
 
@@ -41,7 +42,7 @@ def rows_of(packed: Packing | None) -> dict[str, np.ndarray]:
     rows: dict[str, Any] = {"example": np.array(USERS, np.int32), "mask": np.array(MASK)}
     if packed is not None:
         lengths = np.array([len(inputs_of(i)[0]) for i in range(len(USERS))])
-        placement = packing.place(jnp.asarray(lengths), rows=packed.rows, width=packed.width)
+        placement = place(lengths, rows=packed.rows, width=packed.width)
         assert packing.fits(placement, lengths, packed.rows)
         rows |= {"row": np.asarray(placement.row), "slot": np.asarray(placement.slot)}
     return rows
@@ -106,10 +107,8 @@ def test_negatives_are_items_a_user_has_not_used(packed: Packing | None, reject:
 def test_every_item_a_user_has_not_used_is_drawn_and_no_other() -> None:
     found = columns()
     draw = objectives.sampled(losses.bce, NUM_ITEMS, int(found["excluded_length"].max())).draw
-    users = jnp.full((40, 40), 4)
-    negatives = np.asarray(
-        draw(jax.random.key(0), users, {k: jnp.asarray(v) for k, v in found.items()})["negatives"]
-    )
+    users = np.full((40, 40), 4, np.int32)
+    negatives = np.asarray(jax.jit(draw)(jax.random.key(0), users, found)["negatives"])
     assert {*negatives.ravel().tolist()} == {*range(1, NUM_ITEMS + 1)} - {*training_events(4)}
 
 
@@ -137,10 +136,8 @@ def scored() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
 
 
 def loss_of(objective: Objective, hidden: np.ndarray, table: np.ndarray, batch: Batch) -> float:
-    arrays = {name: jnp.asarray(column) for name, column in batch.items()}
-    return float(
-        objective.loss(jnp.asarray(hidden, jnp.float32), jnp.asarray(table, jnp.float32), arrays, None)
-    )
+    loss = jax.jit(objective.loss, static_argnums=3)
+    return float(loss(hidden.astype(np.float32), table.astype(np.float32), batch, None))
 
 
 def test_bce_is_the_mean_over_real_events_of_both_terms() -> None:
@@ -191,7 +188,8 @@ def test_sampled_softmax_corrects_for_popularity_and_leaves_out_the_target() -> 
 
 def test_sampled_softmax_draws_one_set_for_the_whole_batch() -> None:
     objective = objectives.sampled_softmax(5, sampling.popularity_table(np.arange(NUM_ITEMS + 1), alpha=0.75))
-    samples = np.asarray(objective.draw(jax.random.key(0), jnp.zeros((3, 4), jnp.int32), {})["samples"])
+    draw = jax.jit(objective.draw)
+    samples = np.asarray(draw(jax.random.key(0), np.zeros((3, 4), np.int32), {})["samples"])
     assert samples.shape == (3, 5)
     assert (samples == samples[0]).all()
     assert ((samples >= 1) & (samples <= NUM_ITEMS)).all()
@@ -288,7 +286,7 @@ def queries_of(packed: Packing | None) -> dict[str, np.ndarray]:
     }
     if packed is not None:
         lengths = np.where(found["mask"], np.minimum(found["length"], MAX_LEN), 0)
-        placement = packing.place(jnp.asarray(lengths), rows=packed.rows, width=packed.width)
+        placement = place(lengths, rows=packed.rows, width=packed.width)
         found |= {"row": np.asarray(placement.row), "slot": np.asarray(placement.slot)}
     return found
 
@@ -320,7 +318,7 @@ def test_packed_and_padded_queries_have_the_same_vectors() -> None:
         "positions": np.arange(MAX_LEN)[None],
         "segments": (first_two["items"] > 0).astype(np.int32),
     }
-    alone = tasks.encode(model, variables, first_two, None)
+    alone = jax.jit(lambda v: tasks.encode(model, v, first_two, None))(variables)
     np.testing.assert_allclose(vectors[None][0], alone[0, -1], rtol=1e-5, atol=1e-6)
 
 
@@ -333,7 +331,7 @@ def test_a_packed_query_without_events_reads_nobody_elses() -> None:
         "row": np.array([0, 2, 1, 2], np.int32),
         "slot": np.zeros(4, np.int32),
     }
-    found = np.asarray(tasks.last_hidden(jnp.asarray(hidden), queries, Packing(2, 4), 4))
+    found = np.asarray(jax.jit(lambda h, q: tasks.last_hidden(h, q, Packing(2, 4), 4))(hidden, queries))
     np.testing.assert_array_equal(found, [hidden[0, 3], [0, 0, 0], hidden[1, 3], [0, 0, 0]])
 
 

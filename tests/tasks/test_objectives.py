@@ -226,7 +226,9 @@ def test_bpr_trains_sasrec(number: int) -> None:
         jax.tree.map(jnp.asarray, small.columns()),
     )
     plan = shuffled(len(small.LENGTHS), 4)
-    state = create(task, tx, static(), jax.random.key(0), first_step(plan, columns), columns)
+    first = first_step(plan, columns)
+    started = jax.jit(lambda key, first, columns: create(task, tx, static(), key, first, columns))
+    state = started(jax.random.key(0), first, columns)
     run = jax.jit(make_epoch(make_step(task, tx, static()), plan))
     found = []
     for epoch in range(20):
@@ -236,4 +238,5 @@ def test_bpr_trains_sasrec(number: int) -> None:
 
 
 def first_step(plan: Any, columns: Any) -> Any:
-    return jax.tree.map(lambda column: column[0], plan.draw(jax.random.key(0), columns)[0])
+    drawn, _ = jax.jit(plan.draw)(jax.random.key(0), columns)
+    return jax.tree.map(lambda column: np.asarray(column)[0], drawn)

@@ -48,7 +48,8 @@ def epoch(columns: dict[str, np.ndarray], num_devices: int) -> Any:
     single = multitask(
         model.clone(mlp=Factory(mlp, axis_name=None)), targets, inputs=lambda batch: batch["x"]
     )
-    state = create(single, tx, static(), jax.random.key(1), rows, jax.tree.map(jnp.asarray, columns))
+    started = jax.jit(lambda key, rows, columns: create(single, tx, static(), key, rows, columns))
+    state = started(jax.random.key(1), rows, columns)
     run = parallel.over_devices(
         make_epoch(make_step(task, tx, static(), axis), plan), num_devices, (0, 0, None, None)
     )

@@ -246,7 +246,9 @@ def test_a_step_logs_raw_losses_and_descends_on_their_weighted_sum() -> None:
     rows, _ = toy.plan().draw(jax.random.key(0), {})
     first = jax.tree.map(lambda x: x[0], rows)
     context = jax.tree.map(jnp.asarray, toy.context())
-    state = create(both, optax.sgd(1.0), weighting, jax.random.key(0), first, context)
+    state = jax.jit(lambda key: create(both, optax.sgd(1.0), weighting, key, first, context))(
+        jax.random.key(0)
+    )
     after, logs = jax.jit(make_step(both, optax.sgd(1.0), weighting))(state, first, context)
     assert {*logs} == {"loss", "a", "b"}
     assert float(logs["loss"]) == pytest.approx(float(logs["a"]) + 0.25 * float(logs["b"]), rel=1e-6)
@@ -269,7 +271,8 @@ def test_padding_of_the_tail_teaches_nothing() -> None:
     rows = {"example": jnp.array([1, 2, 0, 0]), "mask": jnp.array([True, True, False, False])}
     context = jax.tree.map(jnp.asarray, toy.context())
     step = jax.jit(make_step(toy.factors(), optax.sgd(1.0), static()))
-    state = create(toy.factors(), optax.sgd(1.0), static(), jax.random.key(0), rows, context)
+    started = jax.jit(lambda key: create(toy.factors(), optax.sgd(1.0), static(), key, rows, context))
+    state = started(jax.random.key(0))
     after, _ = step(state, rows, context)
     moved = np.abs(np.asarray(after.params["model"]["users"] - state.params["model"]["users"])).sum(axis=1)
     assert (np.flatnonzero(moved) == [1, 2]).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +53,7 @@ def test_an_id_outside_every_shard_reads_zeros() -> None:
 
 
 def test_collectives_gather_ids_and_scatter_sums() -> None:
-    look_up = parallel.over_shards(parallel.lookup_sharded, 4, (True, True))
+    look_up: Any = parallel.over_shards(parallel.lookup_sharded, 4, (True, True))
     split = (parallel.shard_rows(TABLE, 4), parallel.shard_rows(IDS, 4))
     text = look_up.lower(*split).as_text()
     assert text.count("stablehlo.all_gather") == text.count("stablehlo.reduce_scatter") == 1

@@ -93,4 +93,4 @@ class CoAction(nn.Module):
             outputs.append(x)
         found = jnp.concatenate(outputs, axis=-1) if self.concatenate else x
         found = jnp.sum(jnp.where(mask[:, None, :, None], found, 0.0), axis=2)  # [B, C, …]
-        return found.reshape(len(found), -1) if self.concatenate else found.sum(axis=1)
+        return found.reshape(found.shape[0], -1) if self.concatenate else found.sum(axis=1)

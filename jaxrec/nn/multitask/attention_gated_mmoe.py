@@ -75,7 +75,7 @@ class AttentionGatedMMoE(nn.Module):
     def attend(self, x: Array, experts: Array, train: bool) -> Array:
         """Weights of the experts [B, T, E] from features [B, F] and expert outputs [B, E, D]."""
         tasks = self.param("task_vectors", VECTORS, (self.num_tasks, self.query_dim))
-        query = jnp.broadcast_to(tasks, (len(x), *tasks.shape))  # [B, T, A]
+        query = jnp.broadcast_to(tasks, (x.shape[0], *tasks.shape))  # [B, T, A]
         keys: Array | float = 0.0
         if self.mode == "static" or self.key_vectors:
             keys = self.param("expert_vectors", VECTORS, (self.num_experts, self.query_dim))
@@ -84,7 +84,7 @@ class AttentionGatedMMoE(nn.Module):
             query = query + (x @ projection).reshape(query.shape)
             seen = jax.lax.stop_gradient(experts) if self.detach_keys else experts
             keys = keys + nn.Dense(self.query_dim, use_bias=False, kernel_init=INIT, name="keys")(seen)
-        keys = jnp.broadcast_to(keys, (len(x), self.num_experts, self.query_dim))  # [B, E, A]
+        keys = jnp.broadcast_to(keys, (x.shape[0], self.num_experts, self.query_dim))  # [B, E, A]
         scores = jnp.einsum("bta,bea->bte", query, keys) / (math.sqrt(self.query_dim) * self.temperature)
         key = self.make_rng("dropout") if train and self.drop_experts > 0.0 else None
         return expert_softmax(scores, self.drop_experts, key)

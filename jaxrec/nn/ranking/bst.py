@@ -124,7 +124,7 @@ class BST(nn.Module):
     def _pooled(self, x: Array, mask: Array) -> Array:
         """What the MLP reads of the tokens [B, L + 1, D]."""
         if self.concatenate:
-            return x.reshape(len(x), -1)
+            return x.reshape(x.shape[0], -1)
         if self.pooling == "target":
             return x[:, -1]
         total = jnp.where(mask[..., None], x, 0.0).sum(axis=1)

@@ -96,7 +96,7 @@ class CAN(nn.Module):
                     f"pair {pair[0].name}, {pair[1].name}: shapes {target.shape} and {ids.shape}; expected "
                     "one id an example, and one or several"
                 )
-            ids = ids.reshape(len(ids), -1)
+            ids = ids.reshape(ids.shape[0], -1)
             weights, inputs = (tables[name] for name in self._names(pair))
             found.append(self.unit(lookup(weights, target), lookup(inputs, ids), ids != 0))
         return jnp.concatenate(found, axis=-1)

@@ -33,4 +33,4 @@ class DeepFM(nn.Module):
         linear = FeatureEmbedding(weights, self.table_init, name="weights")(batch).sum(axis=-1)
         vectors = FeatureEmbedding(self.fields, self.table_init, name="embedding").stacked(batch)
         deep = Tower(self.dims, mlp=self.mlp, name="tower")
-        return linear + fm_second_order(vectors) + deep(vectors.reshape(len(vectors), -1), train=train)
+        return linear + fm_second_order(vectors) + deep(vectors.reshape(vectors.shape[0], -1), train=train)

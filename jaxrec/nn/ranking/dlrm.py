@@ -84,7 +84,7 @@ class DLRM(nn.Module):
         if self.products:
             crossed = jnp.concatenate([*dense, inner_products(vectors, itself=self.itself)], axis=-1)
         else:
-            crossed = vectors.reshape(len(vectors), -1)
+            crossed = vectors.reshape(vectors.shape[0], -1)
         self.sow("intermediates", "crossed", crossed)
         hidden = self.mlp(self.top_dims, name="top")(crossed, train=train)
         return nn.Dense(1, kernel_init=INIT, name="logit")(hidden)[..., 0]

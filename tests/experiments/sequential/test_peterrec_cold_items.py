@@ -81,8 +81,8 @@ def test_a_head_on_what_sessions_taught_tells_cold_items(tmp_path: Path) -> None
     source, target = experiment.split(experiment.load(config), config)
     pretrained = peterrec_rows.pretrain(source, config, target.name, seen="keep", left_out=())
     found = {row: peterrec_rows.train(row, target, config, pretrained)[1] for row in ("head", "scratch")}
-    found["popularity"] = profiles.test_popularity(target, config.seeds)
-    mrr = {row: np.mean([of_seed["mrr@5"] for of_seed in values]) for row, values in found.items()}
+    found["popularity"] = profiles.popularity_test(target, config.seeds)
+    mrr = {row: np.mean([seed["mrr@5"] for seed in test.metrics]) for row, test in found.items()}
     assert mrr["head"] > mrr["popularity"] + 0.2, mrr
     assert mrr["head"] > mrr["scratch"] + 0.1, mrr
 

@@ -1,0 +1,72 @@
+"""Probabilities of each label of items after histories, by the program in this folder.
+
+Needs jax, flatbuffers and NumPy alone.
+
+python reader.py a,b,c d e                   a JSON line for each of the items d and e after a, b and c
+Reader().score(["d"], [["a", "b", "c"]])     {label: probabilities}
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+HERE = Path(__file__).parent
+
+
+class Reader:
+    def __init__(self, folder: str | Path = HERE) -> None:
+        folder = Path(folder)
+        self.about = json.loads((folder / "export.json").read_text("utf-8"))
+        self.items = read_ids(folder / "items.json")
+        self.users = read_ids(folder / "users.json") if self.about["users"] else {}
+        self.weights = jax.device_put(dict(np.load(folder / "weights.npz")))
+        program = export.deserialize(bytearray((folder / "program.bin").read_bytes()))
+        self.program = jax.jit(program.call)  # compiled for each number of items, and doubling of length
+
+    def score(
+        self, items: Any, histories: Any, users: Any = None, times: Any = None, now: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """users: one for each item, for a model that reads them. times: of each event, and now: of the
+        question, seconds since 1970, for a model that reads times."""
+        inputs = {"items": numbers(self.items, items)}
+        inputs["histories"] = padded([numbers(self.items, history) for history in histories])
+        if self.about["users"]:
+            if users is None:
+                raise ValueError("the model reads users: give one for each item")
+            inputs["users"] = numbers(self.users, users)
+        if self.about["times"]:
+            if times is None or now is None or [*map(len, times)] != [*map(len, histories)]:
+                raise ValueError("the model reads times: give times of each event, and now")
+            inputs["times"] = padded([[time - events[0] for time in events] for events in times])
+            inputs["now"] = np.array([now - events[0] if events else 0 for events in times], np.int32)
+        found: dict[str, np.ndarray] = jax.device_get(self.program(self.weights, inputs))
+        return found
+
+
+def read_ids(path: Path) -> dict[str, int]:
+    return {str(raw): number for number, raw in enumerate(json.loads(path.read_text("utf-8")), 1)}
+
+
+def numbers(known: dict[str, int], raw: Any) -> np.ndarray:
+    unknown = {str(value) for value in raw} - known.keys()
+    if unknown:
+        raise ValueError(f"ids that the run does not know: {', '.join(sorted(unknown))}")
+    return np.array([known[str(value)] for value in raw], np.int32)
+
+
+def padded(lists: Any) -> np.ndarray:
+    width = 1 << (max(1, *map(len, lists)) - 1).bit_length()
+    return np.array([[*values] + [0] * (width - len(values)) for values in lists], np.int32)
+
+
+if __name__ == "__main__":
+    history, *wanted = sys.argv[1:]
+    found = Reader().score(wanted, [history.split(",")] * len(wanted))
+    for number, item in enumerate(wanted):
+        line = {"item": item} | {label: float(values[number]) for label, values in found.items()}
+        print(json.dumps(line, ensure_ascii=False))

@@ -1,0 +1,66 @@
+"""The best items after histories, by the program in this folder. Needs jax, flatbuffers and NumPy alone.
+
+python reader.py a,b,c d,e          a JSON line for each history, its items oldest first
+Reader().recommend([["a", "b"]])    [{"items": [...], "scores": [...]}], best first
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+HERE = Path(__file__).parent
+
+
+class Reader:
+    def __init__(self, folder: str | Path = HERE) -> None:
+        folder = Path(folder)
+        self.about = json.loads((folder / "export.json").read_text("utf-8"))
+        self.items = json.loads((folder / "items.json").read_text("utf-8"))
+        self.numbers = {str(item): number for number, item in enumerate(self.items, 1)}
+        self.weights = jax.device_put(dict(np.load(folder / "weights.npz")))
+        program = export.deserialize(bytearray((folder / "program.bin").read_bytes()))
+        self.program = jax.jit(program.call)  # compiled for each number of histories, and doubling of length
+
+    def recommend(
+        self, histories: Any, k: int = 10, excluded: Any = None, times: Any = None, now: int | None = None
+    ) -> list[dict[str, Any]]:
+        """excluded: items of no list, for each history; None: as the run was measured. times: of each event,
+        and now: of the question, seconds since 1970, for a model that reads times."""
+        if not 0 < k <= self.about["k"] or not all(map(len, histories)):
+            raise ValueError(f"k={k}: must be 1 to {self.about['k']}, and no history empty")
+        if excluded is None:
+            excluded = [[]] * len(histories) if self.about["seen"] == "keep" else histories
+        inputs = {"histories": self.encode(histories), "excluded": self.encode(excluded)}
+        if self.about["times"]:
+            if times is None or now is None or [*map(len, times)] != [*map(len, histories)]:
+                raise ValueError("the model reads times: give times of each event, and now")
+            inputs["times"] = padded([[time - events[0] for time in events] for events in times])
+            inputs["now"] = np.array([now - events[0] for events in times], np.int32)
+        found = jax.device_get(self.program(self.weights, inputs))
+        if np.isnan(found["scores"]).any():
+            raise ValueError("scores are NaN or infinite: the training diverged")
+        return [
+            {"items": [self.items[i - 1] for i in items if i], "scores": scores[items > 0].tolist()}
+            for items, scores in zip(found["items"][:, :k], found["scores"][:, :k], strict=True)
+        ]
+
+    def encode(self, lists: Any) -> np.ndarray:
+        unknown = {str(item) for items in lists for item in items} - self.numbers.keys()
+        if unknown:
+            raise ValueError(f"items that the run does not know: {', '.join(sorted(unknown))}")
+        return padded([[self.numbers[str(item)] for item in items] for items in lists])
+
+
+def padded(lists: list[list[int]]) -> np.ndarray:
+    width = 1 << (max(1, *map(len, lists)) - 1).bit_length()
+    return np.array([[*values] + [0] * (width - len(values)) for values in lists], np.int32)
+
+
+if __name__ == "__main__":
+    for line in Reader().recommend([history.split(",") for history in sys.argv[1:]]):
+        print(json.dumps(line, ensure_ascii=False))

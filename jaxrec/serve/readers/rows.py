@@ -1,0 +1,76 @@
+"""Probabilities of each label of rows, by the program in this folder. Needs jax, flatbuffers and NumPy alone.
+
+python reader.py rows.csv > scores.csv              a line for each row
+Reader().score({"city": ["a"], "price": [1.5]})     {label: probabilities}
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+HERE = Path(__file__).parent
+
+
+class Reader:
+    def __init__(self, folder: str | Path = HERE) -> None:
+        folder = Path(folder)
+        self.about = json.loads((folder / "export.json").read_text("utf-8"))
+        self.columns = json.loads((folder / "columns.json").read_text("utf-8"))
+        self.weights = jax.device_put(dict(np.load(folder / "weights.npz")))
+        program = export.deserialize(bytearray((folder / "program.bin").read_bytes()))
+        self.program = jax.jit(program.call)  # compiled for each number of rows
+
+    def score(self, rows: dict[str, Any]) -> dict[str, np.ndarray]:
+        """rows: {raw column: values}, text, numbers or lists of them; None and "" are missing."""
+        inputs: dict[str, np.ndarray] = {}
+        for column in self.columns:
+            if column["column"] not in rows:
+                raise ValueError(f"column {column['column']!r}: is missing; the model reads it")
+            inputs |= encode(column, rows[column["column"]])
+        found: dict[str, np.ndarray] = jax.device_get(self.program(self.weights, inputs))
+        return {label: found[label] for label in self.about["labels"]}
+
+
+def encode(column: dict[str, Any], values: Any) -> dict[str, np.ndarray]:
+    """What the model reads of a raw column."""
+    name, kind = column["name"], column["kind"]
+    if kind == "category":
+        return {name: np.array([number(column, value) for value in values], np.int32)}
+    if kind == "tags":
+        width, lists = column["width"], [[number(column, value) for value in row] or [1] for row in values]
+        if column["all"] and max(map(len, lists)) > width:
+            raise ValueError(f"column {column['column']!r}: a row has more values than any row of training")
+        return {name: np.array([(ids + [0] * width)[:width] for ids in lists], np.int32)}
+    x = np.array([np.nan if value is None or value == "" else float(value) for value in values])
+    absent = np.isnan(x)
+    if np.isinf(x).any() or (kind == "number" and not column["indicator"] and absent.any()):
+        raise ValueError(f"column {column['column']!r}: a number is missing or infinite")
+    if kind == "buckets":
+        return {name: np.where(absent, 1, 3 + np.searchsorted(column["edges"], x, "right")).astype(np.int32)}
+    x = np.where(absent, column["mean"], np.sign(x) * np.log1p(np.abs(x)) if column["log"] else x)
+    found = {name: ((x - column["shift"]) / column["scale"]).astype(np.float32)}
+    return found | ({f"{name}_missing": absent.astype(np.float32)} if column["indicator"] else {})
+
+
+def number(column: dict[str, Any], value: Any) -> int:
+    """The id of a category: 1 where it is missing, 2 where training did not know it."""
+    if isinstance(value, float):
+        raise ValueError(f"column {column['column']!r}: {value!r}: categories are text or whole numbers")
+    return int(column["ids"].get("" if value is None else str(value), 2))
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], newline="", encoding="utf-8") as file:
+        header, *lines = csv.reader(file)
+    if any(len(line) != len(header) for line in lines):
+        raise ValueError(f"{sys.argv[1]}: a line has more or fewer cells than the first one")
+    scores = Reader().score({name: [line[i] for line in lines] for i, name in enumerate(header)})
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(scores)
+    writer.writerows(zip(*(values.tolist() for values in scores.values()), strict=True))

@@ -12,7 +12,10 @@ from experiments import sweeps
 from experiments.multitask import census
 from experiments.ranking import din
 from experiments.sequential import sasrec, stamp
+from jaxrec.data.events.sessions import Part, split_sessions
+from jaxrec.protocols import sessions
 from jaxrec.report.results import read_results
+from jaxrec.train.evaluate import evaluate
 from tests.experiments.test_tiny import call
 
 pytest.importorskip("optuna")
@@ -71,6 +74,24 @@ def test_trials_hold_validation_values_and_nothing_of_test(results: Path) -> Non
         trial["value"] for trial in document["trials"] if trial["state"] == "complete"
     )
     assert "test" not in json.dumps({**document, "made_by": None})
+
+
+def test_a_baseline_is_searched_on_validation_and_not_on_test(results: Path) -> None:
+    chosen = study(results, "item-knn")["chosen"]
+    config = stamp.complete_settings(stamp.Config(tiny=True, **chosen["settings"]))
+    columns = sessions.resident(split_sessions(stamp.load(config), share=config.share, by=config.validation))
+    protocol, knn = (
+        sessions.protocol(columns.split, "", "none"),
+        stamp.baseline_of("item-knn", columns, config),
+    )
+    values = {}
+    parts: tuple[Part, ...] = ("validation", "test")
+    for part in parts:
+        asked = sessions.queries(columns, part)
+        ranked = sessions.evaluation(knn, columns, protocol, asked)
+        values[part] = evaluate(ranked, knn.for_seeds((3,)), columns.columns)[0][stamp.METRIC]
+    assert chosen["value"] == pytest.approx(values["validation"])
+    assert values["validation"] != pytest.approx(values["test"])
 
 
 @pytest.mark.parametrize("experiment", [sasrec, stamp, census, din])

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 NAVIGATION: dict[str, tuple[str, ...]] = {
     "Guides": (
         "docs/running.md",
+        "docs/tuning.md",
         "docs/comparing.md",
         "docs/bring_your_own_data.md",
         "docs/serving.md",

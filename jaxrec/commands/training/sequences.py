@@ -28,6 +28,8 @@ from jaxrec.protocols import next_item
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks.encoder import reads_times
+from jaxrec.train.trial import Trial
+from jaxrec.tuning.reads import optimiser
 from jaxrec.types import Protocol, Variables
 
 KS = (5, 10, 20)
@@ -57,8 +59,10 @@ def read_vectors(options: Any, item_ids: np.ndarray) -> np.ndarray | None:
     return load_item_vectors(path, item_ids, item=options.item, ids=ids)
 
 
-def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Prepared:
-    """Builds an encoder and what it is trained by."""
+def prepare(
+    name: str, entry: SequenceModel, options: Any, events: Events, *, trial: Trial | None = None
+) -> Prepared:
+    """Builds an encoder and what it is trained by. trial: of a search of settings."""
     recipe = entry.settle(recipe_of(options, entry.recipe), options.loss)
     data, split = events.data, events.data.split
     sequences = split.sequences
@@ -94,7 +98,7 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         module=encoder,
         protocol=protocol,
         train=functools.partial(
-            entry.train, encoder, objective, data, protocol, entry.optimiser(recipe), recipe
+            entry.train, encoder, objective, data, protocol, optimiser(entry.optimiser, recipe, trial), recipe
         ),
         test=lambda variables: test(encoder, data, protocol, variables),
         baselines=test_baselines,

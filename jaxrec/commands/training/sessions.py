@@ -21,6 +21,8 @@ from jaxrec.data.events.sessions import split_sessions
 from jaxrec.protocols import sessions
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.encoder import reads_times
+from jaxrec.train.trial import Trial
+from jaxrec.tuning import reads
 from jaxrec.types import Protocol, Tested, Variables
 
 METRIC = "mrr@20"  # of validation
@@ -52,8 +54,10 @@ def read(options: Any, source: Source) -> Events:
     return Events(sessions.resident(split), read_vectors(options, np.asarray(split.item_ids)))
 
 
-def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Prepared:
-    """Builds an encoder and what it is trained by."""
+def prepare(
+    name: str, entry: SequenceModel, options: Any, events: Events, *, trial: Trial | None = None
+) -> Prepared:
+    """Builds an encoder and what it is trained by. trial: of a search of settings."""
     if entry.sessions is None:
         raise ValueError(f"split='sessions': {name} reads users; name another split or model")
     recipe = entry.settle(recipe_of(options, entry.recipe), options.loss)
@@ -64,7 +68,7 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         raise ValueError(f"split='sessions': {name} reads times, which sessions lack; train it by --no-times")
     training = entry.sessions(encoder, objective, found, recipe, options.num_devices)
     protocol = sessions.protocol(split, objective.description, METRIC)
-    optimiser = (entry.session_optimiser or entry.optimiser)(recipe)
+    optimiser = reads.optimiser(entry.session_optimiser or entry.optimiser, recipe, trial)
     item_ids = np.asarray(split.item_ids)
 
     def train(**fit: Any) -> Any:

@@ -20,10 +20,11 @@ ROOT = Path(__file__).parent.parent
 NAVIGATION: dict[str, tuple[str, ...]] = {
     "Guides": (
         "docs/running.md",
+        "docs/command_line.md",
         "docs/tuning.md",
-        "docs/comparing.md",
         "docs/bring_your_own_data.md",
         "docs/serving.md",
+        "docs/comparing.md",
         "docs/export.md",
         "docs/add_a_dataset.md",
         "docs/add_a_model.md",

@@ -28,10 +28,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 collect_ignore = ["planted_faults.py"]  # a program, which runs these tests
 # Below tests/: folders whose tests train or compile whole models, and files there that do so in seconds.
-SLOW = ("convert", "experiments", "golden", "nn", "tasks", "train")
+SLOW = ("commands", "convert", "experiments", "golden", "nn", "tasks", "train")
 QUICK = (
     *("nn/test_dropout", "nn/test_experts", "nn/test_features", "nn/test_sasrec_hstu", "tasks/test_combine"),
-    *("train/test_arguments", "train/test_epoch", "train/test_identity"),
+    *(
+        "commands/test_answers",
+        "commands/test_main",
+        "train/test_arguments",
+        "train/test_epoch",
+        "train/test_identity",
+    ),
     *("train/test_lock", "train/test_logs"),
 )
 TESTS = Path(__file__).resolve().parent

@@ -210,9 +210,13 @@ def keep_vocabulary(folder: str | Path, vocabulary: Mapping[str, np.ndarray]) ->
     if not (path.exists() and _same(path, vocabulary)):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **{n: np.asarray(v) for n, v in vocabulary.items()})
-        os.replace(partial, path)
+        try:
+            with partial.open("wb") as file:
+                arrays = {name: np.asarray(raw) for name, raw in vocabulary.items()}
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     return digest
 
 

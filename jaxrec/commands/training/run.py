@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,13 +184,24 @@ def train_run(model: str, entry: Any, options: Any, source: Source) -> Kept:
     initial_options(prepared, model, options.warm_start, options.seeds)  # checked before anything is written
     for note in prepared.notes:
         print(note, flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    results.write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
-    if options.sweep:
-        options = searched_options(command, folder)
-        prepared, settings = _prepare(command, options), settings_of(model, options, source)
-    trained = _fit(command, options, prepared, folder / TRAINING)
-    return finish(folder, prepared, trained.fitted, options, settings)
+    with _naming_folder(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        results.write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+        if options.sweep:
+            options = searched_options(command, folder)
+            prepared, settings = _prepare(command, options), settings_of(model, options, source)
+        trained = _fit(command, options, prepared, folder / TRAINING)
+        return finish(folder, prepared, trained.fitted, options, settings)
+
+
+@contextlib.contextmanager
+def _naming_folder(folder: Path) -> Iterator[None]:
+    """Errors of the operating system that say in which run they happened, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        where = "" if str(folder) in str(error) else f"{folder}: could not be written: "
+        raise OSError(f"{where}{error}; make room, then run the same command to continue") from error
 
 
 def settings_of(model: str, options: Any, source: Source) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""docs/command_line.md: every command that it prints runs, in its order, on small files."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from jaxrec import __main__ as program
+from jaxrec.commands.train import train
+from jaxrec.serve import run_folder
+from tests.commands import own_models
+from tests.commands.small_data import write_events, write_rows
+
+PAGE = Path(__file__).parents[2] / "docs/command_line.md"
+SMALL = {  # settings that make the printed runs fast; the page's own words come first
+    "sasrec": "--dim 4 --num-layers 1 --max-len 6 --batch-size 8 --epochs 1",
+    "gru4rec": "--dim 4 --batch-size 4 --epochs 1",
+    "din": "--dim 4 --length 6",
+    "mmoe": "--expert-dims 4 --tower-dims 4 --num-experts 2 --batch-size 64 --epochs 1",
+    "my_models:LastItems": "--epochs 1",
+}
+
+
+def commands() -> list[str]:
+    """What stands in the page's blocks of shell commands."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.S)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_every_printed_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_events(tmp_path / "events.csv")
+    write_rows(tmp_path / "rows.csv")
+    lines = ["sku,a,b", *(f"sku{item},{item},{-item}" for item in range(12))]
+    (tmp_path / "vectors.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "my_models.py").write_text(Path(own_models.__file__).read_text())
+    found = commands()
+    assert len(found) >= 11
+    for command in found:
+        program_name, *words = shlex.split(command)
+        assert program_name == "jaxrec"
+        small = SMALL[words[1]].split() if words[0] == "train" else []
+        assert program.main([*words, *small]) == 0, command
+    runs = {path.parent.name for path in tmp_path.glob("runs/*/run.json")}
+    assert runs == {word for line in found for word in re.findall(r"--run runs/(\S+)", line)}
+    assert run_folder.read("runs/seeds").seeds == (0, 1)
+
+
+def test_the_python_call_of_the_page_is_the_function_that_exists() -> None:
+    assert "jaxrec.commands.train.train(" in PAGE.read_text(encoding="utf-8")
+    assert train.__module__ == "jaxrec.commands.train"

@@ -172,7 +172,7 @@ def test_time_ends_a_run_after_an_epoch_and_it_is_evaluated(files: Path, sasrec:
     options = {**SASREC, "evaluate_every": 2, "minutes": 1e-9}
     kept = train("sasrec", files / "events.csv", run=files / "short", **options)
     assert len(kept.validation["ndcg@10"]) == 2
-    (log,) = (files / "short").rglob("history.jsonl")
+    (log,) = (files / "short/training").rglob("history.jsonl")
     assert len(log.read_text().splitlines()) == 1
 
 

@@ -60,6 +60,7 @@ class SequenceOptions(EventOptions):
 
     split: EventSplit = "last"  # test on each user's last event, the last events, other users, last sessions
     keep_seen: bool = False  # items of the history stay candidates, for data where users come back to items
+    beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and slices, such as 10 20
     item_vectors: str = ""  # file of frozen vectors of items (text, images), which the model reads, too
     item_vector_ids: str = ""  # file with the item of each row, for --item-vectors with a .npy file
 

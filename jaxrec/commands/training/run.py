@@ -251,7 +251,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 def fit_options(workdir: Path, settings: Mapping[str, Any], options: Any) -> dict[str, Any]:
     """Where and how a run is kept while it is trained, as `train.fit.fit` takes them."""
-    left_out = ("seeds", "minutes", "warm_start", "data", *OPTIONS)
+    left_out = ("seeds", "minutes", "warm_start", "data", "beyond", *OPTIONS)
     return {
         "seeds": options.seeds,
         "workdir": workdir,

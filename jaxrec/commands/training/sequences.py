@@ -24,7 +24,7 @@ from jaxrec.commands.training.source import (
 from jaxrec.data import load_item_vectors
 from jaxrec.data.events.split import format_repeats
 from jaxrec.nn.sequential.item_vectors import VECTORS, WithItemVectors
-from jaxrec.protocols import next_item
+from jaxrec.protocols import Beyond, next_item
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks.encoder import reads_times
@@ -80,7 +80,8 @@ def prepare(
         loss=objective.description,
         selection=METRIC,
     )
-    test = functools.partial(next_item.run_test, num_devices=options.num_devices)
+    beyond = Beyond(ks=options.beyond) if options.beyond else None
+    test = functools.partial(next_item.run_test, beyond=beyond, num_devices=options.num_devices)
     vocabulary = next_item.vocabulary(data)
 
     def test_baselines() -> list[BaselineRow]:

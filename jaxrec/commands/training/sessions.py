@@ -18,7 +18,7 @@ from jaxrec.commands.training.sequences import (
 )
 from jaxrec.commands.training.source import Source, as_file_name
 from jaxrec.data.events.sessions import split_sessions
-from jaxrec.protocols import sessions
+from jaxrec.protocols import Beyond, sessions
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.encoder import reads_times
 from jaxrec.train.trial import Trial
@@ -77,8 +77,12 @@ def prepare(
             training, found, protocol, optimiser, epochs=recipe.epochs, patience=patience, **fit
         )
 
+    beyond = Beyond(ks=options.beyond) if options.beyond else None
+
     def test(model: Any, variables: Variables, measured: Protocol = protocol) -> Tested:
-        return sessions.run_test(model, found, measured, variables, num_devices=options.num_devices)
+        return sessions.run_test(
+            model, found, measured, variables, beyond=beyond, num_devices=options.num_devices
+        )
 
     def test_baselines() -> list[BaselineRow]:
         untrained = sessions.protocol(split, "", "none")

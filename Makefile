@@ -77,7 +77,7 @@ $(BASE): pyproject.toml | $(VENV)/created
 	@touch $@
 
 $(DEV): pyproject.toml | $(VENV)/created
-	$(call install,dev$(comma)plots$(comma)parquet$(comma)export$(addprefix $(comma),$(EXTRA)))
+	$(call install,dev$(comma)plots$(comma)parquet$(comma)export$(comma)sweep$(addprefix $(comma),$(EXTRA)))
 	@touch $@ $(BASE)
 
 $(DOCS): pyproject.toml | $(VENV)/created

@@ -21,6 +21,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
     "Guides": (
         "docs/running.md",
         "docs/command_line.md",
+        "docs/tuning.md",
         "docs/bring_your_own_data.md",
         "docs/serving.md",
         "docs/comparing.md",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from experiments import sweeps
 from jaxrec import data
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
@@ -19,6 +20,11 @@ from jaxrec.protocols import Beyond
 from jaxrec.train import arguments
 from jaxrec.train.results import origin as origin
 from jaxrec.train.results import save_result
+from jaxrec.train.trial import Trial
+from jaxrec.tuning import records
+from jaxrec.tuning.options import SweepOptions as SweepOptions
+from jaxrec.tuning.reads import Train, plain
+from jaxrec.tuning.reads import optimiser as optimiser
 from jaxrec.types import Protocol, Tested
 
 C = TypeVar("C")
@@ -27,6 +33,7 @@ STORAGE_OPTIONS = (
     "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond",
     "tensorboard",
 )  # fmt: skip
+NOT_SETTINGS = (*STORAGE_OPTIONS, *sweeps.OPTIONS)  # do not affect what is computed
 
 # options that need --data
 FILE_OPTIONS = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")
@@ -108,10 +115,12 @@ def own_table(config: TableOptions) -> ImpressionSplit:
 
 
 def describe_settings(config: Any, *, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The settings that affect what is computed: all but STORAGE_OPTIONS and those of `left_out`.
-    Options of a user's file are among them where there is one."""
+    """The settings that affect what is computed: all but NOT_SETTINGS and those of `left_out`. Options of a
+    user's file are among them where there is one.
+    """
+    config = plain(config)
     of_a_file = () if getattr(config, "data", None) else ("data", *file_options(config))
-    names = (*STORAGE_OPTIONS, *of_a_file, *left_out)
+    names = (*NOT_SETTINGS, *of_a_file, *left_out)
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in names}
 
 
@@ -132,13 +141,18 @@ def override(recipe: C, config: Any) -> C:
 
 
 def training_options(
-    config: Options, *folders: str, left_out: tuple[str, ...] = (), **settings: Any
+    config: Options,
+    *folders: str,
+    left_out: tuple[str, ...] = (),
+    trial: Trial | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """The arguments of `train.fit.fit` on seeds, storage and devices: seeds, workdir, description and so on.
 
     folders: below the work directory, such as data set and row. settings: identify the run in addition to the
-    options that affect what is computed. left_out: options that do not.
+    options that affect what is computed. left_out: options that do not. trial: of a search of settings.
     """
+    of_trial = {} if trial is None else {"seeds": trial.seeds, "trial": trial, "progress": False}
     return {
         "seeds": config.seeds,
         "workdir": Path(config.workdir, *folders),
@@ -147,7 +161,13 @@ def training_options(
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
         "tensorboard": config.tensorboard,
+        **of_trial,
     }
+
+
+def tune(config: C, train: Train, **names: Any) -> C:
+    """The configuration with the settings that --sweep chooses on validation, see `sweeps.tune`."""
+    return sweeps.tune(config, train, settings=describe_settings(config), **names)  # type: ignore[type-var]
 
 
 def for_test(config: RankingOptions, protocol: Protocol) -> dict[str, Any]:
@@ -275,7 +295,15 @@ def published(names: tuple[str, ...], source: str, *values: float) -> Published:
 # --- results ---------------------------------------------------------------------------------------
 
 
-save = save_result
+def save(
+    folder: str, *, experiment: str, dataset: str, model: str, config: Mapping[str, Any], note: str = "",
+    **rest: Any,
+) -> Path:  # fmt: skip
+    """`train.results.save_result`, with a remark in the note where a search chose settings."""
+    searched = records.note(sweeps.study_path(folder, experiment, dataset, model), config)
+    joined = ". ".join(part for part in (note, searched) if part)
+    rest |= {"experiment": experiment, "dataset": dataset, "model": model}
+    return save_result(folder, config=config, note=joined, **rest)
 
 
 def means(found: Sequence[Mapping[str, float]] | Tested) -> str:

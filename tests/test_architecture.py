@@ -21,7 +21,7 @@ FLOORS = {
     **dict.fromkeys(("augment", "losses", "metrics", "sampling", "nn", "optim", "report"), 3),
     "index": 4,
     **dict.fromkeys(("tasks", "train", "convert"), 5),
-    "protocols": 6,
+    **dict.fromkeys(("protocols", "tuning"), 6),
     **dict.fromkeys(("baselines", "recipes", "serve"), 7),
     "commands": 8,
     "__main__": 9,

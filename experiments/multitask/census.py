@@ -31,9 +31,9 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 
-from experiments import common
+from experiments import common, sweeps
 from experiments.common import NONE, Published
-from experiments.multitask.training import Model, count_parameters, groups, join_tests, train
+from experiments.multitask.training import Model, count_parameters, fit, groups, join_tests, train
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -43,6 +43,8 @@ from jaxrec.nn.layers.features import Featured
 from jaxrec.protocols import impressions
 from jaxrec.recipes import multitask as recipes
 from jaxrec.tasks.multitask import multitask
+from jaxrec.train.fit import Fitted
+from jaxrec.train.trial import Trial
 
 EXPERIMENT = "census"
 
@@ -100,7 +102,7 @@ TINY: Mapping[str, Any] = {"epochs": 2, "batch_size": 64}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.TableOptions, recipes.Recipe):
+class Config(common.TableOptions, common.SweepOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     group: Literal["income", "education"] = "income"  # pair of tasks of Census-Income
@@ -110,6 +112,7 @@ class Config(common.TableOptions, recipes.Recipe):
 
     def __post_init__(self) -> None:
         common.check_rows(self.rows, ROWS)
+        sweeps.check(self, ROWS)
         sizes = ("num_experts", "num_specific", "num_shared", "num_levels", "num_subnets")
         common.check(self, "epochs", "patience", "batch_size", "dim", "save_every", *sizes)
 
@@ -138,6 +141,22 @@ def build(
     )
 
 
+def tuned(
+    row: str, tasks: Sequence[str], split: ImpressionSplit, columns: impressions.Data, config: Config
+) -> Config:
+    """The settings of a row's model of some tasks: the given ones, or those that a search chooses."""
+
+    def train_one(config: Config, trial: Trial) -> Fitted:
+        model = build(row, tasks, split, columns, config)
+        options = common.training_options(config, columns.name, model.name, trial=trial, row=model.name)
+        return fit(model, columns, config, **options)
+
+    name = build(row, tasks, split, columns, config).name
+    models = len(columns.tasks) - len(columns.spaces) if ROWS[row].alone else 1
+    names = {"experiment": EXPERIMENT, "dataset": columns.name, "model": name, "row": row}
+    return common.tune(config, train_one, models=models, **names)
+
+
 def published_numbers(row: str, config: Config) -> Published:
     """The published numbers of a row; none for synthetic data or your own file."""
     return NONE if config.tiny or config.data else PUBLISHED.get((config.group, row), NONE)
@@ -154,19 +173,27 @@ def run(config: Config) -> None:
         row: [build(row, group, split, columns, config) for group in groups(tasks, alone=ROWS[row].alone)]
         for row in config.rows
     }
-    sizes = count_parameters(models, columns)
-    for row, of_row in models.items():
+    count_parameters(models, columns)  # an error of any of them, before the first is trained
+    for row in config.rows:
+        parts = groups(tasks, alone=ROWS[row].alone)
+        own = [tuned(row, part, split, columns, config) for part in parts]
+        of_row = [build(row, part, split, columns, c) for part, c in zip(parts, own, strict=True)]
         runs = [
-            train(m, columns, config, **common.training_options(config, columns.name, m.name, row=m.name))
-            for m in of_row
+            train(m, columns, c, **common.training_options(c, columns.name, m.name, row=m.name))
+            for m, c in zip(of_row, own, strict=True)
         ]
+        settings = common.describe_settings(own[0])
+        if any(c != own[0] for c in own):
+            settings["by_model"] = {
+                m.name: common.describe_settings(c) for m, c in zip(of_row, own, strict=True)
+            }
         found = join_tests(runs, keep=lambda name: "/" in name)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=columns.name,
             model=row,
-            config={**common.describe_settings(config), "parameters": sizes[row]},
+            config={**settings, "parameters": count_parameters({row: of_row}, columns)[row]},
             protocol=impressions.protocol(
                 columns, "each task's auc" if ROWS[row].alone else of_row[0].selection, of_row[0].loss
             ),

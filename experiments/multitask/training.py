@@ -13,6 +13,8 @@ from jaxrec.recipes.multitask import Training
 from jaxrec.tasks.multitask import Target
 from jaxrec.tasks.objectives import loss_name
 from jaxrec.train.fit import Fitted
+from jaxrec.train.trial import Trial
+from jaxrec.tuning.reads import optimiser
 from jaxrec.types import GroupSums, Task, Tested
 
 
@@ -68,18 +70,7 @@ def train(
 
     calibration: whether the test measures calibration too. options: see `common.training_options`.
     """
-    fitted = impressions.train(
-        columns,
-        model.task,
-        model.targets,
-        model.selection,
-        optax.adam(recipe.learning_rate),
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        patience=recipe.patience,
-        weighting=model.weighting,
-        **options,
-    )
+    fitted = fit(model, columns, recipe, **options)
     test = impressions.run_test(
         columns,
         model.task,
@@ -89,6 +80,30 @@ def train(
         num_devices=options["num_devices"],
     )
     return Trained(fitted, test)
+
+
+def fit(
+    model: Model, columns: impressions.Data, recipe: Training, *, trial: Trial | None = None, **options: Any
+) -> Fitted:
+    """Trains a model for all seeds. trial: of a search of settings. options: `common.training_options`."""
+    return impressions.train(
+        columns,
+        model.task,
+        model.targets,
+        model.selection,
+        optimiser(adam, recipe, trial),
+        epochs=recipe.epochs,
+        batch_size=recipe.batch_size,
+        patience=recipe.patience,
+        weighting=model.weighting,
+        trial=trial,
+        **options,
+    )
+
+
+def adam(recipe: Training) -> optax.GradientTransformation:
+    """The optimiser of all rows."""
+    return optax.adam(recipe.learning_rate)
 
 
 def join_tests(runs: Sequence[Trained], keep: Callable[[str], bool]) -> Tested:

@@ -23,15 +23,15 @@ Expect:  on MovieLens-100K, each user tested on one event and one unseen item, D
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
-import optax
 
-from experiments import common
+from experiments import common, sweeps
 from jaxrec import config as command_line
 from jaxrec import data, losses, metrics
 from jaxrec.config import check_run
@@ -47,6 +47,7 @@ from jaxrec.tasks.multitask import Target
 from jaxrec.tasks.objectives import loss_name
 from jaxrec.train.fit import Fitted
 from jaxrec.train.parallel import axis_name
+from jaxrec.train.trial import Trial
 from jaxrec.types import Array, Task, Tested
 
 EXPERIMENT = "din"
@@ -88,7 +89,7 @@ TINY: Mapping[str, Any] = {"epochs": 2, "batch_size": 64}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions, recipes.Recipe):
+class Config(common.EventOptions, common.SweepOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     dataset: Literal["ml-100k", "Beauty", "Sports", "Toys", "Yelp", "Video"] = "ml-100k"  # data set
@@ -98,6 +99,7 @@ class Config(common.EventOptions, recipes.Recipe):
 
     def __post_init__(self) -> None:
         common.check_rows(self.rows, ROWS)
+        sweeps.check(self, ROWS)
         common.check(self, "epochs", "patience", "batch_size", "dim", "length", "save_every")
         for name in ("mba", "auxiliary"):
             if not getattr(self, name) > 0:
@@ -173,25 +175,26 @@ def task_of(row: Row, clicks: Clicks, config: Config) -> Task:
     )
 
 
-def train(name: str, clicks: Clicks, columns: impressions.Data, config: Config) -> tuple[Fitted, Tested]:
-    """Trains a row for all seeds; returns the run and its test."""
-    row = ROWS[name]
-    task = task_of(row, clicks, config)
+def resident(clicks: Clicks, config: Config) -> impressions.Data:
+    """The examples as training and evaluation read them."""
+    return impressions.resident_clicks(clicks, length=config.length, name=dataset_name(config, clicks))
+
+
+def train(name: str, clicks: Clicks, config: Config, trial: Trial | None = None) -> Fitted:
+    """Trains a row for all seeds. trial: of a search of settings."""
+    row, columns = ROWS[name], resident(clicks, config)
     sizes = {"mini_batch_aware": config.mba, "next_behaviour": config.auxiliary}
-    fitted = impressions.train(
+    return impressions.train(
         columns,
-        task,
+        task_of(row, clicks, config),
         [CLICK],
         "auc/click",
-        optax.adam(config.learning_rate),
+        common.optimiser(recipes.adam, config, trial),
         epochs=config.epochs,
         batch_size=config.batch_size,
         patience=config.patience,
         weighting=static({"click": 1.0, **{term: sizes[term] for term in row.terms}}),
-        **common.training_options(config, columns.name, name, row=name),
-    )
-    return fitted, impressions.run_test(
-        columns, task, [CLICK], fitted.variables, num_devices=config.num_devices
+        **common.training_options(config, columns.name, name, trial=trial, row=name),
     )
 
 
@@ -210,14 +213,18 @@ def run(config: Config) -> None:
     check_run(config)
     config = common.shrink_if_tiny(config, **TINY)
     clicks = load(config)
-    columns = impressions.resident_clicks(clicks, length=config.length, name=dataset_name(config, clicks))
+    columns = resident(clicks, config)
     base: Tested | None = None
     for row in sorted(config.rows, key=[*ROWS].index):
-        fitted, found = train(row, clicks, columns, config)
+        training = functools.partial(train, row, clicks)
+        own = common.tune(config, training, experiment=EXPERIMENT, dataset=columns.name, model=row)
+        fitted, task = training(own), task_of(ROWS[row], clicks, own)
+        read = resident(clicks, own)
+        found = impressions.run_test(read, task, [CLICK], fitted.variables, num_devices=config.num_devices)
         base = found if row == "base" else base
         found = found if base is None else with_improvement(found, base)
         of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))
-        settings = common.describe_settings(config, left_out=("dataset",))  # it is in the path of the result
+        settings = common.describe_settings(own, left_out=("dataset",))  # it is in the path of the result
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

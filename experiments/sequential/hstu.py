@@ -207,7 +207,7 @@ def run(config: Config) -> None:
             objective = ROWS[row].objective(columns, recipe)
             common.check_label(row, objective.name)
             protocol = protocol._replace(loss=objective.description, selection="ndcg@10")
-            stored = {"recipe": dataclasses.asdict(recipe)}
+            stored: dict[str, Any] = {"recipe": dataclasses.asdict(recipe)}
             fitted = next_item.train(
                 encoder,
                 objective,

@@ -25,10 +25,11 @@ in the batch and do not contribute to the loss.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from experiments import common
+from experiments import common, sweeps
 from experiments.common import NONE, Published, published
 from jaxrec import baselines, data
 from jaxrec import config as command_line
@@ -40,6 +41,8 @@ from jaxrec.protocols import next_item
 from jaxrec.recipes import sasrec as recipes
 from jaxrec.tasks.next_item import Encoder
 from jaxrec.tasks.objectives import Objective
+from jaxrec.train.fit import Fitted
+from jaxrec.train.trial import Trial
 from jaxrec.types import Baseline, Protocol
 
 EXPERIMENT = "sasrec"
@@ -80,7 +83,7 @@ TINY: Mapping[str, Any] = {"dim": 8, "max_len": 12, "batch_size": 32, "epochs": 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.RankingOptions, recipes.Recipe):
+class Config(common.RankingOptions, common.SweepOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Defaults: the authors' code."""
 
     dataset: Literal["Video", "ml-100k"] = "Video"  # data set
@@ -92,6 +95,7 @@ class Config(common.RankingOptions, recipes.Recipe):
 
     def __post_init__(self) -> None:
         common.check_rows(self.rows, (*BASELINES, *ROWS))
+        sweeps.check(self, ROWS)
         least_one = ("dim", "num_layers", "num_heads", "max_len", "batch_size", "epochs", "evaluate_every")
         common.check(self, *least_one, "num_candidates", "num_devices", "save_every")
         if self.patience < 0:
@@ -123,6 +127,27 @@ def published_numbers(row: str, config: Config) -> Published:
     return PUBLISHED.get((config.dataset, row), NONE)
 
 
+def train(
+    row: str, columns: next_item.Data, protocol: Protocol, config: Config, trial: Trial | None = None
+) -> Fitted:
+    """Trains a row for all seeds. trial: of a search of settings."""
+    return next_item.train(
+        ROWS[row].encoder(columns.num_items, config),
+        ROWS[row].objective(columns),
+        columns,
+        protocol,
+        common.optimiser(recipes.adam, config, trial),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        every=config.evaluate_every,
+        patience=config.patience or None,
+        replacement=config.replacement,
+        **common.training_options(
+            config, columns.split.sequences.name, model_name(row, config), trial=trial, row=row
+        ),
+    )
+
+
 def run(config: Config) -> None:
     """Trains, tests and stores every row, against sampled candidates and against all items."""
     check_run(config)
@@ -134,36 +159,26 @@ def run(config: Config) -> None:
     candidates = f"sampled-{config.num_candidates}"
     model: Baseline | Encoder
     for row in config.rows:
-        name = model_name(row, config)
+        name, own = model_name(row, config), config
         sampled = Protocol(split=columns.split.rule, candidates=candidates, selection="none")
         if row in BASELINES:
             baseline, fitted = BASELINES[row](columns), None
             model, variables = baseline, baseline.for_seeds(config.seeds)
             everything = sampled._replace(candidates="all")
         else:
-            encoder, objective = ROWS[row].encoder(columns.num_items, config), ROWS[row].objective(columns)
+            objective = ROWS[row].objective(columns)
             common.check_label(row, objective.name)
             sampled = sampled._replace(loss=objective.description, selection="ndcg@10")
             everything = sampled._replace(candidates="all", selection=f"ndcg@10 among {candidates}")
-            fitted = next_item.train(
-                encoder,
-                objective,
-                columns,
-                sampled,
-                recipes.adam(config),
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                every=config.evaluate_every,
-                patience=config.patience or None,
-                replacement=config.replacement,
-                **common.training_options(config, sequences.name, name, row=row),
-            )
-            model, variables = encoder, fitted.variables
+            training = functools.partial(train, row, columns, sampled)
+            own = common.tune(config, training, experiment=EXPERIMENT, dataset=dataset, model=name, row=row)
+            fitted = training(own)
+            model, variables = ROWS[row].encoder(columns.num_items, own), fitted.variables
         for protocol, ending in ((sampled, ""), (everything, "-full")):
             found = next_item.run_test(
                 model, columns, protocol, variables, **common.for_test(config, protocol)
             )
-            numbers = NONE if ending else published_numbers(row, config)
+            numbers = NONE if ending else published_numbers(row, own)
             notes = [] if ending else [NEGATIVES, *([ALL_USERS] if numbers.values else [])]
             path = common.save(
                 config.results,
@@ -172,7 +187,7 @@ def run(config: Config) -> None:
                 model=name + ending,
                 config={"num_candidates": config.num_candidates}
                 if fitted is None
-                else common.describe_settings(config),
+                else common.describe_settings(own),
                 protocol=protocol,
                 seeds=config.seeds,
                 metrics=found,

@@ -45,35 +45,36 @@ Expect:  Yoochoose 1/64: with the epoch chosen on a tenth of the training sessio
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from experiments import common
+from experiments import common, sweeps
 from experiments.common import NONE, Published
 from experiments.sequential.gru4rec import random_baseline
 from experiments.sequential.stamp_published import BASELINE_NOTES, NOTES, PREPARATION, PUBLISHED
-from jaxrec import baselines, data
+from experiments.sequential.stamp_sessions import dataset_name
+from experiments.sequential.stamp_sessions import load as load
+from jaxrec import baselines
 from jaxrec.config import check_run, run_program
-from jaxrec.data.events.session_order import repeats_together
-from jaxrec.data.events.sessions import Sessions, split_sessions
-from jaxrec.data.sources.session_logs import arrays_from_lists
-from jaxrec.data.synthetic.sequences import markov_chain
+from jaxrec.data.events.sessions import split_sessions
 from jaxrec.protocols import sessions
 from jaxrec.recipes import stamp as recipes
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_click import sigmoid_softmax
 from jaxrec.tasks.objectives import Objective, full_softmax
-from jaxrec.types import Baseline
+from jaxrec.train.fit import Fitted
+from jaxrec.train.trial import Trial
+from jaxrec.tuning.reads import Measured
+from jaxrec.types import Baseline, Protocol
 
 EXPERIMENT = "stamp"
 METRIC = "recall@20"
 
 
 class Row(NamedTuple):
-    """A trained row: its encoder and its loss over all items.
-
-    whole: whether an example is a whole session instead of a prefix.
-    """
+    """A trained row: its encoder, its loss over all items, and whether an example is a whole session, not a
+    prefix."""
 
     encoder: Callable[[int, recipes.Recipe], Encoder]
     objective: Callable[[], Objective] = full_softmax
@@ -87,18 +88,19 @@ ROWS: Mapping[str, Row] = {
     "gru4rec-ce": Row(recipes.gru4rec, whole=True),
     "sasrec-ce": Row(recipes.sasrec, whole=True),
 }
-BASELINES: Mapping[str, Callable[[sessions.Data], Baseline]] = {
+BASELINES: Mapping[str, Callable[..., Baseline]] = {
     "random": random_baseline,
     "popularity": baselines.popularity,
     "session-popularity": baselines.session_popularity,
     "item-knn": baselines.item_knn,
     "markov": baselines.markov,
 }
+OF_KNN = ("neighbours", "regularisation")  # settings of item-knn alone
 TINY: Mapping[str, Any] = {"dim": 8, "max_len": 8, "epochs": 2, "batch_size": 64, "session_batch_size": 32}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.RankingOptions, recipes.Recipe):
+class Config(common.RankingOptions, common.SweepOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Defaults: the authors' code."""
 
     dataset: Literal["yoochoose1_64", "diginetica", "tmall"] = "yoochoose1_64"  # data set
@@ -112,6 +114,7 @@ class Config(common.RankingOptions, recipes.Recipe):
 
     def __post_init__(self) -> None:
         common.check_rows(self.rows, (*BASELINES, *ROWS))
+        sweeps.check(self, (*BASELINES, *ROWS))
         sizes = ("dim", "max_len", "epochs", "batch_size", "session_batch_size", "num_devices", "save_every")
         common.check(self, *sizes)
         for name in ("max_norm", "clip", "patience"):
@@ -123,26 +126,6 @@ def complete_settings(config: Config) -> Config:
     """The settings, with those of the data set where they are not given, and small ones for --tiny."""
     filled: Config = recipes.for_dataset(common.shrink_if_tiny(config, **TINY), config.dataset)
     return dataclasses.replace(filled, share=config.share if config.select == "validation" else 0.0)
-
-
-def load(config: Config) -> Sessions:
-    """The sessions of a data set or of your own file; synthetic for --tiny."""
-    if config.data:
-        found = common.own_sessions(config)
-    elif config.tiny:
-        found = synthetic_sessions()
-    else:
-        found = data.load(f"sessions/{config.dataset}", kind="sessions")
-    return found if config.order == "time" else repeats_together(found, fixed=config.order == "file-fixed")
-
-
-def synthetic_sessions() -> Sessions:
-    """Synthetic sessions along a noisy cycle of 30 items; every prefix of others is for test."""
-    chain = markov_chain(150, 30, min_length=2, max_length=7, noise=0.2).sequences
-    lists = [chain.user_items(user).tolist() for user in range(chain.num_users)]
-    tested = [(clicks[:cut], clicks[cut]) for clicks in lists[110:] for cut in range(len(clicks) - 1, 0, -1)]
-    prefixes, targets = map(list, zip(*tested, strict=True))
-    return Sessions.from_arrays("tiny", **arrays_from_lists(lists[:110], (prefixes, targets), "tiny"))
 
 
 def training_of(row: Row, columns: sessions.Data, config: Config) -> sessions.Training:
@@ -160,11 +143,6 @@ def training_of(row: Row, columns: sessions.Data, config: Config) -> sessions.Tr
     )
 
 
-def dataset_name(config: Config, name: str) -> str:
-    """The data set's name in results and folders."""
-    return name if config.data else "tiny" if config.tiny else config.dataset
-
-
 def model_name(row: str, config: Config) -> str:
     """The row's name, with suffixes for the order of clicks and the choice of the epoch if not the defaults.
 
@@ -179,7 +157,8 @@ def published_numbers(row: str, config: Config) -> Published:
     """The published numbers of a row, if the settings that it reads are those of the authors' code."""
     authors = complete_settings(Config(dataset=config.dataset, select=config.select))
     official = common.describe_settings(authors)
-    read = ("dataset", "tiny", "order", "share", "validation") if row in BASELINES else tuple(official)
+    read: tuple[str, ...] = ("dataset", "tiny", "order", "share", "validation", *OF_KNN)
+    read = read if row in BASELINES else tuple(official)
     if config.data or any(common.describe_settings(config)[name] != official[name] for name in read):
         return NONE
     return PUBLISHED.get((config.dataset, row), NONE)
@@ -192,39 +171,60 @@ def note_of(row: str, config: Config) -> str:
     return PREPARATION if config.select == "test" else f"{BASELINE_NOTES[row]}; {PREPARATION}"
 
 
+def baseline_of(row: str, columns: sessions.Data, config: Config) -> Baseline:
+    """The baseline of a row."""
+    settings = {name: getattr(config, name) for name in OF_KNN} if row == "item-knn" else {}
+    return BASELINES[row](columns, **settings)
+
+
+def validate(row: str, columns: sessions.Data, protocol: Protocol, config: Config, trial: Trial) -> Measured:
+    """Measures a baseline on validation, for a search of its settings."""
+    baseline = baseline_of(row, columns, config)
+    found = sessions.test(baseline, columns, protocol, baseline.for_seeds(trial.seeds), part="validation")
+    return Measured(METRIC, [of_seed[METRIC] for of_seed in found])
+
+
+def train(
+    row: str, columns: sessions.Data, protocol: Protocol, config: Config, trial: Trial | None = None
+) -> Fitted:
+    """Trains a row for all seeds. trial: of a search of settings."""
+    folders = (dataset_name(config, columns.split.name), model_name(row, config))
+    return sessions.train(
+        training_of(ROWS[row], columns, config),
+        columns,
+        protocol,
+        common.optimiser(recipes.adam if ROWS[row].whole else recipes.summed_adam, config, trial),
+        epochs=config.epochs,
+        patience=config.patience or None,
+        select=config.select,
+        **common.training_options(config, *folders, left_out=OF_KNN, trial=trial, row=row),
+    )
+
+
 def run(config: Config) -> None:
     """Trains, tests and stores every row."""
     check_run(config)
     config = complete_settings(config)
     columns = sessions.resident(split_sessions(load(config), share=config.share, by=config.validation))
     dataset = dataset_name(config, columns.split.name)
+    on_test = "" if config.select == "validation" else " on test"
     for row in config.rows:
-        name = model_name(row, config)
+        name, baseline = model_name(row, config), row in BASELINES
+        loss, selection = ("", "none") if baseline else (ROWS[row].objective().description, METRIC)
+        protocol = sessions.protocol(columns.split, loss, selection)
+        tuned = functools.partial(validate if baseline else train, row, columns, protocol)
+        own = common.tune(config, tuned, experiment=EXPERIMENT, dataset=dataset, model=name, row=row)
         model: Baseline | sessions.Training
-        if row in BASELINES:
-            baseline, fitted = BASELINES[row](columns), None
-            model, variables = baseline, baseline.for_seeds(config.seeds)
-            protocol = stored = sessions.protocol(columns.split, "", "none")
-            settings: dict[str, Any] = {"share": config.share, "order": config.order}
+        if baseline:
+            model, fitted = baseline_of(row, columns, own), None
+            variables = model.for_seeds(config.seeds)
+            settings = {"share": own.share, "order": own.order}
+            settings |= {n: getattr(own, n) for n in OF_KNN} if row == "item-knn" else {}
         else:
-            objective = ROWS[row].objective()
-            common.check_label(row, objective.name)
-            model, settings = training_of(ROWS[row], columns, config), common.describe_settings(config)
-            protocol = sessions.protocol(columns.split, objective.description, METRIC)
-            on_test = "" if config.select == "validation" else " on test"
-            stored = protocol._replace(selection=f"{METRIC}{on_test}")
-            fitted = sessions.train(
-                model,
-                columns,
-                protocol,
-                recipes.adam(config) if ROWS[row].whole else recipes.summed_adam(config),
-                epochs=config.epochs,
-                patience=config.patience or None,
-                select=config.select,
-                **common.training_options(config, dataset, name, row=row),
-            )
-            variables = fitted.variables
-        numbers = published_numbers(row, config)
+            common.check_label(row, ROWS[row].objective().name)
+            model, fitted = training_of(ROWS[row], columns, own), train(row, columns, protocol, own)
+            variables, settings = fitted.variables, common.describe_settings(own, left_out=OF_KNN)
+        numbers = published_numbers(row, own)
         found = sessions.run_test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
             config.results,
@@ -232,11 +232,11 @@ def run(config: Config) -> None:
             dataset=dataset,
             model=name,
             config=settings,
-            protocol=stored,
+            protocol=protocol if baseline else protocol._replace(selection=f"{METRIC}{on_test}"),
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,
-            note=note_of(row, config) if numbers.values else "",
+            note=note_of(row, own) if numbers.values else "",
             **numbers.fields(),
         )
         print(f"{name}: {common.means(found)}\nsaved {path}", flush=True)

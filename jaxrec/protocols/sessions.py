@@ -230,14 +230,16 @@ def test(
     protocol: Protocol,
     variables: Variables,
     *,
+    part: Part = "test",  # noqa: PT028
     beyond: Beyond | None = None,  # noqa: PT028
     num_devices: int = 1,  # noqa: PT028
 ) -> list[dict[str, float]]:
-    """Metrics of the test examples for each seed: variables have a leading seeds axis.
+    """Metrics of the examples of a part for each seed: variables have a leading seeds axis.
 
     beyond: as of `evaluation`.
     """
-    return run_test(model, data, protocol, variables, beyond=beyond, num_devices=num_devices).metrics
+    found = run_test(model, data, protocol, variables, part=part, beyond=beyond, num_devices=num_devices)
+    return found.metrics
 
 
 def run_test(
@@ -246,14 +248,15 @@ def run_test(
     protocol: Protocol,
     variables: Variables,
     *,
+    part: Part = "test",
     beyond: Beyond | None = None,
     num_devices: int = 1,
 ) -> Tested:
     """Metrics as `test` returns them, with the rank of every example, to be stored beside the result."""
     ranked = (
-        evaluation(model, data, protocol, queries(data, "test"), beyond=beyond)
+        evaluation(model, data, protocol, queries(data, part), beyond=beyond)
         if isinstance(model, Baseline)
-        else rank_clicks(model, data, protocol, "test", beyond=beyond)
+        else rank_clicks(model, data, protocol, part, beyond=beyond)
     )
     return evaluate_and_keep(ranked, variables, data.columns, num_devices=num_devices)
 

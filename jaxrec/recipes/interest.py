@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxrec.data.tables.click_histories import Clicks
 from jaxrec.nn.layers.activation_unit import ActivationUnit
@@ -81,6 +82,11 @@ def with_history(body: nn.Module, clicks: Clicks, *, dim: int, negatives: bool =
         histories=tuple(f"{HISTORY}{name}" for name in items),
         negatives=tuple(f"{NEGATIVE}{name}" for name in items) if negatives else (),
     )
+
+
+def adam(recipe: Recipe) -> optax.GradientTransformation:
+    """The optimiser of all rows."""
+    return optax.adam(recipe.learning_rate)
 
 
 def regularised_items(clicks: Clicks, *, length: int) -> list[Regularised]:

@@ -38,6 +38,8 @@ class Recipe:
     session_batch_size: int = 160  # sessions per step of GRU4Rec and SASRec: about 512 prefixes
     session_learning_rate: float = 1e-3  # of Adam, for GRU4Rec and SASRec
     dropout: float = 0.25  # of GRU4Rec and SASRec
+    neighbours: int = 100  # item-KNN: nearest items of the last one
+    regularisation: float = 20.0  # item-KNN: added to the number of sessions of each item
 
 
 def for_dataset(recipe: Any, dataset: str) -> Any:

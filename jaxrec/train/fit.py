@@ -23,6 +23,7 @@ from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
 from jaxrec.train.logs import TRAINING_FORMAT, Logs, check_tensorboard, write_training
 from jaxrec.train.run import Fitted, Phase, Run, Selection
+from jaxrec.train.trial import Trial, replay
 from jaxrec.types import Context, Variables
 
 __all__ = ["Compiled", "Fitted", "Phase", "Selection", "fit"]
@@ -49,6 +50,7 @@ def fit(
     start_from: str | Path | None = None,
     initial: Variables | MakeInitial | None = None,
     newly_initialised: Marks = (),
+    trial: Trial | None = None,
     tensorboard: bool = False,
 ) -> Fitted:
     """Trains `phases` one after the other and returns each seed's best parameters.
@@ -69,6 +71,8 @@ def fit(
     function that makes them of drawn ones, such as one that keeps the drawn rows of new items.
     newly_initialised: which of them are drawn all the same and need not be given: prefixes of paths, such as
     ["params/head"], or a function from variables to a tree of bool.
+    trial: of a study of settings, which may end the run after any epoch; a member that diverges then has
+    zeros as parameters, `diverged` in the history says so, and no error is raised.
     tensorboard: also write workdir/tensorboard, event files with the numbers of workdir/history.jsonl.
 
     Raises:
@@ -79,12 +83,12 @@ def fit(
         another process holds workdir; the checkpoint in workdir belongs to another run or was made by other
         code; a loss or score that is not finite.
     """
+    once = seeds if trial is None else sorted(set(seeds))
     check_arguments(
-        phases, selection, seeds, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
+        phases, selection, once, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
-    check_minutes(minutes)
-    check_tensorboard(tensorboard)
     workdir = check_folder(workdir)
+    _check_and_announce(phases, selection, minutes, trial, tensorboard=tensorboard)
     run = Run(
         phases,
         tx,
@@ -96,10 +100,10 @@ def fit(
         calls=calls,
         initial=initial,
         newly_initialised=newly_initialised,
+        trial=trial,
         minutes=minutes,
     )
-    ids = {} if vocabulary is None else {"vocabulary": vocabulary_digest(vocabulary)}
-    described = {**description, **run.description(context), "calls": calls, **ids}
+    described = {**description, **run.description(context), "calls": calls, **_parts(vocabulary, trial)}
     if not (workdir / CHECKPOINTS).exists():
         run.check_selection()
     with (
@@ -108,14 +112,38 @@ def fit(
         deferred_interrupt() as interrupted,
     ):
         _resume(run, checkpoints, start_from, accept_changed_code)
-        _check_or_print_complete(run, workdir if progress else None)
-        if vocabulary is not None:
-            keep_vocabulary(workdir, vocabulary)
+        _begin(run, workdir, vocabulary, progress=progress)
         epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
-        _log(run, epochs, Logs(workdir, run.history, tensorboard=tensorboard), description, progress=progress)
+        logs = Logs(workdir, run.history, tensorboard=tensorboard)
+        _log(run, epochs, logs, description, progress=progress)
     if interrupted():
         raise KeyboardInterrupt
     return run.fitted()
+
+
+def _check_and_announce(
+    phases: Sequence[Phase],
+    selection: Selection,
+    minutes: float | None,
+    trial: Trial | None,
+    *,
+    tensorboard: bool,
+) -> None:
+    """Checks what is optional, and tells a trial what is about to be trained, which may end it here."""
+    check_minutes(minutes)
+    check_tensorboard(tensorboard)
+    if trial is not None:
+        trial.begin(selection.metric, selection.lower_is_better, sum(phase.epochs for phase in phases))
+
+
+def _parts(vocabulary: Mapping[str, np.ndarray] | None, trial: Trial | None) -> dict[str, Any]:
+    """What a run's description says of its vocabulary and of the numbers of a trial, where there are any."""
+    found: dict[str, Any] = {}
+    if trial is not None:
+        found["numbers"] = {name: list(values) for name, values in trial.numbers.items()}
+    if vocabulary is not None:
+        found["vocabulary"] = vocabulary_digest(vocabulary)
+    return found
 
 
 def _resume(
@@ -136,16 +164,31 @@ def _epochs(
     save_every: int,
     stop_after: int | None,
 ) -> Iterator[dict[str, Any]]:
-    """Trains until the run is complete, interrupted or has `stop_after` more epochs; saves, and gives each
-    entry."""
+    """Trains until the run is complete or interrupted, its trial ends it, or `stop_after` epochs are done
+    here; saves, and gives each entry.
+    """
     leave_at = None if stop_after is None else len(run.history) + stop_after
-    left = False
+    trial = run.trial
+    left = trial is not None and not replay(trial, run.history, run.compile_seconds, run.complete())
     while not run.complete() and not left:
-        yield run.epoch()
+        entry = run.epoch()
+        yield entry
         done = len(run.history)
         left = interrupted() or (leave_at is not None and done >= leave_at)
+        if trial is not None:
+            left |= not trial.watch(entry, run.seconds + run.compile_seconds, run.complete())
         if left or run.complete() or done % save_every == 0:
             checkpoints.save(done, run.arrays(), run.position())
+
+
+def _begin(run: Run, workdir: Path, vocabulary: Mapping[str, np.ndarray] | None, *, progress: bool) -> None:
+    """Checks what is left to train, or says that nothing is; keeps the raw ids."""
+    if not run.complete():
+        run.check_selection()
+    elif progress:
+        _print_complete(run, workdir)
+    if vocabulary is not None:
+        keep_vocabulary(workdir, vocabulary)
 
 
 def _log(
@@ -171,6 +214,12 @@ def _log(
         logs.close()
 
 
+def _time_left(run: Run) -> str:
+    """What is left of a limit in time, "" without one."""
+    left = max(run.limit - run.seconds - run.compile_seconds, 0.0) / 60
+    return f", {left:.1f} of {run.limit / 60:g} min left" if run.limit < float("inf") else ""
+
+
 def _training(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What training.json holds, in JSON types; docs/running.md documents it. settings: the caller's."""
     selection = run.selection
@@ -187,19 +236,9 @@ def _training(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_or_print_complete(run: Run, workdir: Path | None) -> None:
-    """Checks the selection of a run that goes on; prints that a run is complete, unless workdir is None."""
-    if not run.complete():
-        run.check_selection()
-    elif workdir is not None:
-        commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
-        print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
-
-
-def _time_left(run: Run) -> str:
-    """What is left of a limit in time, "" without one."""
-    left = max(run.limit - run.seconds - run.compile_seconds, 0.0) / 60
-    return f", {left:.1f} of {run.limit / 60:g} min left" if run.limit < float("inf") else ""
+def _print_complete(run: Run, workdir: Path) -> None:
+    commits = " and ".join(dict.fromkeys(str(entry.get("commit")) for entry in run.made_by))
+    print(f"{workdir}: found complete: trained by commit {commits}; nothing is trained again", flush=True)
 
 
 def _postfix(entry: Mapping[str, Any], metric: str) -> str:

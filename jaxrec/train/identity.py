@@ -63,6 +63,12 @@ def jax_settings() -> dict[str, Any]:
     return {name: found[name] for name in provenance.IDENTIFYING_SETTINGS}
 
 
+def loss_names(entry: Mapping[str, Any]) -> list[str]:
+    """Names in an entry of a history that are those of losses."""
+    others = ("epoch", "phase", "loss", "train_seconds", "seconds")
+    return sorted(name for name in entry if name not in others and not name.startswith("valid/"))
+
+
 def check_code(
     where: str, made_by: Sequence[Mapping[str, Any]], now: Mapping[str, Any], *, accept: bool
 ) -> list[dict[str, Any]]:

@@ -32,6 +32,8 @@ def save_result(
 ) -> Path:
     """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
 
+    metrics: of each seed; with a `Tested`, its values by user or group are stored beside the result too.
+
     The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
     the manifest and the note name all of them.
     """

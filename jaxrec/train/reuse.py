@@ -47,6 +47,8 @@ def fit_reusing(
 
     initial: of `fit`, where with an axis of seeds in the order of `seeds`.
 
+    trial: in `options`, trains in workdir itself, as `fit` does.
+
     description: the settings; each set of them has a folder of its own below workdir. What stands under the
     name `epochs`, on any level, does not count, since the phases say it: the same settings with more epochs
     go on from where the shorter run ended, and seeds that were trained already are not trained again. That
@@ -56,6 +58,15 @@ def fit_reusing(
     Raises:
       ValueError: as `fit`; a run of these settings was trained on other data or by other code.
     """
+    if options.get("trial") is not None:  # its members are no seeds, and nothing is reused
+        given: dict[str, Any] = {
+            "workdir": workdir,
+            "description": description,
+            "progress": progress,
+            **options,
+        }
+        given |= {"initial": initial, "newly_initialised": newly_initialised}
+        return fit(phases, tx, plan, context, selection, seeds=seeds, **given)
     check_seeds(seeds)
     settings = _without_epochs(json.loads(json.dumps(description)))
     folder = Path(workdir) / configuration_hash(settings)

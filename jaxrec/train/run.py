@@ -23,6 +23,7 @@ from jaxrec.train.evaluate import CompiledMeasure
 from jaxrec.train.initial import Initial, MakeInitial, Marks, check_initial, description
 from jaxrec.train.state import TrainState, create
 from jaxrec.train.step import make_step
+from jaxrec.train.trial import Trial, put_numbers, zero_diverged
 from jaxrec.types import Array, Context, Evaluation, Key, Task, Variables
 
 
@@ -96,10 +97,12 @@ class Run:
         initial: Variables | MakeInitial | None = None,
         newly_initialised: Marks = (),
         minutes: float | None = None,
+        trial: Trial | None = None,
     ) -> None:
         self.phases, self.tx, self.plan, self.selection = phases, tx, plan, selection
         self.seeds, self.num_devices, self.calls = seeds, num_devices, calls
-        self.axis = parallel.axis_name(num_devices)
+        self.axis, self.trial = parallel.axis_name(num_devices), trial
+        self.shared = {} if trial is None else trial.programs
         self.context = parallel.replicate(dict(context), num_devices)
         self.history: list[dict[str, Any]] = []
         self.worst = float("inf") if selection.lower_is_better else -float("inf")
@@ -125,8 +128,9 @@ class Run:
         check_optimiser(state.opt_state)
         self.best = parallel.replicate(jax.tree.map(jnp.array, state.variables), num_devices)
         self.state = parallel.replicate(state, num_devices)
-        self.programs = [self._epoch_program(phase) for phase in phases]
-        self.measure = CompiledMeasure(selection.evaluation.measure, num_devices)
+        self.programs = self.shared.setdefault("epochs", [self._epoch_program(phase) for phase in phases])
+        measure = CompiledMeasure(selection.evaluation.measure, num_devices)
+        self.measure = self.shared.setdefault("measure", measure)
         self.queries = self.measure.placed(selection.evaluation.queries)
 
         def keep(best: Any, live: Any, better: Array) -> Any:
@@ -134,7 +138,8 @@ class Run:
                 lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), b, a), best, live
             )
 
-        self.keep = Compiled(parallel.over_devices(keep, num_devices, (0, 0, None)))
+        kept = Compiled(parallel.over_devices(keep, num_devices, (0, 0, None)))
+        self.keep = self.shared.setdefault("keep", kept)
 
     def _first_state(self, context: Context) -> TrainState:
         """The state of every seed before the first step."""
@@ -150,7 +155,9 @@ class Run:
             by_seed = jax.jit(parallel.over_seeds(create_one, mapped=2))
             return by_seed(keys, dict(self.initial.values), dict(context))
         given = {} if self.initial is None else dict(self.initial.values)
-        return jax.jit(parallel.over_seeds(create_one))(keys, given, dict(context))
+        start = self.shared.setdefault("start", jax.jit(parallel.over_seeds(create_one)))
+        state: TrainState = start(keys, given, dict(context))
+        return state if self.trial is None else put_numbers(state, self.trial)
 
     def _epoch_program(self, phase: Phase) -> Compiled:
         step = make_step(phase.task, self.tx, phase.weighting, self.axis)
@@ -232,8 +239,8 @@ class Run:
             if missing:
                 raise ValueError(
                     f"{folder}: the checkpoint was written by a run whose phase {phase.name!r} has the "
-                    f"losses {_loss_names(stored)}, this run has {self._losses(number)}; use the same task "
-                    "to continue it, or another --workdir"
+                    f"losses {identity.loss_names(stored)}, this run has {self._losses(number)}; use "
+                    "the same task to continue it, or another --workdir"
                 )
 
     def _losses(self, number: int) -> list[str]:
@@ -270,8 +277,10 @@ class Run:
                 f"epoch {number}: no order of the examples fits the packed rows; give more rows "
                 "(packing.rows_needed with a larger `deviations`)"
             )
+        if self.trial is not None:
+            self.state = zero_diverged(self.state, entry, self.num_devices)
         for name, values in entry.items():
-            if isinstance(values, list) and not np.isfinite(values).all():
+            if self.trial is None and isinstance(values, list) and not np.isfinite(values).all():
                 raise ValueError(
                     f"epoch {number}: loss {name!r} is {values}: training diverged; lower the learning rate, "
                     "or look at the last checkpoint, which is from before. Where it is so from the first "
@@ -389,9 +398,3 @@ def epoch_names(phases: Sequence[Sequence[Any]]) -> list[str]:
     ['plain', 'plain', 'views']
     """
     return [name for name, epochs in phases for _ in range(epochs)]
-
-
-def _loss_names(entry: Mapping[str, Any]) -> list[str]:
-    """Names in an entry of a history that are those of losses."""
-    others = ("epoch", "phase", "loss", "train_seconds", "seconds")
-    return sorted(name for name in entry if name not in others and not name.startswith("valid/"))

@@ -24,7 +24,14 @@ from jaxrec.train.fit import fit
 from tests.commands.small_data import EVENTS, ITEMS, write_events, write_rows
 
 SMALL = {"dim": 4, "max_len": 6, "batch_size": 8}
-SASREC: Mapping[str, Any] = {**EVENTS, **SMALL, "epochs": 2, "evaluate_every": 1, "seeds": (0, 1)}
+SASREC: Mapping[str, Any] = {
+    **EVENTS,
+    **SMALL,
+    "epochs": 2,
+    "evaluate_every": 1,
+    "seeds": (0, 1),
+    "beyond": (3,),
+}
 MMOE: Mapping[str, Any] = {
     "labels": ("click", "buy"),
     "categorical": ("city", "device"),
@@ -98,7 +105,9 @@ def test_the_page_of_a_run_has_curves_baselines_and_experts(
     assert [entry["epoch"] for entry in parts.history] == list(range(len(parts.history)))
     assert set(parts.baselines) == ({"random", "popularity"} if model == "sasrec" else {"base-rate"})
     assert (parts.gates is not None) == (model == "mmoe")
-    assert parts.missing == ("Slices by history length and item popularity: they were not measured.",)
+    unmeasured = ("Slices by history length and item popularity: they were not measured.",)
+    assert parts.missing == (unmeasured if model == "mmoe" else ())
+    assert ("coverage@3" in run_folder.read(folder).metrics) == (model == "sasrec")
     assert write_page(folder, tmp_path / "page.html").stat().st_size > 10_000
 
 
@@ -153,7 +162,7 @@ def test_a_module_of_ones_own_is_trained_by_its_import_path(
 def test_python_and_the_command_line_train_alike(files: Path, sasrec: Path) -> None:
     words = ["--data", f"{files}/events.csv", "--run", f"{files}/typed"]
     words += ["--user", "uid", "--item", "sku", "--time", "ts", "--seeds", "0", "1", "--epochs", "2"]
-    words += ["--evaluate-every", "1", "--dim", "4", "--max-len", "6", "--batch-size", "8"]
+    words += ["--evaluate-every", "1", "--dim", "4", "--max-len", "6", "--batch-size", "8", "--beyond", "3"]
     assert program.main(["train", "sasrec", *words]) == 0
     typed, called = run_folder.read(files / "typed"), run_folder.read(sasrec)
     assert typed.settings == called.settings

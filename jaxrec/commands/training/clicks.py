@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
-from jaxrec.commands.training.options import recipe_of
+from jaxrec.commands.training.options import adam, recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, as_file_name, load_sequences
 from jaxrec.data.events.interactions import Sequences
@@ -23,6 +22,8 @@ from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks.multitask import Target
 from jaxrec.train.evaluate import impression_metrics
 from jaxrec.train.parallel import axis_name
+from jaxrec.train.trial import Trial
+from jaxrec.tuning.reads import optimiser
 from jaxrec.types import Variables
 
 CLICK = Target("click", None, "label/click")
@@ -42,8 +43,10 @@ def read(options: Any, source: Source) -> Events:
     return Events(sequences, next_clicks(sequences, split=options.split))
 
 
-def prepare(name: str, entry: ClickModel, options: Any, events: Events) -> Prepared:
-    """Builds a model and what it is trained by."""
+def prepare(
+    name: str, entry: ClickModel, options: Any, events: Events, *, trial: Trial | None = None
+) -> Prepared:
+    """Builds a model and what it is trained by. trial: of a search of settings."""
     recipe = recipe_of(options, entry.recipe)
     sequences, clicks = events
     data = impressions.resident_clicks(clicks, length=recipe.length)
@@ -71,7 +74,7 @@ def prepare(name: str, entry: ClickModel, options: Any, events: Events) -> Prepa
             learned.task,
             [CLICK],
             SELECTION,
-            optax.adam(recipe.learning_rate),
+            optimiser(adam, recipe, trial),
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
             patience=recipe.patience or None,

@@ -14,20 +14,24 @@ import typing
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
+import optax
 import tyro
 
 from jaxrec.train import arguments
+from jaxrec.tuning import options as sweep_options
+from jaxrec.tuning.options import SweepOptions
+from jaxrec.tuning.reads import follow, plain
 
 EventSplit = Literal["last", "time", "user", "sessions"]
 ClickSplit = Literal["last", "time", "user"]
 TableSplit = Literal["random", "time"]
 # Options that say where and how a run is kept, or how long it may take; they change no number.
 KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code")
-UNFINISHED = ("minutes", "epochs")  # that may change while a run is not finished
+UNFINISHED = ("minutes", "epochs", "trials", "budget")  # that may change while a run is not finished
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(SweepOptions):
     """The options that every model has."""
 
     data: str = ""  # the file to train on: CSV, TSV, Parquet or JSON lines, also gzipped
@@ -56,6 +60,7 @@ class SequenceOptions(EventOptions):
 
     split: EventSplit = "last"  # test on each user's last event, the last events, other users, last sessions
     keep_seen: bool = False  # items of the history stay candidates, for data where users come back to items
+    beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and slices, such as 10 20
     item_vectors: str = ""  # file of frozen vectors of items (text, images), which the model reads, too
     item_vector_ids: str = ""  # file with the item of each row, for --item-vectors with a .npy file
 
@@ -146,8 +151,14 @@ def _comments(part: type[Any]) -> dict[str, str]:
 
 def recipe_of(options: Any, recipe: Any) -> Any:
     """The recipe among the options."""
-    kind = recipe if isinstance(recipe, type) else type(recipe)
-    return kind(**{f.name: getattr(options, f.name) for f in dataclasses.fields(recipe) if f.init})
+    kind, given = recipe if isinstance(recipe, type) else type(recipe), plain(options)
+    made = kind(**{f.name: getattr(given, f.name) for f in dataclasses.fields(recipe) if f.init})
+    return follow(made, options)
+
+
+def adam(recipe: Any) -> optax.GradientTransformation:
+    """The optimiser of models of labelled examples."""
+    return optax.adam(recipe.learning_rate)
 
 
 def made(options_type: type[Any], given: dict[str, Any]) -> Any:
@@ -172,6 +183,10 @@ def check_options(options: Any) -> None:
     if not 0 <= options.minutes < math.inf:
         raise ValueError(f"minutes={options.minutes}: must be positive, or 0 for no limit")
     arguments.check_seeds(options.seeds)
+    searched = sweep_options.check(options)
+    for name, other in {"minutes": "--budget", "warm_start": "settings of that run"}.items():
+        if searched and getattr(options, name):
+            raise ValueError(f"{name}={getattr(options, name)!r}: does not go with --sweep; give {other}")
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if isinstance(value, float) and math.isnan(value):
@@ -191,5 +206,5 @@ def check_options(options: Any) -> None:
 
 def described(options: Any) -> dict[str, Any]:
     """The settings that decide what is computed, in JSON types; infinity as text."""
-    found = {n: v for n, v in dataclasses.asdict(options).items() if n not in KEEPING}
+    found = {n: v for n, v in dataclasses.asdict(plain(options)).items() if n not in KEEPING}
     return {n: str(v) if isinstance(v, float) and math.isinf(v) else v for n, v in found.items()}

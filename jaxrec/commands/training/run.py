@@ -27,16 +27,22 @@ from jaxrec.serve import modules, run_folder
 from jaxrec.serve.run_folder import RUN, Kept
 from jaxrec.train.fit import Fitted
 from jaxrec.train.results import keep_curves, origin, save_result
+from jaxrec.train.trial import Trial
+from jaxrec.tuning import budget, records, space
+from jaxrec.tuning import options as sweep_options
+from jaxrec.tuning.options import NOT_SEARCHED, OPTIONS
+from jaxrec.tuning.search import chosen_settings
 
 EXPERIMENT = "train"  # of the result files
 SETTINGS, TRAINING, RESULTS = "settings.json", "training", "results"
+STUDY, TRIALS = "sweep.json", "trials"  # of a search of settings
 
 
 class Kind(NamedTuple):
     """How a kind of data is read, (options, source) -> data, and prepared for a model, see `Prepared`."""
 
     read: Callable[[Any, Source], Any]
-    prepare: Callable[[str, Any, Any, Any], Prepared]
+    prepare: Callable[..., Prepared]
 
 
 class Command(NamedTuple):
@@ -112,10 +118,44 @@ def train_once(
     return _fit(command, options, _prepare(command, options), Path(workdir), **fit)
 
 
-def _prepare(command: Command, options: Any) -> Prepared:
-    prepared = command.kind.prepare(command.model, command.entry, options, command.data)
+def _prepare(command: Command, options: Any, trial: Trial | None = None) -> Prepared:
+    prepared = command.kind.prepare(command.model, command.entry, options, command.data, trial=trial)
     modules.describe(prepared.module)  # what can't be kept is refused before training
     return prepared
+
+
+def searched_options(command: Command, folder: Path) -> Any:
+    """The options of a command with the settings that --sweep chooses on validation, see docs/tuning.md."""
+    asked, names = command.options, [field.name for field in dataclasses.fields(command.entry.recipe)]
+    names = [name for name in names if name not in NOT_SEARCHED]
+    space.check_file(asked.sweep, (command.model,), type(asked), names)
+    searched = space.read_space(asked.sweep, command.model, type(asked), names)
+
+    def train(options: Any, trial: Trial) -> Fitted:
+        settings = settings_of(command.model, options, command.source)
+        given = fit_options(Path(options.run), settings, options)
+        given |= {"seeds": trial.seeds, "trial": trial, "progress": False}
+        return _prepare(command, options, trial).train(**given)
+
+    left_out = (*searched.settings, *OPTIONS)
+    settings = settings_of(command.model, sweep_options.without(asked), command.source)
+    settings = {name: value for name, value in settings.items() if name not in left_out}
+    chosen = chosen_settings(
+        train,
+        sweep_options.without(asked),
+        searched,
+        path=folder / STUDY,
+        folder=folder / TRIALS,
+        folder_field="run",
+        identity={"model": command.model, "settings": settings},
+        seeds=asked.seeds[: asked.trial_seeds],
+        limits=budget.limits(asked.trials, asked.budget),
+        own=set(searched.settings),
+        at_once=asked.trials_at_once,
+        accept_changed_code=asked.accept_changed_code,
+        name=command.model,
+    )
+    return asked if chosen is None else dataclasses.replace(asked, **chosen.settings)
 
 
 def _fit(command: Command, options: Any, prepared: Prepared, workdir: Path, **fit: Any) -> Trained:
@@ -147,6 +187,9 @@ def train_run(model: str, entry: Any, options: Any, source: Source) -> Kept:
     with _naming_folder(folder):
         folder.mkdir(parents=True, exist_ok=True)
         results.write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
+        if options.sweep:
+            options = searched_options(command, folder)
+            prepared, settings = _prepare(command, options), settings_of(model, options, source)
         trained = _fit(command, options, prepared, folder / TRAINING)
         return finish(folder, prepared, trained.fitted, options, settings)
 
@@ -208,7 +251,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 def fit_options(workdir: Path, settings: Mapping[str, Any], options: Any) -> dict[str, Any]:
     """Where and how a run is kept while it is trained, as `train.fit.fit` takes them."""
-    left_out = ("seeds", "minutes", "warm_start", "data")
+    left_out = ("seeds", "minutes", "warm_start", "data", "beyond", *OPTIONS)
     return {
         "seeds": options.seeds,
         "workdir": workdir,
@@ -246,6 +289,7 @@ def finish(
         protocol=prepared.protocol,
         metrics=tested,
         fitted=fitted,
+        note=records.note(folder / STUDY, settings),
         **shared,
     )
     chosen = prepared.protocol.selection

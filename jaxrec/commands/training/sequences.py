@@ -24,10 +24,12 @@ from jaxrec.commands.training.source import (
 from jaxrec.data import load_item_vectors
 from jaxrec.data.events.split import format_repeats
 from jaxrec.nn.sequential.item_vectors import VECTORS, WithItemVectors
-from jaxrec.protocols import next_item
+from jaxrec.protocols import Beyond, next_item
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks.encoder import reads_times
+from jaxrec.train.trial import Trial
+from jaxrec.tuning.reads import optimiser
 from jaxrec.types import Protocol, Variables
 
 KS = (5, 10, 20)
@@ -57,8 +59,10 @@ def read_vectors(options: Any, item_ids: np.ndarray) -> np.ndarray | None:
     return load_item_vectors(path, item_ids, item=options.item, ids=ids)
 
 
-def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Prepared:
-    """Builds an encoder and what it is trained by."""
+def prepare(
+    name: str, entry: SequenceModel, options: Any, events: Events, *, trial: Trial | None = None
+) -> Prepared:
+    """Builds an encoder and what it is trained by. trial: of a search of settings."""
     recipe = entry.settle(recipe_of(options, entry.recipe), options.loss)
     data, split = events.data, events.data.split
     sequences = split.sequences
@@ -76,7 +80,8 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         loss=objective.description,
         selection=METRIC,
     )
-    test = functools.partial(next_item.run_test, num_devices=options.num_devices)
+    beyond = Beyond(ks=options.beyond) if options.beyond else None
+    test = functools.partial(next_item.run_test, beyond=beyond, num_devices=options.num_devices)
     vocabulary = next_item.vocabulary(data)
 
     def test_baselines() -> list[BaselineRow]:
@@ -94,7 +99,7 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         module=encoder,
         protocol=protocol,
         train=functools.partial(
-            entry.train, encoder, objective, data, protocol, entry.optimiser(recipe), recipe
+            entry.train, encoder, objective, data, protocol, optimiser(entry.optimiser, recipe, trial), recipe
         ),
         test=lambda variables: test(encoder, data, protocol, variables),
         baselines=test_baselines,

@@ -18,9 +18,11 @@ from jaxrec.commands.training.sequences import (
 )
 from jaxrec.commands.training.source import Source, as_file_name
 from jaxrec.data.events.sessions import split_sessions
-from jaxrec.protocols import sessions
+from jaxrec.protocols import Beyond, sessions
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.encoder import reads_times
+from jaxrec.train.trial import Trial
+from jaxrec.tuning import reads
 from jaxrec.types import Protocol, Tested, Variables
 
 METRIC = "mrr@20"  # of validation
@@ -52,8 +54,10 @@ def read(options: Any, source: Source) -> Events:
     return Events(sessions.resident(split), read_vectors(options, np.asarray(split.item_ids)))
 
 
-def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Prepared:
-    """Builds an encoder and what it is trained by."""
+def prepare(
+    name: str, entry: SequenceModel, options: Any, events: Events, *, trial: Trial | None = None
+) -> Prepared:
+    """Builds an encoder and what it is trained by. trial: of a search of settings."""
     if entry.sessions is None:
         raise ValueError(f"split='sessions': {name} reads users; name another split or model")
     recipe = entry.settle(recipe_of(options, entry.recipe), options.loss)
@@ -64,7 +68,7 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         raise ValueError(f"split='sessions': {name} reads times, which sessions lack; train it by --no-times")
     training = entry.sessions(encoder, objective, found, recipe, options.num_devices)
     protocol = sessions.protocol(split, objective.description, METRIC)
-    optimiser = (entry.session_optimiser or entry.optimiser)(recipe)
+    optimiser = reads.optimiser(entry.session_optimiser or entry.optimiser, recipe, trial)
     item_ids = np.asarray(split.item_ids)
 
     def train(**fit: Any) -> Any:
@@ -73,8 +77,12 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
             training, found, protocol, optimiser, epochs=recipe.epochs, patience=patience, **fit
         )
 
+    beyond = Beyond(ks=options.beyond) if options.beyond else None
+
     def test(model: Any, variables: Variables, measured: Protocol = protocol) -> Tested:
-        return sessions.run_test(model, found, measured, variables, num_devices=options.num_devices)
+        return sessions.run_test(
+            model, found, measured, variables, beyond=beyond, num_devices=options.num_devices
+        )
 
     def test_baselines() -> list[BaselineRow]:
         untrained = sessions.protocol(split, "", "none")
@@ -94,6 +102,7 @@ def prepare(name: str, entry: SequenceModel, options: Any, events: Events) -> Pr
         baselines=test_baselines,
         kept={
             "kind": "session",
+            "columns": {options.user: "user", options.item: "item"},
             "vocabulary": {"item": item_ids},
             "counts": baselines.popularity(found).variables["count"].astype(np.int64),
         },

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
-from jaxrec.commands.training.options import recipe_of
+from jaxrec.commands.training.options import adam, recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, as_file_name, read_labelled
 from jaxrec.commands.training.warm_start import known_values
@@ -25,6 +24,8 @@ from jaxrec.tasks.multitask import Target, multitask
 from jaxrec.tasks.objectives import loss_name
 from jaxrec.train.evaluate import impression_metrics
 from jaxrec.train.parallel import axis_name
+from jaxrec.train.trial import Trial
+from jaxrec.tuning.reads import optimiser
 from jaxrec.types import Variables
 
 
@@ -41,8 +42,10 @@ def read(options: Any, source: Source) -> Rows:
     return Rows(labelled, impressions.resident(labelled.split))
 
 
-def prepare(name: str, entry: TableModel, options: Any, rows: Rows) -> Prepared:
-    """Builds a model and what it is trained by."""
+def prepare(
+    name: str, entry: TableModel, options: Any, rows: Rows, *, trial: Trial | None = None
+) -> Prepared:
+    """Builds a model and what it is trained by. trial: of a search of settings."""
     recipe = recipe_of(options, entry.recipe)
     (labelled, data), split = rows, rows.labelled.split
     table, tasks = split.impressions, split.impressions.tasks
@@ -73,7 +76,7 @@ def prepare(name: str, entry: TableModel, options: Any, rows: Rows) -> Prepared:
             task,
             targets,
             selection,
-            optax.adam(recipe.learning_rate),
+            optimiser(adam, recipe, trial),
             epochs=recipe.epochs,
             batch_size=recipe.batch_size,
             patience=recipe.patience or None,

@@ -42,7 +42,7 @@ class Reader:
             inputs["times"] = padded([[time - events[0] for time in events] for events in times])
             inputs["now"] = np.array([now - events[0] for events in times], np.int32)
         found = jax.device_get(self.program(self.weights, inputs))
-        if np.isnan(found["scores"]).any():
+        if (np.isnan(found["scores"]) | (found["scores"] == np.inf)).any():
             raise ValueError("scores are NaN or infinite: the training diverged")
         return [
             {"items": [self.items[i - 1] for i in items if i], "scores": scores[items > 0].tolist()}
@@ -62,5 +62,7 @@ def padded(lists: list[list[int]]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    for line in Reader().recommend([history.split(",") for history in sys.argv[1:]]):
+    reader = Reader()
+    asked = [history.split(",") for history in sys.argv[1:]]
+    for line in reader.recommend(asked, k=min(10, reader.about["k"])):
         print(json.dumps(line, ensure_ascii=False))

@@ -82,7 +82,7 @@ def test_a_module_comes_back_equal(module: nn.Module) -> None:
         Colour.RED, double, np.tanh, jax.nn.relu, jnp.tanh, jnp.bfloat16, np.dtype("int32"), float,
         np.float32(0.1), Factory(MLP, dropout=0.5),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "__name__", None) or repr(value).split(" at 0x")[0],
 )  # fmt: skip
 def test_a_value_comes_back_equal(value: Any) -> None:
     found = there_and_back(value)

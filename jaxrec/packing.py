@@ -142,8 +142,7 @@ def rows_needed(
     standard deviations; without `grow` never more than the longest possible batch uses.
 
     grow: (generator, lengths of a batch) -> lengths of what is packed for it, such as two augmented views
-    of each sequence. replacement: whether batches are drawn with replacement; it counts where a batch is
-    above a tenth of all sequences, and otherwise makes no difference.
+    of each sequence. replacement: whether a sequence may be in a batch more than once.
 
     Raises:
       ValueError: there is no event.
@@ -152,15 +151,14 @@ def rows_needed(
     if lengths.size == 0 or lengths.max(initial=0) < 1:
         raise ValueError("lengths: there is no event to pack; the training split is empty")
     rng = np.random.default_rng(0)
-    repeated = replacement and 10 * batch_size > lengths.size
-    size = batch_size if repeated else min(batch_size, lengths.size)
+    size = batch_size if replacement else min(batch_size, lengths.size)
     used = np.empty(draws)
     for i in range(draws):
-        batch = rng.choice(lengths, size, replace=repeated)
+        batch = rng.choice(lengths, size, replace=replacement)
         used[i] = rows_used(np.minimum(batch if grow is None else grow(rng, batch), width), width)
     rows = int(np.ceil(used.mean() + deviations * max(used.std(), 0.5)))
     if grow is None:
-        longest = np.full(size, lengths.max()) if repeated else np.sort(lengths)[-size:]
+        longest = np.full(size, lengths.max()) if replacement else np.sort(lengths)[-size:]
         rows = min(rows, rows_used(longest, width))
     return -(-rows // multiple) * multiple
 

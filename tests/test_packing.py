@@ -157,6 +157,15 @@ def test_rows_needed_are_no_more_than_the_longest_batch_needs() -> None:
     assert packing.rows_needed(lengths, 100, 10) == packing.rows_used(lengths, 10)  # fewer users than a batch
 
 
+def test_rows_needed_hold_batches_drawn_with_replacement() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(rng.geometric(0.2, 40), 20)
+    rows = packing.rows_needed(lengths, 128, 20, replacement=True)  # a batch of more than all sequences
+    for _ in range(200):
+        assert packing.rows_used(rng.choice(lengths, 128), 20) <= rows
+    assert rows > packing.rows_needed(lengths, 128, 20)
+
+
 def test_rows_needed_hold_what_a_batch_grows_to() -> None:
     rng = np.random.default_rng(0)
     lengths = np.minimum(rng.geometric(0.2, 400), 20)

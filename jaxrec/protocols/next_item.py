@@ -98,20 +98,23 @@ def packing_of(
     num_devices: int = 1,
     grow: Grow | None = None,
     replacement: bool = False,
-    deviations: float = 3.0,
+    deviations: float | None = None,
 ) -> Packing | None:
     """Packed rows for a batch of training inputs, a multiple of `num_devices`; None: padded rows.
 
     An encoder that cannot separate the users of a packed row (`can_be_packed`) gets padded rows.
 
     grow: lengths of the sequences that a step makes from a batch, such as two augmented views of each user.
-    replacement: see `plan`. deviations: spare room where there is no `grow`, see `packing.rows_needed`.
+    replacement: see `plan`. deviations: spare room where there is no `grow`, see `packing.rows_needed`; None:
+    3 of batches without repeated users, as all stored results have it, which is too little where a batch is
+    drawn with replacement from few users.
     """
     if not can_be_packed(model):
         return None
     lengths = np.minimum(data.inputs, model.max_len)
-    room: dict[str, Any] = {"deviations": deviations} if grow is None else {"grow": grow}
-    room["replacement"] = replacement
+    room: dict[str, Any] = {"deviations": 3.0} if grow is None else {"grow": grow}
+    if grow is None and deviations is not None:
+        room = {"deviations": deviations, "replacement": replacement}
     rows = packing.rows_needed(lengths, batch_size, model.max_len, multiple=num_devices, **room)
     return Packing(rows, model.max_len)
 
@@ -319,7 +322,7 @@ def train(
     patience: int | None = None,
     replacement: bool = False,
     shortening: Shortening | None = None,
-    deviations: float = 3.0,
+    deviations: float | None = None,
     num_devices: int = 1,
     **options: Any,
 ) -> Fitted:

@@ -55,7 +55,7 @@ class Pair(NamedTuple):
 def draw_views(views: Views, key: Key, examples: Mapping[str, Array], context: Context) -> Pair:
     """Two independent views of each user's training input, which is the training events but the last.
 
-    Masked examples give empty views.
+    Masked examples have no events; an operator that inserts can still give their views some.
     """
     user = examples["example"]
     length = jnp.where(examples["mask"], jnp.maximum(context["length"][user] - 1, 0), 0)

@@ -38,7 +38,7 @@ class Options(SweepOptions):
 
     data: str = ""  # the file to train on: CSV, TSV, Parquet or JSON lines, also gzipped
     run: str = ""  # folder of the run, which is made; a run that was interrupted there goes on
-    delimiter: str = ""  # of a CSV file, such as ';' or '\\t'; by default a tab for .tsv, a comma otherwise
+    delimiter: str = ""  # of a CSV file, such as ';' or '\t'; by default a tab for .tsv, a comma otherwise
     seeds: tuple[int, ...] = (0,)  # runs that are trained together, such as 0 1 2
     minutes: float = 0.0  # training ends after the epoch in which this time is spent; 0: no limit
     warm_start: str = ""  # folder of a finished run of the same model, whose parameters this one begins with

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from jaxrec import serve
 from jaxrec.serve.export import export
-from jaxrec.serve.readers import rows
+from jaxrec.serve.readers import clicks, rows
 from jaxrec.serve.run_folder import write
 from tests.serve import small_runs
 from tests.serve.label_runs import click_run, table_run
@@ -39,7 +40,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export of each kind, and files of rows."""
     folder = tmp_path_factory.mktemp("exported")
     sasrec = small_runs.kept(small_runs.MODULES["sasrec"])
-    for name, kept in {"sasrec": sasrec, "table": table_run(), "clicks": click_run()}.items():
+    made = {"sasrec": sasrec, "table": table_run(), "clicks": click_run()}
+    made["items only"] = click_run(reads_users=False)
+    for name, kept in made.items():
         write(folder / "runs" / name, kept)
         export(serve.load(folder / "runs" / name), folder / name)
     (folder / "rows.csv").write_text("age,city,size,tags,price\n20,Oslo,3,x,1.0\n,,4,y,cheap\n")
@@ -96,3 +99,13 @@ def test_a_mistake_is_one_line(
     assert printed.err.startswith(f"{sys.argv[0]}: error: ")
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+def test_a_click_reader_answers_for_each_item(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert call(exported / "items only", ["i01,i02", "i05", "i06"], monkeypatch) is None
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = clicks.Reader(exported / "items only").score(["i05", "i06"], [["i01", "i02"]] * 2)["click"]
+    assert [line["item"] for line in lines] == ["i05", "i06"]
+    assert [line["click"] for line in lines] == expected.tolist()

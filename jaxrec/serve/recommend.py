@@ -150,9 +150,9 @@ def _given_histories(run: Run, question: Question) -> tuple[list[Any], Histories
 
 def listed(name: str, values: Any) -> list[Any]:
     """Raw ids from a sequence, an array or a column of a data frame."""
-    if isinstance(values, str):
-        raise ValueError(f"{name}={values!r}: one text; give a list of raw ids")
     found = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(found, str):
+        raise ValueError(f"{name}={found!r}: one text; give a list of raw ids")
     if not isinstance(found, Iterable):
         raise ValueError(f"{name}={found!r}: must be a list of raw ids, an array or a column")
     return list(found)

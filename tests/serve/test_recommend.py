@@ -209,6 +209,7 @@ def test_kept_counts_are_what_popularity_reads(tmp_path: Path) -> None:
         ({"users": ["u1", "x", "u11"]}, r"users: the run has no user 'x', 'u11' \(nearest: 'u1'\)"),
         ({"users": []}, "users: none is given"),
         ({"users": "u1"}, "users='u1': one text"),
+        ({"users": np.array("u1")}, "users='u1': one text"),
         ({"users": 5}, "users=5: must be a list"),
         ({"users": ["u1"], "block": "i01"}, "block='i01': one text; give a list"),
         ({"users": ["u1"], "candidates": "i01"}, "candidates='i01': one text; give a list"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,8 +103,8 @@ class Run:
 
     def recommend(
         self,
-        users: Sequence[Any] | Literal["all"] | None = None,
-        histories: Sequence[Sequence[Any]] | None = None,
+        users: Iterable[Any] | Literal["all"] | None = None,
+        histories: Iterable[Iterable[Any]] | None = None,
         **options: Any,
     ) -> list[Recommendation]:
         """The best items of each user or history, best first, in a list; see `stream` for the arguments."""
@@ -112,18 +112,20 @@ class Run:
 
     def stream(
         self,
-        users: Sequence[Any] | Literal["all"] | None = None,
-        histories: Sequence[Sequence[Any]] | None = None,
+        users: Iterable[Any] | Literal["all"] | None = None,
+        histories: Iterable[Iterable[Any]] | None = None,
         *,
         k: int = 10,
         seen: Literal["exclude", "keep"] | None = None,
-        candidates: Sequence[Any] | None = None,
-        block: Sequence[Any] = (),
+        candidates: Iterable[Any] | None = None,
+        block: Iterable[Any] = (),
         cold: Literal["error", "popularity"] = "error",
-        times: Sequence[Sequence[int]] | None = None,
+        times: Iterable[Iterable[int]] | None = None,
         at: int | None = None,
     ) -> Iterator[Recommendation]:
         """The best items of each user or history, one after the other, in the order that they are asked in.
+
+        Ids and times may be lists, arrays or columns of a data frame.
 
         users: raw ids of users of the run, whose history is all their events in it; "all": all of them.
         histories: or raw ids of items, oldest first, of anybody.

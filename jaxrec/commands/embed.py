@@ -32,8 +32,10 @@ def run(options: Options) -> None:
     """
     from jaxrec import serve
     from jaxrec.serve import embed
+    from jaxrec.serve.files import check_parent
 
     embed.check_path(options.out)
+    check_parent(options.out)
     loaded = serve.load(options.run, seed=options.seed)
     print(loaded, file=sys.stderr)
     found = loaded.embed(options.what)

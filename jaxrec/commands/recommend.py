@@ -59,8 +59,13 @@ def run(options: Options) -> None:
     """
     _check(options)
     from jaxrec import serve
+    from jaxrec.serve.files import check_parent
+    from jaxrec.serve.recommend import check_recommends
 
+    if options.out:
+        check_parent(options.out)
     loaded = serve.load(options.run, seed=options.seed)
+    check_recommends(loaded)
     print(loaded, file=sys.stderr)
     items = loaded.ids("item")
     histories = [items.from_text(_parts(text)) for text in options.history] or None

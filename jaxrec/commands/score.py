@@ -43,8 +43,10 @@ def run(options: Options) -> None:
     if options.out and Path(options.out).suffix not in FORMS:
         raise ValueError(f"out={options.out!r}: must end in {' or '.join(FORMS)}")
     from jaxrec import serve
-    from jaxrec.serve.files import text, write_whole
+    from jaxrec.serve.files import check_parent, text, write_whole
 
+    if options.out:
+        check_parent(options.out)
     loaded = serve.load(options.run, seed=options.seed)
     print(loaded, file=sys.stderr)
     found = table(loaded.score(options.rows, at=options.at), "\t" if options.out.endswith(".tsv") else ",")

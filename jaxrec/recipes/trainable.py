@@ -123,6 +123,7 @@ class SequenceModel(NamedTuple):
     train: how it learns from sequences of users, see `by_user`.
     sessions: how it learns from click sessions, see `by_session`; None: it does not.
     session_optimiser: the optimiser for those; None: the same.
+    own: where a module of one's own was imported from, "my_models:MyModel".
     """
 
     recipe: Any
@@ -134,6 +135,7 @@ class SequenceModel(NamedTuple):
     train: Callable[..., Fitted] = by_user
     sessions: Callable[..., sessions.Training] | None = by_session
     session_optimiser: Callable[[Any], optax.GradientTransformation] | None = None
+    own: str = ""
 
 
 # --- labelled rows -----------------------------------------------------------------------------------
@@ -210,6 +212,7 @@ class TableModel(NamedTuple):
     outputs: labels -> which of its outputs is the logit of each; labels left out have none.
     extra_losses: (labels, recipe) -> losses in addition to those of the labels.
     check: raises ValueError for rows that the model is not for.
+    own: where a module of one's own was imported from, "my_models:MyModel".
     """
 
     recipe: Any
@@ -217,6 +220,7 @@ class TableModel(NamedTuple):
     outputs: Callable[[Sequence[str]], Outputs] = a_column_each
     extra_losses: Callable[[Sequence[str], Any], Mapping[str, ExtraLoss]] = no_extra_losses
     check: Callable[[Impressions], None] = any_table
+    own: str = ""
 
 
 # --- events, each with a sampled item that was not clicked -------------------------------------------

@@ -20,6 +20,15 @@ def write_whole(path: str | Path, write: Callable[[IO[bytes]], None]) -> None:
         put()
 
 
+def check_parent(path: str | Path) -> None:
+    """Raises ValueError for a file in a folder that does not exist, before anything is computed for it."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ValueError(
+            f"out={str(path)!r}: there is no folder {str(folder)!r}; make it, or correct the path"
+        )
+
+
 @contextlib.contextmanager
 def replacing(files: Mapping[Path, Callable[[IO[bytes]], None]]) -> Iterator[Callable[[], None]]:
     """Writes files beside their places; the function that the context gives moves them there, in order.

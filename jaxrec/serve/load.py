@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from jaxrec.serve import modules
 from jaxrec.serve.embed import Embeddings, embed
 from jaxrec.serve.ids import Ids
 from jaxrec.serve.recommend import Question, Recommendation, stream
@@ -29,9 +31,17 @@ def load(folder: str | Path, *, seed: Seed | None = None) -> Run:
     Raises:
       ValueError: the folder is no finished run, or a damaged one (`run_folder.read`); its arrays are not
         those of its module any more; it has no such seed.
+    Warns (UserWarning) where the file of a module of one's own has changed since the run was trained.
     """
     kept = read(folder)
     check_shapes(kept, str(folder))
+    own, code = kept.settings.get("module"), kept.settings.get("code")
+    if own and modules.code_of(own.partition(":")[0]) != code:
+        warnings.warn(
+            f"{folder}: the file of {own} has changed since this run was trained; where "
+            "its computation did, these are not the answers that were measured: restore it, or train again",
+            stacklevel=2,
+        )
     chosen, why = choose_seed(kept, seed)
     return Run(str(folder), kept, chosen, why, variables_of(kept, chosen))
 
@@ -93,8 +103,8 @@ class Run:
 
     def recommend(
         self,
-        users: Sequence[Any] | Literal["all"] | None = None,
-        histories: Sequence[Sequence[Any]] | None = None,
+        users: Iterable[Any] | Literal["all"] | None = None,
+        histories: Iterable[Iterable[Any]] | None = None,
         **options: Any,
     ) -> list[Recommendation]:
         """The best items of each user or history, best first, in a list; see `stream` for the arguments."""
@@ -102,18 +112,20 @@ class Run:
 
     def stream(
         self,
-        users: Sequence[Any] | Literal["all"] | None = None,
-        histories: Sequence[Sequence[Any]] | None = None,
+        users: Iterable[Any] | Literal["all"] | None = None,
+        histories: Iterable[Iterable[Any]] | None = None,
         *,
         k: int = 10,
         seen: Literal["exclude", "keep"] | None = None,
-        candidates: Sequence[Any] | None = None,
-        block: Sequence[Any] = (),
+        candidates: Iterable[Any] | None = None,
+        block: Iterable[Any] = (),
         cold: Literal["error", "popularity"] = "error",
-        times: Sequence[Sequence[int]] | None = None,
+        times: Iterable[Iterable[int]] | None = None,
         at: int | None = None,
     ) -> Iterator[Recommendation]:
         """The best items of each user or history, one after the other, in the order that they are asked in.
+
+        Ids and times may be lists, arrays or columns of a data frame.
 
         users: raw ids of users of the run, whose history is all their events in it; "all": all of them.
         histories: or raw ids of items, oldest first, of anybody.

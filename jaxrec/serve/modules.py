@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import enum
 import functools
+import hashlib
 import importlib
 import inspect
 import math
@@ -22,6 +23,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -308,3 +310,9 @@ def find(path: str, where: str = "module", *, named: bool = False) -> Any:
             f"{where}: {module} has no {name} any more; restore it under this name, or train again"
         )
     return found
+
+
+def code_of(module: str) -> str:
+    """SHA-256 of the file of an importable module, in hex digits; "" where it has none."""
+    path = getattr(importlib.import_module(module), "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""

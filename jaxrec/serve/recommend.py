@@ -6,7 +6,7 @@ first. Items that were seen, are blocked or no candidates are in no list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
@@ -41,14 +41,14 @@ class Recommendation(NamedTuple):
 class Question(NamedTuple):
     """What is asked of a run, see `load.Run.stream`."""
 
-    users: Sequence[Any] | Literal["all"] | None
-    histories: Sequence[Sequence[Any]] | None
+    users: Iterable[Any] | Literal["all"] | None
+    histories: Iterable[Iterable[Any]] | None
     k: int = 10
     seen: Literal["exclude", "keep"] | None = None
-    candidates: Sequence[Any] | None = None
-    block: Sequence[Any] = ()
+    candidates: Iterable[Any] | None = None
+    block: Iterable[Any] = ()
     cold: Literal["error", "popularity"] = "error"
-    times: Sequence[Sequence[int]] | None = None
+    times: Iterable[Iterable[int]] | None = None
     at: int | None = None
 
 
@@ -89,9 +89,15 @@ def stream(run: Run, question: Question) -> Iterator[Recommendation]:
     return one_by_one()
 
 
+def check_recommends(run: Run) -> None:
+    """Raises ValueError for a run that ranks no items."""
+    if run.kept.kind in ("table", "clicks"):
+        scored = "rows" if run.kept.kind == "table" else "pairs"
+        raise ValueError(f"{run.path}: a {run.kept.kind} run scores {scored}; use score")
+
+
 def _check(run: Run, question: Question) -> None:
-    if run.kept.kind == "table":
-        raise ValueError(f"{run.path}: a run of labelled rows recommends no items; score rows with it")
+    check_recommends(run)
     if (question.users is None) == (question.histories is None):
         raise ValueError("give users (--user) or histories (--history), one of the two")
     if question.k < 1:
@@ -116,7 +122,7 @@ def _asked_histories(run: Run, question: Question) -> tuple[list[Any], Histories
         if question.users != "all":
             raise ValueError(f"users={question.users!r}: one text; give a list of raw ids, or 'all'")
         return ids.raw.tolist(), kept
-    users = list(question.users or ())
+    users = listed("users", question.users)
     if not users:
         raise ValueError("users: none is given; name at least one")
     if question.cold == "popularity":
@@ -128,19 +134,36 @@ def _asked_histories(run: Run, question: Question) -> tuple[list[Any], Histories
 
 
 def _given_histories(run: Run, question: Question) -> tuple[list[Any], Histories]:
-    given, times = list(question.histories or ()), question.times
+    given = lists("histories", question.histories)
     if not given:
         raise ValueError("histories: none is given; give at least one list of items")
-    if isinstance(question.histories, str) or any(isinstance(part, str) for part in given):
-        raise ValueError("histories: must be lists of raw ids, one for each history, such as [['a', 'b']]")
     flat = [item for part in given for item in part]
     items = run.ids("item").known(flat, "histories")
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in given])]).astype(np.int64)
-    if times is None:
+    if question.times is None:
         return [None] * len(given), Histories(items, offsets)
+    times = lists("times", question.times)
     if [len(part) for part in times] != [len(part) for part in given]:
         raise ValueError("times: must be one number for each event of each history")
     return [None] * len(given), Histories(items, offsets, queries.concatenated(times, np.int64)[0])  # type: ignore[arg-type]
+
+
+def listed(name: str, values: Any) -> list[Any]:
+    """Raw ids from a sequence, an array or a column of a data frame."""
+    found = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(found, str):
+        raise ValueError(f"{name}={found!r}: one text; give a list of raw ids")
+    if not isinstance(found, Iterable):
+        raise ValueError(f"{name}={found!r}: must be a list of raw ids, an array or a column")
+    return list(found)
+
+
+def lists(name: str, values: Any) -> list[list[Any]]:
+    """A list for each history, from sequences or arrays of sequences or arrays."""
+    try:
+        return [listed(name, part) for part in listed(name, values)]
+    except ValueError:
+        raise ValueError(f"{name}: must be a list for each history, such as [['a', 'b']]") from None
 
 
 def allowed_items(run: Run, question: Question) -> np.ndarray:
@@ -150,11 +173,11 @@ def allowed_items(run: Run, question: Question) -> np.ndarray:
     if question.candidates is None:
         allowed[1:] = True
     else:
-        found = ids.known(list(question.candidates), "candidates")
+        found = ids.known(listed("candidates", question.candidates), "candidates")
         if not found.size:
             raise ValueError("candidates: none is given; leave the option out to have all items")
         allowed[found] = True
-    allowed[ids.known(list(question.block), "block")] = False
+    allowed[ids.known(listed("block", question.block), "block")] = False
     return allowed
 
 

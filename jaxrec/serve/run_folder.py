@@ -89,6 +89,13 @@ class Kept(NamedTuple):
     data: Mapping[str, Any] = {}
     made_by: Mapping[str, Any] = {}
 
+    def __repr__(self) -> str:
+        """Name, kind, seeds and test metrics: arrays and settings are too many to be printed."""
+        metrics = ", ".join(
+            f"{name}={'/'.join(f'{value:.4g}' for value in values)}" for name, values in self.metrics.items()
+        )
+        return f"Kept({self.name!r}, kind={self.kind!r}, seeds={self.seeds}, metrics: {metrics or 'none'})"
+
 
 JSON_FIELDS = ("kind", "name", "seeds", "outputs", "length", "columns", "metrics", "validation", "settings",
                "data", "made_by")  # fmt: skip

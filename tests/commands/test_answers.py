@@ -18,6 +18,7 @@ from jaxrec import config, serve
 from jaxrec.commands import embed, recommend, score
 from jaxrec.serve import files
 from jaxrec.serve.run_folder import write
+from tests.serve.label_runs import click_run
 from tests.serve.small_runs import ITEMS, MODULES, USERS, kept, table_run
 
 ROWS = "price,city\n2.0,b\n,new\n4.0,\n"
@@ -29,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     write(folder / "sasrec", kept(MODULES["sasrec"]))
     write(folder / "table", table_run())
+    write(folder / "clicks", click_run())
     (folder / "rows.csv").write_text(ROWS)
     (folder / "users.txt").write_text("u2\n\nu0\n")
     (folder / "items.txt").write_text("i01\ni02\ni03\n")
@@ -148,7 +150,15 @@ def test_vectors_in_a_file(folder: Path, tmp_path: Path, what: str) -> None:
         (recommend, ("sasrec", "--history", "i01", "--times", "x"), "times='x': must be whole seconds"),
         (recommend, ("sasrec", "--user", "u9"), "users: the run has no user 'u9'"),
         (recommend, ("sasrec", "--history", "i01,zz"), "histories: the run has no item 'zz'"),
-        (recommend, ("table", "--user", "u1"), "a table run without item ids; use score"),
+        (recommend, ("table", "--user", "u1"), "a table run scores rows; use score"),
+        (recommend, ("clicks", "--user", "u1"), "a clicks run scores pairs; use score"),
+        (
+            recommend,
+            ("sasrec", "--user", "u1", "--out", "no/a.csv"),
+            "out='no/a.csv': there is no folder 'no'",
+        ),
+        (score, ("table", "rows.csv", "--out", "no/a.csv"), "out='no/a.csv': there is no folder 'no'"),
+        (embed, ("sasrec", "items", "--out", "no/a.npy"), "out='no/a.npy': there is no folder 'no'"),
         (recommend, ("none", "--user", "u1"), "no such folder: not a finished run"),
         (score, ("sasrec", "rows.csv"), "rows.csv: there is no user column"),
         (score, ("table", "rows.csv", "--out", "scores.json"), "out='scores.json': must end in .csv or .tsv"),

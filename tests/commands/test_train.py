@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrec import __main__ as program
+from jaxrec import serve
 from jaxrec.commands.train import train
 from jaxrec.commands.training import run as running
 from jaxrec.commands.training.models import chosen, options_type
@@ -24,6 +25,7 @@ from jaxrec.report.results import read_results
 from jaxrec.report.run_page import write_page
 from jaxrec.report.run_parts import read_run
 from jaxrec.serve import run_folder
+from jaxrec.serve.modules import code_of
 from jaxrec.train.fit import fit
 from tests.commands.small_data import EVENTS, ITEMS, write_events, write_rows
 
@@ -143,6 +145,8 @@ def test_a_model_of_sessions_is_kept_with_its_items(model: str, files: Path) -> 
     options = {**EVENTS, "dim": 4, "batch_size": 4, "epochs": 1, "split": "sessions"}
     kept = train(model, files / "events.csv", run=files / f"sessions-{model}", **options)
     assert (kept.kind, kept.histories, kept.protocol.selection) == ("session", None, "mrr@20")
+    (answer,) = serve.load(files / f"sessions-{model}").recommend(histories=[["sku1", "sku2"]], k=2)
+    assert len(answer.items) == 2  # a folder that answers: nothing is kept that training alone has
     names = {r.result.model for r in read_results(files / f"sessions-{model}/results")}
     assert names == {f"{model}-ssm", "random", "popularity", "session-popularity", "item-knn"}
 
@@ -161,6 +165,7 @@ def test_a_module_of_ones_own_is_trained_by_its_import_path(
     kept = train(model, files / file, run=files / name, epochs=1, batch_size=64, **given)
     assert kept.name == (name if labelled else f"{name}-ce")
     assert run_folder.read(files / name).module == kept.module
+    assert kept.settings["code"] == code_of("tests.commands.own_models")
 
 
 def test_python_and_the_command_line_train_alike(files: Path, sasrec: Path) -> None:
@@ -177,8 +182,34 @@ def test_a_data_frame_is_trained_on_as_its_file_is(files: Path, sasrec: Path) ->
     pandas = pytest.importorskip("pandas")
     frame = pandas.read_csv(files / "events.csv")
     kept = train("sasrec", frame, run=files / "frame", **SASREC)
-    assert kept.data == {"file": "a DataFrame"}
+    assert kept.data["file"] == "a DataFrame"
     assert kept.metrics == run_folder.read(sasrec).metrics
+    assert train("sasrec", frame, run=files / "frame", **SASREC).metrics == kept.metrics
+    for other in (frame.iloc[:-1], frame.assign(ts=frame.ts + 1), frame.to_dict("list")):
+        with pytest.raises(ValueError, match="a finished run with other settings .data: "):
+            train("sasrec", other, run=files / "frame", **SASREC)
+
+
+def test_changed_columns_have_another_checksum() -> None:
+    first = source_of({"a": [1, 2], "b": ["x", "y"]})
+    assert first.described == source_of({"a": [1, 2], "b": ["x", "y"]}).described
+    for other in (
+        {"a": [1, 2], "b": ["x", "z"]},
+        {"a": [1, 3], "b": ["x", "y"]},
+        {"a": [1, 2], "c": ["x", "y"]},
+    ):
+        assert source_of(other).described != first.described
+
+
+def test_changed_vectors_are_other_settings(files: Path, tmp_path: Path) -> None:
+    vectors = tmp_path / "vectors.csv"
+    options = {**SASREC, "epochs": 1, "beyond": (), "seeds": (0,), "item_vectors": str(vectors)}
+    lines = ["sku,a", *(f"sku{item},{item}" for item in range(ITEMS))]
+    vectors.write_text("\n".join(lines) + "\n")
+    train("sasrec", files / "events.csv", run=tmp_path / "run", **options)
+    vectors.write_text("\n".join([*lines[:-1], f"sku{ITEMS - 1},7"]) + "\n")
+    with pytest.raises(ValueError, match="item_vectors_sha256"):
+        train("sasrec", files / "events.csv", run=tmp_path / "run", **options)
 
 
 def test_time_ends_a_run_after_an_epoch_and_it_is_evaluated(files: Path, sasrec: Path) -> None:

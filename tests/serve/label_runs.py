@@ -50,9 +50,10 @@ def table_run() -> Kept:
     )  # fmt: skip
 
 
-def click_run() -> Kept:
+def click_run(*, reads_users: bool = True) -> Kept:
     item, user = Categorical("item", small_runs.NUM_ITEMS + 1, 4), Categorical("user", 7, 4)
-    module = interaction.din(interaction.Columns((item, user), (item,)))
+    fields = (item, user) if reads_users else (item,)
+    module = interaction.din(interaction.Columns(fields, (item,)))
     batch = {"item": jnp.ones(1, int), "user": jnp.ones(1, int), "history_item": jnp.ones((1, 3), int)}
     variables = drawn(module, batch, train=False)
     return Kept(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec import serve
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
@@ -30,7 +31,10 @@ from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.stamp import STAMP
-from jaxrec.serve.modules import build, describe
+from jaxrec.serve.modules import build, code_of, describe
+from jaxrec.serve.run_folder import write
+from tests.serve.small_runs import MODULES as RUN_MODULES
+from tests.serve.small_runs import kept as run_of
 
 
 def there_and_back(value: Any) -> Any:
@@ -231,3 +235,14 @@ def test_a_file_that_is_gone_is_named(own_file: Path) -> None:
 def test_an_unknown_description_is_refused() -> None:
     with pytest.raises(ValueError, match="is no description"):
         build({"later": 1})
+
+
+def test_a_run_whose_own_code_has_changed_says_so(tmp_path: Path) -> None:
+    model = "tests.commands.own_models:LastItems"
+    settings = {"module": model, "code": code_of(model.split(":")[0])}
+    same = run_of(RUN_MODULES["sasrec"])._replace(settings=settings)
+    write(tmp_path / "same", same)
+    serve.load(tmp_path / "same")
+    write(tmp_path / "changed", same._replace(settings={**settings, "code": "0" * 64}))
+    with pytest.warns(UserWarning, match="own_models:LastItems has changed since this run was trained"):
+        serve.load(tmp_path / "changed")

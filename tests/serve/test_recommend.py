@@ -154,6 +154,30 @@ def test_the_runs_own_rule_for_seen_items_is_the_default(runs: dict[str, serve.R
     assert len(kept_in.items) == NUM_ITEMS
 
 
+def columns_of(kind: str) -> Any:
+    if kind == "tuple":
+        return tuple
+    if kind == "array":
+        return np.array
+    series = pytest.importorskip("pandas").Series
+    return lambda values: series(values, index=range(7, 7 + len(values)))  # an index that is not 0, 1, …
+
+
+@pytest.mark.parametrize("kind", ["tuple", "array", "series"])
+def test_ids_may_be_any_column(runs: dict[str, serve.Run], kind: str) -> None:
+    column, run = columns_of(kind), runs["sasrec"]
+    users, candidates, block = ["u0", "u3"], ["i02", "i05", "i09"], ["i09"]
+    expected = run.recommend(users, candidates=candidates, block=block, seen="keep")
+    found = run.recommend(column(users), candidates=column(candidates), block=column(block), seen="keep")
+    assert [(a.user, a.items.tolist()) for a in found] == [(a.user, a.items.tolist()) for a in expected]
+    given, times = [["i01", "i02"], ["i03", "i01"]], [[5, 6], [7, 9]]
+    (first, second) = runs["hstu"].recommend(histories=given, times=times, k=2)
+    histories, moments = ([column(part) for part in lists] for lists in (given, times))
+    for whole in (list, column):
+        found = runs["hstu"].recommend(histories=whole(histories), times=whole(moments), k=2)
+        assert [a.items.tolist() for a in found] == [first.items.tolist(), second.items.tolist()]
+
+
 # --- cold users -----------------------------------------------------------------------------------------
 
 
@@ -185,12 +209,18 @@ def test_kept_counts_are_what_popularity_reads(tmp_path: Path) -> None:
         ({"users": ["u1", "x", "u11"]}, r"users: the run has no user 'x', 'u11' \(nearest: 'u1'\)"),
         ({"users": []}, "users: none is given"),
         ({"users": "u1"}, "users='u1': one text"),
+        ({"users": np.array("u1")}, "users='u1': one text"),
+        ({"users": 5}, "users=5: must be a list"),
+        ({"users": ["u1"], "block": "i01"}, "block='i01': one text; give a list"),
+        ({"users": ["u1"], "candidates": "i01"}, "candidates='i01': one text; give a list"),
+        ({"histories": ["i01"], "times": [[1]]}, "histories: must be a list for each"),
+        ({"histories": [["i01"]], "times": [1]}, "times: must be a list for each"),
         ({"users": [1]}, "users: 1 and its like are integers, but the user ids of this run are text"),
         ({}, "give users .* or histories"),
         ({"users": ["u1"], "histories": [["i01"]]}, "one of the two"),
         ({"histories": [[]]}, "history 0 is empty"),
         ({"histories": []}, "histories: none is given"),
-        ({"histories": ["i01"]}, "must be lists of raw ids"),
+        ({"histories": ["i01"]}, "must be a list for each history"),
         ({"histories": [["i01", "i99"], ["b"]]}, r"histories: the run has no item 'i99' \(nearest.*'b'"),
         ({"users": ["u1"], "candidates": ["i01", "zz"]}, "candidates: the run has no item 'zz'"),
         ({"users": ["u1"], "candidates": []}, "candidates: none is given"),

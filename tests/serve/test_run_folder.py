@@ -63,6 +63,12 @@ def test_a_sequence_run_comes_back(tmp_path: Path) -> None:
     assert (found.data, found.made_by) == (run.data, run.made_by)
 
 
+def test_a_run_is_shown_in_one_short_line() -> None:
+    shown = repr(sequence_run())
+    assert shown == "Kept('sasrec-ce', kind='sequence', seeds=(0, 5), metrics: ndcg@2=0.1/0.2)"
+    assert repr(sequence_run(metrics={})).endswith("metrics: none)")
+
+
 def test_encoders_come_back_and_encode_alike(tmp_path: Path) -> None:
     raw = {
         "city": np.array(["a", "b", "b", ""]),

@@ -156,11 +156,15 @@ def test_scores_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         serve.load(tmp_path).score(NEW)
 
 
-def test_a_table_recommends_nothing_and_has_no_vectors(runs: dict[str, serve.Run]) -> None:
-    with pytest.raises(ValueError, match="a run of labelled rows recommends no items"):
-        runs["table"].recommend(["u1"])
-    with pytest.raises(ValueError, match="a table run has no vectors of items"):
-        runs["table"].embed("items")
+@pytest.mark.parametrize(("name", "scored"), [("table", "rows"), ("clicks", "pairs")])
+def test_a_run_that_ranks_no_items_says_what_it_does(
+    runs: dict[str, serve.Run], name: str, scored: str
+) -> None:
+    with pytest.raises(ValueError, match=f"a {name} run scores {scored}; use score"):
+        runs[name].recommend(["u1"])
+    for what in ("items", "users"):
+        with pytest.raises(ValueError, match=f"a {name} run has no vectors of {what}"):
+            runs[name].embed(what)  # type: ignore[arg-type]
 
 
 def test_encoders_of_a_run_encode_as_before(runs: dict[str, serve.Run]) -> None:

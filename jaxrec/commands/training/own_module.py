@@ -60,7 +60,7 @@ def own(path: str, *, labelled: bool) -> tuple[str, SequenceModel | TableModel]:
         def encoder(num_items: int, recipe: Recipe) -> nn.Module:
             return made(kind, recipe.fields, num_items=num_items)
 
-        return kind.__name__, SequenceModel(Recipe, encoder, LOSSES, adam)
+        return kind.__name__, SequenceModel(Recipe, encoder, LOSSES, adam, own=path)
 
     def module(table: Table, recipe: RowsRecipe) -> nn.Module:
         sizes = {"num_tasks": table.num_tasks} if "num_tasks" in field_names(kind) else {}
@@ -68,7 +68,7 @@ def own(path: str, *, labelled: bool) -> tuple[str, SequenceModel | TableModel]:
 
     several = "num_tasks" in field_names(kind)
     return kind.__name__, TableModel(
-        RowsRecipe, module, trainable.a_column_each if several else trainable.one_logit
+        RowsRecipe, module, trainable.a_column_each if several else trainable.one_logit, own=path
     )
 
 

@@ -19,13 +19,14 @@ from jaxrec import config
 from jaxrec.commands.training import clicks, sequences, sessions, tables
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
-from jaxrec.commands.training.source import Source
+from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import initial_options
 from jaxrec.protocols.gates import write_shares
 from jaxrec.recipes.trainable import ClickModel, SequenceModel, TableModel
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import modules, run_folder
+from jaxrec.serve.modules import code_of
 from jaxrec.serve.run_folder import RUN, Kept
 from jaxrec.train.fit import Fitted
 from jaxrec.train.results import keep_curves, origin, save_result
@@ -134,13 +135,13 @@ def searched_options(command: Command, folder: Path) -> Any:
     searched = space.read_space(asked.sweep, command.model, type(asked), names)
 
     def train(options: Any, trial: Trial) -> Fitted:
-        settings = settings_of(command.model, options, command.source)
+        settings = settings_of(command.model, command.entry, options, command.source)
         given = fit_options(Path(options.run), settings, options)
         given |= {"seeds": trial.seeds, "trial": trial, "progress": False}
         return _prepare(command, options, trial).train(**given)
 
     left_out = (*searched.settings, *OPTIONS)
-    settings = settings_of(command.model, sweep_options.without(asked), command.source)
+    settings = settings_of(command.model, command.entry, sweep_options.without(asked), command.source)
     settings = {name: value for name, value in settings.items() if name not in left_out}
     chosen = chosen_settings(
         train,
@@ -161,7 +162,7 @@ def searched_options(command: Command, folder: Path) -> Any:
 
 
 def _fit(command: Command, options: Any, prepared: Prepared, workdir: Path, **fit: Any) -> Trained:
-    settings = settings_of(command.model, options, command.source)
+    settings = settings_of(command.model, command.entry, options, command.source)
     initial = initial_options(prepared, command.model, options.warm_start, options.seeds)
     fitted = prepared.train(**{**fit_options(workdir, settings, options), **initial, **fit})
     value = statistics.fmean(fitted.best_value)
@@ -177,7 +178,7 @@ def train_run(model: str, entry: Any, options: Any, source: Source) -> Kept:
       OSError: a file can't be read or written.
     """
     config.check_folder("run", options.run)
-    folder, settings = Path(options.run), settings_of(model, options, source)
+    folder, settings = Path(options.run), settings_of(model, entry, options, source)
     if found_complete(folder, settings):
         print(f"{folder}: found complete; nothing is trained again")
         return run_folder.read(folder)
@@ -192,7 +193,7 @@ def train_run(model: str, entry: Any, options: Any, source: Source) -> Kept:
         results.write_atomically(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
         if options.sweep:
             options = searched_options(command, folder)
-            prepared, settings = _prepare(command, options), settings_of(model, options, source)
+            prepared, settings = _prepare(command, options), settings_of(model, entry, options, source)
         trained = _fit(command, options, prepared, folder / TRAINING)
         return finish(folder, prepared, trained.fitted, options, settings)
 
@@ -223,11 +224,15 @@ def _check_writable(folder: Path) -> None:
         ) from None
 
 
-def settings_of(model: str, options: Any, source: Source) -> dict[str, Any]:
-    """What identifies a run, in JSON types: the model, its settings, and the checksum of the data."""
-    found: dict[str, Any] = json.loads(
-        json.dumps({"model": model, **described(options), "data": source.described})
-    )
+def settings_of(model: str, entry: Any, options: Any, source: Source) -> dict[str, Any]:
+    """What identifies a run, in JSON types: the model, its settings, and checksums of the data, of vectors of
+    items and of the file of a module of one's own."""
+    named = {"model": model, **described(options), "data": source.described}
+    if vectors := getattr(options, "item_vectors", ""):
+        named["item_vectors_sha256"] = sha256_of("item_vectors", Path(vectors))
+    if own := getattr(entry, "own", ""):
+        named |= {"module": own, "code": code_of(own.partition(":")[0])}
+    found: dict[str, Any] = json.loads(json.dumps(named))
     return found
 
 
@@ -318,7 +323,7 @@ def finish(
     kept = Kept(
         name=prepared.name,
         module=prepared.module,
-        variables=jax.tree.map(np.asarray, jax.device_get(dict(fitted.variables))),
+        variables=variables_of(prepared, fitted),
         seeds=tuple(options.seeds),
         protocol=prepared.protocol,
         metrics={name: tuple(of[name] for of in tested.metrics) for name in tested.metrics[0]},
@@ -332,6 +337,14 @@ def finish(
     print(result_tables.all_tables(results.read_results(folder / RESULTS)))
     print(f"\nthe run is in {folder}; next:\n  {prepared.next_command.replace('RUN', str(folder))}")
     return kept
+
+
+def variables_of(prepared: Prepared, fitted: Fitted) -> dict[str, Any]:
+    """The module's variables as host arrays, without collections that only its training has."""
+    found: dict[str, Any] = jax.tree.map(np.asarray, jax.device_get(dict(fitted.variables)))
+    if prepared.kept["kind"] not in ("sequence", "session"):
+        return found
+    return {name: found[name] for name in prepared.shapes({}) if name in found}
 
 
 def validation_of(fitted: Fitted) -> dict[str, tuple[float, ...]]:

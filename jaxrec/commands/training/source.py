@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from jaxrec import data
 from jaxrec.data.events.interactions import Sequences
@@ -32,7 +35,8 @@ def source_of(given: Any) -> Source:
     if isinstance(given, str) and not given:
         raise ValueError("data='': name the file to train on by --data")
     if not isinstance(given, str | Path):
-        return Source(given, {"file": f"a {type(given).__name__}"}, FRAME)
+        described = {"file": f"a {type(given).__name__}", "sha256": sha256_of_frame(given)}
+        return Source(given, described, FRAME)
     path = Path(given)
     return Source(path, {"file": path.name, "sha256": sha256_of("data", path)})
 
@@ -43,6 +47,25 @@ def sha256_of(option: str, path: Path) -> str:
         raise FileNotFoundError(f"{option}={str(path)!r}: there is no such file")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_frame(given: Any) -> str:
+    """SHA-256 of the names, types and values of a data frame or a mapping of columns, in hex digits."""
+    digest = hashlib.sha256()
+    if isinstance(given, Mapping):
+        for name, column in given.items():
+            array = np.asarray(column)
+            values = repr(array.tolist()).encode() if array.dtype.kind == "O" else array.tobytes()
+            digest.update(f"{name}:{array.dtype}{array.shape};".encode() + values)
+        return digest.hexdigest()
+    import pyarrow as pa  # which reads it anyway
+
+    table = pa.table(given).combine_chunks().replace_schema_metadata(None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    digest.update(sink.getvalue())
+    return digest.hexdigest()
 
 
 def as_file_name(name: str) -> str:

@@ -65,8 +65,17 @@ def padded(lists: Any) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    history, *wanted = sys.argv[1:]
-    found = Reader().score(wanted, [history.split(",")] * len(wanted))
-    for number, item in enumerate(wanted):
-        line = {"item": item} | {label: float(values[number]) for label, values in found.items()}
-        print(json.dumps(line, ensure_ascii=False))
+    words = sys.argv[1:]
+    asks_help = bool({"-h", "--help"} & {*words})
+    if asks_help or len(words) < 2:
+        print(__doc__, file=sys.stdout if asks_help else sys.stderr)
+        sys.exit(0 if asks_help else 2)
+    try:
+        history, *wanted = words
+        found = Reader().score(wanted, [history.split(",")] * len(wanted))
+        for number, item in enumerate(wanted):
+            line = {"item": item} | {label: float(values[number]) for label, values in found.items()}
+            print(json.dumps(line, ensure_ascii=False))
+    except (ValueError, OSError) as error:
+        print(f"{sys.argv[0]}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

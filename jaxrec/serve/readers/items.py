@@ -62,7 +62,15 @@ def padded(lists: list[list[int]]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    reader = Reader()
-    asked = [history.split(",") for history in sys.argv[1:]]
-    for line in reader.recommend(asked, k=min(10, reader.about["k"])):
-        print(json.dumps(line, ensure_ascii=False))
+    words = sys.argv[1:]
+    if not words or {"-h", "--help"} & {*words}:
+        print(__doc__, file=sys.stdout if words else sys.stderr)
+        sys.exit(0 if words else 2)
+    try:
+        reader = Reader()
+        asked = [history.split(",") for history in words]
+        for line in reader.recommend(asked, k=min(10, reader.about["k"])):
+            print(json.dumps(line, ensure_ascii=False))
+    except (ValueError, OSError) as error:
+        print(f"{sys.argv[0]}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

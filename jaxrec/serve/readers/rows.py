@@ -47,15 +47,30 @@ def encode(column: dict[str, Any], values: Any) -> dict[str, np.ndarray]:
         if column["all"] and max(map(len, lists)) > width:
             raise ValueError(f"column {column['column']!r}: a row has more values than any row of training")
         return {name: np.array([(ids + [0] * width)[:width] for ids in lists], np.int32)}
-    x = np.array([np.nan if value is None or value == "" else float(value) for value in values])
+    x = np.array([real(column, row, value) for row, value in enumerate(values, 1)], np.float64)
     absent = np.isnan(x)
-    if np.isinf(x).any() or (kind == "number" and not column["indicator"] and absent.any()):
-        raise ValueError(f"column {column['column']!r}: a number is missing or infinite")
+    if kind == "number" and not column["indicator"] and absent.any():
+        raise ValueError(f"{place(column, int(absent.argmax()) + 1)}: a number is missing")
     if kind == "buckets":
         return {name: np.where(absent, 1, 3 + np.searchsorted(column["edges"], x, "right")).astype(np.int32)}
     x = np.where(absent, column["mean"], np.sign(x) * np.log1p(np.abs(x)) if column["log"] else x)
     found = {name: ((x - column["shift"]) / column["scale"]).astype(np.float32)}
     return found | ({f"{name}_missing": absent.astype(np.float32)} if column["indicator"] else {})
+
+
+def place(column: dict[str, Any], row: int) -> str:
+    return f"column {column['column']!r}, row {row} (the first is 1)"
+
+
+def real(column: dict[str, Any], row: int, value: Any) -> float:
+    """A number; NaN where it is missing."""
+    try:
+        found = np.nan if value is None or value == "" else float(value)
+    except (TypeError, ValueError):
+        found = np.inf
+    if np.isinf(found):
+        raise ValueError(f"{place(column, row)}: {value!r} is not a finite number")
+    return float(found)
 
 
 def number(column: dict[str, Any], value: Any) -> int:
@@ -66,11 +81,22 @@ def number(column: dict[str, Any], value: Any) -> int:
 
 
 if __name__ == "__main__":
-    with open(sys.argv[1], newline="", encoding="utf-8") as file:
-        header, *lines = csv.reader(file)
-    if any(len(line) != len(header) for line in lines):
-        raise ValueError(f"{sys.argv[1]}: a line has more or fewer cells than the first one")
-    scores = Reader().score({name: [line[i] for line in lines] for i, name in enumerate(header)})
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(scores)
-    writer.writerows(zip(*(values.tolist() for values in scores.values()), strict=True))
+    words = sys.argv[1:]
+    asks_help = bool({"-h", "--help"} & {*words})
+    if asks_help or len(words) != 1:
+        print(__doc__, file=sys.stdout if asks_help else sys.stderr)
+        sys.exit(0 if asks_help else 2)
+    try:
+        with open(words[0], newline="", encoding="utf-8") as file:
+            header, *lines = [*csv.reader(file)] or [[]]
+        if not lines:
+            raise ValueError(f"{words[0]}: has no rows; the first line names the columns")
+        if any(len(line) != len(header) for line in lines):
+            raise ValueError(f"{words[0]}: a line has more or fewer cells than the first one")
+        scores = Reader().score({name: [line[i] for line in lines] for i, name in enumerate(header)})
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(scores)
+        writer.writerows(zip(*(values.tolist() for values in scores.values()), strict=True))
+    except (ValueError, OSError, csv.Error) as error:
+        print(f"{sys.argv[0]}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

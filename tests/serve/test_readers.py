@@ -1,0 +1,111 @@
+"""The readers of an export on the command line: what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxrec import serve
+from jaxrec.serve.export import export
+from jaxrec.serve.readers import clicks, rows
+from jaxrec.serve.run_folder import write
+from tests.serve import small_runs
+from tests.serve.label_runs import click_run, table_run
+
+pytest.importorskip("flatbuffers", reason="flatbuffers (extra `export`) is not installed")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("cheap", "'cheap' is not a finite number"), ("inf", "'inf' is not"), ([1.0], r"\[1.0\] is not")],
+)
+def test_a_value_that_is_no_number_is_named_with_its_row(value: Any, message: str) -> None:
+    column = {"column": "price", "name": "price", "kind": "number", "indicator": True}
+    with pytest.raises(ValueError, match=rf"column 'price', row 3 \(the first is 1\): {message}"):
+        rows.encode(column, ["1.5", "", value])
+    with pytest.raises(ValueError, match="column 'price', row 2 .*: a number is missing"):
+        rows.encode(column | {"indicator": False}, ["1.5", ""])
+
+
+# --- readers on the command line ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of each kind, and files of rows."""
+    folder = tmp_path_factory.mktemp("exported")
+    sasrec = small_runs.kept(small_runs.MODULES["sasrec"])
+    made = {"sasrec": sasrec, "table": table_run(), "clicks": click_run()}
+    made["items only"] = click_run(reads_users=False)
+    for name, kept in made.items():
+        write(folder / "runs" / name, kept)
+        export(serve.load(folder / "runs" / name), folder / name)
+    (folder / "rows.csv").write_text("age,city,size,tags,price\n20,Oslo,3,x,1.0\n,,4,y,cheap\n")
+    (folder / "uneven.csv").write_text("age,city\n20\n")
+    (folder / "header.csv").write_text("age,city\n")
+    (folder / "empty.csv").write_text("")
+    return folder
+
+
+def call(folder: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The exit code of `python reader.py WORDS`, in this process; None where it ends by itself."""
+    monkeypatch.setattr(sys, "argv", [str(folder / "reader.py"), *words])
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    return None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("sasrec", []), ("table", []), ("table", ["a", "b"]), ("clicks", ["rows.csv"])]
+)
+def test_a_reader_says_how_it_is_called(
+    exported: Path, name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert call(exported / name, words, monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert "python reader.py " in printed.err
+    assert printed.out == ""
+    assert call(exported / name, ["--help"], monkeypatch) == 0
+    assert capsys.readouterr().out == printed.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("sasrec", ["i01,zz"], "items that the run does not know: zz"),
+        ("table", ["rows.csv"], "column 'price', row 2 (the first is 1): 'cheap' is not a finite number"),
+        ("table", ["uneven.csv"], "a line has more or fewer cells"),
+        ("table", ["header.csv"], "header.csv: has no rows"),
+        ("table", ["empty.csv"], "empty.csv: has no rows"),
+        ("table", ["absent.csv"], "No such file"),
+        ("clicks", ["rows.csv", "i01"], "ids that the run does not know: rows.csv"),
+        ("clicks", ["i01", "i02"], "the model reads users"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    exported: Path, name: str, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(exported)
+    assert call(exported / name, words, monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith(f"{sys.argv[0]}: error: ")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_a_click_reader_answers_for_each_item(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert call(exported / "items only", ["i01,i02", "i05", "i06"], monkeypatch) is None
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    expected = clicks.Reader(exported / "items only").score(["i05", "i06"], [["i01", "i02"]] * 2)["click"]
+    assert [line["item"] for line in lines] == ["i05", "i06"]
+    assert [line["click"] for line in lines] == expected.tolist()

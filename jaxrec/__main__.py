@@ -34,7 +34,8 @@ def usage() -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs a verb. Returns 0, 2 after an error that a user can correct, 130 after Ctrl-C.
+    """Runs a verb. Returns 0, 2 after an error that a user can correct, 130 after Ctrl-C, 141 where the
+    reader of the output has closed it.
 
     Such an error (a wrong value, a file that cannot be read or written, a library that is not installed) is
     one line on stderr. An error from inside a library keeps its traceback, since it is a bug.
@@ -48,14 +49,22 @@ def main(args: Sequence[str] | None = None) -> int:
         nearest = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.0)[0]
         return _fail("jaxrec", f"no verb {verb!r}: the nearest is {nearest!r}; --help lists all")
     try:
-        return run_verb(importlib.import_module(f"jaxrec.commands.{verb}"), verb, rest)
+        code = run_verb(importlib.import_module(f"jaxrec.commands.{verb}"), verb, rest)
+        sys.stdout.flush()  # so that a closed pipe is noticed here
+        return code
+    except BrokenPipeError:
+        from jaxrec.data.__main__ import end_silently
+
+        return end_silently()
     except KeyboardInterrupt:
         print(f"\njaxrec {verb}: interrupted; run the same command to continue", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(130)  # threads of the runtime may abort the process while Python shuts down
     except (OSError, ImportError) as error:
-        return _fail(f"jaxrec {verb}", str(error))
+        from jaxrec.data.__main__ import describe_error
+
+        return _fail(f"jaxrec {verb}", describe_error(error))
     except ValueError as error:
         from jaxrec import provenance
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
+import os
 import re
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -120,7 +123,7 @@ class Validate:
     file: tyro.conf.Positional[Path]
     user: str = "user"  # name of the user column
     item: str = "item"  # name of the item column
-    time: str | None = "time"  # name of the time column (seconds since 1970); None: events are in time order
+    time: str | None = "time"  # name of the time column (seconds since 1970); '': events are in time order
     value: str | None = None  # name of a value column, such as a rating
     delimiter: str | None = None  # such as '\\t' or '::'; None: a tab for .tsv, a comma otherwise
     columns: tuple[str, ...] = ()  # names of all columns of a table without a header line
@@ -142,6 +145,7 @@ class Validate:
         options: dict[str, Any] = {
             **{name: getattr(self, name) for name in ("user", "item", "time", "value", "real_ids", "name")},
             "ids": "keep" if self.keep_ids else "map",
+            "time": self.time or None,
         }
         if source_form(self.file) != ".csv":
             self._only("a table of text", "delimiter columns")
@@ -181,6 +185,24 @@ def _find_format(kind: catalogue.Kind, name: str, files: tuple[Path, ...]) -> ca
     return formats[name]
 
 
+def describe_error(error: BaseException) -> str:
+    """The message of an error, without the number that the operating system gives it.
+
+    >>> describe_error(FileNotFoundError(2, "No such file or directory", "events.csv"))
+    'events.csv: no such file'
+    """
+    if not (isinstance(error, OSError) and error.filename and error.strerror):
+        return str(error)
+    what = "no such file" if error.errno == errno.ENOENT else error.strerror.lower()
+    return f"{error.filename}: {what}"
+
+
+def end_silently() -> int:
+    """The exit code where the reader of the output has closed it, as `| head` does; prints no more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still flushes at its end
+    return 128 + signal.SIGPIPE
+
+
 def _one_line(text: str) -> str:
     return re.sub(r"\s*\n\s*", " ", text.strip())
 
@@ -195,9 +217,12 @@ def main(args: list[str] | None = None, *, prog: str = "python -m jaxrec.data") 
     )
     try:
         command.run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return end_silently()
     except Exception as error:  # whatever a file may cause; unusual errors are shown with their type
         usual = isinstance(error, (ValueError, OSError, ImportError)) and str(error)
-        text = str(error) if usual else f"{type(error).__name__}: {error}"
+        text = describe_error(error) if usual else f"{type(error).__name__}: {error}"
         print(f"error: {_one_line(text)}", file=sys.stderr)
         return 2
     return 0

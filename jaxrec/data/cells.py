@@ -61,7 +61,9 @@ def check_id(feature: str, text: str, real: Collection[str] | None = None) -> No
     known = (real,) if isinstance(real, str) else real or ()
     if bare.lower() in MISSING_MARKS and (not bare or text not in known):
         name_it = (
-            f", or, if it is a real id, name it in real_ids: {text!r}" if bare and real is not None else ""
+            f", or, if it is a real id, name it in real_ids: {text!r} (--real-ids {text})"
+            if bare and real is not None
+            else ""
         )
         raise BadCell(f"{feature} is missing ({text!r}); fill it in or remove it{name_it}")
     if bare != text or bare[0] in _INVISIBLE or bare[-1] in _INVISIBLE:

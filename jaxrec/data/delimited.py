@@ -121,11 +121,12 @@ def column_index(
         other = next((d for d in (",", ";", "\t", "|", "::") if len(header) == 1 and d in header[0]), None)
         if other is not None:
             raise ValueError(
-                f"{where}: the header {quote(header[0])} is one column; give delimiter={other!r}"
+                f"{where}: the header {quote(header[0])} is one column; give delimiter={other!r} "
+                f"(--delimiter {other!r})"
             )
         raise ValueError(
             f"{where}: there is no {feature} column {name!r} among {', '.join(map(quote, header))}; "
-            f"{remedy or f'name it with {feature}=...'}"
+            f"{remedy or f'name it with {feature}=... (--{feature})'}"
         )
     return list(header).index(name)
 

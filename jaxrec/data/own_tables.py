@@ -57,6 +57,7 @@ def load_labelled(
     seed: int = 0,
     name: str | None = None,
     delimiter: str | None = None,
+    allow: Sequence[str] = (),
 ) -> ImpressionSplit:
     """The labelled table of a file or data frame, split 80/10/10.
 
@@ -73,6 +74,7 @@ def load_labelled(
         seed=seed,
         name=name,
         delimiter=delimiter,
+        allow=allow,
     ).split
 
 
@@ -88,6 +90,7 @@ def read_labelled(
     seed: int = 0,
     name: str | None = None,
     delimiter: str | None = None,
+    allow: Sequence[str] = (),
 ) -> Labelled:
     """The labelled table of a file or data frame, split 80/10/10, with its encoders.
 
@@ -97,11 +100,12 @@ def read_labelled(
 
     labels: columns of 0 and 1. split: at random by `seed`, or by the column `time` (seconds). name: of the
     data set, by default that of the file; a data frame needs one. delimiter: of a CSV file, one character;
-    None: a tab for `.tsv`, a comma otherwise.
+    None: a tab for `.tsv`, a comma otherwise. allow: features that are not checked for leaking a label.
 
     Raises:
       ValueError: as the reader of the form; no label, no feature, a column with two uses, a label that is
-        missing or neither 0 nor 1, split='time' without its column, or a feature that leaks a label.
+        missing, neither 0 nor 1, or the same in every row, split='time' without its column, or a
+        feature that leaks a label.
       ImportError: without pyarrow, which all forms but JSON lines and mappings need.
     """
     name = name_source(source, name)
@@ -118,7 +122,7 @@ def read_labelled(
     if split not in ("random", "time"):
         raise ValueError(f"split={split!r}: must be 'random' or 'time'")
     if split == "time" and time is None:
-        raise ValueError(f"{where}: split='time' needs the column of times; give its name as time=")
+        raise ValueError(f"{where}: split='time' needs the column of times; name it with time=... (--time)")
     rows = read_rows(
         source,
         categorical=dict.fromkeys(categorical, "categorical"),
@@ -127,6 +131,7 @@ def read_labelled(
         name=name,
         delimiter=delimiter,
     )
+    found = {label: _label(rows, label, where) for label in labels}
     parts = (
         split_at_random(rows.num_rows, seed=seed)
         if rows.time is None or split == "random"
@@ -139,18 +144,24 @@ def read_labelled(
         name=name.removesuffix(".gz"),
         columns=encode(encoders, rows.columns),
         fields=encoders.fields,
-        labels={label: _label(rows, label) for label in labels},
+        labels=found,
         time=rows.time,
     )
+    made = table.split(parts.train, parts.validation, parts.test, rule=parts.rule, allow=allow)
+    return Labelled(made, encoders, _kinds(labels, categorical, numeric, time))
+
+
+def _kinds(
+    labels: Sequence[str], categorical: Sequence[str], numeric: Sequence[str], time: str | None
+) -> dict[str, Kind]:
+    """What each column is used as."""
     uses: tuple[tuple[Kind, Sequence[str]], ...] = (
         ("label", labels),
         ("categorical", categorical),
         ("numeric", numeric),
         ("time", [time] if time else []),
     )
-    kinds = {column: kind for kind, columns in uses for column in columns}
-    made = table.split(parts.train, parts.validation, parts.test, rule=parts.rule)
-    return Labelled(made, encoders, kinds)
+    return {column: kind for kind, columns in uses for column in columns}
 
 
 def encode_rows(
@@ -234,7 +245,7 @@ def _coded_integers(rows: Rows, name: str) -> Coded:
     return Coded(column.codes, values)
 
 
-def _label(rows: Rows, name: str) -> np.ndarray:
+def _label(rows: Rows, name: str, where: str) -> np.ndarray:
     """A column of 0 and 1, float32 [N]."""
     label = np.asarray(rows.columns[name])
     bad = np.flatnonzero((label != 0) & (label != 1))
@@ -243,5 +254,9 @@ def _label(rows: Rows, name: str) -> np.ndarray:
         raise ValueError(
             f"{rows.place(int(bad[0]))}: label {name} is {shown} ({bad.size:,} such rows); correct it, or "
             "remove the row"
+        )
+    if label.size and label.min() == label.max():
+        raise ValueError(
+            f"{where}: label {name} is {label[0]:g} in every row; name another, or take more rows"
         )
     return label

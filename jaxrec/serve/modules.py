@@ -276,8 +276,11 @@ _BUILDERS: Mapping[str, Callable[[Mapping[str, Any], str], Any]] = {
 }
 
 
-def find(path: str, where: str = "module") -> Any:
+def find(path: str, where: str = "module", *, named: bool = False) -> Any:
     """The class or function of an import path `module:name`; the working directory is searched too.
+
+    named: a user has just typed the path, so that the error lists the classes of the module; otherwise a kept
+    run names it, and the class was there once.
 
     Raises:
       ValueError: there is no such module, or nothing of this name in it.
@@ -299,6 +302,10 @@ def find(path: str, where: str = "module") -> Any:
         ) from None
     found = _attribute(imported, name)
     if found is None:
+        if named:
+            known = [n for n, v in vars(imported).items() if isinstance(v, type) and v.__module__ == module]
+            shown = f"; it has {', '.join(known)}" if known else ""
+            raise ValueError(f"{where}: {module} has no {name}{shown}")
         raise ValueError(
             f"{where}: {module} has no {name} any more; restore it under this name, or train again"
         )

@@ -258,7 +258,12 @@ def stored(folder: str | Path) -> Stored | None:
     folder = Path(folder).absolute()
     if not folder.is_dir():
         return None
-    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    options = ocp.CheckpointManagerOptions(
+        read_only=True,
+        save_interval_steps=0,  # these are what Orbax sets, with a warning for each
+        create=False,
+    )
+    with ocp.CheckpointManager(folder, options=options) as manager:
         number = manager.latest_step()
         if number is None:
             return None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 from jaxrec import __main__ as program
+from jaxrec.data.__main__ import describe_error
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +50,39 @@ def test_an_error_that_a_user_can_correct_is_one_line(
     assert program.main(["train"]) == 2
     found = capsys.readouterr().err
     assert found == f"jaxrec train: error: {' '.join(str(error).split())}\n"
+
+
+def test_a_missing_file_is_named_without_the_number_of_the_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing.csv"
+    assert program.main(["data", "validate", str(missing)]) == 2
+    assert f"error: {missing}: no such file\n" in capsys.readouterr().err
+    found = describe_error(PermissionError(errno.EACCES, "Permission denied", "x.csv"))
+    assert found == "x.csv: permission denied"
+
+
+@pytest.mark.parametrize("words", [["jaxrec.data", "list"], ["jaxrec", "data", "list"]])
+def test_a_closed_output_ends_in_silence(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run([sys.executable, "-m", *words], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (141, b"")
+
+
+def test_a_verb_whose_output_is_closed_ends_in_silence(tmp_path: Path) -> None:
+    code = (
+        "import sys, types\nfrom jaxrec import __main__ as program\n"
+        "program.importlib = types.SimpleNamespace("
+        "import_module=lambda name: types.SimpleNamespace(main=lambda args: print('a list')))\n"
+        "sys.exit(program.main(['recommend', 'run']))"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    found = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (141, b"")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from jaxrec import serve
 from jaxrec.commands.train import train
 from jaxrec.commands.training import run as running
 from jaxrec.commands.training.models import chosen, options_type
-from jaxrec.commands.training.options import made
+from jaxrec.commands.training.options import ADDED, described, made
 from jaxrec.commands.training.run import read_command, train_once
+from jaxrec.commands.training.sequences import little_evidence
 from jaxrec.commands.training.source import source_of
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.split import leave_one_out
 from jaxrec.report.results import read_results
 from jaxrec.report.run_page import write_page
 from jaxrec.report.run_parts import read_run
@@ -294,6 +298,9 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
     return words
 
 
+LEAK = "a,b,click,zero\n" + "".join(
+    f"{row % 3},{row % 5 // 2},{int(row % 5 < 2)},0\n" for row in range(400)
+)  # b decides click
 TABLE = {name: MMOE[name] for name in ("labels", "categorical", "numeric", "epochs")}
 WRONG: Mapping[str, tuple[str, str, dict[str, Any], str]] = {
     "no such model": ("sasrex", "events.csv", {}, "no model 'sasrex': the nearest is 'sasrec'"),
@@ -303,6 +310,25 @@ WRONG: Mapping[str, tuple[str, str, dict[str, Any], str]] = {
         "events.csv",
         {},
         "is no class of a flax",
+    ),
+    "no such class": (
+        "tests.commands.own_models:Nope",
+        "events.csv",
+        {},
+        "tests.commands.own_models has no Nope; it has LastItems, Linear",
+    ),
+    "another delimiter": ("sasrec", "semicolons.csv", EVENTS, "(--delimiter ';')"),
+    "a leaking column": (
+        "mmoe",
+        "leak.csv",
+        {"labels": ("click",), "categorical": ("a", "b")},
+        "name it in allow=('b',) (--allow b)",
+    ),
+    "one label only": (
+        "mmoe",
+        "leak.csv",
+        {"labels": ("zero",), "categorical": ("a",)},
+        "label zero is 0 in every row",
     ),
     "no such field": (
         "tests.commands.own_models:LastItems",
@@ -318,6 +344,7 @@ WRONG: Mapping[str, tuple[str, str, dict[str, Any], str]] = {
     ),
     "no file": ("sasrec", "nothing.csv", EVENTS, "there is no such file"),
     "no column": ("sasrec", "events.csv", {**EVENTS, "item": "article"}, "no item column 'article' among"),
+    "no user column": ("sasrec", "events.csv", {**EVENTS, "user": "u"}, "name it with user=... (--user)"),
     "no time": ("hstu", "events.csv", {**EVENTS, "time": ""}, "has no times, which hstu reads"),
     "split by no time": ("sasrec", "events.csv", {**EVENTS, "time": "", "split": "time"}, "needs times"),
     "an unknown split": ("sasrec", "events.csv", {**EVENTS, "split": "year"}, "--split"),
@@ -370,6 +397,8 @@ def test_wrong_input_is_one_line_before_anything_is_written(
     model, file, given, message = WRONG[case]
     (files / "few.csv").write_text("uid,sku,ts\nu1,a,1\nu2,b,2\n")
     (files / "empty.csv").write_text("")
+    (files / "semicolons.csv").write_text("uid;sku;ts\nu1;a;1\n")
+    (files / "leak.csv").write_text(LEAK)
     monkeypatch.setattr("jaxrec.train.reuse.fit", refuse_to_train)
     run = tmp_path / "run"
     try:
@@ -386,12 +415,69 @@ def test_wrong_input_is_one_line_before_anything_is_written(
     assert not run.exists()
 
 
+def test_delimiter_real_ids_and_allowed_columns_reach_the_readers(files: Path) -> None:
+    text = (files / "events.csv").read_text().replace(",", ";").replace("sku1;", "NA;")
+    (files / "other_marks.csv").write_text(text)
+    (files / "leak.csv").write_text(LEAK.replace(",", ";"))
+    options = {**EVENTS, "delimiter": ";", "real_ids": ("NA",)}
+    events = read("sasrec", files / "other_marks.csv", **options)
+    assert "NA" in list(events.data.split.sequences.item_ids)
+    sessions = read("gru4rec", files / "other_marks.csv", split="sessions", **options)
+    assert "NA" in list(sessions.data.split.item_ids)
+    columns = {"labels": ("click",), "categorical": ("a", "b"), "delimiter": ";"}
+    assert read("mmoe", files / "leak.csv", allow=("b",), **columns).labelled.split.allow == ("b",)
+
+
+def test_settings_that_runs_of_before_do_not_name_are_kept_only_where_they_are_given() -> None:
+    kind = options_type(chosen("mmoe", labelled=False)[1])
+    assert not set(ADDED) & set(described(made(kind, {})))
+    assert described(made(kind, {"allow": ("b",)}))["allow"] == ("b",)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_data_are_read(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(running, "read_command", refuse_to_train)
+    monkeypatch.setattr("tempfile.mkdtemp", refuse)
+    words = ["--data", f"{files}/events.csv", "--run", f"{tmp_path}/run"]
+    assert program.main(["train", "sasrec", *words]) == 2
+    error = capsys.readouterr().err
+    assert f"nothing can be written in {tmp_path} (Permission denied); see that it can be" in error
+    assert "make room" not in error
+
+
+def test_metrics_that_say_little_are_noted() -> None:
+    def sequences(*users: list[int]) -> Sequences:
+        offsets = np.cumsum([0, *map(len, users)])
+        items = np.concatenate(users).astype(np.int32)
+        ids = np.arange(len(users)), np.arange(4)
+        return Sequences("toy", items, None, offsets.astype(np.int64), *ids, 4)
+
+    every, few = [1, 2, 3, 4], [1, 2, 1, 3]
+    (note,) = little_evidence(leave_one_out(sequences(every, few)), "exclude")
+    assert "toy: 1 of 2 test targets are the only candidate" in note
+    assert little_evidence(leave_one_out(sequences(every, few)), "keep") == []
+    assert little_evidence(leave_one_out(sequences(few, few)), "exclude") == []
+    assert little_evidence(leave_one_out(sequences([*every[:3], 3], few)), "exclude") == []  # seen: a miss
+    (note,) = little_evidence(leave_one_out(sequences(few)), "exclude")
+    assert note == "toy: has one user, so the metrics say nothing of others"
+
+
 def test_an_option_of_python_that_does_not_exist_names_the_nearest(files: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="learning_rat=1: no such option; the nearest is 'learning_rate'"):
         train("sasrec", files / "events.csv", run=tmp_path / "run", learning_rat=1)
 
 
 # --- what a sweep calls -------------------------------------------------------------------------------------
+
+
+def read(model: str, path: Path, **given: Any) -> Any:
+    name, entry = chosen(model, labelled=False)
+    options = made(options_type(entry), {"data": str(path), "run": "unused", **given})
+    return read_command(name, entry, options, source_of(options.data)).data
 
 
 def command_of(files: Path, model: str, **given: Any) -> Any:

@@ -27,6 +27,8 @@ ClickSplit = Literal["last", "time", "user"]
 TableSplit = Literal["random", "time"]
 # Options that say where and how a run is kept, or how long it may take; they change no number.
 KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code")
+# Options that runs kept before they existed do not name: left out of the settings where they are not given.
+ADDED = ("delimiter", "real_ids", "allow")
 UNFINISHED = ("minutes", "epochs", "trials", "budget")  # that may change while a run is not finished
 
 
@@ -36,6 +38,7 @@ class Options(SweepOptions):
 
     data: str = ""  # the file to train on: CSV, TSV, Parquet or JSON lines, also gzipped
     run: str = ""  # folder of the run, which is made; a run that was interrupted there goes on
+    delimiter: str = ""  # of a CSV file, such as ';' or '\t'; by default a tab for .tsv, a comma otherwise
     seeds: tuple[int, ...] = (0,)  # runs that are trained together, such as 0 1 2
     minutes: float = 0.0  # training ends after the epoch in which this time is spent; 0: no limit
     warm_start: str = ""  # folder of a finished run of the same model, whose parameters this one begins with
@@ -51,6 +54,7 @@ class EventOptions(Options):
     user: str = "user"  # column of users, or of sessions with --split sessions
     item: str = "item"  # column of items
     time: str = "time"  # column of seconds; '': the order of the lines is the order in time
+    real_ids: tuple[str, ...] = ()  # ids that look like a missing value but are real, such as NA
     k_core: int = 0  # users and items with fewer events are taken out until none is left; 0: all stay
 
 
@@ -81,6 +85,7 @@ class TableOptions(Options):
     numeric: tuple[str, ...] = ()  # columns of numbers
     time: str = ""  # column of seconds, for --split time
     split: TableSplit = "random"  # test on rows at random, or on the last ones in time
+    allow: tuple[str, ...] = ()  # columns that look like a label, but are known before it, so may be read
 
 
 def with_recipe(
@@ -207,4 +212,5 @@ def check_options(options: Any) -> None:
 def described(options: Any) -> dict[str, Any]:
     """The settings that decide what is computed, in JSON types; infinity as text."""
     found = {n: v for n, v in dataclasses.asdict(plain(options)).items() if n not in KEEPING}
+    found = {n: v for n, v in found.items() if v or n not in ADDED}
     return {n: str(v) if isinstance(v, float) and math.isinf(v) else v for n, v in found.items()}

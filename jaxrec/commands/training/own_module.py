@@ -52,7 +52,7 @@ def own(path: str, *, labelled: bool) -> tuple[str, SequenceModel | TableModel]:
     Raises:
       ValueError: it can't be imported, or is no Flax module.
     """
-    kind = modules.find(path, "model")
+    kind = modules.find(path, "model", named=True)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ValueError(f"model={path!r}: is no class of a flax.linen.Module; name one")
     if not labelled:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,6 +182,7 @@ def train_run(model: str, entry: Any, options: Any, source: Source) -> Kept:
     if found_complete(folder, settings):
         print(f"{folder}: found complete; nothing is trained again")
         return run_folder.read(folder)
+    _check_writable(folder)
     command = read_command(model, entry, options, source)
     prepared = _prepare(command, options)
     initial_options(prepared, model, options.warm_start, options.seeds)  # checked before anything is written
@@ -202,7 +205,23 @@ def _naming_folder(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = "" if str(folder) in str(error) else f"{folder}: could not be written: "
-        raise OSError(f"{where}{error}; make room, then run the same command to continue") from error
+        raise OSError(f"{where}{error}; {_remedy(error)}, then run the same command to continue") from error
+
+
+def _remedy(error: OSError) -> str:
+    return "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "see that it can be written to"
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises ValueError unless something can be written where the folder is or will be."""
+    found = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.is_dir())
+    try:
+        tempfile.TemporaryDirectory(dir=found).cleanup()
+    except OSError as error:
+        raise ValueError(
+            f"run={str(folder)!r}: nothing can be written in {found} ({error.strerror}); {_remedy(error)}, "
+            "or name another folder"
+        ) from None
 
 
 def settings_of(model: str, entry: Any, options: Any, source: Source) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from jaxrec.commands.training.source import (
     split_sequences,
 )
 from jaxrec.data import load_item_vectors
-from jaxrec.data.events.split import format_repeats
+from jaxrec.data.events.split import Split, format_repeats, seen_before
 from jaxrec.nn.sequential.item_vectors import VECTORS, WithItemVectors
 from jaxrec.protocols import Beyond, next_item
 from jaxrec.recipes.trainable import SequenceModel
@@ -113,7 +113,11 @@ def prepare(
         vocabularies={"item": vocabulary["item"]},
         shapes=shapes_of(entry, data.num_items, recipe, events.vectors),
         constants=constants_of(events.vectors),
-        notes=[describe_split(split), *([format_repeats(split)] if split.repeats.test else [])],
+        notes=[
+            describe_split(split),
+            *([format_repeats(split)] if split.repeats.test else []),
+            *little_evidence(split, protocol.seen),
+        ],
         next_command=f"jaxrec recommend RUN --user {vocabulary['user'][split.test.user[0]]} --k 10",
     )
 
@@ -141,7 +145,7 @@ def shapes_of(entry: SequenceModel, num_items: int, recipe: Any, vectors: np.nda
     return shapes
 
 
-def describe_split(split: Any) -> str:
+def describe_split(split: Split) -> str:
     """How many users, items and queries there are."""
     sequences = split.sequences
     left_out = f", {split.left_out:,} left out for want of a history" if split.left_out else ""
@@ -150,6 +154,27 @@ def describe_split(split: Any) -> str:
         f"{len(sequences.items):,} events; {split.rule}: {len(split.validation.user):,} validation and "
         f"{len(split.test.user):,} test queries{left_out}"
     )
+
+
+def little_evidence(split: Split, seen: str) -> list[str]:
+    """Notes where test metrics say little: of one user, or of targets without another candidate."""
+    sequences, queries, notes = split.sequences, split.test, []
+    if sequences.num_users < 2:
+        notes.append(f"{sequences.name}: has one user, so the metrics say nothing of others")
+    if seen == "exclude" and sequences.lengths.max() >= sequences.num_items - 1:
+        pairs = sequences.event_users * np.int64(sequences.num_items + 1) + sequences.items
+        new = np.zeros(len(pairs), np.int64)
+        new[np.unique(pairs, return_index=True)[1]] = 1  # a user's first event of an item
+        before = np.concatenate([[0], np.cumsum(new)])
+        first = sequences.offsets[queries.user]
+        distinct = before[first + queries.length] - before[first]
+        alone = int((distinct == sequences.num_items - 1)[~seen_before(sequences, queries)].sum())
+        if alone:
+            notes.append(
+                f"{sequences.name}: {alone:,} of {len(queries.user):,} test targets are the only candidate, "
+                "since their user has seen every other item: any model ranks them first"
+            )
+    return notes
 
 
 def row_name(name: str, loss: str, vectors: np.ndarray | None) -> str:

@@ -48,7 +48,9 @@ def read(options: Any, source: Source) -> Events:
         item=options.item,
         time=options.time,
         short="leave out",
+        real_ids=options.real_ids,
         name=source.name,
+        delimiter=options.delimiter or None,
     )
     split = split_sessions(found, share=VALIDATION_SHARE, by="last")
     return Events(sessions.resident(split), read_vectors(options, np.asarray(split.item_ids)))

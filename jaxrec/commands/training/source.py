@@ -85,7 +85,9 @@ def load_sequences(source: Source, options: Any) -> Sequences:
         item=options.item,
         time=options.time or None,
         k_core=options.k_core,
+        real_ids=options.real_ids,
         name=source.name,
+        delimiter=options.delimiter or None,
     )
     if options.split == "time" and found.times is None:
         raise ValueError(f"{found.name}: split='time' needs times; name their column by --time")
@@ -113,4 +115,6 @@ def read_labelled(source: Source, options: Any) -> Labelled:
         time=options.time or None,
         split=options.split,
         name=source.name,
+        delimiter=options.delimiter or None,
+        allow=options.allow,
     )

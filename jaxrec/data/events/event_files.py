@@ -213,7 +213,7 @@ def _named_columns(where: str | Path, given: Mapping[str, str | None]) -> dict[s
 
 def _index_of(where: str | Path, header: Sequence[str], feature: str, name: str) -> int:
     """`column_index`, with what to do where there are no times."""
-    without = "name it with time=...; time=None says that events are in time order"
+    without = "name it with time=... (--time); time=None (--time '') says that events are in time order"
     return column_index(where, header, feature, name, remedy=without if feature == "time" else None)
 
 

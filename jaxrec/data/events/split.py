@@ -324,8 +324,8 @@ def format_repeats(split: Split) -> str:
     text += ", so exact duplicates aren't known" if found.duplicates is None else " (same user, item, second)"
     if found.validation or found.test:
         text += (
-            '. With seen="exclude" such targets are misses: rank with seen="keep" where users come back '
-            "to an item, or remove the events that are no real repeats"
+            '. With seen="exclude" such targets are misses: rank with seen="keep" (--keep-seen) where users '
+            "come back to an item, or remove the events that are no real repeats"
         )
     return text
 

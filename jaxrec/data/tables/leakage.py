@@ -60,7 +60,8 @@ def check_leakage(impressions: Impressions, train_rows: np.ndarray, *, allow: Se
             if how:
                 raise ValueError(
                     f"{impressions.name}: feature {field.name!r} {how} {task!r} in the training rows; "
-                    f"take it out, or, if it is known before the label, name it in allow=({field.name!r},)"
+                    f"take it out, or, if it is known before the label, name it in allow=({field.name!r},) "
+                    f"(--allow {field.name})"
                 )
 
 

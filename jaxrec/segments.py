@@ -28,13 +28,18 @@ def sum_by_id(values: Array, ids: Array, num_ids: int) -> Array:
     return _sum(values, ids, num_ids)
 
 
-def rows_by_id(table: Array, ids: Array) -> Array:
+def rows_by_id(table: Array, ids: Array, *, clip: bool = False) -> Array:
     """Rows of a table, [V, …] and int32 […] → [*ids.shape, …]; NaN where an id is not in 0..V-1
     (the lowest integer in a table of integers).
 
+    clip: read the nearest row there instead, for places that are masked later: a NaN would reach the
+    gradient through the mask.
+
     The gradient of the table is `sum_by_id`. There is no forward mode (`jax.jvp`) for a float table.
     """
-    table = jnp.asarray(table)
+    table, ids = jnp.asarray(table), jnp.asarray(ids)
+    if clip:
+        ids = jnp.clip(ids, 0, table.shape[0] - 1)
     if not jnp.issubdtype(table.dtype, jnp.inexact):
         return _gather(table, ids)
     return _rows(table, ids, table.shape[0])

@@ -139,3 +139,15 @@ def test_entries_are_picked_along_rows() -> None:
     assert counts[..., 0].tolist() == [[2, 0, 2], [0, 2, 0]]
     scores = jnp.array([3.0, 5.0])
     assert segments.pick(scores, jnp.array([1])).tolist() == [5]
+
+
+def test_a_masked_id_outside_the_table_reaches_no_gradient() -> None:
+    table, ids, mask = jnp.ones((3, 2)), jnp.array([1, 7, -4]), jnp.array([1.0, 0.0, 0.0])
+    hidden = jnp.ones((3, 2))
+
+    def loss(hidden: Array, table: Array) -> Array:
+        return ((hidden * segments.rows_by_id(table, ids, clip=True)).sum(axis=-1) * mask).sum()
+
+    of_hidden, of_table = jax.grad(loss, (0, 1))(hidden, table)
+    assert of_hidden.tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert of_table.tolist() == [[0, 0], [1, 1], [0, 0]]

@@ -259,7 +259,7 @@ def softmax_cross_entropy(
     first = 0 if include_padding else 1
     flat = hidden.reshape(-1, hidden.shape[-1])
     lse = _blocked_logsumexp(flat, table[first:count], min(block, count - first))
-    target_score = jnp.sum(hidden * rows_by_id(table, targets), axis=-1, dtype=jnp.float32)
+    target_score = jnp.sum(hidden * rows_by_id(table, targets, clip=True), axis=-1, dtype=jnp.float32)
     target_score = nan_outside(target_score, targets, count, where=where)
     return masked_mean(lse.reshape(targets.shape) - target_score, where, axis_name)
 

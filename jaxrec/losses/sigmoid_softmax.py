@@ -61,7 +61,7 @@ def sigmoid_softmax(
         return total + jnp.where(block[1], rest, 0.0).sum(axis=-1), None
 
     rest = jax.lax.scan(add_rest, start, (blocks, real))[0]
-    own = jnp.sum(hidden * rows_by_id(table, targets), axis=-1, dtype=jnp.float32)
+    own = jnp.sum(hidden * rows_by_id(table, targets, clip=True), axis=-1, dtype=jnp.float32)
     own = nan_outside(own, targets, table.shape[0], where=where)
     log_prob = jax.nn.sigmoid(own) - log_mass.reshape(targets.shape)
     loss = jnp.log1p(-jnp.exp(log_prob)) - log_prob - rest.reshape(targets.shape)

@@ -123,7 +123,7 @@ def sampled(
         targets = batch["targets"]
         real = targets != 0
         ids = jnp.concatenate([targets[..., None], batch["negatives"].reshape(*targets.shape, -1)], -1)
-        scores = jnp.einsum("...d,...kd->...k", hidden, rows_by_id(table, ids))
+        scores = jnp.einsum("...d,...kd->...k", hidden, rows_by_id(table, ids, clip=True))
         known = min(num_items + 1, table.shape[0])
         scores = losses.nan_outside(scores, ids, known, where=real[..., None])
         neg = scores[..., 1:].reshape(*targets.shape, *shape)
@@ -323,7 +323,10 @@ def shared_negatives(
         candidates = jnp.concatenate([every, samples])
         lowered = jnp.concatenate([drawn.log_q[0][every], drawn.log_q[1][samples]])
         scores = (
-            losses.dot_products(hidden.reshape(-1, hidden.shape[-1]), rows_by_id(table, candidates)) - lowered
+            losses.dot_products(
+                hidden.reshape(-1, hidden.shape[-1]), rows_by_id(table, candidates, clip=True)
+            )
+            - lowered
         )
         known = min(table.shape[0], drawn.log_q[0].shape[0])
         used = (candidates != 0) & (targets != 0)[:, None]
@@ -345,8 +348,8 @@ def score_with_samples(hidden: Array, table: Array, targets: Array, samples: Arr
 
     NaN where a sample, or a target other than 0, is no item of the table.
     """
-    pos, count = jnp.einsum("...d,...d->...", hidden, rows_by_id(table, targets)), table.shape[0]
-    neg = losses.dot_products(hidden, rows_by_id(table, samples))
+    pos, count = jnp.einsum("...d,...d->...", hidden, rows_by_id(table, targets, clip=True)), table.shape[0]
+    neg = losses.dot_products(hidden, rows_by_id(table, samples, clip=True))
     real = targets != 0
     return (
         losses.nan_outside(pos, targets, count, where=real),
@@ -364,6 +367,6 @@ def _score_each(hidden: Array, table: Array, targets: Array, samples: Array) -> 
     if table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
         scores = pick(losses.dot_products(hidden, table), ids)
     else:
-        scores = jnp.einsum("...d,...nd->...n", hidden, rows_by_id(table, ids))
+        scores = jnp.einsum("...d,...nd->...n", hidden, rows_by_id(table, ids, clip=True))
     scores = losses.nan_outside(scores, ids, table.shape[0], where=(targets != 0)[..., None])
     return scores[..., 0], scores[..., 1:]

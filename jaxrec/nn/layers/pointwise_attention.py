@@ -59,7 +59,7 @@ def relative_bias(
 
 
 def _entries(table: Array, positions: Array) -> Array:
-    return rows_by_id(table, jnp.clip(positions, 0, table.shape[0] - 1))
+    return rows_by_id(table, positions, clip=True)
 
 
 def pointwise_attention(

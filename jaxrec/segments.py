@@ -40,6 +40,8 @@ def rows_by_id(table: Array, ids: Array, *, clip: bool = False) -> Array:
     table, ids = jnp.asarray(table), jnp.asarray(ids)
     if clip:
         ids = jnp.clip(ids, 0, table.shape[0] - 1)
+    if isinstance(ids, jax.core.Tracer):
+        ids = ids + 0  # a vmap over NumPy arrays within jit holds them as such, which custom_vjp refuses
     if not jnp.issubdtype(table.dtype, jnp.inexact):
         return _gather(table, ids)
     return _rows(table, ids, table.shape[0])

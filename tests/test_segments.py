@@ -151,3 +151,9 @@ def test_a_masked_id_outside_the_table_reaches_no_gradient() -> None:
     of_hidden, of_table = jax.grad(loss, (0, 1))(hidden, table)
     assert of_hidden.tolist() == [[1, 1], [0, 0], [0, 0]]
     assert of_table.tolist() == [[0, 0], [1, 1], [0, 0]]
+
+
+def test_numpy_ids_may_be_mapped_over_within_jit() -> None:
+    table, ids = jnp.arange(6.0).reshape(3, 2), np.array([[2, 0], [1, 1]])
+    found = jax.jit(lambda table: jax.vmap(lambda ids: segments.rows_by_id(table, ids))(ids))(table)
+    assert found[..., 0].tolist() == [[4, 0], [2, 2]]

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from jaxrec.commands.train import train
+from jaxrec.nn.sequential.item_vectors import VECTORS
 from jaxrec.report.results import read_results
 from jaxrec.serve import run_folder
-from tests.commands.small_data import EVENTS, write_events, write_rows
+from jaxrec.train.fit import fit
+from tests.commands.small_data import EVENTS, ITEMS, write_events, write_rows
 
 pytest.importorskip("optuna")
 
@@ -54,6 +56,27 @@ def test_a_finished_search_is_found_complete(searched: Path, capsys: pytest.Capt
     options = {"sweep": str(searched / "space.toml"), "budget": "6e", "seeds": (0, 1), **SMALL}
     train("sasrec", searched / "events.csv", run=searched / "run", **options)
     assert "found complete" in capsys.readouterr().out
+
+
+def test_trials_read_the_vectors_of_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_events(tmp_path / "events.csv")
+    (tmp_path / "space.toml").write_text(f"[settings]\n{RATE}")
+    lines = ["sku,a", *(f"sku{item},{item + 1}" for item in range(ITEMS))]
+    (tmp_path / "vectors.csv").write_text("\n".join(lines) + "\n")
+    read = []
+
+    def spy(*args: Any, **options: Any) -> Any:
+        fitted = fit(*args, **options)
+        read.append((options.get("trial") is not None, np.asarray(fitted.variables["constants"][VECTORS])))
+        return fitted
+
+    monkeypatch.setattr("jaxrec.train.reuse.fit", spy)
+    options = {"sweep": str(tmp_path / "space.toml"), "trials": 1, **SMALL, "epochs": 1}
+    options["item_vectors"] = str(tmp_path / "vectors.csv")
+    train("sasrec", tmp_path / "events.csv", run=tmp_path / "run", **options)
+    assert [trial for trial, _ in read] == [True, False]
+    for _, vectors in read:
+        assert sorted(vectors[0, :, 0]) == list(range(ITEMS + 1))
 
 
 def test_a_model_of_labelled_rows_is_searched(tmp_path: Path) -> None:

@@ -138,7 +138,8 @@ def searched_options(command: Command, folder: Path) -> Any:
         settings = settings_of(command.model, command.entry, options, command.source)
         given = fit_options(Path(options.run), settings, options)
         given |= {"seeds": trial.seeds, "trial": trial, "progress": False}
-        return _prepare(command, options, trial).train(**given)
+        prepared = _prepare(command, options, trial)
+        return prepared.train(**given, **initial_options(prepared, command.model, "", trial.seeds))
 
     left_out = (*searched.settings, *OPTIONS)
     settings = settings_of(command.model, command.entry, sweep_options.without(asked), command.source)

@@ -150,7 +150,12 @@ def _adagrad(recipe: Recipe) -> optax.GradientTransformation:
 def _side_by_side(
     encoder: Encoder, objective: Objective, data: sessions.Data, recipe: Recipe, num_devices: int
 ) -> sessions.Training:
-    return sessions.side_by_side(encoder, objective, data, recipe.batch_size)  # type: ignore[arg-type]
+    if not isinstance(encoder, GRU4Rec):
+        raise ValueError(
+            f"split='sessions': {type(encoder).__name__} does not read sessions side by side, a click of "
+            "each at a time, as gru4rec is trained; leave --item-vectors out, or take stamp or sasrec"
+        )
+    return sessions.side_by_side(encoder, objective, data, recipe.batch_size)
 
 
 MODELS: Mapping[str, SequenceModel] = {

@@ -78,6 +78,16 @@ def test_a_run_of_one_seed_starts_several(folder: Path, seeds: tuple[int, ...]) 
         train("sasrec", folder / "later.csv", run=folder / "three", **three)
 
 
+def test_a_model_of_sessions_is_carried_over_without_the_states_of_its_training(folder: Path) -> None:
+    options: dict[str, Any] = {**EVENTS, "dim": 4, "batch_size": 4, "epochs": 1, "split": "sessions"}
+    before = train("gru4rec", folder / "events.csv", run=folder / "sessions", **options)
+    options |= {"learning_rate": STILL, "warm_start": str(folder / "sessions")}
+    kept = train("gru4rec", folder / "later.csv", run=folder / "later-sessions", **options)
+    old, new = table_by_id(before), table_by_id(kept)
+    for raw in [f"sku{item}" for item in range(SHIFT, ITEMS)]:
+        np.testing.assert_array_equal(new[raw], old[raw])
+
+
 def test_categories_of_a_table_keep_their_vectors(folder: Path) -> None:
     first = train("deep", folder / "rows.csv", run=folder / "deep", **DEEP)
     text = (folder / "rows.csv").read_text().replace("amsterdam", "zagreb").replace("cairo", "athens")
@@ -185,4 +195,11 @@ def test_an_item_without_a_vector_is_named_before_training(
             **SASREC,
             item_vectors=str(tmp_path / "few.csv"),
         )
+    assert not (tmp_path / "run").exists()
+
+
+def test_sessions_read_side_by_side_have_no_vectors(folder: Path, vectors: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {**EVENTS, "split": "sessions", "item_vectors": str(vectors)}
+    with pytest.raises(ValueError, match="split='sessions': WithItemVectors does not read sessions side by"):
+        train("gru4rec", folder / "events.csv", run=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()

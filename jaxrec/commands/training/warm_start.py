@@ -44,6 +44,8 @@ def carried_over(
 ) -> Callable[[Variables, Sequence[int]], Variables]:
     """(drawn variables, seeds) -> those of an earlier run, with drawn rows for ids that it did not have.
 
+    What training alone has, such as the states of sessions read side by side, stays as it is drawn.
+
     Raises:
       ValueError: as `initial_options`.
     """
@@ -70,6 +72,8 @@ def carried_over(
 
         def of_path(path: tuple[Any, ...], leaf: Any) -> Any:
             name, array = _path(path), np.asarray(leaf)
+            if name not in expected:
+                return array
             if name in constants:
                 return np.broadcast_to(constants[name], array.shape)
             old = np.asarray(values[name])[at]

@@ -117,10 +117,10 @@ def features(table: Impressions, dim: int) -> FeatureEmbedding:
     )
 
 
-def targets(data: Data, outputs: Mapping[str, int | str] | None = None) -> list[Target]:
+def targets(data: Data, outputs: Mapping[str, int | str | None] | None = None) -> list[Target]:
     """A target for each task, in its sample space: cross-entropy of a logit, or squared error of a number.
 
-    outputs: {task: output of the model}; None: column t for the t-th task.
+    outputs: {task: output of the model, None where it has one alone}; None: column t for the t-th task.
     """
     return [
         Target(

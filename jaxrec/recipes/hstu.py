@@ -24,7 +24,10 @@ from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.protocols.next_item import Data, Shortening
 from jaxrec.recipes import trainable
 from jaxrec.recipes.trainable import SequenceModel
+from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.objectives import Objective, sampled, uniform_softmax
+from jaxrec.train.fit import Fitted
+from jaxrec.types import Protocol
 
 SPARE_SLOTS = 11  # slots that the public code adds to max_len in its padded rows
 
@@ -210,9 +213,18 @@ def stochastic(recipe: Recipe) -> Shortening | None:
     )
 
 
-def _train(*arguments: Any, **options: Any) -> Any:
+def _train(
+    encoder: Encoder,
+    objective: Objective,
+    data: Data,
+    protocol: Protocol,
+    tx: optax.GradientTransformation,
+    recipe: Recipe,
+    **options: Any,
+) -> Fitted:
     """Trains on the events that stochastic length leaves of each input."""
-    return trainable.by_user(*arguments, shortening=stochastic(arguments[-1]), **options)
+    shortening = stochastic(recipe)
+    return trainable.by_user(encoder, objective, data, protocol, tx, recipe, shortening=shortening, **options)
 
 
 MODELS: Mapping[str, SequenceModel] = {

@@ -93,7 +93,8 @@ def regularised_items(clicks: Clicks, *, length: int) -> list[Regularised]:
     """The item table, whose ids are rare, for mini-batch aware regularisation (DIN, section 5.1)."""
 
     def table(variables: Variables) -> jax.Array:
-        return variables["params"]["embedding"]["item_embedding"]  # type: ignore[no-any-return]
+        found: jax.Array = variables["params"]["embedding"]["item_embedding"]
+        return found
 
     counts = jnp.asarray(clicks.count_examples_with(length), jnp.int32)
     return [Regularised(table, ("item", f"{HISTORY}item"), counts)]

@@ -15,12 +15,14 @@ from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.stamp import STAMP
 from jaxrec.protocols import sessions
+from jaxrec.protocols.next_item import Data
 from jaxrec.recipes import trainable
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_click import sigmoid_softmax
 from jaxrec.tasks.objectives import Objective
-from jaxrec.types import Array
+from jaxrec.train.fit import Fitted
+from jaxrec.types import Array, Protocol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +133,18 @@ def _by_prefix(
     return sessions.by_prefix(encoder, objective, data, recipe.batch_size, last_only=True)
 
 
-def _by_user(*arguments: Any, **options: Any) -> Any:
+def _by_user(
+    encoder: Encoder,
+    objective: Objective,
+    data: Data,
+    protocol: Protocol,
+    tx: optax.GradientTransformation,
+    recipe: Recipe,
+    **options: Any,
+) -> Fitted:
     """A user an example, in batches of `session_batch_size`."""
-    recipe = arguments[-1]
     sized = dataclasses.replace(recipe, batch_size=recipe.session_batch_size)
-    return trainable.by_user(*arguments[:-1], sized, **options)  # type: ignore[call-arg]
+    return trainable.by_user(encoder, objective, data, protocol, tx, sized, **options)
 
 
 def _listed(encoder: Any) -> SequenceModel:

@@ -471,6 +471,26 @@ def test_an_option_of_python_that_does_not_exist_names_the_nearest(files: Path, 
         train("sasrec", files / "events.csv", run=tmp_path / "run", learning_rat=1)
 
 
+@pytest.mark.parametrize(
+    ("model", "given", "message"),
+    [
+        ("sasrec", {"split": "tme"}, "split='tme': must be one of last, time, user, sessions"),
+        ("sasrec", {"loss": "bse"}, "loss='bse': must be one of bce, ce, bpr"),
+        ("hstu", {"dtype": "float16"}, "dtype='float16': must be one of float32, bfloat16"),
+        ("sasrec", {"real_ids": "NA"}, r"real_ids='NA': must be several values, such as \('NA',\)"),
+        ("ticoserec", {"temperature": 0.0}, "temperature=0.0: must be positive and finite"),
+        ("din-mba", {"mba": -1.0}, "mba=-1.0: must be positive, or 0"),
+        ("stamp", {"clip": -1.0}, "clip=-1.0: must be positive, or 0"),
+    ],
+)
+def test_a_value_that_no_option_has_is_refused_in_python_too(
+    model: str, given: dict[str, Any], message: str, files: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(model, files / "events.csv", run=tmp_path / "run", **EVENTS, **given)
+    assert not (tmp_path / "run").exists()
+
+
 # --- what a sweep calls -------------------------------------------------------------------------------------
 
 

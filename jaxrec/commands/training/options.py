@@ -29,6 +29,10 @@ TableSplit = Literal["random", "time"]
 KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code")
 # Options that runs kept before they existed do not name: left out of the settings where they are not given.
 ADDED = ("delimiter", "real_ids", "allow")
+NOT_NEGATIVE = (
+    "patience", "k_core", "num_layers", "weight", "weight_decay", "regularisation", "max_norm", "clip",
+    "counterfactual", "calibrator", "mba", "auxiliary", "utilisation",
+)  # fmt: skip
 UNFINISHED = ("minutes", "epochs", "trials", "budget")  # that may change while a run is not finished
 
 
@@ -105,8 +109,7 @@ def with_recipe(
     fields: list[Any] = documented_fields(kind) + documented_fields(recipe, documented)
     if losses:
         names = tuple(losses)
-        about = tyro.conf.arg(help="what the model is trained to minimise")
-        choice: Any = Annotated[Literal[names], about]  # type: ignore[valid-type]
+        choice = _with_help(_choice(names), "what the model is trained to minimise")
         fields.append(("loss", choice, dataclasses.field(default=names[0])))
 
     def check(options: Any) -> None:
@@ -131,11 +134,22 @@ def documented_fields(part: Any, documented: type | None = None) -> list[Any]:
     for base in reversed((documented or kind).__mro__):
         comments |= _comments(base) if dataclasses.is_dataclass(base) else {}
     for field in dataclasses.fields(kind):
-        about = tyro.conf.arg(help=comments.get(field.name, ""))
-        hint: Any = Annotated[hints[field.name], about]  # type: ignore[valid-type,name-defined]
+        hint = _with_help(hints[field.name], comments.get(field.name, ""))
         default = dataclasses.field(default=field.default if part is kind else getattr(part, field.name))
         found.append((field.name, hint, default))
     return found
+
+
+def _with_help(hint: Any, text: str) -> Any:
+    """A type with the help of its option."""
+    annotated: Any = Annotated
+    return annotated[hint, tyro.conf.arg(help=text)]
+
+
+def _choice(names: tuple[str, ...]) -> Any:
+    """The type of one of these names."""
+    literal: Any = Literal
+    return literal[names]
 
 
 def _comments(part: type[Any]) -> dict[str, str]:
@@ -183,8 +197,11 @@ def made(options_type: type[Any], given: dict[str, Any]) -> Any:
 def check_options(options: Any) -> None:
     """Raises ValueError for values that no model can have.
 
-    Sizes, epochs and batches are at least 1, learning rates positive, dropout within [0, 1).
+    Sizes, epochs and batches are at least 1, learning rates positive, dropout within [0, 1), a choice is one
+    of those that there are.
     """
+    for field in dataclasses.fields(options):
+        _check_form(field, getattr(options, field.name))
     if not 0 <= options.minutes < math.inf:
         raise ValueError(f"minutes={options.minutes}: must be positive, or 0 for no limit")
     arguments.check_seeds(options.seeds)
@@ -201,12 +218,24 @@ def check_options(options: Any) -> None:
         at_least_one = field.name in ("epochs", "num_devices", "save_every", "max_len", "evaluate_every")
         if (at_least_one or field.name.endswith(("dim", "batch_size", "num_heads"))) and value < 1:
             raise ValueError(f"{field.name}={value}: must be at least 1")
-        if field.name in ("patience", "k_core", "num_layers") and value < 0:
+        if field.name in NOT_NEGATIVE and value < 0:
             raise ValueError(f"{field.name}={value}: must be positive, or 0")
-        if field.name.endswith("learning_rate") and not 0 < value < math.inf:
+        if field.name.endswith(("learning_rate", "temperature")) and not 0 < value < math.inf:
             raise ValueError(f"{field.name}={value}: must be positive and finite")
         if field.name.endswith(("dropout", "momentum", "b2")) and not 0 <= value < 1:
             raise ValueError(f"{field.name}={value}: must lie in [0, 1)")
+
+
+def _check_form(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raises ValueError for a value, given in Python, that the command line would not take either: one that
+    is none of the choices, or one text in place of several."""
+    annotated = typing.get_origin(field.type) is Annotated
+    hint = typing.get_args(field.type)[0] if annotated else field.type
+    choices = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal and value not in choices:
+        raise ValueError(f"{field.name}={value!r}: must be one of {', '.join(map(str, choices))}")
+    if typing.get_origin(hint) is tuple and isinstance(value, str):
+        raise ValueError(f"{field.name}={value!r}: must be several values, such as ({value!r},)")
 
 
 def described(options: Any) -> dict[str, Any]:

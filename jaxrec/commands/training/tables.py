@@ -51,7 +51,7 @@ def prepare(
     table, tasks = split.impressions, split.impressions.tasks
     entry.check(table)
     outputs, extra = entry.outputs(tasks), entry.extra_losses(tasks, recipe)
-    targets = impressions.targets(data, outputs)  # type: ignore[arg-type]
+    targets = impressions.targets(data, outputs)
     used = {name: term for name, term in extra.items() if term.weight}
     task = multitask(
         entry.module(Table(table, axis_name(options.num_devices)), recipe),

@@ -25,7 +25,13 @@ from jaxrec.data.tables.features import (
     encode,
     fit_encoders,
 )
-from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, split_at_random, split_in_time_order
+from jaxrec.data.tables.impressions import (
+    Impressions,
+    ImpressionSplit,
+    SplitIndices,
+    split_at_random,
+    split_in_time_order,
+)
 from jaxrec.data.tables.rows import Rows, read_rows
 from jaxrec.data.typed_sources import Source, describe_source, name_source
 from jaxrec.data.vocab import is_text
@@ -91,6 +97,7 @@ def read_labelled(
     name: str | None = None,
     delimiter: str | None = None,
     allow: Sequence[str] = (),
+    both_classes: bool = False,
 ) -> Labelled:
     """The labelled table of a file or data frame, split 80/10/10, with its encoders.
 
@@ -101,11 +108,12 @@ def read_labelled(
     labels: columns of 0 and 1. split: at random by `seed`, or by the column `time` (seconds). name: of the
     data set, by default that of the file; a data frame needs one. delimiter: of a CSV file, one character;
     None: a tab for `.tsv`, a comma otherwise. allow: features that are not checked for leaking a label.
+    both_classes: whether a label of one class in a part is refused, as training does; else it is noted.
 
     Raises:
       ValueError: as the reader of the form; no label, no feature, a column with two uses, a label that is
-        missing, neither 0 nor 1, or the same in every row, split='time' without its column, or a
-        feature that leaks a label.
+        missing, neither 0 nor 1, or the same in every row (with both_classes: of a part), split='time'
+        without its column, or a feature that leaks a label.
       ImportError: without pyarrow, which all forms but JSON lines and mappings need.
     """
     name = name_source(source, name)
@@ -137,6 +145,8 @@ def read_labelled(
         if rows.time is None or split == "random"
         else split_in_time_order(rows.time)
     )
+    if both_classes:
+        _check_classes(found, parts, where)
     specs: list[FeatureSpec] = [Category(column, min_count=min_count) for column in categorical]
     specs += [Number(column, missing="indicator") for column in numeric]
     encoders = fit_encoders(specs, rows.columns, parts.train)
@@ -260,3 +270,15 @@ def _label(rows: Rows, name: str, where: str) -> np.ndarray:
             f"{where}: label {name} is {label[0]:g} in every row; name another, or take more rows"
         )
     return label
+
+
+def _check_classes(labels: Mapping[str, np.ndarray], parts: SplitIndices, where: str) -> None:
+    """Raises ValueError for a label of one class in a part, which can't be learned or has no AUC."""
+    for name, label in labels.items():
+        for part, rows in (("train", parts.train), ("validation", parts.validation), ("test", parts.test)):
+            found = label[rows]
+            if found.size and found.min() == found.max():
+                raise ValueError(
+                    f"{where}: label {name} is {found[0]:g} in every row of {part} ({parts.rule}); name "
+                    "another, split otherwise, or take more rows"
+                )

@@ -301,6 +301,7 @@ def words_of(options: Mapping[str, Any]) -> list[str]:
 LEAK = "a,b,click,zero\n" + "".join(
     f"{row % 3},{row % 5 // 2},{int(row % 5 < 2)},0\n" for row in range(400)
 )  # b decides click
+LATE = "a,bought,ts\n" + "".join(f"{row % 3},{int(row % 2 and row < 90)},{row}\n" for row in range(100))
 TABLE = {name: MMOE[name] for name in ("labels", "categorical", "numeric", "epochs")}
 WRONG: Mapping[str, tuple[str, str, dict[str, Any], str]] = {
     "no such model": ("sasrex", "events.csv", {}, "no model 'sasrex': the nearest is 'sasrec'"),
@@ -329,6 +330,12 @@ WRONG: Mapping[str, tuple[str, str, dict[str, Any], str]] = {
         "leak.csv",
         {"labels": ("zero",), "categorical": ("a",)},
         "label zero is 0 in every row",
+    ),
+    "one class in a part": (
+        "mmoe",
+        "late.csv",
+        {"labels": ("bought",), "categorical": ("a",), "time": "ts", "split": "time"},
+        "label bought is 0 in every row of test",
     ),
     "no such field": (
         "tests.commands.own_models:LastItems",
@@ -399,6 +406,7 @@ def test_wrong_input_is_one_line_before_anything_is_written(
     (files / "empty.csv").write_text("")
     (files / "semicolons.csv").write_text("uid;sku;ts\nu1;a;1\n")
     (files / "leak.csv").write_text(LEAK)
+    (files / "late.csv").write_text(LATE)
     monkeypatch.setattr("jaxrec.train.reuse.fit", refuse_to_train)
     run = tmp_path / "run"
     try:

@@ -117,4 +117,5 @@ def read_labelled(source: Source, options: Any) -> Labelled:
         name=source.name,
         delimiter=options.delimiter or None,
         allow=options.allow,
+        both_classes=True,
     )

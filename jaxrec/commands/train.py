@@ -31,7 +31,7 @@ def train(model: Any, data: Any, *, run: str | Path, **settings: Any) -> Kept:
         "my_package.models:MyModel".
       data: the path of a file (CSV, TSV, Parquet, JSON lines, also gzipped), or a data frame.
       run: the folder, which is made. A run that was interrupted there goes on; one that is finished is given
-        back.
+        back. Either is refused where other code trained it, unless `accept_changed_code` is given.
       settings: the options of `jaxrec train MODEL --help`, under their names with underscores.
 
     Returns:

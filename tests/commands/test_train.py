@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -255,6 +257,25 @@ def test_a_folder_with_other_files_is_not_touched(files: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="has files, but no run of this command; name another"):
         train("sasrec", files / "events.csv", run=tmp_path, **SASREC)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("part", ["sources", "versions"])
+def test_a_finished_run_of_other_code_is_given_back_only_where_that_is_accepted(
+    part: str, files: Path, sasrec: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sasrec, run)
+    document = json.loads((run / "run.json").read_text())
+    document["made_by"][part]["jaxrec" if part == "sources" else "jax"] = "older"
+    (run / "run.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match="and this is other code: .*older, now .*--accept-changed-code"):
+        train("sasrec", files / "events.csv", run=run, **SASREC)
+    kept = train("sasrec", files / "events.csv", run=run, accept_changed_code=True, **SASREC)
+    assert kept.metrics == run_folder.read(sasrec).metrics
+    document["made_by"][part] = run_folder.read(sasrec).made_by[part]
+    document["made_by"]["sources"] |= {"program": "a script that calls"}
+    (run / "run.json").write_text(json.dumps(document))
+    assert train("sasrec", files / "events.csv", run=run, **SASREC).metrics == kept.metrics
 
 
 @pytest.mark.parametrize("moment", ["in training", "before testing", "before the folder"])

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec import config
+from jaxrec import config, provenance
 from jaxrec.commands.training import clicks, sequences, sessions, tables
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
@@ -175,14 +175,16 @@ def train_run(model: str, entry: Any, options: Any, source: Source) -> Kept:
 
     Raises:
       ValueError: a setting, a column or the model is wrong, before anything is trained or written; the folder
-        holds another run.
+        holds another run, or one that other code trained.
       OSError: a file can't be read or written.
     """
     config.check_folder("run", options.run)
     folder, settings = Path(options.run), settings_of(model, entry, options, source)
     if found_complete(folder, settings):
+        kept = run_folder.read(folder)
+        _check_code(folder, kept, accept=options.accept_changed_code)
         print(f"{folder}: found complete; nothing is trained again")
-        return run_folder.read(folder)
+        return kept
     _check_writable(folder)
     command = read_command(model, entry, options, source)
     prepared = _prepare(command, options)
@@ -262,6 +264,26 @@ def found_complete(folder: Path, settings: Mapping[str, Any]) -> bool:
             + (", and --warm-start to start from this run" if finished else ", or remove this one")
         )
     return finished
+
+
+def _check_code(folder: Path, kept: Kept, *, accept: bool) -> None:
+    """Raises ValueError for a finished run that another jaxrec, or other versions of libraries, trained.
+
+    The caller's own script is left out: it trains nothing, and a module of one's own is in the settings.
+    accept: it is given back as it is.
+    """
+
+    def of_jaxrec(made_by: Mapping[str, Any]) -> dict[str, Any]:
+        sources = made_by.get("sources") or {}
+        return {**made_by, "sources": {"jaxrec": sources.get("jaxrec")}}
+
+    differing = provenance.code_differences(of_jaxrec(kept.made_by), of_jaxrec(provenance.manifest()))
+    if differing and not accept:
+        raise ValueError(
+            f"run={str(folder)!r}: holds a finished run of commit {kept.made_by.get('commit')}, and this is "
+            f"other code: {'; '.join(differing)}; name another folder to train again, or give "
+            "--accept-changed-code to have the run as it is"
+        )
 
 
 def _settings_in(path: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jaxrec.augment.operators import Operator
 from jaxrec.augment.similarity import SimilarItems
 from jaxrec.augment.views import View, operators_by_initials, plan_in_blocks, unaugmented_users
 from jaxrec.data.events.interactions import Sequences, gap_variance_rank
+from jaxrec.data.events.split import first_events
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.protocols.next_item import Data, Grow, packing_of, plan, selection, vocabulary
 from jaxrec.recipes import ticoserec as recipes
@@ -100,6 +101,22 @@ def item2vec(sequences: Sequences, recipe: Recipe, seed: int) -> SimilarItems:
 def random(sequences: Sequences, recipe: Recipe, seed: int) -> SimilarItems:
     """Any item."""
     return similarity.random_items(sequences.items, sequences.offsets, num_items=sequences.num_items)
+
+
+def similar_in_training(data: Data) -> SimilarItems:
+    """`item_cf_iuf` of the events of training inputs alone, however the split was made.
+
+    Where the split leaves out each user's last two events, that is all but the last three, as in the
+    official code.
+    """
+    sequences = data.split.sequences
+    return similarity.item_cf(
+        sequences.items[first_events(sequences, data.inputs)],
+        np.concatenate([[0], np.cumsum(data.inputs)]),
+        num_items=sequences.num_items,
+        inverse_user_frequency=True,
+        held_out=0,
+    )
 
 
 def augmented(data: Data, recipe: Recipe, similar: SimilarItems) -> Data:
@@ -214,7 +231,7 @@ def train(
     packed = packing_of(data, encoder, recipe.batch_size, num_devices=num_devices)
     columns, contrast = data, None
     if recipe.weight:
-        columns = augmented(data, recipe, item_cf_iuf(data.split.sequences, recipe, seeds[0]))
+        columns = augmented(data, recipe, similar_in_training(data))
         contrast = pooled(contrastive.mean_of_events).task(encoder, columns, recipe, num_devices)
     task = next_item(encoder, objective, packed=packed)
     return fit_reusing(

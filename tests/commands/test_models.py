@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 
 import jaxrec.recipes
@@ -14,6 +17,8 @@ from jaxrec.commands.training.models import chosen, options_type
 from jaxrec.commands.training.options import documented_fields, made
 from jaxrec.commands.training.run import kind_of
 from jaxrec.commands.training.source import Source, source_of
+from jaxrec.recipes import ticoserec as recipes
+from jaxrec.recipes.ticoserec_views import item_cf_iuf, similar_in_training
 from jaxrec.recipes.trainable import SequenceModel
 from tests.commands.small_data import EVENTS, write_events, write_rows
 
@@ -144,3 +149,22 @@ def test_every_option_has_a_help_text(name: str) -> None:
         if not hint.__metadata__[0].help and field != "by_gaps"
     ]
     assert undocumented == []
+
+
+@pytest.mark.parametrize("split", ["last", "time", "user"])
+def test_similar_items_of_views_are_those_of_training_inputs(split: str, sources: dict[str, Source]) -> None:
+    entry = listing.find("coserec")
+    options = options_of(entry, split=split)
+    data = kind_of(entry, options).read(options, sources["events"]).data
+    sequences = data.split.sequences
+    found = similar_in_training(data)
+    if split == "last":
+        expected = item_cf_iuf(sequences, recipes.Recipe(), 0)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    changed = sequences.items % sequences.num_items + 1  # another item for every event behind the inputs
+    number = np.arange(len(changed)) - sequences.offsets[sequences.event_users]
+    items = np.where(number < data.inputs[sequences.event_users], sequences.items, changed)
+    other = SimpleNamespace(sequences=dataclasses.replace(sequences, items=items))
+    changed_data: Any = SimpleNamespace(split=other, inputs=data.inputs)
+    again = similar_in_training(changed_data)
+    jax.tree.map(np.testing.assert_array_equal, again, found)

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxrec import metrics
 from jaxrec.index import chunked
-from jaxrec.index.chunked import Block
+from jaxrec.index.chunked import BatchScores, Block
 from jaxrec.serve import queries
 from jaxrec.serve.queries import Asked, Layout
 from jaxrec.serve.run_folder import Histories
@@ -249,6 +249,16 @@ def item_table(run: Run, model: Retriever | Scorer) -> Array | None:
     return run.programs["table"]
 
 
+def score_reader(
+    model: Retriever | Scorer, variables: Variables, table: Array | None, *, num_items: int
+) -> Callable[[Mapping[str, Array], Context], BatchScores]:
+    """`chunked.reader` of a model whose item vectors are made already (`item_table`)."""
+    if isinstance(model, Retriever):
+        assert table is not None
+        model = Retriever(model.query, lambda variables: table)
+    return chunked.reader(model, variables, num_items=num_items)
+
+
 def make_program(shapes: Layout, *, num_items: int, k: int, exclude: bool) -> Callable[..., Any]:
     """(variables, table, queries, context, allowed [V + 1]) -> the best [group, B, k] of all batches."""
 
@@ -259,11 +269,7 @@ def make_program(shapes: Layout, *, num_items: int, k: int, exclude: bool) -> Ca
         context: Context,
         allowed: Array,
     ) -> Any:
-        model = shapes.model
-        if isinstance(model, Retriever):
-            assert table is not None
-            model = Retriever(model.query, lambda variables: table)
-        read = chunked.reader(model, variables, num_items=num_items)
+        read = score_reader(shapes.model, variables, table, num_items=num_items)
 
         def of_batch(batch: Mapping[str, Array], context: Context) -> chunked.Best:
             def apply_rule(block: Block) -> Block:

@@ -15,12 +15,11 @@ import numpy as np
 from jaxrec.data.own_tables import encode_rows
 from jaxrec.data.tables.columns import Coded
 from jaxrec.data.tables.rows import read_rows
-from jaxrec.index import chunked
 from jaxrec.serve import queries
-from jaxrec.serve.recommend import check_finite, item_table
+from jaxrec.serve.probabilities import probabilities
+from jaxrec.serve.recommend import check_finite, item_table, score_reader
 from jaxrec.tasks.ctr import behaviours
-from jaxrec.tasks.multitask import Target, select_output
-from jaxrec.types import Array, Batch, Context, Retriever, Variables
+from jaxrec.types import Array, Batch, Context, Variables
 
 if TYPE_CHECKING:
     from jaxrec.serve.load import Run
@@ -92,11 +91,7 @@ def make_pair_program(shapes: queries.Layout, *, num_items: int) -> Callable[...
     def program(
         variables: Variables, table: Array | None, columns: Mapping[str, Array], context: Context
     ) -> Array:
-        model = shapes.model
-        if isinstance(model, Retriever):
-            assert table is not None
-            model = Retriever(model.query, lambda variables: table)
-        read = chunked.reader(model, variables, num_items=num_items)
+        read = score_reader(shapes.model, variables, table, num_items=num_items)
 
         def of_batch(batch: Mapping[str, Array], context: Context) -> Array:
             return read(batch, context).some(batch["item"][:, None])[:, 0]
@@ -143,18 +138,13 @@ def _probabilities(
     """
     count = len(next(iter(columns.values())))
     size = next((size for size in SIZES if size >= count), SIZES[-1])
-    module, outputs = run.module, run.kept.outputs
+    outputs = run.kept.outputs
 
-    def of_one(variables: Variables, batch: Batch, shared: Context) -> dict[str, Array]:
-        found = module.apply(variables, expand(batch, shared), train=False)
-        logits = {label: select_output(found, Target(label, out, label)) for label, out in outputs.items()}
-        return {label: jax.nn.sigmoid(logit.astype(jnp.float32)) for label, logit in logits.items()}
+    def of_batch(variables: Variables, batch: Batch, shared: Context) -> dict[str, Array]:
+        expanded, mean = expand(batch, shared), run.seed == "mean"
+        return probabilities(run.module, outputs, variables, expanded, mean=mean)
 
-    def mean(variables: Variables, batch: Batch, shared: Context) -> dict[str, Array]:
-        found = jax.vmap(of_one, in_axes=(0, None, None))(variables, batch, shared)
-        return {label: of_seeds.mean(axis=0) for label, of_seeds in found.items()}
-
-    program = run.programs.setdefault("score", jax.jit(mean if run.seed == "mean" else of_one))
+    program = run.programs.setdefault("score", jax.jit(of_batch))
     found = {label: np.empty(count, np.float32) for label in outputs}
     for first in range(0, count, size):
         real = min(size, count - first)

@@ -24,8 +24,8 @@ from jaxrec import serve
 from jaxrec.commands import export as command
 from jaxrec.data.tables.columns import Ragged
 from jaxrec.data.tables.features import Encoders, encode
-from jaxrec.serve import export as export_module
 from jaxrec.serve.export import FILES, export
+from jaxrec.serve.files import umask
 from jaxrec.serve.programs import variables_of, weights_of
 from jaxrec.serve.run_folder import write
 from jaxrec.types import Array
@@ -363,8 +363,7 @@ def is_written(run: serve.Run, folder: Path, message: str) -> bool:
 
 def test_files_of_an_export_are_for_everybody(runs: dict[str, serve.Run], tmp_path: Path) -> None:
     export(runs["popularity"], tmp_path / "e")
-    umask = export_module._umask()
-    assert (tmp_path / "e").stat().st_mode & 0o777 == 0o777 & ~umask
+    assert (tmp_path / "e").stat().st_mode & 0o777 == 0o777 & ~umask()
     assert not (tmp_path / "e" / "users.json").exists()
 
 

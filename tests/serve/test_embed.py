@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec import serve
-from jaxrec.serve import embed
+from jaxrec.serve import embed, queries
 from jaxrec.serve.embed import Embeddings
 from jaxrec.serve.run_folder import write
 from tests.serve.small_runs import ITEMS, MODULES, NUM_ITEMS, USERS, all_runs, kept
@@ -23,7 +23,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, serve.Run]:
 
 
 @pytest.mark.parametrize("name", ["sasrec", "hstu"])
-def test_a_score_is_the_product_of_two_vectors(runs: dict[str, serve.Run], name: str) -> None:
+def test_a_score_is_the_product_of_two_vectors(
+    runs: dict[str, serve.Run], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Vectors of several calls, of which the last has fewer users than its batches hold."""
+    monkeypatch.setattr(queries, "SIZES", (4,))
+    monkeypatch.setattr(queries, "GROUP", 1)
     users, items = runs[name].embed("users"), runs[name].embed("items")
     assert users.ids.tolist() == USERS.tolist()
     assert items.ids.tolist() == ITEMS.tolist()

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import metrics
+from jaxrec.data.validation import as_integers
 from jaxrec.index import chunked
 from jaxrec.index.chunked import BatchScores, Block
 from jaxrec.serve import queries
@@ -53,7 +54,7 @@ class Question(NamedTuple):
 
 
 def stream(run: Run, question: Question) -> Iterator[Recommendation]:
-    """Answers one after the other. What raises is raised here, before the first one is read."""
+    """Answers one after the other. A wrong question raises here, before the first answer is read."""
     _check(run, question)
     users, histories = _asked_histories(run, question)
     cold = np.diff(histories.offsets) == 0
@@ -67,11 +68,7 @@ def stream(run: Run, question: Question) -> Iterator[Recommendation]:
         raise ValueError("candidates: none is left, since all of them are blocked; give others")
     popular = _most_popular(run, allowed, question.k) if cold.any() else None
     warm = np.flatnonzero(~cold)
-    at = question.at
-    if at is None and run.kept.histories is not None and run.kept.histories.times is not None:
-        at = int(np.asarray(run.kept.histories.times).max(initial=0))
-        if histories.times is not None:
-            at = max(at, int(np.asarray(histories.times).max(initial=0)))
+    at = queries.latest_event(run.kept.histories, histories) if question.at is None else question.at
     asked = queries.asked_of(queries.selected(histories, warm), at, timed=queries.reads_times(run.kept))
     answers = _best(run, asked, question, allowed)
     raw = run.ids("item").raw
@@ -145,7 +142,8 @@ def _given_histories(run: Run, question: Question) -> tuple[list[Any], Histories
     times = lists("times", question.times)
     if [len(part) for part in times] != [len(part) for part in given]:
         raise ValueError("times: must be one number for each event of each history")
-    return [None] * len(given), Histories(items, offsets, queries.concatenated(times, np.int64)[0])  # type: ignore[arg-type]
+    seconds = as_integers([moment for part in times for moment in part], "times")
+    return [None] * len(given), Histories(items, offsets, seconds)
 
 
 def listed(name: str, values: Any) -> list[Any]:
@@ -226,17 +224,16 @@ def _best(
 def _read(run: Run, answer: Any, real: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     scores, ids, finite = (np.asarray(part) for part in jax.device_get(answer))
     scores, ids = (part.reshape(-1, part.shape[-1])[:real] for part in (scores, ids))
-    check_finite(run, finite.reshape(-1)[:real])
+    check_finite(run, finite.reshape(-1)[:real], "histories have scores that are")
     yield from zip(ids, scores, strict=True)
 
 
-def check_finite(run: Run, finite: np.ndarray) -> None:
-    """Raises ValueError where scores or vectors are NaN or infinite."""
+def check_finite(run: Run, finite: np.ndarray, what: str) -> None:
+    """Raises ValueError where numbers are NaN or infinite. what: has them, for the message."""
     if not finite.all():
         raise ValueError(
-            f"{run.path}: {int((~finite).sum()):,} of {finite.size:,} histories have scores that are NaN or "
-            "infinite: the training diverged, or the parameters are damaged; train again with a lower "
-            "learning rate"
+            f"{run.path}: {int((~finite).sum()):,} of {finite.size:,} {what} NaN or infinite: the training "
+            "diverged, or the parameters are damaged; train again with a lower learning rate"
         )
 
 

@@ -49,9 +49,11 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
         user = pairs["user"] - 1
         columns = pairs | {"start": offsets[user].astype(np.int32), "end": offsets[user + 1].astype(np.int32)}
         if "times" in shared:
-            asked = queries.asked_of(histories, at, timed=True)
+            at = queries.latest_event(histories) if at is None else at
+            users, place = np.unique(user, return_inverse=True)
+            asked = queries.asked_of(queries.selected(histories, users), at, timed=True)
             assert asked.now is not None
-            columns["time"] = asked.now[user]
+            columns["time"] = asked.now[place]
         length = run.kept.length
         return _probabilities(run, columns, lambda batch, shared: behaviours(batch, shared, length), shared)
     return {"score": _ranking_scores(run, _pairs(run, rows), at)}
@@ -63,8 +65,7 @@ def _ranking_scores(run: Run, pairs: Mapping[str, np.ndarray], at: int | None) -
     if histories is None:
         raise ValueError(f"{run.path}: keeps no histories of its users, so no pair can be scored")
     chosen = queries.selected(histories, pairs["user"].astype(np.int64) - 1)
-    if at is None and histories.times is not None:
-        at = int(np.asarray(histories.times).max(initial=0))
+    at = queries.latest_event(histories) if at is None else at
     asked = queries.asked_of(chosen, at, timed=queries.reads_times(run.kept))
     if (asked.lengths == 0).any():
         raise ValueError(f"row {int(np.argmin(asked.lengths))}: its user has no event to go by")
@@ -73,15 +74,17 @@ def _ranking_scores(run: Run, pairs: Mapping[str, np.ndarray], at: int | None) -
     if key not in run.programs:
         run.programs[key] = jax.jit(make_pair_program(shapes, num_items=len(run.ids("item").raw)))
     program, table = run.programs[key], item_table(run, shapes.model)
-    found: list[float] = []
+    found: list[np.ndarray] = []
+    first = 0
     for columns, context, real in queries.calls(asked, shapes):
         item = np.ones(columns["mask"].size, np.int32)
-        item[:real] = pairs["item"][len(found) :][:real]
+        item[:real] = pairs["item"][first : first + real]
+        first += real
         columns["item"] = item.reshape(columns["mask"].shape)
         columns, context = queries.to_device((columns, context))
-        found.extend(np.asarray(program(run.variables, table, columns, context)).reshape(-1)[:real])
-    scores = np.array(found, np.float32)
-    check_finite(run, np.isfinite(scores))
+        found.append(np.asarray(program(run.variables, table, columns, context)).reshape(-1)[:real])
+    scores = np.concatenate(found).astype(np.float32)
+    check_finite(run, np.isfinite(scores), "pairs have scores that are")
     return scores
 
 

@@ -117,6 +117,17 @@ def test_pairs_are_scored_after_all_events_of_their_user(runs: dict[str, serve.R
     np.testing.assert_allclose(np.log(later / (1 - later)), np.log(found / (1 - found)) + 1, rtol=1e-3)
 
 
+def test_a_request_is_after_all_events_of_the_users_asked_about(runs: dict[str, serve.Run]) -> None:
+    """u0's event is long before those of u5."""
+    assert EVENTS.times is not None
+    at, run = int(EVENTS.times[0]) + 50, runs["clicks"]
+    (found,) = run.score({"user": ["u0"], "item": ["i07"]}, at=at)["click"]
+    logit = np.asarray(run.variables["params"]["table"])[EVENTS.items[0], 7] + 1e-3 * 50
+    np.testing.assert_allclose(found, sigmoid(logit), rtol=1e-5)
+    with pytest.raises(ValueError, match=f"at={at}: history 1 has an event at"):
+        run.score({"user": ["u0", "u5"], "item": ["i07", "i07"]}, at=at)
+
+
 def test_pairs_of_a_ranking_have_the_scores_of_its_lists(
     ranking: dict[str, serve.Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,7 @@ class Runner:
         where = self.folder / f"{progress.trials[0].number:04d}"
 
         def watch(entry: Mapping[str, Any], seconds: float, complete: bool) -> bool:
-            values = entry.get(f"valid/{self.row.metric}")
+            values = entry.get("best_value")  # of each member, until its own patience was spent
             gone = [any(part) for part in np.reshape(entry["diverged"], (count, -1))]
             return progress.observe(
                 None if values is None else np.reshape(values, (count, -1)),

@@ -103,7 +103,6 @@ class Study:
             if group:
                 progress = Progress(
                     [trial for trial, _ in group],
-                    lower_is_better=self.lower_is_better,
                     epochs_left=self._epochs_left(),
                     seconds_left=self._seconds_left(),
                 )

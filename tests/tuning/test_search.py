@@ -44,17 +44,19 @@ def adam(config: Any) -> optax.GradientTransformation:
     return optax.adam(config.learning_rate)
 
 
-def training(calls: list[str] | None = None) -> Callable[[Any, Trial], Fitted]:
+def training(
+    calls: list[str] | None = None, *, epochs: int = 3, patience: int | None = None
+) -> Callable[[Any, Trial], Fitted]:
     """calls: grows whenever the losses are traced."""
 
     def train(config: Config, trial: Trial) -> Fitted:
         task = toy.factors(calls, scale=config.scale)
         return fit(
-            [Phase("train", task, 3)],
+            [Phase("train", task, epochs)],
             optimiser(adam, config, trial),
             toy.plan(),
             toy.context(),
-            toy.selection(),
+            toy.selection(patience=patience),
             seeds=trial.seeds,
             workdir=config.workdir,
             description={"scale": config.scale},
@@ -160,6 +162,15 @@ def test_trials_at_once_have_the_values_of_trials_alone(
     for one, other in zip(alone, at_once, strict=True):
         assert one["settings"] == other["settings"]
         np.testing.assert_allclose(one["validation"], other["validation"], rtol=1e-5)
+
+
+def test_a_trial_keeps_its_value_after_its_patience_is_spent_while_others_go_on(tmp_path: Path) -> None:
+    space, train = Space({"learning_rate": RATE}, pruner="none"), training(epochs=12, patience=1)
+    search(tmp_path / "alone", space, train, limits=Limits(3), seeds=(3,))
+    search(tmp_path / "at once", space, train, limits=Limits(3), seeds=(3,), at_once=3)
+    alone, at_once = trials_of(tmp_path / "alone"), trials_of(tmp_path / "at once")
+    assert len({trial["epochs"] for trial in alone}) > 1  # they end at different epochs
+    np.testing.assert_allclose([t["value"] for t in alone], [t["value"] for t in at_once], rtol=1e-5)
 
 
 def test_the_chosen_settings_are_those_of_the_best_validation_value(tmp_path: Path) -> None:

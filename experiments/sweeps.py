@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxrec.report.results import STUDIES
 from jaxrec.tuning import budget, options, records, search, space
 from jaxrec.tuning.options import NOT_SEARCHED, SweepOptions
 from jaxrec.tuning.options import OPTIONS as OPTIONS
@@ -36,7 +37,7 @@ def check(config: Any, rows: Collection[str]) -> None:
 
 def study_path(folder: str, experiment: str, dataset: str, model: str) -> Path:
     """The file of a study, in the folder of the results that it chooses settings for."""
-    return Path(folder, experiment, dataset, "sweeps", f"{model}.json")
+    return Path(folder, experiment, dataset, STUDIES, f"{model}.json")
 
 
 def tune(

@@ -87,6 +87,7 @@ class Progress:
                 ended=length,
                 epochs=self.epochs,
                 seconds=self.seconds / count,
+                group=self.trials[0].number,
                 validation=curve,
             )
             for trial, state, curve, length in zip(

@@ -220,6 +220,16 @@ def test_a_search_that_is_killed_within_a_trial_goes_on_to_the_same_study(
     assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "whole")
 
 
+def test_a_group_that_the_budget_made_small_is_whole_with_a_larger_one(tmp_path: Path) -> None:
+    space, whole = Space({"learning_rate": RATE}, pruner="none"), Limits(None, 18)
+    search(tmp_path / "once", space, limits=whole, seeds=(3,), at_once=3)
+    search(tmp_path / "twice", space, limits=Limits(None, 11), seeds=(3,), at_once=3)
+    assert [trial["state"] for trial in trials_of(tmp_path / "twice")][3:] == ["stopped"] * 2
+    search(tmp_path / "twice", space, limits=whole, seeds=(3,), at_once=3)
+    assert trials_of(tmp_path / "twice") == trials_of(tmp_path / "once")
+    assert not list((tmp_path / "twice/trials").iterdir())  # no checkpoint is left
+
+
 def test_a_setting_of_the_row_that_it_does_not_read_is_refused(tmp_path: Path) -> None:
     space = Space({"learning_rate": RATE, "unread": Setting("int", 1, 5)})
     with pytest.raises(

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxrec.commands.training.source import sha256_of
 from jaxrec.report.results import STUDIES
 from jaxrec.tuning import budget, options, records, search, space
 from jaxrec.tuning.options import NOT_SEARCHED, SweepOptions
@@ -74,6 +75,7 @@ def tune(
             "experiment": experiment,
             "dataset": dataset,
             "model": model,
+            "data_sha256": sha256_of("data", Path(given.data)) if given.data else "",
             "settings": {n: v for n, v in records.as_json(settings).items() if n not in of_row.settings},
         },
         seeds=given.seeds[: config.trial_seeds],

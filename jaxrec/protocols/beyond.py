@@ -96,7 +96,8 @@ def evaluation(
     `index.rank.make_rank`.
 
     Raises:
-      ValueError: the protocol has no lists, see `make_top_k`; `features` or `groups` do not fit the data.
+      ValueError: the protocol has no lists, see `make_top_k`; `features` or `groups` do not fit the data; a
+        feature is not finite.
     """
     ks = beyond.ks or protocol.ks
     measure = make_top_k(
@@ -125,7 +126,7 @@ def evaluation(
         found = dict(of_ranks(protocol.ks)(ranks, queries))
         for k in ks:
             values_at = {name: np.asarray(value, np.float64) for name, value in per_list[k].items()}
-            for name, value in _means(values_at, mask, length, ending=ending).items():
+            for name, value in _means(values_at, mask, np.minimum(length, k), ending=ending).items():
                 found.setdefault(f"{name}@{k}", value)  # with one target it may be a metric of its rank
             if length.any():
                 found |= {f"{name}@{k}": float(value) for name, value in of_all[k].items()}
@@ -161,6 +162,8 @@ def _tables(
                 f"features: of shape {pairs.shape}: must be [{events.num_items + 1}, D], a row for each id "
                 "from 0, the padding"
             )
+        if not np.isfinite(features[1:]).all():
+            raise ValueError("features: an item has one that is NaN or infinite; give each item finite ones")
     return Tables(
         novelty=metrics.self_information(jnp.asarray(users), number),
         popularity=jnp.asarray(users / number, jnp.float32),
@@ -211,7 +214,7 @@ def _means(
 ) -> dict[str, float]:
     """Means over queries in float64: of accuracy over all, of the others over lists that are long enough.
 
-    length: items of each list, 0 where there is no query, [batches, B].
+    length: items among the first k of each list, 0 where there is no query, [batches, B].
     """
     found = {f"{name}{ending}": float(values[name][mask].mean()) for name in ACCURACY}
     enough = {name: length >= least for name, least in SHOWN.items()}

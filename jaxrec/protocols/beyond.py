@@ -25,6 +25,7 @@ import numpy as np
 from jaxrec import metrics
 from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.index.chunked import BLOCK
+from jaxrec.index.rank import make_rank
 from jaxrec.index.top_k import Lists, make_top_k
 from jaxrec.types import Array, Context, Evaluation, Keep, Protocol, Retriever, Scorer, Summarise, Values
 
@@ -75,30 +76,62 @@ class Tables(NamedTuple):
     pairs: Array | metrics.CoVisits
 
 
-def evaluation(
+def ranking_evaluation(
     model: Retriever | Scorer,
     protocol: Protocol,
     queries: Mapping[str, np.ndarray],
     *,
+    beyond: Beyond | None,
     columns: Context,
-    events: TrainingEvents,
-    beyond: Beyond,
+    events: Callable[[], TrainingEvents],
+    num_items: int,
     of_ranks: Callable[[tuple[int, ...]], Summarise],
     history: int,
     keep: Keep,
     block: int = BLOCK,
 ) -> Evaluation:
-    """Ranks the targets of queries among all items and measures lists of the best.
+    """Ranks the targets of queries; with `beyond` among all items, and measures lists of the best.
 
-    queries: as of `index.top_k.make_top_k`. columns: resident, of which items and start are read on the host.
-    events: those of training, which say how popular items are; their groups are indices of `start`. of_ranks:
-    makes metrics of ranks at cut-offs. keep: keeps the ranks, [S, batches, B]. history, block: as of
-    `index.rank.make_rank`.
+    queries: as of `index.top_k.make_top_k`. of_ranks: makes metrics of ranks at cut-offs. keep: keeps the
+    ranks, [S, batches, B]. num_items, history, block: as of `index.rank.make_rank`. Read with `beyond` alone:
+    columns: resident, of which items and start are read on the host. events: gives those of training, which
+    say how popular items are; their groups are indices of `start`.
 
     Raises:
       ValueError: the protocol has no lists, see `make_top_k`; `features` or `groups` do not fit the data; a
         feature is not finite.
     """
+    if beyond is None:
+        rank = make_rank(model, protocol, num_items=num_items, history=history, block=block)
+        return Evaluation(rank, queries, of_ranks(protocol.ks), protocol, keep)
+    return _list_evaluation(
+        model,
+        protocol,
+        queries,
+        beyond=beyond,
+        columns=columns,
+        events=events(),
+        of_ranks=of_ranks,
+        history=history,
+        keep=keep,
+        block=block,
+    )
+
+
+def _list_evaluation(
+    model: Retriever | Scorer,
+    protocol: Protocol,
+    queries: Mapping[str, np.ndarray],
+    *,
+    beyond: Beyond,
+    columns: Context,
+    events: TrainingEvents,
+    of_ranks: Callable[[tuple[int, ...]], Summarise],
+    history: int,
+    keep: Keep,
+    block: int,
+) -> Evaluation:
+    """`ranking_evaluation` with `beyond`."""
     ks = beyond.ks or protocol.ks
     measure = make_top_k(
         model,

@@ -16,10 +16,8 @@ import optax
 from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import Queries, Split
-from jaxrec.index.rank import make_rank
 from jaxrec.packing import Packing
-from jaxrec.protocols.beyond import Beyond
-from jaxrec.protocols.beyond import evaluation as evaluate_lists
+from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, Shorten, next_item, retriever
 from jaxrec.tasks.objectives import Objective
@@ -272,23 +270,21 @@ def evaluation(
     if not isinstance(scored, Retriever | Scorer):
         scored = retriever(scored, made.packed if can_be_packed(scored) else None)
     keep = keep_ranks(data.split.sequences.user_ids, data.split.sequences.item_ids)
-    if beyond is not None:
-        columns = made.queries
-        if beyond.relevant == "rest":
-            columns = columns | {"num_relevant": _rest(data, columns, part)}
-        return evaluate_lists(
-            scored,
-            protocol,
-            columns,
-            columns=data.columns,
-            events=data.split.training_events(),
-            beyond=beyond,
-            of_ranks=ranking_metrics,
-            history=data.history,
-            keep=keep,
-        )
-    rank = make_rank(scored, protocol, num_items=data.num_items, history=data.history)
-    return Evaluation(rank, made.queries, ranking_metrics(protocol.ks), protocol, keep)
+    columns = made.queries
+    if beyond is not None and beyond.relevant == "rest":
+        columns = columns | {"num_relevant": _rest(data, columns, part)}
+    return ranking_evaluation(
+        scored,
+        protocol,
+        columns,
+        beyond=beyond,
+        columns=data.columns,
+        events=data.split.training_events,
+        num_items=data.num_items,
+        of_ranks=ranking_metrics,
+        history=data.history,
+        keep=keep,
+    )
 
 
 def _rest(data: Data, queries: Mapping[str, np.ndarray], part: str) -> np.ndarray:

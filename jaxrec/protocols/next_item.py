@@ -15,7 +15,7 @@ import optax
 
 from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
-from jaxrec.data.events.split import Queries, Split
+from jaxrec.data.events.split import Queries, Split, first_events
 from jaxrec.packing import Packing
 from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.tasks.encoder import can_be_packed
@@ -141,15 +141,16 @@ def sampled_candidates(
     """Sampled candidates of each query, int32 [M, number]: uniform, with replacement, fixed by the seed.
 
     They are never the target nor, where the rule for `seen` items is "exclude", an item of the user's
-    training events; a test query may have the validation item as a candidate, as in SASRec's code (which may
-    also draw the target itself). Under another rule seen items are candidates, so they are drawn too:
-    otherwise a target that the user has seen would differ from all its candidates.
+    training events (of a user who was held out of training, of the input); a test query may have the
+    validation item as a candidate, as in SASRec's code (which may also draw the target itself). Under another
+    rule seen items are candidates, so they are drawn too: otherwise a target that the user has seen would
+    differ from all its candidates.
 
     Raises:
-      ValueError: a user's training events and target cover all items.
+      ValueError: these events and the target cover all items.
     """
     sequences, size = data.split.sequences, np.int64(data.num_items + 1)
-    known = _training_events(data) if seen == "exclude" else np.zeros(len(sequences.items), bool)
+    known = _known_events(data, queries) if seen == "exclude" else np.zeros(len(sequences.items), bool)
     taken = np.unique(sequences.event_users[known] * size + sequences.items[known])
     counts = np.bincount(taken // size, minlength=sequences.num_users)
     if (counts[queries.user] + 1 >= data.num_items).any():
@@ -169,11 +170,12 @@ def sampled_candidates(
         drawn[again] = rng.integers(1, size, again.sum())
 
 
-def _training_events(data: Data) -> np.ndarray:
-    """True for the events that training may read, bool [N]."""
-    sequences = data.split.sequences
-    index = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
-    return index < np.repeat(data.split.train_length, sequences.lengths)
+def _known_events(data: Data, queries: Queries) -> np.ndarray:
+    """Events whose items are no candidates, bool [N]: of training; without any, of the first input."""
+    first = np.full(data.split.sequences.num_users, np.iinfo(np.int32).max)
+    np.minimum.at(first, queries.user, queries.length)
+    trained = data.split.train_length
+    return first_events(data.split.sequences, np.where(trained > 0, trained, first))
 
 
 class Batches(NamedTuple):

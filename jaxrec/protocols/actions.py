@@ -263,8 +263,8 @@ def test(
     protocol: Protocol,
     variables: Variables,
     *,
-    beyond: Beyond | None = None,  # noqa: PT028
-    num_devices: int = 1,  # noqa: PT028
+    beyond: Beyond | None = None,
+    num_devices: int = 1,
 ) -> list[dict[str, float]]:
     """Metrics of one question on the test queries for each seed: variables have a leading seeds axis.
 

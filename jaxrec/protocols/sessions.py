@@ -226,9 +226,9 @@ def test(
     protocol: Protocol,
     variables: Variables,
     *,
-    part: Part = "test",  # noqa: PT028
-    beyond: Beyond | None = None,  # noqa: PT028
-    num_devices: int = 1,  # noqa: PT028
+    part: Part = "test",
+    beyond: Beyond | None = None,
+    num_devices: int = 1,
 ) -> list[dict[str, float]]:
     """Metrics of the examples of a part for each seed: variables have a leading seeds axis.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,7 +27,11 @@ from jaxrec.tuning.reads import Train, plain
 from jaxrec.tuning.reads import optimiser as optimiser
 from jaxrec.types import Protocol, Tested
 
-C = TypeVar("C")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
+S = TypeVar("S", bound=SweepOptions)
 # options that change no number, only what is stored, where, and what is measured in addition
 STORAGE_OPTIONS = (
     "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond",
@@ -93,8 +97,12 @@ def own_events(config: EventOptions) -> Sequences:
     )
 
 
-def own_sessions(config: EventOptions) -> Sessions:
-    """The click sessions of the user's file that the options name, without sessions of one click."""
+def load_sessions(config: EventOptions, dataset: str, *, synthetic: Callable[[], Sessions]) -> Sessions:
+    """The click sessions of the user's file that the options name, without sessions of one click; else, with
+    --tiny, synthetic ones; else those of a data set.
+    """
+    if not config.data:
+        return synthetic() if config.tiny else data.load(f"sessions/{dataset}", kind="sessions")
     found = data.load_sessions(
         config.data, session=config.user, item=config.item, time=config.time, short="leave out"
     )
@@ -128,16 +136,16 @@ def shrink_if_tiny(config: C, **small: Any) -> C:
     """With --tiny, replaces settings that have their default by those of `small`."""
     if not getattr(config, "tiny", False):
         return config
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     kept = {name: value for name, value in small.items() if getattr(config, name) == defaults[name]}
-    return dataclasses.replace(config, **kept)  # type: ignore[type-var]
+    return dataclasses.replace(config, **kept)
 
 
 def override(recipe: C, config: Any) -> C:
     """The recipe with the values of the config's fields of the same names, where these are not None."""
-    fields = [field.name for field in dataclasses.fields(recipe)]  # type: ignore[arg-type]
+    fields = [field.name for field in dataclasses.fields(recipe)]
     changes = {name: value for name in fields if (value := getattr(config, name, None)) is not None}
-    return dataclasses.replace(recipe, **changes)  # type: ignore[type-var]
+    return dataclasses.replace(recipe, **changes)
 
 
 def training_options(
@@ -165,9 +173,9 @@ def training_options(
     }
 
 
-def tune(config: C, train: Train, **names: Any) -> C:
+def tune(config: S, train: Train, **names: Any) -> S:
     """The configuration with the settings that --sweep chooses on validation, see `sweeps.tune`."""
-    return sweeps.tune(config, train, settings=describe_settings(config), **names)  # type: ignore[type-var]
+    return sweeps.tune(config, train, settings=describe_settings(config), **names)
 
 
 def for_test(config: RankingOptions, protocol: Protocol) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from jaxrec.commands.training.source import sha256_of
+from jaxrec.report.results import STUDIES
 from jaxrec.tuning import budget, options, records, search, space
 from jaxrec.tuning.options import NOT_SEARCHED, SweepOptions
 from jaxrec.tuning.options import OPTIONS as OPTIONS
@@ -36,7 +38,7 @@ def check(config: Any, rows: Collection[str]) -> None:
 
 def study_path(folder: str, experiment: str, dataset: str, model: str) -> Path:
     """The file of a study, in the folder of the results that it chooses settings for."""
-    return Path(folder, experiment, dataset, "sweeps", f"{model}.json")
+    return Path(folder, experiment, dataset, STUDIES, f"{model}.json")
 
 
 def tune(
@@ -73,6 +75,7 @@ def tune(
             "experiment": experiment,
             "dataset": dataset,
             "model": model,
+            "data_sha256": sha256_of("data", Path(given.data)) if given.data else "",
             "settings": {n: v for n, v in records.as_json(settings).items() if n not in of_row.settings},
         },
         seeds=given.seeds[: config.trial_seeds],

@@ -25,7 +25,7 @@ def sum_by_id(values: Array, ids: Array, num_ids: int) -> Array:
     """
     if values.shape[0] != ids.shape[0] or ids.ndim != 1:
         raise ValueError(f"ids of shape {ids.shape}: must be [N], with values [N, …]; got {values.shape}")
-    return _sum(values, ids, num_ids)
+    return _sum(_traced(values), _traced(ids), num_ids)
 
 
 def rows_by_id(table: Array, ids: Array, *, clip: bool = False) -> Array:
@@ -40,19 +40,24 @@ def rows_by_id(table: Array, ids: Array, *, clip: bool = False) -> Array:
     table, ids = jnp.asarray(table), jnp.asarray(ids)
     if clip:
         ids = jnp.clip(ids, 0, table.shape[0] - 1)
-    if isinstance(ids, jax.core.Tracer):
-        ids = ids + 0  # a vmap over NumPy arrays within jit holds them as such, which custom_vjp refuses
     if not jnp.issubdtype(table.dtype, jnp.inexact):
         return _gather(table, ids)
-    return _rows(table, ids, table.shape[0])
+    return _rows(_traced(table), _traced(ids), table.shape[0])
 
 
 def pick(values: Array, index: Array) -> Array:
     """Entries of each row by their place: [*B, L, …] and int32 [*B, Q] → [*B, Q, …]; NaN outside 0..L-1.
 
     `jnp.take_along_axis` with the gradient of `rows_by_id`.
+
+    Raises:
+      ValueError: there are more entries, B · L, than int32 can count.
     """
     length = values.shape[index.ndim - 1]
+    if math.prod(values.shape[: index.ndim]) > jnp.iinfo(jnp.int32).max:
+        raise ValueError(
+            f"values of shape {values.shape}: more entries than int32 can count; take smaller batches"
+        )
     first = jnp.arange(math.prod(index.shape[:-1])).reshape(*index.shape[:-1], 1) * length
     flat = values.reshape(-1, *values.shape[index.ndim :])
     return rows_by_id(flat, jnp.where((index >= 0) & (index < length), first + index, -1))
@@ -96,6 +101,12 @@ def _rows_backward(num_rows: int, ids: Array, gradient: Array) -> tuple[Array, N
 
 
 _rows.defvjp(_rows_forward, _rows_backward)
+
+
+def _traced(array: Array) -> Array:
+    """The array; its copy while tracing: a vmap over NumPy arrays within jit holds them as such, which
+    custom_vjp refuses."""
+    return jnp.copy(array) if isinstance(array, jax.core.Tracer) else array
 
 
 def _gather(table: Array, ids: Array) -> Array:

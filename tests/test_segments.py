@@ -153,7 +153,19 @@ def test_a_masked_id_outside_the_table_reaches_no_gradient() -> None:
     assert of_table.tolist() == [[0, 0], [1, 1], [0, 0]]
 
 
-def test_numpy_ids_may_be_mapped_over_within_jit() -> None:
-    table, ids = jnp.arange(6.0).reshape(3, 2), np.array([[2, 0], [1, 1]])
-    found = jax.jit(lambda table: jax.vmap(lambda ids: segments.rows_by_id(table, ids))(ids))(table)
-    assert found[..., 0].tolist() == [[4, 0], [2, 2]]
+def test_numpy_arrays_may_be_mapped_over_within_jit() -> None:
+    tables, ids = np.arange(12.0, dtype=np.float32).reshape(2, 3, 2), np.array([[2, 0], [1, 1]])
+    of_ids = jax.jit(lambda table: jax.vmap(lambda ids: segments.rows_by_id(table, ids))(ids))
+    assert of_ids(tables[0])[..., 0].tolist() == [[4, 0], [2, 2]]
+    of_tables = jax.jit(lambda ids: jax.vmap(lambda table: segments.rows_by_id(table, ids))(tables))
+    assert of_tables(ids[0])[..., 0].tolist() == [[4, 0], [10, 6]]
+    sums = jax.jit(
+        lambda: jax.vmap(lambda values, ids: segments.sum_by_id(values, ids, 3))(tables[:, :2], ids)
+    )
+    assert sums()[..., 0].tolist() == [[2, 0, 0], [0, 14, 0]]
+
+
+def test_an_array_of_more_entries_than_an_int32_counts_is_refused() -> None:
+    values, index = jax.ShapeDtypeStruct((2**16, 2**15), jnp.float32), jnp.zeros((2**16, 1), jnp.int32)
+    with pytest.raises(ValueError, match=r"values of shape \(65536, 32768\): more entries than int32"):
+        jax.eval_shape(segments.pick, values, index)

@@ -144,7 +144,6 @@ def test_a_file_of_labelled_rows_becomes_probabilities(installed: Path, tmp_path
     assert probability[click, 0].mean() > probability[~click, 0].mean() + 0.2
     call("jaxrec export runs/table --out exported")
     read = call("python exported/reader.py rows.csv").splitlines()
-    print(read[:3])
     np.testing.assert_allclose(
         np.array([line.split(",")[-2:] for line in read[1:]], float), probability, atol=1e-5
     )

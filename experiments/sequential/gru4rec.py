@@ -38,7 +38,7 @@ import jax
 import numpy as np
 
 from experiments import common
-from jaxrec import baselines, data
+from jaxrec import baselines
 from jaxrec import config as command_line
 from jaxrec.config import check_run
 from jaxrec.data.events.sessions import Sessions, SessionSplit, split_sessions
@@ -119,12 +119,7 @@ def described_row(row: str, config: Config) -> dict[str, Any]:
 
 def load(config: Config) -> SessionSplit:
     """Training, validation and test sessions, in the order of time."""
-    if config.data:
-        found = common.own_sessions(config)
-    elif config.tiny:
-        found = synthetic_sessions()
-    else:
-        found = data.load(f"sessions/{config.dataset}", kind="sessions")
+    found = common.load_sessions(config, config.dataset, synthetic=synthetic_sessions)
     return split_sessions(found, share=config.validation, by="last")
 
 

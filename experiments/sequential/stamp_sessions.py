@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from experiments import common
-from jaxrec import data
 from jaxrec.data.events.session_order import repeats_together
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.synthetic.click_sessions import noisy_cycle
@@ -13,12 +12,7 @@ from jaxrec.data.synthetic.click_sessions import noisy_cycle
 
 def load(config: Any) -> Sessions:
     """The sessions of a data set or of your own file; synthetic for --tiny."""
-    if config.data:
-        found = common.own_sessions(config)
-    elif config.tiny:
-        found = noisy_cycle()
-    else:
-        found = data.load(f"sessions/{config.dataset}", kind="sessions")
+    found = common.load_sessions(config, config.dataset, synthetic=noisy_cycle)
     return found if config.order == "time" else repeats_together(found, fixed=config.order == "file-fixed")
 
 

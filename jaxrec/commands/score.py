@@ -29,7 +29,7 @@ class Options:
     # rows with the raw columns of training; other columns are not read
     rows: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     out: str = ""  # file to write, .csv or .tsv: a column a label, a line a row, in the order of the rows
-    at: int | None = None  # seconds since 1970 of the request, for click models that read times
+    at: int | None = None  # seconds since 1970 of the request, if the model reads times; else the last event
     seed: int | Literal["mean"] | None = None  # of the parameters; by default the best on validation
 
 

@@ -191,8 +191,9 @@ def encode_rows(
     name: of a data frame, for errors. delimiter: of a CSV file, one character.
 
     Raises:
-      ValueError: a column that the encoders read is not there; encoders of several values per cell (`Tags`);
-        an unknown category (unknown="error"); as the reader of the form.
+      ValueError: a column that the encoders read is not there; encoders of several values per cell (`Tags`),
+        or of one column both as categories and as numbers; an unknown category (unknown="error"); as the
+        reader of the form.
       ImportError: without pyarrow, which all forms but JSON lines and mappings need.
     """
     if unknown not in ("map", "error"):
@@ -205,6 +206,12 @@ def encode_rows(
             )
         kind = "categorical" if isinstance(spec, Category) else "numeric"
         raw[kind][spec.column or spec.name] = kind
+    both = sorted(set(raw["categorical"]) & set(raw["numeric"]))
+    if both:
+        raise ValueError(
+            f"{', '.join(both)}: is read as categories and as numbers; encode raw columns with "
+            "features.encode"
+        )
     rows = read_rows(
         source,
         categorical=raw["categorical"],

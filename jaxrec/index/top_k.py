@@ -3,7 +3,8 @@
 A pass over the items, a block at a time (`index.chunked`), keeps the best k of those that are not relevant;
 the relevant ones are scored by the same products and sorted in. So a relevant item comes after all others of
 equal score under "pessimistic" ties (before them under "optimistic" ones), to the bit, as in `index.rank`:
-whether it is among the first k and whether its rank is at most k are one thing.
+with one relevant item, whether it is among the first k and whether its rank is at most k are one thing. Of
+several relevant items of equal score the smaller id comes first, while the rank counts all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Lists(NamedTuple):
 
     rank: of the target, as `index.rank` counts it, int32 [...]. num_relevant: different relevant items of the
     query, seen ones too, int32 [...]. ids: of the best items, best first, then 0, int32 [..., k]. hits: 1
-    where one is relevant, else 0, int32 [..., k]."""
+    where one is relevant, else 0, int32 [..., k].
+    """
 
     rank: Array
     num_relevant: Array

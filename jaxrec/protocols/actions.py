@@ -26,12 +26,10 @@ from jaxrec import metrics, packing
 from jaxrec.data.events.batching import event_windows
 from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.events.split import Queries, split_by_time
-from jaxrec.index.rank import make_rank
 from jaxrec.optim.loss_weighting import static
 from jaxrec.packing import Packing
 from jaxrec.protocols import next_item
-from jaxrec.protocols.beyond import Beyond
-from jaxrec.protocols.beyond import evaluation as evaluate_lists
+from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.tasks import generative
 from jaxrec.tasks.generative import ActionEncoder
 from jaxrec.tasks.objectives import Objective
@@ -182,20 +180,18 @@ def retrieval(
     )
     scorer = generative.retriever(model, made.packed)
     keep = keep_ranks(split.sequences.user_ids, split.sequences.item_ids)
-    if beyond is not None:
-        return evaluate_lists(
-            scorer,
-            protocol,
-            made.queries,
-            columns=data.columns,
-            events=split.training_events(),
-            beyond=beyond,
-            of_ranks=ranking_metrics,
-            history=data.retrieval.history,
-            keep=keep,
-        )
-    measure = make_rank(scorer, protocol, num_items=data.num_items, history=data.retrieval.history)
-    return Evaluation(measure, made.queries, ranking_metrics(protocol.ks), protocol, keep)
+    return ranking_evaluation(
+        scorer,
+        protocol,
+        made.queries,
+        beyond=beyond,
+        columns=data.columns,
+        events=split.training_events,
+        num_items=data.num_items,
+        of_ranks=ranking_metrics,
+        history=data.retrieval.history,
+        keep=keep,
+    )
 
 
 def ranking(model: ActionEncoder, data: Data, protocol: Protocol, part: Part) -> Evaluation:
@@ -267,8 +263,8 @@ def test(
     protocol: Protocol,
     variables: Variables,
     *,
-    beyond: Beyond | None = None,  # noqa: PT028
-    num_devices: int = 1,  # noqa: PT028
+    beyond: Beyond | None = None,
+    num_devices: int = 1,
 ) -> list[dict[str, float]]:
     """Metrics of one question on the test queries for each seed: variables have a leading seeds axis.
 

@@ -25,6 +25,7 @@ import numpy as np
 from jaxrec import metrics
 from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.index.chunked import BLOCK
+from jaxrec.index.rank import make_rank
 from jaxrec.index.top_k import Lists, make_top_k
 from jaxrec.types import Array, Context, Evaluation, Keep, Protocol, Retriever, Scorer, Summarise, Values
 
@@ -75,29 +76,62 @@ class Tables(NamedTuple):
     pairs: Array | metrics.CoVisits
 
 
-def evaluation(
+def ranking_evaluation(
     model: Retriever | Scorer,
     protocol: Protocol,
     queries: Mapping[str, np.ndarray],
     *,
+    beyond: Beyond | None,
     columns: Context,
-    events: TrainingEvents,
-    beyond: Beyond,
+    events: Callable[[], TrainingEvents],
+    num_items: int,
     of_ranks: Callable[[tuple[int, ...]], Summarise],
     history: int,
     keep: Keep,
     block: int = BLOCK,
 ) -> Evaluation:
-    """Ranks the targets of queries among all items and measures lists of the best.
+    """Ranks the targets of queries; with `beyond` among all items, and measures lists of the best.
 
-    queries: as of `index.top_k.make_top_k`. columns: resident, of which items and start are read on the host.
-    events: those of training, which say how popular items are; their groups are indices of `start`. of_ranks:
-    makes metrics of ranks at cut-offs. keep: keeps the ranks, [S, batches, B]. history, block: as of
-    `index.rank.make_rank`.
+    queries: as of `index.top_k.make_top_k`. of_ranks: makes metrics of ranks at cut-offs. keep: keeps the
+    ranks, [S, batches, B]. num_items, history, block: as of `index.rank.make_rank`. Read with `beyond` alone:
+    columns: resident, of which items and start are read on the host. events: gives those of training, which
+    say how popular items are; their groups are indices of `start`.
 
     Raises:
-      ValueError: the protocol has no lists, see `make_top_k`; `features` or `groups` do not fit the data.
+      ValueError: the protocol has no lists, see `make_top_k`; `features` or `groups` do not fit the data; a
+        feature is not finite.
     """
+    if beyond is None:
+        rank = make_rank(model, protocol, num_items=num_items, history=history, block=block)
+        return Evaluation(rank, queries, of_ranks(protocol.ks), protocol, keep)
+    return _list_evaluation(
+        model,
+        protocol,
+        queries,
+        beyond=beyond,
+        columns=columns,
+        events=events(),
+        of_ranks=of_ranks,
+        history=history,
+        keep=keep,
+        block=block,
+    )
+
+
+def _list_evaluation(
+    model: Retriever | Scorer,
+    protocol: Protocol,
+    queries: Mapping[str, np.ndarray],
+    *,
+    beyond: Beyond,
+    columns: Context,
+    events: TrainingEvents,
+    of_ranks: Callable[[tuple[int, ...]], Summarise],
+    history: int,
+    keep: Keep,
+    block: int,
+) -> Evaluation:
+    """`ranking_evaluation` with `beyond`."""
     ks = beyond.ks or protocol.ks
     measure = make_top_k(
         model,
@@ -125,7 +159,7 @@ def evaluation(
         found = dict(of_ranks(protocol.ks)(ranks, queries))
         for k in ks:
             values_at = {name: np.asarray(value, np.float64) for name, value in per_list[k].items()}
-            for name, value in _means(values_at, mask, length, ending=ending).items():
+            for name, value in _means(values_at, mask, np.minimum(length, k), ending=ending).items():
                 found.setdefault(f"{name}@{k}", value)  # with one target it may be a metric of its rank
             if length.any():
                 found |= {f"{name}@{k}": float(value) for name, value in of_all[k].items()}
@@ -161,6 +195,8 @@ def _tables(
                 f"features: of shape {pairs.shape}: must be [{events.num_items + 1}, D], a row for each id "
                 "from 0, the padding"
             )
+        if not np.isfinite(features[1:]).all():
+            raise ValueError("features: an item has one that is NaN or infinite; give each item finite ones")
     return Tables(
         novelty=metrics.self_information(jnp.asarray(users), number),
         popularity=jnp.asarray(users / number, jnp.float32),
@@ -211,7 +247,7 @@ def _means(
 ) -> dict[str, float]:
     """Means over queries in float64: of accuracy over all, of the others over lists that are long enough.
 
-    length: items of each list, 0 where there is no query, [batches, B].
+    length: items among the first k of each list, 0 where there is no query, [batches, B].
     """
     found = {f"{name}{ending}": float(values[name][mask].mean()) for name in ACCURACY}
     enough = {name: length >= least for name, least in SHOWN.items()}

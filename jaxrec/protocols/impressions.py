@@ -209,8 +209,8 @@ def test(
     evaluated: Sequence[Target],
     variables: Variables,
     *,
-    calibration: bool = False,  # noqa: PT028
-    num_devices: int = 1,  # noqa: PT028
+    calibration: bool = False,
+    num_devices: int = 1,
 ) -> list[dict[str, float]]:
     """Test metrics of each seed: variables have a leading seeds axis."""
     tested = run_test(data, task, evaluated, variables, calibration=calibration, num_devices=num_devices)

@@ -15,11 +15,9 @@ import optax
 
 from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
-from jaxrec.data.events.split import Queries, Split
-from jaxrec.index.rank import make_rank
+from jaxrec.data.events.split import Queries, Split, first_events
 from jaxrec.packing import Packing
-from jaxrec.protocols.beyond import Beyond
-from jaxrec.protocols.beyond import evaluation as evaluate_lists
+from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, Shorten, next_item, retriever
 from jaxrec.tasks.objectives import Objective
@@ -143,15 +141,16 @@ def sampled_candidates(
     """Sampled candidates of each query, int32 [M, number]: uniform, with replacement, fixed by the seed.
 
     They are never the target nor, where the rule for `seen` items is "exclude", an item of the user's
-    training events; a test query may have the validation item as a candidate, as in SASRec's code (which may
-    also draw the target itself). Under another rule seen items are candidates, so they are drawn too:
-    otherwise a target that the user has seen would differ from all its candidates.
+    training events (of a user who was held out of training, of the input); a test query may have the
+    validation item as a candidate, as in SASRec's code (which may also draw the target itself). Under another
+    rule seen items are candidates, so they are drawn too: otherwise a target that the user has seen would
+    differ from all its candidates.
 
     Raises:
-      ValueError: a user's training events and target cover all items.
+      ValueError: these events and the target cover all items.
     """
     sequences, size = data.split.sequences, np.int64(data.num_items + 1)
-    known = _training_events(data) if seen == "exclude" else np.zeros(len(sequences.items), bool)
+    known = _known_events(data, queries) if seen == "exclude" else np.zeros(len(sequences.items), bool)
     taken = np.unique(sequences.event_users[known] * size + sequences.items[known])
     counts = np.bincount(taken // size, minlength=sequences.num_users)
     if (counts[queries.user] + 1 >= data.num_items).any():
@@ -171,11 +170,12 @@ def sampled_candidates(
         drawn[again] = rng.integers(1, size, again.sum())
 
 
-def _training_events(data: Data) -> np.ndarray:
-    """True for the events that training may read, bool [N]."""
-    sequences = data.split.sequences
-    index = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
-    return index < np.repeat(data.split.train_length, sequences.lengths)
+def _known_events(data: Data, queries: Queries) -> np.ndarray:
+    """Events whose items are no candidates, bool [N]: of training; without any, of the first input."""
+    first = np.full(data.split.sequences.num_users, np.iinfo(np.int32).max)
+    np.minimum.at(first, queries.user, queries.length)
+    trained = data.split.train_length
+    return first_events(data.split.sequences, np.where(trained > 0, trained, first))
 
 
 class Batches(NamedTuple):
@@ -272,23 +272,21 @@ def evaluation(
     if not isinstance(scored, Retriever | Scorer):
         scored = retriever(scored, made.packed if can_be_packed(scored) else None)
     keep = keep_ranks(data.split.sequences.user_ids, data.split.sequences.item_ids)
-    if beyond is not None:
-        columns = made.queries
-        if beyond.relevant == "rest":
-            columns = columns | {"num_relevant": _rest(data, columns, part)}
-        return evaluate_lists(
-            scored,
-            protocol,
-            columns,
-            columns=data.columns,
-            events=data.split.training_events(),
-            beyond=beyond,
-            of_ranks=ranking_metrics,
-            history=data.history,
-            keep=keep,
-        )
-    rank = make_rank(scored, protocol, num_items=data.num_items, history=data.history)
-    return Evaluation(rank, made.queries, ranking_metrics(protocol.ks), protocol, keep)
+    columns = made.queries
+    if beyond is not None and beyond.relevant == "rest":
+        columns = columns | {"num_relevant": _rest(data, columns, part)}
+    return ranking_evaluation(
+        scored,
+        protocol,
+        columns,
+        beyond=beyond,
+        columns=data.columns,
+        events=data.split.training_events,
+        num_items=data.num_items,
+        of_ranks=ranking_metrics,
+        history=data.history,
+        keep=keep,
+    )
 
 
 def _rest(data: Data, queries: Mapping[str, np.ndarray], part: str) -> np.ndarray:
@@ -365,8 +363,8 @@ def test(
     protocol: Protocol,
     variables: Variables,
     *,
-    beyond: Beyond | None = None,  # noqa: PT028
-    num_devices: int = 1,  # noqa: PT028
+    beyond: Beyond | None = None,
+    num_devices: int = 1,
 ) -> list[dict[str, float]]:
     """Metrics of the test queries for each seed: variables have a leading seeds axis.
 

@@ -135,7 +135,7 @@ def test(
     data: Data,
     variables: Variables,
     *,
-    num_devices: int = 1,  # noqa: PT028
+    num_devices: int = 1,
 ) -> list[dict[str, float]]:
     """Test metrics of each seed: variables have a leading seeds axis."""
     return run_test(model, data, variables, num_devices=num_devices).metrics

@@ -16,10 +16,8 @@ import optax
 from jaxrec import metrics, packing
 from jaxrec.data.events.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.data.events.sessions import Part, SessionSplit
-from jaxrec.index.rank import make_rank
 from jaxrec.packing import Packing
-from jaxrec.protocols.beyond import Beyond
-from jaxrec.protocols.beyond import evaluation as evaluate_lists
+from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.protocols.next_item import batches
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_click import next_click
@@ -95,23 +93,21 @@ def evaluation(
     history = 1 if protocol.seen == "keep" else int(data.split.lengths.max())
     first = data.split.num_train + data.split.num_validation  # the first test session is number 0
     keep = keep_ranks(None, data.split.item_ids, first=first)
-    if beyond is not None:
-        if beyond.relevant == "rest":
-            raise ValueError("relevant='rest': test prefixes end in their target; ask for relevant='next'")
-        return evaluate_lists(
-            scored,
-            protocol,
-            queries,
-            columns=data.columns,
-            events=data.split.training_events(),
-            beyond=beyond,
-            of_ranks=click_metrics,
-            history=history,
-            keep=keep,
-            block=count,
-        )
-    rank = make_rank(scored, protocol, num_items=count, history=history, block=count)
-    return Evaluation(rank, queries, click_metrics(protocol.ks), protocol, keep)
+    if beyond is not None and beyond.relevant == "rest":
+        raise ValueError("relevant='rest': test prefixes end in their target; ask for relevant='next'")
+    return ranking_evaluation(
+        scored,
+        protocol,
+        queries,
+        beyond=beyond,
+        columns=data.columns,
+        events=data.split.training_events,
+        num_items=count,
+        of_ranks=click_metrics,
+        history=history,
+        keep=keep,
+        block=count,
+    )
 
 
 class Training(NamedTuple):
@@ -230,9 +226,9 @@ def test(
     protocol: Protocol,
     variables: Variables,
     *,
-    part: Part = "test",  # noqa: PT028
-    beyond: Beyond | None = None,  # noqa: PT028
-    num_devices: int = 1,  # noqa: PT028
+    part: Part = "test",
+    beyond: Beyond | None = None,
+    num_devices: int = 1,
 ) -> list[dict[str, float]]:
     """Metrics of the examples of a part for each seed: variables have a leading seeds axis.
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.report import paired, values
-from jaxrec.report.results import Record, read_result
+from jaxrec.report.results import STUDIES, Record, read_result
 from jaxrec.types import GroupSums, Protocol, Ranks
 
 MIN_SEEDS = 3  # fewer say little about how much training varies
@@ -111,7 +111,7 @@ def find_results(path: Path) -> list[Path]:
             raise ValueError(f"{run}: not the description of a run ({error}); train the run again") from error
         found = sorted((path / "results").glob(f"*/*/{name}.json"))
     else:
-        found = sorted(path.rglob("*.json"))
+        found = sorted(file for file in path.rglob("*.json") if file.parent.name != STUDIES)
     if not found:
         what = "has no result file" if path.is_dir() else "no such file or folder"
         raise ValueError(f"{path}: {what}; name result files, folders of results or folders of trained runs")
@@ -222,6 +222,11 @@ def check_comparable(first: Row, own: Columns, second: Row, other: Columns) -> N
     for name, column in own.cases.items():
         if difference := _first_difference(column, other.cases[name]):
             raise ValueError(f"{pair}: the test cases differ in {name}: {difference}; use the same split")
+    for name in own.weights.keys() & other.weights.keys():
+        if difference := _first_difference(own.weights[name], other.weights[name]):
+            raise ValueError(
+                f"{pair}: the weights of {name} differ: {difference}; measure both on the same examples"
+            )
 
 
 def seed_notes(rows: Sequence[Row]) -> list[str]:

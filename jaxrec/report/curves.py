@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 # One mapping per epoch: {"epoch": …, "loss": number, or one number per seed, "ndcg@10": …}.
@@ -13,6 +13,10 @@ Band = Literal["range", "deviations"]
 
 # Those of Okabe and Ito (jfly.uni-koeln.de/color), which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+# Entries of a history besides the losses, weights and metrics; the last two are of searches of settings.
+_NOT_LOSSES = ("epoch", "phase", "loss", "train_seconds", "seconds", "diverged", "best_value")
 
 
 class Curve(NamedTuple):
@@ -52,6 +56,15 @@ def curve_of(history: History, metric: str, *, band: Band = "range") -> Curve:
         found.append((entry.get("epoch", index), mean, low, high))
     epoch, means, lows, highs = (list(column) for column in zip(*found, strict=True)) if found else ([],) * 4
     return Curve(epoch, means, lows, highs, num_seeds)
+
+
+def loss_names(names: Iterable[str]) -> list[str]:
+    """Those names in an entry of a history that are losses before they are weighted, in their order.
+
+    >>> loss_names(["epoch", "loss", "click", "weight/click", "valid/auc/click", "seconds"])
+    ['click']
+    """
+    return [name for name in names if "/" not in name and name not in _NOT_LOSSES]
 
 
 def best_points(history: History, metric: str, epochs: Sequence[int]) -> list[tuple[float, float]]:

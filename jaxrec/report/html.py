@@ -58,7 +58,7 @@ def flat(values: Mapping[str, Any], outer: str = "") -> Iterator[tuple[str, str]
 def without_paths(text: str) -> str:
     """The text with each absolute path replaced by its last name.
 
-    >>> without_paths("--xla_dump_to=/tmp/a/dump ml-1m/ratings.dat https://a.org/b C:\\\\data\\\\x.csv")
+    >>> without_paths("--xla_dump_to=/a/b/dump ml-1m/ratings.dat https://a.org/b C:\\\\data\\\\x.csv")
     '--xla_dump_to=dump ml-1m/ratings.dat https://a.org/b x.csv'
     """
     text = re.sub(r"(?<![\w./:~<-])(?:~|/)[^\s\"',;]*/([^\s\"',;/]+)/?", r"\1", text)

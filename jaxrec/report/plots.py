@@ -5,12 +5,13 @@ Lines of one plot differ by colour, dashes and markers. Epochs are counted from 
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrec.report.curves import COLOURS, Band, Curve, History, best_points, curve_of
+from jaxrec.report.results import write_atomically
 from jaxrec.report.words import capital, in_words, short
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ def metric_curve(
             _mark_best(axes, runs[name], metric, epochs, list(curves).index(name))
             for name, epochs in (best or {}).items()
         ]
-        _label(axes, title or capital(in_words(metric)), dataset, curves, band, best=any(marked))
+        heading = title or capital(in_words(metric))
+        _label(axes, heading + f"\n{dataset}" * bool(dataset), curves)
+        _note(figure, curves, band, best=any(marked))
         axes.set_ylabel(label or short(metric))
         return _save(figure, path)
 
@@ -142,11 +145,16 @@ def _mark_best(axes: Axes, history: History, metric: str, epochs: Sequence[int],
     return bool(points)
 
 
-def _label(
-    axes: Axes, title: str, dataset: str, curves: Mapping[str, Curve], band: Band, *, best: bool
-) -> None:
-    """Title, what the band and the rings mean, and a legend where there are several lines."""
-    axes.set_title(f"{title}\n{dataset}" if dataset else title)
+def _label(axes: Axes, title: str, curves: Mapping[str, Curve]) -> None:
+    """Title, axis of epochs, and a legend where there are several lines."""
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    if len(curves) > 1:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _note(figure: Figure, curves: Mapping[str, Curve], band: Band, *, best: bool) -> None:
+    """What the band and the rings mean, below the plot."""
     notes = []
     seeds = max(curve.num_seeds for curve in curves.values())
     if seeds > 1:
@@ -154,24 +162,16 @@ def _label(
         notes.append(f"line: mean of {seeds} seeds; band: {around}")
     if best:
         notes.append("ring: best epoch" + (" of each seed" if seeds > 1 else ""))
-    axes.set_xlabel("epoch")
     if notes:
-        axes.get_figure().supxlabel("; ".join(notes), fontsize=10)  # type: ignore[union-attr]
-    if len(curves) > 1:
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        figure.supxlabel("; ".join(notes), fontsize=10)
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
-    """Writes the PNG at once: beside its place first, then there."""
-    path = Path(path)
+    """Writes the PNG atomically."""
+    path, content = Path(path), io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(partial, format="png", dpi=150)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_atomically(path, content.getvalue())
     return path
 
 

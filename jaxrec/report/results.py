@@ -9,7 +9,8 @@ the hash of the configuration, and tables show both and what differs. The fields
 written (`FOLDER_FIELDS`) are no part of that.
 
 The values of each user or group, if they were kept, lie in `values/` beside the file, which names them (see
-`report.values`). The result file is written last, so a result is never without its values.
+`report.values`). The result file is written last, so a result is never without its values. Searches of
+settings (`jaxrec.tuning`) lie in `sweeps/` there.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from jaxrec.report import values as by_user
 from jaxrec.types import Protocol, Result, Values
 
 SCHEMA = 1
+STUDIES = "sweeps"  # folder of searches of settings, in that of the results
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+@-]*(?:\.[A-Za-z0-9_+@-]+)*")
 
 

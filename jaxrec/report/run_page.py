@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from jaxrec.report.charts import line_chart
-from jaxrec.report.curves import best_points, curve_of
+from jaxrec.report.curves import best_points, curve_of, loss_names
 from jaxrec.report.html import bar, duration, mapping_table, mean_and_std, table
 from jaxrec.report.results import write_atomically
 from jaxrec.report.run_parts import RunParts, read_run
@@ -23,7 +23,6 @@ from jaxrec.report.words import capital, in_words, short
 PAGE = "report.html"  # in the run's folder, where no file is named
 TABLE_ROWS = 200  # of the table of epochs; more are thinned out
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # nothing is loaded, nothing runs
-NOT_LOSSES = ("epoch", "phase", "loss", "train_seconds", "seconds")
 
 
 def write_page(folder: str | Path, path: str | Path | None = None) -> Path:
@@ -161,7 +160,7 @@ def _curves(run: RunParts) -> list[str]:
     valid = [name for name in names if name.startswith("valid/")]
     chosen = f"valid/{run.metric}"
     valid.sort(key=lambda name: name != chosen)
-    losses = [name for name in names if "/" not in name and name not in NOT_LOSSES]
+    losses = loss_names(names)
     if losses == [name for name in losses if _same(run, name)]:
         losses = []  # one loss of weight 1, which is the total
     figures = [_figure(run, name, number) for number, name in enumerate([*valid, "loss", *losses])]

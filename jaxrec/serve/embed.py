@@ -51,7 +51,7 @@ def embed(run: Run, what: Literal["items", "users"]) -> Embeddings:
     else:
         ids = run.ids("user").raw
         vectors = _user_vectors(run)
-    check_finite(run, np.asarray(np.isfinite(vectors).all(axis=1)))
+    check_finite(run, np.asarray(np.isfinite(vectors).all(axis=1)), f"vectors of {what} are")
     return Embeddings(ids, vectors)
 
 
@@ -59,9 +59,7 @@ def _user_vectors(run: Run) -> np.ndarray:
     histories = run.kept.histories
     if histories is None:
         raise ValueError(f"{run.path}: keeps no histories of its users, so they have no vectors")
-    timed = queries.reads_times(run.kept)
-    at = int(np.asarray(histories.times).max()) if timed and histories.times is not None else None
-    asked = queries.asked_of(histories, at, timed=timed)
+    asked = queries.asked_of(histories, None, timed=queries.reads_times(run.kept))
     empty = np.flatnonzero(asked.lengths == 0)
     if empty.size:
         raise ValueError(

@@ -28,6 +28,7 @@ import numpy as np
 from jax import export as jax_export
 
 from jaxrec.data.tables.features import MISSING, Buckets, Category, Encoders, FeatureSpec, Number, Tags
+from jaxrec.serve.files import umask
 from jaxrec.serve.onnx import to_onnx
 from jaxrec.serve.programs import Program, make_program, trace, weights_of
 from jaxrec.serve.run_folder import Kept
@@ -169,7 +170,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
-        place.chmod(0o777 & ~_umask())  # mkdtemp gives 0700
+        place.chmod(0o777 & ~umask())  # mkdtemp gives 0700
         yield place
         _replace(place, folder)
     except OSError as error:
@@ -192,12 +193,6 @@ def _replace(place: Path, folder: Path) -> None:
         os.rename(earlier, folder)
         raise
     shutil.rmtree(earlier, ignore_errors=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -58,7 +58,7 @@ def replacing(files: Mapping[Path, Callable[[IO[bytes]], None]]) -> Iterator[Cal
                     write(file)
                     file.flush()
                     os.fsync(file.fileno())
-                os.chmod(name, 0o666 & ~_umask())  # mkstemp gives 0600
+                os.chmod(name, 0o666 & ~umask())  # mkstemp gives 0600
         yield put
     finally:
         for left in written.values():
@@ -77,7 +77,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise OSError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Permissions that new files of this process do not have."""
     current = os.umask(0)
     os.umask(current)
     return current

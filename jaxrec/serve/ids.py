@@ -76,7 +76,7 @@ class Ids:
         """
         if is_text(self.raw):
             return list(texts)
-        plain = [text.removeprefix("-").isascii() and str(_as_integer(text)) == text for text in texts]
+        plain = [_is_integer(text) for text in texts]
         if all(plain):
             return [int(text) for text in texts]
         bad = [text for text, good in zip(texts, plain, strict=True) if not good]
@@ -99,8 +99,9 @@ class Ids:
         return f"{value!r} (nearest: {self.raw[self.texts[nearest[0]]].item()!r})"
 
 
-def _as_integer(text: str) -> int | None:
+def _is_integer(text: str) -> bool:
+    """Whether a text is how an integer is written."""
     try:
-        return int(text)
+        return str(int(text)) == text
     except ValueError:
-        return None
+        return False

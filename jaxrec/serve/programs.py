@@ -21,9 +21,9 @@ from jaxrec.data.tables.features import Encoders
 from jaxrec.index import chunked
 from jaxrec.index.chunked import Block
 from jaxrec.serve import queries
+from jaxrec.serve.probabilities import probabilities
 from jaxrec.tasks.ctr import behaviours
-from jaxrec.tasks.multitask import Target, select_output
-from jaxrec.types import Array, Batch, Retriever, Scorer, Variables
+from jaxrec.types import Array, Retriever, Scorer, Variables
 
 if TYPE_CHECKING:
     from jaxrec.serve.run_folder import Kept
@@ -137,7 +137,7 @@ def table_program(
 
     def function(weights: Weights, inputs: Mapping[str, Any]) -> dict[str, Array]:
         mask = jnp.ones(next(iter(inputs.values())).shape[0], bool)
-        return probabilities(module, outputs, weights, {**inputs, "mask": mask}, mean=mean)
+        return probabilities(module, outputs, variables_of(weights), {**inputs, "mask": mask}, mean=mean)
 
     inputs = {}
     for field in encoders.fields:
@@ -177,7 +177,8 @@ def click_program(
         shared = {"events": histories.reshape(-1), "items": {}, "users": {}}
         if timed:
             examples["time"], shared["times"] = inputs["now"], inputs["times"].reshape(-1)
-        return probabilities(module, outputs, weights, behaviours(examples, shared, length), mean=mean)
+        batch = behaviours(examples, shared, length)
+        return probabilities(module, outputs, variables_of(weights), batch, mean=mean)
 
     inputs: dict[str, tuple[Any, ...]] = {"items": (BATCH,), "histories": (BATCH, EVENTS)}
     if users:
@@ -185,22 +186,6 @@ def click_program(
     if timed:
         inputs |= {"times": (BATCH, EVENTS), "now": (BATCH,)}
     return Program(function, {name: jax.ShapeDtypeStruct(s, jnp.int32) for name, s in inputs.items()})
-
-
-def probabilities(
-    module: Any, outputs: Mapping[str, int | str | None], weights: Weights, batch: Batch, *, mean: bool
-) -> dict[str, Array]:
-    """{label: probabilities [b]}, where `mean` the means over the seeds of the weights."""
-
-    def of_seed(variables: Variables) -> dict[str, Array]:
-        found = module.apply(variables, batch, train=False)
-        logits = {label: select_output(found, Target(label, out, label)) for label, out in outputs.items()}
-        return {label: jax.nn.sigmoid(logit.astype(jnp.float32)) for label, logit in logits.items()}
-
-    variables = variables_of(weights)
-    if not mean:
-        return of_seed(variables)
-    return {label: of_seeds.mean(axis=0) for label, of_seeds in jax.vmap(of_seed)(variables).items()}
 
 
 # --- weights -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ catalogue of users is one compiled program, and runs as evaluation does.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +47,12 @@ class Asked(NamedTuple):
 
 def reads_times(kept: Kept) -> bool:
     return kept.kind == "sequence" and encoder.reads_times(kept.module)
+
+
+def latest_event(*histories: Histories | None) -> int | None:
+    """Seconds since 1970 of the latest event of all of them; None where none has times."""
+    known = [part.times for part in histories if part is not None and part.times is not None]
+    return max((int(np.asarray(times).max(initial=0)) for times in known), default=None)
 
 
 def asked_of(histories: Histories, at: int | None, *, timed: bool) -> Asked:
@@ -192,13 +198,6 @@ def over_batches(
         return jax.lax.map(lambda parts: of_batch(*parts), (columns, dict(context)))
 
     return run
-
-
-def concatenated(lists: Sequence[np.ndarray], dtype: Any = np.int32) -> tuple[np.ndarray, np.ndarray]:
-    """Lists end to end and their offsets."""
-    offsets = np.concatenate([[0], np.cumsum([len(part) for part in lists])]).astype(np.int64)
-    joined = np.concatenate([np.asarray(part, dtype) for part in lists]) if lists else np.zeros(0, dtype)
-    return joined.astype(dtype), offsets
 
 
 def selected(histories: Histories, users: np.ndarray) -> Histories:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import metrics
+from jaxrec.data.validation import as_integers
 from jaxrec.index import chunked
-from jaxrec.index.chunked import Block
+from jaxrec.index.chunked import BatchScores, Block
 from jaxrec.serve import queries
 from jaxrec.serve.queries import Asked, Layout
 from jaxrec.serve.run_folder import Histories
@@ -53,7 +54,7 @@ class Question(NamedTuple):
 
 
 def stream(run: Run, question: Question) -> Iterator[Recommendation]:
-    """Answers one after the other. What raises is raised here, before the first one is read."""
+    """Answers one after the other. A wrong question raises here, before the first answer is read."""
     _check(run, question)
     users, histories = _asked_histories(run, question)
     cold = np.diff(histories.offsets) == 0
@@ -67,11 +68,7 @@ def stream(run: Run, question: Question) -> Iterator[Recommendation]:
         raise ValueError("candidates: none is left, since all of them are blocked; give others")
     popular = _most_popular(run, allowed, question.k) if cold.any() else None
     warm = np.flatnonzero(~cold)
-    at = question.at
-    if at is None and run.kept.histories is not None and run.kept.histories.times is not None:
-        at = int(np.asarray(run.kept.histories.times).max(initial=0))
-        if histories.times is not None:
-            at = max(at, int(np.asarray(histories.times).max(initial=0)))
+    at = queries.latest_event(run.kept.histories, histories) if question.at is None else question.at
     asked = queries.asked_of(queries.selected(histories, warm), at, timed=queries.reads_times(run.kept))
     answers = _best(run, asked, question, allowed)
     raw = run.ids("item").raw
@@ -145,7 +142,8 @@ def _given_histories(run: Run, question: Question) -> tuple[list[Any], Histories
     times = lists("times", question.times)
     if [len(part) for part in times] != [len(part) for part in given]:
         raise ValueError("times: must be one number for each event of each history")
-    return [None] * len(given), Histories(items, offsets, queries.concatenated(times, np.int64)[0])  # type: ignore[arg-type]
+    seconds = as_integers([moment for part in times for moment in part], "times")
+    return [None] * len(given), Histories(items, offsets, seconds)
 
 
 def listed(name: str, values: Any) -> list[Any]:
@@ -226,17 +224,16 @@ def _best(
 def _read(run: Run, answer: Any, real: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     scores, ids, finite = (np.asarray(part) for part in jax.device_get(answer))
     scores, ids = (part.reshape(-1, part.shape[-1])[:real] for part in (scores, ids))
-    check_finite(run, finite.reshape(-1)[:real])
+    check_finite(run, finite.reshape(-1)[:real], "histories have scores that are")
     yield from zip(ids, scores, strict=True)
 
 
-def check_finite(run: Run, finite: np.ndarray) -> None:
-    """Raises ValueError where scores or vectors are NaN or infinite."""
+def check_finite(run: Run, finite: np.ndarray, what: str) -> None:
+    """Raises ValueError where numbers are NaN or infinite. what: has them, for the message."""
     if not finite.all():
         raise ValueError(
-            f"{run.path}: {int((~finite).sum()):,} of {finite.size:,} histories have scores that are NaN or "
-            "infinite: the training diverged, or the parameters are damaged; train again with a lower "
-            "learning rate"
+            f"{run.path}: {int((~finite).sum()):,} of {finite.size:,} {what} NaN or infinite: the training "
+            "diverged, or the parameters are damaged; train again with a lower learning rate"
         )
 
 
@@ -249,6 +246,16 @@ def item_table(run: Run, model: Retriever | Scorer) -> Array | None:
     return run.programs["table"]
 
 
+def score_reader(
+    model: Retriever | Scorer, variables: Variables, table: Array | None, *, num_items: int
+) -> Callable[[Mapping[str, Array], Context], BatchScores]:
+    """`chunked.reader` of a model whose item vectors are made already (`item_table`)."""
+    if isinstance(model, Retriever):
+        assert table is not None
+        model = Retriever(model.query, lambda variables: table)
+    return chunked.reader(model, variables, num_items=num_items)
+
+
 def make_program(shapes: Layout, *, num_items: int, k: int, exclude: bool) -> Callable[..., Any]:
     """(variables, table, queries, context, allowed [V + 1]) -> the best [group, B, k] of all batches."""
 
@@ -259,11 +266,7 @@ def make_program(shapes: Layout, *, num_items: int, k: int, exclude: bool) -> Ca
         context: Context,
         allowed: Array,
     ) -> Any:
-        model = shapes.model
-        if isinstance(model, Retriever):
-            assert table is not None
-            model = Retriever(model.query, lambda variables: table)
-        read = chunked.reader(model, variables, num_items=num_items)
+        read = score_reader(shapes.model, variables, table, num_items=num_items)
 
         def of_batch(batch: Mapping[str, Array], context: Context) -> chunked.Best:
             def apply_rule(block: Block) -> Block:

@@ -15,12 +15,11 @@ import numpy as np
 from jaxrec.data.own_tables import encode_rows
 from jaxrec.data.tables.columns import Coded
 from jaxrec.data.tables.rows import read_rows
-from jaxrec.index import chunked
 from jaxrec.serve import queries
-from jaxrec.serve.recommend import check_finite, item_table
+from jaxrec.serve.probabilities import probabilities
+from jaxrec.serve.recommend import check_finite, item_table, score_reader
 from jaxrec.tasks.ctr import behaviours
-from jaxrec.tasks.multitask import Target, select_output
-from jaxrec.types import Array, Batch, Context, Retriever, Variables
+from jaxrec.types import Array, Batch, Context, Variables
 
 if TYPE_CHECKING:
     from jaxrec.serve.load import Run
@@ -50,9 +49,11 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
         user = pairs["user"] - 1
         columns = pairs | {"start": offsets[user].astype(np.int32), "end": offsets[user + 1].astype(np.int32)}
         if "times" in shared:
-            asked = queries.asked_of(histories, at, timed=True)
+            at = queries.latest_event(histories) if at is None else at
+            users, place = np.unique(user, return_inverse=True)
+            asked = queries.asked_of(queries.selected(histories, users), at, timed=True)
             assert asked.now is not None
-            columns["time"] = asked.now[user]
+            columns["time"] = asked.now[place]
         length = run.kept.length
         return _probabilities(run, columns, lambda batch, shared: behaviours(batch, shared, length), shared)
     return {"score": _ranking_scores(run, _pairs(run, rows), at)}
@@ -64,8 +65,7 @@ def _ranking_scores(run: Run, pairs: Mapping[str, np.ndarray], at: int | None) -
     if histories is None:
         raise ValueError(f"{run.path}: keeps no histories of its users, so no pair can be scored")
     chosen = queries.selected(histories, pairs["user"].astype(np.int64) - 1)
-    if at is None and histories.times is not None:
-        at = int(np.asarray(histories.times).max(initial=0))
+    at = queries.latest_event(histories) if at is None else at
     asked = queries.asked_of(chosen, at, timed=queries.reads_times(run.kept))
     if (asked.lengths == 0).any():
         raise ValueError(f"row {int(np.argmin(asked.lengths))}: its user has no event to go by")
@@ -74,15 +74,17 @@ def _ranking_scores(run: Run, pairs: Mapping[str, np.ndarray], at: int | None) -
     if key not in run.programs:
         run.programs[key] = jax.jit(make_pair_program(shapes, num_items=len(run.ids("item").raw)))
     program, table = run.programs[key], item_table(run, shapes.model)
-    found: list[float] = []
+    found: list[np.ndarray] = []
+    first = 0
     for columns, context, real in queries.calls(asked, shapes):
         item = np.ones(columns["mask"].size, np.int32)
-        item[:real] = pairs["item"][len(found) :][:real]
+        item[:real] = pairs["item"][first : first + real]
+        first += real
         columns["item"] = item.reshape(columns["mask"].shape)
         columns, context = queries.to_device((columns, context))
-        found.extend(np.asarray(program(run.variables, table, columns, context)).reshape(-1)[:real])
-    scores = np.array(found, np.float32)
-    check_finite(run, np.isfinite(scores))
+        found.append(np.asarray(program(run.variables, table, columns, context)).reshape(-1)[:real])
+    scores = np.concatenate(found).astype(np.float32)
+    check_finite(run, np.isfinite(scores), "pairs have scores that are")
     return scores
 
 
@@ -92,11 +94,7 @@ def make_pair_program(shapes: queries.Layout, *, num_items: int) -> Callable[...
     def program(
         variables: Variables, table: Array | None, columns: Mapping[str, Array], context: Context
     ) -> Array:
-        model = shapes.model
-        if isinstance(model, Retriever):
-            assert table is not None
-            model = Retriever(model.query, lambda variables: table)
-        read = chunked.reader(model, variables, num_items=num_items)
+        read = score_reader(shapes.model, variables, table, num_items=num_items)
 
         def of_batch(batch: Mapping[str, Array], context: Context) -> Array:
             return read(batch, context).some(batch["item"][:, None])[:, 0]
@@ -143,18 +141,13 @@ def _probabilities(
     """
     count = len(next(iter(columns.values())))
     size = next((size for size in SIZES if size >= count), SIZES[-1])
-    module, outputs = run.module, run.kept.outputs
+    outputs = run.kept.outputs
 
-    def of_one(variables: Variables, batch: Batch, shared: Context) -> dict[str, Array]:
-        found = module.apply(variables, expand(batch, shared), train=False)
-        logits = {label: select_output(found, Target(label, out, label)) for label, out in outputs.items()}
-        return {label: jax.nn.sigmoid(logit.astype(jnp.float32)) for label, logit in logits.items()}
+    def of_batch(variables: Variables, batch: Batch, shared: Context) -> dict[str, Array]:
+        expanded, mean = expand(batch, shared), run.seed == "mean"
+        return probabilities(run.module, outputs, variables, expanded, mean=mean)
 
-    def mean(variables: Variables, batch: Batch, shared: Context) -> dict[str, Array]:
-        found = jax.vmap(of_one, in_axes=(0, None, None))(variables, batch, shared)
-        return {label: of_seeds.mean(axis=0) for label, of_seeds in found.items()}
-
-    program = run.programs.setdefault("score", jax.jit(mean if run.seed == "mean" else of_one))
+    program = run.programs.setdefault("score", jax.jit(of_batch))
     found = {label: np.empty(count, np.float32) for label in outputs}
     for first in range(0, count, size):
         real = min(size, count - first)

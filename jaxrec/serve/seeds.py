@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.report.words import lower_is_better
 from jaxrec.serve.run_folder import Kept
 from jaxrec.types import Array, Context, Retriever, Scorer, Variables
 
 Seed = int | Literal["mean"]
-ERRORS = ("log_loss", "mse", "ece", "loss")  # metrics of which less is better
 
 
 def choose_seed(kept: Kept, seed: Seed | None) -> tuple[Seed, str]:
@@ -40,8 +40,7 @@ def choose_seed(kept: Kept, seed: Seed | None) -> tuple[Seed, str]:
     values = kept.validation.get(metric)
     if values is None:
         return kept.seeds[0], f"the first of {all_seeds}: the run was not selected on validation"
-    lower_is_better = metric.split("/")[0].split("@")[0] in ERRORS
-    best = int(np.argmin(values) if lower_is_better else np.argmax(values))
+    best = int(np.argmin(values) if lower_is_better(metric) else np.argmax(values))
     return kept.seeds[best], f"the best of {all_seeds} by {metric} on validation, {values[best]:.4f}"
 
 

@@ -63,10 +63,13 @@ def jax_settings() -> dict[str, Any]:
     return {name: found[name] for name in provenance.IDENTIFYING_SETTINGS}
 
 
-def loss_names(entry: Mapping[str, Any]) -> list[str]:
-    """Names in an entry of a history that are those of losses."""
-    others = ("epoch", "phase", "loss", "train_seconds", "seconds")
-    return sorted(name for name in entry if name not in others and not name.startswith("valid/"))
+def epoch_names(phases: Sequence[Sequence[Any]]) -> list[str]:
+    """The phase of every epoch, of phases as a description has them, [[name, epochs], …].
+
+    >>> epoch_names([["plain", 2], ["views", 1]])
+    ['plain', 'plain', 'views']
+    """
+    return [name for name, epochs in phases for _ in range(epochs)]
 
 
 def check_code(

@@ -23,8 +23,9 @@ from jaxrec.train.arguments import check_seeds
 from jaxrec.train.checkpoint import CHECKPOINTS, stored
 from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import fit
+from jaxrec.train.identity import epoch_names
 from jaxrec.train.initial import MakeInitial, Marks, check_initial, pick_seeds
-from jaxrec.train.run import Fitted, Phase, Selection, drawn_variables, epoch_names
+from jaxrec.train.run import Fitted, Phase, Selection, drawn_variables
 from jaxrec.types import Context, Variables
 
 

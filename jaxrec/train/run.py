@@ -14,12 +14,14 @@ import optax
 
 from jaxrec import provenance
 from jaxrec.optim.loss_weighting import Weighting, static
+from jaxrec.report.curves import loss_names
 from jaxrec.train import identity, parallel
 from jaxrec.train.arguments import check_optimiser
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, stored
 from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.evaluate import CompiledMeasure
+from jaxrec.train.identity import epoch_names
 from jaxrec.train.initial import Initial, MakeInitial, Marks, check_initial, description
 from jaxrec.train.state import TrainState, create
 from jaxrec.train.step import make_step
@@ -239,7 +241,7 @@ class Run:
             if missing:
                 raise ValueError(
                     f"{folder}: the checkpoint was written by a run whose phase {phase.name!r} has the "
-                    f"losses {identity.loss_names(stored)}, this run has {self._losses(number)}; use "
+                    f"losses {sorted(loss_names(stored))}, this run has {self._losses(number)}; use "
                     "the same task to continue it, or another --workdir"
                 )
 
@@ -289,6 +291,8 @@ class Run:
         taken = self.seconds + self.compile_seconds + time.perf_counter() - start
         if (number + 1) % self.selection.every == 0 or taken >= self.limit:
             entry |= self._evaluate(number)
+            if self.trial is not None:
+                entry["best_value"] = list(self.best_value)
         entry["train_seconds"] = trained
         entry["seconds"] = time.perf_counter() - start - (self._compiling() - compiled)
         self.compile_seconds += self._compiling() - compiled
@@ -389,12 +393,3 @@ class Run:
             compile_seconds=self.compile_seconds,
             made_by=self.made_by,
         )
-
-
-def epoch_names(phases: Sequence[Sequence[Any]]) -> list[str]:
-    """The phase of every epoch, of phases as a description has them, [[name, epochs], …].
-
-    >>> epoch_names([["plain", 2], ["views", 1]])
-    ['plain', 'plain', 'views']
-    """
-    return [name for name, epochs in phases for _ in range(epochs)]

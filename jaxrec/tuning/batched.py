@@ -61,10 +61,11 @@ class Runner:
     def __call__(self, proposals: Sequence[Mapping[str, Any]], progress: Progress) -> None:
         """Trains the proposals and shows every epoch to `progress`."""
         count, start = len(proposals), time.perf_counter()
-        where = self.folder / f"{progress.trials[0].number:04d}"
+        first = f"{progress.trials[0].number:04d}"
+        where = self.folder / f"{first}-{count}"  # with a larger budget a group may be larger
 
         def watch(entry: Mapping[str, Any], seconds: float, complete: bool) -> bool:
-            values = entry.get(f"valid/{self.row.metric}")
+            values = entry.get("best_value")  # of each member, until its own patience was spent
             gone = [any(part) for part in np.reshape(entry["diverged"], (count, -1))]
             return progress.observe(
                 None if values is None else np.reshape(values, (count, -1)),
@@ -88,7 +89,8 @@ class Runner:
             values = np.reshape(found.values, (1, -1))
             progress.observe(values, seconds=time.perf_counter() - start, complete=True)
         if "stopped" not in progress.states:
-            shutil.rmtree(where, ignore_errors=True)
+            for folder in self.folder.glob(f"{first}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _shared(self, proposal: Mapping[str, Any], count: int) -> dict[str, Any]:
         """The programs of groups of this size with these settings, the numbers aside."""

@@ -17,15 +17,12 @@ class Progress:
     when the group begins; the group ends before it would spend more epochs.
     """
 
-    def __init__(
-        self, trials: Sequence[Any], *, lower_is_better: bool, epochs_left: float, seconds_left: float
-    ) -> None:
-        self.trials, self.lower_is_better = trials, lower_is_better
+    def __init__(self, trials: Sequence[Any], *, epochs_left: float, seconds_left: float) -> None:
+        self.trials = trials
         self.epochs_left, self.seconds_left = epochs_left, seconds_left
         self.states: list[str] = [""] * len(trials)
         self.curves: list[list[list[float]]] = [[] for _ in trials]
         self.lengths = [0] * len(trials)
-        self.best: np.ndarray | None = None  # [trials, seeds]
         self.epochs, self.seconds = 0, 0.0
 
     def observe(
@@ -38,9 +35,9 @@ class Progress:
     ) -> bool:
         """Takes note of one more epoch; False if the group ends here.
 
-        values: of the validation metric, [trials, seeds]; None: this epoch was not evaluated. seconds: spent
-        by the group so far. complete: whether training ends with this epoch of its own. diverged: which
-        trials have.
+        values: the best of the validation metric so far, [trials, seeds]; None: this epoch was not evaluated.
+        seconds: spent by the group so far. complete: whether training ends with this epoch of its own.
+        diverged: which trials have.
         """
         self.epochs += 1
         self.seconds = seconds
@@ -56,9 +53,7 @@ class Progress:
         return not all(self.states)
 
     def _report(self, values: np.ndarray, *, judge: bool) -> None:
-        better = np.fmin if self.lower_is_better else np.fmax
-        self.best = np.array(values, np.float64) if self.best is None else better(self.best, values)
-        means = self.best.mean(axis=1)
+        means = values.mean(axis=1, dtype=np.float64)
         alive = [i for i, state in enumerate(self.states) if not state]
         for i in alive:
             self.curves[i].append([self.epochs, float(means[i])])
@@ -92,6 +87,7 @@ class Progress:
                 ended=length,
                 epochs=self.epochs,
                 seconds=self.seconds / count,
+                group=self.trials[0].number,
                 validation=curve,
             )
             for trial, state, curve, length in zip(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,10 @@ from jaxrec.optim.adjustable import adjustable
 from jaxrec.train.fit import Fitted
 from jaxrec.train.trial import Trial
 
-C = TypeVar("C")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+C = TypeVar("C", bound="DataclassInstance")
 
 
 class Measured(NamedTuple):
@@ -73,7 +76,7 @@ def inspect(train: Train, config: Any, seeds: tuple[int, ...]) -> Row:
 
 def recorded(config: C, seen: set[str]) -> C:
     """A copy of a dataclass that adds the names of the fields that are read to `seen`; see `plain`."""
-    names = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    names = {field.name for field in dataclasses.fields(config)}
     kind = type(config)
 
     def read(self: Any, name: str) -> Any:

@@ -24,8 +24,8 @@ class Record:
     the rules of the settings, neither of which is trained. value: mean over seeds of the best validation
     value of each, None if there is none. validation: [[epoch from 1, value so far], …]. epochs: spent; more
     than `ended` where others that trained side by side went on. seconds: of training, evaluation and
-    compilation, shared equally by those. reason: why it was refused. optuna: the library's own account of
-    it.
+    compilation, shared equally by those. group: the number of the first of those. reason: why it was
+    refused. optuna: the library's own account of it.
     """
 
     number: int
@@ -35,6 +35,7 @@ class Record:
     ended: int = 0
     epochs: int = 0
     seconds: float = 0.0
+    group: int = 0
     validation: Sequence[Sequence[float]] = ()
     reason: str = ""
     optuna: Mapping[str, Any] = dataclasses.field(default_factory=dict)

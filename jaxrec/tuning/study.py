@@ -87,9 +87,10 @@ class Study:
         if not self.made_by or provenance.code_differences(self.made_by[-1], provenance.manifest()):
             self.made_by.append(provenance.manifest())
         self.records: list[Record] = []
+        stopped = [record.group for record in stored.trials if record.state == "stopped"]
         for record in stored.trials:
-            if record.state == "stopped" and stored.limits != limits._asdict():
-                break  # it goes on from its checkpoint
+            if stopped and record.number >= stopped[0] and stored.limits != limits._asdict():
+                break  # the group goes on from its checkpoint
             self._restore(record)
 
     def run(self, evaluate: Evaluate) -> Record:
@@ -103,7 +104,6 @@ class Study:
             if group:
                 progress = Progress(
                     [trial for trial, _ in group],
-                    lower_is_better=self.lower_is_better,
                     epochs_left=self._epochs_left(),
                     seconds_left=self._seconds_left(),
                 )
@@ -135,7 +135,7 @@ class Study:
         last = [record.state in records.TRAINED for record in self.records[-REPEATS:]]
         if self.limits.trials is not None and self.num_trained() >= self.limits.trials:
             return "trials"
-        stopped = bool(self.records) and self.records[-1].state == "stopped"
+        stopped = any(record.state == "stopped" for record in self.records)
         if stopped or self._epochs_left() < 1 or self._seconds_left() <= 0:
             return "budget"
         if len(last) == REPEATS and not any(last):

@@ -105,6 +105,12 @@ def test_rows_that_can_not_be_encoded_are_named(lines: list[str], message: str, 
         encode_rows(ENCODERS, write(tmp_path / "r.csv", *lines))
 
 
+def test_a_column_of_categories_that_are_numbers_too_is_refused() -> None:
+    encoders = fit_encoders((Category("shop"), Buckets("b", "shop")), RAW, np.arange(3))
+    with pytest.raises(ValueError, match="shop: is read as categories and as numbers"):
+        encode_rows(encoders, {"shop": [7, 12]})
+
+
 def test_cells_of_several_values_are_refused() -> None:
     tags = Ragged(np.array(["a", "b"]), np.array([0, 2]))
     with pytest.raises(ValueError, match="genres: has several values per cell"):

@@ -125,6 +125,25 @@ def test_what_decides_what_is_measured_is_not_searched(tmp_path: Path, name: str
         stamp.Config(sweep=str(path))
 
 
+def test_a_file_whose_content_changed_is_another_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identities: list[Any] = []
+    monkeypatch.setattr(
+        "jaxrec.tuning.search.chosen_settings", lambda *_, identity, **rest: identities.append(identity)
+    )
+    (tmp_path / "space.toml").write_text(SPACE)
+    file = tmp_path / "clicks.csv"
+    for content in ("a", "b", "a"):
+        file.write_text(content)
+        config = stamp.Config(data=str(file), sweep=str(tmp_path / "space.toml"))
+        names = {"experiment": "stamp", "dataset": "clicks", "model": "stamp-ce"}
+        sweeps.tune(config, lambda *_: pytest.fail("nothing is trained"), settings={}, **names)
+    first, changed, same = identities
+    assert first == same
+    assert first != changed
+
+
 def test_a_model_for_each_task_has_a_study_and_a_share_of_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,13 @@ def test_the_head_is_a_share_of_all_items_and_never_one_that_nobody_met(
     assert np.flatnonzero(head).tolist() == sorted(expected)
 
 
+@pytest.mark.parametrize(("share", "number"), [(0.07, 100), (0.14, 50), (0.28, 25), (0.55, 20), (0.2, 35)])
+def test_a_share_that_is_whole_is_not_rounded_up(share: float, number: int) -> None:
+    """0.07 · 100 is 7.000000000000001 in floating point."""
+    head = metrics.head_items(np.arange(number + 1), share=share)
+    assert head.sum() == round(share * number)
+
+
 def test_a_catalogue_without_users_has_no_head() -> None:
     assert not metrics.head_items(np.zeros(4)).any()
 

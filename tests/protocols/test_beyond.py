@@ -275,6 +275,12 @@ def test_who_has_met_all_items_has_an_empty_list_that_is_counted() -> None:
     assert "diversity@2" not in found  # no list has two items
 
 
+def test_the_first_item_alone_has_no_diversity() -> None:
+    found = measured(LAST, Beyond(ks=(1, 2)), Protocol())[0]
+    assert "diversity@2" in found and "diversity@1" not in found
+    assert "novelty@1" in found
+
+
 def test_next_clicks_have_the_same_metrics_and_keep_those_of_their_ranks() -> None:
     data = small.session_data()
     baseline, protocol = baselines.item_knn(data), sessions.protocol(data.split, "", "none")
@@ -309,6 +315,7 @@ def test_a_wish_that_makes_no_sense_is_refused(wrong: Any, message: str) -> None
     ("beyond", "protocol", "message"),
     [
         (Beyond(features=FEATURES[1:]), Protocol(), r"features: of shape \(11, 3\): must be \[12, D\]"),
+        (Beyond(features=np.full((12, 3), np.nan)), Protocol(), "features: an item has one that is NaN"),
         (Beyond(groups={"few": np.ones(3, bool)}), Protocol(), r"groups: 'few' must be bool \[12\]"),
         (Beyond(groups={"tail": GROUPS["even"]}), Protocol(), "groups: 'tail' is the name of another slice"),
         (Beyond(), Protocol(seen="zero"), "rank with 'exclude' or 'keep'"),

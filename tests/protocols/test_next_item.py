@@ -15,7 +15,7 @@ import pytest
 from jaxrec import baselines, losses, packing
 from jaxrec.augment.stochastic_length import shortened_lengths, stochastic_length
 from jaxrec.data.events.interactions import Sequences
-from jaxrec.data.events.split import leave_one_out, seen_before
+from jaxrec.data.events.split import leave_one_out, seen_before, split_by_user
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as protocol
@@ -211,6 +211,16 @@ def test_candidates_avoid_training_items_and_the_target_and_nothing_else() -> No
 def test_a_validation_item_may_be_a_candidate_of_a_test_query() -> None:
     candidates = sampled_candidates(DATA, DATA.split.test, 400, seed=0)
     assert (candidates == DATA.split.validation.target[:, None]).any()
+
+
+def test_candidates_of_held_out_users_avoid_their_input() -> None:
+    data = resident(split_by_user(DATA.split.sequences, validation=0.2, test=0.2))
+    queries = data.split.test
+    candidates = sampled_candidates(data, queries, 400, seed=0)
+    every = set(range(1, data.num_items + 1))
+    for user, length, target, row in zip(*queries, candidates, strict=True):
+        read = data.split.sequences.user_items(int(user))[:length].tolist()
+        assert set(row.tolist()) == every - {*read, int(target)}
 
 
 def test_candidates_are_uniform() -> None:

@@ -89,6 +89,14 @@ def test_a_folder_is_all_its_results(tmp_path: Path) -> None:
     assert [row.path for row in comparison.read_rows([tmp_path])] == paths
 
 
+def test_the_study_of_a_search_is_no_result_of_its_folder(tmp_path: Path) -> None:
+    path = store(tmp_path, "a", ranks(0))
+    study = path.parent / results.STUDIES / "a.json"
+    study.parent.mkdir()
+    study.write_text('{"format": 1}')
+    assert [row.path for row in comparison.read_rows([tmp_path])] == [path]
+
+
 def test_the_folder_of_a_run_is_its_own_result(tmp_path: Path) -> None:
     store(tmp_path / "results", "popularity", ranks(0))
     own = store(tmp_path / "results", "a", ranks(1))
@@ -194,6 +202,11 @@ def test_sums_over_groups_are_compared_by_their_weights(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="differ in labels of click"):
         compare(paths[0], other)
+    fewer = kept._replace(
+        sums={"auc/click": kept.sums["auc/click"] / 2}, weights={"auc/click": kept.weights["auc/click"] / 2}
+    )
+    with pytest.raises(ValueError, match="the weights of auc/click differ"):
+        compare(paths[0], store(tmp_path, "d", fewer, metrics={"auc/click": means}))
 
 
 def test_table_and_picture(tmp_path: Path) -> None:

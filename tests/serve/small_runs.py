@@ -17,7 +17,6 @@ from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.stamp import STAMP
-from jaxrec.serve import queries
 from jaxrec.serve.run_folder import Histories, Kept, write
 from jaxrec.types import Array, Protocol
 
@@ -32,8 +31,8 @@ def events() -> Histories:
     rng = np.random.default_rng(0)
     lists = [rng.permutation(NUM_ITEMS)[:n] + 1 for n in LENGTHS]
     times = [1000 * number + np.sort(rng.integers(0, 500, n)) for number, n in enumerate(LENGTHS)]
-    items, offsets = queries.concatenated(lists)
-    return Histories(items, offsets, queries.concatenated(times, np.int64)[0])
+    offsets = np.concatenate([[0], np.cumsum(LENGTHS)])
+    return Histories(np.concatenate(lists).astype(np.int32), offsets, np.concatenate(times))
 
 
 EVENTS = events()

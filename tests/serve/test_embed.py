@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from jaxrec import serve
-from jaxrec.serve import embed
+from jaxrec.serve import embed, queries
 from jaxrec.serve.embed import Embeddings
 from jaxrec.serve.run_folder import write
 from tests.serve.small_runs import ITEMS, MODULES, NUM_ITEMS, USERS, all_runs, kept
@@ -23,9 +24,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, serve.Run]:
 
 
 @pytest.mark.parametrize("name", ["sasrec", "hstu"])
-def test_a_score_is_the_product_of_two_vectors(runs: dict[str, serve.Run], name: str) -> None:
+def test_a_score_is_the_product_of_two_vectors(
+    runs: dict[str, serve.Run], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Vectors of several calls, of which the last has fewer users than its batches hold."""
+    monkeypatch.setattr(queries, "SIZES", (4,))
+    monkeypatch.setattr(queries, "GROUP", 1)
     users, items = runs[name].embed("users"), runs[name].embed("items")
     assert users.ids.tolist() == USERS.tolist()
+    assert len(users.vectors) == len(USERS)
     assert items.ids.tolist() == ITEMS.tolist()
     products = users.vectors @ items.vectors.T
     for answer in runs[name].recommend("all", k=NUM_ITEMS, seen="keep"):
@@ -52,6 +59,14 @@ def test_a_run_without_users_has_no_vectors_of_them(tmp_path: Path) -> None:
     write(tmp_path, kept(MODULES["sasrec"], histories=None, vocabulary={"item": ITEMS}))
     with pytest.raises(ValueError, match="without user ids"):
         serve.load(tmp_path).embed("users")
+
+
+@pytest.mark.parametrize("what", ["items", "users"])
+def test_vectors_that_are_no_numbers_are_refused(tmp_path: Path, what: Any) -> None:
+    run = kept(MODULES["sasrec"])
+    write(tmp_path, run._replace(variables=jax.tree.map(lambda leaf: leaf * np.nan, run.variables)))
+    with pytest.raises(ValueError, match=f"vectors of {what} are NaN or infinite: the training diverged"):
+        serve.load(tmp_path).embed(what)
 
 
 @pytest.mark.parametrize("ids", [np.array(["é", "b", "007"]), np.array([7, 2**53 + 1, -1])])

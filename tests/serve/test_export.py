@@ -24,13 +24,14 @@ from jaxrec import serve
 from jaxrec.commands import export as command
 from jaxrec.data.tables.columns import Ragged
 from jaxrec.data.tables.features import Encoders, encode
-from jaxrec.serve import export as export_module
 from jaxrec.serve.export import FILES, export
+from jaxrec.serve.files import umask
 from jaxrec.serve.programs import variables_of, weights_of
 from jaxrec.serve.run_folder import write
 from jaxrec.types import Array
 from tests.serve import small_runs
 from tests.serve.label_runs import RAW, click_run, table_run
+from tests.serve.test_score import click_run as click_run_of_ages
 
 pytest.importorskip("flatbuffers", reason="flatbuffers (extra `export`) is not installed")
 NEEDED = ("jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum", "flatbuffers")
@@ -89,6 +90,9 @@ def test_times_are_read_as_the_run_reads_them(runs: dict[str, serve.Run], tmp_pa
         np.testing.assert_allclose(ours["scores"], theirs.scores, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match="reads times"):
         reader(tmp_path / "e").recommend(histories)
+    for wrong, now in ((times, 1_700_000_000), ([[5], [7, 9, 8]], 10)):
+        with pytest.raises(ValueError, match="times must ascend in each history, and none be after now"):
+            reader(tmp_path / "e").recommend(histories, times=wrong, now=now)
 
 
 def test_items_that_are_excluded_are_in_no_list(runs: dict[str, serve.Run], tmp_path: Path) -> None:
@@ -156,6 +160,23 @@ def test_a_reader_scores_items_after_histories(runs: dict[str, serve.Run], tmp_p
     np.testing.assert_allclose(found["click"], expected, rtol=1e-6, atol=1e-6)
     with pytest.raises(ValueError, match="reads users"):
         reader(tmp_path / "e").score(["i03"], [["i01"]])
+
+
+def test_a_click_reader_reads_times_as_the_run_does(tmp_path: Path) -> None:
+    write(tmp_path / "run", click_run_of_ages())
+    run = serve.load(tmp_path / "run")
+    export(run, tmp_path / "e")
+    assert small_runs.EVENTS.times is not None
+    offsets, now = small_runs.EVENTS.offsets, int(small_runs.EVENTS.times.max()) + 500
+    given = [slice(offsets[user], offsets[user + 1]) for user in (5, 0)]
+    histories = [small_runs.ITEMS[small_runs.EVENTS.items[part] - 1].tolist() for part in given]
+    times = [small_runs.EVENTS.times[part].tolist() for part in given]
+    read = reader(tmp_path / "e")
+    found = read.score(["i02", "i07"], histories, times=times, now=now)
+    expected = run.score({"user": ["u5", "u0"], "item": ["i02", "i07"]}, at=now)
+    np.testing.assert_allclose(found["click"], expected["click"], rtol=1e-6)
+    with pytest.raises(ValueError, match="times must ascend in each history, and none be after now"):
+        read.score(["i02", "i07"], histories, times=times, now=times[0][-1] - 1)
 
 
 def test_the_mean_of_seeds_is_exported(runs: dict[str, serve.Run], tmp_path: Path) -> None:
@@ -342,8 +363,7 @@ def is_written(run: serve.Run, folder: Path, message: str) -> bool:
 
 def test_files_of_an_export_are_for_everybody(runs: dict[str, serve.Run], tmp_path: Path) -> None:
     export(runs["popularity"], tmp_path / "e")
-    umask = export_module._umask()
-    assert (tmp_path / "e").stat().st_mode & 0o777 == 0o777 & ~umask
+    assert (tmp_path / "e").stat().st_mode & 0o777 == 0o777 & ~umask()
     assert not (tmp_path / "e" / "users.json").exists()
 
 

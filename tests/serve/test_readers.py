@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jaxrec import serve
-from jaxrec.serve.export import export
+from jaxrec.data.own_tables import encode_rows
+from jaxrec.data.tables.features import Buckets, Number, fit_encoders
+from jaxrec.serve.export import describe_columns, export
 from jaxrec.serve.readers import clicks, rows
 from jaxrec.serve.run_folder import write
 from tests.serve import small_runs
@@ -32,6 +36,24 @@ def test_a_value_that_is_no_number_is_named_with_its_row(value: Any, message: st
         rows.encode(column | {"indicator": False}, ["1.5", ""])
 
 
+def test_numbers_are_rounded_to_float32_as_those_of_training() -> None:
+    """Otherwise 0.3 is below the edge of its bucket, which is the float32 of a training row."""
+    raw = {"x": np.array([0.1, 0.3, 0.7, 16777216.0], np.float32)}
+    encoders = fit_encoders((Number("x"), Buckets("b", column="x", num_buckets=4)), raw, np.arange(4))
+    expected = encode_rows(encoders, {"x": [0.1, 0.3, 0.7, 16777217.0]})
+    for column in describe_columns(table_run()._replace(encoders=encoders)):
+        for name, values in rows.encode(column, ["0.1", "0.3", "0.7", "16777217"]).items():
+            np.testing.assert_array_equal(values, expected[name])
+    with pytest.raises(ValueError, match="'1e39' is not a finite number"):
+        rows.encode(column, ["1e39"])
+
+
+def test_a_text_is_one_tag() -> None:
+    column = {"column": "tags", "name": "tags", "kind": "tags", "width": 2, "all": False}
+    found = rows.encode(column | {"ids": {"": 1, "xy": 3, "x": 4}}, ["xy", "", None, ["x", "xy"], []])
+    np.testing.assert_array_equal(found["tags"], [[3, 0], [1, 0], [1, 0], [4, 3], [1, 0]])
+
+
 # --- readers on the command line ---------------------------------------------------------------------
 
 
@@ -46,6 +68,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(folder / "runs" / name, kept)
         export(serve.load(folder / "runs" / name), folder / name)
     (folder / "rows.csv").write_text("age,city,size,tags,price\n20,Oslo,3,x,1.0\n,,4,y,cheap\n")
+    (folder / "good.csv").write_text("age,city,size,tags,price\n20,Oslo,3,x,1.0\n")
     (folder / "uneven.csv").write_text("age,city\n20\n")
     (folder / "header.csv").write_text("age,city\n")
     (folder / "empty.csv").write_text("")
@@ -98,6 +121,24 @@ def test_a_mistake_is_one_line(
     assert message in printed.err
     assert printed.err.startswith(f"{sys.argv[0]}: error: ")
     assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("sasrec", ["i01"]), ("table", ["good.csv"]), ("items only", ["i01", "i05"])],
+)
+def test_scores_that_are_no_numbers_are_refused(
+    exported: Path, tmp_path: Path, name: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    damaged = shutil.copytree(exported / name, tmp_path / "damaged")
+    with np.load(damaged / "weights.npz") as file:
+        weights = {key: np.full_like(array, np.nan) for key, array in file.items()}
+    np.savez(damaged / "weights.npz", allow_pickle=False, **weights)
+    monkeypatch.chdir(exported)
+    assert call(damaged, words, monkeypatch) == 2
+    printed = capsys.readouterr()
+    assert "are NaN or infinite: the training diverged" in printed.err
     assert printed.out == ""
 
 

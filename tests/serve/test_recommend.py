@@ -107,7 +107,7 @@ def test_positions_in_lists_are_the_ranks_of_evaluation(runs: dict[str, serve.Ru
 def test_many_histories_share_packed_rows(
     runs: dict[str, serve.Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three calls of two batches, packed, say what one padded batch says."""
+    """Packed batches, two in the first call and one in the second, say what one padded batch says."""
     run = runs["sasrec"]
     alone = run.recommend(users="all", k=4)
     monkeypatch.setattr(queries, "SIZES", (2,))
@@ -125,7 +125,9 @@ def test_one_program_serves_requests_of_any_length(runs: dict[str, serve.Run]) -
     for users in (["u0"], ["u1", "u3"], ["u2"]):
         run.recommend(users, k=2, block=["i01"])
     programs = [program for key, program in run.programs.items() if key != "table"]
-    assert sum(program._cache_size() for program in programs) <= 4  # by the width of seen items
+    assert [program._cache_size() for program in programs] == [1, 1, 1]  # widths of seen items: 1, 4 and 8
+    run.recommend(["u1", "u3"], k=2, block=["i02"], candidates=["i03", "i04"])
+    assert sum(program._cache_size() for key, program in run.programs.items() if key != "table") == 3
 
 
 # --- candidates, seen and blocked items ---------------------------------------------------------------
@@ -147,6 +149,19 @@ def test_k_above_what_is_left_gives_what_is_left(runs: dict[str, serve.Run]) -> 
 def test_a_user_who_has_seen_all_candidates_gets_none(runs: dict[str, serve.Run]) -> None:
     all_seen, other = runs["sasrec"].recommend(["u4", "u0"], k=3)
     assert (len(all_seen.items), len(other.items)) == (0, 3)
+
+
+def test_ids_need_not_be_in_order(runs: dict[str, serve.Run], tmp_path: Path) -> None:
+    """The same run whose items and users have other names: a vocabulary is in the order of its file."""
+    names = {"item": np.roll(ITEMS, 5)[::-1], "user": np.array(["z", "b", "y", "a", "c", "x"])}
+    write(tmp_path, kept(MODULES["sasrec"], vocabulary=names))
+    run, number = serve.load(tmp_path), ITEMS.tolist().index
+    found = run.recommend(["a", "z"], k=4, candidates=names["item"][:9], block=names["item"][[2, 7]])
+    expected = runs["sasrec"].recommend(["u3", "u0"], k=4, candidates=ITEMS[:9], block=ITEMS[[2, 7]])
+    assert [answer.user for answer in found] == ["a", "z"]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.items.tolist() == [names["item"][number(item)] for item in theirs.items]
+        np.testing.assert_array_equal(ours.scores, theirs.scores)
 
 
 def test_the_runs_own_rule_for_seen_items_is_the_default(runs: dict[str, serve.Run]) -> None:
@@ -244,6 +259,7 @@ def test_wrong_questions_are_refused(
     ("arguments", "message"),
     [
         ({"histories": [["i01"]]}, "the model reads times: give those of each event"),
+        ({"histories": [["i01"]], "times": [[1.5]]}, "times: 1.5 at position 0 is no integer"),
         ({"histories": [["i01"]], "times": [[50]], "at": 40}, "at=40: history 0 has an event at 50, after"),
         ({"histories": [["i01", "i02"]], "times": [[9, 8]]}, "times of history 0 must ascend"),
         ({"users": ["u5"], "at": 10}, "at=10: history 0 has an event at"),
@@ -283,5 +299,8 @@ def test_integer_ids_are_not_text(tmp_path: Path) -> None:
     assert run.ids("user").from_text(["7", "8"]) == [7, 8]
     with pytest.raises(ValueError, match="'007', 'x': the user ids of this run are integers such as 7"):
         run.ids("user").from_text(["007", "x", "9"])
+    for text in ("None", "-0", "٧", "7 ", "1_0", "7.0", ""):
+        with pytest.raises(ValueError, match="the user ids of this run are integers such as 7"):
+            run.ids("user").from_text([text])
     with pytest.raises(ValueError, match=r"the run has no user 70 \(nearest: 7\)"):
         run.recommend([70])

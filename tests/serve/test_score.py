@@ -13,7 +13,7 @@ import pytest
 
 from jaxrec import serve
 from jaxrec.data.own_tables import encode_rows
-from jaxrec.serve import score
+from jaxrec.serve import queries, score
 from jaxrec.serve.run_folder import Kept, write
 from jaxrec.types import Array
 from tests.serve.small_runs import EVENTS, ITEMS, RAW, USERS, Linear, all_runs, table_run
@@ -117,11 +117,26 @@ def test_pairs_are_scored_after_all_events_of_their_user(runs: dict[str, serve.R
     np.testing.assert_allclose(np.log(later / (1 - later)), np.log(found / (1 - found)) + 1, rtol=1e-3)
 
 
-def test_pairs_of_a_ranking_have_the_scores_of_its_lists(ranking: dict[str, serve.Run]) -> None:
-    """More pairs than one batch holds, in no order; with two seeds averaged too."""
+def test_a_request_is_after_all_events_of_the_users_asked_about(runs: dict[str, serve.Run]) -> None:
+    """u0's event is long before those of u5."""
+    assert EVENTS.times is not None
+    at, run = int(EVENTS.times[0]) + 50, runs["clicks"]
+    (found,) = run.score({"user": ["u0"], "item": ["i07"]}, at=at)["click"]
+    logit = np.asarray(run.variables["params"]["table"])[EVENTS.items[0], 7] + 1e-3 * 50
+    np.testing.assert_allclose(found, sigmoid(logit), rtol=1e-5)
+    with pytest.raises(ValueError, match=f"at={at}: history 1 has an event at"):
+        run.score({"user": ["u0", "u5"], "item": ["i07", "i07"]}, at=at)
+
+
+def test_pairs_of_a_ranking_have_the_scores_of_its_lists(
+    ranking: dict[str, serve.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More pairs than one call holds, in no order; with two seeds averaged too."""
+    monkeypatch.setattr(queries, "SIZES", (16,))
+    monkeypatch.setattr(queries, "GROUP", 2)
     pairs = [(user, item) for user in USERS.tolist() for item in ITEMS.tolist()][::-1]
     rows = {"user": [user for user, _ in pairs], "item": [item for _, item in pairs]}
-    assert len(pairs) > 64
+    assert len(pairs) > 2 * 16
     for run in ranking.values():
         lists = run.recommend(users=USERS.tolist(), k=len(ITEMS), seen="keep")
         by_pair = {

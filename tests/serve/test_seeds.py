@@ -36,6 +36,13 @@ def test_the_best_seed_on_validation_answers(runs: dict[str, serve.Run]) -> None
             {"validation": {"log_loss/click": (0.1, 0.2)}, "protocol": Protocol(selection="log_loss/click")},
             None, 3, "the best of 3, 8 by log_loss/click",
         ),
+        (
+            {
+                "validation": {"normalized_entropy/click": (0.8, 0.9)},
+                "protocol": Protocol(selection="normalized_entropy/click"),
+            },
+            None, 3, "the best of 3, 8 by normalized_entropy/click",
+        ),
     ],
 )  # fmt: skip
 def test_other_seeds(changes: dict[str, Any], seed: Any, found: Any, why: str) -> None:

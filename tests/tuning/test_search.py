@@ -44,17 +44,19 @@ def adam(config: Any) -> optax.GradientTransformation:
     return optax.adam(config.learning_rate)
 
 
-def training(calls: list[str] | None = None) -> Callable[[Any, Trial], Fitted]:
+def training(
+    calls: list[str] | None = None, *, epochs: int = 3, patience: int | None = None
+) -> Callable[[Any, Trial], Fitted]:
     """calls: grows whenever the losses are traced."""
 
     def train(config: Config, trial: Trial) -> Fitted:
         task = toy.factors(calls, scale=config.scale)
         return fit(
-            [Phase("train", task, 3)],
+            [Phase("train", task, epochs)],
             optimiser(adam, config, trial),
             toy.plan(),
             toy.context(),
-            toy.selection(),
+            toy.selection(patience=patience),
             seeds=trial.seeds,
             workdir=config.workdir,
             description={"scale": config.scale},
@@ -162,6 +164,15 @@ def test_trials_at_once_have_the_values_of_trials_alone(
         np.testing.assert_allclose(one["validation"], other["validation"], rtol=1e-5)
 
 
+def test_a_trial_keeps_its_value_after_its_patience_is_spent_while_others_go_on(tmp_path: Path) -> None:
+    space, train = Space({"learning_rate": RATE}, pruner="none"), training(epochs=12, patience=1)
+    search(tmp_path / "alone", space, train, limits=Limits(3), seeds=(3,))
+    search(tmp_path / "at once", space, train, limits=Limits(3), seeds=(3,), at_once=3)
+    alone, at_once = trials_of(tmp_path / "alone"), trials_of(tmp_path / "at once")
+    assert len({trial["epochs"] for trial in alone}) > 1  # they end at different epochs
+    np.testing.assert_allclose([t["value"] for t in alone], [t["value"] for t in at_once], rtol=1e-5)
+
+
 def test_the_chosen_settings_are_those_of_the_best_validation_value(tmp_path: Path) -> None:
     chosen = search(tmp_path, Space({"learning_rate": RATE}))
     assert chosen is not None
@@ -207,6 +218,16 @@ def test_a_search_that_is_killed_within_a_trial_goes_on_to_the_same_study(
             search(tmp_path / "killed", space)
     search(tmp_path / "killed", space)
     assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "whole")
+
+
+def test_a_group_that_the_budget_made_small_is_whole_with_a_larger_one(tmp_path: Path) -> None:
+    space, whole = Space({"learning_rate": RATE}, pruner="none"), Limits(None, 18)
+    search(tmp_path / "once", space, limits=whole, seeds=(3,), at_once=3)
+    search(tmp_path / "twice", space, limits=Limits(None, 11), seeds=(3,), at_once=3)
+    assert [trial["state"] for trial in trials_of(tmp_path / "twice")][3:] == ["stopped"] * 2
+    search(tmp_path / "twice", space, limits=whole, seeds=(3,), at_once=3)
+    assert trials_of(tmp_path / "twice") == trials_of(tmp_path / "once")
+    assert not list((tmp_path / "twice/trials").iterdir())  # no checkpoint is left
 
 
 def test_a_setting_of_the_row_that_it_does_not_read_is_refused(tmp_path: Path) -> None:

@@ -125,11 +125,20 @@ def test_a_budget_of_epochs_is_held_and_spent(tmp_path: Path, at_once: int, prun
     assert document["ended"] == "budget"
 
 
-def test_a_larger_budget_goes_on_as_if_it_had_been_so_from_the_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("at_once", "small", "seed", "last"),
+    [(1, "33e", 0, ["stopped"]), (3, "42e", 0, ["pruned", "stopped", "stopped"]),
+     (3, "36e", 2, ["stopped", "stopped", "pruned"])],
+)  # fmt: skip
+def test_a_larger_budget_goes_on_as_if_it_had_been_so_from_the_start(
+    tmp_path: Path, at_once: int, small: str, seed: int, last: list[str]
+) -> None:
     once, twice = tmp_path / "once.json", tmp_path / "twice.json"
-    study(once, limits(0, "60e")).run(Quadratic())
-    study(twice, limits(0, "33e")).run(Quadratic())
-    study(twice, limits(0, "60e")).run(Quadratic())
+    options: dict[str, Any] = {"space": LINE._replace(seed=seed), "numbers": ("x",), "at_once": at_once}
+    study(once, limits(0, "60e"), **options).run(Quadratic())
+    study(twice, limits(0, small), **options).run(Quadratic())
+    assert [trial["state"] for trial in json.loads(twice.read_text())["trials"]][-at_once:] == last
+    study(twice, limits(0, "60e"), **options).run(Quadratic())
     assert without_code(once) == without_code(twice)
 
 

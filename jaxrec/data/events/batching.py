@@ -46,8 +46,7 @@ def next_item_columns(split: Split, *, reject: str = "train") -> dict[str, np.nd
             sequences.times - sequences.times[start][user]
         )  # `Sequences` checks that each user's span fits
         columns["seconds"] = seconds.astype(np.int32)
-    index = np.arange(len(user)) - start[user]
-    kept = np.ones(len(user), bool) if reject == "all" else index < split.train_length[user]
+    kept = np.ones(len(user), bool) if reject == "all" else split.in_training
     pairs = np.unique(
         np.stack([user[kept], sequences.items[kept]], axis=1), axis=0
     )  # sorted by user, then item

@@ -134,15 +134,25 @@ def read_events(
     delimiter, columns: for CSV only. name: of the data set; a data frame needs one.
     """
     options: dict[str, Any] = {"ids": ids, "order": order, "real_ids": real_ids}
-    names = {"user": user, "item": item, "time": time, "value": value}
     name = name_source(source, name)
     if source_form(source) == ".csv":
-        return read_csv(source, **names, delimiter=delimiter, columns=columns, **options, name=name)  # type: ignore[arg-type]
+        return read_csv(
+            source,
+            user=user,
+            item=item,
+            time=time,
+            value=value,
+            delimiter=delimiter,
+            columns=columns,
+            **options,
+            name=name,
+        )
     for option, given in (("delimiter", delimiter), ("columns", columns)):
         if given is not None:
             raise ValueError(f"{option}={given!r}: is for CSV files, not for {_shown(source)}; leave it out")
     if ids not in ("map", "keep"):
         raise ValueError(f"ids={ids!r}: must be 'map' or 'keep'")
+    names = {"user": user, "item": item, "time": time, "value": value}
     return _read_typed_events(source, names, **options, name=name)
 
 

@@ -81,11 +81,14 @@ class Split:
             duplicates=count_duplicates(self.sequences),
         )
 
+    @property
+    def in_training(self) -> np.ndarray:
+        """True for the events that training may read, bool [N]."""
+        return first_events(self.sequences, self.train_length)
+
     def training_events(self) -> TrainingEvents:
         """User and item of each event that training may read."""
-        sequences = self.sequences
-        index = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
-        read = index < np.repeat(self.train_length, sequences.lengths)
+        sequences, read = self.sequences, self.in_training
         return TrainingEvents(sequences.event_users[read], sequences.items[read], sequences.num_items)
 
     def _check_queries(self, where: str, queries: Queries) -> None:
@@ -105,6 +108,12 @@ class Split:
             raise ValueError(f"{where}: a target is not the event that follows its `length` events")
 
 
+def first_events(sequences: Sequences, number: np.ndarray) -> np.ndarray:
+    """True for the first events of each user, bool [N]. number: how many of each user's, integers [U]."""
+    index = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
+    return np.asarray(index < np.repeat(number, sequences.lengths))
+
+
 def leave_one_out(sequences: Sequences, *, short: Literal["error", "train"] = "error") -> Split:
     """The last event of each user is the test target, the last but one the validation target.
 
@@ -113,16 +122,8 @@ def leave_one_out(sequences: Sequences, *, short: Literal["error", "train"] = "e
     short: for users with fewer than 3 events, "error" raises a ValueError; "train" uses all their events for
     training, and they have no query.
     """
-    if short not in ("error", "train"):
-        raise ValueError(f"short={short!r}: must be 'error' or 'train'")
-    lengths = sequences.lengths
-    few = lengths < 3
-    if few.any() and short == "error":
-        raise ValueError(
-            f"{sequences.name}: {few.sum():,} of {few.size:,} users have fewer than 3 events (first: user "
-            f"{sequences.user_ids[few.argmax()]}), too few to leave one out for validation and one for test; "
-            "take them out with k_core(3), or keep them for training only with short='train'"
-        )
+    why = "too few to leave one out for validation and one for test"
+    lengths, few = sequences.lengths, _short_users(sequences, 3, short, why)
     queried = np.flatnonzero(~few)
     return Split(
         sequences,
@@ -244,16 +245,7 @@ def split_by_user(
       ValueError: a share outside 0..1, a part without a user, or no user left to train on.
     """
     _check_shares(validation, test)
-    if short not in ("error", "train"):
-        raise ValueError(f"short={short!r}: must be 'error' or 'train'")
-    lengths = sequences.lengths
-    few = lengths < 2
-    if few.any() and short == "error":
-        raise ValueError(
-            f"{sequences.name}: {few.sum():,} of {few.size:,} users have fewer than 2 events (first: user "
-            f"{sequences.user_ids[few.argmax()]}), so nothing to predict; take them out with k_core(2), or "
-            "keep them for training only with short='train'"
-        )
+    lengths, few = sequences.lengths, _short_users(sequences, 2, short, "so nothing to predict")
     possible = np.random.default_rng(seed).permutation(np.flatnonzero(~few))
     for_validation, for_test = (round(share * len(possible)) for share in (validation, test))
     rest = len(possible) - for_validation - for_test
@@ -283,13 +275,26 @@ def _check_shares(validation: float, test: float) -> None:
         )
 
 
+def _short_users(sequences: Sequences, least: int, short: str, why: str) -> np.ndarray:
+    """Users with fewer than `least` events, bool [U]; ValueError if there are any and short is "error"."""
+    if short not in ("error", "train"):
+        raise ValueError(f"short={short!r}: must be 'error' or 'train'")
+    few = sequences.lengths < least
+    if few.any() and short == "error":
+        raise ValueError(
+            f"{sequences.name}: {few.sum():,} of {few.size:,} users have fewer than {least} events (first: "
+            f"user {sequences.user_ids[few.argmax()]}), {why}; take them out with k_core({least}), or keep "
+            "them for training only with short='train'"
+        )
+    return np.asarray(few)
+
+
 def future_share(split: Split) -> float:
     """Mean over test queries of the share of training events later than the target; 0 means no leak."""
     times, offsets = split.sequences.times, split.sequences.offsets
     if times is None:
         raise ValueError(f"{split.sequences.name}: has no times, so the leak can't be measured")
-    user = split.sequences.event_users
-    training = np.sort(times[np.arange(user.size) - offsets[user] < split.train_length[user]])
+    training = np.sort(times[split.in_training])
     target_times = times[offsets[split.test.user] + split.test.length]
     return float(1 - np.mean(np.searchsorted(training, target_times, side="right")) / training.size)
 

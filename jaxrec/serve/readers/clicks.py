@@ -42,9 +42,13 @@ class Reader:
         if self.about["times"]:
             if times is None or now is None or [*map(len, times)] != [*map(len, histories)]:
                 raise ValueError("the model reads times: give times of each event, and now")
+            if any([*events, now] != sorted([*events, now]) for events in times):
+                raise ValueError("times must ascend in each history, and none be after now")
             inputs["times"] = padded([[time - events[0] for time in events] for events in times])
             inputs["now"] = np.array([now - events[0] if events else 0 for events in times], np.int32)
         found: dict[str, np.ndarray] = jax.device_get(self.program(self.weights, inputs))
+        if not all(np.isfinite(values).all() for values in found.values()):
+            raise ValueError("probabilities are NaN or infinite: the training diverged")
         return found
 
 

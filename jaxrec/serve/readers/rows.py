@@ -27,13 +27,15 @@ class Reader:
         self.program = jax.jit(program.call)  # compiled for each number of rows
 
     def score(self, rows: dict[str, Any]) -> dict[str, np.ndarray]:
-        """rows: {raw column: values}, text, numbers or lists of them; None and "" are missing."""
+        """rows: {raw column: values}, text, numbers, or lists of tags; None and "" are missing."""
         inputs: dict[str, np.ndarray] = {}
         for column in self.columns:
             if column["column"] not in rows:
                 raise ValueError(f"column {column['column']!r}: is missing; the model reads it")
             inputs |= encode(column, rows[column["column"]])
         found: dict[str, np.ndarray] = jax.device_get(self.program(self.weights, inputs))
+        if not all(np.isfinite(values).all() for values in found.values()):
+            raise ValueError("probabilities are NaN or infinite: the training diverged")
         return {label: found[label] for label in self.about["labels"]}
 
 
@@ -43,7 +45,11 @@ def encode(column: dict[str, Any], values: Any) -> dict[str, np.ndarray]:
     if kind == "category":
         return {name: np.array([number(column, value) for value in values], np.int32)}
     if kind == "tags":
-        width, lists = column["width"], [[number(column, value) for value in row] or [1] for row in values]
+        width, rows = (
+            column["width"],
+            [[row] if row is None or isinstance(row, str) else row for row in values],
+        )
+        lists = [[number(column, value) for value in row] or [1] for row in rows]
         if column["all"] and max(map(len, lists)) > width:
             raise ValueError(f"column {column['column']!r}: a row has more values than any row of training")
         return {name: np.array([(ids + [0] * width)[:width] for ids in lists], np.int32)}
@@ -63,9 +69,10 @@ def place(column: dict[str, Any], row: int) -> str:
 
 
 def real(column: dict[str, Any], row: int, value: Any) -> float:
-    """A number; NaN where it is missing."""
+    """A number, rounded to float32 as those of training were; NaN where it is missing."""
     try:
-        found = np.nan if value is None or value == "" else float(value)
+        with np.errstate(over="ignore"):
+            found = float(np.float32(np.nan if value is None or value == "" else float(value)))
     except (TypeError, ValueError):
         found = np.inf
     if np.isinf(found):

@@ -1,0 +1,30 @@
+"""Probabilities of each label, from the logits of a module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.tasks.multitask import Target, select_output
+from jaxrec.types import Array, Batch, Variables
+
+
+def probabilities(
+    module: Any, outputs: Mapping[str, int | str | None], variables: Variables, batch: Batch, *, mean: bool
+) -> dict[str, Array]:
+    """{label: probabilities, float32 [B]}; where `mean`, their means over the seeds of the variables.
+
+    outputs: {label: which output of the module is its logit}, as of `tasks.multitask.Target`.
+    """
+
+    def of_seed(variables: Variables) -> dict[str, Array]:
+        found = module.apply(variables, batch, train=False)
+        logits = {label: select_output(found, Target(label, out, label)) for label, out in outputs.items()}
+        return {label: jax.nn.sigmoid(logit.astype(jnp.float32)) for label, logit in logits.items()}
+
+    if not mean:
+        return of_seed(variables)
+    return {label: of_seeds.mean(axis=0) for label, of_seeds in jax.vmap(of_seed)(variables).items()}

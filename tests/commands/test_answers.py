@@ -18,8 +18,10 @@ from jaxrec import config, serve
 from jaxrec.commands import embed, recommend, score
 from jaxrec.serve import files
 from jaxrec.serve.run_folder import write
+from jaxrec.types import Protocol
 from tests.serve.label_runs import click_run
 from tests.serve.small_runs import ITEMS, MODULES, USERS, kept, table_run
+from tests.serve.test_score import click_run as click_run_of_ages
 
 ROWS = "price,city\n2.0,b\n,new\n4.0,\n"
 
@@ -31,6 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "sasrec", kept(MODULES["sasrec"]))
     write(folder / "table", table_run())
     write(folder / "clicks", click_run())
+    write(folder / "keep", kept(MODULES["sasrec"], protocol=Protocol(seen="keep", selection="ndcg@10")))
+    write(folder / "hstu", kept(MODULES["hstu"]))
+    write(folder / "ages", click_run_of_ages())
     (folder / "rows.csv").write_text(ROWS)
     (folder / "users.txt").write_text("u2\n\nu0\n")
     (folder / "items.txt").write_text("i01\ni02\ni03\n")
@@ -99,6 +104,52 @@ def test_all_users_in_a_file(folder: Path, tmp_path: Path, form: str) -> None:
             rows = csv.DictReader(file, delimiter="\t" if form == ".tsv" else ",")
             found = [(row["user"], row["item"]) for row in rows]
     assert found == expected
+
+
+@pytest.mark.parametrize(("words", "count"), [((), len(ITEMS)), (("--exclude-seen",), len(ITEMS) - 3)])
+def test_seen_items_are_excluded_on_request(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], count: int
+) -> None:
+    """u1 has three of the items, in a run that was measured with them."""
+    typed(recommend, folder / "keep", "--user", "u1", "--k", "100", "--json", *words)
+    assert len(lists(capsys.readouterr().out)[0]["items"]) == count
+
+
+def test_times_and_the_moment_of_a_request_are_read(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--history", "i01,i02", "i03", "--times", "5,9", "700", "--at", "90000", "--json")
+    typed(recommend, folder / "hstu", *words)
+    asked: Any = {"histories": [["i01", "i02"], ["i03"]], "times": [[5, 9], [700]]}
+    for line, answer in zip(
+        lists(capsys.readouterr().out), serve.load(folder / "hstu").recommend(**asked, at=90_000), strict=True
+    ):
+        np.testing.assert_array_equal(np.float32(line["scores"]), answer.scores)
+    (tmp_path / "pairs.csv").write_text("user,item\nu5,i02\n")
+    typed(score, folder / "ages", tmp_path / "pairs.csv", "--at", "6000")
+    expected = serve.load(folder / "ages").score({"user": ["u5"], "item": ["i02"]}, at=6000)["click"]
+    assert capsys.readouterr().out == f"click\n{expected[0]:.9g}\n"
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        (recommend, ("sasrec", "--user", "u1", "--seed", "3")),
+        (embed, ("sasrec", "items", "--out", "OUT", "--seed", "3")),
+        (score, ("table", "rows.csv", "--seed", "1")),
+    ],
+)
+def test_another_seed_answers_on_request(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verb: Any,
+    words: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(folder)
+    typed(verb, *(str(tmp_path / "vectors.npy") if word == "OUT" else word for word in words))
+    assert f", seed {words[-1]} (of " in capsys.readouterr().err
 
 
 def test_a_cold_user_is_marked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

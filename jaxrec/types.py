@@ -126,8 +126,9 @@ class Protocol(NamedTuple):
 
     candidates: "all" items; "sampled-100" and the like: the target and as many sampled negatives, from all
         other items or, if seen items are excluded, from those outside the user's training events (the
-        validation item may be among those of a test query); "impressions": labelled examples, each scored
-        on its own (AUC, errors).
+        validation item may be among those of a test query); "given-99" and the like: the target and as many
+        candidates that the data set gives, which may have fewer for some; "impressions": labelled examples,
+        each scored on its own (AUC, errors).
     seen: the rule for items of the input history: "exclude" excludes them from the candidates. A target among
         them is a miss, 0 in every metric; if there are any, the metric `seen_targets` is their share. "zero"
         sets their scores to 0 and keeps them (the rule of the CoSeRec code family, in which the padding and

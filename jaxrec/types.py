@@ -78,8 +78,12 @@ class Baseline(NamedTuple):
         """
         if not seeds or not all(0 <= seed < 2**32 for seed in seeds):
             raise ValueError(f"seeds={tuple(seeds)}: must be one or more whole numbers from 0 to 2^32 - 1")
-        arrays = {name: jnp.asarray(array) for name, array in self.variables.items()}
-        repeated = {name: jnp.broadcast_to(a, (len(seeds), *a.shape)) for name, a in arrays.items()}
+        # A device on the CPU takes an aligned array without a copy, which a table of many GiB needs.
+        arrays = {name: jax.device_put(np.asarray(a)[None]) for name, a in self.variables.items()}
+        repeated = {
+            name: array if len(seeds) == 1 else jnp.broadcast_to(array, (len(seeds), *array.shape[1:]))
+            for name, array in arrays.items()
+        }
         return {**repeated, "key": jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))}
 
 

@@ -89,7 +89,10 @@ def split_rows(graph: Graph, num_devices: int) -> Graph:
     return Graph(
         _split_edges(graph.by_user, num_devices),
         _split_edges(graph.by_item, num_devices),
-        *(_padded(degree, -len(degree) % num_devices, 0) for degree in (graph.user_degree, graph.item_degree)),
+        *(
+            _padded(degree, -len(degree) % num_devices, 0)
+            for degree in (graph.user_degree, graph.item_degree)
+        ),
     )
 
 

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from jaxrec.nn.retrieval.mf import MF
+from jaxrec.nn.retrieval.ncf import GMF, MLPPairs, NeuMF, pretrained
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import pairs
 from jaxrec.train.state import create
@@ -27,11 +28,14 @@ MODELS: dict[str, Any] = {
     "mf": MF(**SMALL),
     "mf_biases": MF(**SMALL, item_bias=True, user_bias=True),
     "mf_cosine": MF(**SMALL, cosine=True),
+    "gmf": GMF(**SMALL),
+    "mlp": MLPPairs(**SMALL, hidden_dims=(5, 3)),
+    "neumf": NeuMF(**SMALL, mlp_dim=3, hidden_dims=(4,)),
 }
 TABLES = ("user_embedding", "item_embedding")  # the endings of the names of tables of users and items
 SPREADING: set[str] = set()  # models that read rows of others than the user and the item: graphs
 USER, ITEM = np.array([1, 3, 6, 4]), np.array([[2, 9, 2], [1, 1, 5], [7, 3, 8], [4, 6, 9]])
-LABELLED = {"mf_biases"}  # trained on labelled pairs, as biases of users matter there alone
+LABELLED = {"mf_biases", "gmf", "mlp", "neumf"}  # trained on labelled pairs, where biases of users matter
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -209,3 +213,59 @@ def test_steps_lower_the_loss_and_devices_change_nothing(name: str) -> None:
 def test_no_step_adds_floats_by_repeated_ids_on_cuda(name: str) -> None:
     traced = jax.jit(step_of(name, None)).trace(start(name), context())
     assert repeated_float_adds(traced, "cuda") == []
+
+
+# --- of single models ----------------------------------------------------------------------------------
+
+
+def test_gmf_with_equal_weights_is_matrix_factorisation() -> None:
+    tables = variables("mf")["params"]
+    output = {"kernel": np.ones((4, 1), np.float32), "bias": np.zeros(1, np.float32)}
+    found = applied(
+        MODELS["gmf"], {"params": {**tables, "output": output}}, USER, ITEM, context(), train=False
+    )
+    close(found, scores("mf"))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.2, 1.0])
+def test_a_pretrained_neumf_scores_the_blend_of_its_branches(alpha: float) -> None:
+    branch = MLPPairs(**{**SMALL, "dim": 3}, hidden_dims=(4,))
+    mlp = drawn(branch, USER, ITEM, context(), train=False, seed=1)
+    whole = pretrained(variables("gmf"), mlp, alpha=alpha)
+    assert jax.tree.structure(whole) == jax.tree.structure(variables("neumf"))
+    found = applied(MODELS["neumf"], whole, USER, ITEM, context(), train=False)
+    other = applied(branch, mlp, USER, ITEM, context(), train=False)
+    close(found, alpha * scores("gmf") + (1 - alpha) * other)
+
+
+def test_a_blend_outside_its_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"alpha=1\.5"):
+        pretrained(variables("gmf"), variables("mlp"), alpha=1.5)
+
+
+def test_noise_of_an_mlp_derives_from_the_number_of_a_row() -> None:
+    model = MODELS["mlp"].clone(dropout=0.5)
+
+    def noisy(user: Array, item: Array, rows: Array) -> Array:
+        rngs = {"dropout": jax.random.key(2)}
+        return model.apply(variables("mlp"), user, item, context(), rows=rows, train=True, rngs=rngs)
+
+    run, rows = jax.jit(noisy), np.arange(4)
+    whole = run(USER, ITEM, rows)
+    close(run(USER[::-1].copy(), ITEM[::-1].copy(), rows[::-1].copy())[::-1], whole)
+    assert not np.allclose(whole, scores("mlp"))
+
+
+def test_an_mlp_without_hidden_layers_is_linear() -> None:
+    model = MLPPairs(**SMALL, hidden_dims=())
+    found = drawn(model, USER, ITEM, context(), train=False)
+    params = found["params"]
+    rows = params["user_embedding"][USER], params["item_embedding"][ITEM]
+    kernel = params["output"]["kernel"][:, 0]
+    expected = (rows[0] @ kernel[:4])[:, None] + rows[1] @ kernel[4:] + params["output"]["bias"]
+    close(applied(model, found, USER, ITEM, context(), train=False), expected)
+
+
+def test_biases_and_cosines_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="cosine=True"):
+        MF(**SMALL, cosine=True, item_bias=True).init(jax.random.key(0), USER, ITEM, {}, train=False)

@@ -73,7 +73,7 @@ def neumf(state: State, *, mf_train: bool = True, mlp_train: bool = True, **fiel
         locations |= _tables("mlp", inside)
         for ours, theirs in enumerate(numbers):
             locations |= dense(f"mlp_layers.mlp_layers.{theirs}", (*inside, f"layer_{ours}"))
-    sizes = {"num_users": users - 1, "num_items": items - 1}
+    sizes: dict[str, Any] = {"num_users": users - 1, "num_items": items - 1}
     model: Any
     if both:
         model = NeuMF(**sizes, dim=dim, mlp_dim=mlp_dim, hidden_dims=widths, **fields)

@@ -27,6 +27,7 @@ from jaxrec.losses.labels import (
     squared_error,
 )
 from jaxrec.losses.margins import ccl, gbce, hinge
+from jaxrec.losses.multinomial import multinomial
 from jaxrec.losses.next_behaviour import memory_utilisation, mini_batch_aware, next_behaviour
 from jaxrec.losses.ranking import (
     bce,
@@ -63,6 +64,7 @@ __all__ = [
     "masked_mean",
     "memory_utilisation",
     "mini_batch_aware",
+    "multinomial",
     "nan_outside",
     "next_behaviour",
     "nt_xent",

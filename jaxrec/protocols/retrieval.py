@@ -21,6 +21,8 @@ from jaxrec.index.chunked import BLOCK
 from jaxrec.index.rank import make_rank
 from jaxrec.index.top_k import Lists, make_top_k
 from jaxrec.protocols.next_item import TEST_DRAW, VALIDATION_DRAW, sampled_candidates
+from jaxrec.tasks import pairs
+from jaxrec.tasks.pairs import PairModel
 from jaxrec.train.epoch import Plan
 from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -40,6 +42,7 @@ from jaxrec.types import (
     Variables,
 )
 
+Ranked = Baseline | Retriever | Scorer | PairModel  # what can be measured
 EVALUATION_BATCH = 512
 LAST_EPOCH = "last epoch"  # what `Protocol.selection` says where there is no validation part
 Part = Literal["validation", "test"]
@@ -99,7 +102,7 @@ def vocabulary(data: Data) -> dict[str, np.ndarray]:
 
 
 def evaluation(
-    model: Baseline | Retriever | Scorer,
+    model: Ranked,
     data: Data,
     protocol: Protocol,
     part: Part,
@@ -120,6 +123,9 @@ def evaluation(
     Raises:
       ValueError: the part has no query; candidates for a query of several relevant items.
     """
+    if not isinstance(model, Baseline | Retriever | Scorer):
+        asked = evaluation(pairs.ranked(model), data, protocol, part, block=block)
+        return asked._replace(measure=pairs.measured(model, asked.measure))
     split = data.split
     sets = split.validation if part == "validation" else split.test
     if not sets.user.size:
@@ -236,7 +242,7 @@ def _candidates(
 def train(
     task: Task,
     plan: Plan,
-    model: Retriever | Scorer,
+    model: Ranked,
     data: Data,
     protocol: Protocol,
     tx: optax.GradientTransformation,
@@ -277,7 +283,7 @@ def train(
 
 
 def run_test(
-    model: Baseline | Retriever | Scorer,
+    model: Ranked,
     data: Data,
     protocol: Protocol,
     variables: Variables,
@@ -296,7 +302,7 @@ def run_test(
 
 
 def test(
-    model: Baseline | Retriever | Scorer,
+    model: Ranked,
     data: Data,
     protocol: Protocol,
     variables: Variables,

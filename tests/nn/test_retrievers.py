@@ -120,10 +120,11 @@ def test_gradients_are_finite_and_where_they_belong(name: str) -> None:
 @every_model
 def test_all_items_are_ranked_by_the_scores_of_pairs(name: str) -> None:
     """Up to a constant of each user, which ranks nothing: by vectors, or by scores of all items."""
-    model, found = pairs.ranking(MODELS[name], variables(name), context())
+    model, found = pairs.ranked(MODELS[name]), variables(name)
     users = np.array([0, 3, 5])
     queries = {"user": jnp.asarray(users), "length": jnp.zeros(3, jnp.int32)}
     if isinstance(model, Retriever):
+        found = pairs.finished(MODELS[name], found, context())
         assert found["users"].shape[0] == NUM_USERS + 1
         ranked = model.query(found, queries, context()) @ model.items(found).T
     else:
@@ -176,7 +177,7 @@ def task(name: str) -> Any:
 def step_of(name: str, axis: str | None, steps: int = 1) -> Any:
     """Steps on the same eight pairs, of which the last is masked: (state, context) → state, losses."""
     step = make_step(task(name), optax.flatten(optax.adam(0.05)), static(), axis)
-    some = small_pairs.examples(0, 3, 5, 6, 8, 9, 13, 1, last=False)
+    some = small_pairs.examples(0, 3, 5, 6, 8, 9, 12, 1, last=False)
 
     def run(state: Any, context: Context) -> Any:
         def body(state: Any, _: None) -> Any:
@@ -190,7 +191,7 @@ def step_of(name: str, axis: str | None, steps: int = 1) -> Any:
 
 @functools.cache
 def start(name: str) -> Any:
-    some = small_pairs.examples(0, 3, 5, 6, 8, 9, 13, 1, last=False)
+    some = small_pairs.examples(0, 3, 5, 6, 8, 9, 12, 1, last=False)
     tx = optax.flatten(optax.adam(0.05))
     return jax.jit(lambda c: create(task(name), tx, static(), jax.random.key(1), some, c))(context())
 

@@ -13,6 +13,7 @@ import pytest
 
 from jaxrec.nn.retrieval.mf import MF
 from jaxrec.nn.retrieval.ncf import GMF, MLPPairs, NeuMF, pretrained
+from jaxrec.nn.retrieval.simplex import SimpleX
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import pairs
 from jaxrec.train.state import create
@@ -24,18 +25,23 @@ from tests.tasks import small_pairs
 from tests.tasks.small_pairs import MOST, NUM_ITEMS, NUM_USERS
 
 SMALL: dict[str, Any] = {"num_users": NUM_USERS, "num_items": NUM_ITEMS, "dim": 4}
+POOLED: dict[str, Any] = {"max_history": 5, "gamma": 0.6}
 MODELS: dict[str, Any] = {
     "mf": MF(**SMALL),
     "mf_biases": MF(**SMALL, item_bias=True, user_bias=True),
     "mf_cosine": MF(**SMALL, cosine=True),
     "gmf": GMF(**SMALL),
     "mlp": MLPPairs(**SMALL, hidden_dims=(5, 3)),
+    "simplex_mean": SimpleX(**SMALL, **POOLED, pooling="mean"),
+    "simplex": SimpleX(**SMALL, **POOLED),
+    "simplex_self": SimpleX(**SMALL, **POOLED, pooling="self_attention", count_padding=True),
     "neumf": NeuMF(**SMALL, mlp_dim=3, hidden_dims=(4,)),
 }
 TABLES = ("user_embedding", "item_embedding")  # the endings of the names of tables of users and items
-SPREADING: set[str] = set()  # models that read rows of others than the user and the item: graphs
+SPREADING = {"simplex_mean", "simplex", "simplex_self"}  # read rows of others than the user and the item
 USER, ITEM = np.array([1, 3, 6, 4]), np.array([[2, 9, 2], [1, 1, 5], [7, 3, 8], [4, 6, 9]])
 LABELLED = {"mf_biases", "gmf", "mlp", "neumf"}  # trained on labelled pairs, where biases of users matter
+ALIKE = {"mf_cosine", "gmf", "simplex_mean"}  # whose steps are compiled for another of their kind
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -196,7 +202,7 @@ def start(name: str) -> Any:
     return jax.jit(lambda c: create(task(name), tx, static(), jax.random.key(1), some, c))(context())
 
 
-@every_model
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ALIKE])
 def test_steps_lower_the_loss_and_devices_change_nothing(name: str) -> None:
     one, found = jax.jit(step_of(name, None, steps=12))(start(name), context())
     found = np.asarray(found)
@@ -271,3 +277,46 @@ def test_an_mlp_without_hidden_layers_is_linear() -> None:
 def test_biases_and_cosines_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="cosine=True"):
         MF(**SMALL, cosine=True, item_bias=True).init(jax.random.key(0), USER, ITEM, {}, train=False)
+
+
+POOLING = pytest.mark.parametrize("name", ["simplex_mean", "simplex", "simplex_self"])
+
+
+@POOLING
+def test_a_user_is_its_vector_and_its_items(name: str) -> None:
+    """By the formula, the last five items of a user of six among them, and none of a user without."""
+    model, params = MODELS[name], variables(name)["params"]
+    users, items = params["user_embedding"], params["item_embedding"]
+    for user, own in enumerate(small_pairs.TRAINING):
+        pooled = np.zeros(4)
+        if own:
+            rows = items[sorted(own)[-5:]]
+            keys = (
+                np.tanh(rows @ params["key_kernel"] + params["key_bias"]) if "key_kernel" in params else rows
+            )
+            query = params["query"][:, 0] if "query" in params else users[user + 1]
+            mass = np.ones(len(rows)) if name == "simplex_mean" else np.exp(keys @ query)
+            total = mass.sum() + (5 - len(rows)) * model.count_padding
+            pooled = (mass / total) @ rows @ params["value_kernel"]
+        vector = 0.6 * users[user + 1] + 0.4 * pooled
+        expected = items[1:] @ vector / np.linalg.norm(vector) / np.linalg.norm(items[1:], axis=1)
+        found = scores(name, np.array([user + 1]), np.arange(1, NUM_ITEMS + 1)[None])
+        close(found[0], expected)
+
+
+def test_attention_stays_finite_at_large_scores() -> None:
+    large = jax.tree.map(lambda leaf: 300 * leaf, variables("simplex_self"))
+
+    def total(variables: Variables) -> Array:
+        return jnp.sum(MODELS["simplex_self"].apply(variables, USER, ITEM, context(), train=False))
+
+    value, gradients = jax.jit(jax.value_and_grad(total))(large)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize(("field", "value"), [("gamma", 1.2), ("pooling", "max"), ("max_history", 0)])
+def test_fields_of_simplex_are_checked(field: str, value: Any) -> None:
+    model = MODELS["simplex"].clone(**{field: value})
+    with pytest.raises(ValueError, match=f"{field}={value!r}"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), USER, ITEM, context(), train=False))

@@ -6,7 +6,8 @@ interacted with before; or with one relevant item among sampled or given candida
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import optax
 from jaxrec import metrics
 from jaxrec.data.events.batching import batched_queries
 from jaxrec.data.events.held_out import HeldOut, Sets
+from jaxrec.data.events.pairs import pair_columns
 from jaxrec.data.events.split import Queries
 from jaxrec.index.chunked import BLOCK
 from jaxrec.index.rank import make_rank
@@ -46,6 +48,7 @@ Ranked = Baseline | Retriever | Scorer | PairModel  # what can be measured
 EVALUATION_BATCH = 512
 LAST_EPOCH = "last epoch"  # what `Protocol.selection` says where there is no validation part
 Part = Literal["validation", "test"]
+Ranked = Baseline | Retriever | Scorer | PairModel
 LIST_METRICS = ("recall", "ndcg", "precision", "hit", "map", "recall_capped")
 
 
@@ -53,13 +56,13 @@ class Data(NamedTuple):
     """A split as the training loop reads it.
 
     columns: arrays that stay on the device, see `resident`. history: items of the longest input of a query.
-    excluded_width: the largest number of items that negatives of a user avoid.
+    most: the largest number of a user's items of training.
     """
 
     split: HeldOut
     columns: dict[str, Any]
     history: int
-    excluded_width: int
+    most: int
 
     @property
     def num_items(self) -> int:
@@ -71,28 +74,20 @@ class Data(NamedTuple):
 
 
 def resident(split: HeldOut) -> Data:
-    """The columns of a split on the device, for its U users, N interactions, M of them of training.
+    """The columns of a split on the device, for its U users and N interactions.
 
     items [N], start [U]: all items of a user, those of training first. length [U]: the number of these.
-    pair_user, pair_item [M]: user, from 0, and item of each interaction of training, user after user.
-    excluded [M] with excluded_start, excluded_length [U]: each user's items of training in ascending order,
-    which are never sampled as negatives.
+    pair_user, pair_item, pair_start, pair_count: the interactions of training, see `pair_columns`.
     """
-    sequences, read = split.sequences, split.in_training
-    user, item = sequences.event_users[read], sequences.items[read]
-    length = split.train_length.astype(np.int32)
+    sequences, length = split.sequences, split.train_length.astype(np.int32)
     columns = {
         "items": sequences.items.astype(np.int32),
         "start": sequences.offsets[:-1].astype(np.int32),
         "length": length,
-        "pair_user": user.astype(np.int32),
-        "pair_item": item.astype(np.int32),
-        "excluded": item[np.lexsort((item, user))].astype(np.int32),
-        "excluded_start": (np.cumsum(length) - length).astype(np.int32),
-        "excluded_length": length,
+        **pair_columns(split.training_events(), num_users=sequences.num_users),
     }
     longest = [int(sets.length.max(initial=1)) for sets in (split.validation, split.test)]
-    return Data(split, columns, history=max(longest), excluded_width=int(length.max()))
+    return Data(split, columns, history=max(longest), most=int(length.max()))
 
 
 def vocabulary(data: Data) -> dict[str, np.ndarray]:
@@ -136,12 +131,12 @@ def evaluation(
     order = np.argsort(sets.length, kind="stable")
     sets = Sets(*(column[order] for column in sets))
     columns = _batched(split, sets)
-    scored = model.model if isinstance(model, Baseline) else model
+    scored, made = _ranked(model)
     if protocol.candidates == "all":
         measure = _list_measure(scored, data, protocol, number=int(sets.number.max()), block=block)
         names = [f"{name}@{k}" for k in protocol.ks for name in LIST_METRICS]
         keep = keep_means(names, np.asarray(split.sequences.user_ids))
-        return Evaluation(measure, columns, _means_of(names), protocol, keep)
+        return Evaluation(_after(made, measure), columns, _means_of(names), protocol, keep)
     if (sets.number != 1).any():
         raise ValueError(
             f"candidates={protocol.candidates!r}: a query has several relevant items, and candidates are "
@@ -150,7 +145,23 @@ def evaluation(
     columns |= {"candidates": _candidates(data, sets, order, protocol, part, columns["mask"])}
     rank = make_rank(scored, protocol, num_items=data.num_items, history=data.history, block=block)
     kept = keep_ranks(split.sequences.user_ids, split.sequences.item_ids)
-    return Evaluation(rank, columns, ranking_metrics(protocol.ks), protocol, kept)
+    return Evaluation(_after(made, rank), columns, ranking_metrics(protocol.ks), protocol, kept)
+
+
+def _ranked(model: Ranked) -> tuple[Retriever | Scorer, Callable[[Variables, Context], Variables]]:
+    """A model as a ranking sees it, and (variables, context) -> what it then reads, made once."""
+    if isinstance(model, Baseline):
+        return model.model, lambda variables, context: variables
+    if isinstance(model, Retriever | Scorer):
+        return model, lambda variables, context: variables
+    if hasattr(type(model), "vectors"):
+        return pairs.FACTORS, functools.partial(pairs.finished, model)
+    return pairs.scorer(model), lambda variables, context: variables
+
+
+def _after(make: Callable[[Variables, Context], Variables], measure: Measure) -> Measure:
+    """A measure of the variables that `make` gives."""
+    return lambda variables, queries, context: measure(make(variables, context), queries, context)
 
 
 def _batched(split: HeldOut, sets: Sets) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import pytest
 
 from jaxrec import baselines
 from jaxrec.data.events.held_out import Candidates, HeldOut, from_parts, hold_out_validation
+from jaxrec.nn.retrieval.mf import MF
 from jaxrec.protocols import retrieval
 from jaxrec.train.epoch import shuffled
 from jaxrec.types import Array, Context, Protocol, Retriever, Scorer, Task, Variables
@@ -249,3 +250,18 @@ def test_the_last_epoch_is_kept_where_there_is_no_validation_part(tmp_path: Any)
             workdir=tmp_path / "b",
             **options,
         )
+
+
+def test_a_model_of_pairs_is_ranked_by_its_final_vectors() -> None:
+    data, model = retrieval.resident(matrix()), MF(NUM_USERS, NUM_ITEMS, dim=4, item_bias=True)
+    one = jnp.ones((1,), jnp.int32)
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+    variables = jax.vmap(lambda key: model.init(key, one, one[:, None], data.columns, train=False))(keys)
+    bias = jax.random.normal(keys[0], (2, NUM_ITEMS + 1, 1))
+    variables["params"]["item_bias"] = bias
+    users = np.asarray(variables["params"]["user_embedding"])[:, 1:]
+    scores = np.einsum("sud,sid->sui", users, variables["params"]["item_embedding"]) + bias[:, None, :, 0]
+    for seed, found in enumerate(retrieval.test(model, data, ALL, variables)):
+        for k in ALL.ks:
+            for name, value in by_hand(data.split, scores[seed], k).items():
+                assert found[name] == pytest.approx(value, abs=1e-6), name

@@ -26,6 +26,7 @@ from jaxrec.losses.labels import (
     smooth_labels,
     squared_error,
 )
+from jaxrec.losses.margins import ccl, gbce, hinge
 from jaxrec.losses.multinomial import multinomial
 from jaxrec.losses.next_behaviour import memory_utilisation, mini_batch_aware, next_behaviour
 from jaxrec.losses.ranking import (
@@ -47,13 +48,16 @@ __all__ = [
     "binary_cross_entropy",
     "bpr",
     "bpr_max",
+    "ccl",
     "class_weights",
     "clipped_propensity",
     "dot_products",
     "doubly_robust_risk",
     "f_beta_weights",
     "focal",
+    "gbce",
     "hardest",
+    "hinge",
     "imputation_risk",
     "inverse_propensity_risk",
     "is_item",

@@ -11,6 +11,8 @@ import numpy as np
 import optax
 import pytest
 
+from jaxrec.data.events.graph import bipartite
+from jaxrec.nn.retrieval.lightgcn import LightGCN
 from jaxrec.nn.retrieval.mf import MF
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import pairs
@@ -24,12 +26,17 @@ from tests.tasks.small_pairs import MOST, NUM_ITEMS, NUM_USERS
 
 SMALL: dict[str, Any] = {"num_users": NUM_USERS, "num_items": NUM_ITEMS, "dim": 4}
 MODELS: dict[str, Any] = {
+    "lightgcn": LightGCN(**SMALL),
+    "lightgcn_dropout": LightGCN(**SMALL, num_layers=2, edge_dropout=0.2),
     "mf": MF(**SMALL),
     "mf_biases": MF(**SMALL, item_bias=True, user_bias=True),
     "mf_cosine": MF(**SMALL, cosine=True),
 }
 TABLES = ("user_embedding", "item_embedding")  # the endings of the names of tables of users and items
-SPREADING: set[str] = set()  # models that read rows of others than the user and the item: graphs
+SPREADING = {
+    "lightgcn",
+    "lightgcn_dropout",
+}  # models that read rows of others than the user and the item: graphs
 USER, ITEM = np.array([1, 3, 6, 4]), np.array([[2, 9, 2], [1, 1, 5], [7, 3, 8], [4, 6, 9]])
 LABELLED = {"mf_biases"}  # trained on labelled pairs, as biases of users matter there alone
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -38,7 +45,8 @@ every_model = pytest.mark.parametrize("name", MODELS)
 @functools.cache
 def context() -> dict[str, Any]:
     """The columns that the models read."""
-    return small_pairs.context()
+    graph = bipartite(small_pairs.events(), num_users=NUM_USERS)
+    return {**small_pairs.context(), "graph": jax.tree.map(jnp.asarray, graph)}
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from jaxrec.data.events.split import Queries
 from jaxrec.index.chunked import BLOCK
 from jaxrec.index.rank import make_rank
 from jaxrec.index.top_k import Lists, make_top_k
+from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.protocols.next_item import TEST_DRAW, VALIDATION_DRAW, sampled_candidates
 from jaxrec.tasks import pairs
 from jaxrec.tasks.pairs import PairModel
@@ -251,6 +252,7 @@ def train(
     every: int = 1,
     patience: int | None = None,
     columns: Context | None = None,
+    weighting: Weighting | None = None,
     **options: Any,
 ) -> Fitted:
     """Trains for all seeds at once.
@@ -261,7 +263,8 @@ def train(
 
     plan: of an epoch. model: how the task's variables are ranked. columns: resident columns besides those of
     the data, such as a graph. epochs: at most. every: epochs between evaluations. patience: evaluations
-    without improvement before a seed stops; None: never. options: seeds, workdir, description and other
+    without improvement before a seed stops; None: never. weighting: of the task's losses, which have the
+    weight 1 without one. options: seeds, workdir, description and other
     arguments of `train.fit.fit`.
     """
     last = protocol.selection == LAST_EPOCH
@@ -272,7 +275,7 @@ def train(
     metric = f"ndcg@{protocol.ks[-1]}" if last else protocol.selection
     asked = evaluation(model, data, protocol, "test" if last else "validation")
     return fit_reusing(
-        [Phase("train", task, epochs)],
+        [Phase("train", task, epochs, weighting or static())],
         tx,
         plan,
         {**data.columns, **(columns or {})},

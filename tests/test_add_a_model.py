@@ -82,6 +82,7 @@ def test_a_walk_is_short(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WALKS)
+@pytest.mark.long
 def test_a_walk_ends_in_a_tested_and_trained_model(name: str, tmp_path: Path) -> None:
     walk, checkout = WALKS[name], tmp_path / "checkout"
     for folder in ("jaxrec", "experiments", "tests"):

@@ -236,10 +236,14 @@ def finished(model: PairModel, variables: Variables, context: Context) -> dict[s
 
 
 def _user_vectors(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-    return variables["users"][queries["user"] + 1]
+    return jnp.asarray(variables["users"])[queries["user"] + 1]
 
 
-FACTORS = Retriever(_user_vectors, lambda variables: variables["items"])
+def _item_vectors(variables: Variables) -> Array:
+    return jnp.asarray(variables["items"])
+
+
+FACTORS = Retriever(_user_vectors, _item_vectors)
 
 
 def scorer(model: PairModel, *, users_at_once: int = 8) -> Scorer:

@@ -19,6 +19,7 @@ from experiments.benchmarks.timing import Figure
         ("multitask", "mmoe", "samples/s"),
         ("ranking", "din", "samples/s"),
         ("sessions", "stamp_epoch", "s"),
+        ("index", "exact_1e6", "s"),
     ],
 )
 def test_figures_of_an_epoch(family: str, first: str, unit: str) -> None:

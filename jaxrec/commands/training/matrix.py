@@ -63,7 +63,7 @@ def _trained(
     context = {**data.columns, **columns}
     task, plan = entry.task(module, data, recipe), entry.plan(data, recipe)
     protocol = protocol_of(data, entry.loss)
-    has_vectors = hasattr(type(module), "vectors")
+    has_vectors = pairs.has_vectors(module)
 
     @jax.jit
     def vectors(variables: Variables, context: Context) -> Variables:

@@ -44,6 +44,7 @@ from jaxrec.types import (
     Variables,
 )
 
+Ranked = Baseline | Retriever | Scorer | PairModel  # what can be measured
 EVALUATION_BATCH = 512
 LAST_EPOCH = "last epoch"  # what `Protocol.selection` says where there is no validation part
 Part = Literal["validation", "test"]
@@ -123,6 +124,9 @@ def evaluation(
     Raises:
       ValueError: the part has no query; candidates for a query of several relevant items.
     """
+    if not isinstance(model, Baseline | Retriever | Scorer):
+        asked = evaluation(pairs.ranked(model), data, protocol, part, block=block)
+        return asked._replace(measure=pairs.measured(model, asked.measure))
     split = data.split
     sets = split.validation if part == "validation" else split.test
     if not sets.user.size:

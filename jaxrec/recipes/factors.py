@@ -88,12 +88,12 @@ class UltraGCNRecipe:
     patience: int = 30  # evaluations without improvement before a seed stops; 0: never
 
 
-def mf(data: Data, recipe: Recipe | UltraGCNRecipe) -> MF:
+def mf(data: Data, recipe: Recipe | UltraGCNRecipe) -> PairModel:
     """Matrix factorisation without biases."""
     return MF(data.num_users, data.num_items, recipe.dim, init_std=recipe.init_std)
 
 
-def cosine_mf(data: Data, recipe: ContrastiveRecipe) -> MF:
+def cosine_mf(data: Data, recipe: ContrastiveRecipe) -> PairModel:
     """Matrix factorisation whose scores are cosines."""
     return MF(
         data.num_users,
@@ -106,7 +106,7 @@ def cosine_mf(data: Data, recipe: ContrastiveRecipe) -> MF:
     )
 
 
-def simplex(data: Data, recipe: SimpleXRecipe) -> SimpleX:
+def simplex(data: Data, recipe: SimpleXRecipe) -> PairModel:
     """SimpleX with attention over all training items of a user, its softmax as in the authors' code."""
     return SimpleX(
         num_users=data.num_users,
@@ -150,7 +150,7 @@ def degrees(data: Data, recipe: UltraGCNRecipe) -> Context:
 def users_first(data: Data, recipe: Recipe) -> Plan:
     """As many draws an epoch as pairs, of a user uniformly and then of a pair, as in LightGCN's code."""
     size = len(data.columns["pair_user"])
-    return by_group(size, min(recipe.batch_size, size), start="pair_start", count="pair_count")
+    return by_group(size, min(recipe.batch_size, size), start="excluded_start", count="excluded_length")
 
 
 def every_pair(data: Data, recipe: ContrastiveRecipe | UltraGCNRecipe) -> Plan:

@@ -49,12 +49,12 @@ class MFRecipe:
     patience: int = 0  # evaluations without improvement before a seed stops; 0: never
 
 
-def gmf(data: Data, recipe: Recipe) -> GMF:
+def gmf(data: Data, recipe: Recipe) -> PairModel:
     """GMF."""
     return GMF(data.num_users, data.num_items, recipe.factors)
 
 
-def mlp(data: Data, recipe: Recipe) -> MLPPairs:
+def mlp(data: Data, recipe: Recipe) -> PairModel:
     """Three layers that halve the width of the pair down to the predictive factors."""
     return MLPPairs(
         num_users=data.num_users,
@@ -64,7 +64,7 @@ def mlp(data: Data, recipe: Recipe) -> MLPPairs:
     )
 
 
-def neumf(data: Data, recipe: Recipe) -> NeuMF:
+def neumf(data: Data, recipe: Recipe) -> PairModel:
     """GMF and this MLP under one output."""
     return NeuMF(
         num_users=data.num_users,
@@ -75,7 +75,7 @@ def neumf(data: Data, recipe: Recipe) -> NeuMF:
     )
 
 
-def biased_mf(data: Data, recipe: MFRecipe) -> MF:
+def biased_mf(data: Data, recipe: MFRecipe) -> PairModel:
     """Matrix factorisation with biases of users and items, and a global one."""
     if recipe.dim < 2:
         raise ValueError(f"dim={recipe.dim}: must be at least 2, of which one is for the biases")

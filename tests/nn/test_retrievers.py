@@ -20,7 +20,7 @@ from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import pairs
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
-from jaxrec.types import Array, Context, Variables
+from jaxrec.types import Array, Context, Retriever, Variables
 from tests.lowering import repeated_float_adds
 from tests.nn.drawn import applied, drawn
 from tests.tasks import small_pairs
@@ -132,15 +132,15 @@ def test_gradients_are_finite_and_where_they_belong(name: str) -> None:
 @every_model
 def test_all_items_are_ranked_by_the_scores_of_pairs(name: str) -> None:
     """Up to a constant of each user, which ranks nothing: by vectors, or by scores of all items."""
-    model, found = MODELS[name], variables(name)
+    model, found = pairs.ranked(MODELS[name]), variables(name)
     users = np.array([0, 3, 5])
     queries = {"user": jnp.asarray(users), "length": jnp.zeros(3, jnp.int32)}
-    if hasattr(type(model), "vectors"):
-        found = pairs.finished(model, found, context())
+    if isinstance(model, Retriever):
+        found = pairs.finished(MODELS[name], found, context())
         assert found["users"].shape[0] == NUM_USERS + 1
-        ranked = pairs.FACTORS.query(found, queries, context()) @ pairs.FACTORS.items(found).T
+        ranked = model.query(found, queries, context()) @ model.items(found).T
     else:
-        ranked = pairs.scorer(model).scores(found, queries, context())
+        ranked = model.scores(found, queries, context())
     assert ranked.shape == (3, NUM_ITEMS + 1)
     every = np.tile(np.arange(1, NUM_ITEMS + 1), (3, 1))
     difference = np.asarray(ranked)[:, 1:] - scores(name, users + 1, every)

@@ -65,7 +65,8 @@ def apply(checkout: Path, edit: Edit) -> None:
 
 def run(checkout: Path, *command: str) -> str:
     """What a program prints that is run in the copy, with its package first on the path."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "JAXREC_XLA_CACHE": "0"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    environment |= {"PYTHONPATH": str(checkout), "JAXREC_XLA_CACHE": "0"}
     done = subprocess.run(
         [sys.executable, *command], cwd=checkout, env=environment, capture_output=True, text=True
     )

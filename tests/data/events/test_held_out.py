@@ -15,7 +15,9 @@ from jaxrec.data.events.held_out import (
     format_matrix,
     from_parts,
     hold_out_validation,
+    split_items,
 )
+from jaxrec.data.events.interactions import Sequences
 
 TRAIN = ([0, 0, 0, 1, 1, 3, 3, 3, 3], [5, 2, 9, 1, 2, 4, 3, 2, 1])
 TEST = ([3, 0, 2, 3], [7, 1, 5, 6])  # user 2 has no item of training, user 4 none at all
@@ -142,3 +144,42 @@ def test_numbers_of_each_part_are_told() -> None:
     assert "validation: 5 interactions of 3 users" in text
     assert "test: 3 interactions of 2 users" in text
     assert "1 users have held-out items but none in training" in text
+
+
+LISTS = [
+    [4, 1, 7, 2, 9],
+    [3, 5],
+    [6, 2, 6, 8],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+]  # 6 twice, an old item the second
+
+
+def test_the_last_items_of_each_user_are_held_out() -> None:
+    split = split_items(Sequences.from_lists("own", LISTS, num_items=10), by="last")
+    assert split.train_length.tolist() == [3, 2, 1, 8]
+    for sets, expected in ((split.validation, [2, 2, 9]), (split.test, [9, 8, 10])):
+        relevant, offsets = split.relevant(sets)
+        assert relevant.tolist() == expected
+        assert sets.user.tolist() == [0, 2, 3]
+        assert offsets.tolist() == [0, 1, 2, 3]
+
+
+def test_a_share_of_each_users_items_is_held_out() -> None:
+    sequences = Sequences.from_lists("own", LISTS, num_items=10)
+    split = split_items(sequences, by="random", validation=0.2, test=0.3)
+    assert split.train_length.tolist() == [2, 2, 1, 5]
+    assert split.validation.number.tolist() == [1, 1, 2]
+    assert split.test.number.tolist() == [2, 1, 3]
+    for user, items in enumerate(LISTS):
+        assert sorted(split.sequences.user_items(user).tolist()) == sorted(set(items))
+    other = split_items(sequences, by="random", validation=0.2, test=0.3, seed=1)
+    assert not np.array_equal(other.sequences.items, split.sequences.items)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"validation": 0.0}, r"validation=0\.0"), ({"validation": 0.5, "test": 0.5}, "below 1 together")],
+)
+def test_shares_that_leave_nothing_are_refused(options: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        split_items(Sequences.from_lists("own", LISTS, num_items=10), **options)

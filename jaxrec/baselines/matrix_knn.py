@@ -6,17 +6,32 @@ doi:10.1145/963770.963776. `baselines.item_knn` is the other form, which reads t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from jaxrec.baselines.events import EventData, training_events
-from jaxrec.baselines.matrix import divide_rows, interactions, interactions_by_user
+from jaxrec.baselines.matrix import divide_rows, interactions, interactions_by_user, scale_rows
 from jaxrec.baselines.rows import blocks_of, score_by_history, sum_rows
 from jaxrec.baselines.similarity import Similarity, cosine, nearest
 from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.types import Array, Baseline, Context, Scorer, Variables
+
+Weighting = Callable[[csr_matrix], tuple[np.ndarray, np.ndarray]]  # factors of users [N], of items [M]
+
+
+def bm25(users: csr_matrix, *, k1: float = 1.2, b: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
+    """Okapi BM25 with items as documents and users as terms, as Dacrema et al. weigh interactions.
+
+    log(M / (1 + |I_u|)) of users, (k1 + 1) / (k1 (1 - b + b n_i / mean n) + 1) of items.
+    """
+    activity = np.diff(users.indptr)
+    count = np.asarray(users.sum(axis=0)).reshape(-1)
+    items = max(len(count) - 1, 1)  # column 0 is none
+    length = 1 - b + b * count / (count.sum() / items)
+    return np.log(items / (1 + activity)), (k1 + 1) / (k1 * length + 1)
 
 
 def matrix_item_knn(
@@ -25,6 +40,7 @@ def matrix_item_knn(
     similarity: Similarity = cosine,
     neighbours: int = 100,
     shrinkage: float = 0.0,
+    weighting: Weighting | None = None,
     normalise: bool = False,
     average_bias: bool = False,
 ) -> Baseline:
@@ -36,19 +52,30 @@ def matrix_item_knn(
 
     normalise: the similarities of the neighbours of j are divided by their sum. average_bias: the score is
     m_j + Σ s(j, i) (x_ui - m_i), m being an item's share of the users. Both are how the benchmark of BARS
-    has it (Zhu et al., SIGIR 2022, arXiv:2205.09626).
+    has it (Zhu et al., SIGIR 2022, arXiv:2205.09626). weighting: factors of users and items, by which
+    interactions are multiplied, such as `bm25`; those of items in the history too, as in the code of Dacrema
+    et al. (TOIS 2021, arXiv:1911.07698).
 
     Raises:
-      ValueError: neighbours is below 1, or the shrinkage is negative or not a number.
+      ValueError: neighbours is below 1, the shrinkage is negative or not a number, or there are both a
+        weighting and average_bias.
     """
-    events = training_events(data)
-    users = interactions(events)
-    near = nearest(users, similarity, neighbours=neighbours, shrinkage=shrinkage)
+    if weighting is not None and average_bias:
+        raise ValueError("average_bias=True: is of interactions without a weighting; leave one of them out")
+    users = interactions(training_events(data))
+    if weighting is None:
+        near = nearest(users, similarity, neighbours=neighbours, shrinkage=shrinkage)
+    else:
+        of_users, of_items = weighting(users)
+        weighted = scale_rows(scale_rows(users, of_users).T.tocsr(), of_items).T.tocsr()
+        near = nearest(weighted, similarity, neighbours=neighbours, shrinkage=shrinkage)
     if normalise:
         near = divide_rows(near)
+    if weighting is not None:
+        near = near.multiply(of_items).tocsr()
     mean = np.asarray(users.mean(axis=0)).reshape(-1)
     bias = mean - near @ mean if average_bias else None
-    return score_by_history("matrix-item-knn", near.T.tocsr(), bias)
+    return score_by_history("matrix-item-knn", near.T.tocsr().astype(np.float32), bias)
 
 
 def matrix_user_knn(

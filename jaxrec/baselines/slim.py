@@ -8,7 +8,8 @@ l1_ratio below 1, so both end in the same weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -20,7 +21,8 @@ from jaxrec.baselines.rows import score_by_history
 from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.types import Baseline
 
-ENTRIES = 8_000_000  # of the interactions that the items solved together read
+ENTRIES = 8_000_000  # interactions that the items solved together read (weights, where XᵀX is dense)
+DENSE = 4096  # columns up to which XᵀX is held as a dense matrix
 
 
 def slim(
@@ -71,7 +73,7 @@ def slim_weights(
     tolerance: float = 1e-3,
     max_steps: int = 1000,
 ) -> csr_matrix:
-    """Weights of `slim`, float32 [M, M], of a matrix [N, M] of non-negative float32; row i, column j."""
+    """Weights of `slim`, [M, M], row i, column j, of non-negative entries [N, M], in their precision."""
     check_neighbours(neighbours)
     for name, value in (("alpha", alpha), ("tolerance", tolerance)):
         if not 0 < value < np.inf:
@@ -84,14 +86,16 @@ def slim_weights(
         raise ValueError(
             f"neighbours={neighbours}: only of positive weights; leave it out, or set positive=True"
         )
-    l1, l2 = (np.float32(users.shape[0] * alpha * ratio) for ratio in (l1_ratio, 1 - l1_ratio))
+    l1, l2 = (users.dtype.type(users.shape[0] * alpha * ratio) for ratio in (l1_ratio, 1 - l1_ratio))
     columns = users.T.tocsr()
+    gram = (columns @ users).toarray() if users.shape[1] <= DENSE else None
     found = []
-    for problem in problems(columns, users, positive=positive):
+    for problem in problems(columns, users, positive=positive, dense=gram is not None):
         solution = problem.copy()
         solution.data = solve(
-            columns,
             problem,
+            gram_product(columns, problem) if gram is None else dense_product(gram, problem),
+            np.diff(columns.indptr)[problem.indices],
             l1=l1,
             l2=l2,
             positive=positive,
@@ -103,14 +107,16 @@ def slim_weights(
     return scipy.sparse.vstack(found, format="csr").T.tocsr()
 
 
-def problems(columns: csr_matrix, users: csr_matrix, *, positive: bool) -> Iterator[csr_matrix]:
+def problems(
+    columns: csr_matrix, users: csr_matrix, *, positive: bool, dense: bool = False
+) -> Iterator[csr_matrix]:
     """Σ_u x_ui x_uj for items j, in order, and the items i whose weight isn't 0 from the start, [J, M] each.
 
     Those i other than j share a user with it; without one a weight could only be negative, since no other
     positive weight lowers its gradient. So all items that have users are there if weights may be negative.
     """
     number = np.diff(columns.indptr)
-    everything = csr_matrix((number > 0).astype(np.float32))
+    everything = csr_matrix((number > 0).astype(users.dtype))
     for start, product in multiply(columns, users):
         if not positive:
             product = product + scipy.sparse.vstack([everything] * product.shape[0], format="csr")
@@ -119,7 +125,8 @@ def problems(columns: csr_matrix, users: csr_matrix, *, positive: bool) -> Itera
         others = row + start != product.indices
         entries = product.data[others], (row[others], product.indices[others])
         candidates = csr_matrix(entries, shape=product.shape)
-        done = np.concatenate([[0], np.cumsum(number[candidates.indices], dtype=np.int64)])[candidates.indptr]
+        work = np.ones(candidates.nnz) if dense else number[candidates.indices]
+        done = np.concatenate([[0], np.cumsum(work, dtype=np.int64)])[candidates.indptr]
         first = 0
         while first < product.shape[0]:
             end = int(np.searchsorted(done, done[first] + ENTRIES, side="right")) - 1
@@ -128,48 +135,71 @@ def problems(columns: csr_matrix, users: csr_matrix, *, positive: bool) -> Itera
             first = end
 
 
+Product = Callable[[np.ndarray], np.ndarray]
+
+
+def gram_product(columns: csr_matrix, problem: csr_matrix) -> Product:
+    """(XᵀX w)_i at the candidates i of each item j, for weights w of the same, [P] → [P].
+
+    The interactions of each item's candidates are its block of one sparse matrix A [P, J U], for A Aᵀ w.
+    """
+    inputs = columns[problem.indices]
+    users = columns.shape[1]
+    block = np.repeat(rows_of(problem) * users, np.diff(inputs.indptr))
+    indices = (inputs.indices + block).astype(np.int32)
+    inputs = csr_matrix((inputs.data, indices, inputs.indptr), (problem.nnz, problem.shape[0] * users))
+    outputs = inputs.T
+    return lambda weights: inputs @ (outputs @ weights)
+
+
+def dense_product(gram: np.ndarray, problem: csr_matrix) -> Product:
+    """`gram_product` by XᵀX itself, [M, M]."""
+    row, col = rows_of(problem), problem.indices
+    dense = np.zeros(problem.shape, gram.dtype)
+
+    def product(weights: np.ndarray) -> np.ndarray:
+        dense[row, col] = weights
+        return (dense @ gram)[row, col]
+
+    return product
+
+
 def solve(
-    columns: csr_matrix,
     problem: csr_matrix,
+    product: Product,
+    users: np.ndarray,
     *,
-    l1: np.float32,
-    l2: np.float32,
+    l1: np.floating[Any],
+    l2: np.floating[Any],
     positive: bool,
     tolerance: float,
     max_steps: int,
 ) -> np.ndarray:
-    """Weights of the entries of a problem [J, M], float32 [P]: all its items at once.
+    """Weights of the entries of a problem [J, M], [P]: all its items at once.
 
-    The interactions of each item's candidates are its block of one sparse matrix A [P, J U]. Steps are those
-    of the metric D + l2, where D_i = Σ_k (A Aᵀ)_ik v_k / v_i: D - A Aᵀ has no negative eigenvalue for any
-    v > 0, because A has no negative entry, and v² = the number of users makes few steps.
+    product: of `gram_product`. users: of each entry's item, [P]. Steps are those of the metric D + l2, D_i =
+    Σ_k (XᵀX)_ik v_k / v_i over the candidates: D - XᵀX has no negative eigenvalue for any v > 0, because X
+    has no negative entry, and v² = the number of users makes few steps.
     """
-    counts, target = np.diff(problem.indptr), problem.data.astype(np.float32)
+    counts, target = np.diff(problem.indptr), problem.data
     if not len(target):
         return target
     (full,) = np.nonzero(counts)  # items without candidates have no weights
     starts, item = problem.indptr[full], np.repeat(np.arange(len(full)), counts[full])
-    inputs = columns[problem.indices]
-    inputs.indices += np.repeat(item * columns.shape[1], np.diff(inputs.indptr)).astype(inputs.indices.dtype)
-    inputs = csr_matrix(
-        (inputs.data, inputs.indices, inputs.indptr), (len(target), len(full) * columns.shape[1])
-    )
-    outputs = inputs.T
-
-    root = np.sqrt(np.diff(inputs.indptr)).astype(np.float32)
-    step = 1 / (inputs @ (outputs @ root) / root + l2)
+    root = np.sqrt(users).astype(target.dtype)
+    step = 1 / (product(root) / root + l2)
     weights = moved = np.zeros_like(target)
-    momentum = np.ones(len(full), np.float32)
+    momentum = np.ones(len(full), target.dtype)
     scale = np.maximum.reduceat(np.abs(target), starts)
     for _ in range(max_steps):
-        gradient = inputs @ (outputs @ moved) - target + l2 * moved
+        gradient = product(moved) - target + l2 * moved
         new = moved - step * (gradient + l1) if positive else moved - step * gradient
         new = np.maximum(new, 0) if positive else np.sign(new) * np.maximum(np.abs(new) - step * l1, 0)
         error = np.maximum.reduceat(np.abs(new - moved) / step, starts)
         if (error <= tolerance * scale).all():
             return new
         back = np.add.reduceat((moved - new) * (new - weights) / step, starts) > 0
-        following = np.where(back, 1, (1 + np.sqrt(1 + 4 * momentum**2)) / 2).astype(np.float32)
+        following = np.where(back, 1, (1 + np.sqrt(1 + 4 * momentum**2)) / 2).astype(target.dtype)
         factor = np.where(back, 0, (momentum - 1) / following)[item]
         moved, weights, momentum = new + factor * (new - weights), new, following
     raise ValueError(

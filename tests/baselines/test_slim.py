@@ -60,12 +60,15 @@ def test_two_items_by_hand() -> None:
     np.testing.assert_allclose(found, [[0, 1.5 / 4.5], [1.5 / 3.5, 0]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("dense", [0, 9])
 @pytest.mark.parametrize("positive", [True, False])
-def test_items_solved_together_or_apart(monkeypatch: pytest.MonkeyPatch, positive: bool) -> None:
+def test_items_solved_together_or_apart(monkeypatch: pytest.MonkeyPatch, positive: bool, dense: int) -> None:
+    """By the dense matrix of products, and by the sparse one of interactions."""
     x = interactions(15, 9, 2)
     x[:, 4] = 0
     whole = solved(x, alpha=0.01, l1_ratio=0.1, positive=positive, tolerance=1e-6)
     monkeypatch.setattr(sys.modules[slim_weights.__module__], "ENTRIES", 1)
+    monkeypatch.setattr(sys.modules[slim_weights.__module__], "DENSE", dense)
     apart = solved(x, alpha=0.01, l1_ratio=0.1, positive=positive, tolerance=1e-6)
     np.testing.assert_allclose(apart, whole, atol=1e-5)
     assert not whole[4].any()

@@ -80,6 +80,7 @@ class ElasticNet:
 
     alpha: float = 0.005  # of both penalties, as scikit-learn's ElasticNet has it
     l1_ratio: float = 1e-6  # share of the absolute values among the penalties
+    neighbours: int = 100  # largest weights of an item that are kept
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,29 +53,22 @@ def matrix_item_knn(
     normalise: the similarities of the neighbours of j are divided by their sum. average_bias: the score is
     m_j + Σ s(j, i) (x_ui - m_i), m being an item's share of the users. Both are how the benchmark of BARS
     has it (Zhu et al., SIGIR 2022, arXiv:2205.09626). weighting: factors of users and items, by which
-    interactions are multiplied, such as `bm25`; those of items in the history too, as in the code of Dacrema
-    et al. (TOIS 2021, arXiv:1911.07698).
+    interactions are multiplied before similarities are computed, such as `bm25`; a history's are not.
 
     Raises:
-      ValueError: neighbours is below 1, the shrinkage is negative or not a number, or there are both a
-        weighting and average_bias.
+      ValueError: neighbours is below 1, or the shrinkage is negative or not a number.
     """
-    if weighting is not None and average_bias:
-        raise ValueError("average_bias=True: is of interactions without a weighting; leave one of them out")
     users = interactions(training_events(data))
-    if weighting is None:
-        near = nearest(users, similarity, neighbours=neighbours, shrinkage=shrinkage)
-    else:
+    weighted = users
+    if weighting is not None:
         of_users, of_items = weighting(users)
         weighted = scale_rows(scale_rows(users, of_users).T.tocsr(), of_items).T.tocsr()
-        near = nearest(weighted, similarity, neighbours=neighbours, shrinkage=shrinkage)
+    near = nearest(weighted, similarity, neighbours=neighbours, shrinkage=shrinkage)
     if normalise:
         near = divide_rows(near)
-    if weighting is not None:
-        near = near.multiply(of_items).tocsr()
     mean = np.asarray(users.mean(axis=0)).reshape(-1)
     bias = mean - near @ mean if average_bias else None
-    return score_by_history("matrix-item-knn", near.T.tocsr().astype(np.float32), bias)
+    return score_by_history("matrix-item-knn", near.T.tocsr(), bias)
 
 
 def matrix_user_knn(
@@ -84,6 +77,7 @@ def matrix_user_knn(
     similarity: Similarity = cosine,
     neighbours: int = 100,
     shrinkage: float = 0.0,
+    reverse: bool = False,
 ) -> Baseline:
     """score(u, j) = Σ over the neighbours v of user u that have item j in training of s(u, v); else 0.
 
@@ -91,12 +85,16 @@ def matrix_user_knn(
     with it in training, of equal ones those of the smaller index. The history of a query isn't read: a user
     without training events has all scores 0.
 
+    reverse: over the users v instead that have u among their neighbours, any number of them, as the code of
+    Dacrema et al. has it (TOIS 2021, arXiv:1911.07698).
+
     Raises:
       ValueError: neighbours is below 1, the shrinkage is negative or not a number, or the groups of the
         events are no indices of users from 0.
     """
     users = interactions_by_user(training_events(data))
     near = nearest(users.T.tocsr(), similarity, neighbours=neighbours, shrinkage=shrinkage)
+    near = near.T.tocsr() if reverse else near
     variables = {
         **blocks_of(users),
         "near": near.indices.astype(np.int32),

@@ -64,7 +64,7 @@ GOWALLA: Mapping[str, Setting] = {
 NCF_MOVIELENS_1M: Mapping[str, Setting] = {
     "popularity": Setting(popularity, _movielens(0.4533, 0.2542), TROUBLING),
     "matrix-user-knn": Setting(
-        functools.partial(matrix_user_knn, similarity=jaccard, neighbours=259),
+        functools.partial(matrix_user_knn, similarity=jaccard, neighbours=259, reverse=True),
         _movielens(0.6725, 0.4066),
         TROUBLING,
     ),

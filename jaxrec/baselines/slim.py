@@ -1,9 +1,9 @@
 """SLIM: sparse linear methods (Ning and Karypis, ICDM 2011, doi:10.1109/ICDM.2011.134, sections III and IV).
 
-Departs from the paper in the solver alone: accelerated proximal steps for many items at once (FISTA of Beck
-and Teboulle, SIAM J. Imaging Sciences 2009, section 4, which restarts as in O'Donoghue and Candès, 2015,
-section 3.2) in place of coordinate descent for one. The problem of an item is strictly convex for an
-l1_ratio below 1, so both end in the same weights.
+Weights of few items are found by coordinate descent, as in the paper, for all items at once. Of many, whose
+matrix of products is sparse, accelerated proximal steps find them (FISTA of Beck and Teboulle, SIAM J.
+Imaging Sciences 2009, section 4, which restarts as in O'Donoghue and Candès, 2015, section 3.2). The problem
+of an item is strictly convex for an l1_ratio below 1, so both end in the same weights.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import scipy.sparse
 from scipy.sparse import csr_matrix
 
 from jaxrec.baselines.events import EventData, training_events
-from jaxrec.baselines.matrix import check_neighbours, interactions, largest, multiply, rows_of
+from jaxrec.baselines.matrix import BLOCK, check_neighbours, interactions, largest, multiply, rows_of
 from jaxrec.baselines.rows import score_by_history
 from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.types import Baseline
 
-ENTRIES = 8_000_000  # interactions that the items solved together read (weights, where XᵀX is dense)
-DENSE = 4096  # columns up to which XᵀX is held as a dense matrix
+DENSE = 4096  # items up to which XᵀX is held as a dense matrix
+ENTRIES = 8_000_000  # interactions that the items solved together read, where it is not
+COORDINATES = 32  # items whose weights are changed before the gradients of all follow
 
 
 def slim(
@@ -44,7 +45,7 @@ def slim(
 
     positive: w ≥ 0, as in the paper. neighbours: only that many of the largest weights of each item j are
     kept afterwards (None: all). tolerance: largest violation of the conditions of optimality, relative to
-    the largest |Σ_u x_ui x_uj|. max_steps: for each item.
+    the largest |Σ_u x_ui x_uj|. max_steps: sweeps over all items, or steps of each.
 
     Raises:
       ValueError: alpha or the tolerance is not a positive number, l1_ratio isn't in 0..1, neighbours or
@@ -87,29 +88,65 @@ def slim_weights(
             f"neighbours={neighbours}: only of positive weights; leave it out, or set positive=True"
         )
     l1, l2 = (users.dtype.type(users.shape[0] * alpha * ratio) for ratio in (l1_ratio, 1 - l1_ratio))
-    columns = users.T.tocsr()
-    gram = (columns @ users).toarray() if users.shape[1] <= DENSE else None
+    columns, options = users.T.tocsr(), {"l1": l1, "l2": l2, "positive": positive, "tolerance": tolerance}
+    if users.shape[1] <= DENSE:
+        dense = descend((columns @ users).toarray(), max_sweeps=max_steps, **options)
+        return largest(csr_matrix(dense.T), neighbours).T.tocsr()
     found = []
-    for problem in problems(columns, users, positive=positive, dense=gram is not None):
-        solution = problem.copy()
-        solution.data = solve(
-            problem,
-            gram_product(columns, problem) if gram is None else dense_product(gram, problem),
-            np.diff(columns.indptr)[problem.indices],
-            l1=l1,
-            l2=l2,
-            positive=positive,
-            tolerance=tolerance,
-            max_steps=max_steps,
-        )
+    for problem in problems(columns, users, positive=positive):
+        solution, number = problem.copy(), np.diff(columns.indptr)[problem.indices]
+        solution.data = solve(problem, gram_product(columns, problem), number, max_steps=max_steps, **options)
         solution.eliminate_zeros()
         found.append(largest(solution, neighbours))
     return scipy.sparse.vstack(found, format="csr").T.tocsr()
 
 
-def problems(
-    columns: csr_matrix, users: csr_matrix, *, positive: bool, dense: bool = False
-) -> Iterator[csr_matrix]:
+def descend(
+    gram: np.ndarray,
+    *,
+    l1: np.floating[Any],
+    l2: np.floating[Any],
+    positive: bool,
+    tolerance: float,
+    max_sweeps: int,
+) -> np.ndarray:
+    """Weights [M, M] of all items, row i, column j, by cyclic coordinate descent; gram: XᵀX [M, M].
+
+    A coordinate is the weights of an item i for all j at once.
+    """
+    size = len(gram)
+    weights, gradient = np.zeros_like(gram), -gram
+    scale = np.abs(gram - np.diag(np.diagonal(gram))).max(axis=0, initial=0)
+    for _ in range(max_sweeps):
+        error = np.zeros(size, gram.dtype)
+        for start in range(0, size, COORDINATES):
+            here = slice(start, min(start + COORDINATES, size))
+            near, within, before = gradient[here].copy(), gram[here, here], weights[here].copy()
+            for place, item in enumerate(range(here.start, here.stop)):
+                curvature = max(within[place, place] + l2, np.finfo(gram.dtype).tiny)
+                found = within[place, place] * weights[item] - near[place]
+                new = shrink(found, l1, positive=positive) / curvature
+                new[item] = 0
+                change = new - weights[item]
+                near += within[:, place, None] * change
+                weights[item] = new
+                error = np.maximum(error, np.abs(change) * curvature)
+            gradient += gram[:, here] @ (weights[here] - before)
+        if (error <= tolerance * scale).all():
+            return weights
+    raise ValueError(_unfinished(max_sweeps, tolerance))
+
+
+def shrink(values: np.ndarray, amount: np.ndarray | np.floating[Any], *, positive: bool) -> np.ndarray:
+    """Nearer to 0 by an amount, as far as 0; negative values become 0 if positive."""
+    return np.maximum(values - amount, 0) if positive else values - np.clip(values, -amount, amount)
+
+
+def _unfinished(steps: int, tolerance: float) -> str:
+    return f"max_steps={steps}: the tolerance of {tolerance} isn't reached; raise either, or alpha"
+
+
+def problems(columns: csr_matrix, users: csr_matrix, *, positive: bool) -> Iterator[csr_matrix]:
     """Σ_u x_ui x_uj for items j, in order, and the items i whose weight isn't 0 from the start, [J, M] each.
 
     Those i other than j share a user with it; without one a weight could only be negative, since no other
@@ -118,21 +155,28 @@ def problems(
     number = np.diff(columns.indptr)
     everything = csr_matrix((number > 0).astype(users.dtype))
     for start, product in multiply(columns, users):
-        if not positive:
-            product = product + scipy.sparse.vstack([everything] * product.shape[0], format="csr")
-            product.data -= 1.0
-        row = rows_of(product)
-        others = row + start != product.indices
-        entries = product.data[others], (row[others], product.indices[others])
-        candidates = csr_matrix(entries, shape=product.shape)
-        work = np.ones(candidates.nnz) if dense else number[candidates.indices]
-        done = np.concatenate([[0], np.cumsum(work, dtype=np.int64)])[candidates.indptr]
-        first = 0
-        while first < product.shape[0]:
-            end = int(np.searchsorted(done, done[first] + ENTRIES, side="right")) - 1
-            end = min(max(end, first + 1), first + (2**31 - 1) // users.shape[0])
-            yield candidates[first:end]
-            first = end
+        rows = product.shape[0] if positive else max(BLOCK // product.shape[1], 1)
+        for first in range(0, product.shape[0], rows):
+            part = product[first : first + rows]
+            if not positive:
+                part = part + scipy.sparse.vstack([everything] * part.shape[0], format="csr")
+                part.data -= 1.0
+            row = rows_of(part)
+            others = row + start + first != part.indices
+            entries = part.data[others], (row[others], part.indices[others])
+            candidates = csr_matrix(entries, shape=part.shape)
+            yield from _cut(candidates, number[candidates.indices], (2**31 - 1) // users.shape[0])
+
+
+def _cut(problem: csr_matrix, work: np.ndarray, rows: int) -> Iterator[csr_matrix]:
+    """Portions of rows with at most `ENTRIES` of the entries' work, unless a row alone has more."""
+    done = np.concatenate([[0], np.cumsum(work, dtype=np.int64)])[problem.indptr]
+    first = 0
+    while first < problem.shape[0]:
+        end = int(np.searchsorted(done, done[first] + ENTRIES, side="right")) - 1
+        end = min(max(end, first + 1), first + rows)
+        yield problem[first:end]
+        first = end
 
 
 Product = Callable[[np.ndarray], np.ndarray]
@@ -150,18 +194,6 @@ def gram_product(columns: csr_matrix, problem: csr_matrix) -> Product:
     inputs = csr_matrix((inputs.data, indices, inputs.indptr), (problem.nnz, problem.shape[0] * users))
     outputs = inputs.T
     return lambda weights: inputs @ (outputs @ weights)
-
-
-def dense_product(gram: np.ndarray, problem: csr_matrix) -> Product:
-    """`gram_product` by XᵀX itself, [M, M]."""
-    row, col = rows_of(problem), problem.indices
-    dense = np.zeros(problem.shape, gram.dtype)
-
-    def product(weights: np.ndarray) -> np.ndarray:
-        dense[row, col] = weights
-        return (dense @ gram)[row, col]
-
-    return product
 
 
 def solve(
@@ -193,8 +225,7 @@ def solve(
     scale = np.maximum.reduceat(np.abs(target), starts)
     for _ in range(max_steps):
         gradient = product(moved) - target + l2 * moved
-        new = moved - step * (gradient + l1) if positive else moved - step * gradient
-        new = np.maximum(new, 0) if positive else np.sign(new) * np.maximum(np.abs(new) - step * l1, 0)
+        new = shrink(moved - step * gradient, step * l1, positive=positive)
         error = np.maximum.reduceat(np.abs(new - moved) / step, starts)
         if (error <= tolerance * scale).all():
             return new
@@ -202,6 +233,4 @@ def solve(
         following = np.where(back, 1, (1 + np.sqrt(1 + 4 * momentum**2)) / 2).astype(target.dtype)
         factor = np.where(back, 0, (momentum - 1) / following)[item]
         moved, weights, momentum = new + factor * (new - weights), new, following
-    raise ValueError(
-        f"max_steps={max_steps}: the tolerance of {tolerance} isn't reached; raise either, or alpha"
-    )
+    raise ValueError(_unfinished(max_steps, tolerance))

@@ -176,19 +176,24 @@ def test_normalised_weights_and_the_bias_of_averages(normalise: bool) -> None:
 
 
 def test_interactions_weighted_by_bm25() -> None:
-    """Factors of users and items, by Okapi's formula; the history has those of items."""
+    """Factors of users and items by Okapi's formula; a history is without them."""
     x = indicators(ROWS)
     of_items = 2.2 / (1.2 * (0.25 + 0.75 * x.sum(axis=0) / x.sum(axis=0).mean()) + 1)
     weighted = x * np.log(NUM_ITEMS / (1 + x.sum(axis=1, keepdims=True))) * of_items
-    norm = np.maximum(np.sqrt((weighted**2).sum(axis=0)), 1e-9)
+    norm = np.sqrt((weighted**2).sum(axis=0))
     near = weighted.T @ weighted / (np.outer(norm, norm) + 3.0)
     np.fill_diagonal(near, 0)
-    found = small.scores_after(
-        matrix_item_knn(small.events_of(ROWS), neighbours=3, shrinkage=3.0, weighting=bm25), [[1, 4], []]
-    )
-    np.testing.assert_allclose(found, (indicators([[1, 4], []]) * of_items) @ keep(near, 3).T, rtol=1e-5)
-    with pytest.raises(ValueError, match="average_bias=True: is of interactions without a weighting"):
-        matrix_item_knn(small.events_of(ROWS), weighting=bm25, average_bias=True)
+    baseline = matrix_item_knn(small.events_of(ROWS), neighbours=3, shrinkage=3.0, weighting=bm25)
+    found = small.scores_after(baseline, [[1, 4], []])
+    np.testing.assert_allclose(found, indicators([[1, 4], []]) @ keep(near, 3).T, rtol=1e-5)
+
+
+def test_users_are_scored_by_those_that_have_them_as_neighbours() -> None:
+    x = indicators(ROWS)
+    near = keep(similarities(x.T, SETS["cosine"][1]), 2).T
+    queries, context = small.histories([[1]] * len(ROWS))
+    found = small.scores(matrix_user_knn(small.events_of(ROWS), neighbours=2, reverse=True), queries, context)
+    np.testing.assert_allclose(found, near @ x, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", [matrix_item_knn, matrix_user_knn])

@@ -1,6 +1,6 @@
 """Methods without gradient descent: any number is read against these.
 
-Each counts training events, of a protocol's `Data` or of a `TrainingEvents` of your own arrays, and gives a
+Each reads training events, of a protocol's `Data` or of a `TrainingEvents` of your own arrays, and gives a
 `types.Baseline`: a model that the protocols rank as they rank a trained one, and its variables.
 
 random              products of random vectors: what chance gives
@@ -8,8 +8,10 @@ popularity          the number of training events
 session_popularity  the number of events in the history so far, then of training events
 item_knn            similarity to the last item of the history, by the users or sessions that have both
 markov              how often an item followed the last one
+ials                vectors of users and items by alternating least squares
 """
 
+from jaxrec.baselines.ials import ials
 from jaxrec.baselines.item_knn import item_knn
 from jaxrec.baselines.markov import markov
 from jaxrec.baselines.popularity import popularity
@@ -17,4 +19,4 @@ from jaxrec.baselines.random import random
 from jaxrec.baselines.session_popularity import session_popularity
 from jaxrec.data.events.training_events import TrainingEvents
 
-__all__ = ["TrainingEvents", "item_knn", "markov", "popularity", "random", "session_popularity"]
+__all__ = ["TrainingEvents", "ials", "item_knn", "markov", "popularity", "random", "session_popularity"]

@@ -13,6 +13,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import sparse
 
 from jaxrec.types import Array
 
@@ -54,13 +55,56 @@ def pick(values: Array, index: Array) -> Array:
       ValueError: there are more entries, B · L, than int32 can count.
     """
     length = values.shape[index.ndim - 1]
-    if math.prod(values.shape[: index.ndim]) > jnp.iinfo(jnp.int32).max:
+    entries = math.prod(values.shape[: index.ndim])
+    if isinstance(entries, int) and entries > jnp.iinfo(jnp.int32).max:  # an export's size is a symbol
         raise ValueError(
             f"values of shape {values.shape}: more entries than int32 can count; take smaller batches"
         )
     first = jnp.arange(math.prod(index.shape[:-1])).reshape(*index.shape[:-1], 1) * length
     flat = values.reshape(-1, *values.shape[index.ndim :])
     return rows_by_id(flat, jnp.where((index >= 0) & (index < length), first + index, -1))
+
+
+def sparse_product(start: Array, row: Array, column: Array, weight: Array, table: Array) -> Array:
+    """Product of a sparse matrix of N rows and a table [V, …]: [N, …], zeros for an empty row.
+
+    Row n is the sum of weight[e] · table[column[e]] over its entries e. On CPU it is one pass over entries
+    without an array [E, …], ten times faster than a scatter; elsewhere running sums or a sorted scatter.
+    There is no gradient here: that of a graph is the product with its edges sorted the other way
+    (`nn.layers.propagation`).
+
+    Args:
+      start: entries are listed row after row, those of row n from start[n] to start[n + 1] - 1, int32
+        [N + 1]; entries from start[N] on are padding.
+      row, column: of each entry, int32 [E]; the row of padding is N. Columns must be in 0..V-1; it is not
+        checked.
+      weight: of each entry, [E].
+    """
+    flat = table.reshape(table.shape[0], -1)
+    found = jax.lax.platform_dependent(
+        *(start, row, column, weight, flat),
+        cpu=_compressed_rows,
+        cuda=_gathered_and_sorted,
+        default=_gathered_and_scattered,
+    )
+    return found.reshape(-1, *table.shape[1:])
+
+
+@jax.custom_batching.sequential_vmap
+def _compressed_rows(start: Array, row: Array, column: Array, weight: Array, table: Array) -> Array:
+    shape = (start.shape[0] - 1, table.shape[0])
+    return sparse.BCSR((weight, column, start), shape=shape) @ table
+
+
+def _gathered_and_sorted(start: Array, row: Array, column: Array, weight: Array, table: Array) -> Array:
+    values = table.at[column].get(mode="clip") * weight[:, None]
+    return _written_once(values, row, start.shape[0] - 1)
+
+
+def _gathered_and_scattered(start: Array, row: Array, column: Array, weight: Array, table: Array) -> Array:
+    values = table.at[column].get(mode="clip") * weight[:, None]
+    zeros = jnp.zeros((start.shape[0] - 1, table.shape[1]), values.dtype)
+    return zeros.at[row].add(values, mode="drop", indices_are_sorted=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -122,9 +166,13 @@ def sum_scattered(values: Array, ids: Array, num_ids: int) -> Array:
 def sum_sorted(values: Array, ids: Array, num_ids: int) -> Array:
     """`sum_by_id` by sorting the ids: running sums within each id, of which the last is written."""
     order = jnp.argsort(ids, stable=True)
-    ids = ids[order]
+    return _written_once(values[order], ids[order], num_ids)
+
+
+def _written_once(values: Array, ids: Array, num_ids: int) -> Array:
+    """Sums of the values of each id, the ids ascending."""
     starts = jnp.concatenate([jnp.ones(min(1, len(ids)), bool), ids[1:] != ids[:-1]])
-    sums = _running_sums(values[order], starts)
+    sums = _running_sums(values, starts)
     zeros = jnp.zeros((num_ids, *values.shape[1:]), values.dtype)
     return zeros.at[write_positions(ids, num_ids)].set(
         sums, mode="drop", unique_indices=True, wrap_negative_indices=False

@@ -16,6 +16,7 @@ Variables = Mapping[str, Any]  # {"params": …, "batch_stats": …}
 Context = Mapping[str, Any]  # columns of a data set that are kept on the device: arrays, or trees of them
 Outputs = Any
 
+SHARED = "shared"  # entry of a batch that every device reads whole, such as a graph; nothing of it is split
 HISTORY = "history_"  # prefix of the names of a batch's columns of past events, [B, L], most recent last
 
 
@@ -25,7 +26,7 @@ class Task(NamedTuple):
     prepare(key, examples, context) -> batch
         Runs on the device. `examples` says which ones the step reads: their indices `example` [B] and `mask`
         [B], False for padding. `context` has the resident columns. Samples negatives, augments, masks, packs.
-        Every leaf of the batch has a leading axis that is split over devices.
+        Every leaf of the batch has a leading axis that is split over devices, but for what is under SHARED.
     init(key, batch) -> variables
     losses(variables, batch, key, axis_name=None) -> ({name: scalar}, updated collections)
         With an axis name, a scalar is this device's share: the shares of all devices add up to the
@@ -77,8 +78,12 @@ class Baseline(NamedTuple):
         """
         if not seeds or not all(0 <= seed < 2**32 for seed in seeds):
             raise ValueError(f"seeds={tuple(seeds)}: must be one or more whole numbers from 0 to 2^32 - 1")
-        arrays = {name: jnp.asarray(array) for name, array in self.variables.items()}
-        repeated = {name: jnp.broadcast_to(a, (len(seeds), *a.shape)) for name, a in arrays.items()}
+        # A device on the CPU takes an aligned array without a copy, which a table of many GiB needs.
+        arrays = {name: jax.device_put(np.asarray(a)[None]) for name, a in self.variables.items()}
+        repeated = {
+            name: array if len(seeds) == 1 else jnp.broadcast_to(array, (len(seeds), *array.shape[1:]))
+            for name, array in arrays.items()
+        }
         return {**repeated, "key": jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))}
 
 
@@ -126,8 +131,9 @@ class Protocol(NamedTuple):
 
     candidates: "all" items; "sampled-100" and the like: the target and as many sampled negatives, from all
         other items or, if seen items are excluded, from those outside the user's training events (the
-        validation item may be among those of a test query); "impressions": labelled examples, each scored
-        on its own (AUC, errors).
+        validation item may be among those of a test query); "given-99" and the like: the target and as many
+        candidates that the data set gives, which may have fewer for some; "impressions": labelled examples,
+        each scored on its own (AUC, errors).
     seen: the rule for items of the input history: "exclude" excludes them from the candidates. A target among
         them is a miss, 0 in every metric; if there are any, the metric `seen_targets` is their share. "zero"
         sets their scores to 0 and keeps them (the rule of the CoSeRec code family, in which the padding and

@@ -114,6 +114,33 @@ def _checked_examples(examples: np.ndarray, num_examples: int) -> np.ndarray:
     return found.astype(np.int32)
 
 
+def by_group(num_examples: int, batch_size: int, *, start: str, count: str) -> Plan:
+    """As many draws as examples: a group uniformly, with replacement, and then one of its examples.
+
+    So LightGCN's PyTorch code draws users and a positive of each: a user of few pairs is trained as often as
+    one of many, and an epoch misses many pairs of the latter. Groups without examples are never drawn.
+
+    start, count: names of context columns [G]; group g has the examples start[g] .. start[g] + count[g] - 1,
+    at least one of all.
+
+    Raises:
+      ValueError: there is no example, or the batch size is below 1.
+    """
+    checked = shuffled(num_examples, batch_size)
+
+    def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
+        group_key, member_key = jax.random.split(key)
+        shape = (checked.num_steps, batch_size)
+        sizes = context[count]
+        filled = jnp.nonzero(sizes > 0, size=sizes.shape[0], fill_value=0)[0]
+        group = filled[jax.random.randint(group_key, shape, 0, jnp.sum(sizes > 0))]
+        example = context[start][group] + jax.random.randint(member_key, shape, 0, sizes[group])
+        number = jnp.arange(shape[0] * batch_size).reshape(shape)
+        return {"example": example, "mask": number < num_examples}, jnp.array(True)
+
+    return Plan(checked.num_steps, draw)
+
+
 def _draw_packed(
     key: Key,
     batches: Callable[[Key], tuple[Array, Array]],

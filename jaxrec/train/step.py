@@ -11,7 +11,7 @@ import optax
 
 from jaxrec.optim.loss_weighting import TaskLosses, Weighting
 from jaxrec.train.state import PROBES, STEP, WEIGHTING, TrainState
-from jaxrec.types import Array, Batch, Context, Task
+from jaxrec.types import SHARED, Array, Batch, Context, Task
 
 Step = Callable[[TrainState, Mapping[str, Array], Context], tuple[TrainState, dict[str, Array]]]
 
@@ -74,12 +74,14 @@ def _same_state(weighting: Weighting, state: TrainState) -> None:
 
 
 def _share(batch: Batch, axis_name: str | None) -> Batch:
-    """This device's part of each leading axis."""
+    """This device's part of each leading axis; all of what the batch has under SHARED."""
     if axis_name is None:
         return batch
     devices, index = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
 
-    def part(x: Array) -> Array:
+    def part(path: tuple[Any, ...], x: Array) -> Array:
+        if jax.tree_util.DictKey(SHARED) in path:
+            return x
         if x.shape[0] % devices:
             raise ValueError(
                 f"a batch column of shape {x.shape} does not split over {devices} devices: "
@@ -88,7 +90,7 @@ def _share(batch: Batch, axis_name: str | None) -> Batch:
         size = x.shape[0] // devices
         return jax.lax.dynamic_slice_in_dim(x, index * size, size)
 
-    return jax.tree.map(part, batch)
+    return jax.tree_util.tree_map_with_path(part, batch)
 
 
 def epoch_mean(logs: Mapping[str, Array], live: Array) -> dict[str, Array]:

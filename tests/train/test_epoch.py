@@ -16,7 +16,7 @@ from jaxrec.optim.loss_weighting import static
 from jaxrec.packing import Packing
 from jaxrec.tasks.combine import combine
 from jaxrec.train import identity
-from jaxrec.train.epoch import make_epoch, shuffled
+from jaxrec.train.epoch import by_group, make_epoch, shuffled
 from jaxrec.train.state import TrainState, create
 from jaxrec.train.step import epoch_mean, make_step
 from tests.train import toy
@@ -56,6 +56,20 @@ def test_replacement_draws_each_example_independently() -> None:
 
 def lengths(context: Any, user: Any) -> Any:
     return context["length"][user]
+
+
+def test_groups_are_drawn_alike_and_members_within_them() -> None:
+    sizes = np.array([1, 0, 3, 6], np.int32)
+    start = (np.cumsum(sizes) - sizes).astype(np.int32)
+    plan = by_group(9_999, 100, start="start", count="count")
+    rows, ok = drawn(plan, 0, {"start": jnp.asarray(start), "count": jnp.asarray(sizes)})
+    assert ok and plan.num_steps == 100
+    assert rows["mask"].sum() == 9_999 and not rows["mask"][-1, -1]
+    drawn_often = np.bincount(rows["example"].ravel(), minlength=10)
+    expected = np.repeat(1 / 3 / sizes[sizes > 0], sizes[sizes > 0])
+    np.testing.assert_allclose(drawn_often / 10_000, expected, atol=0.02)
+    again, _ = drawn(plan, 1, {"start": jnp.asarray(start), "count": jnp.asarray(sizes)})
+    assert not np.array_equal(again["example"], rows["example"])
 
 
 def test_packed_batches_carry_places_that_do_not_overlap() -> None:

@@ -26,9 +26,13 @@ def counter_bits(key: Key, shape: tuple[int, ...]) -> Array:
     key entering each. Good enough to drop units, not for anything that must survive a test of randomness:
     within one call no word occurs twice.
     """
+    return numbered_bits(key, jax.lax.iota(jnp.uint32, math.prod(shape))).reshape(shape)
+
+
+def numbered_bits(key: Key, number: Array) -> Array:
+    """`counter_bits` of numbered entries: uint32 of the shape of `number`, wherever an entry stands."""
     words = jax.random.key_data(key).reshape(-1)
-    index = jax.lax.iota(jnp.uint32, math.prod(shape))
-    return _mix(_mix(index ^ words[0]) + words[-1]).reshape(shape)
+    return _mix(_mix(number.astype(jnp.uint32) ^ words[0]) + words[-1])
 
 
 def across_devices(bits: Bits, axis_name: str | None) -> Bits:

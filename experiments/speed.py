@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
-from experiments.benchmarks import multitask, ranking, sessions, ticoserec
+from experiments.benchmarks import graph, multitask, ranking, sessions, ticoserec
 from experiments.benchmarks.timing import Figure
 from jaxrec import config as command_line
 from jaxrec.config import check_run
@@ -32,6 +32,7 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
     "multitask": multitask.figures,
     "ranking": ranking.figures,
     "sessions": sessions.figures,
+    "graph": graph.figures,
 }
 
 
@@ -39,7 +40,9 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
 class Config:
     """Which families to time, and how often."""
 
-    only: Literal["all", "ticoserec", "multitask", "ranking", "sessions"] = "all"  # one family of figures
+    only: Literal["all", "ticoserec", "multitask", "ranking", "sessions", "graph"] = (
+        "all"  # one family of figures
+    )
     repeats: int = 5  # timed runs of each part, after one to compile and one to warm up
     baseline: str = ""  # JSON file of another program's figures by name, for ratios
     tiny: bool = False  # synthetic data and small sizes, in seconds, to check that everything runs

@@ -78,8 +78,12 @@ class Baseline(NamedTuple):
         """
         if not seeds or not all(0 <= seed < 2**32 for seed in seeds):
             raise ValueError(f"seeds={tuple(seeds)}: must be one or more whole numbers from 0 to 2^32 - 1")
-        arrays = {name: jnp.asarray(array) for name, array in self.variables.items()}
-        repeated = {name: jnp.broadcast_to(a, (len(seeds), *a.shape)) for name, a in arrays.items()}
+        # A device on the CPU takes an aligned array without a copy, which a table of many GiB needs.
+        arrays = {name: jax.device_put(np.asarray(a)[None]) for name, a in self.variables.items()}
+        repeated = {
+            name: array if len(seeds) == 1 else jnp.broadcast_to(array, (len(seeds), *array.shape[1:]))
+            for name, array in arrays.items()
+        }
         return {**repeated, "key": jax.vmap(jax.random.key)(jnp.array(seeds, jnp.uint32))}
 
 
@@ -127,8 +131,9 @@ class Protocol(NamedTuple):
 
     candidates: "all" items; "sampled-100" and the like: the target and as many sampled negatives, from all
         other items or, if seen items are excluded, from those outside the user's training events (the
-        validation item may be among those of a test query); "impressions": labelled examples, each scored
-        on its own (AUC, errors).
+        validation item may be among those of a test query); "given-99" and the like: the target and as many
+        candidates that the data set gives, which may have fewer for some; "impressions": labelled examples,
+        each scored on its own (AUC, errors).
     seen: the rule for items of the input history: "exclude" excludes them from the candidates. A target among
         them is a miss, 0 in every metric; if there are any, the metric `seen_targets` is their share. "zero"
         sets their scores to 0 and keeps them (the rule of the CoSeRec code family, in which the padding and

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 from jaxrec.data import store
 
 if TYPE_CHECKING:
+    from jaxrec.data.events.held_out import HeldOut
     from jaxrec.data.events.interactions import Sequences
     from jaxrec.data.events.sessions import Sessions
     from jaxrec.data.tables.click_histories import SideInfo
     from jaxrec.data.tables.impressions import ImpressionSplit
 
-Kind = Literal["events", "impressions", "sessions", "clicks"]
+Kind = Literal["events", "impressions", "sessions", "clicks", "matrix"]
 Reader = Callable[..., Any]
 
 RETURNS: Mapping[Kind, str] = {
@@ -33,15 +34,20 @@ RETURNS: Mapping[Kind, str] = {
     "impressions": "ImpressionSplit, a labelled table in three parts",
     "sessions": "Sessions, click sessions for training and test",
     "clicks": "(Sequences, SideInfo), events and side information, from which next_clicks makes examples",
+    "matrix": "HeldOut, each user's items of training and of test",
 }
 # Attributes of a source: its tuple of data sets, and the function that loads one by name.
 _ATTRIBUTES: Mapping[Kind, tuple[str, str]] = {
     "events": ("DATASETS", "load"),
     "impressions": ("TABLES", "load_impressions"),
     "sessions": ("LOGS", "load"),
+    "matrix": ("MATRICES", "load_matrix"),
 }
 # Sources whose files have a public address, in the order in which names are listed.
-SOURCES = ("movielens", "ticoserec", "coserec", "sasrec", "census", "retailrocket", "sessions")
+SOURCES = (
+    "movielens", "ticoserec", "coserec", "sasrec", "census", "retailrocket", "sessions", "lightgcn", "kgat",
+    "ncf",
+)  # fmt: skip
 _MODULES = {"sessions": "session_logs"}  # where a source is not named like its module
 # Names of data sets in papers and other files, and their names here.
 _OTHER_NAMES = {
@@ -55,6 +61,8 @@ _OTHER_NAMES = {
     "ticoserec/Sports_and_Outdoors": "ticoserec/Sports",
     "ticoserec/Yelp": "ticoserec/Yelp-A",
     "sessions/yoochoose": "sessions/yoochoose1_64",
+    "gowalla": "lightgcn/gowalla",
+    "lightgcn/amazon-book": "kgat/amazon-book",
 }
 
 
@@ -243,6 +251,8 @@ def load(
     name: str, *files: str | Path, kind: Literal["clicks"], **options: Any
 ) -> tuple[Sequences, SideInfo]: ...
 @overload
+def load(name: str, *files: str | Path, kind: Literal["matrix"], **options: Any) -> HeldOut: ...
+@overload
 def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any) -> Any: ...
 def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any) -> Any:
     """Loads a data set by its name, downloading it first if necessary.
@@ -253,8 +263,8 @@ def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any
       kind: what to load, if a set can be read as several kinds; None: the first of its `Entry.kinds`.
       options: of the source's reader, such as `seed` and `negatives` of impressions; see `Entry.options`.
 
-    Returns Sequences for events, ImpressionSplit for impressions, Sessions for sessions, and
-    (Sequences, SideInfo) for clicks.
+    Returns Sequences for events, ImpressionSplit for impressions, Sessions for sessions,
+    (Sequences, SideInfo) for clicks, and HeldOut for a matrix.
 
     Raises ValueError for an unknown name, kind or option, naming the nearest or all, for a wrong number of
     files, and as the source does; FileNotFoundError for a public file that is not available.
@@ -279,14 +289,17 @@ def check_num_files(entry: Entry, files: tuple[str | Path, ...]) -> None:
         raise ValueError(f"{entry.name}: {len(files)} files given, expected {expected}")
 
 
-def describe(data: Sequences | ImpressionSplit | Sessions | tuple[Sequences, SideInfo]) -> str:
+def describe(data: Sequences | ImpressionSplit | Sessions | HeldOut | tuple[Sequences, SideInfo]) -> str:
     """Statistics of what `load` returns, as text; `python -m jaxrec.data stats` prints it."""
+    from jaxrec.data.events.held_out import HeldOut, format_matrix
     from jaxrec.data.events.sessions import Sessions, format_session_statistics
     from jaxrec.data.tables.impressions import ImpressionSplit
     from jaxrec.data.tables.summary import format_impressions
 
     if isinstance(data, ImpressionSplit):
         return format_impressions(data)
+    if isinstance(data, HeldOut):
+        return format_matrix(data)
     if isinstance(data, Sessions):
         return format_session_statistics(data.name, data.statistics())
     if isinstance(data, tuple):

@@ -121,13 +121,15 @@ def target_scores(items: ItemScores, target: Array) -> Array:
 def some_scores(items: ItemScores, ids: Array) -> Array:
     """Scores of some items for each query, ids [B, A] → [B, A]; 0 where the id is none of the items."""
 
-    def step(found: Array, block: Block) -> Array:
-        size = len(block.ids)
-        column = ids - block.ids[0]
-        value = jnp.take_along_axis(block.scores, jnp.clip(column, 0, size - 1), axis=1)
-        return jnp.where((column >= 0) & (column < size), value, found)
+    return items.fold(lambda found, block: read_scores(found, block, ids), jnp.zeros(ids.shape, items.dtype))
 
-    return items.fold(step, jnp.zeros(ids.shape, items.dtype))
+
+def read_scores(found: Array, block: Block, ids: Array) -> Array:
+    """`found` with the scores of those ids that are in the block, [B, A]: a step of a fold."""
+    size = len(block.ids)
+    column = ids - block.ids[0]
+    value = jnp.take_along_axis(block.scores, jnp.clip(column, 0, size - 1), axis=1)
+    return jnp.where((column >= 0) & (column < size), value, found)
 
 
 class Best(NamedTuple):
@@ -150,22 +152,27 @@ def top_k(items: ItemScores, k: int) -> Best:
     Raises:
       ValueError: k is below 1.
     """
+    return items.fold(keep_best, none_yet(items, k))
+
+
+def none_yet(items: ItemScores, k: int) -> Best:
+    """Lists without an item, with which a fold of `keep_best` begins. Raises ValueError: k is below 1."""
     if k < 1:
         raise ValueError(f"k={k}: must be at least 1")
-
-    def step(best: Best, block: Block) -> Best:
-        scores = jnp.where(block.real, block.scores, -jnp.inf)
-        ids = jnp.broadcast_to(block.ids, scores.shape)
-        both = jnp.concatenate([best.scores, scores], axis=1)
-        value, place = jax.lax.top_k(both, k)
-        chosen = jnp.take_along_axis(jnp.concatenate([best.ids, ids], axis=1), place, axis=1)
-        return Best(value, chosen, best.finite & block.finite)
-
-    shape = (items.num_queries, k)
     # Of scores -inf those of `none` come first, so an item that was taken out is in no list.
+    shape = (items.num_queries, k)
     scores, ids = jnp.full(shape, -jnp.inf, items.dtype), jnp.zeros(shape, jnp.int32)
-    none = Best(scores, ids, jnp.ones(shape[0], bool))
-    return items.fold(step, none)
+    return Best(scores, ids, jnp.ones(shape[0], bool))
+
+
+def keep_best(best: Best, block: Block) -> Best:
+    """The best of the lists and a block of later items: a step of a fold, see `top_k`."""
+    scores = jnp.where(block.real, block.scores, -jnp.inf)
+    ids = jnp.broadcast_to(block.ids, scores.shape)
+    both = jnp.concatenate([best.scores, scores], axis=1)
+    value, place = jax.lax.top_k(both, best.ids.shape[1])
+    chosen = jnp.take_along_axis(jnp.concatenate([best.ids, ids], axis=1), place, axis=1)
+    return Best(value, chosen, best.finite & block.finite)
 
 
 class BatchScores(NamedTuple):

@@ -31,7 +31,8 @@ def make_rank(
     are not all in the context or are more than `history`.
 
     queries: columns of `data.events.batching.batched_queries`, with leading axis batches; for sampled
-    candidates also `candidates` [batches, B, N], ids of which the target is none.
+    candidates also `candidates` [batches, B, N], ids of which the target is none; of candidates that are
+    "given" 0 is none, so that queries may have different numbers of them.
     num_items: candidates are 1..num_items; under the "zero" rule all ids that the model scores are.
     history: longest input of any query; context: items [N], start [U].
     block: items scored at a time; a `Scorer` scores all at once.
@@ -58,7 +59,8 @@ def make_rank(
             else:
                 candidates = queries["candidates"]
                 ranks, valid = _rank_in_sample(scores, target, candidates, seen, protocol)
-                valid = valid & ((candidates >= 1) & (candidates <= num_items)).all(axis=1)
+                least = 0 if protocol.candidates.startswith("given") else 1
+                valid = valid & ((candidates >= least) & (candidates <= num_items)).all(axis=1)
             if protocol.seen == "exclude":
                 ranks = jnp.where((seen == target[:, None]).any(axis=1), metrics.MISS, ranks)
             ranks = jnp.where(known, ranks, metrics.MISS)
@@ -125,11 +127,13 @@ def rank_in_all(
 def _rank_in_sample(
     scores: BatchScores, target: Array, candidates: Array, seen: Array, protocol: Protocol
 ) -> tuple[Array, Array]:
-    """The target's rank among sampled candidates, and whether their scores are finite: [B] twice."""
+    """The target's rank among sampled or given candidates, and whether their scores are finite: [B] twice."""
     ids = jnp.concatenate([target[:, None], candidates], axis=1)
+    real = ids > 0
     found = scores.some(ids)
-    finite = jnp.isfinite(found).all(axis=1)
+    finite = (jnp.isfinite(found) | ~real).all(axis=1)
     if protocol.seen == "zero":
         marks = (ids[..., None] == seen[:, None]).any(axis=-1)
         found = metrics.apply_seen(found, marks, protocol.seen)
-    return metrics.rank_of_target(found, jnp.zeros(len(ids), jnp.int32), ties=protocol.ties), finite
+    first = jnp.zeros(len(ids), jnp.int32)
+    return metrics.rank_of_target(found, first, where=real, ties=protocol.ties), finite

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxrec import metrics, packing
 from jaxrec.index import chunked
-from jaxrec.index.chunked import BLOCK, BatchScores, Block
+from jaxrec.index.chunked import BLOCK, BatchScores, Best, Block
 from jaxrec.index.rank import check_protocol, rank_in_all, read_inputs, seen_rule
 from jaxrec.types import Array, Context, Measure, Protocol, Retriever, Scorer, Variables
 
@@ -55,6 +55,7 @@ def make_top_k(
     history: int,
     k: int,
     num_relevant: int = 1,
+    ranks: bool = True,
     block: int = BLOCK,
 ) -> Measure:
     """top_k(variables, queries, context) -> (`Lists` as values, number of queries without valid ones).
@@ -69,7 +70,8 @@ def make_top_k(
     num_items, the list ends in 0. Of equal scores the smaller id comes first, but see the module on relevant
     items.
 
-    num_items, history, block: as of `make_rank`. num_relevant: the largest number of that column.
+    num_items, history, block: as of `make_rank`. num_relevant: the largest number of that column. ranks:
+    whether the target's rank is counted too, in a second pass over the items; it is 0 otherwise.
 
     Raises:
       ValueError: k or num_relevant is below 1, or the protocol's candidates are not all items, or it scores
@@ -104,12 +106,14 @@ def make_top_k(
                 relevant = packing.window(context["items"], end, number, num_relevant)
             relevant = _without_repeats(relevant)
             scores = read(queries, context)
-            ranks, finite = rank_in_all(scores, target, seen=seen, protocol=protocol)
-            if protocol.seen == "exclude":
-                ranks = jnp.where((seen == target[:, None]).any(axis=1), metrics.MISS, ranks)
-            ranks = jnp.where(known, ranks, metrics.MISS)
-            ids, hits = _best(scores, relevant, seen=seen, protocol=protocol, k=k)
-            found = Lists(ranks, jnp.sum(relevant > 0, axis=1, dtype=jnp.int32), ids, hits).as_values()
+            ids, hits, finite = _best(scores, relevant, seen=seen, protocol=protocol, k=k)
+            rank = jnp.zeros_like(target)
+            if ranks:
+                rank, _ = rank_in_all(scores, target, seen=seen, protocol=protocol)
+                if protocol.seen == "exclude":
+                    rank = jnp.where((seen == target[:, None]).any(axis=1), metrics.MISS, rank)
+                rank = jnp.where(known, rank, metrics.MISS)
+            found = Lists(rank, jnp.sum(relevant > 0, axis=1, dtype=jnp.int32), ids, hits).as_values()
             return found, jnp.sum(~(finite & known) & queries["mask"])
 
         return jax.lax.map(batch, dict(queries))
@@ -119,17 +123,21 @@ def make_top_k(
 
 def _best(
     scores: BatchScores, relevant: Array, *, seen: Array, protocol: Protocol, k: int
-) -> tuple[Array, Array]:
-    """The best k items of each query and which of them are relevant: relevant [B, A] → int32 [B, k] twice."""
-    rule = seen_rule(seen, protocol)
+) -> tuple[Array, Array, Array]:
+    """The best k items of each query, which of them are relevant, and whether all scores are finite.
 
-    def without_relevant(block: Block) -> Block:
+    relevant [B, A] → int32 [B, k] twice, bool [B].
+    """
+
+    def step(carry: tuple[Best, Array], block: Block) -> tuple[Best, Array]:
+        best, own = carry
         marks = metrics.seen_mask(relevant, len(block.ids), first=block.ids[0])
-        block = rule(block)
-        return block._replace(scores=jnp.where(marks, -jnp.inf, block.scores))
+        others = block._replace(scores=jnp.where(marks, -jnp.inf, block.scores))
+        return chunked.keep_best(best, others), chunked.read_scores(own, block, relevant)
 
-    others = chunked.top_k(scores.every(without_relevant), k)
-    own = chunked.some_scores(scores.every(rule), relevant)
+    items = scores.every(seen_rule(seen, protocol))
+    initial = chunked.none_yet(items, k), jnp.zeros(relevant.shape, items.dtype)
+    others, own = items.fold(step, initial)
     own = jnp.where(relevant > 0, own, -jnp.inf)
     score = jnp.concatenate([others.scores, own], axis=1)
     ids = jnp.concatenate([others.ids, relevant], axis=1)
@@ -140,7 +148,7 @@ def _best(
         (*order, jnp.broadcast_to(hits, ids.shape).astype(jnp.int32)), dimension=1, num_keys=3
     )
     shown = lowered[:, :k] < jnp.inf
-    return jnp.where(shown, ids[:, :k], 0), jnp.where(shown, hits[:, :k], 0)
+    return jnp.where(shown, ids[:, :k], 0), jnp.where(shown, hits[:, :k], 0), others.finite
 
 
 def _without_repeats(ids: Array) -> Array:

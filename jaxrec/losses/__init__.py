@@ -26,6 +26,8 @@ from jaxrec.losses.labels import (
     smooth_labels,
     squared_error,
 )
+from jaxrec.losses.margins import ccl, gbce, hinge
+from jaxrec.losses.multinomial import multinomial
 from jaxrec.losses.next_behaviour import memory_utilisation, mini_batch_aware, next_behaviour
 from jaxrec.losses.ranking import (
     bce,
@@ -46,19 +48,23 @@ __all__ = [
     "binary_cross_entropy",
     "bpr",
     "bpr_max",
+    "ccl",
     "class_weights",
     "clipped_propensity",
     "dot_products",
     "doubly_robust_risk",
     "f_beta_weights",
     "focal",
+    "gbce",
     "hardest",
+    "hinge",
     "imputation_risk",
     "inverse_propensity_risk",
     "is_item",
     "masked_mean",
     "memory_utilisation",
     "mini_batch_aware",
+    "multinomial",
     "nan_outside",
     "next_behaviour",
     "nt_xent",

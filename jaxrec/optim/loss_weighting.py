@@ -173,6 +173,30 @@ def scheduled(
     return LossWeighting(lambda: ({}, {"step": jnp.int32(0)}), combine)
 
 
+def by_schedule(weights: Mapping[str, float | Callable[[Array], Any]]) -> LossWeighting:
+    """Weights that are numbers or functions of the step, from 0 on, such as optax's schedules.
+
+    `by_schedule({"reconstruction": 1.0, "kl": optax.linear_schedule(0.0, 0.2, 40_000)})` anneals a divergence
+    (Liang et al., WWW 2018, section 2.2.2).
+
+    Raises (while tracing):
+      ValueError: the task has a loss without a weight, or a weight has no loss.
+    """
+
+    def combine(
+        learned: Any, state: Any, losses: Losses, key: Key | None = None
+    ) -> tuple[Array, Any, dict[str, Any]]:
+        check_loss_names(list(weights), losses)
+        step = state["step"]
+        used = {
+            name: jnp.asarray(weight(step), jnp.float32) if callable(weight) else weight
+            for name, weight in weights.items()
+        }
+        return _weighted_sum(used, losses), {"step": step + 1}, used
+
+    return LossWeighting(lambda: ({}, {"step": jnp.int32(0)}), combine)
+
+
 def random_weights() -> LossWeighting:
     """Weights drawn at every step, a softmax of standard normals, of sum 1 (Lin et al., TMLR 2022)."""
 

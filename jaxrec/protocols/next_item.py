@@ -5,6 +5,7 @@ The next item of each query is ranked against all items or against sampled candi
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -135,8 +136,18 @@ def plan(
     return shuffled(users, batch_size, lengths=lengths, packing=packed, replacement=replacement)
 
 
+class SplitData(typing.Protocol):
+    """Data whose users have events of training before those that are held out."""
+
+    @property
+    def split(self) -> Any: ...
+
+    @property
+    def num_items(self) -> int: ...
+
+
 def sampled_candidates(
-    data: Data, queries: Queries, number: int, seed: int, *, seen: str = "exclude"
+    data: SplitData, queries: Queries, number: int, seed: int, *, seen: str = "exclude"
 ) -> np.ndarray:
     """Sampled candidates of each query, int32 [M, number]: uniform, with replacement, fixed by the seed.
 
@@ -170,7 +181,7 @@ def sampled_candidates(
         drawn[again] = rng.integers(1, size, again.sum())
 
 
-def _known_events(data: Data, queries: Queries) -> np.ndarray:
+def _known_events(data: SplitData, queries: Queries) -> np.ndarray:
     """Events whose items are no candidates, bool [N]: of training; without any, of the first input."""
     first = np.full(data.split.sequences.num_users, np.iinfo(np.int32).max)
     np.minimum.at(first, queries.user, queries.length)

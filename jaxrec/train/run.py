@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ class Selection(NamedTuple):
     """Which epoch's parameters are kept: the best by `metric` of an evaluation on the validation queries.
 
     every: epochs between evaluations; patience: evaluations without improvement after which a seed stops,
-    None for never; lower_is_better: the metric is an error.
+    None for never; lower_is_better: the metric is an error. keep: "last" keeps the parameters of the last
+    epoch instead, whatever their metric, as where there is no validation part; then patience must be None.
     """
 
     evaluation: Evaluation
@@ -51,6 +52,7 @@ class Selection(NamedTuple):
     every: int = 1
     patience: int | None = None
     lower_is_better: bool = False
+    keep: Literal["best", "last"] = "best"
 
 
 class Fitted(NamedTuple):
@@ -169,14 +171,14 @@ class Run:
     def description(self, context: Context) -> dict[str, Any]:
         """What identifies this run, as far as it can be seen from here."""
         selection = self.selection
+        compared = ("metric", "lower_is_better", "every", "patience", "keep")[
+            : 4 + (selection.keep == "last")
+        ]
         return {
             "seeds": self.seeds,
             "phases": [[phase.name, phase.epochs] for phase in self.phases],
             "fit": {
-                "selection": {
-                    name: getattr(selection, name)
-                    for name in ("metric", "lower_is_better", "every", "patience")
-                },
+                "selection": {name: getattr(selection, name) for name in compared},
                 "steps": identity.steps(self.plan, context),
                 "context": identity.columns(context),
                 "queries": identity.columns(selection.evaluation.queries),
@@ -289,7 +291,8 @@ class Run:
                     "epoch, an id lies outside its table, or shortened sequences never fit their packed rows"
                 )
         taken = self.seconds + self.compile_seconds + time.perf_counter() - start
-        if (number + 1) % self.selection.every == 0 or taken >= self.limit:
+        last = self.selection.keep == "last" and number + 1 == self.num_epochs
+        if (number + 1) % self.selection.every == 0 or last or taken >= self.limit:
             entry |= self._evaluate(number)
             if self.trial is not None:
                 entry["best_value"] = list(self.best_value)
@@ -321,7 +324,7 @@ class Run:
             spent = patience is not None and self.waited[seed] >= patience
             best = self.best_value[seed]
             ahead = value < best if self.selection.lower_is_better else value > best
-            better.append(not spent and ahead)
+            better.append(self.selection.keep == "last" or (not spent and ahead))
             if better[-1]:
                 self.best_value[seed], self.best_epoch[seed], self.waited[seed] = value, number, 0
             else:

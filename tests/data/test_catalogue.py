@@ -11,6 +11,7 @@ import jaxrec.data
 from jaxrec.data import catalogue
 from jaxrec.data.__main__ import main
 from jaxrec.data.catalogue import Entry, Kind, describe, entries, find_entry, load, names
+from jaxrec.data.events.held_out import HeldOut
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.store import File
@@ -18,9 +19,15 @@ from jaxrec.data.tables.click_histories import SideInfo
 from jaxrec.data.tables.impressions import ImpressionSplit
 
 Write = Callable[[str, str | bytes], Path]
-TYPES: dict[Kind, type] = {"events": Sequences, "impressions": ImpressionSplit, "sessions": Sessions}
-# Of five million rows, 13 s and 1.2 GB: only its entry is tested.
-BIG = ("movielens/ml-1m", "impressions")
+MATRICES = ("lightgcn/gowalla", "kgat/amazon-book", "ncf/ml-1m")
+TYPES: dict[Kind, type] = {
+    "events": Sequences,
+    "impressions": ImpressionSplit,
+    "sessions": Sessions,
+    "matrix": HeldOut,
+}
+# The first has five million rows, 13 s and 1.2 GB: only its entry is tested; the others are loaded elsewhere.
+BIG = [("movielens/ml-1m", "impressions"), *((name, "matrix") for name in MATRICES)]
 PUBLIC = [(name, kind) for name, entry in catalogue.public().items() for kind in entry.kinds]
 TAOBAO = "1,10,7,pv,1511600000\n1,11,8,pv,1511600001\n2,10,7,pv,1511600002\n"
 
@@ -30,7 +37,7 @@ def exactly(message: str) -> str:
     return f"^{re.escape(message)}$"
 
 
-@pytest.mark.parametrize("name, kind", [pair for pair in PUBLIC if pair != BIG])
+@pytest.mark.parametrize("name, kind", [pair for pair in PUBLIC if pair not in BIG])
 def test_every_set_that_is_here_loads_as_each_of_its_kinds(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: Kind
 ) -> None:
@@ -38,7 +45,8 @@ def test_every_set_that_is_here_loads_as_each_of_its_kinds(
     if find_entry(name).state != "in JAXREC_DATA_DIR":
         pytest.skip(f"{name} is not in the data folder")
     found: Any = load(name, kind=kind)
-    named = found.impressions if kind == "impressions" else found
+    named: Any = {"impressions": "impressions", "matrix": "sequences"}.get(kind)
+    named = getattr(found, named) if named else found
     assert named.name == name
     assert isinstance(found, TYPES[kind])
 
@@ -46,7 +54,7 @@ def test_every_set_that_is_here_loads_as_each_of_its_kinds(
 @pytest.mark.parametrize("name, entry", entries().items())
 def test_every_entry_says_what_it_is(name: str, entry: Entry) -> None:
     assert entry.name == name
-    assert entry.kind in ("events", "impressions", "sessions", "clicks")
+    assert entry.kind in ("events", "impressions", "sessions", "clicks", "matrix")
     assert entry.licence != "" and entry.returns == catalogue.RETURNS[entry.kind]
     assert (entry.source is None) == bool(entry.paths) == (not entry.files) == (entry.state is None)
     assert (entry.size > 0) == bool(entry.files)
@@ -64,7 +72,7 @@ def test_names_are_unique_and_of_one_source() -> None:
 
 def test_every_source_file_is_in_the_catalogue() -> None:
     folder = Path(catalogue.__file__).parent / "sources"
-    helpers = {"__init__", "dataset", "rating_files"}
+    helpers = {"__init__", "dataset", "matrix_files", "rating_files"}
     text = Path(catalogue.__file__).read_text(encoding="utf-8")
     missing = [p.stem for p in folder.glob("*.py") if p.stem not in helpers and f'"{p.stem}"' not in text]
     assert missing == []

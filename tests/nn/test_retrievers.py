@@ -14,6 +14,7 @@ import pytest
 from jaxrec.data.events.graph import bipartite
 from jaxrec.nn.retrieval.lightgcn import LightGCN
 from jaxrec.nn.retrieval.mf import MF
+from jaxrec.nn.retrieval.ngcf import NGCF
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import pairs
 from jaxrec.train.state import create
@@ -31,12 +32,11 @@ MODELS: dict[str, Any] = {
     "mf": MF(**SMALL),
     "mf_biases": MF(**SMALL, item_bias=True, user_bias=True),
     "mf_cosine": MF(**SMALL, cosine=True),
+    "ngcf": NGCF(**SMALL, hidden_dims=(3, 5), node_dropout=0.1, message_dropout=0.1),
 }
 TABLES = ("user_embedding", "item_embedding")  # the endings of the names of tables of users and items
-SPREADING = {
-    "lightgcn",
-    "lightgcn_dropout",
-}  # models that read rows of others than the user and the item: graphs
+# Models that read rows of others than the user and the item: graphs.
+SPREADING = {"lightgcn", "lightgcn_dropout", "ngcf"}
 USER, ITEM = np.array([1, 3, 6, 4]), np.array([[2, 9, 2], [1, 1, 5], [7, 3, 8], [4, 6, 9]])
 LABELLED = {"mf_biases"}  # trained on labelled pairs, as biases of users matter there alone
 every_model = pytest.mark.parametrize("name", MODELS)

@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxrec.optim.loss_weighting import (
     Descent,
     LossWeighting,
     TaskLosses,
+    by_schedule,
     dwa,
     dwa_weights,
     random_weights,
@@ -70,10 +72,11 @@ def test_nothing_is_learned_or_remembered() -> None:
     [
         static({"a": 1.0, "b": 1.0}),
         scheduled({"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 1.0}),
+        by_schedule({"a": 1.0, "b": lambda step: step}),
         uncertainty(regression=["a"], classification=["b"]),
         dwa(["b", "a"], steps_per_epoch=1),
     ],
-    ids=["static", "scheduled", "uncertainty", "dwa"],
+    ids=["static", "scheduled", "by_schedule", "uncertainty", "dwa"],
 )
 def test_weights_and_losses_must_have_the_same_names(
     weighting: LossWeighting, losses: dict[str, Any]
@@ -103,6 +106,20 @@ def test_losses_of_fixed_weight_must_exist_and_leave_one(fixed: dict[str, float]
 
 
 # --- scheduled and random ---
+
+
+def test_weights_are_functions_of_the_step_from_zero_on() -> None:
+    """0, 0.1, 0.2 and then the cap: the divergence of a variational auto-encoder is annealed so."""
+    weighting = by_schedule({"a": 3.0, "b": optax.linear_schedule(0.0, 0.2, 2)})
+    found, state = [], None
+    for _ in range(4):
+        step = descend(weighting, state=state)
+        state = step.state
+        found.append(floats(step.logs)["weight/b"])
+        assert "weight/a" not in step.logs
+        np.testing.assert_allclose(step.logs["loss"], 3.0 * LOSSES["a"] + found[-1] * LOSSES["b"])
+        np.testing.assert_allclose(step.gradient["model"]["b"], found[-1])
+    np.testing.assert_allclose(found, [0.0, 0.1, 0.2, 0.2])
 
 
 @pytest.mark.parametrize("steps_per_epoch", [1, 3])

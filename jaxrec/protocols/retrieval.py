@@ -1,0 +1,321 @@
+"""Interaction matrices: the columns of a split on the device, training of a retriever, and its evaluation.
+
+Each query is a user with a set of relevant items, which are ranked among all items that the user has not
+interacted with before; or with one relevant item among sampled or given candidates, see `Protocol`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxrec import metrics
+from jaxrec.data.events.batching import batched_queries
+from jaxrec.data.events.held_out import HeldOut, Sets
+from jaxrec.data.events.pairs import pair_columns
+from jaxrec.data.events.split import Queries
+from jaxrec.index.chunked import BLOCK
+from jaxrec.index.rank import make_rank
+from jaxrec.index.top_k import Lists, make_top_k
+from jaxrec.protocols.next_item import TEST_DRAW, VALIDATION_DRAW, sampled_candidates
+from jaxrec.tasks import pairs
+from jaxrec.tasks.pairs import PairModel
+from jaxrec.train.epoch import Plan
+from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
+from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.per_user import keep_means, keep_ranks
+from jaxrec.train.reuse import fit_reusing
+from jaxrec.types import (
+    Array,
+    Baseline,
+    Context,
+    Evaluation,
+    Measure,
+    Protocol,
+    Retriever,
+    Scorer,
+    Task,
+    Tested,
+    Variables,
+)
+
+EVALUATION_BATCH = 512
+LAST_EPOCH = "last epoch"  # what `Protocol.selection` says where there is no validation part
+Part = Literal["validation", "test"]
+Ranked = Baseline | Retriever | Scorer | PairModel
+LIST_METRICS = ("recall", "ndcg", "precision", "hit", "map", "recall_capped")
+
+
+class Data(NamedTuple):
+    """A split as the training loop reads it.
+
+    columns: arrays that stay on the device, see `resident`. history: items of the longest input of a query.
+    most: the largest number of a user's items of training.
+    """
+
+    split: HeldOut
+    columns: dict[str, Any]
+    history: int
+    most: int
+
+    @property
+    def num_items(self) -> int:
+        return self.split.sequences.num_items
+
+    @property
+    def num_users(self) -> int:
+        return self.split.sequences.num_users
+
+
+def resident(split: HeldOut) -> Data:
+    """The columns of a split on the device, for its U users and N interactions.
+
+    items [N], start [U]: all items of a user, those of training first. length [U]: the number of these.
+    pair_user, pair_item, pair_start, pair_count: the interactions of training, see `pair_columns`.
+    """
+    sequences, length = split.sequences, split.train_length.astype(np.int32)
+    columns = {
+        "items": sequences.items.astype(np.int32),
+        "start": sequences.offsets[:-1].astype(np.int32),
+        "length": length,
+        **pair_columns(split.training_events(), num_users=sequences.num_users),
+    }
+    longest = [int(sets.length.max(initial=1)) for sets in (split.validation, split.test)]
+    return Data(split, columns, history=max(longest), most=int(length.max()))
+
+
+def vocabulary(data: Data) -> dict[str, np.ndarray]:
+    """Raw ids of items and users."""
+    sequences = data.split.sequences
+    return {"item": np.asarray(sequences.item_ids), "user": np.asarray(sequences.user_ids)}
+
+
+def evaluation(
+    model: Ranked,
+    data: Data,
+    protocol: Protocol,
+    part: Part,
+    *,
+    block: int = BLOCK,
+) -> Evaluation:
+    """Ranks the relevant items of a part's queries by a protocol.
+
+    Among all items the metrics are means over users of `LIST_METRICS` at each cut-off: recall divides by the
+    number of relevant items, recall_capped by at most k of them (Liang et al., WWW 2018); NDCG's ideal list
+    has min(k, relevant) of them. Among candidates each query has one relevant item, and the metrics are
+    those of its rank. "given-99" reads the candidates of the data set, and draws as many for a part that
+    has none.
+
+    Batches of queries are in the order of the lengths of their inputs, so that a model whose cost grows with
+    the longest input of a batch has short batches.
+
+    Raises:
+      ValueError: the part has no query; candidates for a query of several relevant items.
+    """
+    split = data.split
+    sets = split.validation if part == "validation" else split.test
+    if not sets.user.size:
+        raise ValueError(
+            f"{split.sequences.name}: the {part} part has no query ({split.rule}); take one out of training "
+            "with held_out.hold_out_validation"
+        )
+    order = np.argsort(sets.length, kind="stable")
+    sets = Sets(*(column[order] for column in sets))
+    columns = _batched(split, sets)
+    scored, made = _ranked(model)
+    if protocol.candidates == "all":
+        measure = _list_measure(scored, data, protocol, number=int(sets.number.max()), block=block)
+        names = [f"{name}@{k}" for k in protocol.ks for name in LIST_METRICS]
+        keep = keep_means(names, np.asarray(split.sequences.user_ids))
+        return Evaluation(_after(made, measure), columns, _means_of(names), protocol, keep)
+    if (sets.number != 1).any():
+        raise ValueError(
+            f"candidates={protocol.candidates!r}: a query has several relevant items, and candidates are "
+            "for one each; rank among all items"
+        )
+    columns |= {"candidates": _candidates(data, sets, order, protocol, part, columns["mask"])}
+    rank = make_rank(scored, protocol, num_items=data.num_items, history=data.history, block=block)
+    kept = keep_ranks(split.sequences.user_ids, split.sequences.item_ids)
+    return Evaluation(_after(made, rank), columns, ranking_metrics(protocol.ks), protocol, kept)
+
+
+def _ranked(model: Ranked) -> tuple[Retriever | Scorer, Callable[[Variables, Context], Variables]]:
+    """A model as a ranking sees it, and (variables, context) -> what it then reads, made once."""
+    if isinstance(model, Baseline):
+        return model.model, lambda variables, context: variables
+    if isinstance(model, Retriever | Scorer):
+        return model, lambda variables, context: variables
+    if hasattr(type(model), "vectors"):
+        return pairs.FACTORS, functools.partial(pairs.finished, model)
+    return pairs.scorer(model), lambda variables, context: variables
+
+
+def _after(make: Callable[[Variables, Context], Variables], measure: Measure) -> Measure:
+    """A measure of the variables that `make` gives."""
+    return lambda variables, queries, context: measure(make(variables, context), queries, context)
+
+
+def _batched(split: HeldOut, sets: Sets) -> dict[str, np.ndarray]:
+    """Batches of queries, [batches, B]; target: the first of the relevant items."""
+    relevant, offsets = split.relevant(sets)
+    queries = Queries(sets.user, sets.length, relevant[offsets[:-1]])
+    size = min(EVALUATION_BATCH, len(sets.user))
+    columns = batched_queries(queries, size, num_items=split.sequences.num_items)
+    number = np.ones(columns["mask"].size, np.int32)
+    number[: len(sets.user)] = sets.number
+    return columns | {"num_relevant": number.reshape(columns["mask"].shape)}
+
+
+def _list_measure(
+    model: Retriever | Scorer, data: Data, protocol: Protocol, *, number: int, block: int
+) -> Measure:
+    """(variables, queries, context) -> values of `LIST_METRICS` at each cut-off, [batches, B, metrics]."""
+    lists = make_top_k(
+        model,
+        protocol,
+        num_items=data.num_items,
+        history=data.history,
+        k=max(protocol.ks),
+        num_relevant=number,
+        ranks=False,
+        block=block,
+    )
+
+    def measure(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
+        values, bad = lists(variables, queries, context)
+        found = Lists.from_values(values)
+        hits, relevant = found.hits.astype(jnp.float32), found.num_relevant
+        columns = []
+        for k in protocol.ks:
+            columns += [
+                metrics.recall_of_hits(hits, relevant, k=k),
+                metrics.ndcg_of_hits(hits, relevant, k=k),
+                metrics.precision_of_hits(hits, k=k),
+                jnp.sign(hits[..., :k].sum(axis=-1)),
+                metrics.map_of_hits(hits, relevant, k=k),
+                metrics.recall_of_hits(hits, jnp.minimum(relevant, k), k=k),
+            ]
+        return jnp.stack(columns, axis=-1), bad
+
+    return measure
+
+
+def _means_of(names: list[str]) -> Any:
+    def summarise(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
+        real = np.asarray(values, np.float64)[np.asarray(queries["mask"])]
+        return {name: float(real[:, column].mean()) for column, name in enumerate(names)}
+
+    return summarise
+
+
+def _candidates(
+    data: Data, sets: Sets, order: np.ndarray, protocol: Protocol, part: Part, mask: np.ndarray
+) -> np.ndarray:
+    """The candidates of each query, given or sampled, [batches, B, n]."""
+    kind, _, text = protocol.candidates.partition("-")
+    if kind not in ("sampled", "given") or not text.isdecimal() or int(text) < 1:
+        raise ValueError(
+            f"protocol.candidates={protocol.candidates!r}: expected 'all', or 'sampled-99', 'given-99' and "
+            "the like"
+        )
+    given = getattr(data.split.candidates, part) if kind == "given" else None
+    if kind == "given" and given is not None and given.shape[1] != int(text):
+        raise ValueError(
+            f"protocol.candidates={protocol.candidates!r}: {data.split.sequences.name} gives "
+            f"{given.shape[1]} candidates for each query of {part}"
+        )
+    if given is None:
+        if kind == "given" and data.split.candidates == (None, None):
+            raise ValueError(
+                f"protocol.candidates={protocol.candidates!r}: {data.split.sequences.name} gives no "
+                f"candidates; sample them with 'sampled-{text}'"
+            )
+        relevant, offsets = data.split.relevant(sets)
+        queries = Queries(sets.user, sets.length, relevant[offsets[:-1]])
+        draw = VALIDATION_DRAW if part == "validation" else TEST_DRAW
+        chosen = sampled_candidates(data, queries, int(text), draw, seen=protocol.seen)
+    else:
+        chosen = given[order]
+    filled = np.ones((mask.size, int(text)), np.int32)
+    filled[: len(chosen)] = chosen
+    return filled.reshape(*mask.shape, -1)
+
+
+def train(
+    task: Task,
+    plan: Plan,
+    model: Ranked,
+    data: Data,
+    protocol: Protocol,
+    tx: optax.GradientTransformation,
+    *,
+    epochs: int,
+    every: int = 1,
+    patience: int | None = None,
+    columns: Context | None = None,
+    **options: Any,
+) -> Fitted:
+    """Trains for all seeds at once.
+
+    Each seed keeps the parameters of its best evaluation on the validation part. Where
+    `protocol.selection` is "last epoch", for data without such a part, it keeps those of the last epoch, and
+    the history has the test metrics.
+
+    plan: of an epoch. model: how the task's variables are ranked. columns: resident columns besides those of
+    the data, such as a graph. epochs: at most. every: epochs between evaluations. patience: evaluations
+    without improvement before a seed stops; None: never. options: seeds, workdir, description and other
+    arguments of `train.fit.fit`.
+    """
+    last = protocol.selection == LAST_EPOCH
+    if last and patience is not None:
+        raise ValueError(
+            f"patience={patience}: nothing is selected where the last epoch is kept; leave it out"
+        )
+    metric = f"ndcg@{protocol.ks[-1]}" if last else protocol.selection
+    asked = evaluation(model, data, protocol, "test" if last else "validation")
+    return fit_reusing(
+        [Phase("train", task, epochs)],
+        tx,
+        plan,
+        {**data.columns, **(columns or {})},
+        Selection(asked, metric, every, patience, keep="last" if last else "best"),
+        vocabulary=vocabulary(data),
+        **options,
+    )
+
+
+def run_test(
+    model: Ranked,
+    data: Data,
+    protocol: Protocol,
+    variables: Variables,
+    *,
+    columns: Context | None = None,
+    num_devices: int = 1,
+) -> Tested:
+    """Test metrics of each seed and their values of each user: variables have a leading seeds axis.
+
+    columns: resident columns besides those of the data.
+    """
+    context = {**data.columns, **(columns or {})}
+    return evaluate_and_keep(
+        evaluation(model, data, protocol, "test"), variables, context, num_devices=num_devices
+    )
+
+
+def test(
+    model: Ranked,
+    data: Data,
+    protocol: Protocol,
+    variables: Variables,
+    *,
+    columns: Context | None = None,
+    num_devices: int = 1,
+) -> list[dict[str, float]]:
+    """Test metrics of each seed: variables have a leading seeds axis."""
+    return run_test(model, data, protocol, variables, columns=columns, num_devices=num_devices).metrics

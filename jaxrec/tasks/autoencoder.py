@@ -1,0 +1,106 @@
+"""Auto-encoders of users' rows of the interaction matrix: the items of a history predict themselves.
+
+The model is a module that maps rows x [B, V] of 0 and 1, column i for item id i and column 0 for padding,
+by `__call__(x, *, train, rows)` to its `scores` [B, V] and the divergence `kl` [B] of its posterior, None
+where it has none (`nn.retrieval.multivae`). In training it reads the "dropout" stream.
+
+Context columns: items [N], start [U], length [U], the events that training may read of each user. Examples:
+example [B], a user each, and mask [B]. A row is made on the device, so only those of a batch are held; the
+scores of a batch are as large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import losses, packing
+from jaxrec.types import Array, Batch, Context, Key, Scorer, Task, Variables
+
+
+def autoencoder(
+    model: Any, *, num_items: int, width: int, l2: float = 0.0, include_padding: bool = False
+) -> Task:
+    """The losses "reconstruction", `losses.multinomial` of the rows, and "kl", their mean divergence, if any.
+
+    The negative evidence lower bound is their sum; Mult-VAE gives "kl" a weight that grows with the steps
+    (`optim.loss_weighting.by_schedule`). predict gives scores [B, V].
+
+    Args:
+      width: events of the longest history; one that is longer makes the loss NaN.
+      l2: of the loss "l2", l2 · Σ w² over all weights, biases not among them; 0: there is no such loss.
+      include_padding: whether id 0 is a candidate of the softmax, as in RecBole.
+
+    Raises:
+      ValueError: width is below 1, or l2 is negative or not finite.
+    """
+    if not 0.0 <= l2 < float("inf"):
+        raise ValueError(f"l2={l2}: must be 0 or more, and finite")
+    _check_width(width)
+
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        user, mask = examples["example"], examples["mask"]
+        length = jnp.where(mask, context["length"][user], 0)
+        x = history_rows(user, length, context, num_items=num_items, width=width)
+        return {"x": x, "mask": mask, "row": jnp.arange(len(user), dtype=jnp.int32)}
+
+    def init(key: Key, batch: Batch) -> Variables:
+        return model.init(key, batch["x"][:1], train=False)
+
+    def loss(
+        variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
+    ) -> tuple[dict[str, Array], Variables]:
+        mask = batch["mask"]
+        made = model.apply(variables, batch["x"], train=True, rows=batch["row"], rngs={"dropout": key})
+        found = {
+            "reconstruction": losses.multinomial(
+                made.scores, batch["x"], include_padding=include_padding, where=mask, axis_name=axis_name
+            )
+        }
+        if made.kl is not None:
+            found["kl"] = losses.masked_mean(made.kl, mask, axis_name)
+        if l2:
+            share = 1.0 if axis_name is None else 1.0 / jax.lax.axis_size(axis_name)
+            weights = [leaf for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim > 1]
+            found["l2"] = share * l2 * jnp.sum(jnp.stack([jnp.sum(weight**2) for weight in weights]))
+        return found, {}
+
+    def predict(variables: Variables, batch: Batch) -> Array:
+        return model.apply(variables, batch["x"], train=False).scores
+
+    return Task(prepare, init, loss, predict)
+
+
+def scorer(model: Any, *, num_items: int, width: int) -> Scorer:
+    """Scores of all items by a trained model, from the items of a query's history.
+
+    width: events of the longest history of a query; one that is longer has NaN as its scores.
+    """
+    _check_width(width)
+
+    def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        x = history_rows(queries["user"], queries["length"], context, num_items=num_items, width=width)
+        return model.apply({"params": variables["params"]}, x, train=False).scores
+
+    return Scorer(scores)
+
+
+def history_rows(user: Array, length: Array, context: Context, *, num_items: int, width: int) -> Array:
+    """Rows of the interaction matrix: 1 for each item among a user's first `length` events, however often.
+
+    user, length: int32 [B] → float32 [B, num_items + 1]; column 0 is 0. A row is NaN where `length` is above
+    `width` or an id is not in 0..num_items.
+    """
+    items = packing.window(context["items"], context["start"][user] + length, length, width)
+    valid = (length <= width) & jnp.all((items >= 0) & (items <= num_items), axis=1)
+    row = jnp.arange(len(user), dtype=jnp.int32)[:, None]
+    marked = jnp.zeros((len(user), num_items + 1)).at[row, items].set(1.0, mode="drop").at[:, 0].set(0.0)
+    return jnp.where(valid[:, None], marked, jnp.nan)
+
+
+def _check_width(width: int) -> None:
+    if width < 1:
+        raise ValueError(f"width={width}: must be at least 1")

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
-from experiments.benchmarks import graph, multitask, ranking, sessions, ticoserec
+from experiments.benchmarks import graph, index, multitask, ranking, sessions, ticoserec
 from experiments.benchmarks.timing import Figure
 from jaxrec import config as command_line
 from jaxrec.config import check_run
@@ -33,6 +33,7 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
     "ranking": ranking.figures,
     "sessions": sessions.figures,
     "graph": graph.figures,
+    "index": index.figures,
 }
 
 
@@ -40,7 +41,7 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
 class Config:
     """Which families to time, and how often."""
 
-    only: Literal["all", "ticoserec", "multitask", "ranking", "sessions", "graph"] = (
+    only: Literal["all", "ticoserec", "multitask", "ranking", "sessions", "index", "graph"] = (
         "all"  # one family of figures
     )
     repeats: int = 5  # timed runs of each part, after one to compile and one to warm up

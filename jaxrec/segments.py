@@ -55,7 +55,8 @@ def pick(values: Array, index: Array) -> Array:
       ValueError: there are more entries, B · L, than int32 can count.
     """
     length = values.shape[index.ndim - 1]
-    if math.prod(values.shape[: index.ndim]) > jnp.iinfo(jnp.int32).max:
+    entries = math.prod(values.shape[: index.ndim])
+    if isinstance(entries, int) and entries > jnp.iinfo(jnp.int32).max:  # an export's size is a symbol
         raise ValueError(
             f"values of shape {values.shape}: more entries than int32 can count; take smaller batches"
         )

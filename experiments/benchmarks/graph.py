@@ -6,12 +6,13 @@ The first steps of an epoch are timed, and the result is scaled to the whole epo
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
-import optax
-
 from experiments.benchmarks.timing import Figure, time_epoch
-from jaxrec.data import catalogue
+from jaxrec import data
+from jaxrec.data.events.held_out import split_items
+from jaxrec.data.synthetic.tastes import group_tastes
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import retrieval
 from jaxrec.recipes import graphs
@@ -21,16 +22,17 @@ STEPS = 20
 
 def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     """Seconds of an epoch."""
-    data = retrieval.resident(catalogue.load("lightgcn/gowalla"))
-    recipe = graphs.Recipe()
-    model = graphs.lightgcn(data.num_users, data.num_items, recipe)
+    split = split_items(group_tastes(), by="last") if tiny else data.load("lightgcn/gowalla", kind="matrix")
+    columns, recipe, entry = retrieval.resident(split), graphs.Recipe(), graphs.MODELS["lightgcn"]
+    if tiny:
+        recipe = dataclasses.replace(recipe, batch_size=64)
     yield from time_epoch(
         "graph/lightgcn_epoch",
-        graphs.task(model, data, recipe),
+        entry.task(entry.module(columns, recipe), columns, recipe),
         static(),
-        graphs.plan(data, recipe),
-        {**data.columns, **graphs.columns(data)},
+        entry.plan(columns, recipe),
+        {**columns.columns, **entry.columns(columns, recipe)},
         repeats,
-        tx=optax.adam(recipe.learning_rate),
+        tx=entry.optimiser(recipe),
         steps=1 if tiny else STEPS,
     )

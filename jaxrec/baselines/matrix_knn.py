@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 
 from jaxrec.baselines.events import EventData, training_events
-from jaxrec.baselines.matrix import interactions, interactions_by_user
+from jaxrec.baselines.matrix import divide_rows, interactions, interactions_by_user
 from jaxrec.baselines.rows import blocks_of, score_by_history, sum_rows
 from jaxrec.baselines.similarity import Similarity, cosine, nearest
 from jaxrec.data.events.training_events import TrainingEvents
@@ -79,13 +78,6 @@ def matrix_user_knn(
         "bias": np.zeros(users.shape[1], np.float32),
     }
     return Baseline("matrix-user-knn", Scorer(_scores), variables)
-
-
-def divide_rows(matrix: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
-    """Each row of non-negative entries divided by its sum; rows of 0 stay."""
-    total = np.asarray(matrix.sum(axis=1)).reshape(-1)
-    inverse = np.divide(1.0, total, out=np.zeros(len(total), np.float32), where=total > 0)
-    return scipy.sparse.diags(inverse, format="csr", dtype=np.float32) @ matrix
 
 
 def _scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:

@@ -1,4 +1,4 @@
-"""Weights of RecBole's MultiVAE to our module and back."""
+"""Weights of RecBole's MultiVAE and MacridVAE to our modules and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.state_dict import Converted, Locations, State, convert, dense, shape
+from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, dense, shape
+from jaxrec.nn.retrieval.macridvae import MacridVAE
 from jaxrec.nn.retrieval.multivae import MultVAE
 
 
@@ -26,6 +27,27 @@ def multivae(state: State, **fields: Any) -> Converted:
         )
     model = MultVAE(decoder[-1] - 1, hidden_dims=encoder[:-1], latent_dim=encoder[-1] // 2, **fields)
     return convert(model, state, locations | others, np.zeros((1, decoder[-1]), np.float32), train=False)
+
+
+def macridvae(state: State, **fields: Any) -> Converted:
+    """MacridVAE as RecBole builds it: rows are normalised before they are split.
+
+    Args:
+      state: arrays by PyTorch name.
+      fields: those that shapes do not tell, such as dropout, temperature (RecBole's `tau`), prior_std (`std`)
+        and gumbel (not `nogb`).
+
+    Raises:
+      ValueError: a parameter is missing, left over or of another shape than the others imply.
+    """
+    encoder, locations = stack(state, "encoder")
+    rows, dim = shape(state, "item_embedding.weight")
+    concepts, _ = shape(state, "k_embedding.weight")
+    locations["item_embedding.weight"] = Location(("params", "items"))
+    locations["k_embedding.weight"] = Location(("params", "concepts"))
+    form = {"num_concepts": concepts, "dim": dim, "hidden_dims": encoder[:-1], "normalise": "history"}
+    model = MacridVAE(rows - 1, **{**form, **fields})
+    return convert(model, state, locations, np.zeros((1, rows), np.float32), train=False)
 
 
 def stack(state: State, name: str) -> tuple[tuple[int, ...], Locations]:

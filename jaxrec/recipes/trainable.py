@@ -16,13 +16,14 @@ from jaxrec import losses
 from jaxrec.data.tables.click_histories import Clicks
 from jaxrec.data.tables.impressions import Impressions
 from jaxrec.nn.layers.features import FeatureEmbedding
-from jaxrec.protocols import impressions, next_item, sessions
+from jaxrec.protocols import impressions, next_item, retrieval, sessions
 from jaxrec.tasks.ctr import ctr
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.multitask import Term
 from jaxrec.tasks.objectives import Objective, full_softmax, sampled
+from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Task
+from jaxrec.types import Baseline, Context, Protocol, Task
 
 SPARE_ROOM = 4.5  # of packed rows, in standard deviations: enough for epochs of a million steps
 
@@ -252,3 +253,47 @@ class ClickModel(NamedTuple):
     recipe: Any
     module: Callable[[Clicks, Any, str | None], nn.Module]
     learn: Callable[[nn.Module, Clicks, Any], ClickTask] = clicks_alone
+
+
+# --- interaction matrices -----------------------------------------------------------------------------
+
+
+def no_columns(data: retrieval.Data, recipe: Any) -> Context:
+    """No resident columns besides those of the data."""
+    return {}
+
+
+class RetrievalModel(NamedTuple):
+    """A model of pairs of a user and an item, trained on an interaction matrix.
+
+    recipe: the dataclass of its settings, with `epochs`, `batch_size`, `learning_rate` and `patience`
+    (evaluations without a better one, 0 for never) and, if it likes, `evaluate_every`.
+    module: (data, recipe) -> the module, a `tasks.pairs.PairModel`.
+    task: (module, data, recipe) -> what it is taught.
+    plan: (data, recipe) -> the examples of an epoch.
+    optimiser: recipe -> the optimiser.
+    loss: as a protocol says it.
+    columns: (data, recipe) -> resident columns besides those of the data, such as a graph.
+    """
+
+    recipe: Any
+    module: Callable[[retrieval.Data, Any], Any]
+    task: Callable[[Any, retrieval.Data, Any], Task]
+    plan: Callable[[retrieval.Data, Any], Plan]
+    optimiser: Callable[[Any], optax.GradientTransformation]
+    loss: str
+    columns: Callable[[retrieval.Data, Any], Context] = no_columns
+
+
+class CountingModel(NamedTuple):
+    """A method without gradient descent (`jaxrec.baselines`), fitted to the interactions of training.
+
+    recipe: the dataclass of its settings, or an object of it whose values are the defaults. make: (data,
+    recipe, seed) -> the fitted method. drawn: whether it begins with random numbers, so that seeds differ.
+    of_users: whether it knows users by their number, and reads no histories.
+    """
+
+    recipe: Any
+    make: Callable[[retrieval.Data, Any, int], Baseline]
+    drawn: bool = False
+    of_users: bool = False

@@ -39,9 +39,11 @@ def embed(run: Run, what: Literal["items", "users"]) -> Embeddings:
     """
     if what not in ("items", "users"):
         raise ValueError(f"{what!r}: must be 'items' or 'users'")
-    if run.kept.kind not in ("sequence", "session"):
+    model = None if run.kept.kind in ("table", "clicks") else queries.model_of(run.kept)
+    if not isinstance(model, Retriever):
         raise ValueError(
-            f"{run.path}: a {run.kept.kind} run has no vectors of {what}; a sequence or session run has"
+            f"{run.path}: {run.kept.name} has no vectors of {what}; models of sequences and of factors have, "
+            "whose scores are products of vectors"
         )
     if what == "items":
         ids = run.ids("item").raw
@@ -60,6 +62,8 @@ def _user_vectors(run: Run) -> np.ndarray:
     if histories is None:
         raise ValueError(f"{run.path}: keeps no histories of its users, so they have no vectors")
     asked = queries.asked_of(histories, None, timed=queries.reads_times(run.kept))
+    if run.kept.kind == "factors":
+        asked = asked._replace(users=np.arange(1, len(asked.lengths) + 1, dtype=np.int32))
     empty = np.flatnonzero(asked.lengths == 0)
     if empty.size:
         raise ValueError(

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of export.json
 FILES = (
-    "program.bin", "weights.npz", "items.json", "users.json", "columns.json", "reader.py", "model.onnx",
-    "export.json",
+    "program.bin", "weights.npz", "items.json", "users.json", "seen.json", "columns.json", "reader.py",
+    "model.onnx", "export.json",
 )  # fmt: skip
 READERS = Path(__file__).parent / "readers"
-READER_OF = {"table": "rows.py", "clicks": "clicks.py"}  # of other kinds: items.py
+READER_OF = {"table": "rows.py", "clicks": "clicks.py", "factors": "users.py"}  # of other kinds: items.py
 
 
 def export(run: Run, folder: str | Path, *, k: int = 100, onnx: bool = False) -> None:
@@ -84,6 +84,10 @@ def export(run: Run, folder: str | Path, *, k: int = 100, onnx: bool = False) ->
         tables["items.json"] = kept.vocabulary["item"].tolist()
     if "users" in program.inputs:
         tables["users.json"] = kept.vocabulary["user"].tolist()
+    if kept.kind == "factors" and kept.protocol.seen != "keep":
+        assert kept.histories is not None
+        ends = np.asarray(kept.histories.offsets)[1:-1]
+        tables["seen.json"] = [part.tolist() for part in np.split(np.asarray(kept.histories.items), ends)]
     tables["export.json"] = _describe(run, program, traced, k)
     with written_whole(folder) as place:
         for name, write in content.items():

@@ -58,6 +58,7 @@ def make_program(kept: Kept, weights: Weights, *, k: int, mean: bool = False) ->
         num_items=len(kept.vocabulary["item"]),
         k=k,
         timed=queries.reads_times(kept),
+        users=kept.kind == "factors",
     )
 
 
@@ -89,18 +90,24 @@ def _can_be_called(program: Program, weights: Weights) -> bool:
     return True
 
 
-def item_program(model: Retriever | Scorer, *, num_items: int, k: int, timed: bool = False) -> Program:
+def item_program(
+    model: Retriever | Scorer, *, num_items: int, k: int, timed: bool = False, users: bool = False
+) -> Program:
     """The k best items after each history: {"scores": float [b, k], "items": int32 [b, k]}, best first.
 
     Its inputs: `histories` [b, n], whole histories of ids, oldest first, followed by zeros; `excluded`
     [b, m], ids that are in no list, followed by zeros; where `timed`, `times` [b, n], seconds since the
-    first event of the history, and `now` [b], those of the question.
+    first event of the history, and `now` [b], those of the question. Where `users`, in place of histories
+    `users` [b], ids from 1.
 
     Where fewer than k items remain, a list ends in the score -inf and the id 0. Scores of a history for which
     the model gives NaN or infinity are NaN.
     """
 
-    def function(weights: Weights, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    def asked(inputs: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Array]]:
+        if users:
+            number = inputs["users"]
+            return {"user": number - 1, "length": number * 0, "mask": number > 0}, {}
         histories = inputs["histories"]
         size, width = histories.shape
         row, length = jnp.arange(size, dtype=jnp.int32), (histories != 0).sum(axis=1, dtype=jnp.int32)
@@ -114,6 +121,10 @@ def item_program(model: Retriever | Scorer, *, num_items: int, k: int, timed: bo
             times = jnp.pad(inputs["times"], ((0, 0), (0, 1)))
             seconds = jnp.where(slot == length[:, None], inputs["now"][:, None], times)
             context |= {"seconds": seconds.reshape(-1)}
+        return columns, context
+
+    def function(weights: Weights, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        columns, context = asked(inputs)
 
         def leave_out(block: Block) -> Block:
             out = metrics.seen_mask(inputs["excluded"], len(block.ids), first=block.ids[0])
@@ -124,7 +135,8 @@ def item_program(model: Retriever | Scorer, *, num_items: int, k: int, timed: bo
         scores = jnp.where(best.finite[:, None], best.scores.astype(jnp.float32), jnp.nan)
         return {"scores": scores, "items": best.ids}
 
-    inputs: dict[str, tuple[Any, ...]] = {"histories": (BATCH, EVENTS), "excluded": (BATCH, EXCLUDED)}
+    read_of: dict[str, tuple[Any, ...]] = {"users": (BATCH,)} if users else {"histories": (BATCH, EVENTS)}
+    inputs = {**read_of, "excluded": (BATCH, EXCLUDED)}
     if timed:
         inputs |= {"times": (BATCH, EVENTS), "now": (BATCH,)}
     return Program(function, {name: jax.ShapeDtypeStruct(s, jnp.int32) for name, s in inputs.items()})

@@ -20,7 +20,7 @@ from jaxrec.data.validation import MAX_SPAN
 from jaxrec.packing import Packing
 from jaxrec.serve.run_folder import Histories, Kept
 from jaxrec.serve.seeds import mean_model
-from jaxrec.tasks import encoder, next_click, next_item
+from jaxrec.tasks import encoder, next_click, next_item, pairs
 from jaxrec.types import Array, Context, Retriever, Scorer
 
 SIZES = (8, 64, 512)  # of a batch
@@ -33,12 +33,15 @@ class Asked(NamedTuple):
 
     items: ids, int32 [N]; offsets: int64 [Q + 1]. seconds: of the events since the first of their history,
     int32 [N], and now: of the question, int32 [Q], on the same clock; both None for a model without times.
+    users: ids of the users of the run whose histories these are, from 1, int32 [Q]; None for models that do
+    not read them.
     """
 
     items: np.ndarray
     offsets: np.ndarray
     seconds: np.ndarray | None = None
     now: np.ndarray | None = None
+    users: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -120,8 +123,10 @@ def last_only(module: Any) -> bool:
 def model_of(kept: Kept, packed: Packing | None = None, *, mean: bool = False) -> Retriever | Scorer:
     """The model as a ranking reads it. packed: rows that a batch shares. mean: of variables with seeds."""
     module = kept.module
-    if kept.kind == "baseline":
-        model = module
+    if isinstance(module, Retriever | Scorer):
+        model: Any = module
+    elif kept.kind == "factors":
+        model = pairs.scorer(module)
     elif kept.kind == "session":
         model = next_click.retriever(module, last_only=last_only(module))
     else:
@@ -137,7 +142,8 @@ def layout(kept: Kept, asked: Asked, *, mean: bool = False) -> Layout:
     batches = -(-count // size)
     most = max(1, min(GROUP, NUMBERS // (size * longest)))
     group = -(-batches // -(-batches // most)) if batches else 1
-    width, packed = longest if kept.kind == "baseline" else int(kept.module.max_len), None
+    widths = {"baseline": longest, "factors": 1}
+    width, packed = widths.get(kept.kind) or int(kept.module.max_len), None
     if kept.kind == "sequence" and batches > 1 and encoder.can_be_packed(kept.module):
         short = np.minimum(lengths, width)
         rows = max(packing.rows_used(short[at : at + size], width) for at in range(0, count, size))
@@ -162,6 +168,8 @@ def calls(asked: Asked, shapes: Layout) -> Iterator[tuple[dict[str, Any], dict[s
             "mask": np.arange(per_call) < real,
         }
         start = begin + length - read
+        if asked.users is not None:
+            queries["user"][:real] = asked.users[first : first + real] - 1
         context = {"items": _windows(asked.items, start, read, width + 1)}
         if asked.seconds is not None and asked.now is not None:
             seconds = _windows(asked.seconds, start, read, width + 1)

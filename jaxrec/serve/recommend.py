@@ -56,7 +56,7 @@ class Question(NamedTuple):
 def stream(run: Run, question: Question) -> Iterator[Recommendation]:
     """Answers one after the other. A wrong question raises here, before the first answer is read."""
     _check(run, question)
-    users, histories = _asked_histories(run, question)
+    users, numbers, histories = _asked_histories(run, question)
     cold = np.diff(histories.offsets) == 0
     if cold.any() and question.cold == "error":
         raise ValueError(
@@ -70,6 +70,8 @@ def stream(run: Run, question: Question) -> Iterator[Recommendation]:
     warm = np.flatnonzero(~cold)
     at = queries.latest_event(run.kept.histories, histories) if question.at is None else question.at
     asked = queries.asked_of(queries.selected(histories, warm), at, timed=queries.reads_times(run.kept))
+    if run.kept.kind == "factors":
+        asked = asked._replace(users=numbers[warm])
     answers = _best(run, asked, question, allowed)
     raw = run.ids("item").raw
 
@@ -107,10 +109,12 @@ def _check(run: Run, question: Question) -> None:
         raise ValueError("times: belong to histories; those of the run's users are kept with it")
 
 
-def _asked_histories(run: Run, question: Question) -> tuple[list[Any], Histories]:
-    """The users asked about (None of histories), and the events of each."""
+def _asked_histories(run: Run, question: Question) -> tuple[list[Any], np.ndarray, Histories]:
+    """The users asked about (None of histories), their ids (0: unknown), and the events of each."""
     if question.histories is not None:
-        return _given_histories(run, question)
+        check_histories(run)
+        users, histories = _given_histories(run, question)
+        return users, np.zeros(len(users), np.int32), histories
     kept = run.kept.histories
     ids = run.ids("user")
     if kept is None:
@@ -118,7 +122,7 @@ def _asked_histories(run: Run, question: Question) -> tuple[list[Any], Histories
     if isinstance(question.users, str):
         if question.users != "all":
             raise ValueError(f"users={question.users!r}: one text; give a list of raw ids, or 'all'")
-        return ids.raw.tolist(), kept
+        return ids.raw.tolist(), np.arange(1, len(ids.raw) + 1, dtype=np.int32), kept
     users = listed("users", question.users)
     if not users:
         raise ValueError("users: none is given; name at least one")
@@ -127,7 +131,16 @@ def _asked_histories(run: Run, question: Question) -> tuple[list[Any], Histories
     else:
         remedy = "; cold='popularity' (--cold popularity) gives new users the most popular items"
         numbers = ids.known(users, "users", remedy)
-    return users, queries.selected(kept, numbers.astype(np.int64) - 1)
+    return users, numbers, queries.selected(kept, numbers.astype(np.int64) - 1)
+
+
+def check_histories(run: Run) -> None:
+    """Raises ValueError for a run that knows the users of its data alone."""
+    if run.kept.kind == "factors":
+        raise ValueError(
+            f"{run.path}: {run.kept.name} has a vector of each user of its data and reads no histories; ask "
+            "for users (--user), or train a model that reads them, such as ease or sasrec"
+        )
 
 
 def _given_histories(run: Run, question: Question) -> tuple[list[Any], Histories]:

@@ -31,7 +31,7 @@ from jaxrec.types import Protocol, Variables
 
 FORMAT = 1  # of run.json; another number is refused
 RUN = "run.json"
-Kind = Literal["sequence", "session", "table", "clicks", "baseline"]
+Kind = Literal["sequence", "session", "table", "clicks", "factors", "baseline"]
 
 
 class Histories(NamedTuple):
@@ -51,9 +51,12 @@ class Kept(NamedTuple):
 
     kind: how it is asked: "sequence" (an encoder behind `tasks.next_item`), "session" (behind
         `tasks.next_click`), "table" (a module of the columns of encoders), "clicks" (a module of the columns
-        of `tasks.ctr.behaviours`: pairs of a user and an item after a history), "baseline".
+        of `tasks.ctr.behaviours`: pairs of a user and an item after a history), "factors" (behind
+        `tasks.pairs`: it knows the users of the run alone), "baseline".
     name: of the row, such as "sasrec-ce".
-    module: a Linen module; of a baseline its `Retriever` or `Scorer`, of functions with an import path.
+    module: a Linen module; of a baseline its `Retriever` or `Scorer`, of functions with an import path; of
+        factors `tasks.pairs.FACTORS`, whose variables are final vectors, a `Retriever` or `Scorer` too, or a
+        Linen module of all scores.
     variables: arrays with a leading axis of seeds, in nested dicts. seeds: their numbers.
     vocabulary: {"item": raw ids [V], "user": raw ids [U]}, id i being raw[i - 1]; {} of a table.
     histories: of the users in their order, None of a table. Of sessions there may be some without users.

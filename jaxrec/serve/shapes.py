@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxrec.data.tables.features import Encoders
 from jaxrec.serve.run_folder import Kept
 from jaxrec.tasks.ctr import behaviours
-from jaxrec.types import Batch
+from jaxrec.types import Batch, Retriever, Scorer
 
 SHOWN = 5  # differences that a message names
 
@@ -18,17 +18,21 @@ SHOWN = 5  # differences that a message names
 def check_shapes(kept: Kept, where: str) -> None:
     """Traces the module's init and compares the shapes and types of its variables; nothing is computed.
 
-    A baseline has no init and passes. A click model may have more variables than its init without negatives.
+    A baseline and final vectors have no init and pass. A click model may have more variables than its init
+    without negatives.
 
     where: the run's folder, for messages.
 
     Raises:
       ValueError: a variable is missing, not the module's, or of another shape or type, or the init fails.
     """
-    if kept.kind == "baseline":
+    if isinstance(kept.module, Retriever | Scorer):
         return
 
     def init() -> Any:
+        if kept.kind == "factors":
+            one = jnp.ones(1, jnp.int32)
+            return kept.module.init(jax.random.key(0), one, one[:, None], {}, train=False)
         return kept.module.init(jax.random.key(0), _example(kept), train=False)
 
     remedy = "restore the code of the run, or train again"

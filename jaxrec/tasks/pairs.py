@@ -3,8 +3,9 @@
 Matrix factorisation, its neural forms and graph models. An example is an observed pair; a step draws
 negatives for each. User number u (from 0) has row u + 1 of a table of users, as row 0 is padding everywhere.
 
-Context columns (`data.events.pairs.pair_columns`): pair_user, pair_item [P], pair_start, pair_count [U], and
-whatever the model reads. Examples: example [B], a pair each, and mask [B], False in a padded tail.
+Context columns (`protocols.retrieval.resident`): pair_user, pair_item [P]; for `unseen` excluded [P] with
+excluded_start, excluded_length [U]; and whatever the model reads. Examples: example [B], a pair each, and
+mask [B], False in a padded tail.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from jaxrec import losses, sampling
 from jaxrec.sampling import PopularityTable
 from jaxrec.segments import pick
 from jaxrec.tasks.encoder import numbered, only_params
-from jaxrec.types import SHARED, Array, Batch, Context, Key, Retriever, Scorer, Task, Variables
+from jaxrec.types import SHARED, Array, Batch, Context, Key, Measure, Retriever, Scorer, Task, Variables
 
 # (key, users from 0 [B], how many N, context) -> ids of items [B, N]
 Sampler = Callable[[Key, Array, int, Context], Array]
@@ -61,9 +62,9 @@ def uniform(num_items: int) -> Sampler:
 
 
 def unseen(num_items: int, most: int) -> Sampler:
-    """Uniform over the items that the user has no training pair of, without rejection.
+    """Uniform over the items that are not excluded for the user, which are those of its pairs; no rejection.
 
-    most: the largest `pair_count`. Raises ValueError if a user has every item.
+    most: the largest `excluded_length`. Raises ValueError if a user has every item.
     """
     if not 0 <= most < num_items:
         raise ValueError(
@@ -76,9 +77,9 @@ def unseen(num_items: int, most: int) -> Sampler:
         ids, _ = sampling.uniform_excluding_flat(
             key,
             num_items=num_items,
-            excluded=context["pair_item"],
-            start=context["pair_start"][drawn],
-            count=context["pair_count"][drawn],
+            excluded=context["excluded"],
+            start=context["excluded_start"][drawn],
+            count=context["excluded_length"][drawn],
             width=most,
         )
         return ids
@@ -236,10 +237,14 @@ def finished(model: PairModel, variables: Variables, context: Context) -> dict[s
 
 
 def _user_vectors(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-    return variables["users"][queries["user"] + 1]
+    return jnp.asarray(variables["users"])[queries["user"] + 1]
 
 
-FACTORS = Retriever(_user_vectors, lambda variables: variables["items"])
+def _item_vectors(variables: Variables) -> Array:
+    return jnp.asarray(variables["items"])
+
+
+FACTORS = Retriever(_user_vectors, _item_vectors)
 
 
 def scorer(model: PairModel, *, users_at_once: int = 8) -> Scorer:
@@ -257,8 +262,26 @@ def scorer(model: PairModel, *, users_at_once: int = 8) -> Scorer:
     return Scorer(scores)
 
 
-def ranking(model: PairModel, variables: Variables, context: Context) -> tuple[Retriever | Scorer, Variables]:
-    """A model as ranking sees it, and what it then reads: `FACTORS` of its final vectors, or `scorer`."""
-    if hasattr(type(model), "vectors"):
-        return FACTORS, finished(model, variables, context)
-    return scorer(model), variables
+def ranked(model: PairModel) -> Retriever | Scorer:
+    """A model as ranking sees it once it is `measured`: `FACTORS` of its final vectors, or `scorer`."""
+    return FACTORS if has_vectors(model) else scorer(model)
+
+
+def has_vectors(model: PairModel) -> bool:
+    """Whether a model's scores are dot products of final vectors."""
+    return hasattr(type(model), "vectors")
+
+
+def measured(model: PairModel, measure: Measure) -> Measure:
+    """A measure of `ranked(model)` as one of the model's own variables.
+
+    Final vectors are made once a call, whatever the number of batches of queries: a graph model propagates
+    once an evaluation.
+    """
+    if not has_vectors(model):
+        return measure
+
+    def run(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
+        return measure(finished(model, variables, context), queries, context)
+
+    return run

@@ -19,8 +19,10 @@ from experiments.benchmarks.timing import Figure
         ("multitask", "mmoe", "samples/s"),
         ("ranking", "din", "samples/s"),
         ("sessions", "stamp_epoch", "s"),
+        ("index", "exact_1e6", "s"),
     ],
 )
+@pytest.mark.long
 def test_figures_of_an_epoch(family: str, first: str, unit: str) -> None:
     figures = list(itertools.islice(speed.FAMILIES[family](2, True), 2))
     assert [(f.name, f.unit, f.repeats) for f in figures] == [

@@ -1,4 +1,4 @@
-"""Hinge, cosine contrastive and generalised binary cross-entropy: by formula, with gradients, at the edges."""
+"""Hinge, cosine contrastive and generalised binary cross-entropy: by formula and at the edges."""
 
 from __future__ import annotations
 

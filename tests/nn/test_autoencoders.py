@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrec.nn.layers.dropout import counter_bits, threefry_bits
+from jaxrec.nn.retrieval.macridvae import MacridVAE
 from jaxrec.nn.retrieval.multivae import MultDAE, MultVAE, unit_rows
 from tests.nn.drawn import applied, drawn
 
@@ -22,6 +23,7 @@ X[0, [1, 4, 9]] = X[1, [2]] = X[3, [3, 4, 5, 6]] = 1.0  # the third user has no 
 MODELS: dict[str, Callable[..., Any]] = {
     "multvae": lambda **fields: MultVAE(NUM_ITEMS, hidden_dims=(6,), latent_dim=3, **fields),
     "multdae": lambda **fields: MultDAE(NUM_ITEMS, hidden_dims=(6,), latent_dim=3, **fields),
+    "macridvae": lambda **fields: MacridVAE(NUM_ITEMS, num_concepts=3, dim=4, hidden_dims=(6,), **fields),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 
@@ -104,8 +106,8 @@ def test_maps_over_seeds(name: str) -> None:
 
 @every_model
 def test_sizes_below_one_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="latent_dim=0: must be at least 1"):
-        MODELS[name]().clone(latent_dim=0).init(KEY, X, train=False)
+    with pytest.raises(ValueError, match="num_items=0: must be at least 1"):
+        MODELS[name]().clone(num_items=0).init(KEY, X, train=False)
 
 
 # --- Mult-VAE and Mult-DAE ---
@@ -176,3 +178,104 @@ def test_dropout_is_of_entries_after_the_row_is_normalised(bits: Any) -> None:
     each = (noisy * np.repeat(np.sqrt(np.maximum(X.sum(-1), 1)), 50)[:, None])[present]
     assert set(np.round(each, 3)) == {0.0, 2.0} and 0.4 < (each > 0).mean() < 0.6
     assert not noisy[~present].any()
+
+
+# --- MacridVAE ---
+
+
+def mixture(params: Any, assignment: np.ndarray, code: np.ndarray, temperature: float) -> np.ndarray:
+    """log Σ_k c_ik exp(cos(z_k, h_i) / τ), user by user and item by item, in float64."""
+    items = np.asarray(params["items"], np.float64)
+    found = np.zeros((len(code), len(items)))
+    for user, codes in enumerate(code.astype(np.float64)):
+        for i, h in enumerate(items):
+            cosine = codes @ h / np.linalg.norm(codes, axis=-1) / np.linalg.norm(h)
+            found[user, i] = np.log(np.sum(assignment[i] * np.exp(cosine / temperature)))
+    return found
+
+
+def macridvae(**fields: Any) -> tuple[MacridVAE, Any]:
+    """Without dropout, so that only the concepts are random, and its weights."""
+    model = MODELS["macridvae"](dropout=0.0, temperature=0.5, **fields)
+    return model, drawn(model, X, train=False)
+
+
+def test_macridvae_equals_the_formulas() -> None:
+    model, variables = macridvae(gumbel=False, prior_std=0.3)
+    params = variables["params"]
+    unit = [np.asarray(unit_rows(jnp.asarray(params[name]))) for name in ("items", "concepts")]
+    weight = np.exp(unit[0] @ unit[1].T / 0.5)
+    assignment = weight / weight.sum(-1, keepdims=True)
+    parts = X[:, None] * assignment.T
+    parts = parts / np.maximum(np.linalg.norm(parts, axis=-1, keepdims=True), 1e-6)
+    mean, log_variance = np.split(layers(params["encoder"], parts), 2, axis=-1)
+    mean = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
+    noise = np.random.default_rng(1).normal(size=mean.shape).astype(np.float32)
+    scores, kl = applied(model, variables, X, train=False)
+    np.testing.assert_allclose(scores, mixture(params, assignment, mean, 0.5), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(kl, 0.5 * (np.exp(log_variance) - 1 - log_variance).sum((1, 2)), rtol=1e-4)
+    expected = mixture(params, assignment, mean + noise * np.exp(log_variance / 2), 0.5)
+    np.testing.assert_allclose(
+        applied(model, variables, X, train=True, noise=noise).scores, expected, rtol=1e-4, atol=1e-4
+    )
+    draws = [trained(model.clone(prior_std=s), variables, X, np.arange(4)).scores for s in (0.0, 0.3)]
+    close(draws[0], scores)
+    assert not np.allclose(draws[1], scores, atol=1e-3)
+
+
+def test_concepts_in_another_order_and_vectors_of_other_lengths_change_nothing() -> None:
+    model, variables = macridvae()
+    params = variables["params"]
+    made = applied(model, variables, X, train=False)
+    others = [{"concepts": params["concepts"][[2, 0, 1]]}, {"concepts": 3.0 * params["concepts"]}]
+    others.append({"items": params["items"] * np.linspace(0.5, 3.0, V, dtype=np.float32)[:, None]})
+    for other in others:
+        close(applied(model, {"params": {**params, **other}}, X, train=False), made, rtol=1e-4)
+
+
+def test_one_concept_has_all_items_and_the_divergence_does_not_see_means() -> None:
+    model = MacridVAE(NUM_ITEMS, num_concepts=1, dim=4, hidden_dims=(), dropout=0.0)
+    variables = drawn(model, X, train=False)
+    assert not applied(model, variables, train=False, method="assignment").any()  # log 1
+    gradient = jax.grad(lambda v: model.apply(v, X, train=False).kl.sum())(variables)["params"]
+    assert not np.asarray(gradient["encoder"]["layer_0"]["bias"][:4]).any()
+    assert np.asarray(gradient["encoder"]["layer_0"]["bias"][4:]).all()
+
+
+def test_a_row_normalised_before_it_is_split_is_an_option() -> None:
+    """With one concept, which has every item, the two are one."""
+    model, variables = macridvae()
+    first, second = (
+        applied(model.clone(normalise=how), variables, X, train=False).scores
+        for how in ("concept", "history")
+    )
+    assert not np.allclose(first[0], second[0], atol=1e-3)
+    alone = MacridVAE(NUM_ITEMS, num_concepts=1, dim=4, hidden_dims=())
+    variables = drawn(alone, X, train=False)
+    close(*(applied(alone.clone(normalise=how), variables, X, train=False) for how in ("concept", "history")))
+
+
+def test_training_draws_concepts_that_serving_averages() -> None:
+    """P(argmax of the draw = k) is the probability of concept k: the Gumbel trick."""
+    model, variables = macridvae(gumbel=True)
+    expected = np.exp(applied(model, variables, train=False, method="assignment"))
+    keys = jax.random.split(KEY, 3000)
+    draw = jax.jit(
+        jax.vmap(lambda key: model.apply(variables, train=True, method="assignment", rngs={"dropout": key}))
+    )(keys)
+    np.testing.assert_allclose(np.exp(draw).sum(-1), 1.0, rtol=1e-5)
+    share = np.mean(np.argmax(draw, -1)[..., None] == np.arange(3), axis=0)
+    np.testing.assert_allclose(share, expected, atol=0.04)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"normalise": "row"}, "normalise='row'"),
+        ({"num_concepts": 0}, "num_c"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MODELS["macridvae"]().clone(**change).init(KEY, X, train=False)

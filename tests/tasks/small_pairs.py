@@ -1,4 +1,4 @@
-"""A few pairs of users and items for the tests of tasks and models, and the columns that a loop reads."""
+"""A small interaction matrix for the tests of models of pairs, and the columns that a loop reads."""
 
 from __future__ import annotations
 
@@ -8,32 +8,50 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.data.events.pairs import pair_columns
+from jaxrec.data.events.held_out import HeldOut, from_parts
 from jaxrec.data.events.training_events import TrainingEvents
+from jaxrec.protocols import retrieval
 
 NUM_USERS, NUM_ITEMS = 6, 9
-# User 3 has no event, user 1 has one item twice, and no training event is of item 8 or 9.
-TRAINING = ((1, 4, 2), (5, 3, 5), (7, 1, 2, 3, 4, 6), (), (2,), (6, 7))
-PAIRS = sorted((user, item) for user, items in enumerate(TRAINING) for item in set(items))
-MOST = max(len(set(items)) for items in TRAINING)
+# User 3 has no training item, and no user has a training item 8 or 9.
+TRAINING = ((1, 4, 2), (5, 3), (7, 1, 2, 3, 4, 6), (), (2,), (6, 7))
+TEST = ((9, 3), (1,), (), (5,), (8,), ())
+PAIRS = sorted((user, item) for user, items in enumerate(TRAINING) for item in items)
+MOST = max(len(items) for items in TRAINING)
+
+
+@functools.cache
+def split() -> HeldOut:
+    columns = [
+        (
+            np.array([user for user, items in enumerate(rows) for _ in items], np.int64),
+            np.array([item for items in rows for item in items], np.int64),
+        )
+        for rows in (TRAINING, ((),) * NUM_USERS, TEST)
+    ]
+    return from_parts(
+        "small",
+        tuple(columns),
+        num_items=NUM_ITEMS,
+        rule="by hand",
+        user_ids=np.arange(NUM_USERS),
+        item_ids=np.arange(NUM_ITEMS),
+    )
+
+
+@functools.cache
+def data() -> retrieval.Data:
+    return retrieval.resident(split())
 
 
 def events() -> TrainingEvents:
-    user = [u for u, items in enumerate(TRAINING) for _ in items]
-    return TrainingEvents(np.array(user), np.array([i for items in TRAINING for i in items]), NUM_ITEMS)
+    return split().training_events()
 
 
 @functools.cache
 def context() -> dict[str, Any]:
-    """The resident columns: pairs, and the events with the training part of each user."""
-    length = np.array([len(items) for items in TRAINING], np.int32)
-    columns = {
-        **pair_columns(events(), num_users=NUM_USERS),
-        "items": events().item,
-        "start": (np.cumsum(length) - length).astype(np.int32),
-        "length": length,
-    }
-    return {name: jnp.asarray(column) for name, column in columns.items()}
+    """The resident columns."""
+    return {name: jnp.asarray(column) for name, column in data().columns.items()}
 
 
 def examples(*numbers: int, last: bool = True) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from scipy import stats
 
 from jaxrec import losses, sampling
 from jaxrec.nn.retrieval.mf import MF
+from jaxrec.nn.retrieval.ncf import MLPPairs
+from jaxrec.protocols import retrieval
 from jaxrec.tasks import pairs
-from jaxrec.types import SHARED, Array
+from jaxrec.types import SHARED, Array, Protocol
 from tests.nn.drawn import drawn
 from tests.tasks import small_pairs
 from tests.tasks.small_pairs import MOST, NUM_ITEMS, NUM_USERS, PAIRS
@@ -67,7 +69,7 @@ def test_a_batch_holds_the_pairs_of_its_examples() -> None:
     task = pairs.pairwise(MODEL, sampler=UNSEEN, negatives=3)
     batch = task.prepare(KEY, small_pairs.examples(*EVERY), small_pairs.context())
     drawn_pairs = zip((np.asarray(batch["user"]) - 1).tolist(), batch["item"].tolist(), strict=True)
-    assert list(drawn_pairs) == PAIRS
+    assert sorted(drawn_pairs) == PAIRS
     assert batch["negatives"].shape == (len(PAIRS), 3)
     assert batch[SHARED].keys() == small_pairs.context().keys()
 
@@ -155,6 +157,25 @@ def test_final_vectors_rank_by_the_user_of_the_query() -> None:
     query = pairs.FACTORS.query(found, queries, {})
     np.testing.assert_array_equal(query, variables()["params"]["user_embedding"][np.array([5, 1])])
     np.testing.assert_array_equal(pairs.FACTORS.items(found), variables()["params"]["item_embedding"])
+
+
+@pytest.mark.parametrize("kind", ["vectors", "scores"])
+def test_a_model_is_measured_by_its_own_variables(kind: str) -> None:
+    """As its ranked lists are, whether from final vectors or from scores of all items."""
+    model = MODEL if kind == "vectors" else MLPPairs(NUM_USERS, NUM_ITEMS, dim=3, hidden_dims=(4,))
+    user, item = np.arange(1, NUM_USERS + 1), np.tile(np.arange(1, NUM_ITEMS + 1), (NUM_USERS, 1))
+    own = drawn(model, user, item, {}, train=False)
+    scores = np.array(model.apply(own, user, item, {}, train=False))
+    protocol = Protocol(split="by hand", ks=(2,), loss="", selection="none")
+    seeds = jax.tree.map(lambda leaf: leaf[None], own)
+    (found,) = retrieval.test(model, small_pairs.data(), protocol, seeds)
+    recall = []
+    for user_number, relevant in enumerate(small_pairs.TEST):
+        if relevant and small_pairs.TRAINING[user_number]:
+            scores[user_number, [i - 1 for i in small_pairs.TRAINING[user_number]]] = -np.inf
+            best = set((np.argsort(-scores[user_number])[:2] + 1).tolist())
+            recall.append(len(best & set(relevant)) / len(relevant))
+    np.testing.assert_allclose(found["recall@2"], np.mean(recall), rtol=1e-6)
 
 
 # --- what is refused -----------------------------------------------------------------------------------

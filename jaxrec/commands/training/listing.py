@@ -13,6 +13,8 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 KINDS = {
     "SequenceModel": "events of users or sessions",
     "TableModel": "labelled rows",
+    "RetrievalModel": "the items of each user, in no order",
+    "CountingModel": "the items of each user, in no order, without gradient descent",
     "ClickModel": "events, each with a sampled item that was not clicked",
 }
 
@@ -73,7 +75,7 @@ def _literal_keys(tree: ast.Module, path: Path, dictionary: str) -> tuple[list[s
 
 
 def find(name: str) -> Any:
-    """The entry of a model: a `SequenceModel`, `TableModel` or `ClickModel`.
+    """The entry of a model: one of the types of `recipes.trainable`.
 
     Raises:
       ValueError: there is none of this name (the message names the nearest), or it needs other data.

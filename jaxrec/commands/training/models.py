@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from jaxrec.commands.training import listing, own_module
-from jaxrec.commands.training.options import ClickOptions, SequenceOptions, TableOptions, with_recipe
-from jaxrec.recipes.trainable import ClickModel, SequenceModel
+from jaxrec.commands.training.options import (
+    ClickOptions,
+    MatrixOptions,
+    SequenceOptions,
+    TableOptions,
+    with_recipe,
+)
+from jaxrec.recipes.trainable import ClickModel, CountingModel, RetrievalModel, SequenceModel
 
 
 def chosen(model: str, *, labelled: bool) -> tuple[str, Any]:
@@ -24,4 +30,6 @@ def options_type(entry: Any) -> type[Any]:
     """The dataclass of a model's options."""
     if isinstance(entry, SequenceModel):
         return with_recipe(SequenceOptions, entry.recipe, entry.objectives, entry.documented)
+    if isinstance(entry, RetrievalModel | CountingModel):
+        return with_recipe(MatrixOptions, entry.recipe)
     return with_recipe(ClickOptions if isinstance(entry, ClickModel) else TableOptions, entry.recipe)

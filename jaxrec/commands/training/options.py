@@ -25,6 +25,7 @@ from jaxrec.tuning.reads import follow, plain
 EventSplit = Literal["last", "time", "user", "sessions"]
 ClickSplit = Literal["last", "time", "user"]
 TableSplit = Literal["random", "time"]
+MatrixSplit = Literal["random", "last"]
 # Options that say where and how a run is kept, or how long it may take; they change no number.
 KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code")
 # Options that runs kept before they existed do not name: left out of the settings where they are not given.
@@ -78,6 +79,13 @@ class ClickOptions(EventOptions):
     """The options of click models of events."""
 
     split: ClickSplit = "last"  # test on each user's last event, the last events in time, or other users
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixOptions(EventOptions):
+    """The options of models of an interaction matrix, which has each user's item once."""
+
+    split: MatrixSplit = "random"  # test on a tenth of each user's items at random, or on the last one
 
 
 @dataclasses.dataclass(frozen=True)

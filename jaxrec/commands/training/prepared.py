@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.protocols.gates import Shares
-from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol, Tested, Variables
 
 Metrics = list[dict[str, float]] | Tested  # of each seed
@@ -32,6 +31,8 @@ class Prepared(NamedTuple):
     fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in the order of
     their numbers. shapes: see `Shapes`. constants: variables of the model that are given instead of learned.
     shares: (variables) -> how much each task uses each expert; of: the examples of that, in words.
+    finished: (variables) -> the module and the variables that are kept in their place, such as final vectors;
+    None: these are kept. module: None where it is known only then.
     notes: lines that a user should read before training. next_command: what to type after training, RUN
     standing for the folder.
     """
@@ -40,7 +41,7 @@ class Prepared(NamedTuple):
     dataset: str
     module: Any
     protocol: Protocol
-    train: Callable[..., Fitted]
+    train: Callable[..., Any]
     test: Callable[[Variables], Tested]
     baselines: Callable[[], Sequence[BaselineRow]]
     kept: Mapping[str, Any]
@@ -49,5 +50,6 @@ class Prepared(NamedTuple):
     constants: Mapping[str, Any] = {}
     shares: Callable[[Variables], Shares] | None = None
     of: str = ""
+    finished: Callable[[Variables], tuple[Any, Variables]] | None = None
     notes: Sequence[str] = ()
     next_command: str = ""

@@ -16,13 +16,13 @@ import jax
 import numpy as np
 
 from jaxrec import config, provenance
-from jaxrec.commands.training import clicks, sequences, sessions, tables
+from jaxrec.commands.training import clicks, matrix, sequences, sessions, tables
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
 from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import initial_options
 from jaxrec.protocols.gates import write_shares
-from jaxrec.recipes.trainable import ClickModel, SequenceModel, TableModel
+from jaxrec.recipes.trainable import ClickModel, CountingModel, RetrievalModel, SequenceModel, TableModel
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import modules, run_folder
@@ -88,7 +88,8 @@ def kind_of(entry: Any, options: Any) -> Kind:
     if isinstance(entry, SequenceModel):
         module: Any = sessions if options.split == "sessions" else sequences
     else:
-        module = {TableModel: tables, ClickModel: clicks}[type(entry)]
+        kinds = {TableModel: tables, ClickModel: clicks, RetrievalModel: matrix, CountingModel: matrix}
+        module = kinds[type(entry)]
     return Kind(module.read, module.prepare)
 
 
@@ -123,7 +124,8 @@ def train_once(
 
 def _prepare(command: Command, options: Any, trial: Trial | None = None) -> Prepared:
     prepared = command.kind.prepare(command.model, command.entry, options, command.data, trial=trial)
-    modules.describe(prepared.module)  # what can't be kept is refused before training
+    if prepared.module is not None:
+        modules.describe(prepared.module)  # what can't be kept is refused before training
     return prepared
 
 
@@ -343,10 +345,11 @@ def finish(
     keep_curves(folder, fitted, seeds=options.seeds, metric=chosen, settings=settings)
     if prepared.shares is not None and (found := prepared.shares(fitted.variables)):
         write_shares(folder, found, prepared.of)
+    module, variables = kept_model(prepared, fitted)
     kept = Kept(
         name=prepared.name,
-        module=prepared.module,
-        variables=variables_of(prepared, fitted),
+        module=module,
+        variables=variables,
         seeds=tuple(options.seeds),
         protocol=prepared.protocol,
         metrics={name: tuple(of[name] for of in tested.metrics) for name in tested.metrics[0]},
@@ -362,12 +365,15 @@ def finish(
     return kept
 
 
-def variables_of(prepared: Prepared, fitted: Fitted) -> dict[str, Any]:
-    """The module's variables as host arrays, without collections that only its training has."""
-    found: dict[str, Any] = jax.tree.map(np.asarray, jax.device_get(dict(fitted.variables)))
-    if prepared.kept["kind"] not in ("sequence", "session"):
-        return found
-    return {name: found[name] for name in prepared.shapes({}) if name in found}
+def kept_model(prepared: Prepared, fitted: Fitted) -> tuple[Any, dict[str, Any]]:
+    """The module and its variables as host arrays, without collections that only its training has."""
+    module: Any = prepared.module
+    variables: Mapping[str, Any] = fitted.variables
+    if prepared.finished is not None:
+        module, variables = prepared.finished(fitted.variables)
+    elif prepared.kept["kind"] in ("sequence", "session"):
+        variables = {name: variables[name] for name in prepared.shapes({}) if name in variables}
+    return module, jax.tree.map(np.asarray, jax.device_get(dict(variables)))
 
 
 def validation_of(fitted: Fitted) -> dict[str, tuple[float, ...]]:

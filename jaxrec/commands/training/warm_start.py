@@ -32,6 +32,11 @@ def initial_options(prepared: Prepared, model: str, warm_start: str, seeds: Sequ
         number of seeds than 1 or that of `seeds`; it has no id in common with this run.
     """
     if warm_start:
+        if prepared.kept["kind"] in ("factors", "baseline"):
+            raise ValueError(
+                f"warm_start={warm_start!r}: a run of {model} keeps its final vectors or counts, not the "
+                "parameters that it was trained from; train it anew"
+            )
         kept = run_folder.read(warm_start)
         return {"initial": carried_over(prepared, kept, model, warm_start, seeds)}
     if prepared.constants:

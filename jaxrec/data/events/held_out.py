@@ -183,6 +183,59 @@ def _sets(length: np.ndarray, number: np.ndarray, train: np.ndarray) -> Sets:
     return Sets(*(column.astype(np.int32) for column in (user, length[user], number[user])))
 
 
+def split_items(
+    sequences: Sequences,
+    *,
+    by: Literal["random", "last"] = "random",
+    validation: float = 0.1,
+    test: float = 0.1,
+    seed: int = 0,
+) -> HeldOut:
+    """Divides the items of each user among training, validation and test.
+
+    A user's later events of an item that they had before are left out. by: "random" takes shares of each
+    user's items at random, at least one each; "last" takes the last new item for test and the one before for
+    validation. Users with fewer than 3 items are for training only.
+
+    Raises:
+      ValueError: a share outside 0..1, shares that leave nothing, or no user with 3 items.
+    """
+    for name, share in (("validation", validation), ("test", test)):
+        if not 0 < share < 1 or validation + test >= 1:
+            raise ValueError(f"{name}={share}: shares must be above 0, and below 1 together")
+    if by not in ("random", "last"):
+        raise ValueError(f"by={by!r}: must be 'random' or 'last'")
+    user, item = sequences.event_users, sequences.items.astype(np.int64)
+    _, first = np.unique(user * (sequences.num_items + 1) + item, return_index=True)
+    first.sort()
+    user, item = user[first], item[first]
+    count = np.bincount(user, minlength=sequences.num_users)
+    if count.max() < 3:
+        raise ValueError(f"{sequences.name}: no user has 3 different items, so nothing can be held out")
+    if by == "random":
+        order = np.lexsort((np.random.default_rng(seed).random(len(user)), user))
+        item = item[order]
+    number = np.stack([np.round(share * count) for share in (validation, test)]).astype(np.int64)
+    number = np.where(count < 3, 0, np.maximum(number, 1) if by == "random" else 1)
+    number[0] = np.minimum(number[0], np.maximum(count - number[1] - 1, 0))
+    place = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
+    rest = count - number.sum(axis=0)
+    part = (place >= rest[user]).astype(int) + (place >= (rest + number[0])[user])
+    rule = (
+        f"{validation:.0%} and {test:.0%} of each user's items, at random, for validation and test"
+        if by == "random"
+        else "each user's last new item for test, the one before for validation"
+    )
+    return from_parts(
+        sequences.name,
+        tuple((user[part == p], item[part == p]) for p in range(3)),
+        num_items=sequences.num_items,
+        rule=rule,
+        user_ids=np.asarray(sequences.user_ids),
+        item_ids=np.asarray(sequences.item_ids),
+    )
+
+
 def hold_out_validation(
     split: HeldOut, *, share: float = 0.1, least: Literal["none", "one"] = "none", seed: int = 0
 ) -> HeldOut:

@@ -25,3 +25,10 @@ def test_a_user_beyond_their_number_is_refused() -> None:
         pair_columns(small_pairs.events(), num_users=5)
     with pytest.raises(ValueError, match="users -1"):
         pair_columns(TrainingEvents(np.array([-1]), np.array([1]), 2), num_users=5)
+
+
+def test_a_repeated_event_is_one_pair() -> None:
+    found = pair_columns(TrainingEvents(np.array([1, 1, 1, 0]), np.array([2, 3, 2, 2]), 3), num_users=3)
+    assert found["pair_user"].tolist() == [0, 1, 1]
+    assert found["pair_item"].tolist() == [2, 2, 3]
+    assert found["pair_count"].tolist() == [1, 2, 0]

@@ -105,7 +105,7 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
         raise ValueError(
             f"seeds={options.seeds}: {name} draws no random numbers, so all seeds would be equal; give one"
         )
-    protocol = protocol_of(data, "")._replace(selection="none")
+    protocol = protocol_of(data, "")
     made: list[Baseline] = []
 
     def train(**given: Any) -> Fitted | Measured:

@@ -20,9 +20,14 @@ TRAINED: dict[str, dict[str, Any]] = {
     "neumf": {"dim": 4, "batch_size": 32, "epochs": 1, "split": "last"},
     "lightgcn": {"dim": 4, "num_layers": 2, "batch_size": 32, "epochs": 2, "evaluate_every": 2},
 }
+OF_HISTORIES: dict[str, dict[str, Any]] = {
+    "mult-vae": {"hidden_dim": 6, "latent_dim": 3, "batch_size": 8, "epochs": 2, "evaluate_every": 1},
+    "macridvae": {"concepts": 2, "dim": 4, "batch_size": 8, "epochs": 1},
+}
 COUNTED: dict[str, dict[str, Any]] = {"ease": {"regularisation": 1.0}, "ials": {"dim": 4, "epochs": 2}}
-MODELS = {**TRAINED, **COUNTED}
-WITHOUT_VECTORS = ("neumf", "ease")
+MODELS = {**TRAINED, **OF_HISTORIES, **COUNTED}
+READ_HISTORIES = (*OF_HISTORIES, *COUNTED)
+WITHOUT_VECTORS = ("neumf", "ease", *OF_HISTORIES)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def kept(request: pytest.FixtureRequest, events: Path) -> tuple[str, Path, Kept]
 
 def test_a_run_is_measured_beside_its_floors(kept: tuple[str, Path, Kept]) -> None:
     name, folder, run = kept
-    assert run.kind == ("baseline" if name in COUNTED else "factors")
+    assert run.kind == ("baseline" if name in READ_HISTORIES else "factors")
     found = sorted(path.stem for path in (folder / "results").rglob("*.json"))
     assert found == sorted([name, "popularity", "random"])
     assert set(run.metrics) >= {"recall@10", "ndcg@10", "recall_capped@20"}
@@ -76,7 +81,7 @@ def test_pairs_have_the_scores_of_lists_and_products_of_vectors(kept: tuple[str,
 def test_histories_of_anybody_are_for_models_that_read_them(kept: tuple[str, Path, Kept]) -> None:
     name, folder, _ = kept
     run = serve.load(folder)
-    if name in COUNTED:
+    if name in READ_HISTORIES:
         (answer,) = run.recommend(histories=[["sku1", "sku2"]], k=3)
         assert not {"sku1", "sku2"} & set(answer.items.tolist())
         return
@@ -95,7 +100,7 @@ def test_a_reader_recommends_what_the_run_does(kept: tuple[str, Path, Kept], tmp
         pytest.skip("its scores of all items are made of a number of users at once")
     loaded, users = serve.load(folder), run.vocabulary["user"][[4, 0, 7]].tolist()
     export(loaded, tmp_path / "e", k=5)
-    if name in COUNTED:
+    if name in READ_HISTORIES:
         histories = [["sku1", "sku2", "sku3"], ["sku7"]]
         found = reader(tmp_path / "e").recommend(histories, k=4)
         expected = loaded.recommend(histories=histories, k=4)

@@ -17,17 +17,15 @@ from tests.serve.test_export import reader
 
 TRAINED: dict[str, dict[str, Any]] = {
     "bpr-mf": {"dim": 4, "batch_size": 32, "epochs": 3, "evaluate_every": 1, "seeds": (0, 1)},
-    "neumf": {"dim": 4, "batch_size": 32, "epochs": 1, "split": "last"},
-    "lightgcn": {"dim": 4, "num_layers": 2, "batch_size": 32, "epochs": 2, "evaluate_every": 2},
+    "neumf": {"batch_size": 32, "epochs": 1, "split": "last"},
 }
 OF_HISTORIES: dict[str, dict[str, Any]] = {
     "mult-vae": {"hidden_dim": 6, "latent_dim": 3, "batch_size": 8, "epochs": 2, "evaluate_every": 1},
-    "macridvae": {"concepts": 2, "dim": 4, "batch_size": 8, "epochs": 1},
 }
-COUNTED: dict[str, dict[str, Any]] = {"ease": {"regularisation": 1.0}, "ials": {"dim": 4, "epochs": 2}}
+COUNTED: dict[str, dict[str, Any]] = {"ease": {"regularisation": 1.0}, "matrix-user-knn": {}}
 MODELS = {**TRAINED, **OF_HISTORIES, **COUNTED}
-READ_HISTORIES = (*OF_HISTORIES, *COUNTED)
-WITHOUT_VECTORS = ("neumf", "ease", *OF_HISTORIES)
+WITHOUT_VECTORS = ("neumf", "ease", "matrix-user-knn", *OF_HISTORIES)
+READ_HISTORIES = ("ease", *OF_HISTORIES)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +83,7 @@ def test_histories_of_anybody_are_for_models_that_read_them(kept: tuple[str, Pat
         (answer,) = run.recommend(histories=[["sku1", "sku2"]], k=3)
         assert not {"sku1", "sku2"} & set(answer.items.tolist())
         return
-    with pytest.raises(ValueError, match="has a vector of each user of its data and reads no histories"):
+    with pytest.raises(ValueError, match="knows the users of its data and reads no histories"):
         run.recommend(histories=[["sku1"]])
     with pytest.raises(ValueError, match="the run has no user 'new'"):
         run.recommend(["new"])
@@ -107,10 +105,10 @@ def test_a_reader_recommends_what_the_run_does(kept: tuple[str, Path, Kept], tmp
     else:
         found = reader(tmp_path / "e").recommend(users, k=4)
         expected = loaded.recommend(users, k=4)
-        (other,) = reader(tmp_path / "e").recommend(users[:1], excluded=[["sku1"]])
+        (other,) = reader(tmp_path / "e").recommend(users[:1], k=5, excluded=[["sku1"]])
         assert "sku1" not in other["items"] and len(other["items"]) == 5
         with pytest.raises(ValueError, match="users that the run does not know: new"):
-            reader(tmp_path / "e").recommend(["new"])
+            reader(tmp_path / "e").recommend(["new"], k=5)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours["items"] == theirs.items.tolist()
         np.testing.assert_allclose(ours["scores"], theirs.scores, rtol=1e-5, atol=1e-6)

@@ -15,6 +15,7 @@ from jaxrec.data.events.graph import bipartite
 from jaxrec.nn.retrieval.lightgcn import LightGCN
 from jaxrec.nn.retrieval.mf import MF
 from jaxrec.nn.retrieval.ncf import GMF, MLPPairs, NeuMF, pretrained
+from jaxrec.nn.retrieval.ngcf import NGCF
 from jaxrec.nn.retrieval.simplex import SimpleX
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import pairs
@@ -40,10 +41,11 @@ MODELS: dict[str, Any] = {
     "simplex": SimpleX(**SMALL, **POOLED),
     "simplex_self": SimpleX(**SMALL, **POOLED, pooling="self_attention", count_padding=True),
     "neumf": NeuMF(**SMALL, mlp_dim=3, hidden_dims=(4,)),
+    "ngcf": NGCF(**SMALL, hidden_dims=(3, 5), node_dropout=0.1, message_dropout=0.1),
 }
 TABLES = ("user_embedding", "item_embedding")  # the endings of the names of tables of users and items
 # Models that read rows of others than the user and the item: histories and graphs.
-SPREADING = {"simplex_mean", "simplex", "simplex_self", "lightgcn", "lightgcn_dropout"}
+SPREADING = {"simplex_mean", "simplex", "simplex_self", "lightgcn", "lightgcn_dropout", "ngcf"}
 USER, ITEM = np.array([1, 3, 6, 4]), np.array([[2, 9, 2], [1, 1, 5], [7, 3, 8], [4, 6, 9]])
 LABELLED = {"mf_biases", "gmf", "mlp", "neumf"}  # trained on labelled pairs, where biases of users matter
 ALIKE = {"mf_cosine", "gmf", "simplex_mean"}  # whose steps are compiled for another of their kind

@@ -22,6 +22,7 @@ Expect:  EXPECT
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -118,11 +119,11 @@ def fit_baseline(name: str, data: retrieval.Data, protocol: Protocol, config: Co
         "random": [({}, lambda: baselines.random(data))],
         "popularity": [({}, lambda: baselines.popularity(data))],
         "item-knn": [
-            ({"neighbours": k}, lambda k=k: baselines.matrix_item_knn(data, neighbours=k))
+            ({"neighbours": k}, functools.partial(baselines.matrix_item_knn, data, neighbours=k))
             for k in config.neighbours
         ],
         "ease": [
-            ({"regularisation": r}, lambda r=r: baselines.ease(data, regularisation=r))
+            ({"regularisation": r}, functools.partial(baselines.ease, data, regularisation=r))
             for r in config.regularisations
         ],
     }

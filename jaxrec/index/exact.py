@@ -114,7 +114,7 @@ def search(index: Exact, queries: Array, k: int, *, seen: Array | None = None, b
     return _search(index, jnp.asarray(queries, jnp.float32), seen, k=k, batch=min(batch, len(queries)))
 
 
-def check_search(queries: Any, k: int, *, dim: int, seen: Any, batch: int) -> None:
+def check_search(queries: Any, k: int, *, dim: int, seen: Any, batch: int = 1) -> None:
     """Raises ValueError for what `search` refuses."""
     for name, value in (("k", k), ("batch", batch)):
         if value < 1:

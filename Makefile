@@ -23,12 +23,13 @@ EXTRA := $(filter-out cpu,$(ACCELERATOR))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 NAME_ONE := name a Python of 3.11 or newer, as in make PYTHON=python3.12
 
-.PHONY: help reproduce test test-fast lint tables docs speed clean
+.PHONY: help reproduce test test-all test-fast lint tables docs speed clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make reproduce   TiCoSeRec and SASRec on MovieLens-100K; prints the table, keeps it in $(REPRODUCED)'
-	@echo 'make test        ruff, mypy, all tests and doctests'
+	@echo 'make test        ruff, mypy, the tests and doctests; CI runs it'
+	@echo 'make test-all    the same with the tests that are marked long'
 	@echo 'make test-fast   the tests and doctests that end in two minutes: none that is marked slow'
 	@echo 'make tables      the tables in README.md, results/README.md and docs/models.md, from results/ and the source'
 	@echo 'make docs        the site of the documentation, in $(SITE)/html; a warning is an error'
@@ -45,10 +46,13 @@ reproduce: $(BASE)
 	$(BIN)/python -m jaxrec.report --results $(REPRODUCED)/results --readme ''
 
 test: lint
+	$(PYTEST) -m 'not long' $(TESTS)
+
+test-all: lint
 	$(PYTEST) $(TESTS)
 
 test-fast: $(DEV)
-	$(PYTEST) -m 'not slow' $(TESTS)
+	$(PYTEST) -m 'not slow and not long' $(TESTS)
 
 lint: $(DEV)
 	$(BIN)/python -m ruff check .

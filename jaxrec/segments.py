@@ -55,7 +55,8 @@ def pick(values: Array, index: Array) -> Array:
       ValueError: there are more entries, B · L, than int32 can count.
     """
     length = values.shape[index.ndim - 1]
-    if math.prod(values.shape[: index.ndim]) > jnp.iinfo(jnp.int32).max:
+    entries = math.prod(values.shape[: index.ndim])
+    if isinstance(entries, int) and entries > jnp.iinfo(jnp.int32).max:  # an export's size is a symbol
         raise ValueError(
             f"values of shape {values.shape}: more entries than int32 can count; take smaller batches"
         )
@@ -67,14 +68,14 @@ def pick(values: Array, index: Array) -> Array:
 def sparse_product(start: Array, row: Array, column: Array, weight: Array, table: Array) -> Array:
     """Product of a sparse matrix of N rows and a table [V, …]: [N, …], zeros for an empty row.
 
-    Row n is the sum of weight[e] · table[column[e]] over its entries e. On CPU it is one pass over the entries
-    that holds no array [E, …], an order of magnitude faster than a scatter; elsewhere running sums or a sorted
-    scatter. There is no gradient here: that of a graph is the product with its edges sorted the other way
+    Row n is the sum of weight[e] · table[column[e]] over its entries e. On CPU it is one pass over entries
+    without an array [E, …], ten times faster than a scatter; elsewhere running sums or a sorted scatter.
+    There is no gradient here: that of a graph is the product with its edges sorted the other way
     (`nn.layers.propagation`).
 
     Args:
-      start: entries are listed row after row, those of row n from start[n] to start[n + 1] - 1, int32 [N + 1];
-        entries from start[N] on are padding.
+      start: entries are listed row after row, those of row n from start[n] to start[n + 1] - 1, int32
+        [N + 1]; entries from start[N] on are padding.
       row, column: of each entry, int32 [E]; the row of padding is N. Columns must be in 0..V-1; it is not
         checked.
       weight: of each entry, [E].

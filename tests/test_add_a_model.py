@@ -65,7 +65,8 @@ def apply(checkout: Path, edit: Edit) -> None:
 
 def run(checkout: Path, *command: str) -> str:
     """What a program prints that is run in the copy, with its package first on the path."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "JAXREC_XLA_CACHE": "0"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    environment |= {"PYTHONPATH": str(checkout), "JAXREC_XLA_CACHE": "0"}
     done = subprocess.run(
         [sys.executable, *command], cwd=checkout, env=environment, capture_output=True, text=True
     )
@@ -81,6 +82,7 @@ def test_a_walk_is_short(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", WALKS)
+@pytest.mark.long
 def test_a_walk_ends_in_a_tested_and_trained_model(name: str, tmp_path: Path) -> None:
     walk, checkout = WALKS[name], tmp_path / "checkout"
     for folder in ("jaxrec", "experiments", "tests"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -169,3 +171,48 @@ def test_an_array_of_more_entries_than_an_int32_counts_is_refused() -> None:
     values, index = jax.ShapeDtypeStruct((2**16, 2**15), jnp.float32), jnp.zeros((2**16, 1), jnp.int32)
     with pytest.raises(ValueError, match=r"values of shape \(65536, 32768\): more entries than int32"):
         jax.eval_shape(segments.pick, values, index)
+
+
+# --- products of a sparse matrix -----------------------------------------------------------------------
+
+ENTRIES = ((0, 2), (0, 0), (2, 1), (2, 1), (2, 3))  # (row, column), of rows 0..3; row 1 and row 3 are empty
+PRODUCTS = {
+    "any": segments.sparse_product,
+    "cpu": segments._compressed_rows,
+    "cuda": segments._gathered_and_sorted,
+    "default": segments._gathered_and_scattered,
+}
+
+
+def sparse_arguments(padding: int) -> Any:
+    """Starts, rows, columns and weights of ENTRIES, with padding behind them."""
+    row = np.pad([row for row, _ in ENTRIES], (0, padding), constant_values=4)
+    column = np.pad([column for _, column in ENTRIES], (0, padding))
+    weight = np.pad(np.array([1.0, 0.5, 2.0, -1.0, 3.0]), (0, padding), constant_values=7.0)
+    start = np.array([0, 2, 2, 5, 5])
+    return start.astype(np.int32), row.astype(np.int32), column.astype(np.int32), weight.astype(np.float32)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("form", PRODUCTS)
+def test_a_sparse_product_is_the_dense_one(form: str, padding: int) -> None:
+    table = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    start, row, column, weight = sparse_arguments(padding)
+    matrix = np.zeros((4, 4), np.float32)
+    np.add.at(matrix, (row[:5], column[:5]), weight[:5])
+    found = jax.jit(PRODUCTS[form])(start, row, column, weight, table)
+    np.testing.assert_allclose(found, matrix @ table, rtol=1e-6)
+
+
+def test_a_sparse_product_keeps_further_axes_and_maps_over_tables() -> None:
+    tables = np.random.default_rng(0).normal(size=(2, 4, 3, 2)).astype(np.float32)
+    product: Any = functools.partial(segments.sparse_product, *sparse_arguments(0))
+    found = jax.jit(jax.vmap(product))(tables)
+    assert found.shape == (2, 4, 3, 2)
+    np.testing.assert_allclose(found[1], product(tables[1]), rtol=1e-6)
+
+
+def test_a_sparse_product_of_no_entries_is_zero() -> None:
+    empty = jnp.zeros(0, jnp.int32)
+    found = segments.sparse_product(jnp.zeros(4, jnp.int32), empty, empty, jnp.zeros(0), jnp.ones((2, 2)))
+    assert found.tolist() == [[0, 0]] * 3

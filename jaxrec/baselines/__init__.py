@@ -1,6 +1,6 @@
 """Methods without gradient descent: any number is read against these.
 
-Each counts training events, of a protocol's `Data` or of a `TrainingEvents` of your own arrays, and gives a
+Each reads training events, of a protocol's `Data` or of a `TrainingEvents` of your own arrays, and gives a
 `types.Baseline`: a model that the protocols rank as they rank a trained one, and its variables.
 
 random              products of random vectors: what chance gives
@@ -10,26 +10,50 @@ item_knn            similarity to the last item of the history, by the users or 
 markov              how often an item followed the last one
 matrix_item_knn     similarities to all items of the history
 matrix_user_knn     what the most similar users have
+item_cf             co-occurrence with all items of the history, damped by popularity
+item_cf_iuf         the same, with less weight on active users
+etrec               the item-based collaborative filtering of Alibaba Cloud PAI
+swing               pairs of users that share both items and few others
+p3alpha, rp3beta    random walks of three steps
+co_visitation       how near items stand to the last ones in training
+slim                a sparse linear model
 ease                a linear autoencoder in closed form
+ials                vectors of users and items by alternating least squares
 """
 
+from jaxrec.baselines.co_visitation import co_visitation
 from jaxrec.baselines.ease import ease
+from jaxrec.baselines.etrec import etrec
+from jaxrec.baselines.ials import ials
+from jaxrec.baselines.item_cf import item_cf, item_cf_iuf
 from jaxrec.baselines.item_knn import item_knn
 from jaxrec.baselines.markov import markov
 from jaxrec.baselines.matrix_knn import matrix_item_knn, matrix_user_knn
 from jaxrec.baselines.popularity import popularity
 from jaxrec.baselines.random import random
+from jaxrec.baselines.rp3beta import p3alpha, rp3beta
 from jaxrec.baselines.session_popularity import session_popularity
+from jaxrec.baselines.slim import slim
+from jaxrec.baselines.swing import swing
 from jaxrec.data.events.training_events import TrainingEvents
 
 __all__ = [
     "TrainingEvents",
+    "co_visitation",
     "ease",
+    "etrec",
+    "ials",
+    "item_cf",
+    "item_cf_iuf",
     "item_knn",
     "markov",
     "matrix_item_knn",
     "matrix_user_knn",
+    "p3alpha",
     "popularity",
     "random",
+    "rp3beta",
     "session_popularity",
+    "slim",
+    "swing",
 ]

@@ -7,15 +7,14 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from scipy.sparse import csr_matrix
 
 from jaxrec.baselines.events import EventData, training_events
-from jaxrec.baselines.matrix import interactions, multiply, rows_of
+from jaxrec.baselines.inverse import PANEL, inverse_gram
+from jaxrec.baselines.matrix import interactions
 from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.types import Array, Baseline, Context, Scorer, Variables
 
-ROWS = 1024  # of the dense matrix that are read or written at a time
 RESIDUAL = 1e-2  # of a column of the inverse, above which the factorisation is refused
 
 
@@ -25,8 +24,8 @@ def ease(
     """score(u, j) = Σ over the items i of the history of B_ij (sections 3.1 and 3.2).
 
     B = argmin |X - X B|² + λ |B|² with a diagonal of 0, X being the interactions of 0 and 1: B_ij =
-    -P_ij / P_jj, P = (XᵀX + λ I)^-1. The matrix is dense, 4 (V + 1)² bytes, and factorised and inverted in
-    its own place by LAPACK's Cholesky in float32; besides it there are blocks of `ROWS` rows.
+    -P_ij / P_jj, P = (XᵀX + λ I)^-1. The matrix is dense, 4 (V + 1)² bytes, and made by Cholesky's
+    factorisation in float32 in at most twice its memory, see `inverse_gram`.
 
     regularisation: λ. max_gib: bound of the matrix's GiB.
 
@@ -53,50 +52,13 @@ def ease_weights(users: csr_matrix, regularisation: float, max_gib: float = 8.0)
             f"max_gib={max_gib}: EASE of {size:,} items is a dense matrix of {gib:,.1f} GiB; raise it "
             "if the memory holds twice that, keep fewer items, or take SLIM, which is sparse"
         )
-    inverse = gram(users, regularisation)
-    invert(inverse)
+    inverse = inverse_gram(users, regularisation)
     check_inverse(users, regularisation, inverse)
     diagonal = np.diagonal(inverse).copy()
-    for start in range(0, size, ROWS):
-        inverse[start : start + ROWS] /= -diagonal
+    for start in range(0, size, PANEL):
+        inverse[start : start + PANEL] /= -diagonal
     np.fill_diagonal(inverse, 0.0)
     return inverse
-
-
-def gram(users: csr_matrix, regularisation: float) -> np.ndarray:
-    """XᵀX + λ I, float32 [M, M], at an address that a device on the CPU takes without a copy."""
-    size = users.shape[1]
-    room = np.zeros(size * size + 16, np.float32)
-    first = -room.ctypes.data % 64 // 4
-    dense = room[first : first + size * size].reshape(size, size)
-    for start, product in multiply(users.T.tocsr(), users):
-        dense[rows_of(product) + start, product.indices] = product.data
-    dense[np.diag_indices(size)] += regularisation
-    return dense
-
-
-def invert(matrix: np.ndarray) -> None:
-    """Puts the inverse of a symmetric positive definite matrix in its place.
-
-    Raises:
-      ValueError: it is not positive definite in its precision.
-    """
-    potrf, potri = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (matrix,))
-    columns = matrix.T  # as LAPACK reads it; the matrix is symmetric
-    factor, failed = potrf(columns, lower=1, overwrite_a=1, clean=0)
-    if not failed:
-        inverse, failed = potri(factor, lower=1, overwrite_c=1)
-    if failed:
-        raise ValueError(
-            f"the matrix of {len(matrix)} items is not positive definite in float32; raise the regularisation"
-        )
-    if not np.shares_memory(inverse, matrix):
-        columns[:] = inverse
-    for start in range(0, len(matrix), ROWS):  # the triangle that LAPACK leaves
-        end = start + ROWS
-        columns[start:end, end:] = columns[end:, start:end].T
-        square = columns[start:end, start:end]
-        square[:] = np.tril(square) + np.tril(square, -1).T
 
 
 def check_inverse(users: csr_matrix, regularisation: float, inverse: np.ndarray, columns: int = 32) -> None:

@@ -44,6 +44,50 @@ def binary(row: np.ndarray, col: np.ndarray, shape: tuple[int, int]) -> csr_matr
     return matrix
 
 
+def last_events(events: TrainingEvents, number: int | None) -> TrainingEvents:
+    """The last `number` events of each group; None: all.
+
+    Raises:
+      ValueError: the number is below 1.
+    """
+    if number is None:
+        return events
+    if number < 1:
+        raise ValueError(f"max_items={number}: must be at least 1")
+    end = np.flatnonzero(np.diff(events.group, append=events.group[-1] - 1))
+    after = np.repeat(end, np.diff(end, prepend=-1)) - np.arange(len(events.group))
+    return TrainingEvents(events.group[after < number], events.item[after < number], events.num_items)
+
+
+def users_with_items(users: csr_matrix, minimum: int, maximum: int | None) -> csr_matrix:
+    """The rows of minimum to maximum entries (None: any number).
+
+    Raises:
+      ValueError: minimum is below 1, maximum is below it, or there is no such row.
+    """
+    if minimum < 1:
+        raise ValueError(f"min_items={minimum}: must be at least 1")
+    if maximum is not None and maximum < minimum:
+        raise ValueError(f"max_items={maximum}: must be at least min_items={minimum}")
+    number = np.diff(users.indptr)
+    kept = (number >= minimum) & (number <= (number.max() if maximum is None else maximum))
+    if not kept.any():
+        raise ValueError(f"min_items={minimum}, max_items={maximum}: no user has as many items; widen them")
+    return users[kept]
+
+
+def scale_rows(matrix: csr_matrix, factor: np.ndarray) -> csr_matrix:
+    """Each row times its factor, float32."""
+    data = matrix.data * np.repeat(factor, np.diff(matrix.indptr))
+    return csr_matrix((data.astype(np.float32), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def divide_rows(matrix: csr_matrix) -> csr_matrix:
+    """Each row of non-negative entries divided by its sum, float32; rows of 0 stay."""
+    total = np.asarray(matrix.sum(axis=1, dtype=np.float64)).reshape(-1)
+    return scale_rows(matrix, np.divide(1.0, total, out=np.zeros(len(total)), where=total > 0))
+
+
 def multiply(left: csr_matrix, right: csr_matrix, *, block: int = BLOCK) -> Iterator[tuple[int, csr_matrix]]:
     """left @ right in blocks of rows: the first row of each block, and its product.
 

@@ -188,6 +188,7 @@ def retrieval(
         columns=data.columns,
         events=split.training_events,
         num_items=data.num_items,
+        summarise=ranking_metrics(protocol.ks),
         of_ranks=ranking_metrics,
         history=data.retrieval.history,
         keep=keep,

@@ -85,6 +85,7 @@ def ranking_evaluation(
     columns: Context,
     events: Callable[[], TrainingEvents],
     num_items: int,
+    summarise: Summarise,
     of_ranks: Callable[[tuple[int, ...]], Summarise],
     history: int,
     keep: Keep,
@@ -92,10 +93,11 @@ def ranking_evaluation(
 ) -> Evaluation:
     """Ranks the targets of queries; with `beyond` among all items, and measures lists of the best.
 
-    queries: as of `index.top_k.make_top_k`. of_ranks: makes metrics of ranks at cut-offs. keep: keeps the
-    ranks, [S, batches, B]. num_items, history, block: as of `index.rank.make_rank`. Read with `beyond` alone:
-    columns: resident, of which items and start are read on the host. events: gives those of training, which
-    say how popular items are; their groups are indices of `start`.
+    queries: as of `index.top_k.make_top_k`. summarise: metrics of the ranks at the protocol's cut-offs. keep:
+    keeps the ranks, [S, batches, B]. num_items, history, block: as of `index.rank.make_rank`. Read with
+    `beyond` alone: columns: resident, of which items and start are read on the host. events: gives those of
+    training, which say how popular items are; their groups are indices of `start`. of_ranks: makes metrics of
+    ranks at other cut-offs.
 
     Raises:
       ValueError: the protocol has no lists, see `make_top_k`; `features` or `groups` do not fit the data; a
@@ -103,7 +105,7 @@ def ranking_evaluation(
     """
     if beyond is None:
         rank = make_rank(model, protocol, num_items=num_items, history=history, block=block)
-        return Evaluation(rank, queries, of_ranks(protocol.ks), protocol, keep)
+        return Evaluation(rank, queries, summarise, protocol, keep)
     return _list_evaluation(
         model,
         protocol,
@@ -111,6 +113,7 @@ def ranking_evaluation(
         beyond=beyond,
         columns=columns,
         events=events(),
+        of_protocol=summarise,
         of_ranks=of_ranks,
         history=history,
         keep=keep,
@@ -126,6 +129,7 @@ def _list_evaluation(
     beyond: Beyond,
     columns: Context,
     events: TrainingEvents,
+    of_protocol: Summarise,
     of_ranks: Callable[[tuple[int, ...]], Summarise],
     history: int,
     keep: Keep,
@@ -156,7 +160,7 @@ def _list_evaluation(
         length = np.where(mask, np.asarray(lists.ids > 0).sum(axis=-1), 0)
         per_list, of_all = _measure(lists, jnp.asarray(mask), tables, ks=ks)
         lift = _lift(queries, columns, popularity=popularity, tastes=tastes)
-        found = dict(of_ranks(protocol.ks)(ranks, queries))
+        found = dict(of_protocol(ranks, queries))
         for k in ks:
             values_at = {name: np.asarray(value, np.float64) for name, value in per_list[k].items()}
             for name, value in _means(values_at, mask, np.minimum(length, k), ending=ending).items():

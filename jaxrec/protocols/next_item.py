@@ -294,6 +294,7 @@ def evaluation(
         columns=data.columns,
         events=data.split.training_events,
         num_items=data.num_items,
+        summarise=ranking_metrics(protocol.ks),
         of_ranks=ranking_metrics,
         history=data.history,
         keep=keep,

@@ -6,8 +6,7 @@ interacted with before; or with one relevant item among sampled or given candida
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from jaxrec.data.events.split import Queries
 from jaxrec.index.chunked import BLOCK
 from jaxrec.index.rank import make_rank
 from jaxrec.index.top_k import Lists, make_top_k
+from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.protocols.next_item import TEST_DRAW, VALIDATION_DRAW, sampled_candidates
 from jaxrec.tasks import pairs
 from jaxrec.tasks.pairs import PairModel
@@ -48,7 +48,6 @@ Ranked = Baseline | Retriever | Scorer | PairModel  # what can be measured
 EVALUATION_BATCH = 512
 LAST_EPOCH = "last epoch"  # what `Protocol.selection` says where there is no validation part
 Part = Literal["validation", "test"]
-Ranked = Baseline | Retriever | Scorer | PairModel
 LIST_METRICS = ("recall", "ndcg", "precision", "hit", "map", "recall_capped")
 
 
@@ -77,14 +76,21 @@ def resident(split: HeldOut) -> Data:
     """The columns of a split on the device, for its U users and N interactions.
 
     items [N], start [U]: all items of a user, those of training first. length [U]: the number of these.
-    pair_user, pair_item, pair_start, pair_count: the interactions of training, see `pair_columns`.
+    pair_user, pair_item [P]: user, from 0, and item of each interaction of training, user after user.
+    excluded [P] with excluded_start, excluded_length [U]: each user's items of training in ascending order,
+    which are never sampled as negatives.
     """
     sequences, length = split.sequences, split.train_length.astype(np.int32)
+    of_pairs = pair_columns(split.training_events(), num_users=sequences.num_users)
     columns = {
         "items": sequences.items.astype(np.int32),
         "start": sequences.offsets[:-1].astype(np.int32),
         "length": length,
-        **pair_columns(split.training_events(), num_users=sequences.num_users),
+        "pair_user": of_pairs["pair_user"],
+        "pair_item": of_pairs["pair_item"],
+        "excluded": of_pairs["pair_item"],
+        "excluded_start": of_pairs["pair_start"],
+        "excluded_length": of_pairs["pair_count"],
     }
     longest = [int(sets.length.max(initial=1)) for sets in (split.validation, split.test)]
     return Data(split, columns, history=max(longest), most=int(length.max()))
@@ -131,12 +137,12 @@ def evaluation(
     order = np.argsort(sets.length, kind="stable")
     sets = Sets(*(column[order] for column in sets))
     columns = _batched(split, sets)
-    scored, made = _ranked(model)
+    scored = model.model if isinstance(model, Baseline) else model
     if protocol.candidates == "all":
         measure = _list_measure(scored, data, protocol, number=int(sets.number.max()), block=block)
         names = [f"{name}@{k}" for k in protocol.ks for name in LIST_METRICS]
         keep = keep_means(names, np.asarray(split.sequences.user_ids))
-        return Evaluation(_after(made, measure), columns, _means_of(names), protocol, keep)
+        return Evaluation(measure, columns, _means_of(names), protocol, keep)
     if (sets.number != 1).any():
         raise ValueError(
             f"candidates={protocol.candidates!r}: a query has several relevant items, and candidates are "
@@ -145,23 +151,7 @@ def evaluation(
     columns |= {"candidates": _candidates(data, sets, order, protocol, part, columns["mask"])}
     rank = make_rank(scored, protocol, num_items=data.num_items, history=data.history, block=block)
     kept = keep_ranks(split.sequences.user_ids, split.sequences.item_ids)
-    return Evaluation(_after(made, rank), columns, ranking_metrics(protocol.ks), protocol, kept)
-
-
-def _ranked(model: Ranked) -> tuple[Retriever | Scorer, Callable[[Variables, Context], Variables]]:
-    """A model as a ranking sees it, and (variables, context) -> what it then reads, made once."""
-    if isinstance(model, Baseline):
-        return model.model, lambda variables, context: variables
-    if isinstance(model, Retriever | Scorer):
-        return model, lambda variables, context: variables
-    if hasattr(type(model), "vectors"):
-        return pairs.FACTORS, functools.partial(pairs.finished, model)
-    return pairs.scorer(model), lambda variables, context: variables
-
-
-def _after(make: Callable[[Variables, Context], Variables], measure: Measure) -> Measure:
-    """A measure of the variables that `make` gives."""
-    return lambda variables, queries, context: measure(make(variables, context), queries, context)
+    return Evaluation(rank, columns, ranking_metrics(protocol.ks), protocol, kept)
 
 
 def _batched(split: HeldOut, sets: Sets) -> dict[str, np.ndarray]:
@@ -262,6 +252,7 @@ def train(
     every: int = 1,
     patience: int | None = None,
     columns: Context | None = None,
+    weighting: Weighting | None = None,
     **options: Any,
 ) -> Fitted:
     """Trains for all seeds at once.
@@ -272,7 +263,8 @@ def train(
 
     plan: of an epoch. model: how the task's variables are ranked. columns: resident columns besides those of
     the data, such as a graph. epochs: at most. every: epochs between evaluations. patience: evaluations
-    without improvement before a seed stops; None: never. options: seeds, workdir, description and other
+    without improvement before a seed stops; None: never. weighting: of the task's losses, which have the
+    weight 1 without one. options: seeds, workdir, description and other
     arguments of `train.fit.fit`.
     """
     last = protocol.selection == LAST_EPOCH
@@ -283,7 +275,7 @@ def train(
     metric = f"ndcg@{protocol.ks[-1]}" if last else protocol.selection
     asked = evaluation(model, data, protocol, "test" if last else "validation")
     return fit_reusing(
-        [Phase("train", task, epochs)],
+        [Phase("train", task, epochs, weighting or static())],
         tx,
         plan,
         {**data.columns, **(columns or {})},

@@ -103,6 +103,7 @@ def evaluation(
         columns=data.columns,
         events=data.split.training_events,
         num_items=count,
+        summarise=click_metrics(protocol.ks),
         of_ranks=click_metrics,
         history=history,
         keep=keep,

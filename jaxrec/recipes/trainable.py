@@ -288,10 +288,12 @@ class RetrievalModel(NamedTuple):
 class CountingModel(NamedTuple):
     """A method without gradient descent (`jaxrec.baselines`), fitted to the interactions of training.
 
-    recipe: the dataclass of its settings. make: (data, recipe, seed) -> the fitted method.
-    drawn: whether it begins with random numbers, so that seeds differ.
+    recipe: the dataclass of its settings, or an object of it whose values are the defaults. make: (data,
+    recipe, seed) -> the fitted method. drawn: whether it begins with random numbers, so that seeds differ.
+    of_users: whether it knows users by their number, and reads no histories.
     """
 
     recipe: Any
     make: Callable[[retrieval.Data, Any, int], Baseline]
     drawn: bool = False
+    of_users: bool = False

@@ -55,7 +55,8 @@ class Kept(NamedTuple):
         `tasks.pairs`: it knows the users of the run alone), "baseline".
     name: of the row, such as "sasrec-ce".
     module: a Linen module; of a baseline its `Retriever` or `Scorer`, of functions with an import path; of
-        factors `tasks.pairs.FACTORS`, whose variables are final vectors, or a Linen module of all scores.
+        factors `tasks.pairs.FACTORS`, whose variables are final vectors, a `Retriever` or `Scorer` too, or a
+        Linen module of all scores.
     variables: arrays with a leading axis of seeds, in nested dicts. seeds: their numbers.
     vocabulary: {"item": raw ids [V], "user": raw ids [U]}, id i being raw[i - 1]; {} of a table.
     histories: of the users in their order, None of a table. Of sessions there may be some without users.

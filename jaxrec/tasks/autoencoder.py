@@ -11,6 +11,7 @@ scores of a batch are as large.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,8 @@ def autoencoder(
     """
     if not 0.0 <= l2 < float("inf"):
         raise ValueError(f"l2={l2}: must be 0 or more, and finite")
-    _check_width(width)
+    if width < 1:
+        raise ValueError(f"width={width}: must be at least 1")
 
     def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
         user, mask = examples["example"], examples["mask"]
@@ -74,18 +76,31 @@ def autoencoder(
     return Task(prepare, init, loss, predict)
 
 
-def scorer(model: Any, *, num_items: int, width: int) -> Scorer:
-    """Scores of all items by a trained model, from the items of a query's history.
+def scorer(model: Any, *, num_items: int) -> Scorer:
+    """Scores of all items by a trained model, from the items of a query's history, however long."""
+    return Scorer(functools.partial(row_scores, model, num_items))
 
-    width: events of the longest history of a query; one that is longer has NaN as its scores.
-    """
-    _check_width(width)
 
-    def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-        x = history_rows(queries["user"], queries["length"], context, num_items=num_items, width=width)
-        return model.apply({"params": variables["params"]}, x, train=False).scores
+def row_scores(
+    model: Any, num_items: int, variables: Variables, queries: Mapping[str, Array], context: Context
+) -> Array:
+    """The scores of `scorer`, [B, V]; NaN for a history with an id that is not in 0..num_items."""
+    items, length = jnp.asarray(context["items"]), queries["length"]
+    start = jnp.asarray(context["start"])[queries["user"]]
+    row = jnp.arange(length.shape[0])
 
-    return Scorer(scores)
+    def add_event(place: Array, read: tuple[Array, Array]) -> tuple[Array, Array]:
+        x, valid = read
+        item = jnp.where(place < length, items[jnp.where(place < length, start + place, 0)], 0)
+        known = (item >= 0) & (item <= num_items)
+        x = x.at[row, jnp.where(known, item, 0)].set(1.0, unique_indices=True)
+        return x, valid & known
+
+    longest = jnp.minimum(length.max(), items.shape[0])
+    empty = (jnp.zeros((length.shape[0], num_items + 1)), jnp.ones(length.shape[0], bool))
+    x, valid = jax.lax.fori_loop(0, longest, add_event, empty)
+    x = jnp.where(valid[:, None], x.at[:, 0].set(0.0), jnp.nan)
+    return model.apply({"params": variables["params"]}, x, train=False).scores
 
 
 def history_rows(user: Array, length: Array, context: Context, *, num_items: int, width: int) -> Array:
@@ -99,8 +114,3 @@ def history_rows(user: Array, length: Array, context: Context, *, num_items: int
     row = jnp.arange(len(user), dtype=jnp.int32)[:, None]
     marked = jnp.zeros((len(user), num_items + 1)).at[row, items].set(1.0, mode="drop").at[:, 0].set(0.0)
     return jnp.where(valid[:, None], marked, jnp.nan)
-
-
-def _check_width(width: int) -> None:
-    if width < 1:
-        raise ValueError(f"width={width}: must be at least 1")

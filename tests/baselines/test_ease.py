@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.baselines import ease
-from jaxrec.baselines.ease import check_inverse, ease_weights, gram, invert
+from jaxrec.baselines.ease import check_inverse, ease_weights
+from jaxrec.baselines.inverse import gram, inverse_gram, invert
 from tests.baselines import small
 from tests.baselines.test_matrix_knn import ROWS, indicators
 
@@ -54,11 +55,32 @@ def test_a_large_regularisation_ranks_by_co_occurrence() -> None:
     np.testing.assert_allclose(1e5 * ease_weights(scipy.sparse.csr_matrix(x), 1e5), both, atol=0.01)
 
 
-def test_weights_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = interactions(30, 8, 2)
-    whole = ease_weights(scipy.sparse.csr_matrix(x), 2.0)
-    monkeypatch.setattr(sys.modules[ease_weights.__module__], "ROWS", 3)
-    np.testing.assert_array_equal(ease_weights(scipy.sparse.csr_matrix(x), 2.0), whole)
+@pytest.mark.parametrize("panel", [1, 3, 4, 100])
+def test_a_matrix_is_inverted_in_panels_where_it_lies(panel: int) -> None:
+    matrix = gram(scipy.sparse.csr_matrix(interactions(30, 17, 3)), 2.0)
+    expected, place = np.linalg.inv(matrix), matrix.ctypes.data
+    assert invert(matrix, panel) is matrix
+    np.testing.assert_allclose(matrix, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(matrix, matrix.T)
+    assert place % 64 == 0
+    assert jax.device_put(matrix).unsafe_buffer_pointer() == place or jax.default_backend() != "cpu"
+
+
+def test_few_users_are_inverted_instead_of_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    module = sys.modules[inverse_gram.__module__]
+
+    def inverted(matrix: np.ndarray) -> np.ndarray:
+        sizes.append(len(matrix))
+        return invert(matrix)
+
+    monkeypatch.setattr(module, "invert", inverted)
+    monkeypatch.setattr(module, "PANEL", 5)
+    for shape in ((9, 17), (17, 9)):
+        x = interactions(*shape, 5)
+        found = inverse_gram(scipy.sparse.csr_matrix(x), 2.0)
+        np.testing.assert_allclose(found, np.linalg.inv(x.T @ x + 2 * np.eye(shape[1])), rtol=1e-4, atol=1e-6)
+    assert sizes == [9, 9]
 
 
 def test_scores_are_sums_over_the_history() -> None:
@@ -71,16 +93,6 @@ def test_scores_are_sums_over_the_history() -> None:
         expected = sum((weights[i - 1] for i in history), np.zeros(len(row)))
         np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-6)
     assert not found[:, 6].any()
-
-
-def test_the_matrix_is_inverted_where_it_lies() -> None:
-    matrix = gram(scipy.sparse.csr_matrix(interactions(30, 8, 3)), 2.0)
-    expected, place = np.linalg.inv(matrix), matrix.ctypes.data
-    invert(matrix)
-    np.testing.assert_allclose(matrix, expected, rtol=1e-4, atol=1e-6)
-    assert matrix.ctypes.data == place
-    assert place % 64 == 0
-    assert jax.device_put(matrix).unsafe_buffer_pointer() == place or jax.default_backend() != "cpu"
 
 
 @pytest.mark.parametrize("regularisation", [0.0, -1.0, float("nan"), float("inf")])
@@ -107,8 +119,7 @@ def test_a_matrix_that_float32_cannot_factorise_is_refused() -> None:
 
 def test_a_wrong_inverse_is_refused() -> None:
     users = scipy.sparse.csr_matrix(interactions(30, 80, 4))
-    inverse = gram(users, 2.0)
-    invert(inverse)
+    inverse = inverse_gram(users, 2.0)
     check_inverse(users, 2.0, inverse)
     inverse[:, int(np.asarray(users.sum(axis=0)).argmax())] *= 1.1
     with pytest.raises(

@@ -45,6 +45,7 @@ def test_the_run_has_the_chosen_settings_and_says_how_they_were_chosen(searched:
     assert not list((searched / "run/trials").iterdir())
 
 
+@pytest.mark.long
 def test_the_chosen_settings_train_the_same_run_without_a_search(searched: Path, tmp_path: Path) -> None:
     kept = run_folder.read(searched / "run")
     chosen = json.loads((searched / "run/sweep.json").read_text())["chosen"]["settings"]
@@ -58,6 +59,7 @@ def test_a_finished_search_is_found_complete(searched: Path, capsys: pytest.Capt
     assert "found complete" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_trials_read_the_vectors_of_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_events(tmp_path / "events.csv")
     (tmp_path / "space.toml").write_text(f"[settings]\n{RATE}")
@@ -79,6 +81,7 @@ def test_trials_read_the_vectors_of_items(tmp_path: Path, monkeypatch: pytest.Mo
         assert sorted(vectors[0, :, 0]) == list(range(ITEMS + 1))
 
 
+@pytest.mark.long
 def test_a_model_of_labelled_rows_is_searched(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.csv")
     (tmp_path / "space.toml").write_text(f"[rows.mmoe]\n{RATE}\nnum_experts = {{low = 2, high = 3}}")

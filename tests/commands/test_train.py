@@ -203,6 +203,7 @@ def test_changed_columns_have_another_checksum() -> None:
         assert source_of(other).described != first.described
 
 
+@pytest.mark.long
 def test_changed_vectors_are_other_settings(files: Path, tmp_path: Path) -> None:
     vectors = tmp_path / "vectors.csv"
     options = {**SASREC, "epochs": 1, "beyond": (), "seeds": (0,), "item_vectors": str(vectors)}

@@ -128,6 +128,7 @@ def fail(run: str, number: int, words: list[str]) -> int:
 
 
 @pytest.mark.parametrize("number", [0, 3, 5, 8])
+@pytest.mark.long
 def test_a_full_disk_in_training_is_one_line_and_the_command_goes_on(
     number: int, files: Path, finished: Any, tmp_path: Path
 ) -> None:

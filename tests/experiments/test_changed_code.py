@@ -69,6 +69,7 @@ def stored(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
+@pytest.mark.long
 def test_a_changed_line_stores_nothing_under_its_commit(checkout: Path) -> None:
     first = git(checkout, "rev-parse", "HEAD")
     before = stored(checkout)
@@ -93,6 +94,7 @@ def test_a_changed_line_stores_nothing_under_its_commit(checkout: Path) -> None:
     assert after["metrics"] == before["metrics"]
 
 
+@pytest.mark.long
 def test_a_second_configuration_and_an_added_seed_go_on_in_the_same_folder(checkout: Path) -> None:
     before = stored(checkout)["metrics"]["ndcg@10"]["values"]
     wider = run(checkout, "--seeds", "0", "--dim", "12")

@@ -32,6 +32,7 @@ def weights(path: Path, *, rows: int, dim: int = 4, names: s3rec.Names = s3rec.S
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["RepPad", "ICLRec"])
+@pytest.mark.long
 def test_the_published_metrics_to_four_decimals(
     number: int, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

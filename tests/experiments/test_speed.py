@@ -22,6 +22,7 @@ from experiments.benchmarks.timing import Figure
         ("index", "exact_1e6", "s"),
     ],
 )
+@pytest.mark.long
 def test_figures_of_an_epoch(family: str, first: str, unit: str) -> None:
     figures = list(itertools.islice(speed.FAMILIES[family](2, True), 2))
     assert [(f.name, f.unit, f.repeats) for f in figures] == [
@@ -29,6 +30,13 @@ def test_figures_of_an_epoch(family: str, first: str, unit: str) -> None:
         (f"{family}/{first}:compile", "s", 1),
     ]
     assert 0 < figures[0].min <= figures[0].median <= figures[0].max
+
+
+def test_figures_of_baselines() -> None:
+    figures = list(speed.FAMILIES["baselines"](2, True))
+    names = ["ease", "item_knn", "item_knn_evaluate", "slim"]
+    assert [(f.name, f.unit, f.repeats) for f in figures] == [(f"baselines/{name}", "s", 2) for name in names]
+    assert all(0 < f.min <= f.median <= f.max for f in figures)
 
 
 @pytest.mark.parametrize(("unit", "median"), [("s", 2.0), ("sequences/s", 50.0)])

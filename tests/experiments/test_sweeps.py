@@ -144,6 +144,7 @@ def test_a_file_whose_content_changed_is_another_study(
     assert first != changed
 
 
+@pytest.mark.long
 def test_a_model_for_each_task_has_a_study_and_a_share_of_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,11 @@ import numpy as np
 import optax
 import pytest
 
+from jaxrec.data.events.graph import bipartite
+from jaxrec.nn.retrieval.lightgcn import LightGCN
 from jaxrec.nn.retrieval.mf import MF
 from jaxrec.nn.retrieval.ncf import GMF, MLPPairs, NeuMF, pretrained
+from jaxrec.nn.retrieval.ngcf import NGCF
 from jaxrec.nn.retrieval.simplex import SimpleX
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import pairs
@@ -27,6 +30,8 @@ from tests.tasks.small_pairs import MOST, NUM_ITEMS, NUM_USERS
 SMALL: dict[str, Any] = {"num_users": NUM_USERS, "num_items": NUM_ITEMS, "dim": 4}
 POOLED: dict[str, Any] = {"max_history": 5, "gamma": 0.6}
 MODELS: dict[str, Any] = {
+    "lightgcn": LightGCN(**SMALL),
+    "lightgcn_dropout": LightGCN(**SMALL, num_layers=2, edge_dropout=0.2),
     "mf": MF(**SMALL),
     "mf_biases": MF(**SMALL, item_bias=True, user_bias=True),
     "mf_cosine": MF(**SMALL, cosine=True),
@@ -36,9 +41,11 @@ MODELS: dict[str, Any] = {
     "simplex": SimpleX(**SMALL, **POOLED),
     "simplex_self": SimpleX(**SMALL, **POOLED, pooling="self_attention", count_padding=True),
     "neumf": NeuMF(**SMALL, mlp_dim=3, hidden_dims=(4,)),
+    "ngcf": NGCF(**SMALL, hidden_dims=(3, 5), node_dropout=0.1, message_dropout=0.1),
 }
 TABLES = ("user_embedding", "item_embedding")  # the endings of the names of tables of users and items
-SPREADING = {"simplex_mean", "simplex", "simplex_self"}  # read rows of others than the user and the item
+# Models that read rows of others than the user and the item: histories and graphs.
+SPREADING = {"simplex_mean", "simplex", "simplex_self", "lightgcn", "lightgcn_dropout", "ngcf"}
 USER, ITEM = np.array([1, 3, 6, 4]), np.array([[2, 9, 2], [1, 1, 5], [7, 3, 8], [4, 6, 9]])
 LABELLED = {"mf_biases", "gmf", "mlp", "neumf"}  # trained on labelled pairs, where biases of users matter
 ALIKE = {"mf_cosine", "gmf", "simplex_mean"}  # whose steps are compiled for another of their kind
@@ -48,7 +55,8 @@ every_model = pytest.mark.parametrize("name", MODELS)
 @functools.cache
 def context() -> dict[str, Any]:
     """The columns that the models read."""
-    return small_pairs.context()
+    graph = bipartite(small_pairs.events(), num_users=NUM_USERS)
+    return {**small_pairs.context(), "graph": jax.tree.map(jnp.asarray, graph)}
 
 
 @functools.cache

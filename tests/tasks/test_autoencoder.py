@@ -169,10 +169,20 @@ def test_the_program_of_a_step_adds_no_floats_at_repeated_ids_on_cuda(name: str)
 
 @every_model
 def test_scores_are_of_the_items_before_the_target(name: str) -> None:
-    queries = {"user": np.array([2, 1]), "length": np.array([2, 0])}
-    found = scorer(MODELS[name], **SIZES).scores(variables_of(name), queries, COLUMNS)
-    expected = applied(MODELS[name], variables_of(name), rows([8, 2], []), train=False).scores
+    """Of histories of any length, each item once."""
+    queries = {"user": np.array([2, 1, 0]), "length": np.array([2, 0, 3])}
+    scores = jax.jit(scorer(MODELS[name], num_items=NUM_ITEMS).scores)
+    found = scores(variables_of(name), queries, COLUMNS)
+    expected = applied(MODELS[name], variables_of(name), rows([8, 2], [], [3, 1]), train=False).scores
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_scores_of_a_history_with_an_unknown_id_are_nan() -> None:
+    """Whatever follows; padding is no item."""
+    context = {"items": np.array([9, 1, 2, -1, 0, 3], np.int32), "start": np.array([0, 3, 4])}
+    queries = {"user": np.arange(3), "length": np.array([3, 1, 2])}
+    found = scorer(MODELS["multdae"], num_items=NUM_ITEMS).scores(variables_of("multdae"), queries, context)
+    assert np.isnan(found).all(axis=1).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -186,8 +196,3 @@ def test_scores_are_of_the_items_before_the_target(name: str) -> None:
 def test_settings_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         autoencoder(MODELS["multdae"], **{**SIZES, **options})
-
-
-def test_a_scorer_of_no_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="width=0"):
-        scorer(MODELS["multdae"], num_items=NUM_ITEMS, width=0)

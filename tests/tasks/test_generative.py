@@ -273,6 +273,7 @@ def test_some_actions_are_positive_and_others_not(positive: tuple[int, ...]) -> 
         action_score(MODEL, positive)
 
 
+@pytest.mark.long
 def test_full_ranking_of_a_chain_of_items() -> None:
     """Items follow each other along a cycle of 12: trained, the model ranks most next ones first."""
     split = leave_one_out(markov_chain(96, 12, min_length=6, max_length=8, noise=0.0).sequences)

@@ -215,6 +215,7 @@ def wait_for(process: subprocess.Popen[str], history: Path, epochs: int) -> None
         time.sleep(0.002)
 
 
+@pytest.mark.long
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path: Path) -> None:
     epochs, draw = 60, random.Random()
     history = tmp_path / "history.jsonl"

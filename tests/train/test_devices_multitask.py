@@ -63,6 +63,7 @@ def epoch(columns: dict[str, np.ndarray], num_devices: int) -> Any:
     return jax.tree.map(np.asarray, found)
 
 
+@pytest.mark.long
 def test_devices_share_a_batch_without_changing_the_result(columns: dict[str, np.ndarray]) -> None:
     jax.tree.map(
         lambda one, four: np.testing.assert_allclose(one, four, atol=1e-5),

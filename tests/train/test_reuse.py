@@ -71,6 +71,7 @@ def test_more_epochs_go_on_from_the_shorter_run(tmp_path: Path, capsys: pytest.C
     toy.same_bits(run(tmp_path / "a", epochs=(2, 1)).variables, short.variables)  # which is still there
 
 
+@pytest.mark.long
 def test_phases_that_begin_otherwise_are_not_gone_on_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +81,7 @@ def test_phases_that_begin_otherwise_are_not_gone_on_with(
     toy.same_bits(other.variables, run(tmp_path / "b", epochs=(1, 3)).variables)
 
 
+@pytest.mark.long
 def test_phases_of_the_same_sum_live_side_by_side(tmp_path: Path) -> None:
     run(tmp_path / "a", epochs=(2, 1))
     other = run(tmp_path / "a", epochs=(1, 2))
@@ -91,6 +93,7 @@ def test_fewer_epochs_are_a_run_of_their_own(tmp_path: Path) -> None:
     toy.same_bits(run(tmp_path / "a", epochs=(2,)).variables, run(tmp_path / "b", epochs=(2,)).variables)
 
 
+@pytest.mark.long
 def test_seeds_that_stopped_at_other_epochs_are_put_together(tmp_path: Path) -> None:
     patient = {"selection": toy.selection(patience=1), "epochs": (12,)}
     alone = [run(tmp_path / "a", seeds=(seed,), **patient) for seed in (0, 1, 2)]

@@ -116,6 +116,7 @@ def test_one_stream_goes_back_to_where_an_older_state_stands() -> None:
 
 
 @pytest.mark.parametrize("num_devices", [2, 4])
+@pytest.mark.long
 def test_devices_share_a_streamed_batch(expected: Any, num_devices: int) -> None:
     run, state = toy_stream(num_devices=num_devices), start(num_devices)
     for epoch in range(EPOCHS):

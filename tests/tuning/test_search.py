@@ -164,6 +164,7 @@ def test_trials_at_once_have_the_values_of_trials_alone(
         np.testing.assert_allclose(one["validation"], other["validation"], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_trial_keeps_its_value_after_its_patience_is_spent_while_others_go_on(tmp_path: Path) -> None:
     space, train = Space({"learning_rate": RATE}, pruner="none"), training(epochs=12, patience=1)
     search(tmp_path / "alone", space, train, limits=Limits(3), seeds=(3,))
@@ -196,6 +197,7 @@ def test_a_trial_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
         assert {trial["state"] for trial in trials if trial not in kept} == {"diverged"}
 
 
+@pytest.mark.long
 def test_a_search_that_is_killed_within_a_trial_goes_on_to_the_same_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +222,7 @@ def test_a_search_that_is_killed_within_a_trial_goes_on_to_the_same_study(
     assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_a_group_that_the_budget_made_small_is_whole_with_a_larger_one(tmp_path: Path) -> None:
     space, whole = Space({"learning_rate": RATE}, pruner="none"), Limits(None, 18)
     search(tmp_path / "once", space, limits=whole, seeds=(3,), at_once=3)

@@ -66,14 +66,15 @@ class LightGCN(torch.nn.Module):
 
 def sample(indptr: np.ndarray, item: np.ndarray, num_items: int) -> np.ndarray:
     """An epoch's triplets, one at a time: uniform users, a positive of each, a rejected negative."""
-    positives = [item[start:end] for start, end in zip(indptr[:-1], indptr[1:], strict=True)]
+    draw = np.random.randint
+    positives = np.split(item, indptr[1:-1])
     triplets = []
-    for user in np.random.randint(0, len(positives), len(item)):
+    for user in draw(0, len(positives), len(item)):
         own = positives[user]
         if len(own) == 0:
             continue
-        positive = own[np.random.randint(0, len(own))]
-        while (negative := np.random.randint(0, num_items)) in own:
+        positive = own[draw(0, len(own))]
+        while (negative := draw(0, num_items)) in own:
             pass
         triplets.append([user, positive, negative])
     return np.array(triplets)

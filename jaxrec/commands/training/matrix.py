@@ -63,7 +63,7 @@ def _trained(
     context = {**data.columns, **columns}
     task, plan = entry.task(module, data, recipe), entry.plan(data, recipe)
     protocol = protocol_of(data, entry.loss)
-    has_vectors = hasattr(type(module), "vectors")
+    has_vectors = pairs.has_vectors(module)
 
     @jax.jit
     def vectors(variables: Variables, context: Context) -> Variables:
@@ -127,7 +127,7 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
             made[-1].model, data, protocol, variables, num_devices=options.num_devices
         ),
         baselines=functools.partial(floors, data, options),
-        kept=_kept("baseline", options, data),
+        kept=_kept("factors" if entry.of_users else "baseline", options, data),
         vocabularies=retrieval.vocabulary(data),
         shapes=_no_shapes,
         finished=finished,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrec.data.events.interactions import offsets_of_lengths
+from jaxrec.data.events.pairs import pair_columns
 from jaxrec.data.events.training_events import TrainingEvents
+
+Column = Any  # np.ndarray on the host; in a program an array of the device
 
 
 class Edges(NamedTuple):
@@ -19,11 +23,11 @@ class Edges(NamedTuple):
     [E], 0 for padding.
     """
 
-    start: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
-    number: np.ndarray
-    weight: np.ndarray
+    start: Column
+    row: Column
+    column: Column
+    number: Column
+    weight: Column
 
 
 class Graph(NamedTuple):
@@ -32,13 +36,13 @@ class Graph(NamedTuple):
     by_user: rows are users, columns items. by_item: the same edges, rows are items, columns users.
     user_degree, item_degree: numbers of edges, float32 [U + 1] and [I + 1].
 
-    For `context["graph"]`. All are NumPy arrays; in a program they are arrays of the device.
+    It is made for `context["graph"]`.
     """
 
     by_user: Edges
     by_item: Edges
-    user_degree: np.ndarray
-    item_degree: np.ndarray
+    user_degree: Column
+    item_degree: Column
 
 
 def bipartite(events: TrainingEvents, *, num_users: int) -> Graph:
@@ -51,16 +55,10 @@ def bipartite(events: TrainingEvents, *, num_users: int) -> Graph:
       num_users: how many users there are.
 
     Raises:
-      ValueError: a user is not in 0..num_users-1.
+      ValueError: a user is outside 0..num_users - 1.
     """
-    user = np.asarray(events.group)
-    if user.min() < 0 or user.max() >= num_users:
-        raise ValueError(
-            f"users {user.min()}..{user.max()}: num_users={num_users} allows 0..{num_users - 1}; number the "
-            "users from 0"
-        )
-    pairs = np.unique((user.astype(np.int64) + 1) * (events.num_items + 1) + events.item)
-    user, item = (column.astype(np.int32) for column in np.divmod(pairs, events.num_items + 1))
+    pairs = pair_columns(events, num_users=num_users)
+    user, item = pairs["pair_user"] + 1, pairs["pair_item"]
     user_degree = np.bincount(user, minlength=num_users + 1).astype(np.float32)
     item_degree = np.bincount(item, minlength=events.num_items + 1).astype(np.float32)
     weight = 1 / np.sqrt(user_degree[user] * item_degree[item])
@@ -109,7 +107,7 @@ def _split_edges(edges: Edges, num_devices: int) -> Edges:
     ends = edges.start[np.minimum(np.arange(num_devices + 1) * rows, len(edges.start) - 1)]
     most = int(np.diff(ends).max())
     parts = []
-    for device, (first, last) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+    for device, (first, last) in enumerate(itertools.pairwise(ends)):
         start = edges.start[device * rows : (device + 1) * rows + 1] - first
         start = _padded(start, rows + 1 - len(start), int(last - first))
         row, column, number, weight = (

@@ -41,7 +41,8 @@ def hold_out_users(
       ValueError: too few users, a share of `least` items that is none or all of them, a user who has an item
         twice.
     """
-    held, items = _draw_users(sequences, validation_users, test_users, share, least, seed)
+    held = _draw_users(sequences, validation_users, test_users, share, least, seed)
+    items = sequences.items
     rng = np.random.default_rng((seed, 1))
     user = sequences.event_users
     known = np.zeros(sequences.num_items + 1, bool)
@@ -83,8 +84,8 @@ def hold_out_users(
 
 def _draw_users(
     sequences: Sequences, validation_users: int, test_users: int, share: float, least: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """0 for users of training, 1 of validation, 2 of test, [U]; and the items of all, [N]."""
+) -> np.ndarray:
+    """0 for users of training, 1 of validation, 2 of test, [U]."""
     if validation_users < 0 or test_users < 1:
         raise ValueError(
             f"validation_users={validation_users}, test_users={test_users}: must be at least 0 and 1"
@@ -103,7 +104,7 @@ def _draw_users(
     chosen = np.random.default_rng((seed, 0)).permutation(possible)[:wanted]
     held = np.zeros(sequences.num_users, np.int8)
     held[chosen[:validation_users]], held[chosen[validation_users:]] = 1, 2
-    return held, sequences.items
+    return held
 
 
 def keep_rated(interactions: Interactions, *, at_least: float, events: int = 1) -> Interactions:

@@ -16,6 +16,8 @@ from jaxrec.nn.layers.pairs import check_sizes, products
 from jaxrec.nn.layers.propagation import Messages, drop_edges, propagate, symmetric
 from jaxrec.types import Array, Context
 
+Rows = tuple[Array, Array]  # of users and of items
+
 
 class LightGCN(nn.Module):
     """Scores are dot products of weighted sums of propagated layers; no layer is plain matrix factorisation.
@@ -44,8 +46,8 @@ class LightGCN(nn.Module):
             raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
         if self.layer_weights is not None and len(self.layer_weights) != self.num_layers + 1:
             raise ValueError(
-                f"layer_weights={self.layer_weights}: must be {self.num_layers + 1}, of the embeddings and of "
-                f"each of {self.num_layers} layers"
+                f"layer_weights={self.layer_weights}: must be {self.num_layers + 1} numbers, of embeddings "
+                f"and each of {self.num_layers} layers"
             )
         drawn = pad_row(nn.initializers.normal(self.init_std))
         self.user_embedding = self.param("user_embedding", drawn, (self.num_users + 1, self.dim))
@@ -86,12 +88,11 @@ def combine_layers(
     """Σ_k weights[k] · A^k of tables [U + 1, D] and [I + 1, D] (equations 4 and 8); with an axis name of a
     device's rows, as `propagate`."""
 
-    def layer(carry: tuple[Array, ...], weight: Array) -> tuple[tuple[Array, ...], None]:
-        users, items, *sums = carry
-        users, items = propagate(graph, messages, users, items, axis_name)
-        return (users, items, sums[0] + weight * users, sums[1] + weight * items), None
+    def layer(carry: tuple[Rows, Rows], weight: Array) -> tuple[tuple[Rows, Rows], None]:
+        rows, sums = carry
+        rows = propagate(graph, messages, *rows, axis_name)
+        return (rows, (sums[0] + weight * rows[0], sums[1] + weight * rows[1])), None
 
-    start = (users, items, weights[0] * users, weights[0] * items)
-    later = jnp.array(weights[1:], users.dtype)
-    (_, _, users, items), _ = jax.lax.scan(layer, start, later, unroll=True)
-    return users, items
+    start = (users, items), (weights[0] * users, weights[0] * items)
+    (_, sums), _ = jax.lax.scan(layer, start, jnp.array(weights[1:], users.dtype), unroll=True)
+    return sums

@@ -10,6 +10,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.pairs import check_sizes, products, unit
 from jaxrec.types import Array, Context
@@ -27,6 +28,7 @@ class MF(nn.Module):
         differences (BPR, softmax), but those of labelled pairs need them.
       cosine: scores are cosines of p_u and q_i (MF-CCL of SimpleX's paper).
       init_std: of normal initial vectors; biases start at 0.
+      dropout: of the user's vector, from the "dropout" stream, as MF-CCL has it.
     """
 
     num_users: int
@@ -36,6 +38,8 @@ class MF(nn.Module):
     user_bias: bool = False
     cosine: bool = False
     init_std: float = 0.1
+    dropout: float = 0.0
+    bits: Bits = threefry_bits
 
     def setup(self) -> None:
         check_sizes(num_users=self.num_users, num_items=self.num_items, dim=self.dim)
@@ -44,18 +48,21 @@ class MF(nn.Module):
         drawn = pad_row(nn.initializers.normal(self.init_std))
         self.user_embedding = self.param("user_embedding", drawn, (self.num_users + 1, self.dim))
         self.item_embedding = self.param("item_embedding", drawn, (self.num_items + 1, self.dim))
+        self.noise = Dropout(self.dropout, self.bits)
         if self.item_bias:
             self.item_biases = self.param("item_bias", nn.initializers.zeros, (self.num_items + 1, 1))
         if self.user_bias:
             self.user_biases = self.param("user_bias", nn.initializers.zeros, (self.num_users + 1, 1))
             self.global_bias = self.param("bias", nn.initializers.zeros, (1,))
 
-    def __call__(self, user: Array, item: Array, context: Context, *, train: bool) -> Array:
-        """Scores of items [B, N] for users [B]: [B, N]."""
+    def __call__(
+        self, user: Array, item: Array, context: Context, *, rows: Array | None = None, train: bool
+    ) -> Array:
+        """Scores of items [B, N] for users [B]: [B, N]. rows [B]: numbers that dropout derives from."""
         users, items = lookup(self.user_embedding, user), lookup(self.item_embedding, item)
         if self.cosine:
             users, items = unit(users), unit(items)
-        scores = products(users, items)
+        scores = products(self.noise(users, train=train, rows=rows), items)
         if self.item_bias:
             scores = scores + lookup(self.item_biases, item)[..., 0]
         if self.user_bias:

@@ -100,8 +100,8 @@ def test_items_without_training_and_users_of_too_few_others_are_counted() -> Non
 
 
 def test_users_of_few_items_stay_in_training() -> None:
-    found = split(least=9)
-    short = [u for u in range(found.sequences.num_users) if found.sequences.lengths[u] < 9]
+    found = split(least=6)
+    short = [u for u in range(found.sequences.num_users) if found.sequences.lengths[u] < 6]
     assert short and (found.train_length[short] > 0).all()
 
 

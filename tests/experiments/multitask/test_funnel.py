@@ -43,6 +43,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path) -> None:
     assert results["escm2-dr"].note == "selected by the mean over view, buy"
 
 
+@pytest.mark.long
 def test_a_table_of_the_users_is_trained_and_tested(tmp_path: Path) -> None:
     table = write_table(tmp_path / "shop.csv")
     options = ("--data", table, "--labels", *STAGES, *FEATURES, "--counterfactual", "0")

@@ -40,6 +40,7 @@ def test_scenarios_run_to_the_end(tmp_path: Path) -> None:
     np.testing.assert_allclose(metrics["auc/scenarios"], np.mean(areas, axis=0))
 
 
+@pytest.mark.long
 def test_a_table_of_the_users_is_trained_and_tested(tmp_path: Path) -> None:
     table = write_table(tmp_path / "shop.csv")
     options = ("--data", table, "--labels", "click", *FEATURES, "--scenario", "page")

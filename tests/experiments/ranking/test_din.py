@@ -122,6 +122,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found["base"].metrics["rela_impr/click"] == (0.0, 0.0)
 
 
+@pytest.mark.long
 def test_tiny_tests_on_other_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clicks = din.load(din.Config(tiny=True, split="user"))
     users = [set(clicks.user[part].tolist()) for part in (clicks.train, clicks.validation, clicks.test)]
@@ -130,6 +131,7 @@ def test_tiny_tests_on_other_users(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["base"].protocol.split.startswith("users 80/10/10, seed 0; ")
 
 
+@pytest.mark.long
 def test_a_file_of_ones_own_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_events(tmp_path / "mine.csv")
     options = (

@@ -72,6 +72,7 @@ def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message:
         feature_interaction.Config(**change)
 
 
+@pytest.mark.long
 def test_a_file_of_events_has_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_events(tmp_path / "mine.csv")
     options = ("--rows", "deep", "base", "--data", path, "--user", "uid", "--item", "sku", "--time", "ts")
@@ -80,6 +81,7 @@ def test_a_file_of_events_has_histories(tmp_path: Path, monkeypatch: pytest.Monk
     assert {result.dataset for result in found.values()} == {"mine.csv"}
 
 
+@pytest.mark.long
 def test_a_table_of_ones_own_has_no_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_table(tmp_path / "mine.csv", labels=("click",))
     columns = ("--labels", "click", "--categorical", "city", "--numeric", "price")

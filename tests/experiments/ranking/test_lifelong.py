@@ -81,6 +81,7 @@ def test_every_row_gives_the_losses_it_is_weighted_by_and_a_logit(row: str) -> N
     assert history.shape == (5, config.recent if row == "din-recent" else 40)
 
 
+@pytest.mark.long
 def test_a_pretrained_search_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two runs: of each seed the second starts from its own search of the first, and leaves it to the bit."""
     runs: list[Any] = []

@@ -42,6 +42,7 @@ def test_a_ranking_of_all_items_has_metrics_of_its_lists(
     assert any(result.protocol.candidates == "all" for result in results)
 
 
+@pytest.mark.long
 def test_asking_later_needs_no_training_and_keeps_the_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

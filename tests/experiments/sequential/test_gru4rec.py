@@ -49,6 +49,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (config["learning_rate"], config["dropout"], config["alpha"]) == (0.2, 0.0, 0.0)
 
 
+@pytest.mark.long
 def test_sessions_of_ones_own_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     path = write_events(tmp_path / "mine.csv")

@@ -39,6 +39,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     return results_of(hstu, tmp_path_factory.mktemp("hstu"), "--rows", "popularity", "hstu-ssm", *longer)
 
 
+@pytest.mark.long
 def test_hstu_learns_a_chain_of_items_that_popularity_knows_nothing_of(tiny: dict[str, Result]) -> None:
     assert set(tiny) == {"popularity", "hstu-ssm"}
     assert tiny["hstu-ssm"].metrics["ndcg@10"][0] > 0.5 > 2 * tiny["popularity"].metrics["ndcg@10"][0]
@@ -83,6 +84,7 @@ def test_a_public_file_runs_to_the_end_as_the_public_code_does(tmp_path: Path) -
     assert not result.published  # a sample
 
 
+@pytest.mark.long
 def test_a_file_of_yours_runs_to_the_end(tmp_path: Path) -> None:
     path = write_events(tmp_path / "shop.csv")
     names = ("--data", path, "--user", "uid", "--item", "sku", "--time", "ts")

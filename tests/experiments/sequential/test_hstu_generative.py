@@ -36,6 +36,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Result
     return by_question(tmp_path_factory.mktemp("generative"), "tiny", *rows, *longer)
 
 
+@pytest.mark.long
 def test_it_learns_tastes_that_only_earlier_ratings_tell(tiny: dict[str, dict[str, Result]]) -> None:
     """Who likes which half of the movies is known from the user's ratings alone, so rates tell nothing."""
     ranking, retrieval = tiny["ranking"], tiny["retrieval"]
@@ -60,6 +61,7 @@ def test_each_question_has_its_protocol(tiny: dict[str, dict[str, Result]]) -> N
     assert {result.protocol.selection for result in (ranking["rates"], retrieval["popularity"])} == {"none"}
 
 
+@pytest.mark.long
 def test_a_file_of_yours_runs_to_the_end(tmp_path: Path) -> None:
     path = write_events(tmp_path / "shop.csv")
     names = ("--data", path, "--user", "uid", "--item", "sku", "--time", "ts", "--value", "stars")
@@ -70,6 +72,7 @@ def test_a_file_of_yours_runs_to_the_end(tmp_path: Path) -> None:
     assert found["retrieval"]["random"].protocol.split.endswith("of rating 3 or 4 or 5")
 
 
+@pytest.mark.long
 def test_short_runs_are_evaluated_once_all_the_same(tmp_path: Path) -> None:
     """Though there are fewer epochs than there are between two evaluations."""
     (result,) = by_question(tmp_path, "tiny", "--rows", "generative-ranking", "--epochs", 1, "--every", 3)[

@@ -63,6 +63,7 @@ def test_the_pretrained_model_depends_on_what_its_source_depends_on(monkeypatch:
         assert described(**{name: 17}) != whole
 
 
+@pytest.mark.long
 def test_a_head_on_what_sessions_taught_tells_cold_items(tmp_path: Path) -> None:
     """40 labels, 54 warm items: the source teaches which of them go together, and so how to tell all."""
     config = dataclasses.replace(

@@ -54,6 +54,7 @@ def test_a_trained_row_says_how(tiny: dict[str, Result]) -> None:
     assert dict(baseline.config) == {"num_candidates": 100}
 
 
+@pytest.mark.long
 def test_a_file_of_yours_runs_to_the_end(tmp_path: Path) -> None:
     path = write_events(tmp_path / "shop.csv")
     names = ("--data", path, "--user", "uid", "--item", "sku", "--time", "ts")

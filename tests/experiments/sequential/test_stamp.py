@@ -124,6 +124,7 @@ def test_a_rows_name_holds_the_loss_that_trains_it(row: str) -> None:
     common.check_label(row, stamp.ROWS[row].objective().name)
 
 
+@pytest.mark.long
 def test_sessions_of_ones_own_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     path = write_events(tmp_path / "mine.csv")

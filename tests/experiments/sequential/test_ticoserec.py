@@ -78,6 +78,7 @@ def test_a_trained_row_says_how(tiny: dict[str, Result]) -> None:
     assert result.config["recipe"]["dim"] == 8 and result.config["recipe"]["weight"] == 0.1
 
 
+@pytest.mark.long
 def test_a_file_of_yours_without_times_has_the_rows_that_need_none(tmp_path: Path) -> None:
     path = write_events(tmp_path / "shop.csv")
     names = ("--data", path, "--user", "uid", "--item", "sku", "--time", "")
@@ -157,6 +158,7 @@ def test_every_form_of_a_view_is_a_vector_a_view(name: str, columns: next_item.D
     )
 
 
+@pytest.mark.long
 def test_a_new_similarity_and_a_new_form_are_an_entry_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +331,7 @@ def matched(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["Beauty", "Sports", "Yelp-A"])
+@pytest.mark.long
 def test_the_two_files_order_the_events_of_a_day_otherwise(
     name: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,34 @@
+"""Users who like one or two groups of items: an interaction matrix in which the groups can be found."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxrec.data.events.interactions import Sequences
+
+
+def group_tastes(
+    num_users: int = 240,
+    num_groups: int = 6,
+    group_size: int = 12,
+    *,
+    num_items: int = 10,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> Sequences:
+    """Each user has two groups of their own, and `num_items` different items, of these or by `noise` of any.
+
+    Item i belongs to group (i - 1) // group_size. The order of a user's items is random.
+    """
+    if not 1 <= num_items <= group_size:
+        raise ValueError(f"num_items={num_items}: must be 1 to group_size={group_size}")
+    rng = np.random.default_rng(seed)
+    size = num_groups * group_size
+    lists = []
+    for _ in range(num_users):
+        liked = np.isin(
+            np.arange(size) // group_size, rng.choice(num_groups, min(2, num_groups), replace=False)
+        )
+        weight = np.where(liked, 1.0, noise * liked.mean() / (1.0 - noise))
+        lists.append((rng.choice(size, num_items, replace=False, p=weight / weight.sum()) + 1).tolist())
+    return Sequences.from_lists(f"tastes-{num_users}x{size}", lists, num_items=size)

@@ -1,0 +1,136 @@
+"""Methods without gradient descent: nearest neighbours, random walks and linear models of a matrix.
+
+Settings published for Gowalla: EASE and SLIM of Open-CF-Benchmark, item-KNN of BARS (cosine, 100 neighbours),
+user-KNN and RP3beta of Anelli et al. (RecSys 2023, arXiv:2308.00404). The others have those of their papers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from jaxrec import baselines
+from jaxrec.baselines import similarity
+from jaxrec.protocols.retrieval import Data
+from jaxrec.recipes.trainable import CountingModel
+from jaxrec.types import Baseline
+
+Name = Literal["cosine", "asymmetric", "jaccard", "tversky", "pearson", "dot"]
+SIMILARITIES: Mapping[str, similarity.Similarity] = {
+    "cosine": similarity.cosine,
+    "asymmetric": similarity.asymmetric_cosine,
+    "jaccard": similarity.jaccard,
+    "tversky": similarity.tversky,
+    "pearson": similarity.pearson,
+    "dot": similarity.dot,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """Nearest items or users."""
+
+    similarity: Name = "cosine"  # of two items by the users that have both, or of two users by their items
+    neighbours: int = 100  # nearest items of an item, or users of a user
+    shrinkage: float = 0.0  # added below the fraction, so that pairs seen rarely are less similar
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemNeighbours(Neighbours):
+    """Nearest items, as BARS has them."""
+
+    normalise: bool = True  # the similarities of an item's neighbours add up to 1
+    average_bias: bool = True  # scores are differences from the items' shares of users
+
+
+@dataclasses.dataclass(frozen=True)
+class CoOccurrence:
+    """Item-based collaborative filtering."""
+
+    alpha: float = 0.5  # how much popular items are damped, from 0 to 1
+    shrinkage: float = 0.0  # b of the factor n / (n + b) of a pair that n users have
+    neighbours: int = 100  # nearest items of an item
+    most_items: int = 500  # last items of a user that are counted
+
+
+@dataclasses.dataclass(frozen=True)
+class Walks:
+    """Random walks of three steps."""
+
+    alpha: float = 0.5664  # power of the probability of each step
+    beta: float = 0.00109  # power of an item's number of users that its score is divided by
+    neighbours: int = 777  # items that an item keeps
+    normalise: bool = True  # the weights of an item's neighbours add up to 1
+    cut_columns: bool = True  # then as many items are kept that lead to an item
+
+
+@dataclasses.dataclass(frozen=True)
+class Swings:
+    """Swing."""
+
+    alpha: float = 1.0  # added to the number of items that two users share
+    power: float = 0.5  # of a user's number of items that its weight is divided by
+    neighbours: int = 100  # items that an item keeps
+
+
+@dataclasses.dataclass(frozen=True)
+class ElasticNet:
+    """SLIM."""
+
+    alpha: float = 0.005  # of both penalties, as scikit-learn's ElasticNet has it
+    l1_ratio: float = 1e-6  # share of the absolute values among the penalties
+    neighbours: int = 100  # largest weights of an item that are kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Ridge:
+    """EASE."""
+
+    regularisation: float = 80.0  # λ, of the squares of the weights
+    max_gib: float = 8.0  # largest matrix of items by items, in GiB
+
+
+def _knn(make: Callable[..., Baseline]) -> Callable[[Data, Neighbours, int], Baseline]:
+    def fit(data: Data, recipe: Neighbours, seed: int) -> Baseline:
+        fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+        return make(data, **{**fields, "similarity": SIMILARITIES[recipe.similarity]})
+
+    return fit
+
+
+def _co_occurrence(make: Callable[..., Baseline]) -> Callable[[Data, CoOccurrence, int], Baseline]:
+    def fit(data: Data, recipe: CoOccurrence, seed: int) -> Baseline:
+        return make(
+            data,
+            alpha=recipe.alpha,
+            shrinkage=recipe.shrinkage,
+            neighbours=recipe.neighbours,
+            max_items=recipe.most_items,
+        )
+
+    return fit
+
+
+def _named(make: Callable[..., Baseline]) -> Callable[[Data, Any, int], Baseline]:
+    """A method whose arguments are the fields of its recipe."""
+
+    def fit(data: Data, recipe: Any, seed: int) -> Baseline:
+        fields = (field.name for field in dataclasses.fields(type(recipe)))
+        return make(data, **{name: getattr(recipe, name) for name in fields})
+
+    return fit
+
+
+MODELS: Mapping[str, CountingModel] = {
+    "matrix-item-knn": CountingModel(ItemNeighbours, _knn(baselines.matrix_item_knn)),
+    "matrix-user-knn": CountingModel(
+        Neighbours(neighbours=146), _knn(baselines.matrix_user_knn), of_users=True
+    ),
+    "item-cf": CountingModel(CoOccurrence, _co_occurrence(baselines.item_cf)),
+    "item-cf-iuf": CountingModel(CoOccurrence, _co_occurrence(baselines.item_cf_iuf)),
+    "rp3beta": CountingModel(Walks, _named(baselines.rp3beta)),
+    "swing": CountingModel(Swings, _named(baselines.swing)),
+    "slim": CountingModel(ElasticNet, _named(baselines.slim)),
+    "ease": CountingModel(Ridge, _named(baselines.ease)),
+}

@@ -1,0 +1,129 @@
+"""Models of interaction matrices, from a file to answers: trained, served, exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxrec import serve
+from jaxrec.commands.train import train
+from jaxrec.serve.export import export
+from jaxrec.serve.run_folder import Kept
+from tests.commands.small_data import EVENTS, ITEMS, write_events
+from tests.serve.test_export import reader
+
+TRAINED: dict[str, dict[str, Any]] = {
+    "bpr-mf": {"dim": 4, "batch_size": 32, "epochs": 3, "evaluate_every": 1, "seeds": (0, 1)},
+    "neumf": {"batch_size": 32, "epochs": 1, "split": "last"},
+}
+COUNTED: dict[str, dict[str, Any]] = {"ease": {"regularisation": 1.0}, "matrix-user-knn": {}}
+MODELS = {**TRAINED, **COUNTED}
+WITHOUT_VECTORS = ("neumf", "ease", "matrix-user-knn")
+READ_HISTORIES = ("ease",)
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_events(tmp_path_factory.mktemp("matrix") / "events.csv")
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def kept(request: pytest.FixtureRequest, events: Path) -> tuple[str, Path, Kept]:
+    name, folder = request.param, events.parent / request.param
+    return name, folder, train(name, events, run=folder, **EVENTS, **MODELS[name])
+
+
+def test_a_run_is_measured_beside_its_floors(kept: tuple[str, Path, Kept]) -> None:
+    name, folder, run = kept
+    assert run.kind == ("baseline" if name in READ_HISTORIES else "factors")
+    found = sorted(path.stem for path in (folder / "results").rglob("*.json"))
+    assert found == sorted([name, "popularity", "random"])
+    assert set(run.metrics) >= {"recall@10", "ndcg@10", "recall_capped@20"}
+    assert len(run.validation["ndcg@10"]) == len(run.seeds)
+
+
+def test_lists_hold_no_item_that_the_user_had(kept: tuple[str, Path, Kept]) -> None:
+    _, folder, run = kept
+    answers = serve.load(folder).recommend(users="all", k=ITEMS)
+    assert run.histories is not None
+    assert [answer.user for answer in answers] == run.vocabulary["user"].tolist()
+    for user, answer in enumerate(answers):
+        ids = run.histories.items[run.histories.offsets[user] : run.histories.offsets[user + 1]]
+        own = set(run.vocabulary["item"][ids - 1].tolist())
+        assert set(answer.items.tolist()) == set(run.vocabulary["item"].tolist()) - own
+
+
+def test_pairs_have_the_scores_of_lists_and_products_of_vectors(kept: tuple[str, Path, Kept]) -> None:
+    name, folder, run = kept
+    loaded = serve.load(folder)
+    user = run.vocabulary["user"][3]
+    (answer,) = loaded.recommend([user], k=5)
+    rows = {"uid": [user] * len(answer.items), "sku": answer.items.tolist()}
+    np.testing.assert_allclose(loaded.score(rows)["score"], answer.scores, rtol=1e-5)
+    if name in WITHOUT_VECTORS:
+        with pytest.raises(ValueError, match="has no vectors of items; models of sequences and of factors"):
+            loaded.embed("items")
+        return
+    users, items = loaded.embed("users"), loaded.embed("items")
+    chosen = [items.ids.tolist().index(item) for item in answer.items]
+    at = users.ids.tolist().index(user)
+    np.testing.assert_allclose(items.vectors[chosen] @ users.vectors[at], answer.scores, rtol=1e-4, atol=1e-6)
+
+
+def test_histories_of_anybody_are_for_models_that_read_them(kept: tuple[str, Path, Kept]) -> None:
+    name, folder, _ = kept
+    run = serve.load(folder)
+    if name in READ_HISTORIES:
+        (answer,) = run.recommend(histories=[["sku1", "sku2"]], k=3)
+        assert not {"sku1", "sku2"} & set(answer.items.tolist())
+        return
+    with pytest.raises(ValueError, match="knows the users of its data and reads no histories"):
+        run.recommend(histories=[["sku1"]])
+    with pytest.raises(ValueError, match="the run has no user 'new'"):
+        run.recommend(["new"])
+    (answer,) = run.recommend(["new"], cold="popularity")
+    assert answer.by == "popularity"
+
+
+def test_a_reader_recommends_what_the_run_does(kept: tuple[str, Path, Kept], tmp_path: Path) -> None:
+    pytest.importorskip("flatbuffers", reason="flatbuffers (extra `export`) is not installed")
+    name, folder, run = kept
+    if name == "neumf":
+        pytest.skip("its scores of all items are made of a number of users at once")
+    loaded, users = serve.load(folder), run.vocabulary["user"][[4, 0, 7]].tolist()
+    export(loaded, tmp_path / "e", k=5)
+    if name in READ_HISTORIES:
+        histories = [["sku1", "sku2", "sku3"], ["sku7"]]
+        found = reader(tmp_path / "e").recommend(histories, k=4)
+        expected = loaded.recommend(histories=histories, k=4)
+    else:
+        found = reader(tmp_path / "e").recommend(users, k=4)
+        expected = loaded.recommend(users, k=4)
+        (other,) = reader(tmp_path / "e").recommend(users[:1], k=5, excluded=[["sku1"]])
+        assert "sku1" not in other["items"] and len(other["items"]) == 5
+        with pytest.raises(ValueError, match="users that the run does not know: new"):
+            reader(tmp_path / "e").recommend(["new"], k=5)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["items"] == theirs.items.tolist()
+        np.testing.assert_allclose(ours["scores"], theirs.scores, rtol=1e-5, atol=1e-6)
+
+
+def test_what_makes_no_sense_is_refused(events: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ease draws no random numbers"):
+        train("ease", events, run=tmp_path / "a", **EVENTS, seeds=(0, 1))
+    with pytest.raises(ValueError, match="keeps its final vectors or counts"):
+        train("bpr-mf", events, run=tmp_path / "b", **EVENTS, warm_start=str(events.parent / "bpr-mf"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_that_counts_is_searched(events: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    (tmp_path / "space.toml").write_text(
+        "[settings]\nregularisation = {low = 0.1, high = 100.0, log = true}\n"
+    )
+    options: Any = {"sweep": str(tmp_path / "space.toml"), "trials": 2}
+    run = train("ease", events, run=tmp_path / "run", **EVENTS, **options)
+    assert 0.1 <= run.settings["regularisation"] <= 100

@@ -20,7 +20,9 @@ def test_what_is_exact_finds_everything(tmp_path: Path) -> None:
     files = ("--items", tmp_path / "items.npy", "--queries", tmp_path / "queries.npy")
     run_main(ann, "--tiny", *files, "--probes", 1, 14, "--num-clusters", 14, "--results", tmp_path)
     stored = {figure["name"]: figure for figure in json.loads((tmp_path / "ann.json").read_text())}
-    recall = {name: stored[f"ann/{name}:recall"]["median"] for name in ("exact", "clusters_1", "cur_4", "cur_8")}
+    recall = {
+        name: stored[f"ann/{name}:recall"]["median"] for name in ("exact", "clusters_1", "cur_4", "cur_8")
+    }
     assert recall["exact"] == recall["cur_8"] == 1
     assert 0 < recall["clusters_1"] < 1 and recall["cur_4"] < 1
     assert stored["ann/exact"]["unit"] == "ms" and stored["ann/exact"]["median"] > 0

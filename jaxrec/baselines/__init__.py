@@ -1,6 +1,6 @@
 """Methods without gradient descent: any number is read against these.
 
-Each counts training events, of a protocol's `Data` or of a `TrainingEvents` of your own arrays, and gives a
+Each reads training events, of a protocol's `Data` or of a `TrainingEvents` of your own arrays, and gives a
 `types.Baseline`: a model that the protocols rank as they rank a trained one, and its variables.
 
 random              products of random vectors: what chance gives
@@ -18,11 +18,13 @@ p3alpha, rp3beta    random walks of three steps
 co_visitation       how near items stand to the last ones in training
 slim                a sparse linear model
 ease                a linear autoencoder in closed form
+ials                vectors of users and items by alternating least squares
 """
 
 from jaxrec.baselines.co_visitation import co_visitation
 from jaxrec.baselines.ease import ease
 from jaxrec.baselines.etrec import etrec
+from jaxrec.baselines.ials import ials
 from jaxrec.baselines.item_cf import item_cf, item_cf_iuf
 from jaxrec.baselines.item_knn import item_knn
 from jaxrec.baselines.markov import markov
@@ -40,6 +42,7 @@ __all__ = [
     "co_visitation",
     "ease",
     "etrec",
+    "ials",
     "item_cf",
     "item_cf_iuf",
     "item_knn",

@@ -146,40 +146,39 @@ def test_numbers_of_each_part_are_told() -> None:
     assert "1 users have held-out items but none in training" in text
 
 
-LISTS = [
-    [4, 1, 7, 2, 9],
-    [3, 5],
-    [6, 2, 6, 8],
-    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
-]  # 6 twice, an old item the second
+EVENTS = Sequences.from_lists("toy", [[3, 1, 3, 2, 5, 1], [4, 4, 1], list(range(1, 21)), [2]])
 
 
-def test_the_last_items_of_each_user_are_held_out() -> None:
-    split = split_items(Sequences.from_lists("own", LISTS, num_items=10), by="last")
-    assert split.train_length.tolist() == [3, 2, 1, 8]
-    for sets, expected in ((split.validation, [2, 2, 9]), (split.test, [9, 8, 10])):
-        relevant, offsets = split.relevant(sets)
-        assert relevant.tolist() == expected
-        assert sets.user.tolist() == [0, 2, 3]
-        assert offsets.tolist() == [0, 1, 2, 3]
+def test_the_last_new_items_are_held_out() -> None:
+    split = split_items(EVENTS, by="last")
+    assert sets_of(split, split.test) == {1: ({1, 2, 3}, {5}), 3: (set(range(1, 20)), {20})}
+    assert sets_of(split, split.validation) == {1: ({1, 3}, {2}), 3: (set(range(1, 19)), {19})}
+    assert split.train_length.tolist() == [2, 2, 18, 1]  # users of two items and of one train only
 
 
-def test_a_share_of_each_users_items_is_held_out() -> None:
-    sequences = Sequences.from_lists("own", LISTS, num_items=10)
-    split = split_items(sequences, by="random", validation=0.2, test=0.3)
-    assert split.train_length.tolist() == [2, 2, 1, 5]
-    assert split.validation.number.tolist() == [1, 1, 2]
-    assert split.test.number.tolist() == [2, 1, 3]
-    for user, items in enumerate(LISTS):
-        assert sorted(split.sequences.user_items(user).tolist()) == sorted(set(items))
-    other = split_items(sequences, by="random", validation=0.2, test=0.3, seed=1)
-    assert not np.array_equal(other.sequences.items, split.sequences.items)
+@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.3, 0.2)])
+def test_shares_of_each_users_items_are_held_out_at_random(shares: tuple[float, float]) -> None:
+    split = split_items(EVENTS, validation=shares[0], test=shares[1], seed=2)
+    for part, share in ((split.validation, shares[0]), (split.test, shares[1])):
+        assert part.user.tolist() == [0, 2]
+        assert part.number.tolist() == [1, round(20 * share)]
+    for user in range(4):
+        found = sorted(split.sequences.user_items(user).tolist())
+        assert found == sorted(set(EVENTS.user_items(user).tolist()))
+    other = split_items(EVENTS, validation=shares[0], test=shares[1], seed=3)
+    assert (split.sequences.items != other.sequences.items).any()
 
 
 @pytest.mark.parametrize(
-    ("options", "match"),
-    [({"validation": 0.0}, r"validation=0\.0"), ({"validation": 0.5, "test": 0.5}, "below 1 together")],
+    ("options", "message"),
+    [
+        ({"test": 0.0}, "test=0.0: shares must be above 0"),
+        ({"validation": 0.5, "test": 0.5}, "below 1 together"),
+        ({"by": "time"}, "by='time': must be 'random' or 'last'"),
+    ],
 )
-def test_shares_that_leave_nothing_are_refused(options: Any, match: str) -> None:
-    with pytest.raises(ValueError, match=match):
-        split_items(Sequences.from_lists("own", LISTS, num_items=10), **options)
+def test_shares_that_leave_nothing_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_items(EVENTS, **options)
+    with pytest.raises(ValueError, match="no user has 3 different items"):
+        split_items(Sequences.from_lists("toy", [[1, 2, 1]]))

@@ -25,6 +25,7 @@ Expect:  over 100 test users, mean of 3 seeds, after 400 to 600 steps: ndcg@100 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -121,11 +122,11 @@ def fit_baseline(name: str, data: retrieval.Data, protocol: Protocol, config: Co
         "random": [({}, lambda: baselines.random(data))],
         "popularity": [({}, lambda: baselines.popularity(data))],
         "item-knn": [
-            ({"neighbours": k}, lambda k=k: baselines.matrix_item_knn(data, neighbours=k))
+            ({"neighbours": k}, functools.partial(baselines.matrix_item_knn, data, neighbours=k))
             for k in config.neighbours
         ],
         "ease": [
-            ({"regularisation": r}, lambda r=r: baselines.ease(data, regularisation=r))
+            ({"regularisation": r}, functools.partial(baselines.ease, data, regularisation=r))
             for r in config.regularisations
         ],
     }

@@ -94,6 +94,12 @@ def add(index: Exact, vectors: Any) -> Exact:
     )
 
 
+def vectors_of(index: Exact) -> np.ndarray:
+    """The vectors of items 1 .. count, [count, D]: as they were given, for "cosine" of length 1."""
+    rows = np.asarray(index.vectors).reshape(-1, index.vectors.shape[2])[: int(index.count)]
+    return rows[:, :-1] + np.asarray(index.centre) if index.metric == "l2" else rows
+
+
 def search(index: Exact, queries: Array, k: int, *, seen: Array | None = None, batch: int = 1024) -> Best:
     """The k best items of each query, [Q, D] → scores, ids [Q, k], best first; the smaller id of equal ones.
 

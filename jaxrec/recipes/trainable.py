@@ -264,7 +264,7 @@ def no_columns(data: retrieval.Data, recipe: Any) -> Context:
     return {}
 
 
-def as_it_is(module: Any, data: retrieval.Data) -> retrieval.Ranked:
+def module_itself(module: Any, data: retrieval.Data) -> retrieval.Ranked:
     """A module that is ranked itself."""
     return module
 
@@ -297,7 +297,7 @@ class RetrievalModel(NamedTuple):
     optimiser: Callable[[Any], optax.GradientTransformation]
     loss: str
     columns: Callable[[retrieval.Data, Any], Context] = no_columns
-    ranked: Callable[[Any, retrieval.Data], retrieval.Ranked] = as_it_is
+    ranked: Callable[[Any, retrieval.Data], retrieval.Ranked] = module_itself
     weighting: Callable[[retrieval.Data, Any], Weighting] = equal_weights
 
 

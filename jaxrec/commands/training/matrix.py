@@ -63,7 +63,7 @@ def _trained(
     context = {**data.columns, **columns}
     task, plan = entry.task(module, data, recipe), entry.plan(data, recipe)
     protocol, ranked = protocol_of(data, entry.loss), entry.ranked(module, data)
-    has_vectors = pairs.has_vectors(ranked)
+    has_vectors = not isinstance(ranked, Scorer) and pairs.has_vectors(module)
 
     @jax.jit
     def vectors(variables: Variables, context: Context) -> Variables:
@@ -106,7 +106,7 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
         raise ValueError(
             f"seeds={options.seeds}: {name} draws no random numbers, so all seeds would be equal; give one"
         )
-    protocol = protocol_of(data, "")._replace(selection="none")
+    protocol = protocol_of(data, "")
     made: list[Baseline] = []
 
     def train(**given: Any) -> Fitted | Measured:

@@ -100,7 +100,14 @@ def shrink_if_tiny(config: Config) -> Config:
     """The settings with those of --tiny."""
     if not config.tiny:
         return config
-    small = {"num_items": 300, "num_queries": 8, "dim": 8, "num_centres": 10, "k": 5, "repeats": 1}
+    small: dict[str, Any] = {
+        "num_items": 300,
+        "num_queries": 8,
+        "dim": 8,
+        "num_centres": 10,
+        "k": 5,
+        "repeats": 1,
+    }
     return dataclasses.replace(config, **small, probes=(1, 4), anchors=(4, 8), rescored=10)
 
 
@@ -225,8 +232,8 @@ def run(config: Config) -> list[Point]:
     write_atomically(path, json.dumps(listed, indent=1) + "\n")
     if importlib.util.find_spec("matplotlib"):
         lines: dict[str, list[tuple[float, float]]] = {}
-        for name, _, recall, ms, _ in rows:
-            lines.setdefault(name, []).append((ms, recall))
+        for point, (milliseconds, _, _) in zip(points, stored, strict=True):
+            lines.setdefault(point.method.name, []).append((milliseconds.median, point.recall))
         title = f"{len(items):,} items, {items.shape[1]} dimensions"
         words = {"cost": "milliseconds per query", "value": f"recall@{config.k}"}
         tradeoff_curve(lines, path.with_suffix(".png"), title=title, **words)

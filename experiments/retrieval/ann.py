@@ -1,14 +1,14 @@
 """Recall against milliseconds: exact search, approximations of it, and other libraries, on the same vectors.
 
-Queries are searched in one batch, the best k by inner product; recall is the share of the exact best k that is
-found. Generated vectors lie around centres, as those of a trained model do: an item is its centre and noise,
-its length varies, and a query lies near an item. With --items and --queries, vectors of a trained model are
-searched (`.npy` files, such as `jaxrec embed` writes; no row for padding).
+Queries are searched in one batch, the best k by inner product; recall is the share of the exact best k that
+is found. Generated vectors lie around centres, as those of a trained model do: an item is its centre and
+noise, its length varies, and a query lies near an item. With --items and --queries, vectors of a trained
+model are searched: files of `jaxrec embed` (`.npz`), or `.npy` files [N, D] without a row for padding.
 
-`cur` sees no vectors: it reads scores of some anchor queries and of the anchor items alone, here products, so
-its recall is 1 once it has as many anchors as the vectors have dimensions; what it saves is calls of a scorer,
-which cost nothing here. `approx` is `jax.lax.approx_max_k`, exact on CPUs and GPUs. The libraries that are
-installed (faiss, hnswlib, usearch) use the threads they take by default.
+`cur` sees no vectors: it reads scores of some anchor queries and of the anchor items alone, here products,
+so its recall is 1 once it has as many anchors as the vectors have dimensions. What it saves is calls of a
+scorer, which cost nothing here. `approx` is `jax.lax.approx_max_k`, exact on CPUs and GPUs. The libraries
+that are installed (faiss, hnswlib, usearch) use the threads that they take by default.
 
 Run:     python -m experiments.retrieval.ann
 Also:    --num-items 1000000, --items items.npy --queries queries.npy
@@ -57,8 +57,8 @@ class Config:
     dim: int = 64  # numbers of a generated vector
     num_centres: int = 500  # centres around which generated items lie
     k: int = 100  # items of a list
-    items: str = ""  # .npy file of item vectors [N, D]; "": generated ones
-    queries: str = ""  # .npy file of query vectors [Q, D], of which the first num_queries are searched
+    items: str = ""  # .npz or .npy file of item vectors; "": generated ones
+    queries: str = ""  # file of query vectors, of which the first num_queries are searched
     num_clusters: int = 0  # lists of the clusters; 0: the square root of the number of items
     probes: tuple[int, ...] = (1, 4, 16, 64)  # lists that are searched
     anchors: tuple[int, ...] = (16, 32, 64, 128)  # anchor items and queries of CUR
@@ -100,15 +100,21 @@ def shrink_if_tiny(config: Config) -> Config:
     """The settings with those of --tiny."""
     if not config.tiny:
         return config
-    small = {"num_items": 300, "num_queries": 8, "dim": 8, "num_centres": 10, "k": 5, "repeats": 1}
+    small: dict[str, Any] = {
+        "num_items": 300,
+        "num_queries": 8,
+        "dim": 8,
+        "num_centres": 10,
+        "k": 5,
+        "repeats": 1,
+    }
     return dataclasses.replace(config, **small, probes=(1, 4), anchors=(4, 8), rescored=10)
 
 
 def vectors(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Items [N, D] and queries [Q, D]: from files, or generated."""
     if config.items:
-        items, queries = (np.load(path, allow_pickle=False) for path in (config.items, config.queries))
-        return np.asarray(items, np.float32), np.asarray(queries[: config.num_queries], np.float32)
+        return read_vectors(config.items), read_vectors(config.queries)[: config.num_queries]
     rng = np.random.default_rng(config.seed)
     centres = rng.normal(size=(config.num_centres, config.dim))
     items = centres[rng.integers(0, len(centres), config.num_items)]
@@ -117,6 +123,15 @@ def vectors(config: Config) -> tuple[np.ndarray, np.ndarray]:
     near = items[rng.integers(0, len(items), config.num_queries)]
     queries = near + 0.5 * rng.normal(size=near.shape)
     return items.astype(np.float32), queries.astype(np.float32)
+
+
+def read_vectors(path: str) -> np.ndarray:
+    """Vectors [N, D] of a file that `jaxrec embed` wrote, or of an array."""
+    stored = np.load(path, allow_pickle=False)
+    array = stored["vectors"] if path.endswith(".npz") else stored
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise ValueError(f"{path}: shape {array.shape}, type {array.dtype}; expected vectors [N, D]")
+    return np.asarray(array, np.float32)
 
 
 def timed(build: Callable[[], Any]) -> tuple[Any, float]:
@@ -217,8 +232,8 @@ def run(config: Config) -> list[Point]:
     write_atomically(path, json.dumps(listed, indent=1) + "\n")
     if importlib.util.find_spec("matplotlib"):
         lines: dict[str, list[tuple[float, float]]] = {}
-        for name, _, recall, ms, _ in rows:
-            lines.setdefault(name, []).append((ms, recall))
+        for point, (milliseconds, _, _) in zip(points, stored, strict=True):
+            lines.setdefault(point.method.name, []).append((milliseconds.median, point.recall))
         title = f"{len(items):,} items, {items.shape[1]} dimensions"
         words = {"cost": "milliseconds per query", "value": f"recall@{config.k}"}
         tradeoff_curve(lines, path.with_suffix(".png"), title=title, **words)

@@ -17,7 +17,7 @@ EXPERIMENTS = (
 )  # fmt: skip
 
 
-OTHERS = ("census_columns", "hstu_length", "loss_weighting", "published_checkpoints", "speed")
+OTHERS = ("ann", "census_columns", "hstu_length", "loss_weighting", "published_checkpoints", "speed")
 
 
 def module_of(name: str) -> Any:

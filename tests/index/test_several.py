@@ -12,6 +12,7 @@ import pytest
 
 from jaxrec.index import approximate, exact
 from jaxrec.index.several import merge, search_several
+from tests.lowering import repeated_float_adds
 
 RNG = np.random.default_rng(0)
 TABLE = RNG.integers(-2, 3, (101, 3)).astype(np.float32)  # products are exact, many tie
@@ -70,6 +71,14 @@ def test_approx_max_k_sorts_on_cpus(metric: Any) -> None:
         assert found.finite.all()
     broken = np.full((1, 3), np.inf, np.float32)
     assert not approximate.search(index, broken, 2).finite.any()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_get_no_float_adds_by_repeated_ids(platform: str) -> None:
+    program = jax.jit(lambda i, q, s: approximate.search(i, q, 4, seen=s, batch=2))
+    assert repeated_float_adds(program.trace(INDEX, QUERIES[:, 0], SEEN), platform) == []
+    several = jax.jit(lambda q, s: search_several(SEARCH, q, 4, seen=s))
+    assert repeated_float_adds(several.trace(QUERIES, SEEN), platform) == []
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from tests.experiments.multitask.runs import run_main
 
 
 def test_what_is_exact_finds_everything(tmp_path: Path) -> None:
-    for name, rows in (("items", 200), ("queries", 9)):
-        np.save(tmp_path / f"{name}.npy", np.random.default_rng(rows).normal(size=(rows, 8)))
-    files = ("--items", tmp_path / "items.npy", "--queries", tmp_path / "queries.npy")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "items.npz", vectors=rng.normal(size=(200, 8)), ids=np.arange(200))
+    np.save(tmp_path / "queries.npy", rng.normal(size=(9, 8)))
+    files = ("--items", tmp_path / "items.npz", "--queries", tmp_path / "queries.npy")
     run_main(ann, "--tiny", *files, "--probes", 1, 14, "--num-clusters", 14, "--results", tmp_path)
     stored = {figure["name"]: figure for figure in json.loads((tmp_path / "ann.json").read_text())}
     recall = {
@@ -47,6 +48,12 @@ def test_generated_vectors_lie_around_centres() -> None:
 def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ann.Config(**change)
+
+
+def test_a_file_without_vectors_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(3))
+    with pytest.raises(ValueError, match="expected vectors"):
+        ann.read_vectors(str(tmp_path / "a.npy"))
 
 
 def test_a_plot_without_points_is_refused(tmp_path: Path) -> None:

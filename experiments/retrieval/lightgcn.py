@@ -27,6 +27,7 @@ import numpy as np
 
 from experiments import common
 from experiments.common import NONE, Published, published
+from experiments.retrieval.tuned import Grid, tune
 from jaxrec import baselines, data
 from jaxrec import config as command_line
 from jaxrec.config import check_run
@@ -36,9 +37,8 @@ from jaxrec.protocols import retrieval
 from jaxrec.protocols.retrieval import LAST_EPOCH, Data
 from jaxrec.recipes import counting, factors, graphs
 from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every
-from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Baseline, Protocol, Tested
+from jaxrec.types import Protocol, Tested
 
 EXPERIMENT = "lightgcn"
 DATASETS = {"gowalla": "lightgcn/gowalla", "lastfm": "lightgcn/lastfm", "amazon-book": "kgat/amazon-book"}
@@ -156,29 +156,15 @@ def test_fitted(name: str, entry: CountingModel, whole: Data, part: Data | None,
     recipe = recipe_of(name, config)
     chosen: dict[str, Any] = {}
     if part is not None:
-        recipe, chosen = choose(name, entry, part, recipe)
+        grid = Grid(lambda data, **s: entry.make(data, dataclasses.replace(recipe, **s), 0), GRIDS[name])
+        validated = Protocol(split=part.split.rule, ks=(20,), selection=SELECTION)
+        chosen = dict(tune(name, grid, part, validated).chosen)
+    recipe = dataclasses.replace(recipe, **chosen)
     seeds = config.seeds if entry.drawn else config.seeds[:1]
     protocol = Protocol(split=whole.split.rule, ks=(20, 50), selection=SELECTION if chosen else "none")
     made = entry.make(whole, recipe, seeds[0])
     found = retrieval.run_test(made, whole, protocol, made.for_seeds(seeds), num_devices=config.num_devices)
     return Done(found, protocol, {**dataclasses.asdict(recipe), "split_seed": config.split_seed}, seeds)
-
-
-def choose(name: str, entry: CountingModel, part: Data, recipe: Any) -> tuple[Any, dict[str, Any]]:
-    """The settings of the method's grid with the best `SELECTION` on validation."""
-    tried: list[tuple[float, dict[str, Any]]] = []
-    protocol = Protocol(split=part.split.rule, ks=(20,), selection=SELECTION)
-    grid = [{}]  # type: list[dict[str, Any]]
-    for field, values in GRIDS[name].items():
-        grid = [{**settings, field: value} for settings in grid for value in values]
-    for settings in grid:
-        made: Baseline = entry.make(part, dataclasses.replace(recipe, **settings), 0)
-        asked = retrieval.evaluation(made, part, protocol, "validation")
-        value = evaluate(asked, made.for_seeds((0,)), part.columns)[0][SELECTION]
-        tried.append((value, settings))
-        print(f"{name} {settings}: validation {SELECTION} {value:.4f}", flush=True)
-    best = max(tried, key=lambda one: one[0])[1]
-    return dataclasses.replace(recipe, **best), best
 
 
 def test_trained(row: str, entry: RetrievalModel, columns: Data, config: Config) -> Done:

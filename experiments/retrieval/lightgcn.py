@@ -20,6 +20,7 @@ Departs from the papers: a selected model of factors or graphs is not trained ag
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ import numpy as np
 
 from experiments import common
 from experiments.common import NONE, Published, published
-from experiments.retrieval.tuned import Grid, tune
+from experiments.retrieval.grids import choose
 from jaxrec import baselines, data
 from jaxrec import config as command_line
 from jaxrec.config import check_run
@@ -38,7 +39,7 @@ from jaxrec.protocols.retrieval import LAST_EPOCH, Data
 from jaxrec.recipes import counting, factors, graphs
 from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Tested
+from jaxrec.types import Baseline, Protocol, Tested
 
 EXPERIMENT = "lightgcn"
 DATASETS = {"gowalla": "lightgcn/gowalla", "lastfm": "lightgcn/lastfm", "amazon-book": "kgat/amazon-book"}
@@ -67,14 +68,8 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "slim": {"alpha": (0.001, 0.005, 0.02)},
     "ease": {"regularisation": (20.0, 80.0, 300.0, 1000.0)},
 }
-ROWS = (
-    *METHODS,
-    *(
-        f"{name}{SELECTED}"
-        for name, entry in METHODS.items()
-        if name in GRIDS or isinstance(entry, RetrievalModel)
-    ),
-)
+CHOSEN = [name for name, entry in METHODS.items() if name in GRIDS or isinstance(entry, RetrievalModel)]
+ROWS = (*METHODS, *(f"{name}{SELECTED}" for name in CHOSEN))
 
 TWO = ("recall@20", "ndcg@20")
 BARS = "BARS, Gowalla"
@@ -119,7 +114,7 @@ class Config(common.EventOptions):
         common.check_choice("dataset", self.dataset, tuple(DATASETS))
         common.check(
             self, "dim", "num_layers", "negatives", "batch_size", "epochs", "evaluate_every", "save_every"
-        )  # fmt: skip
+        )
 
 
 def load(config: Config) -> HeldOut:
@@ -151,14 +146,18 @@ class Done(NamedTuple):
     fitted: Fitted | None = None
 
 
+def fit(entry: CountingModel, columns: Data, recipe: Any, settings: Mapping[str, Any]) -> Baseline:
+    """The method with some settings changed."""
+    return entry.make(columns, dataclasses.replace(recipe, **settings), 0)
+
+
 def test_fitted(name: str, entry: CountingModel, whole: Data, part: Data | None, config: Config) -> Done:
     """Fits a method to all of training; `part`: with the settings that are best on its validation part."""
     recipe = recipe_of(name, config)
     chosen: dict[str, Any] = {}
     if part is not None:
-        grid = Grid(lambda data, **s: entry.make(data, dataclasses.replace(recipe, **s), 0), GRIDS[name])
         validated = Protocol(split=part.split.rule, ks=(20,), selection=SELECTION)
-        chosen = dict(tune(name, grid, part, validated).chosen)
+        chosen = choose(name, functools.partial(fit, entry, part, recipe), GRIDS[name], part, validated)
     recipe = dataclasses.replace(recipe, **chosen)
     seeds = config.seeds if entry.drawn else config.seeds[:1]
     protocol = Protocol(split=whole.split.rule, ks=(20, 50), selection=SELECTION if chosen else "none")

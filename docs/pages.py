@@ -26,6 +26,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
         "docs/serving.md",
         "docs/comparing.md",
         "docs/export.md",
+        "docs/retrieval_index.md",
         "docs/add_a_dataset.md",
         "docs/add_a_model.md",
         "docs/ablations.md",

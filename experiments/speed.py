@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
-from experiments.benchmarks import index, multitask, ranking, sessions, ticoserec
+from experiments.benchmarks import baselines, graph, index, multitask, ranking, sessions, ticoserec
 from experiments.benchmarks.timing import Figure
 from jaxrec import config as command_line
 from jaxrec.config import check_run
@@ -32,7 +32,9 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
     "multitask": multitask.figures,
     "ranking": ranking.figures,
     "sessions": sessions.figures,
+    "graph": graph.figures,
     "index": index.figures,
+    "baselines": baselines.figures,
 }
 
 
@@ -40,7 +42,7 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
 class Config:
     """Which families to time, and how often."""
 
-    only: Literal["all", "ticoserec", "multitask", "ranking", "sessions", "index"] = (
+    only: Literal["all", "ticoserec", "multitask", "ranking", "sessions", "index", "baselines", "graph"] = (
         "all"  # one family of figures
     )
     repeats: int = 5  # timed runs of each part, after one to compile and one to warm up

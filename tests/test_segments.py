@@ -206,7 +206,7 @@ def test_a_sparse_product_is_the_dense_one(form: str, padding: int) -> None:
 
 def test_a_sparse_product_keeps_further_axes_and_maps_over_tables() -> None:
     tables = np.random.default_rng(0).normal(size=(2, 4, 3, 2)).astype(np.float32)
-    product = functools.partial(segments.sparse_product, *sparse_arguments(0))
+    product: Any = functools.partial(segments.sparse_product, *sparse_arguments(0))
     found = jax.jit(jax.vmap(product))(tables)
     assert found.shape == (2, 4, 3, 2)
     np.testing.assert_allclose(found[1], product(tables[1]), rtol=1e-6)

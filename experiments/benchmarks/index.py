@@ -1,7 +1,7 @@
 """Exact search: the best 100 of 1,000,000 items with 64 numbers each, for 1,000 queries.
 
-Vectors are drawn from a normal distribution by NumPy, the same as in `peers/faiss_flat.py`. `products` are the
-matrix products alone, of which only the best score of each query is kept, the time below which no exact
+Vectors are drawn from a normal distribution by NumPy, the same as in `peers/faiss_flat.py`. `products` are
+the matrix products alone, of which only the best score of each query is kept, the time below which no exact
 search falls.
 """
 

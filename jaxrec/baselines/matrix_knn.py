@@ -6,17 +6,32 @@ doi:10.1145/963770.963776. `baselines.item_knn` is the other form, which reads t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from jaxrec.baselines.events import EventData, training_events
-from jaxrec.baselines.matrix import divide_rows, interactions, interactions_by_user
+from jaxrec.baselines.matrix import divide_rows, interactions, interactions_by_user, scale_rows
 from jaxrec.baselines.rows import blocks_of, score_by_history, sum_rows
 from jaxrec.baselines.similarity import Similarity, cosine, nearest
 from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.types import Array, Baseline, Context, Scorer, Variables
+
+Weighting = Callable[[csr_matrix], tuple[np.ndarray, np.ndarray]]  # factors of users [N], of items [M]
+
+
+def bm25(users: csr_matrix, *, k1: float = 1.2, b: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
+    """Okapi BM25 with items as documents and users as terms, as Dacrema et al. weigh interactions.
+
+    log(M / (1 + |I_u|)) of users, (k1 + 1) / (k1 (1 - b + b n_i / mean n) + 1) of items.
+    """
+    activity = np.diff(users.indptr)
+    count = np.asarray(users.sum(axis=0)).reshape(-1)
+    items = max(len(count) - 1, 1)  # column 0 is none
+    length = 1 - b + b * count / (count.sum() / items)
+    return np.log(items / (1 + activity)), (k1 + 1) / (k1 * length + 1)
 
 
 def matrix_item_knn(
@@ -25,6 +40,7 @@ def matrix_item_knn(
     similarity: Similarity = cosine,
     neighbours: int = 100,
     shrinkage: float = 0.0,
+    weighting: Weighting | None = None,
     normalise: bool = False,
     average_bias: bool = False,
 ) -> Baseline:
@@ -36,14 +52,18 @@ def matrix_item_knn(
 
     normalise: the similarities of the neighbours of j are divided by their sum. average_bias: the score is
     m_j + Σ s(j, i) (x_ui - m_i), m being an item's share of the users. Both are how the benchmark of BARS
-    has it (Zhu et al., SIGIR 2022, arXiv:2205.09626).
+    has it (Zhu et al., SIGIR 2022, arXiv:2205.09626). weighting: factors of users and items, by which
+    interactions are multiplied before similarities are computed, such as `bm25`; a history's are not.
 
     Raises:
       ValueError: neighbours is below 1, or the shrinkage is negative or not a number.
     """
-    events = training_events(data)
-    users = interactions(events)
-    near = nearest(users, similarity, neighbours=neighbours, shrinkage=shrinkage)
+    users = interactions(training_events(data))
+    weighted = users
+    if weighting is not None:
+        of_users, of_items = weighting(users)
+        weighted = scale_rows(scale_rows(users, of_users).T.tocsr(), of_items).T.tocsr()
+    near = nearest(weighted, similarity, neighbours=neighbours, shrinkage=shrinkage)
     if normalise:
         near = divide_rows(near)
     mean = np.asarray(users.mean(axis=0)).reshape(-1)
@@ -57,6 +77,7 @@ def matrix_user_knn(
     similarity: Similarity = cosine,
     neighbours: int = 100,
     shrinkage: float = 0.0,
+    reverse: bool = False,
 ) -> Baseline:
     """score(u, j) = Σ over the neighbours v of user u that have item j in training of s(u, v); else 0.
 
@@ -64,12 +85,16 @@ def matrix_user_knn(
     with it in training, of equal ones those of the smaller index. The history of a query isn't read: a user
     without training events has all scores 0.
 
+    reverse: over the users v instead that have u among their neighbours, any number of them, as the code of
+    Dacrema et al. has it (TOIS 2021, arXiv:1911.07698).
+
     Raises:
       ValueError: neighbours is below 1, the shrinkage is negative or not a number, or the groups of the
         events are no indices of users from 0.
     """
     users = interactions_by_user(training_events(data))
     near = nearest(users.T.tocsr(), similarity, neighbours=neighbours, shrinkage=shrinkage)
+    near = near.T.tocsr() if reverse else near
     variables = {
         **blocks_of(users),
         "near": near.indices.astype(np.int32),

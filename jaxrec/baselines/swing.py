@@ -15,11 +15,12 @@ from scipy.sparse import csr_matrix
 from jaxrec.baselines.events import EventData, training_events
 from jaxrec.baselines.matrix import (
     BLOCK,
+    check_neighbours,
     interactions,
+    largest,
     multiply,
     rows_of,
     scale_rows,
-    transform_product,
     users_with_items,
 )
 from jaxrec.baselines.rows import score_by_history
@@ -43,8 +44,8 @@ def swing(
     have i and j; 0 if fewer than two users have both. w_u = (offset + |I_u|)^-power, 1 if power = 0. Of each
     i the `neighbours` largest are kept (None: all), of equal ones those of the smaller ids.
 
-    The work grows with Σ |I_u ∩ I_v|² over the pairs of users that share two items.
-    min_items, max_items: users with fewer or more different training items are left out.
+    min_items, max_items: users with fewer or more different training items are left out. The work grows with
+    Σ |I_u ∩ I_v|² over the pairs of users that share two items.
 
     Raises:
       ValueError: alpha, the offset or the power is negative or not a number, neighbours or min_items is below
@@ -64,14 +65,25 @@ def swing_weights(
         if not 0 <= value < np.inf:
             raise ValueError(f"{name}={value}: must be 0 or more")
     weight = (offset + np.maximum(np.diff(users.indptr), 1)) ** -float(power)
-    shared, factors = [csr_matrix((0, users.shape[1]), dtype=np.float32)], [np.zeros(0)]
+    check_neighbours(neighbours)
+    total = csr_matrix((users.shape[1], users.shape[1]), dtype=np.float32)
+    waiting = [(empty := csr_matrix((0, users.shape[1]), dtype=np.float32), empty)]
     for first, second in pairs(users):
         both = users[first].multiply(users[second]).tocsr()
-        shared.append(both)
-        factors.append(weight[first] * weight[second] / (alpha + np.diff(both.indptr)))
-    items = scipy.sparse.vstack(shared, format="csr")
-    weighted = scale_rows(items, np.concatenate(factors))
-    return transform_product(weighted.T.tocsr(), items, lambda row, col, value: value, neighbours=neighbours)
+        factor = weight[first] * weight[second] / (alpha + np.diff(both.indptr))
+        waiting.append((both, scale_rows(both, factor)))
+        if sum(items.nnz for items, _ in waiting) > BLOCK:
+            total, waiting = total + _products(waiting), [(empty, empty)]
+    total = total + _products(waiting)
+    total.data[rows_of(total) == total.indices] = 0
+    total.eliminate_zeros()
+    return largest(total, neighbours)
+
+
+def _products(of_pairs: list[tuple[csr_matrix, csr_matrix]]) -> csr_matrix:
+    """Σ over pairs of users of the products of what both have, [M, M], and the same weighted."""
+    items, weighted = (scipy.sparse.vstack(part, format="csr") for part in zip(*of_pairs, strict=True))
+    return weighted.T.tocsr() @ items
 
 
 def pairs(users: csr_matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,9 +1,16 @@
 """From vectors or scores of items to ranks and the best items.
 
-chunked  scores of all items a block at a time, exact: counts, and the best k
-rank     ranks of targets by a protocol
-top_k    the best items by a protocol, which of them are relevant, and the rank
-measure  inner product, cosine, Euclidean distance
-exact    the best of millions of vectors, exact
-cur      the best by a scorer that is no product, from few of its scores
+chunked      scores of all items a block at a time, exact: counts, and the best k
+rank         ranks of targets by a protocol
+top_k        the best items by a protocol, which of them are relevant, and the rank
+measure      inner product, cosine, Euclidean distance
+exact        the best of millions of vectors, exact
+approximate  the same by jax.lax.approx_max_k
+clusters     the best of the nearest lists of a k-means
+k_means      k-means on the device
+several      the best by any of a query's vectors, without repeats
+cur          the best by a scorer that is no product, from few of its scores
+recall       how much of the exact result another search finds
+stored       indexes as files
+libraries    indexes of faiss, hnswlib and usearch
 """

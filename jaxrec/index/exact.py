@@ -94,6 +94,12 @@ def add(index: Exact, vectors: Any) -> Exact:
     )
 
 
+def vectors_of(index: Exact) -> np.ndarray:
+    """The vectors of items 1 .. count, [count, D]: as they were given, for "cosine" of length 1."""
+    rows = np.asarray(index.vectors).reshape(-1, index.vectors.shape[2])[: int(index.count)]
+    return rows[:, :-1] + np.asarray(index.centre) if index.metric == "l2" else rows
+
+
 def search(index: Exact, queries: Array, k: int, *, seen: Array | None = None, batch: int = 1024) -> Best:
     """The k best items of each query, [Q, D] → scores, ids [Q, k], best first; the smaller id of equal ones.
 
@@ -114,7 +120,7 @@ def search(index: Exact, queries: Array, k: int, *, seen: Array | None = None, b
     return _search(index, jnp.asarray(queries, jnp.float32), seen, k=k, batch=min(batch, len(queries)))
 
 
-def check_search(queries: Any, k: int, *, dim: int, seen: Any, batch: int) -> None:
+def check_search(queries: Any, k: int, *, dim: int, seen: Any, batch: int = 1) -> None:
     """Raises ValueError for what `search` refuses."""
     for name, value in (("k", k), ("batch", batch)):
         if value < 1:

@@ -1,4 +1,4 @@
-"""Methods without gradient descent: nearest neighbours, random walks and linear models of an interaction matrix.
+"""Methods without gradient descent: nearest neighbours, random walks and linear models of a matrix.
 
 Settings published for Gowalla: EASE and SLIM of Open-CF-Benchmark, item-KNN of BARS (cosine, 100 neighbours),
 user-KNN and RP3beta of Anelli et al. (RecSys 2023, arXiv:2308.00404). The others have those of their papers.
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from jaxrec import baselines
 from jaxrec.baselines import similarity
+from jaxrec.optim.least_squares import Blocks, ConjugateGradients, Exact, Solver
 from jaxrec.protocols.retrieval import Data
 from jaxrec.recipes.trainable import CountingModel
 from jaxrec.types import Baseline
@@ -37,13 +38,21 @@ class Neighbours:
 
 
 @dataclasses.dataclass(frozen=True)
+class ItemNeighbours(Neighbours):
+    """Nearest items, as BARS has them."""
+
+    normalise: bool = True  # the similarities of an item's neighbours add up to 1
+    average_bias: bool = True  # scores are differences from the items' shares of users
+
+
+@dataclasses.dataclass(frozen=True)
 class CoOccurrence:
     """Item-based collaborative filtering."""
 
     alpha: float = 0.5  # how much popular items are damped, from 0 to 1
-    shrinkage: float = 0.0  # added below the fraction, so that pairs seen rarely are less similar
+    shrinkage: float = 0.0  # b of the factor n / (n + b) of a pair that n users have
     neighbours: int = 100  # nearest items of an item
-    most_items: int = 500  # users with more items are left out
+    most_items: int = 500  # last items of a user that are counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +63,7 @@ class Walks:
     beta: float = 0.00109  # power of an item's number of users that its score is divided by
     neighbours: int = 777  # items that an item keeps
     normalise: bool = True  # the weights of an item's neighbours add up to 1
+    cut_columns: bool = True  # then as many items are kept that lead to an item
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +81,7 @@ class ElasticNet:
 
     alpha: float = 0.005  # of both penalties, as scikit-learn's ElasticNet has it
     l1_ratio: float = 1e-6  # share of the absolute values among the penalties
+    neighbours: int = 100  # largest weights of an item that are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +92,31 @@ class Ridge:
     max_gib: float = 8.0  # largest matrix of items by items, in GiB
 
 
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """Implicit alternating least squares. Defaults: of the authors for MovieLens-1M, but for the width."""
+
+    dim: int = 64  # width of the vectors
+    regularisation: float = 0.007  # λ, of the squares of the vectors
+    alpha0: float = 0.3  # weight of all pairs of a user and an item beside those that were observed
+    nu: float = 1.0  # power of the number of pairs of a user or item that its λ is multiplied by
+    epochs: int = 12  # of users, then items
+    solver: Literal["exact", "blocks", "cg"] = "exact"  # of each vector's equations; blocks is iALS++
+
+
+SOLVERS: Mapping[str, Solver] = {"exact": Exact(), "blocks": Blocks(), "cg": ConjugateGradients()}
+
+
+def _ials(data: Data, recipe: Factors, seed: int) -> Baseline:
+    """Users are answered by the vector of their history, so that new ones are too."""
+    given = {**dataclasses.asdict(recipe), "solver": SOLVERS[recipe.solver]}
+    return baselines.ials(data, **given, seed=seed, project=True)
+
+
 def _knn(make: Callable[..., Baseline]) -> Callable[[Data, Neighbours, int], Baseline]:
     def fit(data: Data, recipe: Neighbours, seed: int) -> Baseline:
-        return make(
-            data,
-            similarity=SIMILARITIES[recipe.similarity],
-            neighbours=recipe.neighbours,
-            shrinkage=recipe.shrinkage,
-        )
+        fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+        return make(data, **{**fields, "similarity": SIMILARITIES[recipe.similarity]})
 
     return fit
 
@@ -117,7 +145,7 @@ def _named(make: Callable[..., Baseline]) -> Callable[[Data, Any, int], Baseline
 
 
 MODELS: Mapping[str, CountingModel] = {
-    "matrix-item-knn": CountingModel(Neighbours, _knn(baselines.matrix_item_knn)),
+    "matrix-item-knn": CountingModel(ItemNeighbours, _knn(baselines.matrix_item_knn)),
     "matrix-user-knn": CountingModel(
         Neighbours(neighbours=146), _knn(baselines.matrix_user_knn), of_users=True
     ),
@@ -127,4 +155,5 @@ MODELS: Mapping[str, CountingModel] = {
     "swing": CountingModel(Swings, _named(baselines.swing)),
     "slim": CountingModel(ElasticNet, _named(baselines.slim)),
     "ease": CountingModel(Ridge, _named(baselines.ease)),
+    "ials": CountingModel(Factors, _ials, drawn=True),
 }

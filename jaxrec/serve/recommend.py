@@ -138,7 +138,7 @@ def check_histories(run: Run) -> None:
     """Raises ValueError for a run that knows the users of its data alone."""
     if run.kept.kind == "factors":
         raise ValueError(
-            f"{run.path}: {run.kept.name} has a vector of each user of its data and reads no histories; ask "
+            f"{run.path}: {run.kept.name} knows the users of its data and reads no histories; ask "
             "for users (--user), or train a model that reads them, such as ease or sasrec"
         )
 

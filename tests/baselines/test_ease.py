@@ -69,7 +69,12 @@ def test_a_matrix_is_inverted_in_panels_where_it_lies(panel: int) -> None:
 def test_few_users_are_inverted_instead_of_many_items(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     module = sys.modules[inverse_gram.__module__]
-    monkeypatch.setattr(module, "invert", lambda matrix: sizes.append(len(matrix)) or invert(matrix))
+
+    def inverted(matrix: np.ndarray) -> np.ndarray:
+        sizes.append(len(matrix))
+        return invert(matrix)
+
+    monkeypatch.setattr(module, "invert", inverted)
     monkeypatch.setattr(module, "PANEL", 5)
     for shape in ((9, 17), (17, 9)):
         x = interactions(*shape, 5)

@@ -13,10 +13,12 @@ import pytest
 from jaxrec import metrics
 from jaxrec.baselines import (
     TrainingEvents,
+    co_visitation,
     ease,
     item_knn,
     markov,
     matrix_item_knn,
+    matrix_user_knn,
     popularity,
     random,
     session_popularity,
@@ -26,6 +28,7 @@ from jaxrec.train.evaluate import CompiledMeasure, evaluate
 from jaxrec.types import Baseline, Evaluation, Protocol
 from tests.baselines import small
 from tests.baselines.small import NUM_ITEMS
+from tests.lowering import repeated_float_adds
 
 BASELINES = {
     "random": random,
@@ -204,3 +207,13 @@ def test_its_face(name: str) -> None:
 def test_seeds_that_are_none_are_refused(seeds: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="seeds=.*: must be one or more whole numbers from 0"):
         popularity(small.session_data()).for_seeds(seeds)
+
+
+@pytest.mark.parametrize("make", [matrix_item_knn, matrix_user_knn, ease, co_visitation])
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_scores_never_add_twice_at_one_place(make: Any, platform: str) -> None:
+    """A scatter-add in which ids may repeat is slow on NVIDIA GPUs, see `jaxrec.segments`."""
+    baseline = make(small.events_of(small.TRAIN))
+    queries, context = small.histories([[1, 2], [3]])
+    traced = jax.jit(baseline.model.scores).trace(dict(baseline.variables), queries, context)
+    assert repeated_float_adds(traced, platform) == []

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.baselines import matrix_item_knn, matrix_user_knn
+from jaxrec.baselines.matrix_knn import bm25
 from jaxrec.baselines.similarity import (
     Similarity,
     asymmetric_cosine,
@@ -172,6 +173,27 @@ def test_normalised_weights_and_the_bias_of_averages(normalise: bool) -> None:
     found = small.scores_after(baseline, [[1, 4], []])
     history = indicators([[1, 4], []])
     np.testing.assert_allclose(found, (history - mean) @ near.T + mean, rtol=1e-5, atol=1e-7)
+
+
+def test_interactions_weighted_by_bm25() -> None:
+    """Factors of users and items by Okapi's formula; a history is without them."""
+    x = indicators(ROWS)
+    of_items = 2.2 / (1.2 * (0.25 + 0.75 * x.sum(axis=0) / x.sum(axis=0).mean()) + 1)
+    weighted = x * np.log(NUM_ITEMS / (1 + x.sum(axis=1, keepdims=True))) * of_items
+    norm = np.sqrt((weighted**2).sum(axis=0))
+    near = weighted.T @ weighted / (np.outer(norm, norm) + 3.0)
+    np.fill_diagonal(near, 0)
+    baseline = matrix_item_knn(small.events_of(ROWS), neighbours=3, shrinkage=3.0, weighting=bm25)
+    found = small.scores_after(baseline, [[1, 4], []])
+    np.testing.assert_allclose(found, indicators([[1, 4], []]) @ keep(near, 3).T, rtol=1e-5)
+
+
+def test_users_are_scored_by_those_that_have_them_as_neighbours() -> None:
+    x = indicators(ROWS)
+    near = keep(similarities(x.T, SETS["cosine"][1]), 2).T
+    queries, context = small.histories([[1]] * len(ROWS))
+    found = small.scores(matrix_user_knn(small.events_of(ROWS), neighbours=2, reverse=True), queries, context)
+    np.testing.assert_allclose(found, near @ x, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", [matrix_item_knn, matrix_user_knn])

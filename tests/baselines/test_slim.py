@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unittest.mock
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,21 @@ def solved(x: np.ndarray, **settings: Any) -> np.ndarray:
     return np.asarray(slim_weights(scipy.sparse.csr_matrix(x), **settings).toarray(), np.float64)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
-    st.integers(0, 999), st.sampled_from([0.003, 0.05, 0.3]), st.sampled_from([0.0, 0.1, 0.9]), st.booleans()
+    st.integers(0, 999),
+    st.sampled_from([0.003, 0.05, 0.3]),
+    st.sampled_from([0.0, 0.1, 0.9]),
+    st.booleans(),
+    st.booleans(),
 )
-def test_the_conditions_of_optimality(seed: int, alpha: float, l1_ratio: float, positive: bool) -> None:
+def test_the_conditions_of_optimality(
+    seed: int, alpha: float, l1_ratio: float, positive: bool, few: bool
+) -> None:
     """g + N α ρ sign(w) = 0 where w ≠ 0; where w = 0: |g| ≤ N α ρ, or -g ≤ N α ρ if w may not be negative."""
     x = interactions(12, 7, seed)
-    w = solved(x, alpha=alpha, l1_ratio=l1_ratio, positive=positive, tolerance=1e-5)
+    with unittest.mock.patch.object(sys.modules[slim_weights.__module__], "DENSE", 7 if few else 6):
+        w = solved(x, alpha=alpha, l1_ratio=l1_ratio, positive=positive, tolerance=1e-5)
     l1, l2 = (12 * alpha * part for part in (l1_ratio, 1 - l1_ratio))
     gradient = x.T.astype(np.float64) @ (x @ w - x) + l2 * w
     others = ~np.eye(7, dtype=bool)
@@ -60,12 +68,17 @@ def test_two_items_by_hand() -> None:
     np.testing.assert_allclose(found, [[0, 1.5 / 4.5], [1.5 / 3.5, 0]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("dense", [0, 9])
 @pytest.mark.parametrize("positive", [True, False])
-def test_items_solved_together_or_apart(monkeypatch: pytest.MonkeyPatch, positive: bool) -> None:
+def test_items_solved_together_or_apart(monkeypatch: pytest.MonkeyPatch, positive: bool, dense: int) -> None:
+    """By coordinate descent over a few at a time, and by steps from sparse interactions."""
     x = interactions(15, 9, 2)
     x[:, 4] = 0
     whole = solved(x, alpha=0.01, l1_ratio=0.1, positive=positive, tolerance=1e-6)
     monkeypatch.setattr(sys.modules[slim_weights.__module__], "ENTRIES", 1)
+    monkeypatch.setattr(sys.modules[slim_weights.__module__], "DENSE", dense)
+    monkeypatch.setattr(sys.modules[slim_weights.__module__], "BLOCK", 20)
+    monkeypatch.setattr(sys.modules[slim_weights.__module__], "COORDINATES", 4)
     apart = solved(x, alpha=0.01, l1_ratio=0.1, positive=positive, tolerance=1e-6)
     np.testing.assert_allclose(apart, whole, atol=1e-5)
     assert not whole[4].any()

@@ -17,12 +17,20 @@ from tests.serve.test_export import reader
 
 TRAINED: dict[str, dict[str, Any]] = {
     "bpr-mf": {"dim": 4, "batch_size": 32, "epochs": 3, "evaluate_every": 1, "seeds": (0, 1)},
-    "neumf": {"dim": 4, "batch_size": 32, "epochs": 1, "split": "last"},
     "lightgcn": {"dim": 4, "num_layers": 2, "batch_size": 32, "epochs": 2, "evaluate_every": 2},
+    "neumf": {"batch_size": 32, "epochs": 1, "split": "last"},
 }
-COUNTED: dict[str, dict[str, Any]] = {"ease": {"regularisation": 1.0}, "ials": {"dim": 4, "epochs": 2}}
-MODELS = {**TRAINED, **COUNTED}
-WITHOUT_VECTORS = ("neumf", "ease")
+OF_HISTORIES: dict[str, dict[str, Any]] = {
+    "mult-vae": {"hidden_dim": 6, "latent_dim": 3, "batch_size": 8, "epochs": 2, "evaluate_every": 1},
+}
+COUNTED: dict[str, dict[str, Any]] = {
+    "ease": {"regularisation": 1.0},
+    "matrix-user-knn": {},
+    "ials": {"dim": 4, "epochs": 2, "seeds": (0, 1)},
+}
+MODELS = {**TRAINED, **OF_HISTORIES, **COUNTED}
+WITHOUT_VECTORS = ("neumf", "ease", "matrix-user-knn", *OF_HISTORIES)
+READ_HISTORIES = ("ease", "ials", *OF_HISTORIES)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,7 @@ def kept(request: pytest.FixtureRequest, events: Path) -> tuple[str, Path, Kept]
 
 def test_a_run_is_measured_beside_its_floors(kept: tuple[str, Path, Kept]) -> None:
     name, folder, run = kept
-    assert run.kind == ("baseline" if name in COUNTED else "factors")
+    assert run.kind == ("baseline" if name in READ_HISTORIES else "factors")
     found = sorted(path.stem for path in (folder / "results").rglob("*.json"))
     assert found == sorted([name, "popularity", "random"])
     assert set(run.metrics) >= {"recall@10", "ndcg@10", "recall_capped@20"}
@@ -76,11 +84,11 @@ def test_pairs_have_the_scores_of_lists_and_products_of_vectors(kept: tuple[str,
 def test_histories_of_anybody_are_for_models_that_read_them(kept: tuple[str, Path, Kept]) -> None:
     name, folder, _ = kept
     run = serve.load(folder)
-    if name in COUNTED:
+    if name in READ_HISTORIES:
         (answer,) = run.recommend(histories=[["sku1", "sku2"]], k=3)
         assert not {"sku1", "sku2"} & set(answer.items.tolist())
         return
-    with pytest.raises(ValueError, match="has a vector of each user of its data and reads no histories"):
+    with pytest.raises(ValueError, match="knows the users of its data and reads no histories"):
         run.recommend(histories=[["sku1"]])
     with pytest.raises(ValueError, match="the run has no user 'new'"):
         run.recommend(["new"])
@@ -95,17 +103,17 @@ def test_a_reader_recommends_what_the_run_does(kept: tuple[str, Path, Kept], tmp
         pytest.skip("its scores of all items are made of a number of users at once")
     loaded, users = serve.load(folder), run.vocabulary["user"][[4, 0, 7]].tolist()
     export(loaded, tmp_path / "e", k=5)
-    if name in COUNTED:
+    if name in READ_HISTORIES:
         histories = [["sku1", "sku2", "sku3"], ["sku7"]]
         found = reader(tmp_path / "e").recommend(histories, k=4)
         expected = loaded.recommend(histories=histories, k=4)
     else:
         found = reader(tmp_path / "e").recommend(users, k=4)
         expected = loaded.recommend(users, k=4)
-        (other,) = reader(tmp_path / "e").recommend(users[:1], excluded=[["sku1"]])
+        (other,) = reader(tmp_path / "e").recommend(users[:1], k=5, excluded=[["sku1"]])
         assert "sku1" not in other["items"] and len(other["items"]) == 5
         with pytest.raises(ValueError, match="users that the run does not know: new"):
-            reader(tmp_path / "e").recommend(["new"])
+            reader(tmp_path / "e").recommend(["new"], k=5)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours["items"] == theirs.items.tolist()
         np.testing.assert_allclose(ours["scores"], theirs.scores, rtol=1e-5, atol=1e-6)

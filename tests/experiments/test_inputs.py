@@ -16,9 +16,9 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from tests.experiments.test_settings import EXPERIMENTS, OTHERS, module_of
 
 NAMES = (*EXPERIMENTS, *OTHERS)
-WITHOUT_WORKDIR = ("census_columns", "hstu_length", "speed")
+WITHOUT_WORKDIR = ("ann", "census_columns", "hstu_length", "speed")
 ON_ONE_DEVICE = (*WITHOUT_WORKDIR, "lifelong")
-MAKES_ITS_DATA = ("hstu_length", "lifelong", "mmoe_synthetic", "speed")
+MAKES_ITS_DATA = ("ann", "hstu_length", "lifelong", "mmoe_synthetic", "speed")
 
 
 def but(*left_out: str) -> list[str]:

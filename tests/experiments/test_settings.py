@@ -11,12 +11,13 @@ import pytest
 
 EXPERIMENTS = (
     "census", "din", "feature_interaction", "funnel", "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr",
+    "lightgcn",
     "lifelong", "mmoe_synthetic",
     "peterrec_attributes", "peterrec_cold_items", "sasrec", "scenarios", "stamp", "ticoserec",
 )  # fmt: skip
 
 
-OTHERS = ("census_columns", "hstu_length", "loss_weighting", "published_checkpoints", "speed")
+OTHERS = ("ann", "census_columns", "hstu_length", "loss_weighting", "published_checkpoints", "speed")
 
 
 def module_of(name: str) -> Any:

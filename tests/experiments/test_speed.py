@@ -20,6 +20,7 @@ from experiments.benchmarks.timing import Figure
         ("ranking", "din", "samples/s"),
         ("sessions", "stamp_epoch", "s"),
         ("index", "exact_1e6", "s"),
+        ("graph", "lightgcn_epoch", "s"),
     ],
 )
 @pytest.mark.long
@@ -30,6 +31,13 @@ def test_figures_of_an_epoch(family: str, first: str, unit: str) -> None:
         (f"{family}/{first}:compile", "s", 1),
     ]
     assert 0 < figures[0].min <= figures[0].median <= figures[0].max
+
+
+def test_figures_of_baselines() -> None:
+    figures = list(speed.FAMILIES["baselines"](2, True))
+    names = ["ease", "item_knn", "item_knn_evaluate", "slim"]
+    assert [(f.name, f.unit, f.repeats) for f in figures] == [(f"baselines/{name}", "s", 2) for name in names]
+    assert all(0 < f.min <= f.median <= f.max for f in figures)
 
 
 @pytest.mark.parametrize(("unit", "median"), [("s", 2.0), ("sequences/s", 50.0)])

@@ -216,7 +216,7 @@ def split_items(
         order = np.lexsort((np.random.default_rng(seed).random(len(user)), user))
         item = item[order]
     number = np.stack([np.round(share * count) for share in (validation, test)]).astype(np.int64)
-    number = np.where(count < 3, 0, np.maximum(number, 1) if by == "random" else 1)
+    number = np.where(count < 3, 0, np.maximum(number, 1) if by == "random" else np.ones_like(number))
     number[0] = np.minimum(number[0], np.maximum(count - number[1] - 1, 0))
     place = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
     rest = count - number.sum(axis=0)

@@ -15,7 +15,9 @@ from jaxrec.data.events.held_out import (
     format_matrix,
     from_parts,
     hold_out_validation,
+    split_items,
 )
+from jaxrec.data.events.interactions import Sequences
 
 TRAIN = ([0, 0, 0, 1, 1, 3, 3, 3, 3], [5, 2, 9, 1, 2, 4, 3, 2, 1])
 TEST = ([3, 0, 2, 3], [7, 1, 5, 6])  # user 2 has no item of training, user 4 none at all
@@ -142,3 +144,41 @@ def test_numbers_of_each_part_are_told() -> None:
     assert "validation: 5 interactions of 3 users" in text
     assert "test: 3 interactions of 2 users" in text
     assert "1 users have held-out items but none in training" in text
+
+
+EVENTS = Sequences.from_lists("toy", [[3, 1, 3, 2, 5, 1], [4, 4, 1], list(range(1, 21)), [2]])
+
+
+def test_the_last_new_items_are_held_out() -> None:
+    split = split_items(EVENTS, by="last")
+    assert sets_of(split, split.test) == {1: ({1, 2, 3}, {5}), 3: (set(range(1, 20)), {20})}
+    assert sets_of(split, split.validation) == {1: ({1, 3}, {2}), 3: (set(range(1, 19)), {19})}
+    assert split.train_length.tolist() == [2, 2, 18, 1]  # users of two items and of one train only
+
+
+@pytest.mark.parametrize("shares", [(0.1, 0.1), (0.3, 0.2)])
+def test_shares_of_each_users_items_are_held_out_at_random(shares: tuple[float, float]) -> None:
+    split = split_items(EVENTS, validation=shares[0], test=shares[1], seed=2)
+    for part, share in ((split.validation, shares[0]), (split.test, shares[1])):
+        assert part.user.tolist() == [0, 2]
+        assert part.number.tolist() == [1, round(20 * share)]
+    for user in range(4):
+        found = sorted(split.sequences.user_items(user).tolist())
+        assert found == sorted(set(EVENTS.user_items(user).tolist()))
+    other = split_items(EVENTS, validation=shares[0], test=shares[1], seed=3)
+    assert (split.sequences.items != other.sequences.items).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"test": 0.0}, "test=0.0: shares must be above 0"),
+        ({"validation": 0.5, "test": 0.5}, "below 1 together"),
+        ({"by": "time"}, "by='time': must be 'random' or 'last'"),
+    ],
+)
+def test_shares_that_leave_nothing_are_refused(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        split_items(EVENTS, **options)
+    with pytest.raises(ValueError, match="no user has 3 different items"):
+        split_items(Sequences.from_lists("toy", [[1, 2, 1]]))

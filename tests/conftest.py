@@ -28,7 +28,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 collect_ignore = ["planted_faults.py"]  # a program, which runs these tests
 # Below tests/: folders whose tests train or compile whole models, and files there that do so in seconds.
-SLOW = ("commands", "convert", "experiments", "golden", "nn", "tasks", "train")
+SLOW = ("commands", "convert", "experiments", "golden", "nn", "recipes", "tasks", "train")
 QUICK = (
     *("nn/test_dropout", "nn/test_experts", "nn/test_features", "nn/test_sasrec_hstu", "tasks/test_combine"),
     *(

@@ -22,9 +22,10 @@ FLOORS = {
     "index": 4,
     **dict.fromkeys(("tasks", "train", "convert"), 5),
     **dict.fromkeys(("protocols", "tuning"), 6),
-    **dict.fromkeys(("baselines", "recipes", "serve"), 7),
-    "commands": 8,
-    "__main__": 9,
+    "baselines": 7,
+    **dict.fromkeys(("recipes", "serve"), 8),
+    "commands": 9,
+    "__main__": 10,
 }
 # Further than that: a task takes a module as an argument, and the loop knows neither model nor data source.
 FORBIDDEN = {("tasks", "nn"), ("train", "nn"), ("train", "data.sources"), ("train", "augment")}

@@ -8,7 +8,7 @@ the epoch that is kept, is the best by ndcg@100 of the validation users.
     random, popularity   not fitted to a user
     item-knn             cosine, the best of `neighbours`
     ease                 the best of `regularisations`
-    mult-dae, mult-vae, macridvae      with the settings of `recipes.autoencoders`
+    mult-vae, mult-dae, macridvae      with the settings of `recipes.autoencoders`
 
 Departs from the papers: theirs are MovieLens-20M, Netflix and others; the number of users that are held out
 here is ours, and no numbers are published for this split.
@@ -22,10 +22,9 @@ Expect:  EXPECT
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
-
-import optax
 
 from experiments import common
 from jaxrec import baselines
@@ -46,37 +45,47 @@ KS = (20, 50, 100)
 SELECTION = "ndcg@100"
 BASELINES = ("random", "popularity", "item-knn", "ease")
 DRAWN = ("random",)  # baselines that differ between seeds
-LOSSES = {"mult-dae": "multinomial", "mult-vae": "multinomial + KL", "macridvae": "multinomial + KL"}
 TINY: Mapping[str, Any] = {
     "validation_users": 40, "test_users": 40, "neighbours": (5, 20), "regularisations": (5.0, 50.0),
-    "hidden_dim": 16, "latent_dim": 8, "concepts": 3, "concept_dim": 8, "batch_size": 40,
-    "concept_batch_size": 40, "epochs": 4, "evaluate_every": 2, "anneal_epochs": 3,
-    "concept_anneal_epochs": 1,
+    "hidden_dim": 16, "latent_dim": 8, "concepts": 3, "dim": 8, "batch_size": 40, "epochs": 4,
+    "evaluate_every": 2, "anneal_epochs": 2,
 }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions, recipes.Recipe):
+class Config(common.EventOptions):
     """Fits, trains and tests the rows of the table, one after the other."""
 
-    rows: tuple[str, ...] = (*BASELINES, *recipes.AUTOENCODERS)  # rows of the table
+    rows: tuple[str, ...] = (*BASELINES, *recipes.MODELS)  # rows of the table
     dataset: str = "ml-1m"  # or ml-100k, of MovieLens
     validation_users: int = 500  # users who are held out for selection
     test_users: int = 500  # users who are held out for the test
     split_seed: int = 0  # of the held-out users and of their input
     neighbours: tuple[int, ...] = (20, 50, 100, 200, 500)  # item-KNN: numbers that are tried
     regularisations: tuple[float, ...] = (50.0, 100.0, 200.0, 400.0, 800.0)  # EASE: those that are tried
+    hidden_dim: int | None = None  # hidden layers of mult-vae; None: the recipe's value, here and below
+    latent_dim: int | None = None  # codes of mult-vae and mult-dae
+    concepts: int | None = None  # of macridvae
+    dim: int | None = None  # codes and items of macridvae
+    dropout: float | None = None  # of the entries of a user's row
+    beta: float | None = None  # weight of the divergence in the end
+    anneal_epochs: int | None = None  # epochs in which beta grows to its value
+    learning_rate: float | None = None  # of Adam
+    batch_size: int | None = None  # users per step
+    epochs: int = 200  # epochs to train
+    evaluate_every: int = 5  # epochs between evaluations on validation
+    patience: int = 0  # evaluations without improvement before a seed stops; 0: never
     save_every: int = 50  # epochs between checkpoints
     workdir: str = "runs/multivae"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, (*BASELINES, *recipes.AUTOENCODERS))
+        common.check_rows(self.rows, (*BASELINES, *recipes.MODELS))
         common.check_choice("dataset", self.dataset, ("ml-1m", "ml-100k"))
         if not self.neighbours or not self.regularisations:
             raise ValueError("neighbours, regularisations: give at least one of each")
         common.check(
-            self, "validation_users", "test_users", "hidden_dim", "latent_dim", "batch_size", "concepts",
-            "concept_dim", "concept_batch_size", "epochs", "evaluate_every", "save_every",
+            self, "test_users", "hidden_dim", "latent_dim", "concepts", "dim", "batch_size", "epochs",
+            "evaluate_every", "save_every", "validation_users",
         )  # fmt: skip
 
 
@@ -110,11 +119,11 @@ def fit_baseline(name: str, data: retrieval.Data, protocol: Protocol, config: Co
         "random": [({}, lambda: baselines.random(data))],
         "popularity": [({}, lambda: baselines.popularity(data))],
         "item-knn": [
-            ({"neighbours": k}, lambda k=k: baselines.matrix_item_knn(data, neighbours=k))
+            ({"neighbours": k}, functools.partial(baselines.matrix_item_knn, data, neighbours=k))
             for k in config.neighbours
         ],
         "ease": [
-            ({"regularisation": r}, lambda r=r: baselines.ease(data, regularisation=r))
+            ({"regularisation": r}, functools.partial(baselines.ease, data, regularisation=r))
             for r in config.regularisations
         ],
     }
@@ -134,21 +143,25 @@ def fit_baseline(name: str, data: retrieval.Data, protocol: Protocol, config: Co
 
 def train(name: str, data: retrieval.Data, protocol: Protocol, config: Config) -> tuple[Any, Fitted]:
     """Trains a row for all seeds: how it is ranked, and what was trained."""
-    work = recipes.AUTOENCODERS[name](data, config)
+    entry = recipes.MODELS[name]
+    recipe = common.override(entry.recipe(), config)
+    module = entry.module(data, recipe)
     fitted = retrieval.train(
-        work.task,
-        work.plan,
-        work.model,
+        entry.task(module, data, recipe),
+        entry.plan(data, recipe),
+        entry.ranked(module, data),
         data,
         protocol,
-        optax.adam(config.learning_rate),
-        epochs=config.epochs,
-        every=config.evaluate_every,
-        patience=config.patience or None,
-        weighting=work.weighting,
-        **common.training_options(config, data.split.sequences.name, name, row=name),
+        entry.optimiser(recipe),
+        epochs=recipe.epochs,
+        every=recipe.evaluate_every,
+        patience=recipe.patience or None,
+        weighting=entry.weighting(data, recipe),
+        **common.training_options(
+            config, data.split.sequences.name, name, row=name, recipe=dataclasses.asdict(recipe)
+        ),
     )
-    return work.model, fitted
+    return entry.ranked(module, data), fitted
 
 
 def run(config: Config) -> None:
@@ -169,9 +182,11 @@ def run(config: Config) -> None:
             model, variables = baseline, baseline.for_seeds(seeds)
             protocol = protocol if chosen else protocol._replace(selection="none")
         else:
-            protocol = protocol._replace(loss=LOSSES[name])
+            protocol = protocol._replace(loss=recipes.MODELS[name].loss)
             model, fitted = train(name, data, protocol, config)
-            settings, seeds, variables = common.describe_settings(config), config.seeds, fitted.variables
+            recipe = common.override(recipes.MODELS[name].recipe(), config)
+            settings = {**dataclasses.asdict(recipe), "split_seed": config.split_seed}
+            seeds, variables = config.seeds, fitted.variables
         found = retrieval.run_test(model, data, protocol, variables, num_devices=config.num_devices)
         path = common.save(
             config.results,

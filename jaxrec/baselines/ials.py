@@ -113,7 +113,7 @@ def confidence_pairs(user: np.ndarray, item: np.ndarray, count: np.ndarray, alph
 def project(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
     """The vector that minimises the loss for each query's history, [B, D]; repeated items count once."""
     items, length = variables["items"], queries["length"]
-    batch, (vocab, dim) = len(length), items.shape
+    batch, (vocab, dim) = length.shape[0], items.shape
     start = context["start"][queries["user"]]
     earlier = jnp.tril(jnp.ones((BLOCK, BLOCK), bool), -1)
 
@@ -149,5 +149,9 @@ def _trained(variables: Variables, queries: Mapping[str, Array], context: Contex
     return users.at[queries["user"] + 1].get(mode="fill", fill_value=0)
 
 
-TRAINED = Retriever(_trained, lambda variables: variables["items"])
-PROJECTED = Retriever(project, lambda variables: variables["items"])
+def _items(variables: Variables) -> Array:
+    return jnp.asarray(variables["items"])
+
+
+TRAINED = Retriever(_trained, _items)
+PROJECTED = Retriever(project, _items)

@@ -35,7 +35,8 @@ def ngcf(state: State, **fields: Any) -> Converted:
     """
     users, dim = shape(state, "user_embedding.weight")
     items, _ = shape(state, "item_embedding.weight")
-    locations, widths = tables(), []
+    locations = tables()
+    widths: list[int] = []
     while f"GNNlayers.{len(widths)}.linear.weight" in state:
         layer = len(widths)
         widths.append(shape(state, f"GNNlayers.{layer}.linear.weight")[0])

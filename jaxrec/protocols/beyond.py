@@ -150,8 +150,7 @@ def _list_evaluation(
     head = metrics.head_items(users, share=beyond.head)
     tables = _tables(events, users, head=head, features=beyond.features)
     tastes = _tastes(events, head, len(columns["start"]))
-    popularity = users / len(np.unique(events.group))
-    groups = _groups(tastes, beyond)
+    popularity, groups = users / len(np.unique(events.group)), _groups(tastes, beyond)
     ending = "_rest" if beyond.relevant == "rest" else ""
 
     def summarise(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from jaxrec import baselines
 from jaxrec.baselines import similarity
+from jaxrec.optim.least_squares import Blocks, ConjugateGradients, Exact, Solver
 from jaxrec.protocols.retrieval import Data
 from jaxrec.recipes.trainable import CountingModel
 from jaxrec.types import Baseline
@@ -91,6 +92,27 @@ class Ridge:
     max_gib: float = 8.0  # largest matrix of items by items, in GiB
 
 
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """Implicit alternating least squares. Defaults: of the authors for MovieLens-1M, but for the width."""
+
+    dim: int = 64  # width of the vectors
+    regularisation: float = 0.007  # λ, of the squares of the vectors
+    alpha0: float = 0.3  # weight of all pairs of a user and an item beside those that were observed
+    nu: float = 1.0  # power of the number of pairs of a user or item that its λ is multiplied by
+    epochs: int = 12  # of users, then items
+    solver: Literal["exact", "blocks", "cg"] = "exact"  # of each vector's equations; blocks is iALS++
+
+
+SOLVERS: Mapping[str, Solver] = {"exact": Exact(), "blocks": Blocks(), "cg": ConjugateGradients()}
+
+
+def _ials(data: Data, recipe: Factors, seed: int) -> Baseline:
+    """Users are answered by the vector of their history, so that new ones are too."""
+    given = {**dataclasses.asdict(recipe), "solver": SOLVERS[recipe.solver]}
+    return baselines.ials(data, **given, seed=seed, project=True)
+
+
 def _knn(make: Callable[..., Baseline]) -> Callable[[Data, Neighbours, int], Baseline]:
     def fit(data: Data, recipe: Neighbours, seed: int) -> Baseline:
         fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
@@ -133,4 +155,5 @@ MODELS: Mapping[str, CountingModel] = {
     "swing": CountingModel(Swings, _named(baselines.swing)),
     "slim": CountingModel(ElasticNet, _named(baselines.slim)),
     "ease": CountingModel(Ridge, _named(baselines.ease)),
+    "ials": CountingModel(Factors, _ials, drawn=True),
 }

@@ -16,6 +16,7 @@ from jaxrec import losses
 from jaxrec.data.tables.click_histories import Clicks
 from jaxrec.data.tables.impressions import Impressions
 from jaxrec.nn.layers.features import FeatureEmbedding
+from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.protocols import impressions, next_item, retrieval, sessions
 from jaxrec.tasks.ctr import ctr
 from jaxrec.tasks.encoder import Encoder
@@ -263,17 +264,30 @@ def no_columns(data: retrieval.Data, recipe: Any) -> Context:
     return {}
 
 
+def module_itself(module: Any, data: retrieval.Data) -> retrieval.Ranked:
+    """A module that is ranked itself."""
+    return module
+
+
+def equal_weights(data: retrieval.Data, recipe: Any) -> Weighting:
+    """Every loss has the weight 1."""
+    return static()
+
+
 class RetrievalModel(NamedTuple):
-    """A model of pairs of a user and an item, trained on an interaction matrix.
+    """A model of pairs of a user and an item, or of users' histories, trained on an interaction matrix.
 
     recipe: the dataclass of its settings, with `epochs`, `batch_size`, `learning_rate` and `patience`
     (evaluations without a better one, 0 for never) and, if it likes, `evaluate_every`.
-    module: (data, recipe) -> the module, a `tasks.pairs.PairModel`.
+    module: (data, recipe) -> the module, such as a `tasks.pairs.PairModel`.
     task: (module, data, recipe) -> what it is taught.
     plan: (data, recipe) -> the examples of an epoch.
     optimiser: recipe -> the optimiser.
     loss: as a protocol says it.
     columns: (data, recipe) -> resident columns besides those of the data, such as a graph.
+    ranked: (module, data) -> what is ranked, the module itself or, for one that is no `PairModel`, a scorer
+    of histories.
+    weighting: (data, recipe) -> the weights of the task's losses.
     """
 
     recipe: Any
@@ -283,6 +297,8 @@ class RetrievalModel(NamedTuple):
     optimiser: Callable[[Any], optax.GradientTransformation]
     loss: str
     columns: Callable[[retrieval.Data, Any], Context] = no_columns
+    ranked: Callable[[Any, retrieval.Data], retrieval.Ranked] = module_itself
+    weighting: Callable[[retrieval.Data, Any], Weighting] = equal_weights
 
 
 class CountingModel(NamedTuple):

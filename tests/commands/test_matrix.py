@@ -17,12 +17,20 @@ from tests.serve.test_export import reader
 
 TRAINED: dict[str, dict[str, Any]] = {
     "bpr-mf": {"dim": 4, "batch_size": 32, "epochs": 3, "evaluate_every": 1, "seeds": (0, 1)},
+    "lightgcn": {"dim": 4, "num_layers": 2, "batch_size": 32, "epochs": 2, "evaluate_every": 2},
     "neumf": {"batch_size": 32, "epochs": 1, "split": "last"},
 }
-COUNTED: dict[str, dict[str, Any]] = {"ease": {"regularisation": 1.0}, "matrix-user-knn": {}}
-MODELS = {**TRAINED, **COUNTED}
-WITHOUT_VECTORS = ("neumf", "ease", "matrix-user-knn")
-READ_HISTORIES = ("ease",)
+OF_HISTORIES: dict[str, dict[str, Any]] = {
+    "mult-vae": {"hidden_dim": 6, "latent_dim": 3, "batch_size": 8, "epochs": 2, "evaluate_every": 1},
+}
+COUNTED: dict[str, dict[str, Any]] = {
+    "ease": {"regularisation": 1.0},
+    "matrix-user-knn": {},
+    "ials": {"dim": 4, "epochs": 2, "seeds": (0, 1)},
+}
+MODELS = {**TRAINED, **OF_HISTORIES, **COUNTED}
+WITHOUT_VECTORS = ("neumf", "ease", "matrix-user-knn", *OF_HISTORIES)
+READ_HISTORIES = ("ease", "ials", *OF_HISTORIES)
 
 
 @pytest.fixture(scope="module")

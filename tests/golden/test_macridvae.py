@@ -46,7 +46,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
         gumbel=not config["nogb"],
     )
     model: Any = converted.module
-    noise = golden.inputs.get("noise")
+    noise: Any = golden.inputs.get("noise")
     noise = None if noise is None else jnp.moveaxis(noise, 0, 1)
     x = jnp.asarray(golden.inputs["interaction_matrix"][golden.inputs["user_id"]], jnp.float32)
 

@@ -12,10 +12,13 @@ import optax
 import pytest
 
 from jaxrec.data.events.graph import bipartite
+from jaxrec.data.events.neighbourhoods import importance_neighbourhoods
 from jaxrec.nn.retrieval.lightgcn import LightGCN
 from jaxrec.nn.retrieval.mf import MF
 from jaxrec.nn.retrieval.ncf import GMF, MLPPairs, NeuMF, pretrained
 from jaxrec.nn.retrieval.ngcf import NGCF
+from jaxrec.nn.retrieval.pinsage import PinSage
+from jaxrec.nn.retrieval.rcf import RCF
 from jaxrec.nn.retrieval.simplex import SimpleX
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import pairs
@@ -41,11 +44,22 @@ MODELS: dict[str, Any] = {
     "simplex": SimpleX(**SMALL, **POOLED),
     "simplex_self": SimpleX(**SMALL, **POOLED, pooling="self_attention", count_padding=True),
     "neumf": NeuMF(**SMALL, mlp_dim=3, hidden_dims=(4,)),
+    "pinsage": PinSage(NUM_ITEMS, 4, 5, item_bias=True),
+    "rcf": RCF(**SMALL, num_values=(3, 2), max_history=4, attention_dim=3, hidden_dims=(4,), items_at_once=4),
     "ngcf": NGCF(**SMALL, hidden_dims=(3, 5), node_dropout=0.1, message_dropout=0.1),
 }
 TABLES = ("user_embedding", "item_embedding")  # the endings of the names of tables of users and items
 # Models that read rows of others than the user and the item: histories and graphs.
-SPREADING = {"simplex_mean", "simplex", "simplex_self", "lightgcn", "lightgcn_dropout", "ngcf"}
+SPREADING = {
+    "simplex_mean",
+    "simplex",
+    "simplex_self",
+    "lightgcn",
+    "lightgcn_dropout",
+    "ngcf",
+    "pinsage",
+    "rcf",
+}
 USER, ITEM = np.array([1, 3, 6, 4]), np.array([[2, 9, 2], [1, 1, 5], [7, 3, 8], [4, 6, 9]])
 LABELLED = {"mf_biases", "gmf", "mlp", "neumf"}  # trained on labelled pairs, where biases of users matter
 ALIKE = {"mf_cosine", "gmf", "simplex_mean"}  # whose steps are compiled for another of their kind
@@ -56,7 +70,11 @@ every_model = pytest.mark.parametrize("name", MODELS)
 def context() -> dict[str, Any]:
     """The columns that the models read."""
     graph = bipartite(small_pairs.events(), num_users=NUM_USERS)
-    return {**small_pairs.context(), "graph": jax.tree.map(jnp.asarray, graph)}
+    near = importance_neighbourhoods(graph, number=2, walks=20, seed=1)
+    # Two attributes of each item, with up to two values of three, and of two.
+    attributes = np.array([[[1 + i % 3, 0], [i % 3, i % 2 * 2]] for i in range(NUM_ITEMS + 1)], np.int32)
+    columns = {"graph": graph, "neighbours": near, "attributes": attributes}
+    return {**small_pairs.context(), **jax.tree.map(jnp.asarray, columns)}
 
 
 @functools.cache
@@ -139,7 +157,7 @@ def test_all_items_are_ranked_by_the_scores_of_pairs(name: str) -> None:
     queries = {"user": jnp.asarray(users), "length": jnp.zeros(3, jnp.int32)}
     if isinstance(model, Retriever):
         found = pairs.finished(MODELS[name], found, context())
-        assert found["users"].shape[0] == NUM_USERS + 1
+        assert found["users"].shape[0] in (NUM_USERS + 1, NUM_ITEMS + 1)
         ranked = model.query(found, queries, context()) @ model.items(found).T
     else:
         ranked = model.scores(found, queries, context())

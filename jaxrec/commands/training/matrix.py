@@ -24,7 +24,7 @@ from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted
 from jaxrec.train.trial import Trial
 from jaxrec.tuning.reads import Measured, optimiser
-from jaxrec.types import Baseline, Context, Protocol, Variables
+from jaxrec.types import Baseline, Context, Protocol, Scorer, Variables
 
 KS = (5, 10, 20)
 METRIC = "ndcg@10"  # of validation
@@ -62,8 +62,8 @@ def _trained(
     columns = entry.columns(data, recipe)
     context = {**data.columns, **columns}
     task, plan = entry.task(module, data, recipe), entry.plan(data, recipe)
-    protocol = protocol_of(data, entry.loss)
-    has_vectors = pairs.has_vectors(module)
+    protocol, ranked = protocol_of(data, entry.loss), entry.ranked(module, data)
+    has_vectors = not isinstance(ranked, Scorer) and pairs.has_vectors(module)
 
     @jax.jit
     def vectors(variables: Variables, context: Context) -> Variables:
@@ -72,13 +72,13 @@ def _trained(
     return Prepared(
         name=name,
         dataset=as_file_name(data.split.sequences.name),
-        module=pairs.FACTORS if has_vectors else module,
+        module=pairs.FACTORS if has_vectors else ranked,
         protocol=protocol,
         train=functools.partial(
             retrieval.train,
             task,
             plan,
-            module,
+            ranked,
             data,
             protocol,
             optimiser(entry.optimiser, recipe, trial),
@@ -86,12 +86,13 @@ def _trained(
             every=evaluate_every(recipe),
             patience=recipe.patience or None,
             columns=columns,
+            weighting=entry.weighting(data, recipe),
         ),
         test=functools.partial(
-            retrieval.run_test, module, data, protocol, columns=columns, num_devices=options.num_devices
+            retrieval.run_test, ranked, data, protocol, columns=columns, num_devices=options.num_devices
         ),
         baselines=functools.partial(floors, data, options),
-        kept=_kept("factors", options, data),
+        kept=_kept("baseline" if isinstance(ranked, Scorer) else "factors", options, data),
         vocabularies=retrieval.vocabulary(data),
         shapes=_no_shapes,
         finished=(lambda variables: (pairs.FACTORS, vectors(variables, context))) if has_vectors else None,
@@ -105,7 +106,7 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
         raise ValueError(
             f"seeds={options.seeds}: {name} draws no random numbers, so all seeds would be equal; give one"
         )
-    protocol = protocol_of(data, "")._replace(selection="none")
+    protocol = protocol_of(data, "")
     made: list[Baseline] = []
 
     def train(**given: Any) -> Fitted | Measured:

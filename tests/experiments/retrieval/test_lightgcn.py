@@ -1,0 +1,68 @@
+"""The experiment of collaborative filtering: tiny rows of each kind to the end, and its published numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.retrieval import lightgcn as experiment
+from jaxrec.report.results import read_results
+
+ROWS = ("popularity", "ease", "ease-selected", "lightgcn", "lightgcn-selected")
+
+
+def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    places = ("--results", str(tmp_path / "results"), "--workdir", str(tmp_path / "work"))
+    arguments = ("--tiny", "--rows", *ROWS, "--seeds", "3", *places)
+    monkeypatch.setattr(sys, "argv", [experiment.__name__, *arguments])
+    experiment.main()
+    found = {record.result.model: record.result for record in read_results(tmp_path / "results")}
+    assert set(found) == set(ROWS)
+    selection = {name: result.protocol.selection for name, result in found.items()}
+    assert selection == {
+        "popularity": "none",
+        "ease": "none",
+        "ease-selected": "ndcg@20",
+        "lightgcn": "last epoch",
+        "lightgcn-selected": "ndcg@20",
+    }
+    for name, result in found.items():
+        assert result.note == (
+            "selected on 10 % of training" if name.endswith("selected") else "published setting"
+        )
+        assert not result.published
+        if name != "popularity":  # synthetic users like groups of items, and all groups are equally popular
+            assert result.metrics["recall@20"][0] > found["popularity"].metrics["recall@20"][0]
+    assert found["lightgcn"].steps > found["lightgcn-selected"].steps * 0.9 > 0
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "expected"),
+    [
+        ("lightgcn", {}, {"recall@20": 0.1820, "ndcg@20": 0.1547}),
+        ("lightgcn-selected", {}, {"recall@20": 0.1820, "ndcg@20": 0.1547}),
+        ("lightgcn", {"epochs": 5}, {}),
+        ("lightgcn", {"dataset": "lastfm"}, {}),
+        ("ease", {"epochs": 5}, {"recall@20": 0.1765, "ndcg@20": 0.1467}),
+        ("random", {}, {}),
+    ],
+)
+def test_published_numbers_stand_beside_published_settings_alone(
+    row: str, options: dict[str, Any], expected: dict[str, float]
+) -> None:
+    config = dataclasses.replace(experiment.Config(), **options)
+    assert dict(experiment.published_numbers(row, config).values) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"rows": ("lightgnc",)}, "nearest is 'lightgcn'"), ({"num_layers": 0}, "num_layers=0")],
+)
+def test_settings_are_checked(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        dataclasses.replace(experiment.Config(), **options)

@@ -1,0 +1,74 @@
+"""The experiment of neural collaborative filtering: it runs to its end on tiny data; published numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.retrieval import ncf as experiment
+from jaxrec.report.results import read_results
+
+ROWS = ("popularity", "ease", "mf", "neumf-pretrained")
+
+
+def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    places = ("--results", str(tmp_path / "results"), "--workdir", str(tmp_path / "work"))
+    arguments = ("--tiny", "--rows", *ROWS, "--seeds", "3", *places)
+    monkeypatch.setattr(sys, "argv", [experiment.__name__, *arguments])
+    experiment.main()
+    found = {record.result.model: record.result for record in read_results(tmp_path / "results")}
+    assert set(found) == {"popularity", "ease", "mf", "neumf-pretrained-4"}
+    for result in found.values():
+        assert result.protocol.candidates == "sampled-99"  # synthetic data have no given ones
+        assert not result.published
+        assert 0 <= result.metrics["ndcg@10"][0] <= result.metrics["hit@10"][0] <= 1
+    assert found["ease"].config["regularisation"] in experiment.BASELINES["ease"].values["regularisation"]
+    assert found["popularity"].protocol.selection == "none"
+    assert found["neumf-pretrained-4"].steps > 0
+    halves = [path.name for path in (tmp_path / "work").glob("*/*")]
+    assert {"gmf", "mlp", "mf", "neumf-pretrained"} <= set(halves)
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "expected"),
+    [
+        ("neumf", {}, {"hit@10": 0.688, "ndcg@10": 0.410}),
+        ("neumf-pretrained", {"factors": 64}, {"hit@10": 0.730, "ndcg@10": 0.447}),
+        ("neumf", {"factors": 24}, {}),
+        ("neumf", {"learning_rate": 0.1}, {}),
+        ("mf", {"learning_rate": 0.1}, {"hit@10": 0.7294, "ndcg@10": 0.4523}),
+        ("mf", {"mf_dim": 16}, {}),
+        ("gmf", {}, {}),
+        ("mlp", {}, {"ndcg@10": 0.399}),
+        ("ease", {"learning_rate": 0.1}, {"hit@10": 0.7192, "ndcg@10": 0.4494}),
+        ("ease", {"tiny": True}, {}),
+    ],
+)
+def test_published_numbers_stand_beside_published_settings_alone(
+    row: str, options: dict[str, float], expected: dict[str, float]
+) -> None:
+    config = dataclasses.replace(experiment.Config(), **options)
+    assert dict(experiment.published_numbers(row, config).values) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"alpha": 1.5}, r"alpha=1\.5"),
+        ({"rows": ("neumff",)}, "nearest is 'neumf'"),
+        ({"mf_dim": 0}, "mf_dim=0"),
+    ],
+)
+def test_settings_are_checked(options: dict[str, object], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        dataclasses.replace(experiment.Config(), **options)
+
+
+def test_the_last_items_of_an_own_file_are_held_out() -> None:
+    split = experiment.load(experiment.Config(tiny=True))
+    assert (split.test.number == 1).all() and (split.validation.number == 1).all()
+    assert (split.train_length == split.sequences.lengths - 2).all()

@@ -153,7 +153,8 @@ class Done(NamedTuple):
 
 def test_fitted(name: str, entry: CountingModel, whole: Data, part: Data | None, config: Config) -> Done:
     """Fits a method to all of training; `part`: with the settings that are best on its validation part."""
-    recipe, chosen = recipe_of(name, config), {}
+    recipe = recipe_of(name, config)
+    chosen: dict[str, Any] = {}
     if part is not None:
         recipe, chosen = choose(name, entry, part, recipe)
     seeds = config.seeds if entry.drawn else config.seeds[:1]

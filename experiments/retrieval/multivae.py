@@ -1,6 +1,6 @@
 """Mult-VAE, Mult-DAE (Liang et al., WWW 2018) and MacridVAE (Ma et al., NeurIPS 2019) on held-out users.
 
-MovieLens-1M, ratings of 4 and more, users of at least 5 of them. Held-out users are not in training: four
+MovieLens-100K, ratings of 4 and more, users of at least 5 of them. Held-out users are not in training: four
 fifths of each one's items, at random, are the input, the others are ranked among all items that are no input.
 recall_capped@k divides by at most k relevant items, as the papers' recall. Every setting that is chosen, and
 the epoch that is kept, is the best by ndcg@100 of the validation users.
@@ -14,9 +14,12 @@ Departs from the papers: theirs are MovieLens-20M, Netflix and others; the numbe
 here is ours, and no numbers are published for this split.
 
 Run:     python -m experiments.retrieval.multivae
-Also:    --dataset ml-100k --validation-users 100 --test-users 100; --rows macridvae --concepts 1
+Also:    --dataset ml-1m --validation-users 500 --test-users 500; --rows macridvae --concepts 1
 
-Expect:  EXPECT
+Expect:  over 100 test users, mean of 3 seeds, after 400 to 600 steps: ndcg@100 of ease 0.463, mult-dae 0.452,
+         mult-vae 0.440, macridvae 0.436, item-knn 0.421, popularity 0.291, random 0.031; recall_capped@20 in
+         the same order 0.431, 0.411, 0.395, 0.420, 0.402, 0.217, 0.019. No auto-encoder that is trained by
+         gradient descent is above ease by ndcg@100.
 """
 
 from __future__ import annotations
@@ -57,9 +60,9 @@ class Config(common.EventOptions):
     """Fits, trains and tests the rows of the table, one after the other."""
 
     rows: tuple[str, ...] = (*BASELINES, *recipes.MODELS)  # rows of the table
-    dataset: str = "ml-1m"  # or ml-100k, of MovieLens
-    validation_users: int = 500  # users who are held out for selection
-    test_users: int = 500  # users who are held out for the test
+    dataset: str = "ml-100k"  # or ml-1m, of MovieLens
+    validation_users: int = 100  # users who are held out for selection
+    test_users: int = 100  # users who are held out for the test
     split_seed: int = 0  # of the held-out users and of their input
     neighbours: tuple[int, ...] = (20, 50, 100, 200, 500)  # item-KNN: numbers that are tried
     regularisations: tuple[float, ...] = (50.0, 100.0, 200.0, 400.0, 800.0)  # EASE: those that are tried

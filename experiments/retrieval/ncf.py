@@ -1,56 +1,61 @@
 """Matrix factorisation and neural collaborative filtering on MovieLens-1M (He et al., WWW 2017).
 
-Each user's latest rating is ranked among the authors' 99 given items; ties rank it last. As in the paper,
-another item of each user, drawn at random, is taken out of training for selection and ranked among 99 drawn
-ones: by ndcg@10 it chooses the epoch that is kept, and the settings of methods without gradient descent.
+Each user's latest rating is ranked among the authors' 99 given items; ties rank it last. Rows at their
+published settings learn from all other ratings, and trained ones keep their last epoch. Rows ending in
+-selected keep the epoch of the best ndcg@10 on one item of each user, drawn at random as in the paper, which
+is taken out of training and ranked among 99 drawn ones.
 
-    random, popularity, item-knn, user-knn, slim, ease     each the best of a small grid
-    mf        with biases and the logistic loss, as Rendle et al. (RecSys 2020) tune it
-    gmf, mlp  the two halves of
-    neumf     from scratch, and from both: neumf-pretrained, whose output layer begins at half of each
+    random, and methods without gradient descent at the settings of `baselines.published`, and iALS
+    mf               with biases and the logistic loss, as Rendle et al. (RecSys 2020) tune it
+    gmf, mlp         the two halves of
+    neumf            from scratch, and neumf-pretrained, whose output layer begins at half of each half's
 
 Run:     python -m experiments.retrieval.ncf
 Also:    --factors 64; --rows mf --mf-dim 16; --data events.csv --user uid --item sku (99 drawn candidates)
 
 Expect:  no result of the full training is stored yet.
 
-Departs from the papers: the item of validation is in no training, where Rendle et al. train on it again; an
-example is an observed pair with its negatives, where the codes mix labelled pairs; steps of MF sum over 256
-labelled pairs, where its code has one. NeuMF's published numbers are those of the best test epoch.
+Departs from the papers: an example is an observed pair with its negatives, where the codes mix labelled
+pairs; steps of MF sum over 256 labelled pairs, where its code has one; neumf-pretrained goes on by Adam, as
+in the authors' example command, where the paper says SGD. NeuMF's published numbers are those of the best
+test epoch.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments import common
 from experiments.common import NONE, Published, published
-from experiments.retrieval.tuned import Grid, tune
 from jaxrec import baselines, data
 from jaxrec import config as command_line
+from jaxrec.baselines.published import NCF_MOVIELENS_1M
 from jaxrec.config import check_run
-from jaxrec.data.events.held_out import HeldOut, format_matrix, hold_out_validation, split_items
+from jaxrec.data.events.held_out import HeldOut, Sets, format_matrix, hold_out_validation, split_items
 from jaxrec.data.synthetic.tastes import group_tastes
 from jaxrec.nn.retrieval.ncf import pretrained
 from jaxrec.protocols import retrieval
+from jaxrec.protocols.retrieval import LAST_EPOCH
 from jaxrec.recipes import ncf as recipes
-from jaxrec.recipes.trainable import RetrievalModel
+from jaxrec.recipes.trainable import RetrievalModel, evaluate_every
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol
+from jaxrec.types import Baseline, Protocol
 
 EXPERIMENT = "ncf"
 SELECTION = "ndcg@10"
-BASELINES: Mapping[str, Grid] = {
-    "random": Grid(baselines.random, drawn=True),
-    "popularity": Grid(baselines.popularity),
-    "item-knn": Grid(baselines.matrix_item_knn, {"neighbours": (50, 100, 200), "shrinkage": (0.0, 100.0)}),
-    "user-knn": Grid(baselines.matrix_user_knn, {"neighbours": (50, 100, 200, 400)}),
-    "slim": Grid(baselines.slim, {"alpha": (0.001, 0.003, 0.01), "l1_ratio": (0.01, 0.1)}),
-    "ease": Grid(baselines.ease, {"regularisation": (200.0, 500.0, 1000.0, 2000.0)}),
+SELECTED = "-selected"
+# irspack's example, whose settings are those of Rendle et al., RecSys 2022
+IALS = functools.partial(baselines.ials, dim=192, regularisation=0.007, alpha0=0.3, epochs=12)
+BASELINES: Mapping[str, Callable[[retrieval.Data], Baseline]] = {
+    "random": baselines.random,
+    **{name: setting.make for name, setting in NCF_MOVIELENS_1M.items()},
+    "ials": IALS,
 }
 TRAINED: Mapping[str, RetrievalModel] = {
     "mf": recipes.MODELS["mf"],
@@ -60,14 +65,13 @@ TRAINED: Mapping[str, RetrievalModel] = {
     "neumf-pretrained": recipes.MODELS["neumf"],
 }
 
+ROWS = (*BASELINES, *TRAINED, *(f"{name}{SELECTED}" for name in TRAINED))
+
 TWO = ("hit@10", "ndcg@10")
-RENDLE = "Rendle et al., RecSys 2020"
-DACREMA = "Dacrema et al., TOIS 2021, supplement"
 PUBLISHED: Mapping[str, Published] = {
-    "popularity": published(TWO, RENDLE, 0.4535, 0.2543),
-    "item-knn": published(TWO, DACREMA, 0.6694, 0.3979),
-    "slim": published(TWO, DACREMA, 0.7162, 0.4468),
-    "ease": published(TWO, DACREMA, 0.7192, 0.4494),
+    **{name: Published(setting.metrics, setting.source) for name, setting in NCF_MOVIELENS_1M.items()},
+    "ials": published(TWO, "irspack's example on this split", 0.7310, 0.4521),
+    "mf": published(TWO, "Rendle et al., RecSys 2020", 0.7294, 0.4523),
 }
 TABLE_2 = "table 2 of the NCF paper"
 NEUMF: Mapping[int, tuple[Published, Published]] = {  # by factors: from scratch, pre-trained
@@ -91,7 +95,7 @@ TINY: Mapping[str, Any] = {
 class Config(common.EventOptions, recipes.Recipe):
     """Fits, trains and tests the rows of the table, one after the other."""
 
-    rows: tuple[str, ...] = (*BASELINES, *TRAINED)  # rows of the table
+    rows: tuple[str, ...] = ROWS  # rows of the table
     alpha: float = 0.5  # neumf-pretrained: weight of GMF where it begins; the MLP has the rest
     mf_dim: int = 192  # of MF: width of vectors and biases together
     mf_negatives: int = 8  # of MF: sampled items per observed pair
@@ -104,7 +108,7 @@ class Config(common.EventOptions, recipes.Recipe):
     workdir: str = "runs/ncf"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, (*BASELINES, *TRAINED))
+        common.check_rows(self.rows, ROWS)
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha}: must be in 0..1")
         common.check(
@@ -114,13 +118,20 @@ class Config(common.EventOptions, recipes.Recipe):
 
 
 def load(config: Config) -> HeldOut:
-    """NCF's split with an item of each user for validation, or your own file's; synthetic for --tiny."""
-    if config.data:
-        return split_items(common.own_events(config), by="last")
-    if config.tiny:
-        return split_items(group_tastes(num_groups=12), by="last")
-    split = data.load("ncf/ml-1m", kind="matrix")
-    held = hold_out_validation(split, share=1e-9, least="one", seed=config.split_seed)
+    """NCF's split, or your own file's with each user's last new item for test; synthetic for --tiny."""
+    if not config.data and not config.tiny:
+        return data.load("ncf/ml-1m", kind="matrix")
+    own = common.own_events(config) if config.data else group_tastes(num_groups=12)
+    split = split_items(own, by="last")
+    length, none = split.train_length.copy(), Sets(*(np.zeros(0, np.int32) for _ in range(3)))
+    length[split.validation.user] += split.validation.number
+    rule = "each user's last new item for test"
+    return dataclasses.replace(split, train_length=length, validation=none, rule=rule)
+
+
+def without_one_item(split: HeldOut, seed: int) -> HeldOut:
+    """The split with an item of each user, at random, as validation part."""
+    held = hold_out_validation(split, share=1e-9, least="one", seed=seed)
     rule = f"{split.rule}; one training item of each user, at random, for validation"
     return dataclasses.replace(held, rule=rule)
 
@@ -143,13 +154,14 @@ def recipe_of(row: str, config: Config) -> recipes.Recipe | recipes.MFRecipe:
 
 def train(row: str, columns: retrieval.Data, protocol: Protocol, config: Config) -> tuple[Any, Fitted]:
     """Trains a row for all seeds, a pre-trained one's halves too: the model, and what was trained."""
-    entry, recipe = TRAINED[row], recipe_of(row, config)
+    name, ending = row.removesuffix(SELECTED), SELECTED if row.endswith(SELECTED) else ""
+    entry, recipe = TRAINED[name], recipe_of(name, config)
     model = entry.module(columns, recipe)
     options = common.training_options(config, columns.split.sequences.name, row, row=row)
-    if row == "neumf-pretrained":
-        halves = [train(name, columns, protocol, config)[1].variables for name in ("gmf", "mlp")]
+    if name == "neumf-pretrained":
+        halves = [train(half + ending, columns, protocol, config)[1] for half in ("gmf", "mlp")]
         blend = jax.vmap(lambda gmf, mlp: pretrained(gmf, mlp, alpha=config.alpha))
-        options["initial"] = blend(*halves)
+        options["initial"] = blend(*(half.variables for half in halves))
     fitted = retrieval.train(
         entry.task(model, columns, recipe),
         entry.plan(columns, recipe),
@@ -158,8 +170,8 @@ def train(row: str, columns: retrieval.Data, protocol: Protocol, config: Config)
         protocol,
         entry.optimiser(recipe),
         epochs=recipe.epochs,
-        every=min(recipe.evaluate_every, recipe.epochs),
-        patience=recipe.patience or None,
+        every=evaluate_every(recipe),
+        patience=(recipe.patience or None) if ending else None,
         **options,
     )
     return model, fitted
@@ -167,17 +179,14 @@ def train(row: str, columns: retrieval.Data, protocol: Protocol, config: Config)
 
 def published_numbers(row: str, config: Config) -> Published:
     """The published numbers of a row, if the settings that it reads are the published ones."""
+    name = row.removesuffix(SELECTED)
     if config.data or config.tiny:
         return NONE
-    if row in BASELINES:
-        return PUBLISHED.get(row, NONE)
-    if recipe_of(row, config) != recipe_of(row, Config(factors=config.factors)):
+    if name in TRAINED and recipe_of(name, config) != recipe_of(name, Config(factors=config.factors)):
         return NONE
-    if row == "mf":
-        return published(TWO, RENDLE, 0.7294, 0.4523)
-    if row in ("neumf", "neumf-pretrained") and config.factors in NEUMF:
-        return NEUMF[config.factors][row == "neumf-pretrained"]
-    return MLP.get(config.factors, NONE) if row == "mlp" else NONE
+    if name in ("neumf", "neumf-pretrained"):
+        return NEUMF.get(config.factors, (NONE, NONE))[name == "neumf-pretrained"]
+    return MLP.get(config.factors, NONE) if name == "mlp" else PUBLISHED.get(name, NONE)
 
 
 def run(config: Config) -> None:
@@ -185,20 +194,22 @@ def run(config: Config) -> None:
     check_run(config)
     config = common.shrink_if_tiny(config, **TINY)
     split = load(config)
-    columns = retrieval.resident(split)
+    whole = retrieval.resident(split)
     print(format_matrix(split), flush=True)
     kind = "sampled" if split.candidates.test is None else "given"
     for row in config.rows:
-        protocol = Protocol(split=split.rule, candidates=f"{kind}-99", ks=(5, 10), selection=SELECTION)
+        columns, selection, name = whole, LAST_EPOCH, row.removesuffix(SELECTED)
+        if row.endswith(SELECTED):
+            columns = retrieval.resident(without_one_item(split, config.split_seed))
+            selection = SELECTION
+        protocol = Protocol(columns.split.rule, f"{kind}-99", ks=(5, 10), selection=selection)
         fitted: Fitted | None = None
-        if row in BASELINES:
-            baseline, chosen = tune(row, BASELINES[row], columns, protocol)
-            settings: dict[str, Any] = {**chosen, "split_seed": config.split_seed}
-            seeds = config.seeds if BASELINES[row].drawn else config.seeds[:1]
-            model, variables = baseline, baseline.for_seeds(seeds)
-            protocol = protocol if chosen else protocol._replace(selection="none")
+        if name in BASELINES:
+            model, settings = BASELINES[name](columns), {}
+            seeds = config.seeds if name == "random" else config.seeds[:1]
+            variables, protocol = model.for_seeds(seeds), protocol._replace(selection="none")
         else:
-            protocol = protocol._replace(loss=TRAINED[row].loss)
+            protocol = protocol._replace(loss=TRAINED[name].loss)
             model, fitted = train(row, columns, protocol, config)
             settings, seeds, variables = common.describe_settings(config), config.seeds, fitted.variables
         found = retrieval.run_test(model, columns, protocol, variables, num_devices=config.num_devices)
@@ -207,13 +218,13 @@ def run(config: Config) -> None:
             config.results,
             experiment=EXPERIMENT,
             dataset=split.sequences.name.split("/")[-1],
-            model=f"{row}-{config.factors}" if row in TRAINED and row != "mf" else row,
+            model=f"{row}-{config.factors}" if name in TRAINED and name != "mf" else row,
             config=settings,
             protocol=protocol,
             seeds=seeds,
             metrics=found,
             fitted=fitted,
-            note=BEST_TEST_EPOCH if numbers.values and row not in (*BASELINES, "mf") else "",
+            note=BEST_TEST_EPOCH if numbers.values and name in ("mlp", "neumf", "neumf-pretrained") else "",
             **numbers.fields(),
         )
         print(f"{row}: {common.means(found)}\nsaved {path}", flush=True)

@@ -20,6 +20,7 @@ from jaxrec.protocols.retrieval import Data
 from jaxrec.recipes import factors
 from jaxrec.recipes.factors import adam, ranked, users_first
 from jaxrec.recipes.trainable import RetrievalModel
+from jaxrec.tasks.pairs import PairModel
 from jaxrec.types import Context
 
 
@@ -44,7 +45,7 @@ class NGCFRecipe(factors.Recipe):
     epochs: int = 400  # epochs to train
 
 
-def lightgcn(data: Data, recipe: Recipe) -> LightGCN:
+def lightgcn(data: Data, recipe: Recipe) -> PairModel:
     """LightGCN, the mean of its layers."""
     return LightGCN(
         data.num_users,
@@ -56,7 +57,7 @@ def lightgcn(data: Data, recipe: Recipe) -> LightGCN:
     )
 
 
-def ngcf(data: Data, recipe: NGCFRecipe) -> NGCF:
+def ngcf(data: Data, recipe: NGCFRecipe) -> PairModel:
     """NGCF with layers as wide as the embeddings."""
     return NGCF(
         data.num_users,

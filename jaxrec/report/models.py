@@ -32,6 +32,7 @@ FIXTURE_MODULES: Mapping[str, str] = {
     "ctr_metrics": "metrics/classification.py",
     "dcnv2": "nn/ranking/dcn_v2.py",
     "hard_concrete": "nn/multitask/snr.py",
+    "itemknn": "baselines/matrix_knn.py",
     "hidasi_gru4rec": "nn/sequential/gru4rec.py",
     "mtl_weighting": "optim/gradient_balancing.py",
     "ple_all_experts": "nn/multitask/ple.py",

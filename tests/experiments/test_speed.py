@@ -20,6 +20,7 @@ from experiments.benchmarks.timing import Figure
         ("ranking", "din", "samples/s"),
         ("sessions", "stamp_epoch", "s"),
         ("index", "exact_1e6", "s"),
+        ("graph", "lightgcn_epoch", "s"),
     ],
 )
 @pytest.mark.long

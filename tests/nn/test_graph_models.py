@@ -65,7 +65,8 @@ def test_gradients_reach_as_far_as_there_are_layers(layers: int, reached: set[in
     variables = drawn(model, USER, ITEM, CONTEXT, train=False)
 
     def score(variables: Any) -> Any:
-        return model.apply(variables, jnp.array([1]), jnp.array([[1]]), CONTEXT, train=True)[0, 0]
+        scores: Any = model.apply(variables, jnp.array([1]), jnp.array([[1]]), CONTEXT, train=True)
+        return scores[0, 0]
 
     gradient = jax.jit(jax.grad(score))(variables)["params"]["item_embedding"]
     assert set(np.flatnonzero(np.abs(gradient).sum(axis=1)).tolist()) == reached

@@ -15,7 +15,7 @@ from jaxrec.train.state import create
 from jaxrec.train.step import make_step
 from tests.tasks import small_pairs
 
-MODELS = factors.MODELS | ncf.MODELS
+MODELS = {**factors.MODELS, **ncf.MODELS}
 SMALL: dict[str, Any] = {"dim": 4, "factors": 2, "batch_size": 8, "negatives": 3, "neighbours": 2}
 
 

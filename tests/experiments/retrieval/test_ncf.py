@@ -6,12 +6,13 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.retrieval import ncf as experiment
 from jaxrec.report.results import read_results
 
-ROWS = ("popularity", "ease", "mf", "neumf-pretrained")
+ROWS = ("popularity", "ease", "neumf-pretrained-selected")
 
 
 def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,16 +22,18 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "argv", [experiment.__name__, *arguments])
     experiment.main()
     found = {record.result.model: record.result for record in read_results(tmp_path / "results")}
-    assert set(found) == {"popularity", "ease", "mf", "neumf-pretrained-4"}
+    assert set(found) == {"popularity", "ease", "neumf-pretrained-selected-4"}
     for result in found.values():
         assert result.protocol.candidates == "sampled-99"  # synthetic data have no given ones
         assert not result.published
         assert 0 <= result.metrics["ndcg@10"][0] <= result.metrics["hit@10"][0] <= 1
-    assert found["ease"].config["regularisation"] in experiment.BASELINES["ease"].values["regularisation"]
     assert found["popularity"].protocol.selection == "none"
-    assert found["neumf-pretrained-4"].steps > 0
-    halves = [path.name for path in (tmp_path / "work").glob("*/*")]
-    assert {"gmf", "mlp", "mf", "neumf-pretrained"} <= set(halves)
+    trained = found["neumf-pretrained-selected-4"]
+    assert trained.protocol.selection == "ndcg@10"
+    assert "one training item of each user" in trained.protocol.split
+    assert trained.steps > 0
+    runs = {path.name for path in (tmp_path / "work").glob("*/*")}
+    assert {"gmf-selected", "mlp-selected", "neumf-pretrained-selected"} <= runs
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         ("neumf", {}, {"hit@10": 0.688, "ndcg@10": 0.410}),
         ("neumf-pretrained", {"factors": 64}, {"hit@10": 0.730, "ndcg@10": 0.447}),
+        ("neumf-selected", {"factors": 16}, {"hit@10": 0.696, "ndcg@10": 0.420}),
         ("neumf", {"factors": 24}, {}),
         ("neumf", {"learning_rate": 0.1}, {}),
         ("mf", {"learning_rate": 0.1}, {"hit@10": 0.7294, "ndcg@10": 0.4523}),
@@ -68,7 +72,11 @@ def test_settings_are_checked(options: dict[str, object], match: str) -> None:
         dataclasses.replace(experiment.Config(), **options)
 
 
-def test_the_last_items_of_an_own_file_are_held_out() -> None:
+def test_a_selected_row_learns_without_one_item_of_each_user() -> None:
     split = experiment.load(experiment.Config(tiny=True))
-    assert (split.test.number == 1).all() and (split.validation.number == 1).all()
-    assert (split.train_length == split.sequences.lengths - 2).all()
+    assert (split.test.number == 1).all() and not split.validation.user.size
+    assert (split.train_length == split.sequences.lengths - 1).all()
+    held = experiment.without_one_item(split, seed=0)
+    assert (held.validation.number == 1).all()
+    assert (held.train_length == split.train_length - 1).all()
+    np.testing.assert_array_equal(held.test.length, split.test.length)

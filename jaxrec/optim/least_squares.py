@@ -2,10 +2,10 @@
 
 A row w minimises Σ_l a_l (h_l · w)² - 2 t_l (h_l · w) + α₀ Σ_i (h_i · w)² + λ |w|², where l counts the L
 pairs of the row and i all rows of the other table H; a is a pair's weight and t its response. The second
-sum is α₀ wᵀ G w with the Gramian G = Hᵀ H. Each solver works in a basis of eigenvectors of G (blocks: of
-its blocks on the diagonal), where α₀ G + λ is a diagonal matrix P. One rotation of a table, a single
-product, saves every row its product with G; and a row with fewer pairs than coordinates is solved in the
-space of its pairs (Woodbury's identity), an L × L system in place of a D × D one, with the same solution.
+sum is α₀ wᵀ G w with the Gramian G = Hᵀ H. Each solver works in the basis of eigenvectors of G, where α₀ G
++ λ is a diagonal matrix P. One rotation of a table, a single product, saves every row its product with G;
+and a row with fewer pairs than coordinates is solved in the space of its pairs (Woodbury's identity), an L
+× L system in place of a D × D one, with the same solution.
 
 Shape names: B rows, L pairs of a row, D coordinates, S coordinates of a block.
 """
@@ -22,10 +22,11 @@ from jaxrec.types import Array
 
 
 class Basis(NamedTuple):
-    """Of a half-step. rotation: orthogonal, [D, D]. gramian: of the other table in this basis, [D, D]."""
+    """Of a half-step. rotation: eigenvectors of the other table's Gramian, [D, D']; spectrum: its eigenvalues,
+    [D']. D' is D, or more for `Blocks`: columns of zeros."""
 
     rotation: Array
-    gramian: Array
+    spectrum: Array
 
 
 class Rows(NamedTuple):
@@ -52,11 +53,11 @@ class Exact:
     dual: bool = True
 
     def basis(self, gramian: Array) -> Basis:
-        return _eigenbasis(gramian)
+        return eigenbasis(gramian)
 
     def solve(self, rows: Rows, basis: Basis, alpha0: float | Array) -> Array:
         """The rows' minimum, [B, D]."""
-        prior = _prior(rows, jnp.diagonal(basis.gramian), alpha0)
+        prior = _prior(rows, basis.spectrum, alpha0)
         if self.dual and rows.pairs.shape[1] < rows.pairs.shape[2]:
             response = rows.response
             if rows.weight is not None:
@@ -72,12 +73,13 @@ class Exact:
 class Blocks:
     """One sweep of Newton steps over blocks of coordinates: iALS++ (Rendle et al., arXiv:2110.14044).
 
-    A step is exact for its block, so that no step raises the loss; one block of all coordinates is `Exact`,
-    blocks of one coordinate are coordinate descent. A table whose coordinates are no multiple of `size` has
-    coordinates that stay 0 added. Departs from the authors' code in the order: all blocks of one table and
-    then all of the other, as in irspack, where theirs alternates after every block.
+    A step is exact for its block, so that none raises the loss. Departs from the authors' code: the
+    coordinates are those of the basis of eigenvectors, in which blocks meet in a row's pairs alone; rows with
+    fewer pairs than a block has coordinates are solved exactly, which costs less than a sweep; and a sweep is
+    all blocks of one table and then all of the other, as in irspack, where theirs alternates after every
+    block. One block of all coordinates is `Exact`.
 
-    size: coordinates of a block. dual: as in `Exact`.
+    size: coordinates of a block; the last one is filled up with coordinates that stay 0. dual: as in `Exact`.
     """
 
     size: int = 64
@@ -88,37 +90,29 @@ class Blocks:
             raise ValueError(f"size={self.size}: must be at least 1")
 
     def basis(self, gramian: Array) -> Basis:
-        dim, size = len(gramian), min(self.size, len(gramian))
-        padding = -dim % size
-        gramian = jnp.pad(gramian, (0, padding))
-        blocks = (dim + padding) // size
-        of_block = gramian.reshape(blocks, size, blocks, size)[jnp.arange(blocks), :, jnp.arange(blocks)]
-        vectors = jnp.linalg.eigh(of_block)[1]  # [blocks, S, S]
-        rotation = jax.scipy.linalg.block_diag(*vectors)
-        return Basis(rotation[:dim], rotation.T @ gramian @ rotation)
+        return eigenbasis(gramian, padding=-len(gramian) % min(self.size, len(gramian)))
 
     def solve(self, rows: Rows, basis: Basis, alpha0: float | Array) -> Array:
         """The rows after one sweep, [B, D]."""
-        dim = rows.pairs.shape[2]
-        size = min(self.size, dim)
-        prior = _prior(rows, jnp.diagonal(basis.gramian), alpha0)
+        size = min(self.size, rows.pairs.shape[2])
+        if self.dual and rows.pairs.shape[1] < size:
+            return Exact().solve(rows, basis, alpha0)
+        prior = _prior(rows, basis.spectrum, alpha0)
 
         def step(block: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
             solution, predicted = state
             start = block * size
             pairs = jax.lax.dynamic_slice_in_dim(rows.pairs, start, size, axis=2)
-            gramian = jax.lax.dynamic_slice_in_dim(basis.gramian, start, size, axis=1)
             own = jax.lax.dynamic_slice_in_dim(solution, start, size, axis=1)
             error = (predicted if rows.weight is None else rows.weight * predicted) - rows.response
-            slope = jnp.einsum("bl,bls->bs", error, pairs) + alpha0 * solution @ gramian
-            slope = slope + rows.ridge[:, None] * own
             diagonal = jax.lax.dynamic_slice_in_dim(prior, start, size, axis=1)
+            slope = jnp.einsum("bl,bls->bs", error, pairs) + diagonal * own
             change = -_newton(pairs, rows.weight, diagonal, slope, self.dual)
             solution = jax.lax.dynamic_update_slice_in_dim(solution, own + change, start, axis=1)
             return solution, predicted + jnp.einsum("bs,bls->bl", change, pairs)
 
         predicted = jnp.einsum("bd,bld->bl", rows.previous, rows.pairs)
-        return jax.lax.fori_loop(0, dim // size, step, (rows.previous, predicted))[0]
+        return jax.lax.fori_loop(0, prior.shape[1] // size, step, (rows.previous, predicted))[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,11 +133,11 @@ class ConjugateGradients:
             raise ValueError(f"steps={self.steps}: must be at least 1")
 
     def basis(self, gramian: Array) -> Basis:
-        return _eigenbasis(gramian)
+        return eigenbasis(gramian)
 
     def solve(self, rows: Rows, basis: Basis, alpha0: float | Array) -> Array:
         """The rows after the steps, [B, D]."""
-        prior = _prior(rows, jnp.diagonal(basis.gramian), alpha0)
+        prior = _prior(rows, basis.spectrum, alpha0)
 
         def times(vector: Array) -> Array:
             dots = jnp.einsum("bld,bd->bl", rows.pairs, vector)
@@ -168,9 +162,10 @@ class ConjugateGradients:
 Solver = Exact | Blocks | ConjugateGradients
 
 
-def _eigenbasis(gramian: Array) -> Basis:
+def eigenbasis(gramian: Array, *, padding: int = 0) -> Basis:
+    """The basis in which a Gramian is diagonal, from the largest entry on, with columns of zeros added."""
     values, vectors = jnp.linalg.eigh(gramian)
-    return Basis(vectors, jnp.diag(values))
+    return Basis(jnp.pad(vectors[:, ::-1], ((0, 0), (0, padding))), jnp.pad(values[::-1], (0, padding)))
 
 
 def _prior(rows: Rows, spectrum: Array, alpha0: float | Array) -> Array:

@@ -87,10 +87,10 @@ def test_no_half_step_raises_the_loss(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "size"), [("blocks", 4), ("blocks of one", 1)])
 def test_a_sweep_over_blocks_is_newtons_step_for_each_in_turn(name: str, size: int) -> None:
-    """By the loss itself; the last block may be shorter."""
+    """Of the loss itself, along eigenvectors of the Gramian; the last block may be shorter."""
     steps = factorise(name)[1]
-    users, items = steps[0]
-    users = users.copy()
+    vectors = np.linalg.eigh(steps[0][1].T @ steps[0][1])[1][:, ::-1]
+    users, items = (table @ vectors for table in steps[0])
     for first in range(0, DIM, size):
         here = slice(first, first + size)
         for user in range(USERS):
@@ -99,7 +99,19 @@ def test_a_sweep_over_blocks_is_newtons_step_for_each_in_turn(name: str, size: i
             slope = slope + 0.2 * (items.T @ items)[here] @ users[user]
             matrix = seen[:, here].T @ seen[:, here] + 0.2 * items[:, here].T @ items[:, here]
             users[user, here] -= np.linalg.solve(matrix + weight * np.eye(len(matrix)), slope)
-    np.testing.assert_allclose(steps[1][0], users, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(steps[1][0], users @ vectors.T, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_with_fewer_pairs_than_a_block_are_solved_exactly() -> None:
+    """Eight pairs at most, blocks of nine of ten coordinates."""
+    few = MET & (np.cumsum(MET, axis=1) <= 8)
+    pairs = Pairs(*np.nonzero(few))
+    start = random_start(3, USERS, ITEMS, 10, 1.0)
+    found = []
+    for solver in (Exact(), Blocks(9)):
+        als = alternating(pairs, USERS, ITEMS, penalty=PENALTY, solver=solver)
+        found.append(als.finish(als.half(als.start(*start), True))[0])
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

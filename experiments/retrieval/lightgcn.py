@@ -20,6 +20,7 @@ Departs from the papers: a selected model of factors or graphs is not trained ag
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ import numpy as np
 
 from experiments import common
 from experiments.common import NONE, Published, published
+from experiments.retrieval.grids import choose
 from jaxrec import baselines, data
 from jaxrec import config as command_line
 from jaxrec.config import check_run
@@ -36,7 +38,6 @@ from jaxrec.protocols import retrieval
 from jaxrec.protocols.retrieval import LAST_EPOCH, Data
 from jaxrec.recipes import counting, factors, graphs
 from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every
-from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Baseline, Protocol, Tested
 
@@ -66,15 +67,11 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "rp3beta": {"alpha": (0.4, 0.6, 0.8, 1.0), "beta": (0.0, 0.2, 0.4)},
     "slim": {"alpha": (0.001, 0.005, 0.02)},
     "ease": {"regularisation": (20.0, 80.0, 300.0, 1000.0)},
+    "ials": {"alpha0": (0.001, 0.003, 0.01), "regularisation": (0.003, 0.01, 0.03)},
 }
-ROWS = (
-    *METHODS,
-    *(
-        f"{name}{SELECTED}"
-        for name, entry in METHODS.items()
-        if name in GRIDS or isinstance(entry, RetrievalModel)
-    ),
-)
+CHOSEN = [name for name, entry in METHODS.items() if name in GRIDS or isinstance(entry, RetrievalModel)]
+PLAIN = (name for name in METHODS if name != "ials")  # of which no setting is published for these data
+ROWS = (*PLAIN, *(f"{name}{SELECTED}" for name in CHOSEN))
 
 TWO = ("recall@20", "ndcg@20")
 BARS = "BARS, Gowalla"
@@ -119,7 +116,7 @@ class Config(common.EventOptions):
         common.check_choice("dataset", self.dataset, tuple(DATASETS))
         common.check(
             self, "dim", "num_layers", "negatives", "batch_size", "epochs", "evaluate_every", "save_every"
-        )  # fmt: skip
+        )
 
 
 def load(config: Config) -> HeldOut:
@@ -151,34 +148,24 @@ class Done(NamedTuple):
     fitted: Fitted | None = None
 
 
+def fit(entry: CountingModel, columns: Data, recipe: Any, settings: Mapping[str, Any]) -> Baseline:
+    """The method with some settings changed."""
+    return entry.make(columns, dataclasses.replace(recipe, **settings), 0)
+
+
 def test_fitted(name: str, entry: CountingModel, whole: Data, part: Data | None, config: Config) -> Done:
     """Fits a method to all of training; `part`: with the settings that are best on its validation part."""
     recipe = recipe_of(name, config)
     chosen: dict[str, Any] = {}
     if part is not None:
-        recipe, chosen = choose(name, entry, part, recipe)
+        validated = Protocol(split=part.split.rule, ks=(20,), selection=SELECTION)
+        chosen = choose(name, functools.partial(fit, entry, part, recipe), GRIDS[name], part, validated)
+    recipe = dataclasses.replace(recipe, **chosen)
     seeds = config.seeds if entry.drawn else config.seeds[:1]
     protocol = Protocol(split=whole.split.rule, ks=(20, 50), selection=SELECTION if chosen else "none")
     made = entry.make(whole, recipe, seeds[0])
     found = retrieval.run_test(made, whole, protocol, made.for_seeds(seeds), num_devices=config.num_devices)
     return Done(found, protocol, {**dataclasses.asdict(recipe), "split_seed": config.split_seed}, seeds)
-
-
-def choose(name: str, entry: CountingModel, part: Data, recipe: Any) -> tuple[Any, dict[str, Any]]:
-    """The settings of the method's grid with the best `SELECTION` on validation."""
-    tried: list[tuple[float, dict[str, Any]]] = []
-    protocol = Protocol(split=part.split.rule, ks=(20,), selection=SELECTION)
-    grid = [{}]  # type: list[dict[str, Any]]
-    for field, values in GRIDS[name].items():
-        grid = [{**settings, field: value} for settings in grid for value in values]
-    for settings in grid:
-        made: Baseline = entry.make(part, dataclasses.replace(recipe, **settings), 0)
-        asked = retrieval.evaluation(made, part, protocol, "validation")
-        value = evaluate(asked, made.for_seeds((0,)), part.columns)[0][SELECTION]
-        tried.append((value, settings))
-        print(f"{name} {settings}: validation {SELECTION} {value:.4f}", flush=True)
-    best = max(tried, key=lambda one: one[0])[1]
-    return dataclasses.replace(recipe, **best), best
 
 
 def test_trained(row: str, entry: RetrievalModel, columns: Data, config: Config) -> Done:

@@ -27,6 +27,8 @@ FOLDERS = (
 # The modules of fixtures whose name does not start with that of a module.
 FIXTURE_MODULES: Mapping[str, str] = {
     "apg": "nn/ranking/apg.py",
+    "bpr": "nn/retrieval/mf.py",
+    "neumf": "nn/retrieval/ncf.py",
     "can_coaction": "nn/layers/co_action.py",
     "coserec_beauty": "nn/sequential/sasrec.py",
     "ctr_metrics": "metrics/classification.py",

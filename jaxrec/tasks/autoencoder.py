@@ -6,7 +6,9 @@ where it has none (`nn.retrieval.multivae`). In training it reads the "dropout" 
 
 Context columns: items [N], start [U], length [U], the events that training may read of each user. Examples:
 example [B], a user each, and mask [B]. A row is made on the device, so only those of a batch are held; the
-scores of a batch are as large.
+scores of a batch are as large. The product of such rows with the encoder's first weights does as many
+operations as the decoder's last; on a CPU it took a third of the time of a sum of gathered weights where
+users have 93 of 3,500 items, and 4.6 times as much where they have 28 of 41,000.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Baselines of interaction matrices: fitting EASE, item-KNN and SLIM, and ranking by item-KNN, on Gowalla.
+"""Baselines of interaction matrices: fitting EASE, item-KNN, SLIM and iALS, ranking by item-KNN, on Gowalla.
 
 EASE is fitted to the 8,192 items of the most users, a matrix that LAPACK inverts in seconds; SLIM for every
 25th portion of the items, scaled to all. The peer is `experiments/benchmarks/peers/baselines.py`.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from experiments.benchmarks import ials
 from experiments.benchmarks.timing import Figure
 from jaxrec.baselines.ease import ease_weights
 from jaxrec.baselines.matrix import interactions
@@ -46,6 +47,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
         "baselines/item_knn_evaluate", lambda: measure(variables, queries, data.columns), repeats
     )
     yield summary("baselines/slim", [slim(users) for _ in range(repeats)])
+    yield from ials.sweeps(data.split, repeats, dims=(4,) if tiny else (64, 128))
 
 
 def drawn() -> HeldOut:

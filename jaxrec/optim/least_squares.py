@@ -22,8 +22,9 @@ from jaxrec.types import Array
 
 
 class Basis(NamedTuple):
-    """Of a half-step. rotation: eigenvectors of the other table's Gramian, [D, D']; spectrum: its eigenvalues,
-    [D']. D' is D, or more for `Blocks`: columns of zeros."""
+    """Of a half-step. rotation: eigenvectors of the other table's Gramian, [D, D']. spectrum: its
+    eigenvalues, [D']. For `Blocks`, D' may be more than D, by columns of zeros.
+    """
 
     rotation: Array
     spectrum: Array

@@ -111,7 +111,7 @@ def test_rows_with_fewer_pairs_than_a_block_are_solved_exactly() -> None:
     for solver in (Exact(), Blocks(9)):
         als = alternating(pairs, USERS, ITEMS, penalty=PENALTY, solver=solver)
         found.append(als.finish(als.half(als.start(*start), True))[0])
-    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -71,7 +71,7 @@ MODULES = {  # by the start of a fixture's name, what has to exist before it can
     "shared_bottom": "nn/multitask/shared_bottom.py",
     "sim_soft": "nn/ranking/sim.py",
     "sine": "nn/retrieval/sine.py",
-    "skipgram_walks": "nn/retrieval/skipgram.py",
+    "skipgram_walks": "nn/retrieval/eges.py",
     "slim": "baselines/slim.py",
     "snr_trans": "nn/multitask/snr.py",
     "stamp": "nn/sequential/stamp.py",

@@ -1,0 +1,88 @@
+"""Skip-gram with negative sampling over random walks on a graph of items: DeepWalk, GES, EGES.
+
+An example is a walk from an item, which is drawn anew in every step. Context columns (`columns`): start [M],
+the items that walks begin at; item_graph, noise, and side where the model has side information.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import losses, sampling
+from jaxrec.augment.random_walks import random_walks
+from jaxrec.augment.random_walks import skip_grams as pairs_of
+from jaxrec.data.events.item_graph import ItemGraph, degrees
+from jaxrec.tasks.encoder import only_params
+from jaxrec.types import SHARED, Array, Batch, Context, Key, Task, Variables
+
+
+def columns(graph: ItemGraph, *, side: np.ndarray | None = None, alpha: float = 0.75) -> dict[str, Any]:
+    """What the task reads. Walks begin at every item that another one follows.
+
+    side: ids of each item's fields, [V + 1, n]. alpha: negatives are drawn in proportion to an item's degree
+    to this power; the paper does not say how.
+    """
+    found: dict[str, Any] = {
+        "start": np.flatnonzero(graph.total).astype(np.int32),
+        "item_graph": graph,
+        "noise": sampling.popularity_table(degrees(graph), alpha=alpha),
+    }
+    return found if side is None else found | {"side": np.asarray(side, np.int32)}
+
+
+def skip_gram(model: Any, *, length: int = 10, window: int = 5, negatives: int = 5) -> Task:
+    """The task of telling items that are near in a walk from sampled ones; predict gives scores [B, P].
+
+    Losses: "skip_gram", binary cross-entropy summed over a pair and its negatives, averaged over the pairs of
+    the batch's walks (equation 8 of EGES). Walks of one item have no pair.
+
+    Args:
+      model: scores (centre [M], context [M, N], side) -> [M, N], such as `nn.retrieval.eges.EGES`.
+      length: items of a walk. window: largest distance of a pair. Defaults are the paper's; an epoch walks
+        from each item once, so its 20 walks from each are 20 epochs.
+      negatives: of each pair; the paper does not say how many.
+
+    Raises:
+      ValueError: a number is out of range.
+    """
+    if negatives < 1:
+        raise ValueError(f"negatives={negatives}: must be at least 1")
+
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        walk_key, noise_key = jax.random.split(key)
+        start = context["start"][examples["example"]]
+        walks = random_walks(walk_key, context["item_graph"], start, length=length)
+        centre, around = pairs_of(walks, window=window)
+        drawn, _ = sampling.popularity(noise_key, (*centre.shape, negatives), context["noise"])
+        return {
+            "centre": centre,
+            "item": jnp.concatenate([around[..., None], drawn], axis=-1),  # [B, P, 1 + negatives]
+            "mask": (centre > 0) & examples["mask"][:, None],
+            SHARED: {"side": context.get("side")},
+        }
+
+    def scores(variables: Variables, batch: Batch, train: bool) -> Array:
+        item = batch["item"]
+        flat = batch["centre"].reshape(-1), item.reshape(-1, item.shape[-1]), batch[SHARED]["side"]
+        return model.apply(variables, *flat, train=train).reshape(item.shape)
+
+    def init(key: Key, batch: Batch) -> Variables:
+        one = batch["centre"][0, :1], batch["item"][0, :1], batch[SHARED]["side"]
+        return only_params(model.init(key, *one, train=False), "skip_gram")
+
+    def value(
+        variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
+    ) -> tuple[dict[str, Array], Variables]:
+        found = scores(variables, batch, True)
+        loss = losses.bce(found[..., 0], found[..., 1:], where=batch["mask"], axis_name=axis_name)
+        return {"skip_gram": loss}, {}
+
+    def predict(variables: Variables, batch: Batch) -> Array:
+        return scores(variables, batch, False)[..., 0]
+
+    return Task(prepare, init, value, predict)

@@ -27,6 +27,7 @@ CONTENTS: Mapping[catalogue.Kind, str] = {
     "impressions": "table",
     "sessions": "sessions",
     "clicks": "events",
+    "matrix": "matrix",
 }
 COMMANDS: Mapping[catalogue.Kind, str] = {
     "impressions": "table",

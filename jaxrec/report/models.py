@@ -40,6 +40,7 @@ FIXTURE_MODULES: Mapping[str, str] = {
     "ple_all_experts": "nn/multitask/ple.py",
     "ranking_metrics": "metrics/ranking.py",
     "sasrec_pmixer": "nn/sequential/sasrec_original.py",
+    "skipgram_walks": "augment/random_walks.py",
     "ticoserec_augment": "augment/operators.py",
     "ticoserec_metrics": "metrics/ranking.py",
     "ticoserec_sasrec": "nn/sequential/sasrec.py",

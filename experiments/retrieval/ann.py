@@ -15,7 +15,7 @@ Also:    --num-items 1000000, --items items.npy --queries queries.npy
 Prints a table and writes (runs/results/ann.json) a list of {name, unit, median, min, max, repeats}: for each
 method and setting ann/<method>_<setting> in ms per query, the same with :recall, and :build in seconds; and
 ann.png, where matplotlib is installed.
-Expect:  see docs/retrieval_index.md.
+Expect:  the table in docs/retrieval_index.md.
 """
 
 from __future__ import annotations

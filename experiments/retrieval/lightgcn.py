@@ -37,7 +37,7 @@ from jaxrec.data.synthetic.tastes import group_tastes
 from jaxrec.protocols import retrieval
 from jaxrec.protocols.retrieval import LAST_EPOCH, Data
 from jaxrec.recipes import counting, factors, graphs
-from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every
+from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Baseline, Protocol, Tested
 
@@ -163,8 +163,8 @@ def test_fitted(name: str, entry: CountingModel, whole: Data, part: Data | None,
     recipe = dataclasses.replace(recipe, **chosen)
     seeds = config.seeds if entry.drawn else config.seeds[:1]
     protocol = Protocol(split=whole.split.rule, ks=(20, 50), selection=SELECTION if chosen else "none")
-    made = entry.make(whole, recipe, seeds[0])
-    found = retrieval.run_test(made, whole, protocol, made.for_seeds(seeds), num_devices=config.num_devices)
+    model, variables = fit_seeds(entry, whole, recipe, seeds)
+    found = retrieval.run_test(model, whole, protocol, variables, num_devices=config.num_devices)
     return Done(found, protocol, {**dataclasses.asdict(recipe), "split_seed": config.split_seed}, seeds)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxrec import losses
@@ -24,7 +26,7 @@ from jaxrec.tasks.multitask import Term
 from jaxrec.tasks.objectives import Objective, full_softmax, sampled
 from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Baseline, Context, Protocol, Task
+from jaxrec.types import Baseline, Context, Protocol, Retriever, Scorer, Task, Variables
 
 SPARE_ROOM = 4.5  # of packed rows, in standard deviations: enough for epochs of a million steps
 
@@ -313,3 +315,18 @@ class CountingModel(NamedTuple):
     make: Callable[[retrieval.Data, Any, int], Baseline]
     drawn: bool = False
     of_users: bool = False
+
+
+def fit_seeds(
+    entry: CountingModel, data: retrieval.Data, recipe: Any, seeds: Sequence[int]
+) -> tuple[Retriever | Scorer, Variables]:
+    """A method fitted for each seed: what is ranked, and its variables with a leading axis of seeds.
+
+    One that draws no random numbers is fitted once.
+    """
+    if not entry.drawn:
+        made = entry.make(data, recipe, seeds[0])
+        return made.model, made.for_seeds(seeds)
+    each = [entry.make(data, recipe, seed) for seed in seeds]
+    of_seeds = [made.for_seeds([seed]) for made, seed in zip(each, seeds, strict=True)]
+    return each[0].model, jax.tree.map(lambda *parts: jnp.concatenate(parts), *of_seeds)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import baselines, provenance
@@ -17,14 +16,14 @@ from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, as_file_name, load_sequences
 from jaxrec.data.events.held_out import HeldOut, split_items
 from jaxrec.protocols import retrieval
-from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every
+from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks import pairs
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted
 from jaxrec.train.trial import Trial
 from jaxrec.tuning.reads import Measured, optimiser
-from jaxrec.types import Baseline, Context, Protocol, Scorer, Variables
+from jaxrec.types import Context, Protocol, Retriever, Scorer, Variables
 
 KS = (5, 10, 20)
 METRIC = "ndcg@10"  # of validation
@@ -107,7 +106,7 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
             f"seeds={options.seeds}: {name} draws no random numbers, so all seeds would be equal; give one"
         )
     protocol = protocol_of(data, "")
-    made: list[Baseline] = []
+    made: list[Retriever | Scorer] = []
 
     def train(**given: Any) -> Fitted | Measured:
         fitted = fit(entry, data, recipe, protocol, given["seeds"], made)
@@ -116,7 +115,7 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
         return fitted
 
     def finished(variables: Variables) -> tuple[Any, Variables]:
-        return made[-1].model, {key: value for key, value in variables.items() if key != "key"}
+        return made[-1], {key: value for key, value in variables.items() if key != "key"}
 
     return Prepared(
         name=name,
@@ -125,7 +124,7 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
         protocol=protocol,
         train=train,
         test=lambda variables: retrieval.run_test(
-            made[-1].model, data, protocol, variables, num_devices=options.num_devices
+            made[-1], data, protocol, variables, num_devices=options.num_devices
         ),
         baselines=functools.partial(floors, data, options),
         kept=_kept("factors" if entry.of_users else "baseline", options, data),
@@ -143,16 +142,14 @@ def fit(
     recipe: Any,
     protocol: Protocol,
     seeds: Sequence[int],
-    made: list[Baseline],
+    made: list[Retriever | Scorer],
 ) -> Fitted:
     """Fits a method for each seed and measures it on the validation part; `made` receives what was fitted."""
     start = time.perf_counter()
-    of_seeds = [entry.make(data, recipe, seed) for seed in (seeds if entry.drawn else seeds[:1])]
-    made.append(of_seeds[0])
+    model, variables = fit_seeds(entry, data, recipe, seeds)
+    made.append(model)
     seconds = time.perf_counter() - start
-    each = [one.for_seeds([seed]) for one, seed in zip(of_seeds, seeds, strict=True)]
-    variables = each[0] if len(each) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *each)
-    asked = retrieval.evaluation(made[-1], data, protocol, "validation")
+    asked = retrieval.evaluation(model, data, protocol, "validation")
     found = evaluate(asked, variables, data.columns)
     row: dict[str, Any] = {"epoch": 0, "phase": "fit", "seconds": seconds, "train_seconds": seconds}
     row |= {f"valid/{name}": [of[name] for of in found] for name in found[0]}

@@ -17,6 +17,7 @@ import numpy as np
 from jaxrec import recipes
 from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
 from jaxrec.recipes import (
+    autoencoders,
     funnel,
     gru4rec,
     hstu,
@@ -172,7 +173,11 @@ MODELS: dict[Callable[..., Any], Sequence | Other] = {
         )
     },
 }  # fmt: skip
-BESIDE = (funnel.pairs, interest.with_history)  # put a model behind features
+BESIDE = (
+    *(funnel.pairs, interest.with_history),  # put a model behind features
+    # exported behind what reads histories, see tests/commands/test_matrix.py
+    *(autoencoders.mult_vae, autoencoders.mult_dae, autoencoders.macrid_vae),
+)
 
 
 def name_of(build: Callable[..., Any]) -> str:

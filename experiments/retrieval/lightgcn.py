@@ -12,7 +12,8 @@ published settings were probably chosen on the test part. Each method has two ro
 Run:     python -m experiments.retrieval.lightgcn
 Also:    --dataset lastfm; --rows lightgcn --epochs 5 --evaluate-every 5 (the first epochs of the curve)
 
-Expect:  no result of the full training is stored yet.
+Expect:  on Gowalla, recall@20 / ndcg@20 of EASE .1765 / .1467, SLIM .1699 / .1382, item-KNN .1568 / .1213,
+         RP3beta .1829 / .1520; no trained model is stored yet.
 
 Departs from the papers: a selected model of factors or graphs is not trained again on its validation items.
 """

@@ -13,7 +13,8 @@ is taken out of training and ranked among 99 drawn ones.
 Run:     python -m experiments.retrieval.ncf
 Also:    --factors 64; --rows mf --mf-dim 16; --data events.csv --user uid --item sku (99 drawn candidates)
 
-Expect:  no result of the full training is stored yet.
+Expect:  hit@10 / ndcg@10 of EASE .7192 / .4494, iALS .7286 / .4524, item-KNN .6694 / .3979; no trained model
+         is stored yet.
 
 Departs from the papers: an example is an observed pair with its negatives, where the codes mix labelled
 pairs; steps of MF sum over 256 labelled pairs, where its code has one; neumf-pretrained goes on by Adam, as

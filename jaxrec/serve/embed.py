@@ -39,11 +39,10 @@ def embed(run: Run, what: Literal["items", "users"]) -> Embeddings:
     """
     if what not in ("items", "users"):
         raise ValueError(f"{what!r}: must be 'items' or 'users'")
-    model = None if run.kept.kind in ("table", "clicks") else queries.model_of(run.kept)
-    if not isinstance(model, Retriever):
+    if not _has_vectors(run):
         raise ValueError(
-            f"{run.path}: {run.kept.name} has no vectors of {what}; models of sequences and of factors have, "
-            "whose scores are products of vectors"
+            f"{run.path}: a {run.kept.kind} run has no vectors of {what} where its scores are no products of "
+            "vectors; a sequence or session run has, and one of factors"
         )
     if what == "items":
         ids = run.ids("item").raw
@@ -55,6 +54,16 @@ def embed(run: Run, what: Literal["items", "users"]) -> Embeddings:
         vectors = _user_vectors(run)
     check_finite(run, np.asarray(np.isfinite(vectors).all(axis=1)), f"vectors of {what} are")
     return Embeddings(ids, vectors)
+
+
+def _has_vectors(run: Run) -> bool:
+    """Whether scores are products of vectors; numbers of events, those of popularity, are none."""
+    if run.kept.kind in ("table", "clicks"):
+        return False
+    model, one_seed = queries.model_of(run.kept), jax.tree.map(lambda leaf: leaf[0], run.kept.variables)
+    if not isinstance(model, Retriever):
+        return False
+    return run.kept.kind != "baseline" or jax.eval_shape(model.items, one_seed).shape[1] > 1
 
 
 def _user_vectors(run: Run) -> np.ndarray:

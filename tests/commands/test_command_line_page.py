@@ -19,6 +19,8 @@ SMALL = {  # settings that make the printed runs fast; the page's own words come
     "sasrec": "--dim 4 --num-layers 1 --max-len 6 --batch-size 8 --epochs 1",
     "gru4rec": "--dim 4 --batch-size 4 --epochs 1",
     "din": "--dim 4 --length 6",
+    "lightgcn": "--dim 4 --batch-size 64 --evaluate-every 5",
+    "ease": "",
     "mmoe": "--expert-dims 4 --tower-dims 4 --num-experts 2 --batch-size 64 --epochs 1",
     "my_models:LastItems": "--epochs 1",
 }

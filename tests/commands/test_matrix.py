@@ -72,7 +72,7 @@ def test_pairs_have_the_scores_of_lists_and_products_of_vectors(kept: tuple[str,
     rows = {"uid": [user] * len(answer.items), "sku": answer.items.tolist()}
     np.testing.assert_allclose(loaded.score(rows)["score"], answer.scores, rtol=1e-5)
     if name in WITHOUT_VECTORS:
-        with pytest.raises(ValueError, match="has no vectors of items; models of sequences and of factors"):
+        with pytest.raises(ValueError, match="has no vectors of items where its scores are no products"):
             loaded.embed("items")
         return
     users, items = loaded.embed("users"), loaded.embed("items")

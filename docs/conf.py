@@ -26,6 +26,7 @@ autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 maximum_signature_line_length = 100
+suppress_warnings = ["ref.python"]  # signatures show short names, and two modules may have one of a name
 
 
 def read_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

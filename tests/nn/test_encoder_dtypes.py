@@ -154,6 +154,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 @every_dtype
 @pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.long
 def test_every_encoder_trains_with_every_objective(encoder: str, dtype: str | None) -> None:
     with wide(dtype):
         model = computed_in(encoder, dtype)

@@ -40,6 +40,7 @@ def step(name: str, recipe: Any) -> tuple[Any, Any, Any, Any]:
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.long
 def test_a_step_moves_every_table(name: str) -> None:
     before, after, logs, _ = step(name, small(name))
     assert np.isfinite(logs["loss"])

@@ -47,6 +47,7 @@ def test_it_learns_tastes_that_only_earlier_ratings_tell(tiny: dict[str, dict[st
     assert retrieved.metrics["ndcg@10"][0] > 1.2 * retrieval["popularity"].metrics["ndcg@10"][0]
 
 
+@pytest.mark.long
 def test_each_question_has_its_protocol(tiny: dict[str, dict[str, Result]]) -> None:
     ranking, retrieval = tiny["ranking"], tiny["retrieval"]
     for result in ranking.values():

@@ -28,11 +28,33 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 collect_ignore = ["planted_faults.py"]  # a program, which runs these tests
 # Below tests/: folders whose tests train or compile whole models, and files there that do so in seconds.
-SLOW = ("commands", "convert", "experiments", "golden", "nn", "recipes", "tasks", "train")
+SLOW = (
+    *(
+        "baselines",
+        "commands",
+        "convert",
+        "data/sources",
+        "experiments",
+        "golden",
+        "index",
+        "nn",
+        "protocols",
+    ),
+    *("recipes", "serve", "tasks", "train", "tuning"),
+)
+SLOW_FILES = (
+    *(
+        "augment/test_views",
+        "data/test_catalogue",
+        "metrics/test_exposure",
+        "test_ablations",
+        "test_add_a_model",
+    ),
+    *("test_documents", "test_notebooks", "test_provenance", "test_segments", "test_walks", "test_wheel"),
+)
 QUICK = (
     *("nn/test_dropout", "nn/test_experts", "nn/test_features", "nn/test_sasrec_hstu", "tasks/test_combine"),
     *(
-        "commands/test_answers",
         "commands/test_main",
         "train/test_arguments",
         "train/test_epoch",
@@ -49,7 +71,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if TESTS in item.path.parents:
             place = item.path.relative_to(TESTS).with_suffix("").as_posix()
-            if place.startswith(tuple(f"{folder}/" for folder in SLOW)) and place not in QUICK:
+            in_folder = place.startswith(tuple(f"{folder}/" for folder in SLOW)) and place not in QUICK
+            if in_folder or place in SLOW_FILES:
                 item.add_marker(pytest.mark.slow)
 
 

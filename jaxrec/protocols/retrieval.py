@@ -6,7 +6,7 @@ interacted with before; or with one relevant item among sampled or given candida
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ from jaxrec.types import (
     Protocol,
     Retriever,
     Scorer,
+    Summarise,
     Task,
     Tested,
     Variables,
@@ -48,7 +49,15 @@ Ranked = Baseline | Retriever | Scorer | PairModel  # what can be measured
 EVALUATION_BATCH = 512
 LAST_EPOCH = "last epoch"  # what `Protocol.selection` says where there is no validation part
 Part = Literal["validation", "test"]
-LIST_METRICS = ("recall", "ndcg", "precision", "hit", "map", "recall_capped")
+# Of lists, from their hits [..., N] and the number of relevant items [...], at a cut-off.
+LIST_METRICS: Mapping[str, Callable[[Array, Array, int], Array]] = {
+    "recall": lambda hits, relevant, k: metrics.recall_of_hits(hits, relevant, k=k),
+    "ndcg": lambda hits, relevant, k: metrics.ndcg_of_hits(hits, relevant, k=k),
+    "precision": lambda hits, relevant, k: metrics.precision_of_hits(hits, k=k),
+    "hit": lambda hits, relevant, k: jnp.sign(metrics.precision_of_hits(hits, k=k)),
+    "map": lambda hits, relevant, k: metrics.map_of_hits(hits, relevant, k=k),
+    "recall_capped": lambda hits, relevant, k: metrics.recall_of_hits(hits, jnp.minimum(relevant, k), k=k),
+}
 
 
 class Data(NamedTuple):
@@ -184,22 +193,13 @@ def _list_measure(
         values, bad = lists(variables, queries, context)
         found = Lists.from_values(values)
         hits, relevant = found.hits.astype(jnp.float32), found.num_relevant
-        columns = []
-        for k in protocol.ks:
-            columns += [
-                metrics.recall_of_hits(hits, relevant, k=k),
-                metrics.ndcg_of_hits(hits, relevant, k=k),
-                metrics.precision_of_hits(hits, k=k),
-                jnp.sign(hits[..., :k].sum(axis=-1)),
-                metrics.map_of_hits(hits, relevant, k=k),
-                metrics.recall_of_hits(hits, jnp.minimum(relevant, k), k=k),
-            ]
+        columns = [of(hits, relevant, k) for k in protocol.ks for of in LIST_METRICS.values()]
         return jnp.stack(columns, axis=-1), bad
 
     return measure
 
 
-def _means_of(names: list[str]) -> Any:
+def _means_of(names: list[str]) -> Summarise:
     def summarise(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
         real = np.asarray(values, np.float64)[np.asarray(queries["mask"])]
         return {name: float(real[:, column].mean()) for column, name in enumerate(names)}
@@ -264,8 +264,7 @@ def train(
     plan: of an epoch. model: how the task's variables are ranked. columns: resident columns besides those of
     the data, such as a graph. epochs: at most. every: epochs between evaluations. patience: evaluations
     without improvement before a seed stops; None: never. weighting: of the task's losses, which have the
-    weight 1 without one. options: seeds, workdir, description and other
-    arguments of `train.fit.fit`.
+    weight 1 without one. options: seeds, workdir, description and other arguments of `train.fit.fit`.
     """
     last = protocol.selection == LAST_EPOCH
     if last and patience is not None:

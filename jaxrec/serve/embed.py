@@ -70,9 +70,8 @@ def _user_vectors(run: Run) -> np.ndarray:
     histories = run.kept.histories
     if histories is None:
         raise ValueError(f"{run.path}: keeps no histories of its users, so they have no vectors")
-    asked = queries.asked_of(histories, None, timed=queries.reads_times(run.kept))
-    if run.kept.kind == "factors":
-        asked = asked._replace(users=np.arange(1, len(asked.lengths) + 1, dtype=np.int32))
+    everybody = np.arange(1, len(histories.offsets), dtype=np.int32)
+    asked = queries.asked_by(run.kept, histories, None, everybody)
     empty = np.flatnonzero(asked.lengths == 0)
     if empty.size:
         raise ValueError(

@@ -92,6 +92,15 @@ def asked_of(histories: Histories, at: int | None, *, timed: bool) -> Asked:
     return Asked(items, offsets, (times - first[owner]).astype(np.int32), (latest - first).astype(np.int32))
 
 
+def asked_by(kept: Kept, histories: Histories, at: int | None, users: np.ndarray) -> Asked:
+    """Histories as the model of a run reads them, or the users whose they are where it knows users alone.
+
+    users: ids from 1, int32 [Q]; 0 of histories of anybody. at: as of `asked_of`, which raises.
+    """
+    asked = asked_of(histories, at, timed=reads_times(kept))
+    return asked._replace(users=users) if kept.kind == "factors" else asked
+
+
 def power_of_two(number: int) -> int:
     return 1 << max(int(number) - 1, 0).bit_length()
 

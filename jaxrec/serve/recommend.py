@@ -69,9 +69,7 @@ def stream(run: Run, question: Question) -> Iterator[Recommendation]:
     popular = _most_popular(run, allowed, question.k) if cold.any() else None
     warm = np.flatnonzero(~cold)
     at = queries.latest_event(run.kept.histories, histories) if question.at is None else question.at
-    asked = queries.asked_of(queries.selected(histories, warm), at, timed=queries.reads_times(run.kept))
-    if run.kept.kind == "factors":
-        asked = asked._replace(users=numbers[warm])
+    asked = queries.asked_by(run.kept, queries.selected(histories, warm), at, numbers[warm])
     answers = _best(run, asked, question, allowed)
     raw = run.ids("item").raw
 

@@ -66,9 +66,7 @@ def _ranking_scores(run: Run, pairs: Mapping[str, np.ndarray], at: int | None) -
         raise ValueError(f"{run.path}: keeps no histories of its users, so no pair can be scored")
     chosen = queries.selected(histories, pairs["user"].astype(np.int64) - 1)
     at = queries.latest_event(histories) if at is None else at
-    asked = queries.asked_of(chosen, at, timed=queries.reads_times(run.kept))
-    if run.kept.kind == "factors":
-        asked = asked._replace(users=pairs["user"])
+    asked = queries.asked_by(run.kept, chosen, at, pairs["user"])
     if (asked.lengths == 0).any():
         raise ValueError(f"row {int(np.argmin(asked.lengths))}: its user has no event to go by")
     shapes = queries.layout(run.kept, asked, mean=run.seed == "mean")

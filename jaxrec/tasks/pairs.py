@@ -257,7 +257,9 @@ def scorer(model: PairModel, *, users_at_once: int = 8) -> Scorer:
         def one(user: Array) -> Array:
             return model.apply(variables, user[None], context, method="all_scores")[0]
 
-        return jax.lax.map(one, queries["user"] + 1, batch_size=users_at_once)
+        user = queries["user"] + 1
+        counted = isinstance(user.shape[0], int)  # an export's number of users is a symbol
+        return jax.lax.map(one, user, batch_size=users_at_once if counted else None)
 
     return Scorer(scores)
 

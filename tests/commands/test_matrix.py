@@ -99,8 +99,6 @@ def test_histories_of_anybody_are_for_models_that_read_them(kept: tuple[str, Pat
 def test_a_reader_recommends_what_the_run_does(kept: tuple[str, Path, Kept], tmp_path: Path) -> None:
     pytest.importorskip("flatbuffers", reason="flatbuffers (extra `export`) is not installed")
     name, folder, run = kept
-    if name == "neumf":
-        pytest.skip("its scores of all items are made of a number of users at once")
     loaded, users = serve.load(folder), run.vocabulary["user"][[4, 0, 7]].tolist()
     export(loaded, tmp_path / "e", k=5)
     if name in READ_HISTORIES:

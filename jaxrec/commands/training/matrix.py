@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -93,7 +93,7 @@ def _trained(
         baselines=functools.partial(floors, data, options),
         kept=_kept("baseline" if isinstance(ranked, Scorer) else "factors", options, data),
         vocabularies=retrieval.vocabulary(data),
-        shapes=_no_shapes,
+        shapes=None,
         finished=(lambda variables: (pairs.FACTORS, vectors(variables, context))) if has_vectors else None,
         notes=[describe_matrix(data.split)],
         next_command=f"jaxrec recommend RUN --user {_first_user(data)} --k 10",
@@ -129,7 +129,7 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
         baselines=functools.partial(floors, data, options),
         kept=_kept("factors" if entry.of_users else "baseline", options, data),
         vocabularies=retrieval.vocabulary(data),
-        shapes=_no_shapes,
+        shapes=None,
         finished=finished,
         notes=[describe_matrix(data.split)],
         next_command=f"jaxrec recommend RUN --user {_first_user(data)} --k 10",
@@ -203,7 +203,3 @@ def _kept(kind: str, options: Any, data: retrieval.Data) -> dict[str, Any]:
 
 def _first_user(data: retrieval.Data) -> Any:
     return data.split.sequences.user_ids[data.split.test.user[0]]
-
-
-def _no_shapes(more: Mapping[str, int]) -> Variables:
-    raise NotImplementedError("runs of interaction matrices do not start from other runs")

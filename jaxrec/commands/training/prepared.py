@@ -29,7 +29,8 @@ class Prepared(NamedTuple):
     name: of its row, such as "sasrec-ce"; dataset: of its result files. train: (options of `train.fit.fit`)
     -> the run; test: (variables) -> metrics of each seed; baselines: () -> their rows. kept: the other
     fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in the order of
-    their numbers. shapes: see `Shapes`. constants: variables of the model that are given instead of learned.
+    their numbers. shapes: see `Shapes`; None: no run of the model starts from another one. constants:
+    variables of the model that are given instead of learned.
     shares: (variables) -> how much each task uses each expert; of: the examples of that, in words.
     finished: (variables) -> the module and the variables that are kept in their place, such as final vectors;
     None: these are kept. module: None where it is known only then.
@@ -46,7 +47,7 @@ class Prepared(NamedTuple):
     baselines: Callable[[], Sequence[BaselineRow]]
     kept: Mapping[str, Any]
     vocabularies: Mapping[str, np.ndarray]
-    shapes: Shapes
+    shapes: Shapes | None
     constants: Mapping[str, Any] = {}
     shares: Callable[[Variables], Shares] | None = None
     of: str = ""

@@ -32,11 +32,6 @@ def initial_options(prepared: Prepared, model: str, warm_start: str, seeds: Sequ
         number of seeds than 1 or that of `seeds`; it has no id in common with this run.
     """
     if warm_start:
-        if prepared.kept["kind"] in ("factors", "baseline"):
-            raise ValueError(
-                f"warm_start={warm_start!r}: a run of {model} keeps its final vectors or counts, not the "
-                "parameters that it was trained from; train it anew"
-            )
         kept = run_folder.read(warm_start)
         return {"initial": carried_over(prepared, kept, model, warm_start, seeds)}
     if prepared.constants:
@@ -54,7 +49,12 @@ def carried_over(
     Raises:
       ValueError: as `initial_options`.
     """
-    where = f"warm_start={folder!r}"
+    where, shapes = f"warm_start={folder!r}", prepared.shapes
+    if shapes is None:
+        raise ValueError(
+            f"{where}: a run of {model} keeps its final vectors or counts, not the parameters that it was "
+            "trained from; train it anew"
+        )
     before = kept.settings.get("model", kept.name)
     if before != model:
         raise ValueError(f"{where}: is a run of {before}, not of {model}; name a run of the same model")
@@ -64,9 +64,9 @@ def carried_over(
             "run of one seed"
         )
     rows = _rows_of_ids(where, vocabularies_of(kept), prepared.vocabularies)
-    axes = axes_of_ids(prepared.shapes, list(rows))
+    axes = axes_of_ids(shapes, list(rows))
     values = _by_path(kept.variables)
-    expected = _by_path(prepared.shapes({}))
+    expected = _by_path(shapes({}))
     constants = _by_path(prepared.constants)
     for path, shape in expected.items():
         if path not in constants:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxrec.data.events.interactions import Sequences, format_statistics, offsets_of_lengths
-from jaxrec.data.events.split import first_events
+from jaxrec.data.events.split import events_read, first_events
 from jaxrec.data.events.training_events import TrainingEvents
 from jaxrec.data.validation import as_int32_ids, as_integers, check_dtype
 
@@ -82,8 +82,7 @@ class HeldOut:
 
     def training_events(self) -> TrainingEvents:
         """User and item of each interaction that training may read."""
-        sequences, read = self.sequences, self.in_training
-        return TrainingEvents(sequences.event_users[read], sequences.items[read], sequences.num_items)
+        return events_read(self.sequences, self.in_training)
 
     def relevant(self, sets: Sets) -> tuple[np.ndarray, np.ndarray]:
         """The relevant items of queries, one after the other, and where those of each begin: [R], [M + 1]."""

@@ -88,8 +88,7 @@ class Split:
 
     def training_events(self) -> TrainingEvents:
         """User and item of each event that training may read."""
-        sequences, read = self.sequences, self.in_training
-        return TrainingEvents(sequences.event_users[read], sequences.items[read], sequences.num_items)
+        return events_read(self.sequences, self.in_training)
 
     def _check_queries(self, where: str, queries: Queries) -> None:
         if queries.user.size == 0:
@@ -112,6 +111,11 @@ def first_events(sequences: Sequences, number: np.ndarray) -> np.ndarray:
     """True for the first events of each user, bool [N]. number: how many of each user's, integers [U]."""
     index = np.arange(len(sequences.items)) - np.repeat(sequences.offsets[:-1], sequences.lengths)
     return np.asarray(index < np.repeat(number, sequences.lengths))
+
+
+def events_read(sequences: Sequences, read: np.ndarray) -> TrainingEvents:
+    """User and item of the events for which `read`, bool [N], is True."""
+    return TrainingEvents(sequences.event_users[read], sequences.items[read], sequences.num_items)
 
 
 def leave_one_out(sequences: Sequences, *, short: Literal["error", "train"] = "error") -> Split:

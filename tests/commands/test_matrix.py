@@ -10,6 +10,7 @@ import pytest
 
 from jaxrec import serve
 from jaxrec.commands.train import train
+from jaxrec.serve import queries
 from jaxrec.serve.export import export
 from jaxrec.serve.run_folder import Kept
 from tests.commands.small_data import EVENTS, ITEMS, write_events
@@ -79,6 +80,20 @@ def test_pairs_have_the_scores_of_lists_and_products_of_vectors(kept: tuple[str,
     chosen = [items.ids.tolist().index(item) for item in answer.items]
     at = users.ids.tolist().index(user)
     np.testing.assert_allclose(items.vectors[chosen] @ users.vectors[at], answer.scores, rtol=1e-4, atol=1e-6)
+
+
+def test_users_of_several_calls_have_lists_of_their_own(
+    kept: tuple[str, Path, Kept], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder, run = kept
+    if run.kind != "factors":
+        return
+    whole = serve.load(folder).recommend(users="all", k=3)
+    monkeypatch.setattr(queries, "SIZES", (5,))
+    monkeypatch.setattr(queries, "GROUP", 2)
+    for ours, theirs in zip(serve.load(folder).recommend(users="all", k=3), whole, strict=True):
+        assert ours.user == theirs.user
+        np.testing.assert_allclose(ours.scores, theirs.scores, rtol=1e-5, atol=1e-6)
 
 
 def test_histories_of_anybody_are_for_models_that_read_them(kept: tuple[str, Path, Kept]) -> None:

@@ -85,9 +85,7 @@ def test_pairs_have_the_scores_of_lists_and_products_of_vectors(kept: tuple[str,
 def test_users_of_several_calls_have_lists_of_their_own(
     kept: tuple[str, Path, Kept], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, folder, run = kept
-    if run.kind != "factors":
-        return
+    _, folder, _ = kept
     whole = serve.load(folder).recommend(users="all", k=3)
     monkeypatch.setattr(queries, "SIZES", (5,))
     monkeypatch.setattr(queries, "GROUP", 2)

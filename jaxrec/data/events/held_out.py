@@ -193,7 +193,7 @@ def split_items(
     """Divides the items of each user among training, validation and test.
 
     A user's later events of an item that they had before are left out. by: "random" takes shares of each
-    user's items at random, at least one each; "last" takes the last new item for test and the one before for
+    user's items at random, at least one of each and never all; "last" takes the last new item for test and the one before for
     validation. Users with fewer than 3 items are for training only.
 
     Raises:
@@ -216,6 +216,7 @@ def split_items(
         item = item[order]
     number = np.stack([np.round(share * count) for share in (validation, test)]).astype(np.int64)
     number = np.where(count < 3, 0, np.maximum(number, 1) if by == "random" else np.ones_like(number))
+    number[1] = np.minimum(number[1], np.maximum(count - 2, 0))  # one is left for each other part
     number[0] = np.minimum(number[0], np.maximum(count - number[1] - 1, 0))
     place = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
     rest = count - number.sum(axis=0)

@@ -169,6 +169,13 @@ def test_shares_of_each_users_items_are_held_out_at_random(shares: tuple[float, 
     assert (split.sequences.items != other.sequences.items).any()
 
 
+def test_large_shares_leave_an_item_for_each_part() -> None:
+    split = split_items(EVENTS, validation=0.05, test=0.9)
+    assert split.train_length.tolist() == [1, 2, 1, 1]
+    assert split.validation.number.tolist() == [1, 1]
+    assert split.test.number.tolist() == [2, 18]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -193,8 +193,8 @@ def split_items(
     """Divides the items of each user among training, validation and test.
 
     A user's later events of an item that they had before are left out. by: "random" takes shares of each
-    user's items at random, at least one of each and never all; "last" takes the last new item for test and the one before for
-    validation. Users with fewer than 3 items are for training only.
+    user's items at random, at least one of each and never all; "last" takes the last new item for test and
+    the one before for validation. Users with fewer than 3 items are for training only.
 
     Raises:
       ValueError: a share outside 0..1, shares that leave nothing, or no user with 3 items.

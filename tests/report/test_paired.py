@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxrec.report import paired
 
@@ -116,6 +117,39 @@ def test_the_interval_agrees_with_the_p_value_and_has_its_width() -> None:
     found = paired.interval(spread)
     assert (found.low > 0) == (found.p < 0.05)
     assert found.high - found.low == pytest.approx(2 * 1.966 * np.sqrt(spread.users), rel=0.05)
+
+
+@pytest.mark.parametrize("seed_effect", [0.0, 0.15])
+def test_the_limit_agrees_with_the_draws(seed_effect: float) -> None:
+    """The p-values differ by less than the draws leave open (five deviations of 9,999), and 0.01 for users
+    whose values are skewed.
+    """
+    first, second = (values[:40] for values in simulate(np.random.default_rng(8), seed_effect=seed_effect))
+    spread = paired.spread(first, second, np.ones(USERS))
+    drawn, limit = paired.interval(spread), paired.limit(spread)
+    error = 5 * np.sqrt(limit.p * (2 - limit.p) / 9999)
+    assert np.all(np.abs(drawn.p - limit.p) < error + 0.01)
+    assert limit.p.min() < 0.2 and limit.p.max() > 0.8
+    np.testing.assert_allclose(limit.high - limit.low, drawn.high - drawn.low, rtol=0.12)
+    np.testing.assert_allclose((limit.high + limit.low) / 2, spread.second - spread.first, atol=1e-12)
+
+
+def test_the_limit_where_nothing_varies() -> None:
+    equal = paired.limit(paired.spread(np.ones((3, 4)), np.ones((3, 4)), np.ones(4)))
+    other = paired.limit(paired.spread(np.ones((3, 4)), 2 * np.ones((3, 4)), np.ones(4)))
+    assert (equal.p, equal.low, equal.high) == (1.0, 0.0, 0.0)
+    assert (other.p, other.low, other.high) == (0.0, 1.0, 1.0)
+
+
+def test_over_seeds_it_is_the_test_of_welch() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0.0, 1.0, 3), rng.normal(1.0, 3.0, 5)
+    found = paired.limit(paired.over_seeds(first, second))
+    welch = stats.ttest_ind(second, first, equal_var=False)
+    assert found.p == pytest.approx(welch.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(welch.confidence_interval()))
+    constant = paired.limit(paired.over_seeds(np.full(4, 0.5), second))
+    assert constant.p == pytest.approx(stats.ttest_1samp(second, 0.5).pvalue)
 
 
 def test_many_users_are_drawn_in_blocks_with_the_same_spread() -> None:

@@ -181,8 +181,8 @@ class Result(NamedTuple):
     ("" if there are none).
     incomparable: why ours is not measured like the published numbers, so that no difference is printed; "" if
         they are comparable.
-    baseline: whether nothing was trained by gradient descent, as `jaxrec.baselines` and base rates. Other rows
-        are read against these.
+    baseline: whether nothing was trained by gradient descent, as in `jaxrec.baselines` and base rates; other
+        rows are read against these.
     """
 
     experiment: str

@@ -115,8 +115,8 @@ def over_seeds(first: Sequence[float], second: Sequence[float]) -> Spread:
     added = [values.var(ddof=1) / len(values) for values in samples]
     parts = sum(part**2 / (len(values) - 1) for part, values in zip(added, samples, strict=True))
     freedom = np.asarray(sum(added) ** 2 / parts if parts > 0 else np.inf)
-    means = [np.asarray(values.mean()) for values in samples]
-    return Spread(*means, np.zeros(0), np.zeros(()), np.asarray(sum(added)), freedom)
+    mean, other = (np.asarray(values.mean()) for values in samples)
+    return Spread(mean, other, np.zeros(0), np.zeros(()), np.asarray(sum(added)), freedom)
 
 
 def limit(found: Spread, *, level: float = 0.95) -> Interval:

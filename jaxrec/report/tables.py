@@ -166,7 +166,7 @@ def generated_pages(results: str | Path, readme: str | Path | None) -> dict[Path
         intro = (
             "Every number is the mean ± sample standard deviation over seeds. Minutes are the wall time "
             "of the whole run (all seeds) without compilation, which has its own column in seconds. The "
-            "column “best baseline” and the lines on it are explained in "
+            'column "best baseline" and the lines on it are explained in '
             "[docs/comparing.md](../docs/comparing.md#the-best-baseline-of-a-table)."
         )
         texts[own] = (

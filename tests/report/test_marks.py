@@ -1,4 +1,4 @@
-"""Marks in tables: the best baseline, the rows that beat it, and the reasons for rows that are not compared."""
+"""Marks in tables: the best baseline, the rows that beat it, and why other rows are not compared."""
 
 from __future__ import annotations
 

@@ -42,12 +42,11 @@ def by_seed(name: str, mean: float, **changes: Any) -> Record:
     return row(name, *(mean + deviation for deviation in SPREAD), **changes)
 
 
-def stored(folder: Path, record: Record, gains: np.ndarray, cases: int = 0) -> Record:
+def stored(folder: Path, record: Record, gains: np.ndarray, cases: int = 0, weight: float = 1.0) -> Record:
     """A row with values: its metric is the mean of gains [S, USERS]."""
-    labels = {"click": np.full(USERS, cases, np.float32)}
-    kept = GroupSums(
-        np.arange(USERS), {METRIC: gains.astype(np.float32)}, {METRIC: np.ones(USERS, np.float32)}, labels
-    )
+    labels, weights = np.full(USERS, cases, np.float32), np.full(USERS, weight, np.float32)
+    sums = weight * gains.astype(np.float32)
+    kept = GroupSums(np.arange(USERS), {METRIC: sums}, {METRIC: weights}, {"click": labels})
     means = tuple(gains.astype(np.float32).mean(axis=1).tolist())
     result = record.result._replace(metrics={METRIC: means}, seeds=tuple(range(len(gains))))
     return results.read_result(results.write_result(result, folder, manifest=MANIFEST, values=kept))
@@ -253,6 +252,13 @@ def test_other_test_cases_tell_rows_apart(tmp_path: Path) -> None:
     records.append(by_seed("old", 9.0))
     assert marked(records) == {"base": marks.BEST, "other": marks.BEST, "model": marks.BEATEN}
     assert "Not compared with it: new, old (no baseline is measured like that)." in text(records)
+
+
+def test_other_weights_of_the_same_cases_are_not_compared(tmp_path: Path) -> None:
+    base = stored(tmp_path, row("popularity", 0.0, baseline=True), gains(1))
+    model = stored(tmp_path, row("model", 0.0), gains(2, 0.4), weight=2.0)
+    assert marked([base, model]) == {"popularity": marks.BEST}
+    assert "Not compared with it: model (other test cases)." in text([base, model])
 
 
 def test_rows_chosen_on_test_are_neither_marked_nor_the_best() -> None:

@@ -279,9 +279,8 @@ def rank(
     found = {}
     for seen in config.seen:
         row = name if seen == "zero" else f"{name}+exclude"
-        protocol = Protocol(
-            seen=seen, loss=paper.loss if paper else "", selection=SELECTION if paper else "none"
-        )
+        loss, selection = (paper.loss, SELECTION) if paper else ("", "none")
+        protocol = Protocol(seen=seen, loss=loss, selection=selection)
         tested = next_item.run_test(model, data, protocol, variables, num_devices=config.num_devices)
         published: dict[str, float] = {}
         same_rule = compare and seen == "zero"
@@ -299,6 +298,7 @@ def rank(
             published=published,
             source=paper.source if paper and published else "",
             note=note_of(paper, same_rule=same_rule),
+            baseline=paper is None,
         )
         found[row] = {
             metric: float(np.mean([v[metric] for v in tested.metrics])) for metric in tested.metrics[0]

@@ -181,6 +181,8 @@ class Result(NamedTuple):
     ("" if there are none).
     incomparable: why ours is not measured like the published numbers, so that no difference is printed; "" if
         they are comparable.
+    baseline: whether nothing was trained by gradient descent, as in `jaxrec.baselines` and base rates; other
+        rows are read against these.
     """
 
     experiment: str
@@ -197,3 +199,4 @@ class Result(NamedTuple):
     compile_seconds: float
     note: str = ""
     incomparable: str = ""
+    baseline: bool = False

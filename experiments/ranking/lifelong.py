@@ -260,6 +260,7 @@ def measure_time(name: str, config: Config) -> Path:
         protocol=Protocol(split="none", candidates="impressions", seen="keep", ks=(), selection="none"),
         seeds=config.seeds,
         metrics=found,
+        baseline=False,
     )
     print(f"saved {path}")
     return path

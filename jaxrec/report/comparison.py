@@ -118,8 +118,10 @@ def find_results(path: Path) -> list[Path]:
     return found
 
 
-def columns_of(row: Row) -> Columns:
+def columns_of(row: Row, metrics: Sequence[str] = ()) -> Columns:
     """The metrics of a row that are means over its users or groups.
+
+    metrics: those to compute; none means all.
 
     Raises:
       ValueError: a metric disagrees with the one in the result file, or the seeds do.
@@ -128,9 +130,9 @@ def columns_of(row: Row) -> Columns:
     if kept.seeds != result.seeds:
         raise ValueError(f"{row.path}: seeds {result.seeds}, and {kept.seeds} in its values; run it again")
     if isinstance(kept.values, Ranks):
-        columns = _from_ranks(kept.values, list(result.metrics))
+        columns = _from_ranks(kept.values, list(metrics or result.metrics))
     else:
-        columns = _from_sums(kept.values)
+        columns = _from_sums(kept.values, metrics or list(kept.values.sums))
     for name, sums in columns.sums.items():
         again = sums.sum(axis=-1) / columns.weights[name].sum()
         if not np.allclose(again, result.metrics[name], rtol=TOLERANCE, atol=TOLERANCE):
@@ -280,9 +282,10 @@ def rank_gain(name: str, rank: np.ndarray) -> np.ndarray | None:
     return np.where(inside, gain, 0.0)
 
 
-def _from_sums(found: GroupSums) -> Columns:
-    sums = {name: column.astype(np.float64) for name, column in found.sums.items()}
-    weights = {name: column.astype(np.float64) for name, column in found.weights.items()}
+def _from_sums(found: GroupSums, names: Sequence[str]) -> Columns:
+    kept = [name for name in names if name in found.sums]
+    sums = {name: found.sums[name].astype(np.float64) for name in kept}
+    weights = {name: found.weights[name].astype(np.float64) for name in kept}
     labels = {f"labels of {task}": column for task, column in found.labels.items()}
     return Columns({"user or group": found.group, **labels}, found.group, sums, weights)
 

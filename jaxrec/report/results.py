@@ -32,6 +32,7 @@ from jaxrec.report import values as by_user
 from jaxrec.types import Protocol, Result, Values
 
 SCHEMA = 1
+BY_AUTHORS = ", by the authors"  # the end of a selection that we did not make
 STUDIES = "sweeps"  # folder of searches of settings, in that of the results
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+@-]*(?:\.[A-Za-z0-9_+@-]+)*")
 
@@ -41,12 +42,14 @@ class Record(NamedTuple):
 
     variant: "" or the hash in the file name; manifest: commit, versions, device, as given to `write_result`;
     values: the file of values by user or group, its sha256 and that of the test cases; empty without.
+    path: the file it was read from; None for a result that was not read.
     """
 
     result: Result
     manifest: Mapping[str, Any]
     variant: str = ""
     values: Mapping[str, str] = {}
+    path: Path | None = None
 
 
 class MeanAndStd(NamedTuple):
@@ -159,7 +162,7 @@ def read_result(path: str | Path) -> Record:
     values = document.get("values", {})
     if not (isinstance(values, dict) and all(isinstance(text, str) for text in values.values())):
         raise ValueError(f"{path}: field 'values' is {values!r}, of the wrong type: {_REMEDY}")
-    return Record(result, document["manifest"], rest.removeprefix("."), values)
+    return Record(result, document["manifest"], rest.removeprefix("."), values, path)
 
 
 def read_results(folder: str | Path) -> list[Record]:
@@ -185,7 +188,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "note": str,
     "manifest": dict,
 }
-_OPTIONAL = {"incomparable": ""}  # fields that older files lack, and their values there
+_OPTIONAL = {"incomparable": "", "baseline": None}  # fields that older files lack, and their values there
 
 
 def _document(result: Result, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,11 +221,13 @@ def _parse(document: Any, where: str) -> Result:
     found = document.get("schema")
     require(found == SCHEMA, f"schema {found!r} where {SCHEMA} was expected")
     document = {**_OPTIONAL, **document}
-    for name, kind in {**_FIELDS, **dict.fromkeys(_OPTIONAL, str)}.items():
+    for name, kind in {**_FIELDS, "incomparable": str}.items():
         require(name in document, f"no field {name!r}")
         value = document[name]
         valid = isinstance(value, kind) and not isinstance(value, bool)
         require(valid, f"field {name!r} is {value!r}, of the wrong type")
+    given = document["baseline"]
+    require(given is None or isinstance(given, bool), f"field 'baseline' is {given!r}, of the wrong type")
     for name in ("experiment", "dataset", "model"):
         value = document[name]
         rule = f"{name} {value!r} cannot name a file: use letters, digits and - _ + @ ."
@@ -261,7 +266,18 @@ def _parse(document: Any, where: str) -> Result:
         metrics[name] = tuple(values)
     protocol = {**document["protocol"], "ks": tuple(document["protocol"]["ks"])}
     fields = {name: document[name] for name in Result._fields}
-    return Result(**{**fields, "protocol": Protocol(**protocol), "seeds": tuple(seeds), "metrics": metrics})
+    result = Result(**{**fields, "protocol": Protocol(**protocol), "seeds": tuple(seeds), "metrics": metrics})
+    return result if given is not None else result._replace(baseline=_is_old_baseline(result))
+
+
+def _is_old_baseline(result: Result) -> bool:
+    """Whether a result from before the field `baseline` is one.
+
+    It has no training steps, its parameters are not those of a published checkpoint (whose authors chose
+    them), and it was measured on a split: times have none.
+    """
+    protocol = result.protocol
+    return result.steps == 0 and not protocol.selection.endswith(BY_AUTHORS) and protocol.split != "none"
 
 
 def _is_finite(value: Any) -> bool:

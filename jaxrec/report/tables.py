@@ -12,69 +12,18 @@ from tabulate import tabulate
 
 from jaxrec import provenance
 from jaxrec.provenance import FOLDER_FIELDS
+from jaxrec.report.marks import COLUMN, IN_README, Marks, find_marks
 from jaxrec.report.published import NOT_COMPARABLE, RULE, WITHIN, as_published
 from jaxrec.report.results import Record, mean_and_std, read_results, write_atomically
+from jaxrec.report.sentences import grouped_lines, model_label, sentence
+from jaxrec.report.sentences import protocol_line as protocol_line
+from jaxrec.report.sentences import selection_line as selection_line
 from jaxrec.report.settings import differing
-from jaxrec.types import Protocol, Result
 
 HEADLINES = 12  # largest number of results in the README's table
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 BASELINES = ("random", "popularity")  # not trained; the first rows of every table
 GENERATED_FROM_RESULTS = "<!-- Made from the result files by `make tables`; edit those, not this. -->"
-
-_CANDIDATES = {"all": "all items are candidates", "impressions": "labelled impressions as they are"}
-_SEEN = {
-    "exclude": "items of the history are excluded, and a target that is one of them is a miss",
-    "zero": "items of the history stay in with score 0",
-    "keep": "items of the history stay in",
-}
-_TIES = {
-    "pessimistic": "ties rank the target last",
-    "optimistic": "ties rank the target first",
-    "half": "a tied pair counts half in the AUC",
-}
-
-
-_ABBREVIATIONS = ("auc", "gauc", "mrr", "mse", "ndcg")
-_ERRORS = ("log_loss", "mse")  # lower is better
-
-
-def protocol_line(protocol: Protocol) -> str:
-    """How a number was measured, as a sentence; the loss has its own column.
-
-    >>> protocol_line(Protocol(candidates="sampled-100"))
-    'Protocol: leave-one-out split; sampled-100 candidates; items of the history are excluded, and a target \
-that is one of them is a miss; \
-ties rank the target last.'
-    """
-    parts = [
-        f"{protocol.split} split",
-        _CANDIDATES.get(protocol.candidates, f"{protocol.candidates} candidates"),
-        ""
-        if protocol.candidates == "impressions"
-        else _SEEN.get(protocol.seen, f"seen items: {protocol.seen}"),
-        _TIES.get(protocol.ties, f"ties: {protocol.ties}"),
-    ]
-    return f"Protocol: {'; '.join(part for part in parts if part)}."
-
-
-def selection_line(result: Result) -> str:
-    """How the evaluated parameters were selected, as a sentence."""
-    metric = result.protocol.selection
-    if metric == "none":
-        return "Selection: none, there is nothing to choose."
-    if metric.endswith(", by the authors"):
-        return "Selection: parameters as their authors chose them."
-    if metric == "each task's auc":
-        text = "for each task the parameters of its model's best validation AUC"
-    elif metric.endswith(" on test"):
-        best = _metric_phrase(metric.removesuffix(" on test"))
-        text = f"parameters of the best test {best}, so chosen on test"
-    else:
-        best = "lowest" if metric in _ERRORS else "best"
-        text = f"parameters of the {best} validation {_metric_phrase(metric)}"
-    every = _epochs_between_evaluations(result.config)
-    return f"Selection: {text}{f', evaluated every {every} epochs' if every > 1 else ''}."
 
 
 def all_tables(records: Sequence[Record]) -> str:
@@ -94,26 +43,31 @@ def results_table(records: Sequence[Record]) -> str:
 
     A row has mean ± standard deviation over the seeds. If the paper or its code publishes the number, the
     next row has it, and if ours is measured in the same way, the row after that has the difference
-    of our mean from it. Whether they agree is the column "as published", see `report.published`.
+    of our mean from it. Whether they agree is the column "as published", see `report.published`; which
+    rows beat the best baseline is a column too, see `report.marks`.
     """
     rows: list[list[str]] = []
     records = sorted(records, key=_baselines_first)
+    marks = _marks(records).cells
     names = list(dict.fromkeys(name for record in records for name in _metric_names(record)))
-    for record in records:
+    marked = [COLUMN] if marks else []
+    blank = ["", "", *["" for _ in marked]]
+    for number, record in enumerate(records):
         result = record.result
+        mark = [marks[number]] if marks else []
         ours = [_format_mean(result.metrics[name]) if name in result.metrics else "" for name in names]
         seeds = str(len(result.seeds))
         times = [f"{result.steps:,}", _minutes(result.seconds), f"{result.compile_seconds:.1f}"]
         rest = [as_published(result), *times, _device(record)]
-        rows.append([_model_label(record), result.protocol.loss, seeds, *ours, *rest])
+        rows.append([model_label(record), result.protocol.loss, seeds, *mark, *ours, *rest])
         if result.published:
             values = [_format_number(result.published.get(name)) for name in names]
-            rows.append(["· published", "", "", *values, *[""] * 5])
+            rows.append(["· published", *blank, *values, *[""] * 5])
         if result.published and not result.incomparable:
             values = [_format_difference(record, name) for name in names]
-            rows.append(["· difference", "", "", *values, *[""] * 5])
+            rows.append(["· difference", *blank, *values, *[""] * 5])
     rest = ["as published", "steps", "minutes", "compile s", "device"]
-    return _markdown(["model", "loss", "seeds", *names, *rest], rows)
+    return _markdown(["model", "loss", "seeds", *marked, *names, *rest], rows)
 
 
 def settings_table(records: Sequence[Record]) -> str:
@@ -121,18 +75,19 @@ def settings_table(records: Sequence[Record]) -> str:
     records = sorted(records, key=_baselines_first)
     columns = differing([record.result.config for record in records])
     rows = [
-        list(row) for row in zip(map(_model_label, records), *columns.values(), strict=True) if any(row[1:])
+        list(row) for row in zip(map(model_label, records), *columns.values(), strict=True) if any(row[1:])
     ]
     return "Settings that differ:\n\n" + _markdown(["model", *columns], rows) if columns else ""
 
 
 def footnotes(records: Sequence[Record]) -> str:
-    """Notes on a table: protocol, sources, variants, remarks, and the device."""
+    """Notes on a table: marks, protocol, sources, variants, remarks, and the device."""
     records = sorted(records, key=_baselines_first)
-    lines = _grouped_lines(records, lambda record: protocol_line(record.result.protocol))
-    lines += _grouped_lines(records, lambda record: selection_line(record.result))
+    lines = list(_marks(records).lines)
+    lines += grouped_lines(records, lambda record: protocol_line(record.result.protocol))
+    lines += grouped_lines(records, lambda record: selection_line(record.result))
     sourced = [record for record in records if record.result.published]
-    lines += _grouped_lines(sourced, lambda record: f"Published numbers: {_sentence(record.result.source)}")
+    lines += grouped_lines(sourced, lambda record: f"Published numbers: {sentence(record.result.source)}")
     lines += [RULE] if any(as_published(record.result) for record in sourced) else []
     lines += _incomparable_lines(records)
     plain = {record.result.model: record for record in records if not record.variant}
@@ -140,10 +95,10 @@ def footnotes(records: Sequence[Record]) -> str:
         if record.variant:
             usual = plain.get(record.result.model)
             what = _setting_differences(record, usual) if usual else "its own configuration"
-            lines.append(f"{_model_label(record)}: {what}.")
+            lines.append(f"{model_label(record)}: {what}.")
         if record.result.note:
-            lines.append(f"{_model_label(record)}: {_sentence(record.result.note)}")
-    lines += _grouped_lines([record for record in records if record.manifest], _measured_on_line)
+            lines.append(f"{model_label(record)}: {sentence(record.result.note)}")
+    lines += grouped_lines([record for record in records if record.manifest], _measured_on_line)
     return "\n".join(f"- {line}" for line in lines)
 
 
@@ -158,25 +113,31 @@ def headline_table(records: Sequence[Record]) -> str:
     lines: list[str] = []
     for (experiment, dataset), same in _group_by(shown, lambda r: (r.result.experiment, r.result.dataset)):
         metric = _headline_metric(same)
+        table = [r for r in records if (r.result.experiment, r.result.dataset) == (experiment, dataset)]
+        marks = dict(zip(map(model_label, table), find_marks(table, metric).cells, strict=False))
         for record in sorted(same, key=_baselines_first):
             result = record.result
             values, published = (
                 _format_mean(result.metrics[metric]),
                 _format_number(result.published.get(metric)),
             )
-            row = [experiment, dataset, _model_label(record), metric, values, published]
+            row = [experiment, dataset, model_label(record), metric, values, published]
             rest = [_format_difference(record, metric), as_published(result, metric), str(len(result.seeds))]
-            rows.append([*row, *rest])
+            rows.append([*row, *rest, marks.get(model_label(record), "")])
         lines += [f"- {experiment}, {dataset}: {reason}" for reason in _incomparable_lines(same, metric)]
     for line, same in _group_by(shown, lambda r: protocol_line(r.result.protocol)):
         groups = _group_by(same, lambda r: (r.result.experiment, r.result.dataset))
         models = (
-            f"{' '.join(name)}: {', '.join(map(_model_label, sorted(found, key=_baselines_first)))}"
+            f"{' '.join(name)}: {', '.join(map(model_label, sorted(found, key=_baselines_first)))}"
             for name, found in groups
         )
         lines.append(f"- {line} ({'; '.join(models)})")
     names = ["experiment", "data set", "model", "metric", "ours", "published", "difference"]
-    columns = [*names, WITHIN, "seeds"]
+    columns = [*names, WITHIN, "seeds", COLUMN]
+    if any(row[-1] for row in rows):
+        lines.insert(0, f"- {IN_README}")
+    else:
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     return "\n\n".join([_markdown(columns, rows), "\n".join(lines)]) if rows else ""
 
 
@@ -204,7 +165,9 @@ def generated_pages(results: str | Path, readme: str | Path | None) -> dict[Path
     if records or own.exists():
         intro = (
             "Every number is the mean ± sample standard deviation over seeds. Minutes are the wall time "
-            "of the whole run (all seeds) without compilation, which has its own column in seconds."
+            "of the whole run (all seeds) without compilation, which has its own column in seconds. The "
+            'column "best baseline" and the lines on it are explained in '
+            "[docs/comparing.md](../docs/comparing.md#the-best-baseline-of-a-table)."
         )
         texts[own] = (
             "\n\n".join(
@@ -219,19 +182,23 @@ def generated_pages(results: str | Path, readme: str | Path | None) -> dict[Path
 
 def update_pages(results: str | Path, readme: str | Path | None) -> list[Path]:
     """Writes the generated files that are stale and returns them."""
-    changed = stale_pages(results, readme)
-    texts = generated_pages(results, readme)
-    for path in changed:
-        write_atomically(path, texts[path])
-    return changed
+    changed = _changed(generated_pages(results, readme))
+    for path, text in changed.items():
+        write_atomically(path, text)
+    return list(changed)
 
 
 def stale_pages(results: str | Path, readme: str | Path | None) -> list[Path]:
     """Generated files whose text does not agree with the result files."""
-    texts = generated_pages(results, readme)
-    return [
-        path for path, text in texts.items() if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
+    return list(_changed(generated_pages(results, readme)))
+
+
+def _changed(texts: Mapping[Path, str]) -> dict[Path, str]:
+    return {
+        path: text
+        for path, text in texts.items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
 
 
 def _with_block(readme: Path, block: str) -> str:
@@ -257,13 +224,15 @@ def _baselines_first(record: Record) -> tuple[int, str, str]:
     return first, name, record.variant
 
 
-def _model_label(record: Record) -> str:
-    name = record.result.model
-    return f"{name} [{record.variant}]" if record.variant else name
-
-
 def _metric_names(record: Record) -> list[str]:
     return list(dict.fromkeys([*record.result.metrics, *record.result.published]))
+
+
+def _marks(records: Sequence[Record]) -> Marks:
+    """Those of a table, by the metric that chose its parameters on validation, else that of the headline."""
+    results = [record.result for record in records]
+    selected = [r.protocol.selection for r in results if r.protocol.selection in r.metrics]
+    return find_marks(records, [*selected, _headline_metric(records)][0])
 
 
 def _headline_metric(records: Sequence[Record]) -> str:
@@ -313,29 +282,8 @@ def _incomparable_lines(records: Sequence[Record], metric: str = "") -> list[str
     for record in sorted(records, key=_baselines_first):
         result = record.result
         if result.incomparable and (not metric or {metric} <= set(result.published) & set(result.metrics)):
-            groups.setdefault(result.incomparable, []).append(_model_label(record))
-    return [f"No difference for {', '.join(models)}: {_sentence(why)}" for why, models in groups.items()]
-
-
-def _metric_phrase(name: str) -> str:
-    """A metric's name in a sentence.
-
-    >>> _metric_phrase("ndcg@10"), _metric_phrase("auc/income"), _metric_phrase("recall@20")
-    ('NDCG@10', 'AUC of income', 'recall@20')
-    """
-    name, _, task = name.partition("/")
-    short, at, k = name.partition("@")
-    shown = (short.upper() if short in _ABBREVIATIONS else short.replace("_", " ")) + at + k
-    return f"{shown} of {task}" if task else shown
-
-
-def _epochs_between_evaluations(config: Mapping[str, Any]) -> int:
-    """The setting `evaluate_every` or `every` of the run or of its recipe, else 1."""
-    for settings in (config, config.get("recipe", {})):
-        for name in ("evaluate_every", "every"):
-            if settings.get(name):
-                return int(settings[name])
-    return 1
+            groups.setdefault(result.incomparable, []).append(model_label(record))
+    return [f"No difference for {', '.join(models)}: {sentence(why)}" for why, models in groups.items()]
 
 
 def _setting_differences(record: Record, usual: Record) -> str:
@@ -373,24 +321,20 @@ def _measured_on_line(record: Record) -> str:
     return f"Measured on {where}{host}{with_}, Python {manifest.get('python', '?')}, commit {commit}."
 
 
-def _grouped_lines(records: Sequence[Record], line: Any) -> list[str]:
-    """`line` of each record: once if all agree, else once per value, with its models."""
-    groups: dict[str, list[str]] = {}
-    for record in records:
-        groups.setdefault(line(record), []).append(_model_label(record))
-    if len(groups) <= 1:
-        return list(groups)
-    return [f"{text} ({', '.join(models)})" for text, models in groups.items()]
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith(".") else f"{text}."
-
-
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     align = ["left" if name in _TEXT_COLUMNS else "right" for name in columns]
     return tabulate(cells, headers=columns, tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
-_TEXT_COLUMNS = ("experiment", "data set", "model", "loss", "metric", "as published", WITHIN, "device")
+_TEXT_COLUMNS = (
+    "experiment",
+    "data set",
+    "model",
+    "loss",
+    "metric",
+    "as published",
+    WITHIN,
+    COLUMN,
+    "device",
+)

@@ -29,15 +29,19 @@ def save_result(
     fitted: Fitted | None = None,
     note: str = "",
     incomparable: str = "",
+    baseline: bool | None = None,
 ) -> Path:
     """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
 
     metrics: of each seed; with a `Tested`, its values by user or group are stored beside the result too.
+    baseline: whether nothing was trained by gradient descent; None means that this is so without a training
+        step. Weights that others trained are no baseline.
 
     The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
     the manifest and the note name all of them.
     """
     manifest, remark = origin(fitted)
+    steps = fitted.steps if fitted else 0
     found, values = (metrics.metrics, metrics.values) if isinstance(metrics, Tested) else (metrics, None)
     result = Result(
         experiment=experiment,
@@ -49,11 +53,12 @@ def save_result(
         metrics={name: tuple(m[name] for m in found) for name in found[0]},
         published=published or {},
         source=source,
-        steps=fitted.steps if fitted else 0,
+        steps=steps,
         seconds=fitted.seconds if fitted else 0.0,
         compile_seconds=fitted.compile_seconds if fitted else 0.0,
         note=". ".join(part for part in (note, remark) if part),
         incomparable=incomparable,
+        baseline=steps == 0 if baseline is None else baseline,
     )
     path = results.write_result(result, folder, manifest=manifest, values=values)
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"

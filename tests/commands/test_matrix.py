@@ -10,6 +10,7 @@ import pytest
 
 from jaxrec import serve
 from jaxrec.commands.train import train
+from jaxrec.report.results import read_results
 from jaxrec.serve import queries
 from jaxrec.serve.export import export
 from jaxrec.serve.run_folder import Kept
@@ -48,8 +49,9 @@ def kept(request: pytest.FixtureRequest, events: Path) -> tuple[str, Path, Kept]
 def test_a_run_is_measured_beside_its_floors(kept: tuple[str, Path, Kept]) -> None:
     name, folder, run = kept
     assert run.kind == ("baseline" if name in READ_HISTORIES else "factors")
-    found = sorted(path.stem for path in (folder / "results").rglob("*.json"))
-    assert found == sorted([name, "popularity", "random"])
+    found = {record.result.model: record.result for record in read_results(folder / "results")}
+    assert set(found) == {name, "popularity", "random"}
+    assert [model for model in found if not found[model].baseline] == ([] if name in COUNTED else [name])
     assert set(run.metrics) >= {"recall@10", "ndcg@10", "recall_capped@20"}
     assert len(run.validation["ndcg@10"]) == len(run.seeds)
 

@@ -50,6 +50,7 @@ def test_the_published_metrics_to_four_decimals(
     )
     assert stored["published"] == dict(zip(experiment.METRICS, paper.metrics, strict=True))
     assert stored["protocol"]["seen"] == "zero"
+    assert stored["baseline"] is False  # its authors trained it
 
 
 @pytest.mark.parametrize("rows, extra", [(13, 0), (14, 1)])

@@ -56,6 +56,27 @@ def test_commits_of_the_same_sources_need_no_note() -> None:
     assert note == ""
 
 
+@pytest.mark.parametrize(
+    ("steps", "given", "baseline"), [(0, None, True), (8, None, False), (0, False, False), (8, True, True)]
+)
+def test_what_was_not_trained_is_a_baseline_unless_the_caller_says_so(
+    tmp_path: Path, steps: int, given: bool | None, baseline: bool
+) -> None:
+    path = save(
+        str(tmp_path),
+        experiment="e",
+        dataset="d",
+        model="m",
+        config={},
+        protocol=Protocol(),
+        seeds=(0,),
+        metrics=[{"auc": 0.5}],
+        fitted=fitted()._replace(steps=steps),
+        baseline=given,
+    )
+    assert read_result(path).result.baseline is baseline
+
+
 def stored(folder: Path, value: float) -> Path:
     return save(
         str(folder), experiment="e", dataset="d", model="m", config={"dim": 1}, protocol=Protocol(),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxrec.report import paired
 
@@ -56,6 +61,50 @@ def test_a_difference_of_two_deviations_is_found() -> None:
     deviation = first[:, 0].mean(axis=-1).std()
     assert rejected(first, second + 2 * deviation) > 0.5
     assert rejected(first, second + 4 * deviation) > 0.99
+
+
+def found_at(first: np.ndarray, second: np.ndarray, multiples: tuple[float, ...]) -> list[float]:
+    """The shares of simulations in which a planted difference is found, in standard errors of the difference:
+    the deviation over simulations of the difference between the two means.
+    """
+    error = (second.mean(axis=(1, 2)) - first.mean(axis=(1, 2))).std()
+    weights = np.ones(first.shape[-1])
+    spreads = [paired.spread(first, second + multiple * error, weights) for multiple in multiples]
+    return [float((paired.limit(spread).p <= 0.05).mean()) for spread in spreads]
+
+
+def several(seed: int, batches: int, **options: Any) -> list[np.ndarray]:
+    """The two results of more simulations, each [batches * SIMULATIONS, seeds, users]."""
+    rng = np.random.default_rng(seed)
+    parts = [simulate(rng, **options) for _ in range(batches)]
+    return [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize("seed_effect", [0.03, 0.3])
+def test_the_power_is_that_of_a_t_test(seed_effect: float) -> None:
+    """Half at two standard errors and 80 % at 2.8 where the variance is known, and less with few degrees of
+    freedom, by the noncentral t distribution.
+    """
+    first, second = several(9, 5, seed_effect=seed_effect, users=200)
+    freedom = paired.spread(first, second, np.ones(200)).freedom
+    for multiple, share in zip((2.0, 2.8), found_at(first, second, (2.0, 2.8)), strict=True):
+        known = stats.norm.sf(1.96 - multiple)
+        assert known == pytest.approx({2.0: 0.5, 2.8: 0.8}[multiple], abs=0.02)
+        expected = stats.nct.sf(stats.t.ppf(0.975, freedom), freedom, multiple).mean()
+        assert share == pytest.approx(expected, abs=0.06)
+        assert (share < 0.85 * known) == (seed_effect == 0.3)
+
+
+@pytest.mark.long  # the test above shows the same for fewer users
+@pytest.mark.parametrize(("line", "seed_effect"), list(enumerate((0.03, 0.07, 0.15))))
+def test_the_power_is_as_documented(line: int, seed_effect: float) -> None:
+    text = (Path(__file__).parents[2] / "docs/comparing.md").read_text(encoding="utf-8")
+    lines = text.partition("| variance from seeds")[2].splitlines()[2:5]
+    documented = [re.findall(r"[0-9]+(?= %)", cell) for cell in lines[line].split("|")[2:5]]
+    for seeds, expected in zip((3, 5, 10), documented, strict=True):
+        first, second = several(seeds, 5, seed_effect=seed_effect, seeds=seeds)
+        measured = [100 * share for share in found_at(first, second, (2.0, 2.8))]
+        assert measured == pytest.approx([float(share) for share in expected], abs=0.6)
 
 
 def test_users_are_paired() -> None:
@@ -116,6 +165,39 @@ def test_the_interval_agrees_with_the_p_value_and_has_its_width() -> None:
     found = paired.interval(spread)
     assert (found.low > 0) == (found.p < 0.05)
     assert found.high - found.low == pytest.approx(2 * 1.966 * np.sqrt(spread.users), rel=0.05)
+
+
+@pytest.mark.parametrize("seed_effect", [0.0, 0.15])
+def test_the_limit_agrees_with_the_draws(seed_effect: float) -> None:
+    """The p-values differ by less than the draws leave open (five deviations of 9,999), and 0.01 for users
+    whose values are skewed.
+    """
+    first, second = (values[:40] for values in simulate(np.random.default_rng(8), seed_effect=seed_effect))
+    spread = paired.spread(first, second, np.ones(USERS))
+    drawn, limit = paired.interval(spread), paired.limit(spread)
+    error = 5 * np.sqrt(limit.p * (2 - limit.p) / 9999)
+    assert np.all(np.abs(drawn.p - limit.p) < error + 0.01)
+    assert limit.p.min() < 0.2 and limit.p.max() > 0.8
+    np.testing.assert_allclose(limit.high - limit.low, drawn.high - drawn.low, rtol=0.12)
+    np.testing.assert_allclose((limit.high + limit.low) / 2, spread.second - spread.first, atol=1e-12)
+
+
+def test_the_limit_where_nothing_varies() -> None:
+    equal = paired.limit(paired.spread(np.ones((3, 4)), np.ones((3, 4)), np.ones(4)))
+    other = paired.limit(paired.spread(np.ones((3, 4)), 2 * np.ones((3, 4)), np.ones(4)))
+    assert np.array(equal).tolist() == [0.0, 0.0, 1.0]  # ends of the interval, and p
+    assert np.array(other).tolist() == [1.0, 1.0, 0.0]
+
+
+def test_over_seeds_it_is_the_test_of_welch() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(0.0, 1.0, 3), rng.normal(1.0, 3.0, 5)
+    found = paired.limit(paired.over_seeds(first, second))
+    welch = stats.ttest_ind(second, first, equal_var=False)
+    assert found.p == pytest.approx(welch.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(welch.confidence_interval()))
+    constant = paired.limit(paired.over_seeds(np.full(4, 0.5), second))
+    assert constant.p == pytest.approx(stats.ttest_1samp(second, 0.5).pvalue)
 
 
 def test_many_users_are_drawn_in_blocks_with_the_same_spread() -> None:

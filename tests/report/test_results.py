@@ -23,7 +23,7 @@ def test_round_trip(tmp_path: Path) -> None:
     path = results.write_result(example(), tmp_path, manifest=MANIFEST)
     assert path == tmp_path / "ticoserec/Beauty/sasrec-bce.json"
     config = {"max_len": 50, "rates": [0.1, 0.2], "workdir": "runs/a"}
-    assert results.read_result(path) == results.Record(example(config=config), MANIFEST)
+    assert results.read_result(path) == results.Record(example(config=config), MANIFEST, path=path)
 
 
 @settings(max_examples=25, deadline=None)
@@ -70,6 +70,34 @@ def test_a_file_of_before_that_field_compares(tmp_path: Path) -> None:
         == results.read_result(results.write_result(example(), tmp_path)).result
     )
     assert results.read_result(path).result.incomparable == ""
+
+
+@pytest.mark.parametrize("baseline", [True, False])
+def test_whether_a_row_is_a_baseline_comes_back(tmp_path: Path, baseline: bool) -> None:
+    for steps in (0, 1000):
+        path = results.write_result(example(baseline=baseline, steps=steps), tmp_path)
+        assert results.read_result(path).result.baseline is baseline
+
+
+@pytest.mark.parametrize(
+    ("steps", "protocol", "baseline"),
+    [
+        (0, {"selection": "none"}, True),
+        (0, {"selection": "recall@20"}, True),  # settings chosen on validation
+        (1000, {"selection": "none"}, False),
+        (0, {"selection": "metrics, by the authors"}, False),  # a published checkpoint
+        (0, {"selection": "none", "split": "none"}, False),  # times
+    ],
+)
+def test_a_file_of_before_the_field_is_a_baseline_if_nothing_was_trained(
+    tmp_path: Path, steps: int, protocol: dict[str, str], baseline: bool
+) -> None:
+    result = example(steps=steps, protocol=example().protocol._replace(**protocol), baseline=not baseline)
+    path = results.write_result(result, tmp_path)
+    document = json.loads(path.read_text())
+    del document["baseline"]
+    path.write_text(json.dumps(document))
+    assert results.read_result(path).result.baseline is baseline
 
 
 def test_a_reason_without_published_numbers_is_refused(tmp_path: Path) -> None:

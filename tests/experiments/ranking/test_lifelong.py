@@ -29,6 +29,7 @@ def test_tiny_trains_and_times_its_rows(tmp_path: Path, monkeypatch: pytest.Monk
     assert trained.metrics["auc/best"] == (0.95, 0.95)
     assert len(trained.metrics["auc/click"]) == 2
     assert trained.steps > 0
+    assert not trained.baseline and not times.baseline
     assert set(times.metrics) == {"serve@33", "train@33"}
     assert all(value > 0 for values in times.metrics.values() for value in values)
     assert not trained.published  # nothing was published about made-up data

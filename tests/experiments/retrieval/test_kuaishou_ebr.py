@@ -40,6 +40,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert seen == DATA.split.repeats.test / len(DATA.split.test.user) > 0  # of these data
         assert 0 <= values[0] <= values[1] <= values[2] <= values[3] <= 1
     assert found["popularity"].protocol.selection == "none" and found["popularity"].steps == 0
+    assert found["popularity"].baseline and not found["prompts-ssm"].baseline
     trained = found["prompts-ssm"]
     assert trained.protocol.loss == "in-cluster sampled softmax + intent"
     assert trained.protocol.selection == "recall@50"

@@ -55,9 +55,12 @@ class Scorer(NamedTuple):
 
     scores(variables, queries, context) -> [B, V], column i for item id i. All scores of a batch of queries
     are in memory, where a `Retriever` is scored in blocks of items.
+    some(variables, queries, context, ids [B, A]) -> [B, A], the same scores of some items of each query, for
+    sampled and given candidates; None: they are read out of all scores.
     """
 
     scores: Callable[[Variables, Mapping[str, Array], Context], Array]
+    some: Callable[[Variables, Mapping[str, Array], Context, Array], Array] | None = None
 
 
 class Baseline(NamedTuple):

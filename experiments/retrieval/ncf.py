@@ -12,14 +12,15 @@ is taken out of training and ranked among 99 drawn ones.
 
 Run:     python -m experiments.retrieval.ncf
 Also:    --factors 64; --rows mf --mf-dim 16; --data events.csv --user uid --item sku (99 drawn candidates)
+         --rows gmf mlp neumf-pretrained --factors 64 --mlp-layers 2 --finish sgd (as Dacrema et al. have it)
 
 Expect:  hit@10 / ndcg@10 of EASE .7192 / .4494, iALS .7286 / .4524, item-KNN .6694 / .3979; no trained model
          is stored yet.
 
 Departs from the papers: an example is an observed pair with its negatives, where the codes mix labelled
 pairs; steps of MF sum over 256 labelled pairs, where its code has one; neumf-pretrained goes on by Adam, as
-in the authors' example command, where the paper says SGD. NeuMF's published numbers are those of the best
-test epoch.
+in the authors' example command, where the paper says SGD (--finish sgd). NeuMF's published numbers are those
+of the best test epoch, but for Dacrema et al., whose early stopping reads validation items.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ import jax
 import numpy as np
 
 from experiments import common
-from experiments.common import NONE, Published, published
+from experiments.common import NONE, Published
+from experiments.retrieval.ncf_published import BEST_TEST_EPOCH, OTHERS, TABLE, neural
 from jaxrec import baselines, data
 from jaxrec import config as command_line
 from jaxrec.baselines.published import NCF_MOVIELENS_1M
@@ -68,24 +70,6 @@ TRAINED: Mapping[str, RetrievalModel] = {
 
 ROWS = (*BASELINES, *TRAINED, *(f"{name}{SELECTED}" for name in TRAINED))
 
-TWO = ("hit@10", "ndcg@10")
-PUBLISHED: Mapping[str, Published] = {
-    **{name: Published(setting.metrics, setting.source) for name, setting in NCF_MOVIELENS_1M.items()},
-    "ials": published(TWO, "irspack's example on this split", 0.7310, 0.4521),
-    "mf": published(TWO, "Rendle et al., RecSys 2020", 0.7294, 0.4523),
-}
-TABLE_2 = "table 2 of the NCF paper"
-NEUMF: Mapping[int, tuple[Published, Published]] = {  # by factors: from scratch, pre-trained
-    8: (published(TWO, TABLE_2, 0.688, 0.410), published(TWO, TABLE_2, 0.684, 0.403)),
-    16: (published(TWO, TABLE_2, 0.696, 0.420), published(TWO, TABLE_2, 0.707, 0.426)),
-    32: (published(TWO, TABLE_2, 0.701, 0.425), published(TWO, TABLE_2, 0.726, 0.445)),
-    64: (published(TWO, TABLE_2, 0.705, 0.426), published(TWO, TABLE_2, 0.730, 0.447)),
-}
-MLP: Mapping[int, Published] = {
-    8: published(("ndcg@10",), "table 4 of the NCF paper (three hidden layers)", 0.399),
-    64: published(("ndcg@10",), "table 4 of the NCF paper (three hidden layers)", 0.426),
-}
-BEST_TEST_EPOCH = "published: of the best test epoch"
 TINY: Mapping[str, Any] = {
     "factors": 4, "epochs": 3, "learning_rate": 0.01, "mf_dim": 6, "mf_epochs": 3, "mf_evaluate_every": 1,
     "batch_size": 200,
@@ -98,6 +82,7 @@ class Config(common.EventOptions, recipes.Recipe):
 
     rows: tuple[str, ...] = ROWS  # rows of the table
     alpha: float = 0.5  # neumf-pretrained: weight of GMF where it begins; the MLP has the rest
+    finish: str = "adam"  # neumf-pretrained: the optimiser that goes on, adam or sgd
     mf_dim: int = 192  # of MF: width of vectors and biases together
     mf_negatives: int = 8  # of MF: sampled items per observed pair
     mf_l2: float = 5e-3  # of MF: half of it times the squares of a labelled pair's parameters is in the loss
@@ -112,9 +97,10 @@ class Config(common.EventOptions, recipes.Recipe):
         common.check_rows(self.rows, ROWS)
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha={self.alpha}: must be in 0..1")
+        common.check_choice("finish", self.finish, ("adam", "sgd"))
         common.check(
-            self, "factors", "negatives", "batch_size", "epochs", "evaluate_every", "mf_dim", "mf_negatives",
-            "mf_epochs", "mf_evaluate_every", "save_every",
+            self, "factors", "mlp_layers", "negatives", "batch_size", "epochs", "evaluate_every", "mf_dim",
+            "mf_negatives", "mf_epochs", "mf_evaluate_every", "save_every",
         )  # fmt: skip
 
 
@@ -159,7 +145,9 @@ def train(row: str, columns: retrieval.Data, protocol: Protocol, config: Config)
     entry, recipe = TRAINED[name], recipe_of(name, config)
     model = entry.module(columns, recipe)
     options = common.training_options(config, columns.split.sequences.name, row, row=row)
+    tx = entry.optimiser(recipe)
     if name == "neumf-pretrained":
+        tx = recipes.averaged_sgd(recipe) if config.finish == "sgd" else tx
         halves = [train(half + ending, columns, protocol, config)[1] for half in ("gmf", "mlp")]
         blend = jax.vmap(lambda gmf, mlp: pretrained(gmf, mlp, alpha=config.alpha))
         options["initial"] = blend(*(half.variables for half in halves))
@@ -169,7 +157,7 @@ def train(row: str, columns: retrieval.Data, protocol: Protocol, config: Config)
         model,
         columns,
         protocol,
-        entry.optimiser(recipe),
+        tx,
         epochs=recipe.epochs,
         every=evaluate_every(recipe),
         patience=(recipe.patience or None) if ending else None,
@@ -181,13 +169,13 @@ def train(row: str, columns: retrieval.Data, protocol: Protocol, config: Config)
 def published_numbers(row: str, config: Config) -> Published:
     """The published numbers of a row, if the settings that it reads are the published ones."""
     name = row.removesuffix(SELECTED)
-    if config.data or config.tiny:
+    usual = Config(factors=config.factors, mlp_layers=config.mlp_layers)
+    if config.data or config.tiny or (name in TRAINED and recipe_of(name, config) != recipe_of(name, usual)):
         return NONE
-    if name in TRAINED and recipe_of(name, config) != recipe_of(name, Config(factors=config.factors)):
-        return NONE
-    if name in ("neumf", "neumf-pretrained"):
-        return NEUMF.get(config.factors, (NONE, NONE))[name == "neumf-pretrained"]
-    return MLP.get(config.factors, NONE) if name == "mlp" else PUBLISHED.get(name, NONE)
+    if name in BASELINES or name == "mf":
+        return OTHERS.get(name, NONE)
+    finish = config.finish if name == "neumf-pretrained" else "adam"
+    return neural(name, factors=config.factors, mlp_layers=config.mlp_layers, finish=finish)
 
 
 def run(config: Config) -> None:
@@ -225,7 +213,7 @@ def run(config: Config) -> None:
             seeds=seeds,
             metrics=found,
             fitted=fitted,
-            note=BEST_TEST_EPOCH if numbers.values and name in ("mlp", "neumf", "neumf-pretrained") else "",
+            note=BEST_TEST_EPOCH if TABLE in numbers.source else "",
             **numbers.fields(),
         )
         print(f"{row}: {common.means(found)}\nsaved {path}", flush=True)

@@ -212,7 +212,11 @@ def reader(
             count = scores.shape[1] if padding else num_items
             return BatchScores(
                 lambda change: dense(scores, first=first, count=count, change=change),
-                lambda ids: jnp.take_along_axis(scores, ids, axis=1),
+                lambda ids: (
+                    jnp.take_along_axis(scores, ids, axis=1)  # else all scores are not computed
+                    if model.some is None
+                    else model.some(variables, queries, context, ids)
+                ),
             )
 
         return read_dense

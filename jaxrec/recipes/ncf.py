@@ -27,6 +27,7 @@ class Recipe:
     """How GMF, MLP and NeuMF are trained. Defaults: the authors' example commands."""
 
     factors: int = 8  # predictive factors: width of GMF and of the MLP's last layer
+    mlp_layers: int = 3  # layers of the MLP, each half as wide as the one before
     negatives: int = 4  # sampled items per observed pair
     batch_size: int = 256  # labelled pairs per step, observed and sampled
     learning_rate: float = 1e-3  # of Adam
@@ -55,24 +56,29 @@ def gmf(data: Data, recipe: Recipe) -> PairModel:
 
 
 def mlp(data: Data, recipe: Recipe) -> PairModel:
-    """Three layers that halve the width of the pair down to the predictive factors."""
-    return MLPPairs(
-        num_users=data.num_users,
-        num_items=data.num_items,
-        dim=4 * recipe.factors,
-        hidden_dims=(4 * recipe.factors, 2 * recipe.factors, recipe.factors),
-    )
+    """Layers that halve the width of the pair down to the predictive factors."""
+    widths = mlp_widths(recipe)
+    return MLPPairs(data.num_users, data.num_items, dim=widths[0], hidden_dims=widths)
+
+
+def mlp_widths(recipe: Recipe) -> tuple[int, ...]:
+    """Widths of the MLP's layers; an embedding is as wide as the first of them.
+
+    Raises:
+      ValueError: there is no layer.
+
+    >>> mlp_widths(Recipe(factors=8)), mlp_widths(Recipe(factors=64, mlp_layers=2))
+    ((32, 16, 8), (128, 64))
+    """
+    if recipe.mlp_layers < 1:
+        raise ValueError(f"mlp_layers={recipe.mlp_layers}: must be at least 1")
+    return tuple(recipe.factors * 2**power for power in reversed(range(recipe.mlp_layers)))
 
 
 def neumf(data: Data, recipe: Recipe) -> PairModel:
     """GMF and this MLP under one output."""
-    return NeuMF(
-        num_users=data.num_users,
-        num_items=data.num_items,
-        dim=recipe.factors,
-        mlp_dim=4 * recipe.factors,
-        hidden_dims=(4 * recipe.factors, 2 * recipe.factors, recipe.factors),
-    )
+    widths = mlp_widths(recipe)
+    return NeuMF(data.num_users, data.num_items, dim=recipe.factors, mlp_dim=widths[0], hidden_dims=widths)
 
 
 def biased_mf(data: Data, recipe: MFRecipe) -> PairModel:
@@ -107,6 +113,11 @@ def observed(recipe: Recipe | MFRecipe) -> int:
 def adam(recipe: Recipe) -> optax.GradientTransformation:
     """Adam."""
     return optax.adam(recipe.learning_rate)
+
+
+def averaged_sgd(recipe: Recipe) -> optax.GradientTransformation:
+    """Gradient descent on the mean over a step's labelled pairs, with which pre-trained halves go on."""
+    return optax.sgd(recipe.learning_rate / (1 + recipe.negatives))
 
 
 def sgd(recipe: MFRecipe) -> optax.GradientTransformation:

@@ -261,7 +261,10 @@ def scorer(model: PairModel, *, users_at_once: int = 8) -> Scorer:
         counted = isinstance(user.shape[0], int)  # an export's number of users is a symbol
         return jax.lax.map(one, user, batch_size=users_at_once if counted else None)
 
-    return Scorer(scores)
+    def some(variables: Variables, queries: Mapping[str, Array], context: Context, ids: Array) -> Array:
+        return model.apply(variables, queries["user"] + 1, ids, context, train=False)
+
+    return Scorer(scores, some)
 
 
 def ranked(model: PairModel) -> Retriever | Scorer:

@@ -180,6 +180,25 @@ def test_sampled_candidates_are_ranked_among_themselves(model: Retriever | Score
         assert int(bad.sum()) == 0
 
 
+def test_candidates_are_scored_alone_by_a_model_that_can() -> None:
+    """Scores of all items, which are not finite here, are not read."""
+
+    def some(v: Any, queries: Any, context: Any, ids: Any) -> Any:
+        return jnp.einsum("bd,bnd->bn", v["users"][queries["user"]], v["items"][ids])
+
+    model = Scorer(lambda v, queries, context: jnp.full((4, NUM_ITEMS + 1), jnp.nan), some)
+    asked, rng = queries(), np.random.default_rng(3)
+    candidates = rng.integers(1, NUM_ITEMS, (2, 4, 5))
+    candidates += candidates >= asked["target"][..., None]
+    ranks = []
+    for one in (model, SCORER):
+        rank = jax.jit(make_rank(one, Protocol(candidates="sampled-5"), num_items=NUM_ITEMS, history=3))
+        found, bad = rank(variables(), {**asked, "candidates": candidates}, context())
+        assert int(bad.sum()) == 0
+        ranks.append(np.asarray(found)[asked["mask"]].tolist())
+    assert ranks[0] == ranks[1]
+
+
 @pytest.mark.parametrize("dense", [False, True])
 @pytest.mark.parametrize("seen", ["exclude", "zero", "keep"])
 def test_the_rule_for_seen_items_holds_for_a_target_among_sampled_candidates(seen: str, dense: bool) -> None:

@@ -178,6 +178,16 @@ def test_a_model_is_measured_by_its_own_variables(kind: str) -> None:
     np.testing.assert_allclose(found["recall@2"], np.mean(recall), rtol=1e-6)
 
 
+def test_some_items_are_scored_as_all_are() -> None:
+    model = MLPPairs(NUM_USERS, NUM_ITEMS, dim=3, hidden_dims=(4,))
+    ids, asked = np.array([[3, 1, 3], [0, NUM_ITEMS, 2]]), {"user": np.array([2, 0])}
+    own = drawn(model, np.array([1]), np.array([[1]]), {}, train=False)
+    every = pairs.scorer(model).scores(own, asked, {})
+    some = pairs.scorer(model).some
+    assert some is not None
+    np.testing.assert_allclose(some(own, asked, {}, ids), np.take_along_axis(every, ids, axis=1), rtol=1e-5)
+
+
 # --- what is refused -----------------------------------------------------------------------------------
 
 

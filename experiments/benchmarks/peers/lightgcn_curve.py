@@ -32,9 +32,8 @@ def read(path: str) -> np.ndarray:
         with np.load(path) as archive:
             indptr, item = archive["indptr"], archive["indices"]
         return np.stack([np.repeat(np.arange(len(indptr) - 1), np.diff(indptr)), item], axis=1)
-    opened = gzip.open(path, "rt") if path.endswith(".gz") else Path(path).open(encoding="utf-8")
-    with opened as file:
-        lines = file.read().splitlines()
+    content = Path(path).read_bytes()
+    lines = (gzip.decompress(content) if path.endswith(".gz") else content).decode().splitlines()
     if "\t" in lines[0]:
         return np.array([line.split("\t")[:2] for line in lines], np.int64) - 1
     rows = [list(map(int, line.split())) for line in lines]
@@ -83,7 +82,7 @@ def main() -> None:
     curves, seconds = {}, []
     for seed in arguments.seeds:
         torch.manual_seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  that of the code's sampler
         model = LightGCN(adjacency(indptr, item, num_users, num_items), num_users, num_items)
         optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
         curve = []
@@ -99,7 +98,10 @@ def main() -> None:
             if epoch % arguments.every == 0:
                 found = measure(model, train, test)
                 curve.append({"epoch": epoch, "recall@20": found[0], "ndcg@20": found[1]})
-                print(f"seed {seed}, epoch {epoch}: recall@20 {found[0]:.4f}, ndcg@20 {found[1]:.4f}", flush=True)
+                print(
+                    f"seed {seed}, epoch {epoch}: recall@20 {found[0]:.4f}, ndcg@20 {found[1]:.4f}",
+                    flush=True,
+                )
         curves[str(seed)] = curve
     with open(arguments.output, "w", encoding="utf-8") as file:
         json.dump({"curves": curves, "seconds_of_an_epoch": float(np.median(seconds))}, file, indent=1)

@@ -41,6 +41,14 @@ def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         ("neumf", {}, {"hit@10": 0.688, "ndcg@10": 0.410}),
         ("neumf-pretrained", {"factors": 64}, {"hit@10": 0.730, "ndcg@10": 0.447}),
+        (
+            "neumf-pretrained",
+            {"factors": 64, "mlp_layers": 2, "finish": "sgd"},
+            {"hit@10": 0.7093, "ndcg@10": 0.4349},
+        ),
+        ("neumf-pretrained", {"factors": 64, "finish": "sgd"}, {}),
+        ("neumf", {"factors": 64, "mlp_layers": 2}, {}),
+        ("mlp", {"finish": "sgd"}, {"ndcg@10": 0.399}),
         ("neumf-selected", {"factors": 16}, {"hit@10": 0.696, "ndcg@10": 0.420}),
         ("neumf", {"factors": 24}, {}),
         ("neumf", {"learning_rate": 0.1}, {}),
@@ -63,6 +71,8 @@ def test_published_numbers_stand_beside_published_settings_alone(
     ("options", "match"),
     [
         ({"alpha": 1.5}, r"alpha=1\.5"),
+        ({"finish": "sdg"}, "finish: 'sdg'"),
+        ({"mlp_layers": 0}, "mlp_layers=0"),
         ({"rows": ("neumff",)}, "nearest is 'neumf'"),
         ({"mf_dim": 0}, "mf_dim=0"),
     ],

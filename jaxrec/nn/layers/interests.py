@@ -58,9 +58,17 @@ def nearest(interests: Interests, target: Array) -> Array:
     return jnp.einsum("bk,bkd->bd", chosen, interests.vectors)
 
 
-def attended(interests: Interests, target: Array, scale: float = 1.0) -> Array:
-    """Mean of the active interests, weighted by the softmax of scaled products with the target: [B, D]."""
-    weights = weights_over(scale * products(interests, target), interests.active, axis=-1)
+def attended(interests: Interests, target: Array, power: float = 1.0, *, printed: bool = False) -> Array:
+    """Mean of the active interests, weighted by the softmax of products with the target, times p: [B, D].
+
+    power: p. printed: the products to the power p, which has to be a whole number, in place of times p.
+    """
+    scores = products(interests, target)
+    if printed:
+        scores = jnp.where(interests.active, scores, 0.0) ** int(power)
+    else:
+        scores = power * scores
+    weights = weights_over(scores, interests.active, axis=-1)
     return jnp.einsum("bk,bkd->bd", weights.astype(interests.vectors.dtype), interests.vectors)
 
 
@@ -96,7 +104,7 @@ class UserVectors(nn.Module):
             init = pad_row(nn.initializers.normal(0.05))
             table = self.param("user_embedding", init, (self.num_users + 1, self.dim))
             own = jnp.broadcast_to(lookup(table, users)[:, None], vectors.shape).astype(vectors.dtype)
-            vectors = jnp.concatenate([vectors, own], axis=-1)
+            vectors = jnp.concatenate([own, vectors], axis=-1)
         for i, width in enumerate(self.hidden_dims):
             vectors = nn.relu(Dense(width, dtype=self.dtype, name=f"hidden_{i}")(vectors))
         if self.num_users or self.hidden_dims:

@@ -1,7 +1,7 @@
 """Weights of torch-rechub's models of several interests to ours: MIND, ComiRec and SINE.
 
-Their ids, of users too, start at 1, with 0 for padding, as ours do. The user's embedding and each interest go
-through one linear layer without a bias, and all vectors have length 1.
+Their ids, of users too, start at 1, with 0 for padding, as ours do. In MIND and ComiRec the user's embedding
+and each interest go through one linear layer without a bias, and all vectors have length 1.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, shape
 from jaxrec.nn.retrieval.comirec import ComiRecDR, ComiRecSA
 from jaxrec.nn.retrieval.mind import MIND
+from jaxrec.nn.retrieval.sine import SINE
 
 UNUSED = ("capsule.relu.0.weight", "multi_interest_sa.W3")  # nothing reads them
 TABLES = "embedding.embed_dict"
@@ -77,3 +78,37 @@ def _tables(state: State) -> tuple[dict[str, Any], Locations]:
 def _converted(model: Any, state: State, locations: Locations) -> Converted:
     used = {key: value for key, value in state.items() if key not in UNUSED}
     return convert(model, used, locations, ROWS, users=np.ones(1, np.int32), train=False)
+
+
+def sine(state: State, **fields: Any) -> Converted:
+    """SINE, with torch-rechub's mistake: the next intention is multiplied by Σ 1/|x_d|.
+
+    `fields` are those that shapes do not tell, such as temperature.
+    """
+    rows, dim = shape(state, "item_embedding.weight")
+    hidden, interests = shape(state, "w_k2")
+    column = (slice(None), None)  # theirs is [n, 1], ours [n]
+    locations: Locations = {
+        "item_embedding.weight": Location(("params", "item_embedding")),
+        "concept_embedding.weight": Location(("params", "prototypes")),
+        "position_embedding.weight": Location(("params", "position_embedding")),
+        "w_1": Location(("params", "concept_kernel")),
+        "w_2": Location(("params", "concept_weight"), column),
+        "w_3": Location(("params", "assign_kernel")),
+        "w_k1": Location(("params", "weighting_kernel")),
+        "w_k2": Location(("params", "weighting_weight"), turned=True),
+        "w_4": Location(("params", "next_kernel")),
+        "w_5": Location(("params", "next_weight"), column),
+    }
+    form: dict[str, Any] = {
+        "num_items": rows - 1,
+        "dim": dim,
+        "hidden_dim": hidden,
+        "max_len": shape(state, "position_embedding.weight")[0],
+        "num_interests": interests,
+        "num_prototypes": shape(state, "concept_embedding.weight")[0],
+        "norms": ("length", "length", "none", "harmonic"),
+        "positions": "everywhere",
+        "shared_hidden": True,
+    }
+    return convert(SINE(**{**form, **fields}), state, locations, ROWS, train=False)

@@ -41,13 +41,14 @@ def of_items(items: Array, vectors: Array, active: Array | None = None) -> Inter
 
 def weights_over(scores: Array, mask: Array, axis: int) -> Array:
     """Softmax along an axis over what the mask shows; 0 elsewhere, and everywhere where it shows nothing."""
-    shown = jnp.where(mask, scores.astype(jnp.float32), HIDDEN)
+    shown = jnp.where(mask, scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), HIDDEN)
     return jnp.where(mask, jax.nn.softmax(shown, axis=axis), 0.0).astype(scores.dtype)
 
 
 def products(interests: Interests, target: Array) -> Array:
     """Dot products of each interest with a target [B, D], `HIDDEN` where inactive: float32 [B, K]."""
-    found = jnp.einsum("bkd,bd->bk", interests.vectors, target, preferred_element_type=jnp.float32)
+    found = jnp.einsum("bkd,bd->bk", interests.vectors, target)
+    found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
     return jnp.where(interests.active, found, HIDDEN)
 
 

@@ -214,7 +214,7 @@ class SDM(nn.Module):
         own = lookup(self.item_embedding, items)
         if not self.side_sizes:
             return [own]
-        ids = self.side.value[items]
+        ids = jnp.asarray(self.side.value)[items]
         return [own, *(lookup(table, ids[..., s]) for s, table in enumerate(self.side_embeddings))]
 
     def _cast(self, x: Array) -> Array:

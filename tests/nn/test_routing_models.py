@@ -176,7 +176,7 @@ def test_mind_reads_a_set_and_comirec_dr_an_order() -> None:
 
 
 def test_routing_logits_of_training_derive_from_key_and_row() -> None:
-    model = MIND(**SMALL, num_interests=2)
+    model: Any = MIND(**SMALL, num_interests=2)
     variables = weights(model)
 
     @jax.jit

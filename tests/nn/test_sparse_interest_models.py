@@ -72,7 +72,7 @@ def sine_by_loops(p: Any, row: np.ndarray, number: int, tau: float) -> np.ndarra
     return softmax(np.stack(phi) @ normed(b @ y, p["norm_4"]) / tau) @ np.stack(phi)
 
 
-SPARSE = SINE(**SMALL, num_interests=2, num_prototypes=5, temperature=0.7, hidden_dim=3)
+SPARSE: Any = SINE(**SMALL, num_interests=2, num_prototypes=5, temperature=0.7, hidden_dim=3)
 
 
 def test_sine_equals_loops() -> None:
@@ -141,7 +141,7 @@ def test_fields_of_sine_are_checked(fields: Any, message: str) -> None:
 
 # --- SDM -----------------------------------------------------------------------------------------------
 
-SESSION = SDM(**SMALL, short_len=3, num_heads=2, num_layers=2)
+SESSION: Any = SDM(**SMALL, short_len=3, num_heads=2, num_layers=2)
 
 
 def test_later_events_of_a_session_change_no_earlier_step() -> None:
@@ -196,7 +196,7 @@ def test_heads_that_do_not_divide_the_width_are_refused() -> None:
 
 # --- Octopus -------------------------------------------------------------------------------------------
 
-ARMS = Octopus(**SMALL, num_interests=3)
+ARMS: Any = Octopus(**SMALL, num_interests=3)
 
 
 def test_each_event_is_in_the_channel_of_its_largest_product() -> None:
@@ -258,7 +258,7 @@ def test_quotas_by_hand() -> None:
 
 # --- the poly-encoder ----------------------------------------------------------------------------------
 
-POLY = PolyEncoder(**SMALL, num_interests=3)
+POLY: Any = PolyEncoder(**SMALL, num_interests=3)
 
 
 def test_one_code_is_attention_pooling_and_the_order_of_codes_does_not_count() -> None:

@@ -43,11 +43,24 @@ class Task(NamedTuple):
 class Retriever(NamedTuple):
     """A model whose scores are dot products, for ranking.
 
-    query(variables, queries, context) -> [B, D]; items(variables) -> [V, D], vector i for item id i.
+    query(variables, queries, context) -> [B, D], or [B, K, D] of several vectors, of which an item's score is
+    the largest product; items(variables) -> [V, D], vector i for item id i.
     """
 
     query: Callable[[Variables, Mapping[str, Array], Context], Array]
     items: Callable[[Variables], Array]
+
+
+class Interests(NamedTuple):
+    """What a user may want, as several vectors. B batch, K interests, D dim.
+
+    vectors: [B, K, D], 0 where inactive. active: bool [B, K]; at least one of each row. A row without an
+    event has vectors of 0, of which the first is active. An item's score is its largest dot product with an
+    active vector.
+    """
+
+    vectors: Array
+    active: Array
 
 
 class Scorer(NamedTuple):

@@ -7,6 +7,7 @@ vector (ComiRec's aggregation with λ = 0: Cen et al., KDD 2020, section 3.4; MI
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -47,6 +48,32 @@ def search_several(
     finite = (found.finite.reshape(number, vectors) | ~mask).all(axis=1)
     merged = merge(jnp.where(mask[..., None], scores, -jnp.inf), ids, k)
     return merged._replace(finite=merged.finite & finite)
+
+
+def search_rescored(
+    search: Search,
+    queries: Array,
+    k: int,
+    rescore: Callable[[Array], Array],
+    *,
+    candidates: int,
+    seen: Array | None = None,
+    mask: Array | None = None,
+) -> Best:
+    """The k best by another score, of the candidates that are best by any vector of a query, [Q, k].
+
+    For scores that no index knows, such as a poly-encoder's, whose vectors find the candidates. rescore: ids
+    [Q, C] → scores [Q, C]; ids may be 0, whose score is not read. seen, mask: as of `search_several`.
+
+    Raises:
+      ValueError: there are fewer candidates than k; as `search_several`.
+    """
+    if candidates < k:
+        raise ValueError(f"candidates={candidates}: must be at least k={k}")
+    found = search_several(search, queries, candidates, seen=seen, mask=mask)
+    scores = jnp.where(found.ids > 0, rescore(found.ids), -jnp.inf)
+    best = merge(scores[:, None], found.ids[:, None], k)
+    return best._replace(finite=best.finite & found.finite)
 
 
 def merge(scores: Array, ids: Array, k: int) -> Best:

@@ -16,6 +16,9 @@ Also:    --rows melu-5 --local-learning-rate 0.01; --tiny
 
 Expect:  no model is stored yet.
 
+The paper says that its NDCG has gain 2^rating - 1, which is ndcg@k here. Its numbers lie where those with the
+rating as gain lie, ndcg_linear@k, also those of rows that are not trained, and stand beside these.
+
 Departs from the paper: it trains on all existing users and does not say how the number of epochs, at most 30,
 was chosen. The random choice of ten ratings is ours. Wide & Deep's settings are not in the paper.
 """
@@ -38,7 +41,7 @@ from jaxrec.config import check_run
 from jaxrec.data.synthetic.rated_content import rated_content
 from jaxrec.data.tables.rating_tasks import RatedContent, format_ratings, hold_out_users, make_tasks
 from jaxrec.protocols import cold_start
-from jaxrec.protocols.cold_start import METRICS, SELECTION
+from jaxrec.protocols.cold_start import SELECTION
 from jaxrec.recipes import melu as recipes
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Task, Tested
@@ -47,10 +50,10 @@ EXPERIMENT = "melu"
 ROWS = (*RATINGS, *recipes.ROWS)
 STATES = ("warm", "user-cold", "item-cold", "both-cold")
 TABLE_2 = "table 2 of the MeLU paper"
-# mae, ndcg@1 and ndcg@3 of each state
+PUBLISHED_METRICS = ("mae", "ndcg_linear@1", "ndcg_linear@3")  # see the docstring
 PUBLISHED: Mapping[str, Mapping[str, Published]] = {
     row: {
-        state: published(METRICS, TABLE_2, *of_state)
+        state: published(PUBLISHED_METRICS, TABLE_2, *of_state)
         for state, of_state in zip(STATES, values, strict=True)
     }
     for row, values in {

@@ -1,8 +1,9 @@
 """Ratings of new users and new items: each user's query ratings, predicted from content and a few of theirs.
 
 Metrics are means over users: the mean absolute error of the query's ratings, and NDCG at 1 and 3 of the
-query's items, ranked by prediction, with gain 2^rating - 1 (Lee et al., KDD 2019, section 4.3). Equal
-predictions rank the item of the lowest rating first, so that one number for all items earns nothing.
+query's items, ranked by prediction, with gain 2^rating - 1 (`ndcg@k`; Lee et al., KDD 2019, section 4.3) and
+with the rating itself as gain (`ndcg_linear@k`). Equal predictions rank the item of the lowest rating first,
+so that one number for all items earns as little as can be.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from jaxrec.types import (
 )
 
 KS = (1, 3)
-METRICS = ("mae", *(f"ndcg@{k}" for k in KS))
+GAINS = {"ndcg": metrics.exponential_gain, "ndcg_linear": jnp.asarray}
+METRICS = ("mae", *(f"{name}@{k}" for name in GAINS for k in KS))
 SELECTION = "mae"
 EVALUATION_BATCH = 64
 
@@ -80,7 +82,9 @@ def user_metrics(predicted: Array, rating: Array, query: Array) -> Array:
     error = jnp.where(query, jnp.abs(predicted - rating), 0.0)
     mae = error.sum(axis=-1) / jnp.maximum(query.sum(axis=-1), 1)
     ranked = [
-        metrics.graded_ndcg(predicted, rating, k=k, gain=metrics.exponential_gain, where=query) for k in KS
+        metrics.graded_ndcg(predicted, rating, k=k, gain=gain, where=query)
+        for gain in GAINS.values()
+        for k in KS
     ]
     return jnp.stack([mae, *ranked], axis=-1)
 

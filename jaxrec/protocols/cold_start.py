@@ -78,7 +78,7 @@ def protocol(tasks: UserTasks, loss: str = "", selection: str = SELECTION) -> Pr
 
 
 def user_metrics(predicted: Array, rating: Array, query: Array) -> Array:
-    """Metrics of each user: predictions, ratings, and True for the query's, [..., N] → [..., metrics]."""
+    """Metrics of each user: predictions, ratings, and True for real ones, [..., Q] → [..., metrics]."""
     error = jnp.where(query, jnp.abs(predicted - rating), 0.0)
     mae = error.sum(axis=-1) / jnp.maximum(query.sum(axis=-1), 1)
     ranked = [
@@ -112,7 +112,7 @@ def make_measure(task: Task) -> Measure:
             made = gather(tasks, context[SHARED])
             predicted = task.predict(variables, made)
             bad = jnp.any(~jnp.isfinite(predicted) & made["query"], axis=-1) & columns["mask"]
-            return user_metrics(predicted, made["rating"], made["query"]), bad.sum()
+            return user_metrics(predicted, made["query_rating"], made["query"]), bad.sum()
 
         return jax.lax.map(batch, dict(queries))
 

@@ -45,8 +45,7 @@ class ColdUsers:
         self._items = jax.device_put(dict(content.items))
 
         def predict(variables: Variables, items: Any, users: Any, columns: Mapping[str, Array]) -> Array:
-            predicted = task.predict(variables, gather(columns, {"items": items, "users": users}))
-            return predicted[0, columns["support"].shape[1] :]
+            return task.predict(variables, gather(columns, {"items": items, "users": users}))[0]
 
         self._predict = jax.jit(predict)
 

@@ -92,7 +92,7 @@ def adapt(
     """
 
     def loss(part: Params) -> Array:
-        return support_loss(decide({**params, **part}, x), rating, where)
+        return squared_error(decide({**params, **part}, x), rating, where)
 
     def step(part: Params, _: None) -> tuple[Params, Array]:
         value, gradient = jax.value_and_grad(loss)(part)
@@ -105,7 +105,7 @@ def adapt(
     return {**params, **part}, values
 
 
-def support_loss(predictions: Array, rating: Array, where: Array) -> Array:
+def squared_error(predictions: Array, rating: Array, where: Array) -> Array:
     """Mean of (prediction - rating)² over real ratings of one user, 0 without any: [N] → []."""
     return masked_mean(jnp.where(where, predictions - rating, 0.0) ** 2, where)
 
@@ -116,9 +116,7 @@ def meta(
     *,
     loss_of: Literal["query", "all"] = "query",
 ) -> Task:
-    """The task of predicting query ratings after adaptation to the support.
-
-    predict gives ratings of the whole batch, [B, S + Q], those of the query behind the support's.
+    """The task of predicting query ratings after adaptation to the support; predict gives ratings [B, Q].
 
     loss_of: "query" is the outer loss of meta learning, a mean over users of the mean squared error of
       their query. "all" counts the support's ratings too, as a model is trained that does not adapt.
@@ -142,25 +140,35 @@ def meta(
         one = jax.tree.map(lambda leaf: leaf[:1], (batch["items"], batch["users"]))
         return model.init(key, *one)
 
+    def decide(variables: Variables) -> Decide:
+        return lambda params, x: model.apply({**variables, "params": params}, x, method="decide")
+
     def predict(variables: Variables, batch: Batch) -> Array:
         vectors = model.apply(variables, batch["items"], batch["users"], method="embed")
+        size = batch["support"].shape[1]
+        of_support, of_query = vectors[:, :size], vectors[:, size:]
+        if not adaptation.steps:
+            return decide(variables)(variables["params"], of_query)
 
-        def decide(params: Params, x: Array) -> Array:
-            return model.apply({**variables, "params": params}, x, method="decide")
+        def one_user(x: Array, rating: Array, where: Array, query: Array) -> Array:
+            decided, params = decide(variables), variables["params"]
+            own, _ = adapt(decided, params, x, rating, where, adaptation, local=local)
+            return decided(own, query)
 
-        def one_user(x: Array, rating: Array, support: Array) -> Array:
-            if not adaptation.steps:
-                return decide(variables["params"], x)
-            own, _ = adapt(decide, variables["params"], x, rating, support, adaptation, local=local)
-            return decide(own, x)
-
-        return jax.vmap(one_user)(vectors, batch["rating"], batch["support"])
+        return jax.vmap(one_user)(of_support, batch["support_rating"], batch["support"], of_query)
 
     def losses(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
-        judged = batch["query"] if loss_of == "query" else batch["query"] | batch["support"]
-        by_user = jax.vmap(support_loss)(predict(variables, batch), batch["rating"], judged)
+        if loss_of == "query":
+            predicted, rating, judged = predict(variables, batch), batch["query_rating"], batch["query"]
+        else:
+            predicted = model.apply(variables, batch["items"], batch["users"])
+            rating, judged = (
+                jnp.concatenate([batch[f"support{end}"], batch[f"query{end}"]], axis=1)
+                for end in ("_rating", "")
+            )
+        by_user = jax.vmap(squared_error)(predicted, rating, judged)
         real = batch["mask"] & jnp.any(judged, axis=-1)
         return {"squared_error": masked_mean(by_user, real, axis_name)}, {}
 
@@ -177,21 +185,21 @@ def gather(tasks: Mapping[str, Array], content: Mapping[str, Mapping[str, Array]
 
     Returns:
       items {name: [B, S + Q(, A)]}, support before query; users {name: [B(, A)]}, with `support_count` and
-      `support_mean` float32 [B], the number and mean of the support's ratings (0 without any); rating
-      [B, S + Q]; support and query, True where the rating is of that set, [B, S + Q].
+      `support_mean` float32 [B], the number and mean of the support's ratings (0 without any);
+      support_rating and query_rating; support and query, True where there is a rating, [B, S] and [B, Q].
     """
+    support, query = tasks["support"] != 0, tasks["query"] != 0
+    count = jnp.sum(support, axis=1).astype(jnp.float32)
+    total = jnp.sum(jnp.where(support, tasks["support_rating"], 0.0), axis=1)
     ids = jnp.concatenate([tasks["support"], tasks["query"]], axis=1)
-    given = tasks["support"] != 0
-    count = jnp.sum(given, axis=1).astype(jnp.float32)
-    total = jnp.sum(jnp.where(given, tasks["support_rating"], 0.0), axis=1)
     users = {name: read(column, tasks["user"]) for name, column in content["users"].items()}
-    first = jnp.arange(ids.shape[1]) < tasks["support"].shape[1]
     return {
         "items": {name: read(column, ids) for name, column in content["items"].items()},
         "users": {**users, "support_count": count, "support_mean": total / jnp.maximum(count, 1.0)},
-        "rating": jnp.concatenate([tasks["support_rating"], tasks["query_rating"]], axis=1),
-        "support": first & (ids != 0),
-        "query": ~first & (ids != 0),
+        "support_rating": tasks["support_rating"],
+        "query_rating": tasks["query_rating"],
+        "support": support,
+        "query": query,
     }
 
 

@@ -91,17 +91,18 @@ def of_users(model: Converted, batch: Batch, adaptation: Adaptation, name: str) 
     """Predictions and losses of each user, adapted parameters and the first loss of the support."""
     module, variables = model.module, model.variables
     predicted = jax.jit(meta(module, adaptation).predict)(variables, batch)
-    x = module.apply(variables, batch["items"], batch["users"], method="embed")
+    size = batch["support"].shape[1]
+    x = module.apply(variables, batch["items"], batch["users"], method="embed")[:, :size]
 
     def decide(params: Any, x: Array) -> Array:
         return module.apply({"params": params}, x, method="decide")
 
     inner = functools.partial(adapt, decide, adaptation=adaptation, local=module.decision_layers)
     own, values = jax.vmap(lambda x, y, where: inner(variables["params"], x, y, where))(
-        x, batch["rating"], batch["support"]
+        x, batch["support_rating"], batch["support"]
     )
     found: dict[str, Any] = {}
-    real = zip(ends(predicted, batch["query"]), ends(batch["rating"], batch["query"]), strict=True)
+    real = zip(ends(predicted, batch["query"]), ends(batch["query_rating"], batch["query"]), strict=True)
     for i, (rating, label) in enumerate(real):
         of_user = f"{name}/task{i}"
         found[f"{of_user}/query_pred"] = found[f"{of_user}/query_pred_official"] = rating[:, None]

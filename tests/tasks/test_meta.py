@@ -80,11 +80,14 @@ def python_twin(adaptation: Adaptation) -> tuple[float, list[np.ndarray]]:
         w, b = params["layer_0"]["kernel"].copy(), params["layer_0"]["bias"].copy()
         v, c = params["out"]["kernel"][:, 0].copy(), params["out"]["bias"][0]
         support, query = (np.asarray(batch()[part][user]) for part in ("support", "query"))
-        rating = np.asarray(batch()["rating"][user], np.float64)
+        of_support, of_query = x[user][: len(support)][support], x[user][len(support) :][query]
+        ys, rating = (
+            np.asarray(batch()[f"{part}_rating"][user], np.float64) for part in ("support", "query")
+        )
         for _ in range(adaptation.steps):
-            xs, ys = x[user][support], rating[support]
+            xs = of_support
             hidden = np.maximum(xs @ w + b, 0)
-            error = 2 * (hidden @ v + c - ys) / len(ys)
+            error = 2 * (hidden @ v + c - ys[support]) / support.sum()
             back = error[:, None] * v * (hidden > 0)
             rate = adaptation.learning_rate
             w, b, v, c = (
@@ -93,9 +96,9 @@ def python_twin(adaptation: Adaptation) -> tuple[float, list[np.ndarray]]:
                 v - rate * hidden.T @ error,
                 c - rate * error.sum(),
             )
-        predicted = np.maximum(x[user] @ w + b, 0) @ v + c
-        losses.append(np.mean((predicted - rating)[query] ** 2))
-        predictions.append(predicted[query])
+        predicted = np.maximum(of_query @ w + b, 0) @ v + c
+        losses.append(np.mean((predicted - rating[query]) ** 2))
+        predictions.append(predicted)
     return float(np.mean(losses)), predictions
 
 
@@ -149,8 +152,10 @@ def test_no_step_and_no_rate_are_joint_training() -> None:
 
 
 def test_adaptation_changes_decision_layers_alone_and_lowers_their_loss() -> None:
-    x = MODEL.apply(variables(), batch()["items"], batch()["users"], method="embed")[0]
-    rating, support = batch()["rating"][0], batch()["support"][0]
+    x = MODEL.apply(variables(), batch()["items"], batch()["users"], method="embed")[
+        0, : TASKS.support.shape[1]
+    ]
+    rating, support = batch()["support_rating"][0], batch()["support"][0]
     run = jax.jit(
         functools.partial(adapt, decide, adaptation=Adaptation(30, 0.01), local=MODEL.decision_layers)
     )
@@ -165,9 +170,17 @@ def test_adaptation_changes_decision_layers_alone_and_lowers_their_loss() -> Non
 
 
 def test_some_decision_layers_can_be_local() -> None:
-    x = MODEL.apply(variables(), batch()["items"], batch()["users"], method="embed")[0]
+    x = MODEL.apply(variables(), batch()["items"], batch()["users"], method="embed")[
+        0, : TASKS.support.shape[1]
+    ]
     own, _ = adapt(
-        decide, variables()["params"], x, batch()["rating"][0], batch()["support"][0], TWO, local=("out",)
+        decide,
+        variables()["params"],
+        x,
+        batch()["support_rating"][0],
+        batch()["support"][0],
+        TWO,
+        local=("out",),
     )
     close(own["layer_0"], variables()["params"]["layer_0"], rtol=0, atol=0)
     assert not np.array_equal(own["out"]["bias"], variables()["params"]["out"]["bias"])
@@ -191,14 +204,11 @@ def test_the_order_of_a_set_changes_nothing() -> None:
 
 
 def test_padding_masked_users_and_their_ratings_change_nothing() -> None:
-    wild = jax.tree.map(lambda leaf: leaf, with_tasks())
-    real = wild["support"] | wild["query"]
-    rating = jnp.where(real & wild["mask"][:, None], wild["rating"], 1e6)
-    wild = {
-        **wild,
-        "rating": rating,
-        "items": {n: jnp.asarray(c).at[3].set(0) for n, c in wild["items"].items()},
-    }
+    wild: dict[str, Any] = dict(with_tasks())
+    for part in ("support", "query"):
+        real = wild[part] & wild["mask"][:, None]
+        wild[f"{part}_rating"] = jnp.where(real, wild[f"{part}_rating"], 1e6)
+    wild["items"] = {name: column.at[3].set(0) for name, column in wild["items"].items()}
     value, _, gradient = gradients(TWO)
     other, _, other_gradient = gradients(TWO, wild)
     assert value == pytest.approx(other, rel=1e-6)
@@ -219,6 +229,17 @@ def test_without_support_the_model_answers_unadapted() -> None:
     np.testing.assert_allclose(np.asarray(predicted)[real], np.asarray(unadapted)[real], rtol=1e-5)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
     assert (np.asarray(nothing["users"]["support_mean"]) == 0).all()
+
+
+def test_shares_of_devices_add_up() -> None:
+    task = meta(MODEL, TWO)
+    halves = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), batch())
+    shares = jax.vmap(
+        lambda part: task.losses(variables(), part, KEY, "devices")[0]["squared_error"], axis_name="devices"
+    )(halves)
+    value, _, _ = gradients(TWO)
+    assert float(shares.sum()) == pytest.approx(value, rel=1e-5)
+    assert float(shares[0]) != pytest.approx(value, rel=1e-2)
 
 
 def test_the_padding_row_has_no_gradient() -> None:

@@ -51,9 +51,7 @@ class RatedContent:
         check_dtype(self.rating, np.float32, f"{self.name}: rating")
         sizes = {len(column) for column in (self.user, self.item, self.rating, self.state)}
         if len(sizes) > 1:
-            raise ValueError(
-                f"{self.name}: columns of {sorted(sizes)} ratings; a rating has an entry in each"
-            )
+            raise ValueError(f"{self.name}: columns of {sorted(sizes)} ratings; all must have as many")
         bad = np.flatnonzero(~np.isfinite(self.rating))
         if bad.size:
             raise ValueError(
@@ -88,8 +86,8 @@ class RatedContent:
         empty = np.flatnonzero(known == 0)
         if empty.size:
             raise ValueError(
-                f"{where}: {kind} {ids[empty[0]]!r} has no value ({empty.size:,} such {kind}s); give it one, "
-                "such as 'N/A', or leave out its ratings"
+                f"{where}: {kind} {ids[empty[0]].item()!r} has no value ({empty.size:,} such {kind}s); give "
+                "it one, such as 'N/A', or leave out its ratings"
             )
 
     @property
@@ -220,7 +218,7 @@ def check_tasks(tasks: UserTasks, content: RatedContent) -> UserTasks:
         empty = np.flatnonzero(~(items != 0).any(axis=1))
         if empty.size:
             raise ValueError(
-                f"tasks: user {content.user_ids[tasks.user[empty[0]] - 1]!r} has no {name} "
+                f"tasks: user {content.user_ids[tasks.user[empty[0]] - 1].item()!r} has no {name} "
                 f"({empty.size:,} such users); leave such users out"
             )
         if not np.isfinite(rating).all() or (rating[items == 0] != 0).any():

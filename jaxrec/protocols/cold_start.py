@@ -8,7 +8,7 @@ so that one number for all items earns as little as can be.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +39,10 @@ from jaxrec.types import (
 )
 
 KS = (1, 3)
-GAINS = {"ndcg": metrics.exponential_gain, "ndcg_linear": jnp.asarray}
+GAINS: Mapping[str, Callable[[Array], Array]] = {
+    "ndcg": metrics.exponential_gain,
+    "ndcg_linear": jnp.asarray,
+}
 METRICS = ("mae", *(f"{name}@{k}" for name in GAINS for k in KS))
 SELECTION = "mae"
 EVALUATION_BATCH = 64

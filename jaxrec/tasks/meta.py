@@ -175,7 +175,7 @@ def meta(
     return Task(prepare, init, losses, predict)
 
 
-def gather(tasks: Mapping[str, Array], content: Mapping[str, Mapping[str, Array]]) -> Batch:
+def gather(tasks: Mapping[str, Any], content: Mapping[str, Mapping[str, Any]]) -> Batch:
     """The batch of some tasks.
 
     Args:

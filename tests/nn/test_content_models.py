@@ -18,7 +18,7 @@ from jaxrec.types import Array
 
 COLUMNS = ((Column("kind", 3), Column("tags", 5, several=True)), (Column("place", 4),))
 MODELS: dict[str, Any] = {
-    "melu": MeLU(*COLUMNS, 3, (4, 2)),
+    "melu": MeLU(*COLUMNS, 3, (8, 7)),
     "wide_deep": WideDeep(*COLUMNS, 3, (4,)),
     "poso": PersonalRating(*COLUMNS, 3, (4,), 2),
     "poso_mean": PersonalRating(*COLUMNS, 3, (4,), 2, mean_rating=True),
@@ -129,9 +129,9 @@ def test_wide_and_deep_parts_add_up() -> None:
         (lambda: Content((Column("a", 0),)), "num_values=0: must be at least 1"),
         (lambda: Content((Column("a", 2),), dim=0), "dim=0"),
         (lambda: MeLU(*COLUMNS, 3, (4, 0)), r"dims=\(4, 0\): each layer"),
-        (lambda: Content((Column("a", 2),)).init(jax.random.key(0), {"b": jnp.ones(1, int)}), "'a': not in the batch"),
+        (lambda: MODELS["melu"].apply(variables("melu"), {}, USERS), "'kind': not in the batch"),
     ],
-)  # fmt: skip
+)
 def test_wrong_fields_are_refused(make: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         make()

@@ -59,16 +59,18 @@ def gradients(adaptation: Adaptation, given: Batch | None = None) -> tuple[float
     return float(value), predicted, gradient
 
 
-def decide(params: Any, x: Array) -> Array:
+def decide(params: Any, x: Array) -> Any:
     return MODEL.apply({"params": params}, x, method="decide")
 
 
-def close(ours: Any, theirs: Any, **tolerance: float) -> None:
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **{"rtol": 1e-5, "atol": 1e-6, **tolerance}),
-        ours,
-        theirs,
-    )
+def embedded() -> Array:
+    """Vectors of the first user's support, [S, F]."""
+    vectors: Any = MODEL.apply(variables(), batch()["items"], batch()["users"], method="embed")
+    return vectors[0, : TASKS.support.shape[1]]
+
+
+def close(ours: Any, theirs: Any, *, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), ours, theirs)
 
 
 def python_twin(adaptation: Adaptation) -> tuple[float, list[np.ndarray]]:
@@ -152,9 +154,7 @@ def test_no_step_and_no_rate_are_joint_training() -> None:
 
 
 def test_adaptation_changes_decision_layers_alone_and_lowers_their_loss() -> None:
-    x = MODEL.apply(variables(), batch()["items"], batch()["users"], method="embed")[
-        0, : TASKS.support.shape[1]
-    ]
+    x = embedded()
     rating, support = batch()["support_rating"][0], batch()["support"][0]
     run = jax.jit(
         functools.partial(adapt, decide, adaptation=Adaptation(30, 0.01), local=MODEL.decision_layers)
@@ -170,9 +170,7 @@ def test_adaptation_changes_decision_layers_alone_and_lowers_their_loss() -> Non
 
 
 def test_some_decision_layers_can_be_local() -> None:
-    x = MODEL.apply(variables(), batch()["items"], batch()["users"], method="embed")[
-        0, : TASKS.support.shape[1]
-    ]
+    x = embedded()
     own, _ = adapt(
         decide,
         variables()["params"],
@@ -188,7 +186,7 @@ def test_some_decision_layers_can_be_local() -> None:
 
 
 def with_tasks(**changes: np.ndarray) -> Batch:
-    tasks = {name: column[:4] for name, column in TASKS.columns().items()}
+    tasks: dict[str, Any] = {name: column[:4] for name, column in TASKS.columns().items()}
     return {**gather({**tasks, **changes}, CONTENT.content()), "mask": EXAMPLES["mask"]}
 
 

@@ -1,4 +1,4 @@
-"""The experiment of MeLU: it runs to its end on tiny data, goes on from there; published numbers, settings."""
+"""The experiment of MeLU: it runs to its end on tiny data; published numbers, settings."""
 
 from __future__ import annotations
 

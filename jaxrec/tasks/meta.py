@@ -100,7 +100,7 @@ def adapt(
             gradient = jax.lax.stop_gradient(gradient)
         return jax.tree.map(lambda p, g: p - adaptation.learning_rate * g, part, gradient), value
 
-    start = {name: params[name] for name in local}
+    start: Params = {name: params[name] for name in local}
     part, values = jax.lax.scan(step, start, None, length=adaptation.steps)
     return {**params, **part}, values
 

@@ -28,6 +28,7 @@ CONTENTS: Mapping[catalogue.Kind, str] = {
     "sessions": "sessions",
     "clicks": "events",
     "matrix": "matrix",
+    "ratings": "ratings",
 }
 COMMANDS: Mapping[catalogue.Kind, str] = {
     "impressions": "table",

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from jaxrec.data.events.sessions import Sessions
     from jaxrec.data.tables.click_histories import SideInfo
     from jaxrec.data.tables.impressions import ImpressionSplit
+    from jaxrec.data.tables.rating_tasks import RatedContent
 
-Kind = Literal["events", "impressions", "sessions", "clicks", "matrix"]
+Kind = Literal["events", "impressions", "sessions", "clicks", "matrix", "ratings"]
 Reader = Callable[..., Any]
 
 RETURNS: Mapping[Kind, str] = {
@@ -35,6 +36,7 @@ RETURNS: Mapping[Kind, str] = {
     "sessions": "Sessions, click sessions for training and test",
     "clicks": "(Sequences, SideInfo), events and side information, from which next_clicks makes examples",
     "matrix": "HeldOut, each user's items of training and of test",
+    "ratings": "RatedContent, ratings with what is known of users and items, new ones among them",
 }
 # Attributes of a source: its tuple of data sets, and the function that loads one by name.
 _ATTRIBUTES: Mapping[Kind, tuple[str, str]] = {
@@ -42,11 +44,12 @@ _ATTRIBUTES: Mapping[Kind, tuple[str, str]] = {
     "impressions": ("TABLES", "load_impressions"),
     "sessions": ("LOGS", "load"),
     "matrix": ("MATRICES", "load_matrix"),
+    "ratings": ("RATINGS", "load_ratings"),
 }
 # Sources whose files have a public address, in the order in which names are listed.
 SOURCES = (
     "movielens", "ticoserec", "coserec", "sasrec", "census", "retailrocket", "sessions", "lightgcn", "kgat",
-    "ncf",
+    "ncf", "melu",
 )  # fmt: skip
 _MODULES = {"sessions": "session_logs"}  # where a source is not named like its module
 # Names of data sets in papers and other files, and their names here.
@@ -253,6 +256,8 @@ def load(
 @overload
 def load(name: str, *files: str | Path, kind: Literal["matrix"], **options: Any) -> HeldOut: ...
 @overload
+def load(name: str, *files: str | Path, kind: Literal["ratings"], **options: Any) -> RatedContent: ...
+@overload
 def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any) -> Any: ...
 def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any) -> Any:
     """Loads a data set by its name, downloading it first if necessary.
@@ -264,7 +269,7 @@ def load(name: str, *files: str | Path, kind: Kind | None = None, **options: Any
       options: of the source's reader, such as `seed` and `negatives` of impressions; see `Entry.options`.
 
     Returns Sequences for events, ImpressionSplit for impressions, Sessions for sessions,
-    (Sequences, SideInfo) for clicks, and HeldOut for a matrix.
+    (Sequences, SideInfo) for clicks, HeldOut for a matrix, and RatedContent for ratings.
 
     Raises ValueError for an unknown name, kind or option, naming the nearest or all, for a wrong number of
     files, and as the source does; FileNotFoundError for a public file that is not available.
@@ -289,17 +294,22 @@ def check_num_files(entry: Entry, files: tuple[str | Path, ...]) -> None:
         raise ValueError(f"{entry.name}: {len(files)} files given, expected {expected}")
 
 
-def describe(data: Sequences | ImpressionSplit | Sessions | HeldOut | tuple[Sequences, SideInfo]) -> str:
+def describe(
+    data: Sequences | ImpressionSplit | Sessions | HeldOut | RatedContent | tuple[Sequences, SideInfo],
+) -> str:
     """Statistics of what `load` returns, as text; `python -m jaxrec.data stats` prints it."""
     from jaxrec.data.events.held_out import HeldOut, format_matrix
     from jaxrec.data.events.sessions import Sessions, format_session_statistics
     from jaxrec.data.tables.impressions import ImpressionSplit
+    from jaxrec.data.tables.rating_tasks import RatedContent, format_ratings
     from jaxrec.data.tables.summary import format_impressions
 
     if isinstance(data, ImpressionSplit):
         return format_impressions(data)
     if isinstance(data, HeldOut):
         return format_matrix(data)
+    if isinstance(data, RatedContent):
+        return format_ratings(data)
     if isinstance(data, Sessions):
         return format_session_statistics(data.name, data.statistics())
     if isinstance(data, tuple):

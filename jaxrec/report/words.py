@@ -6,6 +6,7 @@ import re
 
 _METRICS = {
     "ndcg": "NDCG",
+    "ndcg_linear": "NDCG with linear gain",
     "hit": "hit rate",
     "recall": "recall",
     "precision": "precision",

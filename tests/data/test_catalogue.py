@@ -3,7 +3,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -17,6 +17,7 @@ from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.store import File
 from jaxrec.data.tables.click_histories import SideInfo
 from jaxrec.data.tables.impressions import ImpressionSplit
+from jaxrec.data.tables.rating_tasks import RatedContent
 
 Write = Callable[[str, str | bytes], Path]
 MATRICES = ("lightgcn/gowalla", "kgat/amazon-book", "ncf/ml-1m")
@@ -25,9 +26,14 @@ TYPES: dict[Kind, type] = {
     "impressions": ImpressionSplit,
     "sessions": Sessions,
     "matrix": HeldOut,
+    "ratings": RatedContent,
 }
 # The first has five million rows, 13 s and 1.2 GB: only its entry is tested; the others are loaded elsewhere.
-BIG = [("movielens/ml-1m", "impressions"), *((name, "matrix") for name in MATRICES)]
+BIG = [
+    ("movielens/ml-1m", "impressions"),
+    ("melu/ml-1m", "ratings"),
+    *((name, "matrix") for name in MATRICES),
+]
 PUBLIC = [(name, kind) for name, entry in catalogue.public().items() for kind in entry.kinds]
 TAOBAO = "1,10,7,pv,1511600000\n1,11,8,pv,1511600001\n2,10,7,pv,1511600002\n"
 
@@ -54,7 +60,7 @@ def test_every_set_that_is_here_loads_as_each_of_its_kinds(
 @pytest.mark.parametrize("name, entry", entries().items())
 def test_every_entry_says_what_it_is(name: str, entry: Entry) -> None:
     assert entry.name == name
-    assert entry.kind in ("events", "impressions", "sessions", "clicks", "matrix")
+    assert entry.kind in get_args(Kind)
     assert entry.licence != "" and entry.returns == catalogue.RETURNS[entry.kind]
     assert (entry.source is None) == bool(entry.paths) == (not entry.files) == (entry.state is None)
     assert (entry.size > 0) == bool(entry.files)

@@ -25,6 +25,7 @@ from jaxrec.recipes import (
     interaction,
     interest,
     kuaishou_ebr,
+    melu,
     multitask,
     peterrec,
     sasrec,
@@ -177,6 +178,8 @@ BESIDE = (
     *(funnel.pairs, interest.with_history),  # put a model behind features
     # exported behind what reads histories, see tests/commands/test_matrix.py
     *(autoencoders.mult_vae, autoencoders.mult_dae, autoencoders.macrid_vae),
+    # served by `serve.cold_users`
+    *(melu.melu, melu.wide_deep, melu.poso, melu.poso_mean),
 )
 
 

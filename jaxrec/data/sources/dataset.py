@@ -46,7 +46,15 @@ class SessionLog(NamedTuple):
     expected: Mapping[str, int]
 
 
-Named = TypeVar("Named", Dataset, LabelledTable, SessionLog)
+class RatingSet(NamedTuple):
+    """Ratings with content of a source. ratings: {state: number of ratings} that it must have."""
+
+    name: str
+    files: tuple[tuple[File, ...], ...]
+    ratings: Mapping[str, int]
+
+
+Named = TypeVar("Named", Dataset, LabelledTable, SessionLog, RatingSet)
 
 
 def find_by_name(datasets: Iterable[Named], name: str) -> Named:

@@ -139,12 +139,12 @@ ZIP_1M = File(
     size=5917549,
     routes=(http("https://files.grouplens.org/datasets/movielens/ml-1m.zip"),),
 )
-_ARRAYS_1M = File(
+ARRAYS_1M = File(
     "movielens-1m/ratings_no_time.npz",
     "a9181b040d9098fc0e12cc22ada8171f66cc85e15673e9bdee930d0002956865",
     1677622,
 )
-_USERS_1M = File(
+USERS_1M = File(
     "movielens-1m/users.dat",
     sha256="1dc3a95300cb19f7c10e027daf29b8cdf1d908dab65b5edfb45950aa389a10a3",
     size=134368,
@@ -168,7 +168,7 @@ TABLES = (
     LabelledTable("ml-100k", ((_RATINGS,), (_ITEMS,), (_USERS,)), {"watched": 100_000, "liked": 55_375}),
     LabelledTable(
         "ml-1m",
-        ((_ARRAYS_1M, ZIP_1M), (_MOVIES_1M,), (_USERS_1M,)),
+        ((ARRAYS_1M, ZIP_1M), (_MOVIES_1M,), (USERS_1M,)),
         {"watched": 1_000_209, "liked": 575_281},
     ),
 )
@@ -244,7 +244,7 @@ def load_with_users(name: str) -> tuple[Sequences, Users]:
     if find_by_name(TABLES, name).name == "ml-100k":
         return load(name), load_users(name)
     show_terms(SOURCE)
-    interactions, users, _ = _load_1m()
+    interactions, users, _ = load_million()
     return interactions.to_sequences(), users
 
 
@@ -281,7 +281,7 @@ def load_impressions(name: str, *, negatives: int = 4, seed: int = 0) -> Impress
     table = find_by_name(TABLES, name)
     if name == "ml-1m":
         show_terms(SOURCE)
-        interactions, users, movies = _load_1m()
+        interactions, users, movies = load_million()
         parts = split_at_random(interactions.user.size, seed=seed)
     else:
         interactions, users, movies = load_interactions(name), load_users(name), load_movies(name)
@@ -347,10 +347,10 @@ def _genre_names(genres: np.ndarray) -> Ragged:
     return Ragged(Coded(which, np.array(GENRES)), offsets)
 
 
-def _load_1m() -> tuple[Interactions, Users, Movies]:
+def load_million() -> tuple[Interactions, Users, Movies]:
     """MovieLens-1M without times, since the compressed copy has none; both give the same table."""
-    if find_file(_ARRAYS_1M) is not None:
-        with np.load(io.BytesIO(read_file(_ARRAYS_1M))) as packed:
+    if find_file(ARRAYS_1M) is not None:
+        with np.load(io.BytesIO(read_file(ARRAYS_1M))) as packed:
             user, movie, rating = (packed[name].astype(np.int64) for name in ("user", "movie", "rating"))
     else:
         lines = _extractor("ml-1m/ratings.dat")(read_file(ZIP_1M))
@@ -360,12 +360,12 @@ def _load_1m() -> tuple[Interactions, Users, Movies]:
     interactions = Interactions.from_raw(
         "movielens/ml-1m", user, movie, value=rating.astype(np.float32), order="sorted"
     )
-    described = _read_dat(_USERS_1M)
+    described = read_dat(USERS_1M)
     rows = [described[raw] for raw in interactions.user_ids.tolist()]
     _, gender, age, occupation, zip_code = (np.array(column) for column in zip(*rows, strict=True))
-    years, works = (parse_integers(column.tolist(), _USERS_1M.path) for column in (age, occupation))
+    years, works = (parse_integers(column.tolist(), USERS_1M.path) for column in (age, occupation))
     users = Users(age=years.astype(np.int32), gender=gender, occupation=works, zip_code=zip_code)
-    described = _read_dat(_MOVIES_1M)
+    described = read_dat(_MOVIES_1M)
     rows = [described[raw] for raw in interactions.item_ids.tolist()]
     year = [re.search(r"\(([0-9]{4})\)\s*$", row[1]) for row in rows]
     genres = np.array([[genre in row[2].split("|") for genre in GENRES] for row in rows])
@@ -375,7 +375,7 @@ def _load_1m() -> tuple[Interactions, Users, Movies]:
     return interactions, users, movies
 
 
-def _read_dat(file: File) -> dict[int, list[str]]:
+def read_dat(file: File) -> dict[int, list[str]]:
     """Cells of each line of a .dat file, by the id in the first; ValueError if an id occurs twice."""
     rows = [line.split("::") for line in read_file(file).decode("latin-1").split("\n") if line]
     ids = parse_integers([row[0] for row in rows], file.path).tolist()

@@ -135,14 +135,14 @@ def test_movielens_1m_is_read_from_the_archive_too(monkeypatch: pytest.MonkeyPat
         )
     contents = {
         movielens.ZIP_1M: packed.getvalue(),
-        movielens._USERS_1M: b"2::M::56::16::70072\n7::F::1::10::48067\n9::M::25::1::1\n",
+        movielens.USERS_1M: b"2::M::56::16::70072\n7::F::1::10::48067\n9::M::25::1::1\n",
         movielens._MOVIES_1M: "10::Amélie (2001)::Comedy|Romance\n20::None::War\n30::Untold::Drama\n".encode(
             "latin-1"
         ),
     }
     monkeypatch.setattr(movielens, "find_file", lambda _: None)
     monkeypatch.setattr(movielens, "read_file", contents.__getitem__)
-    interactions, users, movies = movielens._load_1m()
+    interactions, users, movies = movielens.load_million()
     assert (interactions.user.tolist(), interactions.item.tolist()) == ([2, 1, 2], [2, 1, 1])
     assert interactions.value is not None
     assert interactions.value.tolist() == [5, 3, 4]

@@ -102,9 +102,9 @@ def log_expected_count(log_prob: Array, number: int, *, unique: bool = False) ->
     """Log of how often an item is expected among `number` draws: [...] → [...].
 
     number · Q; where repeated draws count once (`unique`, see `first_occurrences`) 1 - (1 - Q)^number, exact
-    for draws with replacement of which repeats are ignored. TensorFlow's `unique` goes on until it has so many
-    distinct items, and puts the number of its draws here. For `losses.sampled_softmax` and `losses.nce`; under
-    the softmax a factor that all items share changes nothing.
+    for draws with replacement of which repeats are ignored. TensorFlow's `unique` draws until it has
+    so many distinct items, and the number of its draws stands here. For `losses.sampled_softmax` and
+    `losses.nce`; under the softmax a factor that all items share changes nothing.
 
     log_prob: log Q, at most 0; -inf stays -inf.
 

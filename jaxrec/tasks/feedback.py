@@ -74,7 +74,8 @@ def next_item_with_feedback(
         end = start + context["length"][user][slots.sequence]
         inside = real[..., None] & (compared >= start[..., None]) & (compared < end[..., None])
         compared = jnp.clip(compared, 0, last)
-        return batch | {
+        return {
+            **batch,
             "kind": jnp.where(real, kinds[jnp.clip(index + 1, 0, last)], 0),
             "window": jnp.where(inside, items[compared], 0),
             "window_kind": jnp.where(inside, kinds[compared], 0),
@@ -85,11 +86,11 @@ def next_item_with_feedback(
     ) -> tuple[dict[str, Array], Variables]:
         hidden, table = encode(model, variables, batch, key), item_table(model, variables)
         learned = jnp.where(batch["kind"] >= least_kind, batch["targets"], 0)
-        found = {"next_item": objective.loss(hidden, table, batch | {"targets": learned}, axis_name)}
+        found = {"next_item": objective.loss(hidden, table, {**batch, "targets": learned}, axis_name)}
         if term is not None:
             vectors = vectors_of(table, batch["window"])
             vectors = jax.lax.stop_gradient(vectors) if past else vectors
-            found["feedback"] = term(hidden, table, batch | {"window_vectors": vectors}, axis_name)
+            found["feedback"] = term(hidden, table, {**batch, "window_vectors": vectors}, axis_name)
         return found, {}
 
     return Task(prepare, base.init, loss, base.predict)

@@ -173,7 +173,7 @@ def test_data_without_kinds_are_refused() -> None:
 
 
 def test_liked_and_disliked_clusters_come_apart_and_the_main_loss_does_not_rise() -> None:
-    """Users like items 1..10 and reject 11..20: with the term, their states separate the two."""
+    """Users like items 1..10 and reject 11..20: with the term, states separate what comes next of the two."""
 
     def descend(weight: float) -> tuple[float, float]:
         task = task_of(feedback.pair(), None)
@@ -191,15 +191,13 @@ def test_liked_and_disliked_clusters_come_apart_and_the_main_loss_does_not_rise(
             def step(_: int, v: Any) -> Any:
                 return jax.tree.map(lambda p, g: p - 0.3 * g, v, jax.grad(total, has_aux=True)(v)[0])
 
-            v = jax.lax.fori_loop(0, 150, step, task.init(jax.random.key(2), batch))
+            v = jax.lax.fori_loop(0, 400, step, task.init(jax.random.key(2), batch))
             hidden, table = task.predict(v, batch), v["params"]["items"]
-            every = jnp.broadcast_to(table[1:21], (*hidden.shape[:2], 20, table.shape[1]))
-            side = jnp.arange(20) < 10
-            near, far = (
-                losses.list_cosines(hidden, every, jnp.broadcast_to(where, every.shape[:-1]))[0]
-                for where in (side, ~side)
+            vectors, kind = table[batch["window"]], batch["window_kind"]
+            (near, liked), (far, disliked) = (
+                losses.list_cosines(hidden, vectors, kind == number) for number in (1, -1)
             )
-            apart = losses.masked_mean(near - far, batch["items"] != 0)
+            apart = losses.masked_mean(near - far, liked & disliked & (batch["items"] != 0))
             return apart, total(v)[1]["next_item"]
 
         apart, loss = run(jax.random.key(1))

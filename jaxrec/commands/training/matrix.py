@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxrec import baselines, provenance
+from jaxrec import baselines
+from jaxrec.commands.training.attributes import with_attributes
+from jaxrec.commands.training.counted import count_once, fitted
 from jaxrec.commands.training.options import recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, as_file_name, load_sequences
@@ -19,10 +19,8 @@ from jaxrec.protocols import retrieval
 from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks import pairs
-from jaxrec.train.evaluate import evaluate
-from jaxrec.train.fit import Fitted
 from jaxrec.train.trial import Trial
-from jaxrec.tuning.reads import Measured, optimiser
+from jaxrec.tuning.reads import optimiser
 from jaxrec.types import Context, Protocol, Retriever, Scorer, Variables
 
 KS = (5, 10, 20)
@@ -31,7 +29,8 @@ METRIC = "ndcg@10"  # of validation
 
 def read(options: Any, source: Source) -> retrieval.Data:
     """Reads the events of a file as an interaction matrix, and holds items of each user out."""
-    return retrieval.resident(split_items(load_sequences(source, options), by=options.split))
+    split = split_items(load_sequences(source, options), by=options.split)
+    return with_attributes(retrieval.resident(split), options)
 
 
 def prepare(
@@ -101,28 +100,21 @@ def _trained(
 
 
 def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data, recipe: Any) -> Prepared:
-    if not entry.drawn and len(options.seeds) > 1:
-        raise ValueError(
-            f"seeds={options.seeds}: {name} draws no random numbers, so all seeds would be equal; give one"
-        )
-    protocol = protocol_of(data, "")
-    made: list[Retriever | Scorer] = []
+    if not entry.drawn:
+        count_once(name, options.seeds)
+    protocol, made = protocol_of(data, ""), list[Retriever | Scorer]()
 
-    def train(**given: Any) -> Fitted | Measured:
-        fitted = fit(entry, data, recipe, protocol, given["seeds"], made)
-        if given.get("trial") is not None:
-            return Measured(METRIC, fitted.best_value)
-        return fitted
-
-    def finished(variables: Variables) -> tuple[Any, Variables]:
-        return made[-1], {key: value for key, value in variables.items() if key != "key"}
+    def measure(model: Any) -> Any:
+        return retrieval.evaluation(model, data, protocol, "validation")
 
     return Prepared(
         name=name,
         dataset=as_file_name(data.split.sequences.name),
         module=None,
         protocol=protocol,
-        train=train,
+        train=functools.partial(
+            fitted, functools.partial(fit_seeds, entry, data, recipe), measure, data.columns, METRIC, made
+        ),
         test=lambda variables: retrieval.run_test(
             made[-1], data, protocol, variables, num_devices=options.num_devices
         ),
@@ -130,38 +122,9 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
         kept=_kept("factors" if entry.of_users else "baseline", options, data),
         vocabularies=retrieval.vocabulary(data),
         shapes=None,
-        finished=finished,
+        finished=lambda variables: (made[-1], {n: v for n, v in variables.items() if n != "key"}),
         notes=[describe_matrix(data.split)],
         next_command=f"jaxrec recommend RUN --user {_first_user(data)} --k 10",
-    )
-
-
-def fit(
-    entry: CountingModel,
-    data: retrieval.Data,
-    recipe: Any,
-    protocol: Protocol,
-    seeds: Sequence[int],
-    made: list[Retriever | Scorer],
-) -> Fitted:
-    """Fits a method for each seed and measures it on the validation part; `made` receives what was fitted."""
-    start = time.perf_counter()
-    model, variables = fit_seeds(entry, data, recipe, seeds)
-    made.append(model)
-    seconds = time.perf_counter() - start
-    asked = retrieval.evaluation(model, data, protocol, "validation")
-    found = evaluate(asked, variables, data.columns)
-    row: dict[str, Any] = {"epoch": 0, "phase": "fit", "seconds": seconds, "train_seconds": seconds}
-    row |= {f"valid/{name}": [of[name] for of in found] for name in found[0]}
-    return Fitted(
-        variables,
-        [row],
-        best_epoch=[0] * len(seeds),
-        best_value=[of[METRIC] for of in found],
-        steps=0,
-        seconds=seconds,
-        compile_seconds=0.0,
-        made_by=({**provenance.manifest(), "first_epoch": 0},),
     )
 
 

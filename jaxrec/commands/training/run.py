@@ -16,13 +16,21 @@ import jax
 import numpy as np
 
 from jaxrec import config, provenance
-from jaxrec.commands.training import clicks, matrix, sequences, sessions, tables
+from jaxrec.commands.training import clicks, items, matrix, sequences, sessions, tables
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
 from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import initial_options
 from jaxrec.protocols.gates import write_shares
-from jaxrec.recipes.trainable import ClickModel, CountingModel, RetrievalModel, SequenceModel, TableModel
+from jaxrec.recipes.trainable import (
+    ClickModel,
+    CountingModel,
+    ItemModel,
+    RetrievalModel,
+    SequenceModel,
+    SuccessorModel,
+    TableModel,
+)
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import modules, run_folder
@@ -88,7 +96,14 @@ def kind_of(entry: Any, options: Any) -> Kind:
     if isinstance(entry, SequenceModel):
         module: Any = sessions if options.split == "sessions" else sequences
     else:
-        kinds = {TableModel: tables, ClickModel: clicks, RetrievalModel: matrix, CountingModel: matrix}
+        kinds = {
+            TableModel: tables,
+            ClickModel: clicks,
+            RetrievalModel: matrix,
+            CountingModel: matrix,
+            ItemModel: items,
+            SuccessorModel: items,
+        }
         module = kinds[type(entry)]
     return Kind(module.read, module.prepare)
 
@@ -233,8 +248,9 @@ def settings_of(model: str, entry: Any, options: Any, source: Source) -> dict[st
     """What identifies a run, in JSON types: the model, its settings, and checksums of the data, of vectors of
     items and of the file of a module of one's own."""
     named = {"model": model, **described(options), "data": source.described}
-    if vectors := getattr(options, "item_vectors", ""):
-        named["item_vectors_sha256"] = sha256_of("item_vectors", Path(vectors))
+    for name in ("item_vectors", "item_attributes"):
+        if path := getattr(options, name, ""):
+            named[f"{name}_sha256"] = sha256_of(name, Path(path))
     if own := getattr(entry, "own", ""):
         named |= {"module": own, "code": code_of(own.partition(":")[0])}
     found: dict[str, Any] = json.loads(json.dumps(named))

@@ -59,8 +59,8 @@ def train(
 ) -> Fitted:
     """Trains for all seeds at once; each keeps the parameters of its best evaluation on validation.
 
-    Arguments, and what `protocol.selection` "last epoch" means, as of `retrieval.train`. finish: final vectors
-    of the task's variables; ranked: how these are ranked.
+    Arguments, and what `protocol.selection` "last epoch" means, as of `retrieval.train`. finish: makes final
+    vectors of the task's variables; ranked: how these are ranked.
     """
     last = protocol.selection == LAST_EPOCH
     if last and patience is not None:

@@ -47,9 +47,9 @@ class Recipe:
     window: int = 5  # largest distance of two items of a walk that are a pair
     negatives: int = 5  # sampled items per pair
     power: float = 0.75  # of an item's degree, to which the chance of being sampled is proportional
-    scores: Literal["contexts", "vectors"] = "contexts"  # of an item by its context vector, or its own
+    scores: Literal["vectors", "contexts"] = "vectors"  # of an item by its own vector, or that as a context
     history: int = 10  # last items of a user, of which the mean of the vectors is the query
-    batch_size: int = 256  # walks per step
+    batch_size: int = 16  # walks per step
     learning_rate: float = 1e-2  # of Adam
     epochs: int = 20  # walks from each item
     evaluate_every: int = 1  # epochs between evaluations

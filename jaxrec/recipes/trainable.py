@@ -292,6 +292,7 @@ class RetrievalModel(NamedTuple):
     of histories.
     weighting: (data, recipe) -> the weights of the task's losses.
     attributes: whether it reads attributes of items, the column "attributes" of the data.
+    reads: columns that its scores read, which a run keeps; none of a model of final vectors or histories.
     """
 
     recipe: Any
@@ -304,6 +305,7 @@ class RetrievalModel(NamedTuple):
     ranked: Callable[[Any, retrieval.Data], retrieval.Ranked] = module_itself
     weighting: Callable[[retrieval.Data, Any], Weighting] = equal_weights
     attributes: bool = False
+    reads: tuple[str, ...] = ()
 
 
 class CountingModel(NamedTuple):

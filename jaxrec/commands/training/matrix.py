@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,16 +62,12 @@ def _trained(
     context = {**data.columns, **columns}
     task, plan = entry.task(module, data, recipe), entry.plan(data, recipe)
     protocol, ranked = protocol_of(data, entry.loss), entry.ranked(module, data)
-    has_vectors = not isinstance(ranked, Scorer) and pairs.has_vectors(module)
-
-    @jax.jit
-    def vectors(variables: Variables, context: Context) -> Variables:
-        return jax.vmap(lambda of_seed: pairs.finished(module, of_seed, context))(variables)
+    kept_as, finished = _served(entry, module, ranked, context)
 
     return Prepared(
         name=name,
         dataset=as_file_name(data.split.sequences.name),
-        module=pairs.FACTORS if has_vectors else ranked,
+        module=kept_as,
         protocol=protocol,
         train=functools.partial(
             retrieval.train,
@@ -93,10 +90,29 @@ def _trained(
         kept=_kept("baseline" if isinstance(ranked, Scorer) else "factors", options, data),
         vocabularies=retrieval.vocabulary(data),
         shapes=None,
-        finished=(lambda variables: (pairs.FACTORS, vectors(variables, context))) if has_vectors else None,
+        finished=finished,
         notes=[describe_matrix(data.split)],
         next_command=f"jaxrec recommend RUN --user {_first_user(data)} --k 10",
     )
+
+
+def _served(
+    entry: RetrievalModel, module: Any, ranked: Any, context: Context
+) -> tuple[Any, Callable[[Variables], tuple[Any, Variables]] | None]:
+    """The module that a run keeps, and what makes it and its variables of those that were trained."""
+    if isinstance(ranked, Scorer):
+        return ranked, None
+    if entry.reads:
+        scorer, columns = pairs.resident_scorer(module), {name: context[name] for name in entry.reads}
+        return scorer, lambda variables: (scorer, pairs.with_columns(variables, columns))
+    if not pairs.has_vectors(module):
+        return ranked, None
+
+    @jax.jit
+    def vectors(variables: Variables, context: Context) -> Variables:
+        return jax.vmap(lambda of_seed: pairs.finished(module, of_seed, context))(variables)
+
+    return pairs.FACTORS, lambda variables: (pairs.FACTORS, vectors(variables, context))
 
 
 def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data, recipe: Any) -> Prepared:

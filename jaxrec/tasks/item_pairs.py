@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import losses, packing, sampling
-from jaxrec.nn.layers.embedding import lookup
+from jaxrec.segments import rows_by_id
 from jaxrec.tasks.encoder import only_params
 from jaxrec.types import SHARED, Array, Batch, Context, Key, Retriever, Task, Variables
 
@@ -83,9 +83,9 @@ def item_pairs(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
         queries, items = model.apply(variables, batch[SHARED], method="vectors")
-        asked = lookup(queries, batch["query"])
-        pos = jnp.sum(asked * lookup(items, batch["item"]), axis=-1)
-        neg = asked @ lookup(items, batch[SHARED]["negatives"]).T
+        asked = rows_by_id(queries, batch["query"])
+        pos = jnp.sum(asked * rows_by_id(items, batch["item"]), axis=-1)
+        neg = asked @ rows_by_id(items, batch[SHARED]["negatives"]).T
         return {"pairs": loss(pos, neg, where=batch["mask"], axis_name=axis_name)}, {}
 
     def predict(variables: Variables, batch: Batch) -> Array:

@@ -22,15 +22,7 @@ from jaxrec.commands.training.prepared import Prepared
 from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import initial_options
 from jaxrec.protocols.gates import write_shares
-from jaxrec.recipes.trainable import (
-    ClickModel,
-    CountingModel,
-    ItemModel,
-    RetrievalModel,
-    SequenceModel,
-    SuccessorModel,
-    TableModel,
-)
+from jaxrec.recipes import trainable
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import modules, run_folder
@@ -93,17 +85,12 @@ def read_command(model: str, entry: Any, options: Any, source: Source) -> Comman
 
 def kind_of(entry: Any, options: Any) -> Kind:
     """The kind of data that a model is trained on."""
-    if isinstance(entry, SequenceModel):
+    if isinstance(entry, trainable.SequenceModel):
         module: Any = sessions if options.split == "sessions" else sequences
     else:
-        kinds = {
-            TableModel: tables,
-            ClickModel: clicks,
-            RetrievalModel: matrix,
-            CountingModel: matrix,
-            ItemModel: items,
-            SuccessorModel: items,
-        }
+        kinds: dict[type, Any] = {trainable.TableModel: tables, trainable.ClickModel: clicks}
+        kinds |= dict.fromkeys((trainable.RetrievalModel, trainable.CountingModel), matrix)
+        kinds |= dict.fromkeys((trainable.ItemModel, trainable.SuccessorModel), items)
         module = kinds[type(entry)]
     return Kind(module.read, module.prepare)
 

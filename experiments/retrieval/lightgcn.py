@@ -61,6 +61,9 @@ METHODS: Mapping[str, CountingModel | RetrievalModel | ItemModel] = {
     "random": CountingModel(NoSettings, lambda data, recipe, seed: baselines.random(data), drawn=True),
     "popularity": CountingModel(NoSettings, lambda data, recipe, seed: baselines.popularity(data)),
     **counting.MODELS,
+    "item-cf-iuf": counting.MODELS["item-cf"]._replace(
+        recipe=counting.CoOccurrence(inverse_user_frequency=True)
+    ),
     **factors.MODELS,
     **graphs.MODELS,
     **item_graphs.MODELS,

@@ -10,8 +10,7 @@ item_knn            similarity to the last item of the history, by the users or 
 markov              how often an item followed the last one
 matrix_item_knn     similarities to all items of the history
 matrix_user_knn     what the most similar users have
-item_cf             co-occurrence with all items of the history, damped by popularity
-item_cf_iuf         the same, with less weight on active users
+item_cf             co-occurrence with all items of the history, damped by popularity (and users' activity)
 etrec               the item-based collaborative filtering of Alibaba Cloud PAI
 swing               pairs of users that share both items and few others
 p3alpha, rp3beta    random walks of three steps
@@ -25,7 +24,7 @@ from jaxrec.baselines.co_visitation import co_visitation
 from jaxrec.baselines.ease import ease
 from jaxrec.baselines.etrec import etrec
 from jaxrec.baselines.ials import ials
-from jaxrec.baselines.item_cf import item_cf, item_cf_iuf
+from jaxrec.baselines.item_cf import item_cf
 from jaxrec.baselines.item_knn import item_knn
 from jaxrec.baselines.markov import markov
 from jaxrec.baselines.matrix_knn import matrix_item_knn, matrix_user_knn
@@ -44,7 +43,6 @@ __all__ = [
     "etrec",
     "ials",
     "item_cf",
-    "item_cf_iuf",
     "item_knn",
     "markov",
     "matrix_item_knn",

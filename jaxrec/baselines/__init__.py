@@ -18,8 +18,10 @@ co_visitation       how near items stand to the last ones in training
 slim                a sparse linear model
 ease                a linear autoencoder in closed form
 ials                vectors of users and items by alternating least squares
+biased_mf           the same for explicit ratings, with biases
 """
 
+from jaxrec.baselines.biased_mf import biased_mf
 from jaxrec.baselines.co_visitation import co_visitation
 from jaxrec.baselines.ease import ease
 from jaxrec.baselines.etrec import etrec
@@ -38,6 +40,7 @@ from jaxrec.data.events.training_events import TrainingEvents
 
 __all__ = [
     "TrainingEvents",
+    "biased_mf",
     "co_visitation",
     "ease",
     "etrec",

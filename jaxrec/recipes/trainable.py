@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrec import losses
+from jaxrec.data.events.ratings import Ratings
 from jaxrec.data.tables.click_histories import Clicks
 from jaxrec.data.tables.impressions import Impressions
 from jaxrec.nn.layers.features import FeatureEmbedding
@@ -354,6 +355,17 @@ class SuccessorModel(NamedTuple):
 
     recipe: Any
     make: Callable[[next_item.Data, Any, int], Baseline]
+
+
+class RatingModel(NamedTuple):
+    """A method fitted to explicit ratings, whose predictions are products of vectors.
+
+    recipe: the dataclass of its settings. make: (ratings of training, recipe, seed) -> the fitted method, of
+    variables "users" and "items" (`tasks.pairs.FACTORS`).
+    """
+
+    recipe: Any
+    make: Callable[[Ratings, Any, int], Baseline]
 
 
 def fit_seeds(

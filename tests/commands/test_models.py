@@ -59,6 +59,7 @@ def options_of(entry: Any, **given: Any) -> Any:
     else:
         given = EVENTS | given
         given |= {"item_attributes": ATTRIBUTES, "attributes": ("colour",)} if "attributes" in names else {}
+        given |= {"value": "ts", "time": ""} if "value" in names else {}
     return made(kind, {"data": "x", "run": "y", **given})
 
 
@@ -68,7 +69,7 @@ def prepared(name: str, sources: dict[str, Source], read: dict[Any, Any], **give
     options = options_of(entry, **given)
     kind, table = kind_of(entry, options), hasattr(options, "labels")
     attributed = bool(getattr(options, "item_attributes", ""))
-    key = (kind.read, options.split, getattr(options, "labels", ()), attributed)
+    key: Any = (kind.read, options.split, getattr(options, "labels", ()), attributed)
     if key not in read:
         read[key] = kind.read(options, sources["rows" if table else "events"])
     return kind.prepare(name, entry, options, read[key])
@@ -92,7 +93,7 @@ def test_every_model_is_built_from_a_users_file(
     labels = labels_of(name)
     found = prepared(name, sources, read, **({"labels": labels} if labels else {}))
     assert name in found.name
-    assert found.protocol.selection in ("ndcg@10", "auc", "auc/click")
+    assert found.protocol.selection in ("ndcg@10", "auc", "auc/click", "rmse")
     assert found.vocabularies
 
 

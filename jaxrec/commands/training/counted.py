@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from jaxrec import provenance
 from jaxrec.train.evaluate import evaluate
@@ -12,6 +12,7 @@ from jaxrec.train.fit import Fitted
 from jaxrec.tuning.reads import Measured
 from jaxrec.types import Context, Evaluation, Retriever, Scorer, Variables
 
+T = TypeVar("T")
 Fit = Callable[[Sequence[int]], tuple[Retriever | Scorer, Variables]]
 
 
@@ -36,21 +37,34 @@ def fitted(
     given: the arguments of `train.fit.fit`, of which seeds are read, and a trial of a search, which asks for
     the measure alone.
     """
-    seeds, start = given["seeds"], time.perf_counter()
-    model, variables = fit(seeds)
+    (model, variables), seconds = timed(fit, given["seeds"])
     made.append(model)
-    seconds = time.perf_counter() - start
     found = evaluate(measure(model), variables, context)
+    if given.get("trial") is not None:
+        return Measured(metric, [of[metric] for of in found])
+    return as_fitted(variables, found, metric, seconds)
+
+
+def timed(fit: Callable[[Sequence[int]], T], seeds: Sequence[int]) -> tuple[T, float]:
+    """What a fit gives, and the seconds it took."""
+    start = time.perf_counter()
+    found = fit(seeds)
+    return found, time.perf_counter() - start
+
+
+def as_fitted(
+    variables: Variables, found: Sequence[Mapping[str, float]], metric: str, seconds: float
+) -> Fitted:
+    """A fit in one go as a run of one epoch. found: metrics of validation of each seed."""
     row: dict[str, Any] = {"epoch": 0, "phase": "fit", "seconds": seconds, "train_seconds": seconds}
     row |= {f"valid/{name}": [of[name] for of in found] for name in found[0]}
-    done = Fitted(
+    return Fitted(
         variables,
         [row],
-        best_epoch=[0] * len(seeds),
+        best_epoch=[0] * len(found),
         best_value=[of[metric] for of in found],
         steps=0,
         seconds=seconds,
         compile_seconds=0.0,
         made_by=({**provenance.manifest(), "first_epoch": 0},),
     )
-    return done if given.get("trial") is None else Measured(metric, done.best_value)

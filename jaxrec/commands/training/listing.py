@@ -17,6 +17,7 @@ KINDS = {
     "TableModel": "labelled rows",
     "RetrievalModel": "the items of each user, in no order",
     "CountingModel": "the items of each user, in no order, without gradient descent",
+    "RatingModel": "explicit ratings",
     "ClickModel": "events, each with a sampled item that was not clicked",
 }
 

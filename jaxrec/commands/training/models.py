@@ -11,6 +11,7 @@ from jaxrec.commands.training.options import (
     ClickOptions,
     MatrixOptions,
     OrderedOptions,
+    RatingOptions,
     SequenceOptions,
     TableOptions,
     with_recipe,
@@ -19,6 +20,7 @@ from jaxrec.recipes.trainable import (
     ClickModel,
     CountingModel,
     ItemModel,
+    RatingModel,
     RetrievalModel,
     SequenceModel,
     SuccessorModel,
@@ -45,4 +47,6 @@ def options_type(entry: Any) -> type[Any]:
         return with_recipe(AttributedMatrixOptions if attributed else MatrixOptions, entry.recipe)
     if isinstance(entry, ItemModel | SuccessorModel):
         return with_recipe(AttributedOptions if attributed else OrderedOptions, entry.recipe)
+    if isinstance(entry, RatingModel):
+        return with_recipe(RatingOptions, entry.recipe)
     return with_recipe(ClickOptions if isinstance(entry, ClickModel) else TableOptions, entry.recipe)

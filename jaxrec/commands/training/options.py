@@ -107,6 +107,14 @@ class MatrixOptions(EventOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class RatingOptions(EventOptions):
+    """The options of models of explicit ratings."""
+
+    value: str = "rating"  # column of ratings
+    split: Literal["random"] = "random"  # a tenth of the ratings is for validation, another one for test
+
+
+@dataclasses.dataclass(frozen=True)
 class AttributedMatrixOptions(MatrixOptions):
     """The options of models of an interaction matrix that read attributes of items."""
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxrec import config, provenance
-from jaxrec.commands.training import clicks, items, matrix, sequences, sessions, tables
+from jaxrec.commands.training import clicks, items, matrix, ratings, sequences, sessions, tables
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
 from jaxrec.commands.training.source import Source, sha256_of
@@ -64,7 +64,7 @@ class Command(NamedTuple):
 
 class Trained(NamedTuple):
     """A run that is trained and not tested. value: its validation metric, the mean over seeds; metric: its
-    name. All metrics of `jaxrec train` are better when they are higher."""
+    name. Metrics of `jaxrec train` are better when they are higher, but for the "rmse" of ratings."""
 
     value: float
     metric: str
@@ -91,6 +91,7 @@ def kind_of(entry: Any, options: Any) -> Kind:
         kinds: dict[type, Any] = {trainable.TableModel: tables, trainable.ClickModel: clicks}
         kinds |= dict.fromkeys((trainable.RetrievalModel, trainable.CountingModel), matrix)
         kinds |= dict.fromkeys((trainable.ItemModel, trainable.SuccessorModel), items)
+        kinds[trainable.RatingModel] = ratings
         module = kinds[type(entry)]
     return Kind(module.read, module.prepare)
 
@@ -108,7 +109,7 @@ def train_once(
       fit: other arguments of `train.fit.fit`, in place of those of the options.
 
     Returns:
-      `value` is the mean over seeds of each seed's best validation metric, higher is better.
+      `value` is the mean over seeds of each seed's best validation metric, see `Trained`.
 
     Raises:
       ValueError: an override is no option, or no value for it; the model can't be built; training diverges.

@@ -27,7 +27,7 @@ OF_HISTORIES: dict[str, dict[str, Any]] = {
     "mult-vae": {"hidden_dim": 6, "latent_dim": 3, "batch_size": 8, "epochs": 2, "evaluate_every": 1},
 }
 COUNTED: dict[str, dict[str, Any]] = {
-    "ease": {"regularisation": 1.0},
+    "ease": {"regularisation": 1.0, "beyond": (5,)},
     "matrix-user-knn": {},
     "ials": {"dim": 4, "epochs": 2, "seeds": (0, 1)},
 }
@@ -56,6 +56,8 @@ def test_a_run_is_measured_beside_its_floors(kept: tuple[str, Path, Kept]) -> No
     found = sorted(path.stem for path in (folder / "results").rglob("*.json"))
     assert found == sorted([name, "popularity", "random"])
     assert set(run.metrics) >= {"recall@10", "ndcg@10", "recall_capped@20"}
+    assert ({"coverage@5", "novelty@5", "popularity_lift@5"} <= set(run.metrics)) == (name == "ease")
+    assert not [metric for metric in run.metrics if metric.startswith("share/")]
     assert len(run.validation["ndcg@10"]) == len(run.seeds)
 
 

@@ -16,7 +16,7 @@ from jaxrec.commands.training.options import recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, as_file_name, load_sequences
 from jaxrec.data.events.held_out import HeldOut, split_items
-from jaxrec.protocols import retrieval
+from jaxrec.protocols import Beyond, retrieval
 from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks import pairs
@@ -84,7 +84,7 @@ def _trained(
             weighting=entry.weighting(data, recipe),
         ),
         test=functools.partial(
-            retrieval.run_test, ranked, data, protocol, columns=columns, num_devices=options.num_devices
+            retrieval.run_test, ranked, data, protocol, columns=columns, **_asked(options)
         ),
         baselines=functools.partial(floors, data, options),
         kept=_kept("baseline" if isinstance(ranked, Scorer) else "factors", options, data),
@@ -131,9 +131,7 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
         train=functools.partial(
             fitted, functools.partial(fit_seeds, entry, data, recipe), measure, data.columns, METRIC, made
         ),
-        test=lambda variables: retrieval.run_test(
-            made[-1], data, protocol, variables, num_devices=options.num_devices
-        ),
+        test=lambda variables: retrieval.run_test(made[-1], data, protocol, variables, **_asked(options)),
         baselines=functools.partial(floors, data, options),
         kept=_kept("factors" if entry.of_users else "baseline", options, data),
         vocabularies=retrieval.vocabulary(data),
@@ -149,9 +147,16 @@ def floors(data: retrieval.Data, options: Any) -> list[BaselineRow]:
     protocol, found = protocol_of(data, "")._replace(selection="none"), []
     for make in (baselines.random, baselines.popularity):
         made = make(data)
-        tested = retrieval.run_test(made, data, protocol, made.for_seeds(options.seeds))
+        variables = made.for_seeds(options.seeds)
+        tested = retrieval.run_test(made, data, protocol, variables, **_asked(options))
         found.append(BaselineRow(made.name, tested, protocol))
     return found
+
+
+def _asked(options: Any) -> dict[str, Any]:
+    """The arguments of a test: devices and further metrics."""
+    beyond = Beyond(ks=options.beyond) if options.beyond else None
+    return {"beyond": beyond, "num_devices": options.num_devices}
 
 
 def protocol_of(data: retrieval.Data, loss: str) -> Protocol:

@@ -104,6 +104,7 @@ class MatrixOptions(EventOptions):
     """The options of models of an interaction matrix, which has each user's item once."""
 
     split: MatrixSplit = "random"  # test on a tenth of each user's items at random, or on the last one
+    beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and so on, such as 10 20
 
 
 @dataclasses.dataclass(frozen=True)

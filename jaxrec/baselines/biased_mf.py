@@ -98,7 +98,9 @@ def _half_step(own: Array, other: Array, buckets: list[Bucket], penalty: Array) 
             for table in (other[:, -1], features)
         )
         ridge = penalty * jnp.maximum(bucket.number, 1)
-        rows = Rows(pairs, bucket.response - bias, None, ridge, jnp.zeros((len(ridge), own.shape[1])))
+        rows = Rows(
+            pairs, jnp.asarray(bucket.response) - bias, None, ridge, jnp.zeros((len(ridge), own.shape[1]))
+        )
         return Exact().solve(rows, basis, 0.0)
 
     solved = [jax.lax.map(solve, bucket).reshape(-1, own.shape[1]) for bucket in buckets]

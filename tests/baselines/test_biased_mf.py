@@ -36,7 +36,7 @@ def test_an_epoch_is_that_of_numpy() -> None:
     """Items after an epoch are the ridge regressions on the users' vectors, and users those before them."""
     users, items = fitted(epochs=3)
     for item in range(1, ITEMS):
-        rated = item == ITEM
+        rated = np.equal(ITEM, item)
         features = np.c_[users[USER[rated], :-2], np.ones(rated.sum())]
         response = VALUE[rated] - users[USER[rated], -1]
         ridge = PENALTY * rated.sum() * np.eye(DIM + 1)
@@ -44,7 +44,7 @@ def test_an_epoch_is_that_of_numpy() -> None:
         np.testing.assert_allclose(items[item, :-1], wanted, rtol=1e-3, atol=1e-4)
     before = fitted(epochs=2)[1]
     for user in range(1, USERS):
-        rated = user == USER
+        rated = np.equal(USER, user)
         features = before[ITEM[rated]][:, [*range(DIM), -1]]
         response = VALUE[rated] - VALUE.mean() - before[ITEM[rated], -2]
         ridge = PENALTY * rated.sum() * np.eye(DIM + 1)

@@ -64,8 +64,8 @@ def split_ratings(
 
     def part(chosen: np.ndarray) -> Ratings:
         chosen = np.sort(chosen)
-        columns = (column[chosen] for column in (interactions.user, interactions.item, values))
-        return Ratings(*columns, interactions.num_users, interactions.num_items)
+        user, item = interactions.user[chosen], interactions.item[chosen]
+        return Ratings(user, item, values[chosen], interactions.num_users, interactions.num_items)
 
     tested, validated, trained = np.split(order, np.cumsum(numbers))
     rule = f"{validation:.0%} and {test:.0%} of the ratings, at random, for validation and test"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.retrieval import lightgcn as experiment
+from experiments.retrieval import lightgcn_data
 from jaxrec.protocols import retrieval
 from jaxrec.report.results import read_results
 
@@ -62,19 +63,19 @@ def test_tiny_rows_that_read_attributes_run_to_the_end(
 
 def test_attributes_are_those_that_a_model_reads() -> None:
     config = experiment.Config(dataset="ml-100k")
-    split = experiment.load(config)
-    found = experiment.attributes_of(config, split)
+    split = lightgcn_data.load(config)
+    found = lightgcn_data.attributes_of(config, split)
     assert found is not None
     assert found.ids.shape == (split.sequences.num_items + 1, 2, 6)
     columns = retrieval.resident(split)
     widths = {
-        name: experiment.read_by(experiment.METHODS[name], columns, found).columns["attributes"].shape[1:]
+        name: lightgcn_data.read_by(experiment.METHODS[name], columns, found).columns["attributes"].shape[1:]
         for name in ("eges", "rcf")
     }
     assert widths == {"eges": (1, 1), "rcf": (2, 6)}
-    assert "attributes" not in experiment.read_by(experiment.METHODS["pinsage"], columns, found).columns
+    assert "attributes" not in lightgcn_data.read_by(experiment.METHODS["pinsage"], columns, found).columns
     with pytest.raises(ValueError, match="item_attributes='a.csv': is for your own file"):
-        experiment.attributes_of(experiment.Config(item_attributes="a.csv"), split)
+        lightgcn_data.attributes_of(experiment.Config(item_attributes="a.csv"), split)
 
 
 @pytest.mark.parametrize(

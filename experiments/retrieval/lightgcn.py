@@ -9,8 +9,13 @@ published settings were probably chosen on the test part. Each method has two ro
     ease-selected, lightgcn-selected, …   by ndcg@20 on 10 % of each user's training items: the setting of a
                                           small grid, which is then fitted to all of training, or the epoch
 
+PinSage, DeepWalk and EGES know items alone, and rank by the mean of the vectors of a user's items. EGES and
+RCF read attributes of items, which ml-100k has (decades; RCF genres, too); its test is a fifth of each user's
+items, at random.
+
 Run:     python -m experiments.retrieval.lightgcn
-Also:    --dataset lastfm; --rows lightgcn --epochs 5 --evaluate-every 5 (the first epochs of the curve)
+Also:    --dataset lastfm; --dataset ml-100k --rows eges rcf rcf-selected;
+         --rows lightgcn --epochs 5 --evaluate-every 5 (the first epochs of the curve)
 
 Expect:  on Gowalla, recall@20 / ndcg@20 of EASE .1765 / .1467, SLIM .1699 / .1382, item-KNN .1568 / .1213,
          RP3beta .1829 / .1520; no trained model is stored yet.
@@ -25,25 +30,24 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from experiments import common
-from experiments.common import NONE, Published, published
+from experiments.common import NONE, Published
 from experiments.retrieval.grids import choose
-from jaxrec import baselines, data
+from experiments.retrieval.lightgcn_data import DATASETS, attributes_of, load, read_by
+from experiments.retrieval.lightgcn_published import PUBLISHED
+from jaxrec import baselines
 from jaxrec import config as command_line
 from jaxrec.config import check_run
-from jaxrec.data.events.held_out import HeldOut, Sets, format_matrix, hold_out_validation, split_items
-from jaxrec.data.synthetic.tastes import group_tastes
-from jaxrec.protocols import retrieval
+from jaxrec.data.events.held_out import format_matrix, hold_out_validation
+from jaxrec.protocols import items, retrieval
 from jaxrec.protocols.retrieval import LAST_EPOCH, Data
-from jaxrec.recipes import counting, factors, graphs
-from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
+from jaxrec.recipes import counting, factors, graphs, item_graphs, relational
+from jaxrec.recipes.trainable import CountingModel, ItemModel, RetrievalModel, evaluate_every, fit_seeds
+from jaxrec.tasks.item_pairs import by_history
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Baseline, Protocol, Tested
 
 EXPERIMENT = "lightgcn"
-DATASETS = {"gowalla": "lightgcn/gowalla", "lastfm": "lightgcn/lastfm", "amazon-book": "kgat/amazon-book"}
 SELECTED = "-selected"
 SELECTION = "ndcg@20"
 
@@ -53,12 +57,17 @@ class NoSettings:
     """Of a method without settings."""
 
 
-METHODS: Mapping[str, CountingModel | RetrievalModel] = {
+METHODS: Mapping[str, CountingModel | RetrievalModel | ItemModel] = {
     "random": CountingModel(NoSettings, lambda data, recipe, seed: baselines.random(data), drawn=True),
     "popularity": CountingModel(NoSettings, lambda data, recipe, seed: baselines.popularity(data)),
     **counting.MODELS,
+    "item-cf-iuf": counting.MODELS["item-cf"]._replace(
+        recipe=counting.CoOccurrence(inverse_user_frequency=True)
+    ),
     **factors.MODELS,
     **graphs.MODELS,
+    **item_graphs.MODELS,
+    **relational.MODELS,
 }
 # Settings that are tried on validation, each with each; methods without gradient descent that are not here
 # have no selected row.
@@ -70,24 +79,11 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "ease": {"regularisation": (20.0, 80.0, 300.0, 1000.0)},
     "ials": {"alpha0": (0.001, 0.003, 0.01), "regularisation": (0.003, 0.01, 0.03)},
 }
-CHOSEN = [name for name, entry in METHODS.items() if name in GRIDS or isinstance(entry, RetrievalModel)]
+CHOSEN = [name for name, entry in METHODS.items() if name in GRIDS or not isinstance(entry, CountingModel)]
 PLAIN = (name for name in METHODS if name != "ials")  # of which no setting is published for these data
-ROWS = (*PLAIN, *(f"{name}{SELECTED}" for name in CHOSEN))
+KNOWN = (*PLAIN, *(f"{name}{SELECTED}" for name in CHOSEN))
+ROWS = tuple(row for row in KNOWN if not row.startswith(("eges", "rcf")))  # which need attributes of items
 
-TWO = ("recall@20", "ndcg@20")
-BARS = "BARS, Gowalla"
-PUBLISHED: Mapping[str, Published] = {
-    "popularity": published(TWO, BARS, 0.0416, 0.0317),
-    "matrix-item-knn": published(TWO, BARS, 0.1570, 0.1214),
-    "bpr-mf": published(TWO, BARS, 0.1627, 0.1378),
-    "slim": published(TWO, BARS, 0.1699, 0.1382),
-    "ease": published(TWO, BARS, 0.1765, 0.1467),
-    "ngcf": published(TWO, BARS, 0.1570, 0.1327),
-    "lightgcn": published(TWO, BARS, 0.1820, 0.1547),
-    "ultragcn": published(TWO, BARS, 0.1862, 0.1580),
-    "simplex": published(TWO, BARS, 0.1872, 0.1557),
-    "mf-ccl": published(TWO, BARS, 0.1837, 0.1493),
-}
 TINY: Mapping[str, Any] = {
     "dim": 8, "num_layers": 2, "batch_size": 500, "epochs": 4, "evaluate_every": 2, "learning_rate": 0.02,
     "negatives": 2,
@@ -99,7 +95,8 @@ class Config(common.EventOptions):
     """Fits, trains and tests the rows of the table. None: the method's own published setting."""
 
     rows: tuple[str, ...] = ROWS  # rows of the table
-    dataset: str = "gowalla"  # or lastfm, amazon-book (as KGAT has it)
+    dataset: str = "gowalla"  # or lastfm, amazon-book (as KGAT has it), ml-100k
+    item_attributes: str = ""  # of your own file: a file of attributes, see `jaxrec train rcf --help`
     split_seed: int = 0  # of the items that are taken out for validation
     dim: int | None = None  # of trained models: width of vectors
     num_layers: int | None = None  # of graph models: propagations
@@ -113,24 +110,11 @@ class Config(common.EventOptions):
     workdir: str = "runs/lightgcn"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, ROWS)
-        common.check_choice("dataset", self.dataset, tuple(DATASETS))
+        common.check_rows(self.rows, KNOWN)
+        common.check_choice("dataset", self.dataset, DATASETS)
         common.check(
             self, "dim", "num_layers", "negatives", "batch_size", "epochs", "evaluate_every", "save_every"
         )
-
-
-def load(config: Config) -> HeldOut:
-    """A data set without a validation part, or your own file; synthetic for --tiny."""
-    if not config.data and not config.tiny:
-        return data.load(DATASETS[config.dataset], kind="matrix")
-    sequences = common.own_events(config) if config.data else group_tastes()
-    split = split_items(sequences, by="random", test=0.2)
-    length = split.train_length.copy()
-    length[split.validation.user] += split.validation.number
-    none = Sets(*(np.zeros(0, np.int32) for _ in range(3)))
-    rule = "a fifth of each user's items, at random, for test"
-    return dataclasses.replace(split, train_length=length, validation=none, rule=rule)
 
 
 def recipe_of(name: str, config: Config) -> Any:
@@ -169,7 +153,7 @@ def test_fitted(name: str, entry: CountingModel, whole: Data, part: Data | None,
     return Done(found, protocol, {**dataclasses.asdict(recipe), "split_seed": config.split_seed}, seeds)
 
 
-def test_trained(row: str, entry: RetrievalModel, columns: Data, config: Config) -> Done:
+def test_trained(row: str, entry: RetrievalModel | ItemModel, columns: Data, config: Config) -> Done:
     """Trains a model, by its last epoch or by the validation part if there is one, and tests it."""
     name = row.removesuffix(SELECTED)
     recipe, selected = recipe_of(name, config), row.endswith(SELECTED)
@@ -180,22 +164,24 @@ def test_trained(row: str, entry: RetrievalModel, columns: Data, config: Config)
         selection=SELECTION if selected else LAST_EPOCH,
     )
     model, extra = entry.module(columns, recipe), entry.columns(columns, recipe)
-    fitted = retrieval.train(
-        entry.task(model, columns, recipe),
-        entry.plan(columns, recipe),
-        model,
-        columns,
-        protocol,
-        entry.optimiser(recipe),
-        epochs=recipe.epochs,
-        every=evaluate_every(recipe),
-        patience=(recipe.patience or None) if selected else None,
-        columns=extra,
+    task, tx = entry.task(model, columns, recipe), entry.optimiser(recipe)
+    options: dict[str, Any] = {
+        "columns": extra,
+        "epochs": recipe.epochs,
+        "every": evaluate_every(recipe),
+        "patience": (recipe.patience or None) if selected else None,
         **common.training_options(config, columns.split.sequences.name.split("/")[-1], row, row=row),
-    )
-    found = retrieval.run_test(
-        model, columns, protocol, fitted.variables, columns=extra, num_devices=config.num_devices
-    )
+    }
+    where: dict[str, Any] = {"columns": extra, "num_devices": config.num_devices}
+    if isinstance(entry, ItemModel):
+        by, plan = (entry.finish(model, recipe), by_history(columns.most)), entry.plan(columns, extra, recipe)
+        fitted = items.train(task, plan, *by, columns, protocol, tx, **options)
+        found = items.run_test(*by, columns, protocol, fitted.variables, **where)
+    else:
+        options["weighting"] = entry.weighting(columns, recipe)
+        plan = entry.plan(columns, recipe)
+        fitted = retrieval.train(task, plan, model, columns, protocol, tx, **options)
+        found = retrieval.run_test(model, columns, protocol, fitted.variables, **where)
     settings = {**dataclasses.asdict(recipe), "split_seed": config.split_seed}
     return Done(found, protocol, settings, config.seeds, fitted)
 
@@ -216,7 +202,7 @@ def run(config: Config) -> None:
     split = load(config)
     whole = retrieval.resident(split)
     print(format_matrix(split), flush=True)
-    part = None
+    part, attributes = None, attributes_of(config, split)
     if any(row.endswith(SELECTED) for row in config.rows):
         part = retrieval.resident(hold_out_validation(split, seed=config.split_seed))
     for row in config.rows:
@@ -225,7 +211,7 @@ def run(config: Config) -> None:
         if isinstance(entry, CountingModel):
             done = test_fitted(name, entry, whole, carved, config)
         else:
-            done = test_trained(row, entry, carved or whole, config)
+            done = test_trained(row, entry, read_by(entry, carved or whole, attributes), config)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,

@@ -45,6 +45,7 @@ from jaxrec.data.synthetic.tastes import group_tastes
 from jaxrec.nn.retrieval.ncf import pretrained
 from jaxrec.protocols import retrieval
 from jaxrec.protocols.retrieval import LAST_EPOCH
+from jaxrec.recipes import counting
 from jaxrec.recipes import ncf as recipes
 from jaxrec.recipes.trainable import RetrievalModel, evaluate_every
 from jaxrec.train.fit import Fitted
@@ -54,7 +55,8 @@ EXPERIMENT = "ncf"
 SELECTION = "ndcg@10"
 SELECTED = "-selected"
 # irspack's example, whose settings are those of Rendle et al., RecSys 2022
-IALS = functools.partial(baselines.ials, dim=192, regularisation=0.007, alpha0=0.3, epochs=12)
+OF_IALS = {name: getattr(counting.Factors, name) for name in ("regularisation", "alpha0", "epochs")}
+IALS = functools.partial(baselines.ials, dim=192, **OF_IALS)
 BASELINES: Mapping[str, Callable[[retrieval.Data], Baseline]] = {
     "random": baselines.random,
     **{name: setting.make for name, setting in NCF_MOVIELENS_1M.items()},

@@ -10,8 +10,7 @@ item_knn            similarity to the last item of the history, by the users or 
 markov              how often an item followed the last one
 matrix_item_knn     similarities to all items of the history
 matrix_user_knn     what the most similar users have
-item_cf             co-occurrence with all items of the history, damped by popularity
-item_cf_iuf         the same, with less weight on active users
+item_cf             co-occurrence with all items of the history, damped by popularity (and users' activity)
 etrec               the item-based collaborative filtering of Alibaba Cloud PAI
 swing               pairs of users that share both items and few others
 p3alpha, rp3beta    random walks of three steps
@@ -19,13 +18,15 @@ co_visitation       how near items stand to the last ones in training
 slim                a sparse linear model
 ease                a linear autoencoder in closed form
 ials                vectors of users and items by alternating least squares
+biased_mf           the same for explicit ratings, with biases
 """
 
+from jaxrec.baselines.biased_mf import biased_mf
 from jaxrec.baselines.co_visitation import co_visitation
 from jaxrec.baselines.ease import ease
 from jaxrec.baselines.etrec import etrec
 from jaxrec.baselines.ials import ials
-from jaxrec.baselines.item_cf import item_cf, item_cf_iuf
+from jaxrec.baselines.item_cf import item_cf
 from jaxrec.baselines.item_knn import item_knn
 from jaxrec.baselines.markov import markov
 from jaxrec.baselines.matrix_knn import matrix_item_knn, matrix_user_knn
@@ -39,12 +40,12 @@ from jaxrec.data.events.training_events import TrainingEvents
 
 __all__ = [
     "TrainingEvents",
+    "biased_mf",
     "co_visitation",
     "ease",
     "etrec",
     "ials",
     "item_cf",
-    "item_cf_iuf",
     "item_knn",
     "markov",
     "matrix_item_knn",

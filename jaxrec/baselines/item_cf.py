@@ -22,6 +22,7 @@ def item_cf(
     shrinkage: float = 0.0,
     neighbours: int | None = 100,
     max_items: int | None = 500,
+    inverse_user_frequency: bool = False,
 ) -> Baseline:
     """score(u, j) = Σ over the items i of the history of s(i, j), s(i, j) = n_ij / (n_i^(1 - α) n_j^α).
 
@@ -30,35 +31,13 @@ def item_cf(
     its `neighbours` most similar items (None: all), of equal ones those of the smaller ids.
 
     max_items: of a user's training events only as many of the last ones are counted; None: all.
+    inverse_user_frequency: Σ 1 / log(1 + |I_u|) over the users u that have both items stands in place of
+    n_ij; the method is then ItemCF-IUF.
 
     Raises:
       ValueError: alpha isn't in 0..1, the shrinkage is negative or not a number, or neighbours or max_items
         is below 1.
     """
-    return _item_cf("item-cf", data, False, alpha, shrinkage, neighbours, max_items)
-
-
-def item_cf_iuf(
-    data: EventData | TrainingEvents,
-    *,
-    alpha: float = 0.5,
-    shrinkage: float = 0.0,
-    neighbours: int | None = 100,
-    max_items: int | None = 500,
-) -> Baseline:
-    """`item_cf` with Σ 1 / log(1 + |I_u|) over the users u that have both items in place of n_ij."""
-    return _item_cf("item-cf-iuf", data, True, alpha, shrinkage, neighbours, max_items)
-
-
-def _item_cf(
-    name: str,
-    data: EventData | TrainingEvents,
-    by_activity: bool,
-    alpha: float,
-    shrinkage: float,
-    neighbours: int | None,
-    max_items: int | None,
-) -> Baseline:
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: must lie in 0..1")
     if not shrinkage >= 0:
@@ -66,9 +45,10 @@ def _item_cf(
     users = interactions(last_events(training_events(data), max_items))
     count = np.asarray(users.sum(axis=0)).reshape(-1)
     activity = np.diff(users.indptr)
-    weighted = scale_rows(users, 1 / np.log1p(activity)) if by_activity else users
+    weighted = scale_rows(users, 1 / np.log1p(activity)) if inverse_user_frequency else users
 
     def values(row: np.ndarray, col: np.ndarray, both: np.ndarray) -> np.ndarray:
         return both / (count[row] ** (1 - alpha) * count[col] ** alpha) * (both / (both + shrinkage))
 
+    name = "item-cf-iuf" if inverse_user_frequency else "item-cf"
     return score_by_history(name, transform_product(weighted.T.tocsr(), users, values, neighbours=neighbours))

@@ -27,11 +27,25 @@ def bm25(users: csr_matrix, *, k1: float = 1.2, b: float = 0.75) -> tuple[np.nda
 
     log(M / (1 + |I_u|)) of users, (k1 + 1) / (k1 (1 - b + b n_i / mean n) + 1) of items.
     """
-    activity = np.diff(users.indptr)
     count = np.asarray(users.sum(axis=0)).reshape(-1)
-    items = max(len(count) - 1, 1)  # column 0 is none
-    length = 1 - b + b * count / (count.sum() / items)
-    return np.log(items / (1 + activity)), (k1 + 1) / (k1 * length + 1)
+    length = 1 - b + b * count / (count.sum() / _number_of_items(users))
+    return _inverse_frequency(users), (k1 + 1) / (k1 * length + 1)
+
+
+def tf_idf(users: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """TF-IDF with items as documents and users as terms, as Dacrema et al. weigh interactions.
+
+    log(M / (1 + |I_u|)) of users; 1 of items, since a user is in an item once.
+    """
+    return _inverse_frequency(users), np.ones(users.shape[1])
+
+
+def _inverse_frequency(users: csr_matrix) -> np.ndarray:
+    return np.log(_number_of_items(users) / (1 + np.diff(users.indptr)))
+
+
+def _number_of_items(users: csr_matrix) -> int:
+    return max(users.shape[1] - 1, 1)  # column 0 is none
 
 
 def matrix_item_knn(
@@ -53,7 +67,7 @@ def matrix_item_knn(
     normalise: the similarities of the neighbours of j are divided by their sum. average_bias: the score is
     m_j + Σ s(j, i) (x_ui - m_i), m being an item's share of the users. Both are how the benchmark of BARS
     has it (Zhu et al., SIGIR 2022, arXiv:2205.09626). weighting: factors of users and items, by which
-    interactions are multiplied before similarities are computed, such as `bm25`; a history's are not.
+    interactions are multiplied before similarities are computed (`bm25`, `tf_idf`); a history's are not.
 
     Raises:
       ValueError: neighbours is below 1, or the shrinkage is negative or not a number.

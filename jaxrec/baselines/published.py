@@ -1,6 +1,6 @@
-"""Settings that papers and benchmarks report for their baselines, with the figures they reached.
+"""Settings that a paper reports for its baselines on NCF's MovieLens-1M, with the figures they reached.
 
-Each was chosen by its authors, those of Gowalla likely on the test part, since the data have no other.
+Those for Gowalla are the defaults of `recipes.counting`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from jaxrec.baselines.similarity import asymmetric_cosine, jaccard, tversky
 from jaxrec.baselines.slim import slim
 from jaxrec.types import Baseline
 
-BARS = "Zhu et al., SIGIR 2022, arXiv:2205.09626 (BARS), and xue-pai/Open-CF-Benchmark"
 TROUBLING = "Ferrari Dacrema et al., TOIS 2021, arXiv:1911.07698, appendix, tables 55, 58 and 59"
-MYTH = "Anelli et al., RecSys 2023, arXiv:2308.00404, and sisinflab/Graph-RSs-Reproducibility"
 
 
 class Setting(NamedTuple):
@@ -30,35 +28,9 @@ class Setting(NamedTuple):
     source: str
 
 
-def _gowalla(recall: float, ndcg: float) -> dict[str, float]:
-    return {"recall@20": recall, "ndcg@20": ndcg}
-
-
 def _movielens(hit: float, ndcg: float) -> dict[str, float]:
     return {"hit@10": hit, "ndcg@10": ndcg}
 
-
-# NGCF's and LightGCN's split, ranked against all items.
-GOWALLA: Mapping[str, Setting] = {
-    "popularity": Setting(popularity, _gowalla(0.0416, 0.0317), BARS),
-    "matrix-item-knn": Setting(
-        functools.partial(matrix_item_knn, neighbours=100, normalise=True, average_bias=True),
-        _gowalla(0.1570, 0.1214),
-        BARS,
-    ),
-    "slim": Setting(
-        functools.partial(slim, alpha=0.005, l1_ratio=1e-6, neighbours=100), _gowalla(0.1699, 0.1382), BARS
-    ),
-    "ease": Setting(functools.partial(ease, regularisation=80.0), _gowalla(0.1765, 0.1467), BARS),
-    "matrix-user-knn": Setting(functools.partial(matrix_user_knn, neighbours=146), {}, MYTH),
-    "rp3beta": Setting(
-        functools.partial(
-            rp3beta, alpha=0.5664, beta=0.00109, neighbours=777, normalise=True, cut_columns=True
-        ),
-        {},
-        MYTH,
-    ),
-}
 
 # NCF's MovieLens-1M: the latest rating of each user, ranked among 99 given items.
 NCF_MOVIELENS_1M: Mapping[str, Setting] = {

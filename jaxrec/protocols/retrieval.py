@@ -22,11 +22,12 @@ from jaxrec.index.chunked import BLOCK
 from jaxrec.index.rank import make_rank
 from jaxrec.index.top_k import Lists, make_top_k
 from jaxrec.optim.loss_weighting import Weighting, static
+from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.protocols.next_item import TEST_DRAW, VALIDATION_DRAW, sampled_candidates
 from jaxrec.tasks import pairs
 from jaxrec.tasks.pairs import PairModel
 from jaxrec.train.epoch import Plan
-from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
+from jaxrec.train.evaluate import evaluate, evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.per_user import keep_means, keep_ranks
 from jaxrec.train.reuse import fit_reusing
@@ -163,6 +164,39 @@ def evaluation(
     return Evaluation(rank, columns, ranking_metrics(protocol.ks), protocol, kept)
 
 
+def exposure(
+    model: Ranked, data: Data, protocol: Protocol, part: Part, *, beyond: Beyond, block: int = BLOCK
+) -> Evaluation:
+    """What lists show besides hits, for the queries of a part: the metrics of `protocols.beyond` of lists.
+
+    Without its slices, which are by the one target of a query.
+    """
+    if not isinstance(model, Baseline | Retriever | Scorer):
+        asked = exposure(pairs.ranked(model), data, protocol, part, beyond=beyond, block=block)
+        return asked._replace(measure=pairs.measured(model, asked.measure))
+    split = data.split
+    asked = ranking_evaluation(
+        model.model if isinstance(model, Baseline) else model,
+        protocol,
+        _batched(split, split.validation if part == "validation" else split.test),
+        beyond=beyond,
+        columns=data.columns,
+        events=split.training_events,
+        num_items=data.num_items,
+        summarise=lambda values, queries: {},
+        of_ranks=lambda ks: lambda values, queries: {},
+        history=data.history,
+        keep=keep_ranks(split.sequences.user_ids, split.sequences.item_ids),
+        block=block,
+    )
+
+    def summarise(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
+        found = asked.summarise(values, queries)
+        return {name: value for name, value in found.items() if not name.startswith("share/")}
+
+    return asked._replace(summarise=summarise, keep=None)
+
+
 def _batched(split: HeldOut, sets: Sets) -> dict[str, np.ndarray]:
     """Batches of queries, [batches, B]; target: the first of the relevant items."""
     relevant, offsets = split.relevant(sets)
@@ -291,16 +325,23 @@ def run_test(
     variables: Variables,
     *,
     columns: Context | None = None,
+    beyond: Beyond | None = None,
     num_devices: int = 1,
 ) -> Tested:
     """Test metrics of each seed and their values of each user: variables have a leading seeds axis.
 
-    columns: resident columns besides those of the data.
+    columns: resident columns besides those of the data. beyond: what lists are also measured by, see
+    `exposure`; None: nothing.
     """
     context = {**data.columns, **(columns or {})}
-    return evaluate_and_keep(
-        evaluation(model, data, protocol, "test"), variables, context, num_devices=num_devices
-    )
+    asked = evaluation(model, data, protocol, "test")
+    found = evaluate_and_keep(asked, variables, context, num_devices=num_devices)
+    if beyond is None:
+        return found
+    lists = exposure(model, data, protocol, "test", beyond=beyond)
+    more = evaluate(lists, variables, context, num_devices=num_devices)
+    merged = [{**exposed, **own} for exposed, own in zip(more, found.metrics, strict=True)]
+    return found._replace(metrics=merged)
 
 
 def test(

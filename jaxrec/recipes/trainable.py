@@ -15,13 +15,15 @@ import jax.numpy as jnp
 import optax
 
 from jaxrec import losses
+from jaxrec.data.events.ratings import Ratings
 from jaxrec.data.tables.click_histories import Clicks
 from jaxrec.data.tables.impressions import Impressions
 from jaxrec.nn.layers.features import FeatureEmbedding
 from jaxrec.optim.loss_weighting import Weighting, static
-from jaxrec.protocols import impressions, next_item, retrieval, sessions
+from jaxrec.protocols import impressions, items, next_item, retrieval, sessions
 from jaxrec.tasks.ctr import ctr
 from jaxrec.tasks.encoder import Encoder
+from jaxrec.tasks.item_pairs import Finish
 from jaxrec.tasks.multitask import Term
 from jaxrec.tasks.objectives import Objective, full_softmax, sampled
 from jaxrec.train.epoch import Plan
@@ -290,6 +292,8 @@ class RetrievalModel(NamedTuple):
     ranked: (module, data) -> what is ranked, the module itself or, for one that is no `PairModel`, a scorer
     of histories.
     weighting: (data, recipe) -> the weights of the task's losses.
+    attributes: whether it reads attributes of items, the column "attributes" of the data.
+    reads: columns that its scores read, which a run keeps; none of a model of final vectors or histories.
     """
 
     recipe: Any
@@ -301,6 +305,8 @@ class RetrievalModel(NamedTuple):
     columns: Callable[[retrieval.Data, Any], Context] = no_columns
     ranked: Callable[[Any, retrieval.Data], retrieval.Ranked] = module_itself
     weighting: Callable[[retrieval.Data, Any], Weighting] = equal_weights
+    attributes: bool = False
+    reads: tuple[str, ...] = ()
 
 
 class CountingModel(NamedTuple):
@@ -315,6 +321,51 @@ class CountingModel(NamedTuple):
     make: Callable[[retrieval.Data, Any, int], Baseline]
     drawn: bool = False
     of_users: bool = False
+
+
+# --- items alone --------------------------------------------------------------------------------------
+
+
+class ItemModel(NamedTuple):
+    """A model of items, trained on the events of users and ranked by the items of a history, whoever's.
+
+    recipe: as of `RetrievalModel`, with `history`, the last items of a user that the ranking reads.
+    module, task, optimiser, loss, attributes: as of `RetrievalModel`, for sequences of events or a matrix.
+    columns: (data, recipe) -> resident columns besides those of the data.
+    plan: (data, columns, recipe) -> the examples of an epoch.
+    finish: (module, recipe) -> final vectors of its variables, see `tasks.item_pairs`.
+    """
+
+    recipe: Any
+    module: Callable[[items.Data, Any], Any]
+    task: Callable[[Any, items.Data, Any], Task]
+    columns: Callable[[items.Data, Any], Context]
+    plan: Callable[[items.Data, Context, Any], Plan]
+    finish: Callable[[Any, Any], Finish]
+    optimiser: Callable[[Any], optax.GradientTransformation]
+    loss: str
+    attributes: bool = False
+
+
+class SuccessorModel(NamedTuple):
+    """A method without gradient descent that reads the order of events, fitted to sequences of users.
+
+    recipe: the dataclass of its settings. make: (data, recipe, seed) -> the fitted method.
+    """
+
+    recipe: Any
+    make: Callable[[next_item.Data, Any, int], Baseline]
+
+
+class RatingModel(NamedTuple):
+    """A method fitted to explicit ratings, whose predictions are products of vectors.
+
+    recipe: the dataclass of its settings. make: (ratings of training, recipe, seed) -> the fitted method, of
+    variables "users" and "items" (`tasks.pairs.FACTORS`).
+    """
+
+    recipe: Any
+    make: Callable[[Ratings, Any, int], Baseline]
 
 
 def fit_seeds(

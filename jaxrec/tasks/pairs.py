@@ -10,6 +10,7 @@ mask [B], False in a padded tail.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -265,6 +266,24 @@ def scorer(model: PairModel, *, users_at_once: int = 8) -> Scorer:
         return model.apply(variables, queries["user"] + 1, ids, context, train=False)
 
     return Scorer(scores, some)
+
+
+def resident_scorer(model: PairModel) -> Scorer:
+    """`scorer` of a model that reads columns, which are among its variables: see `with_columns`."""
+    return Scorer(functools.partial(_resident_scores, model=model))
+
+
+def with_columns(variables: Variables, columns: Context) -> Variables:
+    """What `resident_scorer` reads, for variables with a leading axis of seeds: each seed has the columns."""
+    seeds = jax.tree.leaves(variables)[0].shape[0]
+    kept = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x)[None], (seeds, *x.shape)), dict(columns))
+    return {"model": variables, "columns": kept}
+
+
+def _resident_scores(
+    variables: Variables, queries: Mapping[str, Array], context: Context, *, model: PairModel
+) -> Array:
+    return scorer(model).scores(variables["model"], queries, variables["columns"])
 
 
 def ranked(model: PairModel) -> Retriever | Scorer:

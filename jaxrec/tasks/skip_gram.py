@@ -1,7 +1,7 @@
 """Skip-gram with negative sampling over random walks on a graph of items: DeepWalk, GES, EGES.
 
-An example is a walk from an item, which is drawn anew in every step. Context columns (`columns`): start [M],
-the items that walks begin at; item_graph, noise, and side where the model has side information.
+An example is a walk from an item, which is drawn anew in every step. Context columns (`columns`): walk_start
+[M], the items that walks begin at; item_graph, noise, and side where the model has side information.
 """
 
 from __future__ import annotations
@@ -14,23 +14,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import losses, sampling
-from jaxrec.augment.random_walks import random_walks
+from jaxrec.augment.random_walks import random_walks, walks_through_users
 from jaxrec.augment.random_walks import skip_grams as pairs_of
+from jaxrec.data.events.graph import Graph
 from jaxrec.data.events.item_graph import ItemGraph, degrees
 from jaxrec.tasks.encoder import only_params
 from jaxrec.types import SHARED, Array, Batch, Context, Key, Task, Variables
 
 
-def columns(graph: ItemGraph, *, side: np.ndarray | None = None, alpha: float = 0.75) -> dict[str, Any]:
+def columns(
+    graph: ItemGraph | Graph, *, side: np.ndarray | None = None, alpha: float = 0.75
+) -> dict[str, Any]:
     """What the task reads. Walks begin at every item that another one follows.
 
-    side: ids of each item's fields, [V + 1, n]. alpha: negatives are drawn in proportion to an item's degree
-    to this power; the paper does not say how.
+    graph: of items that follow one another; or, where events have no order, of users and items: a step then
+    leads to an item of a user who has this one. side: ids of each item's fields, [V + 1, n]. alpha: negatives
+    are drawn in proportion to an item's degree to this power; the paper does not say how.
     """
+    degree = degrees(graph) if isinstance(graph, ItemGraph) else graph.item_degree.astype(np.int64)
     found: dict[str, Any] = {
-        "start": np.flatnonzero(graph.total).astype(np.int32),
+        "walk_start": np.flatnonzero(graph.total if isinstance(graph, ItemGraph) else degree).astype(
+            np.int32
+        ),
         "item_graph": graph,
-        "noise": sampling.popularity_table(degrees(graph), alpha=alpha),
+        "noise": sampling.popularity_table(degree, alpha=alpha),
     }
     return found if side is None else found | {"side": np.asarray(side, np.int32)}
 
@@ -55,8 +62,9 @@ def skip_gram(model: Any, *, length: int = 10, window: int = 5, negatives: int =
 
     def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
         walk_key, noise_key = jax.random.split(key)
-        start = context["start"][examples["example"]]
-        walks = random_walks(walk_key, context["item_graph"], start, length=length)
+        start, graph = context["walk_start"][examples["example"]], context["item_graph"]
+        walk = random_walks if isinstance(graph, ItemGraph) else walks_through_users
+        walks = walk(walk_key, graph, start, length=length)
         centre, around = pairs_of(walks, window=window)
         drawn, _ = sampling.popularity(noise_key, (*centre.shape, negatives), context["noise"])
         return {

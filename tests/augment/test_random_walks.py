@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.augment.random_walks import random_walks, skip_grams
+from jaxrec.augment.random_walks import random_walks, skip_grams, walks_through_users
+from jaxrec.data.events.graph import bipartite
 from jaxrec.data.events.item_graph import degrees, item_graph
 from jaxrec.data.events.training_events import TrainingEvents
 
@@ -41,6 +42,18 @@ def test_walks_follow_edges_by_their_counts_and_end_at_sinks() -> None:
     assert abs(share - 3 / 4) < 5 * np.sqrt(3 / 16 / 4000)  # five standard errors
 
 
+def test_walks_through_users_take_each_edge_alike() -> None:
+    """Item 1 is had by users 0 (with 2) and 1 (with 2 and 3): it leads to 1, 2, 3 by 1/4 + 1/6, …, 1/6."""
+    events = TrainingEvents(np.array([0, 0, 1, 1, 1]), np.array([1, 2, 1, 2, 3]), 4)
+    graph = bipartite(events, num_users=2)
+    start = jnp.asarray([1] * 4000 + [4])
+    walks = np.asarray(walks_through_users(jax.random.key(0), graph, start, length=3))
+    assert walks[-1].tolist() == [4, 0, 0]  # nobody has it
+    share = np.bincount(walks[:4000, 1], minlength=4)[1:] / 4000
+    np.testing.assert_allclose(share, [5 / 12, 5 / 12, 1 / 6], atol=5 * np.sqrt(1 / 4 / 4000))
+    assert walks[:4000].min() >= 1 and walks.max() <= 4
+
+
 @pytest.mark.parametrize("window", [1, 2, 9])
 def test_pairs_are_those_of_a_loop(window: int) -> None:
     walks = np.array([[4, 2, 7, 1, 5], [3, 6, 0, 0, 0], [8, 0, 0, 0, 0]])
@@ -66,3 +79,10 @@ def test_what_cannot_be_walked_is_refused() -> None:
         random_walks(jax.random.key(0), GRAPH, jnp.ones(1, jnp.int32), length=1)
     with pytest.raises(ValueError, match="window=0: must be at least 1"):
         skip_grams(jnp.ones((1, 3), jnp.int32), window=0)
+    with pytest.raises(ValueError, match="length=1: must be at least 2"):
+        walks_through_users(
+            jax.random.key(0),
+            bipartite(TrainingEvents(GROUP, ITEM, 5), num_users=6),
+            jnp.ones(1, jnp.int32),
+            length=1,
+        )

@@ -17,7 +17,6 @@ from jaxrec.baselines import (
     co_visitation,
     etrec,
     item_cf,
-    item_cf_iuf,
     p3alpha,
     rp3beta,
     swing,
@@ -54,14 +53,15 @@ def count(rows: Rows) -> np.ndarray:
 
 
 @pytest.mark.parametrize("neighbours", [2, None])
-@pytest.mark.parametrize("make", [item_cf, item_cf_iuf])
-def test_item_cf(make: Any, neighbours: int | None) -> None:
-    iuf = make is item_cf_iuf
+@pytest.mark.parametrize("iuf", [False, True])
+def test_item_cf(iuf: bool, neighbours: int | None) -> None:
     both = pair_sums(ROWS, lambda row: 1 / np.log(1 + len(row)) if iuf else 1.0)
     n = count(ROWS)
     expected = both / (n[:, None] ** 0.7 * n**0.3) * both / (both + 0.5)
-    found = rows_of(make(small.events_of(ROWS), alpha=0.3, shrinkage=0.5, neighbours=neighbours))
-    np.testing.assert_allclose(found, keep(expected, neighbours or NUM_ITEMS), rtol=1e-5)
+    options: Any = {"alpha": 0.3, "shrinkage": 0.5, "inverse_user_frequency": iuf}
+    made = item_cf(small.events_of(ROWS), **options, neighbours=neighbours)
+    np.testing.assert_allclose(rows_of(made), keep(expected, neighbours or NUM_ITEMS), rtol=1e-5)
+    assert made.name == ("item-cf-iuf" if iuf else "item-cf")
 
 
 def test_item_cf_reads_the_last_items_of_a_user() -> None:
@@ -78,7 +78,8 @@ def test_item_cf_reads_the_last_items_of_a_user() -> None:
 def test_the_weight_of_a_user_of_everything_tends_to_nothing() -> None:
     def both(number: int) -> float:
         events = small.events_of([list(range(1, number + 1))], num_items=number)
-        return float(item_cf_iuf(events, max_items=None).variables["weight"].max())
+        made = item_cf(events, max_items=None, inverse_user_frequency=True)
+        return float(made.variables["weight"].max())
 
     assert 0.1 < both(1000) < both(10) < both(2) == pytest.approx(1 / np.log(3))
 
@@ -245,7 +246,7 @@ def test_co_visitation_counts_in_portions(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(rows_of(co_visitation(small.events_of(ROWS))), whole, rtol=1e-6)
 
 
-@pytest.mark.parametrize("make", [item_cf, item_cf_iuf, etrec, p3alpha, rp3beta, swing, co_visitation])
+@pytest.mark.parametrize("make", [item_cf, etrec, p3alpha, rp3beta, swing, co_visitation])
 def test_scores_are_sums_over_the_history(make: Any) -> None:
     """Item 7, which is in no training sequence, neither scores nor is scored."""
     baseline = make(small.events_of(ROWS))
@@ -262,10 +263,10 @@ def test_scores_are_sums_over_the_history(make: Any) -> None:
     ("make", "settings", "message"),
     [
         *((make, {"neighbours": 0}, "neighbours=0: must be at least 1")
-          for make in (item_cf, item_cf_iuf, etrec, p3alpha, rp3beta, swing, co_visitation)),
+          for make in (item_cf, etrec, p3alpha, rp3beta, swing, co_visitation)),
         (item_cf, {"alpha": 1.1}, "alpha=1.1: must lie in 0..1"),
         (item_cf, {"alpha": float("nan")}, "alpha=nan: must lie in 0..1"),
-        (item_cf_iuf, {"shrinkage": -1.0}, "shrinkage=-1.0: must be 0 or more"),
+        (item_cf, {"shrinkage": -1.0}, "shrinkage=-1.0: must be 0 or more"),
         (item_cf, {"max_items": 0}, "max_items=0: must be at least 1"),
         (etrec, {"power": 0.0}, "power=0.0: must be a positive number"),
         (etrec, {"min_items": 0}, "min_items=0: must be at least 1"),

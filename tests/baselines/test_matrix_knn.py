@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.baselines import matrix_item_knn, matrix_user_knn
-from jaxrec.baselines.matrix_knn import bm25
+from jaxrec.baselines.matrix_knn import bm25, tf_idf
 from jaxrec.baselines.similarity import (
     Similarity,
     asymmetric_cosine,
@@ -175,15 +176,17 @@ def test_normalised_weights_and_the_bias_of_averages(normalise: bool) -> None:
     np.testing.assert_allclose(found, (history - mean) @ near.T + mean, rtol=1e-5, atol=1e-7)
 
 
-def test_interactions_weighted_by_bm25() -> None:
-    """Factors of users and items by Okapi's formula; a history is without them."""
+@pytest.mark.parametrize("weighting", [bm25, tf_idf])
+def test_interactions_weighted_before_they_are_compared(weighting: Any) -> None:
+    """Factors of users, and by Okapi's formula of items; a history is without them."""
     x = indicators(ROWS)
-    of_items = 2.2 / (1.2 * (0.25 + 0.75 * x.sum(axis=0) / x.sum(axis=0).mean()) + 1)
+    okapi = 2.2 / (1.2 * (0.25 + 0.75 * x.sum(axis=0) / x.sum(axis=0).mean()) + 1)
+    of_items = okapi if weighting is bm25 else 1.0
     weighted = x * np.log(NUM_ITEMS / (1 + x.sum(axis=1, keepdims=True))) * of_items
     norm = np.sqrt((weighted**2).sum(axis=0))
     near = weighted.T @ weighted / (np.outer(norm, norm) + 3.0)
     np.fill_diagonal(near, 0)
-    baseline = matrix_item_knn(small.events_of(ROWS), neighbours=3, shrinkage=3.0, weighting=bm25)
+    baseline = matrix_item_knn(small.events_of(ROWS), neighbours=3, shrinkage=3.0, weighting=weighting)
     found = small.scores_after(baseline, [[1, 4], []])
     np.testing.assert_allclose(found, indicators([[1, 4], []]) @ keep(near, 3).T, rtol=1e-5)
 

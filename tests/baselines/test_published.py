@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from jaxrec.baselines.published import GOWALLA, NCF_MOVIELENS_1M, Setting
+from jaxrec.baselines.published import NCF_MOVIELENS_1M, Setting
 from tests.baselines import small
 from tests.baselines.test_matrix_knn import ROWS
 
-SETTINGS = [(name, setting) for table in (GOWALLA, NCF_MOVIELENS_1M) for name, setting in table.items()]
 
-
-@pytest.mark.parametrize(("name", "setting"), SETTINGS)
+@pytest.mark.parametrize(("name", "setting"), NCF_MOVIELENS_1M.items())
 def test_a_setting_makes_a_baseline(name: str, setting: Setting) -> None:
     baseline = setting.make(small.events_of(ROWS))
     assert name.startswith(baseline.name)

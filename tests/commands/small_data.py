@@ -39,3 +39,12 @@ def write_rows(path: Path, *, rows: int = 300) -> Path:
             device = ("phone", "desk")[int(rng.integers(2))]
             lines.writerow([city, device, f"{rng.random() * 10:.2f}", click, buy, 1_000_000 + row])
     return path
+
+
+def write_attributes(path: Path) -> Path:
+    """A CSV file of attributes: a colour of each item, and one or two sizes; one item has no line."""
+    lines = [
+        f"sku{item},{('red', 'blue')[item % 2]},{'s|m' if item % 3 else 's'}" for item in range(ITEMS - 1)
+    ]
+    path.write_text("\n".join(["sku,colour,size", *lines]) + "\n")
+    return path

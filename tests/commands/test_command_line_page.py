@@ -12,7 +12,7 @@ from jaxrec import __main__ as program
 from jaxrec.commands.train import train
 from jaxrec.serve import run_folder
 from tests.commands import own_models
-from tests.commands.small_data import write_events, write_rows
+from tests.commands.small_data import write_attributes, write_events, write_rows
 
 PAGE = Path(__file__).parents[2] / "docs/command_line.md"
 SMALL = {  # settings that make the printed runs fast; the page's own words come first
@@ -21,6 +21,10 @@ SMALL = {  # settings that make the printed runs fast; the page's own words come
     "din": "--dim 4 --length 6",
     "lightgcn": "--dim 4 --batch-size 64 --evaluate-every 5",
     "ease": "",
+    "co-visitation": "",
+    "pinsage": "--dim 4 --hidden-dim 4 --neighbours 3 --walks 5 --negatives 4 --batch-size 32",
+    "rcf": "--dim 4 --attention-dim 2 --hidden-dim 4 --max-history 4 --batch-size 64 --epochs 1",
+    "biased-mf": "--factors 2 --epochs 2",
     "mmoe": "--expert-dims 4 --tower-dims 4 --num-experts 2 --batch-size 64 --epochs 1",
     "my_models:LastItems": "--epochs 1",
 }
@@ -36,6 +40,10 @@ def test_every_printed_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     write_events(tmp_path / "events.csv")
     write_rows(tmp_path / "rows.csv")
+    write_attributes(tmp_path / "attributes.csv")
+    events = (tmp_path / "events.csv").read_text().splitlines()
+    rated = [f"{line},{number % 5 + 1}" for number, line in enumerate(events[1:])]
+    (tmp_path / "ratings.csv").write_text("\n".join([f"{events[0]},stars", *rated]) + "\n")
     lines = ["sku,a,b", *(f"sku{item},{item},{-item}" for item in range(12))]
     (tmp_path / "vectors.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "my_models.py").write_text(Path(own_models.__file__).read_text())

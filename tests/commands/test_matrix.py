@@ -14,24 +14,26 @@ from jaxrec.report.results import read_results
 from jaxrec.serve import queries
 from jaxrec.serve.export import export
 from jaxrec.serve.run_folder import Kept
-from tests.commands.small_data import EVENTS, ITEMS, write_events
+from tests.commands.small_data import EVENTS, ITEMS, write_attributes, write_events
 from tests.serve.test_export import reader
 
 TRAINED: dict[str, dict[str, Any]] = {
     "bpr-mf": {"dim": 4, "batch_size": 32, "epochs": 3, "evaluate_every": 1, "seeds": (0, 1)},
     "lightgcn": {"dim": 4, "num_layers": 2, "batch_size": 32, "epochs": 2, "evaluate_every": 2},
     "neumf": {"batch_size": 32, "epochs": 1, "split": "last"},
-}
+    "rcf": {"dim": 4, "attention_dim": 2, "hidden_dim": 4, "max_history": 4, "batch_size": 32, "epochs": 2,
+            "evaluate_every": 1, "seeds": (0, 1)},
+}  # fmt: skip
 OF_HISTORIES: dict[str, dict[str, Any]] = {
     "mult-vae": {"hidden_dim": 6, "latent_dim": 3, "batch_size": 8, "epochs": 2, "evaluate_every": 1},
 }
 COUNTED: dict[str, dict[str, Any]] = {
-    "ease": {"regularisation": 1.0},
+    "ease": {"regularisation": 1.0, "beyond": (5,)},
     "matrix-user-knn": {},
     "ials": {"dim": 4, "epochs": 2, "seeds": (0, 1)},
 }
 MODELS = {**TRAINED, **OF_HISTORIES, **COUNTED}
-WITHOUT_VECTORS = ("neumf", "ease", "matrix-user-knn", *OF_HISTORIES)
+WITHOUT_VECTORS = ("neumf", "rcf", "ease", "matrix-user-knn", *OF_HISTORIES)
 READ_HISTORIES = ("ease", "ials", *OF_HISTORIES)
 
 
@@ -43,7 +45,10 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=MODELS)
 def kept(request: pytest.FixtureRequest, events: Path) -> tuple[str, Path, Kept]:
     name, folder = request.param, events.parent / request.param
-    return name, folder, train(name, events, run=folder, **EVENTS, **MODELS[name])
+    given: dict[str, Any] = {**EVENTS, **MODELS[name]}
+    if name == "rcf":
+        given["item_attributes"] = str(write_attributes(events.parent / "attributes.csv"))
+    return name, folder, train(name, events, run=folder, **given)
 
 
 def test_a_run_is_measured_beside_its_floors(kept: tuple[str, Path, Kept]) -> None:
@@ -53,6 +58,8 @@ def test_a_run_is_measured_beside_its_floors(kept: tuple[str, Path, Kept]) -> No
     assert set(found) == {name, "popularity", "random"}
     assert [model for model in found if not found[model].baseline] == ([] if name in COUNTED else [name])
     assert set(run.metrics) >= {"recall@10", "ndcg@10", "recall_capped@20"}
+    assert ({"coverage@5", "novelty@5", "popularity_lift@5"} <= set(run.metrics)) == (name == "ease")
+    assert not [metric for metric in run.metrics if metric.startswith("share/")]
     assert len(run.validation["ndcg@10"]) == len(run.seeds)
 
 
@@ -135,6 +142,8 @@ def test_a_reader_recommends_what_the_run_does(kept: tuple[str, Path, Kept], tmp
 def test_what_makes_no_sense_is_refused(events: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ease draws no random numbers"):
         train("ease", events, run=tmp_path / "a", **EVENTS, seeds=(0, 1))
+    with pytest.raises(ValueError, match="events.csv: has no attributes of items, by which RCF relates them"):
+        train("rcf", events, run=tmp_path / "c", **EVENTS)
     with pytest.raises(ValueError, match="keeps its final vectors or counts"):
         train("bpr-mf", events, run=tmp_path / "b", **EVENTS, warm_start=str(events.parent / "bpr-mf"))
     assert not list(tmp_path.iterdir())

@@ -20,11 +20,12 @@ from jaxrec.commands.training.source import Source, source_of
 from jaxrec.recipes import ticoserec as recipes
 from jaxrec.recipes.ticoserec_views import item_cf_iuf, similar_in_training
 from jaxrec.recipes.trainable import SequenceModel
-from tests.commands.small_data import EVENTS, write_events, write_rows
+from tests.commands.small_data import EVENTS, write_attributes, write_events, write_rows
 
 TABLE = {"categorical": ("city", "device"), "numeric": ("price",)}
 OF_PAIRS = {"user_column": "city", "item_column": "device"}
 MODELS = sorted(listing.listed())
+ATTRIBUTES = "attributes.csv"  # in the working directory of tests that read it
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
         "events": source_of(write_events(folder / "events.csv")),
         "rows": source_of(write_rows(folder / "rows.csv")),
     }
+
+
+@pytest.fixture(autouse=True)
+def attributes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_attributes(tmp_path / ATTRIBUTES)
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +58,8 @@ def options_of(entry: Any, **given: Any) -> Any:
         given |= OF_PAIRS if "user_column" in names else {}
     else:
         given = EVENTS | given
+        given |= {"item_attributes": ATTRIBUTES, "attributes": ("colour",)} if "attributes" in names else {}
+        given |= {"value": "ts", "time": ""} if "value" in names else {}
     return made(kind, {"data": "x", "run": "y", **given})
 
 
@@ -59,7 +68,8 @@ def prepared(name: str, sources: dict[str, Source], read: dict[Any, Any], **give
     entry = listing.find(name)
     options = options_of(entry, **given)
     kind, table = kind_of(entry, options), hasattr(options, "labels")
-    key = (kind.read, options.split, getattr(options, "labels", ()))
+    attributed = bool(getattr(options, "item_attributes", ""))
+    key: Any = (kind.read, options.split, getattr(options, "labels", ()), attributed)
     if key not in read:
         read[key] = kind.read(options, sources["rows" if table else "events"])
     return kind.prepare(name, entry, options, read[key])
@@ -83,7 +93,7 @@ def test_every_model_is_built_from_a_users_file(
     labels = labels_of(name)
     found = prepared(name, sources, read, **({"labels": labels} if labels else {}))
     assert name in found.name
-    assert found.protocol.selection in ("ndcg@10", "auc", "auc/click")
+    assert found.protocol.selection in ("ndcg@10", "auc", "auc/click", "rmse")
     assert found.vocabularies
 
 

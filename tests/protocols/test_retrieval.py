@@ -15,7 +15,7 @@ import pytest
 from jaxrec import baselines
 from jaxrec.data.events.held_out import Candidates, HeldOut, from_parts, hold_out_validation
 from jaxrec.nn.retrieval.mf import MF
-from jaxrec.protocols import retrieval
+from jaxrec.protocols import Beyond, retrieval
 from jaxrec.train.epoch import shuffled
 from jaxrec.types import Array, Context, Protocol, Retriever, Scorer, Task, Variables
 
@@ -95,6 +95,27 @@ def test_metrics_are_those_of_sorted_lists(model: Any, ties: bool) -> None:
     kept: Any = tested.values
     assert sorted(kept.group) == list(range(100, 100 + NUM_USERS))
     np.testing.assert_allclose(kept.sums["recall@3"].mean(axis=1), [of["recall@3"] for of in tested.metrics])
+
+
+def test_lists_are_also_measured_by_what_they_show() -> None:
+    data, variables = retrieval.resident(matrix()), drawn(1)
+    plain = retrieval.run_test(VECTORS, data, ALL, variables)
+    found = retrieval.run_test(VECTORS, data, ALL, variables, beyond=Beyond(ks=(3,)))
+    split, shown, popular = data.split, [], []
+    count = np.bincount(split.sequences.items[split.in_training], minlength=NUM_ITEMS + 1)
+    scores = np.asarray(variables["users"][0] @ variables["items"][0].T)
+    for user, length, _ in zip(*split.test, strict=True):
+        seen = split.sequences.user_items(int(user))[:length]
+        others = sorted((i for i in range(1, NUM_ITEMS + 1) if i not in seen), key=lambda i: -scores[user, i])
+        shown += others[:3]
+        popular.append(np.mean(count[others[:3]]) / NUM_USERS)
+    metrics = found.metrics[0]
+    assert metrics["coverage@3"] == pytest.approx(len(set(shown)) / NUM_ITEMS)
+    assert metrics["popularity@3"] == pytest.approx(np.mean(popular), rel=1e-5)
+    assert plain.metrics[0].items() <= metrics.items()
+    assert not [name for name in metrics if name.startswith("share/")]
+    assert found.values is not None and plain.values is not None
+    np.testing.assert_array_equal(found.values.group, plain.values.group)  # type: ignore[union-attr]
 
 
 def test_blocks_of_items_change_nothing() -> None:

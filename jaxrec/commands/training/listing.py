@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 FOLDER = Path(__file__).parents[2] / "recipes"
 KINDS = {
     "SequenceModel": "events of users or sessions",
+    "ItemModel": "events of users in order, ranked by the items of a history",
+    "SuccessorModel": "events of users in order, without gradient descent",
     "TableModel": "labelled rows",
     "RetrievalModel": "the items of each user, in no order",
     "CountingModel": "the items of each user, in no order, without gradient descent",
+    "RatingModel": "explicit ratings",
     "ClickModel": "events, each with a sampled item that was not clicked",
 }
 

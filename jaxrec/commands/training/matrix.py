@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxrec import baselines, provenance
+from jaxrec import baselines
+from jaxrec.commands.training.attributes import with_attributes
+from jaxrec.commands.training.counted import count_once, fitted
 from jaxrec.commands.training.options import recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, as_file_name, load_sequences
 from jaxrec.data.events.held_out import HeldOut, split_items
-from jaxrec.protocols import retrieval
+from jaxrec.protocols import Beyond, retrieval
 from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks import pairs
-from jaxrec.train.evaluate import evaluate
-from jaxrec.train.fit import Fitted
 from jaxrec.train.trial import Trial
-from jaxrec.tuning.reads import Measured, optimiser
+from jaxrec.tuning.reads import optimiser
 from jaxrec.types import Context, Protocol, Retriever, Scorer, Variables
 
 KS = (5, 10, 20)
@@ -31,7 +30,8 @@ METRIC = "ndcg@10"  # of validation
 
 def read(options: Any, source: Source) -> retrieval.Data:
     """Reads the events of a file as an interaction matrix, and holds items of each user out."""
-    return retrieval.resident(split_items(load_sequences(source, options), by=options.split))
+    split = split_items(load_sequences(source, options), by=options.split)
+    return with_attributes(retrieval.resident(split), options)
 
 
 def prepare(
@@ -62,16 +62,12 @@ def _trained(
     context = {**data.columns, **columns}
     task, plan = entry.task(module, data, recipe), entry.plan(data, recipe)
     protocol, ranked = protocol_of(data, entry.loss), entry.ranked(module, data)
-    has_vectors = not isinstance(ranked, Scorer) and pairs.has_vectors(module)
-
-    @jax.jit
-    def vectors(variables: Variables, context: Context) -> Variables:
-        return jax.vmap(lambda of_seed: pairs.finished(module, of_seed, context))(variables)
+    kept_as, finished = _served(entry, module, ranked, context)
 
     return Prepared(
         name=name,
         dataset=as_file_name(data.split.sequences.name),
-        module=pairs.FACTORS if has_vectors else ranked,
+        module=kept_as,
         protocol=protocol,
         train=functools.partial(
             retrieval.train,
@@ -88,46 +84,10 @@ def _trained(
             weighting=entry.weighting(data, recipe),
         ),
         test=functools.partial(
-            retrieval.run_test, ranked, data, protocol, columns=columns, num_devices=options.num_devices
+            retrieval.run_test, ranked, data, protocol, columns=columns, **_asked(options)
         ),
         baselines=functools.partial(floors, data, options),
         kept=_kept("baseline" if isinstance(ranked, Scorer) else "factors", options, data),
-        vocabularies=retrieval.vocabulary(data),
-        shapes=None,
-        finished=(lambda variables: (pairs.FACTORS, vectors(variables, context))) if has_vectors else None,
-        notes=[describe_matrix(data.split)],
-        next_command=f"jaxrec recommend RUN --user {_first_user(data)} --k 10",
-    )
-
-
-def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data, recipe: Any) -> Prepared:
-    if not entry.drawn and len(options.seeds) > 1:
-        raise ValueError(
-            f"seeds={options.seeds}: {name} draws no random numbers, so all seeds would be equal; give one"
-        )
-    protocol = protocol_of(data, "")
-    made: list[Retriever | Scorer] = []
-
-    def train(**given: Any) -> Fitted | Measured:
-        fitted = fit(entry, data, recipe, protocol, given["seeds"], made)
-        if given.get("trial") is not None:
-            return Measured(METRIC, fitted.best_value)
-        return fitted
-
-    def finished(variables: Variables) -> tuple[Any, Variables]:
-        return made[-1], {key: value for key, value in variables.items() if key != "key"}
-
-    return Prepared(
-        name=name,
-        dataset=as_file_name(data.split.sequences.name),
-        module=None,
-        protocol=protocol,
-        train=train,
-        test=lambda variables: retrieval.run_test(
-            made[-1], data, protocol, variables, num_devices=options.num_devices
-        ),
-        baselines=functools.partial(floors, data, options),
-        kept=_kept("factors" if entry.of_users else "baseline", options, data),
         vocabularies=retrieval.vocabulary(data),
         shapes=None,
         finished=finished,
@@ -136,32 +96,49 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
     )
 
 
-def fit(
-    entry: CountingModel,
-    data: retrieval.Data,
-    recipe: Any,
-    protocol: Protocol,
-    seeds: Sequence[int],
-    made: list[Retriever | Scorer],
-) -> Fitted:
-    """Fits a method for each seed and measures it on the validation part; `made` receives what was fitted."""
-    start = time.perf_counter()
-    model, variables = fit_seeds(entry, data, recipe, seeds)
-    made.append(model)
-    seconds = time.perf_counter() - start
-    asked = retrieval.evaluation(model, data, protocol, "validation")
-    found = evaluate(asked, variables, data.columns)
-    row: dict[str, Any] = {"epoch": 0, "phase": "fit", "seconds": seconds, "train_seconds": seconds}
-    row |= {f"valid/{name}": [of[name] for of in found] for name in found[0]}
-    return Fitted(
-        variables,
-        [row],
-        best_epoch=[0] * len(seeds),
-        best_value=[of[METRIC] for of in found],
-        steps=0,
-        seconds=seconds,
-        compile_seconds=0.0,
-        made_by=({**provenance.manifest(), "first_epoch": 0},),
+def _served(
+    entry: RetrievalModel, module: Any, ranked: Any, context: Context
+) -> tuple[Any, Callable[[Variables], tuple[Any, Variables]] | None]:
+    """The module that a run keeps, and what makes it and its variables of those that were trained."""
+    if isinstance(ranked, Scorer):
+        return ranked, None
+    if entry.reads:
+        scorer, columns = pairs.resident_scorer(module), {name: context[name] for name in entry.reads}
+        return scorer, lambda variables: (scorer, pairs.with_columns(variables, columns))
+    if not pairs.has_vectors(module):
+        return ranked, None
+
+    @jax.jit
+    def vectors(variables: Variables, context: Context) -> Variables:
+        return jax.vmap(lambda of_seed: pairs.finished(module, of_seed, context))(variables)
+
+    return pairs.FACTORS, lambda variables: (pairs.FACTORS, vectors(variables, context))
+
+
+def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data, recipe: Any) -> Prepared:
+    if not entry.drawn:
+        count_once(name, options.seeds)
+    protocol, made = protocol_of(data, ""), list[Retriever | Scorer]()
+
+    def measure(model: Any) -> Any:
+        return retrieval.evaluation(model, data, protocol, "validation")
+
+    return Prepared(
+        name=name,
+        dataset=as_file_name(data.split.sequences.name),
+        module=None,
+        protocol=protocol,
+        train=functools.partial(
+            fitted, functools.partial(fit_seeds, entry, data, recipe), measure, data.columns, METRIC, made
+        ),
+        test=lambda variables: retrieval.run_test(made[-1], data, protocol, variables, **_asked(options)),
+        baselines=functools.partial(floors, data, options),
+        kept=_kept("factors" if entry.of_users else "baseline", options, data),
+        vocabularies=retrieval.vocabulary(data),
+        shapes=None,
+        finished=lambda variables: (made[-1], {n: v for n, v in variables.items() if n != "key"}),
+        notes=[describe_matrix(data.split)],
+        next_command=f"jaxrec recommend RUN --user {_first_user(data)} --k 10",
     )
 
 
@@ -170,9 +147,16 @@ def floors(data: retrieval.Data, options: Any) -> list[BaselineRow]:
     protocol, found = protocol_of(data, "")._replace(selection="none"), []
     for make in (baselines.random, baselines.popularity):
         made = make(data)
-        tested = retrieval.run_test(made, data, protocol, made.for_seeds(options.seeds))
+        variables = made.for_seeds(options.seeds)
+        tested = retrieval.run_test(made, data, protocol, variables, **_asked(options))
         found.append(BaselineRow(made.name, tested, protocol))
     return found
+
+
+def _asked(options: Any) -> dict[str, Any]:
+    """The arguments of a test: devices and further metrics."""
+    beyond = Beyond(ks=options.beyond) if options.beyond else None
+    return {"beyond": beyond, "num_devices": options.num_devices}
 
 
 def protocol_of(data: retrieval.Data, loss: str) -> Protocol:

@@ -6,13 +6,25 @@ from typing import Any
 
 from jaxrec.commands.training import listing, own_module
 from jaxrec.commands.training.options import (
+    AttributedMatrixOptions,
+    AttributedOptions,
     ClickOptions,
     MatrixOptions,
+    OrderedOptions,
+    RatingOptions,
     SequenceOptions,
     TableOptions,
     with_recipe,
 )
-from jaxrec.recipes.trainable import ClickModel, CountingModel, RetrievalModel, SequenceModel
+from jaxrec.recipes.trainable import (
+    ClickModel,
+    CountingModel,
+    ItemModel,
+    RatingModel,
+    RetrievalModel,
+    SequenceModel,
+    SuccessorModel,
+)
 
 
 def chosen(model: str, *, labelled: bool) -> tuple[str, Any]:
@@ -30,6 +42,11 @@ def options_type(entry: Any) -> type[Any]:
     """The dataclass of a model's options."""
     if isinstance(entry, SequenceModel):
         return with_recipe(SequenceOptions, entry.recipe, entry.objectives, entry.documented)
+    attributed = getattr(entry, "attributes", False)
     if isinstance(entry, RetrievalModel | CountingModel):
-        return with_recipe(MatrixOptions, entry.recipe)
+        return with_recipe(AttributedMatrixOptions if attributed else MatrixOptions, entry.recipe)
+    if isinstance(entry, ItemModel | SuccessorModel):
+        return with_recipe(AttributedOptions if attributed else OrderedOptions, entry.recipe)
+    if isinstance(entry, RatingModel):
+        return with_recipe(RatingOptions, entry.recipe)
     return with_recipe(ClickOptions if isinstance(entry, ClickModel) else TableOptions, entry.recipe)

@@ -75,6 +75,24 @@ class SequenceOptions(EventOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class OrderedOptions(EventOptions):
+    """The options of models of items, which rank by a history, and of methods that count in order."""
+
+    split: ClickSplit = "last"  # test on each user's last event, the last events in time, or other users
+    keep_seen: bool = False  # items of the history stay candidates, for data where users come back to items
+    beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and slices, such as 10 20
+
+
+@dataclasses.dataclass(frozen=True)
+class AttributedOptions(OrderedOptions):
+    """The options of models of items that read attributes of them."""
+
+    item_attributes: str = ""  # file with a line for each item: its id, and columns of attributes
+    attributes: tuple[str, ...] = ()  # the columns of attributes; none: all but that of items
+    attribute_separator: str = "|"  # between several values in a cell; '': a cell is one value
+
+
+@dataclasses.dataclass(frozen=True)
 class ClickOptions(EventOptions):
     """The options of click models of events."""
 
@@ -86,6 +104,24 @@ class MatrixOptions(EventOptions):
     """The options of models of an interaction matrix, which has each user's item once."""
 
     split: MatrixSplit = "random"  # test on a tenth of each user's items at random, or on the last one
+    beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and so on, such as 10 20
+
+
+@dataclasses.dataclass(frozen=True)
+class RatingOptions(EventOptions):
+    """The options of models of explicit ratings."""
+
+    value: str = "rating"  # column of ratings
+    split: Literal["random"] = "random"  # a tenth of the ratings is for validation, another one for test
+
+
+@dataclasses.dataclass(frozen=True)
+class AttributedMatrixOptions(MatrixOptions):
+    """The options of models of an interaction matrix that read attributes of items."""
+
+    item_attributes: str = ""  # file with a line for each item: its id, and columns of attributes
+    attributes: tuple[str, ...] = ()  # the columns of attributes; none: all but that of items
+    attribute_separator: str = "|"  # between several values in a cell; '': a cell is one value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,13 +16,13 @@ import jax
 import numpy as np
 
 from jaxrec import config, provenance
-from jaxrec.commands.training import clicks, matrix, sequences, sessions, tables
+from jaxrec.commands.training import clicks, items, matrix, ratings, sequences, sessions, tables
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
 from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import initial_options
 from jaxrec.protocols.gates import write_shares
-from jaxrec.recipes.trainable import ClickModel, CountingModel, RetrievalModel, SequenceModel, TableModel
+from jaxrec.recipes import trainable
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import modules, run_folder
@@ -64,7 +64,7 @@ class Command(NamedTuple):
 
 class Trained(NamedTuple):
     """A run that is trained and not tested. value: its validation metric, the mean over seeds; metric: its
-    name. All metrics of `jaxrec train` are better when they are higher."""
+    name. Metrics of `jaxrec train` are better when they are higher, but for the "rmse" of ratings."""
 
     value: float
     metric: str
@@ -85,10 +85,13 @@ def read_command(model: str, entry: Any, options: Any, source: Source) -> Comman
 
 def kind_of(entry: Any, options: Any) -> Kind:
     """The kind of data that a model is trained on."""
-    if isinstance(entry, SequenceModel):
+    if isinstance(entry, trainable.SequenceModel):
         module: Any = sessions if options.split == "sessions" else sequences
     else:
-        kinds = {TableModel: tables, ClickModel: clicks, RetrievalModel: matrix, CountingModel: matrix}
+        kinds: dict[type, Any] = {trainable.TableModel: tables, trainable.ClickModel: clicks}
+        kinds |= dict.fromkeys((trainable.RetrievalModel, trainable.CountingModel), matrix)
+        kinds |= dict.fromkeys((trainable.ItemModel, trainable.SuccessorModel), items)
+        kinds[trainable.RatingModel] = ratings
         module = kinds[type(entry)]
     return Kind(module.read, module.prepare)
 
@@ -106,7 +109,7 @@ def train_once(
       fit: other arguments of `train.fit.fit`, in place of those of the options.
 
     Returns:
-      `value` is the mean over seeds of each seed's best validation metric, higher is better.
+      `value` is the mean over seeds of each seed's best validation metric, see `Trained`.
 
     Raises:
       ValueError: an override is no option, or no value for it; the model can't be built; training diverges.
@@ -233,8 +236,9 @@ def settings_of(model: str, entry: Any, options: Any, source: Source) -> dict[st
     """What identifies a run, in JSON types: the model, its settings, and checksums of the data, of vectors of
     items and of the file of a module of one's own."""
     named = {"model": model, **described(options), "data": source.described}
-    if vectors := getattr(options, "item_vectors", ""):
-        named["item_vectors_sha256"] = sha256_of("item_vectors", Path(vectors))
+    for name in ("item_vectors", "item_attributes"):
+        if path := getattr(options, name, ""):
+            named[f"{name}_sha256"] = sha256_of(name, Path(path))
     if own := getattr(entry, "own", ""):
         named |= {"module": own, "code": code_of(own.partition(":")[0])}
     found: dict[str, Any] = json.loads(json.dumps(named))

@@ -12,8 +12,8 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrec.index.chunked import Best
-from jaxrec.types import Array
+from jaxrec.index.chunked import Best, some_products
+from jaxrec.types import Array, Merge
 
 
 class Search(Protocol):
@@ -47,6 +47,37 @@ def search_several(
     finite = (found.finite.reshape(number, vectors) | ~mask).all(axis=1)
     merged = merge(jnp.where(mask[..., None], scores, -jnp.inf), ids, k)
     return merged._replace(finite=merged.finite & finite)
+
+
+def search_two_steps(
+    search: Search,
+    table: Array,
+    queries: Array,
+    k: int,
+    *,
+    candidates: int,
+    seen: Array | None = None,
+    merge: Merge = "attention",
+) -> Best:
+    """The k best of the `candidates` items that any vector of a query retrieves: [Q, H, D] → ids [Q, k].
+
+    For scores that no search by products gives, such as a Poly-encoder's: the items with the best product
+    with any vector are scored by all vectors together (`chunked.merged`), and sorted by that; of equal scores
+    the smaller id comes first. Exact where the candidates are all items.
+
+    table: vectors of all ids, [V, D]. candidates: items that are scored again. seen: as of `search_several`.
+
+    Raises:
+      ValueError: there are fewer candidates than k; what `search_several` and `chunked.merged` raise.
+    """
+    if candidates < k:
+        raise ValueError(f"candidates={candidates}: must be at least k={k}, the length of the lists")
+    found = search_several(search, queries, candidates, seen=seen)
+    scores = some_products(jnp.asarray(queries), jnp.asarray(table), found.ids, merge)
+    lowered = jnp.where(found.ids > 0, -scores, jnp.inf)
+    lowered, ids = jax.lax.sort((lowered, found.ids), dimension=1, num_keys=2)
+    finite = found.finite & ~jnp.isnan(scores).any(axis=1)
+    return Best(-lowered[:, :k], ids[:, :k], finite)
 
 
 def merge(scores: Array, ids: Array, k: int) -> Best:

@@ -114,7 +114,9 @@ def merged(query: Array, product: Callable[[Array], Array], merge: Merge = "best
     if merge not in MERGED:
         raise ValueError(f"merge={merge!r}: must be one of {', '.join(map(repr, MERGED))}")
     if query.ndim not in (2, 3) or 0 in query.shape[1:]:
-        raise ValueError(f"query of shape {list(query.shape)}: must be [B, D], or [B, H, D] with H at least 1")
+        raise ValueError(
+            f"query of shape {list(query.shape)}: must be [B, D], or [B, H, D] with H at least 1"
+        )
     if query.ndim == 2 or query.shape[1] == 1:
         return product(query.reshape(query.shape[0], query.shape[-1]))
     return MERGED[merge](product, jnp.moveaxis(query, 1, 0))

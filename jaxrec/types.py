@@ -58,6 +58,18 @@ class Retriever(NamedTuple):
     merge: Merge = "best"
 
 
+class Interests(NamedTuple):
+    """What a user may want, as several vectors. B batch, K interests, D dim.
+
+    vectors: [B, K, D], 0 where inactive. active: bool [B, K]; at least one of each row. A row without an
+    event has vectors of 0, of which the first is active. An item's score is its largest dot product with an
+    active vector.
+    """
+
+    vectors: Array
+    active: Array
+
+
 class Scorer(NamedTuple):
     """A model whose scores are not dot products, for ranking.
 

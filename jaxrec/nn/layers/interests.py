@@ -1,0 +1,104 @@
+"""Parts of models of several vectors a user: which are active, what a target reads, the last layers.
+
+Shape names: B batch, L slots, K interests, D dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxrec.nn.layers.dense import Dense
+from jaxrec.nn.layers.embedding import lookup, pad_row, slots
+from jaxrec.nn.layers.pairs import unit
+from jaxrec.types import Array, Interests
+
+HIDDEN = -1e30  # score of a slot or interest without weight; finite, so that no gradient becomes NaN
+
+
+def placed(x: Array, table: Array) -> Array:
+    """Vectors of right-aligned rows [B, L, D] and those of their positions, from a table [max_len, D]."""
+    first = table.shape[0] - x.shape[1]
+    slots(x.shape[1], table.shape[0])  # refuses longer rows
+    return x + table[first:].astype(x.dtype)
+
+
+def of_items(items: Array, vectors: Array, active: Array | None = None) -> Interests:
+    """Interests [B, K, D] of rows of items [B, L]: those of an empty row are 0, and its first is active.
+
+    active: which ones of a row with events are, [B, K]; None: all.
+    """
+    filled = (items != 0).any(axis=-1)[:, None]
+    first = jnp.arange(vectors.shape[1]) == 0
+    kept = filled if active is None else filled & active
+    vectors = jnp.where(kept[..., None], vectors, jnp.zeros_like(vectors))
+    return Interests(vectors, jnp.broadcast_to(kept | (~filled & first), vectors.shape[:2]))
+
+
+def weights_over(scores: Array, mask: Array, axis: int) -> Array:
+    """Softmax along an axis over what the mask shows; 0 elsewhere, and everywhere where it shows nothing."""
+    shown = jnp.where(mask, scores.astype(jnp.float32), HIDDEN)
+    return jnp.where(mask, jax.nn.softmax(shown, axis=axis), 0.0).astype(scores.dtype)
+
+
+def products(interests: Interests, target: Array) -> Array:
+    """Dot products of each interest with a target [B, D], `HIDDEN` where inactive: float32 [B, K]."""
+    found = jnp.einsum("bkd,bd->bk", interests.vectors, target, preferred_element_type=jnp.float32)
+    return jnp.where(interests.active, found, HIDDEN)
+
+
+def nearest(interests: Interests, target: Array) -> Array:
+    """The active interest of the largest product with the target [B, D], the first of equal ones: [B, D]."""
+    best = jnp.argmax(products(interests, target), axis=-1)
+    chosen = jax.nn.one_hot(best, interests.active.shape[1], dtype=interests.vectors.dtype)
+    return jnp.einsum("bk,bkd->bd", chosen, interests.vectors)
+
+
+def attended(interests: Interests, target: Array, scale: float = 1.0) -> Array:
+    """Mean of the active interests, weighted by the softmax of scaled products with the target: [B, D]."""
+    weights = weights_over(scale * products(interests, target), interests.active, axis=-1)
+    return jnp.einsum("bk,bkd->bd", weights.astype(interests.vectors.dtype), interests.vectors)
+
+
+class UserVectors(nn.Module):
+    """Interests and the user's embedding through ReLU layers and a linear one; the same for every interest.
+
+    Fields:
+      dim: D. num_users: of the table of user embeddings; 0: no user is read. hidden_dims: of ReLU layers.
+        Without users and hidden layers the interests stay as they are.
+      normalised: scaled to length 1, so that a product with a vector of that length is a cosine.
+    """
+
+    dim: int
+    num_users: int = 0
+    hidden_dims: Sequence[int] = ()
+    normalised: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, vectors: Array, users: Array | None = None) -> Array:
+        """Maps interests [B, K, D] and ids of users [B], 0 = unknown, to [B, K, D].
+
+        Raises:
+          ValueError: there are users and no table of them, or the other way round.
+        """
+        if (users is None) != (self.num_users == 0):
+            given = "none are" if users is None else "some are"
+            raise ValueError(
+                f"users: {given} given to a model with num_users={self.num_users}; give users [B] with their "
+                "number, or neither"
+            )
+        if users is not None:
+            init = pad_row(nn.initializers.normal(0.05))
+            table = self.param("user_embedding", init, (self.num_users + 1, self.dim))
+            own = jnp.broadcast_to(lookup(table, users)[:, None], vectors.shape).astype(vectors.dtype)
+            vectors = jnp.concatenate([vectors, own], axis=-1)
+        for i, width in enumerate(self.hidden_dims):
+            vectors = nn.relu(Dense(width, dtype=self.dtype, name=f"hidden_{i}")(vectors))
+        if self.num_users or self.hidden_dims:
+            vectors = Dense(self.dim, use_bias=False, dtype=self.dtype, name="output")(vectors)
+        return unit(vectors) if self.normalised else vectors

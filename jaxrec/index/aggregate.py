@@ -2,9 +2,10 @@
 
 Of a user's candidates a list S of N maximises Q(S) = Σ_{i in S} f(i) + λ Σ_{i, j in S} g(i, j), where f is
 the score of an item and g(i, j) is 1 if the two have different categories, else 0 (ComiRec: Cen et al., KDD
-2020, section 3.4, equations 9 to 11). The paper's greedy form adds the item of largest f(i) + λ Σ_{k in S} g(i, k)
-until there are N. As g is 1 but for items of the same category, the sum is the length of S less the items of
-i's category in it: the same item is the largest of f(i) - λ |{k in S of i's category}|.
+2020, section 3.4, equations 9 to 11). The paper's greedy form adds the item of largest
+f(i) + λ Σ_{k in S} g(i, k) until there are N. As g is 1 but for items of the same category, the sum is the
+length of S less the items of i's category in it: the same item is the largest of
+f(i) - λ |{k in S of i's category}|.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def embed(run: Run, what: Literal["items", "users"]) -> Embeddings:
     if not _has_vectors(run):
         raise ValueError(
             f"{run.path}: a {run.kept.kind} run has no vectors of {what} where its scores are no products of "
-            "vectors; a sequence or session run has, and one of factors"
+            "vectors; a sequence, session or multi-interest run has, and one of factors"
         )
     if what == "items":
         ids = run.ids("item").raw
@@ -66,6 +66,11 @@ def _has_vectors(run: Run) -> bool:
     """Whether scores are products of vectors; numbers of events, those of popularity, are none."""
     if run.kept.kind in ("table", "clicks"):
         return False
+    if run.kept.kind == "multi-interest" and run.seed == "mean":
+        raise ValueError(
+            f"{run.path}: the mean of what several vectors give in each seed is no product of vectors; give "
+            "one of the seeds (seed=, --seed)"
+        )
     model, one_seed = queries.model_of(run.kept), jax.tree.map(lambda leaf: leaf[0], run.kept.variables)
     if not isinstance(model, Retriever):
         return False

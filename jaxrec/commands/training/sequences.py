@@ -27,6 +27,7 @@ from jaxrec.nn.sequential.item_vectors import VECTORS, WithItemVectors
 from jaxrec.protocols import Beyond, next_item
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.serve.run_folder import Histories
+from jaxrec.tasks import interests
 from jaxrec.tasks.encoder import reads_times
 from jaxrec.train.trial import Trial
 from jaxrec.tuning.reads import optimiser
@@ -66,7 +67,10 @@ def prepare(
     recipe = entry.settle(recipe_of(options, entry.recipe), options.loss)
     data, split = events.data, events.data.split
     sequences = split.sequences
+    if entry.multi_interest and events.vectors is not None:
+        raise ValueError(f"item_vectors={options.item_vectors!r}: {name} does not read vectors of items")
     encoder = with_vectors(entry.encoder(data.num_items, recipe), events.vectors)
+    ranked = interests.retriever(encoder) if entry.multi_interest else encoder
     objective = entry.objectives[options.loss](data, recipe)
     if reads_times(encoder) and sequences.times is None:
         raise ValueError(
@@ -101,10 +105,10 @@ def prepare(
         train=functools.partial(
             entry.train, encoder, objective, data, protocol, optimiser(entry.optimiser, recipe, trial), recipe
         ),
-        test=lambda variables: test(encoder, data, protocol, variables),
+        test=lambda variables: test(ranked, data, protocol, variables),
         baselines=test_baselines,
         kept={
-            "kind": "sequence",
+            "kind": "multi-interest" if entry.multi_interest else "sequence",
             "columns": {options.user: "user", options.item: "item"},
             "vocabulary": vocabulary,
             "histories": Histories(sequences.items, sequences.offsets, sequences.times),

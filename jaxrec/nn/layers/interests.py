@@ -41,13 +41,14 @@ def of_items(items: Array, vectors: Array, active: Array | None = None) -> Inter
 
 def weights_over(scores: Array, mask: Array, axis: int) -> Array:
     """Softmax along an axis over what the mask shows; 0 elsewhere, and everywhere where it shows nothing."""
-    shown = jnp.where(mask, scores.astype(jnp.float32), HIDDEN)
+    shown = jnp.where(mask, scores.astype(jnp.promote_types(scores.dtype, jnp.float32)), HIDDEN)
     return jnp.where(mask, jax.nn.softmax(shown, axis=axis), 0.0).astype(scores.dtype)
 
 
 def products(interests: Interests, target: Array) -> Array:
     """Dot products of each interest with a target [B, D], `HIDDEN` where inactive: float32 [B, K]."""
-    found = jnp.einsum("bkd,bd->bk", interests.vectors, target, preferred_element_type=jnp.float32)
+    found = jnp.einsum("bkd,bd->bk", interests.vectors, target)
+    found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
     return jnp.where(interests.active, found, HIDDEN)
 
 
@@ -58,9 +59,17 @@ def nearest(interests: Interests, target: Array) -> Array:
     return jnp.einsum("bk,bkd->bd", chosen, interests.vectors)
 
 
-def attended(interests: Interests, target: Array, scale: float = 1.0) -> Array:
-    """Mean of the active interests, weighted by the softmax of scaled products with the target: [B, D]."""
-    weights = weights_over(scale * products(interests, target), interests.active, axis=-1)
+def attended(interests: Interests, target: Array, power: float = 1.0, *, printed: bool = False) -> Array:
+    """Mean of the active interests, weighted by the softmax of products with the target, times p: [B, D].
+
+    power: p. printed: the products to the power p, which has to be a whole number, in place of times p.
+    """
+    scores = products(interests, target)
+    if printed:
+        scores = jnp.where(interests.active, scores, 0.0) ** int(power)
+    else:
+        scores = power * scores
+    weights = weights_over(scores, interests.active, axis=-1)
     return jnp.einsum("bk,bkd->bd", weights.astype(interests.vectors.dtype), interests.vectors)
 
 
@@ -96,7 +105,7 @@ class UserVectors(nn.Module):
             init = pad_row(nn.initializers.normal(0.05))
             table = self.param("user_embedding", init, (self.num_users + 1, self.dim))
             own = jnp.broadcast_to(lookup(table, users)[:, None], vectors.shape).astype(vectors.dtype)
-            vectors = jnp.concatenate([vectors, own], axis=-1)
+            vectors = jnp.concatenate([own, vectors], axis=-1)
         for i, width in enumerate(self.hidden_dims):
             vectors = nn.relu(Dense(width, dtype=self.dtype, name=f"hidden_{i}")(vectors))
         if self.num_users or self.hidden_dims:

@@ -11,12 +11,75 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.dense import Dense
-from jaxrec.nn.layers.embedding import lookup, pad_row
+from jaxrec.nn.layers.embedding import lookup, pad_row, slots
 from jaxrec.nn.layers.interests import UserVectors, nearest, of_items, placed, weights_over
 from jaxrec.nn.layers.pairs import check_sizes, unit
+from jaxrec.nn.layers.routing import Over, route
 from jaxrec.types import Array, Interests
 
 SIZES = ("num_items", "dim", "max_len", "num_interests")  # fields that are at least 1
+
+
+class ComiRecDR(nn.Module):
+    """Dynamic routing with a transform of each position and interest, so that order counts.
+
+    Shape names: B batch, L slots, K interests, D dim, V vocab_size.
+
+    Fields besides the sizes:
+      iterations: of routing, whose logits start at 0; over: of `routing.route`.
+      num_users, hidden_dims, normalised, item_std, dtype: as of `ComiRecSA`.
+    """
+
+    num_items: int
+    dim: int = 64
+    max_len: int = 20
+    num_interests: int = 4
+    iterations: int = 3
+    over: Over = "interests"
+    num_users: int = 0
+    hidden_dims: tuple[int, ...] = ()
+    normalised: bool = False
+    item_std: float = 0.05
+    dtype: Any = None
+
+    def setup(self) -> None:
+        check_sizes(**{name: getattr(self, name) for name in SIZES})
+        init = nn.initializers.normal(self.item_std)
+        self.item_embedding = self.param("item_embedding", pad_row(init), (self.num_items + 1, self.dim))
+        shape = (self.max_len, self.num_interests * self.dim, self.dim)
+        self.transform = self.param("transform", nn.initializers.normal(self.dim**-0.5), shape)
+        self.user = UserVectors(self.dim, self.num_users, self.hidden_dims, self.normalised, self.dtype)
+
+    def __call__(
+        self, items: Array, *, train: bool, rows: Array | None = None, users: Array | None = None
+    ) -> Interests:
+        """Maps ids of items, 0 = padding, [B, L] to K interests. users: ids [B], where `num_users` is not 0.
+
+        rows, train: ignored; there is no dropout.
+        """
+        del train, rows
+        batch, length = items.shape
+        x = lookup(self.item_embedding, items)
+        x = x if self.dtype is None else x.astype(self.dtype)
+        slots(length, self.max_len)  # refuses longer rows
+        transform = self.transform[self.max_len - length :].astype(x.dtype)
+        pairs = jnp.einsum("bld,led->ble", x, transform).reshape(batch, length, self.num_interests, self.dim)
+        found = route(
+            pairs,
+            jnp.zeros((1, 1, self.num_interests)),
+            items != 0,
+            iterations=self.iterations,
+            over=self.over,
+        )
+        return of_items(items, self.user(found, users))
+
+    def item_table(self) -> Array:
+        """Vectors of all ids, padding first: [V, D]."""
+        return unit(self.item_embedding) if self.normalised else self.item_embedding
+
+    def readout(self, interests: Interests, target: Array) -> Array:
+        """The interest nearest to the target [B, D], which alone learns from it: [B, D] (equation 5)."""
+        return nearest(interests, target)
 
 
 class ComiRecSA(nn.Module):

@@ -1,0 +1,92 @@
+"""torch-rechub's MIND and ComiRec, with the routing of the papers and as the port has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import losses
+from jaxrec.convert import rechub_interests
+from jaxrec.convert.state_dict import Converted, to_state
+from jaxrec.segments import rows_by_id
+from jaxrec.types import Array
+from tests.golden.compare import close_gradients, close_outputs
+from tests.golden.fixtures import Golden, golden_files, read
+
+
+class Computed(NamedTuple):
+    golden: Golden
+    converted: Converted
+    outputs: dict[str, Array]
+    gradients: dict[str, np.ndarray]
+
+
+def converted(golden: Golden) -> Converted:
+    config, state = golden.meta["config"], golden.params
+    over = {"over": config["softmax_axis"]} if "softmax_axis" in config else {}
+    routed = over | ({"iterations": config["routing"]} if over else {})
+    if "capsule.linear.weight" in state:
+        sizes = {"num_interests": config["interests"], "max_len": config["max_len"]}
+        return rechub_interests.mind(state, **sizes, **routed)
+    if "capsule.w" in state:
+        return rechub_interests.comirec_dr(state, **routed)
+    return rechub_interests.comirec_sa(state, max_len=config["max_len"])
+
+
+@pytest.fixture(params=[*golden_files("mind"), *golden_files("comirec")], scope="module")
+def each(request: pytest.FixtureRequest) -> Computed:
+    path: Path = request.param
+    golden = read(path)
+    found = converted(golden)
+    model = found.module
+    ids = {name: jnp.asarray(value, jnp.int32) for name, value in golden.inputs.items() if "init" not in name}
+    columns: dict[str, Any] = {"train": False}
+    if "routing_init" in golden.inputs:
+        columns["logits"] = golden.inputs["routing_init"].swapaxes(1, 2)
+    plain = model.clone(num_users=0, normalised=False)  # the interests before the user's embedding
+
+    def loss(variables: Any) -> tuple[Array, dict[str, Array]]:
+        user = model.apply(variables, ids["hist"], users=ids["user_id"], **columns)
+        table = model.apply(variables, method="item_table")
+        items = jnp.concatenate([ids["item_id"][:, None], ids["neg"]], axis=1)
+        read_out = model.apply(variables, user, rows_by_id(table, ids["item_id"]), method="readout")
+        scores = jnp.einsum("bd,bnd->bn", read_out, rows_by_id(table, items))
+        value = losses.sampled_softmax(scores[:, 0], scores[:, 1:])
+        first = plain.apply(variables, ids["hist"], **columns).vectors
+        outputs = {"user_embedding": user.vectors, "interests": first, "scores": scores, "loss": value}
+        return value, outputs
+
+    gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(found.variables)
+    return Computed(golden, found, outputs, to_state(gradients, found.locations))
+
+
+def test_outputs_and_loss(each: Computed) -> None:
+    close_outputs(each.outputs, each.golden.outputs)
+
+
+def test_all_gradients(each: Computed) -> None:
+    close_gradients(each.gradients, each.golden.gradients)
+
+
+def test_weights_come_back_as_they_were(each: Computed) -> None:
+    back = to_state(each.converted.variables, each.converted.locations)
+    assert set(each.golden.params) - set(back) <= set(rechub_interests.UNUSED)
+    for name, value in back.items():
+        np.testing.assert_array_equal(value, each.golden.params[name])
+
+
+def test_sizes_are_those_of_the_configuration(each: Computed) -> None:
+    config, model = each.golden.meta["config"], each.converted.module
+    assert (model.num_interests, model.dim) == (config["interests"], config["embed_dim"])
+    assert model.max_len == config["max_len"]
+
+
+def test_several_features_of_users_are_refused(each: Computed) -> None:
+    name = "embedding.embed_dict.age.weight"
+    with pytest.raises(ValueError, match="2 features of users"):
+        converted(each.golden._replace(params={**each.golden.params, name: np.zeros((3, 2), np.float32)}))

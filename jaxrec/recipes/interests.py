@@ -10,7 +10,10 @@ import numpy as np
 import optax
 
 from jaxrec import sampling
-from jaxrec.nn.retrieval.comirec import ComiRecSA
+from jaxrec.nn.retrieval.comirec import ComiRecDR, ComiRecSA
+from jaxrec.nn.retrieval.mean_of_events import MeanOfEvents
+from jaxrec.nn.retrieval.mind import MIND
+from jaxrec.nn.retrieval.sine import SINE
 from jaxrec.protocols import interests, next_item
 from jaxrec.recipes import trainable
 from jaxrec.recipes.trainable import SequenceModel, evaluate_every
@@ -21,26 +24,99 @@ from jaxrec.types import Protocol
 
 
 @dataclasses.dataclass(frozen=True)
-class ComiRec:
-    """How ComiRec is trained. Defaults: the authors' code (github.com/THUDM/ComiRec) on Amazon Books."""
+class Recipe:
+    """How a row is trained. Defaults: ComiRec's code (github.com/THUDM/ComiRec) on Amazon Books."""
 
-    dim: int = 64  # width of item vectors and interests
-    num_interests: int = 4  # vectors of each user
+    dim: int = 64  # width of item vectors and of a user's vectors
     max_len: int = 20  # most recent events read
-    num_samples: int = 1280  # negatives of a batch, log-uniform by popularity: 10 for each of its examples
-    least: int = 4  # events before a target, at least
+    num_samples: int = 1280  # negatives of a batch in sampled losses, log-uniform by popularity
+    least: int = 4  # events before a target, at least, where an epoch has a random cut of each user
     learning_rate: float = 1e-3  # of Adam
-    batch_size: int = 128  # users per step, a random cut of each
-    epochs: int = 300  # at most, each user once in each; the authors train for up to a million steps
+    batch_size: int = 128  # targets per step
+    epochs: int = 300  # at most; the authors train for up to a million steps
     evaluate_every: int = 5  # epochs between evaluations on validation
     patience: int = 10  # evaluations without a better one before a seed stops; 0: never
 
 
+@dataclasses.dataclass(frozen=True)
+class ComiRec(Recipe):
+    """ComiRec as its code has it on Amazon Books; a random cut of each user is an epoch."""
+
+    num_interests: int = 4  # vectors of each user
+
+
+@dataclasses.dataclass(frozen=True)
+class ComiRecRouted(ComiRec):
+    """ComiRec-DR, which its README says needs a higher learning rate."""
+
+    learning_rate: float = 5e-3  # of Adam
+    iterations: int = 3  # of routing
+
+
+@dataclasses.dataclass(frozen=True)
+class Mind(Recipe):
+    """MIND as the paper has it on Amazon Books; every event is a target once an epoch."""
+
+    dim: int = 36  # width of item vectors and interests
+    num_interests: int = 3  # vectors of each user, at most; users of few events have fewer
+    iterations: int = 3  # of routing
+    sigma: float = 1.0  # standard deviation of the routing logits
+    power: float | None = None  # of label-aware attention; None: the nearest interest alone
+    epochs: int = 100  # at most
+    evaluate_every: int = 1  # epochs between evaluations on validation
+
+
+@dataclasses.dataclass(frozen=True)
+class Sine(Recipe):
+    """SINE as the paper has it on Amazon; every event is a target once an epoch."""
+
+    dim: int = 128  # width of item vectors and prototypes
+    num_interests: int = 4  # prototypes that a user has
+    num_prototypes: int = 500  # prototypes to choose from
+    temperature: float = 0.1  # of the weights of interests
+    penalty: float = 0.5  # weight of the covariance of prototypes
+    epochs: int = 100  # at most
+    evaluate_every: int = 1  # epochs between evaluations on validation
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean(Recipe):
+    """ComiRec's baseline "YouTube DNN"; a random cut of each user is an epoch."""
+
+    hidden_dims: tuple[int, ...] = ()  # widths of ReLU layers on the mean of the events
+    shared: bool = True  # one table for events and targets; False: two, as in YouTube's paper
+
+
 def comirec_sa(num_items: int, recipe: ComiRec) -> ComiRecSA:
     """Interests by self-attention."""
-    return ComiRecSA(
-        num_items=num_items, dim=recipe.dim, max_len=recipe.max_len, num_interests=recipe.num_interests
+    return ComiRecSA(num_items=num_items, **_fields(recipe, "num_interests"))
+
+
+def comirec_dr(num_items: int, recipe: ComiRecRouted) -> ComiRecDR:
+    """Interests by dynamic routing with a transform of each position and interest."""
+    return ComiRecDR(num_items=num_items, **_fields(recipe, "num_interests", "iterations"))
+
+
+def mind(num_items: int, recipe: Mind) -> MIND:
+    """Interests by behaviour-to-interest routing."""
+    return MIND(num_items=num_items, **_fields(recipe, "num_interests", "iterations", "sigma", "power"))
+
+
+def sine(num_items: int, recipe: Sine) -> SINE:
+    """Interests of the prototypes nearest to a user, in one vector."""
+    return SINE(
+        num_items=num_items,
+        **_fields(recipe, "num_interests", "num_prototypes", "temperature", "penalty"),
     )
+
+
+def mean_of_events(num_items: int, recipe: Mean) -> MeanOfEvents:
+    """One vector: the mean of the events through layers."""
+    return MeanOfEvents(num_items=num_items, **_fields(recipe, "hidden_dims", "shared"))
+
+
+def _fields(recipe: Recipe, *names: str) -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in ("dim", "max_len", *names)}
 
 
 # --- objectives --------------------------------------------------------------------------------------
@@ -84,16 +160,8 @@ def every_event(data: next_item.Data, recipe: Any) -> Plan:
     return interests.every_event(data, recipe.batch_size)
 
 
-def no_weights(recipe: Any) -> Mapping[str, float] | None:
-    """Each loss has the weight 1."""
-    return None
-
-
-def trained(
-    plan: Callable[[next_item.Data, Any], Plan],
-    weights: Callable[[Any], Mapping[str, float] | None] = no_weights,
-) -> Callable[..., Fitted]:
-    """How a model learns: `SequenceModel.train`, by the cuts of a plan and with weights of its losses."""
+def trained(plan: Callable[[next_item.Data, Any], Plan]) -> Callable[..., Fitted]:
+    """How a model learns from the cuts of a plan, see `SequenceModel.train`."""
 
     def train(
         model: Any,
@@ -114,7 +182,6 @@ def trained(
             epochs=recipe.epochs,
             every=evaluate_every(recipe),
             patience=recipe.patience or None,
-            weights=weights(recipe),
             **options,
         )
 
@@ -132,4 +199,8 @@ def _model(recipe: Any, module: Callable[[int, Any], Any], train: Callable[..., 
 
 MODELS: Mapping[str, SequenceModel] = {
     "comirec-sa": _model(ComiRec, comirec_sa, trained(one_cut)),
+    "comirec-dr": _model(ComiRecRouted, comirec_dr, trained(one_cut)),
+    "mind": _model(Mind, mind, trained(every_event)),
+    "sine": _model(Sine, sine, trained(every_event)),
+    "mean-of-events": _model(Mean, mean_of_events, trained(one_cut)),
 }

@@ -7,13 +7,14 @@ vector (ComiRec's aggregation with λ = 0: Cen et al., KDD 2020, section 3.4; MI
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 
-from jaxrec.index.chunked import Best, some_products
-from jaxrec.types import Array, Merge
+from jaxrec.index.chunked import Best
+from jaxrec.types import Array
 
 
 class Search(Protocol):
@@ -49,35 +50,30 @@ def search_several(
     return merged._replace(finite=merged.finite & finite)
 
 
-def search_two_steps(
+def search_rescored(
     search: Search,
-    table: Array,
     queries: Array,
     k: int,
+    rescore: Callable[[Array], Array],
     *,
     candidates: int,
     seen: Array | None = None,
-    merge: Merge = "attention",
+    mask: Array | None = None,
 ) -> Best:
-    """The k best of the `candidates` items that any vector of a query retrieves: [Q, H, D] → ids [Q, k].
+    """The k best by another score, of the candidates that are best by any vector of a query, [Q, k].
 
-    For scores that no search by products gives, such as a Poly-encoder's: the items with the best product
-    with any vector are scored by all vectors together (`chunked.merged`), and sorted by that; of equal scores
-    the smaller id comes first. Exact where the candidates are all items.
-
-    table: vectors of all ids, [V, D]. candidates: items that are scored again. seen: as of `search_several`.
+    For scores that no index knows, such as a poly-encoder's, whose vectors find the candidates. rescore: ids
+    [Q, C] → scores [Q, C]; ids may be 0, whose score is not read. seen, mask: as of `search_several`.
 
     Raises:
-      ValueError: there are fewer candidates than k; what `search_several` and `chunked.merged` raise.
+      ValueError: there are fewer candidates than k; as `search_several`.
     """
     if candidates < k:
-        raise ValueError(f"candidates={candidates}: must be at least k={k}, the length of the lists")
-    found = search_several(search, queries, candidates, seen=seen)
-    scores = some_products(jnp.asarray(queries), jnp.asarray(table), found.ids, merge)
-    lowered = jnp.where(found.ids > 0, -scores, jnp.inf)
-    lowered, ids = jax.lax.sort((lowered, found.ids), dimension=1, num_keys=2)
-    finite = found.finite & ~jnp.isnan(scores).any(axis=1)
-    return Best(-lowered[:, :k], ids[:, :k], finite)
+        raise ValueError(f"candidates={candidates}: must be at least k={k}")
+    found = search_several(search, queries, candidates, seen=seen, mask=mask)
+    scores = jnp.where(found.ids > 0, rescore(found.ids), -jnp.inf)
+    best = merge(scores[:, None], found.ids[:, None], k)
+    return best._replace(finite=best.finite & found.finite)
 
 
 def merge(scores: Array, ids: Array, k: int) -> Best:

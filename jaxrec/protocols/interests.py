@@ -68,7 +68,7 @@ def _lengths(data: Data, least: int) -> np.ndarray:
 
 def train(
     model: InterestModel,
-    objective: Objective,
+    objective: Objective | None,
     data: Data,
     protocol: Protocol,
     tx: optax.GradientTransformation,
@@ -86,10 +86,10 @@ def train(
     Each seed keeps the parameters of its best evaluation on the validation queries, in which an item counts
     by its best product with an interest.
 
-    protocol: its `selection` names the metric. epochs: at most. every: epochs between evaluations. patience:
-    evaluations without improvement before a seed stops; None: never. weights: of the losses, by name, that of
-    the objective being "interests"; None: 1 each. options: seeds, workdir, description and other arguments
-    of `train.fit.fit`.
+    objective: as of `tasks.interests`. protocol: its `selection` names the metric. epochs: at most. every:
+    epochs between evaluations. patience: evaluations without improvement before a seed stops; None: never.
+    weights: of the losses, by name, that of the objective being "interests"; None: 1 each. options: seeds,
+    workdir, description and other arguments of `train.fit.fit`.
     """
     return fit_reusing(
         [Phase("train", interests(model, objective), epochs, static(weights))],

@@ -10,14 +10,17 @@ import numpy as np
 import optax
 
 from jaxrec import sampling
+from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.retrieval.comirec import ComiRecDR, ComiRecSA
 from jaxrec.nn.retrieval.mean_of_events import MeanOfEvents
 from jaxrec.nn.retrieval.mind import MIND
+from jaxrec.nn.retrieval.poly_encoder import PolyEncoder
+from jaxrec.nn.retrieval.sdm import SDM
 from jaxrec.nn.retrieval.sine import SINE
 from jaxrec.protocols import interests, next_item
 from jaxrec.recipes import trainable
 from jaxrec.recipes.trainable import SequenceModel, evaluate_every
-from jaxrec.tasks.objectives import Objective, sampled_softmax
+from jaxrec.tasks.objectives import Objective, draw_nothing, sampled_softmax
 from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol
@@ -80,6 +83,34 @@ class Sine(Recipe):
 
 
 @dataclasses.dataclass(frozen=True)
+class Sdm(Recipe):
+    """SDM as the paper has it offline; every event is a target once an epoch."""
+
+    max_len: int = 50  # most recent events read
+    short_len: int = 10  # events of the present session; those before it are the past
+    num_heads: int = 4  # attention heads
+    dropout: float = 0.2  # of the inputs and outputs of the LSTM
+    max_norm: float = 5.0  # gradients are scaled down to this norm
+    batch_size: int = 256  # targets per step
+    epochs: int = 100  # at most
+    evaluate_every: int = 1  # epochs between evaluations on validation
+
+
+@dataclasses.dataclass(frozen=True)
+class Poly(Recipe):
+    """A Poly-encoder of items; every event is a target once an epoch.
+
+    The paper's 64 codes and batch of 256; its other settings are those of fine-tuning BERT.
+    """
+
+    max_len: int = 50  # most recent events read
+    num_interests: int = 64  # codes, each of which gives a vector
+    batch_size: int = 256  # targets per step, each against the others
+    epochs: int = 100  # at most
+    evaluate_every: int = 1  # epochs between evaluations on validation
+
+
+@dataclasses.dataclass(frozen=True)
 class Mean(Recipe):
     """ComiRec's baseline "YouTube DNN"; a random cut of each user is an epoch."""
 
@@ -108,6 +139,16 @@ def sine(num_items: int, recipe: Sine) -> SINE:
         num_items=num_items,
         **_fields(recipe, "num_interests", "num_prototypes", "temperature", "penalty"),
     )
+
+
+def sdm(num_items: int, recipe: Sdm) -> SDM:
+    """One vector from the present session and the events before it."""
+    return SDM(num_items=num_items, bits=counter_bits, **_fields(recipe, "short_len", "num_heads", "dropout"))
+
+
+def poly_encoder(num_items: int, recipe: Poly) -> PolyEncoder:
+    """A vector for each code, which an item reads by attention."""
+    return PolyEncoder(num_items=num_items, **_fields(recipe, "num_interests"))
 
 
 def mean_of_events(num_items: int, recipe: Mean) -> MeanOfEvents:
@@ -144,6 +185,18 @@ def ssm(data: next_item.Data, recipe: Any) -> Objective:
     return dataclasses.replace(made, description=text)
 
 
+def _not_called(*args: Any) -> Any:
+    raise NotImplementedError("in-batch: the task scores the targets of a batch by the model itself")
+
+
+IN_BATCH = Objective(draw_nothing, _not_called, "in-batch", "softmax over the targets of the batch")
+
+
+def in_batch(data: next_item.Data, recipe: Any) -> Objective:
+    """Cross-entropy of each target against the others of the batch, by the model's own scores."""
+    return IN_BATCH
+
+
 LOSSES: Mapping[str, trainable.MakeObjective] = {"ssm-logq": ssm, "ce": trainable.ce, "bpr": trainable.bpr}
 
 
@@ -174,7 +227,7 @@ def trained(plan: Callable[[next_item.Data, Any], Plan]) -> Callable[..., Fitted
     ) -> Fitted:
         return interests.train(
             model,
-            objective,
+            None if objective is IN_BATCH else objective,
             data,
             protocol,
             tx,
@@ -193,8 +246,16 @@ def adam(recipe: Any) -> optax.GradientTransformation:
     return optax.adam(recipe.learning_rate)
 
 
-def _model(recipe: Any, module: Callable[[int, Any], Any], train: Callable[..., Fitted]) -> SequenceModel:
-    return SequenceModel(recipe, module, LOSSES, adam, train=train, sessions=None, multi_interest=True)
+def clipped_adam(recipe: Sdm) -> optax.GradientTransformation:
+    """Adam of gradients whose norm is clipped."""
+    return optax.chain(optax.clip_by_global_norm(recipe.max_norm), optax.adam(recipe.learning_rate))
+
+
+def _model(
+    recipe: Any, module: Callable[[int, Any], Any], train: Callable[..., Fitted], **others: Any
+) -> SequenceModel:
+    given: dict[str, Any] = {"objectives": LOSSES, "optimiser": adam, **others}
+    return SequenceModel(recipe, module, train=train, sessions=None, multi_interest=True, **given)
 
 
 MODELS: Mapping[str, SequenceModel] = {
@@ -202,5 +263,7 @@ MODELS: Mapping[str, SequenceModel] = {
     "comirec-dr": _model(ComiRecRouted, comirec_dr, trained(one_cut)),
     "mind": _model(Mind, mind, trained(every_event)),
     "sine": _model(Sine, sine, trained(every_event)),
+    "sdm": _model(Sdm, sdm, trained(every_event), optimiser=clipped_adam),
+    "poly-encoder": _model(Poly, poly_encoder, trained(every_event), objectives={"in-batch": in_batch}),
     "mean-of-events": _model(Mean, mean_of_events, trained(one_cut)),
 }

@@ -8,6 +8,8 @@ The model is a module with `max_len` and
         that it takes.
     item_table() -> [V, D]
     readout(interests, target vectors [B, D]) -> [B, D]: the vector that the target's loss is computed with
+    scores(interests, item vectors [C, D]) -> [B, C], where a score is no product with one vector
+    merge: how ranking scores an item by several vectors, where not by the best one, see `types.Retriever`
     penalties() -> {name: scalar}, where it has some: losses of the parameters alone
 
 Context columns (`protocols.next_item.resident`): items [N], start [U], length [U]. Examples: example [B], the
@@ -24,7 +26,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxrec import packing
+from jaxrec import losses, packing
 from jaxrec.segments import rows_by_id
 from jaxrec.tasks.encoder import check_keywords, numbered, only_params
 from jaxrec.tasks.objectives import Objective
@@ -46,20 +48,26 @@ class InterestModel(Protocol):
     def readout(self) -> Callable[..., Any]: ...
 
 
-def interests(model: InterestModel, objective: Objective) -> Task:
+def interests(model: InterestModel, objective: Objective | None) -> Task:
     """The task of finding the next item by the vector that the model reads out for it. predict: `Interests`.
 
     Losses: "interests", by the objective, and those of the model's `penalties` by their names.
 
     objective: how the vector [B, D] is scored against the target and negatives: `objectives.sampled_softmax`
       and `uniform_softmax` (samples of the whole batch, or of each example), `full_softmax`, `sampled` and
-      others. Negatives are scored with the vector read out for the target.
+      others. Negatives are scored with the vector read out for the target. None: every target of the batch
+      by the model's own `scores`, each row against the others' (`in_batch_softmax`), as a poly-encoder is
+      trained.
 
     Raises:
       ValueError: the model lacks one of the methods, or does not give `Interests`; when variables are made:
         it has some that training would have to update other than by gradients.
     """
     check_model(model)
+    if objective is None and not hasattr(model, "scores"):
+        raise ValueError(
+            f"objective=None: {type(model).__name__} has no scores(interests, vectors); give an objective"
+        )
 
     def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
         event, mask = examples["example"], examples["mask"]
@@ -70,7 +78,7 @@ def interests(model: InterestModel, objective: Objective) -> Task:
             "targets": jnp.where(mask, context["items"][event], 0),
             "row": jnp.arange(event.shape[0], dtype=jnp.int32),
             **({"users": user + 1} if reads_users(model) else {}),
-            **objective.draw(key, user, context),
+            **({} if objective is None else objective.draw(key, user, context)),
         }
 
     def init(key: Key, batch: Batch) -> Variables:
@@ -83,14 +91,49 @@ def interests(model: InterestModel, objective: Objective) -> Task:
         found = encode(model, variables, batch, key)
         table = model.apply(variables, method="item_table")
         target = rows_by_id(table, batch["targets"], clip=True)
-        state = model.apply(variables, found, target, method="readout")
-        named = {"interests": objective.loss(state, table, batch, axis_name)}
+        if objective is None:
+            every, ids, first = _of_all_devices(target, batch["targets"], axis_name)
+            scores = model.apply(variables, found, every, method="scores")
+            value = in_batch_softmax(scores, batch["targets"], ids, first=first, axis_name=axis_name)
+        else:
+            state = model.apply(variables, found, target, method="readout")
+            value = objective.loss(state, table, batch, axis_name)
+        named = {"interests": value}
         return named | _penalties(model, variables, axis_name), {}
 
     def predict(variables: Variables, batch: Batch) -> Interests:
         return encode(model, variables, batch, None)
 
     return Task(prepare, init, loss, predict)
+
+
+def in_batch_softmax(
+    scores: Array,
+    targets: Array,
+    candidates: Array | None = None,
+    *,
+    first: Array | int = 0,
+    axis_name: str | None = None,
+) -> Array:
+    """Cross-entropy of each row's own target against the others of the batch, scores [B, C] → [].
+
+    targets: ids [B], 0 = none. candidates: ids of the columns [C], of which those from `first` on are the
+    targets; None: the targets themselves. A column whose item is the row's target, or none, is left out.
+    """
+    ids = targets if candidates is None else candidates
+    own = jnp.arange(ids.shape[0]) == first + jnp.arange(targets.shape[0])[:, None]
+    left_out = own | (ids == 0) | (ids == targets[:, None])
+    pos = jnp.sum(jnp.where(own, scores, 0.0), axis=-1)
+    return losses.sampled_softmax(pos, scores, accidental=left_out, where=targets != 0, axis_name=axis_name)
+
+
+def _of_all_devices(target: Array, ids: Array, axis_name: str | None) -> tuple[Array, Array, Array | int]:
+    """Vectors and ids of the targets on all devices, and the number of this device's first."""
+    if axis_name is None:
+        return target, ids, 0
+    every = jax.lax.all_gather(target, axis_name, tiled=True)
+    first = jax.lax.axis_index(axis_name) * ids.shape[0]
+    return every, jax.lax.all_gather(ids, axis_name, tiled=True), first
 
 
 def encode(model: InterestModel, variables: Variables, batch: Batch, key: Key | None) -> Interests:
@@ -105,7 +148,8 @@ def encode(model: InterestModel, variables: Variables, batch: Batch, key: Key | 
 def retriever(model: InterestModel) -> Retriever:
     """The model as full ranking sees it: K vectors a query, [B, K, D], all of them active.
 
-    In place of an inactive one stands the first active one again, which changes no item's best score.
+    In place of an inactive one stands the first active one again, which changes no item's best score. A model
+    whose `merge` is "attention" (see `types.Retriever`) has all of them active but in rows without events.
     """
     check_model(model)
 
@@ -116,7 +160,10 @@ def retriever(model: InterestModel) -> Retriever:
         users = {"users": queries["user"] + 1} if reads_users(model) else {}
         return filled(encode(model, variables, batch | users, None))
 
-    return Retriever(query, lambda variables: model.apply(variables, method="item_table"))
+    def table(variables: Variables) -> Array:
+        return model.apply(variables, method="item_table")
+
+    return Retriever(query, table, getattr(model, "merge", "best"))
 
 
 def filled(found: Interests) -> Array:

@@ -46,7 +46,7 @@ def weights_over(scores: Array, mask: Array, axis: int) -> Array:
 
 
 def products(interests: Interests, target: Array) -> Array:
-    """Dot products of each interest with a target [B, D], `HIDDEN` where inactive: float32 [B, K]."""
+    """Dot products of each interest with a target [B, D], `HIDDEN` where inactive: [B, K]."""
     found = jnp.einsum("bkd,bd->bk", interests.vectors, target)
     found = found.astype(jnp.promote_types(found.dtype, jnp.float32))
     return jnp.where(interests.active, found, HIDDEN)

@@ -96,6 +96,49 @@ class GRU(nn.Module):
         return jax.lax.scan(step, start.astype(projected.dtype), inputs)[1].swapaxes(0, 1)
 
 
+class LSTM(nn.Module):
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997; with forget gates: Gers et al., 2000).
+
+        i, f, o = σ(W x + U h + b)   g = tanh(W_g x + U_g h + b_g)   c' = f ⊙ c + i ⊙ g   h' = o ⊙ tanh(c')
+
+    Parameters hold the gates side by side in the order i, f, g, o, as Keras does.
+    """
+
+    hidden_dim: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, *, update: Array | None = None) -> Array:
+        """Maps inputs [B, L, E] to the state h after each step [B, L, H].
+
+        update: True where the step changes the state, [B, L]; None means everywhere.
+        """
+        width = 4 * self.hidden_dim
+        glorot, orthogonal = nn.initializers.xavier_uniform(), nn.initializers.orthogonal()
+        x, w, u, b = nn.dtypes.promote_dtype(
+            x,
+            self.param("input_kernel", glorot, (x.shape[-1], width)),
+            self.param("hidden_kernel", orthogonal, (self.hidden_dim, width)),
+            self.param("bias", nn.initializers.zeros, (width,)),
+            dtype=self.dtype,
+        )
+        update = jnp.ones(x.shape[:2], bool) if update is None else update
+
+        def step(state: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple[Any, Array]:
+            projected, updates = inputs
+            h, c = state
+            i, f, g, o = jnp.split(projected + h @ u, 4, axis=-1)
+            cell = nn.sigmoid(f) * c + nn.sigmoid(i) * jnp.tanh(g)
+            cell = jnp.where(updates[:, None], cell, c)
+            h = jnp.where(updates[:, None], nn.sigmoid(o) * jnp.tanh(cell), h)
+            return (h, cell), h
+
+        projected = x @ w + b
+        start = jnp.zeros_like(projected[:, 0, : self.hidden_dim])
+        inputs = jax.tree.map(lambda a: a.swapaxes(0, 1), (projected, update))  # time first
+        return jax.lax.scan(step, (start, start), inputs)[1].swapaxes(0, 1)
+
+
 class AttentionGRU(nn.Module):
     """A GRU that attention opens and closes (DIEN: Zhou et al., AAAI 2019, "interest evolving layer").
 

@@ -118,6 +118,24 @@ class Mean(Recipe):
     shared: bool = True  # one table for events and targets; False: two, as in YouTube's paper
 
 
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """Changes of a recipe; None keeps its value."""
+
+    dim: int | None = None  # width of item vectors
+    max_len: int | None = None  # most recent events read
+    num_interests: int | None = None  # vectors of each user
+    num_samples: int | None = None  # negatives of a batch in sampled losses
+    dropout: float | None = None  # where a model has some
+    temperature: float | None = None  # of SINE's weights of interests
+    penalty: float | None = None  # weight of the covariance of SINE's prototypes
+    learning_rate: float | None = None  # of Adam
+    batch_size: int | None = None  # targets per step; of SASRec users per step
+    epochs: int | None = None  # at most
+    evaluate_every: int | None = None  # epochs between evaluations on validation
+    patience: int | None = None  # evaluations without a better one before a seed stops; 0: never
+
+
 def comirec_sa(num_items: int, recipe: ComiRec) -> ComiRecSA:
     """Interests by self-attention."""
     return ComiRecSA(num_items=num_items, **_fields(recipe, "num_interests"))
@@ -241,6 +259,9 @@ def trained(plan: Callable[[next_item.Data, Any], Plan]) -> Callable[..., Fitted
     return train
 
 
+by_event = trained(every_event)  # every event with one before it is a target once an epoch
+
+
 def adam(recipe: Any) -> optax.GradientTransformation:
     """The optimiser of the papers."""
     return optax.adam(recipe.learning_rate)
@@ -261,9 +282,9 @@ def _model(
 MODELS: Mapping[str, SequenceModel] = {
     "comirec-sa": _model(ComiRec, comirec_sa, trained(one_cut)),
     "comirec-dr": _model(ComiRecRouted, comirec_dr, trained(one_cut)),
-    "mind": _model(Mind, mind, trained(every_event)),
-    "sine": _model(Sine, sine, trained(every_event)),
-    "sdm": _model(Sdm, sdm, trained(every_event), optimiser=clipped_adam),
-    "poly-encoder": _model(Poly, poly_encoder, trained(every_event), objectives={"in-batch": in_batch}),
+    "mind": _model(Mind, mind, by_event),
+    "sine": _model(Sine, sine, by_event),
+    "sdm": _model(Sdm, sdm, by_event, optimiser=clipped_adam),
+    "poly-encoder": _model(Poly, poly_encoder, by_event, objectives={"in-batch": in_batch}),
     "mean-of-events": _model(Mean, mean_of_events, trained(one_cut)),
 }

@@ -67,10 +67,7 @@ def prepare(
     recipe = entry.settle(recipe_of(options, entry.recipe), options.loss)
     data, split = events.data, events.data.split
     sequences = split.sequences
-    if entry.multi_interest and events.vectors is not None:
-        raise ValueError(f"item_vectors={options.item_vectors!r}: {name} does not read vectors of items")
-    encoder = with_vectors(entry.encoder(data.num_items, recipe), events.vectors)
-    ranked = interests.retriever(encoder) if entry.multi_interest else encoder
+    encoder, ranked = _encoder(name, entry, recipe, events)
     objective = entry.objectives[options.loss](data, recipe)
     if reads_times(encoder) and sequences.times is None:
         raise ValueError(
@@ -124,6 +121,17 @@ def prepare(
         ],
         next_command=f"jaxrec recommend RUN --user {vocabulary['user'][split.test.user[0]]} --k 10",
     )
+
+
+def _encoder(name: str, entry: SequenceModel, recipe: Any, events: Events) -> tuple[Any, Any]:
+    """The module, and what is ranked: itself, or the retriever of a model of several interests."""
+    module = entry.encoder(events.data.num_items, recipe)
+    if not entry.multi_interest:
+        encoder = with_vectors(module, events.vectors)
+        return encoder, encoder
+    if events.vectors is not None:
+        raise ValueError(f"item_vectors: {name} reads ids of items alone; leave out --item-vectors")
+    return module, interests.retriever(module)
 
 
 def with_vectors(encoder: Any, vectors: np.ndarray | None) -> Any:

@@ -8,9 +8,9 @@ items by the best product with a vector of the user, the Poly-encoder exactly, b
 hit@k is recall@k. Item-KNN and co-visitation are tuned on the same validation targets.
 
 A balance λ: lists of 50 among the 200 best items, greedily by score + λ × items of another category in the
-list (ComiRec, section 3.4). A row <model>+balance-λ has their metrics, and <dataset>-diversity.png beside the
-results shows them. Beauty's categories: of the attributes of an item, that which most items have. Games has
-none.
+list (ComiRec, section 3.4). Their metrics are the rows <model>+balance-λ of multi_interest_diversity, and
+<dataset>.png beside these shows them. Beauty's categories: of the attributes of an item, that which most
+items have. Games has none.
 
 Departs from the papers: all rows share the data, width, negatives, budget and selection, so none of their
 published numbers, on other splits, stands beside ours. Rows ending in -ssm-logq have the papers' sampled
@@ -94,7 +94,7 @@ class Config(common.RankingOptions, common.SweepOptions, recipes.Changes):
 
     dataset: Literal["Beauty", "Games"] = "Beauty"  # data set
     rows: tuple[str, ...] = DEFAULT  # rows of the table
-    balances: tuple[float, ...] = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0)  # λ of lists; empty: no such lists
+    balances: tuple[float, ...] = (0.0, 0.05, 0.1, 0.25, 0.5, 1.0)  # λ of lists; empty: no such lists
     num_candidates: int = 200  # best items among which such a list is chosen
     workdir: str = "runs/multi_interest"  # folder of checkpoints and logs; a run found there is continued
 

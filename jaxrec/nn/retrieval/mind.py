@@ -136,7 +136,7 @@ class MIND(nn.Module):
         own = lookup(self.item_embedding, items)
         if not self.side_sizes:
             return own
-        fields = self.side.value[items]
+        fields = jnp.asarray(self.side.value)[items]
         parts = [own, *(lookup(table, fields[..., s]) for s, table in enumerate(self.side_embeddings))]
         real = jnp.concatenate([(items != 0)[..., None], fields != 0], axis=-1)
         total = jnp.einsum("...s,...sd->...d", real.astype(own.dtype), jnp.stack(parts, axis=-2))

@@ -110,15 +110,15 @@ class SessionAndPast(nn.Module):
         if self.dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads}: must divide dim={self.dim}")
         shape = (self.num_heads, self.dim // self.num_heads)
-        parts = [
+        query, key, value = (
             nn.DenseGeneral(shape, dtype=self.dtype, name=name)(of).swapaxes(1, 2)  # [B, H, S, d]
             for name, of in (("query", queries), ("key", x), ("value", x))
-        ]
+        )
         if self.masked:
-            mixed = attend(*parts, causal_mask(mask.astype(jnp.int32)))
+            mixed = attend(query, key, value, causal_mask(mask.astype(jnp.int32)))
         else:
             by_query = jnp.broadcast_to(mask[..., None], (*mask.shape, mask.shape[1]))
-            mixed = attend(*parts, by_query, mask_value=-1e9)
+            mixed = attend(query, key, value, by_query, mask_value=-1e9)
         return nn.DenseGeneral(self.dim, axis=(-2, -1), dtype=self.dtype, name="output")(mixed.swapaxes(1, 2))
 
     def _fused(self, e: Array, s: Array, p: Array) -> Array:
@@ -214,7 +214,7 @@ class SDM(nn.Module):
         own = lookup(self.item_embedding, items)
         if not self.side_sizes:
             return [own]
-        ids = self.side.value[items]
+        ids = jnp.asarray(self.side.value)[items]
         return [own, *(lookup(table, ids[..., s]) for s, table in enumerate(self.side_embeddings))]
 
     def _cast(self, x: Array) -> Array:

@@ -87,9 +87,10 @@ class SINE(nn.Module):
         shape = (dim, hidden) if self.shared_hidden else (interests, dim, hidden)
         self.weighting_kernel = self.param("weighting_kernel", fan_in, shape)  # W_k1
         self.weighting_weight = self.param("weighting_weight", fan_in, (interests, hidden))  # w_k2
-        if not self.tied:
+        if self.aggregated and not self.tied:
             self.next_kernel = self.param("next_kernel", glorot, (dim, hidden))  # W_4
-        self.next_weight = self.param("next_weight", fan_in, (hidden,))  # w_5
+        if self.aggregated:
+            self.next_weight = self.param("next_weight", fan_in, (hidden,))  # w_5
         self.norm = [
             nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name=f"norm_{i}") if norm == "layer" else None
             for i, norm in enumerate(self.norms, 1)
@@ -176,8 +177,8 @@ class SINE(nn.Module):
         table = self.prototypes.astype(jnp.float32)
         centred = table - table.mean(axis=0 if self.centred == "prototypes" else 1, keepdims=True)
         covariance = centred @ centred.T / self.dim
-        off = jnp.sum(covariance**2) - jnp.sum(jnp.diagonal(covariance) ** 2)
-        return {"prototypes": 0.5 * self.penalty * off}
+        off = jnp.where(jnp.eye(self.num_prototypes, dtype=bool), 0.0, covariance)
+        return {"prototypes": 0.5 * self.penalty * jnp.sum(off**2)}
 
     def _cast(self, x: Array) -> Array:
         return x if self.dtype is None else x.astype(self.dtype)

@@ -25,6 +25,8 @@ from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol
 
+AT_LEAST_ONE = ("num_samples", "least", "num_interests", "num_prototypes", "iterations", "short_len")
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -39,6 +41,11 @@ class Recipe:
     epochs: int = 300  # at most; the authors train for up to a million steps
     evaluate_every: int = 5  # epochs between evaluations on validation
     patience: int = 10  # evaluations without a better one before a seed stops; 0: never
+
+    def __post_init__(self) -> None:
+        for name in AT_LEAST_ONE:
+            if getattr(self, name, 1) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Models of several interests a user beside models of one vector and baselines (ComiRec, KDD 2020; MIND, CIKM
 2019; SINE, WSDM 2021; SDM, CIKM 2019; Poly-encoder, ICLR 2020), on Amazon Beauty and Games.
 
-Train: events 1..n-2 of each user; every event is a target once an epoch, read from up to 50 before it. The
+Train: events 1..n-2 of each user; every event is a target once an epoch, read from up to 20 before it. The
 rows ending in -ce have cross-entropy over all items, the Poly-encoder over the targets of the batch; the
 parameters are those of best validation NDCG@20 (target n-1). Test: the last event, ranked against all unseen
 items by the best product with a vector of the user, the Poly-encoder exactly, by attention. With one target
@@ -81,7 +81,7 @@ OF_LISTS = ("balances", "num_candidates")  # options that change no training
 BASELINES = ("random", "popularity", *GRIDS)
 DEFAULT = (*BASELINES, *(row for row, made in ROWS.items() if made.loss != "ssm-logq"))
 SHARED: Mapping[str, Any] = {
-    "dim": 64, "max_len": 50, "batch_size": 256, "epochs": 100, "evaluate_every": 1, "patience": 10
+    "dim": 64, "max_len": 20, "batch_size": 256, "epochs": 100, "evaluate_every": 1, "patience": 10
 }  # fmt: skip
 TINY: Mapping[str, Any] = {
     "dim": 8, "max_len": 8, "batch_size": 32, "epochs": 2, "num_prototypes": 6, "num_heads": 2, "short_len": 3

@@ -164,7 +164,8 @@ def test_merged_lists_are_the_list_of_the_best_scores(k: int) -> None:
     """ComiRec's λ = 0 and MIND's serving: the top N of each vector, merged, is the top N of the maximum."""
     items = chunked.cut(jnp.asarray(ITEMS), count=NUM_ITEMS, block=5)
     lists = [chunked.top_k(chunked.products(jnp.asarray(USERS[:, h]), items), k) for h in range(VECTORS)]
-    ours = merge(*(jnp.stack([getattr(one, a) for one in lists], axis=1) for a in ("scores", "ids")), k)
+    scores, ids = (jnp.stack([getattr(one, part) for one in lists], axis=1) for part in ("scores", "ids"))
+    ours = merge(scores, ids, k)
     best = chunked.top_k(chunked.products(jnp.asarray(USERS), items), k)
     np.testing.assert_array_equal(ours.ids, best.ids)
     np.testing.assert_array_equal(ours.scores, best.scores)

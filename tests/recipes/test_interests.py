@@ -92,7 +92,7 @@ def test_a_poly_encoder_is_ranked_by_its_exact_scores() -> None:
     variables: Any = drawn(model, items, train=False)
     table = jnp.asarray(variables["params"]["item_embedding"])
     found = model.apply(variables, items, train=False)
-    expected = model.apply(variables, found, table, method="scores")
+    expected = np.asarray(model.apply(variables, found, table, method="scores"))
     read = chunked.reader(interests.retriever(model), variables, num_items=DATA.num_items, block=7)
     queries = {"user": jnp.arange(2), "length": jnp.array([3, 6]), "mask": jnp.ones(2, bool)}
     context = {"items": jnp.array([4, 9, 2, 1, 2, 3, 4, 5, 6, 0]), "start": jnp.array([0, 3])}

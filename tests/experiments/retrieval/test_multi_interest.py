@@ -9,6 +9,8 @@ import pytest
 
 from experiments.retrieval import balances, grids
 from experiments.retrieval import multi_interest as experiment
+from jaxrec import baselines
+from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec
 from jaxrec.protocols import next_item
 from jaxrec.report.results import read_results
@@ -98,13 +100,11 @@ def test_an_items_category_is_its_attribute_that_most_items_have(monkeypatch: py
 
 
 def test_the_best_settings_of_a_grid_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    columns = next_item.resident(
-        experiment.leave_one_out(experiment.load(experiment.Config(tiny=True)), short="train")
-    )
+    columns = next_item.resident(leave_one_out(experiment.load(experiment.Config(tiny=True)), short="train"))
     protocol = Protocol(ks=(20,), selection="ndcg@20")
 
     def make(settings: dict[str, bool]) -> object:
-        return experiment.baselines.co_visitation(columns, window=1, history=1, **settings)
+        return baselines.co_visitation(columns, window=1, history=1, **settings)
 
     grid = {"forward": (False, True), "backward": (True,)}
     chosen = grids.choose("x", make, grid, columns, protocol, evaluation=next_item.evaluation)  # type: ignore[arg-type]

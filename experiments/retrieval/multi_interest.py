@@ -60,14 +60,16 @@ class Row(NamedTuple):
     loss: str
 
 
+POLY = recipes.MODELS["poly-encoder"]._replace(recipe=recipes.Poly(num_interests=16))  # of 16, 64 and 360
 SASREC = sasrec.MODELS["sasrec"]._replace(recipe=sasrec.Recipe(replacement=False))
 ROWS: Mapping[str, Row] = {
     **{
         f"{name}-{loss}": Row(entry, loss)
-        for loss in ("ce", "ssm-logq", "in-batch")
+        for loss in ("ce", "ssm-logq")
         for name, entry in recipes.MODELS.items()
         if loss in entry.objectives
     },
+    "poly-encoder-in-batch": Row(POLY, "in-batch"),
     "sasrec-ce": Row(SASREC, "ce"),
 }
 GRIDS: Mapping[str, Mapping[str, Any]] = {

@@ -162,6 +162,27 @@ def popularity_table(counts: np.ndarray, *, alpha: float) -> PopularityTable:
     return PopularityTable(jnp.asarray(ids, jnp.int32), jnp.asarray(lower), jnp.asarray(log_prob))
 
 
+def log_uniform_table(counts: np.ndarray) -> PopularityTable:
+    """The distribution p(item) ∝ log((r + 2) / (r + 1)) of the r-th most frequent item, r from 0.
+
+    TensorFlow's sampler of candidates, which expects ids in order of frequency; here ids may have any order.
+    Of equally frequent items the smaller id comes first; items that never occur come last and are drawn too.
+
+    Args:
+      counts: how often each item occurs in the training data, [vocab_size]; entry 0 (padding) is ignored.
+
+    Raises:
+      ValueError: negative or non-finite counts, or no item.
+    """
+    frequency = np.asarray(counts, np.float64)
+    if not np.isfinite(frequency).all() or (frequency < 0).any():
+        raise ValueError("counts: must be finite and not negative")
+    order = np.argsort(-frequency[1:], kind="stable")
+    weights = np.zeros(len(frequency))
+    weights[1 + order] = np.log1p(1.0 / (1.0 + np.arange(len(order))))
+    return popularity_table(weights, alpha=1.0)
+
+
 def popularity(key: Key, shape: tuple[int, ...], table: PopularityTable) -> tuple[Array, Array]:
     """Ids drawn from a `popularity_table` and their log-probability: both `shape`."""
     part = jax.random.bits(key, shape, jnp.uint32)

@@ -140,6 +140,21 @@ def test_popularity_follows_count_to_the_power_alpha(alpha: float) -> None:
     np.testing.assert_allclose(log_prob, np.log(probs[ids]), rtol=1e-5)
 
 
+def test_a_log_uniform_table_falls_with_the_rank_of_frequency() -> None:
+    """As TensorFlow's sampler: log((r + 2) / (r + 1)) / log(n + 1), here whatever the order of ids."""
+    table = sampling.log_uniform_table(np.array([99, 3, 0, 7, 3]))
+    rank = np.array([1, 3, 0, 2])  # of ids 1 to 4; of equal counts the smaller id comes first
+    expected = np.log((rank + 2) / (rank + 1)) / np.log(5)
+    np.testing.assert_allclose(np.exp(table.log_prob[1:]), expected, rtol=1e-6)
+    assert table.log_prob[0] == -np.inf
+
+
+@pytest.mark.parametrize("counts", [[0.0, -1.0], [0.0, np.nan], [5.0]])
+def test_counts_of_a_log_uniform_table_are_checked(counts: list[float]) -> None:
+    with pytest.raises(ValueError, match="counts"):
+        sampling.log_uniform_table(np.array(counts))
+
+
 @pytest.mark.parametrize("counts", [[0, 1, 1, 1], [0, 10**12, 1, 1], [0, 0, 3, 0]])
 def test_probabilities_of_a_popularity_table_add_up_to_one(counts: list[int]) -> None:
     table = sampling.popularity_table(np.array(counts), alpha=1.0)

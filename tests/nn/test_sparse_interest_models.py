@@ -76,9 +76,12 @@ SPARSE: Any = SINE(**SMALL, num_interests=2, num_prototypes=5, temperature=0.7, 
 
 
 def test_sine_equals_loops() -> None:
-    variables = weights(SPARSE)
+    """With scores of both signs among the chosen prototypes, whose gates differ."""
+    model = SPARSE.clone(num_interests=4)
+    variables = weights(model)
+    variables["params"]["prototypes"] *= 3
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
-    close(run(SPARSE, variables).vectors[:, 0], [sine_by_loops(p, row, 2, 0.7) for row in ITEMS], atol=5e-5)
+    close(run(model, variables).vectors[:, 0], [sine_by_loops(p, row, 4, 0.7) for row in ITEMS], atol=5e-5)
 
 
 def test_as_many_prototypes_learn_from_a_user_as_it_has_interests() -> None:

@@ -188,24 +188,11 @@ def _fields(recipe: Recipe, *names: str) -> dict[str, Any]:
 # --- objectives --------------------------------------------------------------------------------------
 
 
-def log_uniform(counts: np.ndarray) -> sampling.PopularityTable:
-    """The distribution of TensorFlow's log-uniform sampler: p = log((r + 2) / (r + 1)) / log(I + 1).
-
-    r is the number of more popular items, of equally popular ones those of smaller ids; I is the number of
-    items. counts: of each id in training, [vocab_size]; entry 0 is ignored.
-    """
-    order = np.argsort(-np.asarray(counts, np.float64)[1:], kind="stable") + 1
-    weights = np.zeros(len(counts))
-    rank = np.arange(len(order))
-    weights[order] = np.log((rank + 2) / (rank + 1))
-    return sampling.popularity_table(weights, alpha=1.0)
-
-
 def ssm(data: next_item.Data, recipe: Any) -> Objective:
     """Cross-entropy over the target and log-uniform negatives of the batch, with the logQ correction."""
     events = data.split.training_events()
     counts = np.bincount(events.item, minlength=data.num_items + 1)
-    made = sampled_softmax(recipe.num_samples, log_uniform(counts))
+    made = sampled_softmax(recipe.num_samples, sampling.log_uniform_table(counts))
     text = f"sampled softmax, logQ 1; {recipe.num_samples} log-uniform by popularity, shared by the batch"
     return dataclasses.replace(made, description=text)
 

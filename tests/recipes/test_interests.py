@@ -17,7 +17,7 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.index import chunked
 from jaxrec.protocols import next_item
 from jaxrec.recipes import interests as recipes
-from jaxrec.sampling import log_prob
+from jaxrec.sampling import log_prob, log_uniform_table
 from jaxrec.tasks import interests
 from jaxrec.types import Protocol
 from tests.nn.drawn import drawn
@@ -29,16 +29,6 @@ PROTOCOL = Protocol(ks=(3,), selection="hit@3")
 SMALL: dict[str, Any] = {"dim": 8, "max_len": 6, "batch_size": 16, "learning_rate": 0.05}
 
 
-def test_the_log_uniform_distribution_is_that_of_ranks_by_popularity() -> None:
-    """The most popular item has log 2 / log(I + 1); items of equal counts go by id; all can be drawn."""
-    counts = np.array([99, 2, 7, 0, 2, 5])
-    table = recipes.log_uniform(counts)
-    rank = np.array([0, 2, 0, 4, 3, 1])[1:]
-    expected = np.log((np.log(rank + 2) - np.log(rank + 1)) / np.log(5 + 1))
-    np.testing.assert_allclose(log_prob(table, jnp.arange(1, 6)), expected, rtol=1e-5)
-    assert float(log_prob(table, jnp.array(0))) == -np.inf
-
-
 def test_the_sampled_softmax_draws_by_the_counts_of_training() -> None:
     recipe = recipes.ComiRec(num_samples=4000)
     objective = recipes.LOSSES["ssm-logq"](DATA, recipe)
@@ -48,7 +38,7 @@ def test_the_sampled_softmax_draws_by_the_counts_of_training() -> None:
     share = np.bincount(np.asarray(drawn_ids[0]), minlength=DATA.num_items + 1) / 4000
     events = DATA.split.training_events()
     counts = np.bincount(events.item, minlength=DATA.num_items + 1)
-    expected = np.exp(log_prob(recipes.log_uniform(counts), jnp.arange(DATA.num_items + 1)))
+    expected = np.exp(log_prob(log_uniform_table(counts), jnp.arange(DATA.num_items + 1)))
     assert share[0] == 0 and np.abs(share - expected).max() < 0.03
     assert np.argmax(expected) == np.argmax(counts[1:]) + 1
 

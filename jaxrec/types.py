@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,15 +40,22 @@ class Task(NamedTuple):
     predict: Callable[[Variables, Batch], Outputs]
 
 
+Merge = Literal["best", "attention"]  # of an item's products with several vectors of a query
+
+
 class Retriever(NamedTuple):
     """A model whose scores are dot products, for ranking.
 
-    query(variables, queries, context) -> [B, D], or [B, K, D] of several vectors, of which an item's score is
-    the largest product; items(variables) -> [V, D], vector i for item id i.
+    query(variables, queries, context) -> [B, D], or [B, H, D] of several vectors a query; items(variables)
+    -> [V, D], vector i for item id i.
+    merge: what the products of an item with several vectors make its score: "best", the largest of them (as
+    MIND, ComiRec and Octopus serve), or "attention", their mean weighted by their softmax (a Poly-encoder).
+    With one vector both are the product.
     """
 
     query: Callable[[Variables, Mapping[str, Array], Context], Array]
     items: Callable[[Variables], Array]
+    merge: Merge = "best"
 
 
 class Interests(NamedTuple):

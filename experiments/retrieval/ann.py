@@ -236,8 +236,13 @@ def run(config: Config) -> list[Point]:
         for point, (milliseconds, _, _) in zip(points, stored, strict=True):
             lines.setdefault(point.method.name, []).append((milliseconds.median, point.recall))
         title = f"{len(items):,} items, {items.shape[1]} dimensions"
-        words = {"cost": "milliseconds per query", "value": f"recall@{config.k}"}
-        tradeoff_curve(lines, path.with_suffix(".png"), title=title, **words)
+        tradeoff_curve(
+            lines,
+            path.with_suffix(".png"),
+            title=title,
+            cost="milliseconds per query",
+            value=f"recall@{config.k}",
+        )
     return points
 
 

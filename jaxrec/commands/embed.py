@@ -14,7 +14,7 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The vectors of items or users of a trained run; their product is the score of `jaxrec recommend`."""
+    """The vectors of items or users of a trained run; their (best) product is the score of `recommend`."""
 
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]  # folder of the run
     what: tyro.conf.Positional[Literal["items", "users"]]  # whose vectors
@@ -40,5 +40,6 @@ def run(options: Options) -> None:
     print(loaded, file=sys.stderr)
     found = loaded.embed(options.what)
     embed.write(options.out, found)
-    count, width = found.vectors.shape
-    print(f"{options.out}: {count:,} vectors of {width}", file=sys.stderr)
+    count, *several, width = found.vectors.shape
+    each = "".join(f" times {number}" for number in several)
+    print(f"{options.out}: {count:,}{each} vectors of {width}", file=sys.stderr)

@@ -8,6 +8,7 @@ exact        the best of millions of vectors, exact
 approximate  the same by jax.lax.approx_max_k
 clusters     the best of the nearest lists of a k-means
 k_means      k-means on the device
+aggregate    lists that trade scores for different categories
 several      the best by any of a query's vectors, without repeats
 cur          the best by a scorer that is no product, from few of its scores
 recall       how much of the exact result another search finds

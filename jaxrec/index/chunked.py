@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec.types import Array, Context, Retriever, Scorer, Variables
+from jaxrec.types import Array, Context, Merge, Retriever, Scorer, Variables
 
 BLOCK = 16384  # items scored at a time
 
@@ -76,13 +76,15 @@ def cut(table: Array, *, first: int = 1, count: int, block: int = BLOCK) -> Item
     return ItemBlocks(rows.reshape(blocks, size, -1), first, first + count)
 
 
-def products(query: Array, items: ItemBlocks, change: Change = unchanged) -> ItemScores:
-    """Scores by dot products of queries [B, D] and items."""
+def products(
+    query: Array, items: ItemBlocks, change: Change = unchanged, merge: Merge = "best"
+) -> ItemScores:
+    """Scores by dot products of items with queries [B, D], or [B, H, D] of several vectors (`merged`)."""
     num_blocks, size, _ = items.vectors.shape
     first_ids = items.first + size * jnp.arange(num_blocks)
 
     def scored(vectors: Array, first: Array) -> Block:
-        return change(_block(query @ vectors.T, first, end=items.end))
+        return change(_block(merged(query, lambda one: one @ vectors.T, merge), first, end=items.end))
 
     if num_blocks == 1:
         fold = _fold_one(scored(items.vectors[0], first_ids[0]))
@@ -97,11 +99,76 @@ def products(query: Array, items: ItemBlocks, change: Change = unchanged) -> Ite
     return ItemScores(fold, query.shape[0], jnp.result_type(query, items.vectors))
 
 
+def merged(query: Array, product: Callable[[Array], Array], merge: Merge = "best") -> Array:
+    """The scores that several vectors of a query give together: [B, H, D] → [B, N].
+
+    One vector is scored after the other, so that no more than a few [B, N] are held, whatever H. A score is
+    NaN where one of its products is not a finite number.
+
+    query: [B, D] has the products themselves. product: of one vector of each query, [B, D] → [B, N]. merge:
+    see `types.Retriever`.
+
+    Raises:
+      ValueError: the query has another rank or no vector, or there is no such rule.
+    """
+    if merge not in MERGED:
+        raise ValueError(f"merge={merge!r}: must be one of {', '.join(map(repr, MERGED))}")
+    if query.ndim not in (2, 3) or 0 in query.shape[1:]:
+        raise ValueError(
+            f"query of shape {list(query.shape)}: must be [B, D], or [B, H, D] with H at least 1"
+        )
+    if query.ndim == 2 or query.shape[1] == 1:
+        return product(query.reshape(query.shape[0], query.shape[-1]))
+    return MERGED[merge](product, jnp.moveaxis(query, 1, 0))
+
+
+def _best_product(product: Callable[[Array], Array], vectors: Array) -> Array:
+    """The largest product with any of the vectors [H, B, D]."""
+
+    def better(best: Array, vector: Array) -> tuple[Array, None]:
+        value = product(vector)
+        return jnp.maximum(best, jnp.where(jnp.isfinite(value), value, jnp.nan)), None
+
+    return jax.lax.scan(better, *_first_and_rest(product, vectors))[0]
+
+
+def _attended_product(product: Callable[[Array], Array], vectors: Array) -> Array:
+    """The mean of the products with vectors [H, B, D], weighted by their softmax, of one pass."""
+
+    def add(carry: tuple[Array, Array, Array], vector: Array) -> tuple[tuple[Array, Array, Array], None]:
+        largest, total, weighted = carry
+        value = product(vector)
+        top = jnp.maximum(largest, value)
+        before, weight = jnp.exp(largest - top), jnp.exp(value - top)
+        return (top, total * before + weight, weighted * before + weight * value), None
+
+    first, rest = _first_and_rest(product, vectors)
+    _, total, weighted = jax.lax.scan(add, (first, jnp.ones_like(first), first), rest)[0]
+    return weighted / total
+
+
+def _first_and_rest(product: Callable[[Array], Array], vectors: Array) -> tuple[Array, Array]:
+    first = product(vectors[0])
+    return jnp.where(jnp.isfinite(first), first, jnp.nan), vectors[1:]
+
+
+MERGED: Mapping[str, Callable[[Callable[[Array], Array], Array], Array]] = {
+    "best": _best_product,
+    "attention": _attended_product,
+}
+
+
 def dense(scores: Array, *, first: int = 1, count: int, change: Change = unchanged) -> ItemScores:
     """The items first .. first + count - 1 as one block of scores [B, V] that a model gave of all ids."""
     columns = scores[:, first : first + count]
     block = change(_block(columns, jnp.int32(first), end=first + count))
     return ItemScores(_fold_one(block), scores.shape[0], scores.dtype)
+
+
+def some_products(query: Array, table: Array, ids: Array, merge: Merge = "best") -> Array:
+    """Scores of the items `ids` [B, N] of each query, as `products` has them but for rounding: [B, N]."""
+    rows = table[ids]
+    return merged(query, lambda one: jnp.einsum("bd,bnd->bn", one, rows), merge)
 
 
 def _block(scores: Array, first: Array, *, end: int) -> Block:
@@ -227,8 +294,8 @@ def reader(
     def read_products(queries: Mapping[str, Array], context: Context) -> BatchScores:
         query = model.query(variables, queries, context)
         return BatchScores(
-            lambda change: products(query, items, change),
-            lambda ids: jnp.einsum("bd,bnd->bn", query, table[ids]),
+            lambda change: products(query, items, change, model.merge),
+            lambda ids: some_products(query, table, ids, model.merge),
         )
 
     return read_products

@@ -1,15 +1,22 @@
-"""Which cuts of users' training events an epoch of `tasks.interests` reads."""
+"""Which cuts of users' training events an epoch of `tasks.interests` reads, and training on them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
+import optax
 
-from jaxrec.protocols.next_item import Data
+from jaxrec.optim.loss_weighting import static
+from jaxrec.protocols.next_item import Data, evaluation, vocabulary
+from jaxrec.tasks.interests import InterestModel, interests, retriever
+from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.types import Array, Context, Key
+from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.reuse import fit_reusing
+from jaxrec.types import Array, Context, Key, Protocol
 
 
 def every_event(data: Data, batch_size: int, *, least: int = 1) -> Plan:
@@ -57,3 +64,42 @@ def _lengths(data: Data, least: int) -> np.ndarray:
             "or take other data"
         )
     return lengths
+
+
+def train(
+    model: InterestModel,
+    objective: Objective | None,
+    data: Data,
+    protocol: Protocol,
+    tx: optax.GradientTransformation,
+    plan: Plan,
+    *,
+    epochs: int,
+    every: int = 1,
+    patience: int | None = None,
+    weights: Mapping[str, float] | None = None,
+    num_devices: int = 1,
+    **options: Any,
+) -> Fitted:
+    """Trains a model of several interests to find the event after each cut of `plan`, for all seeds at once.
+
+    Each seed keeps the parameters of its best evaluation on the validation queries, in which an item counts
+    by its best product with an interest.
+
+    objective: as of `tasks.interests`. protocol: its `selection` names the metric. epochs: at most. every:
+    epochs between evaluations. patience: evaluations without improvement before a seed stops; None: never.
+    weights: of the losses, by name, that of the objective being "interests"; None: 1 each. options: seeds,
+    workdir, description and other arguments of `train.fit.fit`.
+    """
+    return fit_reusing(
+        [Phase("train", interests(model, objective), epochs, static(weights))],
+        tx,
+        plan,
+        data.columns,
+        Selection(
+            evaluation(retriever(model), data, protocol, "validation"), protocol.selection, every, patience
+        ),
+        vocabulary=vocabulary(data),
+        num_devices=num_devices,
+        **options,
+    )

@@ -129,6 +129,8 @@ class SequenceModel(NamedTuple):
     train: how it learns from sequences of users, see `by_user`.
     sessions: how it learns from click sessions, see `by_session`; None: it does not.
     session_optimiser: the optimiser for those; None: the same.
+    multi_interest: the module gives the vectors of a user's interests, for `tasks.interests`, in place of a
+    vector for each event.
     own: where a module of one's own was imported from, "my_models:MyModel".
     """
 
@@ -141,6 +143,7 @@ class SequenceModel(NamedTuple):
     train: Callable[..., Fitted] = by_user
     sessions: Callable[..., sessions.Training] | None = by_session
     session_optimiser: Callable[[Any], optax.GradientTransformation] | None = None
+    multi_interest: bool = False
     own: str = ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from jaxrec.report.curves import COLOURS
 from jaxrec.report.plots import DASHES, MARKERS, _new_figure, _save, _style
@@ -16,20 +17,23 @@ def tradeoff_curve(
     title: str,
     cost: str,
     value: str,
+    scale: Literal["log", "linear"] = "log",
 ) -> Path:
-    """Plots points (cost, value) of each method, the cost on a logarithmic axis, and returns the PNG's path.
+    """Plots points (cost, value) of each method and returns the PNG's path.
 
     Args:
       lines: the points of each method by its name; they are joined in the order of their cost.
-      title, cost, value: of the plot and of its axes.
+      title, cost, value: of the plot and of its axes. scale: of the axis of the cost.
 
     Raises:
-      ValueError: there is no point, or a cost is not above 0.
+      ValueError: there is no point, or on a logarithmic axis a cost is not above 0.
       ImportError: matplotlib is not installed.
     """
     costs = [point[0] for points in lines.values() for point in points]
-    if not costs or min(costs) <= 0:
-        raise ValueError(f"costs {costs}: there must be one at least, and all must be above 0")
+    if not costs or (scale == "log" and min(costs) <= 0):
+        raise ValueError(
+            f"costs {costs}: there must be one at least, and all must be above 0 where scale='log'"
+        )
     figure, axes = _new_figure()
     with _style():
         for number, (name, points) in enumerate(lines.items()):
@@ -40,7 +44,7 @@ def tradeoff_curve(
                 linestyle=DASHES[number % len(DASHES)],
                 marker=MARKERS[number % len(MARKERS)],
             )
-        axes.set_xscale("log")
+        axes.set_xscale(scale)
         axes.set_title(title)
         axes.set_xlabel(cost)
         axes.set_ylabel(value)

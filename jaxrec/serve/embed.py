@@ -1,4 +1,8 @@
-"""Vectors of items and users with their raw ids; a score of a sequence model is their product."""
+"""Vectors of items and users with their raw ids; a score of a sequence model is their product.
+
+A user of a model of several interests has several vectors, whose best product with an item's is its score
+(of a model whose vectors attend to the item, their weighted mean, see `types.Retriever`).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ FORMS = (".npz", ".npy", ".parquet")
 
 
 class Embeddings(NamedTuple):
-    """Vectors, float32 [N, D], and the raw ids that they belong to, [N]."""
+    """Vectors, float32 [N, D], or [N, H, D] of users with several, and the raw ids they belong to, [N]."""
 
     ids: np.ndarray
     vectors: np.ndarray
@@ -32,7 +36,8 @@ class Embeddings(NamedTuple):
 def embed(run: Run, what: Literal["items", "users"]) -> Embeddings:
     """Vectors of all items, or of all users after all their events in the run.
 
-    The product of a user's vector and an item's is the score that `recommend` gives.
+    The product of a user's vector and an item's is the score that `recommend` gives; of several vectors of a
+    user the best one is.
 
     Raises:
       ValueError: another `what`; the run has no vectors or no users; a vector is not finite.
@@ -42,7 +47,7 @@ def embed(run: Run, what: Literal["items", "users"]) -> Embeddings:
     if not _has_vectors(run):
         raise ValueError(
             f"{run.path}: a {run.kept.kind} run has no vectors of {what} where its scores are no products of "
-            "vectors; a sequence or session run has, and one of factors"
+            "vectors; a sequence, session or multi-interest run has, and one of factors"
         )
     if what == "items":
         ids = run.ids("item").raw
@@ -52,7 +57,8 @@ def embed(run: Run, what: Literal["items", "users"]) -> Embeddings:
     else:
         ids = run.ids("user").raw
         vectors = _user_vectors(run)
-    check_finite(run, np.asarray(np.isfinite(vectors).all(axis=1)), f"vectors of {what} are")
+    finite = np.isfinite(vectors).all(axis=tuple(range(1, vectors.ndim)))
+    check_finite(run, np.asarray(finite), f"vectors of {what} are")
     return Embeddings(ids, vectors)
 
 
@@ -60,6 +66,11 @@ def _has_vectors(run: Run) -> bool:
     """Whether scores are products of vectors; numbers of events, those of popularity, are none."""
     if run.kept.kind in ("table", "clicks"):
         return False
+    if run.kept.kind == "multi-interest" and run.seed == "mean":
+        raise ValueError(
+            f"{run.path}: the mean of what several vectors give in each seed is no product of vectors; give "
+            "one of the seeds (seed=, --seed)"
+        )
     model, one_seed = queries.model_of(run.kept), jax.tree.map(lambda leaf: leaf[0], run.kept.variables)
     if not isinstance(model, Retriever):
         return False
@@ -92,7 +103,7 @@ def _user_vectors(run: Run) -> np.ndarray:
     found = []
     for columns, context, real in queries.calls(asked, shapes):
         vectors = np.asarray(compiled(run.variables, columns, context))
-        found.append(vectors.reshape(-1, vectors.shape[-1])[:real])
+        found.append(vectors.reshape(-1, *vectors.shape[2:])[:real])
     return np.concatenate(found)
 
 
@@ -100,7 +111,7 @@ def write(path: str | Path, embeddings: Embeddings) -> None:
     """Writes vectors with their ids, whole or not at all.
 
     .npz: arrays `ids` and `vectors`. .npy: one array of records with the fields `id` and `vector`. .parquet:
-    columns `id` and `vector` (the extra `parquet`).
+    columns `id` and `vector` (the extra `parquet`), which is a list of vectors where a user has several.
 
     Raises:
       ValueError: another form; ImportError: pyarrow is missing; OSError: the file can't be written.
@@ -124,7 +135,7 @@ def _npz(embeddings: Embeddings) -> Callable[[IO[bytes]], Any]:
 
 def _npy(embeddings: Embeddings) -> Callable[[IO[bytes]], Any]:
     ids, vectors = embeddings
-    records = np.empty(len(ids), [("id", ids.dtype), ("vector", np.float32, (vectors.shape[1],))])
+    records = np.empty(len(ids), [("id", ids.dtype), ("vector", np.float32, vectors.shape[1:])])
     records["id"], records["vector"] = ids, vectors
     return lambda file: np.save(file, records, allow_pickle=False)
 
@@ -132,8 +143,9 @@ def _npy(embeddings: Embeddings) -> Callable[[IO[bytes]], Any]:
 def _parquet(embeddings: Embeddings) -> Callable[[IO[bytes]], Any]:
     arrow, parquet = _pyarrow()
     ids, vectors = embeddings
-    flat = arrow.array(np.ascontiguousarray(vectors).reshape(-1))
-    lists = arrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    lists = arrow.array(np.ascontiguousarray(vectors).reshape(-1))
+    for width in reversed(vectors.shape[1:]):
+        lists = arrow.FixedSizeListArray.from_arrays(lists, width)
     table = arrow.table({"id": arrow.array(ids.tolist()), "vector": lists})
     stream = io.BytesIO()
     parquet.write_table(table, stream)

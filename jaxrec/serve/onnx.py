@@ -17,10 +17,11 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.index.chunked import merged
 from jaxrec.serve import queries
 from jaxrec.serve.programs import BATCH, Program, Weights, make_program, variables_of
-from jaxrec.tasks import next_click, next_item
-from jaxrec.types import Array, Variables
+from jaxrec.tasks import interests, next_click, next_item
+from jaxrec.types import Array, Retriever, Variables
 
 if TYPE_CHECKING:
     from jaxrec.serve.run_folder import Kept
@@ -46,7 +47,7 @@ def to_onnx(kept: Kept, weights: Weights, *, mean: bool = False) -> bytes:
         raise ImportError(f"ONNX needs {' and '.join(missing)}: pip install 'jaxrec[onnx]'")
     if kept.kind == "baseline":
         raise ValueError(f"{kept.name}: a baseline has no ONNX form; leave out --onnx")
-    if kept.kind in ("sequence", "session"):
+    if kept.kind in ("sequence", "session", "multi-interest"):
         program = window_program(kept, mean=mean)
     else:
         program = make_program(kept, weights, k=1, mean=mean)
@@ -62,12 +63,17 @@ def window_program(kept: Kept, *, mean: bool = False) -> Program:
     """
     module, count = kept.module, len(kept.vocabulary["item"])
 
+    merge = model.merge if isinstance(model := queries.model_of(kept), Retriever) else "best"
+
     def of_seed(variables: Variables, inputs: Mapping[str, Any]) -> Array:
-        if kept.kind == "session":
+        if kept.kind == "multi-interest":
+            state = interests.filled(interests.encode(module, variables, inputs, None))
+        elif kept.kind == "session":
             state = next_click.encode(module, variables, inputs["items"], queries.last_only(module))
         else:
             state = next_item.encode(module, variables, inputs, None)[:, -1]
-        return state @ next_item.item_table(module, variables)[1 : count + 1].T
+        table = next_item.item_table(module, variables)[1 : count + 1]
+        return merged(state, lambda one: one @ table.T, merge)
 
     def function(weights: Weights, inputs: Mapping[str, Any]) -> dict[str, Array]:
         variables = variables_of(weights)

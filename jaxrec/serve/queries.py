@@ -20,7 +20,7 @@ from jaxrec.data.validation import MAX_SPAN
 from jaxrec.packing import Packing
 from jaxrec.serve.run_folder import Histories, Kept
 from jaxrec.serve.seeds import mean_model
-from jaxrec.tasks import encoder, next_click, next_item, pairs
+from jaxrec.tasks import encoder, interests, next_click, next_item, pairs
 from jaxrec.types import Array, Context, Retriever, Scorer
 
 SIZES = (8, 64, 512)  # of a batch
@@ -136,11 +136,13 @@ def model_of(kept: Kept, packed: Packing | None = None, *, mean: bool = False) -
         model: Any = module
     elif kept.kind == "factors":
         model = pairs.scorer(module)
+    elif kept.kind == "multi-interest":
+        model = interests.retriever(module)
     elif kept.kind == "session":
         model = next_click.retriever(module, last_only=last_only(module))
     else:
         model = next_item.retriever(module, packed)
-    return mean_model(model) if mean else model
+    return mean_model(model, several=kept.kind == "multi-interest") if mean else model
 
 
 def layout(kept: Kept, asked: Asked, *, mean: bool = False) -> Layout:

@@ -263,7 +263,7 @@ def score_reader(
     """`chunked.reader` of a model whose item vectors are made already (`item_table`)."""
     if isinstance(model, Retriever):
         assert table is not None
-        model = Retriever(model.query, lambda variables: table)
+        model = model._replace(items=lambda variables: table)
     return chunked.reader(model, variables, num_items=num_items)
 
 

@@ -31,7 +31,7 @@ from jaxrec.types import Protocol, Variables
 
 FORMAT = 1  # of run.json; another number is refused
 RUN = "run.json"
-Kind = Literal["sequence", "session", "table", "clicks", "factors", "baseline"]
+Kind = Literal["sequence", "session", "multi-interest", "table", "clicks", "factors", "baseline"]
 
 
 class Histories(NamedTuple):
@@ -50,9 +50,9 @@ class Kept(NamedTuple):
     """What is kept of a finished run.
 
     kind: how it is asked: "sequence" (an encoder behind `tasks.next_item`), "session" (behind
-        `tasks.next_click`), "table" (a module of the columns of encoders), "clicks" (a module of the columns
-        of `tasks.ctr.behaviours`: pairs of a user and an item after a history), "factors" (behind
-        `tasks.pairs`: it knows the users of the run alone), "baseline".
+        `tasks.next_click`), "multi-interest" (behind `tasks.interests`), "table" (a module of the columns of
+        encoders), "clicks" (a module of the columns of `tasks.ctr.behaviours`: pairs of a user and an item
+        after a history), "factors" (behind `tasks.pairs`: it knows the users of the run alone), "baseline".
     name: of the row, such as "sasrec-ce".
     module: a Linen module; of a baseline its `Retriever` or `Scorer`, of functions with an import path; of
         factors `tasks.pairs.FACTORS`, whose variables are final vectors, a `Retriever` or `Scorer` too, or a

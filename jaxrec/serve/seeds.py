@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.index import chunked
 from jaxrec.report.words import lower_is_better
 from jaxrec.serve.run_folder import Kept
 from jaxrec.types import Array, Context, Retriever, Scorer, Variables
@@ -52,12 +53,20 @@ def variables_of(kept: Kept, seed: Seed) -> Variables:
     return jax.tree.map(lambda array: jnp.asarray(array[index]), dict(kept.variables))
 
 
-def mean_model(model: Retriever | Scorer) -> Retriever | Scorer:
+def mean_model(model: Retriever | Scorer, *, several: bool = False) -> Retriever | Scorer:
     """A model of variables with an axis of S seeds, whose scores are the means of the seeds' scores.
 
     Those of a `Retriever` are products of vectors of width S * D: the queries of all seeds side by side,
     divided by S, and the items of all seeds.
+
+    several: whether a query has several vectors. The mean of what they give in each seed is no product of
+    vectors: such a model becomes a `Scorer`, with the scores of all items in memory.
+
+    Raises:
+      ValueError (while tracing): a query has several vectors, which was not said.
     """
+    if isinstance(model, Retriever) and several:
+        model = _scorer_of(model)
     if isinstance(model, Scorer):
         scores = jax.vmap(model.scores, in_axes=(0, None, None))
         return Scorer(lambda variables, queries, context: scores(variables, queries, context).mean(axis=0))
@@ -65,6 +74,19 @@ def mean_model(model: Retriever | Scorer) -> Retriever | Scorer:
 
     def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
         found = of_queries(variables, queries, context)  # [S, B, D]
+        if found.ndim != 3:
+            raise ValueError(f"queries of shape {list(found.shape[1:])}: the mean of several is a Scorer's")
         return jnp.concatenate(list(found / found.shape[0]), axis=-1)
 
     return Retriever(query, lambda variables: jnp.concatenate(list(of_items(variables)), axis=-1))
+
+
+def _scorer_of(model: Retriever) -> Scorer:
+    """The scores of a retriever's items, all at once."""
+
+    def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        table = model.items(variables)
+        query = model.query(variables, queries, context)
+        return chunked.merged(query, lambda one: one @ table.T, model.merge)
+
+    return Scorer(scores)

@@ -9,6 +9,7 @@ The model is a module with `max_len` and
     item_table() -> [V, D]
     readout(interests, target vectors [B, D]) -> [B, D]: the vector that the target's loss is computed with
     scores(interests, item vectors [C, D]) -> [B, C], where a score is no product with one vector
+    merge: how ranking scores an item by several vectors, where not by the best one, see `types.Retriever`
     penalties() -> {name: scalar}, where it has some: losses of the parameters alone
 
 Context columns (`protocols.next_item.resident`): items [N], start [U], length [U]. Examples: example [B], the
@@ -147,7 +148,8 @@ def encode(model: InterestModel, variables: Variables, batch: Batch, key: Key | 
 def retriever(model: InterestModel) -> Retriever:
     """The model as full ranking sees it: K vectors a query, [B, K, D], all of them active.
 
-    In place of an inactive one stands the first active one again, which changes no item's best score.
+    In place of an inactive one stands the first active one again, which changes no item's best score. A model
+    whose `merge` is "attention" (see `types.Retriever`) has all of them active but in rows without events.
     """
     check_model(model)
 
@@ -158,7 +160,10 @@ def retriever(model: InterestModel) -> Retriever:
         users = {"users": queries["user"] + 1} if reads_users(model) else {}
         return filled(encode(model, variables, batch | users, None))
 
-    return Retriever(query, lambda variables: model.apply(variables, method="item_table"))
+    def table(variables: Variables) -> Array:
+        return model.apply(variables, method="item_table")
+
+    return Retriever(query, table, getattr(model, "merge", "best"))
 
 
 def filled(found: Interests) -> Array:

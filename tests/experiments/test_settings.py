@@ -12,7 +12,7 @@ import pytest
 EXPERIMENTS = (
     "census", "din", "feature_interaction", "feedback", "funnel", "gru4rec", "hstu", "hstu_generative",
     "kuaishou_ebr", "lightgcn",
-    "lifelong", "melu", "mmoe_synthetic", "multivae", "ncf",
+    "lifelong", "melu", "mmoe_synthetic", "multi_interest", "multivae", "ncf",
     "peterrec_attributes", "peterrec_cold_items", "sasrec", "scenarios", "stamp", "ticoserec",
 )  # fmt: skip
 

@@ -13,6 +13,7 @@ import pytest
 
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.retrieval.comirec import ComiRecDR, ComiRecSA
+from jaxrec.nn.retrieval.mean_of_events import MeanOfEvents
 from jaxrec.nn.retrieval.mind import MIND
 from jaxrec.nn.retrieval.octopus import Octopus
 from jaxrec.nn.retrieval.poly_encoder import PolyEncoder
@@ -41,6 +42,7 @@ MODELS: dict[str, Any] = {
     "sdm": SDM(**SMALL, short_len=3, num_heads=2, side_sizes=(3,), bits=counter_bits),
     "octopus": Octopus(**SMALL, num_interests=4),
     "poly_encoder": PolyEncoder(**SMALL, num_interests=3),
+    "mean_of_events": MeanOfEvents(**SMALL, hidden_dims=(5,), shared=False),
 }
 ITEMS = np.array(
     [
@@ -67,7 +69,9 @@ def variables(name: str) -> Any:
             sizes = np.array(MODELS[name].side_sizes)
             value = np.arange(value.size).reshape(value.shape) % (sizes + 1)
             value = value.astype(np.int32)
-        if path[-1].key == "side" or path[-1].key.startswith(("item_embedding", "side_", "output_embedding")):
+        if path[-1].key == "side" or path[-1].key.startswith(
+            ("item_embedding", "side_", "output_embedding", "class_")
+        ):
             value[0] = 0
         return value
 
@@ -141,7 +145,9 @@ def test_gradients_are_finite_and_padding_has_none(name: str) -> None:
         where = jax.tree_util.keystr(path, simple=True, separator="/")
         assert np.isfinite(leaf).all(), where
         assert np.any(leaf) or where.endswith("key/bias"), where  # which no softmax sees
-        if path[-1].key.startswith(("item_embedding", "side_embedding", "output_embedding")):
+        if path[-1].key.startswith(
+            ("item_embedding", "side_embedding", "output_embedding", "class_embedding")
+        ):
             assert not np.asarray(leaf)[0].any(), where
 
 
@@ -242,7 +248,7 @@ def test_twenty_steps_lower_the_loss_and_devices_change_nothing(name: str) -> No
     states, shared = jax.jit(spread)(start(name), context())
     np.testing.assert_allclose(shared[0], values[:3], rtol=1e-4)
     for path, leaf in jax.tree_util.tree_leaves_with_path(states.params):
-        if path[-1].key.startswith(("item_embedding", "output_embedding")):
+        if path[-1].key.startswith(("item_embedding", "output_embedding", "class_embedding")):
             assert not np.asarray(leaf)[:, 0].any()
 
 

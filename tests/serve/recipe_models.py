@@ -24,6 +24,7 @@ from jaxrec.recipes import (
     hstu_generative,
     interaction,
     interest,
+    interests,
     kuaishou_ebr,
     melu,
     multitask,
@@ -53,6 +54,12 @@ SIZES: dict[str, Any] = {"dim": 8, "num_layers": 1, "num_heads": 2, "max_len": L
 
 class Sequence(NamedTuple):
     """An encoder of items, behind `tasks.next_item`."""
+
+    module: Any
+
+
+class MultiInterest(NamedTuple):
+    """A model of several interests, behind `tasks.interests`."""
 
     module: Any
 
@@ -105,7 +112,7 @@ FUNNEL = funnel.Recipe(
 )
 SCENARIOS = scenarios.Recipe(dim=4, dims=(4, 3), rank=2)
 
-MODELS: dict[Callable[..., Any], Sequence | Other] = {
+MODELS: dict[Callable[..., Any], Sequence | MultiInterest | Other] = {
     sasrec.original: Sequence(sasrec.original(NUM_ITEMS, SASREC)),
     sasrec.post_norm: Sequence(sasrec.post_norm(NUM_ITEMS, SASREC)),
     sasrec.gru4rec: Sequence(sasrec.gru4rec(NUM_ITEMS, SASREC)),
@@ -125,6 +132,18 @@ MODELS: dict[Callable[..., Any], Sequence | Other] = {
     peterrec.with_head: Sequence(peterrec.with_head(peterrec.SERIAL, NUM_ITEMS, NUM_ITEMS, PETERREC)),
     kuaishou_ebr.sasrec: Sequence(kuaishou_ebr.sasrec(NUM_ITEMS, KUAISHOU)),
     kuaishou_ebr.with_intents: Sequence(kuaishou_ebr.with_intents(NUM_ITEMS, KUAISHOU)),
+    **{
+        build: MultiInterest(build(NUM_ITEMS, recipe(dim=8, max_len=L, **sizes)))
+        for build, recipe, sizes in (
+            (interests.comirec_sa, interests.ComiRec, {}),
+            (interests.comirec_dr, interests.ComiRecRouted, {}),
+            (interests.mind, interests.Mind, {}),
+            (interests.sine, interests.Sine, {"num_prototypes": 6}),
+            (interests.sdm, interests.Sdm, {"num_heads": 2, "short_len": 3}),
+            (interests.poly_encoder, interests.Poly, {"num_interests": 5}),
+            (interests.mean_of_events, interests.Mean, {}),
+        )
+    },
     hstu_generative.generative: Other(
         hstu_generative.generative(
             SimpleNamespace(num_items=NUM_ITEMS, num_actions=3),

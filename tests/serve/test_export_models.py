@@ -14,12 +14,13 @@ from jax import export as jax_export
 from jaxrec import baselines
 from jaxrec.recipes import hstu, interaction, interest, multitask, sasrec, scenarios, search, stamp
 from jaxrec.serve.programs import BATCH, PLATFORMS, Program, item_program, trace, variables_of, weights_of
-from jaxrec.tasks import next_item
+from jaxrec.tasks import interests, next_item
 from tests.nn.drawn import drawn
 from tests.serve.recipe_models import (
     MODELS,
     NUM_ITEMS,
     L,
+    MultiInterest,
     Other,
     Sequence,
     columns_of,
@@ -41,13 +42,14 @@ def test_the_table_has_every_model_of_the_recipes() -> None:
 
 
 def program_and_inputs(
-    model: Sequence | Other,
+    model: Sequence | MultiInterest | Other,
 ) -> tuple[Program, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The program of a model, its weights and inputs."""
-    if isinstance(model, Sequence):
+    if not isinstance(model, Other):
         variables = drawn(model.module, jnp.ones((1, L), jnp.int32), train=False)
-        timed = next_item.reads_times(model.module)
-        program = item_program(next_item.retriever(model.module), num_items=NUM_ITEMS, k=K, timed=timed)
+        timed = isinstance(model, Sequence) and next_item.reads_times(model.module)
+        task = next_item if isinstance(model, Sequence) else interests
+        program = item_program(task.retriever(model.module), num_items=NUM_ITEMS, k=K, timed=timed)
         inputs = {"histories": HISTORIES, "excluded": HISTORIES[:, :2]}
         if timed:
             inputs |= {"times": np.where(HISTORIES, np.arange(8, dtype=np.int32) * 9, 0)}

@@ -375,7 +375,7 @@ def kept_model(prepared: Prepared, fitted: Fitted) -> tuple[Any, dict[str, Any]]
     variables: Mapping[str, Any] = fitted.variables
     if prepared.finished is not None:
         module, variables = prepared.finished(fitted.variables)
-    elif prepared.kept["kind"] in ("sequence", "session") and prepared.shapes is not None:
+    elif prepared.kept["kind"] in ("sequence", "session", "multi-interest") and prepared.shapes is not None:
         variables = {name: variables[name] for name in prepared.shapes({}) if name in variables}
     return module, jax.tree.map(np.asarray, jax.device_get(dict(variables)))
 

@@ -27,6 +27,7 @@ from jaxrec.nn.sequential.item_vectors import VECTORS, WithItemVectors
 from jaxrec.protocols import Beyond, next_item
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.serve.run_folder import Histories
+from jaxrec.tasks import interests
 from jaxrec.tasks.encoder import reads_times
 from jaxrec.train.trial import Trial
 from jaxrec.tuning.reads import optimiser
@@ -66,7 +67,7 @@ def prepare(
     recipe = entry.settle(recipe_of(options, entry.recipe), options.loss)
     data, split = events.data, events.data.split
     sequences = split.sequences
-    encoder = with_vectors(entry.encoder(data.num_items, recipe), events.vectors)
+    encoder, ranked = _encoder(name, entry, recipe, events)
     objective = entry.objectives[options.loss](data, recipe)
     if reads_times(encoder) and sequences.times is None:
         raise ValueError(
@@ -101,10 +102,10 @@ def prepare(
         train=functools.partial(
             entry.train, encoder, objective, data, protocol, optimiser(entry.optimiser, recipe, trial), recipe
         ),
-        test=lambda variables: test(encoder, data, protocol, variables),
+        test=lambda variables: test(ranked, data, protocol, variables),
         baselines=test_baselines,
         kept={
-            "kind": "sequence",
+            "kind": "multi-interest" if entry.multi_interest else "sequence",
             "columns": {options.user: "user", options.item: "item"},
             "vocabulary": vocabulary,
             "histories": Histories(sequences.items, sequences.offsets, sequences.times),
@@ -120,6 +121,17 @@ def prepare(
         ],
         next_command=f"jaxrec recommend RUN --user {vocabulary['user'][split.test.user[0]]} --k 10",
     )
+
+
+def _encoder(name: str, entry: SequenceModel, recipe: Any, events: Events) -> tuple[Any, Any]:
+    """The module, and what is ranked: itself, or the retriever of a model of several interests."""
+    module = entry.encoder(events.data.num_items, recipe)
+    if not entry.multi_interest:
+        encoder = with_vectors(module, events.vectors)
+        return encoder, encoder
+    if events.vectors is not None:
+        raise ValueError(f"item_vectors: {name} reads ids of items alone; leave out --item-vectors")
+    return module, interests.retriever(module)
 
 
 def with_vectors(encoder: Any, vectors: np.ndarray | None) -> Any:

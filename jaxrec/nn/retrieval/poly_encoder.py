@@ -33,6 +33,8 @@ class PolyEncoder(nn.Module):
       item_std: of the normal initialisation of tables. dtype: of the computation.
     """
 
+    merge = "attention"  # how ranking scores an item by the K vectors, exactly: see `types.Retriever`
+
     num_items: int
     dim: int = 64
     max_len: int = 50

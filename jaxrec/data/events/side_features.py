@@ -1,0 +1,196 @@
+"""Features of all users or of all items by number: what a model reads beside, or in place of, their ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import keyword
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data.vocab import build_and_encode
+
+NO_COLUMNS: Mapping[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SideFeatures:
+    """Categories and frozen vectors of E users or items; row e is that of number e, and row 0 is padding.
+
+    Users are numbered from 1 here, as in tables of users: user u of `Sequences`, counted from 0, has row
+    u + 1.
+
+    Fields:
+      columns: {name: ids from 1, int32 [E + 1], or several of them [E + 1, W], padded with 0}. An id of 0 is
+        a value that is not known. Row 0 is 0.
+      sizes: {name: largest id}, of every column.
+      vectors: {name: float32 [E + 1, D]}, such as of text, which are not trained. Row 0 is zero.
+      allow_empty: False refuses an entity without any id and with zeros alone for vectors, of which a model
+        without ids of entities knows nothing.
+
+    Raises:
+      ValueError: no feature; a name that is used twice or is not an identifier; columns of different lengths,
+        of another rank or type; an id outside 0..size; a value repeated for one entity; a number that is not
+        finite; a row 0 with a value; an entity without any value, unless allowed.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    sizes: Mapping[str, int]
+    vectors: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    allow_empty: bool = False
+
+    def __post_init__(self) -> None:
+        columns = {name: np.asarray(column) for name, column in self.columns.items()}
+        vectors = {name: np.asarray(vector) for name, vector in self.vectors.items()}
+        _check_names(columns, vectors, self.sizes)
+        lengths = {name: len(array) if array.ndim else 0 for name, array in {**columns, **vectors}.items()}
+        first = next(iter(lengths))
+        for name, length in lengths.items():
+            if length != lengths[first]:
+                raise ValueError(
+                    f"feature {name}: {length:,} rows, but {first} has {lengths[first]:,}; there must be one "
+                    "for every user or item, and one for padding in front"
+                )
+        if lengths[first] < 2:
+            raise ValueError(f"feature {first}: {lengths[first]} rows; expected padding and at least one")
+        for name, column in columns.items():
+            columns[name] = _checked_ids(name, column, self.sizes[name])
+        for name, vector in vectors.items():
+            vectors[name] = _checked_vectors(name, vector)
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "vectors", vectors)
+        object.__setattr__(self, "sizes", {name: int(self.sizes[name]) for name in columns})
+        empty = self.empty()
+        if empty.size and not self.allow_empty:
+            raise ValueError(
+                f"features: number {empty[0]} has no value ({empty.size:,} such of {self.num_entities:,}); "
+                "give it one, or allow_empty=True for a model that also reads ids"
+            )
+
+    @property
+    def num_entities(self) -> int:
+        """E, users or items."""
+        return len(next(iter({**self.columns, **self.vectors}.values()))) - 1
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Widths of the vectors."""
+        return {name: vector.shape[1] for name, vector in self.vectors.items()}
+
+    def empty(self) -> np.ndarray:
+        """Numbers of entities without any value, ascending."""
+        known = np.zeros(self.num_entities + 1, bool)
+        for array in (*self.columns.values(), *self.vectors.values()):
+            known |= (array.reshape(len(array), -1) != 0).any(axis=1)
+        return np.flatnonzero(~known[1:]) + 1
+
+    def as_columns(self, prefix: str) -> dict[str, np.ndarray]:
+        """All features as resident columns of a context: {prefix + name: array}, such as "item_genres"."""
+        return {f"{prefix}{name}": array for name, array in {**self.columns, **self.vectors}.items()}
+
+
+def encode_features(
+    columns: Mapping[str, Sequence[Any] | np.ndarray],
+    *,
+    several: Mapping[str, Sequence[Sequence[Any]]] = NO_COLUMNS,
+    vectors: Mapping[str, np.ndarray] = NO_COLUMNS,
+    missing: Sequence[Any] = ("",),
+    allow_empty: bool = False,
+) -> SideFeatures:
+    """Features from raw values, which are numbered in sorted order.
+
+    Args:
+      columns: {name: integers or text, one for each of E users or items}.
+      several: {name: E lists of them, which may be empty}; a value that a list repeats counts once.
+      vectors: {name: float [E, D]}.
+      missing: values that mean that none is known.
+      allow_empty: see `SideFeatures`.
+
+    Raises:
+      ValueError: as `SideFeatures`; a value is neither an integer nor text; a column without any value.
+
+    >>> found = encode_features({"gender": ["f", "m", ""]}, several={"tags": [["b"], [], ["a", "b"]]},
+    ...                         allow_empty=True)
+    >>> found.columns["gender"].tolist(), found.columns["tags"].tolist()
+    ([0, 1, 2, 0], [[0, 0], [2, 0], [0, 0], [1, 2]])
+    """
+    lists: dict[str, list[list[Any]]] = {}
+    for name, column in columns.items():
+        lists[name] = [[value] for value in np.asarray(column).tolist()]
+    for name, rows in several.items():
+        lists[name] = [list(row) for row in rows]
+    encoded: dict[str, np.ndarray] = {}
+    sizes: dict[str, int] = {}
+    for name, rows in lists.items():
+        kept = [list(dict.fromkeys(value for value in row if value not in missing)) for row in rows]
+        flat = [value for row in kept for value in row]
+        if not flat:
+            raise ValueError(f"feature {name}: no user or item has a value; leave it out")
+        vocabulary, ids = build_and_encode(name, flat, "sorted")
+        count = np.array([len(row) for row in kept], np.int64)
+        width = int(count.max())
+        table = np.zeros((len(rows) + 1, width), np.int32)
+        table[1:][np.arange(width) < count[:, None]] = ids
+        encoded[name] = table[:, 0] if name in columns else table
+        sizes[name] = len(vocabulary)
+    padded = {name: np.pad(np.asarray(vector), ((1, 0), (0, 0))) for name, vector in vectors.items()}
+    return SideFeatures(encoded, sizes, padded, allow_empty)
+
+
+def _check_names(columns: Mapping[str, Any], vectors: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Raises ValueError for no feature, unusable names, and sizes that are not those of the columns."""
+    names = [*columns, *vectors]
+    if not names:
+        raise ValueError("features: none given; a column or a vector at least")
+    for name in names:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise ValueError(
+                f"feature {name!r}: must be letters, digits and '_', as it names parameters; rename it"
+            )
+    if both := sorted(set(columns) & set(vectors)):
+        raise ValueError(f"feature {both[0]}: is a column and a vector; rename one")
+    if set(sizes) != set(columns):
+        wrong = sorted(set(sizes) ^ set(columns))
+        raise ValueError(f"sizes: {', '.join(wrong)} in one of sizes and columns alone; give both")
+
+
+def _checked_ids(name: str, column: np.ndarray, size: int) -> np.ndarray:
+    if column.ndim not in (1, 2) or column.dtype.kind not in "iu" or 0 in column.shape:
+        raise ValueError(
+            f"feature {name}: {column.dtype}{list(column.shape)}, expected integers [E + 1] or [E + 1, W]"
+        )
+    if size < 1:
+        raise ValueError(f"feature {name}: size {size} must be at least 1")
+    if column.min() < 0 or column.max() > size:
+        raise ValueError(
+            f"feature {name}: ids {column.min()}..{column.max()}, but its size allows 0..{size}; number its "
+            "values from 1"
+        )
+    if column[0].any():
+        raise ValueError(f"feature {name}: row 0 is {column[0].tolist()}, but it is padding; put 0 in front")
+    if column.ndim == 2 and column.shape[1] > 1:
+        ordered = np.sort(column, axis=1)
+        twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != 0)).any(axis=1)
+        if twice.any():
+            row = int(twice.argmax())
+            raise ValueError(
+                f"feature {name}: number {row} has a value twice, {column[row].tolist()} "
+                f"({int(twice.sum()):,} such); keep each once"
+            )
+    return column.astype(np.int32)
+
+
+def _checked_vectors(name: str, vector: np.ndarray) -> np.ndarray:
+    if vector.ndim != 2 or vector.dtype.kind not in "fiu" or 0 in vector.shape:
+        raise ValueError(f"feature {name}: {vector.dtype}{list(vector.shape)}, expected numbers [E + 1, D]")
+    with np.errstate(over="ignore"):
+        found = vector.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"feature {name}: the vector of number {bad[0]} is not finite ({bad.size:,} such); fill it in"
+        )
+    if found[0].any():
+        raise ValueError(f"feature {name}: the vector of row 0 is not zero, but it is padding; put 0 there")
+    return found

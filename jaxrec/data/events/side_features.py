@@ -23,7 +23,7 @@ class SideFeatures:
 
     Fields:
       columns: {name: ids from 1, int32 [E + 1], or several of them [E + 1, W], padded with 0}. An id of 0 is
-        a value that is not known. Row 0 is 0.
+        a value that is not known, and one that is given twice counts twice. Row 0 is 0.
       sizes: {name: largest id}, of every column.
       vectors: {name: float32 [E + 1, D]}, such as of text, which are not trained. Row 0 is zero.
       allow_empty: False refuses an entity without any id and with zeros alone for vectors, of which a model
@@ -31,8 +31,8 @@ class SideFeatures:
 
     Raises:
       ValueError: no feature; a name that is used twice or is not an identifier; columns of different lengths,
-        of another rank or type; an id outside 0..size; a value repeated for one entity; a number that is not
-        finite; a row 0 with a value; an entity without any value, unless allowed.
+        of another rank or type; an id outside 0..size; a number that is not finite; a row 0 with a value; an
+        entity without any value, unless allowed.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -138,6 +138,60 @@ def encode_features(
     return SideFeatures(encoded, sizes, padded, allow_empty)
 
 
+def tower_columns(
+    pair_user: np.ndarray,
+    pair_item: np.ndarray,
+    *,
+    num_users: int,
+    num_items: int,
+    users: SideFeatures | None = None,
+    items: SideFeatures | None = None,
+) -> dict[str, np.ndarray]:
+    """Resident columns of all users and items, row 0 for padding, which models of two towers read.
+
+    user_id [U + 1], item_id [I + 1]: a number, or 0 for a user or an item without a pair, whose own vector
+    would stay what it was drawn as. item_log_frequency [I + 1]: log of the share of pairs with the item, -inf
+    for one without. And the features, under "user_" and "item_" before their names.
+
+    Args:
+      pair_user, pair_item: users, from 0, and items, from 1, of the pairs of training, [P].
+
+    Raises:
+      ValueError: there is no pair, or one of a user or an item that there is not; features of another number
+        of users or items, or one named like a column.
+    """
+    if len(pair_user) != len(pair_item) or not len(pair_user):
+        raise ValueError(
+            f"pairs: {len(pair_user):,} users and {len(pair_item):,} items; as many, at least one"
+        )
+    columns: dict[str, np.ndarray] = {}
+    sides = (("user", np.asarray(pair_user) + 1, num_users, users), ("item", pair_item, num_items, items))
+    for side, numbers, count, features in sides:
+        if numbers.min() < 1 or numbers.max() > count:
+            raise ValueError(
+                f"pairs: {side}s {numbers.min()}..{numbers.max()} as rows, but there are {count:,}"
+            )
+        known = np.zeros(count + 1, bool)
+        known[numbers] = True
+        columns[f"{side}_id"] = np.where(known, np.arange(count + 1), 0).astype(np.int32)
+        if features is None:
+            continue
+        if features.num_entities != count:
+            raise ValueError(
+                f"features of {side}s: {features.num_entities:,}, but there are {count:,}; give each its row, "
+                "in the order of their numbers"
+            )
+        added = features.as_columns(f"{side}_")
+        for name in ("id", "log_frequency"):
+            if f"{side}_{name}" in added:
+                raise ValueError(f"feature {name}: is the name of a column that is there already; rename it")
+        columns |= added
+    share = np.bincount(np.asarray(pair_item), minlength=num_items + 1) / len(pair_item)
+    with np.errstate(divide="ignore"):
+        columns["item_log_frequency"] = np.log(share).astype(np.float32)
+    return columns
+
+
 def _check_names(columns: Mapping[str, Any], vectors: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
     """Raises ValueError for no feature, unusable names, and sizes that are not those of the columns."""
     names = [*columns, *vectors]
@@ -169,15 +223,6 @@ def _checked_ids(name: str, column: np.ndarray, size: int) -> np.ndarray:
         )
     if column[0].any():
         raise ValueError(f"feature {name}: row 0 is {column[0].tolist()}, but it is padding; put 0 in front")
-    if column.ndim == 2 and column.shape[1] > 1:
-        ordered = np.sort(column, axis=1)
-        twice = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != 0)).any(axis=1)
-        if twice.any():
-            row = int(twice.argmax())
-            raise ValueError(
-                f"feature {name}: number {row} has a value twice, {column[row].tolist()} "
-                f"({int(twice.sum()):,} such); keep each once"
-            )
     return column.astype(np.int32)
 
 

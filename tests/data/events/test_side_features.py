@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrec.data.events.side_features import SideFeatures, encode_features
+from jaxrec.data.events.side_features import SideFeatures, encode_features, tower_columns
 
 GOOD: dict[str, Any] = {
     "columns": {"kind": np.array([0, 2, 1, 2]), "tags": np.array([[0, 0], [1, 3], [0, 0], [2, 0]])},
@@ -40,10 +40,6 @@ def test_columns_are_int32_vectors_float32_and_named_by_a_prefix() -> None:
         ({"sizes": {"kind": 2}}, "tags in one of sizes and columns alone"),
         ({"columns": {"a b": np.zeros(4, int)}, "sizes": {"a b": 2}}, "'a b'.*rename it"),
         ({"columns": {"text": np.zeros(4, int)}, "sizes": {"text": 2}}, "text: is a column and a vector"),
-        (
-            {"columns": {"tags": np.array([[0, 0], [2, 2], [0, 0], [1, 2]])}, "sizes": {"tags": 2}},
-            r"number 1 has a value twice, \[2, 2\] \(1 such\)",
-        ),
         ({"vectors": {"text": np.array([[0.0], [1.0], [np.nan], [1.0]])}}, "vector of number 2 is not"),
         ({"vectors": {"text": np.array([[0.0], [1.0], [1e39], [1.0]])}}, "vector of number 2 is not"),
         ({"vectors": {"text": np.ones((4, 2))}}, "row 0 is not zero"),
@@ -82,3 +78,30 @@ def test_raw_values_are_numbered_in_sorted_order() -> None:
 def test_a_column_without_a_value_is_refused() -> None:
     with pytest.raises(ValueError, match="feature tags: no user or item has a value; leave it out"):
         encode_features({"gender": ["m"]}, several={"tags": [[]]})
+
+
+PAIRS: dict[str, Any] = {"pair_user": np.array([0, 2, 2]), "pair_item": np.array([1, 3, 1])}
+
+
+def test_columns_of_towers_know_who_was_trained_on() -> None:
+    features = SideFeatures({"kind": np.array([0, 2, 1, 2])}, {"kind": 2})
+    found = tower_columns(**PAIRS, num_users=3, num_items=3, users=features, items=features)
+    assert found["user_id"].tolist() == [0, 1, 0, 3]
+    assert found["item_id"].tolist() == [0, 1, 0, 3]
+    assert found["user_kind"].tolist() == found["item_kind"].tolist() == [0, 2, 1, 2]
+    np.testing.assert_allclose(np.exp(found["item_log_frequency"]), [0, 2 / 3, 0, 1 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"pair_user": np.array([], int), "pair_item": np.array([], int)}, "0 users and 0 items"),
+        ({"num_users": 2}, r"users 1\.\.3 as rows, but there are 2"),
+        ({"num_items": 2}, r"items 1\.\.3 as rows"),
+        ({"items": SideFeatures({"kind": np.array([0, 1])}, {"kind": 1})}, "of items: 1, but there are 3"),
+        ({"users": SideFeatures({"id": np.array([0, 1, 1, 1])}, {"id": 1})}, "feature id: is the name"),
+    ],
+)
+def test_wrong_columns_of_towers_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tower_columns(**{**PAIRS, "num_users": 3, "num_items": 3, **change})

@@ -1,4 +1,4 @@
-"""Two towers of torch-rechub: DSSM, FaceBookDSSM, YoutubeSBC and YoutubeDNN, with losses and all gradients."""
+"""torch-rechub's DSSM, FaceBookDSSM, YoutubeSBC and YoutubeDNN: outputs, losses and all gradients."""
 
 from __future__ import annotations
 

@@ -178,8 +178,8 @@ def tower_columns(
             continue
         if features.num_entities != count:
             raise ValueError(
-                f"features of {side}s: {features.num_entities:,}, but there are {count:,}; give each its row, "
-                "in the order of their numbers"
+                f"features of {side}s: {features.num_entities:,}, but there are {count:,}; give each its "
+                "row, in the order of their numbers"
             )
         added = features.as_columns(f"{side}_")
         for name in ("id", "log_frequency"):

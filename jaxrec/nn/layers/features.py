@@ -72,9 +72,7 @@ class FeatureEmbedding(nn.Module):
         return jnp.stack(list(vectors.values()), axis=1)
 
     @nn.compact
-    def vectors(
-        self, batch: Mapping[str, Array], names: Collection[str] | None = None
-    ) -> dict[str, Array]:
+    def vectors(self, batch: Mapping[str, Array], names: Collection[str] | None = None) -> dict[str, Array]:
         """Maps columns to the vectors of each field by name, {name: [B, D]}; names: of these fields alone."""
         embeddings = {
             vocabulary: self.param(f"{vocabulary}_embedding", pad_row(self.table_init), shape)

@@ -37,6 +37,4 @@ def dssm(
         raise ValueError(f"smoothing={smoothing}: must be positive")
     mlp = Factory(MLP, activation=nn.tanh)
     given: dict[str, Any] = {"mlp": mlp, "cosine": True, **fields}
-    return TwoTower(
-        user_fields, item_fields, tuple(dims), tuple(dims), temperature=1.0 / smoothing, **given
-    )
+    return TwoTower(user_fields, item_fields, tuple(dims), tuple(dims), temperature=1.0 / smoothing, **given)

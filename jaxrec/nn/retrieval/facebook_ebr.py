@@ -31,9 +31,7 @@ def facebook_ebr(
     return TwoTower(user_fields, item_fields, tuple(dims), tuple(dims), cosine=True, **given)
 
 
-def concatenated(
-    members: Sequence[tuple[Array, Array]], weights: Sequence[float]
-) -> tuple[Array, Array]:
+def concatenated(members: Sequence[tuple[Array, Array]], weights: Sequence[float]) -> tuple[Array, Array]:
     """Vectors of users [U, Σ D] and items [I, Σ D] of an ensemble, section 5.2.
 
     Each model's vectors are divided by their length, and those of users multiplied with its weight; then a

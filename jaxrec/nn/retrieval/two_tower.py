@@ -187,8 +187,9 @@ class TwoTower(nn.Module):
     def _history(self, user: Array, context: Context) -> Array:
         """Training items of users, the last ones, 0 on the left: [B] → [B, L]."""
         number = jnp.maximum(user - 1, 0)
-        length = jnp.where(user > 0, context["length"][number], 0)
-        return window(context["items"], context["start"][number] + length, length, self.max_history)
+        start, counts = jnp.asarray(context["start"]), jnp.asarray(context["length"])
+        length = jnp.where(user > 0, counts[number], 0)
+        return window(jnp.asarray(context["items"]), start[number] + length, length, self.max_history)
 
 
 def read(context: Context, field: Field, name: str, rows: Array) -> Array:
@@ -205,8 +206,8 @@ def read(context: Context, field: Field, name: str, rows: Array) -> Array:
     column = jnp.asarray(context[name])
     if isinstance(field, Frozen) and column.shape[1:] != (field.width,):
         raise ValueError(
-            f"feature {name}: {list(column.shape)}, but the model reads vectors of {field.width} numbers; give "
-            "it features of the same width, or train it on these"
+            f"feature {name}: {list(column.shape)}, but the model reads vectors of {field.width} numbers; "
+            "give it features of the same width, or train it on these"
         )
     if isinstance(field, Categorical) and not jnp.issubdtype(column.dtype, jnp.integer):
         raise ValueError(f"feature {name}: {column.dtype}, but the model reads ids; give it those")

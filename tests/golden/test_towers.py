@@ -16,6 +16,7 @@ from jaxrec.convert import rechub_towers
 from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.mlp import MLP
+from jaxrec.nn.layers.pairs import unit
 from jaxrec.nn.retrieval.two_tower import TwoTower
 from jaxrec.types import Array, Variables
 from tests.golden.activations import activation
@@ -83,9 +84,14 @@ def facebook(golden: Golden, model: TwoTower, variables: Variables) -> tuple[Arr
 
 
 def youtube_sbc(golden: Golden, model: TwoTower, variables: Variables) -> tuple[Array, dict[str, Any]]:
+    """The fixture's vectors are those before they are divided by their length."""
     config, context, rows = golden.meta["config"], columns(golden, model), example_rows(golden)
-    user = model.apply(variables, rows, context, train=False, method="users")
-    item = model.apply(variables, rows, context, train=False, method="items")
+    towers = model.clone(cosine=False)
+    raw = {
+        name: towers.apply(variables, rows, context, train=False, method=f"{name}s")
+        for name in ("user", "item")
+    }
+    user, item = unit(raw["user"]), unit(raw["item"])
     log_prob = jnp.log(jnp.asarray(golden.inputs["sample_weight"]))
     cosine = user @ item.T
     corrected = (cosine - log_prob) / config["temperature"]
@@ -93,9 +99,8 @@ def youtube_sbc(golden: Golden, model: TwoTower, variables: Variables) -> tuple[
     shared: Any = {"temperature": config["temperature"], "log_prob": log_prob, "inside": True}
     loss = losses.in_batch_softmax(user, item, following=config["n_neg"], **shared)
     found = {
-        "user": user,
-        "item": item,
-        "cosine": cosine,
+        **raw,
+        "cosine": model.apply(variables, rows, jnp.tile(rows, (len(rows), 1)), context, train=False),
         "scores": jnp.take_along_axis(corrected, index, axis=1),
         "full_corrected": corrected,
         "full_loss": losses.in_batch_softmax(user, item, **shared),

@@ -86,7 +86,7 @@ def two_tower(
         raise ValueError(
             f"in_batch={in_batch}, negatives={negatives}: take the batch's items, draw one at least, or both"
         )
-    if hardest is not None and (hardest < 1 or not in_batch and hardest > negatives):
+    if hardest is not None and (hardest < 1 or (not in_batch and hardest > negatives)):
         raise ValueError(
             f"hardest={hardest}: must be at least 1, and at most {negatives} (negatives) without in_batch"
         )
@@ -160,7 +160,14 @@ def _vectors(
     def applied(method: str, number: Array, rng: Key, rows: Array, **given: Any) -> tuple[Array, Variables]:
         options = {**numbered(model, rows, method), **given}
         found, changed = model.apply(
-            variables, number, context, train=True, method=method, mutable=kept, rngs={"dropout": rng}, **options
+            variables,
+            number,
+            context,
+            train=True,
+            method=method,
+            mutable=kept,
+            rngs={"dropout": rng},
+            **options,
         )
         return found, changed
 
@@ -201,7 +208,7 @@ def _candidates(batch: Batch, axis_name: str | None) -> tuple[Array, int]:
 
 
 def _log_probability(context: Context, size: int, negatives: int) -> Array:
-    """Log of the probability of each item among `size` items of pairs and `negatives` uniform ones, [I + 1]."""
+    """Log of each item's probability among `size` items of pairs and `negatives` uniform ones, [I + 1]."""
     share = jnp.asarray(context["item_log_frequency"])
     if not negatives:
         return share

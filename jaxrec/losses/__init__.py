@@ -7,7 +7,7 @@ all devices add up to the loss of the global batch, whatever their number. With 
 An id outside its table, or padding where an example is real, makes the loss NaN.
 """
 
-from jaxrec.losses.contrastive import nt_xent
+from jaxrec.losses.contrastive import info_nce, nt_xent
 from jaxrec.losses.entire_space import (
     clipped_propensity,
     doubly_robust_risk,
@@ -16,6 +16,7 @@ from jaxrec.losses.entire_space import (
     order_violation,
 )
 from jaxrec.losses.ids import is_item, nan_outside
+from jaxrec.losses.in_batch import Extra, InBatch, hardest_negatives, in_batch_scores, in_batch_softmax
 from jaxrec.losses.labels import (
     binary_cross_entropy,
     class_weights,
@@ -24,11 +25,23 @@ from jaxrec.losses.labels import (
     hardest,
     sigmoid_cross_entropy,
     smooth_labels,
+    softmax_focal,
     squared_error,
 )
 from jaxrec.losses.margins import ccl, gbce, hinge
+from jaxrec.losses.metric_learning import (
+    circle,
+    cosine_distances,
+    euclidean_distances,
+    q_align,
+    siamese,
+    supcon,
+    supervised_nt_xent,
+    triplet,
+)
 from jaxrec.losses.multinomial import multinomial
 from jaxrec.losses.next_behaviour import memory_utilisation, mini_batch_aware, next_behaviour
+from jaxrec.losses.noise_contrastive import nce
 from jaxrec.losses.ranking import (
     bce,
     bpr,
@@ -44,21 +57,30 @@ from jaxrec.losses.reduce import masked_mean, weighted_mean
 from jaxrec.losses.sigmoid_softmax import sigmoid_softmax
 
 __all__ = [
+    "Extra",
+    "InBatch",
     "bce",
     "binary_cross_entropy",
     "bpr",
     "bpr_max",
     "ccl",
+    "circle",
     "class_weights",
     "clipped_propensity",
+    "cosine_distances",
     "dot_products",
     "doubly_robust_risk",
+    "euclidean_distances",
     "f_beta_weights",
     "focal",
     "gbce",
     "hardest",
+    "hardest_negatives",
     "hinge",
     "imputation_risk",
+    "in_batch_scores",
+    "in_batch_softmax",
+    "info_nce",
     "inverse_propensity_risk",
     "is_item",
     "masked_mean",
@@ -66,17 +88,24 @@ __all__ = [
     "mini_batch_aware",
     "multinomial",
     "nan_outside",
+    "nce",
     "next_behaviour",
     "nt_xent",
     "order_violation",
+    "q_align",
     "sampled_cosine_softmax",
     "sampled_softmax",
+    "siamese",
     "sigmoid_cross_entropy",
     "sigmoid_softmax",
     "smooth_labels",
     "softmax_cross_entropy",
+    "softmax_focal",
     "squared_error",
+    "supcon",
+    "supervised_nt_xent",
     "top1",
     "top1_max",
+    "triplet",
     "weighted_mean",
 ]

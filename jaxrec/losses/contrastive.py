@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxrec.losses.in_batch import in_batch_softmax
 from jaxrec.losses.reduce import MASKED, masked_mean
 from jaxrec.losses.vectors import l2_normalise
 from jaxrec.types import Array
@@ -52,6 +53,41 @@ def nt_xent(
         for across, within in views
     ]
     return masked_mean(jnp.stack(losses), real, axis_name)
+
+
+def info_nce(
+    z1: Array,
+    z2: Array,
+    *,
+    temperature: float = 0.1,
+    symmetric: bool = False,
+    normalise: bool = True,
+    ids: Array | None = None,
+    where: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Contrastive loss of two views: each z1 has its z2 as positive among the z2 of the batch (InfoNCE).
+
+    (van den Oord et al., arXiv:1807.03748, equation 4.) N negatives of equal scores give ln(N + 1). `nt_xent`
+    has the vectors of the same view as negatives too.
+
+    Args:
+      z1, z2: [B, D]. With an axis name: this device's examples, compared with those of all devices.
+      temperature: divides the similarities; must be positive.
+      symmetric: True takes the mean of this direction and of z2 among z1 (Radford et al., ICML 2021).
+      normalise: cosines; False: plain products.
+      ids: examples of one id are no negatives of each other, [B]; None: all are.
+      where: True where the example is real, [B]; the others are neither anchors nor candidates.
+    """
+    if normalise:
+        z1, z2 = l2_normalise(z1.astype(jnp.float32)), l2_normalise(z2.astype(jnp.float32))
+
+    def one_way(anchors: Array, candidates: Array) -> Array:
+        return in_batch_softmax(
+            anchors, candidates, temperature=temperature, ids=ids, where=where, axis_name=axis_name
+        )
+
+    return 0.5 * (one_way(z1, z2) + one_way(z2, z1)) if symmetric else one_way(z1, z2)
 
 
 def _masked_logsumexp(scores: Array, where: Array) -> Array:

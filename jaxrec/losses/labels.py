@@ -8,7 +8,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxrec.losses.reduce import masked_mean
+from jaxrec.losses.ids import nan_outside
+from jaxrec.losses.reduce import MASKED, masked_mean
 from jaxrec.types import Array
 
 
@@ -94,6 +95,45 @@ def focal(
         return balance * wrong * sigmoid_cross_entropy(logits, smooth_labels(labels, smoothing, towards))
 
     return _supervised(loss, logits, labels, where, weight, axis_name)
+
+
+def softmax_focal(
+    logits: Array,
+    labels: Array,
+    *,
+    gamma: float = 2.0,
+    alpha: Array | None = None,
+    where: Array | None = None,
+    weight: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Focal loss of several classes, -α (1 - p)^γ log p with p the softmax probability of the label.
+
+    The form for exclusive classes of `focal`. 1 - p is the mass of the other classes, so that neither factor
+    loses its gradient where p rounds to 1.
+
+    Args:
+      logits: [..., C]. labels: classes 0..C-1, int [...]; a real one outside makes the loss NaN.
+      gamma: 0 gives the cross-entropy. alpha: weight of each class, [C] (see `class_weights`); None: all 1.
+      where: True where the example is real, [...].
+      weight: of each example, [...]; it does not enter the denominator.
+
+    >>> round(float(softmax_focal(jnp.zeros((1, 4)), jnp.array([2]))), 4)  # (3/4)² · ln 4
+    0.7798
+    """
+    if gamma < 0:
+        raise ValueError(f"gamma={gamma}: must be at least 0")
+    classes = logits.shape[-1]
+    own = jnp.arange(classes) == labels[..., None]
+    logits = logits.astype(jnp.float32)
+    score = jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
+    rest = jax.nn.logsumexp(jnp.where(own, MASKED, logits), axis=-1)
+    log_wrong = jax.nn.log_sigmoid(rest - score)  # log(1 - p)
+    terms = jnp.exp(gamma * log_wrong) * jax.nn.softplus(rest - score)
+    if alpha is not None:
+        terms = terms * jnp.sum(jnp.where(own, alpha, 0.0), axis=-1)
+    terms = nan_outside(terms, labels + 1, classes + 1, where=where)
+    return masked_mean(terms if weight is None else weight * terms, where, axis_name)
 
 
 def squared_error(

@@ -15,6 +15,7 @@ def hinge(
     *,
     margin: float = 1.0,
     violated: bool = False,
+    accidental: Array | None = None,
     where: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
@@ -27,6 +28,7 @@ def hinge(
       margin: by how much an observed item has to win, in units of the score; at least 0.
       violated: True averages over the triplets of the batch whose term is above 0, which is another loss: its
         gradient does not fade as fewer triplets are violated.
+      accidental: True where a sampled item is ignored, such as the observed one, [..., N].
       where: True where the positive is real, [...].
 
     >>> round(float(hinge(jnp.array([0.5]), jnp.array([[0.25, -2.0]]))), 4)  # (0.75 + 0) / 2
@@ -35,6 +37,7 @@ def hinge(
     _check("margin", margin)
     terms = jnp.maximum(0.0, margin - pos[..., None] + neg)
     real = jnp.ones(terms.shape, bool) if where is None else jnp.broadcast_to(where[..., None], terms.shape)
+    real = real if accidental is None else real & ~accidental
     return masked_mean(terms, real & (terms > 0) if violated else real, axis_name)
 
 

@@ -161,6 +161,7 @@ def sampled_softmax(
     neg_log_prob: Array | None = None,
     accidental: Array | None = None,
     where: Array | None = None,
+    weight: Array | None = None,
     axis_name: str | None = None,
 ) -> Array:
     """Cross-entropy of the observed item against sampled ones: -s⁺ + log(exp s⁺ + Σ exp s⁻).
@@ -172,10 +173,12 @@ def sampled_softmax(
     Args:
       pos: scores of the observed items, [...].
       neg: scores of sampled items, [..., N].
-      pos_log_prob: log Q of the observed items, [...]; None (with neg_log_prob None) means no correction.
+      pos_log_prob: log Q of the observed items, [...]; None (with neg_log_prob None) means no correction. In
+        place of Q may stand how often an item is expected in the sample (`sampling.log_expected_count`).
       neg_log_prob: log Q of the sampled items, [..., N].
       accidental: True where a sampled item is the observed one, [..., N]: it is ignored.
       where: True where the positive is real, [...].
+      weight: of each positive, [...]; it does not enter the denominator.
     """
     if (pos_log_prob is None) != (neg_log_prob is None):
         raise ValueError("pos_log_prob and neg_log_prob go together: give both, or neither for no correction")
@@ -184,7 +187,8 @@ def sampled_softmax(
     if accidental is not None:
         neg = jnp.where(accidental, MASKED, neg)
     logits = jnp.concatenate([pos[..., None], neg], axis=-1)
-    return masked_mean(jax.nn.logsumexp(logits, axis=-1) - pos, where, axis_name)
+    terms = jax.nn.logsumexp(logits, axis=-1) - pos
+    return masked_mean(terms if weight is None else weight * terms, where, axis_name)
 
 
 def sampled_cosine_softmax(

@@ -65,7 +65,7 @@ MODULES = {  # by the start of a fixture's name, what has to exist before it can
     "ranking_metrics": "metrics/lists.py",
     "retrieval_inbatch": "losses/in_batch.py",
     "rp3beta": "baselines/rp3beta.py",
-    "sampled_softmax": "losses/sampled_softmax.py",
+    "sampled_softmax": "losses/noise_contrastive.py",
     "sasrec": "nn/sequential/sasrec.py",
     "sdm": "nn/retrieval/sdm.py",
     "shared_bottom": "nn/multitask/shared_bottom.py",

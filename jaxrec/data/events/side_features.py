@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import keyword
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -190,6 +190,70 @@ def tower_columns(
     with np.errstate(divide="ignore"):
         columns["item_log_frequency"] = np.log(share).astype(np.float32)
     return columns
+
+
+class JoinedViews(NamedTuple):
+    """Items of several views, numbered one view after the other, and their pairs.
+
+    items: features of all of them, under "<view>_<name>", 0 for items of other views. view [I + 1]: the view
+    of each item, from 1. first: {view: number of its first item}. pair_user, pair_item [P]: all pairs.
+    """
+
+    items: SideFeatures
+    view: np.ndarray
+    first: Mapping[str, int]
+    pair_user: np.ndarray
+    pair_item: np.ndarray
+
+
+def join_views(
+    views: Mapping[str, SideFeatures], pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> JoinedViews:
+    """Puts the items of views together, such as apps and news, for `nn.retrieval.mv_dssm`.
+
+    Args:
+      views: features of the items of each view, numbered from 1 within it.
+      pairs: users, from 0, and items of the pairs of each view, [P_v] each.
+
+    Raises:
+      ValueError: no view, or pairs of others; a view without a pair, whose tower would stay untrained; a pair
+        with an item that its view does not have.
+    """
+    if not views or set(views) != set(pairs):
+        raise ValueError(f"views: {sorted(views)}, but pairs of {sorted(pairs)}; give both for every view")
+    total = sum(features.num_entities for features in views.values())
+    columns: dict[str, np.ndarray] = {}
+    vectors: dict[str, np.ndarray] = {}
+    sizes: dict[str, int] = {}
+    view, first = np.zeros(total + 1, np.int32), {}
+    users, items, start = [], [], 1
+    for number, (name, features) in enumerate(views.items(), 1):
+        user, item = (np.asarray(column) for column in pairs[name])
+        if not len(item):
+            raise ValueError(f"view {name}: has no pair, so that nothing trains its tower; leave it out")
+        if item.min() < 1 or item.max() > features.num_entities:
+            raise ValueError(
+                f"view {name}: pairs with items {item.min()}..{item.max()}, but it has "
+                f"{features.num_entities:,}; number them from 1"
+            )
+        first[name], end = start, start + features.num_entities
+        view[start:end] = number
+        for found, whole in ((features.columns, columns), (features.vectors, vectors)):
+            for feature, column in found.items():
+                whole[f"{name}_{feature}"] = np.zeros((total + 1, *column.shape[1:]), column.dtype)
+                whole[f"{name}_{feature}"][start:end] = column[1:]
+        sizes |= {f"{name}_{feature}": size for feature, size in features.sizes.items()}
+        users.append(user)
+        items.append(item + start - 1)
+        start = end
+    joined = SideFeatures(columns, sizes, vectors, any(features.allow_empty for features in views.values()))
+    return JoinedViews(
+        joined,
+        view,
+        first,
+        np.concatenate(users).astype(np.int32),
+        np.concatenate(items).astype(np.int32),
+    )
 
 
 def _check_names(columns: Mapping[str, Any], vectors: Mapping[str, Any], sizes: Mapping[str, int]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrec.data.events.side_features import SideFeatures, encode_features, tower_columns
+from jaxrec.data.events.side_features import SideFeatures, encode_features, join_views, tower_columns
 
 GOOD: dict[str, Any] = {
     "columns": {"kind": np.array([0, 2, 1, 2]), "tags": np.array([[0, 0], [1, 3], [0, 0], [2, 0]])},
@@ -105,3 +105,33 @@ def test_columns_of_towers_know_who_was_trained_on() -> None:
 def test_wrong_columns_of_towers_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tower_columns(**{**PAIRS, "num_users": 3, "num_items": 3, **change})
+
+
+VIEWS = {
+    "apps": SideFeatures({"kind": np.array([0, 1, 2])}, {"kind": 2}),
+    "news": SideFeatures(
+        {"tags": np.array([[0, 0], [1, 2]])}, {"tags": 2}, {"text": np.array([[0.0], [3.0]])}
+    ),
+}
+VIEW_PAIRS = {"apps": (np.array([0, 1]), np.array([2, 1])), "news": (np.array([1]), np.array([1]))}
+
+
+def test_views_are_numbered_one_after_the_other() -> None:
+    found = join_views(VIEWS, VIEW_PAIRS)
+    assert found.view.tolist() == [0, 1, 1, 2]
+    assert found.first == {"apps": 1, "news": 3}
+    assert (found.pair_user.tolist(), found.pair_item.tolist()) == ([0, 1, 1], [2, 1, 3])
+    assert found.items.columns["apps_kind"].tolist() == [0, 1, 2, 0]
+    assert found.items.columns["news_tags"].tolist() == [[0, 0], [0, 0], [0, 0], [1, 2]]
+    assert found.items.vectors["news_text"].tolist() == [[0], [0], [0], [3]]
+
+
+def test_views_without_pairs_or_with_items_of_others_are_refused() -> None:
+    none = (np.zeros(0, int), np.zeros(0, int))
+    for pairs, message in (
+        ({**VIEW_PAIRS, "news": none}, "view news: has no pair"),
+        ({**VIEW_PAIRS, "news": (np.array([0]), np.array([2]))}, r"view news: pairs with items 2\.\.2, but"),
+        ({"apps": VIEW_PAIRS["apps"]}, r"views: \['apps', 'news'\], but pairs of \['apps'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            join_views(VIEWS, pairs)

@@ -290,6 +290,7 @@ class RetrievalModel(NamedTuple):
     ranked: (module, data) -> what is ranked, the module itself or, for one that is no `PairModel`, a scorer
     of histories.
     weighting: (data, recipe) -> the weights of the task's losses.
+    reads_features: whether it reads the features of users and items of the data, if there are any.
     """
 
     recipe: Any
@@ -301,6 +302,7 @@ class RetrievalModel(NamedTuple):
     columns: Callable[[retrieval.Data, Any], Context] = no_columns
     ranked: Callable[[Any, retrieval.Data], retrieval.Ranked] = module_itself
     weighting: Callable[[retrieval.Data, Any], Weighting] = equal_weights
+    reads_features: bool = False
 
 
 class CountingModel(NamedTuple):

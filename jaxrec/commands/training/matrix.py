@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,8 +14,9 @@ import numpy as np
 from jaxrec import baselines, provenance
 from jaxrec.commands.training.options import recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
-from jaxrec.commands.training.source import Source, as_file_name, load_sequences
+from jaxrec.commands.training.source import Source, as_file_name, load_sequences, sha256_of
 from jaxrec.data.events.held_out import HeldOut, split_items
+from jaxrec.data.side_feature_files import load_side_features
 from jaxrec.protocols import retrieval
 from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
 from jaxrec.serve.run_folder import Histories
@@ -30,8 +32,16 @@ METRIC = "ndcg@10"  # of validation
 
 
 def read(options: Any, source: Source) -> retrieval.Data:
-    """Reads the events of a file as an interaction matrix, and holds items of each user out."""
-    return retrieval.resident(split_items(load_sequences(source, options), by=options.split))
+    """Reads the events of a file as an interaction matrix, with features, and holds items of each user out."""
+    data = retrieval.resident(split_items(load_sequences(source, options), by=options.split))
+    ids = retrieval.vocabulary(data)
+    found = {}
+    for side in ("user", "item"):
+        if file := getattr(options, f"{side}_features", ""):
+            sha256_of(f"{side}_features", Path(file))
+            entity = getattr(options, side)
+            found[f"{side}s"] = load_side_features(Path(file), ids[side], entity=entity)
+    return data._replace(**found)
 
 
 def prepare(

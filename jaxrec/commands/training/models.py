@@ -7,6 +7,7 @@ from typing import Any
 from jaxrec.commands.training import listing, own_module
 from jaxrec.commands.training.options import (
     ClickOptions,
+    FeatureOptions,
     MatrixOptions,
     SequenceOptions,
     TableOptions,
@@ -30,6 +31,8 @@ def options_type(entry: Any) -> type[Any]:
     """The dataclass of a model's options."""
     if isinstance(entry, SequenceModel):
         return with_recipe(SequenceOptions, entry.recipe, entry.objectives, entry.documented)
+    if isinstance(entry, RetrievalModel) and entry.reads_features:
+        return with_recipe(FeatureOptions, entry.recipe)
     if isinstance(entry, RetrievalModel | CountingModel):
         return with_recipe(MatrixOptions, entry.recipe)
     return with_recipe(ClickOptions if isinstance(entry, ClickModel) else TableOptions, entry.recipe)

@@ -73,7 +73,8 @@ def _header(source: Source, entity: str) -> list[str]:
 
     def choose(header: Sequence[str]) -> list[str]:
         found.extend(header)
-        return [entity] if entity in header else []
+        column_index(describe_source(source, None), header, "entity", entity)
+        return [entity]
 
     read_typed(source, choose, "of features")
     return found
@@ -85,7 +86,8 @@ def _rows_of(rows: Rows, entity: str, wanted: list[str], where: str) -> np.ndarr
     assert isinstance(column, Coded)
     if (column.codes < 0).any():
         raise ValueError(
-            f"{rows.place(int((column.codes < 0).argmax()))}: {entity} is missing; fill it in or remove the row"
+            f"{rows.place(int((column.codes < 0).argmax()))}: {entity} is missing; fill it in, or "
+            "remove the row"
         )
     texts = [str(value) for value in column.values.tolist()]
     at: dict[str, int] = {}

@@ -131,7 +131,7 @@ def towers(data: Data, recipe: Recipe) -> PairModel:
 
 
 def _histories(data: Data, recipe: Recipe) -> tuple[Field, ...]:
-    """Means over a user's items: of their own vectors and of those of their categories, as the item has them."""
+    """Means over a user's items, of their own vectors and of those of their categories."""
     found: list[Field] = []
     if recipe.ids:
         found.append(Categorical("history_id", data.num_items + 1, recipe.dim, vocabulary="item_id"))

@@ -147,23 +147,3 @@ def test_a_method_that_counts_is_searched(events: Path, tmp_path: Path) -> None:
     options: Any = {"sweep": str(tmp_path / "space.toml"), "trials": 2}
     run = train("ease", events, run=tmp_path / "run", **EVENTS, **options)
     assert 0.1 <= run.settings["regularisation"] <= 100
-
-
-def test_features_are_read_by_towers(events: Path, tmp_path: Path) -> None:
-    """An item of the events that the file lacks is refused before training, and so is a file of nothing."""
-    lines = ["sku,kind", *(f"sku{item},{'a|b' if item % 2 else 'c'}" for item in range(ITEMS + 1))]
-    file = tmp_path / "items.csv"
-    file.write_text("\n".join(lines) + "\n")
-    small: dict[str, Any] = {**EVENTS, "hidden_dims": (4,), "batch_size": 32, "epochs": 1}
-    options = {**small, "ids": False, "history": 4, "item_features": str(file)}
-    run = train("two-tower", events, run=tmp_path / "run", **options)
-    assert len(run.settings["item_features_sha256"]) == 64
-    assert serve.load(tmp_path / "run").recommend(users="all", k=3)
-    short = tmp_path / "short.csv"
-    short.write_text("\n".join(lines[:3]) + "\n")
-    with pytest.raises(ValueError, match="have no row, such as"):
-        train("two-tower", events, run=tmp_path / "b", **{**options, "item_features": str(short)})
-    with pytest.raises(ValueError, match="ids=False: users have no features"):
-        train("two-tower", events, run=tmp_path / "c", **{**options, "history": 0})
-    with pytest.raises(FileNotFoundError, match="item_features='none.csv'"):
-        train("youtube-dnn", events, run=tmp_path / "d", item_features="none.csv", **small)

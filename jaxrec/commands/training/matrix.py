@@ -32,7 +32,7 @@ METRIC = "ndcg@10"  # of validation
 
 
 def read(options: Any, source: Source) -> retrieval.Data:
-    """Reads the events of a file as an interaction matrix, with features, and holds items of each user out."""
+    """Reads the events of a file as an interaction matrix, and features; holds items of each user out."""
     data = retrieval.resident(split_items(load_sequences(source, options), by=options.split))
     ids = retrieval.vocabulary(data)
     found = {}

@@ -18,6 +18,7 @@ item without a pair in training has an id of 0, and is found by its features.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -91,22 +92,6 @@ def two_tower(
             f"hardest={hardest}: must be at least 1, and at most {negatives} (negatives) without in_batch"
         )
 
-    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
-        number = examples["example"]
-        batch = {
-            "user": context["pair_user"][number] + 1,
-            "item": context["pair_item"][number],
-            "mask": examples["mask"],
-            "row": jnp.arange(number.shape[0], dtype=jnp.int32),
-            SHARED: dict(context),
-        }
-        if "pair_age" in context and takes(model, "age", "users"):
-            batch["age"] = context["pair_age"][number]
-        if negatives:
-            num_items = context["item_id"].shape[0] - 1
-            batch[DRAWN] = sampling.uniform(key, (negatives,), num_items=num_items)[0]
-        return batch
-
     def init(key: Key, batch: Batch) -> Variables:
         found: Variables = model.init(
             key, batch["user"][:1], batch["item"][:1, None], batch[SHARED], train=False
@@ -117,26 +102,16 @@ def two_tower(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
         users, items, drawn, updates = _vectors(model, variables, batch, key, axis_name)
-        found = losses.in_batch_scores(
+        pos, neg, accidental = _scores(
+            batch,
             users / model.temperature,
             items,
-            ids=batch["item"],
-            extra=None if drawn is None else losses.Extra(drawn, batch[DRAWN]),
-            where=batch["mask"],
+            drawn,
+            in_batch=in_batch,
+            corrected=corrected,
+            same=same,
             axis_name=axis_name,
         )
-        pos, neg, accidental = found
-        ids, size = _candidates(batch, axis_name)
-        if same is not None:
-            group = jnp.asarray(batch[SHARED][same])
-            accidental = accidental | (group[ids] != group[batch["item"]][:, None])
-        if corrected and in_batch:
-            log_prob = _log_probability(batch[SHARED], size, negatives)
-            real = jnp.where(batch["mask"], log_prob[batch["item"]], 0.0)
-            pos = pos - real
-            neg = neg - jnp.where(accidental, 0.0, log_prob[ids])
-        if not in_batch:
-            neg, accidental = neg[:, size:], accidental[:, size:]
         if hardest is not None:
             neg, accidental = losses.hardest_negatives(neg, hardest, accidental)
         mean = loss(pos, neg, accidental=accidental, where=batch["mask"], axis_name=axis_name)
@@ -146,7 +121,60 @@ def two_tower(
         scores = model.apply(variables, batch["user"], batch["item"][:, None], batch[SHARED], train=False)
         return scores[:, 0]
 
-    return Task(prepare, init, value, predict)
+    return Task(functools.partial(_prepare, model, negatives), init, value, predict)
+
+
+def _prepare(
+    model: TowerModel, negatives: int, key: Key, examples: Mapping[str, Array], context: Context
+) -> Batch:
+    """The batch of examples, with the items that are drawn for it."""
+    number = examples["example"]
+    batch = {
+        "user": context["pair_user"][number] + 1,
+        "item": context["pair_item"][number],
+        "mask": examples["mask"],
+        "row": jnp.arange(number.shape[0], dtype=jnp.int32),
+        SHARED: dict(context),
+    }
+    if "pair_age" in context and takes(model, "age", "users"):
+        batch["age"] = context["pair_age"][number]
+    if negatives:
+        num_items = context["item_id"].shape[0] - 1
+        batch[DRAWN] = sampling.uniform(key, (negatives,), num_items=num_items)[0]
+    return batch
+
+
+def _scores(
+    batch: Batch,
+    users: Array,
+    items: Array,
+    drawn: Array | None,
+    *,
+    in_batch: bool,
+    corrected: bool,
+    same: str | None,
+    axis_name: str | None,
+) -> losses.InBatch:
+    """Scores of the observed items [b] and of all candidates [b, N], corrected if they are to be."""
+    pos, neg, accidental = losses.in_batch_scores(
+        users,
+        items,
+        ids=batch["item"],
+        extra=None if drawn is None else losses.Extra(drawn, batch[DRAWN]),
+        where=batch["mask"],
+        axis_name=axis_name,
+    )
+    ids, size = _candidates(batch, axis_name)
+    if same is not None:
+        group = jnp.asarray(batch[SHARED][same])
+        accidental = accidental | (group[ids] != group[batch["item"]][:, None])
+    if corrected and in_batch:
+        log_prob = _log_probability(batch[SHARED], size, ids.shape[0] - size)
+        pos = pos - jnp.where(batch["mask"], log_prob[batch["item"]], 0.0)
+        neg = neg - jnp.where(accidental, 0.0, log_prob[ids])
+    if not in_batch:
+        neg, accidental = neg[:, size:], accidental[:, size:]
+    return losses.InBatch(pos, neg, accidental)
 
 
 def _vectors(

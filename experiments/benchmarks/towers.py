@@ -38,7 +38,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
         for column in features.values():
             column[0] = 0
         sides[side] = SideFeatures(features, sizes)
-    columns = {
+    columns: dict[str, Any] = {
         "pair_user": rng.integers(0, USERS, rows).astype(np.int32),
         "pair_item": (1 + ITEMS * rng.random(rows) ** 2).astype(np.int32),  # few items are often there
     }

@@ -212,6 +212,7 @@ def run(config: Config) -> None:
     print(format_matrix(split), flush=True)
     for row in rows_of(config, columns):
         protocol, settings, read = protocol_of(split), {}, None
+        model: Any = None
         fitted: Fitted | None = None
         if isinstance(entry := FLOORS.get(row), CountingModel):
             seeds = config.seeds if entry.drawn else config.seeds[:1]

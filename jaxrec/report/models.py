@@ -41,6 +41,8 @@ FIXTURE_MODULES: Mapping[str, str] = {
     "ranking_metrics": "metrics/ranking.py",
     "sasrec_pmixer": "nn/sequential/sasrec_original.py",
     "skipgram_walks": "augment/random_walks.py",
+    "facebook_dssm": "nn/retrieval/facebook_ebr.py",
+    "youtube_sbc": "nn/retrieval/two_tower.py",
     "ticoserec_augment": "augment/operators.py",
     "ticoserec_metrics": "metrics/ranking.py",
     "ticoserec_sasrec": "nn/sequential/sasrec.py",

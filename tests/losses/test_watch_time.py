@@ -69,7 +69,7 @@ def test_masked_examples_and_shares_of_devices() -> None:
     kept = losses.watch_time(*(jnp.asarray(x[where]) for x in (LOGIT, WATCHED, TIME)))
     np.testing.assert_allclose(found, kept, rtol=1e-6)
     halves = [jnp.asarray(x).reshape(2, 3) for x in (wrong, WATCHED, TIME, where)]
-    shares = jax.vmap(lambda *h: value(*h, axis="d"), axis_name="d")(*halves)
+    shares = jax.vmap(lambda z, y, t, w: value(z, y, t, w, "d"), axis_name="d")(*halves)
     np.testing.assert_allclose(shares.sum(), found, rtol=1e-6)
     none = np.zeros(6, bool)
     assert value(jnp.asarray(LOGIT), jnp.asarray(WATCHED), jnp.asarray(TIME), jnp.asarray(none)) == 0

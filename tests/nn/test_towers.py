@@ -256,7 +256,7 @@ def test_noise_of_ids_derives_from_the_number_of_a_row() -> None:
     model = TwoTower((USER_ID,), (ITEM_ID,), **DIMS, id_dropout=0.5)
     found = drawn(model, USER, ITEM, context(), train=False)
 
-    def noisy(user: Array, item: Array, rows: Array) -> Array:
+    def noisy(user: Array, item: Array, rows: Array) -> Any:
         rngs = {"dropout": jax.random.key(2)}
         return model.apply(found, user, item, context(), rows=rows, train=True, rngs=rngs)
 
@@ -329,7 +329,7 @@ def test_wrong_fields_are_refused(fields: dict[str, Any], message: str) -> None:
 def test_an_id_outside_its_table_gives_nan() -> None:
     small = TwoTower((USER_ID,), (Categorical("item_id", 5, 4),), **DIMS)
     found = drawn(small, USER, ITEM, context(), train=False)
-    assert np.isnan(small.apply(found, USER, ITEM, context(), train=False)[2, 0])
+    assert np.isnan(applied(small, found, USER, ITEM, context(), train=False)[2, 0])
 
 
 # --- views, ensembles, ranking by watch time -----------------------------------------------------------

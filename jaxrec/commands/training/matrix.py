@@ -35,7 +35,7 @@ def read(options: Any, source: Source) -> retrieval.Data:
     """Reads the events of a file as an interaction matrix, and features; holds items of each user out."""
     data = retrieval.resident(split_items(load_sequences(source, options), by=options.split))
     ids = retrieval.vocabulary(data)
-    found = {}
+    found: dict[str, Any] = {}
     for side in ("user", "item"):
         if file := getattr(options, f"{side}_features", ""):
             sha256_of(f"{side}_features", Path(file))

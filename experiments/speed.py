@@ -21,7 +21,16 @@ from typing import Any, Literal
 
 from tabulate import tabulate
 
-from experiments.benchmarks import baselines, graph, index, multitask, ranking, sessions, ticoserec
+from experiments.benchmarks import (
+    baselines,
+    graph,
+    index,
+    multitask,
+    ranking,
+    sessions,
+    ticoserec,
+    towers,
+)
 from experiments.benchmarks.timing import Figure
 from jaxrec import config as command_line
 from jaxrec.config import check_run
@@ -35,6 +44,7 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
     "graph": graph.figures,
     "index": index.figures,
     "baselines": baselines.figures,
+    "towers": towers.figures,
 }
 
 
@@ -42,9 +52,9 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
 class Config:
     """Which families to time, and how often."""
 
-    only: Literal["all", "ticoserec", "multitask", "ranking", "sessions", "index", "baselines", "graph"] = (
-        "all"  # one family of figures
-    )
+    only: Literal[
+        "all", "ticoserec", "multitask", "ranking", "sessions", "index", "baselines", "graph", "towers"
+    ] = "all"  # one family of figures
     repeats: int = 5  # timed runs of each part, after one to compile and one to warm up
     baseline: str = ""  # JSON file of another program's figures by name, for ratios
     tiny: bool = False  # synthetic data and small sizes, in seconds, to check that everything runs

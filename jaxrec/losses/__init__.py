@@ -62,6 +62,7 @@ from jaxrec.losses.ranking import (
 )
 from jaxrec.losses.reduce import masked_mean, weighted_mean
 from jaxrec.losses.sigmoid_softmax import sigmoid_softmax
+from jaxrec.losses.watch_time import watch_time
 
 __all__ = [
     "Extra",
@@ -119,5 +120,6 @@ __all__ = [
     "top1",
     "top1_max",
     "triplet",
+    "watch_time",
     "weighted_mean",
 ]

@@ -17,6 +17,7 @@ from jaxrec import metrics
 from jaxrec.data.events.batching import batched_queries
 from jaxrec.data.events.held_out import HeldOut, Sets
 from jaxrec.data.events.pairs import pair_columns
+from jaxrec.data.events.side_features import SideFeatures
 from jaxrec.data.events.split import Queries
 from jaxrec.index.chunked import BLOCK
 from jaxrec.index.rank import make_rank
@@ -65,13 +66,15 @@ class Data(NamedTuple):
     """A split as the training loop reads it.
 
     columns: arrays that stay on the device, see `resident`. history: items of the longest input of a query.
-    most: the largest number of a user's items of training.
+    most: the largest number of a user's items of training. users, items: their features, if there are any.
     """
 
     split: HeldOut
     columns: dict[str, Any]
     history: int
     most: int
+    users: SideFeatures | None = None
+    items: SideFeatures | None = None
 
     @property
     def num_items(self) -> int:

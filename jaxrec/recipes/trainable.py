@@ -297,6 +297,7 @@ class RetrievalModel(NamedTuple):
     weighting: (data, recipe) -> the weights of the task's losses.
     attributes: whether it reads attributes of items, the column "attributes" of the data.
     reads: columns that its scores read, which a run keeps; none of a model of final vectors or histories.
+    reads_features: whether it reads the features of users and items of the data, if there are any.
     """
 
     recipe: Any
@@ -310,6 +311,7 @@ class RetrievalModel(NamedTuple):
     weighting: Callable[[retrieval.Data, Any], Weighting] = equal_weights
     attributes: bool = False
     reads: tuple[str, ...] = ()
+    reads_features: bool = False
 
 
 class CountingModel(NamedTuple):

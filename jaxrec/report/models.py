@@ -44,11 +44,12 @@ FIXTURE_MODULES: Mapping[str, str] = {
     "sampled_softmax": "losses/noise_contrastive.py",
     "sasrec_pmixer": "nn/sequential/sasrec_original.py",
     "skipgram_walks": "augment/random_walks.py",
+    "facebook_dssm": "nn/retrieval/facebook_ebr.py",
+    "youtube_sbc": "nn/retrieval/two_tower.py",
     "ticoserec_augment": "augment/operators.py",
     "ticoserec_metrics": "metrics/ranking.py",
     "ticoserec_sasrec": "nn/sequential/sasrec.py",
     "ticoserec_similarity": "augment/similarity.py",
-    "youtube_sbc": "losses/in_batch.py",
 }
 _PAPER = re.compile(
     r"[A-Z][^.]*?(?: et al\.)?,[^.]*?(?:\d{4}(?:, arXiv:[\d.]+\d)?|arXiv:[\d.]+\d)"

@@ -23,6 +23,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "neumf": {"batch_size": 32, "epochs": 1, "split": "last"},
     "rcf": {"dim": 4, "attention_dim": 2, "hidden_dim": 4, "max_history": 4, "batch_size": 32, "epochs": 2,
             "evaluate_every": 1, "seeds": (0, 1)},
+    "two-tower": {"dim": 4, "hidden_dims": (4,), "batch_size": 32, "epochs": 1},
 }  # fmt: skip
 OF_HISTORIES: dict[str, dict[str, Any]] = {
     "mult-vae": {"hidden_dim": 6, "latent_dim": 3, "batch_size": 8, "epochs": 2, "evaluate_every": 1},

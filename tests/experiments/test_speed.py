@@ -21,6 +21,7 @@ from experiments.benchmarks.timing import Figure
         ("sessions", "stamp_epoch", "s"),
         ("index", "exact_1e6", "s"),
         ("graph", "lightgcn_epoch", "s"),
+        ("towers", "in_batch", "samples/s"),
     ],
 )
 @pytest.mark.long

@@ -79,7 +79,7 @@ MODULES = {  # by the start of a fixture's name, what has to exist before it can
     "swing": "baselines/swing.py",
     "tdm": "index/tdm.py",
     "youtube_dnn": "nn/retrieval/youtube_dnn.py",
-    "youtube_sbc": "nn/retrieval/sampling_bias_corrected.py",
+    "youtube_sbc": "nn/retrieval/two_tower.py",
 }
 TESTED = sorted(
     {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,8 +15,9 @@ from jaxrec.commands.training.attributes import with_attributes
 from jaxrec.commands.training.counted import count_once, fitted
 from jaxrec.commands.training.options import recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
-from jaxrec.commands.training.source import Source, as_file_name, load_sequences
+from jaxrec.commands.training.source import Source, as_file_name, load_sequences, sha256_of
 from jaxrec.data.events.held_out import HeldOut, split_items
+from jaxrec.data.side_feature_files import load_side_features
 from jaxrec.protocols import Beyond, retrieval
 from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
 from jaxrec.serve.run_folder import Histories
@@ -29,9 +31,16 @@ METRIC = "ndcg@10"  # of validation
 
 
 def read(options: Any, source: Source) -> retrieval.Data:
-    """Reads the events of a file as an interaction matrix, and holds items of each user out."""
-    split = split_items(load_sequences(source, options), by=options.split)
-    return with_attributes(retrieval.resident(split), options)
+    """Reads the events of a file as an interaction matrix, and features; holds items of each user out."""
+    data = retrieval.resident(split_items(load_sequences(source, options), by=options.split))
+    ids = retrieval.vocabulary(data)
+    found: dict[str, Any] = {}
+    for side in ("user", "item"):
+        if file := getattr(options, f"{side}_features", ""):
+            sha256_of(f"{side}_features", Path(file))
+            entity = getattr(options, side)
+            found[f"{side}s"] = load_side_features(Path(file), ids[side], entity=entity)
+    return with_attributes(data._replace(**found), options)
 
 
 def prepare(

@@ -9,6 +9,7 @@ from jaxrec.commands.training.options import (
     AttributedMatrixOptions,
     AttributedOptions,
     ClickOptions,
+    FeatureOptions,
     MatrixOptions,
     OrderedOptions,
     RatingOptions,
@@ -42,6 +43,8 @@ def options_type(entry: Any) -> type[Any]:
     """The dataclass of a model's options."""
     if isinstance(entry, SequenceModel):
         return with_recipe(SequenceOptions, entry.recipe, entry.objectives, entry.documented)
+    if isinstance(entry, RetrievalModel) and entry.reads_features:
+        return with_recipe(FeatureOptions, entry.recipe)
     attributed = getattr(entry, "attributes", False)
     if isinstance(entry, RetrievalModel | CountingModel):
         return with_recipe(AttributedMatrixOptions if attributed else MatrixOptions, entry.recipe)

@@ -125,6 +125,14 @@ class AttributedMatrixOptions(MatrixOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class FeatureOptions(MatrixOptions):
+    """The options of models of an interaction matrix that read features of users and items, too."""
+
+    user_features: str = ""  # file of users' categories: a column of users, as --user names it, and others
+    item_features: str = ""  # the same of items, as --item names them; 'a|b' in a cell are two values
+
+
+@dataclasses.dataclass(frozen=True)
 class TableOptions(Options):
     """The options of models of labelled rows."""
 

@@ -233,12 +233,12 @@ def _check_writable(folder: Path) -> None:
 
 
 def settings_of(model: str, entry: Any, options: Any, source: Source) -> dict[str, Any]:
-    """What identifies a run, in JSON types: the model, its settings, and checksums of the data, of vectors of
-    items and of the file of a module of one's own."""
+    """What identifies a run, in JSON types: the model, its settings, and checksums of the data, of vectors
+    and features and of the file of a module of one's own."""
     named = {"model": model, **described(options), "data": source.described}
-    for name in ("item_vectors", "item_attributes"):
-        if path := getattr(options, name, ""):
-            named[f"{name}_sha256"] = sha256_of(name, Path(path))
+    for option in ("item_vectors", "item_attributes", "user_features", "item_features"):
+        if file := getattr(options, option, ""):
+            named[f"{option}_sha256"] = sha256_of(option, Path(file))
     if own := getattr(entry, "own", ""):
         named |= {"module": own, "code": code_of(own.partition(":")[0])}
     found: dict[str, Any] = json.loads(json.dumps(named))

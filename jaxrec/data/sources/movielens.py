@@ -236,6 +236,14 @@ def load_users(name: str) -> Users:
     )
 
 
+def load_described(name: str) -> tuple[Interactions, Users, Movies]:
+    """All ratings, and the columns of users and movies in the same order, of ml-100k or ml-1m."""
+    if find_by_name(TABLES, name).name == "ml-100k":
+        return load_interactions(name), load_users(name), load_movies(name)
+    show_terms(SOURCE)
+    return load_million()
+
+
 def load_with_users(name: str) -> tuple[Sequences, Users]:
     """Sequences and the columns of their users, in the same order, of ml-100k or ml-1m.
 

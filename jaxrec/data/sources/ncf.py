@@ -17,6 +17,8 @@ import lzma
 import numpy as np
 
 from jaxrec.data.events.held_out import Candidates, HeldOut, from_parts
+from jaxrec.data.events.side_features import SideFeatures, encode_features
+from jaxrec.data.sources import movielens
 from jaxrec.data.sources.dataset import Dataset, Expected, find_by_name
 from jaxrec.data.sources.matrix_files import check_counts
 from jaxrec.data.store import File, Source, find_file, github, read_file, show_terms
@@ -87,6 +89,33 @@ def load_matrix(name: str) -> HeldOut:
         raise ValueError(f"{_NEGATIVES.path}: its users and test items are not those of {_TEST.path}")
     given = np.where(negatives == target[:, None], 0, negatives + 1)[np.argsort(user)]
     return dataclasses.replace(split, candidates=Candidates(test=given.astype(np.int32)))
+
+
+def load_features(name: str) -> tuple[SideFeatures, SideFeatures]:
+    """MovieLens' columns of the users and of the items of `load_matrix`, in their order.
+
+    Users: gender, age in GroupLens' seven ranges, occupation. Items: year, and one genre or several.
+
+    Raises:
+      ValueError: the files number other users or movies than MovieLens has.
+    """
+    find_by_name(MATRICES, name)
+    with np.load(io.BytesIO(read_file(_TRAIN))) as archive:
+        movie = archive["item_to_movie_id"].astype(np.int64)
+    interactions, users, movies = movielens.load_described(name)
+    user_ids, movie_ids = (np.asarray(ids) for ids in (interactions.user_ids, interactions.item_ids))
+    number = np.searchsorted(movie_ids, movie).clip(max=len(movie_ids) - 1)
+    count = find_by_name(MATRICES, name).expected.users
+    if not np.array_equal(user_ids, np.arange(1, count + 1)) or not np.array_equal(movie_ids[number], movie):
+        raise ValueError(f"{_TRAIN.path}: its users and movies are not those of movielens/{name}")
+    of_users = encode_features({"gender": users.gender, "age": users.age, "occupation": users.occupation})
+    names = np.array(movielens.GENRES)
+    of_items = encode_features(
+        {"year": movies.year[number]},
+        several={"genres": [names[row].tolist() for row in movies.genres[number]]},
+        missing=(0, ""),
+    )
+    return of_users, of_items
 
 
 def parse_negatives(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

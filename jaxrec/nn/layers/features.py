@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -72,14 +72,16 @@ class FeatureEmbedding(nn.Module):
         return jnp.stack(list(vectors.values()), axis=1)
 
     @nn.compact
-    def vectors(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        """Maps columns to the vectors of each field by name, {name: [B, D]}."""
+    def vectors(self, batch: Mapping[str, Array], names: Collection[str] | None = None) -> dict[str, Array]:
+        """Maps columns to the vectors of each field by name, {name: [B, D]}; names: of these fields alone."""
         embeddings = {
             vocabulary: self.param(f"{vocabulary}_embedding", pad_row(self.table_init), shape)
             for vocabulary, shape in table_shapes(self.fields).items()
         }
         found = {}
         for field in self.fields:
+            if names is not None and field.name not in names:
+                continue
             column = _column(batch, field)
             if isinstance(field, Categorical):
                 found[field.name] = _pooled(embeddings[field.vocabulary or field.name], column, field.average)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrec import data
+from jaxrec.data.sources import movielens, ncf
 from jaxrec.data.sources.matrix_files import parse_user_lines
 from jaxrec.data.sources.ncf import parse_negatives
 
@@ -68,3 +69,19 @@ def test_large_public_sets_have_their_counts(name: str, files: None) -> None:
     per_user = np.diff(split.sequences.offsets)
     assert split.test.user.size == {"lightgcn/gowalla": 29_858, "kgat/amazon-book": 70_591}[name]
     assert (per_user >= split.train_length).all()
+
+
+def test_features_of_ncf_are_those_of_movielens(files: None) -> None:
+    """NCF's item 0 is movie 1193, One Flew Over the Cuckoo's Nest (1975), a drama; its user 0 is user 1."""
+    users, items = ncf.load_features("ml-1m")
+    split = data.load("ncf/ml-1m", kind="matrix")
+    assert (users.num_entities, items.num_entities) == (split.sequences.num_users, split.sequences.num_items)
+    assert (users.sizes, items.sizes["genres"]) == ({"gender": 2, "age": 7, "occupation": 21}, 18)
+    _, described, movies = movielens.load_described("ml-1m")
+    titles = movies.title.tolist()
+    row = titles.index("One Flew Over the Cuckoo's Nest (1975)")
+    same_year = items.columns["year"] == items.columns["year"][1]
+    assert same_year[1:].sum() == (movies.year == 1975).sum()
+    assert (items.columns["genres"][1] > 0).sum() == movies.genres[row].sum() == 1
+    assert users.columns["gender"][1] == 1 + (described.gender[0] == "M")
+    assert not items.empty().size and not users.empty().size

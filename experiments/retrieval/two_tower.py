@@ -1,0 +1,249 @@
+"""Negatives of two towers, and YouTube's network (Yi et al., RecSys 2019; Yang et al., WWW 2020).
+
+Towers over ids and features, the same for all rows but for what an observed item is scored against:
+
+    uniform-softmax      items that are drawn uniformly, for all pairs of a batch
+    batch-softmax        the other items of the batch
+    batch-softmax-logq   the same, corrected for how often an item is in a batch
+    mixed-softmax-logq   both, corrected; and with ids or features alone (-ids, -features), and with the mean
+                         vectors of the user's items (-history)
+    hard-hinge           a triplet loss of cosines against the two hardest of the batch's and drawn items
+    youtube-softmax      the mean of the user's items through an MLP, against drawn items
+
+MovieLens-1M: NCF's split and 99 given candidates, with MovieLens' columns of users and movies. Beauty: each
+user's last item among all, with S3-Rec's attributes of items. Both select on one item of each user that is
+taken out of training. Gowalla: LightGCN's split, without features; it has no validation part, and trained
+rows keep their last epoch.
+
+Run:     python -m experiments.retrieval.two_tower --dataset ml-1m
+Also:    --dataset beauty; --dataset gowalla --rows random popularity matrix-item-knn youtube-softmax
+
+Expect:  no result is stored yet.
+
+Departs from the papers: sizes are ours, as theirs are for private data; a validation item of Beauty is not
+trained on again. The numbers of YouTube's network on Gowalla are those of BARS, whose implementation shares
+its table and samples negatives as ours, but whose settings are not ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from experiments import common
+from experiments.common import NONE, published
+from experiments.retrieval.feature_sets import load
+from experiments.retrieval.lightgcn import METHODS
+from jaxrec import config as command_line
+from jaxrec import losses
+from jaxrec.config import check_run
+from jaxrec.data.events.held_out import HeldOut, format_matrix
+from jaxrec.nn.retrieval.two_tower import TwoTower
+from jaxrec.protocols import retrieval
+from jaxrec.protocols.retrieval import LAST_EPOCH, Data
+from jaxrec.recipes import towers
+from jaxrec.recipes.trainable import CountingModel, evaluate_every, fit_seeds
+from jaxrec.tasks.two_tower import two_tower
+from jaxrec.train.fit import Fitted
+from jaxrec.types import Protocol, Task
+
+EXPERIMENT = "two_tower"
+FLOORS = {name: METHODS[name] for name in ("random", "popularity", "matrix-item-knn", "ease")}
+
+
+class Row(NamedTuple):
+    """A trained row: its task from model and settings, and what its recipe changes."""
+
+    task: Callable[[Any, Config], Task]
+    changes: Mapping[str, Any] = {}
+    loss: str = "softmax"
+
+
+def softmax(model: TwoTower, config: Config, **options: Any) -> Task:
+    """Cross-entropy of the observed item, against those of the batch by default."""
+    return two_tower(model, losses.sampled_softmax, **options)
+
+
+def uniform(model: TwoTower, config: Config) -> Task:
+    """As many drawn items as a batch has."""
+    return softmax(model, config, in_batch=False, negatives=config.negatives)
+
+
+def mixed(model: TwoTower, config: Config) -> Task:
+    """The batch's items and drawn ones."""
+    return softmax(model, config, negatives=config.negatives)
+
+
+def hinge(model: TwoTower, config: Config) -> Task:
+    """The triplet loss of cosines, against the two hardest items."""
+    of_cosines = functools.partial(losses.hinge, margin=config.margin)
+    options: dict[str, Any] = {"negatives": config.negatives, "corrected": False, "hardest": 2}
+    return two_tower(model.clone(temperature=1.0), of_cosines, **options)
+
+
+ROWS: Mapping[str, Row] = {
+    "uniform-softmax": Row(uniform),
+    "batch-softmax": Row(functools.partial(softmax, corrected=False)),
+    "batch-softmax-logq": Row(softmax),
+    "mixed-softmax-logq": Row(mixed),
+    "mixed-softmax-logq-ids": Row(mixed, {"features": False}),
+    "mixed-softmax-logq-features": Row(mixed, {"ids": False}),
+    "mixed-softmax-logq-history": Row(mixed, {"history": 50}),
+    "hard-hinge": Row(hinge, loss="hinge"),
+    "youtube-softmax": Row(uniform),
+}
+ALL = (*FLOORS, *ROWS)
+NEED_FEATURES = ("mixed-softmax-logq-ids", "mixed-softmax-logq-features")
+OF_DATASET = {
+    "ml-1m": ALL,
+    "beauty": tuple(row for row in ALL if row != "ease"),  # whose matrix of items is large
+    "gowalla": (*tuple(FLOORS)[:3], "batch-softmax-logq", "mixed-softmax-logq", "youtube-softmax"),
+}
+PUBLISHED = {
+    ("gowalla", "youtube-softmax"): published(("recall@20", "ndcg@20"), "BARS, Gowalla", 0.1754, 0.1473)
+}
+TINY: Mapping[str, Any] = {
+    "dim": 8, "feature_dim": 4, "hidden_dims": (8,), "out_dim": 8, "batch_size": 200, "negatives": 50,
+    "epochs": 2, "evaluate_every": 1, "learning_rate": 0.02,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(common.EventOptions):
+    """Fits, trains and tests the rows of the table."""
+
+    dataset: str = "ml-1m"  # or beauty, gowalla
+    dim: int = 64  # width of the vectors of ids
+    feature_dim: int = 16  # width of the vectors of features
+    hidden_dims: tuple[int, ...] = (128,)  # widths of the towers' layers before the last
+    out_dim: int = 64  # width of the towers' vectors
+    temperature: float = 0.1  # divides the cosines
+    id_dropout: float = 0.1  # share of users and items that are trained as if they had no id
+    negatives: int = 1024  # drawn items of each batch
+    margin: float = 0.4  # of the triplet loss
+    batch_size: int = 1024  # observed pairs per step
+    learning_rate: float = 1e-3  # of Adam
+    epochs: int = 60  # epochs to train
+    evaluate_every: int = 2  # epochs between evaluations
+    patience: int = 5  # evaluations without improvement before a seed stops; 0: never
+    split_seed: int = 0  # of the items that are taken out for validation
+    workdir: str = "runs/two_tower"  # folder of checkpoints and logs; a run found there is continued
+
+    def __post_init__(self) -> None:
+        common.check_rows(self.rows, ALL)
+        common.check_choice("dataset", self.dataset, tuple(OF_DATASET))
+        common.check(
+            self, "dim", "feature_dim", "out_dim", "negatives", "batch_size", "epochs", "evaluate_every",
+            "save_every",
+        )  # fmt: skip
+
+
+def protocol_of(split: HeldOut, loss: str = "") -> Protocol:
+    """Given candidates where the data have them; selection on validation where there is one."""
+    kind, ks = ("all", (10, 20)) if split.candidates.test is None else ("given-99", (5, 10))
+    selection = f"ndcg@{ks[-1]}" if split.validation.user.size else LAST_EPOCH
+    return Protocol(split.rule, kind, ks=ks, loss=loss, selection=selection if loss else "none")
+
+
+def recipe_of(row: str, config: Config) -> towers.Recipe | towers.YouTubeRecipe:
+    """The settings of a row's model."""
+    if row == "youtube-softmax":
+        recipe = common.override(towers.YouTubeRecipe(), config)
+        return dataclasses.replace(recipe, dim=config.out_dim)
+    changes = {name: value for name, value in ROWS[row].changes.items() if name != "features"}
+    return dataclasses.replace(common.override(towers.Recipe(), config), **changes)
+
+
+def build(row: str, columns: Data, config: Config) -> tuple[TwoTower, Data]:
+    """The model of a row, and the data with the features that it reads."""
+    if not ROWS[row].changes.get("features", True):
+        columns = columns._replace(users=None, items=None)
+    recipe = recipe_of(row, config)
+    if isinstance(recipe, towers.YouTubeRecipe):
+        return towers.youtube(columns, recipe), columns  # type: ignore[return-value]
+    if not recipe.ids and columns.users is None:  # a user without features is known by its items
+        recipe = dataclasses.replace(recipe, history=50)
+    return towers.towers(columns, recipe), columns  # type: ignore[return-value]
+
+
+def train(row: str, columns: Data, protocol: Protocol, config: Config) -> tuple[TwoTower, Any, Fitted]:
+    """Trains a row for all seeds: the model, the columns that it reads, and what was trained."""
+    model, columns = build(row, columns, config)
+    recipe = recipe_of(row, config)
+    read = towers.columns(columns, recipe)
+    last = protocol.selection == LAST_EPOCH
+    fitted = retrieval.train(
+        ROWS[row].task(model, config),
+        towers.every_pair(columns, recipe),
+        model,
+        columns,
+        protocol,
+        towers.adam(recipe),
+        epochs=recipe.epochs,
+        every=evaluate_every(recipe),
+        patience=None if last else recipe.patience or None,
+        columns=read,
+        **common.training_options(config, columns.split.sequences.name.split("/")[-1], row, row=row),
+    )
+    return model, read, fitted
+
+
+def rows_of(config: Config, columns: Data) -> tuple[str, ...]:
+    """The rows that are asked for, or all that the data allow.
+
+    Raises:
+      ValueError: a row of features is asked for where there are none.
+    """
+    none = columns.users is None and columns.items is None
+    if none and (wrong := [row for row in config.rows if row in NEED_FEATURES]):
+        raise ValueError(f"rows={tuple(wrong)}: the data have no features; leave them out")
+    rows = config.rows or (ALL if config.data or config.tiny else OF_DATASET[config.dataset])
+    return tuple(row for row in rows if not (none and row in NEED_FEATURES))
+
+
+def run(config: Config) -> None:
+    """Fits or trains, tests and stores every row."""
+    check_run(config)
+    config = common.shrink_if_tiny(config, **TINY)
+    columns = load(config.dataset, config, split_seed=config.split_seed)
+    split, own = columns.split, bool(config.data or config.tiny)
+    print(format_matrix(split), flush=True)
+    for row in rows_of(config, columns):
+        protocol, settings, read = protocol_of(split), {}, None
+        model: Any = None
+        fitted: Fitted | None = None
+        if isinstance(entry := FLOORS.get(row), CountingModel):
+            seeds = config.seeds if entry.drawn else config.seeds[:1]
+            recipe = entry.recipe() if isinstance(entry.recipe, type) else entry.recipe
+            model, variables = fit_seeds(entry, columns, recipe, seeds)
+            settings = dataclasses.asdict(recipe)
+        else:
+            protocol, seeds = protocol_of(split, ROWS[row].loss), config.seeds
+            model, read, fitted = train(row, columns, protocol, config)
+            variables, settings = fitted.variables, common.describe_settings(config)
+        found = retrieval.run_test(
+            model, columns, protocol, variables, columns=read, num_devices=config.num_devices
+        )
+        path = common.save(
+            config.results,
+            experiment=EXPERIMENT,
+            dataset=split.sequences.name.split("/")[-1],
+            model=row,
+            config=settings,
+            protocol=protocol,
+            seeds=seeds,
+            metrics=found,
+            fitted=fitted,
+            **(NONE if own else PUBLISHED.get((config.dataset, row), NONE)).fields(),
+        )
+        print(f"{row}: {common.means(found)}\nsaved {path}", flush=True)
+
+
+def main() -> None:
+    command_line.run_program(Config, run, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

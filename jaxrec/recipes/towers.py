@@ -1,0 +1,207 @@
+"""Two towers over ids and features, and YouTube's network of mean histories.
+
+Yi et al., RecSys 2019, whose temperature, batch and optimiser are for far larger data; Covington et al.,
+RecSys 2016. Settings are ours. Without features of users and items the towers read ids alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import optax
+
+from jaxrec import losses
+from jaxrec.data.events.side_features import SideFeatures, tower_columns
+from jaxrec.nn.layers.dropout import counter_bits
+from jaxrec.nn.layers.factory import Factory
+from jaxrec.nn.layers.features import Categorical
+from jaxrec.nn.layers.mlp import MLP
+from jaxrec.nn.retrieval.two_tower import Field, Frozen, TwoTower
+from jaxrec.nn.retrieval.youtube_dnn import youtube_dnn
+from jaxrec.protocols.retrieval import Data
+from jaxrec.recipes.trainable import RetrievalModel
+from jaxrec.tasks.pairs import PairModel
+from jaxrec.tasks.two_tower import two_tower
+from jaxrec.train.epoch import Plan, shuffled
+from jaxrec.types import Context, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How two towers are trained."""
+
+    dim: int = 64  # width of the vectors of ids
+    feature_dim: int = 16  # width of the vectors of features
+    hidden_dims: tuple[int, ...] = (128,)  # widths of the towers' layers before the last
+    out_dim: int = 64  # width of the towers' vectors
+    temperature: float = 0.1  # divides the cosines
+    ids: bool = True  # users and items have vectors of their own, beside those of their features
+    id_dropout: float = 0.1  # share of users and items that are trained as if they had no id
+    history: int = 0  # last items of a user whose mean vector is a feature; 0: none
+    in_batch: bool = True  # the items of the other pairs of a batch are negatives
+    negatives: int = 0  # items drawn uniformly for each batch, negatives of all its pairs
+    corrected: bool = True  # scores are corrected for how often an item is a negative
+    batch_size: int = 1024  # observed pairs per step
+    learning_rate: float = 1e-3  # of Adam
+    epochs: int = 60  # epochs to train
+    evaluate_every: int = 2  # epochs between evaluations
+    patience: int = 5  # evaluations without improvement before a seed stops; 0: never
+
+    def __post_init__(self) -> None:
+        if self.history < 0 or self.negatives < 0:
+            raise ValueError(f"history={self.history}, negatives={self.negatives}: must be at least 0")
+        if min(self.hidden_dims, default=1) < 1:
+            raise ValueError(f"hidden_dims={self.hidden_dims}: each must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class YouTubeRecipe:
+    """How YouTube's network is trained."""
+
+    dim: int = 64  # width of the vectors of the history, and of items
+    feature_dim: int = 16  # width of the vectors of features
+    hidden_dims: tuple[int, ...] = (256, 128)  # widths of the layers before the last
+    shared: bool = True  # one table for histories and items; the paper has two
+    cosine: bool = True  # scores are cosines; the paper's are products
+    temperature: float = 0.1  # divides the scores
+    max_history: int = 100  # last items of a user that are read
+    negatives: int = 2048  # items drawn uniformly for each batch, negatives of all its pairs
+    batch_size: int = 1024  # observed pairs per step
+    learning_rate: float = 1e-3  # of Adam
+    epochs: int = 60  # epochs to train
+    evaluate_every: int = 2  # epochs between evaluations
+    patience: int = 5  # evaluations without improvement before a seed stops; 0: never
+
+    def __post_init__(self) -> None:
+        if self.negatives < 1 or self.max_history < 1:
+            raise ValueError(
+                f"negatives={self.negatives}, max_history={self.max_history}: must be at least 1"
+            )
+        if min(self.hidden_dims, default=1) < 1:
+            raise ValueError(f"hidden_dims={self.hidden_dims}: each must be at least 1")
+
+
+def feature_fields(side: str, features: SideFeatures | None, dim: int) -> tuple[Field, ...]:
+    """Fields of all features: a vector of `dim` for each category, and frozen vectors as they are."""
+    if features is None:
+        return ()
+    columns = (Categorical(f"{side}_{name}", size + 1, dim) for name, size in features.sizes.items())
+    return (*columns, *(Frozen(f"{side}_{name}", width) for name, width in features.dims.items()))
+
+
+def towers(data: Data, recipe: Recipe) -> PairModel:
+    """Two towers whose last layer is linear.
+
+    Raises:
+      ValueError: a side has neither ids nor features; an entity has no value where there are no ids.
+    """
+    user, item = (
+        feature_fields(side, features, recipe.feature_dim)
+        for side, features in (("user", data.users), ("item", data.items))
+    )
+    if recipe.ids:
+        user = (Categorical("user_id", data.num_users + 1, recipe.dim), *user)
+        item = (Categorical("item_id", data.num_items + 1, recipe.dim), *item)
+    if recipe.history:
+        user = (*user, *_histories(data, recipe))
+    for side, fields, features in (("user", user, data.users), ("item", item, data.items)):
+        if not fields:
+            raise ValueError(
+                f"ids=False: {side}s have no features, so their tower has nothing to read; give some, or ids"
+            )
+        if not recipe.ids and features is not None and features.empty().size and not recipe.history:
+            raise ValueError(
+                f"ids=False: {side} number {features.empty()[0]} has no feature, so that nothing is known of "
+                "it; give it one, or ids"
+            )
+    dims = (*recipe.hidden_dims, recipe.out_dim)
+    return TwoTower(
+        user,
+        item,
+        dims,
+        dims,
+        mlp=Factory(MLP, activate_last=False),
+        temperature=recipe.temperature,
+        id_dropout=recipe.id_dropout if recipe.ids else 0.0,
+        max_history=max(1, recipe.history),
+        bits=counter_bits,
+    )
+
+
+def _histories(data: Data, recipe: Recipe) -> tuple[Field, ...]:
+    """Means over a user's items, of their own vectors and of those of their categories."""
+    found: list[Field] = []
+    if recipe.ids:
+        found.append(Categorical("history_id", data.num_items + 1, recipe.dim, vocabulary="item_id"))
+    for name, size in () if data.items is None else data.items.sizes.items():
+        field = Categorical(f"history_{name}", size + 1, recipe.feature_dim, vocabulary=f"item_{name}")
+        found.append(field)
+    return tuple(found)
+
+
+def youtube(data: Data, recipe: YouTubeRecipe) -> PairModel:
+    """YouTube's network; its users have features besides, if there are any."""
+    return youtube_dnn(
+        data.num_items,
+        feature_fields("user", data.users, recipe.feature_dim),
+        dim=recipe.dim,
+        dims=(*recipe.hidden_dims, recipe.dim),
+        shared=recipe.shared,
+        mlp=Factory(MLP, activate_last=False) if recipe.shared else MLP,
+        cosine=recipe.cosine,
+        temperature=recipe.temperature,
+        max_history=min(recipe.max_history, max(1, data.most)),
+    )
+
+
+def of_batches(model: PairModel, data: Data, recipe: Recipe) -> Task:
+    """A softmax over the items of the batch and drawn ones, corrected for how often an item is a negative."""
+    return two_tower(
+        model,  # type: ignore[arg-type]
+        losses.sampled_softmax,
+        in_batch=recipe.in_batch,
+        negatives=recipe.negatives,
+        corrected=recipe.corrected,
+    )
+
+
+def of_drawn(model: PairModel, data: Data, recipe: YouTubeRecipe) -> Task:
+    """A softmax over the observed item and drawn ones."""
+    return two_tower(model, in_batch=False, negatives=recipe.negatives)  # type: ignore[arg-type]
+
+
+def columns(data: Data, recipe: Recipe | YouTubeRecipe) -> Context:
+    """Ids, 0 for users and items without a training pair, features and frequencies."""
+    found: dict[str, np.ndarray] = tower_columns(
+        data.columns["pair_user"],
+        data.columns["pair_item"],
+        num_users=data.num_users,
+        num_items=data.num_items,
+        users=data.users,
+        items=data.items,
+    )
+    return found
+
+
+def every_pair(data: Data, recipe: Recipe | YouTubeRecipe) -> Plan:
+    """Every training pair once an epoch."""
+    size = len(data.columns["pair_user"])
+    return shuffled(size, min(recipe.batch_size, size))
+
+
+def adam(recipe: Recipe | YouTubeRecipe) -> optax.GradientTransformation:
+    """Adam."""
+    return optax.adam(recipe.learning_rate)
+
+
+SOFTMAX, SAMPLED = "softmax over the batch", "sampled softmax"
+MODELS: Mapping[str, RetrievalModel] = {
+    "two-tower": RetrievalModel(
+        Recipe, towers, of_batches, every_pair, adam, SOFTMAX, columns, reads_features=True
+    ),
+    "youtube-dnn": RetrievalModel(
+        YouTubeRecipe, youtube, of_drawn, every_pair, adam, SAMPLED, columns, reads_features=True
+    ),
+}

@@ -1,0 +1,66 @@
+"""Two towers, from files of events and of features to answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxrec import serve
+from jaxrec.commands.train import train
+from tests.commands.small_data import EVENTS, ITEMS, write_events
+
+SMALL: dict[str, Any] = {**EVENTS, "dim": 4, "hidden_dims": (4,), "batch_size": 64, "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_events(tmp_path_factory.mktemp("towers") / "events.csv")
+
+
+@pytest.fixture(scope="module")
+def features(events: Path) -> Path:
+    """Categories of every item, of which some have two."""
+    path = events.with_name("items.jsonl")
+    rows = [{"sku": f"sku{i}", "kind": "a|b" if i % 2 else "c", "size": i % 3} for i in range(ITEMS + 1)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("model", ["two-tower", "youtube-dnn"])
+def test_ids_alone_will_do(events: Path, model: str, tmp_path: Path) -> None:
+    run = train(model, events, run=tmp_path / "run", negatives=8, **SMALL)
+    assert run.kind == "factors"
+    assert "item_features_sha256" not in run.settings
+    assert all(len(a.items) == 3 for a in serve.load(tmp_path / "run").recommend(users="all", k=3))
+
+
+def test_features_do_without_ids(events: Path, features: Path, tmp_path: Path) -> None:
+    options = {**SMALL, "ids": False, "history": 4, "item_features": str(features)}
+    run = train("two-tower", events, run=tmp_path / "run", **options)
+    assert len(run.settings["item_features_sha256"]) == 64
+    assert serve.load(tmp_path / "run").recommend(["u3"], k=3)[0].scores.std() > 0
+
+
+def test_what_makes_no_sense_is_refused(events: Path, features: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.jsonl"
+    short.write_text("".join(features.read_text().splitlines(keepends=True)[:3]))
+    for options, message in (
+        ({"item_features": str(short)}, "have no row, such as"),
+        ({"ids": False}, "ids=False: users have no features"),
+        ({"ids": False, "history": 4}, "ids=False: users have no features"),
+        ({"history": -1}, "history=-1"),
+        ({"in_batch": False}, "in_batch=False, negatives=0"),
+        ({"hidden_dims": (0,)}, r"hidden_dims=\(0,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train("two-tower", events, run=tmp_path / "run", **{**SMALL, **options})
+    with pytest.raises(ValueError, match="negatives=0"):
+        train("youtube-dnn", events, run=tmp_path / "run", **{**SMALL, "negatives": 0})
+    with pytest.raises(FileNotFoundError, match=r"item_features='none\.csv'"):
+        train("youtube-dnn", events, run=tmp_path / "run", item_features="none.csv", **SMALL)
+    with pytest.raises(ValueError, match="item_features='x': no such option"):
+        train("bpr-mf", events, run=tmp_path / "run", item_features="x", **EVENTS)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,67 @@
+"""Features from one's own file: aligned to the numbers of the events, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxrec.data.side_feature_files import load_side_features
+
+TABLE: dict[str, Any] = {
+    "sku": ["b", "c", "a"],
+    "brand": ["x", "", "w"],
+    "tags": ["p|q", "q", ""],
+    "year": [1990, 2000, 1990],
+}
+
+
+@pytest.mark.parametrize("form", ["mapping", "csv", "jsonl"])
+def test_rows_are_in_the_order_of_the_ids(tmp_path: Path, form: str) -> None:
+    source: Any = TABLE
+    rows = [dict(zip(TABLE, row, strict=True)) for row in zip(*TABLE.values(), strict=True)]
+    if form == "csv":
+        pytest.importorskip("pyarrow", reason="needs the extra `parquet`")
+        source = tmp_path / "items.csv"
+        lines = [",".join(map(str, row.values())) for row in rows]
+        source.write_text("\n".join([",".join(TABLE), *lines]) + "\n")
+    elif form == "jsonl":
+        source = tmp_path / "items.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_side_features(source, ["a", "b"], entity="sku")
+    assert found.columns["brand"].tolist() == [0, 1, 2]
+    assert found.columns["year"].tolist() == [0, 1, 1]
+    assert found.columns["tags"].tolist() == [[0, 0], [0, 0], [1, 2]]
+    chosen = load_side_features(source, np.array(["c"]), entity="sku", columns=["tags"])
+    assert (list(chosen.columns), chosen.num_entities) == (["tags"], 1)
+
+
+@pytest.mark.parametrize(
+    "change, options, message",
+    [
+        ({}, {"ids": ["a", "d", "e"]}, "2 of 3 have no row, such as 'd', 'e'; add one, with empty cells"),
+        ({"sku": ["a", "b", "a"]}, {}, "sku 'a' has two rows"),
+        ({"sku": ["a", None, "b"]}, {}, "sku is missing"),
+        ({}, {"entity": "item"}, "item"),
+        ({}, {"columns": ["sku"]}, "there is no feature beside 'sku'"),
+        ({}, {"columns": ["colour"]}, "colour"),
+        ({"year": [1.5, 2.0, 3.0]}, {}, "year"),
+        ({"brand": ["", "x", ""]}, {}, "feature brand: no user or item has a value"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    change: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    given = {"ids": ["a", "b"], "entity": "sku", **options}
+    with pytest.raises(ValueError, match=message):
+        load_side_features({**TABLE, **change}, given.pop("ids"), **given)
+
+
+def test_an_item_whose_cells_are_empty_is_refused_where_features_are_all_there_is() -> None:
+    table = {"sku": ["a", "b"], "tags": ["p|q", ""]}
+    assert load_side_features(table, ["a", "b"], entity="sku").empty().tolist() == [2]
+    with pytest.raises(ValueError, match="number 2 has no value"):
+        load_side_features(table, ["a", "b"], entity="sku", allow_empty=False)

@@ -40,7 +40,7 @@ STORAGE_OPTIONS = (
 NOT_SETTINGS = (*STORAGE_OPTIONS, *sweeps.OPTIONS)  # do not affect what is computed
 
 # options that need --data
-FILE_OPTIONS = ("user", "item", "time", "k_core", "labels", "categorical", "numeric")
+FILE_OPTIONS = ("user", "item", "time", "rating", "k_core", "labels", "categorical", "numeric")
 
 
 # --- options ---------------------------------------------------------------------------------------

@@ -15,6 +15,13 @@ from jaxrec.losses.entire_space import (
     inverse_propensity_risk,
     order_violation,
 )
+from jaxrec.losses.feedback import (
+    check_cosine_margins,
+    feedback_margins,
+    feedback_pair,
+    list_cosines,
+    not_to_recommend,
+)
 from jaxrec.losses.ids import is_item, nan_outside
 from jaxrec.losses.in_batch import Extra, InBatch, hardest_negatives, in_batch_scores, in_batch_softmax
 from jaxrec.losses.labels import (
@@ -65,6 +72,7 @@ __all__ = [
     "bpr",
     "bpr_max",
     "ccl",
+    "check_cosine_margins",
     "circle",
     "class_weights",
     "clipped_propensity",
@@ -73,6 +81,8 @@ __all__ = [
     "doubly_robust_risk",
     "euclidean_distances",
     "f_beta_weights",
+    "feedback_margins",
+    "feedback_pair",
     "focal",
     "gbce",
     "hardest",
@@ -84,6 +94,7 @@ __all__ = [
     "info_nce",
     "inverse_propensity_risk",
     "is_item",
+    "list_cosines",
     "masked_mean",
     "memory_utilisation",
     "mini_batch_aware",
@@ -91,6 +102,7 @@ __all__ = [
     "nan_outside",
     "nce",
     "next_behaviour",
+    "not_to_recommend",
     "nt_xent",
     "order_violation",
     "q_align",

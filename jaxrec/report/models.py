@@ -30,6 +30,7 @@ FIXTURE_MODULES: Mapping[str, str] = {
     "bpr": "nn/retrieval/mf.py",
     "neumf": "nn/retrieval/ncf.py",
     "can_coaction": "nn/layers/co_action.py",
+    "contrastive_losses": "losses/metric_learning.py",
     "coserec_beauty": "nn/sequential/sasrec.py",
     "ctr_metrics": "metrics/classification.py",
     "dcnv2": "nn/ranking/dcn_v2.py",
@@ -39,6 +40,8 @@ FIXTURE_MODULES: Mapping[str, str] = {
     "mtl_weighting": "optim/gradient_balancing.py",
     "ple_all_experts": "nn/multitask/ple.py",
     "ranking_metrics": "metrics/ranking.py",
+    "retrieval_inbatch": "losses/in_batch.py",
+    "sampled_softmax": "losses/noise_contrastive.py",
     "sasrec_pmixer": "nn/sequential/sasrec_original.py",
     "skipgram_walks": "augment/random_walks.py",
     "facebook_dssm": "nn/retrieval/facebook_ebr.py",
@@ -47,6 +50,7 @@ FIXTURE_MODULES: Mapping[str, str] = {
     "ticoserec_metrics": "metrics/ranking.py",
     "ticoserec_sasrec": "nn/sequential/sasrec.py",
     "ticoserec_similarity": "augment/similarity.py",
+    "youtube_sbc": "losses/in_batch.py",
 }
 _PAPER = re.compile(
     r"[A-Z][^.]*?(?: et al\.)?,[^.]*?(?:\d{4}(?:, arXiv:[\d.]+\d)?|arXiv:[\d.]+\d)"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 EXPERIMENTS = (
-    "census", "din", "feature_interaction", "funnel", "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr",
-    "lightgcn",
+    "census", "din", "feature_interaction", "feedback", "funnel", "gru4rec", "hstu", "hstu_generative",
+    "kuaishou_ebr", "lightgcn",
     "lifelong", "mmoe_synthetic", "multivae", "ncf",
     "peterrec_attributes", "peterrec_cold_items", "sasrec", "scenarios", "stamp", "ticoserec",
 )  # fmt: skip

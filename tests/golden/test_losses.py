@@ -143,8 +143,8 @@ def options_of(variant: list[str], golden: Golden) -> dict[str, Any]:
     known = {"temperature", "candidate_sampling_probability", "candidate_ids", "remove_accidental_hits"}
     assert set(variant) <= known | {"sample_weight", "num_hard_negatives"}
     ids = jnp.asarray(inputs["candidate_ids"]) + 1 if "remove_accidental_hits" in variant else None
-    log_prob = jnp.log(jnp.clip(inputs["sampling_probability"], 1e-6, 1.0))
-    log_prob = log_prob if "candidate_sampling_probability" in variant else None
+    known_p = jnp.log(jnp.clip(inputs["sampling_probability"], 1e-6, 1.0))
+    log_prob = known_p if "candidate_sampling_probability" in variant else None
     options: dict[str, Any] = {
         "temperature": config["temperature"] if "temperature" in variant else 1.0,
         "ids": None if ids is None else ids[:size],

@@ -48,11 +48,12 @@ def slow(queries: np.ndarray, candidates: np.ndarray, **options: Any) -> float:
     """The loss from its formula, one example and one candidate after another, in float64."""
     get = options.get
     tau, extra, where = get("temperature", 1.0), get("extra"), get("where", np.ones(SIZE, bool))
+    following = get("following") or SIZE
     total = 0.0
     for i in np.flatnonzero(where):
         negatives = []
         for j in np.flatnonzero(where):
-            near = get("following") is None or 0 < (j - i) % SIZE <= get("following")
+            near = (j - i) % SIZE <= following
             hit = get("ids") is not None and IDS[j] == IDS[i]
             if j != i and near and not hit:
                 negatives.append((candidates[j], LOG_PROB[j]))
@@ -63,7 +64,7 @@ def slow(queries: np.ndarray, candidates: np.ndarray, **options: Any) -> float:
                 if number != 0 and number != IDS[i]
             ]
 
-        def corrected(vector: np.ndarray, log_prob: float, i: int = i, positive: bool = False) -> float:
+        def corrected(vector: np.ndarray, log_prob: float, i: Any = i, positive: bool = False) -> float:
             score = float(queries[i].astype(np.float64) @ vector) / tau
             if get("log_prob") is None or (positive and not get("correct_positive", True)):
                 return score
@@ -96,7 +97,7 @@ def test_the_negatives_are_those_of_all_devices(name: str) -> None:
 
     def total(queries: Any, candidates: Any) -> Any:
         share = functools.partial(loss, axis_name="devices", **constants)
-        shares = jax.vmap(lambda q, c, a: share(q, c, **a), axis_name="devices")
+        shares: Loss = jax.vmap(lambda q, c, a: share(q, c, **a), axis_name="devices")
         parts = [a.reshape(2, SIZE // 2, DIM) for a in (queries, candidates)]
         return shares(*parts, arrays).sum()
 

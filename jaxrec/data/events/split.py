@@ -140,6 +140,33 @@ def leave_one_out(sequences: Sequences, *, short: Literal["error", "train"] = "e
     )
 
 
+def leave_last_out(sequences: Sequences, number: int, *, short: Literal["error", "train"] = "error") -> Split:
+    """Each user's last `number` events are test targets, and as many before them validation targets.
+
+    The input of each target is all events before it, those of validation and test too. With 1 it is
+    `leave_one_out`, and leaks the future of other users as that does.
+
+    short: for users with fewer than 2 number + 1 events, as in `leave_one_out`.
+
+    Raises:
+      ValueError: number is below 1; a user is short.
+    """
+    if number < 1:
+        raise ValueError(f"number={number}: must be at least 1")
+    why = f"too few to leave {number} out for validation and {number} for test"
+    lengths, few = sequences.lengths, _short_users(sequences, 2 * number + 1, short, why)
+    user = np.repeat(np.flatnonzero(~few), number)
+    position = lengths[user] - number + np.tile(np.arange(number), len(user) // number)
+    rule = f"last {number} events of each user, the {number} before them for validation"
+    return Split(
+        sequences,
+        train_length=np.where(few, lengths, lengths - 2 * number).astype(np.int32),
+        validation=_queries(sequences, user, position - number),
+        test=_queries(sequences, user, position),
+        rule=f"{rule}, users with fewer than {2 * number + 1} events in training only" if few.any() else rule,
+    )
+
+
 def split_by_time(
     sequences: Sequences,
     validation_time: int,

@@ -13,6 +13,7 @@ from jaxrec.data.events.split import (
     Repeats,
     format_repeats,
     future_share,
+    leave_last_out,
     leave_one_out,
     seen_before,
     split_by_time,
@@ -30,6 +31,32 @@ TIMED = Sequences.from_lists(
     [[1, 2, 3, 4, 5], [5, 6, 7], [8, 9], [1, 5]],
     [[0, 1, 10, 20, 30], [5, 10, 20], [12, 13], [21, 25]],
 )
+
+
+def test_leave_last_out_has_a_query_for_each_of_the_last_events() -> None:
+    split = leave_last_out(Sequences.from_lists("toy", [[1, 2, 3, 4, 5, 6], [6, 7, 8]]), 2, short="train")
+    assert split.train_length.tolist() == [2, 3]
+    assert [column.tolist() for column in split.validation] == [[0, 0], [2, 3], [3, 4]]
+    assert [column.tolist() for column in split.test] == [[0, 0], [4, 5], [5, 6]]
+    assert split.rule == (
+        "last 2 events of each user, the 2 before them for validation, users with fewer than 5 events in "
+        "training only"
+    )
+
+
+def test_leave_last_out_of_one_event_is_leave_one_out() -> None:
+    ours, theirs = leave_last_out(TIMED, 1, short="train"), leave_one_out(TIMED, short="train")
+    for part in ("validation", "test"):
+        for a, b in zip(getattr(ours, part), getattr(theirs, part), strict=True):
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(ours.train_length, theirs.train_length)
+
+
+def test_leave_last_out_refuses_no_event_and_short_users() -> None:
+    with pytest.raises(ValueError, match="number=0: must be at least 1"):
+        leave_last_out(TIMED, 0)
+    with pytest.raises(ValueError, match="fewer than 5 events .* leave 2 out for validation and 2 for test"):
+        leave_last_out(TIMED, 2)
 
 
 def test_leave_one_out_takes_the_last_two_events() -> None:

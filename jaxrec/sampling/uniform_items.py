@@ -1,12 +1,8 @@
-"""Negative sampling: samplers return ids and the log-probability with which each was drawn.
-
-Samples are drawn inside a compiled step, from tables that are built and checked once, on the host.
-"""
+"""Uniform draws of items, of all or of those that a user has not used."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,52 +119,3 @@ def uniform_excluding_flat(
         skip = (below <= rank) & (low < high)
         low, high = jnp.where(skip, middle + 1, low), jnp.where(skip, high, jnp.maximum(middle, low))
     return rank + 1 + low, -jnp.log(allowed.astype(jnp.float32))
-
-
-class PopularityTable(NamedTuple):
-    """A distribution over item ids, in units of 2⁻³²; every item that can be drawn has at least one unit.
-
-    ids: int32 [m], the items that can be drawn; lower: uint32 [m], the first unit of each, ascending;
-    log_prob: float32 [vocab_size], log(units / 2³²) by item id, -inf where the item is never drawn.
-    """
-
-    ids: Array
-    lower: Array
-    log_prob: Array
-
-
-def popularity_table(counts: np.ndarray, *, alpha: float) -> PopularityTable:
-    """The distribution p(item) ∝ count^alpha, on the host (alpha 0.75: Mikolov et al., NIPS 2013).
-
-    Args:
-      counts: how often each item occurs in the training data, [vocab_size]; entry 0 (padding) is ignored.
-      alpha: 1 is the frequency itself; 0 is uniform over all items, those with count 0 included.
-
-    Raises:
-      ValueError: negative or non-finite counts or alpha, or no item to draw.
-    """
-    weights = np.asarray(counts, np.float64)[1:]
-    if not np.isfinite(weights).all() or (weights < 0).any() or not 0 <= alpha < math.inf:
-        raise ValueError(f"counts must be finite and not negative, and alpha={alpha} in [0, inf)")
-    weights = weights**alpha  # 0⁰ = 1
-    if weights.sum() <= 0:
-        raise ValueError("counts: no item occurs, so there is nothing to draw; use alpha=0 for uniform")
-    ids = np.flatnonzero(weights) + 1
-    parts = np.maximum(np.floor(weights[ids - 1] / weights.sum() * 2.0**32), 1.0).astype(np.int64)
-    parts[parts.argmax()] += 2**32 - parts.sum()  # the remainder of rounding goes to the most popular item
-    log_prob = np.full(len(weights) + 1, -np.inf, np.float32)
-    log_prob[ids] = np.log(parts / 2.0**32)
-    lower = (np.cumsum(parts) - parts).astype(np.uint32)
-    return PopularityTable(jnp.asarray(ids, jnp.int32), jnp.asarray(lower), jnp.asarray(log_prob))
-
-
-def popularity(key: Key, shape: tuple[int, ...], table: PopularityTable) -> tuple[Array, Array]:
-    """Ids drawn from a `popularity_table` and their log-probability: both `shape`."""
-    part = jax.random.bits(key, shape, jnp.uint32)
-    ids = table.ids[jnp.searchsorted(table.lower, part, side="right") - 1]
-    return ids, log_prob(table, ids)
-
-
-def log_prob(table: PopularityTable, ids: Array) -> Array:
-    """Log-probability of each id, [...]: -inf if never drawn, such as padding; NaN outside the table."""
-    return table.log_prob.at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

@@ -50,7 +50,6 @@ FIXTURE_MODULES: Mapping[str, str] = {
     "ticoserec_metrics": "metrics/ranking.py",
     "ticoserec_sasrec": "nn/sequential/sasrec.py",
     "ticoserec_similarity": "augment/similarity.py",
-    "youtube_sbc": "losses/in_batch.py",
 }
 _PAPER = re.compile(
     r"[A-Z][^.]*?(?: et al\.)?,[^.]*?(?:\d{4}(?:, arXiv:[\d.]+\d)?|arXiv:[\d.]+\d)"

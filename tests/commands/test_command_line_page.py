@@ -21,6 +21,7 @@ SMALL = {  # settings that make the printed runs fast; the page's own words come
     "din": "--dim 4 --length 6",
     "lightgcn": "--dim 4 --batch-size 64 --evaluate-every 5",
     "ease": "",
+    "two-tower": "--dim 4 --hidden-dims 4 --batch-size 64 --epochs 1",
     "mmoe": "--expert-dims 4 --tower-dims 4 --num-experts 2 --batch-size 64 --epochs 1",
     "my_models:LastItems": "--epochs 1",
 }
@@ -38,6 +39,8 @@ def test_every_printed_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_rows(tmp_path / "rows.csv")
     lines = ["sku,a,b", *(f"sku{item},{item},{-item}" for item in range(12))]
     (tmp_path / "vectors.csv").write_text("\n".join(lines) + "\n")
+    lines = ["sku,kind", *(f"sku{item},{'a|b' if item % 2 else 'c'}" for item in range(12))]
+    (tmp_path / "items.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "my_models.py").write_text(Path(own_models.__file__).read_text())
     found = commands()
     assert len(found) >= 11

@@ -25,6 +25,7 @@ SMALL = {  # settings that make the printed runs fast; the page's own words come
     "pinsage": "--dim 4 --hidden-dim 4 --neighbours 3 --walks 5 --negatives 4 --batch-size 32",
     "rcf": "--dim 4 --attention-dim 2 --hidden-dim 4 --max-history 4 --batch-size 64 --epochs 1",
     "biased-mf": "--factors 2 --epochs 2",
+    "two-tower": "--dim 4 --hidden-dims 4 --batch-size 64 --epochs 1",
     "mmoe": "--expert-dims 4 --tower-dims 4 --num-experts 2 --batch-size 64 --epochs 1",
     "my_models:LastItems": "--epochs 1",
 }
@@ -46,6 +47,8 @@ def test_every_printed_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "ratings.csv").write_text("\n".join([f"{events[0]},stars", *rated]) + "\n")
     lines = ["sku,a,b", *(f"sku{item},{item},{-item}" for item in range(12))]
     (tmp_path / "vectors.csv").write_text("\n".join(lines) + "\n")
+    lines = ["sku,kind", *(f"sku{item},{'a|b' if item % 2 else 'c'}" for item in range(12))]
+    (tmp_path / "items.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "my_models.py").write_text(Path(own_models.__file__).read_text())
     found = commands()
     assert len(found) >= 11

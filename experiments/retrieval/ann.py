@@ -236,13 +236,8 @@ def run(config: Config) -> list[Point]:
         for point, (milliseconds, _, _) in zip(points, stored, strict=True):
             lines.setdefault(point.method.name, []).append((milliseconds.median, point.recall))
         title = f"{len(items):,} items, {items.shape[1]} dimensions"
-        tradeoff_curve(
-            lines,
-            path.with_suffix(".png"),
-            title=title,
-            cost="milliseconds per query",
-            value=f"recall@{config.k}",
-        )
+        cost, value = "milliseconds per query", f"recall@{config.k}"
+        tradeoff_curve(lines, path.with_suffix(".png"), title=title, cost=cost, value=value)
     return points
 
 

@@ -46,7 +46,7 @@ _ATTRIBUTES: Mapping[Kind, tuple[str, str]] = {
 # Sources whose files have a public address, in the order in which names are listed.
 SOURCES = (
     "movielens", "ticoserec", "coserec", "sasrec", "census", "retailrocket", "sessions", "lightgcn", "kgat",
-    "ncf",
+    "ncf", "citeulike",
 )  # fmt: skip
 _MODULES = {"sessions": "session_logs"}  # where a source is not named like its module
 # Names of data sets in papers and other files, and their names here.
@@ -63,6 +63,8 @@ _OTHER_NAMES = {
     "sessions/yoochoose": "sessions/yoochoose1_64",
     "gowalla": "lightgcn/gowalla",
     "lightgcn/amazon-book": "kgat/amazon-book",
+    "citeulike-a": "citeulike/a",
+    "citeulike-t": "citeulike/t",
 }
 
 

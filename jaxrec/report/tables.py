@@ -49,24 +49,13 @@ ties rank the target last.'
     """
     parts = [
         f"{protocol.split} split",
-        _CANDIDATES.get(protocol.candidates, _candidates(protocol.candidates)),
+        _CANDIDATES.get(protocol.candidates, f"{protocol.candidates} candidates"),
         ""
         if protocol.candidates == "impressions"
         else _SEEN.get(protocol.seen, f"seen items: {protocol.seen}"),
         _TIES.get(protocol.ties, f"ties: {protocol.ties}"),
     ]
     return f"Protocol: {'; '.join(part for part in parts if part)}."
-
-
-def _candidates(candidates: str) -> str:
-    """Sampled or given candidates, or the items of a set.
-
-    >>> _candidates("only-cold")
-    'candidates are the items of the set "cold" alone'
-    """
-    if candidates.startswith(ONLY):
-        return f'candidates are the items of the set "{candidates.removeprefix(ONLY)}" alone'
-    return f"{candidates} candidates"
 
 
 def selection_line(result: Result) -> str:

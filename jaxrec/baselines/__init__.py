@@ -19,9 +19,13 @@ co_visitation       how near items stand to the last ones in training
 slim                a sparse linear model
 ease                a linear autoencoder in closed form
 ials                vectors of users and items by alternating least squares
+content_knn         likeness of content to the items of the history, for new items too
+content_ridge       a linear map from content to a factor model's vectors, for new items
 """
 
 from jaxrec.baselines.co_visitation import co_visitation
+from jaxrec.baselines.content_knn import content_knn
+from jaxrec.baselines.content_ridge import content_ridge
 from jaxrec.baselines.ease import ease
 from jaxrec.baselines.etrec import etrec
 from jaxrec.baselines.ials import ials
@@ -40,6 +44,8 @@ from jaxrec.data.events.training_events import TrainingEvents
 __all__ = [
     "TrainingEvents",
     "co_visitation",
+    "content_knn",
+    "content_ridge",
     "ease",
     "etrec",
     "ials",

@@ -98,7 +98,7 @@ def test_walks_train_it_and_items_that_share_sessions_come_near() -> None:
     model = EGES(7, side_sizes=(2,), dim=4)
     side = np.array([0, 1, 1, 1, 2, 2, 2, 1])[:, None]
     columns = skip_gram.columns(item_graph(events), side=side)
-    assert columns["start"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert columns["walk_start"].tolist() == [1, 2, 3, 4, 5, 6]
     task = skip_gram.skip_gram(model, length=4, window=2, negatives=3)
     examples = {"example": jnp.arange(8) % 6, "mask": jnp.arange(8) < 6}
     variables = task.init(jax.random.key(1), task.prepare(jax.random.key(0), examples, columns))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from jaxrec.data.events.training_events import TrainingEvents
 
@@ -30,7 +31,7 @@ def factor_columns(
     user_means, item_means: the mean of the factors of a user's items, and of an item's users, standardised as
     user_factors and item_factors are; 0 for who has no training event.
     item_content [I + 1, F], user_content [U + 1, G]: as given, where they are.
-    warm_items int32 [W]: items that have training events.
+    warm_items int32 [W]: items that have training events. item_count [I + 1]: training events of each item.
 
     Args:
       users: factors of users, user u (from 0) in row u + 1, [up to U + 1, K]; rows that are missing are 0.
@@ -72,6 +73,7 @@ def factor_columns(
             _means(events.item, events.group + 1, of_users, len(of_items)), of_items, warm
         ),
         "warm_items": np.flatnonzero(warm).astype(np.int32),
+        "item_count": np.bincount(events.item, minlength=len(of_items)).astype(np.float32),
     }
     if item_content is not None:
         found["item_content"] = check_content("item_content", item_content, len(of_items))
@@ -143,8 +145,6 @@ def _table(name: str, table: Any, rows: int | None) -> np.ndarray:
 
 def _means(row: np.ndarray, other: np.ndarray, table: np.ndarray, size: int) -> np.ndarray:
     """The mean of the other side's factors in each row, [size, K]; 0 for rows without events."""
-    from scipy.sparse import csr_matrix
-
     matrix = csr_matrix((np.ones(len(row)), (row, other)), shape=(size, len(table)))
     number = np.asarray(matrix.sum(axis=1))
     return np.asarray(matrix @ table / np.maximum(number, 1))

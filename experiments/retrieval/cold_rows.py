@@ -19,6 +19,7 @@ from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Baseline, Context, Protocol, Task, Variables
 
+FLOORS = ("random", "popularity", "content-knn", "ials")
 KS = (20, 50, 100)
 SELECTION = "recall@100"
 ENDINGS = {"cold": "cold-only", "all": "among-all"}  # of the data sets' names, by measurement
@@ -69,7 +70,7 @@ def run_floor(name: str, table: Table, config: Any) -> None:
         ),
     }
     baseline = made[name]()
-    settings = dataclasses.asdict(common.override(recipes.Teacher(), config)) if name == "ials" else {}
+    settings = of_teacher(config) if name == "ials" else {}
     seeds = config.seeds if name == "random" else config.seeds[:1]
     protocol = table.protocol._replace(selection="none")
     store(name, baseline, baseline.for_seeds(seeds), table, config, protocol, settings, seeds=seeds)
@@ -101,6 +102,11 @@ def run_trained(name: str, row: Trained, table: Table, config: Any) -> None:
         name, row.model, fitted.variables, table, config, protocol, settings, seeds=config.seeds,
         fitted=fitted, columns=row.columns,
     )  # fmt: skip
+
+
+def of_teacher(config: Any) -> dict[str, Any]:
+    """The settings of the factor model."""
+    return dataclasses.asdict(common.override(recipes.Teacher(), config))
 
 
 def of_data(config: Any) -> dict[str, Any]:

@@ -42,7 +42,6 @@ from jaxrec.data.synthetic.tastes import group_tastes, group_words
 from jaxrec.recipes import item_cold as recipes
 
 EXPERIMENT = "dropoutnet"
-FLOORS = ("random", "popularity", "content-knn", "ials")
 TINY: Mapping[str, Any] = {
     "content_dim": 8, "teacher_dim": 6, "teacher_epochs": 4, "hidden_dim": 8, "dim": 6, "top": 20,
     "pairs_per_user": 8, "batch_size": 32, "epochs": 3, "evaluate_every": 1, "rates": (0.0, 0.5),
@@ -87,7 +86,7 @@ class Setting(NamedTuple):
 
 def rows(config: Config) -> dict[str, Setting | None]:
     """The rows of the table; None for those that are not trained here."""
-    found: dict[str, Setting | None] = dict.fromkeys(FLOORS)
+    found: dict[str, Setting | None] = dict.fromkeys(cold_rows.FLOORS)
     found |= {f"dropoutnet-{rate:g}": Setting(rate) for rate in config.rates}
     found |= {
         f"dropoutnet-{rate:g}-transform": Setting(rate / 2, rate / 2) for rate in config.transform_rates

@@ -88,8 +88,8 @@ class Config(common.Options, recipes.Teacher):
         if not self.regularisations or min(self.regularisations) <= 0:
             raise ValueError(f"regularisations={self.regularisations}: give at least one, each above 0")
         common.check(
-            self, "content_dim", "teacher_dim", "teacher_epochs", "hidden_dim", "dim", "pairs_per_user", "top",
-            "batch_size", "epochs", "evaluate_every", "save_every",
+            self, "content_dim", "teacher_dim", "teacher_epochs", "hidden_dim", "dim",
+            "pairs_per_user", "top", "batch_size", "epochs", "evaluate_every", "save_every",
         )  # fmt: skip
 
 
@@ -144,7 +144,9 @@ def trained(
         model: Any = recipes.eges(part, recipe, side_sizes=sizes)
         columns = recipes.eges_columns(events, attributes)
         task, plan = recipes.walked(model, part, recipe), recipes.every_start(columns, recipe)
-        return cold_rows.Trained(task, ByHistory(model), plan, columns, recipe, "skip-gram, negative sampling")
+        return cold_rows.Trained(
+            task, ByHistory(model), plan, columns, recipe, "skip-gram, negative sampling"
+        )
     if name == "dropoutnet":
         recipe = common.override(recipes.Recipe(), config)
         model, loss = recipes.dropoutnet(part, recipe), "squared error of iALS's scores"
@@ -170,9 +172,7 @@ def run(config: Config) -> None:
     config = common.shrink_if_tiny(config, **TINY)
     sequences, attributes = load(config)
     split = divide_items(sequences, warm=config.warm, seed=config.split_seed)
-    content = content_vectors(
-        attribute_counts(attributes), fitted=split.is_warm, dim=config.content_dim
-    )
+    content = content_vectors(attribute_counts(attributes), fitted=split.is_warm, dim=config.content_dim)
     table = cold_rows.prepare(EXPERIMENT, split, content, config)
     events = events_in_order(sequences, split)
     for name in config.rows:

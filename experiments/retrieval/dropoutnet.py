@@ -1,4 +1,4 @@
-"""DropoutNet on CiteULike: articles that nobody has yet, from their tags or words (Volkovs et al., NeurIPS 2017).
+"""DropoutNet on CiteULike: articles that nobody has, from tags or words (Volkovs et al., NeurIPS 2017).
 
 CiteULike-a is divided by items as recohut/coldstart-recsys distributes it, its content are tags; CiteULike-t
 is divided at random, its content are words. Both are TF-IDF and an SVD of warm items. A tenth of each user's
@@ -68,12 +68,16 @@ class Config(common.EventOptions, recipes.Recipe):
         common.check_rows(self.rows, tuple(rows(self)))
         for rate in (*self.rates, *self.transform_rates):
             if not 0 <= rate <= 1:
-                raise ValueError(f"rates={self.rates}, transform_rates={self.transform_rates}: must be in 0..1")
+                raise ValueError(
+                    f"rates={self.rates}, transform_rates={self.transform_rates}: must be in 0..1"
+                )
         if bool(self.content) != bool(self.data):
-            raise ValueError("content, data: your own file needs vectors of its items, and the other way round")
+            raise ValueError(
+                "content, data: your own file needs vectors of its items, and the other way round"
+            )
         common.check(
-            self, "content_dim", "teacher_dim", "teacher_epochs", "hidden_dim", "dim", "top", "pairs_per_user",
-            "batch_size", "epochs", "evaluate_every", "save_every",
+            self, "content_dim", "teacher_dim", "teacher_epochs", "hidden_dim", "dim",
+            "top", "pairs_per_user", "batch_size", "epochs", "evaluate_every", "save_every",
         )  # fmt: skip
 
 

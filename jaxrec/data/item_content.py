@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse
+
 from jaxrec.data.validation import check_dtype
 
 OVERSAMPLED, ITERATIONS = 20, 6

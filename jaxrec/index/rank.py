@@ -26,9 +26,9 @@ def make_rank(
 ) -> Measure:
     """rank(variables, queries, context) -> (ranks [batches, B], queries without a rank [batches]).
 
-    A target that the rule for seen items or the set of candidates takes out has the rank `metrics.MISS`. A query has no rank, and is
-    counted, where a score is NaN or infinite, its target or one of its candidates is no item, or its events
-    are not all in the context or are more than `history`.
+    A target that the rule for seen items or the set of candidates takes out has the rank `metrics.MISS`. A
+    query has no rank, and is counted, where a score is NaN or infinite, its target or one of its candidates
+    is no item, or its events are not all in the context or are more than `history`.
 
     queries: columns of `data.events.batching.batched_queries`, with leading axis batches; for sampled
     candidates also `candidates` [batches, B, N], ids of which the target is none; of candidates that are

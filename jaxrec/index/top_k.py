@@ -122,9 +122,7 @@ def make_top_k(
     return top_k
 
 
-def _best(
-    items: ItemScores, relevant: Array, *, protocol: Protocol, k: int
-) -> tuple[Array, Array, Array]:
+def _best(items: ItemScores, relevant: Array, *, protocol: Protocol, k: int) -> tuple[Array, Array, Array]:
     """The best k items of each query, which of them are relevant, and whether all scores are finite.
 
     relevant [B, A] → int32 [B, k] twice, bool [B].

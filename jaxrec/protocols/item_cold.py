@@ -74,9 +74,7 @@ def run_test(
 
     def measured(part: retrieval.Data, candidates: str) -> tuple[Protocol, Tested]:
         asked = protocol._replace(split=part.split.rule, candidates=candidates)
-        tested = retrieval.run_test(
-            model, part, asked, variables, columns=columns, num_devices=num_devices
-        )
+        tested = retrieval.run_test(model, part, asked, variables, columns=columns, num_devices=num_devices)
         return asked, tested
 
     everything = measured(data.both, "all")

@@ -193,9 +193,7 @@ def eges_columns(events: TrainingEvents, side: np.ndarray) -> Context:
 
 def walked(model: EGES, data: Data, recipe: EGESRecipe) -> Task:
     """Items that are near in a walk against sampled ones."""
-    return skip_gram.skip_gram(
-        model, length=recipe.length, window=recipe.window, negatives=recipe.negatives
-    )
+    return skip_gram.skip_gram(model, length=recipe.length, window=recipe.window, negatives=recipe.negatives)
 
 
 def every_start(columns: Context, recipe: EGESRecipe) -> Plan:

@@ -1,7 +1,7 @@
 """Skip-gram with negative sampling over random walks on a graph of items: DeepWalk, GES, EGES.
 
-An example is a walk from an item, which is drawn anew in every step. Context columns (`columns`): walk_start [M],
-the items that walks begin at; item_graph, noise, and side where the model has side information.
+An example is a walk from an item, which is drawn anew in every step. Context columns (`columns`): walk_start
+[M], the items that walks begin at; item_graph, noise, and side where the model has side information.
 """
 
 from __future__ import annotations

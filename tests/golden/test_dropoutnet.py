@@ -1,4 +1,4 @@
-"""DropoutNet of layer6ai-labs: outputs, loss, gradients and batch statistics, in evaluation and in training."""
+"""DropoutNet of layer6ai-labs: outputs, loss, gradients and statistics, in evaluation and in training."""
 
 from __future__ import annotations
 
@@ -62,7 +62,12 @@ def computed(request: pytest.FixtureRequest) -> Any:
     )
     whole = whole[0] if train else whole
     np.testing.assert_allclose(whole, outputs["pred"], rtol=1e-5, atol=1e-5)
-    return golden, outputs, to_state({"params": gradients}, locations), to_state({"batch_stats": after}, locations)
+    return (
+        golden,
+        outputs,
+        to_state({"params": gradients}, locations),
+        to_state({"batch_stats": after}, locations),
+    )
 
 
 def test_outputs_and_loss(computed: Any) -> None:

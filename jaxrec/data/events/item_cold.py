@@ -163,9 +163,7 @@ def build(
     )
 
 
-def _sets(
-    name: str, parts: tuple[Pairs, ...], num_items: int, item_ids: np.ndarray
-) -> dict[str, np.ndarray]:
+def _sets(name: str, parts: tuple[Pairs, ...], num_items: int, item_ids: np.ndarray) -> dict[str, np.ndarray]:
     ids = np.arange(num_items + 1)
     training, validation, test = (np.isin(ids, item) for _, item in parts)
     for what, found in (("validation", validation), ("test", test)):

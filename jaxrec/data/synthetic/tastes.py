@@ -1,4 +1,4 @@
-"""Users who like one or two groups of items: a matrix in which the groups can be found, and words that tell them."""
+"""Users who like one or two groups of items: a matrix that shows the groups, and words that tell them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ def group_tastes(
 
 
 def group_words(
-    num_groups: int = 6, group_size: int = 12, *, words: int = 8, each: int = 10, noise: float = 0.2, seed: int = 0
+    num_groups: int = 6,
+    group_size: int = 12,
+    *,
+    words: int = 8,
+    each: int = 10,
+    noise: float = 0.2,
+    seed: int = 0,
 ) -> csr_matrix:
     """Content of the items of `group_tastes`: how often each has each word, [items + 1, words], row 0 empty.
 

@@ -29,7 +29,9 @@ def test_factors_are_standardised_among_those_who_have_events() -> None:
     mean, deviation = known.mean(axis=0), known.std(axis=0)
     np.testing.assert_allclose(found["user_factors"][[1, 2, 4]], (known - mean) / deviation, rtol=1e-5)
     of_items = items[[2, 3]].mean(axis=0)  # of user 1
-    np.testing.assert_allclose(found["user_means"][2], np.clip((of_items - mean) / deviation, -5, 5), rtol=1e-4)
+    np.testing.assert_allclose(
+        found["user_means"][2], np.clip((of_items - mean) / deviation, -5, 5), rtol=1e-4
+    )
     like, mean = items[1:5].std(axis=0), items[1:5].mean(axis=0)
     of_users = users[[1, 2]].mean(axis=0)  # of item 2
     np.testing.assert_allclose(found["item_means"][2], np.clip((of_users - mean) / like, -5, 5), rtol=1e-4)

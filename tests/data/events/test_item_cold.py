@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from jaxrec.data.events.held_out import HeldOut
 from jaxrec.data.events.interactions import Sequences
-from jaxrec.data.events.item_cold import COLD, COLD_TEST, COLD_VALIDATION, ItemCold, build, divide_items, from_split
+from jaxrec.data.events.item_cold import (
+    COLD,
+    COLD_TEST,
+    COLD_VALIDATION,
+    ItemCold,
+    build,
+    divide_items,
+    from_split,
+)
 from jaxrec.data.synthetic.tastes import group_tastes
 
 
@@ -78,7 +86,9 @@ def test_a_division_of_a_data_set_is_kept_and_its_warm_items_can_be_taken_out() 
     from jaxrec.data.events.held_out import from_parts
 
     ids = np.asarray(first.cold.sequences.user_ids)
-    whole = from_parts("made", tuple(parts), num_items=72, rule="by hand", user_ids=ids, item_ids=np.arange(72))
+    whole = from_parts(
+        "made", tuple(parts), num_items=72, rule="by hand", user_ids=ids, item_ids=np.arange(72)
+    )
     everything = {(ids[u], i) for users, items in parts for u, i in zip(users, items.tolist(), strict=True)}
     again = from_split(whole, warm=0.2, seed=3)
     check(again, everything)
@@ -98,7 +108,11 @@ TRAINING = (np.array([0, 0, 1]), np.array([1, 2, 2]))
     [
         ((TRAINING, (U[:1], U[:1] + 3), (U[:1], U[:1] + 2)), {}, "cold item b of test has training"),
         ((TRAINING, (U[:1], U[:1] + 1), (U[:1], U[:1] + 3)), {}, "cold item a of validation has training"),
-        ((TRAINING, (U[:1], U[:1] + 3), (U[1:2], U[:1] + 3)), {}, "item c is a cold item of validation and of"),
+        (
+            (TRAINING, (U[:1], U[:1] + 3), (U[1:2], U[:1] + 3)),
+            {},
+            "item c is a cold item of validation and of",
+        ),
         ((TRAINING, (U[:0], U[:0]), (U[:1], U[:1] + 3)), {}, "no cold item of validation"),
         ((TRAINING, (U[:1], U[:1] + 3), (U[:0], U[:0])), {}, "no cold item of test"),
         ((TRAINING, (U[:1], U[:1] + 3), (U[:1], U[:1] + 4)), {"warm": 1.0}, "warm=1.0"),

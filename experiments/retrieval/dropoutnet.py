@@ -100,7 +100,7 @@ def rows(config: Config) -> dict[str, Setting | None]:
 
 def load(config: Config) -> tuple[ItemCold, np.ndarray]:
     """CiteULike or your own file, divided by items, and content; synthetic for --tiny."""
-    options = {"warm": config.warm, "seed": config.split_seed}
+    options: Any = {"warm": config.warm, "seed": config.split_seed}
     if config.data:
         sequences = common.own_events(config)
         split = divide_items(sequences, **options)

@@ -32,7 +32,7 @@ def test_the_ridge_map_is_the_least_squares_solution(damping: float) -> None:
     count[[0, *range(21, 26)]] = 0
     content, items = RNG.normal(size=(26, 4)), RNG.normal(size=(26, 3))
     items[count == 0] = 0
-    factors = {
+    factors: Any = {
         "item_content": content.astype(np.float32), "item_teacher": items.astype(np.float32),
         "user_teacher": np.ones((3, 3), np.float32), "warm_items": warm, "item_count": count,
     }  # fmt: skip

@@ -31,8 +31,8 @@ def test_scores_are_products_of_the_towers_and_rows_are_scored_for_themselves() 
 
 
 def test_vectors_of_who_is_new_depend_on_content_alone() -> None:
-    context = {"user_factors": np.zeros((4, 4)), "item_factors": FACTORS, "item_content": CONTENT}
-    context = {name: jnp.asarray(value, jnp.float32) for name, value in context.items()}
+    columns = {"user_factors": np.zeros((4, 4)), "item_factors": FACTORS, "item_content": CONTENT}
+    context: Any = {name: jnp.asarray(value, jnp.float32) for name, value in columns.items()}
     context["item_factors"] = context["item_factors"].at[jnp.array([2, 5])].set(0.0)
     context["item_content"] = context["item_content"].at[5].set(CONTENT[2])
     found = pairs.finished(NET, VARIABLES, context)

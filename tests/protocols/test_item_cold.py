@@ -103,7 +103,7 @@ def test_a_list_has_items_of_the_set_alone_and_ranks_agree() -> None:
         ranks, bad = make_rank(VECTORS, asked, **options)(one, queries, context)
         np.testing.assert_array_equal(np.asarray(ranks)[real], np.asarray(lists.rank)[real])
         assert np.asarray(ranks)[real].max() <= mask.sum()
-        warm = queries | {"target": np.full_like(queries["target"], np.flatnonzero(~mask)[1])}
+        warm = dict(queries) | {"target": np.full_like(queries["target"], np.flatnonzero(~mask)[1])}
         missed, _ = make_rank(VECTORS, asked, **options)(one, warm, context)
         assert (np.asarray(missed)[real] == metrics.MISS).all()
 

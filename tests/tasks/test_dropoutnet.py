@@ -188,8 +188,8 @@ def test_a_linear_cb2cf_is_the_ridge_map() -> None:
         return (optax.apply_updates(variables, change), state), None
 
     (variables, _), _ = jax.jit(lambda v: jax.lax.scan(step, (v, tx.init(v)), None, length=600))(variables)
-    _, items = CB2CF(K, ()).apply(variables, context(), method="vectors")
-    closed = content_ridge(factors(), regularisation=1e-6).variables["items"]
+    items: Any = CB2CF(K, ()).apply(variables, context(), method="vectors")[1]
+    closed: Any = content_ridge(factors(), regularisation=1e-6).variables["items"]
     np.testing.assert_allclose(items[1:], closed[1:], atol=1e-3)
 
 

@@ -41,6 +41,10 @@ class CB2CF(nn.Module):
             x = nn.tanh(nn.Dense(width, name=f"layer_{i}")(x))
         return nn.Dense(self.dim, name="output")(x)
 
+    def new_items(self, content: Array, factors: int) -> Array:
+        """Vectors of items without interactions, [B, F] → [B, dim]. factors: not read."""
+        return self(content, train=False)
+
     def vectors(self, context: Context) -> tuple[Array, Array]:
         """The factor model's users [U + 1, dim], and items [I + 1, dim]: the factor model's own vector of an
         item that has training events, f of its content for the others.

@@ -87,6 +87,10 @@ class DropoutNet(nn.Module):
         """Vectors of items [..., dim], as `users`."""
         return self.item_tower(factors, content, train=False)
 
+    def new_items(self, content: Array, factors: int) -> Array:
+        """Vectors of items without interactions, [..., F] → [..., dim]. factors: width K of the factors."""
+        return self.items(jnp.zeros((*content.shape[:-1], factors), content.dtype), content)
+
     def vectors(self, context: Context) -> tuple[Array, Array]:
         """Vectors of all users [U + 1, dim] and items [I + 1, dim].
 

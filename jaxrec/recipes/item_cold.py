@@ -35,7 +35,7 @@ from jaxrec.types import Context, Task
 class Teacher:
     """The factor model that is read, iALS."""
 
-    teacher_dim: int = 200  # width of its vectors
+    teacher_dim: int = 100  # width of its vectors
     teacher_regularisation: float = 0.003  # λ of its loss
     teacher_alpha0: float = 0.1  # weight of pairs without interaction
     teacher_epochs: int = 16  # epochs of users, then items
@@ -46,7 +46,7 @@ class Recipe(Teacher):
     """How DropoutNet is trained."""
 
     hidden_dim: int = 200  # width of the hidden layer of both towers
-    dim: int = 200  # width of the new vectors
+    dim: int = 100  # width of the new vectors
     dropout: float = 0.5  # share of pairs whose user factors are hidden, and of those whose item factors are
     transform: float = 0.0  # share of pairs with the mean of the other side's factors in their place
     pairs_per_user: int = 32  # items drawn for each user of a step

@@ -12,11 +12,14 @@ import pytest
 
 from jaxrec import baselines, metrics
 from jaxrec.data.events.item_cold import COLD_TEST, COLD_VALIDATION, divide_items
+from jaxrec.data.events.strong_generalisation import hold_out_users
 from jaxrec.data.synthetic.tastes import group_tastes
 from jaxrec.index.rank import make_rank
 from jaxrec.index.top_k import Lists, make_top_k
 from jaxrec.protocols import item_cold, retrieval
+from jaxrec.recipes import item_cold as recipes
 from jaxrec.types import Baseline, Protocol, Retriever
+from tests.nn.drawn import drawn as drawn_variables
 
 KS = (2, 5)
 VECTORS = Retriever(lambda v, q, c: jnp.asarray(v["users"])[q["user"]], lambda v: v["items"])
@@ -137,3 +140,29 @@ def test_sets_that_do_not_fit_are_refused() -> None:
             retrieval.resident(data().split.cold, sets={"cold": mask})
     with pytest.raises(ValueError, match="there is no set 'warm'"):
         retrieval.resident(data().split.cold, sets={"cold": sets[COLD_TEST]}, shown=("warm",))
+
+
+def test_users_without_training_are_ranked_by_their_content() -> None:
+    """Held-out users have no factors; what a net makes of their content answers their queries."""
+    split = hold_out_users(group_tastes(40, 4, 6, num_items=6), validation_users=6, test_users=8, seed=0)
+    part = retrieval.resident(split)
+    content = np.random.default_rng(0).normal(size=(part.num_users + 1, 3)).astype(np.float32)
+    part = recipes.with_content(part, user_content=content)
+    recipe = recipes.Recipe(teacher_dim=4, teacher_epochs=2, hidden_dim=5, dim=4)
+    factors = recipes.teacher(part, recipe)
+    assert not factors["user_factors"][1 + split.test.user].any()
+    model = recipes.dropoutnet(part, recipe)
+    inputs = [factors[name][:1] for name in ("user_factors", "item_factors", "user_content")]
+    variables: Any = drawn_variables(model, *inputs, train=False)
+    one = jax.tree.map(lambda leaf: leaf[None], variables)
+    asked = Protocol(split=split.rule, ks=(5,), selection="none")
+    found = retrieval.test(model, part, asked, one, columns=factors)
+    users: Any = model.apply(
+        variables, np.zeros((part.num_users + 1, 4), np.float32), content, method="users"
+    )
+    items: Any = model.apply(variables, factors["item_factors"], method="items")
+    by_hand = Baseline("by hand", VECTORS, {"users": np.asarray(users)[1:], "items": np.asarray(items)})
+    (expected,) = retrieval.test(by_hand, part, asked, by_hand.for_seeds((0,)))
+    assert found[0] == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"user_content: shape \(5, 3\)"):
+        recipes.with_content(part, user_content=content[:5])

@@ -166,3 +166,18 @@ def test_users_without_training_are_ranked_by_their_content() -> None:
     assert found[0] == pytest.approx(expected)
     with pytest.raises(ValueError, match=r"user_content: shape \(5, 3\)"):
         recipes.with_content(part, user_content=content[:5])
+
+
+def test_seen_items_of_a_set_are_in_no_list() -> None:
+    made, even = data().cold, np.arange(25) % 2 == 0
+    even[0] = False
+    asked = protocol()._replace(candidates="only-even")
+    queries = retrieval.evaluation(drawn(), made, asked._replace(candidates="all"), "test").queries
+    one, context = jax.tree.map(jnp.asarray, (dict(drawn().variables), {**made.columns, "only-even": even}))
+    options: Any = {"num_items": 24, "history": made.history, "k": 24, "num_relevant": 6}
+    lists = Lists.from_values(make_top_k(VECTORS, asked, **options)(one, queries, context)[0])
+    for ids, user, real in zip(lists.ids[0], queries["user"][0], queries["mask"][0], strict=True):
+        if real:
+            length = made.split.train_length[user]
+            seen = set(made.split.sequences.user_items(int(user))[:length].tolist())
+            assert set(ids.tolist()) - {0} == set(range(2, 25, 2)) - seen

@@ -24,6 +24,7 @@ from jaxrec.nn.retrieval.cb2cf import CB2CF
 from jaxrec.nn.retrieval.dropoutnet import DropoutNet
 from jaxrec.nn.retrieval.eges import EGES
 from jaxrec.protocols.retrieval import Data
+from jaxrec.recipes.trainable import RetrievalModel
 from jaxrec.tasks import cb2cf as of_cb2cf
 from jaxrec.tasks import dropoutnet as of_dropoutnet
 from jaxrec.tasks import skip_gram
@@ -205,3 +206,21 @@ def every_start(columns: Context, recipe: EGESRecipe) -> Plan:
 def adam(recipe: Recipe | CB2CFRecipe | EGESRecipe) -> optax.GradientTransformation:
     """Adam."""
     return optax.adam(recipe.learning_rate)
+
+
+MODELS: Mapping[str, RetrievalModel] = {
+    "dropoutnet": RetrievalModel(
+        Recipe,
+        dropoutnet,
+        regressed,
+        every_user,
+        adam,
+        "squared error of iALS's scores",
+        lambda data, recipe: dropoutnet_columns(teacher(data, recipe, empty="keep"), recipe),
+        factors=lambda recipe: int(recipe.teacher_dim),
+    ),
+}
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "cb2cf": "items that are held out, by which it is selected: see experiments/retrieval/cold_items.py",
+    "eges": "side information of items: see experiments/retrieval/cold_items.py",
+}

@@ -290,6 +290,9 @@ class RetrievalModel(NamedTuple):
     ranked: (module, data) -> what is ranked, the module itself or, for one that is no `PairModel`, a scorer
     of histories.
     weighting: (data, recipe) -> the weights of the task's losses.
+    factors: of a model that reads vectors of items' content, the column `item_content` of the data, and whose
+    module gives new items vectors from it: recipe -> the width of the factors that these are made with. None:
+    it reads no content.
     """
 
     recipe: Any
@@ -301,6 +304,7 @@ class RetrievalModel(NamedTuple):
     columns: Callable[[retrieval.Data, Any], Context] = no_columns
     ranked: Callable[[Any, retrieval.Data], retrieval.Ranked] = module_itself
     weighting: Callable[[retrieval.Data, Any], Weighting] = equal_weights
+    factors: Callable[[Any], int] | None = None
 
 
 class CountingModel(NamedTuple):

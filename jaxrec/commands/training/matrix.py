@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,10 +13,13 @@ import numpy as np
 from jaxrec import baselines, provenance
 from jaxrec.commands.training.options import recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
+from jaxrec.commands.training.sequences import read_vectors
 from jaxrec.commands.training.source import Source, as_file_name, load_sequences
 from jaxrec.data.events.held_out import HeldOut, split_items
 from jaxrec.protocols import retrieval
+from jaxrec.recipes.item_cold import with_content
 from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
+from jaxrec.serve.content import Tower
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks import pairs
 from jaxrec.train.evaluate import evaluate
@@ -30,8 +33,10 @@ METRIC = "ndcg@10"  # of validation
 
 
 def read(options: Any, source: Source) -> retrieval.Data:
-    """Reads the events of a file as an interaction matrix, and holds items of each user out."""
-    return retrieval.resident(split_items(load_sequences(source, options), by=options.split))
+    """Reads the events of a file as an interaction matrix, holds items of each user out; reads content."""
+    data = retrieval.resident(split_items(load_sequences(source, options), by=options.split))
+    vectors = read_vectors(options, retrieval.vocabulary(data)["item"])
+    return data if vectors is None else with_content(data, vectors)
 
 
 def prepare(
@@ -44,9 +49,21 @@ def prepare(
 ) -> Prepared:
     """Builds a model and what it is trained by. trial: of a search of settings."""
     recipe = recipe_of(options, entry.recipe)
+    _check_content(name, entry, data)
     if isinstance(entry, CountingModel):
         return _counted(name, entry, options, data, recipe)
     return _trained(name, entry, options, data, recipe, trial)
+
+
+def _check_content(name: str, entry: RetrievalModel | CountingModel, data: retrieval.Data) -> None:
+    """Raises ValueError for content that a model does not read, and for a model that lacks it."""
+    reads, given = getattr(entry, "factors", None) is not None, "item_content" in data.columns
+    if reads and not given:
+        raise ValueError(f"{name}: reads the content of items; give it with --item-vectors FILE")
+    if given and not reads:
+        raise ValueError(
+            f"item_vectors: {name} reads no content of items; leave --item-vectors out, or take dropoutnet"
+        )
 
 
 def _trained(
@@ -95,9 +112,19 @@ def _trained(
         vocabularies=retrieval.vocabulary(data),
         shapes=None,
         finished=(lambda variables: (pairs.FACTORS, vectors(variables, context))) if has_vectors else None,
+        tower=_tower(module, entry, data, recipe),
         notes=[describe_matrix(data.split)],
         next_command=f"jaxrec recommend RUN --user {_first_user(data)} --k 10",
     )
+
+
+def _tower(
+    module: Any, entry: RetrievalModel, data: retrieval.Data, recipe: Any
+) -> Callable[[Variables], Tower] | None:
+    if entry.factors is None:
+        return None
+    width, factors = data.columns["item_content"].shape[1], entry.factors(recipe)
+    return lambda variables: Tower(module, variables, width, factors)
 
 
 def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data, recipe: Any) -> Prepared:

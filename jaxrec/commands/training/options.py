@@ -86,6 +86,8 @@ class MatrixOptions(EventOptions):
     """The options of models of an interaction matrix, which has each user's item once."""
 
     split: MatrixSplit = "random"  # test on a tenth of each user's items at random, or on the last one
+    item_vectors: str = ""  # file of vectors of items' content, for models that embed new items by it
+    item_vector_ids: str = ""  # file with the item of each row, for --item-vectors with a .npy file
 
 
 @dataclasses.dataclass(frozen=True)

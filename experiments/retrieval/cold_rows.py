@@ -131,7 +131,7 @@ def store(
     found = item_cold.run_test(
         model, table.data, protocol, variables, columns=columns, num_devices=config.num_devices
     )
-    dataset = table.data.split.cold.sequences.name.replace("/", "-")
+    dataset = table.data.split.cold.sequences.name.replace("/", "-").removesuffix("-cold")
     for measurement, (asked, tested) in found.items():
         path = common.save(
             config.results,

@@ -14,7 +14,8 @@ with the share of the lists that cold items have. The two are not comparable.
     dropoutnet-<rate>-transform   the first of `transform_rates`; as many pairs have means in their place
 
 Departs from the paper: articles' tags and words here are not its own TF-IDF (8,000 words, 300 dimensions);
-the factor model is iALS as Rendle et al. have it; Adam. The paper's numbers on CiteULike were not found.
+the factor model is iALS as Rendle et al. have it, of width 100, not 200; targets are its scores times one
+number (`tasks.dropoutnet`); Adam. The paper's numbers on CiteULike were not found.
 
 Run:     python -m experiments.retrieval.dropoutnet --dataset a, and --dataset t
 Also:    --rates 0.5 --rows dropoutnet-0.5; --data events.csv --user uid --item sku --content vectors.npz

@@ -52,11 +52,11 @@ class Recipe(Teacher):
     transform: float = 0.0  # share of pairs with the mean of the other side's factors in their place
     pairs_per_user: int = 32  # items drawn for each user of a step
     top: int = 2500  # best items of each user by the factor model, of which half are drawn
-    batch_size: int = 64  # users per step
-    learning_rate: float = 1e-3  # of Adam
-    epochs: int = 20  # epochs to train, at most
+    batch_size: int = 32  # users per step
+    learning_rate: float = 2e-3  # of Adam
+    epochs: int = 60  # epochs to train, at most
     evaluate_every: int = 2  # epochs between evaluations
-    patience: int = 3  # evaluations without improvement before a seed stops; 0: never
+    patience: int = 5  # evaluations without improvement before a seed stops; 0: never
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ the pairs of a step a share has the user's factors hidden and, drawn apart, a sh
 may lack both; another share has them replaced by the mean of the factors of the other side, which is what
 serving has after a few interactions and before the factor model is trained again.
 
-Context columns (`columns`): those of `data.events.factor_columns` and top_items [U, T].
+Context columns (`columns`): those of `data.events.factor_columns`, top_items [U, T] and score_scale.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ _CONTENT = ("user_content", "item_content")
 
 
 def columns(factors: Mapping[str, np.ndarray], *, top: int = 2500) -> dict[str, np.ndarray]:
-    """What the task and the module read: `factor_columns`, and the `top` best items of each user by factors.
+    """What the task and the module read: `factor_columns`, the `top` best items of each user by factors, and
+    score_scale: 1 over the root mean square of the users' scores of these, 1 where all are 0.
 
     Raises:
       ValueError: top is below 1.
     """
-    return {**factors, "top_items": best_items(dict(factors), top)}
+    best = best_items(dict(factors), top)
+    users, items = factors["user_teacher"], factors["item_teacher"]
+    squares = [np.mean((items[rows] @ user) ** 2) for user, rows in zip(users[1:], best, strict=True)]
+    mean = float(np.mean(squares))
+    return {**factors, "top_items": best, "score_scale": np.float32(mean**-0.5 if mean > 0 else 1.0)}
 
 
 def dropoutnet(
@@ -43,7 +48,11 @@ def dropoutnet(
     transform: float = 0.0,
     random_share: float = 0.5,
 ) -> Task:
-    """The loss "scores", the mean of (f_u · f_v - U_u · V_v)²; predict gives scores of pairs [N].
+    """The loss "scores", the mean of (f_u · f_v - c U_u · V_v)²; predict gives scores of pairs [N].
+
+    c is `score_scale` of the columns, which changes no ranking: scores of a factor model of 0 and 1 are small
+    beside products of two vectors that are drawn, whose noise would hide them for most of the training. The
+    paper has c = 1.
 
     Args:
       model: `nn.retrieval.dropoutnet.DropoutNet`, or another module that is called as it is.
@@ -75,7 +84,8 @@ def dropoutnet(
         )
         row, item = jnp.repeat(user + 1, pairs_per_user), item.reshape(-1)
         batch = {
-            "target": jnp.sum(context["user_teacher"][row] * context["item_teacher"][item], axis=-1),
+            "target": context["score_scale"]
+            * jnp.sum(context["user_teacher"][row] * context["item_teacher"][item], axis=-1),
             "mask": jnp.repeat(examples["mask"], pairs_per_user),
         }
         for side, ids, mode_key in (("user", row, user_mode), ("item", item, item_mode)):

@@ -84,7 +84,11 @@ def test_sides_are_hidden_apart_and_targets_are_the_teachers() -> None:
     item = (factors()["item_content"] == content[:, None]).all(axis=2).argmax(axis=1)
     user = np.repeat(np.asarray(EXAMPLES["example"]) + 1, 8)
     expected = np.sum(factors()["user_teacher"][user] * factors()["item_teacher"][item], axis=1)
-    np.testing.assert_allclose(batch["target"], expected, rtol=1e-5, atol=1e-6)
+    scale = float(context()["score_scale"])
+    np.testing.assert_allclose(batch["target"], scale * expected, rtol=1e-5, atol=1e-6)
+    best = factors()["item_teacher"][np.asarray(context()["top_items"])]
+    scores = np.einsum("uk,utk->ut", factors()["user_teacher"][1:], best)
+    assert np.mean((scale * scores) ** 2) == pytest.approx(1.0, rel=1e-4)
     assert item.max() <= WARM  # no new item is drawn
     top = np.asarray(context()["top_items"])
     best = [item[n] in top[user[n] - 1] for n in range(32) if n % 8 < 4]

@@ -17,6 +17,7 @@ Context = Mapping[str, Any]  # columns of a data set that are kept on the device
 Outputs = Any
 
 SHARED = "shared"  # entry of a batch that every device reads whole, such as a graph; nothing of it is split
+ONLY = "only-"  # prefix of `Protocol.candidates` and of the context column of a set of items, bool [V + 1]
 HISTORY = "history_"  # prefix of the names of a batch's columns of past events, [B, L], most recent last
 
 
@@ -155,7 +156,8 @@ class Protocol(NamedTuple):
     candidates: "all" items; "sampled-100" and the like: the target and as many sampled negatives, from all
         other items or, if seen items are excluded, from those outside the user's training events (the
         validation item may be among those of a test query); "given-99" and the like: the target and as many
-        candidates that the data set gives, which may have fewer for some; "impressions": labelled examples,
+        candidates that the data set gives, which may have fewer for some; "only-cold" and the like: all
+        items of a named set, such as those without training interactions; "impressions": labelled examples,
         each scored on its own (AUC, errors).
     seen: the rule for items of the input history: "exclude" excludes them from the candidates. A target among
         them is a miss, 0 in every metric; if there are any, the metric `seen_targets` is their share. "zero"

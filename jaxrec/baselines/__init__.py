@@ -19,10 +19,14 @@ slim                a sparse linear model
 ease                a linear autoencoder in closed form
 ials                vectors of users and items by alternating least squares
 biased_mf           the same for explicit ratings, with biases
+content_knn         likeness of content to the items of the history, for new items too
+content_ridge       a linear map from content to a factor model's vectors, for new items
 """
 
 from jaxrec.baselines.biased_mf import biased_mf
 from jaxrec.baselines.co_visitation import co_visitation
+from jaxrec.baselines.content_knn import content_knn
+from jaxrec.baselines.content_ridge import content_ridge
 from jaxrec.baselines.ease import ease
 from jaxrec.baselines.etrec import etrec
 from jaxrec.baselines.ials import ials
@@ -42,6 +46,8 @@ __all__ = [
     "TrainingEvents",
     "biased_mf",
     "co_visitation",
+    "content_knn",
+    "content_ridge",
     "ease",
     "etrec",
     "ials",

@@ -49,7 +49,7 @@ _ATTRIBUTES: Mapping[Kind, tuple[str, str]] = {
 # Sources whose files have a public address, in the order in which names are listed.
 SOURCES = (
     "movielens", "ticoserec", "coserec", "sasrec", "census", "retailrocket", "sessions", "lightgcn", "kgat",
-    "ncf", "melu",
+    "ncf", "melu", "citeulike",
 )  # fmt: skip
 _MODULES = {"sessions": "session_logs"}  # where a source is not named like its module
 # Names of data sets in papers and other files, and their names here.
@@ -66,6 +66,8 @@ _OTHER_NAMES = {
     "sessions/yoochoose": "sessions/yoochoose1_64",
     "gowalla": "lightgcn/gowalla",
     "lightgcn/amazon-book": "kgat/amazon-book",
+    "citeulike-a": "citeulike/a",
+    "citeulike-t": "citeulike/t",
 }
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxrec import metrics, packing
 from jaxrec.index import chunked
 from jaxrec.index.chunked import BLOCK, BatchScores, Block, Change
-from jaxrec.types import Array, Context, Measure, Protocol, Retriever, Scorer, Variables
+from jaxrec.types import ONLY, Array, Context, Measure, Protocol, Retriever, Scorer, Variables
 
 
 def make_rank(
@@ -26,9 +26,9 @@ def make_rank(
 ) -> Measure:
     """rank(variables, queries, context) -> (ranks [batches, B], queries without a rank [batches]).
 
-    A target that the rule for seen items takes out has the rank `metrics.MISS`. A query has no rank, and is
-    counted, where a score is NaN or infinite, its target or one of its candidates is no item, or its events
-    are not all in the context or are more than `history`.
+    A target that the rule for seen items or the set of candidates takes out has the rank `metrics.MISS`. A
+    query has no rank, and is counted, where a score is NaN or infinite, its target or one of its candidates
+    is no item, or its events are not all in the context or are more than `history`.
 
     queries: columns of `data.events.batching.batched_queries`, with leading axis batches; for sampled
     candidates also `candidates` [batches, B, N], ids of which the target is none; of candidates that are
@@ -54,8 +54,8 @@ def make_rank(
                 queries, context, protocol=protocol, num_items=num_items, history=history
             )
             scores = read(queries, context)
-            if protocol.candidates == "all":
-                ranks, valid = rank_in_all(scores, target, seen=seen, protocol=protocol)
+            if of_all_items(protocol):
+                ranks, valid = rank_in_all(scores, target, seen=seen, protocol=protocol, context=context)
             else:
                 candidates = queries["candidates"]
                 ranks, valid = _rank_in_sample(scores, target, candidates, seen, protocol)
@@ -77,6 +77,11 @@ def check_protocol(protocol: Protocol) -> None:
         raise ValueError(f"protocol.seen={protocol.seen!r}: expected 'exclude', 'zero' or 'keep'")
     if protocol.ties not in ("pessimistic", "optimistic"):
         raise ValueError(f"protocol.ties={protocol.ties!r}: expected 'pessimistic' or 'optimistic'")
+    if protocol.seen == "zero" and protocol.candidates.startswith(ONLY):
+        raise ValueError(
+            f"protocol.seen='zero', candidates={protocol.candidates!r}: ids that are no items are in no set; "
+            "take 'exclude' or 'keep'"
+        )
 
 
 def read_inputs(
@@ -108,11 +113,39 @@ def seen_rule(seen: Array, protocol: Protocol) -> Change:
     return apply_rule
 
 
+def candidate_rule(seen: Array, protocol: Protocol, context: Context) -> Change:
+    """What the protocol makes of a block's scores: of seen items, and of those outside its set of items.
+
+    Raises:
+      ValueError: the context has no set of items of the protocol's name.
+    """
+    of_seen = seen_rule(seen, protocol)
+    if protocol.candidates == "all":
+        return of_seen
+    if protocol.candidates not in context:
+        raise ValueError(
+            f"protocol.candidates={protocol.candidates!r}: the context has no such column, a mask of items"
+        )
+    allowed = jnp.asarray(context[protocol.candidates])
+
+    def apply_rule(block: Block) -> Block:
+        kept = allowed.at[block.ids].get(mode="fill", fill_value=False)
+        scores = jnp.where(kept, of_seen(block).scores, -jnp.inf)
+        return block._replace(scores=scores)
+
+    return apply_rule
+
+
+def of_all_items(protocol: Protocol) -> bool:
+    """Whether candidates are all items, or all of a named set."""
+    return protocol.candidates == "all" or protocol.candidates.startswith(ONLY)
+
+
 def rank_in_all(
-    scores: BatchScores, target: Array, *, seen: Array, protocol: Protocol
+    scores: BatchScores, target: Array, *, seen: Array, protocol: Protocol, context: Context
 ) -> tuple[Array, Array]:
-    """The target's rank among all items, and whether all scores are finite: [B] twice."""
-    items = scores.every(seen_rule(seen, protocol))
+    """The target's rank among all items, or all of a set, and whether all scores are finite: [B] twice."""
+    items = scores.every(candidate_rule(seen, protocol, context))
     target_score = chunked.target_scores(items, target)
 
     def count(found: tuple[Array, Array], block: Block) -> tuple[Array, Array]:
@@ -121,7 +154,10 @@ def rank_in_all(
         return found[0] + above, found[1] & block.finite
 
     above, finite = items.fold(count, (jnp.zeros(len(target), jnp.int32), jnp.ones(len(target), bool)))
-    return 1 + above, finite
+    if protocol.candidates == "all":
+        return 1 + above, finite
+    allowed = jnp.asarray(context[protocol.candidates]).at[target].get(mode="fill", fill_value=False)
+    return jnp.where(allowed, 1 + above, metrics.MISS), finite
 
 
 def _rank_in_sample(

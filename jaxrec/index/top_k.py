@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from jaxrec import metrics, packing
 from jaxrec.index import chunked
-from jaxrec.index.chunked import BLOCK, BatchScores, Best, Block
-from jaxrec.index.rank import check_protocol, rank_in_all, read_inputs, seen_rule
+from jaxrec.index.chunked import BLOCK, Best, Block, ItemScores
+from jaxrec.index.rank import candidate_rule, check_protocol, of_all_items, rank_in_all, read_inputs
 from jaxrec.types import Array, Context, Measure, Protocol, Retriever, Scorer, Variables
 
 
@@ -81,7 +81,7 @@ def make_top_k(
     for name, value in (("k", k), ("num_relevant", num_relevant)):
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
-    if protocol.candidates != "all":
+    if not of_all_items(protocol):
         raise ValueError(
             f"protocol.candidates={protocol.candidates!r}: lists are of all items; rank with candidates='all'"
         )
@@ -106,10 +106,11 @@ def make_top_k(
                 relevant = packing.window(context["items"], end, number, num_relevant)
             relevant = _without_repeats(relevant)
             scores = read(queries, context)
-            ids, hits, finite = _best(scores, relevant, seen=seen, protocol=protocol, k=k)
+            rule = candidate_rule(seen, protocol, context)
+            ids, hits, finite = _best(scores.every(rule), relevant, protocol=protocol, k=k)
             rank = jnp.zeros_like(target)
             if ranks:
-                rank, _ = rank_in_all(scores, target, seen=seen, protocol=protocol)
+                rank, _ = rank_in_all(scores, target, seen=seen, protocol=protocol, context=context)
                 if protocol.seen == "exclude":
                     rank = jnp.where((seen == target[:, None]).any(axis=1), metrics.MISS, rank)
                 rank = jnp.where(known, rank, metrics.MISS)
@@ -121,9 +122,7 @@ def make_top_k(
     return top_k
 
 
-def _best(
-    scores: BatchScores, relevant: Array, *, seen: Array, protocol: Protocol, k: int
-) -> tuple[Array, Array, Array]:
+def _best(items: ItemScores, relevant: Array, *, protocol: Protocol, k: int) -> tuple[Array, Array, Array]:
     """The best k items of each query, which of them are relevant, and whether all scores are finite.
 
     relevant [B, A] → int32 [B, k] twice, bool [B].
@@ -135,7 +134,6 @@ def _best(
         others = block._replace(scores=jnp.where(marks, -jnp.inf, block.scores))
         return chunked.keep_best(best, others), chunked.read_scores(own, block, relevant)
 
-    items = scores.every(seen_rule(seen, protocol))
     initial = chunked.none_yet(items, k), jnp.zeros(relevant.shape, items.dtype)
     others, own = items.fold(step, initial)
     own = jnp.where(relevant > 0, own, -jnp.inf)

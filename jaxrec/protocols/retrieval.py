@@ -19,8 +19,9 @@ from jaxrec.data.events.held_out import HeldOut, Sets
 from jaxrec.data.events.pairs import pair_columns
 from jaxrec.data.events.side_features import SideFeatures
 from jaxrec.data.events.split import Queries
+from jaxrec.data.validation import check_dtype
 from jaxrec.index.chunked import BLOCK
-from jaxrec.index.rank import make_rank
+from jaxrec.index.rank import make_rank, of_all_items
 from jaxrec.index.top_k import Lists, make_top_k
 from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.protocols.beyond import Beyond, ranking_evaluation
@@ -33,6 +34,7 @@ from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.per_user import keep_means, keep_ranks
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import (
+    ONLY,
     Array,
     Baseline,
     Context,
@@ -66,13 +68,15 @@ class Data(NamedTuple):
     """A split as the training loop reads it.
 
     columns: arrays that stay on the device, see `resident`. history: items of the longest input of a query.
-    most: the largest number of a user's items of training. users, items: their features, if there are any.
+    most: the largest number of a user's items of training. shown: names of sets of items whose share of the
+    lists is measured. users, items: their features, if there are any.
     """
 
     split: HeldOut
     columns: dict[str, Any]
     history: int
     most: int
+    shown: tuple[str, ...] = ()
     users: SideFeatures | None = None
     items: SideFeatures | None = None
 
@@ -85,14 +89,28 @@ class Data(NamedTuple):
         return self.split.sequences.num_users
 
 
-def resident(split: HeldOut) -> Data:
+def resident(
+    split: HeldOut, *, sets: Mapping[str, np.ndarray] | None = None, shown: tuple[str, ...] = ()
+) -> Data:
     """The columns of a split on the device, for its U users and N interactions.
+
+    sets: named sets of items, True for those in it, bool [num_items + 1]; candidates "only-<name>" are those
+    of one, whose mask is the column of that name. shown: names of those whose share of the lists is measured,
+    `share_<name>@k`, where all items are candidates.
 
     items [N], start [U]: all items of a user, those of training first. length [U]: the number of these.
     pair_user, pair_item [P]: user, from 0, and item of each interaction of training, user after user.
     excluded [P] with excluded_start, excluded_length [U]: each user's items of training in ascending order,
     which are never sampled as negatives.
+
+    Raises:
+      ValueError: a set of another shape or type, or without an item, or that is shown and not given.
     """
+    sets = dict(sets or {})
+    for name, mask in sets.items():
+        _check_set(name, mask, split)
+    if missing := [name for name in shown if name not in sets]:
+        raise ValueError(f"shown={shown}: there is no set {missing[0]!r}; the sets are {sorted(sets)}")
     sequences, length = split.sequences, split.train_length.astype(np.int32)
     of_pairs = pair_columns(split.training_events(), num_users=sequences.num_users)
     columns = {
@@ -105,8 +123,19 @@ def resident(split: HeldOut) -> Data:
         "excluded_start": of_pairs["pair_start"],
         "excluded_length": of_pairs["pair_count"],
     }
-    longest = [int(sets.length.max(initial=1)) for sets in (split.validation, split.test)]
-    return Data(split, columns, history=max(longest), most=int(length.max()))
+    columns |= {f"{ONLY}{name}": mask for name, mask in sets.items()}
+    longest = [int(part.length.max(initial=1)) for part in (split.validation, split.test)]
+    return Data(split, columns, history=max(longest), most=int(length.max()), shown=shown)
+
+
+def _check_set(name: str, mask: np.ndarray, split: HeldOut) -> None:
+    size = split.sequences.num_items + 1
+    check_dtype(mask, np.bool_, f"set {name!r} of items")  # type: ignore[arg-type]
+    if mask.shape != (size,) or mask[0] or not mask.any():
+        raise ValueError(
+            f"set {name!r} of items: {mask.sum():,} of [{len(mask):,}] are True; must be a mask [{size:,}] "
+            "of at least one item, False for padding"
+        )
 
 
 def vocabulary(data: Data) -> dict[str, np.ndarray]:
@@ -131,11 +160,14 @@ def evaluation(
     those of its rank. "given-99" reads the candidates of the data set, and draws as many for a part that
     has none.
 
+    "only-<name>" ranks all items of a set of the data, to which every relevant item has to belong.
+
     Batches of queries are in the order of the lengths of their inputs, so that a model whose cost grows with
     the longest input of a batch has short batches.
 
     Raises:
-      ValueError: the part has no query; candidates for a query of several relevant items.
+      ValueError: the part has no query; candidates for a query of several relevant items; the data has no
+        such set of items, or a relevant item is not in it.
     """
     if not isinstance(model, Baseline | Retriever | Scorer):
         asked = evaluation(pairs.ranked(model), data, protocol, part, block=block)
@@ -151,9 +183,14 @@ def evaluation(
     sets = Sets(*(column[order] for column in sets))
     columns = _batched(split, sets)
     scored = model.model if isinstance(model, Baseline) else model
-    if protocol.candidates == "all":
-        measure = _list_measure(scored, data, protocol, number=int(sets.number.max()), block=block)
-        names = [f"{name}@{k}" for k in protocol.ks for name in LIST_METRICS]
+    if of_all_items(protocol):
+        shown = data.shown if protocol.candidates == "all" else ()
+        _check_candidates(data, sets, protocol)
+        measure = _list_measure(
+            scored, data, protocol, number=int(sets.number.max()), block=block, shown=shown
+        )
+        of_sets = tuple(f"share_{name}" for name in shown)
+        names = [f"{name}@{k}" for k in protocol.ks for name in (*LIST_METRICS, *of_sets)]
         keep = keep_means(names, np.asarray(split.sequences.user_ids))
         return Evaluation(measure, columns, _means_of(names), protocol, keep)
     if (sets.number != 1).any():
@@ -211,10 +248,37 @@ def _batched(split: HeldOut, sets: Sets) -> dict[str, np.ndarray]:
     return columns | {"num_relevant": number.reshape(columns["mask"].shape)}
 
 
+def _check_candidates(data: Data, sets: Sets, protocol: Protocol) -> None:
+    """Raises ValueError unless a set that candidates are of is one of the data and has all relevant items."""
+    if protocol.candidates == "all":
+        return
+    known = sorted(name for name in data.columns if name.startswith(ONLY))
+    if protocol.candidates not in known:
+        raise ValueError(
+            f"protocol.candidates={protocol.candidates!r}: {data.split.sequences.name} has no such set of "
+            f"items; it has {', '.join(known) or 'none'}"
+        )
+    relevant, _ = data.split.relevant(sets)
+    outside = relevant[~data.columns[protocol.candidates][relevant]]
+    if outside.size:
+        raise ValueError(
+            f"protocol.candidates={protocol.candidates!r}: item "
+            f"{data.split.sequences.item_ids[outside[0] - 1]} is relevant ({outside.size:,} such) and not in "
+            "the set; rank among all items"
+        )
+
+
 def _list_measure(
-    model: Retriever | Scorer, data: Data, protocol: Protocol, *, number: int, block: int
+    model: Retriever | Scorer,
+    data: Data,
+    protocol: Protocol,
+    *,
+    number: int,
+    block: int,
+    shown: tuple[str, ...],
 ) -> Measure:
-    """(variables, queries, context) -> values of `LIST_METRICS` at each cut-off, [batches, B, metrics]."""
+    """(variables, queries, context) -> values at each cut-off of `LIST_METRICS`, then for each set of `shown`
+    the share of the list's k places that have an item of it, [batches, B, metrics]."""
     lists = make_top_k(
         model,
         protocol,
@@ -230,7 +294,11 @@ def _list_measure(
         values, bad = lists(variables, queries, context)
         found = Lists.from_values(values)
         hits, relevant = found.hits.astype(jnp.float32), found.num_relevant
-        columns = [of(hits, relevant, k) for k in protocol.ks for of in LIST_METRICS.values()]
+        members = [jnp.asarray(context[f"{ONLY}{name}"])[found.ids] for name in shown]
+        columns: list[Array] = []
+        for k in protocol.ks:
+            columns += [of(hits, relevant, k) for of in LIST_METRICS.values()]
+            columns += [member[..., :k].sum(axis=-1) / k for member in members]
         return jnp.stack(columns, axis=-1), bad
 
     return measure

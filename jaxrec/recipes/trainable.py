@@ -298,6 +298,9 @@ class RetrievalModel(NamedTuple):
     attributes: whether it reads attributes of items, the column "attributes" of the data.
     reads: columns that its scores read, which a run keeps; none of a model of final vectors or histories.
     reads_features: whether it reads the features of users and items of the data, if there are any.
+    factors: of a model that reads vectors of items' content, the column `item_content` of the data, and whose
+    module gives new items vectors from it: recipe -> the width of the factors that these are made with. None:
+    it reads no content.
     """
 
     recipe: Any
@@ -312,6 +315,7 @@ class RetrievalModel(NamedTuple):
     attributes: bool = False
     reads: tuple[str, ...] = ()
     reads_features: bool = False
+    factors: Callable[[Any], int] | None = None
 
 
 class CountingModel(NamedTuple):

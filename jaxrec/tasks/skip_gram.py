@@ -18,6 +18,8 @@ from jaxrec.augment.random_walks import random_walks, walks_through_users
 from jaxrec.augment.random_walks import skip_grams as pairs_of
 from jaxrec.data.events.graph import Graph
 from jaxrec.data.events.item_graph import ItemGraph, degrees
+from jaxrec.losses.vectors import l2_normalise
+from jaxrec.segments import sum_by_id
 from jaxrec.tasks.encoder import only_params
 from jaxrec.types import SHARED, Array, Batch, Context, Key, Task, Variables
 
@@ -94,3 +96,42 @@ def skip_gram(model: Any, *, length: int = 10, window: int = 5, negatives: int =
         return scores(variables, batch, False)[..., 0]
 
     return Task(prepare, init, value, predict)
+
+
+class ByHistory:
+    """EGES as protocols of interaction matrices rank it: a user's vector is the mean of the unit vectors of
+    the user's items of training, and scores are products with the unit vectors of all items.
+
+    Items that no walk can have met, since they have no edge, get the vector of their side information. It is
+    a `tasks.pairs.PairModel` that is not trained as one.
+
+    context: item_graph and side of `columns`; pair_user, pair_item and start of
+    `protocols.retrieval.resident`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def init(self, *inputs: Any, **options: Any) -> Variables:
+        return self.model.init(*inputs, **options)
+
+    def apply(self, variables: Variables, context: Context, *, method: str) -> tuple[Array, Array]:
+        """`vectors(context)` of these variables, whatever the method."""
+        graph = context["item_graph"]
+        seen = degrees_on_device(graph) > 0
+        found = self.model.apply(variables, context.get("side"), seen, method="vectors")
+        items = l2_normalise(found).at[0].set(0.0)
+        user, size = context["pair_user"] + 1, context["start"].shape[0] + 1
+        total = sum_by_id(items[context["pair_item"]], user, size)
+        number = sum_by_id(jnp.ones(user.shape[0]), user, size)
+        return total / jnp.maximum(number, 1.0)[:, None], items
+
+    def vectors(self, context: Context) -> tuple[Array, Array]:
+        """Says that scores are products; `apply` makes the vectors."""
+        raise NotImplementedError("give variables: apply(variables, context, method='vectors')")
+
+
+def degrees_on_device(graph: ItemGraph) -> Array:
+    """How many edges an item has, in both directions, int32 [V + 1]."""
+    incoming = sum_by_id(jnp.ones(graph.target.shape[0], jnp.int32), graph.target, graph.total.shape[0])
+    return jnp.asarray(graph.total) + incoming

@@ -25,6 +25,13 @@ def write_events(path: Path, *, users: int = 24, first_item: int = 0) -> Path:
     return path
 
 
+def write_vectors(path: Path) -> Path:
+    """Vectors of the items of `write_events`, of width 5, with an item that has no event."""
+    vectors = np.random.default_rng(0).normal(size=(ITEMS + 1, 5))
+    np.savez(path, sku=np.array([f"sku{item}" for item in range(ITEMS + 1)]), vectors=vectors)
+    return path
+
+
 def write_rows(path: Path, *, rows: int = 300) -> Path:
     """A CSV file of labelled rows: the city decides how likely a click is, a purchase follows a click."""
     rng = np.random.default_rng(0)

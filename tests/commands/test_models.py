@@ -20,9 +20,10 @@ from jaxrec.commands.training.source import Source, source_of
 from jaxrec.recipes import ticoserec as recipes
 from jaxrec.recipes.ticoserec_views import item_cf_iuf, similar_in_training
 from jaxrec.recipes.trainable import SequenceModel
-from tests.commands.small_data import EVENTS, write_attributes, write_events, write_rows
+from tests.commands.small_data import EVENTS, write_attributes, write_events, write_rows, write_vectors
 
 TABLE = {"categorical": ("city", "device"), "numeric": ("price",)}
+OF_CONTENT = ("dropoutnet",)  # models that read --item-vectors
 OF_PAIRS = {"user_column": "city", "item_column": "device"}
 MODELS = sorted(listing.listed())
 ATTRIBUTES = "attributes.csv"  # in the working directory of tests that read it
@@ -69,7 +70,8 @@ def prepared(name: str, sources: dict[str, Source], read: dict[Any, Any], **give
     options = options_of(entry, **given)
     kind, table = kind_of(entry, options), hasattr(options, "labels")
     attributed = bool(getattr(options, "item_attributes", ""))
-    key: Any = (kind.read, options.split, getattr(options, "labels", ()), attributed)
+    content = getattr(options, "item_vectors", "")
+    key: Any = (kind.read, options.split, getattr(options, "labels", ()), attributed, content)
     if key not in read:
         read[key] = kind.read(options, sources["rows" if table else "events"])
     return kind.prepare(name, entry, options, read[key])
@@ -88,10 +90,15 @@ def labels_of(name: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "esm2"])
 def test_every_model_is_built_from_a_users_file(
-    name: str, sources: dict[str, Source], read: dict[Any, Any]
+    name: str, sources: dict[str, Source], read: dict[Any, Any], tmp_path: Path
 ) -> None:
     labels = labels_of(name)
-    found = prepared(name, sources, read, **({"labels": labels} if labels else {}))
+    given: dict[str, Any] = {"labels": labels} if labels else {}
+    if name in OF_CONTENT:
+        with pytest.raises(ValueError, match="give it with --item-vectors FILE"):
+            prepared(name, sources, read)
+        given = {"item_vectors": str(write_vectors(tmp_path / "vectors.npz")), "teacher_dim": 3}
+    found = prepared(name, sources, read, **given)
     assert name in found.name
     assert found.protocol.selection in ("ndcg@10", "auc", "auc/click", "rmse")
     assert found.vocabularies

@@ -15,11 +15,14 @@ from jaxrec.commands.training.attributes import with_attributes
 from jaxrec.commands.training.counted import count_once, fitted
 from jaxrec.commands.training.options import recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
+from jaxrec.commands.training.sequences import read_vectors
 from jaxrec.commands.training.source import Source, as_file_name, load_sequences, sha256_of
 from jaxrec.data.events.held_out import HeldOut, split_items
 from jaxrec.data.side_feature_files import load_side_features
 from jaxrec.protocols import Beyond, retrieval
+from jaxrec.recipes.item_cold import with_content
 from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
+from jaxrec.serve.content import Tower
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks import pairs
 from jaxrec.train.trial import Trial
@@ -40,7 +43,9 @@ def read(options: Any, source: Source) -> retrieval.Data:
             sha256_of(f"{side}_features", Path(file))
             entity = getattr(options, side)
             found[f"{side}s"] = load_side_features(Path(file), ids[side], entity=entity)
-    return with_attributes(data._replace(**found), options)
+    data = with_attributes(data._replace(**found), options)
+    vectors = read_vectors(options, ids["item"])
+    return data if vectors is None else with_content(data, vectors)
 
 
 def prepare(
@@ -53,9 +58,30 @@ def prepare(
 ) -> Prepared:
     """Builds a model and what it is trained by. trial: of a search of settings."""
     recipe = recipe_of(options, entry.recipe)
+    _check_content(name, entry, data)
     if isinstance(entry, CountingModel):
         return _counted(name, entry, options, data, recipe)
     return _trained(name, entry, options, data, recipe, trial)
+
+
+def _check_content(name: str, entry: RetrievalModel | CountingModel, data: retrieval.Data) -> None:
+    """Raises ValueError for content that a model does not read, and for a model that lacks it."""
+    reads, given = getattr(entry, "factors", None) is not None, "item_content" in data.columns
+    if reads and not given:
+        raise ValueError(f"{name}: reads the content of items; give it with --item-vectors FILE")
+    if given and not reads:
+        raise ValueError(
+            f"item_vectors: {name} reads no content of items; leave --item-vectors out, or take dropoutnet"
+        )
+
+
+def _tower(
+    module: Any, entry: RetrievalModel, data: retrieval.Data, recipe: Any
+) -> Callable[[Variables], Tower] | None:
+    if entry.factors is None:
+        return None
+    width, factors = data.columns["item_content"].shape[1], entry.factors(recipe)
+    return lambda variables: Tower(module, variables, width, factors)
 
 
 def _trained(
@@ -99,6 +125,7 @@ def _trained(
         kept=_kept("baseline" if isinstance(ranked, Scorer) else "factors", options, data),
         vocabularies=retrieval.vocabulary(data),
         shapes=None,
+        tower=_tower(module, entry, data, recipe),
         finished=finished,
         notes=[describe_matrix(data.split)],
         next_command=f"jaxrec recommend RUN --user {_first_user(data)} --k 10",

@@ -105,6 +105,8 @@ class MatrixOptions(EventOptions):
 
     split: MatrixSplit = "random"  # test on a tenth of each user's items at random, or on the last one
     beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and so on, such as 10 20
+    item_vectors: str = ""  # file of vectors of items' content, for models that embed new items by it
+    item_vector_ids: str = ""  # file with the item of each row, for --item-vectors with a .npy file
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.protocols.gates import Shares
+from jaxrec.serve.content import Tower
 from jaxrec.types import Protocol, Tested, Variables
 
 Metrics = list[dict[str, float]] | Tested  # of each seed
@@ -34,6 +35,7 @@ class Prepared(NamedTuple):
     shares: (variables) -> how much each task uses each expert; of: the examples of that, in words.
     finished: (variables) -> the module and the variables that are kept in their place, such as final vectors;
     None: these are kept. module: None where it is known only then.
+    tower: (variables) -> what makes vectors of new items, which is kept too; None: nothing does.
     notes: lines that a user should read before training. next_command: what to type after training, RUN
     standing for the folder.
     """
@@ -52,5 +54,6 @@ class Prepared(NamedTuple):
     shares: Callable[[Variables], Shares] | None = None
     of: str = ""
     finished: Callable[[Variables], tuple[Any, Variables]] | None = None
+    tower: Callable[[Variables], Tower] | None = None
     notes: Sequence[str] = ()
     next_command: str = ""

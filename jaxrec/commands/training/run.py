@@ -25,7 +25,7 @@ from jaxrec.protocols.gates import write_shares
 from jaxrec.recipes import trainable
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
-from jaxrec.serve import modules, run_folder
+from jaxrec.serve import content, modules, run_folder
 from jaxrec.serve.modules import code_of
 from jaxrec.serve.run_folder import RUN, Kept
 from jaxrec.train.fit import Fitted
@@ -363,6 +363,8 @@ def finish(
         made_by=origin(fitted)[0],
         **prepared.kept,
     )
+    if prepared.tower is not None:
+        content.keep(folder, prepared.tower(jax.device_get(dict(fitted.variables))))
     run_folder.write(folder, kept)
     print(result_tables.all_tables(results.read_results(folder / RESULTS)))
     print(f"\nthe run is in {folder}; next:\n  {prepared.next_command.replace('RUN', str(folder))}")

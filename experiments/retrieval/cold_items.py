@@ -1,0 +1,192 @@
+"""Items taken out of training: content KNN, a linear map, CB2CF, EGES and DropoutNet on Amazon Beauty.
+
+A tenth and a fifth of the items, at random, are the cold items of validation and of test; their content are
+the attributes that S3-Rec distributes (categories and brands), as TF-IDF and an SVD of warm items, and for
+EGES as fields of side information. A tenth of each user's other items is taken out too. Parameters are those
+of the best recall@100 among the cold items of validation. As in `experiments.retrieval.dropoutnet` every row
+is measured twice: data set -cold-only ranks cold items among themselves, -among-all ranks all items.
+
+    random, popularity, content-knn, ials    floors
+    content-ridge       the best of `regularisations`: content to iALS's vectors of items
+    cb2cf               a tower to these vectors (Barkan et al., RecSys 2019); cb2cf-scores: to users' scores
+    cb2cf-shuffled      the same with the content of another item: what is left is not of content
+    dropoutnet          (Volkovs et al., NeurIPS 2017)
+    eges                (Wang et al., KDD 2018) walks over warm items; a cold item has the mean of its fields
+
+Departs from the papers: other data, no comparable numbers are published. The walks of EGES follow a user's
+whole history, since the events have no times.
+
+Run:     python -m experiments.retrieval.cold_items
+Also:    --dataset Sports_and_Outdoors; --rows cb2cf --damping 5
+
+Expect:  no result is stored yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments import common
+from experiments.retrieval import cold_rows
+from jaxrec import baselines, data
+from jaxrec import config as command_line
+from jaxrec.config import check_run
+from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.item_cold import ItemCold, divide_items
+from jaxrec.data.events.training_events import TrainingEvents
+from jaxrec.data.item_content import attribute_counts, content_vectors
+from jaxrec.data.sources import coserec
+from jaxrec.data.synthetic.tastes import group_tastes
+from jaxrec.protocols import retrieval
+from jaxrec.recipes import item_cold as recipes
+from jaxrec.tasks.skip_gram import ByHistory
+from jaxrec.train.evaluate import evaluate
+
+EXPERIMENT = "cold_items"
+TRAINED = ("cb2cf", "cb2cf-scores", "cb2cf-shuffled", "dropoutnet", "eges")
+ROWS = (*cold_rows.FLOORS, "content-ridge", *TRAINED)
+DATASETS = ("Beauty", "Sports_and_Outdoors", "Toys_and_Games", "Yelp")
+TINY: Mapping[str, Any] = {
+    "content_dim": 6, "teacher_dim": 6, "teacher_epochs": 4, "hidden_dim": 8, "epochs": 3,
+    "learning_rate": 0.01, "batch_size": 16, "regularisations": (1.0, 10.0), "evaluate_every": 1,
+    "dim": 6, "pairs_per_user": 8, "top": 20,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(common.Options, recipes.Teacher):
+    """Fits, trains and tests the rows of the table, one after the other."""
+
+    rows: tuple[str, ...] = ROWS  # rows of the table
+    dataset: str = "Beauty"  # of S3-Rec and CoSeRec
+    teacher_dim: int = 64  # width of the vectors of iALS
+    content_dim: int = 128  # width of the content
+    regularisations: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)  # of content-ridge: those that are tried
+    damping: float | None = None  # of CB2CF and content-ridge: c of an item's weight n / (n + c)
+    hidden_dim: int | None = None  # of CB2CF and DropoutNet; None: the recipe's value, here and below
+    dim: int | None = None  # of the vectors of DropoutNet and EGES
+    dropout: float | None = None  # of DropoutNet: share of pairs with hidden factors; of CB2CF: of content
+    pairs_per_user: int | None = None  # of DropoutNet
+    top: int | None = None  # of DropoutNet
+    batch_size: int | None = None  # users, items or walks per step
+    learning_rate: float | None = None  # of Adam
+    epochs: int | None = None  # epochs to train, at most
+    evaluate_every: int | None = None  # epochs between evaluations
+    patience: int | None = None  # evaluations without improvement before a seed stops; 0: never
+    warm: float = 0.1  # share of each user's training items that are taken out
+    split_seed: int = 0  # of what is held out at random
+    save_every: int = 5  # epochs between checkpoints
+    workdir: str = "runs/cold_items"  # folder of checkpoints and logs; a run found there is continued
+
+    def __post_init__(self) -> None:
+        common.check_rows(self.rows, ROWS)
+        common.check_choice("dataset", self.dataset, DATASETS)
+        if not self.regularisations or min(self.regularisations) <= 0:
+            raise ValueError(f"regularisations={self.regularisations}: give at least one, each above 0")
+        common.check(
+            self, "content_dim", "teacher_dim", "teacher_epochs", "hidden_dim", "dim",
+            "pairs_per_user", "top", "batch_size", "epochs", "evaluate_every", "save_every",
+        )  # fmt: skip
+
+
+def load(config: Config) -> tuple[Sequences, np.ndarray]:
+    """Events and the attributes of items, ids from 1 padded with 0; synthetic for --tiny."""
+    if config.tiny:
+        item = np.arange(73)
+        attributes = np.stack([(item - 1) // 12 + 1, 7 + (item * 7) % 5, 12 + (item * 5) % 3], axis=1)
+        return group_tastes(), np.where(item[:, None] > 0, attributes, 0).astype(np.int32)
+    return data.load(f"coserec/{config.dataset}", kind="events"), coserec.load_attributes(config.dataset)
+
+
+def events_in_order(sequences: Sequences, split: ItemCold) -> TrainingEvents:
+    """The events that training may read, in the order of the sequences."""
+    training = split.validation.training_events()
+    raw = np.asarray(split.validation.sequences.user_ids)
+    size = sequences.num_items + 1
+    number = {user: place for place, user in enumerate(np.asarray(sequences.user_ids).tolist())}
+    kept = np.array([number[user] for user in raw.tolist()])[training.group] * size + training.item
+    user = sequences.event_users
+    read = np.isin(user * size + sequences.items, kept)
+    return TrainingEvents(user[read], sequences.items[read], sequences.num_items)
+
+
+def ridge(table: cold_rows.Table, config: Config) -> None:
+    """Fits, tests and stores content-ridge at its best regularisation."""
+    part, damping = table.data.validation, config.damping or 0.0
+    tried = []
+    for value in config.regularisations:
+        made = baselines.content_ridge(table.factors, regularisation=value, damping=damping)
+        asked = retrieval.evaluation(made, part, table.protocol, "validation")
+        found = evaluate(asked, made.for_seeds((0,)), part.columns)[0][cold_rows.SELECTION]
+        print(f"content-ridge {value}: validation {cold_rows.SELECTION} {found:.4f}", flush=True)
+        tried.append((found, value))
+    _, best = max(tried, key=lambda one: one[0])
+    made = baselines.content_ridge(table.factors, regularisation=best, damping=damping)
+    settings = {"regularisation": best, "damping": damping, **cold_rows.of_teacher(config)}
+    seeds = config.seeds[:1]
+    cold_rows.store(
+        "content-ridge", made, made.for_seeds(seeds), table, config, table.protocol, settings, seeds=seeds
+    )
+
+
+def trained(
+    name: str, table: cold_rows.Table, events: TrainingEvents, attributes: np.ndarray, config: Config
+) -> cold_rows.Trained:
+    """What a row is trained by."""
+    part, factors = table.data.validation, table.factors
+    if name == "eges":
+        recipe: Any = common.override(recipes.EGESRecipe(), config)
+        sizes = (int(attributes.max()),) * attributes.shape[1]
+        model: Any = recipes.eges(part, recipe, side_sizes=sizes)
+        columns = recipes.eges_columns(events, attributes)
+        task, plan = recipes.walked(model, part, recipe), recipes.every_start(columns, recipe)
+        return cold_rows.Trained(
+            task, ByHistory(model), plan, columns, recipe, "skip-gram, negative sampling"
+        )
+    if name == "dropoutnet":
+        recipe = common.override(recipes.Recipe(), config)
+        model, loss = recipes.dropoutnet(part, recipe), "squared error of iALS's scores"
+        columns = recipes.dropoutnet_columns(factors, recipe)
+        task, plan = recipes.regressed(model, part, recipe), recipes.every_user(part, recipe)
+        return cold_rows.Trained(task, model, plan, columns, recipe, loss)
+    recipe = common.override(recipes.CB2CFRecipe(by_scores=name == "cb2cf-scores"), config)
+    if name == "cb2cf-shuffled":
+        order = 1 + np.random.default_rng(config.split_seed).permutation(part.num_items)
+        content = factors["item_content"].copy()
+        content[1:] = content[order]
+        factors = {**factors, "item_content": content}
+    model = recipes.cb2cf(part, recipe)
+    loss = f"squared error of iALS's {'scores' if recipe.by_scores else 'vectors'}"
+    columns = recipes.cb2cf_columns(factors, recipe)
+    task, plan = recipes.mapped(model, part, recipe), recipes.every_item(part, recipe)
+    return cold_rows.Trained(task, model, plan, columns, recipe, loss)
+
+
+def run(config: Config) -> None:
+    """Fits or trains, tests and stores every row."""
+    check_run(config)
+    config = common.shrink_if_tiny(config, **TINY)
+    sequences, attributes = load(config)
+    split = divide_items(sequences, warm=config.warm, seed=config.split_seed)
+    content = content_vectors(attribute_counts(attributes), fitted=split.is_warm, dim=config.content_dim)
+    table = cold_rows.prepare(EXPERIMENT, split, content, config)
+    events = events_in_order(sequences, split)
+    for name in config.rows:
+        if name in cold_rows.FLOORS:
+            cold_rows.run_floor(name, table, config)
+        elif name == "content-ridge":
+            ridge(table, config)
+        else:
+            cold_rows.run_trained(name, trained(name, table, events, attributes, config), table, config)
+
+
+def main() -> None:
+    command_line.run_program(Config, run, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

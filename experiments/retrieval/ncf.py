@@ -149,7 +149,7 @@ def train(row: str, columns: retrieval.Data, protocol: Protocol, config: Config)
     options = common.training_options(config, columns.split.sequences.name, row, row=row)
     tx = entry.optimiser(recipe)
     if name == "neumf-pretrained":
-        tx = recipes.averaged_sgd(recipe) if config.finish == "sgd" else tx
+        tx = recipes.averaged_sgd(config) if config.finish == "sgd" else tx
         halves = [train(half + ending, columns, protocol, config)[1] for half in ("gmf", "mlp")]
         blend = jax.vmap(lambda gmf, mlp: pretrained(gmf, mlp, alpha=config.alpha))
         options["initial"] = blend(*(half.variables for half in halves))

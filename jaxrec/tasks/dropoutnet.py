@@ -37,7 +37,11 @@ def columns(factors: Mapping[str, np.ndarray], *, top: int = 2500) -> dict[str, 
     users, items = factors["user_teacher"], factors["item_teacher"]
     squares = [np.mean((items[rows] @ user) ** 2) for user, rows in zip(users[1:], best, strict=True)]
     mean = float(np.mean(squares))
-    return {**factors, "top_items": best, "score_scale": np.float32(mean**-0.5 if mean > 0 else 1.0)}
+    return {
+        **factors,
+        "top_items": best,
+        "score_scale": np.asarray(mean**-0.5 if mean > 0 else 1.0, np.float32),
+    }
 
 
 def dropoutnet(

@@ -143,7 +143,7 @@ def test_gradients_are_finite_and_where_they_belong(name: str) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(total))(variables(name))):
         leaf = np.asarray(leaf)
         assert np.isfinite(leaf).all()
-        assert leaf.any()
+        assert leaf.any() or (name in ROUNDED and path[-1].key == "bias")
         if path[-1].key.endswith(TABLES):
             assert not leaf[0].any()
             if name not in SPREADING:
@@ -237,7 +237,7 @@ def test_steps_lower_the_loss_and_devices_change_nothing(name: str) -> None:
     assert found[-3:].mean() < found[:3].mean()
     spread = jax.vmap(step_of(name, "devices", steps=12), (None, None), axis_name="devices", axis_size=2)
     two, shared = jax.jit(spread)(start(name), context())
-    np.testing.assert_allclose(shared[0], found, rtol=1e-4)
+    np.testing.assert_allclose(shared[0], found, rtol=1e-3 if name in ROUNDED else 1e-4)
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
         np.testing.assert_allclose(b[1], a, rtol=1e-3, atol=ROUNDED.get(name, 1e-4))
         if a.ndim == 2 and a.shape[0] in (NUM_USERS + 1, NUM_ITEMS + 1):

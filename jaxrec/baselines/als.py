@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxrec.baselines.als_layout import Bucket, Pairs, lay_out
-from jaxrec.optim.least_squares import Rows, Solver
+from jaxrec.optim.least_squares import Rows, Solver, after
 from jaxrec.train import parallel
 from jaxrec.types import Array
 
@@ -123,10 +123,9 @@ def half_step(
     basis = solver.basis(jax.lax.psum(other.T @ other, parallel.AXIS))
     rotated, previous = other @ basis.rotation, own @ basis.rotation
 
-    def solve(chunk: tuple[Bucket, Array]) -> Array:
-        bucket, before = chunk
+    def solve(chunk: tuple[Bucket, Array, Array]) -> Array:
+        bucket, before, ridge = chunk
         response = (bucket.place >= 0).astype(own.dtype) if bucket.response is None else bucket.response
-        ridge = penalty.ridge(bucket.number, others)
         rows = Rows(look_up(rotated, bucket.place), response, bucket.weight, ridge, before)
         return solver.solve(rows, basis, penalty.alpha0)
 
@@ -135,7 +134,8 @@ def half_step(
         chunks, size, _ = bucket.place.shape
         before = previous[start : start + chunks * size].reshape(chunks, size, -1)
         start += chunks * size
-        solved.append(jax.lax.map(solve, (bucket, before)).reshape(chunks * size, -1))
+        ridge = after(solved, penalty.ridge(bucket.number, others))
+        solved.append(jax.lax.map(solve, (bucket, before, ridge)).reshape(chunks * size, -1))
     return jnp.concatenate(solved) @ basis.rotation.T
 
 

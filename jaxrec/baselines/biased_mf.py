@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrec.baselines.als_layout import Bucket, Pairs, lay_out
 from jaxrec.data.events.ratings import Ratings
-from jaxrec.optim.least_squares import Basis, Exact, Rows
+from jaxrec.optim.least_squares import Basis, Exact, Rows, after
 from jaxrec.tasks.pairs import FACTORS
 from jaxrec.types import Array, Baseline
 
@@ -92,16 +92,19 @@ def _half_step(own: Array, other: Array, buckets: list[Bucket], penalty: Array) 
     features = other.at[:, -1].set(1.0)
     basis = Basis(jnp.eye(own.shape[1]), jnp.zeros(own.shape[1]))
 
-    def solve(bucket: Bucket) -> Array:
+    def solve(chunk: tuple[Bucket, Array]) -> Array:
+        bucket, ridge = chunk
         bias, pairs = (
             table.at[bucket.place].get(mode="fill", fill_value=0, wrap_negative_indices=False)
             for table in (other[:, -1], features)
         )
-        ridge = penalty * jnp.maximum(bucket.number, 1)
         rows = Rows(
             pairs, jnp.asarray(bucket.response) - bias, None, ridge, jnp.zeros((len(ridge), own.shape[1]))
         )
         return Exact().solve(rows, basis, 0.0)
 
-    solved = [jax.lax.map(solve, bucket).reshape(-1, own.shape[1]) for bucket in buckets]
+    solved = list[Array]()
+    for bucket in buckets:
+        ridge = after(solved, penalty * jnp.maximum(bucket.number, 1))
+        solved.append(jax.lax.map(solve, (bucket, ridge)).reshape(-1, own.shape[1]))
     return jnp.concatenate(solved)

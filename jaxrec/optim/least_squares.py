@@ -13,6 +13,7 @@ Shape names: B rows, L pairs of a row, D coordinates, S coordinates of a block.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -205,6 +206,16 @@ def solve_positive(matrix: Array, right: Array) -> Array:
     """matrix⁻¹ right of positive definite matrices: [B, N, N] and [B, N] → [B, N]."""
     factor = jnp.linalg.cholesky(matrix, symmetrize_input=False)
     return jax.scipy.linalg.cho_solve((factor, True), right[..., None])[..., 0]
+
+
+def after(solved: Sequence[Array], ridge: Array) -> Array:
+    """The ridge of rows that are solved once the last of these are: itself, NaN if these are not finite.
+
+    Solves that wait for each other run one at a time. On CPU, jaxlib's batched Cholesky waits on a thread of a
+    pool for parts of its work that it gives to the same pool, so as many large ones at a time as the pool has
+    threads, one per core, wait forever (jaxlib 0.10.2).
+    """
+    return ridge + 0.0 * solved[-1].ravel()[0] if solved else ridge
 
 
 def _divide(a: Array, b: Array) -> Array:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,6 +40,25 @@ SOLVERS: dict[str, Solver] = {
     "all gradients": ConjugateGradients(DIM),
 }
 EXACT = ("exact", "primal", "one block", "all gradients")
+WIDE = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import jax, numpy as np
+from jaxrec.baselines.als import Penalty, alternating
+from jaxrec.baselines.als_layout import Pairs
+from jaxrec.baselines.ials import random_start
+from jaxrec.optim.least_squares import Exact
+number = np.repeat([96, 128, 192, 256, 320], [54, 25, 11, 3, 2])
+user = np.concatenate([np.arange(n) for n in number])
+item = np.repeat(np.arange(len(number)), number)
+pairs = Pairs(user, item)
+als = alternating(pairs, 320, len(number), penalty=Penalty(0.003, 0.1, 1.0), solver=Exact())
+tables = als.start(*random_start(0, 320, len(number), 200, 0.1))
+for _ in range(20):
+    tables = jax.block_until_ready(als.half(tables, False))
+assert np.isfinite(np.asarray(tables[1])).all()
+"""
 
 
 @functools.cache
@@ -240,6 +263,13 @@ def test_a_user_of_a_split_is_read_by_its_index() -> None:
     own = np.asarray(ials(Split().training_events(), dim=2, epochs=1).variables["users"])
     np.testing.assert_array_equal(users[[1, 3, 6]], own[1:])
     assert len(users) == 7 and not users[[0, 2, 4, 5]].any()
+
+
+def test_wide_vectors_are_solved_on_two_cores() -> None:
+    """Buckets whose large Cholesky factorisations run at once would wait for each other's threads for ever."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
+    environment.pop("XLA_FLAGS", None)  # one device
+    subprocess.run([sys.executable, "-c", WIDE], env=environment, check=True, timeout=90)
 
 
 @pytest.mark.parametrize(

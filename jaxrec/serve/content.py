@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,7 +99,7 @@ def load_content(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive["item"], archive["vectors"]
-    except (ValueError, KeyError, EOFError, AttributeError, IndexError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path}: must be a .npz file with the arrays item and vectors ({error}); write it with np.savez"
         ) from None
@@ -150,7 +151,7 @@ def _made(run: Run, ids: Sequence[Any] | np.ndarray, content: Any) -> tuple[np.n
     raw = as_raw_ids("ids", ids)
     names = [str(value) for value in raw.tolist()]
     known = {str(value) for value in run.ids("item").raw.tolist()}
-    twice = [name for place, name in enumerate(names) if name in known or name in names[:place]]
+    twice = [name for name, count in Counter(names).items() if count > 1 or name in known]
     if twice:
         raise ValueError(
             f"ids: item {twice[0]!r} is known to the run or given twice ({len(twice)} such); new items have "

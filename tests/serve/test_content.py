@@ -98,6 +98,9 @@ def test_the_command_embeds_rows_of_a_content_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "new.npz", item=np.array(["new-a"]))
     with pytest.raises(ValueError, match="must be a .npz file with the arrays item and vectors"):
         command.run(options)
+    np.save(tmp_path / "new.npy", NEW)  # an array without names
+    with pytest.raises(ValueError, match="must be a .npz file with the arrays item and vectors"):
+        command.run(dataclasses.replace(options, content=str(tmp_path / "new.npy")))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ AT_ONCE = 1 << 16  # pairs
 
 
 def protocol(split: RatingSplit, *, selection: str = SELECTION) -> Protocol:
-    """Of ratings as they are, each predicted on its own."""
-    return Protocol(split=split.rule, candidates="impressions", ks=(), selection=selection)
+    """Of ratings as they are, each predicted on its own and cut to the range of the training ratings."""
+    rule = f"{split.rule}; predictions are cut to the range of the training ratings"
+    return Protocol(split=rule, candidates="impressions", ks=(), selection=selection)
 
 
 @jax.jit

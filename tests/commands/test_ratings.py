@@ -11,7 +11,7 @@ import pytest
 
 from jaxrec import serve
 from jaxrec.commands.train import train
-from jaxrec.data.events.ratings import split_ratings
+from jaxrec.data.events.ratings import Ratings, RatingSplit, split_ratings
 from jaxrec.data.sources import movielens
 from jaxrec.protocols import ratings
 from jaxrec.recipes import ratings as recipes
@@ -36,6 +36,7 @@ def test_ratings_are_predicted_and_recommended(file: Path) -> None:
     found = sorted(path.stem for path in (file.parent / "run/results").rglob("*.json"))
     assert found == ["biased-mf", "biases", "mean"]
     assert run.kind == "factors" and run.protocol.selection == "rmse"
+    assert "(seed 0)" in run.protocol.split and "cut to the range" in run.protocol.split
     assert len(run.metrics["rmse"]) == 2 and 0 < run.metrics["rmse"][0] < 1
     loaded, user = serve.load(file.parent / "run"), run.vocabulary["user"][0]
     (answer,) = loaded.recommend([user], k=10)
@@ -44,6 +45,18 @@ def test_ratings_are_predicted_and_recommended(file: Path) -> None:
     scores = loaded.score({"u": [user] * 3, "i": answer.items.tolist()})["score"]
     np.testing.assert_allclose(scores, answer.scores, rtol=1e-5)
     assert scores.min() > 0 and scores.max() < 7  # expected ratings
+
+
+def test_errors_are_of_ratings_and_of_predictions_within_their_range() -> None:
+    """Predictions of 9 stars count as 5, the most of training; both errors are means over ratings."""
+    user, item, value = np.array([1, 1, 1, 2]), np.array([1, 2, 3, 1]), np.array([5, 4, 1, 2], np.float32)
+    part = Ratings(user, item, value, 2, 3)
+    split = RatingSplit(None, part, part, part, "rule")  # type: ignore[arg-type]
+    nine = {"users": np.full((1, 3, 1), 9.0, np.float32), "items": np.ones((1, 4, 1), np.float32)}
+    (found,) = ratings.errors(nine, split, part)
+    assert found == pytest.approx({"rmse": np.sqrt((0 + 1 + 16 + 9) / 4), "mae": (0 + 1 + 4 + 3) / 4})
+    with pytest.raises(ValueError, match="is NaN or infinite"):
+        ratings.errors({**nine, "users": nine["users"] * np.nan}, split, part)
 
 
 def test_what_makes_no_sense_is_refused(file: Path) -> None:

@@ -68,5 +68,5 @@ def split_ratings(
         return Ratings(user, item, values[chosen], interactions.num_users, interactions.num_items)
 
     tested, validated, trained = np.split(order, np.cumsum(numbers))
-    rule = f"{validation:.0%} and {test:.0%} of the ratings, at random, for validation and test"
+    rule = f"{validation:.0%} and {test:.0%} of the ratings, at random (seed {seed}), for validation and test"
     return RatingSplit(interactions, part(trained), part(validated), part(tested), rule)

@@ -211,9 +211,10 @@ def solve_positive(matrix: Array, right: Array) -> Array:
 def after(solved: Sequence[Array], ridge: Array) -> Array:
     """The ridge of rows that are solved once the last of these are: itself, NaN if these are not finite.
 
-    Solves that wait for each other run one at a time. On CPU, jaxlib's batched Cholesky waits on a thread of a
-    pool for parts of its work that it gives to the same pool, so as many large ones at a time as the pool has
-    threads, one per core, wait forever (jaxlib 0.10.2).
+    Solves that wait for each other run one at a time. On CPU, jaxlib's batched Cholesky waits on a thread of
+    a pool for parts of its work that it gives to the same pool, so as many large ones at a time as the pool
+    has threads, one per core, wait forever (jaxlib 0.10.2). Several CPU devices of one process share the pool
+    and still can: width 200 over two devices on two cores stops so. One device is free of it.
     """
     return ridge + 0.0 * solved[-1].ravel()[0] if solved else ridge
 

@@ -7,7 +7,8 @@ has of training.
     "cold"  candidates and relevant items are the cold items of test (`candidates="only-cold-test"`)
     "all"   candidates are all items; relevant are cold items and, if any were taken out of training, warm
             ones; `share_cold@k` is the share of the lists that cold items have, cold_recall@k and the like
-            count cold relevant items alone, warm_recall@k warm ones
+            count cold relevant items alone, warm_recall@k warm ones. Cold items of validation are candidates
+            that are never relevant, also for users who have them
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ def test_a_user_of_a_split_is_read_by_its_index() -> None:
 
 
 def test_wide_vectors_are_solved_on_two_cores() -> None:
-    """Buckets whose large Cholesky factorisations run at once would wait for each other's threads for ever."""
+    """Large Cholesky factorisations of several buckets at once would wait for each other's threads."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
     environment.pop("XLA_FLAGS", None)  # one device
     subprocess.run([sys.executable, "-c", WIDE], env=environment, check=True, timeout=90)

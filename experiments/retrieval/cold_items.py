@@ -2,9 +2,10 @@
 
 A tenth and a fifth of the items, at random, are the cold items of validation and of test; their content are
 the attributes that S3-Rec distributes (categories and brands), as TF-IDF and an SVD of warm items, and for
-EGES as fields of side information. A tenth of each user's other items is taken out too. Parameters are those
-of the best recall@100 among the cold items of validation. As in `experiments.retrieval.dropoutnet` every row
-is measured twice: data set -cold-only ranks cold items among themselves, -among-all ranks all items.
+EGES as fields of side information, each item's from the most frequent on (`fields`). A tenth of each user's
+other items is taken out too. Parameters are those of the best recall@100 among the cold items of validation.
+As in `experiments.retrieval.dropoutnet` every row is measured twice: data set -cold-only ranks cold items
+among themselves, -among-all ranks all items.
 
     random, popularity, content-knn, ials    floors
     content-ridge       the best of `regularisations`: content to iALS's vectors of items
@@ -14,7 +15,8 @@ is measured twice: data set -cold-only ranks cold items among themselves, -among
     eges                (Wang et al., KDD 2018) walks over warm items; a cold item has the mean of its fields
 
 Departs from the papers: other data, no comparable numbers are published. The walks of EGES follow a user's
-whole history, since the events have no times.
+whole history, since the events have no times, and its fields have no meaning of their own: the file does not
+say which attribute is a brand.
 
 Run:     python -m experiments.retrieval.cold_items
 Also:    --dataset Sports_and_Outdoors; --rows cb2cf --damping 5
@@ -114,6 +116,14 @@ def events_in_order(sequences: Sequences, split: ItemCold) -> TrainingEvents:
     return TrainingEvents(user[read], sequences.items[read], sequences.num_items)
 
 
+def fields(attributes: np.ndarray, warm: np.ndarray) -> np.ndarray:
+    """Attributes [I + 1, A], each item's in descending order of how many warm items have them, so that what
+    most items have is in the same field of all."""
+    count = np.bincount(attributes[warm].reshape(-1), minlength=int(attributes.max()) + 1)
+    key = np.where(attributes > 0, count[attributes] * (len(count) + 1) - attributes, -len(count) - 1)
+    return np.take_along_axis(attributes, np.argsort(-key, axis=1), axis=1)
+
+
 def ridge(table: cold_rows.Table, config: Config) -> None:
     """Fits, tests and stores content-ridge at its best regularisation."""
     part, damping = table.data.validation, config.damping or 0.0
@@ -174,7 +184,7 @@ def run(config: Config) -> None:
     split = divide_items(sequences, warm=config.warm, seed=config.split_seed)
     content = content_vectors(attribute_counts(attributes), fitted=split.is_warm, dim=config.content_dim)
     table = cold_rows.prepare(EXPERIMENT, split, content, config)
-    events = events_in_order(sequences, split)
+    events, attributes = events_in_order(sequences, split), fields(attributes, split.is_warm)
     for name in config.rows:
         if name in cold_rows.FLOORS:
             cold_rows.run_floor(name, table, config)

@@ -73,6 +73,13 @@ def test_walks_follow_training_events_in_their_order() -> None:
     assert list(zip(events.group.tolist(), events.item.tolist(), strict=True)) == expected
 
 
+def test_fields_begin_with_what_most_warm_items_have() -> None:
+    attributes = np.array([[0, 0, 0], [3, 1, 0], [1, 2, 0], [2, 0, 0], [4, 2, 1], [4, 0, 0], [4, 3, 0]])
+    warm = np.array([False, True, True, True, False, False, False])  # 1 twice, 2 twice, 3 once, 4 never
+    expected = [[0, 0, 0], [1, 3, 0], [1, 2, 0], [2, 0, 0], [1, 2, 4], [4, 0, 0], [3, 4, 0]]
+    assert cold_items.fields(attributes, warm).tolist() == expected
+
+
 @pytest.mark.parametrize(
     ("module", "change"),
     [

@@ -129,7 +129,7 @@ def half_step(
         rows = Rows(look_up(rotated, bucket.place), response, bucket.weight, ridge, before)
         return solver.solve(rows, basis, penalty.alpha0)
 
-    solved, start = [], 0
+    solved, start = list[Array](), 0
     for bucket in buckets:
         chunks, size, _ = bucket.place.shape
         before = previous[start : start + chunks * size].reshape(chunks, size, -1)

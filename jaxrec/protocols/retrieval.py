@@ -25,7 +25,7 @@ from jaxrec.index.rank import make_rank, of_all_items
 from jaxrec.index.top_k import Lists, make_top_k
 from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.protocols.beyond import Beyond, ranking_evaluation
-from jaxrec.protocols.next_item import TEST_DRAW, VALIDATION_DRAW, sampled_candidates
+from jaxrec.protocols.candidates import check_set, given_or_sampled
 from jaxrec.tasks import pairs
 from jaxrec.tasks.pairs import PairModel
 from jaxrec.train.epoch import Plan
@@ -185,7 +185,7 @@ def evaluation(
     scored = model.model if isinstance(model, Baseline) else model
     if of_all_items(protocol):
         shown = data.shown if protocol.candidates == "all" else ()
-        _check_candidates(data, sets, protocol)
+        check_set(data, sets, protocol)
         measure = _list_measure(
             scored, data, protocol, number=int(sets.number.max()), block=block, shown=shown
         )
@@ -198,7 +198,7 @@ def evaluation(
             f"candidates={protocol.candidates!r}: a query has several relevant items, and candidates are "
             "for one each; rank among all items"
         )
-    columns |= {"candidates": _candidates(data, sets, order, protocol, part, columns["mask"])}
+    columns |= {"candidates": given_or_sampled(data, sets, order, protocol, part, columns["mask"])}
     rank = make_rank(scored, protocol, num_items=data.num_items, history=data.history, block=block)
     kept = keep_ranks(split.sequences.user_ids, split.sequences.item_ids)
     return Evaluation(rank, columns, ranking_metrics(protocol.ks), protocol, kept)
@@ -248,26 +248,6 @@ def _batched(split: HeldOut, sets: Sets) -> dict[str, np.ndarray]:
     return columns | {"num_relevant": number.reshape(columns["mask"].shape)}
 
 
-def _check_candidates(data: Data, sets: Sets, protocol: Protocol) -> None:
-    """Raises ValueError unless a set that candidates are of is one of the data and has all relevant items."""
-    if protocol.candidates == "all":
-        return
-    known = sorted(name for name in data.columns if name.startswith(ONLY))
-    if protocol.candidates not in known:
-        raise ValueError(
-            f"protocol.candidates={protocol.candidates!r}: {data.split.sequences.name} has no such set of "
-            f"items; it has {', '.join(known) or 'none'}"
-        )
-    relevant, _ = data.split.relevant(sets)
-    outside = relevant[~data.columns[protocol.candidates][relevant]]
-    if outside.size:
-        raise ValueError(
-            f"protocol.candidates={protocol.candidates!r}: item "
-            f"{data.split.sequences.item_ids[outside[0] - 1]} is relevant ({outside.size:,} such) and not in "
-            "the set; rank among all items"
-        )
-
-
 def _list_measure(
     model: Retriever | Scorer,
     data: Data,
@@ -310,39 +290,6 @@ def _means_of(names: list[str]) -> Summarise:
         return {name: float(real[:, column].mean()) for column, name in enumerate(names)}
 
     return summarise
-
-
-def _candidates(
-    data: Data, sets: Sets, order: np.ndarray, protocol: Protocol, part: Part, mask: np.ndarray
-) -> np.ndarray:
-    """The candidates of each query, given or sampled, [batches, B, n]."""
-    kind, _, text = protocol.candidates.partition("-")
-    if kind not in ("sampled", "given") or not text.isdecimal() or int(text) < 1:
-        raise ValueError(
-            f"protocol.candidates={protocol.candidates!r}: expected 'all', or 'sampled-99', 'given-99' and "
-            "the like"
-        )
-    given = getattr(data.split.candidates, part) if kind == "given" else None
-    if kind == "given" and given is not None and given.shape[1] != int(text):
-        raise ValueError(
-            f"protocol.candidates={protocol.candidates!r}: {data.split.sequences.name} gives "
-            f"{given.shape[1]} candidates for each query of {part}"
-        )
-    if given is None:
-        if kind == "given" and data.split.candidates == (None, None):
-            raise ValueError(
-                f"protocol.candidates={protocol.candidates!r}: {data.split.sequences.name} gives no "
-                f"candidates; sample them with 'sampled-{text}'"
-            )
-        relevant, offsets = data.split.relevant(sets)
-        queries = Queries(sets.user, sets.length, relevant[offsets[:-1]])
-        draw = VALIDATION_DRAW if part == "validation" else TEST_DRAW
-        chosen = sampled_candidates(data, queries, int(text), draw, seen=protocol.seen)
-    else:
-        chosen = given[order]
-    filled = np.ones((mask.size, int(text)), np.int32)
-    filled[: len(chosen)] = chosen
-    return filled.reshape(*mask.shape, -1)
 
 
 def train(

@@ -182,7 +182,9 @@ class TwoTower(nn.Module):
         if target is not None and not self.with_target:
             items = jnp.where(items == target[:, None], 0, items)
         found = read(context, field, f"item_{field.name.removeprefix(HISTORY)}", items)
-        return found.reshape(user.shape[0], -1)
+        if isinstance(field, Categorical):
+            return found.reshape(user.shape[0], -1)
+        return mean_of_items(found, items != 0)
 
     def _history(self, user: Array, context: Context) -> Array:
         """Training items of users, the last ones, 0 on the left: [B] → [B, L]."""
@@ -212,6 +214,13 @@ def read(context: Context, field: Field, name: str, rows: Array) -> Array:
     if isinstance(field, Categorical) and not jnp.issubdtype(column.dtype, jnp.integer):
         raise ValueError(f"feature {name}: {column.dtype}, but the model reads ids; give it those")
     return jax.lax.stop_gradient(rows_by_id(column, rows))
+
+
+def mean_of_items(values: Array, real: Array) -> Array:
+    """Mean of the numbers or vectors of a history's real items, [B, L, …] → [B, …]; 0 without any."""
+    real = real.reshape(*real.shape, *(1,) * (values.ndim - 2))
+    total = jnp.sum(jnp.where(real, values, 0), axis=1)
+    return total / jnp.maximum(jnp.sum(real, axis=1), 1)
 
 
 def over_rows(make: Callable[[Array], Array], count: int) -> Array:

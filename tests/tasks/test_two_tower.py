@@ -77,7 +77,7 @@ def numpy_loss(
     def lowered(i: int) -> float:
         if not (corrected and in_batch):
             return 0.0
-        share, size = sum(number == i for _, number in PAIRS) / len(PAIRS), len(user)
+        share, size = sum(number == i for _, number in PAIRS) / len(PAIRS), int(mask.sum())
         p = share * size / (size + negatives) + negatives / (size + negatives) / NUM_ITEMS
         return float(np.log(p))
 

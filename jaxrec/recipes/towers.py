@@ -199,9 +199,9 @@ def adam(recipe: Recipe | YouTubeRecipe) -> optax.GradientTransformation:
 SOFTMAX, SAMPLED = "softmax over the batch", "sampled softmax"
 MODELS: Mapping[str, RetrievalModel] = {
     "two-tower": RetrievalModel(
-        Recipe, towers, of_batches, every_pair, adam, SOFTMAX, columns, reads_features=True
+        Recipe, towers, of_batches, every_pair, adam, SOFTMAX, columns, reads_features=("user", "item")
     ),
     "youtube-dnn": RetrievalModel(
-        YouTubeRecipe, youtube, of_drawn, every_pair, adam, SAMPLED, columns, reads_features=True
+        YouTubeRecipe, youtube, of_drawn, every_pair, adam, SAMPLED, columns, reads_features=("user",)
     ),
 }

@@ -59,8 +59,12 @@ def test_what_makes_no_sense_is_refused(events: Path, features: Path, tmp_path: 
             train("two-tower", events, run=tmp_path / "run", **{**SMALL, **options})
     with pytest.raises(ValueError, match="negatives=0"):
         train("youtube-dnn", events, run=tmp_path / "run", **{**SMALL, "negatives": 0})
-    with pytest.raises(FileNotFoundError, match=r"item_features='none\.csv'"):
-        train("youtube-dnn", events, run=tmp_path / "run", item_features="none.csv", **SMALL)
+    with pytest.raises(FileNotFoundError, match=r"user_features='none\.csv'"):
+        train("youtube-dnn", events, run=tmp_path / "run", user_features="none.csv", **SMALL)
+    with pytest.raises(ValueError, match="item_features=.*: no such option"):
+        train("youtube-dnn", events, run=tmp_path / "run", item_features=str(features), **SMALL)
+    with pytest.raises(ValueError, match="item_vector_ids='x': names the items of --item-vectors, which is"):
+        train("two-tower", events, run=tmp_path / "run", item_vector_ids="x", **SMALL)
     with pytest.raises(ValueError, match="item_features='x': no such option"):
         train("bpr-mf", events, run=tmp_path / "run", item_features="x", **EVENTS)
     assert not (tmp_path / "run").exists()

@@ -111,7 +111,8 @@ def towers(data: Data, recipe: Recipe) -> PairModel:
             raise ValueError(
                 f"ids=False: {side}s have no features, so their tower has nothing to read; give some, or ids"
             )
-        if not recipe.ids and features is not None and features.empty().size and not recipe.history:
+        known = recipe.ids or (side == "user" and recipe.history > 0)  # by an id, or by a user's items
+        if not known and features is not None and features.empty().size:
             raise ValueError(
                 f"ids=False: {side} number {features.empty()[0]} has no feature, so that nothing is known of "
                 "it; give it one, or ids"

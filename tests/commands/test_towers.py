@@ -45,10 +45,15 @@ def test_features_do_without_ids(events: Path, features: Path, tmp_path: Path) -
 
 
 def test_what_makes_no_sense_is_refused(events: Path, features: Path, tmp_path: Path) -> None:
+    unknown = tmp_path / "unknown.jsonl"
+    unknown.write_text(
+        "".join(f'{{"sku": "sku{i}", "kind": "{"" if i == 2 else "a"}"}}\n' for i in range(ITEMS + 1))
+    )
     short = tmp_path / "short.jsonl"
     short.write_text("".join(features.read_text().splitlines(keepends=True)[:3]))
     for options, message in (
         ({"item_features": str(short)}, "have no row, such as"),
+        ({"item_features": str(unknown), "ids": False, "history": 4}, "ids=False: item number .* no feature"),
         ({"ids": False}, "ids=False: users have no features"),
         ({"ids": False, "history": 4}, "ids=False: users have no features"),
         ({"history": -1}, "history=-1"),

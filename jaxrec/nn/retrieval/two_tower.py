@@ -52,7 +52,7 @@ class TwoTower(nn.Module):
         item that has no id (0) is known by its features alone.
       user_dims, item_dims: widths of the layers; none at all: the vectors of the fields side by side.
       mlp: builds a tower: `MLP`, or a `Factory` of it. With several devices its dropout needs
-        `dropout.across_devices`.
+        `dropout.across_devices`, and its batch norm an `axis_name`, or each device has statistics of its own.
       cosine: both vectors are divided by their length. temperature: τ, which divides the scores.
       id_dropout: share of users and items that are trained without their id, so that features alone come to
         do (from the "dropout" stream).

@@ -128,8 +128,16 @@ class TwoTower(nn.Module):
         """Vectors of users, [B] → [B, D].
 
         target: the item that each is to find, which training without `with_target` takes out of its history.
-        age: of the examples, [B]; None: 0.
+        age: of the examples, [B]; None: 0, once the model is trained.
+
+        Raises:
+          ValueError: the model reads ages, and training gives none.
         """
+        if train and age is None and any(field.name == AGE for field in self.user_fields):
+            raise ValueError(
+                f"{AGE}: the model reads the age of each example, and training gives none; train by "
+                "tasks.two_tower with the column pair_age [P], or leave the field out"
+            )
         columns = {
             field.name: self._user_column(field, user, context, target if train else None, age)
             for field in self.user_fields

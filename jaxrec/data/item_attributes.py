@@ -70,7 +70,8 @@ def load_item_attributes(
     source: CSV, JSON lines, Parquet, a mapping of columns or a data frame with a column `item`. Other items
     than those of `item_ids` are not used; an item without a line, or with empty cells, has no value.
     item_ids: raw ids, such as `Sequences.item_ids`. columns: the attributes; None: all other columns.
-    separator: between several values in a cell, such as "Comedy|Romance"; "": a cell is one value.
+    separator: between several values in a cell, such as "Comedy|Romance", with spaces around it or not; "":
+    a cell is one value.
 
     Raises:
       ValueError: an item has two lines, there is no column of attributes, none of the items has a value of an
@@ -90,7 +91,7 @@ def load_item_attributes(
             )
         if raw in wanted:
             for name, text in zip(names, texts, strict=True):
-                found = text.split(separator) if separator else [text]
+                found = [part.strip() for part in text.split(separator)] if separator else [text]
                 lists[name][wanted[raw]] = [value for value in found if value]
     return number_attributes(lists)
 

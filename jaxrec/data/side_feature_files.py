@@ -35,7 +35,7 @@ def load_side_features(
 
     source: a CSV, JSON lines or Parquet file, a mapping of columns or a data frame.
     ids: raw ids of numbers 1..E, such as `Sequences.item_ids`. entity: the column of ids.
-    columns: those to read; None: all others. separator: of the values of a cell.
+    columns: those to read; None: all others. separator: of the values of a cell; "": it has one.
     allow_empty: False refuses an entity whose cells are all empty.
 
     Raises:
@@ -59,7 +59,7 @@ def load_side_features(
         assert isinstance(column, Coded)
         texts = [*map(str, column.values.tolist()), ""]  # code -1, a missing cell, is the last one
         cells = [texts[code] for code in column.codes[order].tolist()]
-        if any(separator in text for text in texts):
+        if separator and any(separator in text for text in texts):
             several[name] = [[part.strip() for part in cell.split(separator)] for cell in cells]
         else:
             single[name] = cells

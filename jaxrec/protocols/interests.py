@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -15,6 +16,7 @@ from jaxrec.tasks.interests import InterestModel, interests, retriever
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.fit import Fitted, Phase, Selection
+from jaxrec.train.identity import described_array
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Key, Protocol
 
@@ -28,7 +30,24 @@ def every_event(data: Data, batch_size: int, *, least: int = 1) -> Plan:
     count = np.maximum(_lengths(data, least) - least, 0)
     first = np.asarray(data.columns["start"], np.int64) + least
     events = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
-    return shuffled(len(data.columns["items"]), batch_size, examples=events)
+    whole = shuffled(len(events), batch_size)
+
+    def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
+        drawn, ok = whole.draw(key, context)
+        return {**drawn, "example": numbered_event(drawn["example"], context, least)}, ok
+
+    return Plan(whole.num_steps, draw, {"drawn": described_array(events.astype(np.int32))})
+
+
+def numbered_event(number: Array, context: Context, least: int) -> Array:
+    """The events of those numbers, from 0, among all with `least` earlier ones, users one after the other.
+
+    Found from the columns of the data, so that no program holds a list of events.
+    """
+    count = jnp.maximum(context["length"] - least, 0)
+    end = jnp.cumsum(count)
+    user = jnp.searchsorted(end, number, side="right")
+    return (context["start"] + least + count - end)[user] + number
 
 
 def one_cut(data: Data, batch_size: int, *, least: int = 1) -> Plan:

@@ -222,5 +222,4 @@ MODELS: Mapping[str, RetrievalModel] = {
 }
 NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
     "cb2cf": "items that are held out, by which it is selected: see experiments/retrieval/cold_items.py",
-    "eges": "side information of items: see experiments/retrieval/cold_items.py",
 }

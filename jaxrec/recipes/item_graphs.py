@@ -95,13 +95,13 @@ def side_information(data: Data) -> np.ndarray:
     name = data.split.sequences.name
     if found is None:
         raise ValueError(
-            f"{name}: has no attributes of items, which EGES reads as side information; name a file of them "
-            "by --item-attributes, or train deepwalk, which reads none"
+            f"{name}: has no attributes of items, which EGES reads as side information; train eges with a "
+            "file of them by --item-attributes, or take --side none, which reads none"
         )
     if found.shape[2] > 1:
         raise ValueError(
             f"{name}: an item has {found.shape[2]} values of an attribute, and EGES reads one of each; give "
-            "every cell one value, or train deepwalk"
+            "every cell one value, or take --side none without attributes"
         )
     return np.asarray(found[:, :, 0], np.int32)
 

@@ -94,3 +94,6 @@ ROWS: Mapping[str, Row] = {
     "poso": Row(poso),
     "poso-mean": Row(poso_mean),
 }
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "melu": "ratings beside what is known of users and items: see experiments/retrieval/melu.py",
+}

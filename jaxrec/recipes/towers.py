@@ -111,7 +111,8 @@ def towers(data: Data, recipe: Recipe) -> PairModel:
             raise ValueError(
                 f"ids=False: {side}s have no features, so their tower has nothing to read; give some, or ids"
             )
-        if not recipe.ids and features is not None and features.empty().size and not recipe.history:
+        known = recipe.ids or (side == "user" and recipe.history > 0)  # by an id, or by a user's items
+        if not known and features is not None and features.empty().size:
             raise ValueError(
                 f"ids=False: {side} number {features.empty()[0]} has no feature, so that nothing is known of "
                 "it; give it one, or ids"
@@ -199,9 +200,9 @@ def adam(recipe: Recipe | YouTubeRecipe) -> optax.GradientTransformation:
 SOFTMAX, SAMPLED = "softmax over the batch", "sampled softmax"
 MODELS: Mapping[str, RetrievalModel] = {
     "two-tower": RetrievalModel(
-        Recipe, towers, of_batches, every_pair, adam, SOFTMAX, columns, reads_features=True
+        Recipe, towers, of_batches, every_pair, adam, SOFTMAX, columns, reads_features=("user", "item")
     ),
     "youtube-dnn": RetrievalModel(
-        YouTubeRecipe, youtube, of_drawn, every_pair, adam, SAMPLED, columns, reads_features=True
+        YouTubeRecipe, youtube, of_drawn, every_pair, adam, SAMPLED, columns, reads_features=("user",)
     ),
 }

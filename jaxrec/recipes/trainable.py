@@ -297,7 +297,8 @@ class RetrievalModel(NamedTuple):
     weighting: (data, recipe) -> the weights of the task's losses.
     attributes: whether it reads attributes of items, the column "attributes" of the data.
     reads: columns that its scores read, which a run keeps; none of a model of final vectors or histories.
-    reads_features: whether it reads the features of users and items of the data, if there are any.
+    reads_features: of which sides it reads the features of the data, if there are any: ("user", "item"), or
+    ("user",).
     factors: of a model that reads vectors of items' content, the column `item_content` of the data, and whose
     module gives new items vectors from it: recipe -> the width of the factors that these are made with. None:
     it reads no content.
@@ -314,7 +315,7 @@ class RetrievalModel(NamedTuple):
     weighting: Callable[[retrieval.Data, Any], Weighting] = equal_weights
     attributes: bool = False
     reads: tuple[str, ...] = ()
-    reads_features: bool = False
+    reads_features: tuple[str, ...] = ()
     factors: Callable[[Any], int] | None = None
 
 

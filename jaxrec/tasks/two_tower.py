@@ -75,8 +75,8 @@ def two_tower(
       negatives: M, items that are drawn uniformly for the whole batch (mixed negative sampling: Yang et al.,
         WWW 2020, doi:10.1145/3366424.3386195); the number of devices must divide it.
       corrected: from every score, the observed item's too, the logarithm of the probability is taken with
-        which the item is among the candidates: its share of pairs and 1 / items, mixed as B : M are. For a
-        softmax; drawn items alone are equally probable, so that it changes nothing.
+        which the item is among the candidates: its share of pairs and 1 / items, mixed as B : M are, where B
+        counts real pairs. For a softmax; drawn items alone are equally probable, so that it changes nothing.
       hardest: only so many negatives enter the loss, those of the highest scores. None: all.
       same: a column of the context by item, such as "item_view": only items of the same value are negatives.
 
@@ -169,7 +169,7 @@ def _scores(
         group = jnp.asarray(batch[SHARED][same])
         accidental = accidental | (group[ids] != group[batch["item"]][:, None])
     if corrected and in_batch:
-        log_prob = _log_probability(batch[SHARED], size, ids.shape[0] - size)
+        log_prob = _log_probability(batch[SHARED], _number_of_real(batch, axis_name), ids.shape[0] - size)
         pos = pos - jnp.where(batch["mask"], log_prob[batch["item"]], 0.0)
         neg = neg - jnp.where(accidental, 0.0, log_prob[ids])
     if not in_batch:
@@ -235,11 +235,17 @@ def _candidates(batch: Batch, axis_name: str | None) -> tuple[Array, int]:
     return (ids if drawn is None else jnp.concatenate([ids, drawn])), size
 
 
-def _log_probability(context: Context, size: int, negatives: int) -> Array:
+def _number_of_real(batch: Batch, axis_name: str | None) -> Array:
+    """How many pairs of a batch are real on all devices, fewer in a padded tail; at least 1."""
+    number = jnp.sum(batch["mask"], dtype=jnp.float32)
+    return jnp.maximum(number if axis_name is None else jax.lax.psum(number, axis_name), 1.0)
+
+
+def _log_probability(context: Context, size: Array, negatives: int) -> Array:
     """Log of each item's probability among `size` items of pairs and `negatives` uniform ones, [I + 1]."""
     share = jnp.asarray(context["item_log_frequency"])
     if not negatives:
         return share
     total, num_items = size + negatives, share.shape[0] - 1
-    uniform = math.log(negatives / total) - math.log(num_items)
-    return jnp.logaddexp(share + math.log(size / total), uniform)
+    uniform = math.log(negatives) - jnp.log(total) - math.log(num_items)
+    return jnp.logaddexp(share + jnp.log(size / total), uniform)

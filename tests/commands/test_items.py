@@ -81,6 +81,10 @@ def test_what_makes_no_sense_is_refused(events: Path, tmp_path: Path) -> None:
     attributes = str(write_attributes(events.parent / "attributes.csv"))
     with pytest.raises(ValueError, match="an item has 2 values of an attribute, and EGES reads one of each"):
         train("eges", events, run=tmp_path / "a", **EVENTS, item_attributes=attributes)
+    with pytest.raises(ValueError, match=r"item_attributes=.*: is not read with --side none; leave it out"):
+        train("eges", events, run=tmp_path / "a", **EVENTS, item_attributes=attributes, side="none")
+    with pytest.raises(ValueError, match=r"attributes=\('colour',\): are columns of --item-attributes"):
+        train("eges", events, run=tmp_path / "a", **EVENTS, attributes=("colour",), side="none")
     with pytest.raises(ValueError, match="history=0: must be at least 1|last=0: must be at least 1"):
         train("deepwalk", events, run=tmp_path / "a", **EVENTS, history=0)
     with pytest.raises(ValueError, match="no such option; the nearest is"):

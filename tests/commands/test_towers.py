@@ -45,10 +45,15 @@ def test_features_do_without_ids(events: Path, features: Path, tmp_path: Path) -
 
 
 def test_what_makes_no_sense_is_refused(events: Path, features: Path, tmp_path: Path) -> None:
+    unknown = tmp_path / "unknown.jsonl"
+    unknown.write_text(
+        "".join(f'{{"sku": "sku{i}", "kind": "{"" if i == 2 else "a"}"}}\n' for i in range(ITEMS + 1))
+    )
     short = tmp_path / "short.jsonl"
     short.write_text("".join(features.read_text().splitlines(keepends=True)[:3]))
     for options, message in (
         ({"item_features": str(short)}, "have no row, such as"),
+        ({"item_features": str(unknown), "ids": False, "history": 4}, "ids=False: item number .* no feature"),
         ({"ids": False}, "ids=False: users have no features"),
         ({"ids": False, "history": 4}, "ids=False: users have no features"),
         ({"history": -1}, "history=-1"),
@@ -59,8 +64,12 @@ def test_what_makes_no_sense_is_refused(events: Path, features: Path, tmp_path: 
             train("two-tower", events, run=tmp_path / "run", **{**SMALL, **options})
     with pytest.raises(ValueError, match="negatives=0"):
         train("youtube-dnn", events, run=tmp_path / "run", **{**SMALL, "negatives": 0})
-    with pytest.raises(FileNotFoundError, match=r"item_features='none\.csv'"):
-        train("youtube-dnn", events, run=tmp_path / "run", item_features="none.csv", **SMALL)
+    with pytest.raises(FileNotFoundError, match=r"user_features='none\.csv'"):
+        train("youtube-dnn", events, run=tmp_path / "run", user_features="none.csv", **SMALL)
+    with pytest.raises(ValueError, match="item_features=.*: no such option"):
+        train("youtube-dnn", events, run=tmp_path / "run", item_features=str(features), **SMALL)
+    with pytest.raises(ValueError, match="item_vector_ids='x': names the items of --item-vectors, which is"):
+        train("two-tower", events, run=tmp_path / "run", item_vector_ids="x", **SMALL)
     with pytest.raises(ValueError, match="item_features='x': no such option"):
         train("bpr-mf", events, run=tmp_path / "run", item_features="x", **EVENTS)
     assert not (tmp_path / "run").exists()

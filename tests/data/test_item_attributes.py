@@ -46,6 +46,12 @@ def test_every_form_gives_the_same(form: str, tmp_path: Path) -> None:
     assert "drama|war" in whole.values["genre"]
 
 
+def test_spaces_around_a_separator_are_no_part_of_a_value() -> None:
+    found = load_item_attributes({"item": ["a", "b"], "genre": ["war | drama", "drama"]}, ["a", "b"])
+    assert found.values["genre"].tolist() == ["drama", "war"]
+    assert found.ids[1:, 0].tolist() == [[1, 2], [1, 0]]
+
+
 @pytest.mark.parametrize(
     ("text", "options", "match"),
     [

@@ -39,6 +39,11 @@ def test_rows_are_in_the_order_of_the_ids(tmp_path: Path, form: str) -> None:
     assert (list(chosen.columns), chosen.num_entities) == (["tags"], 1)
 
 
+def test_without_a_separator_a_cell_is_one_value() -> None:
+    found = load_side_features(TABLE, ["a", "b", "c"], entity="sku", columns=["tags"], separator="")
+    assert found.columns["tags"].tolist() == [0, 0, 1, 2]  # "p|q" and "q"
+
+
 @pytest.mark.parametrize(
     "change, options, message",
     [

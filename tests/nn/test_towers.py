@@ -19,7 +19,7 @@ from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.retrieval.dssm import dssm
 from jaxrec.nn.retrieval.facebook_ebr import concatenated, facebook_ebr
 from jaxrec.nn.retrieval.mv_dssm import MultiViewDSSM
-from jaxrec.nn.retrieval.two_tower import TwoTower
+from jaxrec.nn.retrieval.two_tower import Frozen, TwoTower
 from jaxrec.nn.retrieval.youtube_dnn import WatchTimeRanker, expected_watch_time, with_powers, youtube_dnn
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import pairs
@@ -283,6 +283,25 @@ def test_a_history_is_the_mean_of_the_last_items_and_not_of_the_target(with_targ
                 mean = table[kept].mean(axis=0)
                 expected[user] = mean / np.linalg.norm(mean)
         found = model.apply(params, rows, context(), target=target, train=train, method="users")
+        close(found, expected)
+
+
+def test_a_history_of_frozen_vectors_and_of_numbers_is_their_mean() -> None:
+    """Against NumPy; user 3 of six has no item, and user 5 has one alone, the target."""
+    fields = (Frozen("history_text", 3), Numeric("history_price"))
+    model = TwoTower(fields, (ITEM_ID,), (), (), cosine=False, temperature=1.0, max_history=4)
+    params = {"params": {"embedding": {"item_id_embedding": np.zeros((NUM_ITEMS + 1, 4), np.float32)}}}
+    price = np.arange(NUM_ITEMS + 1, dtype=np.float32) ** 2
+    data = {**context(), "item_price": jnp.asarray(price)}
+    text, rows = np.asarray(data["item_text"]), np.arange(1, NUM_USERS + 1)
+    target = np.array([4, 1, 6, 1, 2, 3])
+    for train in (False, True):
+        expected = np.zeros((NUM_USERS, 4))
+        for user in range(NUM_USERS):
+            items = np.asarray(data["items"])[int(data["start"][user]) :][: int(data["length"][user])][-4:]
+            if kept := [i for i in items if not train or i != target[user]]:
+                expected[user] = [*text[kept].mean(axis=0), price[kept].mean()]
+        found = model.apply(params, rows, data, target=target, train=train, method="users")
         close(found, expected)
 
 

@@ -241,6 +241,13 @@ def test_an_epoch_has_every_event_with_enough_before_it(least: int) -> None:
     assert drawn(plan) != drawn(plan, 1)
 
 
+def test_no_program_holds_a_list_of_events() -> None:
+    plan, number = plans.every_event(data(), 4), sum(map(len, targets(1)))
+    text = jax.jit(plan.draw).lower(jax.random.key(0), small.columns()).as_text()
+    constants = [line for line in text.splitlines() if "constant dense<" in line]
+    assert constants and not any(f"tensor<{number}x" in line for line in constants)
+
+
 @pytest.mark.parametrize("least", [1, 3])
 def test_an_epoch_has_one_cut_of_each_user(least: int) -> None:
     plan = plans.one_cut(data(), 4, least=least)

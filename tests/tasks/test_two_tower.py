@@ -77,7 +77,7 @@ def numpy_loss(
     def lowered(i: int) -> float:
         if not (corrected and in_batch):
             return 0.0
-        share, size = sum(number == i for _, number in PAIRS) / len(PAIRS), len(user)
+        share, size = sum(number == i for _, number in PAIRS) / len(PAIRS), int(mask.sum())
         p = share * size / (size + negatives) + negatives / (size + negatives) / NUM_ITEMS
         return float(np.log(p))
 
@@ -170,6 +170,8 @@ def test_ages_of_examples_reach_a_model_that_reads_them() -> None:
     young = {**batch, "age": jnp.zeros(3)}
     run = jax.jit(lambda b: task.losses(found, b, KEY)[0]["pairs"])
     assert abs(run(batch) - run(young)) > 1e-3
+    with pytest.raises(ValueError, match=r"example_age: .* training gives none; .* column pair_age \[P\]"):
+        task.losses(found, batch_of(task, 0, 4, 5), KEY)
 
 
 def test_statistics_of_batch_norm_are_updated_by_both_towers() -> None:

@@ -15,6 +15,7 @@ from jaxrec.commands.training.options import (
     RatingOptions,
     SequenceOptions,
     TableOptions,
+    UserFeatureOptions,
     with_recipe,
 )
 from jaxrec.recipes.trainable import (
@@ -44,7 +45,8 @@ def options_type(entry: Any) -> type[Any]:
     if isinstance(entry, SequenceModel):
         return with_recipe(SequenceOptions, entry.recipe, entry.objectives, entry.documented)
     if isinstance(entry, RetrievalModel) and entry.reads_features:
-        return with_recipe(FeatureOptions, entry.recipe)
+        of_items = "item" in entry.reads_features
+        return with_recipe(FeatureOptions if of_items else UserFeatureOptions, entry.recipe)
     attributed = getattr(entry, "attributes", False)
     if isinstance(entry, RetrievalModel | CountingModel):
         return with_recipe(AttributedMatrixOptions if attributed else MatrixOptions, entry.recipe)

@@ -127,10 +127,16 @@ class AttributedMatrixOptions(MatrixOptions):
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureOptions(MatrixOptions):
-    """The options of models of an interaction matrix that read features of users and items, too."""
+class UserFeatureOptions(MatrixOptions):
+    """The options of models of an interaction matrix that read features of users, too."""
 
     user_features: str = ""  # file of users' categories: a column of users, as --user names it, and others
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureOptions(UserFeatureOptions):
+    """The options of models of an interaction matrix that read features of users and items, too."""
+
     item_features: str = ""  # the same of items, as --item names them; 'a|b' in a cell are two values
 
 

@@ -51,8 +51,17 @@ def read(options: Any, source: Source) -> Events:
 
 
 def read_vectors(options: Any, item_ids: np.ndarray) -> np.ndarray | None:
-    """The vector of each item from the file of `--item-vectors`; None without one."""
+    """The vector of each item from the file of `--item-vectors`; None without one.
+
+    Raises:
+      ValueError: there are ids of rows and no file of vectors; as `load_item_vectors`.
+    """
     if not options.item_vectors:
+        if options.item_vector_ids:
+            raise ValueError(
+                f"item_vector_ids={options.item_vector_ids!r}: names the items of --item-vectors, which is "
+                "not given; give that, too, or leave this out"
+            )
         return None
     path = Path(options.item_vectors)
     sha256_of("item_vectors", path)

@@ -73,7 +73,8 @@ class PDN(nn.Module):
 
         behaviour: of each click, such as its age and how often, [B, L, K]. relation: of each clicked item and
         the target, such as how often both are clicked, [B, L, R]. bias: of the impression, such as its
-        position and hour, [B, P]; None, as in serving: no such path.
+        position and hour, [B, P]; None, as in serving: no such path. Initialise with it to train with it, as
+        the width of its net comes from there.
         """
         trigger = self.trigger(x, history, behaviour, train=train)
         similarity = self.similarity(history, target, relation, train=train)

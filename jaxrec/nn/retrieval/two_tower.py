@@ -52,7 +52,7 @@ class TwoTower(nn.Module):
         item that has no id (0) is known by its features alone.
       user_dims, item_dims: widths of the layers; none at all: the vectors of the fields side by side.
       mlp: builds a tower: `MLP`, or a `Factory` of it. With several devices its dropout needs
-        `dropout.across_devices`.
+        `dropout.across_devices`, and its batch norm an `axis_name`, or each device has statistics of its own.
       cosine: both vectors are divided by their length. temperature: τ, which divides the scores.
       id_dropout: share of users and items that are trained without their id, so that features alone come to
         do (from the "dropout" stream).
@@ -128,8 +128,16 @@ class TwoTower(nn.Module):
         """Vectors of users, [B] → [B, D].
 
         target: the item that each is to find, which training without `with_target` takes out of its history.
-        age: of the examples, [B]; None: 0.
+        age: of the examples, [B]; None: 0, once the model is trained.
+
+        Raises:
+          ValueError: the model reads ages, and training gives none.
         """
+        if train and age is None and any(field.name == AGE for field in self.user_fields):
+            raise ValueError(
+                f"{AGE}: the model reads the age of each example, and training gives none; train by "
+                "tasks.two_tower with the column pair_age [P], or leave the field out"
+            )
         columns = {
             field.name: self._user_column(field, user, context, target if train else None, age)
             for field in self.user_fields
@@ -182,7 +190,9 @@ class TwoTower(nn.Module):
         if target is not None and not self.with_target:
             items = jnp.where(items == target[:, None], 0, items)
         found = read(context, field, f"item_{field.name.removeprefix(HISTORY)}", items)
-        return found.reshape(user.shape[0], -1)
+        if isinstance(field, Categorical):
+            return found.reshape(user.shape[0], -1)
+        return mean_of_items(found, items != 0)
 
     def _history(self, user: Array, context: Context) -> Array:
         """Training items of users, the last ones, 0 on the left: [B] → [B, L]."""
@@ -212,6 +222,13 @@ def read(context: Context, field: Field, name: str, rows: Array) -> Array:
     if isinstance(field, Categorical) and not jnp.issubdtype(column.dtype, jnp.integer):
         raise ValueError(f"feature {name}: {column.dtype}, but the model reads ids; give it those")
     return jax.lax.stop_gradient(rows_by_id(column, rows))
+
+
+def mean_of_items(values: Array, real: Array) -> Array:
+    """Mean of the numbers or vectors of a history's real items, [B, L, …] → [B, …]; 0 without any."""
+    real = real.reshape(*real.shape, *(1,) * (values.ndim - 2))
+    total = jnp.sum(jnp.where(real, values, 0), axis=1)
+    return total / jnp.maximum(jnp.sum(real, axis=1), 1)
 
 
 def over_rows(make: Callable[[Array], Array], count: int) -> Array:

@@ -1,6 +1,8 @@
 """YouTube's deep networks: retrieval by a softmax over items, and ranking by expected watch time.
 
-Covington, Adams and Sargin, RecSys 2016, doi:10.1145/2959100.2959190, sections 3 and 4.
+Covington, Adams and Sargin, RecSys 2016, doi:10.1145/2959100.2959190, sections 3 and 4. Departs from section
+3.4: in training the history is all other items of the user, later ones too, as a matrix has no order; the
+paper's has those before the one to be found.
 """
 
 from __future__ import annotations

@@ -19,10 +19,11 @@ from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.layers.pairs import unit
 from jaxrec.nn.retrieval.two_tower import TwoTower
 from jaxrec.types import Array, Variables
-from tests.golden.activations import activation
+from tests.golden.activations import DiceOfRows, OneSlope, activation
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
 
+WITH_PARAMETERS: dict[str, Any] = {"prelu": OneSlope, "dice": DiceOfRows}  # of torch-rechub
 Outputs = Callable[[Golden, Any, Variables], tuple[Array, dict[str, Any]]]
 FILES = [
     *golden_files("dssm"), *golden_files("facebook_dssm"), *golden_files("youtube_dnn"),
@@ -33,7 +34,8 @@ FILES = [
 def converted(golden: Golden) -> Converted:
     """Our module with the fixture's weights."""
     config = golden.meta["config"]
-    mlp = Factory(MLP, activation=activation(config.get("activation", "relu")))
+    name = config.get("activation", "relu")
+    mlp = Factory(MLP, activation=WITH_PARAMETERS.get(name.lower()) or activation(name))
     if "hist" in golden.inputs:
         history = {"max_history": golden.inputs["hist"].shape[1], "with_target": True}
         return rechub_towers.youtube_dnn(golden.params, mlp=mlp, temperature=config["temperature"], **history)
@@ -151,12 +153,12 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
 def test_outputs_and_losses(computed: Computed) -> None:
     golden, _, found, _ = computed
-    close_outputs(found, golden.outputs)
+    close_outputs(found, golden.outputs, golden.noise("out"))
 
 
 def test_all_gradients(computed: Computed) -> None:
     golden, _, _, gradients = computed
-    close_gradients(gradients, golden.gradients)
+    close_gradients(gradients, golden.gradients, golden.noise("grad"))
 
 
 def test_weights_come_back_as_they_were(computed: Computed) -> None:

@@ -99,11 +99,14 @@ def youtube_sbc(golden: Golden, model: Any, variables: Variables) -> tuple[Array
     corrected = (cosine - log_prob) / config["temperature"]
     index = (rows[:, None] - 1 + jnp.arange(1 + config["n_neg"])) % len(rows)
     shared: Any = {"temperature": config["temperature"], "log_prob": log_prob, "inside": True}
-    loss = losses.in_batch_softmax(user, item, following=config["n_neg"], **shared)
+    scores = jnp.take_along_axis(corrected, index, axis=1)
+    loss = losses.sampled_softmax(scores[:, 0], scores[:, 1:])
+    if config["n_neg"] < len(rows):  # more go round the batch again, and take in a row's own target
+        loss = losses.in_batch_softmax(user, item, following=config["n_neg"], **shared)
     found = {
         **raw,
         "cosine": model.apply(variables, rows, jnp.tile(rows, (len(rows), 1)), context, train=False),
-        "scores": jnp.take_along_axis(corrected, index, axis=1),
+        "scores": scores,
         "full_corrected": corrected,
         "full_loss": losses.in_batch_softmax(user, item, **shared),
         "index": index,

@@ -19,7 +19,6 @@ from jaxrec.types import Array
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
 
-
 DEEPEST = 3  # rounds of the reference's routing: the third has the gradient, and further ones repeat it
 
 

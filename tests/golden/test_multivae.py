@@ -19,6 +19,7 @@ from jaxrec.types import Array
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
 
+
 def update(meta: dict[str, Any]) -> int:
     """Number of the step, from 1 on, which the notes tell."""
     found = re.search(r"update = (\d+)", " ".join(meta.get("notes", [])))
@@ -56,7 +57,8 @@ def computed(request: pytest.FixtureRequest) -> Computed:
             "reconstruction": losses.multinomial(scores, x, include_padding=True),
             "kl": losses.masked_mean(kl),
         }
-        loss, *_ = annealed(golden.meta["config"]).combine({}, {"step": jnp.int32(update(golden.meta))}, parts)
+        step = {"step": jnp.int32(update(golden.meta))}
+        loss, *_ = annealed(golden.meta["config"]).combine({}, step, parts)
         outputs = {"rating": x, "scores": scores, "mu": mean, "logvar": log_variance, "loss": loss}
         outputs["kl_without_anneal"] = parts["kl"]
         if noise is None:

@@ -82,7 +82,8 @@ class UserVectors(nn.Module):
 
     Fields:
       dim: D. num_users: of the table of user embeddings; 0: no user is read. hidden_dims: of ReLU layers.
-        Without users and hidden layers the interests stay as they are. user_dim: width of that table; None: D.
+        Without users and hidden layers the interests stay as they are.
+      user_dim: width of the user embeddings; None: D.
       normalised: scaled to length 1, so that a product with a vector of that length is a cosine.
     """
 

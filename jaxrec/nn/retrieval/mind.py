@@ -42,8 +42,8 @@ class MIND(nn.Module):
       power: p of the label-aware attention softmax(p V e); 0 is the mean, and None the limit of large p: the
         nearest interest alone, which converged fastest in the paper. printed: softmax((V e)^p) as the paper
         writes it, which needs a whole p.
-      num_users, user_dim, hidden_dims: of `UserVectors`, the user profile. normalised: vectors of users and items have
-        length 1.
+      num_users, user_dim, hidden_dims: of `UserVectors`, the user profile. normalised: vectors of users and
+        items have length 1.
       item_std: of the normal initialisation of item vectors. dtype: of the computation.
     """
 

@@ -115,3 +115,14 @@ def test_weights_come_back_as_they_were_and_a_wrong_rank_is_refused(path: Path) 
         np.testing.assert_array_equal(value, golden.params[name], err_msg=name)
     with pytest.raises(ValueError, match=r"rank=999: u_(layers\.0|emb) reads"):
         dropoutnet.deep_cf(golden.params, rank=999)
+
+
+def test_towers_without_hidden_layers_are_linear() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"u_emb.weight": (3, 5), "u_emb.bias": (3,), "v_emb.weight": (3, 2), "v_emb.bias": (3,)}
+    state = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    model, variables, _ = dropoutnet.deep_cf(state, rank=2)
+    users, items = rng.normal(size=(4, 5)).astype(np.float32), rng.normal(size=(4, 2)).astype(np.float32)
+    found = model.apply(variables, users[:, :2], items, users[:, 2:], None, train=False)
+    u, v = (x @ state[f"{s}_emb.weight"].T + state[f"{s}_emb.bias"] for s, x in (("u", users), ("v", items)))
+    np.testing.assert_allclose(found, (u * v).sum(axis=1), rtol=1e-5)

@@ -179,3 +179,26 @@ def test_tables_that_do_not_divide_are_refused() -> None:
     }
     with pytest.raises(ValueError, match=r"reads 4 numbers, but the first tables have \[4\] together"):
         rechub_towers.two_tower(state)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("prelu", "weight"), ("dice", "alpha")])
+def test_activations_with_a_parameter_are_read(kind: str, name: str) -> None:
+    rng = np.random.default_rng(0)
+    state = {f"embedding.embed_dict.{field}.weight": rng.normal(size=(3, 4)) for field in "ab"}
+    for side in ("user", "item"):
+        state |= {f"{side}_mlp.mlp.0.weight": rng.normal(size=(2, 4)), f"{side}_mlp.mlp.0.bias": np.zeros(2)}
+        norm = {
+            "weight": np.ones(2),
+            "bias": np.zeros(2),
+            "running_mean": np.zeros(2),
+            "running_var": np.ones(2),
+        }
+        state |= {f"{side}_mlp.mlp.1.{key}": value for key, value in norm.items()}
+        state[f"{side}_mlp.mlp.2.{name}"] = np.array([0.4])
+    made = rechub_towers.two_tower(state, mlp=Factory(MLP, activation=WITH_PARAMETERS[kind]), cosine=False)
+    context = {"user_a": jnp.array([0, 1]), "item_b": jnp.array([0, 3])}
+    found = made.module.apply(made.variables, jnp.array([1]), context, train=False, method="users")[0]
+    x = state["embedding.embed_dict.a.weight"][0] @ state["user_mlp.mlp.0.weight"].T / np.sqrt(1 + 1e-5)
+    centred = x - x.mean()
+    share = 1 / (1 + np.exp(-centred / np.sqrt((centred**2 + 1e-3).sum()))) if kind == "dice" else x > 0
+    np.testing.assert_allclose(found, x * (share + (1 - share) * 0.4), rtol=1e-5)

@@ -19,15 +19,14 @@ def deep_cf(state: State, *, rank: int) -> Converted:
       ValueError: a tower reads fewer columns than the rank; a parameter is missing, left over or of another
         shape than the others imply.
     """
-    depth = count(state, r"u_layers\.(\d+)\.layer\.weight")
+    depth = count(state, r"u_layers\.(\d+)\.layer\.weight", least=0)
     locations: Locations = {}
     content: dict[str, np.ndarray | None] = {}
     for theirs, ours in _SIDES.items():
-        _, width = shape(state, f"{theirs}_layers.0.layer.weight")
+        first = f"{theirs}_layers.0" if depth else f"{theirs}_emb"
+        _, width = shape(state, f"{first}.layer.weight" if depth else f"{first}.weight")
         if width < rank:
-            raise ValueError(
-                f"rank={rank}: {theirs}_layers.0 reads {width} columns; factors have at most those"
-            )
+            raise ValueError(f"rank={rank}: {first} reads {width} columns; factors have at most those")
         content[theirs] = np.zeros((1, width - rank), np.float32) if width > rank else None
         locations |= dense(f"{theirs}_emb", (ours, "output"))
         for i in range(depth):

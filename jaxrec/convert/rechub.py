@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxrec.convert.state_dict import (
     Converted,
+    Location,
     Locations,
     State,
     batch_norm,
@@ -106,7 +107,10 @@ def ple(state: State, *, mlp: Callable[..., Any] = MLP, **fields: Any) -> Conver
 def read_mlp(
     state: State, key: str, path: tuple[str, ...], *member: int
 ) -> tuple[tuple[int, ...], Locations]:
-    """Of a stack of (linear, batch norm, activation, dropout), and its widths."""
+    """Of a stack of (linear, batch norm, activation, dropout), and its widths.
+
+    An activation with one parameter, such as a slope, is a layer with `alpha` [1] here.
+    """
     locations: Locations = {}
     dims: list[int] = []
     while f"{key}.mlp.{4 * len(dims) + 1}.running_mean" in state:
@@ -114,6 +118,10 @@ def read_mlp(
         dims.append(shape(state, f"{key}.mlp.{4 * i}.weight")[0])
         locations |= dense(f"{key}.mlp.{4 * i}", (*path, f"layer_{i}"), *member)
         locations |= batch_norm(f"{key}.mlp.{4 * i + 1}", (*path, f"norm_{i}"), *member)
+        for name in ("weight", "alpha"):  # of PReLU and of Dice
+            if f"{key}.mlp.{4 * i + 2}.{name}" in state:
+                alpha = ("params", *path, f"activation_{i}", "alpha")
+                locations[f"{key}.mlp.{4 * i + 2}.{name}"] = Location(alpha, member)
     return tuple(dims), locations
 
 

@@ -65,6 +65,7 @@ def _tables(state: State) -> tuple[dict[str, Any], Locations]:
         "num_items": rows - 1,
         "dim": dim,
         "num_users": shape(state, users[0])[0] - 1,
+        "user_dim": shape(state, users[0])[1],
         "normalised": True,
     }
     locations = {

@@ -5,11 +5,34 @@ from __future__ import annotations
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.mlp import Activation
 from jaxrec.types import Array
+
+
+class OneSlope(nn.Module):
+    """PReLU with one slope for all channels, as PyTorch's is by default."""
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False, where: Array | None = None) -> Array:
+        slope = self.param("alpha", nn.initializers.constant(0.25), (1,))
+        return jnp.where(x > 0, x, slope * x)
+
+
+class DiceOfRows(nn.Module):
+    """torch-rechub's Dice: mean and summed variance of each row, over its channels, and one slope."""
+
+    epsilon: float = 1e-3
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False, where: Array | None = None) -> Array:
+        slope = self.param("alpha", nn.initializers.normal(1.0), (1,))
+        centred = x - x.mean(axis=1, keepdims=True)
+        share = jax.nn.sigmoid(centred / jnp.sqrt((centred**2 + self.epsilon).sum(axis=1, keepdims=True)))
+        return x * (share + (1.0 - share) * slope)
 
 
 def _softshrink(x: Array) -> Array:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,6 +21,13 @@ class Computed(NamedTuple):
     sweeps: dict[int, tuple[np.ndarray, np.ndarray]]
 
 
+def started(als: ALS, *given: np.ndarray) -> Any:
+    """Tables with all given vectors: ours start rows without pairs at 0, the reference reads them once."""
+    tables = als.start(*given)
+    places = als.finish(tuple(jnp.arange(len(table)) for table in tables))
+    return tuple(t.at[place].set(v) for t, place, v in zip(tables, places, given, strict=True))
+
+
 @pytest.fixture(params=golden_files("ials"), scope="module")
 def computed(request: pytest.FixtureRequest) -> Computed:
     path: Path = request.param
@@ -33,7 +41,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
         penalty=Penalty(config["regularization"], alpha0=1.0, nu=0.0),
         solver=Exact(dual=config["alpha"] * counts[user, item].min() > 1),
     )
-    tables = als.start(golden.inputs["user_init"], golden.inputs["item_init"])
+    tables = started(als, golden.inputs["user_init"], golden.inputs["item_init"])
     sweeps = {}
     for sweep in range(1, max(config["sweeps"]) + 1):
         tables = als.sweep(tables)
@@ -44,15 +52,16 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
 def test_factors_after_each_sweep_and_scores(computed: Computed) -> None:
     outputs, last = computed.golden.outputs, computed.sweeps[max(computed.sweeps)]
+    noise = computed.golden.noise("out")
     found = {"scores": last[0] @ last[1].T}
     for sweep in computed.golden.meta["config"]["sweeps"]:
         for name, table in zip(("user", "item"), computed.sweeps[sweep], strict=True):
             found[f"sweep{sweep}/{name}"] = table
             exact = outputs[f"sweep{sweep}/{name}_float64"]
-            np.testing.assert_allclose(table, exact, rtol=1e-4, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(table, exact, rtol=1e-4, atol=max(1e-5, 2 * noise), err_msg=name)
     wanted = {name: outputs[name] for name in found}
     for name, value in wanted.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=max(2e-5, 3 * noise), err_msg=name)
 
 
 def test_objective(computed: Computed) -> None:

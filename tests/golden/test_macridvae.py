@@ -16,7 +16,7 @@ from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.types import Array
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
-from tests.golden.test_multivae import UPDATE, annealed
+from tests.golden.test_multivae import annealed, update
 
 
 def penalty(params: Any, first: float, second: float) -> Array:
@@ -58,7 +58,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
             "reconstruction": losses.multinomial(scores, x, include_padding=True),
             "kl": losses.masked_mean(kl),
         }
-        bound, *_ = annealed(config).combine({}, {"step": jnp.int32(UPDATE)}, parts)
+        bound, *_ = annealed(config).combine({}, {"step": jnp.int32(update(golden.meta))}, parts)
         outputs = {"rating": x, "scores": scores, "cates": jnp.exp(assignment)}
         outputs |= {"mu": jnp.moveaxis(mean, 1, 0), "logvar": jnp.moveaxis(log_variance, 1, 0)}
         outputs["reg_loss"] = penalty(variables["params"], *config["reg_weights"])
@@ -72,11 +72,11 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
 
 def test_outputs_and_loss(computed: Computed) -> None:
-    close_outputs(computed.outputs, computed.golden.outputs)
+    close_outputs(computed.outputs, computed.golden.outputs, computed.golden.noise("out"))
 
 
 def test_all_gradients(computed: Computed) -> None:
-    close_gradients(computed.gradients, computed.golden.gradients)
+    close_gradients(computed.gradients, computed.golden.gradients, computed.golden.noise("grad"))
 
 
 def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:

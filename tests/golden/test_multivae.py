@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,11 @@ from jaxrec.types import Array
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
 
-UPDATE = 3  # number of the step in all fixtures, from 1 on
+
+def update(meta: dict[str, Any]) -> int:
+    """Number of the step, from 1 on, which the notes tell."""
+    found = re.search(r"update = (\d+)", " ".join(meta.get("notes", [])))
+    return int(found[1]) if found else 3
 
 
 def annealed(config: dict[str, Any]) -> Any:
@@ -52,7 +57,8 @@ def computed(request: pytest.FixtureRequest) -> Computed:
             "reconstruction": losses.multinomial(scores, x, include_padding=True),
             "kl": losses.masked_mean(kl),
         }
-        loss, *_ = annealed(golden.meta["config"]).combine({}, {"step": jnp.int32(UPDATE)}, parts)
+        step = {"step": jnp.int32(update(golden.meta))}
+        loss, *_ = annealed(golden.meta["config"]).combine({}, step, parts)
         outputs = {"rating": x, "scores": scores, "mu": mean, "logvar": log_variance, "loss": loss}
         outputs["kl_without_anneal"] = parts["kl"]
         if noise is None:
@@ -64,11 +70,11 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
 
 def test_outputs_and_loss(computed: Computed) -> None:
-    close_outputs(computed.outputs, computed.golden.outputs)
+    close_outputs(computed.outputs, computed.golden.outputs, computed.golden.noise("out"))
 
 
 def test_all_gradients(computed: Computed) -> None:
-    close_gradients(computed.gradients, computed.golden.gradients)
+    close_gradients(computed.gradients, computed.golden.gradients, computed.golden.noise("grad"))
 
 
 def test_sizes_are_those_of_the_configuration(computed: Computed) -> None:

@@ -19,10 +19,11 @@ from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.layers.pairs import unit
 from jaxrec.nn.retrieval.two_tower import TwoTower
 from jaxrec.types import Array, Variables
-from tests.golden.activations import activation
+from tests.golden.activations import DiceOfRows, OneSlope, activation
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
 
+WITH_PARAMETERS: dict[str, Any] = {"prelu": OneSlope, "dice": DiceOfRows}  # of torch-rechub
 Outputs = Callable[[Golden, Any, Variables], tuple[Array, dict[str, Any]]]
 FILES = [
     *golden_files("dssm"), *golden_files("facebook_dssm"), *golden_files("youtube_dnn"),
@@ -33,7 +34,8 @@ FILES = [
 def converted(golden: Golden) -> Converted:
     """Our module with the fixture's weights."""
     config = golden.meta["config"]
-    mlp = Factory(MLP, activation=activation(config.get("activation", "relu")))
+    name = config.get("activation", "relu")
+    mlp = Factory(MLP, activation=WITH_PARAMETERS.get(name.lower()) or activation(name))
     if "hist" in golden.inputs:
         history = {"max_history": golden.inputs["hist"].shape[1], "with_target": True}
         return rechub_towers.youtube_dnn(golden.params, mlp=mlp, temperature=config["temperature"], **history)
@@ -97,11 +99,14 @@ def youtube_sbc(golden: Golden, model: Any, variables: Variables) -> tuple[Array
     corrected = (cosine - log_prob) / config["temperature"]
     index = (rows[:, None] - 1 + jnp.arange(1 + config["n_neg"])) % len(rows)
     shared: Any = {"temperature": config["temperature"], "log_prob": log_prob, "inside": True}
-    loss = losses.in_batch_softmax(user, item, following=config["n_neg"], **shared)
+    scores = jnp.take_along_axis(corrected, index, axis=1)
+    loss = losses.sampled_softmax(scores[:, 0], scores[:, 1:])
+    if config["n_neg"] < len(rows):  # more go round the batch again, and take in a row's own target
+        loss = losses.in_batch_softmax(user, item, following=config["n_neg"], **shared)
     found = {
         **raw,
         "cosine": model.apply(variables, rows, jnp.tile(rows, (len(rows), 1)), context, train=False),
-        "scores": jnp.take_along_axis(corrected, index, axis=1),
+        "scores": scores,
         "full_corrected": corrected,
         "full_loss": losses.in_batch_softmax(user, item, **shared),
         "index": index,
@@ -151,12 +156,12 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
 def test_outputs_and_losses(computed: Computed) -> None:
     golden, _, found, _ = computed
-    close_outputs(found, golden.outputs)
+    close_outputs(found, golden.outputs, golden.noise("out"))
 
 
 def test_all_gradients(computed: Computed) -> None:
     golden, _, _, gradients = computed
-    close_gradients(gradients, golden.gradients)
+    close_gradients(gradients, golden.gradients, golden.noise("grad"))
 
 
 def test_weights_come_back_as_they_were(computed: Computed) -> None:
@@ -174,3 +179,26 @@ def test_tables_that_do_not_divide_are_refused() -> None:
     }
     with pytest.raises(ValueError, match=r"reads 4 numbers, but the first tables have \[4\] together"):
         rechub_towers.two_tower(state)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("prelu", "weight"), ("dice", "alpha")])
+def test_activations_with_a_parameter_are_read(kind: str, name: str) -> None:
+    rng = np.random.default_rng(0)
+    state = {f"embedding.embed_dict.{field}.weight": rng.normal(size=(3, 4)) for field in "ab"}
+    for side in ("user", "item"):
+        state |= {f"{side}_mlp.mlp.0.weight": rng.normal(size=(2, 4)), f"{side}_mlp.mlp.0.bias": np.zeros(2)}
+        norm = {
+            "weight": np.ones(2),
+            "bias": np.zeros(2),
+            "running_mean": np.zeros(2),
+            "running_var": np.ones(2),
+        }
+        state |= {f"{side}_mlp.mlp.1.{key}": value for key, value in norm.items()}
+        state[f"{side}_mlp.mlp.2.{name}"] = np.array([0.4])
+    made = rechub_towers.two_tower(state, mlp=Factory(MLP, activation=WITH_PARAMETERS[kind]), cosine=False)
+    context = {"user_a": jnp.array([0, 1]), "item_b": jnp.array([0, 3])}
+    found = made.module.apply(made.variables, jnp.array([1]), context, train=False, method="users")[0]
+    x = state["embedding.embed_dict.a.weight"][0] @ state["user_mlp.mlp.0.weight"].T / np.sqrt(1 + 1e-5)
+    centred = x - x.mean()
+    share = 1 / (1 + np.exp(-centred / np.sqrt((centred**2 + 1e-3).sum()))) if kind == "dice" else x > 0
+    np.testing.assert_allclose(found, x * (share + (1 - share) * 0.4), rtol=1e-5)

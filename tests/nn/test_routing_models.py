@@ -244,3 +244,17 @@ def test_users_are_given_with_their_number(model: Any) -> None:
     found = run(model, variables, users=users).vectors
     other = run(model, variables, users=np.array([1, 3, 3], np.int32)).vectors
     assert (np.abs(found - other).max(axis=(1, 2)) > 1e-3).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("kind", [MIND, ComiRecSA, ComiRecDR])
+def test_a_known_user_without_events_has_the_vectors_that_follow_from_the_user(kind: Any) -> None:
+    """The user's embedding, of a width of its own, through the last layer; an unknown one's are 0."""
+    model = kind(**SMALL, num_users=3, user_dim=2)
+    users = np.array([1, 0, 3], np.int32)
+    variables = drawn(model, ITEMS, users=users, train=False)
+    found = run(model, variables, np.zeros_like(ITEMS), users=users)
+    profile = variables["params"]["user"]
+    alone = profile["user_embedding"][users] @ profile["output"]["kernel"][:2]
+    known, first = (users > 0)[:, None], np.arange(model.num_interests) == 0
+    np.testing.assert_array_equal(found.active, first | (known & (kind is not MIND)))  # MIND's number adapts
+    close(found.vectors, np.where((found.active & known)[..., None], alone[:, None], 0.0))

@@ -16,7 +16,7 @@ from jaxrec.index.several import search_rescored
 from jaxrec.nn.layers.interests import attended
 from jaxrec.nn.retrieval.octopus import Octopus, quotas
 from jaxrec.nn.retrieval.poly_encoder import PolyEncoder
-from jaxrec.nn.retrieval.sdm import SDM
+from jaxrec.nn.retrieval.sdm import SDM, SessionAndPast
 from jaxrec.nn.retrieval.sine import SINE
 from jaxrec.types import Array, Interests
 from tests.nn.drawn import applied, drawn
@@ -177,6 +177,22 @@ def test_a_gate_lies_between_past_and_session() -> None:
     assert (between >= np.minimum(past, session) - 1e-6).all()
     same = run(SESSION, {"params": params}, ITEMS * (np.arange(6) > 2)).vectors
     close(same, session)  # which does not read the past
+
+
+def test_an_activation_takes_the_place_of_tanh() -> None:
+    """One of 0 leaves nothing of profile and past, and with e = 0 the shares of the session are equal."""
+    rng = np.random.default_rng(0)
+    profile, session, past = (rng.normal(size=s).astype(np.float32) for s in ((2, 3), (2, 4, 4), (2, 5, 4)))
+    given = (np.ones((2, 4), bool), np.ones((2, 5), bool))
+    model = SessionAndPast(4, 2, activation=jnp.zeros_like)
+    variables = drawn(model, profile, session, (past,), *given, train=False)
+    found, state = model.apply(
+        variables, profile, session, (past,), *given, train=False, mutable=["intermediates"]
+    )
+    other = model.apply(variables, -profile, session, (2 * past,), *given, train=False)
+    np.testing.assert_array_equal(found, other)
+    means = np.cumsum(state["intermediates"]["states"][0], axis=1) / np.arange(1, 5)[:, None]
+    np.testing.assert_allclose(state["intermediates"]["session"][0], means, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_derives_from_the_number_of_a_row() -> None:

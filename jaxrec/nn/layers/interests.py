@@ -27,12 +27,16 @@ def placed(x: Array, table: Array) -> Array:
     return x + table[first:].astype(x.dtype)
 
 
-def of_items(items: Array, vectors: Array, active: Array | None = None) -> Interests:
+def of_items(
+    items: Array, vectors: Array, active: Array | None = None, users: Array | None = None
+) -> Interests:
     """Interests [B, K, D] of rows of items [B, L]: those of an empty row are 0, and its first is active.
 
-    active: which ones of a row with events are, [B, K]; None: all.
+    active: which ones of a row with events are, [B, K]; None: all. users: ids [B], 0 = unknown; a known user
+    without events has the vectors that follow from the user alone.
     """
     filled = (items != 0).any(axis=-1)[:, None]
+    filled = filled if users is None else filled | (users != 0)[:, None]
     first = jnp.arange(vectors.shape[1]) == 0
     kept = filled if active is None else filled & active
     vectors = jnp.where(kept[..., None], vectors, jnp.zeros_like(vectors))
@@ -79,6 +83,7 @@ class UserVectors(nn.Module):
     Fields:
       dim: D. num_users: of the table of user embeddings; 0: no user is read. hidden_dims: of ReLU layers.
         Without users and hidden layers the interests stay as they are.
+      user_dim: width of the user embeddings; None: D.
       normalised: scaled to length 1, so that a product with a vector of that length is a cosine.
     """
 
@@ -87,6 +92,7 @@ class UserVectors(nn.Module):
     hidden_dims: Sequence[int] = ()
     normalised: bool = False
     dtype: Any = None
+    user_dim: int | None = None
 
     @nn.compact
     def __call__(self, vectors: Array, users: Array | None = None) -> Array:
@@ -103,8 +109,10 @@ class UserVectors(nn.Module):
             )
         if users is not None:
             init = pad_row(nn.initializers.normal(0.05))
-            table = self.param("user_embedding", init, (self.num_users + 1, self.dim))
-            own = jnp.broadcast_to(lookup(table, users)[:, None], vectors.shape).astype(vectors.dtype)
+            width = self.dim if self.user_dim is None else self.user_dim
+            table = self.param("user_embedding", init, (self.num_users + 1, width))
+            own = lookup(table, users)[:, None].astype(vectors.dtype)
+            own = jnp.broadcast_to(own, (*vectors.shape[:-1], width))
             vectors = jnp.concatenate([own, vectors], axis=-1)
         for i, width in enumerate(self.hidden_dims):
             vectors = nn.relu(Dense(width, dtype=self.dtype, name=f"hidden_{i}")(vectors))

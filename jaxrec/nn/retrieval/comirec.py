@@ -27,7 +27,7 @@ class ComiRecDR(nn.Module):
 
     Fields besides the sizes:
       iterations: of routing, whose logits start at 0; over: of `routing.route`.
-      num_users, hidden_dims, normalised, item_std, dtype: as of `ComiRecSA`.
+      num_users, user_dim, hidden_dims, normalised, item_std, dtype: as of `ComiRecSA`.
     """
 
     num_items: int
@@ -37,6 +37,7 @@ class ComiRecDR(nn.Module):
     iterations: int = 3
     over: Over = "interests"
     num_users: int = 0
+    user_dim: int | None = None
     hidden_dims: tuple[int, ...] = ()
     normalised: bool = False
     item_std: float = 0.05
@@ -48,7 +49,9 @@ class ComiRecDR(nn.Module):
         self.item_embedding = self.param("item_embedding", pad_row(init), (self.num_items + 1, self.dim))
         shape = (self.max_len, self.num_interests * self.dim, self.dim)
         self.transform = self.param("transform", nn.initializers.normal(self.dim**-0.5), shape)
-        self.user = UserVectors(self.dim, self.num_users, self.hidden_dims, self.normalised, self.dtype)
+        self.user = UserVectors(
+            self.dim, self.num_users, self.hidden_dims, self.normalised, self.dtype, self.user_dim
+        )
 
     def __call__(
         self, items: Array, *, train: bool, rows: Array | None = None, users: Array | None = None
@@ -71,7 +74,7 @@ class ComiRecDR(nn.Module):
             iterations=self.iterations,
             over=self.over,
         )
-        return of_items(items, self.user(found, users))
+        return of_items(items, self.user(found, users), users=users)
 
     def item_table(self) -> Array:
         """Vectors of all ids, padding first: [V, D]."""
@@ -90,7 +93,7 @@ class ComiRecSA(nn.Module):
     Fields besides the sizes:
       hidden_dim: rows of W_1; None: 4 D, as in the paper.
       positions: whether there are p_i; the summed e_i are those without.
-      num_users, hidden_dims: of `UserVectors`; the paper has neither.
+      num_users, user_dim, hidden_dims: of `UserVectors`; the paper has none of them.
       normalised: vectors of users and items have length 1.
       item_std: of the normal initialisation of item vectors. dtype: of the computation.
     """
@@ -102,6 +105,7 @@ class ComiRecSA(nn.Module):
     hidden_dim: int | None = None
     positions: bool = True
     num_users: int = 0
+    user_dim: int | None = None
     hidden_dims: tuple[int, ...] = ()
     normalised: bool = False
     item_std: float = 0.05
@@ -116,7 +120,9 @@ class ComiRecSA(nn.Module):
         width = 4 * self.dim if self.hidden_dim is None else self.hidden_dim
         self.hidden = Dense(width, use_bias=False, dtype=self.dtype)
         self.heads = Dense(self.num_interests, use_bias=False, dtype=self.dtype)
-        self.user = UserVectors(self.dim, self.num_users, self.hidden_dims, self.normalised, self.dtype)
+        self.user = UserVectors(
+            self.dim, self.num_users, self.hidden_dims, self.normalised, self.dtype, self.user_dim
+        )
 
     def __call__(
         self, items: Array, *, train: bool, rows: Array | None = None, users: Array | None = None
@@ -131,7 +137,7 @@ class ComiRecSA(nn.Module):
         keys = placed(x, self.position_embedding) if self.positions else x
         scores = self.heads(jnp.tanh(self.hidden(keys)))  # [B, L, K]
         weights = weights_over(scores, (items != 0)[..., None], axis=1)
-        return of_items(items, self.user(jnp.einsum("blk,bld->bkd", weights, x), users))
+        return of_items(items, self.user(jnp.einsum("blk,bld->bkd", weights, x), users), users=users)
 
     def item_table(self) -> Array:
         """Vectors of all ids, padding first: [V, D]."""

@@ -42,8 +42,8 @@ class MIND(nn.Module):
       power: p of the label-aware attention softmax(p V e); 0 is the mean, and None the limit of large p: the
         nearest interest alone, which converged fastest in the paper. printed: softmax((V e)^p) as the paper
         writes it, which needs a whole p.
-      num_users, hidden_dims: of `UserVectors`, the user profile. normalised: vectors of users and items have
-        length 1.
+      num_users, user_dim, hidden_dims: of `UserVectors`, the user profile. normalised: vectors of users and
+        items have length 1.
       item_std: of the normal initialisation of item vectors. dtype: of the computation.
     """
 
@@ -61,6 +61,7 @@ class MIND(nn.Module):
     power: float | None = None
     printed: bool = False
     num_users: int = 0
+    user_dim: int | None = None
     hidden_dims: tuple[int, ...] = ()
     normalised: bool = False
     item_std: float = 0.05
@@ -82,7 +83,9 @@ class MIND(nn.Module):
             shape = (self.num_items + 1, len(self.side_sizes))
             self.side = self.variable("constants", "side", lambda: jnp.zeros(shape, jnp.int32))
         self.shared = Dense(self.dim, use_bias=False, dtype=self.dtype)
-        self.user = UserVectors(self.dim, self.num_users, self.hidden_dims, self.normalised, self.dtype)
+        self.user = UserVectors(
+            self.dim, self.num_users, self.hidden_dims, self.normalised, self.dtype, self.user_dim
+        )
 
     def __call__(
         self,
@@ -112,7 +115,7 @@ class MIND(nn.Module):
             over=self.over,
             active=active,
         )
-        return of_items(items, self.user(found, users), active)
+        return of_items(items, self.user(found, users), active, users)
 
     def active(self, count: Array) -> Array:
         """Which interests users of so many events [B] have, bool [B, K]."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxrec.nn.layers.attention import attend, causal_mask
 from jaxrec.nn.layers.dense import Dense
+from jaxrec.nn.layers.dice import Activation
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.interests import of_items, weights_over
@@ -38,6 +39,7 @@ class SessionAndPast(nn.Module):
         residual. masked: False is the code of fun-rec, where padding is read by LSTM and attention, in which
         queries see later events, and padded ones all slots evenly. All three are False, False, True in the
         paper, and the reverse in fun-rec.
+      activation: of e, p and the layer before the LSTM, in place of tanh.
     """
 
     dim: int
@@ -48,6 +50,7 @@ class SessionAndPast(nn.Module):
     query_norm: bool = False
     masked: bool = True
     norm_epsilon: float = 1e-6
+    activation: Activation = jnp.tanh
     bits: Bits = threefry_bits
     dtype: Any = None
 
@@ -67,7 +70,7 @@ class SessionAndPast(nn.Module):
 
         session_mask, past_mask: True where there is an event, [B, S] and [B, T]. rows: see `Dropout`.
         """
-        e = jnp.tanh(Dense(self.dim, dtype=self.dtype, name="profile")(profile))  # [B, D]
+        e = self.activation(Dense(self.dim, dtype=self.dtype, name="profile")(profile))  # [B, D]
         states = self._states(session, session_mask, train, rows)
         visible = causal_mask(session_mask.astype(jnp.int32))
         if not self.masked:
@@ -79,7 +82,7 @@ class SessionAndPast(nn.Module):
             jnp.einsum("bt,btd->bd", weights_over(jnp.einsum("btd,bd->bt", g, e), past_mask, axis=-1), g)
             for g in past
         ]
-        p = jnp.tanh(Dense(self.dim, dtype=self.dtype, name="past")(jnp.concatenate(pooled, axis=-1)))
+        p = self.activation(Dense(self.dim, dtype=self.dtype, name="past")(jnp.concatenate(pooled, axis=-1)))
         self.sow("intermediates", "pooled", tuple(pooled))
         self.sow("intermediates", "session", s)
         return self._fused(e[:, None], s, p[:, None])
@@ -88,7 +91,7 @@ class SessionAndPast(nn.Module):
         """h of a session, [B, S, D]."""
         update = mask if self.masked else None
         if self.input_layer:
-            x = jnp.tanh(Dense(self.dim, dtype=self.dtype, name="input")(x))
+            x = self.activation(Dense(self.dim, dtype=self.dtype, name="input")(x))
         drop = [Dropout(self.dropout, self.bits, name=f"drop_{i}") for i in range(self.num_layers + 1)]
         x = drop[0](x, train=train, rows=rows)
         for i in range(self.num_layers):

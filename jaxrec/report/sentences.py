@@ -47,6 +47,8 @@ def selection_line(result: Result) -> str:
     metric = result.protocol.selection
     if metric == "none":
         return "Selection: none, there is nothing to choose."
+    if metric == "last epoch":
+        return "Selection: none, parameters of the last epoch."
     if metric.endswith(BY_AUTHORS):
         return "Selection: parameters as their authors chose them."
     if metric == "each task's auc":

@@ -146,6 +146,7 @@ def test_each_protocol_names_its_models() -> None:
         ("each task's auc", {}, "for each task the parameters of its model's best validation AUC."),
         ("metrics, by the authors", {}, "parameters as their authors chose them."),
         ("none", {"evaluate_every": 5}, "none, there is nothing to choose."),
+        ("last epoch", {"evaluate_every": 5}, "none, parameters of the last epoch."),
         (
             "recall@20 on test",
             {"recipe": {"evaluate_every": 5}},

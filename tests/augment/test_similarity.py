@@ -74,6 +74,7 @@ def test_random_draws_from_all_training_items() -> None:
     assert set(drawn.tolist()) == {1, 2, 4}
 
 
+@pytest.mark.long
 def test_item2vec_finds_the_companion() -> None:
     rng = np.random.default_rng(0)
     pairs = [(2 * k + 1, 2 * k + 2) for k in range(8)]

@@ -78,6 +78,7 @@ def test_a_run_of_one_seed_starts_several(folder: Path, seeds: tuple[int, ...]) 
         train("sasrec", folder / "later.csv", run=folder / "three", **three)
 
 
+@pytest.mark.long
 def test_a_model_of_sessions_is_carried_over_without_the_states_of_its_training(folder: Path) -> None:
     options: dict[str, Any] = {**EVENTS, "dim": 4, "batch_size": 4, "epochs": 1, "split": "sessions"}
     before = train("gru4rec", folder / "events.csv", run=folder / "sessions", **options)
@@ -159,6 +160,7 @@ def vectors(folder: Path) -> Path:
     return folder / "vectors.csv"
 
 
+@pytest.mark.long
 def test_vectors_are_kept_as_they_were_given(folder: Path, vectors: Path) -> None:
     options = {**SASREC, "item_vectors": str(vectors)}
     kept = train("sasrec", folder / "events.csv", run=folder / "vectors", **options)

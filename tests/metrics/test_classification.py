@@ -70,6 +70,7 @@ def test_auc_of_many_pairs_does_not_overflow() -> None:
     assert np.isclose(found, 0.5 + 0.5 / 100_000, atol=2e-7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("decimals", [6, 2])
 def test_auc_of_a_million_rows_is_exact(decimals: int) -> None:
     rng = np.random.default_rng(0)

@@ -163,6 +163,7 @@ def test_every_encoder_trains_with_every_objective(encoder: str, dtype: str | No
             gradients_have_the_types_of_parameters(next_item(Cosine(model), EVERY), batch_for(EVERY))
 
 
+@pytest.mark.long
 @every_dtype
 def test_tasks_with_a_loss_of_their_own_train_too(dtype: str | None) -> None:
     with wide(dtype):

@@ -25,10 +25,13 @@ from jaxrec.recipes import (
     interaction,
     interest,
     interests,
+    item_cold,
+    item_graphs,
     kuaishou_ebr,
     melu,
     multitask,
     peterrec,
+    relational,
     sasrec,
     scenarios,
     search,
@@ -197,6 +200,9 @@ BESIDE = (
     *(funnel.pairs, interest.with_history),  # put a model behind features
     # exported behind what reads histories, see tests/commands/test_matrix.py
     *(autoencoders.mult_vae, autoencoders.mult_dae, autoencoders.macrid_vae),
+    # served as vectors of users and items, or as scores of histories
+    *(item_cold.cb2cf, item_cold.dropoutnet, item_cold.eges),
+    *(item_graphs.eges, item_graphs.pinsage, relational.rcf),
     # served by `serve.cold_users`
     *(melu.melu, melu.wide_deep, melu.poso, melu.poso_mean),
 )

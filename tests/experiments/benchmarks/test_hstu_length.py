@@ -13,6 +13,7 @@ from experiments.benchmarks import hstu_length
 from tests.experiments.multitask.runs import run_main
 
 
+@pytest.mark.long
 def test_blocks_take_less_memory_and_give_the_same_gradients(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ def test_tiny_runs_to_the_end(tmp_path: Path) -> None:
     assert not result.published  # nothing was published about made-up data
 
 
+@pytest.mark.long
 def test_a_table_of_the_users_is_trained_and_tested(tmp_path: Path) -> None:
     table = write_table(tmp_path / "shop.csv")
     options = ("--data", table, "--labels", "click", "order", *FEATURES)

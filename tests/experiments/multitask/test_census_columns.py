@@ -11,6 +11,7 @@ from jaxrec.report.results import read_results
 from tests.experiments.multitask.runs import run_main
 
 
+@pytest.mark.long
 def test_boosting_gains_from_a_number_that_tells_the_label(tmp_path: Path) -> None:
     run_main(census_columns, "--tiny", "--groups", "income", "--seeds", 3, "--results", tmp_path)
     nominal, everything = (

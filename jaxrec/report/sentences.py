@@ -8,7 +8,11 @@ from typing import Any
 from jaxrec.report.results import BY_AUTHORS, Record
 from jaxrec.types import Protocol, Result
 
-_CANDIDATES = {"all": "all items are candidates", "impressions": "labelled impressions as they are"}
+_CANDIDATES = {
+    "all": "all items are candidates",
+    "impressions": "labelled impressions as they are",
+    "query": "a user's items of the query set are the candidates",
+}
 _SEEN = {
     "exclude": "items of the history are excluded, and a target that is one of them is a miss",
     "zero": "items of the history stay in with score 0",
@@ -19,8 +23,8 @@ _TIES = {
     "optimistic": "ties rank the target first",
     "half": "a tied pair counts half in the AUC",
 }
-_ABBREVIATIONS = ("auc", "gauc", "mrr", "mse", "ndcg")
-_ERRORS = ("log_loss", "mse")  # lower is better
+_ABBREVIATIONS = ("auc", "gauc", "mae", "mrr", "mse", "ndcg", "rmse")
+_ERRORS = ("log_loss", "mae", "mse", "rmse")  # lower is better
 
 
 def protocol_line(protocol: Protocol) -> str:

@@ -143,6 +143,7 @@ def test_each_protocol_names_its_models() -> None:
         ("mrr@5", {"every": 2}, "parameters of the best validation MRR@5, evaluated every 2 epochs."),
         ("auc/income", {}, "parameters of the best validation AUC of income."),
         ("log_loss", {}, "parameters of the lowest validation log loss."),
+        ("mae", {}, "parameters of the lowest validation MAE."),
         ("each task's auc", {}, "for each task the parameters of its model's best validation AUC."),
         ("metrics, by the authors", {}, "parameters as their authors chose them."),
         ("none", {"evaluate_every": 5}, "none, there is nothing to choose."),

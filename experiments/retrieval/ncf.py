@@ -12,11 +12,11 @@ is taken out of training and ranked among 99 drawn ones.
 
 Run:     python -m experiments.retrieval.ncf
 Also:    --factors 64; --rows mf --mf-dim 16; --data events.csv --user uid --item sku (99 drawn candidates)
-         --rows gmf mlp neumf-pretrained --factors 64 --mlp-layers 2 --finish sgd (as Dacrema et al. have it)
+         --rows gmf mlp neumf-pretrained --factors 64 --mlp-layers 2 --finish sgd (Dacrema et al.)
 
-Expect:  hit@10 / ndcg@10 of EASE .7192 / .4494, iALS .7286 / .4524, item-KNN .6694 / .3979. As Dacrema et al.
-         have it, with one seed and 20 epochs a phase where they stop early within 100: neumf-pretrained .7023 /
-         .4242 (published .7093 / .4349), its halves GMF .6990 / .4248 and MLP .6816 / .4089.
+Expect:  hit@10 / ndcg@10 of EASE .7192 / .4494, iALS .7286 / .4524, item-KNN .6694 / .3979. As Dacrema et
+         al. have it, with one seed and 20 epochs a phase where they stop early within 100: neumf-pretrained
+         .7023 / .4242 (published .7093 / .4349), its halves GMF .6990 / .4248 and MLP .6816 / .4089.
 
 Departs from the papers: an example is an observed pair with its negatives, where the codes mix labelled
 pairs; steps of MF sum over 256 labelled pairs, where its code has one; neumf-pretrained goes on by Adam, as

@@ -20,7 +20,7 @@ from jaxrec.report.sentences import protocol_line as protocol_line
 from jaxrec.report.sentences import selection_line as selection_line
 from jaxrec.report.settings import differing
 
-HEADLINES = 12  # largest number of results in the README's table
+HEADLINES = 10  # largest number of results in the README's table
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 BASELINES = ("random", "popularity")  # not trained; the first rows of every table
 GENERATED_FROM_RESULTS = "<!-- Made from the result files by `make tables`; edit those, not this. -->"
@@ -105,8 +105,8 @@ def footnotes(records: Sequence[Record]) -> str:
 def headline_table(records: Sequence[Record]) -> str:
     """The README's table: at most HEADLINES results that have a published number; "" if none has.
 
-    If there are more, comparable ones are preferred, of each experiment and data set in turn, so that none
-    takes all rows. The metric of an experiment on a data set is the first published one.
+    If there are more, comparable ones are preferred, of each experiment in turn, so that none takes all
+    rows. The metric of an experiment on a data set is the first published one.
     """
     shown = _headline_records(records)
     rows: list[list[str]] = []
@@ -142,14 +142,18 @@ def headline_table(records: Sequence[Record]) -> str:
 
 
 def _headline_records(records: Sequence[Record]) -> list[Record]:
-    """The results of `headline_table`: comparable ones first, of each experiment and data set in turn."""
+    """The results of `headline_table`: comparable ones first, of each experiment in turn, and of each of its
+    data sets in turn."""
     turns: list[tuple[bool, int, int, Record]] = []
-    groups = _group_by(records, lambda r: (r.result.experiment, r.result.dataset))
-    for group, (_, same) in enumerate(groups):
-        metric = _headline_metric(same)
-        having = [r for r in same if metric in r.result.published and metric in r.result.metrics]
-        having.sort(key=lambda record: (bool(record.result.incomparable), _baselines_first(record)))
-        turns += [(bool(r.result.incomparable), turn, group, r) for turn, r in enumerate(having)]
+    for place, (_, experiment) in enumerate(_group_by(records, lambda r: r.result.experiment)):
+        own: list[tuple[bool, int, int, Record]] = []
+        for group, (_, same) in enumerate(_group_by(experiment, lambda r: r.result.dataset)):
+            metric = _headline_metric(same)
+            having = [r for r in same if metric in r.result.published and metric in r.result.metrics]
+            having.sort(key=lambda record: (bool(record.result.incomparable), _baselines_first(record)))
+            own += [(bool(r.result.incomparable), turn, group, r) for turn, r in enumerate(having)]
+        own.sort(key=lambda turn: turn[:3])
+        turns += [(apart, turn, place, r) for turn, (apart, _, _, r) in enumerate(own)]
     return [record for *_, record in sorted(turns, key=lambda turn: turn[:3])[:HEADLINES]]
 
 

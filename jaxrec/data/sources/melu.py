@@ -4,11 +4,10 @@ A random 80 % of the users exist, the others are new; movies exist up to 1997 an
 authors' repository lists the ratings of each state and describes the movies by rate (MPAA), genres, directors
 and actors; users have gender, age, occupation and the first five digits of a zip code.
 
-- The description has no movie 860 and 1795, duplicates of 811 and 1741 by GroupLens' titles; they are
-  described as these, as in the authors' lists.
-- 'N/A' is a value of its own, as in the authors' code. That code has 8,030 columns of actors, of which the
-  files fill 7,978.
-- Notes in brackets behind a director's name, such as (co-director), are removed, as there.
+The description has no movie 860 and 1795, duplicates of 811 and 1741 by GroupLens' titles; they are described
+as these, as in the authors' lists. 'N/A' is a value of its own, as in the authors' code. That code has 8,030
+columns of actors, of which the files fill 7,978. Notes in brackets behind a director's name, such as
+(co-director), are removed, as there.
 """
 
 from __future__ import annotations

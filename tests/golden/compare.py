@@ -12,18 +12,16 @@ import numpy as np
 from jaxrec.types import Array
 
 
-def close_outputs(ours: Mapping[str, Any], theirs: Mapping[str, np.ndarray], noise: float = 0.0) -> None:
-    """The same names, and values to 1e-5, or to twice the reference's own `noise` of float32."""
+def close_outputs(ours: Mapping[str, Any], theirs: Mapping[str, np.ndarray]) -> None:
+    """The same names, and values to 1e-5."""
     assert set(ours) == set(theirs)
     for name, value in theirs.items():
         assert np.shape(ours[name]) == value.shape, name
-        np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=max(1e-5, 2 * noise), err_msg=name)
+        np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
-def close_gradients(
-    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], noise: float = 0.0
-) -> None:
-    """Values to 1e-4; for those near zero to 1e-5 of the largest, or to twice the reference's own `noise`.
+def close_gradients(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> None:
+    """Values to 1e-4; for those near zero to 1e-5 of the largest.
 
     A parameter that nothing reads has no gradient there, and one of zeros here.
     """
@@ -32,7 +30,7 @@ def close_gradients(
         assert not np.any(ours[name]), f"{name}: the reference has no gradient of it"
     for name, value in theirs.items():
         assert ours[name].shape == value.shape, name
-        atol = max(1e-5 * max(1e-2, float(np.abs(value).max(initial=0.0))), 2 * noise)
+        atol = 1e-5 * max(1e-2, float(np.abs(value).max(initial=0.0)))
         np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=atol, err_msg=name)
 
 

@@ -22,11 +22,6 @@ class Golden(NamedTuple):
     outputs: dict[str, np.ndarray]
     gradients: dict[str, np.ndarray]
 
-    def noise(self, kind: str) -> float:
-        """Largest difference that float32 makes to the reference's own "out" or "grad"; 0 where not said."""
-        found = self.meta.get("float64_vs_float32") or self.meta.get("float64_vs_float32_max_abs_diff") or {}
-        return float(found.get(kind) or 0.0)
-
 
 def golden_files(prefix: str) -> list[Any]:
     """A parameter for each fixture of a kind, `prefix.npz` or `prefix_<anything>.npz`.

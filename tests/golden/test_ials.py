@@ -52,16 +52,15 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
 def test_factors_after_each_sweep_and_scores(computed: Computed) -> None:
     outputs, last = computed.golden.outputs, computed.sweeps[max(computed.sweeps)]
-    noise = computed.golden.noise("out")
     found = {"scores": last[0] @ last[1].T}
     for sweep in computed.golden.meta["config"]["sweeps"]:
         for name, table in zip(("user", "item"), computed.sweeps[sweep], strict=True):
             found[f"sweep{sweep}/{name}"] = table
             exact = outputs[f"sweep{sweep}/{name}_float64"]
-            np.testing.assert_allclose(table, exact, rtol=1e-4, atol=max(1e-5, 2 * noise), err_msg=name)
+            np.testing.assert_allclose(table, exact, rtol=1e-4, atol=1e-5, err_msg=name)
     wanted = {name: outputs[name] for name in found}
     for name, value in wanted.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=max(2e-5, 3 * noise), err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=2e-5, err_msg=name)
 
 
 def test_objective(computed: Computed) -> None:

@@ -29,9 +29,8 @@ def test_weights_and_scores(path: Path) -> None:
         ).toarray()
         out = {key: golden.outputs[f"v{number}/{key}"] for key in ("W", "W_converged", "scores")}
         np.testing.assert_allclose(weights, out["W_converged"], rtol=1e-5, atol=1e-7)
-        early = max(5e-3, 2 * golden.noise("out"))  # the noise of this fixture is that of stopping early
-        np.testing.assert_allclose(weights, out["W"], atol=early)
-        np.testing.assert_allclose(x @ weights, out["scores"], atol=4 * early)
+        np.testing.assert_allclose(weights, out["W"], atol=5e-3)
+        np.testing.assert_allclose(x @ weights, out["scores"], atol=2e-2)
         error = 0.5 * ((x - x @ weights) ** 2).sum(axis=0) / len(x)
         size = variant["l1_ratio"] * np.abs(weights).sum(axis=0)
         size += (1 - variant["l1_ratio"]) / 2 * (weights**2).sum(axis=0)

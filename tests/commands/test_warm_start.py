@@ -160,27 +160,34 @@ def vectors(folder: Path) -> Path:
     return folder / "vectors.csv"
 
 
-@pytest.mark.long
-def test_vectors_are_kept_as_they_were_given(folder: Path, vectors: Path) -> None:
-    options = {**SASREC, "item_vectors": str(vectors)}
-    kept = train("sasrec", folder / "events.csv", run=folder / "vectors", **options)
+@pytest.fixture(scope="module")
+def with_vectors(folder: Path, vectors: Path) -> Path:
+    """A run whose items have the given vectors."""
+    train("sasrec", folder / "events.csv", run=folder / "vectors", **SASREC, item_vectors=str(vectors))
+    return folder / "vectors"
+
+
+def test_vectors_are_kept_as_they_were_given(with_vectors: Path, vectors: Path) -> None:
+    kept = run_folder.read(with_vectors)
     assert kept.name == "sasrec-bce+vectors"
     given = dict(line.split(",", 1) for line in vectors.read_text().splitlines()[1:])
     expected = [[0.0] * 3] + [[float(x) for x in given[raw].split(",")] for raw in kept.vocabulary["item"]]
     np.testing.assert_array_equal(kept.variables["constants"]["item_vectors"][0], np.float32(expected))
-    run = serve.load(folder / "vectors")
+    run = serve.load(with_vectors)
     (answer,) = run.recommend(["u1"], k=3)
     assert len(answer.items) == 3
 
 
-def test_a_warm_start_takes_the_vectors_of_its_own_items(folder: Path, vectors: Path) -> None:
+def test_a_warm_start_takes_the_vectors_of_its_own_items(
+    folder: Path, vectors: Path, with_vectors: Path
+) -> None:
     options = {**SASREC, "item_vectors": str(vectors), "learning_rate": STILL}
-    options["warm_start"] = str(folder / "vectors")
+    options["warm_start"] = str(with_vectors)
     kept = train("sasrec", folder / "later.csv", run=folder / "warm-vectors", **options)
     given = dict(line.split(",", 1) for line in vectors.read_text().splitlines()[1:])
     expected = [[0.0] * 3] + [[float(x) for x in given[raw].split(",")] for raw in kept.vocabulary["item"]]
     np.testing.assert_array_equal(kept.variables["constants"]["item_vectors"][0], np.float32(expected))
-    before = run_folder.read(folder / "vectors").variables["params"]["projection"]
+    before = run_folder.read(with_vectors).variables["params"]["projection"]
     np.testing.assert_array_equal(kept.variables["params"]["projection"], before)
 
 

@@ -14,7 +14,7 @@ from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import Queries, leave_one_out
 from jaxrec.index.rank import make_rank
 from jaxrec.protocols import next_item
-from jaxrec.serve import queries
+from jaxrec.serve import queries, recommend
 from jaxrec.serve.run_folder import write
 from jaxrec.tasks import next_item as next_item_task
 from tests.serve.small_runs import (
@@ -120,14 +120,29 @@ def test_many_histories_share_packed_rows(
         np.testing.assert_allclose(a.scores, b.scores, rtol=1e-5, atol=1e-5)
 
 
-def test_one_program_serves_requests_of_any_length(runs: dict[str, serve.Run]) -> None:
+def test_one_program_serves_requests_of_any_length(
+    runs: dict[str, serve.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces: list[Any] = []
+    make_program = recommend.make_program
+
+    def counted(*args: Any, **options: Any) -> Any:
+        program = make_program(*args, **options)
+
+        def traced(*columns: Any) -> Any:
+            traces.append(args)
+            return program(*columns)
+
+        return traced
+
+    monkeypatch.setattr(recommend, "make_program", counted)
     run = serve.load(runs["sasrec"].path)
-    for users in (["u0"], ["u1", "u3"], ["u2"]):
-        run.recommend(users, k=2, block=["i01"])
-    programs = [program for key, program in run.programs.items() if key != "table"]
-    assert [program._cache_size() for program in programs] == [1, 1, 1]  # widths of seen items: 1, 4 and 8
+    for _ in range(2):
+        for users in (["u0"], ["u1", "u3"], ["u2"]):
+            run.recommend(users, k=2, block=["i01"])
+        assert len(traces) == 3  # widths of seen items: 1, 4 and 8
     run.recommend(["u1", "u3"], k=2, block=["i02"], candidates=["i03", "i04"])
-    assert sum(program._cache_size() for key, program in run.programs.items() if key != "table") == 3
+    assert len(traces) == 3
 
 
 # --- candidates, seen and blocked items ---------------------------------------------------------------

@@ -67,29 +67,31 @@ def models_page(root: str | Path = ".") -> str:
     names = {path: path.relative_to(package).as_posix() for path in modules}
     fixtures = _fixtures(Path(root), list(names.values()))
     experiments = _experiments(Path(root))
+    results = _results(Path(root))
     parts = ["# Models", GENERATED_FROM_SOURCE, _INTRODUCTION]
     for folder, heading in FOLDERS:
         rows = []
         for path in _files(package / folder):
             where = experiments.get(f"jaxrec.{names[path].removesuffix('.py').replace('/', '.')}", [])
             links = ", ".join(f"[{Path(name).stem}](../experiments/{name})" for name in where)
+            stored = sorted({found for name in where if (found := results.get(name))})
+            tables = ", ".join(f"[{name}](../results/{name})" for name in stored)
             golden = ", ".join(f"`{name}`" for name in fixtures.get(names[path], []))
-            rows.append(
-                f"| [{_title(path)}](../jaxrec/{names[path]}) | {_description(path)} | {links} | {golden} |"
-            )
+            module = f"[{_title(path)}](../jaxrec/{names[path]})"
+            rows.append(f"| {module} | {_description(path)} | {links} | {tables} | {golden} |")
         if rows:
-            head = "| module | what it is | experiments | golden fixtures |\n| --- | --- | --- | --- |"
+            head = "| module | what it is | experiments | results | golden fixtures |\n" + "| --- " * 5 + "|"
             parts += [f"## {heading}", "\n".join([head, *rows])]
     return "\n\n".join(parts) + "\n"
 
 
 _INTRODUCTION = """\
 Every module with the first paragraph of its docstring and its paper, the experiments that import it or a
-recipe of it, and the golden fixtures it is tested with: outputs of a public reference implementation, which
-ours has to give with the same weights and inputs ([tests/golden](../tests/golden/README.md) says how far each
-agrees). A module without an experiment has its tests only. CoSeRec and TiCoSeRec are
-[SASRec](../jaxrec/nn/sequential/sasrec.py) with the [contrastive task](../jaxrec/tasks/contrastive.py) and
-the augmentations below."""
+recipe of it, the folders of their stored results, and the golden fixtures it is tested with: outputs of a
+public reference implementation, which ours has to give with the same weights and inputs
+([tests/golden](../tests/golden/README.md) says how far each agrees). A module without an experiment has its
+tests only. CoSeRec and TiCoSeRec are [SASRec](../jaxrec/nn/sequential/sasrec.py) with the
+[contrastive task](../jaxrec/tasks/contrastive.py) and the augmentations below."""
 
 
 def _files(folder: Path, pattern: str = "*.py") -> list[Path]:
@@ -128,6 +130,18 @@ def _experiments(root: Path) -> dict[str, list[str]]:
         for name in sorted(names):
             users.setdefault(name, []).append(path.relative_to(root / "experiments").as_posix())
     return users
+
+
+def _results(root: Path) -> dict[str, str]:
+    """{experiment, by its path: its folder below results/}, of those with stored results."""
+    found = {}
+    for path in _files(root / "experiments", "**/*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EXPERIMENT":
+                folder = ast.literal_eval(node.value)
+                if (root / "results" / folder).is_dir():
+                    found[path.relative_to(root / "experiments").as_posix()] = folder
+    return found
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:

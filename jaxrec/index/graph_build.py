@@ -38,6 +38,7 @@ def build(
     degree: int = 32,
     metric: Metric = "l2",
     candidates: int | None = None,
+    filled: bool = False,
     sizes: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Graph:
@@ -48,6 +49,8 @@ def build(
         itself (M, of which hnswlib takes 2 M too); upper levels have half of m.
       metric: what near means, see `measure`. NANN and RPG take "l2", whatever the scorer.
       candidates: near items of which an item chooses its links; None: 2 m (hnswlib's efConstruction).
+      filled: whether near items that the rule refuses take the places that it leaves open (the algorithm's
+        option): rounds reach more, and score more. hnswlib leaves them open.
       sizes: items of each upper level, drawn at random and nested, the top one first, at which a search
         begins; the last is below n. None: n / 1024, but at least 100, and n / 32, as NANN; of few items all
         are entries.
@@ -74,9 +77,10 @@ def build(
     half = max(1, degree // 2)
     upper = []
     for nodes in chosen[1:]:
-        inside = _connected(np.zeros((len(nodes) + 1, half), np.int32), table[np.r_[0, nodes]], near, metric)
+        empty = np.zeros((len(nodes) + 1, half), np.int32)
+        inside = _connected(empty, table[np.r_[0, nodes]], near, metric, filled)
         upper.append((nodes, np.r_[0, nodes][inside[1:]]))
-    linked = _connected(np.zeros((number + 1, degree), np.int32), table, near, metric)
+    linked = _connected(np.zeros((number + 1, degree), np.int32), table, near, metric, filled)
     return make_graph(reachable(linked, chosen[0], table, metric), chosen[0], upper)
 
 
@@ -91,11 +95,18 @@ def _default_sizes(number: int) -> tuple[int, ...]:
     return (top, middle) if middle > top else (top,)
 
 
-def add(graph: Graph, vectors: Any, *, metric: Metric = "l2", candidates: int | None = None) -> Graph:
+def add(
+    graph: Graph,
+    vectors: Any,
+    *,
+    metric: Metric = "l2",
+    candidates: int | None = None,
+    filled: bool = False,
+) -> Graph:
     """The graph with further items, whose ids are n + 1 .. V - 1.
 
     vectors: of all items [V, D], those of the graph first. The new ones join the level of all items alone. A
-    search is compiled anew.
+    search is compiled anew. The other arguments as of `build`.
 
     Raises:
       ValueError: there are fewer vectors than the graph has items, or as `build`.
@@ -112,7 +123,7 @@ def add(graph: Graph, vectors: Any, *, metric: Metric = "l2", candidates: int | 
     if near < 1:
         raise ValueError(f"candidates={near}: must be at least 1")
     old = np.pad(np.asarray(graph.neighbours), ((0, number - known), (0, 0)))
-    linked = _connected(old, table, near, metric, first=known + 1)
+    linked = _connected(old, table, near, metric, filled, first=known + 1)
     linked = reachable(linked, np.asarray(graph.entries), table, metric)
     ends = np.cumsum((0, *graph.level_sizes))
     upper = [
@@ -175,7 +186,9 @@ def relevance_vectors(
 # --- links -----------------------------------------------------------------------------------------------
 
 
-def _connected(links: np.ndarray, table: np.ndarray, near: int, metric: Metric, first: int = 1) -> np.ndarray:
+def _connected(
+    links: np.ndarray, table: np.ndarray, near: int, metric: Metric, filled: bool, first: int = 1
+) -> np.ndarray:
     """Links [n + 1, m] in which the nodes from `first` on have theirs too, and some others lead to them."""
     degree = links.shape[1]
     new = np.arange(first, len(table), dtype=np.int32)
@@ -185,7 +198,7 @@ def _connected(links: np.ndarray, table: np.ndarray, near: int, metric: Metric, 
     found = exact.search(
         index, jnp.asarray(table[new]), min(near, len(table) - 2), seen=jnp.asarray(new)[:, None]
     )
-    keep = functools.partial(_diversified, _points(table, metric), metric=metric)
+    keep = functools.partial(_diversified, _points(table, metric), filled=filled, metric=metric)
     forward = keep(new, np.asarray(found.ids), limit=max(1, degree // 2))
     links = links.copy()
     links[new, : forward.shape[1]] = forward
@@ -215,20 +228,20 @@ def _points(table: np.ndarray, metric: Metric) -> Array:
 
 
 def _diversified(
-    points: Array, nodes: np.ndarray, candidates: np.ndarray, *, limit: int, metric: Metric
+    points: Array, nodes: np.ndarray, candidates: np.ndarray, *, limit: int, filled: bool, metric: Metric
 ) -> np.ndarray:
     """Of candidates [A, C] of nodes [A] those nearer to the node than to any kept one: [A, limit]."""
     width = candidates.shape[1]
     at_a_time = min(max(1, HELD // width**2), len(nodes))
-    given = points, jnp.asarray(nodes), jnp.asarray(candidates), jnp.int32(limit)
+    given = points, jnp.asarray(nodes), jnp.asarray(candidates), jnp.int32(limit), jnp.array(filled)
     return np.asarray(_choose(*given, at_a_time=at_a_time, l2=metric == "l2"))[:, : min(limit, width)]
 
 
 @functools.partial(jax.jit, static_argnames=("at_a_time", "l2"))
 def _choose(
-    points: Array, nodes: Array, candidates: Array, limit: Array, *, at_a_time: int, l2: bool
+    points: Array, nodes: Array, candidates: Array, limit: Array, filled: Array, *, at_a_time: int, l2: bool
 ) -> Array:
-    """`_diversified`, followed by 0: [A, C]."""
+    """`_diversified`, those that fill up last, followed by 0: [A, C]."""
 
     def nearness(a: Array, b: Array) -> Array:
         products = jnp.matmul(a, b.T, precision="highest")
@@ -250,7 +263,10 @@ def _choose(
             return kept.at[i].set((ids[i] > 0) & ~hidden & (kept.sum() < limit))
 
         kept = jax.lax.fori_loop(0, len(ids), consider, jnp.zeros(len(ids), bool))
+        rest = (ids > 0) & ~kept & filled
         place = jnp.where(kept, jnp.cumsum(kept) - 1, len(ids))
+        place = jnp.where(rest, kept.sum() + jnp.cumsum(rest) - 1, place)
+        place = jnp.where(place < limit, place, len(ids))
         return jnp.zeros_like(ids).at[place].set(ids, mode="drop")
 
     return jax.lax.map(one, (nodes, candidates), batch_size=at_a_time)

@@ -141,7 +141,8 @@ def search(
     on from, scores those of their neighbours that the query has not scored, in one call, and keeps the
     `width` best of all scored ones. On the upper levels it goes on from half as many nodes a level.
     NANN: width 400 and 3 rounds, for the best 200. With expanded=1 and many rounds it is the best-first
-    search of hnswlib with ef=width.
+    search of hnswlib with ef=width; 16 nodes a round found more of the best than all of 400 for a sixth of
+    the scores, on clustered vectors, in ten times as many rounds.
 
     An item that nothing leads to is not found. With k = width = n and rounds enough, all others are.
     At most E + (levels) · upper_rounds · expanded · m' + rounds · expanded · m ids are scored.

@@ -73,6 +73,18 @@ def test_links_are_those_of_the_rule(metric: str) -> None:
     assert same >= ITEMS * (0.98 if metric == "l2" else 0.6)
 
 
+def test_open_places_are_filled_by_the_nearest_that_the_rule_refused() -> None:
+    graph = graph_build.build(TABLE, degree=6, sizes=SIZES, filled=True)
+    links, plain = np.asarray(graph.neighbours), np.asarray(built().neighbours)
+    number = (links > 0).sum(axis=1)[1:]
+    assert number.min() >= 3 and number.mean() > (plain > 0).sum(axis=1)[1:].mean() + 0.5
+    table = np.arange(21.0)[:, None]
+    for filled, expected in ((False, {9, 11}), (True, {8, 9, 11, 12})):
+        line = graph_build.build(table, degree=8, sizes=(1,), filled=filled)
+        assert set(np.asarray(line.neighbours)[10].tolist()) - {0} == expected
+    assert (graph_build.reached(links, np.asarray(graph.entries))[0][1:] >= 0).all()
+
+
 @pytest.mark.parametrize("metric", ["l2", "inner", "cosine"])
 def test_every_item_can_be_reached_and_links_are_sound(metric: str) -> None:
     graph = built(metric)

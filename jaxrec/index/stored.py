@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from jaxrec.data.vocab import Vocabulary
 from jaxrec.index.clusters import Clusters
 from jaxrec.index.cur import Anchors
 from jaxrec.index.exact import Exact
+from jaxrec.index.graphs import Graph
 
-Index = Exact | Clusters | Anchors
+Index = Exact | Clusters | Anchors | Graph
 VERSION = 1  # of the file's layout
 HEADER, RAW_IDS = "header", "raw_ids"
-SETTINGS = ("metric", "capacity")  # fields that are no arrays
+SETTINGS = ("metric", "capacity", "level_sizes")  # fields that are no arrays
+KINDS: Mapping[str, Any] = {"exact": Exact, "clusters": Clusters, "graph": Graph}
 
 
 def save(index: Index, path: str | Path, *, vocabulary: Vocabulary | None = None) -> Path:
@@ -84,17 +87,18 @@ def _parts(index: Index) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
     fields = {field.name: getattr(index, field.name) for field in dataclasses.fields(index)}
     settings = {name: value for name, value in fields.items() if name in SETTINGS}
     arrays = {name: np.asarray(value) for name, value in fields.items() if name not in SETTINGS}
-    return "exact" if isinstance(index, Exact) else "clusters", arrays, settings
+    return next(kind for kind, of in KINDS.items() if isinstance(index, of)), arrays, settings
 
 
 def _built(header: dict[str, Any], arrays: dict[str, Any]) -> Index:
     settings = {name: header[name] for name in SETTINGS if name in header}
+    if "level_sizes" in settings:
+        settings["level_sizes"] = tuple(settings["level_sizes"])
     if header["kind"] == "anchors":
         own = {name: arrays.pop(name) for name in ("items", "weights")}
         columns = {name.removeprefix("columns_"): array for name, array in arrays.items()}
         return Anchors(**own, columns=Exact(**columns, **settings))
-    kind: Any = {"exact": Exact, "clusters": Clusters}[header["kind"]]
-    return kind(**arrays, **settings)
+    return KINDS[header["kind"]](**arrays, **settings)
 
 
 def _read(path: str | Path, *, only: str = "") -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -1,0 +1,269 @@
+"""Deep Retrieval (Gao et al., arXiv:2007.07203): the loss of paths, their learning, and retrieval by them.
+
+Training alternates. The paper's E-step is gradient descent on the structure model while the items' paths are
+fixed: the task `deep_retrieval`. Its M-step chooses the paths while the parameters are fixed: `observe_paths`
+reads the training examples and `choose_paths` moves the items.
+
+The model is a module with `max_len`, num_codes, depth, num_paths and
+
+    __call__(items [B, L], *, train: bool) -> users [B, E]
+    next_code(users, prefixes [B, W, d]) -> log-probabilities [B, W, K]
+    path_log_prob(users, paths [B, J, D]) -> [B, J]
+    paths_of(ids […]) -> numbers of paths [..., J], from the collection "paths", which no step changes
+    item_table() -> [V, E], softmax embeddings
+
+as `nn.retrieval.deep_retrieval.DeepRetrieval`. What examples are is the `Histories` of a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import packing
+from jaxrec.index import paths as index_of_paths
+from jaxrec.index.chunked import some_products
+from jaxrec.index.paths import NextCode, Paths, beam_search, codes_of, number_paths
+from jaxrec.index.paths_learning import PathScores, assign, observe
+from jaxrec.index.scored import Found, Query, ScoreItems
+from jaxrec.losses import masked_mean
+from jaxrec.tasks.encoder import check_keywords
+from jaxrec.tasks.interests import users_of
+from jaxrec.tasks.objectives import Objective
+from jaxrec.types import Array, Batch, Context, Key, Retriever, Scorer, Task, Variables
+
+UNFOUND = -1e30  # the score of an item that a search did not find; finite, as scores have to be
+COLLECTION = "paths"
+# (key, examples, context, max_len) → right-aligned histories [B, L], targets [B], 0 = padding, and users [B]
+Histories = Callable[[Key, Mapping[str, Array], Context, int], tuple[Array, Array, Array]]
+
+
+class PathModel(Protocol):
+    """What the task calls; see the head of this file."""
+
+    num_codes: int
+    depth: int
+    max_len: int
+
+    @property
+    def num_paths(self) -> int: ...
+    @property
+    def init(self) -> Callable[..., Any]: ...
+    @property
+    def apply(self) -> Callable[..., Any]: ...
+
+
+def before(key: Key, examples: Mapping[str, Array], context: Context, max_len: int) -> tuple[Array, Array, Array]:
+    """Each example is a training event, of which the earlier ones of its user are the history.
+
+    examples: numbers of events. context: items [N], start [U], length [U].
+    """
+    event, mask = examples["example"], examples["mask"]
+    user = users_of(event, context)
+    position = jnp.where(mask, event - context["start"][user], 0)
+    history = packing.window(context["items"], event, position, max_len)
+    return history, jnp.where(mask, context["items"][event], 0), user
+
+
+def others(key: Key, examples: Mapping[str, Array], context: Context, max_len: int) -> tuple[Array, Array, Array]:
+    """Each example is a pair, and other items of its user are the history: of a matrix without an order.
+
+    Of more than max_len others a run of consecutive ones is read, that begins at a random place and goes on
+    with the first behind the last. Shuffle the items of users first if their order means something.
+
+    examples: numbers of pairs. context: pair_user, pair_item [P], items [N], start [U], length [U], the items
+    of a user's training first, and none twice.
+    """
+    pair, mask = examples["example"], examples["mask"]
+    user = context["pair_user"][pair]
+    target = jnp.where(mask, context["pair_item"][pair], 0)
+    start, length = context["start"][user], context["length"][user]
+    first = jax.random.randint(key, user.shape, 0, jnp.maximum(length, 1))
+    slot = jnp.arange(max_len + 1)
+    place = start[:, None] + (first[:, None] + slot) % jnp.maximum(length, 1)[:, None]
+    found = context["items"][place]
+    real = (slot < length[:, None]) & (found != target[:, None]) & mask[:, None]
+    order = jnp.argsort(real, axis=1, stable=True)  # one slot at least is padding or the target's
+    kept = jnp.take_along_axis(jnp.where(real, found, 0), order, axis=1)[:, -max_len:]
+    return kept, target, user
+
+
+def deep_retrieval(model: PathModel, objective: Objective, histories: Histories = before) -> Task:
+    """The task of giving a user's next item probable paths and a high score. predict: users' vectors.
+
+    Losses: "paths", the mean of -log Σ_j p(path j of the item | x) (section 2.3, for fixed paths without its
+    penalty), and "softmax", the objective's of x against the softmax embeddings.
+
+    objective: such as `objectives.full_softmax`, `sampled_softmax`. histories: what an example is, `before`
+    or `others`.
+
+    Raises:
+      ValueError: the model lacks a method; when variables are made: it holds others than parameters and paths.
+    """
+    check_keywords(model, "train")  # type: ignore[arg-type]
+
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        history_key, key = jax.random.split(key)
+        history, targets, user = histories(history_key, examples, context, model.max_len)
+        return {"items": history, "targets": targets, **objective.draw(key, user, context)}
+
+    def init(key: Key, batch: Batch) -> Variables:
+        found: Variables = model.init(key, batch["items"][:1], train=False)
+        if set(found) != {"params", COLLECTION}:
+            raise ValueError(
+                f"deep_retrieval: the model holds {', '.join(sorted(found))}; this task updates parameters "
+                f"alone and reads {COLLECTION}"
+            )
+        return found
+
+    def losses(
+        variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
+    ) -> tuple[dict[str, Array], Variables]:
+        targets = batch["targets"]
+        x = model.apply(variables, batch["items"], train=True)
+        numbers = jnp.maximum(model.apply(variables, targets, method="paths_of"), 0)
+        paths = codes_of(numbers, num_codes=model.num_codes, depth=model.depth)
+        each = model.apply(variables, x, paths, method="path_log_prob")
+        likelihood = jax.nn.logsumexp(each, axis=-1)
+        table = model.apply(variables, method="item_table")
+        return {
+            "paths": masked_mean(-likelihood, targets != 0, axis_name),
+            "softmax": objective.loss(x, table, batch, axis_name),
+        }, {}
+
+    def predict(variables: Variables, batch: Batch) -> Array:
+        found: Array = model.apply(variables, batch["items"], train=False)
+        return found
+
+    return Task(prepare, init, losses, predict)
+
+
+# --- learning the paths ------------------------------------------------------------------------------
+
+
+def observe_paths(
+    model: PathModel,
+    variables: Variables,
+    known: PathScores,
+    examples: Mapping[str, Array],
+    context: Context,
+    key: Key,
+    *,
+    width: int,
+    decay: float,
+    histories: Histories = before,
+) -> PathScores:
+    """Scores of items' paths after all examples [steps, B] of an epoch, each with its user's `width` most
+    probable paths: the streaming form of the M-step, see `index.paths_learning.observe`.
+
+    known: the lists so far. decay: η. key: of the histories.
+    """
+    step_code = next_code_of(model, variables)
+
+    def step(lists: PathScores, part: tuple[Key, Mapping[str, Array]]) -> tuple[PathScores, None]:
+        history, targets, _ = histories(part[0], part[1], context, model.max_len)
+        x = model.apply(variables, history, train=False)
+        beam = beam_search(step_code, x, num_codes=model.num_codes, depth=model.depth, width=width)
+        numbers = number_paths(beam.paths, model.num_codes)
+        return observe(lists, targets, numbers, jnp.exp(beam.log_prob), decay=decay), None
+
+    steps = examples["example"].shape[0]
+    return jax.lax.scan(step, known, (jax.random.split(key, steps), dict(examples)))[0]
+
+
+def choose_paths(
+    model: PathModel,
+    variables: Variables,
+    known: PathScores,
+    counts: Array,
+    *,
+    alpha: float,
+    sweeps: int,
+    capacity: int | None,
+) -> Variables:
+    """The variables with other paths of the items, by coordinate descent: see `index.paths_learning.assign`."""
+    now = variables[COLLECTION]["of_items"]
+    settings: dict[str, Any] = {"alpha": alpha, "sweeps": sweeps, "capacity": capacity}
+    chosen = assign(known, counts, now, num_paths=model.num_paths, **settings).paths
+    return {**variables, COLLECTION: {"of_items": chosen}}
+
+
+# --- retrieval ---------------------------------------------------------------------------------------
+
+
+def next_code_of(model: PathModel, variables: Variables) -> NextCode:
+    """The structure model as a beam search calls it; queries are users' vectors [B, E]."""
+
+    def next_code(query: Query, begun: Array) -> Array:
+        found: Array = model.apply(variables, query, begun, method="next_code")
+        return found
+
+    return next_code
+
+
+def softmax_scorer(model: PathModel, variables: Variables) -> ScoreItems:
+    """Items by the products of softmax embeddings with users' vectors [B, E]."""
+    table = model.apply(variables, method="item_table")
+    return lambda query, ids: some_products(query, table, ids)
+
+
+def index_of(model: PathModel, variables: Variables, *, capacity: int) -> Paths:
+    """The index of the items on their paths, without a check (`index.paths.invert`), for use within jit."""
+    numbers = variables[COLLECTION]["of_items"]
+    paths = jnp.where(numbers[..., None] < 0, -1, codes_of(numbers, num_codes=model.num_codes, depth=model.depth))
+    size = {"num_codes": model.num_codes, "capacity": capacity}
+    return index_of_paths.invert(paths, count=numbers.shape[0] - 1, **size)
+
+
+def retriever(model: PathModel) -> Retriever:
+    """The softmax over all items, without the paths: brute force by the same vectors."""
+
+    def table(variables: Variables) -> Array:
+        found: Array = model.apply(variables, method="item_table")
+        return found
+
+    return Retriever(lambda variables, queries, context: users(model, variables, queries, context), table)
+
+
+def users(model: PathModel, variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+    """Vectors of the users of queries, who have the first `length` of their events as history: [B, E]."""
+    length = jnp.where(queries["mask"], queries["length"], 0)
+    end = context["start"][queries["user"]] + length
+    history = packing.window(context["items"], end, length, model.max_len)
+    found: Array = model.apply(variables, history, train=False)
+    return found
+
+
+def by_paths(model: PathModel, *, width: int, capacity: int) -> Scorer:
+    """What serving returns, for evaluation: scores of the items on a user's `width` most probable paths by
+    the softmax embeddings, and one lower than any for all other items.
+
+    capacity: items that a path has room for.
+    """
+
+    def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        x = users(model, variables, queries, context)
+        index = index_of(model, variables, capacity=capacity)
+        scorer, next_code = softmax_scorer(model, variables), next_code_of(model, variables)
+        size = {"num_codes": model.num_codes, "depth": model.depth}
+        every = index_of_paths.candidates(index, beam_search(next_code, x, width=width, **size)).shape[1]
+        found = index_of_paths.search(index, scorer, x, every, width, next_code=next_code)
+        return as_scores(found, index.paths.shape[0])
+
+    return Scorer(scores)
+
+
+def as_scores(found: Found, vocab_size: int) -> Array:
+    """Scores of all ids, [B, V]: those of a search, and `UNFOUND` of what it did not find, and of padding.
+
+    NaN for a query without a valid search, so that an evaluation refuses it.
+    """
+    rows = jnp.arange(len(found.ids))[:, None]
+    empty = jnp.full((len(found.ids), vocab_size), UNFOUND)
+    real = found.ids > 0
+    column = jnp.where(real, found.ids, vocab_size + jnp.arange(found.ids.shape[1]))
+    scores = empty.at[rows, column].set(found.scores, mode="drop", unique_indices=True)
+    return jnp.where(found.finite[:, None], scores, jnp.nan)

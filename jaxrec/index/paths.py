@@ -22,7 +22,7 @@ import numpy as np
 from jaxrec.index.scored import Found, Query, ScoreItems, best_of
 from jaxrec.types import Array
 
-# (query, first codes of W paths, int32 [B, W, d]) → log-probabilities of the next code, [B, W, K]; d is 0..D-1.
+# (query, the first d codes of W paths, int32 [B, W, d]) → log-probabilities of the next code, [B, W, K]
 NextCode = Callable[[Query, Array], Array]
 PathLogProb = Callable[[Query, Array], Array]  # (query, paths int32 [B, P, D]) → log-probabilities [B, P]
 ROUND = 256  # steps by which the room for items grows
@@ -61,7 +61,7 @@ class Paths:
 
 
 def build(paths: Any, *, num_codes: int, capacity: int | None = None) -> Paths:
-    """An index of the items 1 .. V - 1, whose paths are rows of an array of codes [V, J, D]; row 0 is padding.
+    """An index of the items 1 .. V - 1, whose paths are rows of codes [V, J, D]; row 0 is padding.
 
     num_codes: K. capacity: most items of a path; None: as many as the fullest path has.
 
@@ -91,8 +91,8 @@ def add(index: Paths, paths: Any) -> Paths:
     new = _check_paths(paths, index.num_codes, first=0)
     if new.shape[1:] != index.paths.shape[1:]:
         raise ValueError(
-            f"paths of shape {list(new.shape)}: must be [A, {index.paths.shape[1]}, {index.depth}], as in the "
-            "index"
+            f"paths of shape {list(new.shape)}: must be [A, {index.paths.shape[1]}, {index.depth}], as "
+            "in the index"
         )
     count = int(index.count)
     full = np.full((_room(count + 1 + len(new)), *new.shape[1:]), -1, np.int32)
@@ -172,7 +172,9 @@ def beam_search(next_code: NextCode, query: Query, *, num_codes: int, depth: int
     return Beam(paths, log_prob, finite)
 
 
-def search(index: Paths, scorer: ScoreItems, query: Query, k: int, width: int, *, next_code: NextCode) -> Found:
+def search(
+    index: Paths, scorer: ScoreItems, query: Query, k: int, width: int, *, next_code: NextCode
+) -> Found:
     """The k best of the items on the `width` most probable paths, by the scorer.
 
     `Found.scored` counts items, an item on several of the paths once; what the beam costs besides is at most
@@ -238,23 +240,23 @@ def check_sizes(num_codes: int, depth: int) -> None:
     """Raises ValueError unless there are K^D paths that int32 can number, at least one."""
     if num_codes < 1 or depth < 1 or num_codes**depth >= np.iinfo(np.int32).max:
         raise ValueError(
-            f"num_codes={num_codes}, depth={depth}: both must be at least 1, and num_codes^depth below 2^31 - 1"
+            f"num_codes={num_codes}, depth={depth}: both must be at least 1, and "
+            "num_codes^depth below 2^31 - 1"
         )
 
 
 def _check_paths(paths: Any, num_codes: int, *, first: int) -> np.ndarray:
-    """Paths as int32 [V, J, D]. first: the row of the first item. Raises ValueError for what `build` refuses."""
+    """Paths as int32 [V, J, D]. first: the row of the first item. Raises ValueError as `build`."""
     found = np.asarray(paths)
     if found.ndim != 3 or found.dtype.kind not in "iu" or len(found) <= first or 0 in found.shape:
         raise ValueError(
-            f"paths: {found.dtype}{list(found.shape)}: must be integers [items{' + 1' * first}, J, D], of one "
-            "item at least"
+            f"paths: {found.dtype}{list(found.shape)}: must be integers [items{' + 1' * first}, J, D], of "
+            "one item at least"
         )
     check_sizes(num_codes, found.shape[2])
-    outside = ((found < 0) | (found >= num_codes)).any(axis=(1, 2))
-    outside[:first] = False
+    outside = ((found[first:] < 0) | (found[first:] >= num_codes)).any(axis=(1, 2))
     if outside.any():
-        row = int(outside.argmax())
+        row = first + int(outside.argmax())
         raise ValueError(
             f"paths: row {row} is {found[row].tolist()}: codes must lie in 0..{num_codes - 1} "
             f"(num_codes={num_codes}); give each item its paths, {found.shape[1]} of {found.shape[2]} codes"
@@ -271,6 +273,6 @@ def _checked(index: Paths) -> Paths:
     if over := int(index.overflow):
         raise ValueError(
             f"capacity={index.capacity}: {over:,} of {int(index.count) * index.paths.shape[1]:,} places of "
-            "items lie beyond it, on paths with more items; raise it, or learn the paths with a larger penalty"
+            "items lie beyond it, on paths with more items; raise it, or learn paths with a larger penalty"
         )
     return index

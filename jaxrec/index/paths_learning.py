@@ -1,12 +1,12 @@
-"""Learning which paths items lie on: the M-step of Deep Retrieval (Gao et al., arXiv:2007.07203, section 3.3).
+"""Learning the paths of items: the M-step of Deep Retrieval (Gao et al., arXiv:2007.07203, section 3.3).
 
 The structure model gives the probability p(c | x) of a path c for a user x. While its parameters are fixed,
 the paths of all items are chosen by coordinate descent, so that
 
-    Σ_v N_v (log Σ_j s[v, path j of v] - log N_v) - α Σ_c f(|c|),   f(n) = n^4 / 4,   s[v, c] = Σ_{y_i = v} p(c | x_i)
+    Σ_v N_v (log Σ_j s[v, path j of v] - log N_v) - α Σ_c f(|c|),   f(n) = n^4 / 4
 
-grows, an item after the other: |c| is the number of items on path c, and the penalty keeps paths from
-collapsing into one. Of each item only the S best paths have a score, which is kept up to date as examples
+grows, an item after the other: s[v, c] is the sum of p(c | x) over the N_v examples of item v, |c| the number
+of items on path c, and the penalty keeps paths from collapsing into one. Of each item only the S best paths have a score, which is kept up to date as examples
 stream in (`observe`). Paths are numbers, see `index.paths.number_paths`.
 
 Departs from the paper: a path has a largest number of items, beyond which it is not chosen; a score decays

@@ -12,7 +12,8 @@ The model is a module with `max_len`, num_codes, depth, num_paths and
     paths_of(ids […]) -> numbers of paths [..., J], from the collection "paths", which no step changes
     item_table() -> [V, E], softmax embeddings
 
-as `nn.retrieval.deep_retrieval.DeepRetrieval`. What examples are is the `Histories` of a task.
+as `nn.retrieval.deep_retrieval.DeepRetrieval`. Context columns: items [N], start [U], length [U]. Examples:
+example [B], the index of the target among the N events, and mask [B], False in a padded tail.
 """
 
 from __future__ import annotations
@@ -32,13 +33,12 @@ from jaxrec.index.scored import Found, Query, ScoreItems
 from jaxrec.losses import masked_mean
 from jaxrec.tasks.encoder import check_keywords
 from jaxrec.tasks.interests import users_of
+from jaxrec.tasks.nann import History, histories
 from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Scorer, Task, Variables
 
 UNFOUND = -1e30  # the score of an item that a search did not find; finite, as scores have to be
 COLLECTION = "paths"
-# (key, examples, context, max_len) → right-aligned histories [B, L], targets [B], 0 = padding, and users [B]
-Histories = Callable[[Key, Mapping[str, Array], Context, int], tuple[Array, Array, Array]]
 
 
 class PathModel(Protocol):
@@ -56,59 +56,23 @@ class PathModel(Protocol):
     def apply(self) -> Callable[..., Any]: ...
 
 
-def before(key: Key, examples: Mapping[str, Array], context: Context, max_len: int) -> tuple[Array, Array, Array]:
-    """Each example is a training event, of which the earlier ones of its user are the history.
-
-    examples: numbers of events. context: items [N], start [U], length [U].
-    """
-    event, mask = examples["example"], examples["mask"]
-    user = users_of(event, context)
-    position = jnp.where(mask, event - context["start"][user], 0)
-    history = packing.window(context["items"], event, position, max_len)
-    return history, jnp.where(mask, context["items"][event], 0), user
-
-
-def others(key: Key, examples: Mapping[str, Array], context: Context, max_len: int) -> tuple[Array, Array, Array]:
-    """Each example is a pair, and other items of its user are the history: of a matrix without an order.
-
-    Of more than max_len others a run of consecutive ones is read, that begins at a random place and goes on
-    with the first behind the last. Shuffle the items of users first if their order means something.
-
-    examples: numbers of pairs. context: pair_user, pair_item [P], items [N], start [U], length [U], the items
-    of a user's training first, and none twice.
-    """
-    pair, mask = examples["example"], examples["mask"]
-    user = context["pair_user"][pair]
-    target = jnp.where(mask, context["pair_item"][pair], 0)
-    start, length = context["start"][user], context["length"][user]
-    first = jax.random.randint(key, user.shape, 0, jnp.maximum(length, 1))
-    slot = jnp.arange(max_len + 1)
-    place = start[:, None] + (first[:, None] + slot) % jnp.maximum(length, 1)[:, None]
-    found = context["items"][place]
-    real = (slot < length[:, None]) & (found != target[:, None]) & mask[:, None]
-    order = jnp.argsort(real, axis=1, stable=True)  # one slot at least is padding or the target's
-    kept = jnp.take_along_axis(jnp.where(real, found, 0), order, axis=1)[:, -max_len:]
-    return kept, target, user
-
-
-def deep_retrieval(model: PathModel, objective: Objective, histories: Histories = before) -> Task:
+def deep_retrieval(model: PathModel, objective: Objective, *, history: History = "before") -> Task:
     """The task of giving a user's next item probable paths and a high score. predict: users' vectors.
 
     Losses: "paths", the mean of -log Σ_j p(path j of the item | x) (section 2.3, for fixed paths without its
     penalty), and "softmax", the objective's of x against the softmax embeddings.
 
-    objective: such as `objectives.full_softmax`, `sampled_softmax`. histories: what an example is, `before`
-    or `others`.
+    objective: such as `objectives.full_softmax`, `sampled_softmax`. history: the events before the
+    target, or all other training events of the user (`tasks.nann.histories`).
 
     Raises:
-      ValueError: the model lacks a method; when variables are made: it holds others than parameters and paths.
+      ValueError: the model lacks a method; when variables are made: it holds more than parameters and paths.
     """
     check_keywords(model, "train")  # type: ignore[arg-type]
 
     def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
-        history_key, key = jax.random.split(key)
-        history, targets, user = histories(history_key, examples, context, model.max_len)
-        return {"items": history, "targets": targets, **objective.draw(key, user, context)}
+        drawn = objective.draw(key, users_of(examples["example"], context), context)
+        return {**_read(model, examples, context, history), **drawn}
 
     def init(key: Key, batch: Batch) -> Variables:
         found: Variables = model.init(key, batch["items"][:1], train=False)
@@ -141,6 +105,15 @@ def deep_retrieval(model: PathModel, objective: Objective, histories: Histories 
     return Task(prepare, init, losses, predict)
 
 
+def _read(
+    model: PathModel, examples: Mapping[str, Array], context: Context, history: History
+) -> dict[str, Array]:
+    """Histories [B, L] and targets [B] of examples."""
+    event, mask = jnp.where(examples["mask"], examples["example"], 0), examples["mask"]
+    items = histories(event, mask, context, width=model.max_len, history=history)
+    return {"items": items, "targets": jnp.where(mask, context["items"][event], 0)}
+
+
 # --- learning the paths ------------------------------------------------------------------------------
 
 
@@ -150,28 +123,26 @@ def observe_paths(
     known: PathScores,
     examples: Mapping[str, Array],
     context: Context,
-    key: Key,
     *,
     width: int,
     decay: float,
-    histories: Histories = before,
+    history: History = "before",
 ) -> PathScores:
     """Scores of items' paths after all examples [steps, B] of an epoch, each with its user's `width` most
     probable paths: the streaming form of the M-step, see `index.paths_learning.observe`.
 
-    known: the lists so far. decay: η. key: of the histories.
+    known: the lists so far. decay: η. history: as of the task.
     """
     step_code = next_code_of(model, variables)
 
-    def step(lists: PathScores, part: tuple[Key, Mapping[str, Array]]) -> tuple[PathScores, None]:
-        history, targets, _ = histories(part[0], part[1], context, model.max_len)
-        x = model.apply(variables, history, train=False)
+    def step(lists: PathScores, part: Mapping[str, Array]) -> tuple[PathScores, None]:
+        read = _read(model, part, context, history)
+        x = model.apply(variables, read["items"], train=False)
         beam = beam_search(step_code, x, num_codes=model.num_codes, depth=model.depth, width=width)
         numbers = number_paths(beam.paths, model.num_codes)
-        return observe(lists, targets, numbers, jnp.exp(beam.log_prob), decay=decay), None
+        return observe(lists, read["targets"], numbers, jnp.exp(beam.log_prob), decay=decay), None
 
-    steps = examples["example"].shape[0]
-    return jax.lax.scan(step, known, (jax.random.split(key, steps), dict(examples)))[0]
+    return jax.lax.scan(step, known, dict(examples))[0]
 
 
 def choose_paths(
@@ -184,7 +155,7 @@ def choose_paths(
     sweeps: int,
     capacity: int | None,
 ) -> Variables:
-    """The variables with other paths of the items, by coordinate descent: see `index.paths_learning.assign`."""
+    """The variables with other paths of the items, see `index.paths_learning.assign`."""
     now = variables[COLLECTION]["of_items"]
     settings: dict[str, Any] = {"alpha": alpha, "sweeps": sweeps, "capacity": capacity}
     chosen = assign(known, counts, now, num_paths=model.num_paths, **settings).paths
@@ -213,7 +184,9 @@ def softmax_scorer(model: PathModel, variables: Variables) -> ScoreItems:
 def index_of(model: PathModel, variables: Variables, *, capacity: int) -> Paths:
     """The index of the items on their paths, without a check (`index.paths.invert`), for use within jit."""
     numbers = variables[COLLECTION]["of_items"]
-    paths = jnp.where(numbers[..., None] < 0, -1, codes_of(numbers, num_codes=model.num_codes, depth=model.depth))
+    paths = jnp.where(
+        numbers[..., None] < 0, -1, codes_of(numbers, num_codes=model.num_codes, depth=model.depth)
+    )
     size = {"num_codes": model.num_codes, "capacity": capacity}
     return index_of_paths.invert(paths, count=numbers.shape[0] - 1, **size)
 

@@ -44,7 +44,7 @@ class MeanOfHistory(nn.Module):
 
 
 class GRUOfHistory(nn.Module):
-    """The last state of a GRU over the events, the most recent one last: the paper's encoder (section 2.1)."""
+    """The last state of a GRU over the events, the most recent one last: the paper's encoder."""
 
     dim: int
 

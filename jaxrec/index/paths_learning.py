@@ -6,8 +6,9 @@ the paths of all items are chosen by coordinate descent, so that
     Σ_v N_v (log Σ_j s[v, path j of v] - log N_v) - α Σ_c f(|c|),   f(n) = n^4 / 4
 
 grows, an item after the other: s[v, c] is the sum of p(c | x) over the N_v examples of item v, |c| the number
-of items on path c, and the penalty keeps paths from collapsing into one. Of each item only the S best paths have a score, which is kept up to date as examples
-stream in (`observe`). Paths are numbers, see `index.paths.number_paths`.
+of items on path c, and the penalty keeps paths from collapsing into one. Of each item only the S best paths
+have a score, which is kept up to date as examples stream in (`observe`). Paths are numbers, see
+`index.paths.number_paths`.
 
 Departs from the paper: a path has a largest number of items, beyond which it is not chosen; a score decays
 with each example of its item, as examples come one by one.

@@ -42,7 +42,8 @@ def from_categories(categories: Any | Sequence[Any], *, seed: int = 0, capacity:
       ValueError: there are no categories or no items, the columns are no whole numbers of one length; as
         `random`.
     """
-    columns = [np.asarray(column) for column in ([categories] if np.ndim(categories) == 1 else categories)]
+    several = isinstance(categories, Sequence) and len(categories) > 0 and np.ndim(categories[0]) > 0
+    columns = [np.asarray(column) for column in (categories if several else [categories])]
     if not columns or not columns[0].size:
         raise ValueError("categories: empty; give a category for each item, or build a tree by `random`")
     for column in columns:

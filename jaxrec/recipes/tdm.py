@@ -58,9 +58,8 @@ class Recipe:
     """How a scorer of nodes is trained. Widths are the paper's, and negatives those of MovieLens-20M."""
 
     dim: int = 24  # width of the vectors of items and nodes
-    windows: tuple[int, ...] = (50,)  # events of each window, oldest first; one for histories without order
-    attention: tuple[int, ...] = (36,)  # hidden layers of the attention unit; none: plain means, as JTM has
-    it
+    windows: tuple[int, ...] = (50,)  # events of each window, oldest first; one where there is no order
+    attention: tuple[int, ...] = (36,)  # hidden layers of the attention unit; (): plain means, as in JTM
     dims: tuple[int, ...] = (128, 64, 24)  # layers
     batch_norm: bool = True  # before each activation
     by_level: bool = False  # JTM: a node is scored with the ancestors of the history on its level
@@ -158,6 +157,7 @@ def train(data: Data, protocol: Protocol, recipe: Recipe, tree: Tree, **options:
         ordered=isinstance(data, next_item.Data),
         exclude=protocol.seen == "exclude",
         by_level=recipe.by_level,
+        num_items=data.num_items,
     )
     every = min(recipe.evaluate_every, recipe.epochs)
     evaluation = asked(ranked, data, protocol, "validation")

@@ -174,7 +174,13 @@ def score_items(model: Any, variables: Variables, tree: Tree, *, by_level: bool 
 
 
 def by_beam(
-    model: Any, *, width: int, ordered: bool = False, exclude: bool = True, by_level: bool = False
+    model: Any,
+    *,
+    width: int,
+    ordered: bool = False,
+    exclude: bool = True,
+    by_level: bool = False,
+    num_items: int | None = None,
 ) -> Scorer:
     """The items that a beam finds, as ranking sees them: all others share a score below every one of these.
 
@@ -184,6 +190,7 @@ def by_beam(
       width: of the beam, and at most so many items are found.
       ordered: the last events are read of a long history; False: evenly spread ones, see `histories`.
       exclude: items of the history that is read are not found, so that they take no place of others.
+      num_items: of the data; None: as many as the tree has room for.
     """
 
     def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
@@ -200,7 +207,8 @@ def by_beam(
         row = jnp.arange(events.shape[0])[:, None]
         dense = jnp.full((events.shape[0], tree.capacity + 1), NOT_FOUND)
         dense = dense.at[row, found.ids].set(jnp.where(found.ids > 0, found.scores, NOT_FOUND))
-        return jnp.where(found.finite[:, None], dense, jnp.nan)
+        dense = jnp.where(found.finite[:, None], dense, jnp.nan)
+        return dense if num_items is None else dense[:, : num_items + 1]
 
     return Scorer(scores)
 

@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.index.trees import Tree, ancestors, from_leaves
+from jaxrec.index.trees import Tree, from_leaves
 
 # Positions of nodes for each item, int [n, M], row i for item i + 1 -> weights [n, M]. All are of one level.
 Weigh = Callable[[np.ndarray], np.ndarray]
@@ -50,7 +49,8 @@ def learn(tree: Tree, weigh: Weigh, *, gap: int = 7, lazy: float = 0.0) -> Learn
     """
     if gap < 1 or not 0 <= lazy < float("inf"):
         raise ValueError(f"gap={gap}, lazy={lazy}: must be at least 1, and 0 or more")
-    old = np.asarray(ancestors(tree, jnp.arange(1, int(tree.count) + 1)))
+    slots = np.asarray(tree.slots)[1 : int(tree.count) + 1]
+    old = _paths(slots.astype(np.int64) + len(tree.leaves) - 1, tree.depth)
     before = path_weight(old, weigh)
     at = np.zeros(len(old), np.int64)
     for level in range(0, tree.depth, gap):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_more_rounds_never_make_the_halves_worse() -> None:
             squares(vectors, nodes(building.from_vectors(vectors, seed=seed, rounds=rounds), 1))
             for rounds in (1, 2, 4, 20)
         ]
-        assert all(later <= earlier + 1e-9 for earlier, later in zip(found, found[1:], strict=False))
+        assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(found))
         random = squares(vectors, nodes(building.random(60, seed=seed), 1))
         assert found[-1] < 0.95 * random
 

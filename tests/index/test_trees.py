@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -11,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.index import trees
 from jaxrec.index import tree_building as building
+from jaxrec.index import trees
 from jaxrec.index.scored import Found
 from jaxrec.index.trees import Tree
 from jaxrec.types import Array
@@ -167,7 +168,7 @@ def test_out_of_order_is_a_count_of_neighbours() -> None:
                     above = (at - 1) // 2
                     best[above] = max(best.get(above, -np.inf), scores[child])
                 ordered = sorted(best, key=lambda at: -scores[levels[level][at]])
-                wrong += sum(best[a] < best[b] for a, b in zip(ordered, ordered[1:], strict=False))
+                wrong += sum(best[a] < best[b] for a, b in itertools.pairwise(ordered))
                 total += len(ordered) - 1
             np.testing.assert_allclose(found[row], wrong / max(total, 1), rtol=1e-6)
 

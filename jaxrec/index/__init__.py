@@ -12,6 +12,7 @@ aggregate    lists that trade scores for different categories
 several      the best by any of a query's vectors, without repeats
 cur          the best by a scorer that is no product, from few of its scores
 recall       how much of the exact result another search finds
+trees        a beam's best of a tree, by a scorer that is any function
 stored       indexes as files
 libraries    indexes of faiss, hnswlib and usearch
 """

@@ -27,7 +27,7 @@ from jaxrec.index.scored import Query, ScoreItems
 from jaxrec.types import Array
 
 RATIO = 32  # items of a level for each of the level above
-LEAST = 32  # items of the top level
+LEAST = 100  # items of the top level
 HELD = 1 << 22  # products of candidates that are held at a time
 
 
@@ -48,7 +48,7 @@ def build(
       metric: what near means, see `measure`. NANN and RPG take "l2", whatever the scorer.
       candidates: near items of which an item chooses its links; None: 2 m (hnswlib's efConstruction).
       sizes: items of each upper level, drawn at random and nested, the top one first, at which a search
-        begins; the last is below n. None: n / 1024, but at least 32, and n / 32, as NANN; of few items all
+        begins; the last is below n. None: n / 1024, but at least 100, and n / 32, as NANN; of few items all
         are entries.
       seed: of the draw.
 
@@ -113,7 +113,7 @@ def add(graph: Graph, vectors: Any, *, metric: Metric = "l2", candidates: int | 
     old = np.pad(np.asarray(graph.neighbours), ((0, number - known), (0, 0)))
     linked = _connected(old, table, near, metric, first=known + 1)
     linked = reachable(linked, np.asarray(graph.entries), table, metric)
-    ends = np.cumsum((0, *graph.sizes))
+    ends = np.cumsum((0, *graph.level_sizes))
     upper = [
         (np.asarray(graph.nodes[a:b]), np.asarray(graph.links[a:b])) for a, b in itertools.pairwise(ends)
     ]
@@ -189,7 +189,7 @@ def _connected(links: np.ndarray, table: np.ndarray, near: int, metric: Metric, 
     links[new, : forward.shape[1]] = forward
     at, column = np.nonzero(forward)
     back = _grouped(forward[at, column], new[at], column, len(table), degree)
-    changed = np.flatnonzero(back[:, 0])
+    changed = new if first == 1 else np.flatnonzero(back[:, 0])
     both = np.concatenate([links[changed], back[changed]], axis=1)
     links[changed] = keep(changed.astype(np.int32), both, limit=degree)
     return links
@@ -216,21 +216,18 @@ def _diversified(
     points: Array, nodes: np.ndarray, candidates: np.ndarray, *, limit: int, metric: Metric
 ) -> np.ndarray:
     """Of candidates [A, C] of nodes [A] those nearer to the node than to any kept one: [A, limit]."""
-    at_a_time = max(1, HELD // candidates.shape[1] ** 2)
-    return np.asarray(
-        _choose(
-            points,
-            jnp.asarray(nodes),
-            jnp.asarray(candidates),
-            limit=min(limit, candidates.shape[1]),
-            at_a_time=min(at_a_time, len(nodes)),
-            l2=metric == "l2",
-        )
-    )
+    width = candidates.shape[1]
+    at_a_time = min(max(1, HELD // width**2), len(nodes))
+    given = points, jnp.asarray(nodes), jnp.asarray(candidates), jnp.int32(limit)
+    return np.asarray(_choose(*given, at_a_time=at_a_time, l2=metric == "l2"))[:, : min(limit, width)]
 
 
-@functools.partial(jax.jit, static_argnames=("limit", "at_a_time", "l2"))
-def _choose(points: Array, nodes: Array, candidates: Array, *, limit: int, at_a_time: int, l2: bool) -> Array:
+@functools.partial(jax.jit, static_argnames=("at_a_time", "l2"))
+def _choose(
+    points: Array, nodes: Array, candidates: Array, limit: Array, *, at_a_time: int, l2: bool
+) -> Array:
+    """`_diversified`, followed by 0: [A, C]."""
+
     def nearness(a: Array, b: Array) -> Array:
         products = jnp.matmul(a, b.T, precision="highest")
         if not l2:
@@ -251,8 +248,8 @@ def _choose(points: Array, nodes: Array, candidates: Array, *, limit: int, at_a_
             return kept.at[i].set((ids[i] > 0) & ~hidden & (kept.sum() < limit))
 
         kept = jax.lax.fori_loop(0, len(ids), consider, jnp.zeros(len(ids), bool))
-        place = jnp.where(kept, jnp.cumsum(kept) - 1, limit)
-        return jnp.zeros(limit, jnp.int32).at[place].set(ids, mode="drop")
+        place = jnp.where(kept, jnp.cumsum(kept) - 1, len(ids))
+        return jnp.zeros_like(ids).at[place].set(ids, mode="drop")
 
     return jax.lax.map(one, (nodes, candidates), batch_size=at_a_time)
 
@@ -280,6 +277,7 @@ def reached(links: np.ndarray, entries: np.ndarray) -> tuple[np.ndarray, np.ndar
 def reachable(links: np.ndarray, entries: np.ndarray, table: np.ndarray, metric: Metric) -> np.ndarray:
     """Links with which every item can be reached from the entries; those that were needed stay."""
     links, degree = links.copy(), links.shape[1]
+    points = np.asarray(_points(table, metric))
     while True:
         parent, column = reached(links, entries)
         lost = np.flatnonzero(parent[1:] < 0) + 1
@@ -289,9 +287,16 @@ def reachable(links: np.ndarray, entries: np.ndarray, table: np.ndarray, metric:
         inner = np.flatnonzero(parent > 0)
         needed[parent[inner], column[inner]] = True
         spare = np.flatnonzero((parent >= 0) & (needed.sum(axis=1) < degree))
-        spare = spare[spare > 0]
-        index = exact.build(table[np.r_[0, spare]], metric=metric)
-        nearest = spare[np.asarray(exact.search(index, jnp.asarray(table[lost]), 1).ids)[:, 0] - 1]
-        nearest, first = np.unique(nearest, return_index=True)
+        nearest, first = np.unique(_nearest(points, lost, spare, metric), return_index=True)
         free = degree - 1 - np.argmin(needed[nearest, ::-1], axis=1)
         links[nearest, free] = lost[first]
+
+
+def _nearest(points: np.ndarray, nodes: np.ndarray, others: np.ndarray, metric: Metric) -> np.ndarray:
+    """The nearest of some others to each node, [A]."""
+    squares = np.sum(points[others] ** 2, axis=1) if metric == "l2" else 0.0
+    size = max(1, HELD // len(others))
+    parts = [nodes[i : i + size] for i in range(0, len(nodes), size)]
+    return np.concatenate(
+        [others[np.argmax(2 * points[part] @ points[others].T - squares, axis=1)] for part in parts]
+    )

@@ -30,7 +30,7 @@ WORD = 32  # bits of a word of the set of visited nodes
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["neighbours", "entries", "nodes", "links"],
-    meta_fields=["sizes"],
+    meta_fields=["level_sizes"],
 )
 @dataclasses.dataclass(frozen=True)
 class Graph:
@@ -39,14 +39,14 @@ class Graph:
     neighbours: of each item, padded with 0, int32 [n + 1, m]; row 0 is padding. entries: items at which every
     search begins, ascending, int32 [E]. nodes, links: the upper levels, the sparsest first, one behind the
     other: their items, ascending within a level, int32 [N], and neighbours within the level, [N, m'].
-    sizes: items of each upper level, sum N; () where there is none.
+    level_sizes: items of each upper level, sum N; () where there is none.
     """
 
     neighbours: Array
     entries: Array
     nodes: Array
     links: Array
-    sizes: tuple[int, ...] = ()
+    level_sizes: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -183,7 +183,7 @@ def search(
     )
     walk = visit(walk, jnp.broadcast_to(graph.entries, (batch, len(graph.entries))))
     for level, (linked, times) in enumerate(_levels(graph, rounds, upper_rounds)):
-        number_of = max(1, expanded >> (len(graph.sizes) - level))
+        number_of = max(1, expanded >> (len(graph.level_sizes) - level))
         walk = walk._replace(left=jnp.zeros_like(walk.left))
         step = functools.partial(_round, visit, linked, number_of)
         walk = jax.lax.fori_loop(0, times, step, walk)
@@ -194,8 +194,8 @@ def search(
 def _levels(graph: Graph, rounds: int, upper_rounds: int) -> list[tuple[Callable[[Array], Array], int]]:
     """The neighbours of ids [B, e] → [B, e, m], and rounds, on each level from the top."""
     found: list[tuple[Callable[[Array], Array], int]] = []
-    ends = np.cumsum(graph.sizes, dtype=int)
-    for end, size in zip(ends, graph.sizes, strict=True):
+    ends = np.cumsum(graph.level_sizes, dtype=int)
+    for end, size in zip(ends, graph.level_sizes, strict=True):
         nodes, links = graph.nodes[end - size : end], graph.links[end - size : end]
 
         def linked(ids: Array, nodes: Array = nodes, links: Array = links) -> Array:

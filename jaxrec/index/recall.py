@@ -1,4 +1,8 @@
-"""How much of the exact result another search finds."""
+"""How much of the exact result another search finds, and what that costs in recall of what is relevant.
+
+Of a search by a scorer both are told: the model's own recall, of an exhaustive search by it, and what the
+search loses of that. Recall of the search alone mixes the two.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +50,37 @@ def recall_against_exact(
     last = jnp.take_along_axis(true.scores, jnp.maximum(there - 1, 0)[:, None], axis=1)[:, 0]
     hits = _count_hits(exact, queries, found, true.ids, last)
     return float(jnp.mean(hits / jnp.maximum(there, 1), where=there > 0))
+
+
+def coverage(found: Array, best: Array) -> Array:
+    """The share of the exhaustive best k that a search finds, a mean over queries in 0..1: [Q, k] twice → [].
+
+    0 is no item; a query whose best has none is left out of the mean. With none left, NaN.
+    """
+    return recall_of_found(found, best)
+
+
+def recall_of_found(found: Array, relevant: Array) -> Array:
+    """The share of relevant items that lists hold, a mean over queries in 0..1: [Q, k], [Q, R] → [].
+
+    Ids are padded with 0 and different in a row of `relevant`. A query without a relevant item is left out;
+    with none left, NaN. Of an exhaustive search it is recall-all, of another one recall-retrieval.
+    """
+    found, relevant = jnp.asarray(found), jnp.asarray(relevant)
+    real = relevant > 0
+    hits = (real & (relevant[:, :, None] == found[:, None]).any(axis=2)).sum(axis=1)
+    number = real.sum(axis=1)
+    return jnp.mean(hits / jnp.maximum(number, 1), where=number > 0)
+
+
+def recall_delta(recall_all: Array | float, recall_retrieval: Array | float) -> Array:
+    """The share of the model's own recall that a search loses: (R_a - R_r) / R_a, NaN where R_a is 0.
+
+    Below 0 where the search finds relevant items that all items' scores put lower, which is no error.
+    (NANN: Chen et al., CIKM 2022, arXiv:2202.10226.)
+    """
+    whole = jnp.asarray(recall_all)
+    return jnp.where(whole > 0, (whole - recall_retrieval) / jnp.where(whole > 0, whole, 1.0), jnp.nan)
 
 
 @jax.jit

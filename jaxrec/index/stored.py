@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ from jaxrec.data.vocab import Vocabulary
 from jaxrec.index.clusters import Clusters
 from jaxrec.index.cur import Anchors
 from jaxrec.index.exact import Exact
+from jaxrec.index.graphs import Graph
 from jaxrec.index.paths import Paths
 from jaxrec.index.trees import Tree
 
-Index = Exact | Clusters | Anchors | Paths | Tree
-KINDS: dict[str, Any] = {"exact": Exact, "clusters": Clusters, "paths": Paths, "tree": Tree}
+Index = Exact | Clusters | Anchors | Graph | Paths | Tree
+KINDS: Mapping[str, Any] = {
+    "exact": Exact, "clusters": Clusters, "graph": Graph, "paths": Paths, "tree": Tree
+}  # fmt: skip
 VERSION = 1  # of the file's layout
 HEADER, RAW_IDS = "header", "raw_ids"
-SETTINGS = ("metric", "capacity", "num_codes")  # fields that are no arrays
+SETTINGS = ("metric", "capacity", "level_sizes", "num_codes")  # fields that are no arrays
 
 
 def save(index: Index, path: str | Path, *, vocabulary: Vocabulary | None = None) -> Path:
@@ -93,6 +97,8 @@ def _parts(index: Index) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
 
 def _built(header: dict[str, Any], arrays: dict[str, Any]) -> Index:
     settings = {name: header[name] for name in SETTINGS if name in header}
+    if "level_sizes" in settings:
+        settings["level_sizes"] = tuple(settings["level_sizes"])
     if header["kind"] == "anchors":
         own = {name: arrays.pop(name) for name in ("items", "weights")}
         columns = {name.removeprefix("columns_"): array for name, array in arrays.items()}

@@ -90,6 +90,17 @@ class Learned(NamedTuple):
     rounds: tuple[Fitted, ...]
     best: tuple[int, ...]
 
+    def joined(self) -> Fitted:
+        """One run that took as long as all rounds, with the history of the last one."""
+        last = self.rounds[-1]
+        return last._replace(
+            variables=self.variables,
+            best_value=[self.rounds[number].best_value[seed] for seed, number in enumerate(self.best)],
+            steps=sum(fitted.steps for fitted in self.rounds),
+            seconds=sum(fitted.seconds for fitted in self.rounds),
+            compile_seconds=sum(fitted.compile_seconds for fitted in self.rounds),
+        )
+
 
 def build(data: Data, recipe: Recipe) -> DeepRetrieval:
     """The structure model, with random paths.

@@ -203,11 +203,16 @@ def retriever(model: PathModel) -> Retriever:
 
 def users(model: PathModel, variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
     """Vectors of the users of queries, who have the first `length` of their events as history: [B, E]."""
-    length = jnp.where(queries["mask"], queries["length"], 0)
-    end = context["start"][queries["user"]] + length
-    history = packing.window(context["items"], end, length, model.max_len)
+    history = read_histories(queries, context, model.max_len)
     found: Array = model.apply(variables, history, train=False)
     return found
+
+
+def read_histories(queries: Mapping[str, Array], context: Context, max_len: int) -> Array:
+    """The last of the first `length` events of the users of queries, right-aligned: [B, max_len]."""
+    length = jnp.where(queries["mask"], queries["length"], 0)
+    end = context["start"][queries["user"]] + length
+    return packing.window(context["items"], end, length, max_len)
 
 
 def by_paths(model: PathModel, *, width: int, capacity: int) -> Scorer:

@@ -34,7 +34,8 @@ import numpy as np
 
 from experiments import common
 from experiments.retrieval.learned_index_measure import measure
-from experiments.retrieval.learned_index_rows import NEEDS_ORDER, ROWS, Searched, every_item
+from experiments.retrieval.learned_index_parts import Searched, every_item
+from experiments.retrieval.learned_index_rows import NEEDS_ORDER, ROWS
 from jaxrec import baselines, data
 from jaxrec import config as command_line
 from jaxrec.config import check_run
@@ -104,7 +105,7 @@ def load(config: Config) -> Data:
 
 
 def shuffled(split: HeldOut, *, seed: int) -> HeldOut:
-    """The split with the training items of each user in random order, as that of a file may mean something."""
+    """The split with each user's training items in random order, as that of a file may mean something."""
     sequences, user = split.sequences, split.sequences.event_users
     place = np.arange(len(user)) - sequences.offsets[user]
     late = place >= split.train_length[user]
@@ -134,27 +135,17 @@ def test_baseline(row: str, columns: Data, protocol: Protocol, config: Config) -
 def test_scorer(row: str, made: Searched, columns: Data, protocol: Protocol, config: Config) -> None:
     """Searches by a scorer, exhaustively and by all its indexes, each with all its widths."""
     states = [made.state(number) for number in range(len(config.seeds))]
-    whole = every_item(columns.num_items)
-    found, exact = measure(made, whole, states, columns, config, config.k, exact=None)
-    protocol, settings = protocol._replace(loss=made.loss), {"recipe": dict(made.settings)}
-    where: dict[str, Any] = {
-        "columns": columns,
-        "protocol": protocol,
-        "config": config,
-        "fitted": made.fitted,
-    }
-    store(f"{row}+{ALL}", settings, metrics=found, **where)
+    whole, k = every_item(columns.num_items), config.k
+    found, exact = measure(made, whole, states, columns, config, [k], exact=None)
+    settings = {"recipe": dict(made.settings)}
+    where: dict[str, Any] = {"columns": columns, "config": config, "fitted": made.fitted}
+    where["protocol"] = protocol._replace(loss=made.loss)
+    store(f"{row}+{ALL}", settings, metrics=found[k], **where)
     for name, index in made.indexes.items():
-        widths = [width for width in config.widths if index.least(config.k) <= width <= columns.num_items]
-        for width, metrics in measure_widths(made, index, states, columns, config, widths, exact).items():
+        widths = [width for width in config.widths if index.least(k) <= width <= columns.num_items]
+        by_width, _ = measure(made, index, states, columns, config, widths, exact=exact)
+        for width, metrics in by_width.items():
             store(f"{row}+{name}-{width}", {**settings, "width": width}, metrics=metrics, **where)
-
-
-def measure_widths(
-    made: Searched, index: Any, states: Any, columns: Data, config: Config, widths: list[int], exact: Any
-) -> dict[int, Any]:
-    """Metrics of each seed by width, from one index for each seed."""
-    return measure(made, index, states, columns, config, widths, exact=exact)[0]
 
 
 def store(
@@ -184,8 +175,9 @@ def draw(results: str, dataset: str, k: int) -> Path | None:
             point = (np.mean(found.metrics[m]) for m in ("scored_share", f"recall_of_exact@{k}"))
             lines.setdefault(found.model.rpartition("-")[0], []).append(tuple(map(float, point)))  # type: ignore[arg-type]
     labels = {"title": dataset, "cost": "share of items scored", "value": f"share of the best {k} found"}
+    place = Path(results, EXPERIMENT, f"{dataset}.png")
     try:
-        return tradeoff_curve(lines, Path(results, EXPERIMENT, f"{dataset}.png"), **labels) if lines else None
+        return tradeoff_curve(lines, place, **labels, scale="log") if lines else None
     except ImportError:
         return None
 
@@ -193,7 +185,7 @@ def draw(results: str, dataset: str, k: int) -> Path | None:
 def run(config: Config) -> None:
     """Trains, searches and stores every row."""
     check_run(config)
-    small: dict[str, Any] = {"widths": (5, 10, 20), "k": 5, "num_queries": 40, "relevance": 8, "degree": 6}
+    small: dict[str, Any] = {"widths": (2, 5, 20), "k": 5, "num_queries": 40, "relevance": 8, "degree": 6}
     config = common.shrink_if_tiny(config, **small)
     columns = load(config)
     kind = "hit" if isinstance(columns, next_item.Data) else "recall"

@@ -1,4 +1,4 @@
-"""What a search finds of held-out items and of an exhaustive search, what it scores, and how long it takes."""
+"""What searches find of held-out items and of exhaustive lists, what they score, and how long they take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.retrieval.learned_index_rows import Index, Searched
+from experiments.retrieval.learned_index_parts import Index, Searched
 from jaxrec import metrics, packing
 from jaxrec.index.scored import best_of
 from jaxrec.protocols import next_item
@@ -22,7 +22,7 @@ BATCH = 16  # queries that are searched at a time
 
 
 class Asked(NamedTuple):
-    """Test users: columns user, length, mask and number of held-out items, [batches, B]; the most of these."""
+    """Test users: user, length, mask and number of held-out items, [batches, B]; the most of these."""
 
     columns: dict[str, np.ndarray]
     most: int

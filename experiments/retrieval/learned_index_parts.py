@@ -24,8 +24,8 @@ OF_SEARCHES = ("widths", "k", "num_queries", "relevance", "degree", "graph_round
 BLOCK = 1024  # items that an exhaustive search scores at a time
 TINY: Mapping[str, Any] = {
     "dim": 8, "max_len": 8, "epochs": 1, "batch_size": 64, "user_dims": (8,), "item_dims": (8,),
-    "score_dims": (8,), "num_negatives": 8, "num_samples": 20, "dims": (8,), "attention": (4,), "windows": (8,),
-    "beam": 20, "num_codes": 4, "paths_per_item": 2, "hidden_dims": (8,), "listed": 8, "width": 4,
+    "score_dims": (8,), "num_negatives": 8, "num_samples": 20, "dims": (8,), "windows": (8,), "beam": 20,
+    "num_codes": 4, "paths_per_item": 2, "hidden_dims": (8,), "listed": 8, "width": 4,
     "rounds": 2, "capacity": 20,
 }  # fmt: skip
 
@@ -128,7 +128,7 @@ def graphs_of(
     asked: Callable[[Any], Query],
     config: Any,
 ) -> dict[str, Index]:
-    """Graphs of the scorer's item vectors (NANN), of its scores for training users (RPG), and a random one."""
+    """Graphs of the items' vectors (NANN), of scores for training users (RPG), and a random one."""
 
     def find(index: Any, state: Any, scorer: ScoreItems, query: Any, k: int, width: int) -> Found:
         return graphs.search(index, scorer, query, width, width, rounds=config.graph_rounds)

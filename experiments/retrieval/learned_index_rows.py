@@ -44,7 +44,7 @@ Make = Callable[[Any, Protocol, Any, Any], Searched]
 
 
 def by_products(
-    retriever: Retriever, fitted: Fitted, data: Data, config: Any, loss: str, recipe: Any
+    retriever: Retriever, fitted: Fitted, data: Any, config: Any, loss: str, recipe: Any
 ) -> Searched:
     """A model whose scores are products of vectors."""
 
@@ -82,7 +82,8 @@ def two_tower(data: Any, protocol: Protocol, config: Any, tower: Searched | None
         vocabulary=items.vocabulary(data),
         **options(config, data, "two-tower", recipe),
     )
-    return by_products(ranked, fitted, data, config, objective.description, recipe)
+    made = by_products(ranked, fitted, data, config, objective.description, recipe)
+    return made._replace(indexes={})  # those of products are the subject of experiments/retrieval/ann.py
 
 
 def self_attention(data: Any, protocol: Protocol, config: Any, tower: Searched | None) -> Searched:

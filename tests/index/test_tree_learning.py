@@ -74,7 +74,7 @@ def test_greedy_over_all_levels_is_near_the_best_matching() -> None:
         tree = building.random(8, seed=seed)
         table = drawn(tree, seed)
         leaves = np.arange(7, 15)
-        paths = sum(table[:, ((leaves + 1) >> up) - 1] for up in range(3))
+        paths = np.sum([table[:, ((leaves + 1) >> up) - 1] for up in range(3)], axis=0)
         best = paths[linear_sum_assignment(-paths)].sum()
         found = learning.learn(tree, table_weights(table), gap=3).after
         assert found <= best + 1e-9
@@ -83,8 +83,8 @@ def test_greedy_over_all_levels_is_near_the_best_matching() -> None:
     wish = np.random.default_rng(0).permutation(8)
     table = np.zeros((8, 15))
     table[np.arange(8), 7 + wish] = 1.0
-    found = learning.learn(building.random(8, seed=3), table_weights(table), gap=3)
-    assert found.after == 8.0 and (np.asarray(found.tree.slots)[1:] == wish).all()
+    learned = learning.learn(building.random(8, seed=3), table_weights(table), gap=3)
+    assert learned.after == 8.0 and (np.asarray(learned.tree.slots)[1:] == wish).all()
 
 
 def test_without_full_nodes_each_segment_weighs_at_least_the_old_place() -> None:

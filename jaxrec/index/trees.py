@@ -95,8 +95,14 @@ def from_leaves(leaves: Any, *, capacity: int | None = None) -> Tree:
         sizes[level], members[first : first + len(positions)] = len(positions), first + positions
         ranks.append(np.where(real, np.cumsum(real) - 1, -1))
         real = real.reshape(-1, 2).any(axis=1) if level else real
-    columns = (found, slots, sizes, members, np.concatenate(ranks[::-1]))
-    return Tree(*(jnp.asarray(column, jnp.int32) for column in columns), capacity=capacity)
+    return Tree(
+        leaves=jnp.asarray(found, jnp.int32),
+        slots=jnp.asarray(slots),
+        sizes=jnp.asarray(sizes),
+        members=jnp.asarray(members),
+        ranks=jnp.asarray(np.concatenate(ranks[::-1]), jnp.int32),
+        capacity=capacity,
+    )
 
 
 def _check_items(items: np.ndarray) -> None:
@@ -260,7 +266,7 @@ def out_of_order(tree: Tree, scorer: ScoreItems, query: Query) -> Array:
         ids = jnp.broadcast_to(ids_of(tree, 2**level - 1 + jnp.arange(2**level)), (size, 2**level))
         return jnp.where(ids > 0, scorer(query, ids), -jnp.inf)
 
-    wrong, total, scores = jnp.zeros(size, jnp.int32), 0, scores_of(1)
+    wrong, total, scores = jnp.zeros(size, jnp.int32), jnp.int32(0), scores_of(1)
     for level in range(1, tree.depth):
         below = scores_of(level + 1)
         best = below.reshape(size, -1, 2).max(axis=2)

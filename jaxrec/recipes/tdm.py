@@ -13,13 +13,14 @@
             tree, score_items(model, variables, tree), histories, k, width))
     by_beam(model, width=…) -> `types.Scorer` of such variables
         any protocol measures a search by it, with the column "tree" in the context:
-        retrieval.run_test(by_beam(model, width=200), data, protocol, fitted.variables, columns={"tree":
-        tree})
+        retrieval.run_test(
+            by_beam(model, width=200), data, protocol, fitted.variables, columns={"tree": tree})
     learn_tree(model, variables, data, recipe, tree) -> `tree_learning.Learned`, JTM's next tree
-    item_vectors(model, variables) -> [V, D], padding first, from which `from_vectors` makes TDM's next tree
+    item_vectors(model, variables, tree) -> [V, D], padding first: `from_vectors` makes TDM's next tree of it
         Train again on either; JTM goes on from the same variables (initial=fitted.variables).
 
-`jtm` marks a recipe of JTM (Recipe.by_level); score_items, by_beam and learn_tree then take by_level=True.
+`jtm` gives a recipe of JTM, by levels: score_items and by_beam then take by_level=True. For sequences
+by_beam takes ordered=True.
 """
 
 from __future__ import annotations
@@ -175,8 +176,9 @@ def train(data: Data, protocol: Protocol, recipe: Recipe, tree: Tree, **options:
 
 def item_vectors(model: TDM, variables: Variables, tree: Tree) -> Array:
     """Vectors of the items, which are those of their leaves, padding first: [count + 1, D], of one seed."""
-    table: Array = model.apply(variables, method="table")
-    return table[: int(tree.count) + 1]
+    table: Any = model.apply(variables, method="table")
+    found: Array = table[: int(tree.count) + 1]
+    return found
 
 
 def learn_tree(
@@ -186,7 +188,7 @@ def learn_tree(
     recipe: Recipe,
     tree: Tree,
     *,
-    gap: int = 4,
+    gap: int = 7,
     lazy: float = 0.0,
     block: int = 1024,
 ) -> Learned:

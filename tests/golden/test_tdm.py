@@ -48,6 +48,7 @@ def network(request: pytest.FixtureRequest) -> Computed:
 
     def loss(variables: Any) -> tuple[Array, dict[str, Array]]:
         def encoded(module: NodeNetwork) -> tuple[Array, Array]:
+            assert module.attention is not None
             outputs = module(node, history, mask, **other)[:, 0]
             wide = jnp.pad(node, ((0, 0), (0, 0), (0, history.shape[2] - node.shape[2])))
             return outputs, jnp.concatenate([module.attention(wide, history, mask), wide], axis=-1)[:, 0]

@@ -73,11 +73,9 @@ def test_greedy_over_all_levels_is_near_the_best_matching() -> None:
     for seed in range(6):
         tree = building.random(8, seed=seed)
         table = drawn(tree, seed)
-        paths = np.stack(
-            [table[:, [(leaf + 1 >> up) - 1 for up in range(3)]].sum(axis=1) for leaf in range(7, 15)]
-        )
-        items, leaves = linear_sum_assignment(-paths.T)
-        best = paths.T[items, leaves].sum()
+        leaves = np.arange(7, 15)
+        paths = np.sum([table[:, ((leaves + 1) >> up) - 1] for up in range(3)], axis=0)
+        best = paths[linear_sum_assignment(-paths)].sum()
         found = learning.learn(tree, table_weights(table), gap=3).after
         assert found <= best + 1e-9
         shares.append((found - weight_of(tree, table)) / (best - weight_of(tree, table)))
@@ -85,8 +83,8 @@ def test_greedy_over_all_levels_is_near_the_best_matching() -> None:
     wish = np.random.default_rng(0).permutation(8)
     table = np.zeros((8, 15))
     table[np.arange(8), 7 + wish] = 1.0
-    found = learning.learn(building.random(8, seed=3), table_weights(table), gap=3)
-    assert found.after == 8.0 and (np.asarray(found.tree.slots)[1:] == wish).all()
+    learned = learning.learn(building.random(8, seed=3), table_weights(table), gap=3)
+    assert learned.after == 8.0 and (np.asarray(learned.tree.slots)[1:] == wish).all()
 
 
 def test_without_full_nodes_each_segment_weighs_at_least_the_old_place() -> None:
@@ -132,7 +130,7 @@ def test_full_nodes_keep_those_who_lose_most(whole: bool) -> None:
     for seed in range(8):
         rng = np.random.default_rng(seed)
         group = rng.permutation(np.repeat([3, 7, 9], 8))
-        weights = rng.normal(size=(24, 4)) + [2.0, 0.0, 0.0, 0.0]
+        weights = rng.normal(size=(24, 4)) + np.array([2.0, 0.0, 0.0, 0.0])
         weights = weights.round(0) if whole else weights
         stay = rng.integers(-1, 4, 24)
         found = learning.assign(weights, group, room=2, stay=stay)

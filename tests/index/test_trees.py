@@ -86,10 +86,10 @@ def test_nodes_are_those_of_a_walk(name: str) -> None:
     every = {at: node for nodes in levels for at, node in nodes.items()}
     assert len(set(every.values())) == len(every) and max(every.values()) <= tree.num_ids
     at = np.arange(-1, len(ranks) + 1)
-    assert IDS(tree, at).tolist() == [every.get(position, 0) for position in at]
+    assert IDS(tree, at).tolist() == [every.get(position, 0) for position in at.tolist()]
     ids = np.arange(-1, tree.num_ids + 2)
     where = {node: position for position, node in every.items()}
-    assert POSITIONS(tree, ids).tolist() == [where.get(node, -1) for node in ids]
+    assert POSITIONS(tree, ids).tolist() == [where.get(node, -1) for node in ids.tolist()]
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -98,7 +98,7 @@ def test_ancestors_are_parents_of_parents(name: str) -> None:
     items = np.arange(tree.capacity + 3) - 1  # with ids that are no items
     found = np.asarray(jax.jit(trees.ancestors)(tree, jnp.asarray(items)))
     leaf = {item: at for at, item in walk(tree)[-1].items()}
-    for item, path in zip(items, found, strict=True):
+    for item, path in zip(items.tolist(), found, strict=True):
         if item not in leaf:
             assert path.tolist() == [-1] * (tree.depth + 1)
             continue

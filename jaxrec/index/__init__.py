@@ -11,6 +11,9 @@ k_means      k-means on the device
 aggregate    lists that trade scores for different categories
 several      the best by any of a query's vectors, without repeats
 cur          the best by a scorer that is no product, from few of its scores
+scored       what searches by any scorer share
+graphs       walks over a proximity graph by any scorer
+graph_build  proximity graphs of vectors, or of what queries find relevant
 recall       how much of the exact result another search finds
 trees        a beam's best of a tree, by a scorer that is any function
 stored       indexes as files

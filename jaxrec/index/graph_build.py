@@ -29,6 +29,7 @@ from jaxrec.types import Array
 RATIO = 32  # items of a level for each of the level above
 LEAST = 100  # items of the top level
 HELD = 1 << 22  # products of candidates that are held at a time
+APART = 4  # rounds of repair in which every node gets one link; after them, lost items are linked in chains
 
 
 def build(
@@ -136,13 +137,14 @@ def random_graph(number: int, *, degree: int, entries: int = LEAST, seed: int = 
 
 
 def relevance_vectors(
-    scorer: ScoreItems, queries: Query, number: int, *, standardise: bool = False, block: int = 4096
+    scorer: ScoreItems, queries: Query, number: int, *, standardise: bool = False, block: int = 512
 ) -> np.ndarray:
     """RPG's vectors of the items 1..number, row 0 for padding, [number + 1, d]: scores of d queries.
 
     standardise: each query's scores have mean 0 and deviation 1, so that one whose scores vary much does not
     decide alone what is near (an addition to the paper); scores that are all equal are 0. block: items that
-    are scored at a time.
+    are scored at a time. The scorer is compiled here, and arrays that it closes over become constants of the
+    program; one that is compiled already, with `functools.partial` over its arrays, has none.
 
     Raises:
       ValueError: number or block is below 1, or a score is not finite.
@@ -275,21 +277,31 @@ def reached(links: np.ndarray, entries: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def reachable(links: np.ndarray, entries: np.ndarray, table: np.ndarray, metric: Metric) -> np.ndarray:
-    """Links with which every item can be reached from the entries; those that were needed stay."""
+    """Links with which every item can be reached from the entries; those that were needed stay.
+
+    The nearest node that is reached and has a link to spare leads to a lost item, and so to all that this
+    leads to. Many that are lost for themselves, such as items that are equal, are linked in a chain.
+    """
     links, degree = links.copy(), links.shape[1]
     points = np.asarray(_points(table, metric))
-    while True:
+    for turn in itertools.count():
         parent, column = reached(links, entries)
         lost = np.flatnonzero(parent[1:] < 0) + 1
         if not lost.size:
-            return links
+            break
         needed = np.zeros(links.shape, bool)
         inner = np.flatnonzero(parent > 0)
         needed[parent[inner], column[inner]] = True
         spare = np.flatnonzero((parent >= 0) & (needed.sum(axis=1) < degree))
-        nearest, first = np.unique(_nearest(points, lost, spare, metric), return_index=True)
-        free = degree - 1 - np.argmin(needed[nearest, ::-1], axis=1)
-        links[nearest, free] = lost[first]
+        nearest = _nearest(points, lost, spare, metric)
+        order = np.argsort(nearest, kind="stable")
+        lost, source = lost[order], nearest[order]
+        again = np.flatnonzero(source[1:] == source[:-1]) + 1
+        source[again] = lost[again - 1] if turn >= APART else 0
+        lost, source = lost[source > 0], source[source > 0]
+        free = degree - 1 - np.argmin(needed[source, ::-1], axis=1)
+        links[source, free] = lost
+    return links
 
 
 def _nearest(points: np.ndarray, nodes: np.ndarray, others: np.ndarray, metric: Metric) -> np.ndarray:

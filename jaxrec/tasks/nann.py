@@ -103,14 +103,6 @@ def nann(
         candidates = batch["negatives"][:1]
         return only_params(model.init(key, batch["items"][:1], candidates, train=False), "nann")
 
-    def nce(scores: Array, ids: Array, axis_name: str | None) -> Array:
-        real = ids[:, 0] != 0
-        log_prob = sampling.log_prob(table, jnp.where(ids == 0, table.ids[0], ids))
-        count = sampling.log_expected_count(log_prob, num_negatives)
-        parts = scores[:, 0], scores[:, 1:]
-        counts = {"pos_log_count": count[:, 0], "neg_log_count": count[:, 1:]}
-        return losses.nce(*parts, **counts, where=real, axis_name=axis_name)
-
     def value(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
@@ -118,14 +110,14 @@ def nann(
         read, vectors = _encoded(model, variables, batch["items"], ids)
         score = functools.partial(model.apply, method="score", train=True)
         scores = score(variables, read, vectors)
-        found = {"nce": nce(scores, ids, axis_name)}
+        found = {"nce": _nce(scores, ids, table, axis_name)}
         if eps == 0:
             return found, {}
         fixed, still, start = jax.lax.stop_gradient((variables, read, vectors))
 
         def climbed(vectors: Array) -> Array:
             scores = score(fixed, still, vectors)
-            return scores.sum() if direction == "score" else nce(scores, ids, axis_name)
+            return scores.sum() if direction == "score" else _nce(scores, ids, table, axis_name)
 
         moved = score(variables, read, vectors + eps * jnp.sign(jax.grad(climbed)(start)))
         found["adversarial"] = divergence(scores, moved, where=ids[:, 0] != 0, axis_name=axis_name)
@@ -161,6 +153,20 @@ def histories(event: Array, mask: Array, context: Context, *, width: int, histor
     place = start[:, None] + rank + (rank >= (event - start)[:, None])
     real = (rank >= 0) & mask[:, None]
     return jnp.where(real, context["items"][jnp.where(real, place, 0)], 0)
+
+
+def _nce(scores: Array, ids: Array, table: sampling.PopularityTable, axis_name: str | None) -> Array:
+    """L_NCE of scores [B, 1 + N], those of the targets first."""
+    log_prob = sampling.log_prob(table, jnp.where(ids == 0, table.ids[0], ids))
+    count = sampling.log_expected_count(log_prob, ids.shape[1] - 1)
+    return losses.nce(
+        scores[:, 0],
+        scores[:, 1:],
+        pos_log_count=count[:, 0],
+        neg_log_count=count[:, 1:],
+        where=ids[:, 0] != 0,
+        axis_name=axis_name,
+    )
 
 
 def _candidates(batch: Batch) -> Array:

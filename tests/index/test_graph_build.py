@@ -100,6 +100,14 @@ def test_items_that_lie_apart_are_linked_to(kind: str, degree: int) -> None:
     assert (parent[1:] >= 0).all() and graph.degree == degree
 
 
+def test_many_equal_items_are_linked_in_chains() -> None:
+    """One link a node and round would take hundreds of rounds."""
+    links = np.zeros((601, 2), np.int32)
+    found = graph_build.reachable(links, np.array([7]), np.ones((601, 3), np.float32), "l2")
+    assert (graph_build.reached(found, np.array([7]))[0][1:] >= 0).all()
+    assert (found > 0).sum() >= 599 and not found[0].any()
+
+
 def test_repair_keeps_the_paths_that_there_are() -> None:
     """Full rows lose a link that no path needs, never another."""
     links = np.array([[0, 0], [2, 3], [1, 3], [1, 2], [5, 0], [4, 0]])

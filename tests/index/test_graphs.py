@@ -16,6 +16,7 @@ from jaxrec.index import graph_build, graphs, stored
 from jaxrec.index.graphs import Graph, make_graph
 from jaxrec.index.recall import coverage
 from jaxrec.types import Array
+from tests.lowering import repeated_float_adds
 
 RNG = np.random.default_rng(0)
 QUERIES, ITEMS, DIM = 5, 120, 6
@@ -227,6 +228,11 @@ def test_ids_beyond_a_word_of_bits() -> None:
     scores = np.arange(number + 1, dtype=np.float32)[None]
     found = search(make_graph(ring, np.array([1])), scores, number, number, rounds=number)
     assert found.ids[0].tolist() == list(range(number, 0, -1)) and found.scored.tolist() == [number]
+
+
+def test_no_search_adds_floats_by_repeated_ids_on_cuda() -> None:
+    program = jax.jit(lambda index, scores: graphs.search(index, by_matrix, scores, 4, 8))
+    assert repeated_float_adds(program.trace(graph(), jnp.asarray(SCORES)), "cuda") == []
 
 
 # --- files -----------------------------------------------------------------------------------------------

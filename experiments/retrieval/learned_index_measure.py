@@ -75,7 +75,7 @@ def measure(
     for seed, state in enumerate(states):
         start = time.perf_counter()
         built = jax.block_until_ready(index.build(state))
-        build = time.perf_counter() - start
+        build = index.seconds + time.perf_counter() - start
         for width in widths:
             true = None if exact is None else exact[seed]
             arguments = (state, built, context, queries.columns, true)

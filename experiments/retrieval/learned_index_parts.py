@@ -35,13 +35,15 @@ class Index(NamedTuple):
 
     build: of the scorer's state, on the host. find: (index, state, scorer, query, k, width) -> what is found;
     the scorer's own query is query[0]. least: of the width, given k. masked: whether seen items are -inf to
-    the search, so that they take no place; False: they are taken out of the `width` items that it returns.
+    the search, so that they take no place; False: they are taken out of the `width` items that it returns. seconds: spent on
+    building before, where training needs the index.
     """
 
     build: Callable[[Any], Any]
     find: Callable[[Any, Any, ScoreItems, Any, int, int], Found]
     least: Callable[[int], int] = lambda k: k
     masked: bool = True
+    seconds: float = 0.0
 
 
 class Searched(NamedTuple):

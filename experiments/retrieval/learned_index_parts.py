@@ -35,8 +35,8 @@ class Index(NamedTuple):
 
     build: of the scorer's state, on the host. find: (index, state, scorer, query, k, width) -> what is found;
     the scorer's own query is query[0]. least: of the width, given k. masked: whether seen items are -inf to
-    the search, so that they take no place; False: they are taken out of the `width` items that it returns. seconds: spent on
-    building before, where training needs the index.
+    the search, so that they take no place; False: they are taken out of the `width` items that it returns.
+    seconds: spent on building before, where training needs the index.
     """
 
     build: Callable[[Any], Any]

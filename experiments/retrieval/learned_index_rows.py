@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -134,14 +135,16 @@ def of_tree_nodes(row: str, recipe: Any, data: Any, protocol: Protocol, config: 
     """
     recipe = recipe_of(recipe, config)
     recipe = dataclasses.replace(recipe, windows=(config.max_len or sum(recipe.windows),))
-    tree = tree_building.random(data.num_items)
+    start, tree = time.perf_counter(), tree_building.random(data.num_items)
     if tower is not None:
         tree = tree_building.from_vectors(np.asarray(tower.state(0)["table"]))
-    model, fitted = tdm.train(
-        data, protocol, recipe, tree, **options(config, data, row, recipe, tree="first")
-    )
+    seconds = time.perf_counter() - start
+    more = options(config, data, row, recipe, tree="first")
+    model, fitted = tdm.train(data, protocol, recipe, tree, **more)
     if recipe.by_level:
+        start = time.perf_counter()
         tree = tdm.learn_tree(model, of_seed(fitted, 0), data, recipe, tree, gap=config.gap).tree
+        seconds += time.perf_counter() - start
         more = options(config, data, row, recipe, tree="learned")
         model, fitted = tdm.train(data, protocol, recipe, tree, initial=fitted.variables, **more)
 
@@ -157,7 +160,7 @@ def of_tree_nodes(row: str, recipe: Any, data: Any, protocol: Protocol, config: 
     def state(seed: int) -> Any:
         return {"variables": of_seed(fitted, seed), "tree": tree}
 
-    indexes = {"tree": Index(lambda state: (), find)}
+    indexes = {"tree": Index(lambda state: (), find, seconds=seconds)}
     loss = f"binary cross-entropy of nodes, {recipe.num_negatives} negatives"
     return Searched(fitted, state, query, score, indexes, loss, dataclasses.asdict(recipe))
 

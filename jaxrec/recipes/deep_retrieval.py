@@ -249,3 +249,9 @@ def search(
     x = model.apply(variables, histories, train=False)
     scorer, step = task.softmax_scorer(model, variables), task.next_code_of(model, variables)
     return paths.search(built, scorer, x, k, width, next_code=step)
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not do
+    "deep-retrieval": "rounds of learning the paths, and a search by them: see "
+    "experiments/retrieval/learned_index.py",
+}

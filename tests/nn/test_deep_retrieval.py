@@ -16,20 +16,21 @@ from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.retrieval.deep_retrieval import DeepRetrieval, GRUOfHistory, MeanOfHistory
 
 SIZES: dict[str, Any] = {"num_items": 20, "draw": draw_paths, "dim": 6, "max_len": 5}
-SMALL = DeepRetrieval(**SIZES, num_codes=3, depth=3, paths_per_item=2, hidden_dims=(7,))
+SMALL: Any = DeepRetrieval(**SIZES, num_codes=3, depth=3, paths_per_item=2, hidden_dims=(7,))
 HISTORIES = jnp.array([[0, 0, 4, 1, 2], [9, 8, 7, 6, 5], [0, 0, 0, 0, 0]])
 EVERY = codes_of(jnp.arange(27), num_codes=3, depth=3)
 
 
 @functools.cache
-def variables(model: DeepRetrieval = SMALL) -> Any:
+def variables(model: Any = SMALL) -> Any:
     found = jax.jit(model.init)(jax.random.key(0), HISTORIES)
     params = jax.tree.map(lambda leaf: leaf + 0.3, found["params"])  # no bias is 0
     return {**found, "params": params}
 
 
-def users(model: DeepRetrieval = SMALL, histories: Any = HISTORIES) -> jax.Array:
-    return model.apply(variables(model), histories)
+def users(model: Any = SMALL, histories: Any = HISTORIES) -> jax.Array:
+    found: jax.Array = model.apply(variables(model), histories)
+    return found
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -70,7 +71,7 @@ def test_one_layer_with_a_node_for_each_item_is_a_softmax_classifier() -> None:
     def own(key: Any, *, num_items: int, paths_per_item: int, num_paths: int) -> jax.Array:
         return jnp.arange(-1, num_items)[:, None]
 
-    model = DeepRetrieval(20, own, 6, 5, num_codes=20, depth=1, paths_per_item=1, hidden_dims=())
+    model: Any = DeepRetrieval(20, own, 6, 5, num_codes=20, depth=1, paths_per_item=1, hidden_dims=())
     held, x = variables(model), users(model)
     of_items = model.apply(held, jnp.arange(1, 21), method="paths_of")
     paths = jnp.broadcast_to(of_items, (3, 20, 1))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
-from jaxrec.index.paths import codes_of
+from jaxrec.index.paths import beam_search, codes_of, number_paths
 from jaxrec.index.paths_learning import draw_paths, no_scores
 from jaxrec.index.scored import Found
 from jaxrec.nn.retrieval.deep_retrieval import DeepRetrieval
@@ -20,7 +20,7 @@ from jaxrec.tasks import deep_retrieval as task
 from jaxrec.tasks import objectives
 from tests.tasks import small
 
-MODEL = DeepRetrieval(
+MODEL: Any = DeepRetrieval(
     small.NUM_ITEMS, draw_paths, 5, 4, num_codes=3, depth=2, paths_per_item=2, hidden_dims=(6,)
 )
 FULL = objectives.full_softmax(8)
@@ -50,7 +50,8 @@ def variables() -> Any:
 
 @functools.cache
 def users() -> jax.Array:
-    return MODEL.apply(variables(), prepared()["items"])
+    found: jax.Array = MODEL.apply(variables(), prepared()["items"])
+    return found
 
 
 @functools.cache
@@ -157,8 +158,8 @@ def test_what_a_search_finds_is_scored_and_nothing_else() -> None:
     few = np.asarray(task.by_paths(MODEL, width=2, capacity=20).scores(variables(), queries, columns()))
     index = task.index_of(MODEL, variables(), capacity=20)
     assert int(index.overflow) == 0
-    beam = task.beam_search(task.next_code_of(MODEL, variables()), x, num_codes=3, depth=2, width=2)
-    own, chosen = np.asarray(variables()["paths"]["of_items"]), np.asarray(task.number_paths(beam.paths, 3))
+    beam = beam_search(task.next_code_of(MODEL, variables()), x, num_codes=3, depth=2, width=2)
+    own, chosen = np.asarray(variables()["paths"]["of_items"]), np.asarray(number_paths(beam.paths, 3))
     for row in range(2):
         on_beam = np.isin(own, chosen[row]).any(axis=1)
         np.testing.assert_allclose(few[row, on_beam], exact[row, on_beam], rtol=1e-5, atol=1e-6)

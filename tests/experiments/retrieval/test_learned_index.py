@@ -59,7 +59,7 @@ def test_searches_find_a_part_of_what_they_score(tiny: dict[str, Result]) -> Non
         elif name.endswith("two-tower-20"):
             assert (scored == 20).all()
     wide, narrow = (tiny[f"deep-retrieval+paths-{width}"].metrics["recall_of_exact@5"] for width in (20, 2))
-    assert wide == (1, 1) and np.mean(narrow) < 1  # of 16 paths
+    assert np.mean(narrow) < np.mean(wide) == 1  # of 16 paths
 
 
 def test_the_plot_has_all_searches(tiny: dict[str, Result], folder: Path) -> None:

@@ -14,7 +14,10 @@ cur          the best by a scorer that is no product, from few of its scores
 scored       what searches by any scorer share
 graphs       walks over a proximity graph by any scorer
 graph_build  proximity graphs of vectors, or of what queries find relevant
+paths        the items on a beam's best paths of codes, by a scorer that is any function
+paths_learning  which paths items lie on, by coordinate descent
 recall       how much of the exact result another search finds
+trees        a beam's best of a tree, by a scorer that is any function
 stored       indexes as files
 libraries    indexes of faiss, hnswlib and usearch
 """

@@ -19,12 +19,16 @@ from jaxrec.index.clusters import Clusters
 from jaxrec.index.cur import Anchors
 from jaxrec.index.exact import Exact
 from jaxrec.index.graphs import Graph
+from jaxrec.index.paths import Paths
+from jaxrec.index.trees import Tree
 
-Index = Exact | Clusters | Anchors | Graph
+Index = Exact | Clusters | Anchors | Graph | Paths | Tree
+KINDS: Mapping[str, Any] = {
+    "exact": Exact, "clusters": Clusters, "graph": Graph, "paths": Paths, "tree": Tree
+}  # fmt: skip
 VERSION = 1  # of the file's layout
 HEADER, RAW_IDS = "header", "raw_ids"
-SETTINGS = ("metric", "capacity", "level_sizes")  # fields that are no arrays
-KINDS: Mapping[str, Any] = {"exact": Exact, "clusters": Clusters, "graph": Graph}
+SETTINGS = ("metric", "capacity", "level_sizes", "num_codes")  # fields that are no arrays
 
 
 def save(index: Index, path: str | Path, *, vocabulary: Vocabulary | None = None) -> Path:
@@ -87,7 +91,8 @@ def _parts(index: Index) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
     fields = {field.name: getattr(index, field.name) for field in dataclasses.fields(index)}
     settings = {name: value for name, value in fields.items() if name in SETTINGS}
     arrays = {name: np.asarray(value) for name, value in fields.items() if name not in SETTINGS}
-    return next(kind for kind, of in KINDS.items() if isinstance(index, of)), arrays, settings
+    kind = next(name for name, made in KINDS.items() if isinstance(index, made))
+    return kind, arrays, settings
 
 
 def _built(header: dict[str, Any], arrays: dict[str, Any]) -> Index:
@@ -98,7 +103,8 @@ def _built(header: dict[str, Any], arrays: dict[str, Any]) -> Index:
         own = {name: arrays.pop(name) for name in ("items", "weights")}
         columns = {name.removeprefix("columns_"): array for name, array in arrays.items()}
         return Anchors(**own, columns=Exact(**columns, **settings))
-    return KINDS[header["kind"]](**arrays, **settings)
+    found: Index = KINDS[header["kind"]](**arrays, **settings)
+    return found
 
 
 def _read(path: str | Path, *, only: str = "") -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -77,7 +77,8 @@ MODULES = {  # by the start of a fixture's name, what has to exist before it can
     "stamp": "nn/sequential/stamp.py",
     "star": "nn/ranking/star.py",
     "swing": "baselines/swing.py",
-    "tdm": "index/tdm.py",
+    "tdm_beam_search": "index/trees.py",
+    "tdm_din": "nn/retrieval/tdm.py",
     "youtube_dnn": "nn/retrieval/youtube_dnn.py",
     "youtube_sbc": "nn/retrieval/two_tower.py",
 }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxrec.data.vocab import Vocabulary
-from jaxrec.index import clusters, cur, exact
+from jaxrec.index import clusters, cur, exact, paths, tree_building
 from jaxrec.index.stored import Index, load, load_vocabulary, save
 
 RNG = np.random.default_rng(0)
@@ -22,6 +22,8 @@ INDEXES: dict[str, Any] = {
         TABLE, num_clusters=4, key=jax.random.key(0), metric="cosine", capacity=8
     ),
     "anchors": lambda: cur.build(TABLE.T, [3, 9]),
+    "paths": lambda: paths.build(np.arange(41)[:, None, None] % 5, num_codes=5, capacity=9),
+    "tree": lambda: tree_building.from_vectors(TABLE, capacity=50),
 }
 
 

@@ -227,8 +227,8 @@ def search(tree: Tree, scorer: ScoreItems, query: Query, k: int, width: int) -> 
     first = jnp.where(nodes < 2**start, 2**start - 1 + nodes, -1)
 
     def descend(_: int, carry: tuple[Array, Array, Array, Array, Array]) -> Any:
-        position, _, _, scored, finite = carry
-        beam = position[:, :width]
+        scored, finite = carry[3:]
+        beam = carry[0][:, :width]
         children = jnp.stack([2 * beam + 1, 2 * beam + 2], axis=-1).reshape(size, 2 * width)
         children = jnp.where(jnp.repeat(beam >= 0, 2, axis=1), children, -1)
         ids = ids_of(tree, children)

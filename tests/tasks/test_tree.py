@@ -15,6 +15,7 @@ from jaxrec.index.tree_sampling import layout, negatives_by_level
 from jaxrec.nn.retrieval.tdm import TDM
 from jaxrec.tasks import tree as tasks
 from jaxrec.types import Array
+from tests.lowering import repeated_float_adds
 from tests.nn.drawn import drawn
 from tests.tasks import small, small_pairs
 
@@ -146,6 +147,18 @@ def test_shares_of_devices_add_up() -> None:
     shares, shared = losses_of(SHARED_STATISTICS, prepared(), "devices")
     np.testing.assert_allclose(shares["nodes"].sum(), whole["nodes"], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-4, atol=1e-6), shared, updates)
+
+
+@pytest.mark.parametrize("model", [MODEL, BY_LEVEL])
+def test_on_gpus_no_sum_meets_an_id_twice(model: TDM) -> None:
+    by_level = model is BY_LEVEL
+    task = tasks.tree_nodes(model, tasks.others(4), NEGATIVES, by_level=by_level)
+
+    def loss(given: Any, batch: Any) -> Array:
+        return task.losses(given, batch, jax.random.key(0))[0]["nodes"]
+
+    traced = jax.jit(jax.grad(loss)).trace(variables(model), prepared(by_level))
+    assert repeated_float_adds(traced, "cuda") == []
 
 
 def test_an_item_without_a_leaf_makes_the_loss_nan() -> None:

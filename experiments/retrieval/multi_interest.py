@@ -87,8 +87,8 @@ SHARED: Mapping[str, Any] = {
     "dim": 64, "max_len": 20, "batch_size": 256, "epochs": 100, "evaluate_every": 1, "patience": 10
 }  # fmt: skip
 TINY: Mapping[str, Any] = {
-    "dim": 8, "max_len": 8, "batch_size": 32, "epochs": 2, "num_prototypes": 6, "num_heads": 2, "short_len": 3,
-    "num_channels": 4,
+    "dim": 8, "max_len": 8, "batch_size": 32, "epochs": 2, "num_prototypes": 6, "num_heads": 2,
+    "short_len": 3, "num_channels": 4,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Several interests a user: ComiRec, MIND, SINE, SDM, Poly-encoder and Octopus, with their papers' settings."""
+"""Several interests a user: ComiRec, MIND, SINE, SDM, Poly-encoder and Octopus, with settings of papers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from jaxrec.nn.retrieval.sine import SINE
 from jaxrec.protocols import interests, next_item
 from jaxrec.recipes import trainable
 from jaxrec.recipes.trainable import SequenceModel, evaluate_every
-from jaxrec.tasks.objectives import Objective, draw_nothing, sampled_softmax
+from jaxrec.tasks.interests import IN_BATCH
+from jaxrec.tasks.objectives import Objective, sampled_softmax
 from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol
@@ -219,13 +220,6 @@ def ssm(data: next_item.Data, recipe: Any) -> Objective:
     return dataclasses.replace(made, description=text)
 
 
-def _not_called(*args: Any) -> Any:
-    raise NotImplementedError("in-batch: the task scores the targets of a batch by the model itself")
-
-
-IN_BATCH = Objective(draw_nothing, _not_called, "in-batch", "softmax over the targets of the batch")
-
-
 def in_batch(data: next_item.Data, recipe: Any) -> Objective:
     """Cross-entropy of each target against the others of the batch, by the model's own scores."""
     return IN_BATCH
@@ -261,7 +255,7 @@ def trained(plan: Callable[[next_item.Data, Any], Plan]) -> Callable[..., Fitted
     ) -> Fitted:
         return interests.train(
             model,
-            None if objective is IN_BATCH else objective,
+            objective,
             data,
             protocol,
             tx,

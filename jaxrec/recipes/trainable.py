@@ -296,9 +296,10 @@ class RetrievalModel(NamedTuple):
     of histories.
     weighting: (data, recipe) -> the weights of the task's losses.
     attributes: whether it reads attributes of items, the column "attributes" of the data.
-    reads: columns that its scores read, which a run keeps; none of a model of final vectors or histories.
+    reads: columns that its scores read, which a run keeps, with ids and features of users and items where it
+    reads these; none of a model of final vectors or histories.
     reads_features: of which sides it reads the features of the data, if there are any: ("user", "item"), or
-    ("user",).
+    ("user",). feedback: whether it reads what users disliked or were shown in vain (`feedback_lists`).
     factors: of a model that reads vectors of items' content, the column `item_content` of the data, and whose
     module gives new items vectors from it: recipe -> the width of the factors that these are made with. None:
     it reads no content.
@@ -316,6 +317,7 @@ class RetrievalModel(NamedTuple):
     attributes: bool = False
     reads: tuple[str, ...] = ()
     reads_features: tuple[str, ...] = ()
+    feedback: bool = False
     factors: Callable[[Any], int] | None = None
 
 

@@ -76,8 +76,8 @@ def test_octopus_is_trained_and_has_a_vector_of_each_channel(folder: Path) -> No
     assert run.embed("users").vectors.shape == (24, 3, 4)
     assert len(run.recommend(["u3"], k=4)[0].items) == 4
     for channels, message in ((5, "num_interests=5: must be at most dim=4"), (0, "num_channels=0: must be")):
+        given = {**SMALL, "num_channels": channels}
         with pytest.raises(ValueError, match=message):
-            given = {**SMALL, "num_channels": channels}
             train("octopus", folder / "events.csv", run=folder / "bad", **given)
     assert not (folder / "bad").exists()
 

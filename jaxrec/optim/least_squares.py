@@ -1,11 +1,11 @@
 """Solvers of alternating least squares: one row of a table from the rows of the other that it met.
 
-A row w minimises Σ_l a_l (h_l · w)² - 2 t_l (h_l · w) + α₀ Σ_i (h_i · w)² + λ |w - m|², where l counts the
-L pairs of the row and i all rows of the other table H; a is a pair's weight and t its response; m, the mean
+A row w minimises Σ_l a_l (h_l · w)² - 2 t_l (h_l · w) + α₀ Σ_i (h_i · w)² + λ |w - m|², where l counts the L
+pairs of the row and i all rows of the other table H; a is a pair's weight and t its response; m, the mean
 of the row's prior, is mostly 0. The second sum is α₀ wᵀ G w with the Gramian G = Hᵀ H. Each solver works in
 the basis of eigenvectors of G, where α₀ G + λ is a diagonal matrix P. One rotation of a table, a single
-product, saves every row its product with G; and a row with fewer pairs than coordinates is solved in the space
-of its pairs (Woodbury's identity), an L × L system in place of a D × D one, with the same solution.
+product, saves every row its product with G; and a row with fewer pairs than coordinates is solved in the
+space of its pairs (Woodbury's identity), an L × L system in place of a D × D one, with the same solution.
 
 Shape names: B rows, L pairs of a row, D coordinates, S coordinates of a block.
 """

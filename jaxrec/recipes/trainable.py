@@ -342,7 +342,8 @@ class ItemModel(NamedTuple):
     """A model of items, trained on the events of users and ranked by the items of a history, whoever's.
 
     recipe: as of `RetrievalModel`, with `history`, the last items of a user that the ranking reads.
-    module, task, optimiser, loss, attributes: as of `RetrievalModel`, for sequences of events or a matrix.
+    module, task, optimiser, loss, attributes: as of `RetrievalModel`, for sequences of events or a matrix. Of
+    several tasks each is that of an epoch, the last one of all others (`protocols.items.train`).
     columns: (data, recipe) -> resident columns besides those of the data.
     plan: (data, columns, recipe) -> the examples of an epoch.
     finish: (module, recipe) -> final vectors of its variables, see `tasks.item_pairs`.
@@ -350,7 +351,7 @@ class ItemModel(NamedTuple):
 
     recipe: Any
     module: Callable[[items.Data, Any], Any]
-    task: Callable[[Any, items.Data, Any], Task]
+    task: Callable[[Any, items.Data, Any], Task | Sequence[Task]]
     columns: Callable[[items.Data, Any], Context]
     plan: Callable[[items.Data, Context, Any], Plan]
     finish: Callable[[Any, Any], Finish]

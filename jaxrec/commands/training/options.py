@@ -31,7 +31,8 @@ KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code")
 # Options that runs kept before they existed do not name, and their defaults: left out of the settings then.
 ADDED: dict[str, Any] = {
     "delimiter": "", "real_ids": (), "allow": (), "streaming": False, "user_feature_columns": (),
-    "item_feature_columns": (), "feature_separator": "|",
+    "item_feature_columns": (), "feature_separator": "|", "hard": 0, "hard_first": 0.01, "hard_last": 0.05,
+    "hard_walks": 1000,
 }  # fmt: skip
 NOT_NEGATIVE = (
     "patience", "k_core", "num_layers", "weight", "weight_decay", "regularisation", "max_norm", "clip",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.interpreters import mlir
 
 
@@ -29,3 +31,9 @@ def _adds_floats(scatter: Any) -> bool:
     inner = {operation.operation.name for block in scatter.regions[0] for operation in block}
     kind = str(mlir.ir.RankedTensorType(scatter.results[0].type).element_type)
     return "stablehlo.add" in inner and kind.startswith(("f", "bf"))
+
+
+def closed_over(run: Callable[..., Any], *arguments: Any) -> int:
+    """Entries of the largest array that a function reads and is not given: a constant of its program."""
+    constants = jax.make_jaxpr(run)(*arguments).consts
+    return max((int(np.size(constant)) for constant in constants), default=0)

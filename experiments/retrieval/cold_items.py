@@ -1,4 +1,4 @@
-"""Items taken out of training: content KNN, a linear map, CB2CF, EGES and DropoutNet on Amazon Beauty.
+"""Items taken out of training: content KNN, linear maps, CB2CF, EGES and DropoutNet on Amazon Beauty.
 
 A tenth and a fifth of the items, at random, are the cold items of validation and of test; their content are
 the attributes that S3-Rec distributes (categories and brands), as TF-IDF and an SVD of warm items, and for
@@ -9,6 +9,8 @@ among themselves, -among-all ranks all items.
 
     random, popularity, content-knn, ials    floors
     content-ridge       the best of `regularisations`: content to iALS's vectors of items
+    linear-prior        iALS whose items have such a map as their prior, fitted with it (irspack), at the best
+                        λ_B of `regularisations`
     cb2cf               a tower to these vectors (Barkan et al., RecSys 2019); cb2cf-scores: to users' scores
     cb2cf-shuffled      the same with the content of another item: what is left is not of content
     dropoutnet          (Volkovs et al., NeurIPS 2017)
@@ -47,10 +49,12 @@ from jaxrec.protocols import retrieval
 from jaxrec.recipes import item_cold as recipes
 from jaxrec.tasks.skip_gram import ByHistory
 from jaxrec.train.evaluate import evaluate
+from jaxrec.types import Baseline
 
 EXPERIMENT = "cold_items"
 TRAINED = ("cb2cf", "cb2cf-scores", "cb2cf-shuffled", "dropoutnet", "eges")
-ROWS = (*cold_rows.FLOORS, "content-ridge", *TRAINED)
+FITTED = ("content-ridge", "linear-prior")
+ROWS = (*cold_rows.FLOORS, *FITTED, *TRAINED)
 DATASETS = ("Beauty", "Sports_and_Outdoors", "Toys_and_Games", "Yelp")
 TINY: Mapping[str, Any] = {
     "content_dim": 6, "teacher_dim": 6, "teacher_epochs": 4, "hidden_dim": 8, "epochs": 3,
@@ -67,7 +71,7 @@ class Config(common.Options, recipes.Teacher):
     dataset: str = "Beauty"  # of S3-Rec and CoSeRec
     teacher_dim: int = 64  # width of the vectors of iALS
     content_dim: int = 128  # width of the content
-    regularisations: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)  # of content-ridge: those that are tried
+    regularisations: tuple[float, ...] = (1.0, 10.0, 100.0, 1000.0)  # of `FITTED`: those that are tried
     damping: float | None = None  # of CB2CF and content-ridge: c of an item's weight n / (n + c)
     hidden_dim: int | None = None  # of CB2CF and DropoutNet; None: the recipe's value, here and below
     dim: int | None = None  # of the vectors of DropoutNet and EGES
@@ -124,23 +128,37 @@ def fields(attributes: np.ndarray, warm: np.ndarray) -> np.ndarray:
     return np.take_along_axis(attributes, np.argsort(-key, axis=1), axis=1)
 
 
-def ridge(table: cold_rows.Table, config: Config) -> None:
-    """Fits, tests and stores content-ridge at its best regularisation."""
-    part, damping = table.data.validation, config.damping or 0.0
-    tried = []
+def fit(name: str, value: float, table: cold_rows.Table, config: Config) -> Baseline:
+    """content-ridge or linear-prior with a regularisation."""
+    if name == "content-ridge":
+        damping = config.damping or 0.0
+        return baselines.content_ridge(table.factors, regularisation=value, damping=damping)
+    return baselines.linear_prior(
+        table.data.validation,
+        table.factors["item_content"],
+        dim=config.teacher_dim,
+        regularisation=config.teacher_regularisation,
+        alpha0=config.teacher_alpha0,
+        prior_regularisation=value,
+        epochs=config.teacher_epochs,
+    )
+
+
+def fitted(name: str, table: cold_rows.Table, config: Config) -> None:
+    """Fits, tests and stores a row of `FITTED` at its best regularisation."""
+    part, tried = table.data.validation, []
     for value in config.regularisations:
-        made = baselines.content_ridge(table.factors, regularisation=value, damping=damping)
+        made = fit(name, value, table, config)
         asked = retrieval.evaluation(made, part, table.protocol, "validation")
         found = evaluate(asked, made.for_seeds((0,)), part.columns)[0][cold_rows.SELECTION]
-        print(f"content-ridge {value}: validation {cold_rows.SELECTION} {found:.4f}", flush=True)
-        tried.append((found, value))
-    _, best = max(tried, key=lambda one: one[0])
-    made = baselines.content_ridge(table.factors, regularisation=best, damping=damping)
-    settings = {"regularisation": best, "damping": damping, **cold_rows.of_teacher(config)}
+        print(f"{name} {value}: validation {cold_rows.SELECTION} {found:.4f}", flush=True)
+        tried.append((found, value, made))
+    _, best, made = max(tried, key=lambda one: one[0])
+    settings = {"regularisation": best, **cold_rows.of_teacher(config)}
     seeds = config.seeds[:1]
-    cold_rows.store(
-        "content-ridge", made, made.for_seeds(seeds), table, config, table.protocol, settings, seeds=seeds
-    )
+    if name == "content-ridge":
+        settings["damping"] = config.damping or 0.0
+    cold_rows.store(name, made, made.for_seeds(seeds), table, config, table.protocol, settings, seeds=seeds)
 
 
 def trained(
@@ -188,8 +206,8 @@ def run(config: Config) -> None:
     for name in config.rows:
         if name in cold_rows.FLOORS:
             cold_rows.run_floor(name, table, config)
-        elif name == "content-ridge":
-            ridge(table, config)
+        elif name in FITTED:
+            fitted(name, table, config)
         else:
             cold_rows.run_trained(name, trained(name, table, events, attributes, config), table, config)
 

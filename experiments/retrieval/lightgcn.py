@@ -67,6 +67,7 @@ METHODS: Mapping[str, CountingModel | RetrievalModel | ItemModel] = {
     **factors.MODELS,
     **graphs.MODELS,
     **item_graphs.MODELS,
+    "pinsage-hard": item_graphs.MODELS["pinsage"]._replace(recipe=item_graphs.PinSageRecipe(hard=5)),
     **relational.MODELS,
 }
 # Settings that are tried on validation, each with each; methods without gradient descent that are not here
@@ -82,7 +83,8 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
 CHOSEN = [name for name, entry in METHODS.items() if name in GRIDS or not isinstance(entry, CountingModel)]
 PLAIN = (name for name in METHODS if name != "ials")  # of which no setting is published for these data
 KNOWN = (*PLAIN, *(f"{name}{SELECTED}" for name in CHOSEN))
-ROWS = tuple(row for row in KNOWN if not row.startswith(("eges", "rcf")))  # which need attributes of items
+# Without those that need attributes of items, and PinSage's curriculum, which is trained when asked for.
+ROWS = tuple(row for row in KNOWN if not row.startswith(("eges", "rcf", "pinsage-hard")))
 
 TINY: Mapping[str, Any] = {
     "dim": 8, "num_layers": 2, "batch_size": 500, "epochs": 4, "evaluate_every": 2, "learning_rate": 0.02,

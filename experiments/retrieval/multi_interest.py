@@ -1,5 +1,6 @@
 """Models of several interests a user beside models of one vector and baselines (ComiRec, KDD 2020; MIND, CIKM
-2019; SINE, WSDM 2021; SDM, CIKM 2019; Poly-encoder, ICLR 2020), on Amazon Beauty and Games.
+2019; SINE, WSDM 2021; SDM, CIKM 2019; Poly-encoder, ICLR 2020; Octopus, SIGIR 2020), on Amazon Beauty and
+Games.
 
 Train: events 1..n-2 of each user; every event is a target once an epoch, read from up to 20 before it. The
 rows ending in -ce have cross-entropy over all items, the Poly-encoder over the targets of the batch; the
@@ -86,7 +87,8 @@ SHARED: Mapping[str, Any] = {
     "dim": 64, "max_len": 20, "batch_size": 256, "epochs": 100, "evaluate_every": 1, "patience": 10
 }  # fmt: skip
 TINY: Mapping[str, Any] = {
-    "dim": 8, "max_len": 8, "batch_size": 32, "epochs": 2, "num_prototypes": 6, "num_heads": 2, "short_len": 3
+    "dim": 8, "max_len": 8, "batch_size": 32, "epochs": 2, "num_prototypes": 6, "num_heads": 2,
+    "short_len": 3, "num_channels": 4,
 }  # fmt: skip
 
 

@@ -4,11 +4,15 @@ Towers over ids and features, the same for all rows but for what an observed ite
 
     uniform-softmax      items that are drawn uniformly, for all pairs of a batch
     batch-softmax        the other items of the batch
-    batch-softmax-logq   the same, corrected for how often an item is in a batch
+    batch-softmax-logq   the same, corrected for how often an item is in a batch, counted in the training
+                         pairs or, with -streaming, estimated from the batches so far
     mixed-softmax-logq   both, corrected; and with ids or features alone (-ids, -features), and with the mean
                          vectors of the user's items (-history)
     hard-hinge           a triplet loss of cosines against the two hardest of the batch's and drawn items
     youtube-softmax      the mean of the user's items through an MLP, against drawn items
+    mv-dssm-softmax-logq Multi-View DSSM: as mixed-softmax-logq, with tanh layers, and a tower of items for
+                         each view, the first genre of a movie; negatives are of the observed item's view
+    pdn-bce, dfn-bce     PDN and DFN against four sampled items a pair; DFN has clicks alone here
 
 MovieLens-1M: NCF's split and 99 given candidates, with MovieLens' columns of users and movies. Beauty: each
 user's last item among all, with S3-Rec's attributes of items. Both select on one item of each user that is
@@ -21,84 +25,40 @@ Also:    --dataset beauty; --dataset gowalla --rows random popularity matrix-ite
 Expect:  no result is stored yet.
 
 Departs from the papers: sizes are ours, as theirs are for private data; a validation item of Beauty is not
-trained on again. The numbers of YouTube's network on Gowalla are those of BARS, whose implementation shares
-its table and samples negatives as ours, but whose settings are not ours.
+trained on again; genres are no domains, as Multi-View DSSM has them. PDN and DFN score every pair with
+layers, so only MovieLens-1M has them by default. The numbers of YouTube's network on Gowalla are those of
+BARS, whose implementation shares its table and samples negatives as ours, but whose settings are not ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from experiments import common
 from experiments.common import NONE, published
 from experiments.retrieval.feature_sets import load
 from experiments.retrieval.lightgcn import METHODS
+from experiments.retrieval.two_tower_rows import ROWS, Learned, learned
 from jaxrec import config as command_line
-from jaxrec import losses
 from jaxrec.config import check_run
 from jaxrec.data.events.held_out import HeldOut, format_matrix
-from jaxrec.nn.retrieval.two_tower import TwoTower
 from jaxrec.protocols import retrieval
 from jaxrec.protocols.retrieval import LAST_EPOCH, Data
-from jaxrec.recipes import towers
 from jaxrec.recipes.trainable import CountingModel, evaluate_every, fit_seeds
-from jaxrec.tasks.two_tower import two_tower
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Protocol, Task
+from jaxrec.types import Protocol
 
 EXPERIMENT = "two_tower"
 FLOORS = {name: METHODS[name] for name in ("random", "popularity", "matrix-item-knn", "ease")}
-
-
-class Row(NamedTuple):
-    """A trained row: its task from model and settings, and what its recipe changes."""
-
-    task: Callable[[Any, Config], Task]
-    changes: Mapping[str, Any] = {}
-    loss: str = "softmax"
-
-
-def softmax(model: TwoTower, config: Config, **options: Any) -> Task:
-    """Cross-entropy of the observed item, against those of the batch by default."""
-    return two_tower(model, losses.sampled_softmax, **options)
-
-
-def uniform(model: TwoTower, config: Config) -> Task:
-    """As many drawn items as a batch has."""
-    return softmax(model, config, in_batch=False, negatives=config.negatives)
-
-
-def mixed(model: TwoTower, config: Config) -> Task:
-    """The batch's items and drawn ones."""
-    return softmax(model, config, negatives=config.negatives)
-
-
-def hinge(model: TwoTower, config: Config) -> Task:
-    """The triplet loss of cosines, against the two hardest items."""
-    of_cosines = functools.partial(losses.hinge, margin=config.margin)
-    options: dict[str, Any] = {"negatives": config.negatives, "corrected": False, "hardest": 2}
-    return two_tower(model.clone(temperature=1.0), of_cosines, **options)
-
-
-ROWS: Mapping[str, Row] = {
-    "uniform-softmax": Row(uniform),
-    "batch-softmax": Row(functools.partial(softmax, corrected=False)),
-    "batch-softmax-logq": Row(softmax),
-    "mixed-softmax-logq": Row(mixed),
-    "mixed-softmax-logq-ids": Row(mixed, {"features": False}),
-    "mixed-softmax-logq-features": Row(mixed, {"ids": False}),
-    "mixed-softmax-logq-history": Row(mixed, {"history": 50}),
-    "hard-hinge": Row(hinge, loss="hinge"),
-    "youtube-softmax": Row(uniform),
-}
 ALL = (*FLOORS, *ROWS)
 NEED_FEATURES = ("mixed-softmax-logq-ids", "mixed-softmax-logq-features")
+OF_PAIRS = ("pdn-bce", "dfn-bce")  # whose layers score each pair: for few items, or given candidates
 OF_DATASET = {
     "ml-1m": ALL,
-    "beauty": tuple(row for row in ALL if row != "ease"),  # whose matrix of items is large
+    # Beauty's matrix of items is large, and its attributes are too many to be views.
+    "beauty": tuple(row for row in ALL if row not in ("ease", "mv-dssm-softmax-logq", *OF_PAIRS)),
     "gowalla": (*tuple(FLOORS)[:3], "batch-softmax-logq", "mixed-softmax-logq", "youtube-softmax"),
 }
 PUBLISHED = {
@@ -147,47 +107,25 @@ def protocol_of(split: HeldOut, loss: str = "") -> Protocol:
     return Protocol(split.rule, kind, ks=ks, loss=loss, selection=selection if loss else "none")
 
 
-def recipe_of(row: str, config: Config) -> towers.Recipe | towers.YouTubeRecipe:
-    """The settings of a row's model."""
-    if row == "youtube-softmax":
-        recipe = common.override(towers.YouTubeRecipe(), config)
-        return dataclasses.replace(recipe, dim=config.out_dim)
-    changes = {name: value for name, value in ROWS[row].changes.items() if name != "features"}
-    return dataclasses.replace(common.override(towers.Recipe(), config), **changes)
-
-
-def build(row: str, columns: Data, config: Config) -> tuple[TwoTower, Data]:
-    """The model of a row, and the data with the features that it reads."""
-    if not ROWS[row].changes.get("features", True):
-        columns = columns._replace(users=None, items=None)
-    recipe = recipe_of(row, config)
-    if isinstance(recipe, towers.YouTubeRecipe):
-        return towers.youtube(columns, recipe), columns  # type: ignore[return-value]
-    if not recipe.ids and columns.users is None:  # a user without features is known by its items
-        recipe = dataclasses.replace(recipe, history=50)
-    return towers.towers(columns, recipe), columns  # type: ignore[return-value]
-
-
-def train(row: str, columns: Data, protocol: Protocol, config: Config) -> tuple[TwoTower, Any, Fitted]:
-    """Trains a row for all seeds: the model, the columns that it reads, and what was trained."""
-    model, columns = build(row, columns, config)
-    recipe = recipe_of(row, config)
-    read = towers.columns(columns, recipe)
+def train(row: str, columns: Data, protocol: Protocol, config: Config) -> tuple[Learned, Fitted]:
+    """Trains a row for all seeds: what trained it, and what came of it."""
+    made = learned(row, columns, config)
     last = protocol.selection == LAST_EPOCH
     fitted = retrieval.train(
-        ROWS[row].task(model, config),
-        towers.every_pair(columns, recipe),
-        model,
+        made.task,
+        made.plan,
+        made.model,
         columns,
         protocol,
-        towers.adam(recipe),
-        epochs=recipe.epochs,
-        every=evaluate_every(recipe),
-        patience=None if last else recipe.patience or None,
-        columns=read,
+        made.tx,
+        epochs=made.recipe.epochs,
+        every=evaluate_every(made.recipe),
+        patience=None if last else made.recipe.patience or None,
+        columns=made.columns,
+        weighting=made.weighting,
         **common.training_options(config, columns.split.sequences.name.split("/")[-1], row, row=row),
     )
-    return model, read, fitted
+    return made, fitted
 
 
 def rows_of(config: Config, columns: Data) -> tuple[str, ...]:
@@ -199,7 +137,8 @@ def rows_of(config: Config, columns: Data) -> tuple[str, ...]:
     none = columns.users is None and columns.items is None
     if none and (wrong := [row for row in config.rows if row in NEED_FEATURES]):
         raise ValueError(f"rows={tuple(wrong)}: the data have no features; leave them out")
-    rows = config.rows or (ALL if config.data or config.tiny else OF_DATASET[config.dataset])
+    default = tuple(row for row in ALL if row not in OF_PAIRS) if config.data else ALL
+    rows = config.rows or (default if config.data or config.tiny else OF_DATASET[config.dataset])
     return tuple(row for row in rows if not (none and row in NEED_FEATURES))
 
 
@@ -221,7 +160,8 @@ def run(config: Config) -> None:
             settings = dataclasses.asdict(recipe)
         else:
             protocol, seeds = protocol_of(split, ROWS[row].loss), config.seeds
-            model, read, fitted = train(row, columns, protocol, config)
+            made, fitted = train(row, columns, protocol, config)
+            model, read = made.model, made.columns
             variables, settings = fitted.variables, common.describe_settings(config)
         found = retrieval.run_test(
             model, columns, protocol, variables, columns=read, num_devices=config.num_devices

@@ -21,6 +21,7 @@ ials                vectors of users and items by alternating least squares
 biased_mf           the same for explicit ratings, with biases
 content_knn         likeness of content to the items of the history, for new items too
 content_ridge       a linear map from content to a factor model's vectors, for new items
+linear_prior        ials whose items have a linear prior from content, for new items
 """
 
 from jaxrec.baselines.biased_mf import biased_mf
@@ -32,6 +33,7 @@ from jaxrec.baselines.etrec import etrec
 from jaxrec.baselines.ials import ials
 from jaxrec.baselines.item_cf import item_cf
 from jaxrec.baselines.item_knn import item_knn
+from jaxrec.baselines.linear_prior import linear_prior
 from jaxrec.baselines.markov import markov
 from jaxrec.baselines.matrix_knn import matrix_item_knn, matrix_user_knn
 from jaxrec.baselines.popularity import popularity
@@ -53,6 +55,7 @@ __all__ = [
     "ials",
     "item_cf",
     "item_knn",
+    "linear_prior",
     "markov",
     "matrix_item_knn",
     "matrix_user_knn",

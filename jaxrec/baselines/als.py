@@ -18,7 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxrec.baselines.als_layout import Bucket, Pairs, lay_out
-from jaxrec.optim.least_squares import Rows, Solver, after
+from jaxrec.optim.least_squares import Exact, Rows, Solver, after
 from jaxrec.train import parallel
 from jaxrec.types import Array
 
@@ -42,13 +42,15 @@ class ALS(NamedTuple):
 
     start(users [U, D], items [I, D]) -> tables; rows without pairs are 0. finish(tables) -> users [U, D],
     items [I, D]. sweep(tables) -> tables: one epoch, of users and then of items. half(tables, of_users) ->
-    tables: a half-step, of one of both.
+    tables: a half-step, of one of both. toward(tables, means [I, D]) -> tables: a half-step of items whose
+    penalty is λ |h - m|², which needs `Exact`.
     """
 
     start: Callable[[ArrayLike, ArrayLike], Tables]
     finish: Callable[[Tables], Tables]
     sweep: Callable[[Tables], Tables]
     half: Callable[[Tables, bool], Tables]
+    toward: Callable[[Tables, ArrayLike], Tables]
 
 
 def alternating(
@@ -71,7 +73,7 @@ def alternating(
     buckets = [jax.tree.map(shard, side.buckets) for side in (of_users, of_items)]
     numbers = Penalty(*(jnp.float32(number) for number in penalty))
     others = jnp.float32(num_items), jnp.float32(num_users)
-    both, one = _programs(solver, num_devices)
+    both, one, around = _programs(solver, num_devices)
 
     def start(users: ArrayLike, items: ArrayLike) -> Tables:
         return shard(of_users.stored(np.asarray(users))), shard(of_items.stored(np.asarray(items)))
@@ -87,12 +89,18 @@ def alternating(
             return one(*tables, buckets[0], others[0], numbers), tables[1]
         return tables[0], one(*tables[::-1], buckets[1], others[1], numbers)
 
-    return ALS(start, finish, sweep, half)
+    def toward(tables: Tables, means: ArrayLike) -> Tables:
+        if not isinstance(solver, Exact):
+            raise ValueError(f"solver={solver}: must be Exact() where rows have a prior mean")
+        stored = shard(of_items.stored(np.asarray(means)))
+        return tables[0], around(*tables[::-1], buckets[1], stored, others[1], numbers)
+
+    return ALS(start, finish, sweep, half, toward)
 
 
 @functools.cache
-def _programs(solver: Solver, num_devices: int) -> tuple[Callable[..., Tables], Callable[..., Array]]:
-    """A sweep, and a half-step."""
+def _programs(solver: Solver, num_devices: int) -> tuple[Callable[..., Any], ...]:
+    """A sweep, a half-step, and one with means."""
     one = functools.partial(half_step, solver)
 
     def both(
@@ -107,35 +115,50 @@ def _programs(solver: Solver, num_devices: int) -> tuple[Callable[..., Tables], 
         users = one(users, items, of_users, num_items, penalty)
         return users, one(items, users, of_items, num_users, penalty)
 
+    def around(
+        own: Array, other: Array, buckets: list[Bucket], means: Array, others: Array, penalty: Penalty
+    ) -> Array:
+        return half_step(solver, own, other, buckets, others, penalty, means)
+
     return (
         parallel.over_shards(both, num_devices, (True,) * 4 + (False,) * 3),
         parallel.over_shards(one, num_devices, (True,) * 3 + (False,) * 2),
+        parallel.over_shards(around, num_devices, (True,) * 4 + (False,) * 2),
     )
 
 
 def half_step(
-    solver: Solver, own: Array, other: Array, buckets: list[Bucket], others: Array, penalty: Penalty
+    solver: Solver,
+    own: Array,
+    other: Array,
+    buckets: list[Bucket],
+    others: Array,
+    penalty: Penalty,
+    means: Array | None = None,
 ) -> Array:
     """Renews this device's rows of a table, inside `over_shards`: [P, D], [Q, D] -> [P, D].
 
-    others: the number of rows of the other table, on all devices.
+    others: the number of rows of the other table, on all devices. means: of the rows' priors, [P, D].
     """
     basis = solver.basis(jax.lax.psum(other.T @ other, parallel.AXIS))
     rotated, previous = other @ basis.rotation, own @ basis.rotation
+    drawn = None if means is None else means @ basis.rotation
 
-    def solve(chunk: tuple[Bucket, Array, Array]) -> Array:
-        bucket, before, ridge = chunk
+    def solve(chunk: tuple[Bucket, Array, Array, Array | None]) -> Array:
+        bucket, before, ridge, mean = chunk
         response = (bucket.place >= 0).astype(own.dtype) if bucket.response is None else bucket.response
-        rows = Rows(look_up(rotated, bucket.place), response, bucket.weight, ridge, before)
+        rows = Rows(look_up(rotated, bucket.place), response, bucket.weight, ridge, before, mean)
         return solver.solve(rows, basis, penalty.alpha0)
 
     solved, start = list[Array](), 0
     for bucket in buckets:
         chunks, size, _ = bucket.place.shape
-        before = previous[start : start + chunks * size].reshape(chunks, size, -1)
+        own_rows = slice(start, start + chunks * size)
+        before = previous[own_rows].reshape(chunks, size, -1)
+        mean = None if drawn is None else drawn[own_rows].reshape(chunks, size, -1)
         start += chunks * size
         ridge = after(solved, penalty.ridge(bucket.number, others))
-        solved.append(jax.lax.map(solve, (bucket, before, ridge)).reshape(chunks * size, -1))
+        solved.append(jax.lax.map(solve, (bucket, before, ridge, mean)).reshape(chunks * size, -1))
     return jnp.concatenate(solved) @ basis.rotation.T
 
 

@@ -18,8 +18,8 @@ def content_ridge(
     """score(u, j) = u_u · v_j, where v_j of an item without training events is Bᵀ c_j + b.
 
     B and b minimise Σ_i w_i |v_i - Bᵀ c_i - b|² + λ |B|² over the items that have training events, with
-    w_i = n_i / (n_i + c) for n_i of these. It is the map of the linear prior of feature-aware iALS (Rendle et
-    al.'s iALS with item features, as in irspack) for fixed vectors, and the linear form of CB2CF.
+    w_i = n_i / (n_i + c) for n_i of these. It is the map of `linear_prior` for fixed vectors, but for the
+    weights of items, and the linear form of CB2CF.
 
     Args:
       factors: columns of `data.events.factor_columns`, with content.

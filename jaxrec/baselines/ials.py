@@ -67,10 +67,7 @@ def ials(
             raise ValueError(f"{name}={number}: must be above 0 and finite")
     if not np.isfinite(nu):
         raise ValueError(f"nu={nu}: must be a finite number")
-    events = training_events(data)
-    users, row = np.unique(events.group, return_inverse=True)
-    pair = np.unique(row * np.int64(events.num_items) + (events.item - 1))
-    pairs = Pairs(pair // events.num_items, pair % events.num_items)
+    users, pairs, events = distinct_pairs(data)
     penalty = Penalty(regularisation, alpha0, nu)
     als = alternating(
         pairs, len(users), events.num_items, penalty=penalty, solver=solver, num_devices=num_devices
@@ -83,10 +80,24 @@ def ials(
     if project:
         numbers = {name: jnp.float32(value) for name, value in penalty._asdict().items()}
         return Baseline("ials", PROJECTED, {"items": items, "gramian": items.T @ items, **numbers})
-    index = np.arange(len(users)) if isinstance(data, TrainingEvents) else users
-    table = np.zeros((index[-1] + 2, dim), np.float32)  # user 0 is in row 1
-    table[index + 1] = found
+    table = by_number(data, users, np.asarray(found))
     return Baseline("ials", TRAINED, {"users": jnp.asarray(table), "items": items})
+
+
+def distinct_pairs(data: EventData | TrainingEvents) -> tuple[np.ndarray, Pairs, TrainingEvents]:
+    """Users with training events, ascending, and the pairs of these, each once, numbered from 0."""
+    events = training_events(data)
+    users, row = np.unique(events.group, return_inverse=True)
+    pair = np.unique(row * np.int64(events.num_items) + (events.item - 1))
+    return users, Pairs(pair // events.num_items, pair % events.num_items), events
+
+
+def by_number(data: EventData | TrainingEvents, users: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Vectors of users with training events as a table of all, user 0 in row 1: [U + 1, D]."""
+    index = np.arange(len(users)) if isinstance(data, TrainingEvents) else users
+    table = np.zeros((index[-1] + 2, found.shape[1]), np.float32)
+    table[index + 1] = found
+    return table
 
 
 def random_start(seed: int, num_users: int, num_items: int, dim: int, stddev: float) -> tuple[Array, Array]:

@@ -14,7 +14,9 @@ from jaxrec.nn.retrieval.pinsage import PinSage
 
 
 def pinsage(state: State, **fields: Any) -> Converted:
-    """PinSage with biases of items, without layers behind the convolutions, and with at most one feature.
+    """PinSage with biases of items, without layers behind the convolutions.
+
+    Features are side by side, in the order of their layers, of which each is linear.
 
     Raises:
       ValueError: a parameter is missing, left over or of another shape than the others imply.
@@ -30,18 +32,22 @@ def pinsage(state: State, **fields: Any) -> Converted:
         locations |= dense(f"convs.{layers}.Q", (f"layers_{layers}", "neighbour"))
         locations |= dense(f"convs.{layers}.W", (f"layers_{layers}", "own"))
         layers += 1
-    others = {key.split(".")[0] for key in state if "." in key} - {"id", "convs"}
-    if len(others) > 1:
-        raise ValueError(f"features {sorted(others)}: must be one; join them in one linear layer")
-    width = 0
-    for name in others:
-        width = shape(state, f"{name}.weight")[1]
-        locations |= dense(name, ("feature",))
+    others = feature_layers(state)
+    widths = tuple(shape(state, f"{name}.weight")[1] for name in others)
+    for number, name in enumerate(others):
+        locations |= dense(name, ("feature" if len(others) == 1 else f"feature_{number}",))
     hidden = shape(state, "convs.0.Q.weight")[0]
+    width: Any = widths if len(widths) > 1 else sum(widths)
     model = PinSage(rows - 1, dim, hidden, layers, feature_dim=width, head=False, item_bias=True, **fields)
     none = np.zeros((rows, 1))
     context = {
         "neighbours": Neighbourhoods(none.astype(np.int32), none.astype(np.float32)),
-        "features": jnp.zeros((rows, width)),
+        "features": jnp.zeros((rows, sum(widths))),
     }
     return convert(model, state, locations, USER, ITEM, context, train=False)
+
+
+def feature_layers(state: State) -> list[str]:
+    """Names of the layers of features, in the order of the state_dict."""
+    names = (key.split(".")[0] for key in state if "." in key)
+    return [name for name in dict.fromkeys(names) if name not in ("id", "convs")]

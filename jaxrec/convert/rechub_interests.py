@@ -1,7 +1,8 @@
 """Weights of torch-rechub's models of several interests to ours: MIND, ComiRec and SINE.
 
-Their ids, of users too, start at 1, with 0 for padding, as ours do. In MIND and ComiRec the user's embedding
-and each interest go through one linear layer without a bias, and all vectors have length 1.
+Their ids, of users too, start at 1, with 0 for padding, as ours do. In MIND and ComiRec the embeddings of the
+user and each interest go through one linear layer without a bias, and all vectors have length 1. The first
+feature of users is their id; further ones may start at 0, so that our ids are theirs plus 1.
 """
 
 from __future__ import annotations
@@ -52,20 +53,21 @@ def comirec_dr(state: State, **fields: Any) -> Converted:
 
 
 def _tables(state: State) -> tuple[dict[str, Any], Locations]:
-    """Fields of a model and locations: tables of the items and of the one feature of users.
+    """Fields of a model and locations: tables of the items and of the features of users.
 
     Raises:
-      ValueError: there are more features of users, or none.
+      ValueError: there is no feature of users.
     """
-    users = [key for key in state if re.fullmatch(rf"{re.escape(TABLES)}\.(?!item_id\.).+\.weight", key)]
-    if len(users) != 1:
-        raise ValueError(f"{TABLES}: {len(users)} features of users; expected one, the user's id")
+    users = [f"{TABLES}.{name}.weight" for name in user_features(state)]
+    if not users:
+        raise ValueError(f"{TABLES}: no feature of users; expected the user's id at least")
     rows, dim = shape(state, f"{TABLES}.item_id.weight")
     form = {
         "num_items": rows - 1,
         "dim": dim,
         "num_users": shape(state, users[0])[0] - 1,
         "user_dim": shape(state, users[0])[1],
+        "profile": tuple(shape(state, key) for key in users[1:]),
         "normalised": True,
     }
     locations = {
@@ -73,16 +75,27 @@ def _tables(state: State) -> tuple[dict[str, Any], Locations]:
         users[0]: Location(("params", "user", "user_embedding")),
         "convert_user_weight": Location(("params", "user", "output", "kernel")),
     }
+    for field, key in enumerate(users[1:]):
+        locations[key] = Location(("params", "user", f"profile_embedding_{field}"), padded=True)
     return form, locations
+
+
+def user_features(state: State) -> list[str]:
+    """Names of the features of users, in the order in which their embeddings are joined."""
+    pattern = rf"{re.escape(TABLES)}\.(?!item_id\.)(.+)\.weight"
+    return [found[1] for key in state if (found := re.fullmatch(pattern, key))]
 
 
 def _converted(model: Any, state: State, locations: Locations) -> Converted:
     used = {key: value for key, value in state.items() if key not in UNUSED}
-    return convert(model, used, locations, ROWS, users=np.ones(1, np.int32), train=False)
+    users = np.ones((1, 1 + len(model.profile)) if model.profile else 1, np.int32)
+    return convert(model, used, locations, ROWS, users=users, train=False)
 
 
 def sine(state: State, **fields: Any) -> Converted:
     """SINE, with torch-rechub's mistake: the next intention is multiplied by Σ 1/|x_d|.
+
+    A row without events attends to its padding, all slots alike.
 
     `fields` are those that shapes do not tell, such as temperature.
     """
@@ -111,5 +124,6 @@ def sine(state: State, **fields: Any) -> Converted:
         "norms": ("length", "length", "none", "harmonic"),
         "positions": "everywhere",
         "shared_hidden": True,
+        "empty": "padding",
     }
     return convert(SINE(**{**form, **fields}), state, locations, ROWS, train=False)

@@ -11,10 +11,13 @@ from jaxrec.convert.state_dict import Converted, Location, Locations, State, con
 from jaxrec.nn.retrieval.eges import EGES
 
 ITEM = jnp.ones(1, jnp.int32)
+WEIGHTS = "net.side_info_weights.weight"
 
 
 def dgl_eges(state: State) -> Converted:
     """EGES; embedding 0 is that of the item.
+
+    Without side information its table of weights is left out: the weight of the one embedding is 1.
 
     Raises:
       ValueError: a parameter is missing, left over or of another shape than the others imply.
@@ -22,10 +25,11 @@ def dgl_eges(state: State) -> Converted:
     items, dim = shape(state, "embeds.0.weight")
     fields = count(state, r"embeds\.(\d+)\.weight") - 1
     sizes = tuple(shape(state, f"embeds.{field + 1}.weight")[0] for field in range(fields))
-    locations: Locations = {
-        "net.side_info_weights.weight": Location(("params", "weight"), padded=True),
-        "embeds.0.weight": Location(("params", "item_embedding"), padded=True),
-    }
+    locations: Locations = {"embeds.0.weight": Location(("params", "item_embedding"), padded=True)}
+    if fields:
+        locations[WEIGHTS] = Location(("params", "weight"), padded=True)
+    else:
+        state = {key: value for key, value in state.items() if key != WEIGHTS}
     for field in range(fields):
         name = ("params", f"side_embedding_{field}")
         locations[f"embeds.{field + 1}.weight"] = Location(name, padded=True)

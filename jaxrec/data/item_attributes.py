@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.data.delimited import column_index, read_header, read_records, resolve_delimiter
-from jaxrec.data.typed_columns import category_values
-from jaxrec.data.typed_sources import Source, describe_source, is_path, read_typed, source_form
-from jaxrec.data.vocab import as_raw_ids
-
-NAME = "item attributes"
+from jaxrec.data.entity_files import SEPARATOR, read_entities
+from jaxrec.data.typed_sources import Source
 
 
 class ItemAttributes(NamedTuple):
@@ -63,77 +58,19 @@ def load_item_attributes(
     *,
     item: str = "item",
     columns: Sequence[str] | None = None,
-    separator: str = "|",
+    separator: str = SEPARATOR,
 ) -> ItemAttributes:
     """The attributes of items 1..num_items from a file with a line for each item, or a data frame.
 
-    source: CSV, JSON lines, Parquet, a mapping of columns or a data frame with a column `item`. Other items
-    than those of `item_ids` are not used; an item without a line, or with empty cells, has no value.
-    item_ids: raw ids, such as `Sequences.item_ids`. columns: the attributes; None: all other columns.
-    separator: between several values in a cell, such as "Comedy|Romance", with spaces around it or not; "":
-    a cell is one value.
+    An item without a line, or with empty cells, has no value. item: the column of ids; other arguments as of
+    `entity_files.read_entities`.
 
     Raises:
-      ValueError: an item has two lines, there is no column of attributes, none of the items has a value of an
-        attribute; as the reader of the form.
+      ValueError: as `read_entities`; none of the items has a value of an attribute.
     """
-    names, cells, place = _read(source, describe_source(source, NAME), item, columns)
-    wanted = {str(value): at for at, value in enumerate(as_raw_ids("item_ids", item_ids).tolist())}
-    lists: dict[str, list[list[str]]] = {name: [[] for _ in wanted] for name in names}
-    first: dict[str, int] = {}
-    for row, (raw, *texts) in enumerate(zip(*cells, strict=True)):
-        if not raw:
-            raise ValueError(f"{place(row)}: the item is missing; fill it in or remove the row")
-        if first.setdefault(raw, row) != row:
-            raise ValueError(
-                f"{place(row)}: item {raw!r} has a line before; give its values in one cell, as in "
-                f"'a{separator or '|'}b'"
-            )
-        if raw in wanted:
-            for name, text in zip(names, texts, strict=True):
-                found = [part.strip() for part in text.split(separator)] if separator else [text]
-                lists[name][wanted[raw]] = [value for value in found if value]
-    return number_attributes(lists)
-
-
-def _read(
-    source: Source, where: str, item: str, columns: Sequence[str] | None
-) -> tuple[list[str], list[list[str]], Callable[[int], str]]:
-    """The names of the attributes, the cells of the item and of each of them ("" if missing), and what names
-    a row in errors."""
-    names: list[str] = []
-
-    def choose(header: Sequence[str]) -> list[str]:
-        column_index(where, header, "item", item)
-        names.extend([name for name in header if name != item] if columns is None else columns)
-        for name in names:
-            column_index(where, header, "attributes", name)
-        if not names or item in names:
-            raise ValueError(f"{where}: there is no column of attributes beside {item!r}; add one")
-        return [item, *names]
-
-    if source_form(source) != ".csv":
-        table = read_typed(source, choose, NAME)
-        coded = [category_values(table, "attributes", name) for name in (item, *names)]
-        texts = [[text[code] if code >= 0 else "" for code in codes.tolist()] for codes, text in coded]
-        return names, texts, table.place
-    assert is_path(source)
-    path = Path(source)
-    records = read_records(path, resolve_delimiter(path, None))
-    header = read_header(path, records)
-    chosen = [header.index(name) for name in choose(header)]
-    lines, rows = [], []
-    for line, record in records:
-        if len(record) != len(header):
-            raise ValueError(
-                f"{path}, line {line}: has {len(record)} cells, the header has {len(header)}; repair the line"
-            )
-        lines.append(line)
-        rows.append([record[at] for at in chosen])
-    if not rows:
-        raise ValueError(f"{path}: has a header line only; add a line for each item")
-    columns_of = [list(column) for column in zip(*rows, strict=True)]
-    return names, columns_of, lambda row: f"{path}, line {lines[row]}"
+    return number_attributes(
+        read_entities(source, item_ids, entity=item, columns=columns, separator=separator, what="attributes")
+    )
 
 
 def relation_columns(ids: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxrec.losses.ids import nan_outside
 from jaxrec.losses.reduce import MASKED, masked_mean
+from jaxrec.losses.vectors import l2_normalise
 from jaxrec.segments import rows_by_id
 from jaxrec.types import Array
 
@@ -217,8 +218,7 @@ def sampled_cosine_softmax(
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: must be positive")
     ids = jnp.concatenate([targets[..., None], negatives], axis=-1)
-    vectors = jnp.asarray(table)[ids].astype(jnp.float32)
-    vectors = vectors * jax.lax.rsqrt(jnp.maximum(jnp.sum(vectors**2, axis=-1, keepdims=True), 1e-12))
+    vectors = l2_normalise(jnp.asarray(table)[ids].astype(jnp.float32), 1e-12)
     scores = jnp.einsum("...d,...nd->...n", hidden.astype(jnp.float32), vectors) / temperature
     real = None if where is None else where[..., None]
     scores = nan_outside(scores, ids, table.shape[0], where=real)

@@ -1,11 +1,11 @@
 """Solvers of alternating least squares: one row of a table from the rows of the other that it met.
 
-A row w minimises Σ_l a_l (h_l · w)² - 2 t_l (h_l · w) + α₀ Σ_i (h_i · w)² + λ |w|², where l counts the L
-pairs of the row and i all rows of the other table H; a is a pair's weight and t its response. The second
-sum is α₀ wᵀ G w with the Gramian G = Hᵀ H. Each solver works in the basis of eigenvectors of G, where α₀ G
-+ λ is a diagonal matrix P. One rotation of a table, a single product, saves every row its product with G;
-and a row with fewer pairs than coordinates is solved in the space of its pairs (Woodbury's identity), an L
-× L system in place of a D × D one, with the same solution.
+A row w minimises Σ_l a_l (h_l · w)² - 2 t_l (h_l · w) + α₀ Σ_i (h_i · w)² + λ |w - m|², where l counts the L
+pairs of the row and i all rows of the other table H; a is a pair's weight and t its response; m, the mean
+of the row's prior, is mostly 0. The second sum is α₀ wᵀ G w with the Gramian G = Hᵀ H. Each solver works in
+the basis of eigenvectors of G, where α₀ G + λ is a diagonal matrix P. One rotation of a table, a single
+product, saves every row its product with G; and a row with fewer pairs than coordinates is solved in the
+space of its pairs (Woodbury's identity), an L × L system in place of a D × D one, with the same solution.
 
 Shape names: B rows, L pairs of a row, D coordinates, S coordinates of a block.
 """
@@ -36,6 +36,7 @@ class Rows(NamedTuple):
 
     pairs: rows of the other table, 0 where there is no pair, [B, L, D]. response: [B, L], 0 where there is no
     pair. weight: [B, L] or None, which means 1. ridge: λ of each row, [B]. previous: the rows so far, [B, D].
+    mean: m of each row, [B, D], which `Exact` alone reads; None: 0.
     """
 
     pairs: Array
@@ -43,6 +44,7 @@ class Rows(NamedTuple):
     weight: Array | None
     ridge: Array
     previous: Array
+    mean: Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +67,16 @@ class Exact:
             if rows.weight is not None:
                 response = _divide(response, jnp.sqrt(rows.weight))
             scaled = _scale(rows.pairs, rows.weight, prior)
-            solved = solve_positive(_outer(scaled), response)
-            return jnp.einsum("bl,bld->bd", solved, scaled) * jax.lax.rsqrt(prior)
+            if rows.mean is None:
+                solved = solve_positive(_outer(scaled), response)
+                return jnp.einsum("bl,bld->bd", solved, scaled) * jax.lax.rsqrt(prior)
+            drawn = (
+                rows.ridge[:, None] * rows.mean * jax.lax.rsqrt(prior)
+            )  # what the prior alone gives, scaled
+            solved = solve_positive(_outer(scaled), response - jnp.einsum("bld,bd->bl", scaled, drawn))
+            return (drawn + jnp.einsum("bl,bld->bd", solved, scaled)) * jax.lax.rsqrt(prior)
         right = jnp.einsum("bl,bld->bd", rows.response, rows.pairs)
+        right = right if rows.mean is None else right + rows.ridge[:, None] * rows.mean
         return solve_positive(_normal(rows.pairs, rows.weight, prior), right)
 
 

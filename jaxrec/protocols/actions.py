@@ -32,7 +32,7 @@ from jaxrec.protocols import next_item
 from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.tasks import generative
 from jaxrec.tasks.generative import ActionEncoder
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate_and_keep, impression_metrics, make_scores, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -249,7 +249,7 @@ def train(
         [Phase("train", task, epochs, weighting)],
         tx,
         plan(data, batch_size, packed),
-        data.columns,
+        with_tables(data.columns, objective),
         Selection(found, protocol.selection, every=every, patience=patience),
         vocabulary=next_item.vocabulary(data.retrieval),
         num_devices=num_devices,

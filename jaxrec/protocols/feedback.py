@@ -18,7 +18,7 @@ from jaxrec.protocols import next_item
 from jaxrec.protocols.next_item import Data
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.feedback import Term, next_item_with_feedback
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
@@ -131,7 +131,7 @@ def train(
         [Phase("train", task, epochs, weighting)],
         tx,
         next_item.plan(data, model, batch_size, packed),
-        data.columns,
+        with_tables(data.columns, objective),
         Selection(evaluation(model, data, protocol, "validation"), protocol.selection, every, patience),
         vocabulary=next_item.vocabulary(data),
         num_devices=num_devices,

@@ -13,7 +13,7 @@ import optax
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols.next_item import Data, evaluation, vocabulary
 from jaxrec.tasks.interests import InterestModel, interests, retriever
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.identity import described_array
@@ -59,17 +59,19 @@ def one_cut(data: Data, batch_size: int, *, least: int = 1) -> Plan:
     Raises:
       ValueError: as `every_event`.
     """
-    users = np.flatnonzero(_lengths(data, least) > least)
-    whole = shuffled(data.split.sequences.num_users, batch_size, examples=users)
+    users = np.flatnonzero(_lengths(data, least) > least).astype(np.int32)
+    whole = shuffled(len(users), batch_size)
 
     def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
         user_key, cut_key = jax.random.split(key)
         drawn, ok = whole.draw(user_key, context)
-        user = drawn["example"]
+        long = jnp.nonzero(context["length"] > least, size=len(users), fill_value=0)[0]
+        user = long[drawn["example"]].astype(jnp.int32)
         cut = jax.random.randint(cut_key, user.shape, least, context["length"][user])
         return {**drawn, "example": context["start"][user] + cut}, ok
 
-    return Plan(whole.num_steps, draw, {**whole.description, "cut": f"one of each user, from {least} on"})
+    cut = f"one of each user, from {least} on"
+    return Plan(whole.num_steps, draw, {"drawn": described_array(users), "cut": cut})
 
 
 def _lengths(data: Data, least: int) -> np.ndarray:
@@ -114,7 +116,7 @@ def train(
         [Phase("train", interests(model, objective), epochs, static(weights))],
         tx,
         plan,
-        data.columns,
+        with_tables(data.columns, objective),
         Selection(
             evaluation(retriever(model), data, protocol, "validation"), protocol.selection, every, patience
         ),

@@ -6,7 +6,7 @@ held-out items are).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,7 +43,7 @@ def evaluation(
 
 
 def train(
-    task: Task,
+    task: Task | Sequence[Task],
     plan: Plan,
     finish: Finish,
     ranked: Retriever,
@@ -59,8 +59,9 @@ def train(
 ) -> Fitted:
     """Trains for all seeds at once; each keeps the parameters of its best evaluation on validation.
 
-    Arguments, and what `protocol.selection` "last epoch" means, as of `retrieval.train`. finish: makes final
-    vectors of the task's variables; ranked: how these are ranked.
+    Arguments, and what `protocol.selection` "last epoch" means, as of `retrieval.train`. task: of several, a
+    curriculum, each is that of an epoch and the last one of all others. finish: makes final vectors of the
+    task's variables; ranked: how these are ranked.
     """
     last = protocol.selection == LAST_EPOCH
     if last and patience is not None:
@@ -70,7 +71,7 @@ def train(
     metric = f"ndcg@{protocol.ks[-1]}" if last else protocol.selection
     asked = evaluation(finish, ranked, data, protocol, "test" if last else "validation", beyond=None)
     return fit_reusing(
-        [Phase("train", task, epochs, static())],
+        phases_of(task, epochs),
         tx,
         plan,
         {**data.columns, **columns},
@@ -78,6 +79,15 @@ def train(
         vocabulary=vocabulary(data),
         **options,
     )
+
+
+def phases_of(task: Task | Sequence[Task], epochs: int) -> list[Phase]:
+    """A phase of one task; of a curriculum one an epoch, and one of all epochs from the last task on."""
+    if isinstance(task, Task):
+        return [Phase("train", task, epochs, static())]
+    alone = min(len(task), epochs) - 1
+    first = [Phase(f"train-{number}", one, 1, static()) for number, one in enumerate(task[:alone], 1)]
+    return [*first, Phase("train", task[alone], epochs - alone, static())]
 
 
 def run_test(

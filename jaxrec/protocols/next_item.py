@@ -21,7 +21,7 @@ from jaxrec.packing import Packing
 from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, Shorten, next_item, retriever
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -361,7 +361,7 @@ def train(
         [Phase("train", next_item(model, objective, packed=packed, shorten=shorten), epochs)],
         tx,
         plan(data, model, batch_size, placed, replacement=replacement),
-        data.columns,
+        with_tables(data.columns, objective),
         Selection(evaluation(model, data, protocol, "validation"), protocol.selection, every, patience),
         vocabulary=vocabulary(data),
         num_devices=num_devices,

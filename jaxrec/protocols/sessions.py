@@ -23,7 +23,7 @@ from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_click import next_click
 from jaxrec.tasks.next_click import retriever as prefix_retriever
 from jaxrec.tasks.next_item import next_item, retriever
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.tasks.parallel_sessions import Recurrent, parallel_sessions
 from jaxrec.train.epoch import Plan, listed, shuffled
 from jaxrec.train.evaluate import evaluate_and_keep, seen_targets
@@ -115,14 +115,14 @@ class Training(NamedTuple):
     """How an encoder learns: its task, the plan of an epoch, and how it is ranked.
 
     model: (queries, packed) -> retriever. batches: (part) -> its examples in batches, and packed rows.
-    columns: resident columns that only the plan reads, in addition to those of the data.
+    columns: resident columns that only the plan and the loss read, in addition to those of the data.
     """
 
     task: Task
     plan: Plan
     model: Callable[[Mapping[str, np.ndarray], Packing | None], Retriever]
     batches: Callable[[Part], tuple[Mapping[str, np.ndarray], Packing | None]]
-    columns: Mapping[str, np.ndarray] = {}
+    columns: Mapping[str, Any] = {}
 
 
 def by_prefix(
@@ -134,6 +134,7 @@ def by_prefix(
         plan=shuffled(data.split.num_examples, batch_size),
         model=lambda queries, packed: prefix_retriever(model, last_only=last_only),
         batches=lambda part: (queries(data, part), None),
+        columns=with_tables({}, objective),
     )
 
 
@@ -163,6 +164,7 @@ def by_session(
         plan=shuffled(count, batch_size, lengths=lengths, packing=packed),
         model=lambda queries, packed: retriever(model, packed),
         batches=lambda part: packed_queries(data, part, longest),
+        columns=with_tables({}, objective),
     )
 
 
@@ -175,7 +177,7 @@ def side_by_side(model: Recurrent, objective: Objective, data: Data, batch_size:
         plan=listed({name: f"lane_{name}" for name in LANE_COLUMNS}, len(columns["lane_mask"])),
         model=lambda queries, packed: retriever(model, packed),
         batches=lambda part: packed_queries(data, part, model.max_len),
-        columns=columns,
+        columns=with_tables(columns, objective),
     )
 
 

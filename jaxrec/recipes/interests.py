@@ -1,4 +1,4 @@
-"""Several interests a user: ComiRec, MIND, SINE, SDM and Poly-encoder, with the settings of their papers."""
+"""Several interests a user: ComiRec, MIND, SINE, SDM, Poly-encoder and Octopus, with settings of papers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.retrieval.comirec import ComiRecDR, ComiRecSA
 from jaxrec.nn.retrieval.mean_of_events import MeanOfEvents
 from jaxrec.nn.retrieval.mind import MIND
+from jaxrec.nn.retrieval.octopus import Octopus
 from jaxrec.nn.retrieval.poly_encoder import PolyEncoder
 from jaxrec.nn.retrieval.sdm import SDM
 from jaxrec.nn.retrieval.sine import SINE
 from jaxrec.protocols import interests, next_item
 from jaxrec.recipes import trainable
 from jaxrec.recipes.trainable import SequenceModel, evaluate_every
-from jaxrec.tasks.objectives import Objective, draw_nothing, sampled_softmax
+from jaxrec.tasks.interests import IN_BATCH
+from jaxrec.tasks.objectives import Objective, sampled_softmax
 from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol
 
-AT_LEAST_ONE = ("num_samples", "least", "num_interests", "num_prototypes", "iterations", "short_len")
+AT_LEAST_ONE = (
+    "num_samples", "least", "num_interests", "num_channels", "num_prototypes", "iterations", "short_len"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +122,19 @@ class Poly(Recipe):
 
 
 @dataclasses.dataclass(frozen=True)
+class OctopusRecipe(Recipe):
+    """Octopus, whose settings are ours, as its paper's were not at hand; every event is a target an epoch."""
+
+    max_len: int = 50  # most recent events read
+    num_channels: int = 16  # at most `dim`; a user has a vector of each that an event of theirs goes to
+    penalty: float = 1.0  # weight of what keeps channels orthogonal
+    projection: bool = False  # a linear layer follows, the same for all channels
+    batch_size: int = 256  # targets per step
+    epochs: int = 100  # at most
+    evaluate_every: int = 1  # epochs between evaluations on validation
+
+
+@dataclasses.dataclass(frozen=True)
 class Mean(Recipe):
     """ComiRec's baseline "YouTube DNN"; a random cut of each user is an epoch."""
 
@@ -176,6 +193,12 @@ def poly_encoder(num_items: int, recipe: Poly) -> PolyEncoder:
     return PolyEncoder(num_items=num_items, **_fields(recipe, "num_interests"))
 
 
+def octopus(num_items: int, recipe: OctopusRecipe) -> Octopus:
+    """As many vectors as there are channels with an event of the user."""
+    fields = _fields(recipe, "penalty", "projection")
+    return Octopus(num_items=num_items, num_interests=recipe.num_channels, **fields)
+
+
 def mean_of_events(num_items: int, recipe: Mean) -> MeanOfEvents:
     """One vector: the mean of the events through layers."""
     return MeanOfEvents(num_items=num_items, **_fields(recipe, "hidden_dims", "shared"))
@@ -195,13 +218,6 @@ def ssm(data: next_item.Data, recipe: Any) -> Objective:
     made = sampled_softmax(recipe.num_samples, sampling.log_uniform_table(counts))
     text = f"sampled softmax, logQ 1; {recipe.num_samples} log-uniform by popularity, shared by the batch"
     return dataclasses.replace(made, description=text)
-
-
-def _not_called(*args: Any) -> Any:
-    raise NotImplementedError("in-batch: the task scores the targets of a batch by the model itself")
-
-
-IN_BATCH = Objective(draw_nothing, _not_called, "in-batch", "softmax over the targets of the batch")
 
 
 def in_batch(data: next_item.Data, recipe: Any) -> Objective:
@@ -239,7 +255,7 @@ def trained(plan: Callable[[next_item.Data, Any], Plan]) -> Callable[..., Fitted
     ) -> Fitted:
         return interests.train(
             model,
-            None if objective is IN_BATCH else objective,
+            objective,
             data,
             protocol,
             tx,
@@ -280,5 +296,6 @@ MODELS: Mapping[str, SequenceModel] = {
     "sine": _model(Sine, sine, by_event),
     "sdm": _model(Sdm, sdm, by_event, optimiser=clipped_adam),
     "poly-encoder": _model(Poly, poly_encoder, by_event, objectives={"in-batch": in_batch}),
+    "octopus": _model(OctopusRecipe, octopus, by_event),
     "mean-of-events": _model(Mean, mean_of_events, trained(one_cut)),
 }

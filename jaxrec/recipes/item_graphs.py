@@ -2,8 +2,9 @@
 
 EGES (Wang et al., arXiv:1803.02349): width, walks and sessions are the paper's; it states no negatives,
 optimiser or batch. PinSage (Ying et al., arXiv:1806.01973): layers, neighbours, negatives and batch are the
-paper's, margin, restart and widths those of DGL's example for data of this size. Departs from the paper: no
-hard negatives, and vectors of ids in place of features.
+paper's, margin, restart and widths those of DGL's example for data of this size. Departs from the paper:
+vectors of ids in place of features; without `--hard` no hard negatives, whose window is a share of the items,
+as the paper's ranks 2,000 to 5,000 are for billions.
 
 Events in order give the papers' graphs and pairs. An interaction matrix has no order: walks then lead through
 users, and PinSage's pairs are two items of one user.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -24,7 +25,11 @@ import optax
 from jaxrec import losses
 from jaxrec.data.events.graph import bipartite
 from jaxrec.data.events.item_graph import item_graph
-from jaxrec.data.events.neighbourhoods import consecutive_items, importance_neighbourhoods
+from jaxrec.data.events.neighbourhoods import (
+    consecutive_items,
+    hard_items,
+    importance_neighbourhoods,
+)
 from jaxrec.nn.retrieval.eges import EGES
 from jaxrec.nn.retrieval.pinsage import PinSage
 from jaxrec.protocols import next_item
@@ -69,12 +74,23 @@ class PinSageRecipe:
     restart: float = 0.5  # probability that a walk ends after a step
     margin: float = 1.0  # by which the score of a pair has to exceed those of negatives
     negatives: int = 500  # sampled items, the same for all pairs of a step
+    hard: int = 0  # hard negatives of an item, at most: epoch n has n - 1 of them
+    hard_first: float = 0.01  # share of all items that are visited more than an item's hard negatives
+    hard_last: float = 0.05  # share of all items among which its hard negatives are
+    hard_walks: int = 1000  # from each item, which find them, of ten steps
     history: int = 10  # last items of a user, of which the mean of the vectors is the query
     batch_size: int = 2048  # pairs per step
     learning_rate: float = 1e-3  # of Adam
     epochs: int = 100  # epochs to train
     evaluate_every: int = 5  # epochs between evaluations
     patience: int = 0  # evaluations without improvement before a seed stops; 0: never
+
+    def __post_init__(self) -> None:
+        if self.hard < 0 or not 0 <= self.hard_first < self.hard_last <= 1:
+            raise ValueError(
+                f"hard={self.hard}, hard_first={self.hard_first}, hard_last={self.hard_last}: must be at "
+                "least 0, and shares with 0 <= hard_first < hard_last <= 1"
+            )
 
 
 def in_order(data: Data) -> bool:
@@ -162,28 +178,53 @@ def pinsage(data: Data, recipe: PinSageRecipe) -> PinSage:
     return PinSage(data.num_items, recipe.dim, recipe.hidden_dim, recipe.num_layers)
 
 
-def related(model: PinSage, data: Data, recipe: PinSageRecipe) -> Task:
-    """The hinge loss of an item and the one that came after it, or of two items of one user."""
-    return item_pairs.item_pairs(
+def related(model: PinSage, data: Data, recipe: PinSageRecipe) -> Task | Sequence[Task]:
+    """The hinge loss of an item and the one that came after it, or of two items of one user.
+
+    With hard negatives a curriculum (section 3.3): none in the first epoch, one more in each, up to `hard`.
+    """
+    made = functools.partial(
+        item_pairs.item_pairs,
         model,
         num_items=data.num_items,
         draw=item_pairs.consecutive if in_order(data) else item_pairs.of_one_user,
         loss=functools.partial(losses.hinge, margin=recipe.margin),
         negatives=recipe.negatives,
     )
+    return [made(hard=number) for number in range(recipe.hard + 1)] if recipe.hard else made()
+
+
+def hard_window(num_items: int, recipe: PinSageRecipe) -> tuple[int, int]:
+    """The ranks of hard negatives, from 1.
+
+    Raises:
+      ValueError: there are fewer than an item has.
+    """
+    first = 1 + round(recipe.hard_first * num_items)
+    last = max(first, round(recipe.hard_last * num_items))
+    if last - first + 1 < recipe.hard:
+        raise ValueError(
+            f"hard={recipe.hard}: of {num_items:,} items the ranks {first}..{last} (hard_first, hard_last) "
+            "are fewer; widen them"
+        )
+    return first, last
 
 
 def neighbourhoods(data: Data, recipe: PinSageRecipe) -> Context:
-    """The most visited items of each, and the pairs of an epoch."""
+    """The most visited items of each, its hard negatives, and the pairs of an epoch."""
     events = data.split.training_events()
+    graph = bipartite(events, num_users=data.split.sequences.num_users)
     near = importance_neighbourhoods(
-        bipartite(events, num_users=data.split.sequences.num_users),
+        graph,
         number=recipe.neighbours,
         walks=recipe.walks,
         length=recipe.walk_length,
         restart=recipe.restart,
     )
     columns: dict[str, Any] = {"neighbours": near}
+    if recipe.hard:
+        first, last = hard_window(data.num_items, recipe)
+        columns["hard"] = hard_items(graph, first=first, last=last, walks=recipe.hard_walks)
     if in_order(data):
         columns["before"], columns["after"] = consecutive_items(events)
     return jax.tree.map(jnp.asarray, columns)

@@ -44,12 +44,14 @@ class Recipe:
 
 
 def attributes(data: Data) -> np.ndarray:
-    """The attributes of the items, int32 [I + 1, T, M].
+    """The attributes of the items, or their features, int32 [I + 1, T, M].
 
     Raises:
       ValueError: the data have none.
     """
     found = data.columns.get("attributes")
+    if found is None and data.items is not None:
+        found = data.items.as_ids()
     if found is None:
         raise ValueError(
             f"{data.split.sequences.name}: has no attributes of items, by which RCF relates them; name a "

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import optax
 
-from jaxrec import losses
+from jaxrec import losses, sampling
 from jaxrec.data.events.side_features import SideFeatures, tower_columns
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.layers.factory import Factory
@@ -43,6 +44,7 @@ class Recipe:
     in_batch: bool = True  # the items of the other pairs of a batch are negatives
     negatives: int = 0  # items drawn uniformly for each batch, negatives of all its pairs
     corrected: bool = True  # scores are corrected for how often an item is a negative
+    streaming: bool = False  # how often is estimated from the batches so far, not counted in training pairs
     batch_size: int = 1024  # observed pairs per step
     learning_rate: float = 1e-3  # of Adam
     epochs: int = 60  # epochs to train
@@ -91,44 +93,68 @@ def feature_fields(side: str, features: SideFeatures | None, dim: int) -> tuple[
     return (*columns, *(Frozen(f"{side}_{name}", width) for name, width in features.dims.items()))
 
 
-def towers(data: Data, recipe: Recipe) -> PairModel:
-    """Two towers whose last layer is linear.
+def id_and_feature_fields(
+    data: Data, dim: int, feature_dim: int, *, ids: bool, histories: tuple[Field, ...] = ()
+) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
+    """Fields of users and of items: their ids, if they have vectors of their own, and all features.
+
+    histories: further fields of users, of their items.
 
     Raises:
       ValueError: a side has neither ids nor features; an entity has no value where there are no ids.
     """
     user, item = (
-        feature_fields(side, features, recipe.feature_dim)
+        feature_fields(side, features, feature_dim)
         for side, features in (("user", data.users), ("item", data.items))
     )
-    if recipe.ids:
-        user = (Categorical("user_id", data.num_users + 1, recipe.dim), *user)
-        item = (Categorical("item_id", data.num_items + 1, recipe.dim), *item)
-    if recipe.history:
-        user = (*user, *_histories(data, recipe))
+    if ids:
+        user = (Categorical("user_id", data.num_users + 1, dim), *user)
+        item = (Categorical("item_id", data.num_items + 1, dim), *item)
+    user = (*user, *histories)
     for side, fields, features in (("user", user, data.users), ("item", item, data.items)):
         if not fields:
             raise ValueError(
                 f"ids=False: {side}s have no features, so their tower has nothing to read; give some, or ids"
             )
-        known = recipe.ids or (side == "user" and recipe.history > 0)  # by an id, or by a user's items
+        known = ids or (side == "user" and bool(histories))  # by an id, or by a user's items
         if not known and features is not None and features.empty().size:
             raise ValueError(
                 f"ids=False: {side} number {features.empty()[0]} has no feature, so that nothing is known of "
                 "it; give it one, or ids"
             )
-    dims = (*recipe.hidden_dims, recipe.out_dim)
-    return TwoTower(
-        user,
-        item,
-        dims,
-        dims,
-        mlp=Factory(MLP, activate_last=False),
-        temperature=recipe.temperature,
-        id_dropout=recipe.id_dropout if recipe.ids else 0.0,
-        max_history=max(1, recipe.history),
-        bits=counter_bits,
+    return user, item
+
+
+def towers(data: Data, recipe: Recipe) -> PairModel:
+    """Two towers whose last layer is linear.
+
+    Raises:
+      ValueError: as `id_and_feature_fields`.
+    """
+    return TwoTower(**tower_fields(data, recipe), mlp=Factory(MLP, activate_last=False))
+
+
+def tower_fields(data: Data, recipe: Recipe) -> dict[str, Any]:
+    """What `TwoTower` and its like are built with, but for the layers.
+
+    Raises:
+      ValueError: as `id_and_feature_fields`.
+    """
+    histories = _histories(data, recipe) if recipe.history else ()
+    user, item = id_and_feature_fields(
+        data, recipe.dim, recipe.feature_dim, ids=recipe.ids, histories=histories
     )
+    dims = (*recipe.hidden_dims, recipe.out_dim)
+    return {
+        "user_fields": user,
+        "item_fields": item,
+        "user_dims": dims,
+        "item_dims": dims,
+        "temperature": recipe.temperature,
+        "id_dropout": recipe.id_dropout if recipe.ids else 0.0,
+        "max_history": max(1, recipe.history),
+        "bits": counter_bits,
+    }
 
 
 def _histories(data: Data, recipe: Recipe) -> tuple[Field, ...]:
@@ -165,7 +191,13 @@ def of_batches(model: PairModel, data: Data, recipe: Recipe) -> Task:
         in_batch=recipe.in_batch,
         negatives=recipe.negatives,
         corrected=recipe.corrected,
+        frequency=stream(data) if recipe.streaming else None,
     )
+
+
+def stream(data: Data) -> sampling.StreamingFrequency:
+    """How often an item is in a batch, remembered for each item: ids are the buckets."""
+    return sampling.streaming_frequency(data.num_items + 1, num_hashes=0)
 
 
 def of_drawn(model: PairModel, data: Data, recipe: YouTubeRecipe) -> Task:
@@ -173,7 +205,7 @@ def of_drawn(model: PairModel, data: Data, recipe: YouTubeRecipe) -> Task:
     return two_tower(model, in_batch=False, negatives=recipe.negatives)  # type: ignore[arg-type]
 
 
-def columns(data: Data, recipe: Recipe | YouTubeRecipe) -> Context:
+def columns(data: Data, recipe: Any) -> Context:
     """Ids, 0 for users and items without a training pair, features and frequencies."""
     found: dict[str, np.ndarray] = tower_columns(
         data.columns["pair_user"],
@@ -186,13 +218,13 @@ def columns(data: Data, recipe: Recipe | YouTubeRecipe) -> Context:
     return found
 
 
-def every_pair(data: Data, recipe: Recipe | YouTubeRecipe) -> Plan:
+def every_pair(data: Data, recipe: Any) -> Plan:
     """Every training pair once an epoch."""
     size = len(data.columns["pair_user"])
     return shuffled(size, min(recipe.batch_size, size))
 
 
-def adam(recipe: Recipe | YouTubeRecipe) -> optax.GradientTransformation:
+def adam(recipe: Any) -> optax.GradientTransformation:
     """Adam."""
     return optax.adam(recipe.learning_rate)
 

@@ -296,9 +296,10 @@ class RetrievalModel(NamedTuple):
     of histories.
     weighting: (data, recipe) -> the weights of the task's losses.
     attributes: whether it reads attributes of items, the column "attributes" of the data.
-    reads: columns that its scores read, which a run keeps; none of a model of final vectors or histories.
+    reads: columns that its scores read, which a run keeps, with ids and features of users and items where it
+    reads these; none of a model of final vectors or histories.
     reads_features: of which sides it reads the features of the data, if there are any: ("user", "item"), or
-    ("user",).
+    ("user",). feedback: whether it reads what users disliked or were shown in vain (`feedback_lists`).
     factors: of a model that reads vectors of items' content, the column `item_content` of the data, and whose
     module gives new items vectors from it: recipe -> the width of the factors that these are made with. None:
     it reads no content.
@@ -316,6 +317,7 @@ class RetrievalModel(NamedTuple):
     attributes: bool = False
     reads: tuple[str, ...] = ()
     reads_features: tuple[str, ...] = ()
+    feedback: bool = False
     factors: Callable[[Any], int] | None = None
 
 
@@ -340,7 +342,8 @@ class ItemModel(NamedTuple):
     """A model of items, trained on the events of users and ranked by the items of a history, whoever's.
 
     recipe: as of `RetrievalModel`, with `history`, the last items of a user that the ranking reads.
-    module, task, optimiser, loss, attributes: as of `RetrievalModel`, for sequences of events or a matrix.
+    module, task, optimiser, loss, attributes: as of `RetrievalModel`, for sequences of events or a matrix. Of
+    several tasks each is that of an epoch, the last one of all others (`protocols.items.train`).
     columns: (data, recipe) -> resident columns besides those of the data.
     plan: (data, columns, recipe) -> the examples of an epoch.
     finish: (module, recipe) -> final vectors of its variables, see `tasks.item_pairs`.
@@ -348,7 +351,7 @@ class ItemModel(NamedTuple):
 
     recipe: Any
     module: Callable[[items.Data, Any], Any]
-    task: Callable[[Any, items.Data, Any], Task]
+    task: Callable[[Any, items.Data, Any], Task | Sequence[Task]]
     columns: Callable[[items.Data, Any], Context]
     plan: Callable[[items.Data, Context, Any], Plan]
     finish: Callable[[Any, Any], Finish]

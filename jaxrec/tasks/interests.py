@@ -33,6 +33,17 @@ from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Interests, Key, Retriever, Task, Variables
 
 
+def _refused(*args: Any) -> Any:
+    raise ValueError(
+        "in-batch: scores the targets of a batch by the model's own `scores`, which only tasks.interests "
+        "does; take another objective"
+    )
+
+
+# Every target of the batch by the model's own `scores`, each row against the others' (`in_batch_softmax`).
+IN_BATCH = Objective(_refused, _refused, "in-batch", "softmax over the targets of the batch")
+
+
 class InterestModel(Protocol):
     """What the task calls; see the head of this file."""
 
@@ -55,15 +66,16 @@ def interests(model: InterestModel, objective: Objective | None) -> Task:
 
     objective: how the vector [B, D] is scored against the target and negatives: `objectives.sampled_softmax`
       and `uniform_softmax` (samples of the whole batch, or of each example), `full_softmax`, `sampled` and
-      others. Negatives are scored with the vector read out for the target. None: every target of the batch
-      by the model's own `scores`, each row against the others' (`in_batch_softmax`), as a poly-encoder is
-      trained.
+      others. Negatives are scored with the vector read out for the target. `IN_BATCH` or None: every target
+      of the batch by the model's own `scores`, each row against the others' (`in_batch_softmax`), as a
+      poly-encoder is trained.
 
     Raises:
       ValueError: the model lacks one of the methods, or does not give `Interests`; when variables are made:
         it has some that training would have to update other than by gradients.
     """
     check_model(model)
+    objective = None if objective is IN_BATCH else objective
     if objective is None and not hasattr(model, "scores"):
         raise ValueError(
             f"objective=None: {type(model).__name__} has no scores(interests, vectors); give an objective"

@@ -52,29 +52,46 @@ def item_pairs(
     draw: Draw = consecutive,
     loss: Callable[..., Array] = losses.hinge,
     negatives: int = 500,
+    hard: int = 0,
 ) -> Task:
     """The task of scoring the item that goes with a query above sampled ones; predict gives its scores [B].
 
-    Losses: "pairs". Negatives are uniform over all items.
+    Losses: "pairs". Negatives are uniform over all items and, with `hard`, of each query's own.
 
     Args:
       model: with `vectors(context)` -> (of queries, of items), [V, D] each, whose products are scores.
       draw: which pair an example is.
-      loss: of scores (pos [B], neg [B, N]), with `where` and `axis_name`.
+      loss: of scores (pos [B], neg [B, N]), with `where` and `axis_name`; with hard negatives also
+        `accidental`, True where there is no more of them.
       negatives: N, drawn once for a batch.
+      hard: further ones that are drawn for each query out of its row of the column "hard" [I + 1, W], items
+        that are related to it and not closest (`neighbourhoods.hard_items`), without the pair's own.
 
     Raises:
-      ValueError: negatives is below 1. When variables are made: the model has some other than parameters.
+      ValueError: negatives is below 1, or hard negative. When variables are made: the model has some other
+        than parameters.
     """
     if negatives < 1:
         raise ValueError(f"negatives={negatives}: must be at least 1")
+    if hard < 0:
+        raise ValueError(f"hard={hard}: must be at least 0")
 
     def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
         pair_key, negative_key = jax.random.split(key)
         query, item, real = draw(pair_key, examples["example"], context)
         drawn, _ = sampling.uniform(negative_key, (negatives,), num_items=num_items)
-        shared = {**context, "negatives": drawn}
-        return {"query": query, "item": item, "mask": examples["mask"] & real, SHARED: shared}
+        batch = {
+            "query": query,
+            "item": item,
+            "mask": examples["mask"] & real,
+            SHARED: {**context, "negatives": drawn},
+        }
+        if hard:
+            lists, hard_key = jnp.asarray(context["hard"])[query], jax.random.fold_in(negative_key, 1)
+            batch["hard"], _ = sampling.rank_window(
+                hard_key, lists, item[:, None], number=hard, first=1, last=lists.shape[1]
+            )
+        return batch
 
     def init(key: Key, batch: Batch) -> Variables:
         return only_params(model.init(key, batch[SHARED], method="vectors"), "item_pairs")
@@ -86,7 +103,12 @@ def item_pairs(
         asked = rows_by_id(queries, batch["query"])
         pos = jnp.sum(asked * rows_by_id(items, batch["item"]), axis=-1)
         neg = asked @ rows_by_id(items, batch[SHARED]["negatives"]).T
-        return {"pairs": loss(pos, neg, where=batch["mask"], axis_name=axis_name)}, {}
+        options: dict[str, Array] = {}
+        if hard:
+            own = jnp.einsum("bd,bhd->bh", asked, rows_by_id(items, batch["hard"]))
+            missing = jnp.concatenate([jnp.zeros(neg.shape, bool), batch["hard"] == 0], axis=1)
+            neg, options = jnp.concatenate([neg, own], axis=1), {"accidental": missing}
+        return {"pairs": loss(pos, neg, where=batch["mask"], axis_name=axis_name, **options)}, {}
 
     def predict(variables: Variables, batch: Batch) -> Array:
         queries, items = model.apply(variables, batch[SHARED], method="vectors")

@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxrec import losses, sampling
 from jaxrec.segments import pick, rows_by_id
-from jaxrec.types import Array, Batch, Context, Key
+from jaxrec.types import SHARED, Array, Batch, Context, Key
 
 PRODUCT_UP_TO = 32  # items a sample: with fewer, scores of all items are cheaper than reading vectors (CPU)
 SHORT_NAMES: Mapping[str, str] = {
@@ -28,18 +28,22 @@ SHORT_NAMES: Mapping[str, str] = {
     "squared_error": "mse",
 }
 
-Draw = Callable[[Key, Array, Context], Mapping[str, Array]]
+TABLES = "objective"  # of a context, and of what a batch shares: the tables of an objective
+Draw = Callable[[Key, Array, Context], Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """How hidden states are scored against targets.
 
-    draw(key, users, context) -> extra columns of the batch, where users are [R, L] indices of users;
+    draw(key, users, context) -> extra columns of the batch, where users are [R, L] indices of users, and
+    under SHARED what is the same for all of it;
     loss(hidden [R, L, D], table [V, D], batch, axis_name) -> this device's share of the loss. Targets are 0
     where there is none. Any other that is no item of the table, or a sample that is none, makes it NaN.
     name: short, as it ends a row's name, such as "bpr"; description: what a protocol says of the loss, by
     default the name.
+    tables: arrays by item that it reads, such as a distribution. They are no part of a program: whoever
+    trains adds them to the columns (`with_tables`), where `draw` finds them. None: it reads none.
 
     Raises:
       ValueError: the name is empty or has a space.
@@ -49,6 +53,7 @@ class Objective:
     loss: Callable[..., Array]
     name: str
     description: str = ""
+    tables: Any = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.name or self.name.split() != [self.name]:
@@ -68,6 +73,22 @@ def loss_name(loss: Callable[..., Any]) -> str:
     if not found.isidentifier():
         raise ValueError(f"loss={loss!r}: has no name of its own; give one, such as name='bpr'")
     return SHORT_NAMES.get(found, found.replace("_", "-"))
+
+
+def with_tables(context: Context, objective: Objective | None) -> Context:
+    """Columns of the data with the tables of an objective."""
+    if objective is None or objective.tables is None:
+        return context
+    return {**context, TABLES: objective.tables}
+
+
+def _tables(context: Context) -> Any:
+    if TABLES not in context:
+        raise ValueError(
+            "context: lacks the tables that the objective reads; give the columns as with_tables(columns, "
+            "objective)"
+        )
+    return context[TABLES]
 
 
 def draw_nothing(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
@@ -176,31 +197,33 @@ def sampled_softmax(num_samples: int, table: sampling.PopularityTable) -> Object
     """Cross-entropy over the target and `num_samples` items that the whole batch shares.
 
     table: the distribution samples are drawn from; scores are corrected by its log-probabilities (logQ),
-    and a sample that is the target is left out.
+    and a sample that is the target is left out. It is the objective's `tables`.
     """
 
-    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
-        samples, _ = sampling.popularity(key, (num_samples,), table)
-        return {"samples": jnp.broadcast_to(samples, (users.shape[0], num_samples))}
+    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Any]:
+        known = _tables(context)
+        samples, _ = sampling.popularity(key, (num_samples,), known)
+        every = jnp.broadcast_to(samples, (users.shape[0], num_samples))
+        return {"samples": every, SHARED: {TABLES: known}}
 
     def loss(hidden: Array, items: Array, batch: Batch, axis_name: str | None) -> Array:
-        samples, targets = batch["samples"][0], batch["targets"]
+        samples, targets, known = batch["samples"][0], batch["targets"], batch[SHARED][TABLES]
         real = targets != 0
         pos, neg = score_with_samples(hidden, items, targets, samples)
         return losses.sampled_softmax(
             pos,
             neg,
             pos_log_prob=jnp.where(
-                real, sampling.log_prob(table, targets), 0
+                real, sampling.log_prob(known, targets), 0
             ),  # padding is never drawn: log 0
-            neg_log_prob=sampling.log_prob(table, samples),
+            neg_log_prob=sampling.log_prob(known, samples),
             accidental=samples == targets[..., None],
             where=real,
             axis_name=axis_name,
         )
 
     text = f"sampled softmax, logQ 1; {num_samples} by popularity, shared by the batch"
-    return Objective(draw, loss, "ssm-logq", text)
+    return Objective(draw, loss, "ssm-logq", text, table)
 
 
 def uniform_softmax(
@@ -306,29 +329,34 @@ def shared_negatives(
       leave_out_hits: whether a negative that is the event's own target is left out. The authors' code keeps
         it.
       name: by default that of the loss.
+
+    Its `tables` are the distribution of `drawn` and its log_q.
     """
     name = name or loss_name(loss)
     called = f"sampled softmax, logQ {drawn.logq:g}" if name == "ssm" else name
 
-    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
-        samples, _ = sampling.popularity(key, (drawn.num_samples,), drawn.table)
-        return {"samples": jnp.broadcast_to(samples, (users.shape[0], drawn.num_samples))}
+    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Any]:
+        distribution, log_q = _tables(context)
+        samples, _ = sampling.popularity(key, (drawn.num_samples,), distribution)
+        every = jnp.broadcast_to(samples, (users.shape[0], drawn.num_samples))
+        return {"samples": every, SHARED: {TABLES: (distribution, log_q)}}
 
     def value(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
         targets, samples = batch["targets"].reshape(-1), batch["samples"][0]
+        _, log_q = batch[SHARED][TABLES]
         first, every = 0, targets
         if axis_name is not None:  # the targets of all devices are negatives on each
             every = jax.lax.all_gather(targets, axis_name, tiled=True)
             first = jax.lax.axis_index(axis_name) * targets.shape[0]
         candidates = jnp.concatenate([every, samples])
-        lowered = jnp.concatenate([drawn.log_q[0][every], drawn.log_q[1][samples]])
+        lowered = jnp.concatenate([log_q[0][every], log_q[1][samples]])
         scores = (
             losses.dot_products(
                 hidden.reshape(-1, hidden.shape[-1]), rows_by_id(table, candidates, clip=True)
             )
             - lowered
         )
-        known = min(table.shape[0], drawn.log_q[0].shape[0])
+        known = min(table.shape[0], log_q[0].shape[0])
         used = (candidates != 0) & (targets != 0)[:, None]
         scores = losses.nan_outside(scores, candidates, known, where=used)
         scores = scores if activation is None else activation(scores)
@@ -340,7 +368,7 @@ def shared_negatives(
         return loss(pos, scores, accidental=accidental, where=targets != 0, axis_name=axis_name)
 
     text = f"{called}; in-batch negatives and {drawn.num_samples} ∝ frequency^{drawn.alpha:g}"
-    return Objective(draw, value, name, text)
+    return Objective(draw, value, name, text, (drawn.table, drawn.log_q))
 
 
 def score_with_samples(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:

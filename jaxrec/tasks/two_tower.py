@@ -10,6 +10,7 @@ pair_age [P], the age of each example, if the model reads it. Examples: example 
     mixed negatives                    two_tower(model, negatives=1024)
     drawn negatives alone              two_tower(model, negatives=1024, in_batch=False)
     a triplet loss of the hardest      two_tower(model, losses.hinge, hardest=2, corrected=False)
+    frequencies of a stream            two_tower(model, frequency=sampling.streaming_frequency(num_items + 1))
 
 Negatives of each pair's own are those of `tasks.pairs.pairwise`, which trains the same models. A trained
 model is ranked as one of pairs is, by the final vectors of all users and items (`pairs.ranked`): a user or an
@@ -33,6 +34,7 @@ from jaxrec.types import SHARED, Array, Batch, Context, Key, Task, Variables
 # (scores of observed items [B], of others [B, N], accidental=[B, N], where=[B], axis_name=…) -> scalar
 Loss = Callable[..., Array]
 DRAWN = "drawn"  # a batch's column of items that are negatives of all examples
+STREAM = "stream"  # the collection of a task's variables that a `StreamingFrequency` remembers
 
 
 class TowerModel(Protocol):
@@ -63,6 +65,7 @@ def two_tower(
     corrected: bool = True,
     hardest: int | None = None,
     same: str | None = None,
+    frequency: sampling.StreamingFrequency | None = None,
 ) -> Task:
     """The task of scoring a pair's item above other items; predict gives the observed items' scores [B].
 
@@ -79,10 +82,18 @@ def two_tower(
         counts real pairs. For a softmax; drawn items alone are equally probable, so that it changes nothing.
       hardest: only so many negatives enter the loss, those of the highest scores. None: all.
       same: a column of the context by item, such as "item_view": only items of the same value are negatives.
+      frequency: estimates how often an item is in a batch from the batches so far, this one among them, in
+        place of `item_log_frequency`, which counts training pairs (Yi et al., 2019, section 4). Its state is
+        the collection "stream" of the variables.
 
     Raises:
-      ValueError: no negatives at all; a number out of range.
+      ValueError: no negatives at all; a number out of range; a frequency that would correct nothing.
     """
+    if frequency is not None and not (corrected and in_batch):
+        raise ValueError(
+            f"frequency: corrects scores of a batch's items, but corrected={corrected} and in_batch="
+            f"{in_batch}; leave it out"
+        )
     if negatives < 0 or not (in_batch or negatives):
         raise ValueError(
             f"in_batch={in_batch}, negatives={negatives}: take the batch's items, draw one at least, or both"
@@ -96,26 +107,30 @@ def two_tower(
         found: Variables = model.init(
             key, batch["user"][:1], batch["item"][:1, None], batch[SHARED], train=False
         )
-        return found
+        return found if frequency is None else {**found, STREAM: frequency.init()._asdict()}
 
     def value(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
         users, items, drawn, updates = _vectors(model, variables, batch, key, axis_name)
+        shares: Array | None = None
+        state: Variables = {}
+        if corrected and in_batch:
+            shares, state = _shares(variables, batch, frequency, axis_name)
         pos, neg, accidental = _scores(
             batch,
             users / model.temperature,
             items,
             drawn,
+            shares,
             in_batch=in_batch,
-            corrected=corrected,
             same=same,
             axis_name=axis_name,
         )
         if hardest is not None:
             neg, accidental = losses.hardest_negatives(neg, hardest, accidental)
         mean = loss(pos, neg, accidental=accidental, where=batch["mask"], axis_name=axis_name)
-        return {"pairs": mean}, updates
+        return {"pairs": mean}, {**updates, **state}
 
     def predict(variables: Variables, batch: Batch) -> Array:
         scores = model.apply(variables, batch["user"], batch["item"][:, None], batch[SHARED], train=False)
@@ -149,13 +164,16 @@ def _scores(
     users: Array,
     items: Array,
     drawn: Array | None,
+    shares: Array | None,
     *,
     in_batch: bool,
-    corrected: bool,
     same: str | None,
     axis_name: str | None,
 ) -> losses.InBatch:
-    """Scores of the observed items [b] and of all candidates [b, N], corrected if they are to be."""
+    """Scores of the observed items [b] and of all candidates [b, N].
+
+    shares: log of each item's share of pairs, by which scores are corrected; None: they are not.
+    """
     pos, neg, accidental = losses.in_batch_scores(
         users,
         items,
@@ -168,8 +186,8 @@ def _scores(
     if same is not None:
         group = jnp.asarray(batch[SHARED][same])
         accidental = accidental | (group[ids] != group[batch["item"]][:, None])
-    if corrected and in_batch:
-        log_prob = _log_probability(batch[SHARED], _number_of_real(batch, axis_name), ids.shape[0] - size)
+    if shares is not None:
+        log_prob = _log_probability(shares, _number_of_real(batch, axis_name), ids.shape[0] - size)
         pos = pos - jnp.where(batch["mask"], log_prob[batch["item"]], 0.0)
         neg = neg - jnp.where(accidental, 0.0, log_prob[ids])
     if not in_batch:
@@ -181,6 +199,7 @@ def _vectors(
     model: TowerModel, variables: Variables, batch: Batch, key: Key, axis_name: str | None
 ) -> tuple[Array, Array, Array | None, Variables]:
     """Vectors of users [b, D], of their items [b, D] and of drawn ones [m, D], and updated collections."""
+    variables = {name: tree for name, tree in variables.items() if name != STREAM}
     kept = [name for name in variables if name != "params"]
     context, rows = batch[SHARED], batch["row"]
     user_key, item_key = jax.random.split(key)
@@ -241,9 +260,28 @@ def _number_of_real(batch: Batch, axis_name: str | None) -> Array:
     return jnp.maximum(number if axis_name is None else jax.lax.psum(number, axis_name), 1.0)
 
 
-def _log_probability(context: Context, size: Array, negatives: int) -> Array:
-    """Log of each item's probability among `size` items of pairs and `negatives` uniform ones, [I + 1]."""
-    share = jnp.asarray(context["item_log_frequency"])
+def _shares(
+    variables: Variables,
+    batch: Batch,
+    frequency: sampling.StreamingFrequency | None,
+    axis_name: str | None,
+) -> tuple[Array, Variables]:
+    """Log of the share of pairs with each item, [I + 1], and what is remembered of the batches so far."""
+    counted = jnp.asarray(batch[SHARED]["item_log_frequency"])
+    if frequency is None:
+        return counted, {}
+    stream = frequency.update(
+        sampling.Stream(**variables[STREAM]), batch["item"], batch["mask"], axis_name=axis_name
+    )
+    in_a_batch = frequency.log_probability(stream, jnp.arange(counted.shape[0]))
+    return in_a_batch - jnp.log(_number_of_real(batch, axis_name)), {STREAM: stream._asdict()}
+
+
+def _log_probability(share: Array, size: Array, negatives: int) -> Array:
+    """Log of each item's probability among `size` items of pairs and `negatives` uniform ones, [I + 1].
+
+    share: log of its share of pairs.
+    """
     if not negatives:
         return share
     total, num_items = size + negatives, share.shape[0] - 1

@@ -16,7 +16,8 @@ from tests.commands.small_data import EVENTS, ITEMS, write_attributes, write_eve
 WALKS: dict[str, Any] = {"dim": 4, "walk_length": 4, "window": 2, "epochs": 2}
 MODELS: dict[str, dict[str, Any]] = {
     "pinsage": {"dim": 4, "hidden_dim": 3, "neighbours": 3, "walks": 5, "negatives": 4, "batch_size": 32,
-                "epochs": 2, "evaluate_every": 1, "seeds": (0, 1)},
+                "epochs": 2, "evaluate_every": 1, "seeds": (0, 1), "hard": 1, "hard_first": 0.1,
+                "hard_last": 0.5, "hard_walks": 20},
     "eges": {**WALKS, "attributes": ("colour",)},
     "co-visitation": {"beyond": (5,)},
     "markov": {"split": "user"},

@@ -24,6 +24,11 @@ TRAINED: dict[str, dict[str, Any]] = {
     "rcf": {"dim": 4, "attention_dim": 2, "hidden_dim": 4, "max_history": 4, "batch_size": 32, "epochs": 2,
             "evaluate_every": 1, "seeds": (0, 1)},
     "two-tower": {"dim": 4, "hidden_dims": (4,), "batch_size": 32, "epochs": 1},
+    "mv-dssm": {"dim": 4, "hidden_dims": (4,), "out_dim": 3, "batch_size": 32, "epochs": 1},
+    "pdn": {"dim": 4, "hidden_dims": (4,), "direct_dims": (4,), "batch_size": 32, "epochs": 1,
+            "evaluate_every": 1, "seeds": (0, 1)},
+    "dfn": {"dim": 4, "num_heads": 2, "attention_dim": 3, "deep_dims": (4,), "max_len": 4, "batch_size": 32,
+            "epochs": 1, "evaluate_every": 1},
 }  # fmt: skip
 OF_HISTORIES: dict[str, dict[str, Any]] = {
     "mult-vae": {"hidden_dim": 6, "latent_dim": 3, "batch_size": 8, "epochs": 2, "evaluate_every": 1},
@@ -34,7 +39,7 @@ COUNTED: dict[str, dict[str, Any]] = {
     "ials": {"dim": 4, "epochs": 2, "seeds": (0, 1)},
 }
 MODELS = {**TRAINED, **OF_HISTORIES, **COUNTED}
-WITHOUT_VECTORS = ("neumf", "rcf", "ease", "matrix-user-knn", *OF_HISTORIES)
+WITHOUT_VECTORS = ("neumf", "rcf", "pdn", "dfn", "ease", "matrix-user-knn", *OF_HISTORIES)
 READ_HISTORIES = ("ease", "ials", *OF_HISTORIES)
 
 

@@ -68,6 +68,20 @@ def test_wrong_options_are_refused(folder: Path, options: dict[str, Any], messag
     assert not (folder / "bad").exists()
 
 
+def test_octopus_is_trained_and_has_a_vector_of_each_channel(folder: Path) -> None:
+    given = {**SMALL, "epochs": 1, "num_channels": 3}
+    train("octopus", folder / "events.csv", run=folder / "octopus", penalty=0.5, **given)
+    run = serve.load(folder / "octopus")
+    assert (run.kept.kind, run.kept.name) == ("multi-interest", "octopus-ssm-logq")
+    assert run.embed("users").vectors.shape == (24, 3, 4)
+    assert len(run.recommend(["u3"], k=4)[0].items) == 4
+    for channels, message in ((5, "num_interests=5: must be at most dim=4"), (0, "num_channels=0: must be")):
+        given = {**SMALL, "num_channels": channels}
+        with pytest.raises(ValueError, match=message):
+            train("octopus", folder / "events.csv", run=folder / "bad", **given)
+    assert not (folder / "bad").exists()
+
+
 def test_vectors_of_items_are_refused(folder: Path) -> None:
     vectors = {f"sku{item}": np.ones(2, np.float32) for item in range(12)}
     path = folder / "vectors.npz"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jaxrec import serve
@@ -38,7 +39,7 @@ def test_ids_alone_will_do(events: Path, model: str, tmp_path: Path) -> None:
 
 
 def test_features_do_without_ids(events: Path, features: Path, tmp_path: Path) -> None:
-    options = {**SMALL, "ids": False, "history": 4, "item_features": str(features)}
+    options = {**SMALL, "ids": False, "history": 4, "item_features": str(features), "streaming": True}
     run = train("two-tower", events, run=tmp_path / "run", **options)
     assert len(run.settings["item_features_sha256"]) == 64
     assert serve.load(tmp_path / "run").recommend(["u3"], k=3)[0].scores.std() > 0
@@ -52,7 +53,11 @@ def test_what_makes_no_sense_is_refused(events: Path, features: Path, tmp_path: 
     short = tmp_path / "short.jsonl"
     short.write_text("".join(features.read_text().splitlines(keepends=True)[:3]))
     for options, message in (
-        ({"item_features": str(short)}, "have no row, such as"),
+        ({"item_features": str(short), "ids": False, "history": 4}, "ids=False: item number .* no feature"),
+        (
+            {"item_feature_columns": ("kind",)},
+            "item_feature_columns=.* are columns of --item-features",
+        ),
         ({"item_features": str(unknown), "ids": False, "history": 4}, "ids=False: item number .* no feature"),
         ({"ids": False}, "ids=False: users have no features"),
         ({"ids": False, "history": 4}, "ids=False: users have no features"),
@@ -73,3 +78,55 @@ def test_what_makes_no_sense_is_refused(events: Path, features: Path, tmp_path: 
     with pytest.raises(ValueError, match="item_features='x': no such option"):
         train("bpr-mf", events, run=tmp_path / "run", item_features="x", **EVENTS)
     assert not (tmp_path / "run").exists()
+
+
+def test_some_columns_of_a_csv_file_are_read_and_items_may_have_no_line(events: Path, tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    lines = [f"sku{i},{'a;b' if i % 2 else 'c'},{i}" for i in range(ITEMS - 3)]
+    path.write_text("\n".join(["sku,kind,size", *lines]) + "\n")
+    options = {**SMALL, "item_features": str(path), "item_feature_columns": ("kind",), "direct_dims": (4,)}
+    run = train("pdn", events, run=tmp_path / "run", feature_separator=";", **options)
+    kinds = np.asarray(run.variables["columns"]["item_kind"])[0]
+    assert "item_size" not in run.variables["columns"]
+    assert kinds.shape == (ITEMS + 1, 2) and (kinds[1:] == 0).all(axis=1).sum() == 3
+
+
+def test_views_are_a_column_of_the_features(events: Path, features: Path, tmp_path: Path) -> None:
+    options = {**SMALL, "out_dim": 3, "item_features": str(features)}
+    run = train("mv-dssm", events, run=tmp_path / "run", view="kind", **options)
+    assert run.kind == "factors" and serve.load(tmp_path / "run").embed("items").vectors.shape[1] == 3
+    with pytest.raises(ValueError, match="view='colour': is no feature of items .kind, size"):
+        train("mv-dssm", events, run=tmp_path / "bad", view="colour", **options)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_path_knows_the_features_of_its_items(events: Path, features: Path, tmp_path: Path) -> None:
+    options = {**SMALL, "direct_dims": (4,), "item_features": str(features)}
+    run = train("pdn", events, run=tmp_path / "run", **options)
+    assert set(run.variables["columns"]) == {
+        "items", "start", "length", "user_id", "item_id", "item_kind", "item_size"
+    }  # fmt: skip
+    (answer,) = serve.load(tmp_path / "run").recommend(["u3"], k=3)
+    rows = {"uid": ["u3"] * 3, "sku": answer.items.tolist()}
+    np.testing.assert_allclose(serve.load(tmp_path / "run").score(rows)["score"], answer.scores, rtol=1e-5)
+
+
+def test_feedback_is_of_three_kinds(events: Path, tmp_path: Path) -> None:
+    head, *lines = events.read_text().splitlines()
+    path = tmp_path / "feedback.csv"
+    kinds = [1, 1, 1, 1, 0, -1]
+    path.write_text(
+        "\n".join([f"{head},kind,two", *(f"{line},{kinds[at % 6]},2" for at, line in enumerate(lines))])
+    )
+    sizes = {"num_heads": 2, "attention_dim": 3, "deep_dims": (4,), "max_len": 4}
+    options = {**EVENTS, "dim": 4, "batch_size": 64, "epochs": 1, "evaluate_every": 1, **sizes}
+    train("dfn", path, run=tmp_path / "run", feedback="kind", split="last", **options)
+    run = serve.load(tmp_path / "run")
+    columns = run.kept.variables["columns"]
+    assert columns["disliked_length"].sum() > 0 and columns["shown_length"].sum() > 0
+    assert run.kept.histories is not None
+    assert len(run.kept.histories.items) == sum(kinds[at % 6] == 1 for at in range(len(lines)))
+    assert len(run.recommend(["u3"], k=3)[0].items) == 3
+    with pytest.raises(ValueError, match="feedback 2 .*must be 1 .clicked."):
+        train("dfn", path, run=tmp_path / "bad", feedback="two", **options)
+    assert not (tmp_path / "bad").exists()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jaxrec.data.item_attributes import load_item_attributes
 from jaxrec.data.side_feature_files import load_side_features
 
 TABLE: dict[str, Any] = {
@@ -24,7 +25,6 @@ def test_rows_are_in_the_order_of_the_ids(tmp_path: Path, form: str) -> None:
     source: Any = TABLE
     rows = [dict(zip(TABLE, row, strict=True)) for row in zip(*TABLE.values(), strict=True)]
     if form == "csv":
-        pytest.importorskip("pyarrow", reason="needs the extra `parquet`")
         source = tmp_path / "items.csv"
         lines = [",".join(map(str, row.values())) for row in rows]
         source.write_text("\n".join([",".join(TABLE), *lines]) + "\n")
@@ -47,11 +47,10 @@ def test_without_a_separator_a_cell_is_one_value() -> None:
 @pytest.mark.parametrize(
     "change, options, message",
     [
-        ({}, {"ids": ["a", "d", "e"]}, "2 of 3 have no row, such as 'd', 'e'; add one, with empty cells"),
-        ({"sku": ["a", "b", "a"]}, {}, "sku 'a' has two rows"),
-        ({"sku": ["a", None, "b"]}, {}, "sku is missing"),
+        ({"sku": ["a", "b", "a"]}, {}, "sku 'a' has a line before; give its values in one cell, as in 'a|b'"),
+        ({"sku": ["a", None, "b"]}, {}, "the sku is missing"),
         ({}, {"entity": "item"}, "item"),
-        ({}, {"columns": ["sku"]}, "there is no feature beside 'sku'"),
+        ({}, {"columns": ["sku"]}, "there is no column of features beside 'sku'"),
         ({}, {"columns": ["colour"]}, "colour"),
         ({"year": [1.5, 2.0, 3.0]}, {}, "year"),
         ({"brand": ["", "x", ""]}, {}, "feature brand: no user or item has a value"),
@@ -63,6 +62,21 @@ def test_what_makes_no_sense_is_refused(
     given = {"ids": ["a", "b"], "entity": "sku", **options}
     with pytest.raises(ValueError, match=message):
         load_side_features({**TABLE, **change}, given.pop("ids"), **given)
+
+
+def test_an_item_without_a_row_has_no_feature() -> None:
+    found = load_side_features(TABLE, ["a", "d", "b"], entity="sku", columns=["brand", "tags"])
+    assert found.columns["brand"].tolist() == [0, 1, 0, 2] and found.empty().tolist() == [2]
+    with pytest.raises(ValueError, match="number 2 has no value"):
+        load_side_features(TABLE, ["a", "d", "b"], entity="sku", allow_empty=False)
+
+
+def test_features_are_attributes_of_the_same_reader() -> None:
+    """The ids of `load_item_attributes`, whatever the order of a cell's values."""
+    table = {"item": ["b", "c", "a"], "brand": ["x", "", "w"], "tags": ["q|p", "q", ""]}
+    found = load_side_features(table, ["a", "b", "d"], entity="item").as_ids()
+    np.testing.assert_array_equal(found, load_item_attributes(table, ["a", "b", "d"]).ids)
+    assert found.dtype == np.int32 and found.shape == (4, 2, 2)
 
 
 def test_an_item_whose_cells_are_empty_is_refused_where_features_are_all_there_is() -> None:

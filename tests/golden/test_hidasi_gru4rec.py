@@ -17,9 +17,9 @@ import pytest
 from jaxrec import losses
 from jaxrec.convert import hidasi
 from jaxrec.convert.state_dict import Converted
-from jaxrec.tasks.objectives import Objective, negatives, shared_negatives
+from jaxrec.tasks.objectives import TABLES, Objective, negatives, shared_negatives
 from jaxrec.tasks.parallel_sessions import LANES, parallel_sessions
-from jaxrec.types import Array, Variables
+from jaxrec.types import SHARED, Array, Variables
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
 
@@ -52,7 +52,8 @@ def objective_of(config: dict[str, Any], popularity: np.ndarray) -> Objective:
 def run(golden: Golden, converted: Converted) -> tuple[dict[str, Array], Variables]:
     """Our outputs under the names of the fixture's, and the gradient of the sum of the steps' losses."""
     model, variables, _ = converted
-    task = parallel_sessions(model, objective_of(golden.meta["config"], golden.inputs["popularity"]))
+    objective = objective_of(golden.meta["config"], golden.inputs["popularity"])
+    task = parallel_sessions(model, objective)
     items, targets, samples = (
         jnp.asarray(golden.inputs[name] + 1, jnp.int32) for name in ("x", "y", "negatives")
     )
@@ -69,6 +70,7 @@ def run(golden: Golden, converted: Converted) -> tuple[dict[str, Array], Variabl
                 "reset": jnp.asarray(golden.inputs["reset"][t]),
                 "row": jnp.arange(lanes),
                 "samples": jnp.broadcast_to(samples[t], (lanes, samples.shape[1])),
+                SHARED: {TABLES: objective.tables},
             }
             before: Variables = {"params": params, LANES: carried}
             parts, after = task.losses(before, batch, jax.random.key(0))

@@ -41,26 +41,36 @@ def converted(golden: Golden) -> Converted:
     return rechub_interests.comirec_sa(state, max_len=config["max_len"])
 
 
-@pytest.fixture(params=[*golden_files("mind"), *golden_files("comirec")], scope="module")
-def each(request: pytest.FixtureRequest) -> Computed:
-    path: Path = request.param
-    golden = read(path)
+def users_of(golden: Golden) -> Array:
+    """Ids of users [B], or with further features, whose ids are theirs plus 1, [B, n]."""
+    names = rechub_interests.user_features(golden.params)
+    columns = [jnp.asarray(golden.inputs[name], jnp.int32) + (name != names[0]) for name in names]
+    return columns[0] if len(columns) == 1 else jnp.stack(columns, axis=1)
+
+
+def computed(golden: Golden) -> Computed:
+    """Our outputs and gradients for a fixture."""
     found = converted(golden)
     model = found.module
     ids = {name: jnp.asarray(value, jnp.int32) for name, value in golden.inputs.items() if "init" not in name}
     columns: dict[str, Any] = {"train": False}
     if "routing_init" in golden.inputs:
         columns["logits"] = golden.inputs["routing_init"].swapaxes(1, 2)
-    plain = model.clone(num_users=0, normalised=False)  # the interests before the user's embedding
+    users = users_of(golden)
+    plain = model.clone(
+        num_users=0, profile=(), normalised=False
+    )  # the interests before the user's embedding
     cut = golden.meta["config"].get("routing", DEEPEST) < DEEPEST
-    profile = UserVectors(model.dim, model.num_users, normalised=True, user_dim=model.user_dim)
+    profile = UserVectors(
+        model.dim, model.num_users, normalised=True, user_dim=model.user_dim, profile=model.profile
+    )
 
     def loss(variables: Any) -> tuple[Array, dict[str, Array]]:
         first = plain.apply(variables, ids["hist"], **columns).vectors
-        user = model.apply(variables, ids["hist"], users=ids["user_id"], **columns)
+        user = model.apply(variables, ids["hist"], users=users, **columns)
         if cut:  # no round of the reference has a gradient
             own = {"params": variables["params"]["user"]}
-            again = profile.apply(own, jax.lax.stop_gradient(first), ids["user_id"])
+            again = profile.apply(own, jax.lax.stop_gradient(first), users)
             user = user._replace(vectors=again)
         table = model.apply(variables, method="item_table")
         items = jnp.concatenate([ids["item_id"][:, None], ids["neg"]], axis=1)
@@ -72,6 +82,12 @@ def each(request: pytest.FixtureRequest) -> Computed:
 
     gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(found.variables)
     return Computed(golden, found, outputs, to_state(gradients, found.locations))
+
+
+@pytest.fixture(params=[*golden_files("mind"), *golden_files("comirec")], scope="module")
+def each(request: pytest.FixtureRequest) -> Computed:
+    path: Path = request.param
+    return computed(read(path))
 
 
 def test_outputs_and_loss(each: Computed) -> None:
@@ -93,9 +109,3 @@ def test_sizes_are_those_of_the_configuration(each: Computed) -> None:
     config, model = each.golden.meta["config"], each.converted.module
     assert (model.num_interests, model.dim) == (config["interests"], config["embed_dim"])
     assert model.max_len == config["max_len"]
-
-
-def test_several_features_of_users_are_refused(each: Computed) -> None:
-    name = "embedding.embed_dict.age.weight"
-    with pytest.raises(ValueError, match="2 features of users"):
-        converted(each.golden._replace(params={**each.golden.params, name: np.zeros((3, 2), np.float32)}))

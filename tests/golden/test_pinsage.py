@@ -36,24 +36,30 @@ def block(inputs: dict[str, np.ndarray], layer: int, rows: int) -> tuple[np.ndar
     return neighbours, weights
 
 
-@pytest.fixture(params=golden_files("pinsage"), scope="module")
-def computed(request: pytest.FixtureRequest) -> Computed:
-    path: Path = request.param
-    golden = read(path)
+def features_of(golden: Golden) -> np.ndarray | None:
+    """Features of the items: "feature", or of several layers "feature/<layer>", side by side."""
+    inputs = golden.inputs
+    parts = [inputs[f"feature/{n}"] for n in dgl.feature_layers(golden.params) if f"feature/{n}" in inputs]
+    return np.concatenate(parts, axis=1) if parts else inputs.get("feature")
+
+
+def compute(golden: Golden) -> Computed:
+    """Our outputs and gradients for a fixture."""
     inputs, config = golden.inputs, golden.meta["config"]
     ours = dgl.pinsage(golden.params)
     sizes = config["nodes_per_layer"]
     blocks = [block(inputs, layer, rows) for layer, rows in enumerate(sizes[1:])]
     ids = jnp.asarray(inputs["node"] + 1, jnp.int32)
+    features = features_of(golden)
     heads, tails, negatives = (inputs[name] for name in ("heads", "tails", "negatives"))
 
     def total(variables: Variables) -> tuple[Array, dict[str, Any]]:
         bound = ours.module.bind(variables)
-        first = rows = bound.project(ids, inputs.get("feature"))
+        first = rows = bound.project(ids, features)
         outputs = {"projection": first}
         for layer, (convolve, each) in enumerate(zip(bound.layers, blocks, strict=True)):
             rows = outputs[f"layer{layer}"] = convolve(rows, *each)
-        found = outputs["representation"] = bound.convolved(ids, inputs.get("feature"), blocks)
+        found = outputs["representation"] = bound.convolved(ids, features, blocks)
         bias = variables["params"]["item_bias"][ids[: len(found)]]
 
         def scores(other: np.ndarray) -> Array:
@@ -68,6 +74,12 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
     gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(ours.variables)
     return Computed(golden, ours, outputs, to_state(gradients, ours.locations))
+
+
+@pytest.fixture(params=golden_files("pinsage"), scope="module")
+def computed(request: pytest.FixtureRequest) -> Computed:
+    path: Path = request.param
+    return compute(read(path))
 
 
 def test_vectors_scores_and_loss(computed: Computed) -> None:

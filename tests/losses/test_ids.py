@@ -75,7 +75,8 @@ def by_batch(name: str) -> Callable[[Any, Any], Any]:
     objective = OBJECTIVES[name]
 
     def found(targets: Any, changed: Any) -> Any:
-        drawn = objective.draw(jax.random.key(0), jnp.zeros((2, 2), jnp.int32), CONTEXT)
+        context = objectives.with_tables(CONTEXT, objective)
+        drawn = objective.draw(jax.random.key(0), jnp.zeros((2, 2), jnp.int32), context)
         batch = {**drawn, **changed, "targets": targets}
         return jax.value_and_grad(lambda h, t: objective.loss(h, t, batch, None), (0, 1))(HIDDEN, TABLE)
 

@@ -31,7 +31,7 @@ from jaxrec.tasks import objectives
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
 from jaxrec.tasks.generative import generative
 from jaxrec.tasks.next_item import next_item
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.tasks.profile import profile
 from jaxrec.types import Array, Batch, Context, Key, Task
 
@@ -83,7 +83,7 @@ def all_at_once(parts: Mapping[str, Objective]) -> Objective:
     """The sum of several objectives: the encoder is traced once for all of them."""
 
     def draw(key: Key, users: Array, context: Context) -> dict[str, Any]:
-        return {name: part.draw(key, users, context) for name, part in parts.items()}
+        return {name: part.draw(key, users, with_tables(context, part)) for name, part in parts.items()}
 
     def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
         found = [

@@ -145,6 +145,13 @@ def test_it_starts_near_the_base_rate(rate: float) -> None:
     np.testing.assert_allclose(sigmoid(np.asarray(start)), rate, rtol=1e-4)
 
 
+def test_without_a_net_of_the_bias_there_are_no_parameters_for_it() -> None:
+    found = drawn(MODEL.clone(with_bias=False), X, TARGET, HISTORY, MASK)["params"]
+    assert {name for name in VARIABLES["params"] if name not in found} == {"bias_net", "bias_bias"}
+    with pytest.raises(ValueError, match="bias: is given to a model without its net"):
+        MODEL.clone(with_bias=False).init(jax.random.key(0), X, TARGET, HISTORY, MASK, bias=MORE["bias"])
+
+
 def test_wrong_fields_are_refused() -> None:
     for fields, message in (({"base_rate": 1.0}, r"base_rate=1\.0"), ({"max_paths": -1}, "max_paths=-1")):
         with pytest.raises(ValueError, match=message):

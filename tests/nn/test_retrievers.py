@@ -13,10 +13,12 @@ import pytest
 
 from jaxrec.data.events.graph import bipartite
 from jaxrec.data.events.neighbourhoods import importance_neighbourhoods
+from jaxrec.nn.retrieval.dfn import DFN, DFNPairs
 from jaxrec.nn.retrieval.lightgcn import LightGCN
 from jaxrec.nn.retrieval.mf import MF
 from jaxrec.nn.retrieval.ncf import GMF, MLPPairs, NeuMF, pretrained
 from jaxrec.nn.retrieval.ngcf import NGCF
+from jaxrec.nn.retrieval.pdn import PDN, PDNPairs
 from jaxrec.nn.retrieval.pinsage import PinSage
 from jaxrec.nn.retrieval.rcf import RCF
 from jaxrec.nn.retrieval.simplex import SimpleX
@@ -27,11 +29,15 @@ from jaxrec.train.step import make_step
 from jaxrec.types import Array, Context, Retriever, Variables
 from tests.lowering import repeated_float_adds
 from tests.nn.drawn import applied, drawn
-from tests.tasks import small_pairs
+from tests.tasks import small_pairs, small_towers
 from tests.tasks.small_pairs import MOST, NUM_ITEMS, NUM_USERS
 
 SMALL: dict[str, Any] = {"num_users": NUM_USERS, "num_items": NUM_ITEMS, "dim": 4}
 POOLED: dict[str, Any] = {"max_history": 5, "gamma": 0.6}
+FIELDS = (
+    (small_towers.USER_ID, small_towers.KIND._replace(dim=4)),
+    (small_towers.ITEM_ID, small_towers.TAGS._replace(dim=4)),
+)
 MODELS: dict[str, Any] = {
     "lightgcn": LightGCN(**SMALL),
     "lightgcn_dropout": LightGCN(**SMALL, num_layers=2, edge_dropout=0.2),
@@ -46,6 +52,8 @@ MODELS: dict[str, Any] = {
     "neumf": NeuMF(**SMALL, mlp_dim=3, hidden_dims=(4,)),
     "pinsage": PinSage(NUM_ITEMS, 4, 5, item_bias=True),
     "rcf": RCF(**SMALL, num_values=(3, 2), max_history=4, attention_dim=3, hidden_dims=(4,), items_at_once=4),
+    "pdn": PDNPairs(*FIELDS, PDN((4,), (3,), max_paths=5, with_bias=False), 5, 4, same=("item_tags",)),
+    "dfn": DFNPairs(*FIELDS, DFN(2, 5, 3, (4,)), 5, 4, max_feedback=3),
     "ngcf": NGCF(**SMALL, hidden_dims=(3, 5), node_dropout=0.1, message_dropout=0.1),
 }
 TABLES = ("user_embedding", "item_embedding")  # the endings of the names of tables of users and items
@@ -59,15 +67,42 @@ SPREADING = {
     "ngcf",
     "pinsage",
     "rcf",
+    "pdn",
+    "dfn",
 }
 USER, ITEM = np.array([1, 3, 6, 4]), np.array([[2, 9, 2], [1, 1, 5], [7, 3, 8], [4, 6, 9]])
-LABELLED = {"mf_biases", "gmf", "mlp", "neumf"}  # trained on labelled pairs, where biases of users matter
+LABELLED = {
+    "mf_biases",
+    "gmf",
+    "mlp",
+    "neumf",
+    "pdn",
+    "dfn",
+}  # trained on labelled pairs, where biases of users matter
 ALIKE = {"mf_cosine", "gmf", "simplex_mean"}  # whose steps are compiled for another of their kind
 # Adam makes whole steps of gradients that are 0 but for rounding, unless its epsilon is well above them.
 ADAM = optax.adam(0.05, eps=1e-5)
 # Parameters of which the gradient may be 0: these biases shift what a softmax reads where no unit is cut.
-UNFELT = {"rcf": "type_hidden"}
+UNFELT = {"rcf": "type_hidden", "dfn": "score"}
 every_model = pytest.mark.parametrize("name", MODELS)
+
+
+# Of each user; users 4 and 6 have neither.
+DISLIKED = ((7, 3), (2, 8, 9, 1), (), (4,), (), ())
+SHOWN = ((), (4, 6, 7), (1,), (), (3, 9), ())
+
+
+def ragged(lists: dict[str, tuple[tuple[int, ...], ...]]) -> dict[str, np.ndarray]:
+    """Lists of items of users as columns, with where each begins and how long it is."""
+    found: dict[str, np.ndarray] = {}
+    for name, of_users in lists.items():
+        length = np.array([len(items) for items in of_users], np.int32)
+        found |= {
+            name: np.array([item for items in of_users for item in items], np.int32),
+            f"{name}_start": (np.cumsum(length) - length).astype(np.int32),
+            f"{name}_length": length,
+        }
+    return found
 
 
 @functools.cache
@@ -77,8 +112,9 @@ def context() -> dict[str, Any]:
     near = importance_neighbourhoods(graph, number=2, walks=20, seed=1)
     # Two attributes of each item, with up to two values of three, and of two.
     attributes = np.array([[[1 + i % 3, 0], [i % 3, i % 2 * 2]] for i in range(NUM_ITEMS + 1)], np.int32)
-    columns = {"graph": graph, "neighbours": near, "attributes": attributes}
-    return {**small_pairs.context(), **jax.tree.map(jnp.asarray, columns)}
+    lists = {"disliked": DISLIKED, "shown": SHOWN}
+    columns = {"graph": graph, "neighbours": near, "attributes": attributes, **ragged(lists)}
+    return {**small_towers.context(), **jax.tree.map(jnp.asarray, columns)}
 
 
 @functools.cache

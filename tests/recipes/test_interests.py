@@ -19,6 +19,7 @@ from jaxrec.protocols import next_item
 from jaxrec.recipes import interests as recipes
 from jaxrec.sampling import log_prob, log_uniform_table
 from jaxrec.tasks import interests
+from jaxrec.tasks.objectives import with_tables
 from jaxrec.types import Protocol
 from tests.nn.drawn import drawn
 
@@ -33,7 +34,8 @@ def test_the_sampled_softmax_draws_by_the_counts_of_training() -> None:
     recipe = recipes.ComiRec(num_samples=4000)
     objective = recipes.LOSSES["ssm-logq"](DATA, recipe)
     assert objective.name == "ssm-logq" and "4000 log-uniform" in objective.description
-    drawn_ids = objective.draw(jax.random.key(0), jnp.zeros(2, jnp.int32), {})["samples"]
+    context = with_tables({}, objective)
+    drawn_ids = objective.draw(jax.random.key(0), jnp.zeros(2, jnp.int32), context)["samples"]
     assert drawn_ids.shape == (2, 4000) and (drawn_ids[0] == drawn_ids[1]).all()
     share = np.bincount(np.asarray(drawn_ids[0]), minlength=DATA.num_items + 1) / 4000
     events = DATA.split.training_events()

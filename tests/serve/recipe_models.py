@@ -144,6 +144,7 @@ MODELS: dict[Callable[..., Any], Sequence | MultiInterest | Other] = {
             (interests.sine, interests.Sine, {"num_prototypes": 6}),
             (interests.sdm, interests.Sdm, {"num_heads": 2, "short_len": 3}),
             (interests.poly_encoder, interests.Poly, {"num_interests": 5}),
+            (interests.octopus, interests.OctopusRecipe, {"num_channels": 4}),
             (interests.mean_of_events, interests.Mean, {}),
         )
     },

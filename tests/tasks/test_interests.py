@@ -20,7 +20,7 @@ from jaxrec.nn.retrieval.sine import SINE
 from jaxrec.protocols import interests as plans
 from jaxrec.protocols import next_item
 from jaxrec.tasks import objectives
-from jaxrec.tasks.interests import filled, in_batch_softmax, interests, retriever
+from jaxrec.tasks.interests import IN_BATCH, filled, in_batch_softmax, interests, retriever
 from jaxrec.types import Array, Interests
 from tests.tasks import small
 
@@ -49,8 +49,8 @@ def examples() -> dict[str, Array]:
 @functools.cache
 def prepared(model: Any = MODEL, objective: Any = FULL) -> dict[str, np.ndarray]:
     task = interests(model, objective)
-    found = jax.jit(task.prepare)(jax.random.key(0), examples(), columns())
-    return {name: np.asarray(column) for name, column in found.items()}
+    context = objectives.with_tables(columns(), objective)
+    return jax.tree.map(np.asarray, dict(jax.jit(task.prepare)(jax.random.key(0), examples(), context)))
 
 
 @functools.cache
@@ -268,3 +268,13 @@ def test_plans_without_a_target_are_refused(plan: Any) -> None:
         plan(data(), 4, least=0)
     with pytest.raises(ValueError, match="least=50: no user has more than 50 training events"):
         plan(data(), 4, least=50)
+
+
+def test_the_softmax_over_a_batch_is_for_models_that_score() -> None:
+    """By name as by None; another task refuses it before a step is made."""
+    with pytest.raises(ValueError, match=r"objective=None: ComiRecSA has no scores\(interests, vectors\)"):
+        interests(MODEL, IN_BATCH)
+    model = PolyEncoder(**SMALL, num_interests=2)
+    assert "samples" not in interests(model, IN_BATCH).prepare(jax.random.key(0), examples(), columns())
+    with pytest.raises(ValueError, match="in-batch: scores the targets of a batch by the model's own"):
+        IN_BATCH.draw(jax.random.key(0), jnp.zeros(2, jnp.int32), columns())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ import pytest
 from jaxrec.data.events.graph import bipartite
 from jaxrec.data.events.neighbourhoods import importance_neighbourhoods
 from jaxrec.nn.retrieval.pinsage import PinSage
+from jaxrec.protocols import items
+from jaxrec.recipes import item_graphs
 from jaxrec.tasks import item_pairs
 from tests.lowering import repeated_float_adds
 from tests.nn.drawn import drawn
@@ -92,8 +95,67 @@ def test_the_query_is_the_mean_of_the_last_vectors() -> None:
     np.testing.assert_array_equal(model.items(variables), 2 * vectors)
 
 
+# --- hard negatives -------------------------------------------------------------------------------------
+
+HARD = np.array([[0] * 4, [4, 9, 7, 2], [1, 2, 3, 5], *[[6, 0, 0, 0]] * 7], np.int32)  # of items 0..9
+
+
+def hard_batch(hard: int, seed: int = 0) -> tuple[Any, dict[str, Any]]:
+    task = item_pairs.item_pairs(MODEL, num_items=small_pairs.NUM_ITEMS, negatives=3, hard=hard)
+    context = {**CONTEXT, "hard": jnp.asarray(HARD)}
+    return task, dict(task.prepare(jax.random.key(seed), EXAMPLES, context))
+
+
+@pytest.mark.parametrize("hard", [1, 2, 4])
+def test_hard_negatives_are_of_the_querys_window_and_not_the_pairs_own(hard: int) -> None:
+    met: set[int] = set()
+    for seed in range(12):
+        _, batch = hard_batch(hard, seed)
+        assert batch["hard"].shape == (3, hard)
+        for query, item, ids in zip(batch["query"], batch["item"], np.asarray(batch["hard"]), strict=True):
+            drawn_ids = [i for i in ids.tolist() if i]
+            allowed = set(HARD[int(query)].tolist()) - {0, int(item)}
+            assert len(drawn_ids) == len(set(drawn_ids)) == min(hard, len(allowed))
+            assert set(drawn_ids) <= allowed
+            met |= set(drawn_ids) if int(query) == 1 else set()
+    assert met == {9, 7, 2}  # 4 follows 1
+
+
+def test_the_loss_with_hard_negatives_is_that_of_numpy() -> None:
+    task, batch = hard_batch(2)
+    found = task.losses(VARIABLES, batch, jax.random.key(1))[0]["pairs"]
+    z = np.asarray(MODEL.apply(VARIABLES, CONTEXT, method="vectors")[0])
+    terms = []
+    for at in np.flatnonzero(batch["mask"]):
+        query, item = int(batch["query"][at]), int(batch["item"][at])
+        others = [*np.asarray(batch["shared"]["negatives"]), *(i for i in np.asarray(batch["hard"][at]) if i)]
+        terms += [max(0.0, 1 - z[query] @ z[item] + z[query] @ z[other]) for other in others]
+    np.testing.assert_allclose(found, np.mean(terms), rtol=1e-5)
+
+
+def test_a_curriculum_has_one_more_hard_negative_an_epoch() -> None:
+    data, recipe = small_pairs.data(), item_graphs.PinSageRecipe(hard=2, hard_first=0.1, hard_last=0.5)
+    tasks: Any = item_graphs.related(MODEL, data, recipe)
+    phases = items.phases_of(tasks, 7)
+    assert [(phase.name, phase.epochs) for phase in phases] == [("train-1", 1), ("train-2", 1), ("train", 5)]
+    columns = item_graphs.neighbourhoods(data, recipe)
+    assert columns["hard"].shape == (small_pairs.NUM_ITEMS + 1, 3)  # the ranks 2 to 4
+    for number, phase in enumerate(phases):
+        batch = phase.task.prepare(jax.random.key(0), EXAMPLES, {**data.columns, **columns})
+        assert ("hard" in batch) == (number > 0)
+        assert number == 0 or batch["hard"].shape == (3, number)
+    assert [phase.epochs for phase in items.phases_of(tasks, 2)] == [1, 1]
+    assert [phase.epochs for phase in items.phases_of(tasks[0], 2)] == [2]
+    with pytest.raises(ValueError, match=r"hard=9: of 9 items the ranks 2\.\.4 .* are fewer; widen them"):
+        item_graphs.neighbourhoods(data, dataclasses.replace(recipe, hard=9))
+
+
 def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="last=0: must be at least 1"):
         item_pairs.by_history(0)
     with pytest.raises(ValueError, match="negatives=0: must be at least 1"):
         item_pairs.item_pairs(MODEL, num_items=3, negatives=0)
+    with pytest.raises(ValueError, match="hard=-1: must be at least 0"):
+        item_pairs.item_pairs(MODEL, num_items=3, hard=-1)
+    with pytest.raises(ValueError, match=r"hard_first=0\.5, hard_last=0\.2: must be"):
+        item_graphs.PinSageRecipe(hard_first=0.5, hard_last=0.2)

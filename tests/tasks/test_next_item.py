@@ -18,7 +18,7 @@ from jaxrec.tasks import objectives
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import shuffled
-from jaxrec.types import Batch, Variables
+from jaxrec.types import SHARED, Batch, Variables
 from tests.tasks.small import (
     LENGTHS,
     MAX_LEN,
@@ -181,7 +181,7 @@ def test_sampled_softmax_corrects_for_popularity_and_leaves_out_the_target() -> 
         objectives.sampled_softmax(4, popularity),
         hidden,
         table,
-        {**batch, "samples": np.tile(samples, (2, 1))},
+        {**batch, "samples": np.tile(samples, (2, 1)), SHARED: {objectives.TABLES: popularity}},
     )
     assert got == pytest.approx(np.mean(terms), rel=1e-5)
 
@@ -189,7 +189,9 @@ def test_sampled_softmax_corrects_for_popularity_and_leaves_out_the_target() -> 
 def test_sampled_softmax_draws_one_set_for_the_whole_batch() -> None:
     objective = objectives.sampled_softmax(5, sampling.popularity_table(np.arange(NUM_ITEMS + 1), alpha=0.75))
     draw = jax.jit(objective.draw)
-    samples = np.asarray(draw(jax.random.key(0), np.zeros((3, 4), np.int32), {})["samples"])
+    users = np.zeros((3, 4), np.int32)
+    context = objectives.with_tables({}, objective)
+    samples = np.asarray(draw(jax.random.key(0), users, context)["samples"])
     assert samples.shape == (3, 5)
     assert (samples == samples[0]).all()
     assert ((samples >= 1) & (samples <= NUM_ITEMS)).all()
@@ -237,7 +239,8 @@ def with_draws(packed: Packing | None) -> dict[str, np.ndarray]:
     batch = dict(prepared(packed)[1])
     if packed is None:
         batch["negatives"] = same_draws(prepared(PACKED)[1], batch, "negatives")
-    return batch | {"samples": np.tile(np.array([3, 9, 20, 30]), (len(batch["items"]), 1))}
+    tables = {SHARED: {objectives.TABLES: OBJECTIVES["sampled"].tables}}
+    return batch | {"samples": np.tile(np.array([3, 9, 20, 30]), (len(batch["items"]), 1))} | tables
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -254,8 +257,10 @@ def test_packed_and_padded_losses_and_gradients_are_equal(objective: str) -> Non
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_batch_without_a_real_event_has_loss_zero_and_no_gradient(objective: str) -> None:
     weights = {name: float(name == objective) for name in OBJECTIVES}
-    empty = {name: np.zeros_like(column) for name, column in with_draws(PACKED).items()}
-    empty |= {name: with_draws(PACKED)[name] for name in ("negatives", "samples", "row")}
+    kept = ("negatives", "samples", "row", SHARED)
+    empty = {
+        name: column if name in kept else np.zeros_like(column) for name, column in with_draws(PACKED).items()
+    }
     loss, gradient = weighted(variables_of(MODEL), empty, weights)
     assert float(loss) == 0.0
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jaxrec import losses, sampling
 from jaxrec.data.events.clusters import one_cluster
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
+from jaxrec.protocols import interests
 from jaxrec.tasks.cluster_retrieval import in_cluster_softmax
 from jaxrec.tasks.next_click import sigmoid_softmax
 from jaxrec.tasks.next_item import next_item
@@ -27,11 +29,13 @@ from jaxrec.tasks.objectives import (
     sampled_softmax,
     shared_negatives,
     uniform_softmax,
+    with_tables,
 )
 from jaxrec.train.epoch import make_epoch, shuffled
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
 from jaxrec.types import Array
+from tests.lowering import closed_over
 from tests.tasks import small
 from tests.tasks.small import NUM_ITEMS
 
@@ -240,3 +244,44 @@ def test_bpr_trains_sasrec(number: int) -> None:
 def first_step(plan: Any, columns: Any) -> Any:
     drawn, _ = jax.jit(plan.draw)(jax.random.key(0), columns)
     return jax.tree.map(lambda column: np.asarray(column)[0], drawn)
+
+
+# --- tables are arguments of a program -----------------------------------------------------------------
+
+MANY = 5000  # items, and users
+
+
+def many_columns() -> dict[str, Any]:
+    return {"items": jnp.arange(MANY) + 1, "start": jnp.arange(0, MANY, 2), "length": jnp.full(MANY // 2, 2)}
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        sampled_softmax(4, sampling.popularity_table(np.arange(MANY + 1), alpha=1.0)),
+        shared_negatives(losses.bpr_max, negatives(np.arange(MANY + 1), num_samples=4, alpha=0.5, logq=1.0)),
+    ],
+    ids=lambda objective: objective.name,
+)
+def test_no_program_holds_the_table_of_an_objective(objective: Objective) -> None:
+    context = with_tables(many_columns(), objective)
+    users, targets = jnp.zeros((2, 3), jnp.int32), jnp.ones((2, 3), jnp.int32)
+    hidden, table = jnp.zeros((2, 3, 4)), jnp.zeros((MANY + 1, 4))
+
+    def step(context: Any, hidden: Any, table: Any) -> Any:
+        batch = {"targets": targets, **objective.draw(jax.random.key(0), users, context)}
+        return objective.loss(hidden, table, batch, None)
+
+    assert closed_over(step, context, hidden, table) <= targets.size
+    with pytest.raises(ValueError, match="lacks the tables that the objective reads; give the columns as"):
+        objective.draw(jax.random.key(0), users, many_columns())
+
+
+@pytest.mark.parametrize("plan_of", [interests.one_cut, interests.every_event])
+def test_no_program_holds_a_list_of_users_or_events(plan_of: Any) -> None:
+    columns = many_columns()
+    split = SimpleNamespace(sequences=SimpleNamespace(num_users=MANY // 2))
+    plan = plan_of(SimpleNamespace(split=split, columns=columns), 64)
+    assert closed_over(plan.draw, jax.random.key(0), columns) == 0
+    drawn, _ = plan.draw(jax.random.key(0), columns)
+    assert np.asarray(drawn["mask"]).sum() == MANY // 2

@@ -19,13 +19,13 @@ from jaxrec.data.events.parallel_sessions import LANE_COLUMNS, lane_columns
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks import next_item as ordinary
-from jaxrec.tasks.objectives import Negatives, negatives, shared_negatives
+from jaxrec.tasks.objectives import TABLES, Negatives, negatives, shared_negatives, with_tables
 from jaxrec.tasks.parallel_sessions import LANES, own_lanes, parallel_sessions
 from jaxrec.train import parallel
 from jaxrec.train.epoch import Plan, listed, make_epoch
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
-from jaxrec.types import Array, Batch, Task, Variables
+from jaxrec.types import SHARED, Array, Batch, Task, Variables
 
 NUM_ITEMS, DIM, NUM_LANES = 12, 4, 4
 SESSIONS = [[3, 1, 4], [1, 5], [9, 2, 6, 5, 3], [7], [8, 9], [7, 9, 3, 2], [3, 8, 4, 6, 2, 6], [4, 3]]
@@ -41,12 +41,18 @@ def columns(sessions: list[list[int]], num_lanes: int = NUM_LANES) -> dict[str, 
     """Resident columns of sessions, with the plan of their lanes."""
     lengths = np.array([len(s) for s in sessions], np.int32)
     lanes = lane_columns(lengths, num_lanes)
-    return {
+    found = {
         "items": jnp.asarray(np.concatenate(sessions), jnp.int32),
         "start": jnp.asarray(np.cumsum(lengths) - lengths, jnp.int32),
         "length": jnp.asarray(lengths),
         **{f"lane_{name}": jnp.asarray(column) for name, column in lanes.items()},
     }
+    return dict(with_tables(found, CE))
+
+
+def tables(drawn: Negatives) -> dict[str, Any]:
+    """What a batch shares of negatives."""
+    return {SHARED: {TABLES: (drawn.table, drawn.log_q)}}
 
 
 CONTEXT = columns(SESSIONS)
@@ -72,11 +78,12 @@ def variables() -> Variables:
 PREPARED = jax.jit(jax.vmap(lambda r: TASK.prepare(KEY, r, CONTEXT)))(
     {name: CONTEXT[f"lane_{name}"] for name in LANE_COLUMNS}
 )
+PREPARED = {name: column for name, column in PREPARED.items() if name != SHARED}
 RUN = jax.jit(lambda v, batch: TASK.losses(v, batch, KEY))
 
 
 def batch_of(step: int) -> Batch:
-    return jax.tree.map(lambda x: x[step], PREPARED)
+    return {**jax.tree.map(lambda x: x[step], PREPARED), **tables(DRAWN)}
 
 
 def test_an_epoch_reads_every_pair_of_the_sessions_once() -> None:
@@ -97,7 +104,7 @@ def test_a_session_in_its_lane_has_the_states_it_has_alone() -> None:
     """Through an epoch that starts with lanes full of the last epoch's states."""
 
     def step(lanes: Array, batch: Batch) -> tuple[Any, Array]:
-        live = {**variables(), LANES: lanes}
+        live, batch = {**variables(), LANES: lanes}, {**batch, **tables(DRAWN)}
         return TASK.losses(live, batch, KEY)[1][LANES], TASK.predict(live, batch)
 
     _, hidden = jax.jit(lambda: jax.lax.scan(step, variables()[LANES], PREPARED))()
@@ -218,6 +225,7 @@ def test_shared_negatives_equal_slow_numpy(alpha: float, logq: float, leave_out_
     drawn = negatives(COUNTS, num_samples=4, alpha=alpha, logq=logq)
     objective = shared_negatives(losses.sampled_softmax, drawn, leave_out_hits=leave_out_hits)
     batch = {"targets": np.array(targets, np.int32).reshape(3, 2), "samples": np.tile(samples, (3, 1))}
+    batch |= tables(drawn)
     found = jax.jit(lambda h, t: objective.loss(h, t, batch, None))(
         hidden.reshape(3, 2, DIM).astype(np.float32), table.astype(np.float32)
     )
@@ -234,8 +242,8 @@ def test_shared_negatives_equal_slow_numpy(alpha: float, logq: float, leave_out_
 def test_an_activation_is_of_all_scores() -> None:
     rng = np.random.default_rng(2)
     hidden, table = rng.normal(size=(2, 1, DIM)), rng.normal(size=(NUM_ITEMS + 1, DIM))
-    batch = {"targets": np.array([[3], [5]], np.int32), "samples": np.tile([6, 9], (2, 1))}
     drawn = negatives(COUNTS, num_samples=2, alpha=0.0)
+    batch = {"targets": np.array([[3], [5]], np.int32), "samples": np.tile([6, 9], (2, 1)), **tables(drawn)}
     elu = shared_negatives(losses.bpr_max, drawn, activation=jax.nn.elu)
     found = jax.jit(lambda: elu.loss(jnp.asarray(hidden), jnp.asarray(table), batch, None))()
     pos, neg, _ = slow_scores(hidden[:, 0], table, [3, 5], [6, 9], 0.0, 0.0)
@@ -252,7 +260,7 @@ def test_all_items_as_negatives_give_the_full_softmax() -> None:
     none = jnp.zeros(NUM_ITEMS + 1)
     every = Negatives(NUM_ITEMS, DRAWN.table, (none, none), alpha=0.0, logq=0.0)
     objective = shared_negatives(losses.sampled_softmax, every, leave_out_hits=True)
-    batch = {"targets": np.array([[4]]), "samples": np.arange(1, NUM_ITEMS + 1)[None]}
+    batch = {"targets": np.array([[4]]), "samples": np.arange(1, NUM_ITEMS + 1)[None], **tables(every)}
     ours, full = jax.jit(
         lambda: (
             objective.loss(jnp.asarray(hidden), jnp.asarray(table), batch, None),

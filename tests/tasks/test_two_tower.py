@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxrec import losses
+from jaxrec import losses, sampling
 from jaxrec.data.events.held_out import HeldOut, from_parts
 from jaxrec.data.events.side_features import SideFeatures, tower_columns
 from jaxrec.nn.layers.factory import Factory
@@ -20,7 +20,7 @@ from jaxrec.nn.layers.features import Categorical, Numeric
 from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.retrieval.two_tower import TwoTower
 from jaxrec.protocols import retrieval
-from jaxrec.tasks.two_tower import DRAWN, two_tower
+from jaxrec.tasks.two_tower import DRAWN, STREAM, two_tower
 from jaxrec.train.epoch import shuffled
 from jaxrec.types import Array, Protocol
 from tests.nn.drawn import applied, drawn
@@ -297,3 +297,55 @@ def test_unseen_users_and_items_are_found_by_their_features(tmp_path: Path) -> N
     every = np.tile(np.array(COLD), (64, 1))
     scores = applied(model, one, np.arange(1, 65), every, context, train=False)
     assert (np.asarray(scores).argmax(axis=1) == np.arange(64) % GROUPS).all()
+
+
+# --- frequencies that are estimated from the batches ----------------------------------------------------
+
+FREQUENCY = sampling.streaming_frequency(NUM_ITEMS + 1, num_hashes=0, rate=0.3, start_gap=3.0)
+
+
+def streamed(task: Any, state: Any, batch: Any, axis: str | None = None) -> Any:
+    return task.losses({**variables(), STREAM: state}, batch, KEY, axis)
+
+
+@pytest.mark.parametrize("negatives", [0, 3])
+def test_estimated_frequencies_stand_in_for_counted_ones(negatives: int) -> None:
+    task = two_tower(MODEL, negatives=negatives, frequency=FREQUENCY)
+    counted = two_tower(MODEL, negatives=negatives)
+    found = jax.jit(task.init)(KEY, batch_of(task))
+    state = found[STREAM]
+    assert set(found) == {"params", STREAM} and int(state["step"]) == 0
+    run = jax.jit(functools.partial(streamed, task))
+    for numbers in (NUMBERS, (1, 2, 3), NUMBERS):
+        batch = batch_of(task, *numbers)
+        loss, updates = run(state, batch)
+        stream = FREQUENCY.update(sampling.Stream(**state), batch["item"], batch["mask"])
+        jax.tree.map(np.testing.assert_array_equal, updates, {STREAM: stream._asdict()})
+        size = np.asarray(batch["mask"]).sum()
+        share = FREQUENCY.log_probability(stream, jnp.arange(NUM_ITEMS + 1)) - np.log(size)
+        batch["shared"]["item_log_frequency"] = share
+        assert float(loss["pairs"]) == pytest.approx(value(counted, batch), rel=1e-5)
+        state = updates[STREAM]
+
+
+def test_all_devices_remember_the_batches_of_all() -> None:
+    task = two_tower(MODEL, frequency=FREQUENCY)
+    batch = {name: column for name, column in batch_of(task, 0, 4, 5, 10).items() if name != "shared"}
+    state = FREQUENCY.init()._asdict()
+    whole, stream = streamed(task, state, {**batch, "shared": context()})
+
+    def one(part: Any) -> Any:
+        return streamed(task, state, {**part, "shared": context()}, "devices")
+
+    halves = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch)
+    parts, streams = jax.vmap(one, axis_name="devices")(halves)
+    assert float(parts["pairs"].sum()) == pytest.approx(float(whole["pairs"]), rel=1e-5)
+    for device in range(2):
+        of_device = jax.tree.map(lambda x, device=device: x[device], streams)
+        jax.tree.map(np.testing.assert_array_equal, of_device, stream)
+
+
+@pytest.mark.parametrize("options", [{"corrected": False}, {"in_batch": False, "negatives": 2}])
+def test_a_frequency_that_corrects_nothing_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="frequency: corrects scores of a batch's items, but"):
+        two_tower(MODEL, frequency=FREQUENCY, **options)

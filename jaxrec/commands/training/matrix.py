@@ -16,7 +16,14 @@ from jaxrec.commands.training.counted import count_once, fitted
 from jaxrec.commands.training.options import recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.sequences import read_vectors
-from jaxrec.commands.training.source import Source, as_file_name, load_sequences, sha256_of
+from jaxrec.commands.training.source import (
+    Source,
+    as_file_name,
+    load_interactions,
+    load_sequences,
+    sha256_of,
+)
+from jaxrec.data.events.feedback_lists import clicks_of, feedback_columns
 from jaxrec.data.events.held_out import HeldOut, split_items
 from jaxrec.data.side_feature_files import load_side_features
 from jaxrec.protocols import Beyond, retrieval
@@ -35,17 +42,41 @@ METRIC = "ndcg@10"  # of validation
 
 def read(options: Any, source: Source) -> retrieval.Data:
     """Reads the events of a file as an interaction matrix, and features; holds items of each user out."""
-    data = retrieval.resident(split_items(load_sequences(source, options), by=options.split))
+    data = _matrix(options, source)
     ids = retrieval.vocabulary(data)
     found: dict[str, Any] = {}
     for side in ("user", "item"):
-        if file := getattr(options, f"{side}_features", ""):
+        file, columns = (getattr(options, f"{side}_feature{what}", "") for what in ("s", "_columns"))
+        if columns and not file:
+            raise ValueError(
+                f"{side}_feature_columns={columns}: are columns of --{side}-features, which is not given; "
+                "give that, too, or leave this out"
+            )
+        if file:
             sha256_of(f"{side}_features", Path(file))
-            entity = getattr(options, side)
-            found[f"{side}s"] = load_side_features(Path(file), ids[side], entity=entity)
+            found[f"{side}s"] = load_side_features(
+                Path(file),
+                ids[side],
+                entity=getattr(options, side),
+                columns=columns or None,
+                separator=options.feature_separator,
+            )
     data = with_attributes(data._replace(**found), options)
     vectors = read_vectors(options, ids["item"])
     return data if vectors is None else with_content(data, vectors)
+
+
+def _matrix(options: Any, source: Source) -> retrieval.Data:
+    column = getattr(options, "feedback", "")
+    if not column:
+        return retrieval.resident(split_items(load_sequences(source, options), by=options.split))
+    events = load_interactions(source, options, value=column, k_core=0)
+    clicks = clicks_of(events)
+    clicks = clicks.k_core(options.k_core) if options.k_core else clicks
+    split = split_items(clicks.to_sequences(), by=options.split)
+    lists = feedback_columns(events, split, until_training=options.split == "last")
+    data = retrieval.resident(split)
+    return data._replace(columns={**data.columns, **lists})
 
 
 def prepare(
@@ -97,7 +128,7 @@ def _trained(
     context = {**data.columns, **columns}
     task, plan = entry.task(module, data, recipe), entry.plan(data, recipe)
     protocol, ranked = protocol_of(data, entry.loss), entry.ranked(module, data)
-    kept_as, finished = _served(entry, module, ranked, context)
+    kept_as, finished = _served(entry, module, ranked, data, context)
 
     return Prepared(
         name=name,
@@ -133,13 +164,14 @@ def _trained(
 
 
 def _served(
-    entry: RetrievalModel, module: Any, ranked: Any, context: Context
+    entry: RetrievalModel, module: Any, ranked: Any, data: retrieval.Data, context: Context
 ) -> tuple[Any, Callable[[Variables], tuple[Any, Variables]] | None]:
     """The module that a run keeps, and what makes it and its variables of those that were trained."""
     if isinstance(ranked, Scorer):
         return ranked, None
     if entry.reads:
-        scorer, columns = pairs.resident_scorer(module), {name: context[name] for name in entry.reads}
+        names = [*entry.reads, *_of_features(entry, data)]
+        scorer, columns = pairs.resident_scorer(module), {name: context[name] for name in names}
         return scorer, lambda variables: (scorer, pairs.with_columns(variables, columns))
     if not pairs.has_vectors(module):
         return ranked, None
@@ -149,6 +181,15 @@ def _served(
         return jax.vmap(lambda of_seed: pairs.finished(module, of_seed, context))(variables)
 
     return pairs.FACTORS, lambda variables: (pairs.FACTORS, vectors(variables, context))
+
+
+def _of_features(entry: RetrievalModel, data: retrieval.Data) -> list[str]:
+    """The columns of ids and features of the sides of which a model reads them."""
+    found = []
+    for side in entry.reads_features:
+        features = data.users if side == "user" else data.items
+        found += [f"{side}_id", *({} if features is None else features.as_columns(f"{side}_"))]
+    return found
 
 
 def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data, recipe: Any) -> Prepared:

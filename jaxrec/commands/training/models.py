@@ -10,6 +10,7 @@ from jaxrec.commands.training.options import (
     AttributedOptions,
     ClickOptions,
     FeatureOptions,
+    FeedbackOptions,
     MatrixOptions,
     OrderedOptions,
     RatingOptions,
@@ -44,6 +45,8 @@ def options_type(entry: Any) -> type[Any]:
     """The dataclass of a model's options."""
     if isinstance(entry, SequenceModel):
         return with_recipe(SequenceOptions, entry.recipe, entry.objectives, entry.documented)
+    if isinstance(entry, RetrievalModel) and entry.feedback:
+        return with_recipe(FeedbackOptions, entry.recipe)
     if isinstance(entry, RetrievalModel) and entry.reads_features:
         of_items = "item" in entry.reads_features
         return with_recipe(FeatureOptions if of_items else UserFeatureOptions, entry.recipe)

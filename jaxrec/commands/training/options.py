@@ -28,8 +28,12 @@ TableSplit = Literal["random", "time"]
 MatrixSplit = Literal["random", "last"]
 # Options that say where and how a run is kept, or how long it may take; they change no number.
 KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code")
-# Options that runs kept before they existed do not name: left out of the settings where they are not given.
-ADDED = ("delimiter", "real_ids", "allow")
+# Options that runs kept before they existed do not name, and their defaults: left out of the settings then.
+ADDED: dict[str, Any] = {
+    "delimiter": "", "real_ids": (), "allow": (), "streaming": False, "user_feature_columns": (),
+    "item_feature_columns": (), "feature_separator": "|", "hard": 0, "hard_first": 0.01, "hard_last": 0.05,
+    "hard_walks": 1000,
+}  # fmt: skip
 NOT_NEGATIVE = (
     "patience", "k_core", "num_layers", "weight", "weight_decay", "regularisation", "max_norm", "clip",
     "counterfactual", "calibrator", "mba", "auxiliary", "utilisation",
@@ -131,13 +135,23 @@ class UserFeatureOptions(MatrixOptions):
     """The options of models of an interaction matrix that read features of users, too."""
 
     user_features: str = ""  # file of users' categories: a column of users, as --user names it, and others
+    user_feature_columns: tuple[str, ...] = ()  # the columns of features; none: all but that of users
+    feature_separator: str = "|"  # between several values in a cell; '': a cell is one value
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureOptions(UserFeatureOptions):
     """The options of models of an interaction matrix that read features of users and items, too."""
 
-    item_features: str = ""  # the same of items, as --item names them; 'a|b' in a cell are two values
+    item_features: str = ""  # the same of items, as --item names them
+    item_feature_columns: tuple[str, ...] = ()  # the columns of features; none: all but that of items
+
+
+@dataclasses.dataclass(frozen=True)
+class FeedbackOptions(FeatureOptions):
+    """The options of models of an interaction matrix that read dislikes and items shown in vain, too."""
+
+    feedback: str = ""  # column of 1 (clicked), 0 (shown, not clicked), -1 (disliked); '': all are clicks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,5 +315,5 @@ def _check_form(field: dataclasses.Field[Any], value: Any) -> None:
 def described(options: Any) -> dict[str, Any]:
     """The settings that decide what is computed, in JSON types; infinity as text."""
     found = {n: v for n, v in dataclasses.asdict(plain(options)).items() if n not in KEEPING}
-    found = {n: v for n, v in found.items() if v or n not in ADDED}
+    found = {n: v for n, v in found.items() if n not in ADDED or v != ADDED[n]}
     return {n: str(v) if isinstance(v, float) and math.isinf(v) else v for n, v in found.items()}

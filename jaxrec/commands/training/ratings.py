@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import data
 from jaxrec.baselines.biased_mf import biased_mf
 from jaxrec.commands.training.counted import as_fitted, timed
 from jaxrec.commands.training.options import recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
-from jaxrec.commands.training.source import Source, as_file_name
+from jaxrec.commands.training.source import Source, as_file_name, load_interactions
 from jaxrec.data.events.ratings import RatingSplit, split_ratings
 from jaxrec.protocols import ratings
 from jaxrec.recipes.trainable import RatingModel
@@ -29,17 +28,7 @@ from jaxrec.types import Baseline, Tested, Variables
 
 def read(options: Any, source: Source) -> RatingSplit:
     """Reads the ratings of a file, and divides them."""
-    found = data.load_interactions(
-        source.given,
-        user=options.user,
-        item=options.item,
-        time=options.time or None,
-        value=options.value,
-        k_core=options.k_core,
-        real_ids=options.real_ids,
-        name=source.name,
-        delimiter=options.delimiter or None,
-    )
+    found = load_interactions(source, options, value=options.value, k_core=options.k_core)
     return split_ratings(found)
 
 

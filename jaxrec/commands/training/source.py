@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec import data
-from jaxrec.data.events.interactions import Sequences
+from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.events.split import Split, leave_one_out, split_by_time_shares, split_by_user
 from jaxrec.data.own_tables import Labelled
 
@@ -77,18 +77,24 @@ def as_file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_+@.-]+", "-", name).strip("-.") or FRAME
 
 
-def load_sequences(source: Source, options: Any) -> Sequences:
-    """The events as sequences of users."""
-    found = data.load_events(
+def load_interactions(source: Source, options: Any, *, value: str | None, k_core: int) -> Interactions:
+    """The events in the order of the file, with a column of numbers."""
+    return data.load_interactions(
         source.given,
         user=options.user,
         item=options.item,
         time=options.time or None,
-        k_core=options.k_core,
+        value=value,
+        k_core=k_core,
         real_ids=options.real_ids,
         name=source.name,
         delimiter=options.delimiter or None,
     )
+
+
+def load_sequences(source: Source, options: Any) -> Sequences:
+    """The events as sequences of users."""
+    found = load_interactions(source, options, value=None, k_core=options.k_core).to_sequences()
     if options.split == "time" and found.times is None:
         raise ValueError(f"{found.name}: split='time' needs times; name their column by --time")
     return found

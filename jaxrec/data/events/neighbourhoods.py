@@ -54,6 +54,23 @@ def importance_neighbourhoods(
     return Neighbourhoods(item, weight)
 
 
+def hard_items(
+    graph: Graph, *, first: int, last: int, walks: int, length: int = 10, seed: int = 0
+) -> np.ndarray:
+    """Items of the ranks first..last by visits of walks from each item, 0 for none: int32 [I + 1, W].
+
+    Related to the item, but not its closest: PinSage's hard negatives (section 3.3), which are the ranks
+    2,000 to 5,000 by personalised PageRank. Of few walks a rank that no visit reaches is empty.
+
+    Raises:
+      ValueError: the ranks, from 1, are out of order; as `importance_neighbourhoods`.
+    """
+    if not 1 <= first <= last:
+        raise ValueError(f"first={first}, last={last}: must be ranks 1 <= first <= last")
+    near = importance_neighbourhoods(graph, number=last, walks=walks, length=length, seed=seed)
+    return near.item[:, first - 1 :]
+
+
 def consecutive_items(events: TrainingEvents) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (q, i) where a user's event of i came right after one of another item q: int32 [P] each."""
     before, after = events.item[:-1], events.item[1:]

@@ -85,6 +85,23 @@ class SideFeatures:
             known |= (array.reshape(len(array), -1) != 0).any(axis=1)
         return np.flatnonzero(~known[1:]) + 1
 
+    def as_ids(self) -> np.ndarray:
+        """The T columns of ids side by side, at most M of each entity, ascending: int32 [E + 1, T, M].
+
+        As `item_attributes.ItemAttributes` has them; vectors are left out, and 0 is where there are fewer.
+
+        Raises:
+          ValueError: there is no column of ids.
+        """
+        if not self.columns:
+            raise ValueError("features: there are vectors alone; give a column of ids")
+        wide = [column.reshape(len(column), -1) for column in self.columns.values()]
+        found = np.zeros((self.num_entities + 1, len(wide), max(ids.shape[1] for ids in wide)), np.int32)
+        for at, ids in enumerate(wide):
+            ordered = np.sort(np.where(ids == 0, np.iinfo(np.int32).max, ids), axis=1)
+            found[:, at, : ids.shape[1]] = np.where(ordered == np.iinfo(np.int32).max, 0, ordered)
+        return found
+
     def as_columns(self, prefix: str) -> dict[str, np.ndarray]:
         """All features as resident columns of a context: {prefix + name: array}, such as "item_genres"."""
         return {f"{prefix}{name}": array for name, array in {**self.columns, **self.vectors}.items()}

@@ -17,6 +17,7 @@ from jaxrec.nn.layers.embedding import lookup, pad_row, slots
 from jaxrec.nn.layers.pairs import unit
 from jaxrec.types import Array, Interests
 
+SIZES = ("num_items", "dim", "max_len", "num_interests")  # fields that are at least 1: `pairs.check_fields`
 HIDDEN = -1e30  # score of a slot or interest without weight; finite, so that no gradient becomes NaN
 
 
@@ -32,11 +33,11 @@ def of_items(
 ) -> Interests:
     """Interests [B, K, D] of rows of items [B, L]: those of an empty row are 0, and its first is active.
 
-    active: which ones of a row with events are, [B, K]; None: all. users: ids [B], 0 = unknown; a known user
-    without events has the vectors that follow from the user alone.
+    active: which ones of a row with events are, [B, K]; None: all. users: ids [B], 0 = unknown, or with
+    further features [B, n]; a known user without events has the vectors that follow from the user alone.
     """
     filled = (items != 0).any(axis=-1)[:, None]
-    filled = filled if users is None else filled | (users != 0)[:, None]
+    filled = filled if users is None else filled | (users.reshape(users.shape[0], -1)[:, :1] != 0)
     first = jnp.arange(vectors.shape[1]) == 0
     kept = filled if active is None else filled & active
     vectors = jnp.where(kept[..., None], vectors, jnp.zeros_like(vectors))
@@ -83,7 +84,8 @@ class UserVectors(nn.Module):
     Fields:
       dim: D. num_users: of the table of user embeddings; 0: no user is read. hidden_dims: of ReLU layers.
         Without users and hidden layers the interests stay as they are.
-      user_dim: width of the user embeddings; None: D.
+      user_dim: width of the user embeddings; None: D. profile: of further features of users, how many values
+        each has, ids from 1, and the width of its embeddings.
       normalised: scaled to length 1, so that a product with a vector of that length is a cosine.
     """
 
@@ -93,13 +95,17 @@ class UserVectors(nn.Module):
     normalised: bool = False
     dtype: Any = None
     user_dim: int | None = None
+    profile: tuple[tuple[int, int], ...] = ()
 
     @nn.compact
     def __call__(self, vectors: Array, users: Array | None = None) -> Array:
         """Maps interests [B, K, D] and ids of users [B], 0 = unknown, to [B, K, D].
 
+        users: with a profile [B, 1 + features], the user's id first.
+
         Raises:
-          ValueError: there are users and no table of them, or the other way round.
+          ValueError: there are users and no table of them, or the other way round; a profile without its
+            features.
         """
         if (users is None) != (self.num_users == 0):
             given = "none are" if users is None else "some are"
@@ -108,14 +114,29 @@ class UserVectors(nn.Module):
                 "number, or neither"
             )
         if users is not None:
-            init = pad_row(nn.initializers.normal(0.05))
-            width = self.dim if self.user_dim is None else self.user_dim
-            table = self.param("user_embedding", init, (self.num_users + 1, width))
-            own = lookup(table, users)[:, None].astype(vectors.dtype)
-            own = jnp.broadcast_to(own, (*vectors.shape[:-1], width))
+            own = self._embedded(users)[:, None].astype(vectors.dtype)
+            own = jnp.broadcast_to(own, (*vectors.shape[:-1], own.shape[-1]))
             vectors = jnp.concatenate([own, vectors], axis=-1)
         for i, width in enumerate(self.hidden_dims):
             vectors = nn.relu(Dense(width, dtype=self.dtype, name=f"hidden_{i}")(vectors))
         if self.num_users or self.hidden_dims:
             vectors = Dense(self.dim, use_bias=False, dtype=self.dtype, name="output")(vectors)
         return unit(vectors) if self.normalised else vectors
+
+    def _embedded(self, users: Array) -> Array:
+        """Embeddings of users and of the features of their profile, side by side."""
+        columns = users.reshape(users.shape[0], -1)
+        if columns.shape[1] != 1 + len(self.profile) or users.ndim > 2:
+            raise ValueError(
+                f"users: {list(users.shape)}, expected [B] or, with a profile of {len(self.profile)} "
+                f"features, [B, {1 + len(self.profile)}]"
+            )
+        init = pad_row(nn.initializers.normal(0.05))
+        width = self.dim if self.user_dim is None else self.user_dim
+        names = ("user_embedding", *(f"profile_embedding_{field}" for field in range(len(self.profile))))
+        found = []
+        for place, (name, (size, dim)) in enumerate(
+            zip(names, ((self.num_users, width), *self.profile), strict=True)
+        ):
+            found.append(lookup(self.param(name, init, (size + 1, dim)), columns[:, place]))
+        return jnp.concatenate(found, axis=-1)

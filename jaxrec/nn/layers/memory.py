@@ -348,7 +348,8 @@ def gru(inputs: Array, state: Array, kernel: Array, bias: Array, *, reset_first:
 
 
 def cosine(key: Array, rows: Array) -> Array:
-    """Cosines of [B, D] to rows [B, M, D]: [B, M]; 0, with a finite gradient, where either is zero."""
+    """Cosines of [B, D] to rows [B, M, D]: [B, M]; 0, with the gradient 0, where either is zero."""
+    key, rows = (jnp.where((x != 0).any(-1, keepdims=True), x, jax.lax.stop_gradient(x)) for x in (key, rows))
     product = jnp.einsum("bd,bmd->bm", key, rows)
     return product * inverse_norm(key)[:, None] * inverse_norm(rows)
 

@@ -12,12 +12,10 @@ import jax.numpy as jnp
 
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.embedding import lookup, pad_row, slots
-from jaxrec.nn.layers.interests import UserVectors, nearest, of_items, placed, weights_over
-from jaxrec.nn.layers.pairs import check_sizes, unit
+from jaxrec.nn.layers.interests import SIZES, UserVectors, nearest, of_items, placed, weights_over
+from jaxrec.nn.layers.pairs import check_fields, unit
 from jaxrec.nn.layers.routing import Over, route
 from jaxrec.types import Array, Interests
-
-SIZES = ("num_items", "dim", "max_len", "num_interests")  # fields that are at least 1
 
 
 class ComiRecDR(nn.Module):
@@ -27,7 +25,7 @@ class ComiRecDR(nn.Module):
 
     Fields besides the sizes:
       iterations: of routing, whose logits start at 0; over: of `routing.route`.
-      num_users, user_dim, hidden_dims, normalised, item_std, dtype: as of `ComiRecSA`.
+      num_users, user_dim, profile, hidden_dims, normalised, item_std, dtype: as of `ComiRecSA`.
     """
 
     num_items: int
@@ -38,19 +36,26 @@ class ComiRecDR(nn.Module):
     over: Over = "interests"
     num_users: int = 0
     user_dim: int | None = None
+    profile: tuple[tuple[int, int], ...] = ()
     hidden_dims: tuple[int, ...] = ()
     normalised: bool = False
     item_std: float = 0.05
     dtype: Any = None
 
     def setup(self) -> None:
-        check_sizes(**{name: getattr(self, name) for name in SIZES})
+        check_fields(self, SIZES)
         init = nn.initializers.normal(self.item_std)
         self.item_embedding = self.param("item_embedding", pad_row(init), (self.num_items + 1, self.dim))
         shape = (self.max_len, self.num_interests * self.dim, self.dim)
         self.transform = self.param("transform", nn.initializers.normal(self.dim**-0.5), shape)
         self.user = UserVectors(
-            self.dim, self.num_users, self.hidden_dims, self.normalised, self.dtype, self.user_dim
+            self.dim,
+            self.num_users,
+            self.hidden_dims,
+            self.normalised,
+            self.dtype,
+            self.user_dim,
+            self.profile,
         )
 
     def __call__(
@@ -93,7 +98,7 @@ class ComiRecSA(nn.Module):
     Fields besides the sizes:
       hidden_dim: rows of W_1; None: 4 D, as in the paper.
       positions: whether there are p_i; the summed e_i are those without.
-      num_users, user_dim, hidden_dims: of `UserVectors`; the paper has none of them.
+      num_users, user_dim, profile, hidden_dims: of `UserVectors`; the paper has none of them.
       normalised: vectors of users and items have length 1.
       item_std: of the normal initialisation of item vectors. dtype: of the computation.
     """
@@ -106,13 +111,14 @@ class ComiRecSA(nn.Module):
     positions: bool = True
     num_users: int = 0
     user_dim: int | None = None
+    profile: tuple[tuple[int, int], ...] = ()
     hidden_dims: tuple[int, ...] = ()
     normalised: bool = False
     item_std: float = 0.05
     dtype: Any = None
 
     def setup(self) -> None:
-        check_sizes(**{name: getattr(self, name) for name in SIZES})
+        check_fields(self, SIZES)
         init = nn.initializers.normal(self.item_std)
         self.item_embedding = self.param("item_embedding", pad_row(init), (self.num_items + 1, self.dim))
         if self.positions:
@@ -121,7 +127,13 @@ class ComiRecSA(nn.Module):
         self.hidden = Dense(width, use_bias=False, dtype=self.dtype)
         self.heads = Dense(self.num_interests, use_bias=False, dtype=self.dtype)
         self.user = UserVectors(
-            self.dim, self.num_users, self.hidden_dims, self.normalised, self.dtype, self.user_dim
+            self.dim,
+            self.num_users,
+            self.hidden_dims,
+            self.normalised,
+            self.dtype,
+            self.user_dim,
+            self.profile,
         )
 
     def __call__(

@@ -12,13 +12,20 @@ outputs of an MLP may be negative; the deep part reads the fields' vectors side 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.attention import SelfAttention
+from jaxrec.nn.layers.features import Categorical, FeatureEmbedding
 from jaxrec.nn.layers.mlp import MLP, Tower
-from jaxrec.types import Array
+from jaxrec.nn.retrieval.field_pairs import FieldPairs
+from jaxrec.nn.retrieval.two_tower import read
+from jaxrec.packing import window
+from jaxrec.types import Array, Context
+
+LISTS = ("disliked", "shown")  # of users, beside what they clicked
 
 
 class Feedback(nn.Module):
@@ -39,9 +46,8 @@ class Feedback(nn.Module):
             raise ValueError(f"items: {length} of them, but max_len={self.max_len}; cut off the oldest")
         table = self.param("positions", nn.initializers.normal(0.02), (self.max_len + 1, items.shape[-1]))
         tokens = jnp.concatenate([target[:, None], jnp.where(mask[..., None], items, 0.0)], axis=1)
-        places = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.arange(length, 0, -1)])
         real = jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1)
-        tokens = tokens + table[places]
+        tokens = tokens + jnp.concatenate([table[:1], jnp.flip(table[1 : length + 1], axis=0)])
         visible = jnp.broadcast_to(real[:, None], (*real.shape, real.shape[1]))
         mixed = SelfAttention(self.num_heads, kernel_init=nn.initializers.glorot_uniform(), name="attention")(
             tokens, visible, train=False
@@ -137,3 +143,80 @@ class DFN(nn.Module):
         missed, _ = self.like_clicks(liked, *unclicked)
         avoided, _ = self.like_dislikes(disliked, *unclicked)
         return liked, disliked, ignored, missed, avoided
+
+
+class DFNPairs(FieldPairs):
+    """A `DFN` of features of users and items, whose clicks are a user's items of training.
+
+    An item's vector is the sum of those of its fields, and the other fields are those of the user and of the
+    candidate. The linear part reads a learned number of each value.
+
+    The context has two more lists of items of each user: disliked [N] with disliked_start, disliked_length
+    [U], and alike shown, of items that were shown and not clicked; the most recent are last. In training the
+    observed item is left out of the clicks, and all candidates of a row are left out of the other two, which
+    would say what their label is.
+
+    Fields besides those of `FieldPairs`, of which `model` is the `DFN` and all fields have its width:
+      max_feedback: items of the two lists that are read, the last ones; 0: none, where nobody has any.
+    """
+
+    max_feedback: int = 30
+
+    def __post_init__(self) -> None:
+        for field in (*self.user_fields, *self.item_fields):
+            if not isinstance(field, Categorical):
+                raise ValueError(f"{field.name}: is no category, and DFN reads nothing else; leave it out")
+        super().__post_init__()
+
+    def setup(self) -> None:
+        super().setup()
+        if self.max_feedback < 0:
+            raise ValueError(f"max_feedback={self.max_feedback}: must be at least 0")
+        fields = [field for field in (*self.user_fields, *self.item_fields) if isinstance(field, Categorical)]
+        single = tuple(field._replace(dim=1) for field in fields)
+        self.wide = FeatureEmbedding(single, nn.initializers.normal(self.init_std))
+
+    def __call__(self, user: Array, item: Array, context: Context, *, train: bool) -> Array:
+        """Logits of items [B, N] for users [B]: [B, N]. In training the first item of a row is observed."""
+        model: Any = self.model
+        size, count = item.shape
+        of_user = jnp.stack(self.field_vectors(self.user_fields, user, context), axis=1)
+        of_item = jnp.stack(self.field_vectors(self.item_fields, item.reshape(-1), context), axis=1)
+        fields = jnp.concatenate([jnp.repeat(of_user, count, axis=0), of_item], axis=1)  # [B · N, M, D]
+        lists = [self.past(user, item, context, train)]
+        lists += [self._listed(name, user, item, context, train) for name in LISTS]
+        clicks, disliked, shown = (
+            (jnp.repeat(self._items(ids, context), count, axis=0), jnp.repeat(ids != 0, count, axis=0))
+            for ids in lists
+        )
+        wide = self._linear(user, item, context)
+        logits = model(fields, of_item.sum(axis=1), clicks, disliked, shown, wide=wide, train=train)
+        return logits.reshape(size, count)
+
+    def _items(self, ids: Array, context: Context) -> Array:
+        """Vectors of items: the sum of those of their fields, [...] → [..., D]."""
+        found = self.field_vectors(self.item_fields, ids, context)
+        return sum(found[1:], found[0])
+
+    def _listed(self, name: str, user: Array, item: Array, context: Context, train: bool) -> Array:
+        """The last items of a list of users, [B, L], without the candidates [B, N] in training."""
+        number = jnp.maximum(user - 1, 0)
+        length = jnp.where(user > 0, context[f"{name}_length"][number], 0)
+        end = context[f"{name}_start"][number] + length
+        found = window(context[name], end, length, self.max_feedback or 1)
+        if not self.max_feedback:
+            return jnp.zeros_like(found)
+        own = (found[:, :, None] == item[:, None, :]).any(axis=-1)
+        return jnp.where(own, 0, found) if train else found
+
+    def _linear(self, user: Array, item: Array, context: Context) -> Array:
+        """The number of each field's value: [B · N, M]."""
+        found = []
+        for fields, rows in (
+            (self.user_fields, jnp.repeat(user, item.shape[1])),
+            (self.item_fields, item.reshape(-1)),
+        ):
+            columns = {field.name: read(context, field, field.name, rows) for field in fields}
+            numbers = self.wide.vectors(columns, columns)
+            found += [numbers[field.name] for field in fields]
+        return jnp.concatenate(found, axis=-1)

@@ -61,7 +61,7 @@ class EGES(nn.Module):
     def combined(self, item: Array, fields: Array | None) -> Array:
         """H of items [...] with the side information [..., n]: [..., D]."""
         vectors = lookup(self.item_embedding, item)
-        if fields is None:
+        if fields is None or not self.side_sizes:
             return vectors
         parts = [vectors, *(lookup(t, fields[..., s]) for s, t in enumerate(self.side_embeddings))]
         logits = lookup(self.weight, item) if self.weighted else jnp.zeros((*item.shape, len(parts)))

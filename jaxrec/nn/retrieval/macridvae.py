@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.mlp import MLP
-from jaxrec.nn.retrieval.multivae import Reconstruction, check_sizes, normal_rows, unit_rows
+from jaxrec.nn.layers.pairs import check_sizes
+from jaxrec.nn.retrieval.multivae import Reconstruction, normal_rows, unit_rows
 from jaxrec.types import Array
 
 

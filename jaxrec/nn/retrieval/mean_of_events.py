@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.interests import of_items
-from jaxrec.nn.layers.pairs import check_sizes
+from jaxrec.nn.layers.pairs import check_fields
 from jaxrec.types import Array, Interests
 
 SIZES = ("num_items", "dim", "max_len")  # fields that are at least 1
@@ -41,7 +41,7 @@ class MeanOfEvents(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
-        check_sizes(**{name: getattr(self, name) for name in SIZES})
+        check_fields(self, SIZES)
         init, shape = pad_row(nn.initializers.normal(self.item_std)), (self.num_items + 1, self.dim)
         self.item_embedding = self.param("item_embedding", init, shape)
         if not self.shared:

@@ -15,12 +15,10 @@ import jax.numpy as jnp
 
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.embedding import lookup, pad_row, slots
-from jaxrec.nn.layers.interests import UserVectors, attended, nearest, of_items
-from jaxrec.nn.layers.pairs import check_sizes, unit
+from jaxrec.nn.layers.interests import SIZES, UserVectors, attended, nearest, of_items
+from jaxrec.nn.layers.pairs import check_fields, unit
 from jaxrec.nn.layers.routing import Over, route
 from jaxrec.types import Array, Interests
-
-SIZES = ("num_items", "dim", "max_len", "num_interests")  # fields that are at least 1
 
 
 class MIND(nn.Module):
@@ -42,8 +40,8 @@ class MIND(nn.Module):
       power: p of the label-aware attention softmax(p V e); 0 is the mean, and None the limit of large p: the
         nearest interest alone, which converged fastest in the paper. printed: softmax((V e)^p) as the paper
         writes it, which needs a whole p.
-      num_users, user_dim, hidden_dims: of `UserVectors`, the user profile. normalised: vectors of users and
-        items have length 1.
+      num_users, user_dim, profile, hidden_dims: of `UserVectors`, the user profile. normalised: vectors of
+        users and items have length 1.
       item_std: of the normal initialisation of item vectors. dtype: of the computation.
     """
 
@@ -62,13 +60,14 @@ class MIND(nn.Module):
     printed: bool = False
     num_users: int = 0
     user_dim: int | None = None
+    profile: tuple[tuple[int, int], ...] = ()
     hidden_dims: tuple[int, ...] = ()
     normalised: bool = False
     item_std: float = 0.05
     dtype: Any = None
 
     def setup(self) -> None:
-        check_sizes(**{name: getattr(self, name) for name in SIZES})
+        check_fields(self, SIZES)
         if self.power is not None and not self.power >= 0:
             raise ValueError(f"power={self.power}: must be at least 0, or None for the nearest interest")
         if self.printed and (self.power is None or self.power != int(self.power)):
@@ -84,7 +83,13 @@ class MIND(nn.Module):
             self.side = self.variable("constants", "side", lambda: jnp.zeros(shape, jnp.int32))
         self.shared = Dense(self.dim, use_bias=False, dtype=self.dtype)
         self.user = UserVectors(
-            self.dim, self.num_users, self.hidden_dims, self.normalised, self.dtype, self.user_dim
+            self.dim,
+            self.num_users,
+            self.hidden_dims,
+            self.normalised,
+            self.dtype,
+            self.user_dim,
+            self.profile,
         )
 
     def __call__(

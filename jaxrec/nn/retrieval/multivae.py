@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.mlp import MLP
+from jaxrec.nn.layers.pairs import check_sizes, unit
 from jaxrec.types import Array
 
 
@@ -104,7 +105,7 @@ class MultDAE(nn.Module):
 
 def unit_rows(x: Array) -> Array:
     """Rows of length 1, [..., V]: x / |x|; one shorter than 1e-6 is divided by 1e-6, so a row of 0 stays."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), 1e-12))
+    return unit(x, 1e-12)
 
 
 def normal_rows(key: Array, shape: tuple[int, ...], rows: Array | None) -> Array:
@@ -112,10 +113,3 @@ def normal_rows(key: Array, shape: tuple[int, ...], rows: Array | None) -> Array
     if rows is None:
         return jax.random.normal(key, shape)
     return jax.vmap(lambda row: jax.random.normal(jax.random.fold_in(key, row), shape[1:]))(rows)
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raises ValueError for a size below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}={size}: must be at least 1")

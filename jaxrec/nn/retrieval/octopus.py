@@ -17,11 +17,9 @@ import jax.numpy as jnp
 
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.embedding import lookup, pad_row
-from jaxrec.nn.layers.interests import HIDDEN, nearest, of_items, weights_over
-from jaxrec.nn.layers.pairs import check_sizes
+from jaxrec.nn.layers.interests import HIDDEN, SIZES, nearest, of_items, weights_over
+from jaxrec.nn.layers.pairs import check_fields
 from jaxrec.types import Array, Interests
-
-SIZES = ("num_items", "dim", "max_len", "num_interests")  # fields that are at least 1
 
 
 class Octopus(nn.Module):
@@ -49,7 +47,7 @@ class Octopus(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
-        check_sizes(**{name: getattr(self, name) for name in SIZES})
+        check_fields(self, SIZES)
         if self.num_interests > self.dim:
             raise ValueError(
                 f"num_interests={self.num_interests}: must be at most dim={self.dim}, as they are orthogonal"

@@ -52,6 +52,7 @@ class PinSage(nn.Module):
       num_items: I.
       hidden_dim: width of what neighbours send. num_layers: convolutions.
       feature_dim: F, of context["features"] [I + 1, F], which a linear layer adds to the table; 0: none.
+        Several: widths of features that stand side by side there, each with a layer of its own.
       head: linear layers G1, G2 behind the convolutions; False: the projection is added instead (DGL).
       item_bias: adds a bias of each item to a pair's score (DGL).
     """
@@ -60,7 +61,7 @@ class PinSage(nn.Module):
     dim: int = 64
     hidden_dim: int = 64
     num_layers: int = 2
-    feature_dim: int = 0
+    feature_dim: int | tuple[int, ...] = 0
     head: bool = True
     item_bias: bool = False
     init_std: float = 0.1
@@ -71,7 +72,10 @@ class PinSage(nn.Module):
         )
         drawn = pad_row(nn.initializers.normal(self.init_std))
         self.item_embedding = self.param("item_embedding", drawn, (self.num_items + 1, self.dim))
-        if self.feature_dim:
+        if isinstance(self.feature_dim, tuple):
+            check_sizes(**{f"feature_dim[{i}]": width for i, width in enumerate(self.feature_dim)})
+            self.several = [nn.Dense(self.dim, name=f"feature_{i}") for i in range(len(self.feature_dim))]
+        elif self.feature_dim:
             self.feature = nn.Dense(self.dim)
         self.layers = [Convolve(self.dim, self.hidden_dim) for _ in range(self.num_layers)]
         if self.head:
@@ -128,6 +132,12 @@ class PinSage(nn.Module):
     def project(self, ids: Array, features: Array | None) -> Array:
         """What the first convolution reads of items [S]: [S, D]."""
         rows = lookup(self.item_embedding, ids)
-        if self.feature_dim:
+        if isinstance(self.feature_dim, tuple):
+            assert features is not None
+            first = 0
+            for layer, width in zip(self.several, self.feature_dim, strict=True):
+                rows = rows + layer(features[:, first : first + width])
+                first += width
+        elif self.feature_dim:
             rows = rows + self.feature(features)
         return rows

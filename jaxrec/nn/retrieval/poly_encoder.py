@@ -12,11 +12,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxrec.nn.layers.embedding import lookup, pad_row
-from jaxrec.nn.layers.interests import attended, of_items, placed, weights_over
-from jaxrec.nn.layers.pairs import check_sizes
+from jaxrec.nn.layers.interests import SIZES, attended, of_items, placed, weights_over
+from jaxrec.nn.layers.pairs import check_fields
 from jaxrec.types import Array, Interests
-
-SIZES = ("num_items", "dim", "max_len", "num_interests")  # fields that are at least 1
 
 
 class PolyEncoder(nn.Module):
@@ -45,7 +43,7 @@ class PolyEncoder(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
-        check_sizes(**{name: getattr(self, name) for name in SIZES})
+        check_fields(self, SIZES)
         init = nn.initializers.normal(self.item_std)
         self.item_embedding = self.param("item_embedding", pad_row(init), (self.num_items + 1, self.dim))
         if self.positions:

@@ -17,7 +17,7 @@ from jaxrec.nn.layers.dice import Activation
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.interests import of_items, weights_over
-from jaxrec.nn.layers.pairs import check_sizes
+from jaxrec.nn.layers.pairs import check_fields
 from jaxrec.nn.layers.recurrent import LSTM
 from jaxrec.types import Array, Interests
 
@@ -163,7 +163,7 @@ class SDM(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
-        check_sizes(**{name: getattr(self, name) for name in SIZES})
+        check_fields(self, SIZES)
         drawn = nn.initializers.normal(self.item_std)
         table = (self.num_items + 1, self.dim)
         self.item_embedding = self.param("item_embedding", pad_row(drawn), table)

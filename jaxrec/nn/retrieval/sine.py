@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.embedding import lookup, pad_row
+from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at
 from jaxrec.nn.layers.interests import nearest, of_items, placed, weights_over
-from jaxrec.nn.layers.pairs import check_sizes, unit
+from jaxrec.nn.layers.pairs import check_fields, unit
 from jaxrec.segments import pick, rows_by_id
 from jaxrec.types import Array, Interests
 
@@ -24,6 +24,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "norms": ("layer", "length", "harmonic", "none"),
     "positions": ("weighting", "everywhere", "none"),
     "centred": ("prototypes", "features"),
+    "empty": ("zero", "padding"),
 }
 
 
@@ -47,6 +48,8 @@ class SINE(nn.Module):
       positions: where p is added: "weighting", in P(t|k) alone; "everywhere", to x itself; "none".
       shared_hidden: one W_k1 for all k. tied: W_4 is W_3.
       masked: False lets padding take part in every softmax, as in RecBole: then it changes the vectors.
+      empty: what a row without events gives: "zero", or, as in torch-rechub, what its "padding" does, all
+        slots with equal weights, so that the vector of padding is read and learns.
       centred: what the means of the covariance are taken over, "prototypes" or the "features" of each.
       item_std: of the normal initialisation. dtype: of the computation.
     """
@@ -66,12 +69,13 @@ class SINE(nn.Module):
     shared_hidden: bool = False
     tied: bool = False
     masked: bool = True
+    empty: Literal["zero", "padding"] = "zero"
     centred: Literal["prototypes", "features"] = "prototypes"
     item_std: float = 0.05
     dtype: Any = None
 
     def setup(self) -> None:
-        check_sizes(**{name: getattr(self, name) for name in SIZES})
+        check_fields(self, SIZES)
         self._check_choices()
         dim, interests = self.dim, self.num_interests
         hidden = dim if self.hidden_dim is None else self.hidden_dim
@@ -118,7 +122,8 @@ class SINE(nn.Module):
         rows, train: ignored; there is no dropout.
         """
         del train, rows
-        x = self._cast(lookup(self.item_embedding, items))
+        read = lookup if self.empty == "zero" else rows_at
+        x = self._cast(read(self.item_embedding, items))
         x = placed(x, self.position_embedding) if self.positions == "everywhere" else x
         mask = items != 0 if self.masked else jnp.ones_like(items, bool)
         concepts = self.concepts(x, mask)  # [B, K, D]
@@ -133,15 +138,31 @@ class SINE(nn.Module):
         weights = assigned * self.weighting(x, mask)
         found = self._normed(2, jnp.einsum("blk,bld->bkd", weights, x))
         if not self.aggregated:
-            return of_items(items, found)
+            return self._interests(items, found)
         share = jnp.einsum("bkd,bd->bk", found, self.intention(assigned, concepts, mask))
         share = jax.nn.softmax(share / self.temperature, axis=-1)
-        return of_items(items, jnp.einsum("bk,bkd->bd", share, found)[:, None])
+        return self._interests(items, jnp.einsum("bk,bkd->bd", share, found)[:, None])
+
+    def _interests(self, items: Array, vectors: Array) -> Interests:
+        if self.empty == "padding":
+            return Interests(vectors, jnp.ones(vectors.shape[:2], bool))
+        return of_items(items, vectors)
+
+    def _weights(self, scores: Array, mask: Array) -> Array:
+        """Softmax of scores [B, L, …] over the slots that the mask shows; by `empty` where it shows none."""
+        mask = mask.reshape(*mask.shape, *(1,) * (scores.ndim - 2))
+        if self.empty == "zero":
+            return weights_over(scores, mask, axis=1)
+        none = ~mask.any(
+            axis=1, keepdims=True
+        )  # a common number as small as -1e9 leaves equal float32 scores
+        scores = jnp.where(none, scores - jax.lax.stop_gradient(scores), scores)
+        return weights_over(scores, mask | none, axis=1)
 
     def concepts(self, x: Array, mask: Array) -> Array:
         """The K prototypes nearest to events [B, L, D], nearest first, times their gates: [B, K, D]."""
         scores = jnp.tanh(x @ self._cast(self.concept_kernel)) @ self._cast(self.concept_weight)
-        pooled = jnp.einsum("bl,bld->bd", weights_over(scores, mask, axis=1), x)
+        pooled = jnp.einsum("bl,bld->bd", self._weights(scores, mask), x)
         near = pooled @ self._cast(self.prototypes).T  # [B, P]
         index = jax.lax.top_k(jax.lax.stop_gradient(near), self.num_interests)[1]
         gate = jax.nn.sigmoid(pick(near, index))
@@ -155,14 +176,14 @@ class SINE(nn.Module):
             scores = jnp.tanh(keys @ kernel) @ weight.T
         else:
             scores = jnp.einsum("blkh,kh->blk", jnp.tanh(jnp.einsum("bld,kdh->blkh", keys, kernel)), weight)
-        return weights_over(scores, mask[..., None], axis=1)
+        return self._weights(scores, mask)
 
     def intention(self, assigned: Array, concepts: Array, mask: Array) -> Array:
         """The concept of the next item, c, from P(k|t) and the K concepts: [B, D]."""
         y = jnp.einsum("blk,bkd->bld", assigned, concepts)
         kernel = self.assign_kernel if self.tied else self.next_kernel
         scores = jnp.tanh(y @ self._cast(kernel)) @ self._cast(self.next_weight)
-        return self._normed(3, jnp.einsum("bl,bld->bd", weights_over(scores, mask, axis=1), y))
+        return self._normed(3, jnp.einsum("bl,bld->bd", self._weights(scores, mask), y))
 
     def item_table(self) -> Array:
         """Vectors of all ids, padding first: [V, D]."""

@@ -186,7 +186,7 @@ class TwoTower(nn.Module):
             return jnp.zeros(user.shape) if age is None else age
         if not field.name.startswith(HISTORY):
             return read(context, field, field.name, user)
-        items = self._history(user, context)
+        items = past_items(user, context, self.max_history)
         if target is not None and not self.with_target:
             items = jnp.where(items == target[:, None], 0, items)
         found = read(context, field, f"item_{field.name.removeprefix(HISTORY)}", items)
@@ -194,12 +194,13 @@ class TwoTower(nn.Module):
             return found.reshape(user.shape[0], -1)
         return mean_of_items(found, items != 0)
 
-    def _history(self, user: Array, context: Context) -> Array:
-        """Training items of users, the last ones, 0 on the left: [B] → [B, L]."""
-        number = jnp.maximum(user - 1, 0)
-        start, counts = jnp.asarray(context["start"]), jnp.asarray(context["length"])
-        length = jnp.where(user > 0, counts[number], 0)
-        return window(jnp.asarray(context["items"]), start[number] + length, length, self.max_history)
+
+def past_items(user: Array, context: Context, count: int) -> Array:
+    """The last `count` training items of rows of users, 0 on the left: [B] → [B, count]."""
+    number = jnp.maximum(user - 1, 0)
+    start, counts = jnp.asarray(context["start"]), jnp.asarray(context["length"])
+    length = jnp.where(user > 0, counts[number], 0)
+    return window(jnp.asarray(context["items"]), start[number] + length, length, count)
 
 
 def read(context: Context, field: Field, name: str, rows: Array) -> Array:

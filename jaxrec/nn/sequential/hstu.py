@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at
+from jaxrec.nn.layers.pairs import unit as of_length_one
 from jaxrec.nn.layers.pointwise_attention import NUM_BUCKETS, following, pointwise_attention
 from jaxrec.types import Array
 
@@ -32,9 +33,8 @@ def identity(x: Array) -> Array:
 
 
 def unit(x: Array, epsilon: float = 1e-6) -> Array:
-    """x / max(‖x‖, epsilon) in float32, [..., D]; the zero vector stays zero, with a finite gradient."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), epsilon**2))
+    """x / max(‖x‖, epsilon) in float32, [..., D], as `pairs.unit`."""
+    return of_length_one(x.astype(jnp.float32), epsilon**2)
 
 
 class HSTU(nn.Module):

@@ -49,11 +49,12 @@ def test_dropoutnet_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_cold_items_runs_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = ("random", "content-ridge", "cb2cf-scores", "eges")
+    rows = ("random", "content-ridge", "linear-prior", "cb2cf-scores", "eges")
     found = run(cold_items, rows, tmp_path, monkeypatch)
-    ridge, tower, walks = (found[row, "cold-only"] for row in rows[1:])
+    ridge, prior, tower, walks = (found[row, "cold-only"] for row in rows[1:])
     assert ridge.config["regularisation"] in cold_items.TINY["regularisations"]
-    assert ridge.metrics["ndcg@20"][0] > max(found["random", "cold-only"].metrics["ndcg@20"])
+    for fitted in (ridge, prior):
+        assert fitted.metrics["ndcg@20"][0] > max(found["random", "cold-only"].metrics["ndcg@20"])
     assert tower.config["by_scores"] and tower.steps > 0 and walks.config["length"] == 10
 
 

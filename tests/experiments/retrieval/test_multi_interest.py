@@ -74,7 +74,7 @@ def test_rows_share_width_and_budget_and_have_their_papers_other_settings(row: s
     assert (changed.dim, changed.epochs) == (16, 3)
     own = experiment.ROWS[row].entry.recipe
     own = own() if isinstance(own, type) else own
-    for name in ("num_interests", "num_prototypes", "iterations", "short_len"):
+    for name in ("num_interests", "num_channels", "num_prototypes", "iterations", "short_len"):
         assert getattr(recipe, name, None) == getattr(own, name, None)
 
 

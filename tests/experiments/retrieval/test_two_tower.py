@@ -10,11 +10,18 @@ import pytest
 
 from experiments.retrieval import feature_sets
 from experiments.retrieval import two_tower as experiment
+from experiments.retrieval import two_tower_rows as rows_of_towers
 from jaxrec.protocols import retrieval
 from jaxrec.report.results import read_results
 
-ROWS = ("popularity", "mixed-softmax-logq-features", "hard-hinge", "youtube-softmax")
-LONG = ("uniform-softmax", "batch-softmax", "batch-softmax-logq", "mixed-softmax-logq-history")
+ROWS = (
+    "popularity", "mixed-softmax-logq-features", "hard-hinge", "youtube-softmax",
+    "batch-softmax-logq-streaming", "pdn-bce",
+)  # fmt: skip
+LONG = (
+    "uniform-softmax", "batch-softmax", "batch-softmax-logq", "mixed-softmax-logq-history",
+    "mv-dssm-softmax-logq", "dfn-bce",
+)  # fmt: skip
 
 
 def run(rows: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,16 +61,28 @@ def test_rows_of_features_need_some() -> None:
         experiment.rows_of(asked, none)
 
 
+def test_other_models_have_their_own_negatives_and_the_towers_sizes() -> None:
+    config = experiment.Config(dim=12)
+    for row, view in (("mv-dssm-softmax-logq", "genres"), ("pdn-bce", None), ("dfn-bce", None)):
+        recipe = rows_of_towers.recipe_of(row, config)
+        assert recipe.dim == 12 and getattr(recipe, "view", None) == view
+        assert recipe.negatives == (1024 if view else 4)
+    own = dataclasses.replace(config, data="a.csv")
+    assert rows_of_towers.recipe_of("mv-dssm-softmax-logq", own).view == ""
+    columns = feature_sets.load("ml-1m", experiment.Config(tiny=True), split_seed=0)
+    assert not set(experiment.OF_PAIRS) & set(experiment.rows_of(own, columns))
+
+
 def test_towers_of_features_alone_have_no_ids() -> None:
     """Users of the synthetic data have no features: they are known by those of their items."""
     config = experiment.Config(tiny=True)
     columns = feature_sets.load("ml-1m", config, split_seed=0)
-    model, _ = experiment.build("mixed-softmax-logq-features", columns, config)
+    model, _ = rows_of_towers.build("mixed-softmax-logq-features", columns, config)
     assert [field.name for field in (*model.user_fields, *model.item_fields)] == [
         "history_group",
         "item_group",
     ]
-    model, read = experiment.build("mixed-softmax-logq-ids", columns, config)
+    model, read = rows_of_towers.build("mixed-softmax-logq-ids", columns, config)
     assert [field.name for field in (*model.user_fields, *model.item_fields)] == ["user_id", "item_id"]
     assert read.items is None
 

@@ -1,0 +1,173 @@
+"""Fixtures changed to settings that none of them has, against small twins of the references.
+
+An empty history of torch-rechub's SINE, EGES with a table of weights and nothing to weigh, further features
+of users of torch-rechub's MIND and ComiRec, and two features of DGL's PinSage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.convert import skip_gram
+from jaxrec.types import Array
+from tests.golden import test_eges, test_interests, test_pinsage, test_sine
+from tests.golden.compare import close_gradients, close_outputs
+from tests.golden.fixtures import Golden, golden_files, read
+
+RNG = np.random.default_rng(0)
+
+
+def drawn(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+# --- SINE of torch-rechub with empty histories ----------------------------------------------------------
+
+
+def rechub_sine(p: Any, inputs: Any, config: Any) -> tuple[Array, dict[str, Array]]:
+    """Its forward pass. To the scores of padding it adds -1e9, in float32, beside which scores vanish."""
+    hidden_scores = -1e30 * (inputs["hist"] == 0)  # beside which they vanish in float64
+    x = p["item_embedding.weight"][inputs["hist"]] + p["position_embedding.weight"]
+
+    def shares(scores: Array) -> Array:
+        return jax.nn.softmax(scores + hidden_scores[..., None], axis=1)
+
+    pooled = jnp.einsum("bsh,bse->be", shares(jnp.tanh(x @ p["w_1"]) @ p["w_2"]), x)
+    near = pooled @ p["concept_embedding.weight"].T
+    top, at = jax.lax.top_k(near, config["intentions"])
+    concepts = jax.nn.sigmoid(top)[..., None] * p["concept_embedding.weight"][at]
+
+    def unit(v: Array) -> Array:
+        return v / jnp.linalg.norm(v, axis=-1, keepdims=True)
+
+    assigned = jax.nn.softmax(jnp.einsum("bse,bke->bsk", unit(x @ p["w_3"]), unit(concepts)), axis=-1)
+    weights = assigned * shares(jnp.tanh(x @ p["w_k1"]) @ p["w_k2"])
+    found = jnp.einsum("bsk,bse->bke", weights, x)
+    hat = jnp.einsum("bsk,bke->bse", assigned, concepts)
+    c = jnp.einsum("bsh,bse->be", shares(jnp.tanh(hat @ p["w_4"]) @ p["w_5"]), hat)
+    c = c * jnp.sum(1 / jnp.abs(c), axis=-1, keepdims=True)
+    mixed = jax.nn.softmax(jnp.einsum("be,bke->bk", c, found) / config["temperature"], axis=-1)
+    user = jnp.einsum("bk,bke->be", mixed, found)
+    items = jnp.concatenate([inputs["item_id"][:, None], inputs["neg"]], axis=1)
+    scores = jnp.einsum("be,bne->bn", user, p["item_embedding.weight"][items])
+    loss = -jnp.mean(jax.nn.log_softmax(scores)[:, 0])
+    return loss, {"user": user, "scores": scores, "loss": loss}
+
+
+@pytest.mark.parametrize("path", golden_files("sine_port"))
+@pytest.mark.parametrize("empty", [False, True])
+def test_an_empty_history_attends_to_its_padding(path: Path, empty: bool) -> None:
+    """The twin has the numbers of the fixture; with two histories emptied, and a padding row, we have its."""
+    golden = read(path)
+    inputs, params = dict(golden.inputs), dict(golden.params)
+    if empty:
+        inputs["hist"] = np.where(np.arange(len(inputs["hist"]))[:, None] < 2, 0, inputs["hist"])
+        table = params["item_embedding.weight"].copy()
+        table[0] = 0.3 * drawn(table.shape[1])
+        params["item_embedding.weight"] = table
+    of_twin = jax.jit(jax.grad(lambda p: rechub_sine(p, inputs, golden.meta["config"]), has_aux=True))
+    with jax.enable_x64(True):
+        exact = {name: jnp.asarray(value, jnp.float64) for name, value in params.items()}
+        gradients, outputs = of_twin(exact)
+    if not empty:
+        close_outputs(outputs, golden.outputs)
+        close_gradients(gradients, golden.gradients)
+        return
+    theirs = jax.tree.map(np.asarray, (dict(outputs), dict(gradients)))
+    ours = test_sine.of_rechub(golden._replace(params=params, inputs=inputs))
+    close_outputs(ours.outputs, theirs[0])
+    close_gradients(ours.gradients, theirs[1])
+
+
+# --- EGES with weights and no side information ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", golden_files("eges"))
+def test_weights_of_one_embedding_weigh_nothing(path: Path) -> None:
+    golden = read(path)
+    name = "embeds.0.weight"
+    params = {name: golden.params[name], skip_gram.WEIGHTS: golden.params[skip_gram.WEIGHTS][:, :1]}
+    ends = {end: golden.inputs[end][:, :1] for end in ("src", "dst")}
+    ours = test_eges.of_eges(golden._replace(params=params, inputs={**golden.inputs, **ends}))
+    vectors = {end: params[name][ids[:, 0]] for end, ids in ends.items()}
+    score, label = np.sum(vectors["src"] * vectors["dst"], axis=1), golden.inputs["label"]
+    loss = np.mean(np.logaddexp(0, score) - label * score)
+    expected = {"src_vector": vectors["src"], "dst_vector": vectors["dst"], "loss": np.float32(loss)}
+    close_outputs(ours.outputs, expected)
+    slope = (1 / (1 + np.exp(-score)) - label)[:, None] / len(score)
+    gradient = np.zeros_like(params[name])
+    for end, other in (("src", "dst"), ("dst", "src")):
+        np.add.at(gradient, ends[end][:, 0], slope * vectors[other])
+    close_gradients(ours.gradients, {name: gradient})
+
+
+# --- MIND and ComiRec with further features of users ---------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [*golden_files("mind"), *golden_files("comirec")])
+def test_features_of_users_stand_side_by_side(path: Path) -> None:
+    """As one feature whose value is the pair of both, with the two embeddings in its row."""
+    golden = read(path)
+    prefix, width = "embedding.embed_dict", 2
+    name = f"{prefix}.user_id.weight"
+    table, age, ages = golden.params[name], np.arange(len(golden.inputs["user_id"])) % 3, drawn(3, width)
+    user, dim = golden.inputs["user_id"], golden.params[name].shape[1]
+    kernel = golden.params["convert_user_weight"]
+    kernel = np.concatenate([kernel[:dim], drawn(width, kernel.shape[1]), kernel[dim:]])
+    rest = {key: value for key, value in golden.params.items() if key not in (name, "convert_user_weight")}
+    both = {name: table, f"{prefix}.age.weight": ages, **rest, "convert_user_weight": kernel}
+    ours = test_interests.computed(golden._replace(params=both, inputs={**golden.inputs, "age": age}))
+
+    joined = np.concatenate([table[user], ages[age]], axis=1)
+    joined = np.concatenate([np.zeros_like(joined[:1]), joined])
+    numbers = np.arange(1, len(joined))
+    one = golden._replace(
+        params={name: joined, **rest, "convert_user_weight": kernel},
+        inputs={**golden.inputs, "user_id": numbers},
+    )
+    twin = test_interests.computed(one)
+    close_outputs(ours.outputs, jax.tree.map(np.asarray, dict(twin.outputs)))
+    expected = dict(twin.gradients)
+    of_rows = expected.pop(name)[1:]
+    expected[name], expected[f"{prefix}.age.weight"] = np.zeros_like(table), np.zeros_like(ages)
+    np.add.at(expected[name], user, of_rows[:, :dim])
+    np.add.at(expected[f"{prefix}.age.weight"], age, of_rows[:, dim:])
+    close_gradients(ours.gradients, expected)
+
+
+# --- PinSage with two features -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", golden_files("pinsage"))
+def test_layers_of_two_features_add_up(path: Path) -> None:
+    """As one layer of both features, whose bias is the sum of theirs."""
+    golden = read(path)
+    if "feature" not in golden.inputs:
+        pytest.skip("the fixture has no single feature to add another to")
+    rows, dim, width = len(golden.inputs["node"]), golden.params["id.weight"].shape[1], 3
+    (name,) = {key.split(".")[0] for key in golden.params if "." in key} - {"id", "convs"}
+    more = {"size.weight": drawn(dim, width), "size.bias": drawn(dim)}
+    features = {f"feature/{name}": golden.inputs["feature"], "feature/size": drawn(rows, width)}
+    two = {key: value for key, value in golden.inputs.items() if key != "feature"} | features
+    ours = test_pinsage.compute(golden._replace(params={**golden.params, **more}, inputs=two))
+    joined: Golden = golden._replace(
+        params={
+            **golden.params,
+            f"{name}.weight": np.concatenate([golden.params[f"{name}.weight"], more["size.weight"]], axis=1),
+            f"{name}.bias": golden.params[f"{name}.bias"] + more["size.bias"],
+        },
+        inputs={**golden.inputs, "feature": np.concatenate(list(features.values()), axis=1)},
+    )
+    twin = test_pinsage.compute(joined)
+    close_outputs(ours.outputs, jax.tree.map(np.asarray, dict(twin.outputs)))
+    expected = dict(twin.gradients)
+    whole = expected[f"{name}.weight"]
+    expected |= {f"{name}.weight": whole[:, :-width], "size.weight": whole[:, -width:]}
+    expected["size.bias"] = expected[f"{name}.bias"]
+    close_gradients(ours.gradients, expected)

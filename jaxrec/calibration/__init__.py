@@ -16,6 +16,7 @@ from jaxrec.calibration.calibrators import (
     as_tree,
     from_tree,
     sampling_correction,
+    split,
     stack,
 )
 from jaxrec.calibration.examples import check_examples, logits_of
@@ -49,5 +50,6 @@ __all__ = [
     "isotonic_regression",
     "logits_of",
     "sampling_correction",
+    "split",
     "stack",
 ]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.types import Array
+from jaxrec.types import Array, Variables
 
 COLLECTION = "calibration"  # of variables: {label: what `as_tree` gives}
 
@@ -129,6 +129,12 @@ def from_tree(tree: Mapping[str, Mapping[str, Any]]) -> Calibrator:
     if more or name not in known:
         raise ValueError(f"calibration: {', '.join(tree)}: must be one of {', '.join(known)}")
     return known[name](**fields)
+
+
+def split(variables: Variables) -> tuple[Variables, Mapping[str, Any]]:
+    """Variables of a module, and the trees of calibrators that are kept with them, by label."""
+    others = {name: part for name, part in variables.items() if name != COLLECTION}
+    return others, variables.get(COLLECTION, {})
 
 
 def _logit(prob: Array) -> Array:

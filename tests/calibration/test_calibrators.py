@@ -16,7 +16,7 @@ from sklearn.isotonic import IsotonicRegression
 from jaxrec import calibration, metrics
 
 N = 600
-FITS = {
+FITS: dict[str, Any] = {
     "platt": calibration.fit_platt,
     "temperature": calibration.fit_temperature,
     "histogram": calibration.fit_histogram,

@@ -18,7 +18,7 @@ The weights of fsiw and es-dfm are made by models of their own, of conversions k
 over the seeds. All rows have the same tower over the same features. These data have no published numbers.
 
 Run:     python -m experiments.ranking.delayed_feedback
-Also:    --drift 2; --rows naive dfm --seeds 0; --mean-delay 1
+Also:    --drift 2; --mean-delay 1; --rows naive dfm fsiw --order shuffled
 
 Expect:  no result is stored yet.
 """
@@ -26,8 +26,9 @@ Expect:  no result is stored yet.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -73,11 +74,15 @@ class Config(common.Options):
     learning_rate: float = 2e-3
     batch_size: int = 256
     epochs: int = 1  # passes through time
+    order: Literal["time", "shuffled"] = "time"  # of examples; shuffled: possible of snapshots alone
     workdir: str = "runs/delayed_feedback"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
         common.check_rows(self.rows, ("base-rate", *ROWS))
         common.check(self, "num_clicks", "dim", "batch_size", "epochs", "save_every")
+        streams = [row for row in self.rows or ROWS if row in ROWS and ROWS[row].known is examples.stream]
+        if self.order == "shuffled" and streams:
+            raise ValueError(f"order='shuffled': {', '.join(streams)} read streams; name other rows")
         if not 0 < self.now < self.days:
             raise ValueError(f"now={self.now}: must be after the first day and before the last, {self.days}")
 
@@ -113,13 +118,21 @@ Weights = Callable[[Setting, Config, Mapping[str, np.ndarray]], Array]
 
 
 class Row(NamedTuple):
-    """A row of the table: what is known, its task, its model behind the features, and weights of examples."""
+    """A row of the table: what is known, its task, its model behind the features, and weights of examples.
 
-    known: Callable[[Conversions, Config], Examples]
+    waits: settings that what is known depends on, by the name of the argument.
+    """
+
+    known: Callable[..., Examples]
     task: Callable[[Any], Task]
     loss: str
     model: Callable[[tuple[int, ...]], nn.Module] = Tower
     weights: Weights | None = None
+    waits: Callable[[Config], dict[str, float]] = lambda config: {}
+
+    def examples(self, clicks: Conversions, config: Config) -> Examples:
+        """What is known of clicks by now, in the order of time."""
+        return self.known(clicks, config.now, **self.waits(config))
 
 
 def observation(setting: Setting, config: Config, columns: Mapping[str, np.ndarray]) -> Array:
@@ -153,38 +166,21 @@ def learn(
     return jnp.asarray(conversions.learn_weights(model, labels, known, columns, tx, **options)).T
 
 
-def weighted(module: Any) -> Task:
-    """Cross-entropy by the column of weights."""
-    return tasks.cross_entropy(module, weighted=True)
-
-
-def snapshot(clicks: Conversions, config: Config) -> Examples:
-    """Each click by now, as it is seen now."""
-    return examples.snapshot(clicks, config.now)
-
-
-def stream(clicks: Conversions, config: Config) -> Examples:
-    """Each click by now as a negative, and each conversion as a positive."""
-    return examples.stream(clicks, config.now)
+weighted = functools.partial(tasks.cross_entropy, weighted=True)
 
 
 ROWS: Mapping[str, Row] = {
-    "oracle": Row(lambda c, config: examples.complete(c, config.now), tasks.cross_entropy, "bce"),
-    "naive": Row(snapshot, tasks.cross_entropy, "bce"),
-    "window": Row(
-        lambda c, config: examples.waited(c, config.now, window=config.window), tasks.cross_entropy, "bce"
-    ),
-    "vanilla": Row(stream, tasks.cross_entropy, "bce"),
-    "fnw": Row(stream, tasks.fake_negative_weighted, "fake negative weighted"),
-    "fnc": Row(stream, tasks.fake_negative_calibrated, "bce"),
-    "fsiw": Row(snapshot, weighted, "weighted bce", weights=observation),
+    "oracle": Row(examples.complete, tasks.cross_entropy, "bce"),
+    "naive": Row(examples.snapshot, tasks.cross_entropy, "bce"),
+    "window": Row(examples.waited, tasks.cross_entropy, "bce", waits=lambda c: {"window": c.window}),
+    "vanilla": Row(examples.stream, tasks.cross_entropy, "bce"),
+    "fnw": Row(examples.stream, tasks.fake_negative_weighted, "fake negative weighted"),
+    "fnc": Row(examples.stream, tasks.fake_negative_calibrated, "bce"),
+    "fsiw": Row(examples.snapshot, weighted, "weighted bce", weights=observation),
     "es-dfm": Row(
-        lambda c, config: examples.stream(c, config.now, wait=config.wait),
-        weighted,
-        "weighted bce",
-        weights=elapsed_time,
+        examples.stream, weighted, "weighted bce", weights=elapsed_time, waits=lambda c: {"wait": c.wait}
     ),
-    "dfm": Row(snapshot, tasks.delayed_feedback, "delayed feedback", model=DelayedFeedback),
+    "dfm": Row(examples.snapshot, tasks.delayed_feedback, "delayed feedback", model=DelayedFeedback),
 }
 
 
@@ -201,7 +197,7 @@ def dataset_name(config: Config) -> str:
 def prepare(name: str, setting: Setting, config: Config) -> tuple[impressions.Data, Task]:
     """A row's examples, with their weights, and its task."""
     row = ROWS[name]
-    columns = columns_of(row.known(setting.made.clicks, config), setting.made.clicks)
+    columns = columns_of(row.examples(setting.made.clicks, config), setting.made.clicks)
     if row.weights is not None:
         columns["weight"] = np.asarray(row.weights(setting, config, columns))
     rule = f"clicks by day {config.now:g} to train on, those until day {config.days:g} to test"
@@ -227,8 +223,8 @@ def run(config: Config) -> None:
             found = conversions.test_constant(data, share, len(config.seeds))
         else:
             options = common.training_options(config, data.name, name, row=name)
-            given: dict[str, Any] = {"epochs": config.epochs, "batch_size": config.batch_size}
-            fitted = conversions.train(data, task, optax.adam(config.learning_rate), **given, **options)
+            options |= {"epochs": config.epochs, "batch_size": config.batch_size, "order": config.order}
+            fitted = conversions.train(data, task, optax.adam(config.learning_rate), **options)
             found = conversions.run_test(data, task, fitted.variables, num_devices=config.num_devices)
         path = common.save(
             config.results,

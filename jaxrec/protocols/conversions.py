@@ -8,7 +8,7 @@ shuffled across time. The parameters are those after the last step; no later lab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +19,7 @@ from jaxrec.protocols import impressions
 from jaxrec.protocols.impressions import EVALUATION_BATCH, Data
 from jaxrec.tasks.delayed_feedback import CONVERSION, mean_logits, weight_models, weight_targets
 from jaxrec.tasks.multitask import Model, Target
-from jaxrec.train.epoch import in_order
+from jaxrec.train.epoch import in_order, shuffled
 from jaxrec.train.evaluate import evaluate_and_keep, impression_metrics, make_scores, measure_queries
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
@@ -64,18 +64,21 @@ def train(
     epochs: int = 1,
     batch_size: int,
     evaluated: Sequence[Target] = (CONVERSION,),
+    order: Literal["time", "shuffled"] = "time",
     **options: Any,
 ) -> Fitted:
     """Trains a task on the examples in their order, for all seeds at once.
 
     epochs: passes through time; each after the first begins anew at the oldest example. evaluated: what is
-    logged of the clicks of the test. options: seeds, workdir, description and other arguments of `fit`.
+    logged of the clicks of the test. order: "shuffled" draws a random order of each epoch instead, as a
+    snapshot allows, all of which is known at one moment. options: seeds, workdir, description and other
+    arguments of `fit`.
     """
     logged = impressions.evaluation(data, task, evaluated, "validation", measured=protocol(data, ""))
     return fit_reusing(
         [Phase("train", task, epochs, static())],
         tx,
-        in_order(data.num_examples, batch_size),
+        (in_order if order == "time" else shuffled)(data.num_examples, batch_size),
         data.columns,
         Selection(logged, f"log_loss/{evaluated[0].name}", lower_is_better=True, keep="last"),
         **options,
@@ -132,7 +135,10 @@ def learn_weights(
     tx: optax.GradientTransformation,
     **options: Any,
 ) -> np.ndarray:
-    """What weights are made of: trains `tasks.delayed_feedback.weight_models` in the order of the columns.
+    """What weights are made of: trains `tasks.delayed_feedback.weight_models` on clicks in random order.
+
+    All of their labels are known at one moment. In the order of time a model that reads the time since the
+    click would see long times first and short ones last, and forget the former.
 
     learned: columns of the clicks that they learn from, with a label and a space for each of `labels`.
     columns: of the examples that get weights. options: of `train`.
@@ -142,7 +148,7 @@ def learn_weights(
     """
     task, targets, known = weight_models(module, labels), weight_targets(labels), batched(learned)
     data = Data("weights", "", tuple(labels), (), tuple(labels), dict(learned), known, known)
-    fitted = train(data, task, tx, evaluated=targets, **options)
+    fitted = train(data, task, tx, evaluated=targets, order="shuffled", **options)
     queries = batched(columns)
     measure = make_scores(impressions.scores(task, targets))
     asked = Evaluation(measure, queries, lambda values, _: {}, Protocol())

@@ -116,7 +116,7 @@ def data_of(found: examples.Examples) -> Any:
     )
 
 
-@pytest.mark.parametrize("device_count", [1, 4])
+@pytest.mark.parametrize("device_count", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_dfm_is_less_biased_than_negatives_at_once(tmp_path: Path, device_count: int) -> None:
     known = examples.snapshot(MADE.clicks, 10.0)
     bias = {}

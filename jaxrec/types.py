@@ -182,7 +182,8 @@ class Evaluation(NamedTuple):
 
     measure: runs on the device; queries: its columns, [batches, B], on the host, with a `mask` that is False
     for padding; summarise: turns the measured values into named numbers; protocol: what these numbers mean;
-    keep: turns them into what is kept by user or group; None: nothing is.
+    keep: turns them into what is kept by user or group; None: nothing is. curves: turns them into
+    `Tested.reliability`; None: there are no probabilities.
     """
 
     measure: Measure
@@ -190,13 +191,19 @@ class Evaluation(NamedTuple):
     summarise: Summarise
     protocol: Protocol
     keep: Keep | None = None
+    curves: Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None = None
 
 
 class Tested(NamedTuple):
-    """A test: metrics, named numbers of each seed, and the values by user or group that are kept, if any."""
+    """A test: metrics, named numbers of each seed, and the values by user or group that are kept, if any.
+
+    reliability: of probabilities, {task: mean prediction, share of positives and number of examples of each
+    bin, [3, S, bins]}.
+    """
 
     metrics: list[dict[str, float]]
     values: Values | None = None
+    reliability: Mapping[str, np.ndarray] = {}
 
 
 class Result(NamedTuple):

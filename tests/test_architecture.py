@@ -18,7 +18,7 @@ FLOORS = {
     **dict.fromkeys(("types", "provenance"), 0),
     **dict.fromkeys(("packing", "segments"), 1),
     "data": 2,
-    **dict.fromkeys(("augment", "losses", "metrics", "sampling", "nn", "optim", "report"), 3),
+    **dict.fromkeys(("augment", "calibration", "losses", "metrics", "sampling", "nn", "optim", "report"), 3),
     "index": 4,
     **dict.fromkeys(("tasks", "train", "convert"), 5),
     **dict.fromkeys(("protocols", "tuning"), 6),

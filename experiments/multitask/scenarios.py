@@ -181,7 +181,7 @@ def run(config: Config) -> None:
     sizes = count_parameters({row: [model] for row, model in models.items()}, columns)
     for row, model in models.items():
         kept = common.training_options(config, columns.name, setting.column, row, row=row)
-        fitted, test = train(model, columns, config, calibration=True, **kept)
+        fitted, test = train(model, columns, config, **kept)
         found = test._replace(metrics=[summary(seed, setting) for seed in test.metrics])
         path = common.save(
             config.results,

@@ -63,20 +63,14 @@ def count_parameters(models: Mapping[str, Sequence[Model]], columns: impressions
     }
 
 
-def train(
-    model: Model, columns: impressions.Data, recipe: Training, *, calibration: bool = False, **options: Any
-) -> Trained:
-    """Trains and tests a model for all seeds.
-
-    calibration: whether the test measures calibration too. options: see `common.training_options`.
-    """
+def train(model: Model, columns: impressions.Data, recipe: Training, **options: Any) -> Trained:
+    """Trains and tests a model for all seeds. options: see `common.training_options`."""
     fitted = fit(model, columns, recipe, **options)
     test = impressions.run_test(
         columns,
         model.task,
         [*model.targets, *model.tested],
         fitted.variables,
-        calibration=calibration,
         num_devices=options["num_devices"],
     )
     return Trained(fitted, test)
@@ -115,4 +109,5 @@ def join_tests(runs: Sequence[Trained], keep: Callable[[str], bool]) -> Tested:
         {k: column for values in kept for k, column in getattr(values, part).items()}
         for part in ("sums", "weights", "labels")
     )
-    return Tested(metrics, GroupSums(kept[0].group, sums, weights, labels) if kept else None)
+    curves = {k: v for run in runs for k, v in run.test.reliability.items() if keep(f"auc/{k}")}
+    return Tested(metrics, GroupSums(kept[0].group, sums, weights, labels) if kept else None, curves)

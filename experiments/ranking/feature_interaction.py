@@ -208,7 +208,7 @@ def train(row: str, setting: Setting, config: Config) -> tuple[Fitted, Tested]:
         **common.training_options(config, setting.data.name, row, row=row),
     )
     found = impressions.run_test(
-        setting.data, task, [target], fitted.variables, calibration=True, num_devices=config.num_devices
+        setting.data, task, [target], fitted.variables, num_devices=config.num_devices
     )
     return fitted, found
 

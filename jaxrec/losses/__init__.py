@@ -8,6 +8,14 @@ An id outside its table, or padding where an example is real, makes the loss NaN
 """
 
 from jaxrec.losses.contrastive import info_nce, nt_xent
+from jaxrec.losses.delayed_feedback import (
+    delayed_feedback,
+    delayed_feedback_of_each,
+    elapsed_time_weights,
+    fake_negative_calibrated,
+    fake_negative_weighted,
+    observation_weights,
+)
 from jaxrec.losses.entire_space import (
     clipped_propensity,
     doubly_robust_risk,
@@ -77,10 +85,15 @@ __all__ = [
     "class_weights",
     "clipped_propensity",
     "cosine_distances",
+    "delayed_feedback",
+    "delayed_feedback_of_each",
     "dot_products",
     "doubly_robust_risk",
+    "elapsed_time_weights",
     "euclidean_distances",
     "f_beta_weights",
+    "fake_negative_calibrated",
+    "fake_negative_weighted",
     "feedback_margins",
     "feedback_pair",
     "focal",
@@ -104,6 +117,7 @@ __all__ = [
     "next_behaviour",
     "not_to_recommend",
     "nt_xent",
+    "observation_weights",
     "order_violation",
     "q_align",
     "sampled_cosine_softmax",

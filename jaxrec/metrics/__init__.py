@@ -5,19 +5,26 @@ lists           accuracy of ranked lists with several relevant items
 exposure        what lists show: coverage, Gini, novelty, diversity, popularity lift
 slices          groups of items and users
 classification  labelled impressions: AUC and its kin
+calibration     labelled impressions: whether probabilities are those that are observed
 """
 
+from jaxrec.metrics.calibration import (
+    LogLossParts,
+    Reliability,
+    calibration_ratio,
+    expected_calibration_error,
+    field_calibration_error,
+    log_loss_parts,
+    reliability,
+)
 from jaxrec.metrics.classification import (
     auc,
     average_precision,
-    calibration_ratio,
     check_group,
-    expected_calibration_error,
     gauc,
     log_loss,
     normalized_entropy,
     relative_improvement,
-    reliability,
 )
 from jaxrec.metrics.exposure import (
     CoVisits,
@@ -75,6 +82,8 @@ __all__ = [
     "MISS",
     "CoVisits",
     "Distance",
+    "LogLossParts",
+    "Reliability",
     "apply_seen",
     "auc",
     "average_precision",
@@ -90,6 +99,7 @@ __all__ = [
     "entropy",
     "expected_calibration_error",
     "exponential_gain",
+    "field_calibration_error",
     "gauc",
     "gini",
     "graded_ndcg",
@@ -106,6 +116,7 @@ __all__ = [
     "list_precision",
     "list_recall",
     "log_loss",
+    "log_loss_parts",
     "map_of_hits",
     "mrr",
     "ndcg",

@@ -31,7 +31,7 @@ def auc(scores: Array, labels: Array, *, where: Array | None = None) -> Array:
     0.875
     """
     group = jnp.zeros(scores.shape, jnp.int32)
-    found = _auc_of_groups(scores, labels=labels, group=group, where=_where_or_all(scores, where))
+    found = _auc_of_groups(scores, labels=labels, group=group, where=where_or_all(scores, where))
     return found.auc[0]
 
 
@@ -58,7 +58,7 @@ def gauc(
     Raises ValueError where ids on the host do not fit 32 bits.
     """
     check_group(group)
-    where = _where_or_all(scores, where)
+    where = where_or_all(scores, where)
     found = _auc_of_groups(scores, labels=labels, group=jnp.asarray(group), where=where)
     used = found.both
     weight = jnp.where(used, found.size if weighted else 1, 0).astype(jnp.float32)
@@ -92,12 +92,12 @@ def average_precision(scores: Array, labels: Array, *, where: Array | None = Non
     >>> round(float(found), 4)  # (1/1 + 2/3) / 2
     0.8333
     """
-    where = _where_or_all(scores, where)
+    where = where_or_all(scores, where)
     unmarked, lowered, labels = jax.lax.sort(
         ((~where).astype(jnp.int32), -scores, (labels > 0.5).astype(jnp.int32)), num_keys=2
     )
     positive = labels * (1 - unmarked)
-    tie = jnp.cumsum(_run_starts(unmarked, lowered)) - 1
+    tie = jnp.cumsum(run_starts(unmarked, lowered)) - 1
     last = jax.ops.segment_max(
         jnp.arange(scores.size), tie, num_segments=scores.size, indices_are_sorted=True
     )
@@ -122,8 +122,8 @@ def _auc_of_groups(scores: Array, labels: Array, group: Array, where: Array) -> 
     marked = 1 - unmarked
     positive, negative = labels * marked, (1 - labels) * marked
 
-    group_index = jnp.cumsum(_run_starts(unmarked, group)) - 1
-    tie_index = jnp.cumsum(_run_starts(unmarked, group, scores)) - 1
+    group_index = jnp.cumsum(run_starts(unmarked, group)) - 1
+    tie_index = jnp.cumsum(run_starts(unmarked, group, scores)) - 1
 
     def total(values: Array, index: Array) -> Array:
         return jax.ops.segment_sum(values, index, num_segments=n, indices_are_sorted=True)
@@ -153,7 +153,7 @@ def _exact_total(values: Array, total: Callable[[Array], Array]) -> Array:
     return functools.reduce(jnp.add, sums)
 
 
-def _run_starts(*keys: Array) -> Array:
+def run_starts(*keys: Array) -> Array:
     """True where a run of equal sorted keys starts: [N] → bool [N]."""
     changes = jnp.zeros(keys[0].shape, bool).at[0].set(True)
     for key in keys:
@@ -163,7 +163,7 @@ def _run_starts(*keys: Array) -> Array:
 
 def log_loss(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
     """Mean binary cross-entropy in nats, from logits: [N], [N] → []."""
-    return _masked_mean(jax.nn.softplus(logits) - labels * logits, where)
+    return masked_mean(jax.nn.softplus(logits) - labels * logits, where)
 
 
 def normalized_entropy(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
@@ -175,56 +175,9 @@ def normalized_entropy(logits: Array, labels: Array, *, where: Array | None = No
     >>> round(float(normalized_entropy(chance, jnp.array([0, 1, 0, 0]))), 6)
     1.0
     """
-    share = _masked_mean(labels, where)
+    share = masked_mean(labels, where)
     entropy = -(share * jnp.log(share) + (1 - share) * jnp.log1p(-share))
     return jnp.where((share > 0) & (share < 1), log_loss(logits, labels, where=where) / entropy, jnp.nan)
-
-
-def calibration_ratio(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
-    """Mean predicted probability divided by the share of positives, 1 if calibrated: [N], [N] → [].
-
-    Infinite if there is no positive.
-    """
-    return _masked_mean(jax.nn.sigmoid(logits), where) / _masked_mean(labels, where)
-
-
-class Reliability(NamedTuple):
-    """Per bin of equal width in probability: mean prediction, share of positives, examples; 0 if empty."""
-
-    predicted: Array
-    observed: Array
-    num_examples: Array
-
-
-def reliability(
-    logits: Array, labels: Array, *, num_bins: int = 10, where: Array | None = None
-) -> Reliability:
-    """The reliability curve, [N], [N] → [num_bins] each: bin b holds probabilities from b / num_bins on."""
-    if num_bins < 1:
-        raise ValueError(f"num_bins={num_bins}: must be at least 1")
-    prob = jax.nn.sigmoid(logits)
-    bins = jnp.clip((prob * num_bins).astype(jnp.int32), 0, num_bins - 1)
-    real = _where_or_all(logits, where)
-
-    def total(values: Array) -> Array:
-        def bin_total(b: Array) -> Array:  # a sum over all examples rounds far less than a running one
-            return jnp.sum(jnp.where(real & (bins == b), values, 0.0))
-
-        return jax.lax.map(bin_total, jnp.arange(num_bins))
-
-    count = total(jnp.ones_like(prob))
-    safe = jnp.maximum(count, 1.0)
-    return Reliability(total(prob) / safe, total(labels.astype(jnp.float32)) / safe, count)
-
-
-def expected_calibration_error(
-    logits: Array, labels: Array, *, num_bins: int = 10, where: Array | None = None
-) -> Array:
-    """Mean over examples of |predicted - observed| in their bin (Guo et al., ICML 2017, eq. 3)."""
-    curve = reliability(logits, labels, num_bins=num_bins, where=where)
-    return jnp.sum(jnp.abs(curve.predicted - curve.observed) * curve.num_examples) / jnp.maximum(
-        curve.num_examples.sum(), 1
-    )
 
 
 def relative_improvement(auc_model: Array | float, auc_base: Array | float) -> Array:
@@ -236,10 +189,10 @@ def relative_improvement(auc_model: Array | float, auc_base: Array | float) -> A
     return 100.0 * ((jnp.asarray(auc_model) - 0.5) / (jnp.asarray(auc_base) - 0.5) - 1.0)
 
 
-def _where_or_all(values: Array, where: Array | None) -> Array:
+def where_or_all(values: Array, where: Array | None) -> Array:
     return jnp.ones(values.shape, bool) if where is None else where
 
 
-def _masked_mean(values: Array, where: Array | None) -> Array:
-    where = _where_or_all(values, where)
+def masked_mean(values: Array, where: Array | None) -> Array:
+    where = where_or_all(values, where)
     return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)

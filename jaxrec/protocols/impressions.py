@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import optax
 
+from jaxrec import calibration as calibrators
 from jaxrec import losses
 from jaxrec.data.tables.click_histories import SHARED, Clicks
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit
@@ -20,7 +21,7 @@ from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.tasks.ctr import behaviours
 from jaxrec.tasks.multitask import Target, stacked
 from jaxrec.train.epoch import shuffled
-from jaxrec.train.evaluate import evaluate_and_keep, impression_metrics, make_scores
+from jaxrec.train.evaluate import evaluate_and_keep, impression_metrics, make_scores, reliability_curves
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.per_user import keep_impressions
 from jaxrec.train.reuse import fit_reusing
@@ -159,15 +160,19 @@ def evaluation(
     *,
     measured: Protocol,
     calibration: bool = False,
+    fields: Sequence[str] = (),
 ) -> Evaluation:
     """Scores the impressions of a part, see `impression_metrics`."""
     names = [target.name for target in evaluated]
     return Evaluation(
         make_scores(scores(task, evaluated), data.expand),
         data.validation if part == "validation" else data.test,
-        impression_metrics(names, errors=data.regression, group=data.group, calibration=calibration),
+        impression_metrics(
+            names, errors=data.regression, group=data.group, calibration=calibration, fields=fields
+        ),
         measured,
         keep_impressions(names, errors=data.regression, group=data.group),
+        reliability_curves(names, errors=data.regression) if calibration else None,
     )
 
 
@@ -209,12 +214,13 @@ def test(
     evaluated: Sequence[Target],
     variables: Variables,
     *,
-    calibration: bool = False,
+    calibration: bool = True,
+    fields: Sequence[str] = (),
     num_devices: int = 1,
 ) -> list[dict[str, float]]:
     """Test metrics of each seed: variables have a leading seeds axis."""
-    tested = run_test(data, task, evaluated, variables, calibration=calibration, num_devices=num_devices)
-    return tested.metrics
+    measured: dict[str, Any] = {"calibration": calibration, "fields": fields, "num_devices": num_devices}
+    return run_test(data, task, evaluated, variables, **measured).metrics
 
 
 def run_test(
@@ -223,20 +229,34 @@ def run_test(
     evaluated: Sequence[Target],
     variables: Variables,
     *,
-    calibration: bool = False,
+    calibration: bool = True,
+    fields: Sequence[str] = (),
     num_devices: int = 1,
 ) -> Tested:
-    """Metrics as `test` returns them, with sums over users or blocks, to be stored beside the result."""
-    found = evaluation(data, task, evaluated, "test", measured=protocol(data, ""), calibration=calibration)
+    """Metrics as `test` returns them, with sums over users or blocks, to be stored beside the result.
+
+    fields: columns of the test examples by whose values calibration is measured, too, such as "item".
+    """
+    found = evaluation(
+        data, task, evaluated, "test", measured=protocol(data, ""), calibration=calibration, fields=fields
+    )
     context = {} if data.expand is None else data.columns
     return evaluate_and_keep(found, variables, context, num_devices=num_devices)
 
 
 def scores(task: Task, evaluated: Sequence[Target]) -> Any:
-    """predict(variables, batch) -> [B, T], the outputs of the evaluated targets in their order."""
+    """predict(variables, batch) -> [B, T], the outputs of the evaluated targets in their order.
+
+    Where the variables hold calibrators (`calibrating.calibrated`), the outputs are corrected by them.
+    """
 
     def predict(variables: Variables, batch: Batch) -> Array:
-        return stacked(task.predict(variables, batch), evaluated)
+        variables, maps = calibrators.split(variables)
+        logits = stacked(task.predict(variables, batch), evaluated)
+        for t, target in enumerate(evaluated):
+            if target.name in maps:
+                logits = logits.at[:, t].set(calibrators.from_tree(maps[target.name]).apply(logits[:, t]))
+        return logits
 
     return predict
 

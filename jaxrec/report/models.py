@@ -23,6 +23,7 @@ FOLDERS = (
     ("losses", "Losses"),
     ("optim", "Weightings of several losses"),
     ("metrics", "Metrics"),
+    ("calibration", "Calibration"),
 )
 # The modules of fixtures whose name does not start with that of a module.
 FIXTURE_MODULES: Mapping[str, str] = {

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxrec.report.curves import COLOURS, Band, Curve, History, best_points, curve_of
 from jaxrec.report.results import write_atomically
 from jaxrec.report.words import capital, in_words, short
@@ -113,6 +115,60 @@ def loss_curve(
     return metric_curve(
         lines or runs, prefix, path, title=title or "Training loss", dataset=dataset, label="loss"
     )
+
+
+def reliability_diagram(
+    curves: Mapping[str, Any], path: str | Path, *, title: str = "", dataset: str = ""
+) -> Path:
+    """Plots the share of positives against the mean prediction of each bin, and the diagonal; the PNG's path.
+
+    Args:
+      curves: by name, mean predictions, shares of positives and numbers of examples of each bin, [3, bins],
+        or of several seeds [3, S, bins], each of which has a line. Bins without examples have no
+        point.
+      title, dataset: of the plot's heading.
+
+    Raises:
+      ValueError: no bin has an example.
+      ImportError: matplotlib is not installed.
+    """
+    found = {name: _bins_of(curve) for name, curve in curves.items()}
+    points = [point for bins in found.values() for seed in bins for point in seed]
+    if not points:
+        raise ValueError(f"curves {', '.join(curves) or '(none)'}: no bin has an example")
+    figure, axes = _new_figure()
+    from matplotlib.ticker import AutoLocator
+
+    axes.xaxis.set_major_locator(AutoLocator())
+    with _style():
+        end = max(max(point) for point in points)
+        axes.plot([0, end], [0, end], color="#808080", linewidth=1.0, label="calibrated")
+        for number, (name, seeds) in enumerate(found.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            for seed in seeds:
+                axes.plot(
+                    *zip(*seed, strict=True),
+                    color=colour,
+                    linestyle=DASHES[number % len(DASHES)],
+                    marker=MARKERS[number % len(MARKERS)],
+                    label=name if seed is seeds[0] else "_",
+                )
+        axes.set_title((title or "Reliability") + f"\n{dataset}" * bool(dataset))
+        axes.set_xlabel("mean predicted probability")
+        axes.set_ylabel("share of positives")
+        axes.legend(loc="upper left")
+        if (count := max(map(len, found.values()))) > 1:
+            figure.supxlabel(f"a line for each of {count} seeds", fontsize=10)
+        return _save(figure, path)
+
+
+def _bins_of(curve: Any) -> list[list[tuple[float, float]]]:
+    """Points of the bins with examples, for each seed."""
+    predicted, observed, count = (np.atleast_2d(part) for part in curve)
+    return [
+        [(float(x), float(y)) for x, y, n in zip(*seed, strict=True) if n > 0]
+        for seed in zip(predicted, observed, count, strict=True)
+    ]
 
 
 def _draw(axes: Axes, name: str, curve: Curve, number: int) -> None:

@@ -33,7 +33,17 @@ _METRICS = {
     "popularity_lift": "popularity lift",
     "seen_targets": "share of targets that the history has already",
 }
-_LOWER = ("log_loss", "mse", "rmse", "mae", "ece", "normalized_entropy", "gini", "loss")  # smaller is better
+_LOWER = (
+    "log_loss",
+    "mse",
+    "rmse",
+    "mae",
+    "prob_mae",
+    "ece",
+    "normalized_entropy",
+    "gini",
+    "loss",
+)  # smaller is better
 
 
 def in_words(name: str) -> str:
@@ -80,7 +90,8 @@ def lower_is_better(name: str) -> bool:
     >>> lower_is_better("valid/mse/y1"), lower_is_better("ndcg@10")
     (True, False)
     """
-    return re.split(r"[@/]", name.removeprefix("valid/"))[0] in _LOWER
+    of = re.split(r"[@/]", name.removeprefix("valid/"))[0]
+    return of in _LOWER or of.startswith("ece_by_")
 
 
 def capital(text: str) -> str:

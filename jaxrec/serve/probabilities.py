@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrec import calibration
 from jaxrec.tasks.multitask import Target, select_output
 from jaxrec.types import Array, Batch, Variables
 
@@ -17,12 +18,15 @@ def probabilities(
 ) -> dict[str, Array]:
     """{label: probabilities, float32 [B]}; where `mean`, their means over the seeds of the variables.
 
-    outputs: {label: which output of the module is its logit}, as of `tasks.multitask.Target`.
+    outputs: {label: which output of the module is its logit}, as of `tasks.multitask.Target`. Where the
+    variables hold calibrators, the logits are corrected by them.
     """
 
     def of_seed(variables: Variables) -> dict[str, Array]:
+        variables, maps = calibration.split(variables)
         found = module.apply(variables, batch, train=False)
         logits = {label: select_output(found, Target(label, out, label)) for label, out in outputs.items()}
+        logits |= {of: calibration.from_tree(tree).apply(logits[of]) for of, tree in maps.items()}
         return {label: jax.nn.sigmoid(logit.astype(jnp.float32)) for label, logit in logits.items()}
 
     if not mean:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrec import calibration
 from jaxrec.data.tables.features import Encoders
 from jaxrec.serve.run_folder import Kept
 from jaxrec.tasks.ctr import behaviours
@@ -43,7 +44,7 @@ def check_shapes(kept: Kept, where: str) -> None:
             f"{where}: {type(kept.module).__name__} fails on inputs of this run "
             f"({type(error).__name__}: {error}); {remedy}"
         ) from error
-    found = _shapes(dict(kept.variables), skip=1)
+    found = _shapes(calibration.split(kept.variables)[0], skip=1)
     differing = [
         f"{name} is {found.get(name, 'missing')}, of the module {expected.get(name, 'missing')}"
         for name in sorted({*expected, *({} if kept.kind == "clicks" else found)})

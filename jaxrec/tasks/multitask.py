@@ -72,13 +72,15 @@ def multitask(
         {"l0": lambda model: model.open_edges()}.
 
     Raises:
-      ValueError: no target, or a name twice; while tracing: a column or an output is missing.
+      ValueError: neither target nor term, or a name twice; while tracing: a column or an output is missing.
     """
     terms, penalties = dict(terms or {}), dict(penalties or {})
     names = [*(target.name for target in targets), *terms, *penalties]
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if not targets or twice:
-        raise ValueError(f"losses {names}: at least one target is needed, and no name twice ({twice})")
+    if not (targets or terms) or twice:
+        raise ValueError(
+            f"losses {names}: at least one target or term is needed, and no name twice ({twice})"
+        )
 
     def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
         if "mask" in context:

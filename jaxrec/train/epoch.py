@@ -97,6 +97,24 @@ def shuffled(
     return Plan(num_steps, draw, described)
 
 
+def in_order(num_examples: int, batch_size: int) -> Plan:
+    """Every example once an epoch, in the order of the columns, such as that of time; nothing is shuffled.
+
+    A step reads the next batch_size examples; the last is filled up with the first of the epoch, masked. One
+    epoch is one pass through a stream.
+
+    Raises:
+      ValueError: there is no example, or the batch size is below 1.
+    """
+    num_steps = shuffled(num_examples, batch_size).num_steps
+
+    def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
+        number = jnp.arange(num_steps * batch_size).reshape(num_steps, batch_size)
+        return {"example": number % num_examples, "mask": number < num_examples}, jnp.array(True)
+
+    return Plan(num_steps, draw, {"order": "of the columns"})
+
+
 def _checked_examples(examples: np.ndarray, num_examples: int) -> np.ndarray:
     """Numbers of examples as int32 [n]. Raises ValueError if there is none, or one is not in the data set."""
     found = np.asarray(examples)

@@ -5,6 +5,7 @@ Ranks are counted by `index.rank`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,12 @@ def evaluate_and_keep(
     """Named numbers of each seed, as `evaluate` returns them, with what `evaluation.keep` keeps."""
     values = measure_queries(evaluation, variables, context, num_devices=num_devices)
     metrics = [evaluation.summarise(of_seed, evaluation.queries) for of_seed in values]
-    return Tested(metrics, None if evaluation.keep is None else evaluation.keep(values, evaluation.queries))
+    queries = evaluation.queries
+    return Tested(
+        metrics,
+        None if evaluation.keep is None else evaluation.keep(values, queries),
+        {} if evaluation.curves is None else evaluation.curves(values, queries),
+    )
 
 
 def measure_queries(
@@ -159,14 +165,15 @@ def impression_metrics(
     errors: Sequence[str] = (),
     group: str | None = None,
     calibration: bool = False,
+    fields: Sequence[str] = (),
 ) -> Summarise:
     """Metrics of each task over its sample space, all impressions at once.
 
     The scores of task t are values[..., t], logits against the column `label/<task>` where `mask` and, if
     there is one, `space/<task>` hold: `auc/<task>`, `log_loss/<task>` and, with a `group` column of users,
-    `gauc/<task>`; with `calibration` also `ece/<task>`, of ten bins, and `calibration_ratio/<task>`. A task
-    in `errors` is a regression: `mse/<task>`. Where there are several, `auc` and `mse` are means over
-    tasks.
+    `gauc/<task>`; with `calibration` also `ece/<task>`, of ten bins of equal width,
+    `calibration_ratio/<task>`, and for each of `fields`, columns of ids, `ece_by_<field>/<task>`. A task in
+    `errors` is a regression: `mse/<task>`. Where there are several, `auc` and `mse` are means over tasks.
 
     Raises (when called):
       ValueError: an AUC is not defined, because the impressions are of one class only.
@@ -175,8 +182,7 @@ def impression_metrics(
     def task_metrics(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
         found = {}
         for t, task in enumerate(tasks):
-            real = np.asarray(queries["mask"] & queries.get(f"space/{task}", True)).reshape(-1)
-            label = np.asarray(queries[f"label/{task}"], np.float32).reshape(-1)
+            real, label = _space_and_label(queries, task)
             score = np.asarray(values[..., t]).reshape(-1)
             if task in errors:
                 found[f"mse/{task}"] = float(np.mean(np.square(score[real] - label[real]), dtype=np.float64))
@@ -186,6 +192,9 @@ def impression_metrics(
             if calibration:
                 found[f"ece/{task}"] = float(_ece(score, label, where=real))
                 found[f"calibration_ratio/{task}"] = float(_calibration_ratio(score, label, where=real))
+                for field in fields:
+                    ids = np.asarray(queries[field]).reshape(-1)
+                    found[f"ece_by_{field}/{task}"] = float(_field_error(score, label, ids, where=real))
             if group is not None:
                 users = np.asarray(queries[group]).reshape(-1)
                 metrics.check_group(users)
@@ -205,8 +214,37 @@ def impression_metrics(
     return task_metrics
 
 
+def reliability_curves(
+    tasks: Sequence[str], *, errors: Sequence[str] = (), num_bins: int = 10
+) -> Callable[[np.ndarray, Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """`Tested.reliability` of tasks as `impression_metrics` reads them, in bins of as many examples each."""
+
+    def curves(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = {}
+        for t, task in enumerate(tasks):
+            if task not in errors:
+                real, label = _space_and_label(queries, task)
+                each = [_reliability(of[..., t].reshape(-1), label, real, num_bins) for of in values]
+                found[task] = np.stack([np.asarray(curve) for curve in each], axis=1)
+        return found
+
+    return curves
+
+
+def _space_and_label(queries: Mapping[str, np.ndarray], task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Which impressions a task is measured on, bool [N], and its labels, float32 [N]."""
+    real = np.asarray(queries["mask"] & queries.get(f"space/{task}", True)).reshape(-1)
+    return real, np.asarray(queries[f"label/{task}"], np.float32).reshape(-1)
+
+
+@functools.partial(jax.jit, static_argnames="num_bins")
+def _reliability(score: Array, label: Array, where: Array, num_bins: int) -> metrics.Reliability:
+    return metrics.reliability(score, label, num_bins=num_bins, equal_mass=True, where=where)
+
+
 _auc, _gauc, _log_loss = jax.jit(metrics.auc), jax.jit(metrics.gauc), jax.jit(metrics.log_loss)
 _ece, _calibration_ratio = jax.jit(metrics.expected_calibration_error), jax.jit(metrics.calibration_ratio)
+_field_error = jax.jit(metrics.field_calibration_error)
 
 
 def check_finite(bad: np.ndarray, what: str) -> None:

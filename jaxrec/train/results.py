@@ -33,7 +33,8 @@ def save_result(
 ) -> Path:
     """Writes a result file and, if there is a training history, a plot of the validation metric next to it.
 
-    metrics: of each seed; with a `Tested`, its values by user or group are stored beside the result too.
+    metrics: of each seed; with a `Tested`, its values by user or group are stored beside the result too, and
+    a reliability diagram of each task's probabilities is drawn.
     baseline: whether nothing was trained by gradient descent; None means that this is so without a training
         step. Weights that others trained are no baseline.
 
@@ -42,7 +43,8 @@ def save_result(
     """
     manifest, remark = origin(fitted)
     steps = fitted.steps if fitted else 0
-    found, values = (metrics.metrics, metrics.values) if isinstance(metrics, Tested) else (metrics, None)
+    tested = metrics if isinstance(metrics, Tested) else Tested(list(map(dict, metrics)))
+    found, values = tested.metrics, tested.values
     result = Result(
         experiment=experiment,
         dataset=dataset,
@@ -64,6 +66,9 @@ def save_result(
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, result, path.with_suffix(".png"))
+    for task, curve in tested.reliability.items():
+        name = f"{path.stem}.reliability{f'-{task}' * (len(tested.reliability) > 1)}.png"
+        _plot_reliability(result, task, curve, path.with_name(name))
     return path
 
 
@@ -138,3 +143,12 @@ def _plot(fitted: Fitted, metric: str, result: Result, path: Path) -> None:
         plots.metric_curve(runs, metric, path, title=title, dataset=result.dataset, best=best)
     except ImportError as error:
         print(f"no plot of {metric}: {error}")
+
+
+def _plot_reliability(result: Result, task: str, curve: Any, path: Path) -> None:
+    """The reliability diagram of a task, if matplotlib is installed."""
+    title = f"{result.model}: reliability of {task}"
+    try:
+        plots.reliability_diagram({result.model: curve}, path, title=title, dataset=result.dataset)
+    except ImportError as error:
+        print(f"no reliability diagram of {task}: {error}")

@@ -43,7 +43,7 @@ MODULES = {  # by the start of a fixture's name, what has to exist before it can
     "hidasi_gru4rec": "nn/sequential/gru4rec.py",
     "hstu": "nn/sequential/hstu.py",
     "ials": "baselines/ials.py",
-    "isotonic": "baselines/isotonic.py",
+    "isotonic": "calibration/isotonic.py",
     "itemknn": "baselines/matrix_knn.py",
     "lightgcn": "nn/retrieval/lightgcn.py",
     "macridvae": "nn/retrieval/macridvae.py",

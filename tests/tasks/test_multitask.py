@@ -199,7 +199,7 @@ def test_noise_follows_the_key_and_prediction_has_none() -> None:
 @pytest.mark.parametrize(
     ("targets", "options", "message"),
     [
-        ([], {}, "at least one target"),
+        ([], {}, "at least one target or term"),
         ([TARGETS[0], TARGETS[0]], {}, r"no name twice \(\['click'\]\)"),
         (TARGETS, {"penalties": {"buy": lambda model: 0.0}}, r"no name twice \(\['buy'\]\)"),
     ],

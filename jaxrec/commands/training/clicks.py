@@ -17,6 +17,7 @@ from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.tables.click_histories import Clicks, next_clicks
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import impressions
+from jaxrec.protocols.calibrating import of_option
 from jaxrec.recipes.trainable import ClickModel
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks.multitask import Target
@@ -83,6 +84,7 @@ def prepare(
         test=functools.partial(
             impressions.run_test, data, learned.task, [CLICK], num_devices=options.num_devices
         ),
+        calibrate=of_option(options.calibrate, data, learned.task, [CLICK], options.num_devices),
         baselines=lambda: [popularity(data, clicks, len(options.seeds))],
         kept={
             "kind": "clicks",
@@ -119,7 +121,9 @@ def popularity(data: impressions.Data, clicks: Clicks, num_seeds: int) -> Baseli
     shown = np.bincount(item, minlength=clicks.num_items + 1)
     clicked = np.bincount(item, label, minlength=clicks.num_items + 1)
     log_odds = np.log((clicked + 1) / (shown - clicked + 1)).astype(np.float32)
-    found = impression_metrics(["click"], group=data.group)(log_odds[data.test["item"]][..., None], data.test)
+    found = impression_metrics(["click"], group=data.group, calibration=True)(
+        log_odds[data.test["item"]][..., None], data.test
+    )
     return BaselineRow("popularity", [found] * num_seeds, impressions.protocol(data, "none", ""))
 
 

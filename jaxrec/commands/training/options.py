@@ -26,13 +26,14 @@ EventSplit = Literal["last", "time", "user", "sessions"]
 ClickSplit = Literal["last", "time", "user"]
 TableSplit = Literal["random", "time"]
 MatrixSplit = Literal["random", "last"]
+Calibrate = Literal["platt", "histogram", "isotonic"] | None  # of `protocols.calibrating.FITS`
 # Options that say where and how a run is kept, or how long it may take; they change no number.
 KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code")
 # Options that runs kept before they existed do not name, and their defaults: left out of the settings then.
 ADDED: dict[str, Any] = {
     "delimiter": "", "real_ids": (), "allow": (), "streaming": False, "user_feature_columns": (),
     "item_feature_columns": (), "feature_separator": "|", "hard": 0, "hard_first": 0.01, "hard_last": 0.05,
-    "hard_walks": 1000,
+    "hard_walks": 1000, "calibrate": None,
 }  # fmt: skip
 NOT_NEGATIVE = (
     "patience", "k_core", "num_layers", "weight", "weight_decay", "regularisation", "max_norm", "clip",
@@ -101,6 +102,7 @@ class ClickOptions(EventOptions):
     """The options of click models of events."""
 
     split: ClickSplit = "last"  # test on each user's last event, the last events in time, or other users
+    calibrate: Calibrate = None  # corrects the probabilities by the labels of validation; by default nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +165,7 @@ class TableOptions(Options):
     numeric: tuple[str, ...] = ()  # columns of numbers
     time: str = ""  # column of seconds, for --split time
     split: TableSplit = "random"  # test on rows at random, or on the last ones in time
+    calibrate: Calibrate = None  # corrects the probabilities by the labels of validation; by default nothing
     allow: tuple[str, ...] = ()  # columns that look like a label, but are known before it, so may be read
 
 

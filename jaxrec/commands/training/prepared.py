@@ -32,6 +32,7 @@ class Prepared(NamedTuple):
     fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in the order of
     their numbers. shapes: see `Shapes`; None: no run of the model starts from another one. constants:
     variables of the model that are given instead of learned.
+    calibrate: (variables) -> the same with calibrators, which are tested and kept; None: without.
     shares: (variables) -> how much each task uses each expert; of: the examples of that, in words.
     finished: (variables) -> the module and the variables that are kept in their place, such as final vectors;
     None: these are kept. module: None where it is known only then.
@@ -51,6 +52,7 @@ class Prepared(NamedTuple):
     vocabularies: Mapping[str, np.ndarray]
     shapes: Shapes | None
     constants: Mapping[str, Any] = {}
+    calibrate: Callable[[Variables], Variables] | None = None
     shares: Callable[[Variables], Shares] | None = None
     of: str = ""
     finished: Callable[[Variables], tuple[Any, Variables]] | None = None

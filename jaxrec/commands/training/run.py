@@ -304,7 +304,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 def fit_options(workdir: Path, settings: Mapping[str, Any], options: Any) -> dict[str, Any]:
     """Where and how a run is kept while it is trained, as `train.fit.fit` takes them."""
-    left_out = ("seeds", "minutes", "warm_start", "data", "beyond", *OPTIONS)
+    left_out = ("seeds", "minutes", "warm_start", "data", "beyond", "calibrate", *OPTIONS)
     return {
         "seeds": options.seeds,
         "workdir": workdir,
@@ -320,6 +320,8 @@ def finish(
     folder: Path, prepared: Prepared, fitted: Fitted, options: Any, settings: Mapping[str, Any]
 ) -> Kept:
     """Tests the run and its baselines, writes their results and, last, the run; prints what came out."""
+    if prepared.calibrate is not None:
+        fitted = fitted._replace(variables=prepared.calibrate(fitted.variables))
     tested = prepared.test(fitted.variables)
     shared: dict[str, Any] = {
         "experiment": EXPERIMENT,

@@ -18,6 +18,7 @@ from jaxrec.data.own_tables import Labelled
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import impressions
+from jaxrec.protocols.calibrating import of_option
 from jaxrec.protocols.gates import expert_shares
 from jaxrec.recipes.trainable import Table, TableModel
 from jaxrec.tasks.multitask import Target, multitask
@@ -82,9 +83,8 @@ def prepare(
             patience=recipe.patience or None,
             weighting=static(weights),
         ),
-        test=functools.partial(
-            impressions.run_test, data, task, targets, calibration=True, num_devices=options.num_devices
-        ),
+        test=functools.partial(impressions.run_test, data, task, targets, num_devices=options.num_devices),
+        calibrate=of_option(options.calibrate, data, task, targets, options.num_devices),
         baselines=lambda: [base_rate(data, split, targets, options.seeds)],
         kept={
             "kind": "table",

@@ -25,7 +25,8 @@ def test_tiny_runs_to_the_end(tmp_path: Path) -> None:
     assert {row: result.protocol.loss for row, result in results.items()} == {"single-task": "bce"}
     result = results["single-task"]
     assert result.experiment == "census" and result.steps > 0
-    assert set(result.metrics) == {"auc/ctr", "log_loss/ctr", "auc/ctcvr", "log_loss/ctcvr"}
+    of_each = ("auc", "log_loss", "ece", "calibration_ratio")
+    assert set(result.metrics) == {f"{name}/{task}" for name in of_each for task in ("ctr", "ctcvr")}
     assert len(result.metrics["auc/ctr"]) == 2
     assert result.protocol.candidates == "impressions" and result.protocol.selection == "each task's auc"
     assert not result.published  # nothing was published about made-up data

@@ -100,8 +100,8 @@ def every_item(num_items: int) -> Index:
             ids = jnp.broadcast_to(jnp.where(ids <= num_items, ids, 0), (number, size))
             scores = scorer(query, ids)
             bad = ((ids > 0) & (jnp.isnan(scores) | (scores == jnp.inf))).any(axis=1)
-            both = (jnp.concatenate(pair, axis=1) for pair in ((best[0], scores), (best[1], ids)))
-            return (*best_of(*both, k), best[2] & ~bad), None
+            scores, ids = (jnp.concatenate(pair, axis=1) for pair in ((best[0], scores), (best[1], ids)))
+            return (*best_of(scores, ids, k), best[2] & ~bad), None
 
         none = jnp.full((number, k), -jnp.inf), jnp.zeros((number, k), jnp.int32), jnp.ones(number, bool)
         scores, ids, finite = jax.lax.scan(step, none, jnp.arange(1, num_items + 1, size))[0]

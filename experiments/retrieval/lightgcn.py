@@ -166,7 +166,7 @@ def test_trained(row: str, entry: RetrievalModel | ItemModel, columns: Data, con
         selection=SELECTION if selected else LAST_EPOCH,
     )
     model, extra = entry.module(columns, recipe), entry.columns(columns, recipe)
-    task, tx = entry.task(model, columns, recipe), entry.optimiser(recipe)
+    tx = entry.optimiser(recipe)
     options: dict[str, Any] = {
         "columns": extra,
         "epochs": recipe.epochs,
@@ -177,12 +177,15 @@ def test_trained(row: str, entry: RetrievalModel | ItemModel, columns: Data, con
     where: dict[str, Any] = {"columns": extra, "num_devices": config.num_devices}
     if isinstance(entry, ItemModel):
         by, plan = (entry.finish(model, recipe), by_history(columns.most)), entry.plan(columns, extra, recipe)
+        task = entry.task(model, columns, recipe)
         fitted = items.train(task, plan, *by, columns, protocol, tx, **options)
         found = items.run_test(*by, columns, protocol, fitted.variables, **where)
     else:
         options["weighting"] = entry.weighting(columns, recipe)
         plan = entry.plan(columns, recipe)
-        fitted = retrieval.train(task, plan, model, columns, protocol, tx, **options)
+        fitted = retrieval.train(
+            entry.task(model, columns, recipe), plan, model, columns, protocol, tx, **options
+        )
         found = retrieval.run_test(model, columns, protocol, fitted.variables, **where)
     settings = {**dataclasses.asdict(recipe), "split_seed": config.split_seed}
     return Done(found, protocol, settings, config.seeds, fitted)

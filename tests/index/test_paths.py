@@ -95,7 +95,7 @@ def twin(width: int, k: int) -> list[tuple[list[int], list[float], int]]:
     """A beam, a union of lists and a sort, in plain Python."""
     found = []
     for row in range(QUERIES):
-        beam = [((), 0.0)]
+        beam: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
         for layer in range(D):
             longer = []
             for begun, log_prob in beam:

@@ -10,7 +10,6 @@ import pytest
 
 from experiments.retrieval import feature_sets
 from experiments.retrieval import two_tower as experiment
-from experiments.retrieval.two_tower_rows import ROWS as LEARNED
 from experiments.retrieval import two_tower_rows as rows_of_towers
 from jaxrec.protocols import retrieval
 from jaxrec.report.results import read_results
@@ -36,10 +35,10 @@ def run(rows: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name, result in found.items():
         assert 0 <= result.metrics["ndcg@10"][0] <= result.metrics["hit@10"][0] <= 1
         assert not result.published  # the data are made up
-        trained = name in LEARNED
+        trained = name in rows_of_towers.ROWS
         assert result.protocol.selection == ("ndcg@20" if trained else "none")
         assert (result.steps > 0) == trained
-        assert result.protocol.loss == (LEARNED[name].loss if trained else "")
+        assert result.protocol.loss == (rows_of_towers.ROWS[name].loss if trained else "")
 
 
 def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,7 +138,9 @@ def margin_error(
 
 def _listed(scores: Array, candidates: Array | None) -> tuple[Array, Array]:
     """Which candidates there are, [..., C], and whether a list has one, [...]."""
-    listed = jnp.ones(scores.shape, bool) if candidates is None else jnp.broadcast_to(candidates, scores.shape)
+    listed = (
+        jnp.ones(scores.shape, bool) if candidates is None else jnp.broadcast_to(candidates, scores.shape)
+    )
     return listed, jnp.any(listed, axis=-1)
 
 

@@ -198,9 +198,7 @@ def test_the_least_smoothed_loss_is_the_entropy_of_the_labels() -> None:
     eps = 0.1
     y = np.full(5, eps / 5) + (1 - eps) * (np.arange(5) == 1)
     best = jnp.log(y)[None]
-    value, gradient = jax.value_and_grad(losses.categorical_cross_entropy)(
-        best, np.array([1]), smoothing=eps
-    )
+    value, gradient = jax.value_and_grad(losses.categorical_cross_entropy)(best, np.array([1]), smoothing=eps)
     np.testing.assert_allclose(value, -(y * np.log(y)).sum(), rtol=1e-5)
     np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
     logit = jnp.log(jnp.array([(1 - eps / 2) / (eps / 2)]))

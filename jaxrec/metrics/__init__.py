@@ -5,6 +5,7 @@ lists           accuracy of ranked lists with several relevant items
 exposure        what lists show: coverage, Gini, novelty, diversity, popularity lift
 slices          groups of items and users
 classification  labelled impressions: AUC and its kin
+pre_ranking     what pre-ranking keeps of the ranker's best candidates
 """
 
 from jaxrec.metrics.classification import (
@@ -52,6 +53,7 @@ from jaxrec.metrics.lists import (
     recall_of_hits,
     serendipity_of_hits,
 )
+from jaxrec.metrics.pre_ranking import recall_of_ranker
 from jaxrec.metrics.ranking import (
     MISS,
     apply_seen,
@@ -117,6 +119,7 @@ __all__ = [
     "rank_of_target",
     "recall",
     "recall_of_hits",
+    "recall_of_ranker",
     "relative_improvement",
     "reliability",
     "seen_mask",

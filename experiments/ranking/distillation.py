@@ -97,9 +97,11 @@ class Setting(NamedTuple):
 
 def load(config: Config) -> Setting:
     """The examples of a configuration."""
+    privileged: tuple[str, ...]
+    known: dict[str, float] = {}
     if config.dataset == "ml-100k":
         split = distillation_data.small_ratings() if config.tiny else distillation_data.ratings()
-        privileged, known = distillation_data.PRIVILEGED, {}
+        privileged = distillation_data.PRIVILEGED
     else:
         made = distillation_data.generated(config.num_examples, config.noise, config.data_seed)
         split, privileged, known = made.split, (distillation_data.DWELL,), distillation_data.best_auc(made)

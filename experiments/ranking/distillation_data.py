@@ -11,7 +11,7 @@ from jaxrec.data.sources import movielens
 from jaxrec.data.synthetic.post_click import DWELL as DWELL
 from jaxrec.data.synthetic.post_click import PostClick, post_click
 from jaxrec.data.tables.columns import Coded, RawColumn
-from jaxrec.data.tables.features import Category, Number, encode, fit_encoders
+from jaxrec.data.tables.features import Category, FeatureSpec, Number, encode, fit_encoders
 from jaxrec.data.tables.impressions import Impressions, ImpressionSplit, split_in_time_order
 
 PRIVILEGED = ("next_rating", "seconds_to_next")
@@ -83,8 +83,8 @@ def of_ratings(
         "next_rating": following,
         "seconds_to_next": seconds,
     }
-    plain = [Category(name) for name in raw if name not in PRIVILEGED]
-    specs = [*plain, Category("next_rating", missing=(0,)), Number("seconds_to_next", log=True)]
+    specs: list[FeatureSpec] = [Category(name) for name in raw if name not in PRIVILEGED]
+    specs += [Category("next_rating", missing=(0,)), Number("seconds_to_next", log=True)]
     encoders = fit_encoders(specs, raw, parts.train)
     table = Impressions(
         ratings.name,

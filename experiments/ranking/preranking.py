@@ -1,6 +1,6 @@
 """Pre-ranking: what a network of fewer fields loses and saves (COLD: Wang et al., DLP-KDD 2020).
 
-    base-rate, popularity    one score for all; clicks of the item in training
+    base-rate, popularity    one score for all; the share of an item's training examples that are clicks
     logistic        a linear model of all fields
     vector-product  the product of a user's and an item's vector, without crossed fields
     cold-se         COLD with a weight for each field in each example, by whose means fields are chosen
@@ -110,24 +110,24 @@ def load(config: Config) -> Setting:
         config.tiny, negatives=config.negatives, candidates=config.candidates, length=config.length
     )
     known = {field.name: field for field in impressions.features(made.split.impressions, config.dim).fields}
-    sides = ([known[name] for name in side] for side in (made.user, made.item, made.cross))
+    user, item, cross = (tuple(known[n] for n in side) for side in (made.user, made.item, made.cross))
     history = known[preranking_data.HISTORY]
     assert isinstance(history, Categorical)
-    columns = recipes.Columns(*(tuple(side) for side in sides), history, "item_id")
+    columns = recipes.Columns(user, item, cross, history, "item_id")
     data = impressions.resident(made.split)._replace(name="tiny" if config.tiny else "ml-100k", group="group")
     return Setting(data, columns, made.candidates, len(made.split.test) // made.candidates)
 
 
 def floor(row: str, setting: Setting) -> tuple[Task, Variables]:
-    """A score for every item: the number of its clicks in training, or one for all."""
+    """A score for every item: the share of its training examples that are clicks, or one for all."""
     item, click = (np.asarray(setting.data.columns[name]) for name in ("item_id", "label/click"))
     counts = np.bincount(item, click, minlength=setting.columns.history.vocab_size)
-    rate = float(click.mean())
+    rate = float(np.mean(click))
     share = (counts + 1.0) / (np.bincount(item, minlength=len(counts)) + 1.0 / rate)
     share = np.full(len(counts), rate) if row == "base-rate" else np.clip(share, 1e-6, 1 - 1e-6)
     task = multitask(recipes.logistic(setting.columns, recipes.Recipe()).model, [CLICK])
     task = task._replace(predict=lambda variables, batch: variables["logit"][batch["item_id"]])
-    return task, {"logit": np.float32(np.log(share) - np.log1p(-share))[None]}
+    return task, {"logit": np.asarray(np.log(share) - np.log1p(-share), np.float32)[None]}
 
 
 def train(row: str, made: recipes.Made, setting: Setting, config: Config) -> Row:

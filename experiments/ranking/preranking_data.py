@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.ranking.din import encode_values, user_columns
@@ -75,9 +76,8 @@ def of_events(
     targets = np.flatnonzero(place > 0)
     user, item = sequences.event_users.astype(np.int64), sequences.items.astype(np.int64) - 1
     after = sequences.offsets[1:][user[targets]] - 1 - targets
-    parts = SplitIndices(
-        *(np.flatnonzero(kept) for kept in (after > 1, after == 1, after == 0)), rule="last event"
-    )
+    train, validation, test = (np.flatnonzero(kept) for kept in (after > 1, after == 1, after == 0))
+    parts = SplitIndices(train, validation, test, rule="last event")
     first = user[place == 0] * sequences.num_items + item[place == 0]  # no targets, but seen
     found = [
         add_unobserved(
@@ -162,10 +162,10 @@ def by_request(
 
     ranked: scores of the ranker, [seeds, R, C], of which a row of one seed reads the first.
     """
-    click = np.zeros(scores.shape, np.float32)
-    click[..., 0] = 1.0
-    hit = metrics.recall_of_ranker(scores, click, keep=keep, shown=1).mean(axis=1)
-    kept = metrics.recall_of_ranker(scores, ranked[: len(scores)], keep=keep, shown=shown).mean(axis=1)
+    own, best = jnp.asarray(scores), jnp.asarray(ranked[: len(scores)])
+    click = (jnp.arange(scores.shape[-1]) == 0) * jnp.ones_like(own)
+    hit = metrics.recall_of_ranker(own, click, keep=keep, shown=1).mean(axis=1)
+    kept = metrics.recall_of_ranker(own, best, keep=keep, shown=shown).mean(axis=1)
     of_cost = {}
     if cost is not None:
         of_cost = {"kiloflops": cost.candidate_flops / 1e3, "bytes": float(cost.candidate_bytes)}

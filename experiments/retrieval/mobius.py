@@ -1,11 +1,11 @@
 """MOBIUS: clicks and relevance in matching, on generated queries and ads (Fan et al., KDD 2019, table 1).
 
 Ads were shown for relevance, so that a click model hardly knows irrelevant pairs. Relevance and click rate of
-every pair are known here, so that lists are measured by the truth: `relevance@10`, `click_rate@10`, and
-`value@10`, the mean click rate of ads that count if they are relevant, which matching is to maximise; `auc` is
-that of clicks on test impressions, nearly all relevant. The teacher is the cosine of vectors of words, which is
-not always right. A row's parameters are those of the epoch of best validation AUC; its lists are ordered by
-the cosine of the click, as an index of vectors would.
+every pair are known here, so that lists of all ads are measured by the truth: `relevance@10`,
+`click_rate@10`, and `value@10`, the mean click rate of which only relevant ads count, which matching is to
+maximise. `auc` is that of clicks on test impressions, nearly all relevant. The teacher is the cosine of
+vectors of words, which is not always right. A row's parameters are those of the epoch of best validation AUC;
+its lists are ordered by the cosine of the click, as an index of vectors would.
 
     random, popularity    floors: any order; the share of an ad's impressions that were clicked
     teacher               by the teacher's relevance alone
@@ -39,6 +39,7 @@ from jaxrec.protocols import impressions
 from jaxrec.recipes import mobius as recipes
 from jaxrec.tasks.mobius import LABEL, cosine_relevance
 from jaxrec.tasks.multitask import Target
+from jaxrec.tasks.pairs import finished
 from jaxrec.train.fit import Fitted
 from jaxrec.types import SHARED, Batch, Context, Task, Tested
 
@@ -195,7 +196,7 @@ def train(name: str, row: Row, setting: Setting, config: Config) -> tuple[Fitted
     )
 
     def score(variables: Any, columns: Context) -> Any:
-        users, items = model.apply(variables, columns, method="vectors")
+        users, items = finished(model, variables, columns).values()  # type: ignore[arg-type]
         return users[1:] @ items.T
 
     scores = np.asarray(jax.jit(jax.vmap(score, (0, None)))(fitted.variables, setting.data.columns))

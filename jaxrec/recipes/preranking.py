@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -113,8 +113,8 @@ def mean_weights(
     batch = {name: jnp.asarray(column[rows]) for name, column in columns.items()}
 
     def mean(variables: Variables, batch: Batch) -> Array:
-        found: Array = model.apply(variables, batch, method="weights")
-        return found.mean(axis=0)
+        found: Any = model.apply(variables, batch, method="weights")
+        return jnp.mean(found, axis=0)
 
     return np.asarray(jax.jit(jax.vmap(mean, (0, None)))(variables, batch)).mean(axis=0)
 

@@ -44,8 +44,8 @@ def sponsored_search(
 
     The logit of a click is that of `rate`, the appeal of the ad, N(0, 1), and a product of vectors of query
     and ad; relevance is no part of it: people click on what has nothing to do with their query, too. An ad is
-    shown for relevance, but by the chance `irrelevant` it is any one. Queries are drawn by popularity, 1 / (5 +
-    rank).
+    shown for relevance, but by the chance `irrelevant` it is any one. Queries are drawn by popularity,
+    1 / (5 + rank).
 
     Args:
       num_words: width of the vectors of words, which are that of the topic and noise of the deviation
@@ -63,8 +63,8 @@ def sponsored_search(
             raise ValueError(f"{name}={count}: must be at least {least}")
     if not (word_noise >= 0 and 0 <= irrelevant <= 1 and 0 < rate < 1):
         raise ValueError(
-            f"word_noise={word_noise}, irrelevant={irrelevant}, rate={rate}: must be at least 0, in 0..1, and "
-            "in (0, 1)"
+            f"word_noise={word_noise}, irrelevant={irrelevant}, rate={rate}: must be at least 0, in 0..1, "
+            "and in (0, 1)"
         )
     rng = np.random.default_rng(seed)
     topics = [rng.integers(0, num_topics, num_queries), rng.permutation(np.arange(num_ads) % num_topics)]

@@ -5,7 +5,8 @@ every pair are known here, so that lists of all ads are measured by the truth: `
 `click_rate@10`, and `value@10`, the mean click rate of which only relevant ads count, which matching is to
 maximise. `auc` is that of clicks on test impressions, nearly all relevant. The teacher is the cosine of
 vectors of words, which is not always right. A row's parameters are those of the epoch of best validation AUC;
-its lists are ordered by the cosine of the click, as an index of vectors would.
+its lists are ordered by the probability of a click; `value_by_vectors@10` is the value of lists ordered by
+the cosine of the click alone, as an index of vectors would.
 
     random, popularity    floors: any order; the share of an ad's impressions that were clicked
     teacher               by the teacher's relevance alone
@@ -28,6 +29,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import common
@@ -37,7 +39,7 @@ from jaxrec.data.synthetic.sponsored_search import SponsoredSearch, sponsored_se
 from jaxrec.nn.retrieval.mobius import Mobius
 from jaxrec.protocols import impressions
 from jaxrec.recipes import mobius as recipes
-from jaxrec.tasks.mobius import LABEL, cosine_relevance
+from jaxrec.tasks.mobius import LABEL, cosine_relevance, log_odds
 from jaxrec.tasks.multitask import Target
 from jaxrec.tasks.pairs import finished
 from jaxrec.train.fit import Fitted
@@ -195,12 +197,18 @@ def train(name: str, row: Row, setting: Setting, config: Config) -> tuple[Fitted
         setting.data, task, [CLICK], fitted.variables, num_devices=config.num_devices
     )
 
-    def score(variables: Any, columns: Context) -> Any:
+    def score(variables: Any, columns: Context) -> tuple[Any, Any]:
         users, items = finished(model, variables, columns).values()  # type: ignore[arg-type]
-        return users[1:] @ items.T
+        rows = jnp.arange(1, users.shape[0]), jnp.arange(items.shape[0])
+        logits: Any = model.apply(variables, *rows, columns, method="cross")
+        return log_odds(logits), users[1:] @ items.T
 
-    scores = np.asarray(jax.jit(jax.vmap(score, (0, None)))(fitted.variables, setting.data.columns))
-    joined = [{**a, **b} for a, b in zip(found.metrics, of_lists(scores, setting.made), strict=True)]
+    scores = jax.jit(jax.vmap(score, (0, None)))(fitted.variables, setting.data.columns)
+    lists, by_vectors = (of_lists(np.asarray(one), setting.made) for one in scores)
+    joined = [
+        {**own, **truth, f"value_by_vectors@{K}": index[f"value@{K}"]}
+        for own, truth, index in zip(found.metrics, lists, by_vectors, strict=True)
+    ]
     return fitted, found._replace(metrics=joined)
 
 

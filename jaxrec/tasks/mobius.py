@@ -137,17 +137,6 @@ def mobius(
     if bad_cases < 1 or not bad_weight > 0:
         raise ValueError(f"bad_cases={bad_cases}, bad_weight={bad_weight}: must be at least 1, and positive")
 
-    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
-        number = examples["example"]
-        return {
-            "user": context["pair_user"][number] + 1,
-            "item": context["pair_item"][number],
-            LABEL: context[LABEL][number],
-            "mask": examples["mask"],
-            "row": jnp.arange(number.shape[0], dtype=jnp.int32),
-            SHARED: dict(context),
-        }
-
     def init(key: Key, batch: Batch) -> Variables:
         found = model.init(key, batch["user"][:1], batch["item"][:1], batch[SHARED], train=False)
         return only_params(found, "mobius")
@@ -160,7 +149,10 @@ def mobius(
         label, real = jnp.where(batch[LABEL] > 0, CLICKED, UNCLICKED), batch["mask"]
         weight = None
         if relevance is not None:
-            drawn = _drawn(variables, batch, draw_key, axis_name)
+            drawn = _drawn(
+                model, relevance, variables, batch, draw_key, axis_name,
+                threshold=threshold, number=bad_cases, by_click=by_click,
+            )  # fmt: skip
             user, item = jnp.concatenate([user, drawn[0]]), jnp.concatenate([item, drawn[1]])
             rows = jnp.concatenate([rows, drawn[2]])
             label = jnp.concatenate([label, jnp.full(drawn[0].shape, BAD)])
@@ -173,31 +165,55 @@ def mobius(
         mean = losses.categorical_cross_entropy(logits, label, where=real, weight=weight, axis_name=axis_name)
         return {"classes": mean}, {}
 
-    def _drawn(
-        variables: Variables, batch: Batch, key: Key, axis_name: str | None
-    ) -> tuple[Array, Array, Array, Array]:
-        """This device's bad cases: users, items, rows for noise, and which are real."""
-        assert relevance is not None
-        names = ("user", "item", LABEL, "mask")
-        user, item, click, real = (_everywhere(batch[name], axis_name) for name in names)
-        context = batch[SHARED]
-        logits = model.apply(variables, user, item, context, method="cross")
-        log_click = jax.lax.stop_gradient(jax.nn.log_softmax(logits, axis=-1)[..., CLICKED])
-        allowed = irrelevant_pairs(
-            user, item, click, real, relevance(user, item, context), threshold, context
-        )
-        found = draw_bad_cases(key, log_click, allowed, bad_cases, by_click=by_click)
-        rows = user.shape[0] + jnp.arange(bad_cases, dtype=jnp.int32)
-        drawn = (user[found.row], item[found.column], rows, found.real)
-        return _share(drawn, bad_cases, axis_name)
-
     def predict(variables: Variables, batch: Batch) -> Array:
         logits = model.apply(variables, batch["user"], batch["item"], batch[SHARED], train=False)
-        own = jnp.arange(logits.shape[-1]) == CLICKED
-        others = jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
-        return logits[:, CLICKED] - others
+        return log_odds(logits)
 
-    return Task(prepare, init, value, predict)
+    return Task(_prepare, init, value, predict)
+
+
+def log_odds(logits: Array) -> Array:
+    """Of a click against all other classes: [..., C] → [...]."""
+    own = jnp.arange(logits.shape[-1]) == CLICKED
+    return logits[..., CLICKED] - jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=-1)
+
+
+def _prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+    """The impressions of a step."""
+    number = examples["example"]
+    return {
+        "user": context["pair_user"][number] + 1,
+        "item": context["pair_item"][number],
+        LABEL: context[LABEL][number],
+        "mask": examples["mask"],
+        "row": jnp.arange(number.shape[0], dtype=jnp.int32),
+        SHARED: dict(context),
+    }
+
+
+def _drawn(
+    model: Student,
+    relevance: Relevance,
+    variables: Variables,
+    batch: Batch,
+    key: Key,
+    axis_name: str | None,
+    *,
+    threshold: float,
+    number: int,
+    by_click: bool,
+) -> tuple[Array, Array, Array, Array]:
+    """This device's bad cases: users, items, rows for noise, and which are real."""
+    user, item, click, real = (
+        _everywhere(batch[name], axis_name) for name in ("user", "item", LABEL, "mask")
+    )
+    context = batch[SHARED]
+    logits = model.apply(variables, user, item, context, method="cross")
+    log_click = jax.lax.stop_gradient(jax.nn.log_softmax(logits, axis=-1)[..., CLICKED])
+    allowed = irrelevant_pairs(user, item, click, real, relevance(user, item, context), threshold, context)
+    found = draw_bad_cases(key, log_click, allowed, number, by_click=by_click)
+    rows = user.shape[0] + jnp.arange(number, dtype=jnp.int32)
+    return _share((user[found.row], item[found.column], rows, found.real), number, axis_name)
 
 
 def _everywhere(column: Array, axis_name: str | None) -> Array:

@@ -84,15 +84,7 @@ def sponsored_search(
     )
     click = rng.random(num_impressions) < click_rate[query, ad]
     centres = rng.standard_normal((num_topics, num_words)) / np.sqrt(num_words)
-    words = [
-        np.concatenate(
-            [
-                np.zeros((1, num_words)),
-                centres[of] + word_noise * rng.standard_normal((len(of), num_words)) / np.sqrt(num_words),
-            ]
-        ).astype(np.float32)
-        for of in topics
-    ]
+    words = [_words(centres[of], word_noise, rng) for of in topics]
 
     def truth(values: np.ndarray) -> np.ndarray:
         return np.pad(values.astype(np.float32), ((0, 0), (1, 0)))
@@ -102,8 +94,14 @@ def sponsored_search(
         (ad + 1).astype(np.int32),
         click.astype(np.float32),
         split_at_random(num_impressions, seed=seed),
-        SideFeatures({}, {}, {"words": words[0]}),
-        SideFeatures({}, {}, {"words": words[1]}),
+        words[0],
+        words[1],
         truth(relevance),
         truth(click_rate),
     )
+
+
+def _words(centres: np.ndarray, noise: float, rng: np.random.Generator) -> SideFeatures:
+    """Vectors near those of the topics, [E, W], as features."""
+    vectors = centres + noise * rng.standard_normal(centres.shape) / np.sqrt(centres.shape[1])
+    return SideFeatures({}, {}, {"words": np.pad(vectors, ((1, 0), (0, 0))).astype(np.float32)})

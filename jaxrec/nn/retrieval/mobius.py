@@ -67,7 +67,8 @@ class Mobius(nn.Module):
     def vectors(self, context: Context) -> tuple[Array, Array]:
         """The parts of the click, by which ads are found: users [U + 1, D] and items [I + 1, D].
 
-        Their product is the logit of a click. A bad case has learned a low one.
+        Their product is the logit of a click alone. Its order is not that of probabilities, which depend on
+        the other classes' logits too.
         """
         num_users, num_items = context["start"].shape[0], context["item_id"].shape[0] - 1
         users = over_rows(lambda row: self.towers.users(row, context, train=False), num_users + 1)

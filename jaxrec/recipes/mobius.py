@@ -31,9 +31,9 @@ class Recipe:
     part_dim: int = 32  # width of a class's part of a vector
     temperature: float = 0.1  # divides the cosines
     threshold: float = 0.5  # pairs of at most so much relevance may be bad cases
-    bad_cases: int = 256  # that are drawn for each batch
+    bad_cases: int = 64  # that are drawn for each batch
     bad_weight: float = 1.0  # of a bad case's loss, beside 1 of an impression
-    batch_size: int = 1024  # impressions per step
+    batch_size: int = 256  # impressions per step, whose queries and ads are crossed
     learning_rate: float = 1e-3  # of Adam
     epochs: int = 15  # at most; the best one is used
     patience: int = 3  # epochs without better validation AUC before a seed stops

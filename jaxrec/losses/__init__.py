@@ -16,6 +16,13 @@ from jaxrec.losses.delayed_feedback import (
     fake_negative_weighted,
     observation_weights,
 )
+from jaxrec.losses.distillation import (
+    logit_error,
+    margin_error,
+    soft_sigmoid_cross_entropy,
+    soft_softmax_cross_entropy,
+    softmax_entropy,
+)
 from jaxrec.losses.entire_space import (
     clipped_propensity,
     doubly_robust_risk,
@@ -34,6 +41,7 @@ from jaxrec.losses.ids import is_item, nan_outside
 from jaxrec.losses.in_batch import Extra, InBatch, hardest_negatives, in_batch_scores, in_batch_softmax
 from jaxrec.losses.labels import (
     binary_cross_entropy,
+    categorical_cross_entropy,
     class_weights,
     f_beta_weights,
     focal,
@@ -79,6 +87,7 @@ __all__ = [
     "binary_cross_entropy",
     "bpr",
     "bpr_max",
+    "categorical_cross_entropy",
     "ccl",
     "check_cosine_margins",
     "circle",
@@ -108,6 +117,8 @@ __all__ = [
     "inverse_propensity_risk",
     "is_item",
     "list_cosines",
+    "logit_error",
+    "margin_error",
     "masked_mean",
     "memory_utilisation",
     "mini_batch_aware",
@@ -126,7 +137,10 @@ __all__ = [
     "sigmoid_cross_entropy",
     "sigmoid_softmax",
     "smooth_labels",
+    "soft_sigmoid_cross_entropy",
+    "soft_softmax_cross_entropy",
     "softmax_cross_entropy",
+    "softmax_entropy",
     "softmax_focal",
     "squared_error",
     "supcon",

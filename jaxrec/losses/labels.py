@@ -59,6 +59,40 @@ def binary_cross_entropy(
     return _supervised(loss, logits, labels, where, weight, axis_name)
 
 
+def categorical_cross_entropy(
+    logits: Array,
+    labels: Array,
+    *,
+    smoothing: float = 0.0,
+    where: Array | None = None,
+    weight: Array | None = None,
+    axis_name: str | None = None,
+) -> Array:
+    """Mean of -Σ_c y_c log softmax(s)_c of exclusive classes, with y smoothed towards 1/C.
+
+    The true class has y = 1 - ε + ε / C, every other one ε / C (Szegedy et al., CVPR 2016, section 7; some
+    codes spread ε over the C - 1 others). The loss is at least the entropy of y.
+
+    Args:
+      logits: [..., C]. labels: classes 0..C-1, int [...]; a real one outside makes the loss NaN.
+      smoothing: ε, at least 0 and below 1.
+      where, weight: see `binary_cross_entropy`.
+
+    >>> round(float(categorical_cross_entropy(jnp.zeros((1, 4)), jnp.array([2]), smoothing=0.1)), 4)  # ln 4
+    1.3863
+    """
+    classes = logits.shape[-1]
+    real = jnp.ones(labels.shape, bool) if where is None else jnp.broadcast_to(where, labels.shape)
+    used = real if weight is None else real & (weight != 0)
+    own = (jnp.arange(classes) == labels[..., None]).astype(jnp.float32)
+    target = smooth_labels(own, smoothing, 1.0 / classes)
+    log_prob = jax.nn.log_softmax(jnp.where(used[..., None], logits.astype(jnp.float32), 0.0), axis=-1)
+    terms = nan_outside(-jnp.sum(target * log_prob, axis=-1), labels + 1, classes + 1, where=used)
+    if weight is not None:
+        terms = terms * jnp.where(used, weight, 0.0)
+    return masked_mean(jnp.where(used, terms, 0.0), real, axis_name)
+
+
 def focal(
     logits: Array,
     labels: Array,

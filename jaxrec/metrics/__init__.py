@@ -6,6 +6,7 @@ exposure        what lists show: coverage, Gini, novelty, diversity, popularity 
 slices          groups of items and users
 classification  labelled impressions: AUC and its kin
 calibration     labelled impressions: whether probabilities are those that are observed
+pre_ranking     what pre-ranking keeps of the ranker's best candidates
 """
 
 from jaxrec.metrics.calibration import (
@@ -59,6 +60,7 @@ from jaxrec.metrics.lists import (
     recall_of_hits,
     serendipity_of_hits,
 )
+from jaxrec.metrics.pre_ranking import recall_of_ranker
 from jaxrec.metrics.ranking import (
     MISS,
     apply_seen,
@@ -128,6 +130,7 @@ __all__ = [
     "rank_of_target",
     "recall",
     "recall_of_hits",
+    "recall_of_ranker",
     "relative_improvement",
     "reliability",
     "seen_mask",

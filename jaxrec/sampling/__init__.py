@@ -25,6 +25,16 @@ from jaxrec.sampling.display_ads import (
     subsample,
 )
 from jaxrec.sampling.hard import rank_window
+from jaxrec.sampling.pretraining import (
+    PretrainingPairs,
+    body_first,
+    inverse_cloze,
+    linked_lists,
+    mixed_pairs,
+    pair_columns,
+    split_words,
+    word_columns,
+)
 from jaxrec.sampling.streaming import Stream, StreamingFrequency, streaming_frequency
 from jaxrec.sampling.uniform_items import (
     EXCLUSION_PADDING,
@@ -37,26 +47,34 @@ from jaxrec.sampling.uniform_items import (
 __all__ = [
     "EXCLUSION_PADDING",
     "PopularityTable",
+    "PretrainingPairs",
     "Stream",
     "StreamingFrequency",
+    "body_first",
     "choose_spies",
     "exclusion_table",
     "first_occurrences",
     "fuzzy_positives",
     "in_batch",
+    "inverse_cloze",
     "keep_probability",
+    "linked_lists",
     "log_expected_count",
     "log_prob",
     "log_uniform_table",
     "mixed",
+    "mixed_pairs",
+    "pair_columns",
     "popularity",
     "popularity_table",
     "rank_window",
     "reliable_negatives",
     "split_popularity_table",
+    "split_words",
     "streaming_frequency",
     "subsample",
     "uniform",
     "uniform_excluding",
     "uniform_excluding_flat",
+    "word_columns",
 ]

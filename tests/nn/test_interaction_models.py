@@ -13,6 +13,7 @@ import pytest
 from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.interaction import CrossNetwork, CrossNetworkMix
 from jaxrec.nn.layers.mlp import Tower
+from jaxrec.nn.ranking.cold import COLD, VectorProduct
 from jaxrec.nn.ranking.dcn_v2 import DCNv2
 from jaxrec.nn.ranking.deepfm import DeepFM
 from jaxrec.nn.ranking.dlrm import DLRM
@@ -51,6 +52,9 @@ MODELS: dict[str, Callable[[str | None], Any]] = {
     "dcn_v2": lambda a: featured(DCNv2(CrossNetwork(2), (4,), (3,), mlp=mlp(a))),
     "dcn_mix": lambda a: featured(DCNv2(CrossNetworkMix(1, 2, 2), (4,), (), mlp=mlp(a))),
     "dlrm": lambda a: DLRM(NUMBERS, CATEGORIES, (3, 2), (4,), mlp=mlp(a)),
+    "cold": lambda a: COLD(FIELDS, (4,), mlp=mlp(a)),
+    "cold-weighted": lambda a: COLD(FIELDS, (4,), weighted=True, squashed=True, mlp=mlp(a)),
+    "vector_product": lambda a: VectorProduct(FIELDS[:2], FIELDS[2:], (4, 3), mlp=mlp(a)),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 

@@ -218,8 +218,8 @@ def run(config: Config) -> None:
     check_run(config)
     config = common.shrink_if_tiny(config, **TINY)
     setting = load(config)
-    rows = [row for row in (every := config.rows or setting.rows) if row in ROWS]
-    for row in rows:
+    every = config.rows or setting.rows
+    for row in (rows := [row for row in every if row in ROWS]):
         ROWS[row].model(setting.columns)  # raises its error before any row is trained
     read = setting.data, setting.columns.fields, [setting.target]
     floors.measure(config, EXPERIMENT, *read, rows=every, calibration=True)

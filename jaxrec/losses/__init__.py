@@ -14,7 +14,9 @@ from jaxrec.losses.entire_space import (
     imputation_risk,
     inverse_propensity_risk,
     order_violation,
+    product_divergence,
 )
+from jaxrec.losses.example_weights import reweighted
 from jaxrec.losses.feedback import (
     check_cosine_margins,
     feedback_margins,
@@ -105,7 +107,9 @@ __all__ = [
     "not_to_recommend",
     "nt_xent",
     "order_violation",
+    "product_divergence",
     "q_align",
+    "reweighted",
     "sampled_cosine_softmax",
     "sampled_softmax",
     "siamese",

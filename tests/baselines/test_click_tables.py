@@ -237,7 +237,7 @@ def test_a_tree_without_a_split_is_one_leaf() -> None:
 
 
 def test_a_monotone_map_of_a_number_leaves_the_trees_alone(boosted: trees.Trees) -> None:
-    mapped = ROWS._replace(numbers=ROWS.numbers | {"number": np.exp(ROWS.numbers["number"])})
+    mapped = ROWS._replace(numbers={**ROWS.numbers, "number": np.exp(ROWS.numbers["number"])})
     found = fit_trees(mapped, LABEL, leaves=5, trees=8)
     np.testing.assert_allclose(found.logits(mapped), boosted.logits(ROWS), atol=1e-9)
 
@@ -340,7 +340,7 @@ def test_settings_are_the_best_on_validation(table: tuple[impressions.Data, Any]
 
 def test_trees_and_the_linear_model_on_them_read_different_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[float]] = []
-    fit, path = click_tables.fit_trees, click_tables.fit_path
+    fit, path = fit_trees, fit_path
 
     def trees_of(rows: Rows, *args: Any, **options: Any) -> Any:
         seen.append(set(rows.numbers["number"].tolist()))

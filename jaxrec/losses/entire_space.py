@@ -41,7 +41,7 @@ def product_divergence(
     Of Bernoulli variables it is (p - q) (logit p - logit q): at least 0, and 0 where p = q. Meituan's ranker
     (technical blog of 2018-03-29) ties the heads of clicks and orders with a divergence whose formula and
     weight are not published; the symmetric form is ours. It is the soft form of ESMM, in which p = q by
-    construction. A free P(order | click) can make p = q wherever q is at most P(click): that is all it forces.
+    construction. A free P(order | click) can make p = q wherever q is at most P(click): it forces no more.
 
     Args:
       click, conversion, order: logits, [...].

@@ -1,4 +1,4 @@
-"""Numbers that are missing, and orders tied to clicks: the two devices of Meituan's ranker (blog, 2018-03-29).
+"""Missing numbers, and orders tied to clicks: two devices of Meituan's ranker (technical blog, 2018-03-29).
 
 Clicks and orders depend on eight numbers, of which 30 % are missing: at random, or where they are largest, so
 that what is missing lies above all that is seen (`data.synthetic.objectives.missing_numbers`).

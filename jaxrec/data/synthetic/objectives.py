@@ -48,9 +48,9 @@ def two_objectives(
     x = rng.standard_normal((num_examples, num_columns))
     logits = strength * np.stack([x @ basis[0], np.einsum("nd,nd->n", x, stays[group])], axis=1)
     labels = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    raw = {"group": group, **{f"x{i}": x[:, i] for i in range(num_columns)}}
+    raw = {"user_group": group, **{f"x{i}": x[:, i] for i in range(num_columns)}}
     parts = split_at_random(num_examples, seed=seed)
-    features = (Category("group"), *(Number(f"x{i}", standardise=False) for i in range(num_columns)))
+    features = (Category("user_group"), *(Number(f"x{i}", standardise=False) for i in range(num_columns)))
     encoders = fit_encoders(features, raw, parts.train)
     table = Impressions(
         f"two-objectives-{num_examples}",

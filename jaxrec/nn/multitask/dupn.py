@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxrec.nn.layers.features import FeatureEmbedding
 from jaxrec.nn.layers.mlp import MLP, Tower
 from jaxrec.nn.layers.target_attention import masked_softmax
 from jaxrec.types import Array
@@ -155,3 +156,35 @@ class DUPN(nn.Module):
         self.sow("intermediates", "weights", weights)
         attended = jnp.einsum("bl,blh->bh", weights, states)
         return self.perturb("shared", jnp.concatenate([attended, user], axis=-1))
+
+
+class PerceivedUser(nn.Module):
+    """A DUPN behind the columns of a batch.
+
+    embedding: has a field for each column that is named here. items, properties: columns of behaviours,
+    [B, L]; a behaviour is real where the first of items is not 0. query, user, target: columns [B], the last
+    for all heads of clicks.
+    """
+
+    embedding: FeatureEmbedding
+    model: DUPN
+    items: Sequence[str] = ("history_item",)
+    properties: Sequence[str] = ("history_kind",)
+    query: Sequence[str] = ("query",)
+    user: Sequence[str] = ("profile",)
+    target: Sequence[str] = ("item",)
+
+    def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> dict[str, Array]:
+        """Applies the model to the vectors of the columns."""
+        shape = batch[self.items[0]].shape
+        events = {name: batch[name].reshape(-1) for name in (*self.items, *self.properties)}
+        vectors = self.embedding.vectors({**batch, **events})
+
+        def joined(names: Sequence[str], *lead: int) -> Array:
+            return jnp.concatenate([vectors[name].reshape(*lead, -1) for name in names], axis=-1)
+
+        mask = batch[self.items[0]] != 0
+        of_user = [joined(names, shape[0]) for names in (self.query, self.user)]
+        targets = {name: joined(self.target, shape[0]) for name in self.model.targets}
+        items, properties = joined(self.items, *shape), joined(self.properties, *shape)
+        return self.model(items, properties, mask, *of_user, targets, train=train)

@@ -12,7 +12,7 @@ from jaxrec.data.synthetic.objectives import missing_numbers, two_objectives
 
 def test_logits_agree_by_group() -> None:
     made = two_objectives(8000, agreement=(0.9, -0.5, 0.0))
-    group = made.split.impressions.columns["group"]
+    group = made.split.impressions.columns["user_group"]
     for g, agreement in enumerate((0.9, -0.5, 0.0)):
         of_group = made.logits[group == 3 + g]
         np.testing.assert_allclose(np.corrcoef(of_group.T)[0, 1], agreement, atol=0.05)

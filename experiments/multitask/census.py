@@ -4,10 +4,10 @@ Two pairs of tasks, the first of each the main one: income over 50,000 dollars a
 degree and never married. Official training examples; the official test examples are halved into validation
 and test. A row's parameters are those of the epoch of best validation AUC of the main task.
 
-All rows have the same features (32 nominal columns with embeddings of one width) and the same towers; their
-bodies have 66,000 to 79,000 parameters, except `snr-trans`, whose transforms double that. `single-task` is
-two models, each selected by its own task. The rows of SNR have its learned gates, without the penalty on open
-ones.
+All rows have the same features (32 nominal columns, with embeddings of one width) and the same towers; bodies
+have 66,000 to 79,000 parameters, except `snr-trans`, whose transforms double that. `single-task` is two
+models, each selected by its own task, and so are the baselines (`jaxrec.baselines.click_tables`). The rows of
+SNR have its learned gates, without the penalty on open ones.
 
 Departs from the paper: the eight numeric columns are not available for training examples, and the published
 models read seven of them, so no difference from published numbers is given
@@ -31,7 +31,7 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 
-from experiments import common, sweeps
+from experiments import common, floors, sweeps
 from experiments.common import NONE, Published
 from experiments.multitask.training import Model, count_parameters, fit, groups, join_tests, train
 from jaxrec import config as command_line
@@ -106,12 +106,12 @@ class Config(common.TableOptions, common.SweepOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     group: Literal["income", "education"] = "income"  # pair of tasks of Census-Income
-    rows: tuple[str, ...] = tuple(ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*floors.NAMES, *ROWS)  # rows of the table
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
     workdir: str = "runs/census"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, ROWS)
+        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
         sweeps.check(self, ROWS)
         sizes = ("num_experts", "num_specific", "num_shared", "num_levels", "num_subnets")
         common.check(self, "epochs", "patience", "batch_size", "dim", "save_every", *sizes)
@@ -172,9 +172,12 @@ def run(config: Config) -> None:
     models = {
         row: [build(row, group, split, columns, config) for group in groups(tasks, alone=ROWS[row].alone)]
         for row in config.rows
+        if row in ROWS
     }
     count_parameters(models, columns)  # an error of any of them, before the first is trained
-    for row in config.rows:
+    fields = impressions.features(split.impressions, config.dim).fields
+    floors.measure(config, EXPERIMENT, columns, fields, impressions.targets(columns, dict.fromkeys(tasks)))
+    for row in models:
         parts = groups(tasks, alone=ROWS[row].alone)
         own = [tuned(row, part, split, columns, config) for part in parts]
         of_row = [build(row, part, split, columns, c) for part, c in zip(parts, own, strict=True)]

@@ -10,7 +10,7 @@ comparable with published ones.
     boosting-all       the nominal and the numeric columns
 
 Scikit-learn's HistGradientBoostingClassifier with its default settings, one for each task; seeds differ in
-the tenth of the examples that early stopping uses. Needs scikit-learn (the extra `dev`).
+the tenth of the examples that early stopping uses. Needs scikit-learn (the extra `trees`).
 
 Run:     python -m experiments.multitask.census_columns
 Expect:  the gain from the numeric columns is larger than the differences between multi-task models: with them

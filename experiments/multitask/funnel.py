@@ -1,10 +1,10 @@
 """View, cart, buy: entire-space models of a funnel on Retailrocket's logs.
 
-Every impression has three labels, each of which implies the previous one. The metric of each task is the AUC
-over all impressions (so "buy" is the entire-space conversion), and for "buy" also over those that were put in
-a cart, `auc/buy_after_cart`. Negatives of "view" are drawn at random, see `jaxrec.data.sources.retailrocket`,
-so that over all impressions each task also has to separate these from real views. A row's parameters are
-those of the epoch of best validation AUC, the mean over the tasks that its model has.
+Every impression has three labels, each of which implies the one before. The metric of each task is the AUC
+over all impressions (so "buy" is the entire-space conversion), for "buy" also over those put in a cart,
+`auc/buy_after_cart`. Negatives of "view" are drawn at random, see `jaxrec.data.sources.retailrocket`, so that
+each task also has to separate these from real views. A row's parameters are those of the epoch of best
+validation AUC, the mean over the tasks that its model has; baselines are `jaxrec.baselines.click_tables`.
 
     single-task    a model for each task
     shared-bottom, mmoe    three heads, which do not use the order of the tasks
@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from experiments import common
+from experiments import common, floors
 from experiments.multitask.training import Model, count_parameters, groups, join_tests, train
 from jaxrec import config as command_line
 from jaxrec import data
@@ -52,7 +52,7 @@ from jaxrec.nn.layers.features import Featured, FeatureEmbedding
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import impressions
 from jaxrec.recipes import funnel as recipes
-from jaxrec.tasks.multitask import multitask
+from jaxrec.tasks.multitask import Target, multitask
 from jaxrec.train import parallel
 
 EXPERIMENT = "funnel"
@@ -95,14 +95,14 @@ TINY: Mapping[str, Any] = {"epochs": 2, "batch_size": 64}
 class Config(common.TableOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
-    rows: tuple[str, ...] = tuple(ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*floors.NAMES, *ROWS)  # rows of the table
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
     user: str = "user_id"  # column of categories that nmtr reads as users
     item: str = "item_id"  # and as items
     workdir: str = "runs/funnel"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, ROWS)
+        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
         common.check(self, "epochs", "patience", "batch_size", "dim", "num_experts", "save_every")
         for name, weight in (("counterfactual", self.counterfactual), ("calibrator", self.calibrator)):
             if not 0 <= weight < math.inf:
@@ -147,6 +147,12 @@ def add_last_stage(columns: impressions.Data) -> impressions.Data:
     return columns._replace(test={**test, f"label/{name}": label, f"space/{name}": space})
 
 
+def of_last_stage(targets: Sequence[Target], columns: impressions.Data) -> list[Target]:
+    """The last task's target, if it is among these, over the examples of `add_last_stage`."""
+    name = last_stage(columns.tasks)
+    return [t._replace(name=name, space=f"space/{name}") for t in targets if t.name == columns.tasks[-1]]
+
+
 def outputs(row: str, tasks: Sequence[str]) -> dict[str, int | str]:
     """Which output of a row's model is the probability of a task over all examples."""
     named: Sequence[int | str | None] = ROWS[row].outputs or range(len(tasks))
@@ -181,7 +187,6 @@ def build(
     targets = impressions.targets(columns, outputs(row, tasks))
     extra = terms(row, tasks, config)
     weights = {target.name: 1.0 for target in targets} | {name: t.weight for name, t in extra.items()}
-    stage = last_stage(columns.tasks)
     return Model(
         name=f"{row}-{tasks[0]}" if ROWS[row].alone else row,
         task=multitask(
@@ -191,9 +196,7 @@ def build(
         ),
         targets=targets,
         selection="auc" if len(targets) > 1 else f"auc/{tasks[0]}",
-        tested=[
-            t._replace(name=stage, space=f"space/{stage}") for t in targets if t.name == columns.tasks[-1]
-        ],
+        tested=of_last_stage(targets, columns),
         terms=tuple(extra),
         weighting=static(weights),
     )
@@ -208,9 +211,12 @@ def run(config: Config) -> None:
     tasks = columns.tasks
     models = {
         row: [build(row, group, split, columns, config) for group in groups(tasks, alone=ROWS[row].alone)]
-        for row in config.rows
+        for row in (row for row in config.rows if row in ROWS)
     }
     sizes = count_parameters(models, columns)
+    fields, tested = impressions.features(split.impressions, config.dim).fields, impressions.targets(columns)
+    tested += of_last_stage(tested, columns)
+    floors.measure(config, EXPERIMENT, columns, fields, tested, keep="auc/")
     for row, of_row in models.items():
         runs = [
             train(m, columns, config, **common.training_options(config, columns.name, m.name, row=m.name))

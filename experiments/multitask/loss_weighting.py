@@ -3,7 +3,8 @@
 Shared-Bottom with the sizes of `experiments.multitask.census`, trained with the sum of its losses and with
 each method of `jaxrec.optim`; no paper compares these on this data, so there are no published numbers.
 Methods that balance gradients use those of all parameters that both tasks share, embeddings and bottom;
-GradNorm uses those of the bottom alone, MGDA-UB those of its output. The parameters are those of the epoch of
+GradNorm uses those of the bottom alone, MGDA-UB those of its output. The baselines of the table are in
+`experiments.multitask.census`, which has the same examples. The parameters are those of the epoch of
 best validation AUC, the mean over tasks.
 
 Run:     python -m experiments.multitask.loss_weighting --group income

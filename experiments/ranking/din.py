@@ -31,7 +31,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from experiments import common, sweeps
+from experiments import common, floors, sweeps
 from jaxrec import config as command_line
 from jaxrec import data, losses, metrics
 from jaxrec.config import check_run
@@ -93,12 +93,12 @@ class Config(common.EventOptions, common.SweepOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     dataset: Literal["ml-100k", "Beauty", "Sports", "Toys", "Yelp", "Video"] = "ml-100k"  # data set
-    rows: tuple[str, ...] = tuple(ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*floors.NAMES, *ROWS)  # rows of the table
     split: Literal["last", "time", "user"] = "last"  # by each user's last events, by time, by user
     workdir: str = "runs/din"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, ROWS)
+        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
         sweeps.check(self, ROWS)
         common.check(self, "epochs", "patience", "batch_size", "dim", "length", "save_every")
         for name in ("mba", "auxiliary"):
@@ -209,13 +209,15 @@ def with_improvement(found: Tested, base: Tested) -> Tested:
 
 
 def run(config: Config) -> None:
-    """Trains, tests and stores every row, `base` first."""
+    """Trains, tests and stores every row, `base` before the other models."""
     check_run(config)
     config = common.shrink_if_tiny(config, **TINY)
     clicks = load(config)
     columns = resident(clicks, config)
+    fields = recipes.with_history(recipes.base(None), clicks, dim=config.dim).embedding.fields
+    floors.measure(config, EXPERIMENT, columns, fields, [CLICK])
     base: Tested | None = None
-    for row in sorted(config.rows, key=[*ROWS].index):
+    for row in [name for name in ROWS if name in config.rows]:
         training = functools.partial(train, row, clicks)
         own = common.tune(config, training, experiment=EXPERIMENT, dataset=columns.name, model=row)
         fitted, task = training(own), task_of(ROWS[row], clicks, own)

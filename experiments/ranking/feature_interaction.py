@@ -1,6 +1,6 @@
 """Compares models of feature interaction by AUC, log loss and calibration.
 
-    deep           an MLP over the embeddings, the baseline
+    deep           an MLP over the embeddings
     deepfm         the MLP and a factorisation machine of the same vectors (Guo et al., IJCAI 2017)
     ipnn, opnn, pnn-star    the MLP reads inner products, outer products, or both (Qu et al., ICDM 2016)
     dcn-v2-stacked, dcn-v2-parallel    the MLP after, or in parallel with, a full-rank cross network (Wang et
@@ -18,8 +18,9 @@ decade), gender, occupation; models with a history also read item, genres and ye
 census: income over 50,000 dollars from 32 nominal columns, see `experiments.multitask.census`; it has no
 histories.
 
-All rows have embeddings and hidden layers of the same sizes and the parameters of the epoch of best
-validation AUC. The papers use Criteo and private logs, so there are no comparable published numbers.
+All models have embeddings and hidden layers of the same sizes and the parameters of the epoch of best
+validation AUC; baselines are those of `jaxrec.baselines.click_tables`. The papers use Criteo and private
+logs, so there are no comparable published numbers.
 
 Run:     python -m experiments.ranking.feature_interaction
 Also:    --dataset census; --rows deep deepfm --seeds 0; --data events.csv --user uid --item sku --time ts;
@@ -42,7 +43,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments import common
+from experiments import common, floors
 from experiments.ranking.din import CLICK, encode_values, user_columns
 from jaxrec import config as command_line
 from jaxrec import data
@@ -100,14 +101,12 @@ class Config(common.EventOptions, recipes.Recipe):
     categorical: tuple[str, ...] = ()  # its columns of categories
     numeric: tuple[str, ...] = ()  # its columns of numbers
     rows: tuple[str, ...] = ()  # rows of the table; empty: all that the data allow
-    workdir: str = (
-        "runs/feature_interaction"  # folder of checkpoints and logs; a run found there is continued
-    )
+    workdir: str = "runs/feature_interaction"  # folder of checkpoints and logs; continued if found
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, ROWS)
+        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
         common.check(self, "epochs", "patience", "batch_size", "dim", "length", "save_every")
-        histories = [row for row in self.rows if ROWS[row].history]
+        histories = [row for row in self.rows if row in ROWS and ROWS[row].history]
         if histories and self.is_table:
             where = self.data or self.dataset
             raise ValueError(
@@ -132,7 +131,8 @@ class Setting(NamedTuple):
     @property
     def rows(self) -> tuple[str, ...]:
         """The rows that the data allow."""
-        return tuple(name for name, row in ROWS.items() if self.columns.items or not row.history)
+        histories = bool(self.columns.items)
+        return (*floors.NAMES, *(name for name, row in ROWS.items() if histories or not row.history))
 
 
 def load(config: Config) -> Setting:
@@ -218,9 +218,11 @@ def run(config: Config) -> None:
     check_run(config)
     config = common.shrink_if_tiny(config, **TINY)
     setting = load(config)
-    rows = config.rows or setting.rows
-    for row in rows:
+    every = config.rows or setting.rows
+    for row in (rows := [row for row in every if row in ROWS]):
         ROWS[row].model(setting.columns)  # raises its error before any row is trained
+    read = setting.data, setting.columns.fields, [setting.target]
+    floors.measure(config, EXPERIMENT, *read, rows=every, calibration=True)
     for row in rows:
         fitted, found = train(row, setting, config)
         of_all_seeds = sum(leaf.size for leaf in jax.tree.leaves(fitted.variables["params"]))

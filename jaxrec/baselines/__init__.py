@@ -22,6 +22,9 @@ biased_mf           the same for explicit ratings, with biases
 content_knn         likeness of content to the items of the history, for new items too
 content_ridge       a linear map from content to a factor model's vectors, for new items
 linear_prior        ials whose items have a linear prior from content, for new items
+
+Of tables of labelled rows there are the base rate, logistic regression, boosted trees, and logistic
+regression on their leaves: `jaxrec.baselines.click_tables`.
 """
 
 from jaxrec.baselines.biased_mf import biased_mf

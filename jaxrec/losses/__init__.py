@@ -29,7 +29,9 @@ from jaxrec.losses.entire_space import (
     imputation_risk,
     inverse_propensity_risk,
     order_violation,
+    product_divergence,
 )
+from jaxrec.losses.example_weights import reweighted
 from jaxrec.losses.feedback import (
     check_cosine_margins,
     feedback_margins,
@@ -130,7 +132,9 @@ __all__ = [
     "nt_xent",
     "observation_weights",
     "order_violation",
+    "product_divergence",
     "q_align",
+    "reweighted",
     "sampled_cosine_softmax",
     "sampled_softmax",
     "siamese",

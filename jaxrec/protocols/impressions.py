@@ -244,6 +244,30 @@ def run_test(
     return evaluate_and_keep(found, variables, context, num_devices=num_devices)
 
 
+def measure_scores(
+    data: Data, evaluated: Sequence[Target], logits: np.ndarray, *, calibration: bool = False
+) -> Tested:
+    """Metrics of the test examples' logits, however they were made, as `run_test` returns them.
+
+    logits: [S, N, T] of S seeds, the real test examples in their order, and the evaluated targets.
+
+    Raises:
+      ValueError: a logit is not finite, or there are not as many as test examples.
+    """
+    names = [target.name for target in evaluated]
+    mask = data.test["mask"]
+    if logits.shape[1:] != (mask.sum(), len(names)) or not np.isfinite(logits).all():
+        raise ValueError(
+            f"logits {logits.shape}: expected [seeds, {mask.sum()}, {len(names)}], test examples and "
+            "targets, all finite"
+        )
+    values = np.zeros((len(logits), *mask.shape, len(names)), np.float32)
+    values[:, mask] = logits
+    summarise = impression_metrics(names, group=data.group, calibration=calibration)
+    kept = keep_impressions(names, group=data.group)(values, data.test)
+    return Tested([summarise(of_seed, data.test) for of_seed in values], kept)
+
+
 def scores(task: Task, evaluated: Sequence[Target]) -> Any:
     """predict(variables, batch) -> [B, T], the outputs of the evaluated targets in their order.
 

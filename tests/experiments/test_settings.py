@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 EXPERIMENTS = (
-    "census", "cold_items", "din", "distillation", "dropoutnet", "feature_interaction", "feedback", "funnel",
-    "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr", "lifelong", "lightgcn", "melu", "mmoe_synthetic",
-    "mobius", "multi_interest", "multivae", "ncf", "peterrec_attributes", "peterrec_cold_items", "preranking",
-    "sasrec", "scenarios", "stamp", "ticoserec", "two_tower",
+    "census", "cold_items", "din", "distillation", "dropoutnet", "dupn", "feature_interaction",
+    "feedback", "funnel", "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr", "latent_cross",
+    "lifelong", "lightgcn", "melu", "missing_values", "mmoe_synthetic", "mobius", "multi_interest",
+    "multivae", "ncf", "pareto", "peterrec_attributes", "peterrec_cold_items", "preranking", "sasrec",
+    "scenarios", "stamp", "ticoserec", "two_tower",
 )  # fmt: skip
 
 

@@ -12,8 +12,8 @@ import pytest
 EXPERIMENTS = (
     "census", "cold_items", "din", "dropoutnet", "feature_interaction", "feedback", "funnel", "gru4rec",
     "hstu", "hstu_generative", "kuaishou_ebr", "lifelong", "lightgcn", "melu", "mmoe_synthetic",
-    "multi_interest", "multivae", "ncf", "peterrec_attributes", "peterrec_cold_items", "sasrec",
-    "scenarios", "stamp", "ticoserec", "two_tower",
+    "multi_interest", "multivae", "ncf", "peterrec_attributes", "peterrec_cold_items", "position_bias",
+    "sasrec", "scenarios", "stamp", "ticoserec", "two_tower",
 )  # fmt: skip
 
 

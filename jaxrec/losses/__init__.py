@@ -49,6 +49,12 @@ from jaxrec.losses.metric_learning import (
 from jaxrec.losses.multinomial import multinomial
 from jaxrec.losses.next_behaviour import memory_utilisation, mini_batch_aware, next_behaviour
 from jaxrec.losses.noise_contrastive import nce
+from jaxrec.losses.popularity import (
+    direction_distance,
+    inverse_popularity,
+    mean_discrepancy,
+    squared_cosine,
+)
 from jaxrec.losses.ranking import (
     bce,
     bpr,
@@ -62,7 +68,7 @@ from jaxrec.losses.ranking import (
 )
 from jaxrec.losses.reduce import masked_mean, weighted_mean
 from jaxrec.losses.sigmoid_softmax import sigmoid_softmax
-from jaxrec.losses.watch_time import watch_time
+from jaxrec.losses.watch_time import quantile_error, watch_time
 
 __all__ = [
     "Extra",
@@ -77,6 +83,7 @@ __all__ = [
     "class_weights",
     "clipped_propensity",
     "cosine_distances",
+    "direction_distance",
     "dot_products",
     "doubly_robust_risk",
     "euclidean_distances",
@@ -92,10 +99,12 @@ __all__ = [
     "in_batch_scores",
     "in_batch_softmax",
     "info_nce",
+    "inverse_popularity",
     "inverse_propensity_risk",
     "is_item",
     "list_cosines",
     "masked_mean",
+    "mean_discrepancy",
     "memory_utilisation",
     "mini_batch_aware",
     "multinomial",
@@ -106,6 +115,7 @@ __all__ = [
     "nt_xent",
     "order_violation",
     "q_align",
+    "quantile_error",
     "sampled_cosine_softmax",
     "sampled_softmax",
     "siamese",
@@ -114,6 +124,7 @@ __all__ = [
     "smooth_labels",
     "softmax_cross_entropy",
     "softmax_focal",
+    "squared_cosine",
     "squared_error",
     "supcon",
     "supervised_nt_xent",

@@ -5,6 +5,8 @@ lists           accuracy of ranked lists with several relevant items
 exposure        what lists show: coverage, Gini, novelty, diversity, popularity lift
 slices          groups of items and users
 classification  labelled impressions: AUC and its kin
+off_policy      the value of a policy from the logs of another one
+watch_time      pairs of watch times in order, and the mean absolute error
 """
 
 from jaxrec.metrics.classification import (
@@ -52,6 +54,15 @@ from jaxrec.metrics.lists import (
     recall_of_hits,
     serendipity_of_hits,
 )
+from jaxrec.metrics.off_policy import (
+    Estimate,
+    direct,
+    doubly_robust,
+    effective_size,
+    importance_weights,
+    ips,
+    snips,
+)
 from jaxrec.metrics.ranking import (
     MISS,
     apply_seen,
@@ -70,11 +81,14 @@ from jaxrec.metrics.slices import (
     head_items,
     tastes,
 )
+from jaxrec.metrics.watch_time import GroupXauc, mae, xauc, xgauc
 
 __all__ = [
     "MISS",
     "CoVisits",
     "Distance",
+    "Estimate",
+    "GroupXauc",
     "apply_seen",
     "auc",
     "average_precision",
@@ -85,8 +99,11 @@ __all__ = [
     "cosine_distance",
     "count_above",
     "coverage",
+    "direct",
     "distance_of_features",
     "distance_of_users",
+    "doubly_robust",
+    "effective_size",
     "entropy",
     "expected_calibration_error",
     "exponential_gain",
@@ -97,6 +114,8 @@ __all__ = [
     "head_items",
     "hit",
     "hits_of_list",
+    "importance_weights",
+    "ips",
     "list_diversity",
     "list_hit",
     "list_map",
@@ -106,6 +125,7 @@ __all__ = [
     "list_precision",
     "list_recall",
     "log_loss",
+    "mae",
     "map_of_hits",
     "mrr",
     "ndcg",
@@ -122,7 +142,10 @@ __all__ = [
     "seen_mask",
     "self_information",
     "serendipity_of_hits",
+    "snips",
     "tastes",
     "times_shown",
     "users_of_items",
+    "xauc",
+    "xgauc",
 ]

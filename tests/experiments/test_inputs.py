@@ -18,7 +18,7 @@ from tests.experiments.test_settings import EXPERIMENTS, OTHERS, module_of
 NAMES = (*EXPERIMENTS, *OTHERS)
 WITHOUT_WORKDIR = ("ann", "census_columns", "hstu_length", "speed")
 ON_ONE_DEVICE = (*WITHOUT_WORKDIR, "lifelong")
-MAKES_ITS_DATA = ("ann", "hstu_length", "lifelong", "mmoe_synthetic", "position_bias", "speed")
+MAKES_ITS_DATA = ("ann", "hstu_length", "lifelong", "mmoe_synthetic", "position_bias", "speed", "watch_time")
 
 
 def but(*left_out: str) -> list[str]:

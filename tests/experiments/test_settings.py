@@ -12,12 +12,14 @@ import pytest
 EXPERIMENTS = (
     "census", "cold_items", "din", "dropoutnet", "feature_interaction", "feedback", "funnel", "gru4rec",
     "hstu", "hstu_generative", "kuaishou_ebr", "lifelong", "lightgcn", "melu", "mmoe_synthetic",
-    "multi_interest", "multivae", "ncf", "peterrec_attributes", "peterrec_cold_items", "position_bias",
-    "sasrec", "scenarios", "stamp", "ticoserec", "two_tower",
+    "multi_interest", "multivae", "ncf", "peterrec_attributes", "peterrec_cold_items", "popularity_bias",
+    "position_bias", "sasrec", "scenarios", "stamp", "ticoserec", "two_tower", "watch_time",
 )  # fmt: skip
 
 
-OTHERS = ("ann", "census_columns", "hstu_length", "loss_weighting", "published_checkpoints", "speed")
+OTHERS = (
+    "ann", "census_columns", "hstu_length", "loss_weighting", "off_policy", "published_checkpoints", "speed",
+)  # fmt: skip
 
 
 def module_of(name: str) -> Any:

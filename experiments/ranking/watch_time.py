@@ -135,11 +135,11 @@ TINY: Mapping[str, Any] = {"num_examples": 600, "epochs": 2, "batch_size": 64, "
 def load(config: Config, groups: int) -> Setting:
     """Impressions of a configuration with a number of groups of durations."""
     if config.dataset == "steam" and not config.tiny:
-        return watch_time_data.steam_hours(groups, seed=config.data_seed)
+        return watch_time_data.steam_hours(groups, config.groups, seed=config.data_seed)
     small: dict[str, Any] = {"num_users": 10, "num_items": 12, "num_durations": 3} if config.tiny else {}
     made = watch_times(config.num_examples, seed=config.data_seed, **small)
     name = f"{'tiny-' if config.tiny else ''}synthetic-{config.num_examples}"
-    return watch_time_data.synthetic(made, name, groups, seed=config.data_seed)
+    return watch_time_data.synthetic(made, name, groups, config.groups, seed=config.data_seed)
 
 
 def count(row: str, setting: Setting) -> Tested:

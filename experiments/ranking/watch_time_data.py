@@ -29,16 +29,16 @@ class Setting(NamedTuple):
     best: np.ndarray | None = None  # median watch times of the test part given interest and duration
 
 
-def synthetic(made: WatchTimes, name: str, groups: int, *, seed: int) -> Setting:
+def synthetic(made: WatchTimes, name: str, groups: int, within: int, *, seed: int) -> Setting:
     """Generated impressions, split at random."""
     parts = split_at_random(len(made.watched), seed=seed)
     columns = {"user": made.user, "item": made.item, "duration": made.duration, "watch_time": made.watched}
-    data = prepared(name, parts.rule, columns, parts[:3], groups)
+    data = prepared(name, parts.rule, columns, parts[:3], groups, within)
     best = made.median_time()[parts.test]
     return Setting(data, made.num_users, made.num_items, made, best)
 
 
-def steam_hours(groups: int, *, seed: int) -> Setting:
+def steam_hours(groups: int, within: int, *, seed: int) -> Setting:
     """Hours played; a game's median hours in training stand for its length."""
     split = split_ratings(steam.load_interactions(), seed=seed)
     parts = (split.train, split.validation, split.test)
@@ -52,7 +52,7 @@ def steam_hours(groups: int, *, seed: int) -> Setting:
     columns = {"item": item, "duration": median[item], "watch_time": hours}
     columns["user"] = np.concatenate([part.user for part in parts])
     rows = tuple(np.split(np.arange(len(hours)), sizes[:2]))
-    data = prepared("steam-hours", split.rule, columns, rows, groups)  # type: ignore[arg-type]
+    data = prepared("steam-hours", split.rule, columns, rows, groups, within)  # type: ignore[arg-type]
     return Setting(data, split.train.num_users, split.train.num_items)
 
 
@@ -62,10 +62,12 @@ def prepared(
     columns: Mapping[str, np.ndarray],
     parts: tuple[np.ndarray, np.ndarray, np.ndarray],
     groups: int,
+    within: int,
 ) -> protocol.Data:
-    """The columns with groups of durations, which the training part makes."""
+    """The columns with groups of durations, which the training part makes; within: those of a metric."""
     of_train = [columns[column][parts[0]] for column in ("duration", "watch_time")]
-    return protocol.resident(name, rule, columns, parts, duration_groups(*of_train, num_groups=groups))
+    made, compared = (duration_groups(*of_train, num_groups=number) for number in (groups, within))
+    return protocol.resident(name, rule, columns, parts, made, within=compared)
 
 
 def tested(predicted: np.ndarray, setting: Setting) -> Tested:

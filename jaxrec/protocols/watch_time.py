@@ -50,12 +50,14 @@ def resident(
     parts: tuple[np.ndarray, np.ndarray, np.ndarray],
     groups: DurationGroups,
     *,
+    within: DurationGroups | None = None,
     watched_above: float = 0.6,
 ) -> Data:
     """Columns "user", "item", "duration" and "watch_time" of N impressions, and what is derived of them.
 
-    parts: numbers of the impressions that train, validate and test. watched_above: the quantile of training
-    watch times above which an impression counts as watched (Zhan et al., KDD 2022, take 0.6).
+    parts: numbers of the impressions that train, validate and test. within: the groups of `xauc_within`, by
+    default `groups`; rows with other groups are compared by the same ones. watched_above: the quantile of
+    training watch times above which an impression counts as watched (Zhan et al., KDD 2022, take 0.6).
 
     Raises:
       ValueError: a part is empty, or watched_above is not in 0..1, 1 excluded.
@@ -75,6 +77,7 @@ def resident(
         "duration_group": group,
         "watch_time": time,
         "quantile": groups.quantile(time, group),
+        "within": group if within is None else within.group(columns["duration"]),
         "watched": (time > np.quantile(time[train], watched_above)).astype(np.float32),
     }
     validation, test = (_batched(known, rows) for rows in parts[1:])
@@ -104,9 +107,7 @@ def summarise(predicted: np.ndarray, queries: Columns) -> dict[str, float]:
       ValueError: one is not defined, as no two watch times of a user, or of a group of durations, differ.
     """
     real = np.asarray(queries["mask"]).reshape(-1)
-    time, user, group = (
-        np.asarray(queries[name]).reshape(-1) for name in ("watch_time", "user", "duration_group")
-    )
+    time, user, group = (np.asarray(queries[name]).reshape(-1) for name in ("watch_time", "user", "within"))
     score = np.asarray(predicted, np.float32).reshape(-1)
     found = {
         "xauc": float(_xauc(score, time, where=real)),

@@ -32,7 +32,7 @@ def test_clicks_follow_exposure_and_the_test_part_does_not(made: ExposedClicks) 
     few, many = order[:20], order[-20:]
     assert trained[many].mean() > 3 * trained[few].mean()
     expected = 0.1 * made.relevance[1:] * (1 - made.propensity[1:]) * 2_000  # of pairs without a click
-    assert np.corrcoef(tested, expected)[0, 1] > 0.8
+    assert np.corrcoef(tested, expected)[0, 1] > 0.6
 
 
 def test_attributes_say_nothing_of_exposure(made: ExposedClicks) -> None:

@@ -155,7 +155,7 @@ FAULTS = tuple(Fault(*row) for row in (
      "jnp.ones_like(count)", "nn/test_star_batches nn/test_star_poso"),
     ("ranking-ppnet-gradient", "nn/ranking", "[jax.lax.stop_gradient(x), prior]", "[x, prior]",
      "nn/test_apg nn/test_poso nn/test_star_poso golden/test_fuxictr_multitask"),
-    ("ranking-pal-position", "nn/ranking", ".at[position - 1]", ".at[position]", "nn/test_interaction"),
+    ("ranking-pal-position", "nn/ranking", "known, position - 1,", "known, position,", "nn/test_interaction"),
     ("ranking-bst-mean", "nn/ranking", "total / mask.sum(axis=1, keepdims=True)", "total / mask.shape[1]",
      "nn/test_bst convert/test_bst"),
     ("ranking-hard-search", "nn/ranking", "mask & same, self.k", "same, self.k", "nn/test_search"),

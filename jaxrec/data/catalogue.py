@@ -49,7 +49,7 @@ _ATTRIBUTES: Mapping[Kind, tuple[str, str]] = {
 # Sources whose files have a public address, in the order in which names are listed.
 SOURCES = (
     "movielens", "ticoserec", "coserec", "sasrec", "census", "retailrocket", "sessions", "lightgcn", "kgat",
-    "ncf", "melu", "citeulike",
+    "ncf", "melu", "citeulike", "steam",
 )  # fmt: skip
 _MODULES = {"sessions": "session_logs"}  # where a source is not named like its module
 # Names of data sets in papers and other files, and their names here.

@@ -67,6 +67,12 @@ from jaxrec.losses.metric_learning import (
 from jaxrec.losses.multinomial import multinomial
 from jaxrec.losses.next_behaviour import memory_utilisation, mini_batch_aware, next_behaviour
 from jaxrec.losses.noise_contrastive import nce
+from jaxrec.losses.popularity import (
+    direction_distance,
+    inverse_popularity,
+    mean_discrepancy,
+    squared_cosine,
+)
 from jaxrec.losses.ranking import (
     bce,
     bpr,
@@ -80,7 +86,7 @@ from jaxrec.losses.ranking import (
 )
 from jaxrec.losses.reduce import masked_mean, weighted_mean
 from jaxrec.losses.sigmoid_softmax import sigmoid_softmax
-from jaxrec.losses.watch_time import watch_time
+from jaxrec.losses.watch_time import quantile_error, watch_time
 
 __all__ = [
     "Extra",
@@ -98,6 +104,7 @@ __all__ = [
     "cosine_distances",
     "delayed_feedback",
     "delayed_feedback_of_each",
+    "direction_distance",
     "dot_products",
     "doubly_robust_risk",
     "elapsed_time_weights",
@@ -116,12 +123,14 @@ __all__ = [
     "in_batch_scores",
     "in_batch_softmax",
     "info_nce",
+    "inverse_popularity",
     "inverse_propensity_risk",
     "is_item",
     "list_cosines",
     "logit_error",
     "margin_error",
     "masked_mean",
+    "mean_discrepancy",
     "memory_utilisation",
     "mini_batch_aware",
     "multinomial",
@@ -134,6 +143,7 @@ __all__ = [
     "order_violation",
     "product_divergence",
     "q_align",
+    "quantile_error",
     "reweighted",
     "sampled_cosine_softmax",
     "sampled_softmax",
@@ -146,6 +156,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_entropy",
     "softmax_focal",
+    "squared_cosine",
     "squared_error",
     "supcon",
     "supervised_nt_xent",

@@ -1,6 +1,7 @@
-"""Weighted logistic regression, whose odds are the expected watch time of an impression.
+"""Losses of watch times: logistic regression whose odds are the expected time, and quantiles.
 
-Covington, Adams and Sargin, RecSys 2016, doi:10.1145/2959100.2959190, section 4.2.
+Covington, Adams and Sargin, RecSys 2016, doi:10.1145/2959100.2959190, section 4.2; Zhan et al., KDD 2022,
+arXiv:2206.06003.
 """
 
 from __future__ import annotations
@@ -50,3 +51,18 @@ def watch_time(
         mean = terms / jnp.where(weight > 0, weight, 1.0)
         return weighted_mean(mean, weight, where=where, axis_name=axis_name)
     return masked_mean(terms, where, axis_name)
+
+
+def quantile_error(
+    logit: Array, quantile: Array, *, where: Array | None = None, axis_name: str | None = None
+) -> Array:
+    """(σ(z) - t)² of a quantile t, averaged over examples: D2Q's loss (Zhan et al., KDD 2022, section 4).
+
+    Args:
+      logit: z, [...]. quantile: t, of the watch time within its group of durations, in 0..1, [...].
+      where: True where the example is real, [...].
+
+    >>> float(quantile_error(jnp.zeros(2), jnp.array([0.0, 1.0])))
+    0.25
+    """
+    return masked_mean((jax.nn.sigmoid(logit) - quantile) ** 2, where, axis_name)

@@ -7,6 +7,8 @@ slices          groups of items and users
 classification  labelled impressions: AUC and its kin
 calibration     labelled impressions: whether probabilities are those that are observed
 pre_ranking     what pre-ranking keeps of the ranker's best candidates
+off_policy      the value of a policy from the logs of another one
+watch_time      pairs of watch times in order, and the mean absolute error
 """
 
 from jaxrec.metrics.calibration import (
@@ -60,6 +62,15 @@ from jaxrec.metrics.lists import (
     recall_of_hits,
     serendipity_of_hits,
 )
+from jaxrec.metrics.off_policy import (
+    Estimate,
+    direct,
+    doubly_robust,
+    effective_size,
+    importance_weights,
+    ips,
+    snips,
+)
 from jaxrec.metrics.pre_ranking import recall_of_ranker
 from jaxrec.metrics.ranking import (
     MISS,
@@ -79,11 +90,14 @@ from jaxrec.metrics.slices import (
     head_items,
     tastes,
 )
+from jaxrec.metrics.watch_time import GroupXauc, mae, xauc, xgauc
 
 __all__ = [
     "MISS",
     "CoVisits",
     "Distance",
+    "Estimate",
+    "GroupXauc",
     "LogLossParts",
     "Reliability",
     "apply_seen",
@@ -96,8 +110,11 @@ __all__ = [
     "cosine_distance",
     "count_above",
     "coverage",
+    "direct",
     "distance_of_features",
     "distance_of_users",
+    "doubly_robust",
+    "effective_size",
     "entropy",
     "expected_calibration_error",
     "exponential_gain",
@@ -109,6 +126,8 @@ __all__ = [
     "head_items",
     "hit",
     "hits_of_list",
+    "importance_weights",
+    "ips",
     "list_diversity",
     "list_hit",
     "list_map",
@@ -119,6 +138,7 @@ __all__ = [
     "list_recall",
     "log_loss",
     "log_loss_parts",
+    "mae",
     "map_of_hits",
     "mrr",
     "ndcg",
@@ -136,7 +156,10 @@ __all__ = [
     "seen_mask",
     "self_information",
     "serendipity_of_hits",
+    "snips",
     "tastes",
     "times_shown",
     "users_of_items",
+    "xauc",
+    "xgauc",
 ]

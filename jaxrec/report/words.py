@@ -19,6 +19,13 @@ _METRICS = {
     "mse": "mean squared error",
     "rmse": "root mean squared error",
     "mae": "mean absolute error",
+    "xauc": "share of pairs of watch times in order",
+    "xgauc": "share of pairs of watch times in order, within users",
+    "xauc_within": "share of pairs of watch times in order, within durations",
+    "curve_error": "largest error of the log curve of positions",
+    "curve_outside": "positions outside the interval of their curve",
+    "quantile_shift": "largest shift of quantiles within durations",
+    "quantile_outside": "durations outside the interval of their quantiles",
     "ece": "expected calibration error",
     "calibration_ratio": "mean prediction over mean label",
     "normalized_entropy": "normalised entropy",
@@ -33,17 +40,10 @@ _METRICS = {
     "popularity_lift": "popularity lift",
     "seen_targets": "share of targets that the history has already",
 }
-_LOWER = (
-    "log_loss",
-    "mse",
-    "rmse",
-    "mae",
-    "prob_mae",
-    "ece",
-    "normalized_entropy",
-    "gini",
-    "loss",
-)  # smaller is better
+_LOWER = (  # smaller is better
+    "log_loss", "mse", "rmse", "mae", "prob_mae", "ece", "normalized_entropy", "gini", "loss", "curve_error",
+    "curve_outside", "quantile_shift", "quantile_outside", "standard_error", "off",
+)  # fmt: skip
 
 
 def in_words(name: str) -> str:

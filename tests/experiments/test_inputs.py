@@ -18,7 +18,10 @@ from tests.experiments.test_settings import EXPERIMENTS, OTHERS, module_of
 NAMES = (*EXPERIMENTS, *OTHERS)
 WITHOUT_WORKDIR = ("ann", "census_columns", "hstu_length", "speed")
 ON_ONE_DEVICE = (*WITHOUT_WORKDIR, "lifelong")
-MAKES_ITS_DATA = ("ann", "distillation", "hstu_length", "lifelong", "mmoe_synthetic", "mobius", "speed")
+MAKES_ITS_DATA = (
+    "ann", "distillation", "hstu_length", "lifelong", "mmoe_synthetic", "mobius", "position_bias",
+    "speed", "watch_time",
+)  # fmt: skip
 
 
 def but(*left_out: str) -> list[str]:

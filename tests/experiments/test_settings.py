@@ -13,12 +13,15 @@ EXPERIMENTS = (
     "census", "cold_items", "din", "distillation", "dropoutnet", "dupn", "feature_interaction",
     "feedback", "funnel", "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr", "latent_cross",
     "lifelong", "lightgcn", "melu", "missing_values", "mmoe_synthetic", "mobius", "multi_interest",
-    "multivae", "ncf", "pareto", "peterrec_attributes", "peterrec_cold_items", "preranking", "sasrec",
-    "scenarios", "stamp", "ticoserec", "two_tower",
+    "multivae", "ncf", "pareto", "peterrec_attributes", "peterrec_cold_items", "popularity_bias",
+    "position_bias", "preranking", "sasrec", "scenarios", "stamp", "ticoserec", "two_tower",
+    "watch_time",
 )  # fmt: skip
 
 
-OTHERS = ("ann", "census_columns", "hstu_length", "loss_weighting", "published_checkpoints", "speed")
+OTHERS = (
+    "ann", "census_columns", "hstu_length", "loss_weighting", "off_policy", "published_checkpoints", "speed",
+)  # fmt: skip
 
 
 def module_of(name: str) -> Any:

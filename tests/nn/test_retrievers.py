@@ -13,6 +13,7 @@ import pytest
 
 from jaxrec.data.events.graph import bipartite
 from jaxrec.data.events.neighbourhoods import importance_neighbourhoods
+from jaxrec.nn.retrieval.cdan import CDAN
 from jaxrec.nn.retrieval.dfn import DFN, DFNPairs
 from jaxrec.nn.retrieval.lightgcn import LightGCN
 from jaxrec.nn.retrieval.mf import MF
@@ -50,6 +51,7 @@ MODELS: dict[str, Any] = {
     "simplex": SimpleX(**SMALL, **POOLED),
     "simplex_self": SimpleX(**SMALL, **POOLED, pooling="self_attention", count_padding=True),
     "neumf": NeuMF(**SMALL, mlp_dim=3, hidden_dims=(4,)),
+    "cdan": CDAN(**SMALL, part_dims=(5, 4), serve="merged"),
     "pinsage": PinSage(NUM_ITEMS, 4, 5, item_bias=True),
     "rcf": RCF(**SMALL, num_values=(3, 2), max_history=4, attention_dim=3, hidden_dims=(4,), items_at_once=4),
     "pdn": PDNPairs(*FIELDS, PDN((4,), (3,), max_paths=5, with_bias=False), 5, 4, same=("item_tags",)),

@@ -1,12 +1,13 @@
-"""Position bias, as the chance that a position is seen (PAL) or as a share of the logit (shallow tower).
+"""Position bias: the chance that a position is seen (PAL), a share of the logit (shallow tower), a feature.
 
 PAL: Guo et al., RecSys 2019, doi:10.1145/3298689.3347033. Shallow tower: Zhao et al., RecSys 2019,
 doi:10.1145/3298689.3346997. Both learn from "observed", the click at the position where it happened, and
-serve "ctr", which no position enters.
+serve "ctr", which no position enters; `Positioned` and its kin read both from the columns of a batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup
 from jaxrec.nn.layers.probability import product_logit
+from jaxrec.segments import rows_by_id
 from jaxrec.types import Array
 
 ZEROS = nn.initializers.zeros
@@ -53,11 +55,8 @@ class PAL(nn.Module):
         ctr = self.base(x, train=train)
         if position is None:
             return {"ctr": ctr}
-        seen = (
-            jnp.asarray(table)
-            .at[position - 1]
-            .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        )
+        known = (position >= 1) & (position <= self.num_positions)
+        seen = rows_by_id(table[:, None], jnp.where(known, position - 1, -1))[:, 0]
         return {"ctr": ctr, "seen": seen, "observed": product_logit(seen, ctr)}
 
 
@@ -109,3 +108,57 @@ class ShallowTower(nn.Module):
         weight = lookup(table, jnp.where(known, row, -1))[:, 0]
         kept = Dropout(self.dropout, self.bits)(jnp.ones(weight.shape), train=train) > 0.0
         return {"ctr": ctr, "observed": ctr + jnp.where(kept, weight, 0.0)}
+
+
+class Positioned(nn.Module):
+    """A model of x and positions behind a batch: it reads the columns, and the position where there is one.
+
+    Fields:
+      model: such as `PAL` or `ShallowTower`, whose base reads the batch. column: name of the positions.
+    """
+
+    model: Any
+    column: str = "position"
+
+    def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> dict[str, Array]:
+        """Maps columns [B] to the logits of `model`, [B] each."""
+        return self.model(batch, batch.get(self.column), train=train)
+
+
+class Unpositioned(nn.Module):
+    """The same face for a model that knows no positions: "ctr" and "observed" are its logit."""
+
+    base: Any
+
+    def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> dict[str, Array]:
+        """Maps columns [B] to logits [B]."""
+        logit = self.base(batch, train=train)
+        return {"ctr": logit, "observed": logit}
+
+
+class PositionAsFeature(nn.Module):
+    """The position is one of the features that `base` reads; served as if all were shown at one position.
+
+    What is served depends on that position (Guo et al., RecSys 2019, compare 1, 5 and 9).
+
+    Fields:
+      base: a model of a batch whose features have the column. default: the position that is served.
+    """
+
+    base: Any
+    default: int = 1
+    column: str = "position"
+
+    def __post_init__(self) -> None:
+        if self.default < 1:
+            raise ValueError(f"default={self.default}: must be at least 1, the top")
+        super().__post_init__()
+
+    def __call__(self, batch: Mapping[str, Array], *, train: bool = False) -> dict[str, Array]:
+        """Maps columns [B] to logits [B]: "ctr" at the default position; "observed" where positions are."""
+        size = next(iter(batch.values())).shape[0]
+        default = jnp.full(size, self.default, jnp.int32)
+        found = {"ctr": self.base({**batch, self.column: default}, train=train)}
+        if self.column in batch:
+            found["observed"] = self.base(batch, train=train)
+        return found

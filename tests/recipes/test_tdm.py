@@ -126,3 +126,18 @@ def test_data_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         recipes.train(data, protocol, recipes.Recipe(windows=(4, 1)), tree, **options(tmp_path, 0))
     with pytest.raises(ValueError, match="one negative a level"):
         recipes.train(data, protocol, recipes.Recipe(num_negatives=2), tree, **options(tmp_path, 0))
+
+
+def test_two_devices_learn_what_one_does(tmp_path: Path) -> None:
+    """Losses, with batch norm over the batch of both and a last step that is not full. Variables are not
+    compared: no loss sees a bias before a norm, so that rounding decides which way Adam moves it."""
+    data, tree = matrix(), tree_building.random(ITEMS, seed=0)
+    protocol = Protocol(ks=(2,), selection="recall@2")
+    recipe = recipes.Recipe(**SMALL, windows=(4,), attention=(), batch_size=88, epochs=2)
+    found = []
+    for number in (1, 2):
+        given = {"num_devices": number, **options(tmp_path / str(number), 0)}
+        found.append(recipes.train(data, protocol, recipe, tree, **given)[1].history)
+    losses = np.array([[entry["loss"] for entry in history] for history in found])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    assert losses[0, 1] < losses[0, 0]

@@ -16,6 +16,8 @@ and crossed with the item's genres; one of noise, which the weights should find.
 row, `hit@10` the share of requests whose click is. Cost is that of a candidate, in thousands of operations
 and in bytes read, see `nn.ranking.cold.cost`; the user's fields are read and multiplied once a request.
 
+Test requests have more unseen items a click than training, so that `log_loss/click` says little.
+
 Departs from the paper: its logs are private, so there are no comparable published numbers; no bids; one field
 is one group. The mean weights are over training examples and seeds.
 
@@ -151,9 +153,7 @@ def train(row: str, made: recipes.Made, setting: Setting, config: Config) -> Row
 
 def measure(task: Task, variables: Variables, fitted: Fitted | None, setting: Setting, config: Config) -> Row:
     """A row's test, and its scores."""
-    found = impressions.run_test(
-        setting.data, task, [CLICK], variables, calibration=True, num_devices=config.num_devices
-    )
+    found = impressions.run_test(setting.data, task, [CLICK], variables, num_devices=config.num_devices)
 
     def score(variables: Variables, batches: Any) -> Any:
         return jax.lax.map(lambda batch: task.predict(variables, batch), batches)

@@ -35,8 +35,8 @@ def behaviours(
     An item has a category, a style and a price level. A view is of a random item. A purchase, a share `buys`
     of behaviours, is of the user's style and level, each but for a share `noise`. The labels: whether the
     item in question has the user's style for its category (click), and the user's level, each but for that
-    share too. So who does not tell views from purchases reads mostly noise, and a click needs those of the query's
-    category.
+    share too. So who does not tell views from purchases reads mostly noise, and a click needs those of the
+    query's category.
 
     Raises:
       ValueError: a share that isn't in 0..1, or num_users, length or num_categories below 1.

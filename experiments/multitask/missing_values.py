@@ -123,7 +123,7 @@ def with_gap(run: Trained, model: Model, columns: impressions.Data, esmm: bool) 
     def of_seed(variables: Any) -> Array:
         found = model.task.predict(variables, batch)
         click, after, order = (jax.nn.sigmoid(found[t] if esmm else found[:, k]) for k, t in enumerate(TASKS))
-        return losses.masked_mean(abs(click * after - order), batch["mask"])
+        return losses.masked_mean(abs(click * after - order), jax.numpy.asarray(batch["mask"]))
 
     gaps = np.asarray(jax.jit(lambda v: jax.lax.map(of_seed, v))(run.fitted.variables))
     pairs = zip(run.test.metrics, gaps, strict=True)

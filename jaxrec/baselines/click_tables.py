@@ -39,8 +39,8 @@ class Grid:
 
     l2: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)  # see `logistic.fit_logistic`
     learning_rates: tuple[float, ...] = (0.05, 0.1)  # of trees
-    leaves: tuple[int, ...] = (15, 31, 63)  # of a tree, at most
-    trees: int = 400  # at most; their number is chosen too
+    leaves: tuple[int, ...] = (15, 31)  # of a tree, at most
+    trees: int = 300  # at most; their number is chosen too
     linear_leaves: int = 12  # of a tree whose leaves are features, as in the paper
     linear_trees: int = 100  # of these
     share: float = 0.5  # of the training rows that these trees are fitted to

@@ -128,7 +128,7 @@ def test_padding_changes_nothing_whatever_stands_in_it() -> None:
 def test_a_user_without_behaviours_is_their_profile_with_finite_gradients() -> None:
     def total(variables: Any) -> jax.Array:
         outputs = MODEL.apply(variables, *(jax.tree.map(lambda x: x[3:], part) for part in INPUTS))
-        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(outputs))
+        return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(outputs)), jnp.float32(0))
 
     value, slopes = jax.jit(jax.value_and_grad(total))(VARIABLES)
     assert np.isfinite(value)

@@ -62,7 +62,8 @@ def test_learned_values_are_a_case_of_flags() -> None:
     w = RNG.normal(size=(3, 4)).astype(np.float32)
     flags = MissingValues(fill=0.0, learned=False, flags=True).apply({}, X, MISSING)
     vector = np.concatenate([w, VALUES[:, None] * w])
-    np.testing.assert_allclose(LAYER.apply(VARIABLES, X, MISSING) @ w, flags @ vector, atol=1e-5)
+    found = np.asarray(LAYER.apply(VARIABLES, X, MISSING)) @ w
+    np.testing.assert_allclose(found, np.asarray(flags) @ vector, atol=1e-5)
 
 
 def test_of_independent_columns_missing_at_random_the_mean_is_learned() -> None:

@@ -50,8 +50,9 @@ def two_objectives(
     labels = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
     raw = {"user_group": group, **{f"x{i}": x[:, i] for i in range(num_columns)}}
     parts = split_at_random(num_examples, seed=seed)
-    features = (Category("user_group"), *(Number(f"x{i}", standardise=False) for i in range(num_columns)))
-    encoders = fit_encoders(features, raw, parts.train)
+    features: list[Category | Number] = [Category("user_group")]
+    features += [Number(f"x{i}", standardise=False) for i in range(num_columns)]
+    encoders = fit_encoders(tuple(features), raw, parts.train)
     table = Impressions(
         f"two-objectives-{num_examples}",
         columns=encode(encoders, raw),

@@ -184,7 +184,8 @@ class PerceivedUser(nn.Module):
             return jnp.concatenate([vectors[name].reshape(*lead, -1) for name in names], axis=-1)
 
         mask = batch[self.items[0]] != 0
-        of_user = [joined(names, shape[0]) for names in (self.query, self.user)]
+        query, user = (joined(names, shape[0]) for names in (self.query, self.user))
         targets = {name: joined(self.target, shape[0]) for name in self.model.targets}
         items, properties = joined(self.items, *shape), joined(self.properties, *shape)
-        return self.model(items, properties, mask, *of_user, targets, train=train)
+        found: dict[str, Array] = self.model(items, properties, mask, query, user, targets, train=train)
+        return found

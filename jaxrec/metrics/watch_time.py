@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec.metrics.classification import _exact_total, _run_starts, check_group
+from jaxrec.metrics.classification import _exact_total, run_starts, check_group
 from jaxrec.types import Array
 
 
@@ -84,10 +84,10 @@ def _pairs_in_order(predicted: Array, watched: Array, group: Array, where: Array
     first, of_group, watched, lowered, broken = jax.lax.sort(
         (unmarked, group, watched, -predicted, broken.astype(jnp.int32)), num_keys=4
     )
-    starts = _run_starts(first, of_group)
+    starts = run_starts(first, of_group)
     number = jnp.cumsum(starts) - 1
     start = _first_of_run(starts)
-    smaller = _first_of_run(_run_starts(first, of_group, watched)) - start  # those of smaller watch time
+    smaller = _first_of_run(run_starts(first, of_group, watched)) - start  # those of smaller watch time
     above = _rising_pairs(_dense_rank(-lowered), start, n)
     tied = _tied(first, of_group, -lowered, watched)
 
@@ -112,7 +112,7 @@ def _dense_rank(values: Array) -> Array:
     """0 for the smallest value, the same number for equal ones: [N] → int32 [N]."""
     place = jnp.arange(values.shape[0], dtype=jnp.int32)
     ordered, origin = jax.lax.sort((values, place), num_keys=1)
-    rank = (jnp.cumsum(_run_starts(ordered)) - 1).astype(jnp.int32)
+    rank = (jnp.cumsum(run_starts(ordered)) - 1).astype(jnp.int32)
     return jnp.zeros_like(rank).at[origin].set(rank, unique_indices=True)
 
 
@@ -122,8 +122,8 @@ def _tied(first: Array, group: Array, predicted: Array, watched: Array) -> Array
     In the order of the arguments, which is by group, so that sums over groups can use it.
     """
     ordered = jax.lax.sort((first, group, predicted, watched), num_keys=4)
-    run = _first_of_run(_run_starts(*ordered[:3]))
-    return _first_of_run(_run_starts(*ordered)) - run
+    run = _first_of_run(run_starts(*ordered[:3]))
+    return _first_of_run(run_starts(*ordered)) - run
 
 
 def _rising_pairs(rank: Array, start: Array, n: int) -> Array:

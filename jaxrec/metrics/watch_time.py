@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec.metrics.classification import _exact_total, run_starts, check_group
+from jaxrec.metrics.classification import _exact_total, check_group, run_starts
 from jaxrec.types import Array
 
 

@@ -60,11 +60,13 @@ def rechub_sine(p: Any, inputs: Any, config: Any) -> tuple[Array, dict[str, Arra
     return loss, {"user": user, "scores": scores, "loss": loss}
 
 
-@pytest.mark.parametrize("path", golden_files("sine_port"))
+@pytest.mark.parametrize("path", golden_files("sine"))
 @pytest.mark.parametrize("empty", [False, True])
 def test_an_empty_history_attends_to_its_padding(path: Path, empty: bool) -> None:
     """The twin has the numbers of the fixture; with two histories emptied, and a padding row, we have its."""
     golden = read(path)
+    if "w_k2" not in golden.params:
+        pytest.skip("RecBole's SINE reads no empty history")
     inputs, params = dict(golden.inputs), dict(golden.params)
     if empty:
         inputs["hist"] = np.where(np.arange(len(inputs["hist"]))[:, None] < 2, 0, inputs["hist"])

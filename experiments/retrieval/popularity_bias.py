@@ -22,7 +22,10 @@ model to distil from; "unexposed" items are all outside the head, as public data
 Run:     python -m experiments.retrieval.popularity_bias
 Also:    --dataset gowalla; --power 1; --head-gradient
 
-Expect:  no result is stored yet.
+Expect:  no result is stored yet. In a run of one seed with --dataset synthetic --epochs 10 no row learned
+         more of tastes than chance: recall@20 is 0.050 to 0.053, that of random lists 0.051. Weights moved
+         the lists to the tail (tail_share@20 0.88 against 0.76, recall of the tail 0.052 against 0.043, of
+         the head 0.06 against 0.13). CDAN's parts were not taken apart: both probes are 0.25.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ def mean_discrepancy(
     where_x: Array | None = None,
     where_y: Array | None = None,
     unbiased: bool = False,
+    most: int | None = None,
     axis_name: str | None = None,
 ) -> Array:
     """Squared maximum mean discrepancy of two samples, by a sum of Gaussian kernels: [N, D], [M, D] → [].
@@ -75,10 +76,14 @@ def mean_discrepancy(
       x, y: the samples; for a one-sided alignment stop the gradient of one of them.
       where_x, where_y: True where the member is real, [N], [M].
       unbiased: leaves out each member's kernel with itself: unbiased, but may be negative.
-      axis_name: each device compares its own members; the shares add up to the mean over devices.
+      most: compares the first so many members of each sample alone, which must be in random order; None: all.
+      axis_name: the samples are those of all devices, whose shares add up.
     """
     real_x = jnp.ones(x.shape[0], bool) if where_x is None else where_x
     real_y = jnp.ones(y.shape[0], bool) if where_y is None else where_y
+    if axis_name is not None:
+        x, y, real_x, real_y = jax.lax.all_gather((x, y, real_x, real_y), axis_name, tiled=True)
+    x, y, real_x, real_y = (array[:most] for array in (x, y, real_x, real_y))
     both, real = jnp.concatenate([x, y]), jnp.concatenate([real_x, real_y])
     squares = jnp.maximum(
         jnp.sum(both**2, axis=-1)[:, None] + jnp.sum(both**2, axis=-1) - 2 * both @ both.T, 0.0

@@ -67,7 +67,8 @@ def cdan(
     Args:
       model: such as `CDAN`, with its method `learn`.
       sampler: of the negatives; unexposed items are negatives only where it draws them.
-      unexposed: how many unexposed items are drawn for each batch and device; the MMD needs hundreds.
+      unexposed: how many unexposed items are drawn for each batch, and how many pairs of it are compared with
+        them; the MMD needs hundreds.
       temperature: of InfoNCE.
       weighted: whether pairs have the weights of their items in both towers.
       head_gradient: whether the alignment moves head items, too; False stops its gradient there, so that
@@ -100,9 +101,8 @@ def cdan(
             variables, batch["user"], _items(batch), batch["partner"], batch["drawn"], batch[SHARED],
             method="learn",
         )  # fmt: skip
-        first = parts.attribute[:unexposed]  # as many of the batch, whose order is random
-        of_head = first if head_gradient else jax.lax.stop_gradient(first)
-        head = (where & jnp.asarray(batch[SHARED][HEAD])[batch["item"]])[:unexposed]
+        of_head = parts.attribute if head_gradient else jax.lax.stop_gradient(parts.attribute)
+        head = where & jnp.asarray(batch[SHARED][HEAD])[batch["item"]]
         other = where & (batch["partner"] != batch["item"])
         shared: Any = {"where": where, "axis_name": axis_name}
         return {
@@ -110,7 +110,9 @@ def cdan(
             "biased": _softmax(parts.biased, batch, weighted, axis_name),
             "orthogonal": losses.squared_cosine(parts.attribute, parts.popularity, **shared),
             "popularity": losses.direction_distance(parts.popularity, parts.statistics, **shared),
-            "alignment": losses.mean_discrepancy(of_head, parts.unexposed, where_x=head, axis_name=axis_name),
+            "alignment": losses.mean_discrepancy(
+                of_head, parts.unexposed, where_x=head, most=unexposed, axis_name=axis_name
+            ),
             "instance": losses.info_nce(
                 parts.attribute,
                 parts.partner,

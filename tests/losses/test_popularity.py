@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -95,6 +96,25 @@ def test_equal_samples_have_none_and_a_shift_has_one() -> None:
     drawn = np.random.default_rng(1).normal(size=(200, 2, 40, 2))
     unbiased = jax.jit(jax.vmap(lambda pair: losses.mean_discrepancy(pair[0], pair[1], unbiased=True)))(drawn)
     assert abs(np.mean(unbiased)) < 4 * np.std(unbiased) / math.sqrt(200)
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+@pytest.mark.parametrize("most", [None, 7])
+def test_the_discrepancy_of_all_devices_is_that_of_one(devices: int, most: int | None) -> None:
+    real = jnp.arange(12) % 3 != 1
+
+    def total(x: Any, y: Any) -> Any:
+        parts = (array.reshape(devices, -1, *array.shape[1:]) for array in (x, y, real))
+        share = functools.partial(losses.mean_discrepancy, most=most, axis_name="devices")
+        return jax.vmap(lambda x, y, w: share(x, y, where_x=w), axis_name="devices")(*parts).sum()
+
+    def alone(x: Any, y: Any) -> Any:
+        x, y, where = (array[:most] for array in (x, y, real))
+        return losses.mean_discrepancy(x, y, where_x=where)
+
+    found = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(X, Y + 1.0)
+    want = jax.jit(jax.value_and_grad(alone, argnums=(0, 1)))(X, Y + 1.0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, want)
 
 
 def test_a_sample_without_members_is_no_discrepancy_and_gradients_are_finite() -> None:

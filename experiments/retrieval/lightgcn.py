@@ -166,7 +166,8 @@ def test_trained(row: str, entry: RetrievalModel | ItemModel, columns: Data, con
         selection=SELECTION if selected else LAST_EPOCH,
     )
     model, extra = entry.module(columns, recipe), entry.columns(columns, recipe)
-    task, tx = entry.task(model, columns, recipe), entry.optimiser(recipe)
+    task: Any = entry.task(model, columns, recipe)
+    tx = entry.optimiser(recipe)
     options: dict[str, Any] = {
         "columns": extra,
         "epochs": recipe.epochs,

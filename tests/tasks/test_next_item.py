@@ -234,7 +234,7 @@ def weighted(variables: Variables, batch: Batch, weights: Any) -> Any:
     return jax.value_and_grad(total)(variables)
 
 
-def with_draws(packed: Packing | None) -> dict[str, np.ndarray]:
+def with_draws(packed: Packing | None) -> dict[str, Any]:
     """A batch for any objective; the same negatives and samples in both forms."""
     batch = dict(prepared(packed)[1])
     if packed is None:

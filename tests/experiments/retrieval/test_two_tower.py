@@ -35,10 +35,10 @@ def run(rows: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name, result in found.items():
         assert 0 <= result.metrics["ndcg@10"][0] <= result.metrics["hit@10"][0] <= 1
         assert not result.published  # the data are made up
-        trained = name in experiment.ROWS
+        trained = name in rows_of_towers.ROWS
         assert result.protocol.selection == ("ndcg@20" if trained else "none")
         assert (result.steps > 0) == trained
-        assert result.protocol.loss == (experiment.ROWS[name].loss if trained else "")
+        assert result.protocol.loss == (rows_of_towers.ROWS[name].loss if trained else "")
 
 
 def test_tiny_runs_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

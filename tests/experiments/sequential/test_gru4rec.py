@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,17 @@ from jaxrec.data.events.sessions import SessionSplit
 from jaxrec.protocols import sessions
 from jaxrec.recipes import gru4rec as recipes
 from jaxrec.report.results import read_results
-from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.objectives import TABLES, Objective
+from jaxrec.types import SHARED
 from tests.experiments.own_files import write_events
 from tests.experiments.test_tiny import call
 
 TINY = common.shrink_if_tiny(experiment.Config(tiny=True), **experiment.TINY)
+
+
+def with_tables(batch: dict[str, Any], objective: Objective) -> dict[str, Any]:
+    """The batch with what it shares of the objective's tables."""
+    return {**batch, SHARED: {TABLES: objective.tables}}
 
 
 def objective_of(row: str, split: SessionSplit, config: experiment.Config) -> Objective:
@@ -147,7 +154,7 @@ def test_each_row_trains_by_its_own_formula() -> None:
     config = dataclasses.replace(TINY, num_samples=0)
     for row in ("gru4rec-ssm", "gru4rec-top1-max-parallel"):
         objective = objective_of(row, split, config)
-        ours = jax.jit(lambda h, t, o=objective: o.loss(h, t, batch, None))(hidden, table)
+        ours = jax.jit(lambda h, t, o=objective: o.loss(h, t, with_tables(batch, o), None))(hidden, table)
         assert float(ours) == pytest.approx(expected[objective.name], rel=1e-5)
 
 
@@ -165,7 +172,7 @@ def test_bpr_max_bends_scores_and_leaves_logq_out() -> None:
         bent = np.where(scores > 0, scores, elu * np.expm1(scores)) if elu else scores
         ours, expected = jax.jit(
             lambda h, t, s, o=objective: (
-                o.loss(h, t, batch, None),
+                o.loss(h, t, with_tables(batch, o), None),
                 losses.bpr_max(s[:, :4].diagonal(), s, regularisation=0.5, accidental=own),
             )
         )(*(np.asarray(x, np.float32) for x in (hidden, table, bent)))

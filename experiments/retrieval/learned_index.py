@@ -66,7 +66,8 @@ class Config(common.EventOptions):
     k: int = 20  # items of a list
     num_queries: int = 1000  # test users, drawn at random; 0: all
     degree: int = 32  # links of an item of a graph
-    graph_rounds: int = 3  # rounds of a walk through all items
+    graph_rounds: int = 50  # rounds of a walk through all items
+    expanded: int = 8  # nodes whose neighbours are scored in a round, the best that were not yet
     relevance: int = 200  # training users whose scores are RPG's vectors
     gap: int = 4  # levels that an item descends at a time where JTM learns its tree
     split_seed: int = 0  # of validation items, shuffling and the choice of test users
@@ -82,7 +83,7 @@ class Config(common.EventOptions):
         common.check_rows(self.rows, (*BASELINES, *ROWS))
         common.check_choice("dataset", self.dataset, DATASETS)
         sizes = ("dim", "max_len", "batch_size", "epochs", "rounds", "k", "degree", "relevance", "gap")
-        common.check(self, *sizes, "graph_rounds", "save_every")
+        common.check(self, *sizes, "graph_rounds", "expanded", "save_every")
         if not self.widths or min(self.widths) < 1 or self.num_queries < 0:
             raise ValueError(
                 f"widths={self.widths}, num_queries={self.num_queries}: widths of 1 or more, and 0 or more"

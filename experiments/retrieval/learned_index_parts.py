@@ -20,7 +20,7 @@ from jaxrec.train.fit import Fitted
 from jaxrec.types import Array, Context, Variables
 
 # options that change no training
-OF_SEARCHES = ("widths", "k", "num_queries", "relevance", "degree", "graph_rounds", "split_seed")
+OF_SEARCHES = ("widths", "k", "num_queries", "relevance", "degree", "graph_rounds", "expanded", "split_seed")
 BLOCK = 1024  # items that an exhaustive search scores at a time
 TINY: Mapping[str, Any] = {
     "dim": 8, "max_len": 8, "epochs": 1, "batch_size": 64, "user_dims": (8,), "item_dims": (8,),
@@ -133,15 +133,16 @@ def graphs_of(
     """Graphs of the items' vectors (NANN), of scores for training users (RPG), and a random one."""
 
     def find(index: Any, state: Any, scorer: ScoreItems, query: Any, k: int, width: int) -> Found:
-        return graphs.search(index, scorer, query, width, width, rounds=config.graph_rounds)
+        rounds, expanded = config.graph_rounds, min(config.expanded, width)
+        return graphs.search(index, scorer, query, width, width, rounds=rounds, expanded=expanded)
 
     def near(state: Any) -> graphs.Graph:
-        return graph_build.build(np.asarray(vectors(state)), degree=config.degree)
+        return graph_build.build(np.asarray(vectors(state)), degree=config.degree, filled=True)
 
     def relevance(state: Any) -> graphs.Graph:
         number = len(vectors(state)) - 1
         table = relevance_vectors(score(state), asked(state), number, standardise=True, block=512)
-        return graph_build.build(table, degree=config.degree)
+        return graph_build.build(table, degree=config.degree, filled=True)
 
     def random(state: Any) -> graphs.Graph:
         return graph_build.random_graph(len(vectors(state)) - 1, degree=config.degree)

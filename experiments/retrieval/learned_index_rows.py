@@ -35,7 +35,7 @@ from jaxrec.tasks import deep_retrieval as of_paths
 from jaxrec.tasks import interests as of_interests
 from jaxrec.tasks import next_item as of_sequences
 from jaxrec.tasks import tree as of_tree
-from jaxrec.tasks.objectives import sampled_softmax
+from jaxrec.tasks.objectives import sampled_softmax, with_tables
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Context, Protocol, Retriever
@@ -78,13 +78,12 @@ def two_tower(data: Any, protocol: Protocol, config: Any, tower: Searched | None
         [Phase("train", of_interests.interests(model, objective), recipe.epochs, static())],
         optax.adam(recipe.learning_rate),
         every_event(data, recipe.batch_size),
-        data.columns,
+        with_tables(data.columns, objective),
         Selection(asked(ranked, data, protocol, "validation"), protocol.selection),
         vocabulary=items.vocabulary(data),
         **options(config, data, "two-tower", recipe),
     )
-    made = by_products(ranked, fitted, data, config, objective.description, recipe)
-    return made._replace(indexes={})  # those of products are the subject of experiments/retrieval/ann.py
+    return by_products(ranked, fitted, data, config, objective.description, recipe)
 
 
 def self_attention(data: Any, protocol: Protocol, config: Any, tower: Searched | None) -> Searched:

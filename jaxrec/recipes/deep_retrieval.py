@@ -38,11 +38,11 @@ from jaxrec.recipes.nann import every_target
 from jaxrec.sampling import popularity_table
 from jaxrec.tasks import deep_retrieval as task
 from jaxrec.tasks.nann import History
-from jaxrec.tasks.objectives import Objective, full_softmax, sampled_softmax
+from jaxrec.tasks.objectives import Objective, full_softmax, sampled_softmax, with_tables
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.parallel import over_seeds
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Context, Key, Protocol, Task, Variables
+from jaxrec.types import Array, Context, Key, Protocol, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +130,12 @@ def build(data: Data, recipe: Recipe) -> DeepRetrieval:
     return model
 
 
-def learn(model: DeepRetrieval, data: Data, recipe: Recipe) -> Task:
-    """What the parameters are taught: paths, and a softmax over items."""
+def softmax_of(data: Data, recipe: Recipe) -> Objective:
+    """The softmax over items, of all or of popular ones that are drawn."""
+    if not recipe.num_samples:
+        return full_softmax()
     counts = np.maximum(_counts(data), 1)  # an item without a training event learns to score low
-    objective: Objective = full_softmax()
-    if recipe.num_samples:
-        objective = sampled_softmax(recipe.num_samples, popularity_table(counts, alpha=1.0))
-    return task.deep_retrieval(model, objective, history=_history(data))
+    return sampled_softmax(recipe.num_samples, popularity_table(counts, alpha=1.0))
 
 
 def train(
@@ -166,7 +165,9 @@ def train(
     selection = Selection(
         asked(ranked, data, protocol, "validation"), protocol.selection, every=recipe.epochs, keep="last"
     )
-    phase = Phase("train", learn(model, data, recipe), recipe.epochs, static())
+    objective = softmax_of(data, recipe)
+    learn = task.deep_retrieval(model, objective, history=_history(data))
+    phase = Phase("train", learn, recipe.epochs, static())
     observed = jax.jit(over_seeds(functools.partial(_learn_paths, model, data, recipe, plan.draw), mapped=3))
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
     lists = jax.vmap(lambda _: no_scores(data.num_items + 1, recipe.listed))(keys)
@@ -176,7 +177,7 @@ def train(
             [phase],
             optax.adam(recipe.learning_rate),
             plan,
-            data.columns,
+            with_tables(data.columns, objective),
             selection,
             seeds=seeds,
             workdir=Path(workdir, f"round-{number}"),

@@ -38,11 +38,17 @@ _METRICS = {
     "diversity": "diversity within a list",
     "serendipity": "serendipity",
     "popularity_lift": "popularity lift",
+    "recall_of_exact": "share of the exhaustive list that is found",
+    "scored": "items or nodes scored for a query",
+    "scored_share": "items or nodes scored for a query, of the number of items",
+    "build_seconds": "seconds to build the index",
+    "search_ms": "milliseconds of a search for a query",
     "seen_targets": "share of targets that the history has already",
 }
 _LOWER = (  # smaller is better
     "log_loss", "mse", "rmse", "mae", "prob_mae", "ece", "normalized_entropy", "gini", "loss", "curve_error",
-    "curve_outside", "quantile_shift", "quantile_outside", "standard_error", "off",
+    "curve_outside", "quantile_shift", "quantile_outside", "standard_error", "off", "scored", "scored_share",
+    "build_seconds", "search_ms",
 )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def tiny(folder: Path) -> dict[str, Result]:
 def test_every_scorer_is_searched_exhaustively_and_by_its_indexes(tiny: dict[str, Result]) -> None:
     every = {"random", "popularity", *(f"{row}+all" for row in ROWS if row != "sasrec")}
     every |= {f"nann+{index}-{width}" for index in (*GRAPHS, "two-tower") for width in (5, 20)}
+    every |= {f"two-tower+{index}-{width}" for index in GRAPHS for width in (5, 20)}
     every |= {f"{row}+tree-{width}" for row in ("tdm", "jtm") for width in (5, 20)}
     every |= {f"deep-retrieval+paths-{width}" for width in (2, 5, 20)}
     assert set(tiny) == every

@@ -18,7 +18,9 @@ from tests.experiments.test_settings import EXPERIMENTS, OTHERS, module_of
 NAMES = (*EXPERIMENTS, *OTHERS)
 WITHOUT_WORKDIR = ("ann", "census_columns", "hstu_length", "speed")
 ON_ONE_DEVICE = (*WITHOUT_WORKDIR, "lifelong")
-MAKES_ITS_DATA = ("ann", "hstu_length", "lifelong", "mmoe_synthetic", "speed")
+MAKES_ITS_DATA = (
+    "ann", "dupn", "hstu_length", "lifelong", "missing_values", "mmoe_synthetic", "pareto", "speed",
+)  # fmt: skip
 
 
 def but(*left_out: str) -> list[str]:

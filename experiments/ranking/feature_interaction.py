@@ -130,9 +130,8 @@ class Setting(NamedTuple):
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The rows that the data allow."""
-        histories = bool(self.columns.items)
-        return (*floors.NAMES, *(name for name, row in ROWS.items() if histories or not row.history))
+        """The models that the data allow."""
+        return tuple(name for name, row in ROWS.items() if self.columns.items or not row.history)
 
 
 def load(config: Config) -> Setting:
@@ -218,7 +217,7 @@ def run(config: Config) -> None:
     check_run(config)
     config = common.shrink_if_tiny(config, **TINY)
     setting = load(config)
-    every = config.rows or setting.rows
+    every = config.rows or (*floors.NAMES, *setting.rows)
     for row in (rows := [row for row in every if row in ROWS]):
         ROWS[row].model(setting.columns)  # raises its error before any row is trained
     read = setting.data, setting.columns.fields, [setting.target]

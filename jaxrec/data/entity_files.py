@@ -36,11 +36,12 @@ def read_entities(
     value. what: what errors call the columns.
 
     Raises:
-      ValueError: an entity has two lines or a line none; there is no such column, or none beside that of ids;
-        values are neither text nor integers; as the reader of the form.
+      ValueError: an entity has two lines or a line none; no line is of one of the ids; there is no such
+        column, or none beside that of ids; values are neither text nor integers; as the reader of the form.
       ImportError: without pyarrow, for Parquet and data frames.
     """
-    names, cells, place = _read(source, describe_source(source, what), entity, columns, what)
+    where = describe_source(source, what)
+    names, cells, place = _read(source, where, entity, columns, what)
     wanted = {str(value): at for at, value in enumerate(as_raw_ids("ids", ids).tolist())}
     lists: dict[str, list[list[str]]] = {name: [[] for _ in wanted] for name in names}
     first: dict[str, int] = {}
@@ -56,6 +57,12 @@ def read_entities(
             for name, text in zip(names, texts, strict=True):
                 found = [part.strip() for part in text.split(separator)] if separator else [text]
                 lists[name][wanted[raw]] = [value for value in found if value]
+    if wanted and not wanted.keys() & first.keys():
+        raise ValueError(
+            f"{where}: none of its {len(first):,} lines is of one of the {len(wanted):,} ids of {entity}: it "
+            f"has {next(iter(first), '')!r} and others, they are {next(iter(wanted))!r} and others; write "
+            "them alike"
+        )
     return lists
 
 
@@ -67,10 +74,10 @@ def _read(
     names: list[str] = []
 
     def choose(header: Sequence[str]) -> list[str]:
-        column_index(where, header, entity, entity)
+        column_index(where, header, entity, entity, remedy="name its column of ids so")
         names.extend([name for name in header if name != entity] if columns is None else columns)
         for name in names:
-            column_index(where, header, what, name)
+            column_index(where, header, what, name, remedy="name columns that are there")
         if not names or entity in names:
             raise ValueError(f"{where}: there is no column of {what} beside {entity!r}; add one")
         return [entity, *names]

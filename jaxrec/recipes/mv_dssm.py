@@ -52,16 +52,16 @@ def views_of(data: Data, view: str) -> np.ndarray:
     found = ids[np.arange(len(ids)), np.argmax(ids != 0, axis=1)]
     if missing := np.flatnonzero(found[1:] == 0).tolist():
         raise ValueError(
-            f"view={view!r}: item number {missing[0] + 1} has no value of it ({len(missing):,} such); give "
-            "it one, or leave the item out"
+            f"view={view!r}: item {towers.raw_id(data, 'item', missing[0] + 1)} has no value of it "
+            f"({len(missing):,} such); give it one, or leave the item out"
         )
     _, number = np.unique(found, return_inverse=True)  # 0 is padding; values that no item begins with go
     untrained = set(range(1, int(number.max()) + 1)) - set(number[data.columns["pair_item"]].tolist())
     if untrained:
         item = int(np.argmax(number == min(untrained)))
         raise ValueError(
-            f"view={view!r}: no item of the view of item number {item} has a training pair, so that nothing "
-            "would train its tower; put its items into another view"
+            f"view={view!r}: no item of the view of item {towers.raw_id(data, 'item', item)} has a training "
+            "pair, so that nothing would train its tower; put its items into another view"
         )
     return number.astype(np.int32)
 
@@ -95,8 +95,18 @@ def of_one_view(model: PairModel, data: Data, recipe: Recipe) -> Task:
 
 
 def columns(data: Data, recipe: Recipe) -> Context:
-    """Those of two towers, and the view of each item."""
-    return {**towers.columns(data, recipe), "item_view": views_of(data, recipe.view)}
+    """Those of two towers, and the view of each item.
+
+    Raises:
+      ValueError: as `views_of`; a feature of items that is not the view has its name, and would be lost.
+    """
+    found = towers.columns(data, recipe)
+    if "item_view" in found and recipe.view != "view":
+        raise ValueError(
+            "feature view: is the name of the column of items' views; rename it, leave it out, or give "
+            "--view view"
+        )
+    return {**found, "item_view": views_of(data, recipe.view)}
 
 
 MODELS: Mapping[str, RetrievalModel] = {

@@ -21,7 +21,7 @@ from jaxrec.nn.layers.features import Categorical
 from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.retrieval.two_tower import Field, Frozen, TwoTower
 from jaxrec.nn.retrieval.youtube_dnn import youtube_dnn
-from jaxrec.protocols.retrieval import Data
+from jaxrec.protocols.retrieval import Data, vocabulary
 from jaxrec.recipes.trainable import RetrievalModel
 from jaxrec.tasks.pairs import PairModel
 from jaxrec.tasks.two_tower import two_tower
@@ -54,6 +54,11 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.history < 0 or self.negatives < 0:
             raise ValueError(f"history={self.history}, negatives={self.negatives}: must be at least 0")
+        if self.streaming and not (self.corrected and self.in_batch):
+            raise ValueError(
+                f"streaming=True: estimates what scores of a batch's items are corrected by, but corrected="
+                f"{self.corrected} and in_batch={self.in_batch}; leave it out"
+            )
         if min(self.hidden_dims, default=1) < 1:
             raise ValueError(f"hidden_dims={self.hidden_dims}: each must be at least 1")
 
@@ -119,10 +124,15 @@ def id_and_feature_fields(
         known = ids or (side == "user" and bool(histories))  # by an id, or by a user's items
         if not known and features is not None and features.empty().size:
             raise ValueError(
-                f"ids=False: {side} number {features.empty()[0]} has no feature, so that nothing is known of "
-                "it; give it one, or ids"
+                f"ids=False: {side} {raw_id(data, side, features.empty()[0])} has no feature "
+                f"({features.empty().size:,} such), so that nothing is known of it; give it one, or ids"
             )
     return user, item
+
+
+def raw_id(data: Data, side: str, number: int) -> str:
+    """A user or an item, from 1, as errors name it: as in the data."""
+    return repr(vocabulary(data)[side].tolist()[number - 1])
 
 
 def towers(data: Data, recipe: Recipe) -> PairModel:

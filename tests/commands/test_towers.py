@@ -53,16 +53,20 @@ def test_what_makes_no_sense_is_refused(events: Path, features: Path, tmp_path: 
     short = tmp_path / "short.jsonl"
     short.write_text("".join(features.read_text().splitlines(keepends=True)[:3]))
     for options, message in (
-        ({"item_features": str(short), "ids": False, "history": 4}, "ids=False: item number .* no feature"),
+        ({"item_features": str(short), "ids": False, "history": 4}, "ids=False: item .sku.*no feature"),
         (
             {"item_feature_columns": ("kind",)},
             "item_feature_columns=.* are columns of --item-features",
         ),
-        ({"item_features": str(unknown), "ids": False, "history": 4}, "ids=False: item number .* no feature"),
+        ({"item_features": str(unknown), "ids": False, "history": 4}, "ids=False: item .sku.*no feature"),
         ({"ids": False}, "ids=False: users have no features"),
         ({"ids": False, "history": 4}, "ids=False: users have no features"),
         ({"history": -1}, "history=-1"),
         ({"in_batch": False}, "in_batch=False, negatives=0"),
+        (
+            {"streaming": True, "corrected": False},
+            "streaming=True: .* corrected=False and in_batch=True; leave",
+        ),
         ({"hidden_dims": (0,)}, r"hidden_dims=\(0,\)"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -49,9 +49,14 @@ def test_without_a_separator_a_cell_is_one_value() -> None:
     [
         ({"sku": ["a", "b", "a"]}, {}, "sku 'a' has a line before; give its values in one cell, as in 'a|b'"),
         ({"sku": ["a", None, "b"]}, {}, "the sku is missing"),
-        ({}, {"entity": "item"}, "item"),
+        ({}, {"entity": "item"}, "there is no item column 'item' among .*; name its column of ids so"),
         ({}, {"columns": ["sku"]}, "there is no column of features beside 'sku'"),
-        ({}, {"columns": ["colour"]}, "colour"),
+        ({}, {"columns": ["colour"]}, "there is no features column 'colour' .*; name columns that are there"),
+        (
+            {"sku": [1, 2, 3]},
+            {},
+            "none of its 3 lines is of one of the 2 ids of sku: it has '1' and others, th",
+        ),
         ({"year": [1.5, 2.0, 3.0]}, {}, "year"),
         ({"brand": ["", "x", ""]}, {}, "feature brand: no user or item has a value"),
     ],

@@ -37,10 +37,13 @@ def block(inputs: dict[str, np.ndarray], layer: int, rows: int) -> tuple[np.ndar
 
 
 def features_of(golden: Golden) -> np.ndarray | None:
-    """Features of the items: "feature", or of several layers "feature/<layer>", side by side."""
-    inputs = golden.inputs
-    parts = [inputs[f"feature/{n}"] for n in dgl.feature_layers(golden.params) if f"feature/{n}" in inputs]
-    return np.concatenate(parts, axis=1) if parts else inputs.get("feature")
+    """Features of the items: "feature", or of several layers "feature/<layer>" and the like, side by side."""
+    inputs, layers = golden.inputs, dgl.feature_layers(golden.params)
+    if not layers or "feature" in inputs:
+        return inputs.get("feature")
+    named = {name: [f"feature/{name}", f"feature_{name}", name] for name in layers}
+    parts = [next(inputs[key] for key in keys if key in inputs) for keys in named.values()]
+    return np.concatenate(parts, axis=1)
 
 
 def compute(golden: Golden) -> Computed:

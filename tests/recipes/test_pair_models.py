@@ -77,14 +77,24 @@ def test_views_are_the_first_values_of_a_feature() -> None:
     ("kinds", "view", "message"),
     [
         ("ababababa", "colour", r"view='colour': is no feature of items \(kind\)"),
-        ("abab abab", "kind", r"view='kind': item number 5 has no value of it \(1 such\)"),
-        ("ababababc", "kind", "no item of the view of item number 9 has a training pair"),
+        ("abab abab", "kind", r"view='kind': item 4 has no value of it \(1 such\)"),
+        ("ababababc", "kind", "no item of the view of item 8 has a training pair"),
     ],
 )
 def test_views_that_nothing_trains_are_refused(kinds: str, view: str, message: str) -> None:
     features = encode_features({"kind": [kind.strip() for kind in kinds]}, allow_empty=True)
     with pytest.raises(ValueError, match=message):
         mv_dssm.views_of(small_pairs.data()._replace(items=features), view)
+
+
+def test_a_feature_named_like_the_column_of_views_is_not_lost() -> None:
+    """Towers would read the numbers of the views in its place."""
+    kinds = {"kind": list("ababababa"), "view": list("xyyxxyyxx")}
+    data = small_pairs.data()._replace(items=encode_features(kinds))
+    with pytest.raises(ValueError, match="feature view: is the name of the column of items' views; rename"):
+        mv_dssm.columns(data, mv_dssm.Recipe(view="kind"))
+    found = mv_dssm.columns(data, mv_dssm.Recipe(view="view"))
+    np.testing.assert_array_equal(found["item_view"], mv_dssm.views_of(data, "view"))
 
 
 def test_pdn_starts_at_the_share_of_observed_pairs_and_relates_items_by_their_features() -> None:

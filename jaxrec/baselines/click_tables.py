@@ -7,7 +7,8 @@
                          than the trees
 
 Settings and the number of trees are chosen by validation AUC from `Grid`, for each task and with the first
-seed; with them each seed is fitted. What a seed changes: folds of rates, and which rows trees are fitted to.
+seed; with them each seed is fitted. What a seed changes: folds of rates, and which rows trees are fitted to;
+where it changes nothing, one model is that of all seeds.
 """
 
 from __future__ import annotations
@@ -61,11 +62,15 @@ class Tuned(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A fitted model of one task: (rows) -> logits [N]; settings and validation AUC."""
+    """A fitted model of one task: (rows) -> logits [N]; settings and validation AUC.
+
+    seeded: whether another seed would give another model.
+    """
 
     logits: Callable[[Rows], np.ndarray]
     settings: dict[str, Any]
     auc: float
+    seeded: bool = False
 
 
 # (parts of one task, its name, grid, seed, settings of an earlier seed or None) -> the model
@@ -94,30 +99,37 @@ def logistic_regression(
 
 def gbdt(parts: Parts, task: str, grid: Grid, seed: int, known: Mapping[str, Any] | None) -> Fit:
     """Boosted trees."""
-    label = parts.validation.labels[task]
+    if known is not None:
+        return boosted(parts, task, seed, **known)
     pairs = itertools.product(grid.learning_rates, grid.leaves)
-    tried = list(pairs) if known is None else [(known["learning_rate"], known["leaves"])]
-    found: list[tuple[float, Fit]] = []
-    for learning_rate, leaves in tried:
-        stages: list[float] = []
+    tried = (boosted(parts, task, seed, rate, leaves, grid.trees, choose=True) for rate, leaves in pairs)
+    return _best((fit.auc, fit) for fit in tried)[1]
 
-        def choose(logits: Sequence[np.ndarray], stages: list[float] = stages) -> int:
-            stages += [auc(of, label) for of in logits]
-            return int(np.argmax(stages)) + 1
 
-        trees = fit_trees(
-            parts.train,
-            parts.train.labels[task],
-            learning_rate=learning_rate,
-            leaves=leaves,
-            trees=grid.trees,
-            seed=seed,
-            chosen=choose,
-            validation=parts.validation,
-        )
-        settings = {"learning_rate": learning_rate, "leaves": leaves, "trees": trees.number}
-        found.append((max(stages), Fit(trees.logits, settings, max(stages))))
-    return _best(found)[1]
+def boosted(
+    parts: Parts, task: str, seed: int, learning_rate: float, leaves: int, trees: int, choose: bool = False
+) -> Fit:
+    """Boosted trees of some settings. choose: their number, from 1 to `trees`, is the best on validation."""
+    label = parts.validation.labels[task]
+    stages: list[float] = []
+
+    def best(logits: Sequence[np.ndarray]) -> int:
+        stages.extend(auc(of, label) for of in logits)
+        return int(np.argmax(stages)) + 1
+
+    found = fit_trees(
+        parts.train,
+        parts.train.labels[task],
+        learning_rate=learning_rate,
+        leaves=leaves,
+        trees=trees,
+        seed=seed,
+        chosen=best,
+        validation=parts.validation if choose else None,
+    )
+    reached = max(stages) if choose else auc(found.logits(parts.validation), label)
+    settings = {"learning_rate": learning_rate, "leaves": leaves, "trees": found.number}
+    return Fit(found.logits, settings, reached, found.seeded)
 
 
 class LeafModel(NamedTuple):
@@ -153,7 +165,7 @@ def gbdt_lr(parts: Parts, task: str, grid: Grid, seed: int, known: Mapping[str, 
     path = fit_path(train, rest.labels[task], penalties)
     best, l2 = _best((auc(path[l2].logits(validation), label), l2) for l2 in path)
     settings = {"l2": l2, "leaves": grid.linear_leaves, "trees": grid.linear_trees}
-    return Fit(LeafModel(trees, leaves, scale, path[l2]).logits, settings, best)
+    return Fit(LeafModel(trees, leaves, scale, path[l2]).logits, settings, best, seeded=True)
 
 
 METHODS: Mapping[str, Method] = {
@@ -162,7 +174,7 @@ METHODS: Mapping[str, Method] = {
     "gbdt": gbdt,
     "gbdt-lr": gbdt_lr,
 }
-WITH_TREES = ("gbdt", "gbdt-lr")  # whose fit depends on the seed too
+WITH_TREES = ("gbdt", "gbdt-lr")
 
 
 def check_installed(names: Iterable[str]) -> None:
@@ -202,7 +214,7 @@ def measure(
         own = Parts(*(rows.take(rows.spaces[task]) for rows in parts))
         first = METHODS[name](own, task, grid, seeds[0], None)
         later = [
-            METHODS[name](own, task, grid, seed, first.settings) if name in WITH_TREES else first
+            METHODS[name](own, task, grid, seed, first.settings) if first.seeded else first
             for seed in seeds[1:]
         ]
         fits[label] = [first, *later]

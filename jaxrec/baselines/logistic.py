@@ -78,7 +78,7 @@ def fit_logistic(
     """Minimises Σ over rows of the cross-entropy + l2 / 2 · |w|²; the bias is not penalised.
 
     So scikit-learn's C is 1 / l2. start: where the search begins, such as the solution for another l2. The
-    search ends where a step lowers the loss by less than the tolerance, a share of it.
+    search ends where a step lowers the loss, divided by the number of rows, by less than the tolerance.
 
     Args:
       matrix: [N, C]. labels: 0 or 1, [N].
@@ -109,7 +109,7 @@ def fit_logistic(
         first = np.append(start.weights, start.bias)
     options = {"maxiter": max_steps, "maxfun": 4 * max_steps, "gtol": 0.0, "ftol": tolerance, "maxcor": 20}
     found = minimize(value, first, jac=True, method="L-BFGS-B", options=options)
-    if found.nit >= max_steps:
+    if found.status == 1:  # steps or evaluations are used up
         raise ValueError(
             f"logistic regression, l2={l2}: {max_steps} steps do not reach the tolerance {tolerance:g}; take "
             "a larger l2 or more max_steps"

@@ -338,6 +338,49 @@ def test_settings_are_the_best_on_validation(table: tuple[impressions.Data, Any]
     np.testing.assert_allclose(model.logits(parts.test), chosen.logits(parts.test), atol=1e-9)
 
 
+@pytest.mark.parametrize("rates", [False, True])
+def test_later_seeds_have_the_settings_of_the_first(
+    rates: bool, table: tuple[impressions.Data, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, fields = table
+    if rates:
+        monkeypatch.setattr(trees, "MAX_CATEGORIES", 3)  # rates depend on folds, which are drawn
+    made: list[dict[str, Any]] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        made.append(options)
+        return fit_trees(*args, **options)
+
+    monkeypatch.setattr(click_tables, "fit_trees", counted)
+    targets = impressions.targets(data)[:1]
+    found = click_tables.measure("gbdt", data, fields, targets, seeds=(3, 4, 5), grid=TINY)
+    chosen = found.settings["ctr"]
+    assert [options["seed"] for options in made] == ([3, 4, 5] if rates else [3])
+    for later in made[1:]:
+        assert {name: later[name] for name in chosen} == chosen and later["validation"] is None
+    first, *others = (metrics["auc/ctr"] for metrics in found.tested.metrics)
+    assert len(others) == 2 and any(other != first for other in others) == rates
+
+
+def test_the_first_trees_of_many_are_those_of_a_fit_of_few() -> None:
+    """So that a later seed need not fit more trees than it uses."""
+    parts = Parts(ROWS, make_rows(80, seed=1), make_rows(80, seed=2))
+    chosen = click_tables.gbdt(parts, "click", TINY, 0, None)
+    again = click_tables.gbdt(parts, "click", TINY, 0, chosen.settings)
+    np.testing.assert_allclose(again.logits(parts.test), chosen.logits(parts.test), atol=1e-12)
+    assert again.settings == chosen.settings and np.isclose(again.auc, chosen.auc)
+
+
+def test_trees_say_whether_a_seed_changes_them(boosted: trees.Trees, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert boosted.seeded  # a column of several values has rates
+    plain = Rows({"one": ROWS.ids["one"]}, {"one": 6}, ROWS.numbers, ROWS.labels, ROWS.spaces)
+    first, other = (fit_trees(plain, LABEL, leaves=5, trees=3, seed=seed) for seed in (0, 1))
+    assert not first.seeded
+    np.testing.assert_array_equal(first.logits(plain), other.logits(plain))
+    monkeypatch.setattr(trees, "BINNED", N - 1)
+    assert fit_trees(plain, LABEL, leaves=5, trees=1).seeded
+
+
 def test_trees_and_the_linear_model_on_them_read_different_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[set[float]] = []
     fit, path = fit_trees, fit_path

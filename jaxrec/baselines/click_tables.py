@@ -38,7 +38,7 @@ _auc = jax.jit(metrics.auc)
 class Grid:
     """What is tried on validation."""
 
-    l2: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)  # see `logistic.fit_logistic`
+    l2: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)  # from the last on, see `logistic.fit_path`
     learning_rates: tuple[float, ...] = (0.05, 0.1)  # of trees
     leaves: tuple[int, ...] = (15, 31)  # of a tree, at most
     trees: int = 300  # at most; their number is chosen too
@@ -91,10 +91,25 @@ def logistic_regression(
     scale = fit_scale(parts.train)
     train, validation = (sparse_matrix(rows, scale) for rows in parts[:2])
     penalties = grid.l2 if known is None else (known["l2"],)
-    path = fit_path(train, parts.train.labels[task], penalties)
-    scored = ((auc(path[l2].logits(validation), parts.validation.labels[task]), l2) for l2 in path)
-    best, l2 = _best(scored)
-    return Fit(lambda rows: path[l2].logits(sparse_matrix(rows, scale)), {"l2": l2}, best)
+    label = parts.validation.labels[task]
+    model, l2, best = best_penalty(train, parts.train.labels[task], validation, label, penalties)
+    return Fit(lambda rows: model.logits(sparse_matrix(rows, scale)), {"l2": l2}, best)
+
+
+def best_penalty(
+    train: csr_matrix,
+    label: np.ndarray,
+    validation: csr_matrix,
+    other: np.ndarray,
+    penalties: Sequence[float],
+) -> tuple[Logistic, float, float]:
+    """The model of the best validation AUC along `logistic.fit_path`, its penalty and this AUC.
+
+    label, other: of the rows of train and of validation.
+    """
+    path = fit_path(train, label, penalties, score=lambda model: auc(model.logits(validation), other))
+    best, l2 = _best((reached, l2) for l2, (_, reached) in path.items())
+    return path[l2][0], l2, best
 
 
 def gbdt(parts: Parts, task: str, grid: Grid, seed: int, known: Mapping[str, Any] | None) -> Fit:
@@ -162,10 +177,9 @@ def gbdt_lr(parts: Parts, task: str, grid: Grid, seed: int, known: Mapping[str, 
     train, validation = (leaf_matrix(trees, leaves, scale, rows) for rows in (rest, parts.validation))
     label = parts.validation.labels[task]
     penalties = grid.l2 if known is None else (known["l2"],)
-    path = fit_path(train, rest.labels[task], penalties)
-    best, l2 = _best((auc(path[l2].logits(validation), label), l2) for l2 in path)
+    linear, l2, best = best_penalty(train, rest.labels[task], validation, label, penalties)
     settings = {"l2": l2, "leaves": grid.linear_leaves, "trees": grid.linear_trees}
-    return Fit(LeafModel(trees, leaves, scale, path[l2]).logits, settings, best, seeded=True)
+    return Fit(LeafModel(trees, leaves, scale, linear).logits, settings, best, seeded=True)
 
 
 METHODS: Mapping[str, Method] = {

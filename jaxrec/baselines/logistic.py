@@ -9,7 +9,7 @@ L-BFGS, where every example counts at every step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -118,10 +118,26 @@ def fit_logistic(
     return Logistic(point[:-1], float(point[-1]))
 
 
-def fit_path(matrix: csr_matrix, labels: np.ndarray, penalties: Sequence[float]) -> dict[float, Logistic]:
-    """A model for each penalty, from the strongest on, each from the one before: {l2: model}."""
-    found: dict[float, Logistic] = {}
+def fit_path(
+    matrix: csr_matrix,
+    labels: np.ndarray,
+    penalties: Sequence[float],
+    *,
+    score: Callable[[Logistic], float] | None = None,
+) -> dict[float, tuple[Logistic, float]]:
+    """A model for each penalty, from the strongest on, each from the one before: {l2: (model, score)}.
+
+    score: of a model on validation, the higher the better. Penalties weaker than the first that lowers it are
+    not tried, as these take most of the steps. Without it all are, with score 0.
+    """
+    found: dict[float, tuple[Logistic, float]] = {}
     last: Logistic | None = None
+    before = -np.inf
     for l2 in sorted(penalties, reverse=True):
-        found[l2] = last = fit_logistic(matrix, labels, l2=l2, start=last)
+        last = fit_logistic(matrix, labels, l2=l2, start=last)
+        reached = 0.0 if score is None else score(last)
+        found[l2] = last, reached
+        if reached < before:
+            break
+        before = reached
     return found

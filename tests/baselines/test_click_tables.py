@@ -147,8 +147,18 @@ def test_two_equal_columns_share_the_weight() -> None:
 def test_the_path_has_the_solutions_of_each_penalty() -> None:
     path = fit_path(MATRIX, LABEL, (0.5, 5.0))
     assert list(path) == [5.0, 0.5]
-    for l2, found in path.items():
+    for l2, (found, _) in path.items():
         np.testing.assert_allclose(found.weights, fit_logistic(MATRIX, LABEL, l2=l2).weights, atol=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "tried"), [((0.5, 0.6, 0.6, 0.7), 4), ((0.5, 0.6, 0.4, 0.7), 3), ((0.5, 0.4, 0.6, 0.7), 2)]
+)
+def test_the_path_ends_behind_the_first_worse_penalty(scores: tuple[float, ...], tried: int) -> None:
+    left = iter(scores)
+    path = fit_path(MATRIX, LABEL, (1.0, 10.0, 100.0, 1000.0), score=lambda model: next(left))
+    assert list(path) == [1000.0, 100.0, 10.0, 1.0][:tried]
+    assert [reached for _, reached in path.values()] == list(scores[:tried])
 
 
 @pytest.mark.parametrize(
@@ -330,7 +340,7 @@ def test_settings_are_the_best_on_validation(table: tuple[impressions.Data, Any]
     train, validation = (sparse_matrix(rows, fit_scale(parts.train)) for rows in parts[:2])
     by_penalty = {
         l2: click_tables.auc(model.logits(validation), parts.validation.labels["ctr"])
-        for l2, model in fit_path(train, parts.train.labels["ctr"], TINY.l2).items()
+        for l2, (model, _) in fit_path(train, parts.train.labels["ctr"], TINY.l2).items()
     }
     assert found.auc == max(by_penalty.values()) == by_penalty[found.settings["l2"]]
     chosen = click_tables.gbdt(parts, "ctr", TINY, 0, None)
@@ -389,9 +399,9 @@ def test_trees_and_the_linear_model_on_them_read_different_rows(monkeypatch: pyt
         seen.append(set(rows.numbers["number"].tolist()))
         return fit(rows, *args, **options)
 
-    def path_of(matrix: Any, labels: Any, *args: Any) -> Any:
+    def path_of(matrix: Any, labels: Any, *args: Any, **options: Any) -> Any:
         seen.append(set(range(len(labels))))
-        return path(matrix, labels, *args)
+        return path(matrix, labels, *args, **options)
 
     monkeypatch.setattr(click_tables, "fit_trees", trees_of)
     monkeypatch.setattr(click_tables, "fit_path", path_of)

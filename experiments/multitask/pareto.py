@@ -152,7 +152,7 @@ def add_weights(
 
     def of_seed(variables: Any) -> tuple[Array, Array]:
         gram, outputs = read(variables, batch)
-        gram = balanced_gram(gram)
+        gram = balanced_gram(gram, where=jax.numpy.asarray(batch["mask"]))
         weights = outputs["weights"] if ROWS[row].actor else personal_weights(gram)
         return weights[:, 0], squared_residual(weights, gram)
 

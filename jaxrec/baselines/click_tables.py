@@ -7,7 +7,8 @@
                          than the trees
 
 Settings and the number of trees are chosen by validation AUC from `Grid`, for each task and with the first
-seed; with them each seed is fitted. What a seed changes: folds of rates, and which rows trees are fitted to.
+seed; with them each seed is fitted. What a seed changes: folds of rates, and which rows trees are fitted to;
+where it changes nothing, one model is that of all seeds.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _auc = jax.jit(metrics.auc)
 class Grid:
     """What is tried on validation."""
 
-    l2: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)  # see `logistic.fit_logistic`
+    l2: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)  # from the last on, see `logistic.fit_path`
     learning_rates: tuple[float, ...] = (0.05, 0.1)  # of trees
     leaves: tuple[int, ...] = (15, 31)  # of a tree, at most
     trees: int = 300  # at most; their number is chosen too
@@ -61,11 +62,15 @@ class Tuned(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A fitted model of one task: (rows) -> logits [N]; settings and validation AUC."""
+    """A fitted model of one task: (rows) -> logits [N]; settings and validation AUC.
+
+    seeded: whether another seed would give another model.
+    """
 
     logits: Callable[[Rows], np.ndarray]
     settings: dict[str, Any]
     auc: float
+    seeded: bool = False
 
 
 # (parts of one task, its name, grid, seed, settings of an earlier seed or None) -> the model
@@ -86,38 +91,60 @@ def logistic_regression(
     scale = fit_scale(parts.train)
     train, validation = (sparse_matrix(rows, scale) for rows in parts[:2])
     penalties = grid.l2 if known is None else (known["l2"],)
-    path = fit_path(train, parts.train.labels[task], penalties)
-    scored = ((auc(path[l2].logits(validation), parts.validation.labels[task]), l2) for l2 in path)
-    best, l2 = _best(scored)
-    return Fit(lambda rows: path[l2].logits(sparse_matrix(rows, scale)), {"l2": l2}, best)
+    label = parts.validation.labels[task]
+    model, l2, best = best_penalty(train, parts.train.labels[task], validation, label, penalties)
+    return Fit(lambda rows: model.logits(sparse_matrix(rows, scale)), {"l2": l2}, best)
+
+
+def best_penalty(
+    train: csr_matrix,
+    label: np.ndarray,
+    validation: csr_matrix,
+    other: np.ndarray,
+    penalties: Sequence[float],
+) -> tuple[Logistic, float, float]:
+    """The model of the best validation AUC along `logistic.fit_path`, its penalty and this AUC.
+
+    label, other: of the rows of train and of validation.
+    """
+    path = fit_path(train, label, penalties, score=lambda model: auc(model.logits(validation), other))
+    best, l2 = _best((reached, l2) for l2, (_, reached) in path.items())
+    return path[l2][0], l2, best
 
 
 def gbdt(parts: Parts, task: str, grid: Grid, seed: int, known: Mapping[str, Any] | None) -> Fit:
     """Boosted trees."""
-    label = parts.validation.labels[task]
+    if known is not None:
+        return boosted(parts, task, seed, **known)
     pairs = itertools.product(grid.learning_rates, grid.leaves)
-    tried = list(pairs) if known is None else [(known["learning_rate"], known["leaves"])]
-    found: list[tuple[float, Fit]] = []
-    for learning_rate, leaves in tried:
-        stages: list[float] = []
+    tried = (boosted(parts, task, seed, rate, leaves, grid.trees, choose=True) for rate, leaves in pairs)
+    return _best((fit.auc, fit) for fit in tried)[1]
 
-        def choose(logits: Sequence[np.ndarray], stages: list[float] = stages) -> int:
-            stages += [auc(of, label) for of in logits]
-            return int(np.argmax(stages)) + 1
 
-        trees = fit_trees(
-            parts.train,
-            parts.train.labels[task],
-            learning_rate=learning_rate,
-            leaves=leaves,
-            trees=grid.trees,
-            seed=seed,
-            chosen=choose,
-            validation=parts.validation,
-        )
-        settings = {"learning_rate": learning_rate, "leaves": leaves, "trees": trees.number}
-        found.append((max(stages), Fit(trees.logits, settings, max(stages))))
-    return _best(found)[1]
+def boosted(
+    parts: Parts, task: str, seed: int, learning_rate: float, leaves: int, trees: int, choose: bool = False
+) -> Fit:
+    """Boosted trees of some settings. choose: their number, from 1 to `trees`, is the best on validation."""
+    label = parts.validation.labels[task]
+    stages: list[float] = []
+
+    def best(logits: Sequence[np.ndarray]) -> int:
+        stages.extend(auc(of, label) for of in logits)
+        return int(np.argmax(stages)) + 1
+
+    found = fit_trees(
+        parts.train,
+        parts.train.labels[task],
+        learning_rate=learning_rate,
+        leaves=leaves,
+        trees=trees,
+        seed=seed,
+        chosen=best,
+        validation=parts.validation if choose else None,
+    )
+    reached = max(stages) if choose else auc(found.logits(parts.validation), label)
+    settings = {"learning_rate": learning_rate, "leaves": leaves, "trees": found.number}
+    return Fit(found.logits, settings, reached, found.seeded)
 
 
 class LeafModel(NamedTuple):
@@ -150,10 +177,9 @@ def gbdt_lr(parts: Parts, task: str, grid: Grid, seed: int, known: Mapping[str, 
     train, validation = (leaf_matrix(trees, leaves, scale, rows) for rows in (rest, parts.validation))
     label = parts.validation.labels[task]
     penalties = grid.l2 if known is None else (known["l2"],)
-    path = fit_path(train, rest.labels[task], penalties)
-    best, l2 = _best((auc(path[l2].logits(validation), label), l2) for l2 in path)
+    linear, l2, best = best_penalty(train, rest.labels[task], validation, label, penalties)
     settings = {"l2": l2, "leaves": grid.linear_leaves, "trees": grid.linear_trees}
-    return Fit(LeafModel(trees, leaves, scale, path[l2]).logits, settings, best)
+    return Fit(LeafModel(trees, leaves, scale, linear).logits, settings, best, seeded=True)
 
 
 METHODS: Mapping[str, Method] = {
@@ -162,7 +188,7 @@ METHODS: Mapping[str, Method] = {
     "gbdt": gbdt,
     "gbdt-lr": gbdt_lr,
 }
-WITH_TREES = ("gbdt", "gbdt-lr")  # whose fit depends on the seed too
+WITH_TREES = ("gbdt", "gbdt-lr")
 
 
 def check_installed(names: Iterable[str]) -> None:
@@ -202,7 +228,7 @@ def measure(
         own = Parts(*(rows.take(rows.spaces[task]) for rows in parts))
         first = METHODS[name](own, task, grid, seeds[0], None)
         later = [
-            METHODS[name](own, task, grid, seed, first.settings) if name in WITH_TREES else first
+            METHODS[name](own, task, grid, seed, first.settings) if first.seeded else first
             for seed in seeds[1:]
         ]
         fits[label] = [first, *later]

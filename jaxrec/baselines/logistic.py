@@ -9,7 +9,7 @@ L-BFGS, where every example counts at every step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -78,7 +78,7 @@ def fit_logistic(
     """Minimises Σ over rows of the cross-entropy + l2 / 2 · |w|²; the bias is not penalised.
 
     So scikit-learn's C is 1 / l2. start: where the search begins, such as the solution for another l2. The
-    search ends where a step lowers the loss by less than the tolerance, a share of it.
+    search ends where a step lowers the loss, divided by the number of rows, by less than the tolerance.
 
     Args:
       matrix: [N, C]. labels: 0 or 1, [N].
@@ -109,7 +109,7 @@ def fit_logistic(
         first = np.append(start.weights, start.bias)
     options = {"maxiter": max_steps, "maxfun": 4 * max_steps, "gtol": 0.0, "ftol": tolerance, "maxcor": 20}
     found = minimize(value, first, jac=True, method="L-BFGS-B", options=options)
-    if found.nit >= max_steps:
+    if found.status == 1:  # steps or evaluations are used up
         raise ValueError(
             f"logistic regression, l2={l2}: {max_steps} steps do not reach the tolerance {tolerance:g}; take "
             "a larger l2 or more max_steps"
@@ -118,10 +118,26 @@ def fit_logistic(
     return Logistic(point[:-1], float(point[-1]))
 
 
-def fit_path(matrix: csr_matrix, labels: np.ndarray, penalties: Sequence[float]) -> dict[float, Logistic]:
-    """A model for each penalty, from the strongest on, each from the one before: {l2: model}."""
-    found: dict[float, Logistic] = {}
+def fit_path(
+    matrix: csr_matrix,
+    labels: np.ndarray,
+    penalties: Sequence[float],
+    *,
+    score: Callable[[Logistic], float] | None = None,
+) -> dict[float, tuple[Logistic, float]]:
+    """A model for each penalty, from the strongest on, each from the one before: {l2: (model, score)}.
+
+    score: of a model on validation, the higher the better. Penalties weaker than the first that lowers it are
+    not tried, as these take most of the steps. Without it all are, with score 0.
+    """
+    found: dict[float, tuple[Logistic, float]] = {}
     last: Logistic | None = None
+    before = -np.inf
     for l2 in sorted(penalties, reverse=True):
-        found[l2] = last = fit_logistic(matrix, labels, l2=l2, start=last)
+        last = fit_logistic(matrix, labels, l2=l2, start=last)
+        reached = 0.0 if score is None else score(last)
+        found[l2] = last, reached
+        if reached < before:
+            break
+        before = reached
     return found

@@ -24,6 +24,7 @@ from jaxrec.baselines.labelled_rows import Rows
 MAX_CATEGORIES = 255  # ids of a column that scikit-learn splits as categories; more become rates
 PRIOR = 20.0  # examples of the base rate that are counted in with those of each value
 FOLDS = 5
+BINNED = 200_000  # rows that scikit-learn takes to bin the values of numbers, at random if there are more
 CLOSE = 1e-9  # leaves whose values differ by less are one
 
 
@@ -118,11 +119,12 @@ def _pooled(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 class Trees(NamedTuple):
-    """Boosted trees of which the first `number` are used."""
+    """Boosted trees of which the first `number` are used. seeded: whether a seed changes them."""
 
     columns: TreeColumns
     model: Any
     number: int
+    seeded: bool = True
 
     def logits(self, rows: Rows) -> np.ndarray:
         """float64 [N]."""
@@ -149,7 +151,7 @@ def fit_trees(
 
     leaves: of a tree, at most. trees: at most. validation: rows whose logits after each tree, a sequence of
     [N], go to `chosen`, which says how many trees are used; without them all are. seed: of the folds of
-    rates.
+    rates, and of the rows that numbers are binned by, where there are more than BINNED.
 
     Raises:
       ImportError: scikit-learn is not installed.
@@ -176,7 +178,7 @@ def fit_trees(
     number = trees
     if validation is not None:
         number = chosen(list(_staged(model, columns.matrix(validation), trees)))
-    return Trees(columns, model, number)
+    return Trees(columns, model, number, seeded=bool(columns.rates) or len(labels) > BINNED)
 
 
 def _staged(model: Any, matrix: np.ndarray, number: int) -> Iterator[np.ndarray]:

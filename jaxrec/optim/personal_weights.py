@@ -45,14 +45,21 @@ def pair_weights(gram: Array) -> Array:
     return jnp.stack([first, 1.0 - first], axis=-1)
 
 
-def balanced_gram(gram: Array) -> Array:
+def balanced_gram(gram: Array, *, where: Array | None = None, axis_name: str | None = None) -> Array:
     """The inner products after each objective's gradients are divided by their root mean square over users.
 
     [B, K, K] → [B, K, K]. No objective is preferred for the scale of its loss; users still differ. Of an
     objective whose gradients are all 0 they stay so.
+
+    where: True for the users whose gradients count, [B]. axis_name: the mean is over those of all devices.
     """
-    mean = jnp.mean(jnp.diagonal(gram, axis1=-2, axis2=-1), axis=0)
-    sizes = jnp.sqrt(safe_divisor(mean))
+    squares = jnp.diagonal(gram, axis1=-2, axis2=-1)
+    real = jnp.ones(squares.shape[:1], bool) if where is None else where
+    total = jnp.sum(jnp.where(real[:, None], squares, 0.0), axis=0)
+    count = jnp.sum(real, dtype=total.dtype)
+    if axis_name is not None:
+        total, count = jax.lax.psum((total, count), axis_name)
+    sizes = jnp.sqrt(safe_divisor(total / jnp.maximum(count, 1.0)))
     return gram / jnp.outer(sizes, sizes)
 
 

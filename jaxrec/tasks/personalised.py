@@ -27,18 +27,21 @@ class Chosen(NamedTuple):
     terms: Mapping[str, Array] = {}
 
 
-Choose = Callable[[Array, Outputs], Chosen]  # (inner products of gradients [B, K, K], outputs) -> weights
+# (inner products of gradients [B, K, K], outputs, where=real examples [B], axis_name=…) -> weights
+Choose = Callable[..., Chosen]
 
 
-def closed_form(gram: Array, outputs: Outputs) -> Chosen:
-    """MGDA for each example, after `balanced_gram`; on several devices that is of the device's examples."""
-    return Chosen(personal_weights(balanced_gram(gram)))
+def closed_form(
+    gram: Array, outputs: Outputs, *, where: Array | None = None, axis_name: str | None = None
+) -> Chosen:
+    """MGDA for each example, after `balanced_gram`."""
+    return Chosen(personal_weights(balanced_gram(gram, where=where, axis_name=axis_name)))
 
 
 def constant(*weights: float) -> Choose:
     """The same weights for all: a static weighting."""
 
-    def choose(gram: Array, outputs: Outputs) -> Chosen:
+    def choose(gram: Array, outputs: Outputs, **options: Any) -> Chosen:
         return Chosen(jnp.broadcast_to(jnp.array(weights, gram.dtype), gram.shape[:-1]))
 
     return choose
@@ -55,9 +58,9 @@ def by_actor(*, normalised: bool = True) -> Choose:
     objective of smaller gradients.
     """
 
-    def choose(gram: Array, outputs: Outputs) -> Chosen:
+    def choose(gram: Array, outputs: Outputs, **options: Any) -> Chosen:
         weights = outputs["weights"]
-        reward = squared_residual(weights, balanced_gram(gram) if normalised else gram)
+        reward = squared_residual(weights, balanced_gram(gram, **options) if normalised else gram)
         return Chosen(weights, {"actor": reward})
 
     return choose
@@ -91,9 +94,9 @@ def personalised(
     ) -> tuple[dict[str, Array], Variables]:
         read = _examples(module, targets, inputs, variables, batch, key)
         gram = jax.lax.stop_gradient(_gram(read.gradients, batch, user))
-        chosen = choose(gram, read.outputs)
-        weights = jax.lax.stop_gradient(chosen.weights)
         real = batch["mask"]
+        chosen = choose(gram, read.outputs, where=real, axis_name=axis_name)
+        weights = jax.lax.stop_gradient(chosen.weights)
         found = {
             target.name: losses.masked_mean(weights[:, k] * read.losses[:, k], real, axis_name)
             for k, target in enumerate(targets)

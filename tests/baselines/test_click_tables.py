@@ -147,8 +147,18 @@ def test_two_equal_columns_share_the_weight() -> None:
 def test_the_path_has_the_solutions_of_each_penalty() -> None:
     path = fit_path(MATRIX, LABEL, (0.5, 5.0))
     assert list(path) == [5.0, 0.5]
-    for l2, found in path.items():
+    for l2, (found, _) in path.items():
         np.testing.assert_allclose(found.weights, fit_logistic(MATRIX, LABEL, l2=l2).weights, atol=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("scores", "tried"), [((0.5, 0.6, 0.6, 0.7), 4), ((0.5, 0.6, 0.4, 0.7), 3), ((0.5, 0.4, 0.6, 0.7), 2)]
+)
+def test_the_path_ends_behind_the_first_worse_penalty(scores: tuple[float, ...], tried: int) -> None:
+    left = iter(scores)
+    path = fit_path(MATRIX, LABEL, (1.0, 10.0, 100.0, 1000.0), score=lambda model: next(left))
+    assert list(path) == [1000.0, 100.0, 10.0, 1.0][:tried]
+    assert [reached for _, reached in path.values()] == list(scores[:tried])
 
 
 @pytest.mark.parametrize(
@@ -330,12 +340,55 @@ def test_settings_are_the_best_on_validation(table: tuple[impressions.Data, Any]
     train, validation = (sparse_matrix(rows, fit_scale(parts.train)) for rows in parts[:2])
     by_penalty = {
         l2: click_tables.auc(model.logits(validation), parts.validation.labels["ctr"])
-        for l2, model in fit_path(train, parts.train.labels["ctr"], TINY.l2).items()
+        for l2, (model, _) in fit_path(train, parts.train.labels["ctr"], TINY.l2).items()
     }
     assert found.auc == max(by_penalty.values()) == by_penalty[found.settings["l2"]]
     chosen = click_tables.gbdt(parts, "ctr", TINY, 0, None)
     model = fit_trees(parts.train, parts.train.labels["ctr"], leaves=7, trees=chosen.settings["trees"])
     np.testing.assert_allclose(model.logits(parts.test), chosen.logits(parts.test), atol=1e-9)
+
+
+@pytest.mark.parametrize("rates", [False, True])
+def test_later_seeds_have_the_settings_of_the_first(
+    rates: bool, table: tuple[impressions.Data, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, fields = table
+    if rates:
+        monkeypatch.setattr(trees, "MAX_CATEGORIES", 3)  # rates depend on folds, which are drawn
+    made: list[dict[str, Any]] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        made.append(options)
+        return fit_trees(*args, **options)
+
+    monkeypatch.setattr(click_tables, "fit_trees", counted)
+    targets = impressions.targets(data)[:1]
+    found = click_tables.measure("gbdt", data, fields, targets, seeds=(3, 4, 5), grid=TINY)
+    chosen = found.settings["ctr"]
+    assert [options["seed"] for options in made] == ([3, 4, 5] if rates else [3])
+    for later in made[1:]:
+        assert {name: later[name] for name in chosen} == chosen and later["validation"] is None
+    first, *others = (metrics["auc/ctr"] for metrics in found.tested.metrics)
+    assert len(others) == 2 and any(other != first for other in others) == rates
+
+
+def test_the_first_trees_of_many_are_those_of_a_fit_of_few() -> None:
+    """So that a later seed need not fit more trees than it uses."""
+    parts = Parts(ROWS, make_rows(80, seed=1), make_rows(80, seed=2))
+    chosen = click_tables.gbdt(parts, "click", TINY, 0, None)
+    again = click_tables.gbdt(parts, "click", TINY, 0, chosen.settings)
+    np.testing.assert_allclose(again.logits(parts.test), chosen.logits(parts.test), atol=1e-12)
+    assert again.settings == chosen.settings and np.isclose(again.auc, chosen.auc)
+
+
+def test_trees_say_whether_a_seed_changes_them(boosted: trees.Trees, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert boosted.seeded  # a column of several values has rates
+    plain = Rows({"one": ROWS.ids["one"]}, {"one": 6}, ROWS.numbers, ROWS.labels, ROWS.spaces)
+    first, other = (fit_trees(plain, LABEL, leaves=5, trees=3, seed=seed) for seed in (0, 1))
+    assert not first.seeded
+    np.testing.assert_array_equal(first.logits(plain), other.logits(plain))
+    monkeypatch.setattr(trees, "BINNED", N - 1)
+    assert fit_trees(plain, LABEL, leaves=5, trees=1).seeded
 
 
 def test_trees_and_the_linear_model_on_them_read_different_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,9 +399,9 @@ def test_trees_and_the_linear_model_on_them_read_different_rows(monkeypatch: pyt
         seen.append(set(rows.numbers["number"].tolist()))
         return fit(rows, *args, **options)
 
-    def path_of(matrix: Any, labels: Any, *args: Any) -> Any:
+    def path_of(matrix: Any, labels: Any, *args: Any, **options: Any) -> Any:
         seen.append(set(range(len(labels))))
-        return path(matrix, labels, *args)
+        return path(matrix, labels, *args, **options)
 
     monkeypatch.setattr(click_tables, "fit_trees", trees_of)
     monkeypatch.setattr(click_tables, "fit_path", path_of)

@@ -106,6 +106,20 @@ def test_balanced_gradients_have_a_mean_square_of_one() -> None:
     assert np.isfinite(balanced_gram(none)).all() and (balanced_gram(none)[:, 1] == 0).all()
 
 
+def test_padding_and_devices_do_not_change_the_balance() -> None:
+    expected = balanced_gram(jnp.asarray(GRAM))
+    padded = jnp.concatenate([GRAM, 5.0 * GRAM[:14]])
+    real = jnp.arange(64) < 50
+    np.testing.assert_allclose(balanced_gram(padded, where=real)[:50], expected, rtol=1e-5)
+    parts = padded.reshape(4, 16, 2, 2), real.reshape(4, 16)  # the last has two that are real
+
+    def of_device(gram: Array, where: Array) -> Array:
+        return balanced_gram(gram, where=where, axis_name="devices")
+
+    found = jax.vmap(of_device, axis_name="devices")(*parts).reshape(64, 2, 2)
+    np.testing.assert_allclose(found[:50], expected, rtol=1e-5)
+
+
 # --- training ----------------------------------------------------------------------------------------
 
 COUNT = 16
@@ -171,7 +185,7 @@ def test_inner_products_are_those_of_each_users_gradients(variables: Any, user: 
 
 def test_weights_have_no_gradient_and_masked_examples_none(variables: Any) -> None:
     def by_scale(scale: Array) -> Array:
-        def choose(gram: Array, outputs: Any) -> Chosen:
+        def choose(gram: Array, outputs: Any, **options: Any) -> Chosen:
             return Chosen(scale * personal_weights(gram))
 
         found, _ = personalised(MODEL, TARGETS, choose, inputs=read_x).losses(
@@ -184,6 +198,27 @@ def test_weights_have_no_gradient_and_masked_examples_none(variables: Any) -> No
     task = personalised(MODEL, TARGETS, closed_form, inputs=read_x, user="user")
     a, b = (task.losses(variables, batch, jax.random.key(1))[0] for batch in (BATCH, changed))
     np.testing.assert_allclose([*a.values()], [*b.values()], rtol=1e-6)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_the_number_of_devices_and_padding_change_no_loss(variables: Any, normalised: bool) -> None:
+    def actor(gram: Array, outputs: Any, **options: Any) -> Chosen:
+        return by_actor(normalised=normalised)(gram, {"weights": jax.nn.softmax(outputs)}, **options)
+
+    for choose in (closed_form, actor):
+        task = personalised(MODEL, TARGETS, choose, inputs=read_x)
+        key = jax.random.key(1)
+        whole, _ = task.losses(variables, BATCH, key)
+        parts = jax.tree.map(lambda column: column.reshape(4, 4, *column.shape[1:]), BATCH)
+
+        def of_device(batch: Any, task: Any = task, key: Any = key) -> Any:
+            return task.losses(variables, batch, key, "devices")[0]
+
+        shares = jax.vmap(of_device, axis_name="devices")(parts)
+        short, _ = task.losses(variables, jax.tree.map(lambda column: column[:13], BATCH), key)
+        for name, loss in whole.items():
+            np.testing.assert_allclose(shares[name].sum(), loss, rtol=1e-5)
+            np.testing.assert_allclose(short[name], loss, rtol=1e-5)
 
 
 def test_a_model_without_a_mark_is_refused() -> None:

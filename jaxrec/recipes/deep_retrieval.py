@@ -226,7 +226,7 @@ def _counts(data: Data) -> np.ndarray:
 
 
 def _targets(data: Data) -> np.ndarray:
-    """N_v, training examples of each id, [V]: a user's first event has no history in a sequence and is none."""
+    """N_v, training examples of each id, [V]: the first event of a sequence has no history and is none."""
     if not isinstance(data, next_item.Data):
         return _counts(data)
     begun = np.asarray(data.columns["start"])[np.asarray(data.columns["length"]) > 0]

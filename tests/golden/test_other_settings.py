@@ -1,8 +1,8 @@
 """Fixtures changed to settings that none of them has, against small twins of the references.
 
 An empty history of torch-rechub's SINE, EGES with a table of weights and nothing to weigh, further features
-of users of torch-rechub's MIND and ComiRec, two features of DGL's PinSage, TDM with other numbers of classes, and
-equal scores of nodes of its trees.
+of users of torch-rechub's MIND and ComiRec, two features of DGL's PinSage, TDM with other numbers of
+classes, and equal scores of nodes of its trees.
 """
 
 from __future__ import annotations

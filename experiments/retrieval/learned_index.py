@@ -12,7 +12,8 @@ Gowalla and Amazon-book are interaction matrices (LightGCN's and KGAT's split; a
 items validates): the items of a user have no order, are shuffled, and the others are an item's history. On
 Beauty the last event tests, the one before validates. All parameters are those of the best validation
 recall@20 of what is served: an exhaustive search of two-tower, SASRec and NANN, a search of tree and paths.
-Seen items are never listed. The trees are made of the two-tower model's vectors.
+Seen items are never listed. The trees are made of the two-tower model's vectors; where --rows names no
+two-tower before them, they are random ones, as first_tree in a row's configuration says.
 
 Departs from the papers: data, histories without windows, and budgets are the same for all rows, so that no
 published number stands beside ours. TDM is without attention.

@@ -118,8 +118,10 @@ def best_of_tower(num_items: int) -> Index:
         products = products.at[:, 0].set(-jnp.inf)
         value, ids = jax.lax.top_k(products, width)
         ids = jnp.where(value > -jnp.inf, ids, 0)
-        scores, found = best_of(scorer(query, ids), ids, k)
-        return Found(found, scores, (ids > 0).sum(axis=1), jnp.isfinite(scores[:, 0]))
+        every = scorer(query, ids)
+        bad = ((ids > 0) & (jnp.isnan(every) | (every == jnp.inf))).any(axis=1)
+        scores, found = best_of(every, ids, k)
+        return Found(found, scores, (ids > 0).sum(axis=1), ~bad)
 
     return Index(lambda state: (), find)
 
@@ -141,7 +143,8 @@ def graphs_of(
 
     def relevance(state: Any) -> graphs.Graph:
         number = len(vectors(state)) - 1
-        table = relevance_vectors(score(state), asked(state), number, standardise=True, block=512)
+        scorer = jax.tree_util.Partial(lambda state, query, ids: score(state)(query, ids), state)
+        table = relevance_vectors(scorer, asked(state), number, standardise=True, block=512)
         return graph_build.build(table, degree=config.degree, filled=True)
 
     def random(state: Any) -> graphs.Graph:

@@ -128,14 +128,16 @@ def target_attention(data: Any, protocol: Protocol, config: Any, tower: Searched
 
 
 def of_tree_nodes(row: str, recipe: Any, data: Any, protocol: Protocol, config: Any, tower: Any) -> Searched:
-    """TDM or JTM, on the tree of the two-tower model's vectors, those of its first seed.
+    """TDM or JTM, on the tree of the two-tower model's vectors, those of its first seed; without it on a
+    random one.
 
     JTM learns its next tree from the first seed of this training, and goes on with it.
     """
     recipe = recipe_of(recipe, config)
     recipe = dataclasses.replace(recipe, windows=(config.max_len or sum(recipe.windows),))
-    start, tree = time.perf_counter(), tree_building.random(data.num_items)
+    start, tree, made_of = time.perf_counter(), tree_building.random(data.num_items), "random"
     if tower is not None:
+        made_of = "vectors of two-tower"
         tree = tree_building.from_vectors(np.asarray(tower.state(0)["table"]))
     seconds = time.perf_counter() - start
     more = options(config, data, row, recipe, tree="first")
@@ -161,13 +163,8 @@ def of_tree_nodes(row: str, recipe: Any, data: Any, protocol: Protocol, config: 
 
     indexes = {"tree": Index(lambda state: (), find, seconds=seconds)}
     loss = f"binary cross-entropy of nodes, {recipe.num_negatives} negatives"
-    return Searched(fitted, state, query, score, indexes, loss, dataclasses.asdict(recipe))
-
-
-def of_own(step: Any, query: Any, begun: Array) -> Array:
-    """The next codes of a query, which stands beside its seen items."""
-    found: Array = step(query[0], begun)
-    return found
+    described = {**dataclasses.asdict(recipe), "first_tree": made_of}
+    return Searched(fitted, state, query, score, indexes, loss, described)
 
 
 def of_paths_of_items(data: Any, protocol: Protocol, config: Any, tower: Searched | None) -> Searched:

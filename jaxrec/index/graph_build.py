@@ -155,7 +155,7 @@ def relevance_vectors(
     standardise: each query's scores have mean 0 and deviation 1, so that one whose scores vary much does not
     decide alone what is near (an addition to the paper); scores that are all equal are 0. block: items that
     are scored at a time. The scorer is compiled here, and arrays that it closes over become constants of the
-    program; one that is compiled already, with `functools.partial` over its arrays, has none.
+    program; those that a `jax.tree_util.Partial` holds are its arguments.
 
     Raises:
       ValueError: number or block is below 1, or a score is not finite.
@@ -167,12 +167,14 @@ def relevance_vectors(
     queries = jax.tree.map(jnp.asarray, queries)
     count = jax.tree.leaves(queries)[0].shape[0]
 
+    given = scorer if isinstance(scorer, jax.tree_util.Partial) else jax.tree_util.Partial(scorer)
+
     @jax.jit
-    def score(queries: Query, first: Array) -> Array:
+    def score(scorer: ScoreItems, queries: Query, first: Array) -> Array:
         ids = jnp.minimum(first + jnp.arange(size, dtype=jnp.int32), number)
         return scorer(queries, jnp.broadcast_to(ids, (count, size)))
 
-    found = [np.asarray(score(queries, jnp.int32(first))).T for first in range(1, number + 1, size)]
+    found = [np.asarray(score(given, queries, jnp.int32(first))).T for first in range(1, number + 1, size)]
     rows = np.concatenate(found)[:number].astype(np.float32)
     if not np.isfinite(rows).all():
         item, query = np.argwhere(~np.isfinite(rows))[0]

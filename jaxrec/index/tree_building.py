@@ -34,9 +34,8 @@ def from_categories(categories: Any | Sequence[Any], *, seed: int = 0, capacity:
     """Items of one category side by side: the categories shuffled, and the items of each (section 3.2).
 
     categories: of each item, int [V], row 0 is padding and not read; or several of these, the coarsest
-    first, as
-        a category and its subcategory: then a finer one is shuffled inside each coarser one. capacity: see
-        `random`.
+        first, such as a category and its subcategory: then a finer one is shuffled inside each coarser one.
+    capacity: see `random`.
 
     Raises:
       ValueError: there are no categories or no items, the columns are no whole numbers of one length; as

@@ -189,7 +189,7 @@ def train(
         rounds.append(fitted)
         if number + 1 < recipe.rounds:
             folded = jax.vmap(lambda key, n=number: jax.random.fold_in(key, n))(keys)
-            variables, lists = observed(folded, fitted.variables, lists, dict(data.columns), _counts(data))
+            variables, lists = observed(folded, fitted.variables, lists, dict(data.columns), _targets(data))
     return model, _best_rounds(rounds)
 
 
@@ -223,6 +223,15 @@ def _best_rounds(rounds: list[Fitted]) -> Learned:
 def _counts(data: Data) -> np.ndarray:
     """Training events of each id, [V]."""
     return np.bincount(data.split.training_events().item, minlength=data.num_items + 1)
+
+
+def _targets(data: Data) -> np.ndarray:
+    """N_v, training examples of each id, [V]: the first event of a sequence has no history and is none."""
+    if not isinstance(data, next_item.Data):
+        return _counts(data)
+    begun = np.asarray(data.columns["start"])[np.asarray(data.columns["length"]) > 0]
+    first = np.asarray(data.columns["items"])[begun]
+    return _counts(data) - np.bincount(first, minlength=data.num_items + 1)
 
 
 def _history(data: Data) -> History:

@@ -89,7 +89,8 @@ def learn(model: NANN, data: Data, recipe: Recipe) -> Task:
 
 
 def every_target(data: Data, batch_size: int) -> Plan:
-    """Each training event with a history once an epoch: one before it, or, of a matrix, another one.
+    """Each training event once an epoch: of a sequence those with an event before them, of a matrix all, also
+    the only one of a user, whose history is empty.
 
     Raises:
       ValueError: there is none.

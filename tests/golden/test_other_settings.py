@@ -1,7 +1,8 @@
 """Fixtures changed to settings that none of them has, against small twins of the references.
 
 An empty history of torch-rechub's SINE, EGES with a table of weights and nothing to weigh, further features
-of users of torch-rechub's MIND and ComiRec, and two features of DGL's PinSage.
+of users of torch-rechub's MIND and ComiRec, two features of DGL's PinSage, TDM with other numbers of
+classes, and equal scores of nodes of its trees.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 
 from jaxrec.convert import skip_gram
 from jaxrec.types import Array
-from tests.golden import test_eges, test_interests, test_pinsage, test_sine
+from tests.golden import test_eges, test_interests, test_pinsage, test_sine, test_tdm
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
 
@@ -173,3 +174,46 @@ def test_layers_of_two_features_add_up(path: Path) -> None:
     expected |= {f"{name}.weight": whole[:, :-width], "size.weight": whole[:, -width:]}
     expected["size.bias"] = expected[f"{name}.bias"]
     close_gradients(ours.gradients, expected)
+
+
+# --- TDM with other numbers of classes, and with ties ---------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("path", golden_files("tdm_din"))
+def test_one_output_is_a_difference_and_a_class_that_never_is_changes_nothing(
+    path: Path, classes: int
+) -> None:
+    golden = read(path)
+    weight, bias = "output_mlp.weight", "output_mlp.bias"
+    if len(golden.params[bias]) != 2:
+        pytest.skip("the fixture has not two classes")
+
+    def changed(rows: np.ndarray, last: float) -> np.ndarray:
+        return rows[1:] - rows[:1] if classes == 1 else np.concatenate([rows, np.full_like(rows[:1], last)])
+
+    params = {weight: changed(golden.params[weight], 0.0), bias: changed(golden.params[bias], -1e4)}
+    gradients = {
+        name: golden.gradients[name][1:] if classes == 1 else changed(golden.gradients[name], 0.0)
+        for name in (weight, bias)
+    }
+    logits = changed(golden.outputs["logits"].T, -1e4).T
+    ours = test_tdm.of_network(golden._replace(
+        params={**golden.params, **params}, outputs={**golden.outputs, "logits": logits}
+    ))  # fmt: skip
+    close_outputs(ours.outputs, {**golden.outputs, "logits": logits})
+    close_gradients(ours.gradients, {**golden.gradients, **gradients})
+
+
+@pytest.mark.parametrize("path", golden_files("tdm_beam_search"))
+def test_equal_scores_may_stand_in_another_order(path: Path) -> None:
+    golden = read(path)
+    rounded = golden._replace(inputs={**golden.inputs, "node_score": np.round(golden.inputs["node_score"])})
+    port, outputs = test_tdm.of_port(rounded), {}
+    for k in golden.meta["config"]["beams"]:
+        lists = [
+            test_tdm.walked(port, scores, k, lambda place, node: place)
+            for scores in rounded.inputs["node_score"]
+        ]
+        outputs[f"beam{k}"] = np.array([row + [-1] * (k - len(row)) for row in lists])
+    test_tdm.close_lists(test_tdm.of_port(rounded._replace(outputs=outputs)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -36,10 +37,13 @@ def fitted(history: np.ndarray, slots: int) -> np.ndarray:
 
 @pytest.fixture(params=golden_files("tdm_din"), scope="module")
 def network(request: pytest.FixtureRequest) -> Computed:
-    golden = read(request.param)
+    return of_network(read(request.param))
+
+
+def of_network(golden: Golden) -> Computed:
     found = tdm(golden.params)
     model: NodeNetwork = found.module
-    inputs, label = golden.inputs, golden.inputs["label"].astype(np.float32)
+    inputs, label = golden.inputs, jnp.asarray(golden.inputs["label"])
     slots = sum(model.windows)
     history = fitted(inputs["history"], slots)
     mask = np.arange(slots) < inputs["length"][:, None]
@@ -54,8 +58,10 @@ def network(request: pytest.FixtureRequest) -> Computed:
             return outputs, jnp.concatenate([module.attention(wide, history, mask), wide], axis=-1)[:, 0]
 
         logits, encoder = model.apply(variables, method=encoded)
-        logit = logits[:, 0] if model.outputs == 1 else logits[:, 1] - logits[:, 0]
-        value = losses.binary_cross_entropy(logit, label)
+        if model.outputs == 1:
+            value = losses.binary_cross_entropy(logits[:, 0], label.astype(jnp.float32))
+        else:
+            value = -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], axis=1))
         return value, {"encoder": encoder, "logits": logits, "loss": value}
 
     gradients, outputs = jax.jit(jax.grad(loss, has_aux=True))(found.variables)
@@ -95,7 +101,10 @@ class Port(NamedTuple):
 
 @pytest.fixture(params=golden_files("tdm_beam_search"), scope="module")
 def port(request: pytest.FixtureRequest) -> Port:
-    golden = read(request.param)
+    return of_port(read(request.param))
+
+
+def of_port(golden: Golden) -> Port:
     left, right = golden.inputs["left"], golden.inputs["right"]
     depth = golden.meta["config"]["height"] - 1
     rows = [np.array([golden.meta["config"]["root"]])]  # ids in heap order, -1 where there is no node
@@ -124,7 +133,33 @@ def test_ancestors(port: Port) -> None:
     np.testing.assert_array_equal(port.their_id[np.asarray(ids)][:, ::-1], expected)
 
 
+# The order of candidates of equal scores by their place and id: ours, and what another sort may leave.
+ORDERS: tuple[Callable[[int, int], int], ...] = (
+    lambda place, node: node,
+    lambda place, node: place,
+    lambda place, node: -place,
+    lambda place, node: -node,
+)
+
+
+def walked(port: Port, scores: np.ndarray, k: int, order: Callable[[int, int], int]) -> list[int]:
+    """The port's search of one user as a loop."""
+    inputs, nodes = port.golden.inputs, [port.golden.meta["config"]["root"]]
+    while True:
+        kept = sorted(enumerate(nodes), key=lambda one: (-scores[one[1]], order(*one)))[:k]
+        nodes = [int(node) for _, node in kept]
+        if inputs["is_leaf"][nodes[0]]:
+            return nodes
+        nodes = [int(inputs[side][node]) for node in nodes for side in ("left", "right")]
+        nodes = [node for node in nodes if node >= 0]
+
+
 def test_beam_search(port: Port) -> None:
+    close_lists(port)
+
+
+def close_lists(port: Port) -> None:
+    """The same lists. Of equal scores the smaller id is first here, in the port what its sort leaves first."""
     scores = port.golden.inputs["node_score"]
     their_id = jnp.asarray(port.their_id)
 
@@ -136,5 +171,7 @@ def test_beam_search(port: Port) -> None:
             port.tree, scorer, jnp.asarray(scores), min(k, port.tree.capacity), k
         )
         expected = port.golden.outputs[f"beam{k}"][:, : port.tree.capacity]
-        np.testing.assert_array_equal(np.where(found.ids > 0, found.ids, -1), expected)
+        for own, other, of_user in zip(np.asarray(found.ids), expected, scores, strict=True):
+            lists = [walked(port, of_user, k, order) for order in ORDERS]  # without ties all the same
+            assert own[own > 0].tolist() == lists[0] and other[other > 0].tolist() in lists
         assert found.finite.all()

@@ -196,6 +196,18 @@ def test_relevance_vectors_are_the_scores_of_queries(block: int) -> None:
     np.testing.assert_allclose(even.std(axis=0), 1, rtol=1e-5)
 
 
+def test_arrays_of_a_partial_scorer_are_arguments_of_its_program() -> None:
+    given: list[bool] = []
+
+    def scorer(table: Array, query: Array, ids: Array) -> Array:
+        given.append(isinstance(table, jax.core.Tracer))
+        return jnp.einsum("qd,qmd->qm", query, table[ids])
+
+    found = graph_build.relevance_vectors(jax.tree_util.Partial(scorer, jnp.asarray(TABLE)), QUERY, ITEMS)
+    np.testing.assert_allclose(found[1:], TABLE[1:] @ QUERY.T, rtol=1e-5, atol=1e-6)
+    assert given == [True]
+
+
 def test_items_of_equal_scores_are_equal_and_a_flat_query_says_nothing() -> None:
     def scorer(query: Array, ids: Array) -> Array:
         return query[:, None] * (ids // 2)  # of items 2 and 3, 4 and 5, … equal

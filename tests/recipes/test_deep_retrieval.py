@@ -16,6 +16,7 @@ from jaxrec.data.synthetic.tastes import group_tastes
 from jaxrec.protocols import next_item, retrieval
 from jaxrec.recipes import deep_retrieval as recipe
 from jaxrec.recipes.deep_retrieval import Recipe
+from jaxrec.recipes.nann import every_target
 from jaxrec.tasks import deep_retrieval as task
 from jaxrec.types import Protocol
 
@@ -79,6 +80,15 @@ def test_sequences_are_trained_on_too(tmp_path: Path) -> None:
     options: dict[str, Any] = {"seeds": (0,), "description": {}, "progress": False, "workdir": tmp_path}
     _, learned = recipe.train(data, protocol, quick, **options)
     assert np.isfinite(learned.rounds[0].history[-1]["paths"]).all() and learned.best == (0,)
+
+
+def test_counts_of_items_are_those_of_training_examples() -> None:
+    sequences: next_item.Data = next_item.resident(leave_one_out(group_tastes()))
+    for data in (matrix(), sequences):
+        drawn, _ = every_target(data, 64).draw(jax.random.key(0), data.columns)
+        targets = np.asarray(data.columns["items"])[drawn["example"][drawn["mask"]]]
+        expected = np.bincount(targets, minlength=data.num_items + 1)
+        np.testing.assert_array_equal(recipe._targets(data), expected)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.retrieval import learned_index as experiment
 from experiments.retrieval.learned_index_measure import Exact, _of_exact, asked
-from experiments.retrieval.learned_index_parts import every_item
+from experiments.retrieval.learned_index_parts import best_of_tower, every_item
 from experiments.retrieval.learned_index_rows import ROWS
 from jaxrec.protocols.retrieval import Data
 from jaxrec.types import Result
@@ -59,6 +59,9 @@ def test_searches_find_a_part_of_what_they_score(tiny: dict[str, Result]) -> Non
             assert (of_exact == 1).all() and (scored == ITEMS).all()
         elif name.endswith("two-tower-20"):
             assert (scored == 20).all()
+    for row in ("tdm", "jtm"):
+        described: Any = tiny[f"{row}+tree-5"].config["recipe"]
+        assert described["first_tree"] == "vectors of two-tower"
     wide, narrow = (tiny[f"deep-retrieval+paths-{width}"].metrics["recall_of_exact@5"] for width in (20, 2))
     assert np.mean(narrow) < np.mean(wide) == 1  # of 16 paths
 
@@ -118,6 +121,20 @@ def test_an_exhaustive_search_is_a_sort() -> None:
     ids = np.broadcast_to(np.arange(1, num_items + 1), (3, num_items))
     order = np.lexsort((ids, -np.asarray(table)[:, 1:]))[:, :7]
     assert found.ids.tolist() == (order + 1).tolist() and (found.scored == num_items).all()
+
+
+def test_a_score_that_is_no_number_is_told_and_a_list_without_items_is_none() -> None:
+    table = np.eye(4, 3, k=-1, dtype=np.float32)
+    scores = jnp.array([[9.0, 1.0, 2.0, 3.0], [0.0, 1.0, np.nan, 3.0], [0.0, 1.0, 2.0, 3.0]])
+    seen = jnp.array([[True, False, False, False], [True, False, False, False], [True] * 4])
+
+    def scorer(query: Any, ids: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(scores, ids, axis=1)
+
+    query = ({"tower": jnp.ones((3, 3))}, seen)
+    found = best_of_tower(3).find((), {"tower": {"table": jnp.asarray(table)}}, scorer, query, 2, 3)
+    assert found.ids[0].tolist() == [3, 2] and found.ids[2].tolist() == [0, 0]
+    assert found.finite.tolist() == [True, False, True] and found.scored.tolist() == [3, 3, 0]
 
 
 def test_an_item_as_good_as_the_last_exact_one_counts() -> None:

@@ -23,7 +23,8 @@ def fit_platt(logits: Any, labels: Any, weight: Any = None) -> Line:
     weights, so that classes which a threshold separates have a finite line too. The slope is negative where
     the scores order examples the wrong way round.
 
-    logits, labels: [N]. weight: of each example, [N], at least 0; None: all 1.
+    logits, labels: [N]. weight: of how many examples each stands, [N], at least 0; None: all 1. Weights that
+    add up to 1 are those of one example, whose targets are near 1/2: scale them to the number of examples.
 
     Raises:
       ValueError: see `check_examples`.
@@ -102,7 +103,8 @@ def fit_isotonic(logits: Any, labels: Any, weight: Any = None) -> Curve:
     """Isotonic regression of labels on probabilities (Zadrozny and Elkan, KDD 2002), of straight lines.
 
     A block of one class would be certain, and one error of it infinitely wrong: probabilities are kept
-    between r / (N + 1) and 1 - (1 - r) / (N + 1), r being the share of positives and N the sum of weights.
+    between r / (N + 1) and 1 - (1 - r) / (N + 1), r being the share of positives and N the sum of weights,
+    which are numbers of examples as in `fit_platt`.
 
     Raises:
       ValueError: see `check_examples`.

@@ -16,6 +16,7 @@ from jaxrec.losses.reduce import masked_mean
 from jaxrec.types import Array
 
 NEAREST = 1e-6  # how near to 1 `fake_negative_calibrated` brings a probability
+LARGEST = 80.0  # of a log rate as a factor of time: e^80 is still a number in float32
 
 
 def delayed_feedback(
@@ -49,7 +50,10 @@ def delayed_feedback_of_each(
 ) -> Array:
     """`delayed_feedback` of each example, [...]."""
     seen = converted > 0.5
-    waited = jnp.exp(log_rate) * jnp.where(seen, delay, elapsed)
+    time = jnp.where(seen, delay, elapsed)
+    # Beyond LARGEST nothing changes for a negative or a delay of 0, where ∞ · 0 would be NaN.
+    log_factor = jnp.where(seen & (time > 0), log_rate, jnp.minimum(log_rate, LARGEST))
+    waited = jnp.exp(log_factor) * time
     positive = jax.nn.softplus(-logits) - log_rate + waited
     negative = jax.nn.softplus(logits) - jax.nn.softplus(logits - waited)
     return jnp.where(seen, positive, negative)

@@ -138,11 +138,10 @@ def log_loss_parts(
     """
     curve = reliability(logits, labels, num_bins=num_bins, equal_mass=True, where=where)
     share = curve.num_examples / jnp.maximum(curve.num_examples.sum(), 1)
-    base = jnp.sum(share * curve.observed)
+    base = jnp.clip(jnp.sum(share * curve.observed), 0.0, 1.0)  # which rounding may leave
     uncertainty = -_expected(base, base)
-    resolution = jnp.sum(
-        share * (_expected(curve.observed, curve.observed) - _expected(curve.observed, base))
-    )
+    observed = jnp.where(share > 0, curve.observed, base)  # an empty bin tells nothing
+    resolution = jnp.sum(share * (_expected(observed, observed) - _expected(observed, base)))
     predicted = jnp.clip(curve.predicted, NEAREST, 1 - NEAREST)
     worse = _expected(curve.observed, curve.observed) - _expected(curve.observed, predicted)
     miscalibration = jnp.sum(share * worse)

@@ -35,11 +35,12 @@ def calibrated(
 
     Each label's is fitted to all validation examples of its space, for each seed; regressions have none.
 
-    variables: with a leading seeds axis. fit: of `jaxrec.calibration`.
+    variables: with a leading seeds axis; calibrators among them are replaced. fit: of `jaxrec.calibration`.
 
     Raises:
       ValueError: there is nothing to calibrate; validation has one class alone.
     """
+    variables, _ = calibration.split(variables)
     logits = validation_logits(data, task, evaluated, variables, num_devices=num_devices)
     found = {}
     for name, (of_seeds, labels) in logits.items():

@@ -29,7 +29,7 @@ import numpy as np
 from jaxrec.report import comparison, paired, values
 from jaxrec.report.results import Record, mean_and_std, read_result
 from jaxrec.report.sentences import metric_phrase, model_label
-from jaxrec.report.words import capital, lower_is_better
+from jaxrec.report.words import capital, has_direction, lower_is_better
 
 COLUMN = "best baseline"
 BEST, BEATEN, BY_USERS, BY_SEEDS = "this row", "beaten", "beaten (users)", "beaten (seeds)"
@@ -61,8 +61,8 @@ _TOO_FEW = (
 
 
 class Marks(NamedTuple):
-    """What is said of the rows of a table. cells: one a row, "" for no mark, () where no row is a baseline;
-    lines: sentences for below the table.
+    """What is said of the rows of a table. cells: one a row, "" for no mark, () where no row can be
+    marked; lines: sentences for below the table.
     """
 
     cells: tuple[str, ...]
@@ -90,6 +90,9 @@ def find_marks(records: Sequence[Record], metric: str) -> Marks:
     baselines = [i for i, record in enumerate(records) if record.result.baseline]
     if not baselines:
         return Marks((), ("No row is a baseline (a method that is not trained), so no row is marked.",))
+    if not has_direction(metric):
+        name = metric_phrase(metric)
+        return Marks((), (f"Neither a larger nor a smaller {name} is the better one, so no row is marked.",))
     groups = _measured_alike(records)
     best_of = [_best([i for i in rows if i in baselines], records, metric) for rows in groups]
     bests = [best for best in best_of if best is not None]

@@ -50,6 +50,7 @@ _LOWER = (  # smaller is better
     "curve_outside", "quantile_shift", "quantile_outside", "standard_error", "off", "scored", "scored_share",
     "build_seconds", "search_ms",
 )  # fmt: skip
+_NEITHER = ("calibration_ratio", "bias", "value", "low", "high")  # best at a number in between
 
 
 def in_words(name: str) -> str:
@@ -98,6 +99,15 @@ def lower_is_better(name: str) -> bool:
     """
     of = re.split(r"[@/]", name.removeprefix("valid/"))[0]
     return of in _LOWER or of.startswith("ece_by_")
+
+
+def has_direction(name: str) -> bool:
+    """Whether a larger value of a metric is always the better one, or always the worse one.
+
+    >>> has_direction("auc/click"), has_direction("calibration_ratio/click")
+    (True, False)
+    """
+    return re.split(r"[@/]", name.removeprefix("valid/"))[0] not in _NEITHER
 
 
 def capital(text: str) -> str:

@@ -16,12 +16,23 @@ def d2q(module: Model, groups: DurationGroups) -> Task:
     """The task of the column "quantile", by a module such as `D2Q`, whose tables are those of the groups.
 
     predict gives {"quantile": logit [B], "watch_time": [B]}.
+
+    Raises (when variables are made):
+      ValueError: the module has other numbers of groups or levels.
     """
     task = multitask(module, [QUANTILE])
 
     def init(key: Key, batch: Batch) -> Variables:
         tables = {"starts": jnp.append(0.0, groups.edges), "times": jnp.asarray(groups.times)}
-        return {**task.init(key, batch), "constants": tables}
+        found = task.init(key, batch)
+        expected = found["constants"]["times"].shape
+        if expected != groups.times.shape:
+            raise ValueError(
+                f"the module has {expected[0]} groups of {expected[1]} levels, the tables "
+                f"{groups.times.shape[0]} of {groups.times.shape[1]} (equal durations are in one group, so "
+                "there may be fewer than asked for); give it groups.num_groups and len(groups.levels)"
+            )
+        return {**found, "constants": tables}
 
     return task._replace(init=init)
 

@@ -144,6 +144,20 @@ def test_outside_the_fitted_range() -> None:
     found = calibration.isotonic_regression([0.0, 1.0], [2.0, 3.0])
     np.testing.assert_array_equal(found.predict(jnp.array([-1.0, 0.5, 2.0])), [2.0, 2.5, 3.0])
     assert np.isnan(found.predict(jnp.array([-1.0, 2.0]), outside="nan")).all()
+    unknown: Any = "raise"
+    with pytest.raises(ValueError, match="outside='raise': must be 'clip' or 'nan'"):
+        found.predict(jnp.array([0.5]), outside=unknown)
+
+
+@pytest.mark.parametrize("increasing", [True, False])
+def test_a_function_between_bounds_is_scikit_learns(increasing: bool) -> None:
+    rng = np.random.default_rng(2)
+    x, y, weight = np.round(rng.random(60), 1), rng.normal(size=60), rng.uniform(0.5, 2.0, 60)
+    ours = calibration.isotonic_regression(x, y, weight, increasing=increasing, least=-0.1, most=0.05)
+    theirs = IsotonicRegression(y_min=-0.1, y_max=0.05, increasing=increasing).fit(x, y, weight)
+    np.testing.assert_allclose(ours.x, theirs.X_thresholds_)
+    np.testing.assert_allclose(ours.y, theirs.y_thresholds_, atol=1e-12)
+    assert ours.y.min() == -0.1 or ours.y.max() == 0.05
 
 
 def test_blocks_of_one_class_are_not_certain() -> None:
@@ -234,6 +248,7 @@ def test_examples_that_nothing_can_be_fitted_to(
         (lambda: calibration.fit_by_group([0.0, 1.0], [0, 1], [0, -1]), "least -1"),
         (lambda: calibration.fit_by_group([0.0, 1.0], [0, 1], [0, 1], bin_size=0), "bin_size=0"),
         (lambda: calibration.isotonic_regression([0.0], [np.inf]), "y: inf of example 0"),
+        (lambda: calibration.isotonic_regression([0.0], [1.0], least=2, most=1), "least=2, most=1"),
     ],
 )
 def test_other_bad_input(call: Any, message: str) -> None:

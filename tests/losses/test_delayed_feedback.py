@@ -59,6 +59,17 @@ def test_a_click_that_would_have_converted_by_now_is_a_negative(log_rate: float,
     assert np.isclose(gradient[0], sigmoid(1.5), rtol=1e-6) and gradient[1] == 0
 
 
+@pytest.mark.parametrize("log_rate", [89.0, 300.0])
+@pytest.mark.parametrize("elapsed", [0.0, 1e-6, 1e6])
+def test_a_rate_beyond_float32_is_a_delay_of_0(log_rate: float, elapsed: float) -> None:
+    value, gradient = negative(1.5, log_rate, elapsed)
+    expected = (np.logaddexp(0, 1.5), sigmoid(1.5)) if elapsed else (0.0, 0.0)
+    np.testing.assert_allclose([value, *gradient], [*expected, 0.0], rtol=1e-6)
+    at_once = {"converted": jnp.ones(()), "delay": jnp.zeros(()), "elapsed": jnp.ones(())}
+    of = jax.grad(lambda r: losses.delayed_feedback(jnp.float32(0.0), r, **at_once))
+    assert of(jnp.float32(log_rate)) == -1.0
+
+
 @pytest.mark.parametrize("logit", [-80.0, 80.0])
 @pytest.mark.parametrize("converted", [0.0, 1.0])
 def test_extreme_scores_have_finite_gradients(logit: float, converted: float) -> None:

@@ -96,3 +96,13 @@ def test_a_constant_prediction_of_the_rate_has_uncertainty_alone() -> None:
     wrong = run(metrics.log_loss_parts, np.zeros(4, np.float32), labels)
     kl = np.log(2) - parts.uncertainty
     np.testing.assert_allclose(wrong[1:], [0, kl, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+@pytest.mark.parametrize("count", [7, 30, 33, 100])
+def test_parts_of_one_class_are_finite(label: float, count: int) -> None:
+    """Shares of bins add up to 1 but for rounding, and to no entropy."""
+    logits = np.random.default_rng(0).normal(size=count).astype(np.float32)
+    parts = run(metrics.log_loss_parts, logits, np.full(count, label, np.float32))
+    assert np.isfinite(parts).all()
+    np.testing.assert_allclose([parts.uncertainty, parts.resolution], 0.0, atol=1e-5)

@@ -81,6 +81,13 @@ def test_a_residual_branch_of_zeros_is_none() -> None:
     assert np.ptp(shift) > 1
 
 
+@pytest.mark.parametrize(("groups", "levels"), [(3, 51), (4, 11)])
+def test_tables_of_another_size_are_refused(groups: int, levels: int) -> None:
+    module: Any = D2Q(Slope(), groups, levels)
+    with pytest.raises(ValueError, match=f"has {groups} groups of {levels} levels, the tables 4 of 51"):
+        tasks.d2q(module, GROUPS).init(jax.random.key(0), BATCH)
+
+
 def test_levels_outside_0_and_1_are_the_ends() -> None:
     times = jnp.array([[1.0, 2.0, 6.0]])
     found = time_of_quantile(jnp.array([-1.0, 0.0, 0.25, 0.75, 1.0, 3.0]), jnp.zeros(6, jnp.int32), times)

@@ -68,6 +68,12 @@ def test_each_seed_and_label_has_its_own(data: impressions.Data) -> None:
     assert found["params"] is VARIABLES["params"]
 
 
+def test_calibrators_are_replaced_not_applied_one_after_the_other(data: impressions.Data) -> None:
+    once = calibrating.calibrated(data, TASK, targets, VARIABLES, calibration.fit_platt)
+    twice = calibrating.calibrated(data, TASK, targets, once, calibration.fit_platt)
+    jax.tree.map(np.testing.assert_array_equal, twice, once)
+
+
 @pytest.mark.parametrize("kind", calibrating.FITS)
 def test_a_test_is_of_the_calibrated_probabilities(data: impressions.Data, kind: str) -> None:
     calibrate = calibrating.of_option(kind, data, TASK, targets, 1)

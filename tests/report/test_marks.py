@@ -70,6 +70,16 @@ def test_the_best_baseline_is_marked(metric: str, best: str) -> None:
     assert "Baselines are not trained; here they are a, b." in text(records, metric)
 
 
+@pytest.mark.parametrize("metric", ["calibration_ratio/click", "bias/conversion"])
+def test_a_metric_that_is_best_in_between_marks_no_row(metric: str) -> None:
+    records = [
+        row("base-rate", 1.0, 1.0, 1.0, baseline=True, metric=metric),
+        row("m", 3.0, 3.1, metric=metric),
+    ]
+    assert marks.find_marks(records, metric).cells == ()
+    assert "Neither a larger nor a smaller" in text(records, metric)
+
+
 @pytest.mark.parametrize("metric", ["ndcg@10", "log_loss/click"])
 def test_without_values_the_interval_is_over_seeds(metric: str) -> None:
     """By Welch's test: only what is better counts, and a line says that users are left out."""

@@ -8,12 +8,15 @@ import numpy as np
 
 from jaxrec.data.events.held_out import HeldOut, from_parts
 
+KEPT_OUT = 0.1  # share of all pairs that the test asks of
+
 
 class ExposedClicks(NamedTuple):
     """A matrix of clicks and its truth. V items and U users; entry 0 of an item's arrays is padding.
 
-    split: clicks under exposure train and validate; the test part has relevant items as if all were shown
-    alike. propensity: chance of being shown to a user, float64 [V + 1]. relevance: mean probability of a
+    split: clicks under exposure train and validate; the test part has relevant items of pairs that were kept
+    out of the log beforehand, so popular ones are there no more and no less often than they are relevant.
+    propensity: chance that the log has shown it to a user, float64 [V + 1]. relevance: mean probability of a
     click on what is shown, over users, [V + 1]. attributes: what items are like, [V + 1, D]; they say nothing
     of the propensity. clicks: of training and validation on each item, [V + 1]. num_users: U, those without a
     click counted, whom the split leaves out.
@@ -52,9 +55,10 @@ def exposed_clicks(
 ) -> ExposedClicks:
     """Every pair is relevant with the probability σ(level + taste · ⟨user, item⟩ / √dim) of normal vectors.
 
-    Items are shown with the propensity (1 + rank)^-skew, the ranks drawn without regard to attributes, but at
-    least with 0.02. A click is a relevant item that is shown; a tenth of the clicks validates. Of the
-    relevant pairs without a click, a tenth is in the test part, whatever their exposure.
+    A tenth of all pairs, drawn without regard to anything, is shown to nobody, and those of them that are
+    relevant are the test part. The others are shown with the chance (1 + rank)^-skew, the ranks drawn without
+    regard to attributes, but at least with 0.02. A click is a relevant item that is shown; a tenth of the
+    clicks validates.
 
     Raises:
       ValueError: a count is below 1, or skew or taste is negative or not finite.
@@ -68,10 +72,11 @@ def exposed_clicks(
     rng = np.random.default_rng(seed)
     users, items = rng.standard_normal((num_users, dim)), rng.standard_normal((num_items, dim))
     chance = 1 / (1 + np.exp(-(level + taste * users @ items.T / np.sqrt(dim))))
-    propensity = np.maximum((1.0 + rng.permutation(num_items)) ** -skew, 0.02)
+    chance_shown = np.maximum((1.0 + rng.permutation(num_items)) ** -skew, 0.02)
     relevant = rng.random(chance.shape) < chance
-    clicked = relevant & (rng.random(chance.shape) < propensity)
-    tested = relevant & ~clicked & (rng.random(chance.shape) < 0.1)
+    kept_out = rng.random(chance.shape) < KEPT_OUT
+    clicked = relevant & ~kept_out & (rng.random(chance.shape) < chance_shown)
+    tested = relevant & kept_out
     validated = clicked & (rng.random(chance.shape) < 0.1)
     parts = (clicked & ~validated, validated, tested)
     pairs = tuple((user, item + 1) for user, item in (np.nonzero(part) for part in parts))
@@ -79,13 +84,13 @@ def exposed_clicks(
         f"exposure-{num_users}x{num_items}",
         pairs,  # type: ignore[arg-type]
         num_items=num_items,
-        rule="clicks under exposure; test: a tenth of the other relevant pairs, whatever their exposure",
+        rule="clicks under exposure; test: relevant ones of a tenth of all pairs, kept out of the log",
         user_ids=np.arange(1, num_users + 1),
         item_ids=np.arange(1, num_items + 1),
     )
     return ExposedClicks(
         split,
-        propensity=np.append(0.0, propensity),
+        propensity=np.append(0.0, (1 - KEPT_OUT) * chance_shown),
         relevance=np.append(0.0, chance.mean(axis=0)),
         attributes=np.concatenate([np.zeros((1, dim)), items]),
         clicks=np.append(0, clicked.sum(axis=0)),

@@ -38,6 +38,7 @@ class DurationGroups(NamedTuple):
         because many watch times are equal, it is the middle of the flat part.
         """
         found = np.empty(len(watched), np.float32)
+        watched = np.asarray(watched, np.float32)  # as the tables are, so that equal times are found in them
         for number, table in enumerate(self.times):
             of_group = group == number
             ranks = [np.searchsorted(table, watched[of_group], side=side) for side in ("left", "right")]

@@ -56,6 +56,13 @@ def test_equal_watch_times_are_in_the_middle_of_their_ranks() -> None:
     np.testing.assert_allclose(groups.time(found, np.zeros(10, int)), watched, atol=0.2)
 
 
+def test_times_of_float64_are_found_in_the_tables() -> None:
+    watched = np.repeat([0.1, 0.7], [60, 40])  # neither is a number of float32
+    groups = duration_groups(np.ones(100), watched, num_groups=1)
+    found = groups.quantile(watched, np.zeros(100, int))
+    np.testing.assert_allclose(found, np.repeat([0.3, 0.8], [60, 40]), atol=0.01)
+
+
 def test_equal_durations_are_in_one_group() -> None:
     duration = np.repeat(np.array([10.0, 20.0, 30.0], np.float32), [5, 80, 15])
     groups = duration_groups(duration, np.arange(100.0, dtype=np.float32), num_groups=10)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 EXPERIMENTS = (
-    "census", "cold_items", "din", "distillation", "dropoutnet", "dupn", "feature_interaction",
-    "feedback", "funnel", "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr", "latent_cross",
-    "lifelong", "lightgcn", "melu", "missing_values", "mmoe_synthetic", "mobius", "multi_interest",
-    "multivae", "ncf", "pareto", "peterrec_attributes", "peterrec_cold_items", "popularity_bias",
-    "position_bias", "preranking", "sasrec", "scenarios", "stamp", "ticoserec", "two_tower",
-    "watch_time",
+    "calibration", "census", "cold_items", "delayed_feedback", "din", "distillation", "dropoutnet",
+    "dupn", "feature_interaction", "feedback", "funnel", "gru4rec", "hstu", "hstu_generative",
+    "kuaishou_ebr", "latent_cross", "learned_index", "lifelong", "lightgcn", "melu", "missing_values",
+    "mmoe_synthetic", "mobius", "multi_interest", "multivae", "ncf", "pareto", "peterrec_attributes",
+    "peterrec_cold_items", "popularity_bias", "position_bias", "preranking", "sasrec", "scenarios",
+    "stamp", "ticoserec", "two_tower", "watch_time",
 )  # fmt: skip
 
 

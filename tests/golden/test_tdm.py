@@ -159,7 +159,7 @@ def test_beam_search(port: Port) -> None:
 
 
 def close_lists(port: Port) -> None:
-    """The same lists. Of equal scores the smaller id is first here, in the port what its sort leaves first."""
+    """The same lists. Of equal scores the smaller id is first here, in the port what its sort leaves."""
     scores = port.golden.inputs["node_score"]
     their_id = jnp.asarray(port.their_id)
 

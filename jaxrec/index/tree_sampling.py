@@ -44,7 +44,7 @@ def negatives_by_level(depth: int, total: int) -> tuple[int, ...]:
       ValueError: the depth is below 1, or total below depth.
 
     >>> negatives_by_level(5, 100)
-    (1, 3, 7, 21, 57)
+    (1, 3, 7, 15, 31)
     """
     if depth < 1 or total < depth:
         raise ValueError(f"depth={depth}, total={total}: at least one level, and one negative a level")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -182,3 +182,8 @@ def _sized(fields: Fields, recipe: Recipe) -> Fields:
     return tuple(
         field._replace(dim=recipe.dim) if isinstance(field, Categorical) else field for field in fields
     )
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "pfd": "privileged features that are not there at serving: see experiments/ranking/distillation.py",
+}

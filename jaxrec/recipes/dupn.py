@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import flax.linen as nn
 
@@ -48,3 +49,9 @@ def dupn(
         head_dims=recipe.head_dims,
     )
     return PerceivedUser(FeatureEmbedding(read, table_init=INIT), model)
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "dupn": "behaviours with kinds and a query, and labels of several tasks: see "
+    "experiments/multitask/dupn.py",
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import optax
 
@@ -70,3 +71,8 @@ def ce(data: Data, recipe: Recipe) -> Objective:
 def adam(recipe: Recipe) -> optax.GradientTransformation:
     """The optimiser of all rows."""
     return optax.adam(recipe.learning_rate)
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "latent-cross": "the gap before each event as its context: see experiments/sequential/latent_cross.py",
+}

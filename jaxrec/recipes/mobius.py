@@ -7,6 +7,7 @@ are ours, as are all sizes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import optax
@@ -105,3 +106,8 @@ def columns(
 def adam(recipe: Recipe) -> optax.GradientTransformation:
     """Adam."""
     return optax.adam(recipe.learning_rate)
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "mobius": "queries, ads and a model of their relevance: see experiments/retrieval/mobius.py",
+}

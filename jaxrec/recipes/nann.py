@@ -137,3 +137,8 @@ def train(data: Data, protocol: Protocol, recipe: Recipe, **options: Any) -> tup
         **options,
     )
     return model, fitted
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "nann": "a proximity graph, and a search of it by the scorer: see experiments/retrieval/learned_index.py",
+}

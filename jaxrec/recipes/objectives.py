@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import flax.linen as nn
 
@@ -62,3 +63,8 @@ def filled(
     if not esmm:
         body = SharedBottom(3, bottom_dims=recipe.bottom_dims, tower_dims=recipe.tower_dims)
     return Featured(WithMissing(columns, layer), body)
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "pareto": "two labels, of which users want more or less: see experiments/multitask/pareto.py",
+}

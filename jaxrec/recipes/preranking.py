@@ -127,3 +127,8 @@ def adam(recipe: Recipe) -> optax.GradientTransformation:
 def _cost(fields: Fields, dims: tuple[int, ...], columns: Columns) -> Cost:
     names = [field.name for field in fields if field.name in columns.per_request]
     return cold.cost(fields, dims, per_request=names)
+
+
+NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
+    "cold": "requests with candidates and the ranker that orders them: see experiments/ranking/preranking.py",
+}

@@ -19,8 +19,8 @@ NAMES = (*EXPERIMENTS, *OTHERS)
 WITHOUT_WORKDIR = ("ann", "census_columns", "hstu_length", "speed")
 ON_ONE_DEVICE = (*WITHOUT_WORKDIR, "lifelong")
 MAKES_ITS_DATA = (
-    "ann", "distillation", "dupn", "hstu_length", "lifelong", "missing_values", "mmoe_synthetic",
-    "mobius", "pareto", "position_bias", "speed", "watch_time",
+    "ann", "delayed_feedback", "distillation", "dupn", "hstu_length", "lifelong", "missing_values",
+    "mmoe_synthetic", "mobius", "pareto", "position_bias", "speed", "watch_time",
 )  # fmt: skip
 
 

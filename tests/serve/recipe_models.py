@@ -18,6 +18,8 @@ from jaxrec import recipes
 from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
 from jaxrec.recipes import (
     autoencoders,
+    deep_retrieval,
+    dupn,
     funnel,
     gru4rec,
     hstu,
@@ -28,14 +30,19 @@ from jaxrec.recipes import (
     item_cold,
     item_graphs,
     kuaishou_ebr,
+    latent_cross,
     melu,
+    mobius,
     multitask,
+    nann,
+    objectives,
     peterrec,
     relational,
     sasrec,
     scenarios,
     search,
     stamp,
+    tdm,
     ticoserec,
 )
 
@@ -204,6 +211,9 @@ BESIDE = (
     # served as vectors of users and items, or as scores of histories
     *(item_cold.cb2cf, item_cold.dropoutnet, item_cold.eges),
     *(item_graphs.eges, item_graphs.pinsage, relational.rcf),
+    # searched by learned indexes; other models that `jaxrec train` refuses, whose recipes say what they need
+    *(tdm.build, nann.build, deep_retrieval.build, mobius.student, latent_cross.encoder, dupn.dupn),
+    *(objectives.shared_bottom, objectives.with_actor, objectives.filled),
     # served by `serve.cold_users`
     *(melu.melu, melu.wide_deep, melu.poso, melu.poso_mean),
 )

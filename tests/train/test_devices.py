@@ -55,11 +55,17 @@ def several_bpr() -> objectives.Objective:
     return objectives.sampled(losses.bpr, small.NUM_ITEMS, excluded_width(), num_negatives=3)
 
 
+def popular_softmax() -> objectives.Objective:
+    return objectives.sampled_softmax(4, sampling.popularity_table(np.arange(small.NUM_ITEMS + 1), alpha=1.0))
+
+
+def columns_of(name: str) -> Any:
+    return objectives.with_tables(context(), popular_softmax()) if name == "sampled" else context()
+
+
 TASKS: dict[str, Any] = {
     "full": lambda: with_next_item(objectives.full_softmax(8)),
-    "sampled": lambda: with_next_item(
-        objectives.sampled_softmax(4, sampling.popularity_table(np.arange(small.NUM_ITEMS + 1), alpha=1.0))
-    ),
+    "sampled": lambda: with_next_item(popular_softmax()),
     "bpr": lambda: with_next_item(several_bpr()),
     "pooled": lambda: with_next_item(bce(), pair=contrastive.pooled(MODEL, VIEWS, packed=PAIRS)),
     "flat": lambda: with_next_item(bce(), pair=contrastive.flat(MODEL, VIEWS)),
@@ -96,7 +102,7 @@ def steps(name: str, num_devices: int) -> Steps:
     Flat views have gradients so large that rate 1 throws the parameters about, and rounding with them.
     """
     tx = optax.sgd(2.0**-7 if name == "flat" else 1.0)
-    task, columns, rows = TASKS[name](), context(), drawn_rows()
+    task, columns, rows = TASKS[name](), columns_of(name), drawn_rows()
     state = jax.jit(lambda key: create(task, tx, static(), key, rows[0], columns))(jax.random.key(0))
     step = make_step(task, tx, static(), parallel.axis_name(num_devices))
     run = parallel.over_devices(step, num_devices, (0, 0, 0))

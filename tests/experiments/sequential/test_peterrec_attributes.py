@@ -73,7 +73,7 @@ def test_frozen_parameters_keep_their_bits(pretrained: Any, folder: Path) -> Non
             assert not np.array_equal(leaf[0], leaf[1])
     assert own == {("head",), ("layer_0", "patch_1"), ("layer_0", "patch_2")}
     assert {path[0] for path in before.keys() - after.keys()} == {"output_embedding", "output_bias"}
-    assert len(found) == 2
+    assert len(found.metrics) == 2
 
 
 @pytest.mark.parametrize("row", ["scratch", "full", "head", "peterrec-parallel"])

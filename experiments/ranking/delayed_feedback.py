@@ -20,7 +20,7 @@ over the seeds. All rows have the same tower over the same features. These data 
 Run:     python -m experiments.ranking.delayed_feedback
 Also:    --drift 2; --mean-delay 1; --rows naive dfm fsiw --order shuffled
 
-Expect:  (three seeds, not stored yet) es-dfm, fnw and dfm are next to the oracle: AUC 0.8365, 0.8355, 0.8348
+Expect:  (three seeds) es-dfm, fnw and dfm are next to the oracle: AUC 0.8365, 0.8355, 0.8348
          and 0.8357, log loss 0.466, 0.468, 0.468 and 0.466, with biases of at most 0.016. naive predicts 0.12
          of the true rate, since its last steps see negatives alone; shuffled it has 0.93. fsiw has 0.831,
          shuffled 0.835: the largest weights are those of the last clicks.

@@ -22,7 +22,8 @@ A row's parameters are those of the epoch of best validation AUC.
 
 Run:     python -m experiments.ranking.distillation
 Also:    --dataset ml-100k; --rows student pfd --weight 0.9 --seeds 0
-Expect:  no result is stored yet.
+Expect:  AUC, mean of 5 seeds: teacher 0.877, pfd-frozen 0.622, pfd 0.620, kd 0.617, student 0.617, logistic
+         0.611, pfd-shared 0.610.
 """
 
 from __future__ import annotations

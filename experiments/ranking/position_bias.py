@@ -29,7 +29,7 @@ Run:     python -m experiments.ranking.position_bias
 Also:    --world logit
          --rows position-as-feature --served-at 9
 
-Expect:  no result is stored yet. In runs of three seeds with the defaults PAL finds the curve of --world
+Expect:  with the defaults (three seeds) PAL finds the curve of --world
          examination (no position outside, `curve_error` 0.16) and ranks what attracts by an AUC of 0.729,
          where the oracle has 0.732 and the model without positions 0.713. In --world logit the shallow tower
          with all positions and the position as a feature find theirs (none outside, 0.16 and 0.14), PAL does

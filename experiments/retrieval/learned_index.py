@@ -127,7 +127,7 @@ def names_of(config: Config, columns: Data) -> tuple[str, ...]:
 
 def test_baseline(row: str, columns: Data, protocol: Protocol, config: Config) -> None:
     """Ranks all items without training, for all test users."""
-    made = {"random": baselines.random, "popularity": baselines.popularity}[row](columns)  # type: ignore[operator]
+    made = baselines.random(columns) if row == "random" else baselines.popularity(columns)
     rank: Any = next_item.run_test if isinstance(columns, next_item.Data) else retrieval.run_test
     variables = made.for_seeds(config.seeds)
     found = rank(made, columns, protocol, variables, num_devices=config.num_devices)

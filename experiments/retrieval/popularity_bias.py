@@ -58,7 +58,9 @@ EXPERIMENT = "popularity_bias"
 FLOORS = {name: METHODS[name] for name in ("random", "popularity", "matrix-item-knn")}
 ROWS = ("two-tower-softmax", "two-tower-softmax-ips", "cdan-unbiased", "cdan-biased", "cdan-merged")
 ALL = (*FLOORS, *ROWS)
-SERVED: Mapping[str, Served] = {f"cdan-{way}": way for way in ("unbiased", "biased", "merged")}  # type: ignore
+SERVED: Mapping[str, Served] = {
+    "cdan-unbiased": "unbiased", "cdan-biased": "biased", "cdan-merged": "merged",
+}  # fmt: skip
 SELECTION = "ndcg@20"
 TINY: Mapping[str, Any] = {
     "epochs": 2,

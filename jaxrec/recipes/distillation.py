@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -26,7 +26,7 @@ from jaxrec.tasks.distillation import (
     from_teacher,
 )
 from jaxrec.tasks.multitask import Target, multitask
-from jaxrec.types import Task
+from jaxrec.types import Array, Task
 
 Fields = tuple[Categorical | Numeric, ...]
 
@@ -166,7 +166,7 @@ def _weighting(columns: Columns, recipe: Recipe, *, frozen: bool = False) -> Wei
     )
 
 
-def _soft(recipe: Recipe) -> functools.partial:  # type: ignore[type-arg]
+def _soft(recipe: Recipe) -> Callable[..., Array]:
     return functools.partial(losses.soft_sigmoid_cross_entropy, temperature=recipe.temperature)
 
 

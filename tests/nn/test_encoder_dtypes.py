@@ -19,6 +19,7 @@ from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
+from jaxrec.nn.sequential.ligr import LiGR
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.peterrec import PeterRec
 from jaxrec.nn.sequential.sasrec import SASRec
@@ -46,6 +47,7 @@ ENCODERS: dict[str, Any] = {
     "gru4rec": GRU4Rec(**SMALL, hidden_dim=6),
     "gru4rec_bias": GRU4Rec(**SMALL, hidden_dim=DIM, projection=False, item_bias=True),
     "hstu": HSTU(**SMALL, **KEYS),
+    "ligr": LiGR(**BLOCKS, inner_dim=6),
     "nextitnet": NextItNet(**SMALL, dilations=(1,)),
     "stamp": STAMP(**SMALL),
     "kuaishou_ebr": KuaishouEBR(

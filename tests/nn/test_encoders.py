@@ -16,6 +16,7 @@ from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.latent_cross import LatentCross
+from jaxrec.nn.sequential.ligr import LiGR
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
@@ -35,6 +36,7 @@ MODELS: dict[str, Any] = {
     "sasrec_hstu": SASRecHSTU(**SMALL, num_layers=1, num_heads=2, max_len=LENGTH),
     "gru4rec": GRU4Rec(**SMALL, hidden_dim=10, num_layers=2, use_bias=True),
     "hstu": HSTU(**SMALL, num_layers=1, num_heads=2, key_dim=3, value_dim=4, max_len=LENGTH, block=4),
+    "ligr": LiGR(**SMALL, num_heads=2, inner_dim=12, max_len=LENGTH),
     "latent_cross": LatentCross(**SMALL, hidden_dim=10, context_dim=3),
     "stamp": STAMP(**SMALL, block=4, max_norm=0.8),
     "stmp": STAMP(**SMALL, attention=False, use_bias=False),
@@ -234,7 +236,7 @@ def test_a_batch_is_its_examples_under_vmap(fitted: dict[str, Fitted], name: str
 
 
 LEARNING = [
-    *("sasrec", "sasrec_original", "sasrec_hstu", "gru4rec", "hstu"),
+    *("sasrec", "sasrec_original", "sasrec_hstu", "ligr", "gru4rec", "hstu"),
     *("nextitnet_small", "nextitnet_bottleneck"),
 ]
 

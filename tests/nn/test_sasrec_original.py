@@ -48,7 +48,8 @@ def slow(model: SASRecOriginal, params: Any, items: np.ndarray) -> np.ndarray:
     def between(x: np.ndarray) -> np.ndarray:
         return norm(x, layer["inner_norm"])
 
-    x = np.sqrt(DIM) * params["item_embedding"].astype(np.float64)[items] + params["position_embedding"]
+    factor = np.sqrt(DIM) if model.scaled else 1.0
+    x = factor * params["item_embedding"].astype(np.float64)[items] + params["position_embedding"]
     x = np.where(items[:, None] != 0, x, 0.0)
     if model.norms == "first":
         x = x + attention(before(x), before(x))
@@ -62,10 +63,12 @@ def slow(model: SASRecOriginal, params: Any, items: np.ndarray) -> np.ndarray:
     return norm(x, params["norm"])
 
 
-@pytest.mark.parametrize("output_projection", [False, True])
+@pytest.mark.parametrize(("output_projection", "scaled"), [(False, True), (True, True), (True, False)])
 @pytest.mark.parametrize("norms", ["queries", "first", "last"])
-def test_each_order_of_normalisation_is_its_formula(norms: Any, output_projection: bool) -> None:
-    model = MODEL.clone(norms=norms, output_projection=output_projection)
+def test_each_order_of_normalisation_is_its_formula(
+    norms: Any, output_projection: bool, scaled: bool
+) -> None:
+    model = MODEL.clone(norms=norms, output_projection=output_projection, scaled=scaled)
     variables = drawn(model, ITEMS, train=False)
     hidden = jax.jit(lambda v: model.apply(v, ITEMS, train=False))(variables)
     for ours, items in zip(hidden, ITEMS, strict=True):

@@ -10,6 +10,10 @@ padded outputs are exactly zero, also after the last normalisation, whose bias t
 The much used PyTorch port (pmixer/SASRec.pytorch) is `norms="last"` (its default) or `norms="first"` (its
 `norm_first`), with `output_projection=True` and `skip_padding=False`; its table of orders of normalisation
 compares these with "queries", the authors' own.
+
+That of RecTools (MobileTeleSystems), which eSASRec is compared with (arXiv:2508.06450), is
+`output_projection=True`, `scaled=False` and `norm_epsilon=1e-5`, but for its draw of initial values and for
+padding, which it reads unless told otherwise.
 """
 
 from __future__ import annotations
@@ -43,6 +47,7 @@ class SASRecOriginal(nn.Module):
       output_projection: a linear layer after the heads of the attention.
       skip_padding: True hides padding and sets it to zero after every block. False starts it at zero and
         then reads what biases have made of it, so that its amount changes the result and packed rows differ.
+      scaled: items enter times √dim.
       bits: random bits for dropout. dtype: of the computation; None is float32.
     """
 
@@ -56,6 +61,7 @@ class SASRecOriginal(nn.Module):
     norms: Norms = "queries"
     output_projection: bool = False
     skip_padding: bool = True
+    scaled: bool = True
     bits: Bits = threefry_bits
     dtype: Any = None
 
@@ -109,7 +115,7 @@ class SASRecOriginal(nn.Module):
         """
         positions = slots(items.shape[-1], self.max_len) if positions is None else positions
         real = (items != 0)[..., None]
-        x = lookup(self.item_embedding, items) * math.sqrt(self.dim)
+        x = lookup(self.item_embedding, items) * (math.sqrt(self.dim) if self.scaled else 1.0)
         x = x + rows_at(self.position_embedding, positions)
         x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
         read = real if self.skip_padding else jnp.ones_like(real)

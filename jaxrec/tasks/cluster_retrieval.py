@@ -23,9 +23,10 @@ from jaxrec import losses
 from jaxrec.data.events.clusters import Clusters
 from jaxrec.packing import Packing
 from jaxrec.segments import pick
+from jaxrec.tasks.candidate_scores import score_with_samples
 from jaxrec.tasks.encoder import Encoder, check_encoder, layout_columns, numbered
 from jaxrec.tasks.next_item import item_table, next_item
-from jaxrec.tasks.objectives import Objective, score_with_samples
+from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 
 INTENT = 1  # folded into the key of a step's losses: the dropout of the intent model

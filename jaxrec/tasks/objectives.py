@@ -18,9 +18,9 @@ import numpy as np
 
 from jaxrec import losses, sampling
 from jaxrec.segments import pick, rows_by_id
+from jaxrec.tasks.candidate_scores import score_each, score_with_samples
 from jaxrec.types import SHARED, Array, Batch, Context, Key
 
-PRODUCT_UP_TO = 32  # items a sample: with fewer, scores of all items are cheaper than reading vectors (CPU)
 SHORT_NAMES: Mapping[str, str] = {
     "sampled_softmax": "ssm",
     "softmax_cross_entropy": "ce",
@@ -99,7 +99,7 @@ def draw_nothing(key: Key, users: Array, context: Context) -> Mapping[str, Array
 def sampled(
     loss: Callable[..., Array],
     num_items: int,
-    excluded_width: int,
+    excluded_width: int | None,
     *,
     num_negatives: int = 1,
     name: str = "",
@@ -107,10 +107,16 @@ def sampled(
 ) -> Objective:
     """A loss of each event's target against negatives, uniform over the items its user has not used.
 
+    `losses.sampled_softmax` and `losses.gbce` of negatives from all items (excluded_width None) are the
+    losses of eSASRec (Tikhonovich et al., RecSys 2025, arXiv:2508.06450) and of gSASRec (Petrov and
+    Macdonald, RecSys 2023, arXiv:2308.07192), with 256 negatives: without a correction, and a negative that
+    is the target, or an item that the user has used, stays.
+
     Args:
       loss: called as loss(pos [...], neg, where=…, axis_name=…): `losses.bce`, `losses.bpr` and their like.
         neg is [..., N] of several negatives; of one it is [...] if the loss takes that, else [..., 1].
-      num_items: largest item id. excluded_width: most distinct items of any user.
+      num_items: largest item id. excluded_width: most distinct items of any user; None: negatives are drawn
+        from all items, the target and the user's own among them.
       num_negatives: N, of each event, drawn with replacement.
       name: by default that of the loss; description: by default the name and, of several, their number.
 
@@ -118,7 +124,7 @@ def sampled(
       ValueError: a user has used every item, so there is no negative; the number of negatives is below 1, or
         the loss does not take so many; the loss has no name.
     """
-    if excluded_width >= num_items:
+    if excluded_width is not None and excluded_width >= num_items:
         raise ValueError(
             f"excluded_width={excluded_width}: a user has used all {num_items} items, so there is no "
             "negative to draw; use a loss without sampled negatives or leave the user out"
@@ -129,6 +135,8 @@ def sampled(
     shape = _shape_of_negatives(loss, num_negatives, name)
 
     def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
+        if excluded_width is None:
+            return {"negatives": sampling.uniform(key, (*users.shape, *shape), num_items=num_items)[0]}
         drawn = jnp.broadcast_to(users.reshape(*users.shape, *(1 for _ in shape)), (*users.shape, *shape))
         negatives, _ = sampling.uniform_excluding_flat(
             key,
@@ -142,15 +150,14 @@ def sampled(
 
     def value(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
         targets = batch["targets"]
-        real = targets != 0
-        ids = jnp.concatenate([targets[..., None], batch["negatives"].reshape(*targets.shape, -1)], -1)
-        scores = jnp.einsum("...d,...kd->...k", hidden, rows_by_id(table, ids, clip=True))
-        known = min(num_items + 1, table.shape[0])
-        scores = losses.nan_outside(scores, ids, known, where=real[..., None])
-        neg = scores[..., 1:].reshape(*targets.shape, *shape)
-        return loss(scores[..., 0], neg, where=real, axis_name=axis_name)
+        samples = batch["negatives"].reshape(*targets.shape, -1)
+        pos, neg = score_each(hidden, table, targets, samples, known=min(num_items + 1, table.shape[0]))
+        neg = neg.reshape(*targets.shape, *shape)
+        return loss(pos, neg, where=targets != 0, axis_name=axis_name)
 
-    several = f"{name}, {num_negatives} negatives an event" if num_negatives > 1 else ""
+    everywhere = "" if excluded_width is not None else " from all items"
+    several = f"{name}, {num_negatives} negatives an event{everywhere}"
+    several = several if num_negatives > 1 or everywhere else ""
     return Objective(draw, value, name, description or several)
 
 
@@ -254,7 +261,7 @@ def uniform_softmax(
             samples = samples[0]
             pos, neg = score_with_samples(hidden, table, targets, samples)
         else:
-            pos, neg = _score_each(hidden, table, targets, samples)
+            pos, neg = score_each(hidden, table, targets, samples)
         return losses.sampled_softmax(
             pos / temperature,
             neg / temperature,
@@ -369,32 +376,3 @@ def shared_negatives(
 
     text = f"{called}; in-batch negatives and {drawn.num_samples} ∝ frequency^{drawn.alpha:g}"
     return Objective(draw, value, name, text, (drawn.table, drawn.log_q))
-
-
-def score_with_samples(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:
-    """Scores of the target [...] and of samples [N] that all share, [..., N].
-
-    NaN where a sample, or a target other than 0, is no item of the table.
-    """
-    pos, count = jnp.einsum("...d,...d->...", hidden, rows_by_id(table, targets, clip=True)), table.shape[0]
-    neg = losses.dot_products(hidden, rows_by_id(table, samples, clip=True))
-    real = targets != 0
-    return (
-        losses.nan_outside(pos, targets, count, where=real),
-        losses.nan_outside(neg, samples, count, where=real[..., None]),
-    )
-
-
-def _score_each(hidden: Array, table: Array, targets: Array, samples: Array) -> tuple[Array, Array]:
-    """Scores of the target [...] and of each sample [..., N].
-
-    From the scores of all items where these are few: reading vectors costs far more than a product, above all
-    in the backward pass, which adds the gradient of every vector read to the table.
-    """
-    ids = jnp.concatenate([targets[..., None], samples], axis=-1)
-    if table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
-        scores = pick(losses.dot_products(hidden, table), ids)
-    else:
-        scores = jnp.einsum("...d,...nd->...n", hidden, rows_by_id(table, ids, clip=True))
-    scores = losses.nan_outside(scores, ids, table.shape[0], where=(targets != 0)[..., None])
-    return scores[..., 0], scores[..., 1:]

@@ -17,6 +17,7 @@ import optax
 from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import Queries, Split, first_events
+from jaxrec.index.rank import of_all_items
 from jaxrec.packing import Packing
 from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.tasks.encoder import can_be_packed
@@ -245,8 +246,8 @@ def check_candidates(candidates: np.ndarray, target: np.ndarray, num_items: int 
 
 
 def _candidates(data: Data, queries: Queries, protocol: Protocol, seed: int) -> np.ndarray | None:
-    """The candidates that a protocol names: None for "all", samples for "sampled-<number>"."""
-    if protocol.candidates == "all":
+    """The candidates that a protocol names: None for "all" and for a set, samples for "sampled-<number>"."""
+    if of_all_items(protocol):
         return None
     kind, _, number = protocol.candidates.partition("-")
     if kind != "sampled" or not number.isdecimal() or int(number) < 1:

@@ -3,18 +3,19 @@
 Train: events 1..n-2 of each user predict the next. A row is an encoder and a loss: SASRec's layers or LiGR's;
 binary cross-entropy with one negative an event (bce), generalised with 256 (gbce, gSASRec: Petrov and
 Macdonald, RecSys 2023, arXiv:2308.07192), or a sampled softmax over 256 (ssm). ligr-ssm is eSASRec. Width,
-layers, length, dropout, optimiser and epochs are equal. The parameters are those of the best validation HIT@10.
+layers, length, dropout, optimiser and epochs are equal. Parameters are those of the best validation HIT@10.
 
 Every row is measured twice with the same parameters: among all items, as our other tables are, and as the
 authors' benchmark does (-benchmark): candidates are the items with a training event, and users are left out
 whose target is in no event of training or validation. Published numbers stand beside the latter.
 
-Departs from the benchmark: negatives are drawn from all items of the file, 0.3 % of which have no training
-event; SASRec's layers do not read padding; validation ranks all items, and takes out all items of the input.
+Departs from the benchmark: negatives are drawn from all items of the file (0.3 % of Beauty's have no training
+event); SASRec's layers do not read padding; validation ranks all items, without any of the input's.
 
 Run:     python -m experiments.sequential.strong_recipe
 Also:    --dim 256 (rows +d256; which width the published numbers are of is not stated), --dataset Sports,
-         --dataset ml-100k, --rows ligr-ssm --inner-factor 1, --data FILE --user … --item … --time …
+         --dataset ml-100k, --rows ligr-ssm --inner-factor 1, --data FILE --user … --item … --time …,
+         --rows sasrec-ssm+coserec ligr-ssm+coserec (adds 0.1 × NT-Xent between CoSeRec's views of a user)
 Expect:  no result is stored yet.
 """
 
@@ -35,7 +36,7 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.protocols import next_item
 from jaxrec.protocols.known_items import TRAINED, known_items
 from jaxrec.recipes import strong as recipes
-from jaxrec.recipes import trainable
+from jaxrec.recipes import ticoserec_views, trainable
 from jaxrec.tasks.next_item import Encoder
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.fit import Fitted
@@ -53,10 +54,14 @@ BENCHMARK = "-benchmark"  # ends the names of rows that are measured as the auth
 
 
 class Row(NamedTuple):
-    """A trained row: its encoder, and how hidden states are scored against next items."""
+    """A trained row: its encoder, and how hidden states are scored against next items.
+
+    views: whether two augmented views of each user are compared too, as CoSeRec does.
+    """
 
     encoder: Callable[[int, recipes.Recipe], Encoder]
     objective: Callable[[next_item.Data, recipes.Recipe], Objective]
+    views: bool = False
 
 
 ROWS: Mapping[str, Row] = {
@@ -65,7 +70,12 @@ ROWS: Mapping[str, Row] = {
     "sasrec-gbce": Row(recipes.sasrec, recipes.gbce),
     "ligr-ssm": Row(recipes.ligr, recipes.ssm),
     "ligr-gbce": Row(recipes.ligr, recipes.gbce),
+    "sasrec-ssm+coserec": Row(
+        recipes.sasrec, recipes.ssm, views=True
+    ),  # not in the default rows, as the next
+    "ligr-ssm+coserec": Row(recipes.ligr, recipes.ssm, views=True),
 }
+PLAIN = tuple(name for name, row in ROWS.items() if not row.views)
 BASELINES: Mapping[str, Callable[[next_item.Data], Baseline]] = {
     "random": baselines.random,
     "popularity": baselines.popularity,
@@ -99,13 +109,15 @@ class Config(common.RankingOptions, recipes.Changes):
     dataset: Literal["Beauty", "Sports", "Toys", "Video", "ml-100k"] = (
         "Beauty"  # Beauty, Sports, Toys: CoSeRec's
     )
-    rows: tuple[str, ...] = (*BASELINES, *ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*BASELINES, *PLAIN)  # rows of the table
     save_every: int = 5  # epochs between checkpoints
     workdir: str = "runs/strong_recipe"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
         common.check_rows(self.rows, (*BASELINES, *ROWS))
         common.check(self, "num_devices", "save_every")
+        if any(row in ROWS and ROWS[row].views for row in self.rows):
+            recipes.with_views(recipe_of(self), self.dataset)
         recipe_of(self)
 
 
@@ -145,24 +157,14 @@ def published_numbers(row: str, config: Config, protocol: Protocol) -> Published
 def train(row: str, columns: next_item.Data, protocol: Protocol, config: Config) -> Fitted:
     """Trains a row for all seeds."""
     recipe = recipe_of(config)
-    return next_item.train(
-        ROWS[row].encoder(columns.num_items, recipe),
-        ROWS[row].objective(columns, recipe),
-        columns,
-        protocol,
-        recipes.adam(recipe),
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
-        every=recipe.evaluate_every,
-        patience=recipe.patience or None,
-        **common.training_options(
-            config,
-            columns.split.sequences.name,
-            model_name(row, config),
-            row=row,
-            recipe=dataclasses.asdict(recipe),
-        ),
-    )
+    model, objective = ROWS[row].encoder(columns.num_items, recipe), ROWS[row].objective(columns, recipe)
+    tx, folders = recipes.adam(recipe), (columns.split.sequences.name, model_name(row, config))
+    stored = {"row": row, "recipe": dataclasses.asdict(recipe)}
+    options = common.training_options(config, *folders, **stored)
+    if ROWS[row].views:
+        given = recipes.with_views(recipe, "" if config.data else config.dataset)
+        return ticoserec_views.train(model, objective, columns, protocol, tx, given, **options)
+    return trainable.by_user(model, objective, columns, protocol, tx, recipe, **options)
 
 
 def run(config: Config) -> None:
@@ -180,8 +182,9 @@ def run(config: Config) -> None:
             model, variables = baseline, baseline.for_seeds(config.seeds)
         else:
             objective = ROWS[row].objective(columns, recipe)
-            common.check_label(row, objective.name)
-            protocol = protocol._replace(loss=objective.description, selection="hit@10")
+            common.check_label(row.replace("+", "-"), objective.name)
+            loss = objective.description + (" + contrastive" if ROWS[row].views else "")
+            protocol = protocol._replace(loss=loss, selection="hit@10")
             fitted = train(row, columns, protocol, config)
             model, variables = ROWS[row].encoder(columns.num_items, recipe), fitted.variables
             settings = {"recipe": dataclasses.asdict(recipe), **common.describe_settings(config)}

@@ -20,7 +20,7 @@ from jaxrec import losses
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.ligr import LiGR
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
-from jaxrec.recipes import trainable
+from jaxrec.recipes import ticoserec, trainable
 from jaxrec.recipes.trainable import Events, SequenceModel
 from jaxrec.tasks.objectives import Objective, sampled
 
@@ -94,6 +94,23 @@ RECIPES: Mapping[str, Recipe] = {
 def usual(dataset: str) -> Recipe:
     """The settings for a data set; those of Beauty if `RECIPES` does not have it."""
     return RECIPES.get(dataset, Recipe())
+
+
+def with_views(recipe: Recipe, dataset: str) -> ticoserec.Recipe:
+    """CoSeRec's views for a data set, with the length, the epochs and the batches of a recipe here.
+
+    Raises:
+      ValueError: the recipe does not evaluate after every epoch, as training with views does.
+    """
+    if recipe.evaluate_every != 1:
+        raise ValueError(f"evaluate_every={recipe.evaluate_every}: must be 1 for rows with views")
+    return dataclasses.replace(
+        ticoserec.coserec(f"coserec-{dataset}"),
+        max_len=recipe.max_len,
+        epochs=recipe.epochs,
+        patience=recipe.patience or recipe.epochs,
+        batch_size=recipe.batch_size,
+    )
 
 
 # --- encoders, objectives and optimiser --------------------------------------------------------------

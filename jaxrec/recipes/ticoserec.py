@@ -28,6 +28,7 @@ from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols.next_item import Data
 from jaxrec.tasks.combine import combine
+from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_item import item_table
 from jaxrec.tasks.objectives import Objective, sampled
 from jaxrec.train.fit import Phase
@@ -226,7 +227,7 @@ def adam(recipe: Recipe) -> optax.GradientTransformation:
     return optax.chain(optax.add_decayed_weights(recipe.weight_decay), optax.adam(recipe.learning_rate))
 
 
-def phases(next_item: Task, views: Task | None, model: SASRec, data: Data, recipe: Recipe) -> list[Phase]:
+def phases(next_item: Task, views: Task | None, model: Encoder, data: Data, recipe: Recipe) -> list[Phase]:
     """Plain epochs, then epochs with views, then epochs whose similar items also come from the item table.
 
     views: the contrastive task, and data with the columns of `ticoserec_views.augmented`; None: all epochs

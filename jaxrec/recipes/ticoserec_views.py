@@ -22,13 +22,13 @@ from jaxrec.augment.similarity import SimilarItems
 from jaxrec.augment.views import View, operators_by_initials, plan_in_blocks, unaugmented_users
 from jaxrec.data.events.interactions import Sequences, gap_variance_rank
 from jaxrec.data.events.split import first_events
-from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.protocols.next_item import Data, Grow, packing_of, plan, selection, vocabulary
 from jaxrec.recipes import ticoserec as recipes
 from jaxrec.recipes import trainable
 from jaxrec.recipes.ticoserec import Recipe
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks import contrastive
+from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.fit import Fitted
@@ -163,7 +163,7 @@ class Form(NamedTuple):
     finite where states of padding count, since otherwise padding attends to nothing.
     """
 
-    task: Callable[[SASRec, Data, Recipe, int], Task]
+    task: Callable[[Encoder, Data, Recipe, int], Task]
     mask_value: float = -np.inf
 
 
@@ -173,18 +173,18 @@ def pooled(pool: Callable[[Array, Array, Array], Array]) -> Form:
     pool: (items, event, length) -> weights of the states, such as `tasks.contrastive.mean_of_events`.
     """
 
-    def task(model: SASRec, data: Data, recipe: Recipe, num_devices: int) -> Task:
+    def task(model: Encoder, data: Data, recipe: Recipe, num_devices: int) -> Task:
         packed = packing_of(
             data, model, recipe.batch_size, num_devices=num_devices, grow=lengths_of_views(recipe)
         )
-        assert packed is not None  # SASRec reads segments
+        assert packed is not None  # these encoders read segments
         views = both_views(data, recipe)
         return contrastive.pooled(model, views, packed=packed, pool=pool, temperature=recipe.temperature)
 
     return Form(task)
 
 
-def flat_task(model: SASRec, data: Data, recipe: Recipe, num_devices: int) -> Task:
+def flat_task(model: Encoder, data: Data, recipe: Recipe, num_devices: int) -> Task:
     """The concatenated states of all slots of a padded row, as in the official code."""
     return contrastive.flat(model, both_views(data, recipe), temperature=recipe.temperature)
 
@@ -212,7 +212,7 @@ def lengths_of_views(recipe: Recipe) -> Grow:
 
 
 def train(
-    encoder: SASRec,
+    encoder: Encoder,
     objective: Objective,
     data: Data,
     protocol: Protocol,

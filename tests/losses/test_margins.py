@@ -103,6 +103,54 @@ def test_gbce_without_calibration_or_of_every_negative_is_bce() -> None:
     np.testing.assert_allclose([plain, every], expected, rtol=1e-6)
 
 
+def gbce_64(pos: Any, neg: Any, **options: Any) -> Any:
+    """gBCE of one positive in float64, with its gradient in the positive."""
+    with jax.enable_x64(True):
+        loss = partial(losses.gbce, **options)
+        value, slope = jax.value_and_grad(lambda p: loss(p, jnp.asarray(neg, jnp.float64)[None])[()])(
+            jnp.asarray(pos, jnp.float64)[None]
+        )
+        return float(value), float(slope[0])
+
+
+@pytest.mark.parametrize(
+    ("num_items", "calibration", "beta"),
+    [(3416, 0.75, 0.306223), (3416, 1.0, 0.074963), (12_101, 0.75, 0.265868), (12_101, 0.0, 1.0)],
+)
+def test_the_power_of_gbce(num_items: int, calibration: float, beta: float) -> None:
+    """β of 256 negatives; the gradient in the positive's score is -β (1 - σ(s))."""
+    options: dict[str, Any] = {"num_items": num_items, "calibration": calibration}
+    for score in (-2.0, 0.0, 3.0):
+        value, slope = gbce_64(score, np.full(256, -800.0), **options)
+        assert value == pytest.approx(beta * np.log1p(np.exp(-score)), rel=3e-6)
+        assert slope == pytest.approx(-beta / (1 + np.exp(score)), rel=3e-6)
+
+
+def test_gbce_is_bce_of_the_published_transform() -> None:
+    """γ(s) = log(1 / (σ(s)^-β - 1)), so that σ(γ(s)) = σ(s)^β; in float64."""
+    neg = np.linspace(-3, 3, 7)
+    beta = 1 - 0.8 * (1 - 7 / 20)
+    for score in (-3.0, 0.0, 4.0):
+        moved = -np.log((1 + np.exp(-score)) ** beta - 1)
+        expected = np.log1p(np.exp(-moved)) + np.log1p(np.exp(neg)).sum()
+        assert gbce_64(score, neg, num_items=21, calibration=0.8)[0] == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("prob", [0.05, 0.3, 0.9])
+def test_calibrated_gbce_is_least_at_the_probability(prob: float) -> None:
+    """An item that is the positive with probability p, and else each negative with 1 / (number of others)."""
+    num_items, drawn = 11, 4
+    score = float(np.log(prob / (1 - prob)))
+    of_positive, of_negative = (
+        gbce_64(s, np.full(drawn, -800.0), num_items=num_items, calibration=1.0)[1] for s in (score, -score)
+    )
+    beta = drawn / (num_items - 1)
+    of_negative = -of_negative / beta  # d softplus(s) / ds = σ(s), of each negative
+    assert prob * of_positive + (1 - prob) * drawn / (num_items - 1) * of_negative == pytest.approx(
+        0, abs=1e-7
+    )
+
+
 @pytest.mark.parametrize(
     ("loss", "options", "match"),
     [

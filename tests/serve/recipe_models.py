@@ -42,6 +42,7 @@ from jaxrec.recipes import (
     scenarios,
     search,
     stamp,
+    strong,
     tdm,
     ticoserec,
 )
@@ -133,6 +134,8 @@ MODELS: dict[Callable[..., Any], Sequence | MultiInterest | Other] = {
     stamp.stmp: Sequence(stamp.stmp(NUM_ITEMS, STAMP)),
     stamp.gru4rec: Sequence(stamp.gru4rec(NUM_ITEMS, STAMP)),
     stamp.sasrec: Sequence(stamp.sasrec(NUM_ITEMS, STAMP)),
+    strong.ligr: Sequence(strong.ligr(NUM_ITEMS, strong.Recipe(**SIZES))),
+    strong.sasrec: Sequence(strong.sasrec(NUM_ITEMS, strong.Recipe(**SIZES))),
     hstu.hstu: Sequence(hstu.hstu(NUM_ITEMS, HSTU)),
     hstu.sasrec: Sequence(hstu.sasrec(NUM_ITEMS, HSTU)),
     hstu.sasrec_original: Sequence(hstu.sasrec_original(NUM_ITEMS, HSTU)),

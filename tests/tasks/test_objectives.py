@@ -67,6 +67,12 @@ def excluded_width() -> int:
         (sampled(losses.bpr, NUM_ITEMS, 3, num_negatives=4), "bpr", "bpr, 4 negatives an event"),
         (sampled(functools.partial(losses.bpr_max, regularisation=0.5), NUM_ITEMS, 3), "bpr-max", "bpr-max"),
         (sampled(margin, NUM_ITEMS, 3, name="hinge", description="hinge, 1"), "hinge", "hinge, 1"),
+        (
+            sampled(losses.sampled_softmax, NUM_ITEMS, None, num_negatives=4),
+            "ssm",
+            "ssm, 4 negatives an event from all items",
+        ),
+        (sampled(losses.bce, NUM_ITEMS, None), "bce", "bce, 1 negatives an event from all items"),
         (full_softmax(), "ce", "ce"),
         (
             uniform_softmax(NUM_ITEMS, 128),
@@ -139,6 +145,7 @@ def slow_scores(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 SLOW = {
     "bce": lambda pos, neg: np.log1p(np.exp(-pos)) + np.log1p(np.exp(neg)).sum(axis=1),
     "bpr": lambda pos, neg: np.log1p(np.exp(neg - pos[:, None])).mean(axis=1),
+    "sampled_softmax": lambda pos, neg: np.log1p(np.exp(neg - pos[:, None]).sum(axis=1)),
     "top1": lambda pos, neg: (1 / (1 + np.exp(pos[:, None] - neg)) + 1 / (1 + np.exp(-(neg**2)))).mean(
         axis=1
     ),
@@ -154,6 +161,31 @@ def test_a_sampled_objective_equals_slow_numpy(name: str, number: int) -> None:
     assert float(found) == pytest.approx(SLOW[name](*slow_scores(drawn(number))).mean(), rel=1e-5)
     assert np.isfinite(gradient).all()
     assert (np.asarray(gradient)[~REAL] == 0).all()
+
+
+def test_a_softmax_of_every_other_item_is_the_full_one() -> None:
+    others = np.array(
+        [[[j for j in range(1, NUM_ITEMS + 1) if j != t][: NUM_ITEMS - 1] for t in r] for r in TARGETS]
+    )
+    number = NUM_ITEMS - 1
+    objective = sampled(losses.sampled_softmax, NUM_ITEMS, None, num_negatives=number)
+    full = full_softmax(num_items=NUM_ITEMS)
+    for found, expected in zip(value(objective, others), value(full, others), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_negatives_that_are_the_target_stay(copies: int) -> None:
+    """They raise the loss, by at most log(1 + c) for c copies."""
+    ids = drawn(4) % (NUM_ITEMS - 1) + 1
+    ids = np.where(ids == TARGETS[..., None], ids % NUM_ITEMS + 1, ids)
+    hit = ids.copy()
+    hit[..., :copies] = np.maximum(TARGETS, 1)[..., None]
+    objective = sampled(losses.sampled_softmax, NUM_ITEMS, None, num_negatives=4)
+    same, _ = value(objective, np.concatenate([ids[..., copies:], hit[..., :copies]], -1))
+    fewer = sampled(losses.sampled_softmax, NUM_ITEMS, None, num_negatives=4 - copies)
+    without, _ = value(fewer, ids[..., copies:].squeeze(-1) if copies == 3 else ids[..., copies:])
+    assert 0 < float(same - without) <= np.log(1 + copies) + 1e-6
 
 
 @pytest.mark.parametrize("number", [1, 4])
@@ -201,6 +233,20 @@ def test_each_event_gets_its_own_items_that_the_user_has_not_used() -> None:
         used = set(small.training_events(int(users[row, slot])))
         assert set(found[row, slot].tolist()) == set(range(1, NUM_ITEMS + 1)) - used
     assert (found[0, 0] != found[0, 1]).any()
+
+
+def test_negatives_of_all_items_are_uniform_and_of_each_event() -> None:
+    objective = sampled(losses.sampled_softmax, NUM_ITEMS, None, num_negatives=500)
+    draw = jax.jit(objective.draw)
+    first, again, other = (
+        np.asarray(draw(jax.random.key(seed), jnp.zeros((2, 3), jnp.int32), {})["negatives"])
+        for seed in (0, 0, 1)
+    )
+    counts = np.bincount(first.reshape(-1), minlength=NUM_ITEMS + 1)
+    assert counts[0] == 0 and len(counts) == NUM_ITEMS + 1
+    mean = first.size / NUM_ITEMS
+    assert ((counts[1:] - mean) ** 2 / mean).sum() < 2 * NUM_ITEMS  # chi-square
+    assert (first == again).all() and (first != other).any() and (first[0, 0] != first[0, 1]).any()
 
 
 def test_one_negative_an_event_is_one_draw_of_the_sampler() -> None:

@@ -1,19 +1,176 @@
-"""The rows of `jaxrec.baselines.click_tables`, which other rows of a table are read against."""
+"""Rows that are not trained by gradient descent, which the other rows of a table are read against.
+
+RANKING are those of every table that ranks items after the events of a user, MATRIX those of every table on
+an interaction matrix, and CLICKS those of every table of labelled examples. Rows ending in -selected have the
+settings of the best `selection` of their protocol on validation, each value of their grid tried with each;
+all trials are stored beside the result. `co-visitation` has one form for all data, stated beforehand, and `co-visitation-directed` counts only what
+comes after an item.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from experiments import common
+from experiments import common, sweeps
+from jaxrec import baselines, provenance
 from jaxrec.baselines import click_tables
 from jaxrec.nn.layers.features import Categorical, Numeric
-from jaxrec.protocols import impressions
+from jaxrec.protocols import impressions, next_item
+from jaxrec.recipes import counting, successors
+from jaxrec.recipes.trainable import CountingModel, SuccessorModel, fit_seeds
 from jaxrec.tasks.multitask import Target
+from jaxrec.train.evaluate import evaluate
+from jaxrec.tuning import records
+from jaxrec.tuning.records import Record
+from jaxrec.types import Baseline, Evaluation, Protocol, Variables
 
-NAMES = tuple(click_tables.METHODS)
+# --- tables that rank items --------------------------------------------------------------------------
+
+
+class Floor(NamedTuple):
+    """A method, and the values of its settings that are tried on validation; none: its recipe's."""
+
+    entry: CountingModel | SuccessorModel
+    grid: Mapping[str, Sequence[Any]] = {}
+
+
+class Fit(NamedTuple):
+    """A fitted row: variables have a leading axis of seeds, the protocol says what chose its settings."""
+
+    model: Any  # a Retriever or Scorer
+    variables: Variables
+    protocol: Protocol
+    settings: dict[str, Any]
+    seeds: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings:
+    """Of a method without settings."""
+
+
+RANDOM = CountingModel(NoSettings, lambda data, recipe, seed: baselines.random(data), drawn=True)
+POPULARITY = CountingModel(NoSettings, lambda data, recipe, seed: baselines.popularity(data))
+NEIGHBOURS: Mapping[str, Sequence[Any]] = {"neighbours": (20, 50, 100, 200, 400)}
+RANKING: Mapping[str, Floor] = {
+    "random": Floor(RANDOM),
+    "popularity": Floor(POPULARITY),
+    "co-visitation": Floor(successors.MODELS["co-visitation"]),
+    "co-visitation-directed": Floor(
+        successors.MODELS["co-visitation"]._replace(recipe=successors.CoVisits(backward=False))
+    ),
+    "co-visitation-selected": Floor(
+        successors.MODELS["co-visitation"],
+        {
+            "window": (1, 2, 5, 0), "by_distance": (True, False), "backward": (True, False),
+            "history": (1, 10),
+        },
+    ),
+    "item-knn-selected": Floor(
+        successors.MODELS["item-knn"],
+        {"neighbours": (20, 100, 500), "regularisation": (0.0, 5.0, 20.0, 100.0)},
+    ),
+    "matrix-item-knn-selected": Floor(counting.MODELS["matrix-item-knn"], NEIGHBOURS),
+}  # fmt: skip
+MATRIX: Mapping[str, Floor] = {
+    "random": Floor(RANDOM),
+    "popularity": Floor(POPULARITY),
+    "matrix-item-knn-selected": Floor(counting.MODELS["matrix-item-knn"], NEIGHBOURS),
+    "ease-selected": Floor(counting.MODELS["ease"], {"regularisation": (20.0, 80.0, 300.0, 1000.0)}),
+    "slim-selected": Floor(counting.MODELS["slim"], {"alpha": (0.001, 0.005, 0.02)}),
+    "ials-selected": Floor(
+        counting.MODELS["ials"], {"alpha0": (0.001, 0.003, 0.01), "regularisation": (0.003, 0.01, 0.03)}
+    ),
+}
+
+
+def fit(
+    name: str,
+    data: Any,
+    protocol: Protocol,
+    config: Any,
+    experiment: str,
+    dataset: str,
+    model: str = "",
+    *,
+    evaluation: Callable[..., Evaluation] = next_item.evaluation,
+    known: Mapping[str, Floor] = RANKING,
+    once: bool = False,
+) -> Fit:
+    """Fits a row, with the settings of its grid that are best on validation; all trials are stored.
+
+    protocol: its `selection` is that of a row that is chosen. config: of the experiment: results, seeds,
+    tiny, which tries the first value of each setting alone. model: the name of its result, if not the row's.
+    evaluation: that of the protocol, of data like these. known: the rows by name. once: a row without random
+    numbers has the first seed alone.
+    """
+    entry, grid = known[name]
+    counted = CountingModel(*entry)
+    recipe = entry.recipe() if isinstance(entry.recipe, type) else entry.recipe
+
+    if grid:
+        trials = try_all(
+            name,
+            lambda settings: entry.make(data, dataclasses.replace(recipe, **settings), config.seeds[0]),
+            {key: values[:1] if config.tiny else values for key, values in grid.items()},
+            data,
+            protocol,
+            evaluation=evaluation,
+        )
+        path = sweeps.study_path(config.results, experiment, dataset, model or name)
+        identity = {"experiment": experiment, "dataset": dataset, "model": model or name}
+        lower = protocol.selection.startswith("log_loss")
+        write_trials(path, trials, {**identity, "metric": protocol.selection, "lower_is_better": lower})
+        recipe = dataclasses.replace(recipe, **best(trials, lower_is_better=lower))
+    seeds = config.seeds[:1] if once and not counted.drawn else config.seeds
+    ranked, variables = fit_seeds(counted, data, recipe, seeds)
+    chosen = protocol._replace(loss="", selection=protocol.selection if grid else "none")
+    return Fit(ranked, variables, chosen, dataclasses.asdict(recipe), seeds)
+
+
+Trials = list[tuple[float, dict[str, Any]]]  # the value on validation, and the settings
+
+
+def try_all(
+    name: str,
+    make: Callable[[Mapping[str, Any]], Baseline],
+    grid: Mapping[str, Sequence[Any]],
+    data: Any,
+    protocol: Protocol,
+    *,
+    evaluation: Callable[..., Evaluation] = next_item.evaluation,
+) -> Trials:
+    """The `protocol.selection` on validation for each value of the grid with each. make: of settings."""
+    trials: Trials = []
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(grid, values, strict=True))
+        made = make(settings)
+        asked = evaluation(made, data, protocol, "validation")
+        value = evaluate(asked, made.for_seeds((0,)), data.columns)[0][protocol.selection]
+        print(f"{name} {settings}: validation {protocol.selection} {value:.4f}", flush=True)
+        trials.append((value, settings))
+    return trials
+
+
+def best(trials: Trials, *, lower_is_better: bool = False) -> dict[str, Any]:
+    """The settings of the best value, the first of equal ones."""
+    return max(trials, key=lambda one: -one[0] if lower_is_better else one[0])[1]
+
+
+def write_trials(path: Path, trials: Trials, identity: Mapping[str, Any]) -> None:
+    """Writes all trials beside the result, in the form of a search's."""
+    tried = [Record(i, settings, "complete", value, epochs=1) for i, (value, settings) in enumerate(trials)]
+    records.write(path, identity, tried, made_by=[provenance.manifest()], library="grid")
+
+
+# --- tables of labelled examples ---------------------------------------------------------------------
+
+CLICKS = tuple(click_tables.METHODS)
 
 
 def measure(
@@ -35,7 +192,7 @@ def measure(
     Raises:
       ImportError: a row needs a library that is not installed; before anything is fitted.
     """
-    names = [row for row in (config.rows if rows is None else rows) if row in NAMES]
+    names = [row for row in (config.rows if rows is None else rows) if row in CLICKS]
     click_tables.check_installed(names)
     grid = click_tables.TINY if config.tiny else click_tables.Grid()
     for name in names:

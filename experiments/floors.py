@@ -3,8 +3,8 @@
 RANKING are those of every table that ranks items after the events of a user, MATRIX those of every table on
 an interaction matrix, and CLICKS those of every table of labelled examples. Rows ending in -selected have the
 settings of the best `selection` of their protocol on validation, each value of their grid tried with each;
-all trials are stored beside the result. `co-visitation` has one form for all data, stated beforehand, and `co-visitation-directed` counts only what
-comes after an item.
+all trials are stored beside the result. `co-visitation` has one form for all data, stated beforehand;
+`co-visitation-directed` is the same, but counts only what comes after an item.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import common, sweeps
@@ -114,58 +113,50 @@ def fit(
     recipe = entry.recipe() if isinstance(entry.recipe, type) else entry.recipe
 
     if grid:
-        trials = try_all(
-            name,
-            lambda settings: entry.make(data, dataclasses.replace(recipe, **settings), config.seeds[0]),
-            {key: values[:1] if config.tiny else values for key, values in grid.items()},
-            data,
-            protocol,
-            evaluation=evaluation,
-        )
-        path = sweeps.study_path(config.results, experiment, dataset, model or name)
-        identity = {"experiment": experiment, "dataset": dataset, "model": model or name}
-        lower = protocol.selection.startswith("log_loss")
-        write_trials(path, trials, {**identity, "metric": protocol.selection, "lower_is_better": lower})
-        recipe = dataclasses.replace(recipe, **best(trials, lower_is_better=lower))
+
+        def make(settings: Mapping[str, Any]) -> Baseline:
+            return entry.make(data, dataclasses.replace(recipe, **settings), config.seeds[0])
+
+        asked = (make, grid, data, protocol, config, experiment, dataset, model or name)
+        recipe = dataclasses.replace(recipe, **choose(*asked, evaluation=evaluation))
     seeds = config.seeds[:1] if once and not counted.drawn else config.seeds
     ranked, variables = fit_seeds(counted, data, recipe, seeds)
     chosen = protocol._replace(loss="", selection=protocol.selection if grid else "none")
     return Fit(ranked, variables, chosen, dataclasses.asdict(recipe), seeds)
 
 
-Trials = list[tuple[float, dict[str, Any]]]  # the value on validation, and the settings
-
-
-def try_all(
-    name: str,
+def choose(
     make: Callable[[Mapping[str, Any]], Baseline],
     grid: Mapping[str, Sequence[Any]],
     data: Any,
     protocol: Protocol,
+    config: Any,
+    experiment: str,
+    dataset: str,
+    model: str,
     *,
     evaluation: Callable[..., Evaluation] = next_item.evaluation,
-) -> Trials:
-    """The `protocol.selection` on validation for each value of the grid with each. make: of settings."""
-    trials: Trials = []
-    for values in itertools.product(*grid.values()):
+) -> dict[str, Any]:
+    """The settings of the best `protocol.selection` on validation, the first of equal ones.
+
+    Each value of the grid is tried with each, with --tiny the first of each alone. All trials are written
+    beside the result, in the form of a search's. make: settings -> the fitted method.
+    """
+    tried: list[Record] = []
+    for values in itertools.product(*(v[:1] if config.tiny else v for v in grid.values())):
         settings = dict(zip(grid, values, strict=True))
         made = make(settings)
         asked = evaluation(made, data, protocol, "validation")
         value = evaluate(asked, made.for_seeds((0,)), data.columns)[0][protocol.selection]
-        print(f"{name} {settings}: validation {protocol.selection} {value:.4f}", flush=True)
-        trials.append((value, settings))
-    return trials
-
-
-def best(trials: Trials, *, lower_is_better: bool = False) -> dict[str, Any]:
-    """The settings of the best value, the first of equal ones."""
-    return max(trials, key=lambda one: -one[0] if lower_is_better else one[0])[1]
-
-
-def write_trials(path: Path, trials: Trials, identity: Mapping[str, Any]) -> None:
-    """Writes all trials beside the result, in the form of a search's."""
-    tried = [Record(i, settings, "complete", value, epochs=1) for i, (value, settings) in enumerate(trials)]
-    records.write(path, identity, tried, made_by=[provenance.manifest()], library="grid")
+        print(f"{model} {settings}: validation {protocol.selection} {value:.4f}", flush=True)
+        tried.append(Record(len(tried), settings, "complete", value, epochs=1))
+    lower = protocol.selection.startswith("log_loss")
+    names = {"experiment": experiment, "dataset": dataset, "model": model, "metric": protocol.selection}
+    path = sweeps.study_path(config.results, experiment, dataset, model)
+    records.write(path, {**names, "lower_is_better": lower}, tried, made_by=[provenance.manifest()])
+    best = records.choose(tried, lower)
+    assert best is not None  # all are complete
+    return dict(best.settings)
 
 
 # --- tables of labelled examples ---------------------------------------------------------------------
@@ -183,11 +174,14 @@ def measure(
     rows: Sequence[str] | None = None,
     calibration: bool = False,
     keep: str = "",
+    dataset: str = "",
+    summarise: Callable[[Mapping[str, float]], Mapping[str, float]] = dict,
 ) -> None:
     """Fits, tests and stores the baselines that are rows of the table.
 
     config: of the experiment; its `rows` are all rows, None of `rows` given. evaluated: what is tested.
-    keep: how the names of the metrics begin that are stored.
+    keep: how the names of the metrics begin that are stored. dataset: in results; "": the name of the data.
+    summarise: what is stored of the metrics of a seed.
 
     Raises:
       ImportError: a row needs a library that is not installed; before anything is fitted.
@@ -200,13 +194,14 @@ def measure(
         found = click_tables.measure(
             name, columns, fields, evaluated, seeds=config.seeds, grid=grid, calibration=calibration
         )
-        kept = [{k: v for k, v in of_seed.items() if k.startswith(keep)} for of_seed in found.tested.metrics]
+        summaries = [summarise(of_seed) for of_seed in found.tested.metrics]
+        kept = [{k: v for k, v in of_seed.items() if k.startswith(keep)} for of_seed in summaries]
         tested = found.tested._replace(metrics=kept)
         chosen = {"chosen": found.settings, "validation_auc": found.validation} if found.settings else {}
         path = common.save(
             config.results,
             experiment=experiment,
-            dataset=columns.name,
+            dataset=dataset or columns.name,
             model=name,
             config={**chosen, **({"grid": dataclasses.asdict(grid)} if chosen else {})},
             protocol=impressions.protocol(

@@ -55,7 +55,7 @@ class NoSettings:
 
 RANDOM = CountingModel(NoSettings, lambda data, recipe, seed: baselines.random(data), drawn=True)
 POPULARITY = CountingModel(NoSettings, lambda data, recipe, seed: baselines.popularity(data))
-NEIGHBOURS: Mapping[str, Sequence[Any]] = {"neighbours": (20, 50, 100, 200, 400)}
+NEIGHBOURS: Mapping[str, Sequence[Any]] = {"neighbours": (5, 10, 20, 50, 100, 200, 400)}
 RANKING: Mapping[str, Floor] = {
     "random": Floor(RANDOM),
     "popularity": Floor(POPULARITY),
@@ -72,7 +72,7 @@ RANKING: Mapping[str, Floor] = {
     ),
     "item-knn-selected": Floor(
         successors.MODELS["item-knn"],
-        {"neighbours": (20, 100, 500), "regularisation": (0.0, 5.0, 20.0, 100.0)},
+        {"neighbours": (20, 100, 500), "regularisation": (0.0, 5.0, 20.0, 100.0, 500.0)},
     ),
     "matrix-item-knn-selected": Floor(counting.MODELS["matrix-item-knn"], NEIGHBOURS),
 }  # fmt: skip

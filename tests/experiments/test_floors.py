@@ -52,7 +52,9 @@ OTHER = {  # tables with other names or other rows, and why
     "mobius": (
         ("random", "popularity"), "generated pairs of a query and an ad; queries have no history of ads",
     ),
-    "melu": (("mean-rating", "user-mean", "item-mean", "biases"), "ratings are predicted, not ranked among all items"),
+    "melu": (
+        ("mean-rating", "user-mean", "item-mean", "biases"), "ratings are predicted, no item is ranked",
+    ),
     "delayed_feedback": (("base-rate",), "generated clicks whose labels arrive later"),
     "watch_time": (("mean", "duration-mean", "item-mean"), "watch times are numbers"),
 }  # fmt: skip

@@ -67,6 +67,19 @@ RUNS: Mapping[str, tuple[str, ...]] = {
     "loss_weighting/default": (),
     "mmoe_synthetic/default": (),
     "kuaishou_ebr/default": (),
+    "feedback/default": (),
+    "multi_interest/default": ("--rows", "co-visitation", "comirec-sa-ce"),
+    "lightgcn/default": ("--rows", "ease", "slim", "rp3beta", "matrix-item-knn", "bpr-mf"),
+    "multivae/default": (),
+    "ncf/default": (),
+    "melu/default": (),
+    "two_tower/default": ("--rows", "ease-selected", "batch-softmax-logq"),
+    "popularity_bias/default": (),
+    "calibration/default": (),
+    "delayed_feedback/default": (),
+    "position_bias/default": (),
+    "distillation/default": (),
+    "off_policy/default": (),
     "published_checkpoints/tiny": (),
     "published_checkpoints/published": (),
 }  # fmt: skip
@@ -88,17 +101,17 @@ class Arguments:
     only: tuple[str, ...] = ()  # runs; none: all
 
 
-def module_of(experiment: str) -> str:
-    """The module of an experiment, in any folder of experiments/."""
-    everywhere = (ROOT / "experiments").rglob(f"{experiment}.py")
+def module_of(experiment: str, root: Path = ROOT) -> str:
+    """The module of an experiment, in any folder of experiments/ of a checkout."""
+    everywhere = (root / "experiments").rglob(f"{experiment}.py")
     found = [path for path in everywhere if path.parent.name != "benchmarks"]
     if len(found) != 1:
         raise ValueError(f"{experiment}: {len(found)} files of this name in experiments/")
-    return ".".join(found[0].relative_to(ROOT).with_suffix("").parts)
+    return ".".join(found[0].relative_to(root).with_suffix("").parts)
 
 
-def numbers(run: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Runs an experiment in a process of its own: {data set/model: {seeds, metrics}}.
+def numbers(run: str, folder: Path, root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """Runs an experiment of a checkout in a process of its own: {data set/model: {seeds, metrics}}.
 
     Raises:
       RuntimeError: the run failed; the message has its last lines.
@@ -111,13 +124,13 @@ def numbers(run: str, folder: Path) -> dict[str, dict[str, Any]]:
     command = [
         sys.executable,
         "-m",
-        module_of(MODULES.get(run, experiment)),
+        module_of(MODULES.get(run, experiment), root),
         *tiny,
         *RUNS[run],
         *seeds,
         *folders,
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=_environment())
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=_environment(root))
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stderr[-3000:]}")
     found = {}
@@ -129,10 +142,10 @@ def numbers(run: str, folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _environment() -> dict[str, str]:
+def _environment(root: Path) -> dict[str, str]:
     """Environment without XLA's optimisations, which take most of the time of a tiny run."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip(), "PYTHONPATH": str(root)}
 
 
 def differences(before: Any, after: Any, where: str = "") -> list[str]:

@@ -106,12 +106,12 @@ class Config(common.TableOptions, common.SweepOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     group: Literal["income", "education"] = "income"  # pair of tasks of Census-Income
-    rows: tuple[str, ...] = (*floors.NAMES, *ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*floors.CLICKS, *ROWS)  # rows of the table
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
     workdir: str = "runs/census"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
+        common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         sweeps.check(self, ROWS)
         sizes = ("num_experts", "num_specific", "num_shared", "num_levels", "num_subnets")
         common.check(self, "epochs", "patience", "batch_size", "dim", "save_every", *sizes)

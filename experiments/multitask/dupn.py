@@ -63,11 +63,11 @@ class Config(common.Options, recipes.Recipe):
 
     num_users: int = 20_000  # a tenth each for validation and test
     length: int = 30  # behaviours of a user, at most
-    rows: tuple[str, ...] = (*floors.NAMES, *ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*floors.CLICKS, *ROWS)  # rows of the table
     workdir: str = "runs/dupn"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
+        common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         sizes = ("epochs", "patience", "batch_size", "dim", "hidden_dim", "num_users", "length")
         common.check(self, *sizes, "save_every")
 

@@ -95,14 +95,14 @@ TINY: Mapping[str, Any] = {"epochs": 2, "batch_size": 64}
 class Config(common.TableOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
-    rows: tuple[str, ...] = (*floors.NAMES, *ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*floors.CLICKS, *ROWS)  # rows of the table
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
     user: str = "user_id"  # column of categories that nmtr reads as users
     item: str = "item_id"  # and as items
     workdir: str = "runs/funnel"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
+        common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         common.check(self, "epochs", "patience", "batch_size", "dim", "num_experts", "save_every")
         for name, weight in (("counterfactual", self.counterfactual), ("calibrator", self.calibrator)):
             if not 0 <= weight < math.inf:

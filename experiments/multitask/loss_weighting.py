@@ -3,9 +3,9 @@
 Shared-Bottom with the sizes of `experiments.multitask.census`, trained with the sum of its losses and with
 each method of `jaxrec.optim`; no paper compares these on this data, so there are no published numbers.
 Methods that balance gradients use those of all parameters that both tasks share, embeddings and bottom;
-GradNorm uses those of the bottom alone, MGDA-UB those of its output. The baselines of the table are in
-`experiments.multitask.census`, which has the same examples. The parameters are those of the epoch of
-best validation AUC, the mean over tasks.
+GradNorm uses those of the bottom alone, MGDA-UB those of its output. Baselines without gradient descent are
+those of `experiments.floors`. The parameters are those of the epoch of best validation AUC, the mean over
+tasks.
 
 Run:     python -m experiments.multitask.loss_weighting --group income
 Also:    --rows pcgrad mgda --seeds 0
@@ -21,7 +21,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from experiments import common
+from experiments import common, floors
 from experiments.multitask import census
 from experiments.multitask.training import Model, count_parameters, train
 from jaxrec import config as command_line
@@ -75,12 +75,12 @@ class Config(common.TableOptions, recipes.Balance, recipes.Bottom, recipes.Train
     """Trains and tests the same model with each method, one after the other."""
 
     group: Literal["income", "education"] = "income"  # pair of tasks of Census-Income
-    rows: tuple[str, ...] = tuple(ROWS)  # methods
+    rows: tuple[str, ...] = (*floors.CLICKS, *ROWS)  # methods, and baselines
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # trained together in one compiled program
     workdir: str = "runs/loss_weighting"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, ROWS)
+        common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         common.check(self, "epochs", "patience", "batch_size", "dim", "save_every")
 
 
@@ -103,6 +103,7 @@ def build(config: Config, columns: impressions.Data, features: Any) -> dict[str,
             weighting=ROWS[row].weighting(tasks, config, steps),
         )
         for row in config.rows
+        if row in ROWS
     }
 
 
@@ -112,8 +113,11 @@ def run(config: Config) -> None:
     config = common.shrink_if_tiny(config, **census.TINY)
     split = census.load(config, config.group)
     columns = impressions.resident(split)
-    models = build(config, columns, impressions.features(split.impressions, config.dim))
+    features = impressions.features(split.impressions, config.dim)
+    models = build(config, columns, features)
     sizes = count_parameters({row: [model] for row, model in models.items()}, columns)
+    tasks = {task: None for task in columns.tasks if task not in columns.spaces}
+    floors.measure(config, EXPERIMENT, columns, features.fields, impressions.targets(columns, tasks))
     for row, model in models.items():
         fitted, found = train(
             model, columns, config, **common.training_options(config, columns.name, row, row=row)

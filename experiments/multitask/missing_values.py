@@ -77,11 +77,11 @@ class Config(common.Options, recipes.Missing):
     num_examples: int = 20_000  # four fifths of them for training
     share: float = 0.3  # of the numbers that are missing
     tie: float = 0.1  # learned-kl: weight of the divergence
-    rows: tuple[str, ...] = (*floors.NAMES, *ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*floors.CLICKS, *ROWS)  # rows of the table
     workdir: str = "runs/missing_values"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
+        common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         common.check(self, "epochs", "patience", "batch_size", "num_examples", "save_every")
         if not 0 <= self.tie < math.inf:
             raise ValueError(f"tie={self.tie}: must be at least 0 and finite; 0 trains without it")

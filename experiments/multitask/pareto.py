@@ -94,13 +94,13 @@ class Config(common.Options, recipes.Front):
     """Trains and tests the points of each front, and draws them."""
 
     dataset: Literal["synthetic", "census"] = "synthetic"  # census: income and never married
-    rows: tuple[str, ...] = (*floors.NAMES, *ROWS)  # fronts
+    rows: tuple[str, ...] = (*floors.CLICKS, *ROWS)  # fronts
     points: tuple[float, ...] = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)  # of the fronts that are swept
     slack: float = 0.2  # pe-ltr: the share of the weights that no bound gives away
     workdir: str = "runs/pareto"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
+        common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         common.check(self, "epochs", "patience", "batch_size", "dim", "save_every")
         if not self.points or not all(0 < point < 1 for point in self.points):
             raise ValueError(f"points={self.points}: give at least one, each between 0 and 1")

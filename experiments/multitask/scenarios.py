@@ -10,6 +10,8 @@ income.
     poso     hidden units gated by the scenario (Dai et al., 2021)
     epnet    features gated by the scenario, ppnet    hidden units gated by it (Chang et al., KDD 2023)
 
+Baselines without gradient descent are those of `experiments.floors`, one model for all scenarios.
+
 All rows have the same features, including the scenario's column, and the same hidden layers; gates and
 generators read vectors of the scenario from a table of their own. A row's parameters are those of the epoch
 of best validation AUC over all examples. AUC is over all test examples and over those of each scenario;
@@ -28,6 +30,7 @@ Expect:  no model exceeds the MLP (AUC of income 0.9300 ± 0.0003) by more than 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -35,7 +38,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from experiments import common
+from experiments import common, floors
 from experiments.multitask.training import Model, count_parameters, train
 from jaxrec import config as command_line
 from jaxrec import data
@@ -76,11 +79,11 @@ class Config(common.TableOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     scenario: str = "tax_filer_stat"  # column of categories whose values are the scenarios
-    rows: tuple[str, ...] = tuple(ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*floors.CLICKS, *ROWS)  # rows of the table
     workdir: str = "runs/scenarios"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, ROWS)
+        common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         common.check(self, "epochs", "patience", "batch_size", "dim", "save_every")
 
 
@@ -177,8 +180,15 @@ def run(config: Config) -> None:
     config = common.shrink_if_tiny(config, **TINY, **({"scenario": TINY_SCENARIO} if synthetic else {}))
     setting = load(config)
     columns = setting.columns
-    models = {row: build(row, setting, config) for row in config.rows}
+    models = {row: build(row, setting, config) for row in config.rows if row in ROWS}
     sizes = count_parameters({row: [model] for row, model in models.items()}, columns)
+    tested = [Target(name, None, f"label/{setting.task}") for name in (setting.task, *setting.scenarios)]
+    fields = impressions.features(setting.split.impressions, config.dim).fields
+    dataset = f"{columns.name}-by-{setting.column}"
+    floors.measure(
+        config, EXPERIMENT, columns, fields, tested, dataset=dataset,
+        summarise=functools.partial(summary, setting=setting),
+    )  # fmt: skip
     for row, model in models.items():
         kept = common.training_options(config, columns.name, setting.column, row, row=row)
         fitted, test = train(model, columns, config, **kept)
@@ -186,7 +196,7 @@ def run(config: Config) -> None:
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
-            dataset=f"{columns.name}-by-{setting.column}",
+            dataset=dataset,
             model=row,
             config={**common.describe_settings(config), "parameters": sizes[row]},
             protocol=impressions.protocol(columns, model.selection, model.loss),

@@ -11,6 +11,7 @@ Calibrators are fitted to the examples of validation and tested on those of the 
     smooth-isotonic   the same of bins, whose blocks are joined by lines (Deng et al., ECML PKDD 2020)
     by-field          the same for each value of a field
     unsampled         a model of its own, trained on all negatives
+    base-rate, logistic-regression, gbdt, gbdt-lr    `experiments.floors`, fitted to all negatives
 
 Census-Income: income over 50,000 dollars, 6 % of the people, from 32 nominal columns; the field is the major
 occupation. Rows but `unsampled` are of one training, of the epoch of best validation AUC, and differ only in
@@ -39,12 +40,13 @@ import jax
 import numpy as np
 import optax
 
-from experiments import common
+from experiments import common, floors
 from jaxrec import calibration, data
 from jaxrec import config as command_line
 from jaxrec.config import check_run
 from jaxrec.data.synthetic.multitask import funnel
 from jaxrec.data.tables.impressions import ImpressionSplit
+from jaxrec.nn.layers.features import Categorical, Numeric
 from jaxrec.protocols import impressions
 from jaxrec.protocols.calibrating import validation_logits
 from jaxrec.recipes import interaction as recipes
@@ -72,7 +74,7 @@ class Config(common.TableOptions, recipes.Recipe):
     workdir: str = "runs/calibration"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, (*ROWS, UNSAMPLED))
+        common.check_rows(self.rows, ALL)
         common.check(self, "epochs", "patience", "batch_size", "dim", "save_every", "num_bins", "bin_size")
         if self.data and len(self.labels) != 1:
             raise ValueError(f"labels={self.labels}: name one label, the column of 0 and 1 to predict")
@@ -115,6 +117,9 @@ ROWS: Mapping[str, Callable[[Fitting, Config], Read]] = {
 }
 
 
+ALL = (*floors.CLICKS, *ROWS, UNSAMPLED)
+
+
 class Setting(NamedTuple):
     """A table with all of its negatives, its target, its task, and the field."""
 
@@ -122,6 +127,7 @@ class Setting(NamedTuple):
     target: Target
     task: Task
     field: str
+    fields: tuple[Categorical | Numeric, ...]
 
 
 def load(config: Config) -> Setting:
@@ -137,7 +143,7 @@ def load(config: Config) -> Setting:
     sized = tuple(
         f._replace(dim=config.dim) for f in impressions.features(split.impressions, config.dim).fields
     )
-    return Setting(columns, target, multitask(recipes.deep(recipes.Columns(sized)), [target]), field)
+    return Setting(columns, target, multitask(recipes.deep(recipes.Columns(sized)), [target]), field, sized)
 
 
 def table(config: Config) -> ImpressionSplit:
@@ -210,9 +216,11 @@ def run(config: Config) -> None:
     """Trains, calibrates, tests and stores every row."""
     check_run(config)
     config = common.shrink_if_tiny(config, **TINY)
-    setting, rows = load(config), config.rows or (*ROWS, UNSAMPLED)
+    setting, rows = load(config), config.rows or ALL
+    read = (setting.columns, setting.fields, [setting.target])
+    floors.measure(config, EXPERIMENT, *read, rows=rows, calibration=True)
     once = functools.cache(lambda rate: train(f"kept-{rate:g}", setting, config, rate))
-    for row in rows:
+    for row in [row for row in rows if row not in floors.CLICKS]:
         fitted = once(1.0 if row == UNSAMPLED else config.rate)
         fittings, by_field, logits = measure(setting, fitted.variables)
         fit = ROWS["uncalibrated" if row == UNSAMPLED else row]

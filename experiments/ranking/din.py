@@ -93,12 +93,12 @@ class Config(common.EventOptions, common.SweepOptions, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     dataset: Literal["ml-100k", "Beauty", "Sports", "Toys", "Yelp", "Video"] = "ml-100k"  # data set
-    rows: tuple[str, ...] = (*floors.NAMES, *ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*floors.CLICKS, *ROWS)  # rows of the table
     split: Literal["last", "time", "user"] = "last"  # by each user's last events, by time, by user
     workdir: str = "runs/din"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
+        common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         sweeps.check(self, ROWS)
         common.check(self, "epochs", "patience", "batch_size", "dim", "length", "save_every")
         for name in ("mba", "auxiliary"):

@@ -104,7 +104,7 @@ class Config(common.EventOptions, recipes.Recipe):
     workdir: str = "runs/feature_interaction"  # folder of checkpoints and logs; continued if found
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, (*floors.NAMES, *ROWS))
+        common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         common.check(self, "epochs", "patience", "batch_size", "dim", "length", "save_every")
         histories = [row for row in self.rows if row in ROWS and ROWS[row].history]
         if histories and self.is_table:
@@ -217,7 +217,7 @@ def run(config: Config) -> None:
     check_run(config)
     config = common.shrink_if_tiny(config, **TINY)
     setting = load(config)
-    every = config.rows or (*floors.NAMES, *setting.rows)
+    every = config.rows or (*floors.CLICKS, *setting.rows)
     for row in (rows := [row for row in every if row in ROWS]):
         ROWS[row].model(setting.columns)  # raises its error before any row is trained
     read = setting.data, setting.columns.fields, [setting.target]

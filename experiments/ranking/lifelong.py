@@ -14,6 +14,8 @@ recent events has an AUC of 0.5, an oracle that knows the true preferences 1 - n
                           loss; then all other parameters with the loss of the click, while the search keeps
                           its parameters of best AUC
 
+    base-rate, logistic-regression, gbdt, gbdt-lr    `experiments.floors`, of the target and counts of events
+
 Models are also timed: milliseconds per batch of 8 users by the length of their histories, to score
 (`serve`, including the gathering of events), for a training step (`train`), and for MIMN to score from a
 state that is stored for each user (`stored`).
@@ -50,7 +52,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments import common
+from experiments import common, floors
 from experiments.ranking import lifelong_times
 from jaxrec import config as command_line
 from jaxrec.config import check_run
@@ -58,6 +60,7 @@ from jaxrec.data.synthetic.lifelong import Lifelong, lifelong
 from jaxrec.data.tables.click_histories import Clicks
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import impressions
+from jaxrec.recipes import interest
 from jaxrec.recipes import search as recipes
 from jaxrec.tasks.ctr import ctr, memory_utilisation
 from jaxrec.tasks.multitask import Target
@@ -114,7 +117,7 @@ TINY: Mapping[str, Any] = {"epochs": 2, "batch_size": 64, "recent": 6}
 class Config(common.Options, recipes.Recipe):
     """Trains, tests and times the rows of the table, one after the other."""
 
-    rows: tuple[str, ...] = tuple(ROWS)  # rows of the table
+    rows: tuple[str, ...] = (*floors.CLICKS, *ROWS)  # rows of the table
     trained: bool = True  # whether rows are trained and tested; otherwise only timed
     timed: tuple[int, ...] = (100, 1_000, 10_000, 54_000)  # lengths of histories to time; empty: not timed
     num_users: int = 1_000  # a tenth each for validation and test; 10 impressions per user
@@ -125,7 +128,7 @@ class Config(common.Options, recipes.Recipe):
     workdir: str = "runs/lifelong"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, ROWS)
+        common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         common.check(self, "epochs", "patience", "batch_size", "dim", "recent", "k", "slots", "save_every")
         if not self.utilisation > 0:
             raise ValueError(f"utilisation={self.utilisation}: must be positive")
@@ -231,6 +234,16 @@ def train(name: str, made: Lifelong, config: Config) -> None:
     print(f"{name}: best epochs {fitted.best_epoch}, test AUC {values} of {made.best_auc}\nsaved {path}")
 
 
+def measure_untrained(made: Lifelong, config: Config) -> None:
+    """Fits, tests and stores the rows of `floors`, which read the target and counts of the whole history."""
+    clicks = made.clicks
+    length = int((clicks.end - clicks.start).max())
+    name = "tiny" if config.tiny else clicks.name
+    read = impressions.resident_clicks(clicks, length=length, name=name, batch_size=EVALUATION_BATCH)
+    fields = interest.with_history(interest.base(None), clicks, dim=config.dim).embedding.fields
+    floors.measure(config, EXPERIMENT, read, fields, [CLICK])
+
+
 def measure_time(name: str, config: Config) -> Path:
     """Times a row at every length, one measurement per seed, and stores milliseconds per batch."""
     row = ROWS[name]
@@ -271,7 +284,9 @@ def run(config: Config) -> None:
     check_run(config)
     config = common.shrink_if_tiny(config, **TINY)
     made = load(config) if config.trained else None
-    for name in sorted(config.rows, key=[*ROWS].index):
+    if made is not None:
+        measure_untrained(made, config)
+    for name in [name for name in ROWS if name in config.rows]:
         if made is not None:
             train(name, made, config)
         if config.timed:

@@ -27,12 +27,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import common
-from jaxrec import baselines, data
+from experiments import common, floors
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.config import check_run
 from jaxrec.data.events.clusters import Clusters, one_cluster
 from jaxrec.data.events.interactions import Sequences
@@ -47,7 +48,7 @@ from jaxrec.train.evaluate import SEEN_TARGETS, evaluate_and_keep
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.per_user import keep_means
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Evaluation, Protocol, Retriever
+from jaxrec.types import Array, Baseline, Context, Evaluation, Measure, Protocol, Retriever, Scorer, Variables
 
 EXPERIMENT = "kuaishou_ebr"
 LENGTHS = (10, 20, 50, 100)  # of the lists
@@ -75,7 +76,7 @@ ROWS: Mapping[str, Row] = {
     "naive-mtl-ssm": Row(intents=True),
     "prompts-ssm": Row(intents=True, prompted=True),
 }
-BASELINES = {"random": baselines.random, "popularity": baselines.popularity}
+BASELINES = floors.RANKING
 TINY: Mapping[str, Any] = {
     "clusters": 3, "vector_epochs": 2, "dim": 8, "inner_dim": 16, "intent_dim": 4, "intent_layers": 0,
     "num_layers": 1, "max_len": 12, "batch_size": 32, "num_samples": 10, "epochs": 2, "evaluate_every": 1,
@@ -118,7 +119,7 @@ def load(config: Config) -> Sequences:
 
 def evaluation(
     row: Row | None,
-    model: Encoder | Retriever,
+    model: Encoder | Retriever | Scorer,
     columns: next_item.Data,
     clusters: Clusters,
     protocol: Protocol,
@@ -127,24 +128,37 @@ def evaluation(
 ) -> Evaluation:
     """Evaluates whether a row's lists have the target: merged from clusters, or the items of highest score.
 
-    row: None for a baseline, whose model is a retriever.
+    row: None for a baseline, whose model is a retriever or a scorer.
     """
     queries = columns.split.validation if part == "validation" else columns.split.test
     made = next_item.batches(queries, config.max_len)
-    if isinstance(model, Retriever):
-        served = over_all_items(model)
-    elif row is None or not row.intents:
-        served = over_all_items(retriever(model, made.packed))
+    if isinstance(model, Scorer):
+        measure = in_lists(next_item.evaluation(model, columns, protocol, part).measure)
     else:
-        served = cluster_retriever(model, made.packed, prompted=row.prompted)
+        if isinstance(model, Retriever):
+            served = over_all_items(model)
+        elif row is None or not row.intents:
+            served = over_all_items(retriever(model, made.packed))
+        else:
+            served = cluster_retriever(model, made.packed, prompted=row.prompted)
+        measure = make_recall(served, clusters, LENGTHS, alpha=config.alpha, history=columns.history)
     repeated = float(seen_before(columns.split.sequences, queries).mean())  # they count as misses
 
     def summarise(values: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
         return recall_metrics(LENGTHS)(values, queries) | ({SEEN_TARGETS: repeated} if repeated else {})
 
-    measure = make_recall(served, clusters, LENGTHS, alpha=config.alpha, history=columns.history)
     keep = keep_means([f"recall@{k}" for k in LENGTHS], columns.split.sequences.user_ids)
     return Evaluation(measure, made.queries, summarise, protocol, keep)
+
+
+def in_lists(rank: Measure) -> Measure:
+    """Whether the target is in lists of each length, by its rank among all unseen items."""
+
+    def measure(variables: Variables, queries: Mapping[str, Array], context: Context) -> tuple[Array, Array]:
+        ranks, wrong = rank(variables, queries, context)
+        return (ranks[..., None] <= jnp.asarray(LENGTHS)).astype(jnp.float32), wrong
+
+    return measure
 
 
 def train(
@@ -186,28 +200,34 @@ def run(config: Config) -> None:
     whole = one_cluster(columns.num_items)
     divided = any(ROWS[row].intents for row in config.rows if row in ROWS)
     in_clusters = recipes.cluster_items(columns, config) if divided else whole
+    dataset = columns.split.sequences.name.split("/")[-1]
+
+    def by(model: Any, data: next_item.Data, protocol: Protocol, part: Any) -> Evaluation:
+        scored = model.model if isinstance(model, Baseline) else model
+        return evaluation(None, scored, data, whole, protocol, part, config)
+
     for name in config.rows:
         row = ROWS.get(name)
         clusters = in_clusters if row is not None and row.intents else whole
         protocol = Protocol(split=columns.split.rule, ks=LENGTHS, selection="none")
-        model: Encoder | Retriever
         fitted: Fitted | None = None
         if row is None:
-            baseline = BASELINES[name](columns)
-            assert isinstance(baseline.model, Retriever)  # both baselines score by vectors
-            model, variables = baseline.model, baseline.for_seeds(config.seeds)
+            asked = protocol._replace(selection=SELECTION)
+            made = floors.fit(name, columns, asked, config, EXPERIMENT, dataset, evaluation=by)
+            model, variables, protocol, settings = made[:4]
         else:
             protocol = protocol._replace(loss=row.label, selection=SELECTION)
             model, fitted = train(name, columns, clusters, protocol, config)
             variables = fitted.variables
+            settings = describe_settings(config) | {"sizes": clusters.sizes.tolist()}
         tested = evaluation(row, model, columns, clusters, protocol, "test", config)
         found = evaluate_and_keep(tested, variables, columns.columns, num_devices=config.num_devices)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
-            dataset=columns.split.sequences.name.split("/")[-1],
+            dataset=dataset,
             model=name,
-            config=describe_settings(config) | {"sizes": clusters.sizes.tolist()} if fitted else {},
+            config=settings,
             protocol=protocol,
             seeds=config.seeds,
             metrics=found,

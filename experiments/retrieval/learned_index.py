@@ -33,12 +33,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments import common
+from experiments import common, floors
 from experiments.retrieval.learned_index_measure import measure
 from experiments.retrieval.learned_index_parts import Searched, every_item
 from experiments.retrieval.learned_index_rows import NEEDS_ORDER, ROWS
-from jaxrec import baselines, data
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.config import check_run
 from jaxrec.data.events.held_out import HeldOut, hold_out_validation, split_items
 from jaxrec.data.events.split import leave_one_out
@@ -53,7 +53,7 @@ from jaxrec.types import Protocol
 EXPERIMENT = "learned_index"
 MATRICES = {"gowalla": "lightgcn/gowalla", "amazon-book": "kgat/amazon-book"}
 DATASETS = (*MATRICES, "Beauty")
-BASELINES = ("random", "popularity")
+BASELINES = {**floors.RANKING, **floors.MATRIX}  # of events in order, and of a matrix
 ALL = "all"  # the index that scores every item
 
 
@@ -122,16 +122,22 @@ def names_of(config: Config, columns: Data) -> tuple[str, ...]:
     bad = [row for row in config.rows if row in NEEDS_ORDER and not ordered]
     if bad:
         raise ValueError(f"rows: {bad[0]!r} reads an order of events, which {config.dataset} has not")
-    return config.rows or tuple(row for row in (*BASELINES, *ROWS) if ordered or row not in NEEDS_ORDER)
+    untrained = floors.RANKING if ordered else floors.MATRIX
+    return config.rows or tuple(row for row in (*untrained, *ROWS) if ordered or row not in NEEDS_ORDER)
 
 
 def test_baseline(row: str, columns: Data, protocol: Protocol, config: Config) -> None:
     """Ranks all items without training, for all test users."""
-    made = baselines.random(columns) if row == "random" else baselines.popularity(columns)
-    rank: Any = next_item.run_test if isinstance(columns, next_item.Data) else retrieval.run_test
-    variables = made.for_seeds(config.seeds)
-    found = rank(made, columns, protocol, variables, num_devices=config.num_devices)
-    store(row, {}, columns, protocol, config, metrics=found, note="all test users")
+    kind: Any = next_item if isinstance(columns, next_item.Data) else retrieval
+    names, by = (EXPERIMENT, dataset_of(columns)), {"evaluation": kind.evaluation, "known": BASELINES}
+    model, variables, protocol, settings, _ = floors.fit(row, columns, protocol, config, *names, **by)
+    found = kind.run_test(model, columns, protocol, variables, num_devices=config.num_devices)
+    store(row, settings, columns, protocol, config, metrics=found, note="all test users")
+
+
+def dataset_of(columns: Data) -> str:
+    """The name of the data set."""
+    return columns.split.sequences.name.split("/")[-1]
 
 
 def test_scorer(row: str, made: Searched, columns: Data, protocol: Protocol, config: Config) -> None:
@@ -158,7 +164,7 @@ def store(
     path = common.save(
         config.results,
         experiment=EXPERIMENT,
-        dataset=columns.split.sequences.name.split("/")[-1],
+        dataset=dataset_of(columns),
         model=row,
         config=described,
         protocol=protocol,
@@ -195,12 +201,12 @@ def run(config: Config) -> None:
     names, tower = names_of(config, columns), None
     for row in names:
         if row in BASELINES:
-            test_baseline(row, columns, protocol._replace(selection="none"), config)
+            test_baseline(row, columns, protocol, config)
             continue
         made = ROWS[row](columns, protocol, config, tower)
         tower = made if row == "two-tower" else tower
         test_scorer(row, made, columns, protocol, config)
-    draw(config.results, columns.split.sequences.name.split("/")[-1], config.k)
+    draw(config.results, dataset_of(columns), config.k)
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ PinSage, DeepWalk and EGES know items alone, and rank by the mean of the vectors
 RCF read attributes of items, which ml-100k has (decades; RCF genres, too); its test is a fifth of each user's
 items, at random.
 
+A user's items have no order here, so there is no co-visitation by distance.
+
 Run:     python -m experiments.retrieval.lightgcn
 Also:    --dataset lastfm; --dataset ml-100k --rows eges rcf rcf-selected;
          --rows lightgcn --epochs 5 --evaluate-every 5 (the first epochs of the curve)
@@ -32,12 +34,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import common
+from experiments import common, floors
 from experiments.common import NONE, Published
-from experiments.retrieval.grids import choose
 from experiments.retrieval.lightgcn_data import DATASETS, attributes_of, load, read_by
 from experiments.retrieval.lightgcn_published import PUBLISHED
-from jaxrec import baselines
 from jaxrec import config as command_line
 from jaxrec.config import check_run
 from jaxrec.data.events.held_out import format_matrix, hold_out_validation
@@ -54,14 +54,9 @@ SELECTED = "-selected"
 SELECTION = "ndcg@20"
 
 
-@dataclasses.dataclass(frozen=True)
-class NoSettings:
-    """Of a method without settings."""
-
-
 METHODS: Mapping[str, CountingModel | RetrievalModel | ItemModel] = {
-    "random": CountingModel(NoSettings, lambda data, recipe, seed: baselines.random(data), drawn=True),
-    "popularity": CountingModel(NoSettings, lambda data, recipe, seed: baselines.popularity(data)),
+    "random": floors.RANDOM,
+    "popularity": floors.POPULARITY,
     **counting.MODELS,
     "item-cf-iuf": counting.MODELS["item-cf"]._replace(
         recipe=counting.CoOccurrence(inverse_user_frequency=True)
@@ -75,12 +70,9 @@ METHODS: Mapping[str, CountingModel | RetrievalModel | ItemModel] = {
 # Settings that are tried on validation, each with each; methods without gradient descent that are not here
 # have no selected row.
 GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    "matrix-item-knn": {"neighbours": (20, 50, 100, 200, 400)},
+    **{name.removesuffix(SELECTED): floor.grid for name, floor in floors.MATRIX.items() if floor.grid},
     "matrix-user-knn": {"neighbours": (50, 100, 200, 400)},
     "rp3beta": {"alpha": (0.4, 0.6, 0.8, 1.0), "beta": (0.0, 0.2, 0.4)},
-    "slim": {"alpha": (0.001, 0.005, 0.02)},
-    "ease": {"regularisation": (20.0, 80.0, 300.0, 1000.0)},
-    "ials": {"alpha0": (0.001, 0.003, 0.01), "regularisation": (0.003, 0.01, 0.03)},
 }
 CHOSEN = [name for name, entry in METHODS.items() if name in GRIDS or not isinstance(entry, CountingModel)]
 PLAIN = (name for name in METHODS if name != "ials")  # of which no setting is published for these data
@@ -121,6 +113,11 @@ class Config(common.EventOptions):
         )
 
 
+def dataset_of(columns: Data) -> str:
+    """The name of the data set."""
+    return columns.split.sequences.name.split("/")[-1]
+
+
 def recipe_of(name: str, config: Config) -> Any:
     """The published settings of a method, with those of the configuration that are given."""
     recipe = METHODS[name].recipe
@@ -142,13 +139,16 @@ def fit(entry: CountingModel, columns: Data, recipe: Any, settings: Mapping[str,
     return entry.make(columns, dataclasses.replace(recipe, **settings), 0)
 
 
-def test_fitted(name: str, entry: CountingModel, whole: Data, part: Data | None, config: Config) -> Done:
+def test_fitted(row: str, entry: CountingModel, whole: Data, part: Data | None, config: Config) -> Done:
     """Fits a method to all of training; `part`: with the settings that are best on its validation part."""
+    name = row.removesuffix(SELECTED)
     recipe = recipe_of(name, config)
     chosen: dict[str, Any] = {}
     if part is not None:
         validated = Protocol(split=part.split.rule, ks=(20,), selection=SELECTION)
-        chosen = choose(name, functools.partial(fit, entry, part, recipe), GRIDS[name], part, validated)
+        make, names = functools.partial(fit, entry, part, recipe), (EXPERIMENT, dataset_of(part), row)
+        asked = (make, GRIDS[name], part, validated, config, *names)
+        chosen = floors.choose(*asked, evaluation=retrieval.evaluation)
     recipe = dataclasses.replace(recipe, **chosen)
     seeds = config.seeds if entry.drawn else config.seeds[:1]
     protocol = Protocol(split=whole.split.rule, ks=(20, 50), selection=SELECTION if chosen else "none")
@@ -174,7 +174,7 @@ def test_trained(row: str, entry: RetrievalModel | ItemModel, columns: Data, con
         "epochs": recipe.epochs,
         "every": evaluate_every(recipe),
         "patience": (recipe.patience or None) if selected else None,
-        **common.training_options(config, columns.split.sequences.name.split("/")[-1], row, row=row),
+        **common.training_options(config, dataset_of(columns), row, row=row),
     }
     where: dict[str, Any] = {"columns": extra, "num_devices": config.num_devices}
     if isinstance(entry, ItemModel):
@@ -213,16 +213,16 @@ def run(config: Config) -> None:
     if any(row.endswith(SELECTED) for row in config.rows):
         part = retrieval.resident(hold_out_validation(split, seed=config.split_seed))
     for row in config.rows:
-        name, entry = row.removesuffix(SELECTED), METHODS[row.removesuffix(SELECTED)]
+        entry = METHODS[row.removesuffix(SELECTED)]
         carved = part if row.endswith(SELECTED) else None
         if isinstance(entry, CountingModel):
-            done = test_fitted(name, entry, whole, carved, config)
+            done = test_fitted(row, entry, whole, carved, config)
         else:
             done = test_trained(row, entry, read_by(entry, carved or whole, attributes), config)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
-            dataset=split.sequences.name.split("/")[-1],
+            dataset=dataset_of(whole),
             model=row,
             config=done.settings,
             protocol=done.protocol,

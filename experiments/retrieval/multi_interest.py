@@ -6,7 +6,7 @@ Train: events 1..n-2 of each user; every event is a target once an epoch, read f
 rows ending in -ce have cross-entropy over all items, the Poly-encoder over the targets of the batch; the
 parameters are those of best validation NDCG@20 (target n-1). Test: the last event, ranked against all unseen
 items by the best product with a vector of the user, the Poly-encoder exactly, by attention. With one target
-hit@k is recall@k. Item-KNN and co-visitation are tuned on the same validation targets.
+hit@k is recall@k. Item-KNN and co-visitation are tuned on the same validation targets (`experiments.floors`).
 
 A balance λ: lists of 50 among the 200 best items, greedily by score + λ × items of another category in the
 list (ComiRec, section 3.4). Their metrics are the rows <model>+balance-λ of multi_interest_diversity, and
@@ -31,11 +31,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments import common, sweeps
-from experiments.retrieval import balances, grids
-from jaxrec import baselines, data
+from experiments import common, floors, sweeps
+from experiments.retrieval import balances
 from jaxrec import config as command_line
-from jaxrec.baselines.co_visitation import by_distance
+from jaxrec import data
 from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
@@ -48,7 +47,7 @@ from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks import interests
 from jaxrec.train.fit import Fitted
 from jaxrec.train.trial import Trial
-from jaxrec.types import Baseline, Protocol
+from jaxrec.types import Protocol
 
 EXPERIMENT = "multi_interest"
 DATASETS = {"Beauty": "coserec/Beauty", "Games": "sasrec/Video"}
@@ -73,15 +72,8 @@ ROWS: Mapping[str, Row] = {
     "poly-encoder-in-batch": Row(POLY, "in-batch"),
     "sasrec-ce": Row(SASREC, "ce"),
 }
-GRIDS: Mapping[str, Mapping[str, Any]] = {
-    "item-knn": {"neighbours": (20, 100, 500), "regularisation": (0.0, 5.0, 20.0, 100.0)},
-    "co-visitation": {
-        "window": (1, 2, 5, None), "decay": ("1/d", "1"), "backward": (True, False), "history": (1, 5, 20)
-    },
-}  # fmt: skip
-DECAYS = {"1/d": by_distance, "1": np.ones_like}
 OF_LISTS = ("balances", "num_candidates")  # options that change no training
-BASELINES = ("random", "popularity", *GRIDS)
+BASELINES = floors.RANKING
 DEFAULT = (*BASELINES, *(row for row, made in ROWS.items() if made.loss != "ssm-logq"))
 SHARED: Mapping[str, Any] = {
     "dim": 64, "max_len": 20, "batch_size": 256, "epochs": 100, "evaluate_every": 1, "patience": 10
@@ -143,21 +135,6 @@ def recipe_of(row: str, config: Config) -> Any:
     return common.override(recipe, config)
 
 
-def fit(name: str, columns: next_item.Data, protocol: Protocol, config: Config) -> tuple[Baseline, Any]:
-    """A method without gradient descent, and its settings, of those of a grid the best on validation."""
-    if name in ("random", "popularity"):
-        return {"random": baselines.random, "popularity": baselines.popularity}[name](columns), {}
-
-    def make(settings: Mapping[str, Any]) -> Baseline:
-        if name == "item-knn":
-            return baselines.item_knn(columns, **settings)
-        return baselines.co_visitation(columns, **{**settings, "decay": DECAYS[settings["decay"]]})
-
-    grid = {key: values[:1] for key, values in GRIDS[name].items()} if config.tiny else GRIDS[name]
-    chosen = grids.choose(name, make, grid, columns, protocol, evaluation=next_item.evaluation)
-    return make(chosen), chosen
-
-
 def train(
     row: str, columns: next_item.Data, protocol: Protocol, config: Config, trial: Trial | None = None
 ) -> Fitted:
@@ -195,9 +172,8 @@ def run(config: Config) -> None:
         protocol = Protocol(split=columns.split.rule, ks=(20, 50), selection="ndcg@20")
         own, fitted = config, None
         if row in BASELINES:
-            model, settings = fit(row, columns, protocol, config)
-            variables = model.for_seeds(config.seeds)
-            protocol = protocol if settings else protocol._replace(selection="none")
+            made = floors.fit(row, columns, protocol, config, EXPERIMENT, dataset)
+            model, variables, protocol, settings = made[:4]
         else:
             objective = ROWS[row].entry.objectives[ROWS[row].loss](columns, recipe_of(row, config))
             common.check_label(row, objective.name)
@@ -210,7 +186,7 @@ def run(config: Config) -> None:
                 **common.describe_settings(own, left_out=OF_LISTS),
                 "recipe": dataclasses.asdict(recipe_of(row, own)),
             }
-        stored = {
+        stored: dict[str, Any] = {
             "experiment": EXPERIMENT, "dataset": dataset, "model": row, "config": settings,
             "seeds": config.seeds, "fitted": fitted,
         }  # fmt: skip

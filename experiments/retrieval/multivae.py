@@ -8,10 +8,12 @@ the epoch that is kept, is the best by ndcg@100 of the validation users.
     random, popularity   not fitted to a user
     item-knn             cosine, the best of `neighbours`
     ease                 the best of `regularisations`
+    slim, ials           the best of the grids of `experiments.floors`
     mult-vae, mult-dae, macridvae      with the settings of `recipes.autoencoders`
 
 Departs from the papers: theirs are MovieLens-20M, Netflix and others; the number of users that are held out
-here is ours, and no numbers are published for this split.
+here is ours, and no numbers are published for this split. Items have no order, so there is no
+co-visitation by distance.
 
 Run:     python -m experiments.retrieval.multivae
 Also:    --dataset ml-1m --validation-users 500 --test-users 500; --rows macridvae --concepts 1
@@ -25,12 +27,11 @@ Expect:  over 100 test users, mean of 3 seeds, after 400 to 600 steps: ndcg@100 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-from experiments import common
-from jaxrec import baselines
+from experiments import common, floors
+from experiments.floors import Floor
 from jaxrec import config as command_line
 from jaxrec.config import check_run
 from jaxrec.data.events.held_out import HeldOut, format_matrix
@@ -39,15 +40,14 @@ from jaxrec.data.sources import movielens
 from jaxrec.data.synthetic.tastes import group_tastes
 from jaxrec.protocols import retrieval
 from jaxrec.recipes import autoencoders as recipes
-from jaxrec.train.evaluate import evaluate
+from jaxrec.recipes import counting
 from jaxrec.train.fit import Fitted
-from jaxrec.types import Baseline, Protocol
+from jaxrec.types import Protocol
 
 EXPERIMENT = "multivae"
 KS = (20, 50, 100)
 SELECTION = "ndcg@100"
-BASELINES = ("random", "popularity", "item-knn", "ease")
-DRAWN = ("random",)  # baselines that differ between seeds
+BASELINES = ("random", "popularity", "item-knn", "ease", "slim", "ials")
 TINY: Mapping[str, Any] = {
     "validation_users": 40, "test_users": 40, "neighbours": (5, 20), "regularisations": (5.0, 50.0),
     "hidden_dim": 16, "latent_dim": 8, "concepts": 3, "dim": 8, "batch_size": 40, "epochs": 4,
@@ -109,39 +109,19 @@ def load(config: Config) -> HeldOut:
     )
 
 
-class Tuned(NamedTuple):
-    """A baseline, and the settings that validation chose for it."""
-
-    baseline: Baseline
-    chosen: Mapping[str, Any]
-
-
-def fit_baseline(name: str, data: retrieval.Data, protocol: Protocol, config: Config) -> Tuned:
-    """The baseline with the settings that are best on the validation users."""
-    grid: dict[str, list[tuple[dict[str, Any], Callable[[], Baseline]]]] = {
-        "random": [({}, lambda: baselines.random(data))],
-        "popularity": [({}, lambda: baselines.popularity(data))],
-        "item-knn": [
-            ({"neighbours": k}, functools.partial(baselines.matrix_item_knn, data, neighbours=k))
-            for k in config.neighbours
-        ],
-        "ease": [
-            ({"regularisation": r}, functools.partial(baselines.ease, data, regularisation=r))
-            for r in config.regularisations
-        ],
+def known_floors(config: Config) -> dict[str, Floor]:
+    """The rows without gradient descent, with the values that are tried."""
+    cosine = counting.MODELS["matrix-item-knn"]._replace(
+        recipe=counting.ItemNeighbours(normalise=False, average_bias=False)
+    )
+    return {
+        "random": floors.MATRIX["random"],
+        "popularity": floors.MATRIX["popularity"],
+        "item-knn": Floor(cosine, {"neighbours": config.neighbours}),
+        "ease": Floor(counting.MODELS["ease"], {"regularisation": config.regularisations}),
+        "slim": floors.MATRIX["slim-selected"],
+        "ials": floors.MATRIX["ials-selected"],
     }
-    if len(grid[name]) == 1:
-        chosen, make = grid[name][0]
-        return Tuned(make(), chosen)
-    found: list[tuple[float, dict[str, Any], Callable[[], Baseline]]] = []
-    for chosen, make in grid[name]:
-        made = make()
-        asked = retrieval.evaluation(made, data, protocol, "validation")
-        value = evaluate(asked, made.for_seeds((0,)), data.columns)[0][SELECTION]
-        found.append((value, chosen, make))
-        print(f"{name} {chosen}: validation {SELECTION} {value:.4f}", flush=True)
-    _, chosen, make = max(found, key=lambda one: one[0])
-    return Tuned(make(), chosen)
 
 
 def train(name: str, data: retrieval.Data, protocol: Protocol, config: Config) -> tuple[Any, Fitted]:
@@ -174,16 +154,16 @@ def run(config: Config) -> None:
     config = dataclasses.replace(config, evaluate_every=min(config.evaluate_every, config.epochs))
     data = retrieval.resident(load(config))
     print(format_matrix(data.split), flush=True)
+    dataset = data.split.sequences.name.split("/")[-1]
     for name in config.rows:
         protocol = Protocol(split=data.split.rule, ks=KS, selection=SELECTION)
-        fitted: Fitted | None = None
-        settings: dict[str, Any] = {}
         if name in BASELINES:
-            baseline, chosen = fit_baseline(name, data, protocol, config)
-            settings = {**chosen, "split_seed": config.split_seed}
-            seeds = config.seeds if name in DRAWN else config.seeds[:1]
-            model, variables = baseline, baseline.for_seeds(seeds)
-            protocol = protocol if chosen else protocol._replace(selection="none")
+            by: dict[str, Any] = {"evaluation": retrieval.evaluation, "once": True}
+            made = floors.fit(
+                name, data, protocol, config, EXPERIMENT, dataset, known=known_floors(config), **by
+            )
+            model, variables, protocol, settings, seeds, fitted = *made, None
+            settings = {**settings, "split_seed": config.split_seed}
         else:
             protocol = protocol._replace(loss=recipes.MODELS[name].loss)
             model, fitted = train(name, data, protocol, config)
@@ -194,7 +174,7 @@ def run(config: Config) -> None:
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
-            dataset=data.split.sequences.name.split("/")[-1],
+            dataset=dataset,
             model=name,
             config=settings,
             protocol=protocol,

@@ -1,6 +1,7 @@
 """Popularity bias of retrieval: weights by inverse popularity, and CDAN, on head and tail items.
 
-    random, popularity, matrix-item-knn    are not trained
+    random, popularity, matrix-item-knn-selected and so on    `experiments.floors`, without gradient descent;
+                            items have no order here, so there is no co-visitation by distance
     two-tower-softmax       a user's vector and an item's behind a layer; a softmax against uniform items
     two-tower-softmax-ips   the same with pairs weighted by inverse popularity (--power)
     cdan-unbiased, cdan-biased, cdan-merged    one model, served by the tower of attributes, by that of
@@ -35,10 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import common
+from experiments import common, floors
 from experiments.retrieval import head_and_tail
 from experiments.retrieval.head_and_tail import Setting
-from experiments.retrieval.lightgcn import METHODS
 from jaxrec import config as command_line
 from jaxrec import data, losses
 from jaxrec.config import check_run
@@ -47,7 +47,6 @@ from jaxrec.data.synthetic.exposure import exposed_clicks
 from jaxrec.nn.retrieval.cdan import CDAN, STATISTICS, Served
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import retrieval
-from jaxrec.recipes.trainable import CountingModel, fit_seeds
 from jaxrec.tasks import cdan as tasks
 from jaxrec.tasks.pairs import uniform
 from jaxrec.train.epoch import shuffled
@@ -55,7 +54,7 @@ from jaxrec.train.fit import Fitted
 from jaxrec.types import Context, Protocol, Task
 
 EXPERIMENT = "popularity_bias"
-FLOORS = {name: METHODS[name] for name in ("random", "popularity", "matrix-item-knn")}
+FLOORS = floors.MATRIX
 ROWS = ("two-tower-softmax", "two-tower-softmax-ips", "cdan-unbiased", "cdan-biased", "cdan-merged")
 ALL = (*FLOORS, *ROWS)
 SERVED: Mapping[str, Served] = {
@@ -178,24 +177,21 @@ def run(config: Config) -> None:
     name = split.sequences.name.replace("/", "-")
     for row in config.rows or ALL:
         loss = "" if row in FLOORS else "softmax" + (" + CDAN" if row in SERVED else "")
-        protocol = Protocol(
-            split.rule, "all", ks=(10, 20), loss=loss, selection=SELECTION if loss else "none"
-        )
-        model: Any
-        fitted, seeds = None, config.seeds
-        if isinstance(entry := FLOORS.get(row), CountingModel):
-            seeds = config.seeds if entry.drawn else config.seeds[:1]
-            recipe = entry.recipe() if isinstance(entry.recipe, type) else entry.recipe
-            model, variables = fit_seeds(entry, setting.data, recipe, seeds)
+        protocol = Protocol(split.rule, "all", ks=(10, 20), loss=loss, selection=SELECTION)
+        if row in FLOORS:
+            by: dict[str, Any] = {"evaluation": retrieval.evaluation, "known": FLOORS, "once": True}
+            made = floors.fit(row, setting.data, protocol, config, EXPERIMENT, name, **by)
+            model, variables, protocol, settings, seeds, fitted = *made, None
+            settings = {**common.describe_settings(config), **settings}
         else:
             model, fitted = train(row, setting, read, protocol, config)
-            variables = fitted.variables
+            variables, seeds, settings = fitted.variables, config.seeds, common.describe_settings(config)
         found = head_and_tail.test(model, setting, protocol, variables, read, config.num_devices)
         if row in SERVED:
             found = head_and_tail.probe(model, variables, setting, found)
         path = common.save(
             config.results, experiment=EXPERIMENT, dataset=name, model=row, protocol=protocol, seeds=seeds,
-            config=common.describe_settings(config), metrics=found, fitted=fitted,
+            config=settings, metrics=found, fitted=fitted,
         )  # fmt: skip
         print(f"{row}: {common.means(found)}\nsaved {path}", flush=True)
 

@@ -19,6 +19,9 @@ user's last item among all, with S3-Rec's attributes of items. Both select on on
 taken out of training. Gowalla: LightGCN's split, without features; it has no validation part, and trained
 rows keep their last epoch.
 
+`experiments.floors` has the rows without gradient descent. The items of a user have no order here, so
+there is no co-visitation by distance.
+
 Run:     python -m experiments.retrieval.two_tower --dataset ml-1m
 Also:    --dataset beauty; --dataset gowalla --rows random popularity matrix-item-knn youtube-softmax
 
@@ -36,31 +39,36 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import common
+from experiments import common, floors
 from experiments.common import NONE, published
+from experiments.floors import Floor
 from experiments.retrieval.feature_sets import load
-from experiments.retrieval.lightgcn import METHODS
 from experiments.retrieval.two_tower_rows import ROWS, Learned, learned
 from jaxrec import config as command_line
 from jaxrec.config import check_run
 from jaxrec.data.events.held_out import HeldOut, format_matrix
 from jaxrec.protocols import retrieval
 from jaxrec.protocols.retrieval import LAST_EPOCH, Data
-from jaxrec.recipes.trainable import CountingModel, evaluate_every, fit_seeds
+from jaxrec.recipes import counting
+from jaxrec.recipes.trainable import evaluate_every
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Protocol
 
 EXPERIMENT = "two_tower"
-FLOORS = {name: METHODS[name] for name in ("random", "popularity", "matrix-item-knn", "ease")}
-ALL = (*FLOORS, *ROWS)
+PUBLISHED_SETTINGS = ("matrix-item-knn", "ease", "slim")  # those for Gowalla, which has no validation part
+FLOORS = {**floors.MATRIX, **{name: Floor(counting.MODELS[name]) for name in PUBLISHED_SETTINGS}}
+ALL = (*floors.MATRIX, *ROWS)
 NEED_FEATURES = ("mixed-softmax-logq-ids", "mixed-softmax-logq-features")
 OF_PAIRS = ("pdn-bce", "dfn-bce")  # whose layers score each pair: for few items, or given candidates
 OF_DATASET = {
     "ml-1m": ALL,
-    # Beauty's matrix of items is large, and its attributes are too many to be views.
-    "beauty": tuple(row for row in ALL if row not in ("ease", "mv-dssm-softmax-logq", *OF_PAIRS)),
-    "gowalla": (*tuple(FLOORS)[:3], "batch-softmax-logq", "mixed-softmax-logq", "youtube-softmax"),
-}
+    # Beauty's attributes are too many to be views.
+    "beauty": tuple(row for row in ALL if row not in ("mv-dssm-softmax-logq", *OF_PAIRS)),
+    "gowalla": (
+        "random", "popularity", *PUBLISHED_SETTINGS, "batch-softmax-logq", "mixed-softmax-logq",
+        "youtube-softmax",
+    ),
+}  # fmt: skip
 PUBLISHED = {
     ("gowalla", "youtube-softmax"): published(("recall@20", "ndcg@20"), "BARS, Gowalla", 0.1754, 0.1473)
 }
@@ -92,7 +100,7 @@ class Config(common.EventOptions):
     workdir: str = "runs/two_tower"  # folder of checkpoints and logs; a run found there is continued
 
     def __post_init__(self) -> None:
-        common.check_rows(self.rows, ALL)
+        common.check_rows(self.rows, (*FLOORS, *ROWS))
         common.check_choice("dataset", self.dataset, tuple(OF_DATASET))
         common.check(
             self, "dim", "feature_dim", "out_dim", "negatives", "batch_size", "epochs", "evaluate_every",
@@ -104,7 +112,7 @@ def protocol_of(split: HeldOut, loss: str = "") -> Protocol:
     """Given candidates where the data have them; selection on validation where there is one."""
     kind, ks = ("all", (10, 20)) if split.candidates.test is None else ("given-99", (5, 10))
     selection = f"ndcg@{ks[-1]}" if split.validation.user.size else LAST_EPOCH
-    return Protocol(split.rule, kind, ks=ks, loss=loss, selection=selection if loss else "none")
+    return Protocol(split.rule, kind, ks=ks, loss=loss, selection=selection)
 
 
 def train(row: str, columns: Data, protocol: Protocol, config: Config) -> tuple[Learned, Fitted]:
@@ -148,16 +156,14 @@ def run(config: Config) -> None:
     config = common.shrink_if_tiny(config, **TINY)
     columns = load(config.dataset, config, split_seed=config.split_seed)
     split, own = columns.split, bool(config.data or config.tiny)
+    dataset = split.sequences.name.split("/")[-1]
     print(format_matrix(split), flush=True)
     for row in rows_of(config, columns):
-        protocol, settings, read = protocol_of(split), {}, None
-        model: Any = None
-        fitted: Fitted | None = None
-        if isinstance(entry := FLOORS.get(row), CountingModel):
-            seeds = config.seeds if entry.drawn else config.seeds[:1]
-            recipe = entry.recipe() if isinstance(entry.recipe, type) else entry.recipe
-            model, variables = fit_seeds(entry, columns, recipe, seeds)
-            settings = dataclasses.asdict(recipe)
+        read: Any = None
+        if row in FLOORS:
+            by: dict[str, Any] = {"evaluation": retrieval.evaluation, "known": FLOORS, "once": True}
+            floor = floors.fit(row, columns, protocol_of(split), config, EXPERIMENT, dataset, **by)
+            model, variables, protocol, settings, seeds, fitted = *floor, None
         else:
             protocol, seeds = protocol_of(split, ROWS[row].loss), config.seeds
             made, fitted = train(row, columns, protocol, config)
@@ -169,7 +175,7 @@ def run(config: Config) -> None:
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
-            dataset=split.sequences.name.split("/")[-1],
+            dataset=dataset,
             model=row,
             config=settings,
             protocol=protocol,

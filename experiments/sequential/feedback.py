@@ -5,7 +5,7 @@ targets, the five before validation, each ranked among all unseen items from all
 those of all targets, of liked and of disliked ones; separation@k is hit@k of liked minus that of disliked
 targets. The parameters are those of the best validation ndcg@10 of liked targets.
 
-    random, popularity, co-visitation
+    random, popularity, co-visitation and so on      `experiments.floors`
     sasrec-ce                 SASRec by cross-entropy over all items, every next event a target
     sasrec-ce-not-disliked    disliked events are no targets
     sasrec-ce-liked           liked events alone are targets, as SASRec_p of PNFRec (arXiv:2508.14786)
@@ -37,9 +37,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import common, sweeps
-from jaxrec import baselines, data
+from experiments import common, floors, sweeps
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_last_out
@@ -48,12 +48,11 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.protocols import feedback, next_item
 from jaxrec.recipes import sasrec as recipes
 from jaxrec.tasks import feedback as terms
-from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.feedback import Term
 from jaxrec.tasks.objectives import full_softmax
 from jaxrec.train.fit import Fitted
 from jaxrec.train.trial import Trial
-from jaxrec.types import Baseline, Protocol
+from jaxrec.types import Protocol
 
 EXPERIMENT = "feedback"
 SELECTION = "ndcg@10/liked"
@@ -79,11 +78,7 @@ def reject(config: Config) -> Term:
     return terms.not_to_recommend()
 
 
-BASELINES: Mapping[str, Callable[[next_item.Data], Baseline]] = {
-    "random": baselines.random,
-    "popularity": baselines.popularity,
-    "co-visitation": baselines.co_visitation,
-}
+BASELINES = floors.RANKING
 ROWS: Mapping[str, Row] = {
     "sasrec-ce": Row(),
     "sasrec-ce-not-disliked": Row(least_kind=0),
@@ -202,15 +197,16 @@ def run(config: Config) -> None:
     config = common.shrink_if_tiny(config, **TINY)
     columns = columns_of(config)
     dataset = columns.split.sequences.name.split("/")[-1]
-    model: Baseline | Encoder
     for row in config.rows:
         own, fitted = config, None
-        protocol = Protocol(columns.split.rule, ks=(10, 20), selection="none")
+        protocol = Protocol(columns.split.rule, ks=(10, 20), selection=SELECTION)
         if row in BASELINES:
-            model = baseline = BASELINES[row](columns)
-            variables, settings = baseline.for_seeds(config.seeds), {"held_out": config.held_out}
+            by = feedback.evaluation
+            made = floors.fit(row, columns, protocol, config, EXPERIMENT, dataset, evaluation=by)
+            model, variables, protocol = made.model, made.variables, made.protocol
+            settings = {"held_out": config.held_out, **made.settings}
         else:
-            protocol = protocol._replace(loss=row.removeprefix("sasrec-"), selection=SELECTION)
+            protocol = protocol._replace(loss=row.removeprefix("sasrec-"))
             training = functools.partial(train, row, columns, protocol)
             own = common.tune(config, training, experiment=EXPERIMENT, dataset=dataset, model=row, row=row)
             fitted = training(own)

@@ -34,11 +34,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
 from experiments import common
-from jaxrec import baselines
+from experiments.sequential import session_floors
 from jaxrec import config as command_line
 from jaxrec.config import check_run
 from jaxrec.data.events.sessions import Sessions, SessionSplit, split_sessions
@@ -46,7 +45,6 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.protocols import sessions
 from jaxrec.recipes import gru4rec as recipes
 from jaxrec.tasks.objectives import Objective
-from jaxrec.types import Baseline
 
 EXPERIMENT = "gru4rec"
 SELECTION = "mrr@20"
@@ -73,15 +71,7 @@ ROWS: Mapping[str, Row] = {
 }
 
 
-def random_baseline(columns: sessions.Data) -> Baseline:
-    """Random scores, drawn with the keys of the stored results."""
-    return baselines.random(columns, keys=jax.random.split)
-
-
-BASELINES: Mapping[str, Callable[[sessions.Data], Baseline]] = {
-    "random": random_baseline,
-    "popularity": baselines.popularity,
-}
+BASELINES = session_floors.RANKING
 TINY: Mapping[str, Any] = {"dim": 8, "batch_size": 16, "epochs": 2, "num_samples": 8, "max_len": 12}
 
 
@@ -155,11 +145,10 @@ def run(config: Config) -> None:
     columns = sessions.resident(load(config))
     dataset = columns.split.name.split("/")[-1]
     for row in config.rows:
-        model: Baseline | sessions.Training
         if row in BASELINES:
-            baseline, fitted = BASELINES[row](columns), None
-            model, variables = baseline, baseline.for_seeds(config.seeds)
-            protocol = sessions.protocol(columns.split, "", "none")
+            protocol = sessions.protocol(columns.split, "", SELECTION)
+            made = session_floors.fit(row, columns, protocol, config, EXPERIMENT, dataset)
+            model, variables, protocol, settings, fitted = *made[:4], None
         else:
             model, objective = training_of(row, columns, config)
             common.check_label(row, objective.name)
@@ -175,14 +164,14 @@ def run(config: Config) -> None:
                 patience=config.patience,
                 **options,
             )
-            variables = fitted.variables
+            variables, settings = fitted.variables, described_row(row, config)
         found = sessions.run_test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=dataset,
             model=row,
-            config={} if fitted is None else described_row(row, config),
+            config=settings,
             protocol=protocol,
             seeds=config.seeds,
             metrics=found,

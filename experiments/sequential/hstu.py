@@ -34,11 +34,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments import common
+from experiments import common, floors
 from experiments.common import NONE, Published
 from experiments.sequential.hstu_published import PUBLISHED
-from jaxrec import baselines, data
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import Split, leave_one_out
@@ -49,7 +49,7 @@ from jaxrec.recipes import hstu as recipes
 from jaxrec.tasks.encoder import reads_times
 from jaxrec.tasks.next_item import Encoder
 from jaxrec.tasks.objectives import Objective
-from jaxrec.types import Baseline, Protocol
+from jaxrec.types import Protocol
 
 EXPERIMENT = "hstu"
 DATASETS: Mapping[str, str] = {
@@ -82,7 +82,7 @@ ROWS: Mapping[str, Row] = {
     "hstu-ssm": Row(recipes.hstu, options=OF_HSTU),
     "hstu-large-ssm": Row(recipes.hstu, recipe=recipes.large, options=OF_HSTU),  # not in the default rows
 }
-BASELINES = {"random": baselines.random, "popularity": baselines.popularity}
+BASELINES = floors.RANKING
 
 TINY: Mapping[str, Any] = {
     "dim": 8, "num_layers": 1, "num_heads": 2, "head_dim": 4, "max_len": 12, "num_samples": 16, "epochs": 2,
@@ -157,7 +157,7 @@ def split(sequences: Sequences, select: str) -> Split:
 def model_name(row: str, config: Config) -> str:
     """The row's name, with suffixes for options."""
     if row in BASELINES:
-        return row
+        return f"{row}+test-selected" if BASELINES[row].grid and config.select == "test" else row
     parts, options = [row], ROWS[row].options
     parts += ["no-times"] if "times" in options and not config.times else []
     parts += [f"alpha-{config.alpha:g}"] if "alpha" in options and config.alpha else []
@@ -194,19 +194,18 @@ def run(config: Config) -> None:
     synthetic = f"{config.dataset}-sample" if config.file else "synthetic"
     dataset = sequences.name if config.data else synthetic if config.tiny else config.dataset
     columns = next_item.resident(split(sequences, config.select))
-    model: Baseline | Encoder
     for row in config.rows:
-        protocol = Protocol(split=columns.split.rule, ks=KS, selection="none")
-        folders = (dataset, model_name(row, config))
+        protocol = Protocol(split=columns.split.rule, ks=KS, selection="ndcg@10")
+        names = (EXPERIMENT, dataset, model_name(row, config))
         if row in BASELINES:
-            baseline, fitted, settings, note = BASELINES[row](columns), None, {}, ""
-            model, variables = baseline, baseline.for_seeds(config.seeds)
+            made = floors.fit(row, columns, protocol, config, *names)
+            model, variables, protocol, settings, fitted, note = *made[:4], None, ""
         else:
             recipe = recipe_of(row, config)
             encoder = ROWS[row].encoder(columns.num_items, recipe)
             objective = ROWS[row].objective(columns, recipe)
             common.check_label(row, objective.name)
-            protocol = protocol._replace(loss=objective.description, selection="ndcg@10")
+            protocol = protocol._replace(loss=objective.description)
             stored: dict[str, Any] = {"recipe": dataclasses.asdict(recipe)}
             fitted = next_item.train(
                 encoder,
@@ -219,17 +218,17 @@ def run(config: Config) -> None:
                 every=recipe.evaluate_every,
                 patience=recipe.patience or None,
                 shortening=recipes.stochastic(recipe) if "alpha" in ROWS[row].options else None,
-                **common.training_options(config, *folders, left_out=("file",), row=row, **stored),
+                **common.training_options(config, *names[1:], left_out=("file",), row=row, **stored),
             )
             model, variables, note = encoder, fitted.variables, note_of(encoder, config)
             settings = {**stored, **common.describe_settings(config, left_out=("file",))}
         found = next_item.run_test(model, columns, protocol, variables, **common.for_test(config, protocol))
-        on_test = " on test" if fitted and config.select == "test" else ""
+        on_test = " on test" if protocol.selection != "none" and config.select == "test" else ""
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=dataset,
-            model=model_name(row, config),
+            model=names[-1],
             config=settings,
             protocol=protocol._replace(selection=protocol.selection + on_test),
             seeds=config.seeds,
@@ -238,7 +237,7 @@ def run(config: Config) -> None:
             note=note,
             **published_numbers(row, config).fields(),
         )
-        print(f"{model_name(row, config)}: {common.means(found)}\nsaved {path}", flush=True)
+        print(f"{names[-1]}: {common.means(found)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

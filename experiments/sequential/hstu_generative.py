@@ -15,7 +15,7 @@ new; the model has no user ids.
     generative            both losses, of equal weight, in one pass over each user's events
     generative-ranking    the loss of ranking alone
     generative-retrieval  the loss of retrieval alone
-    random, popularity    baselines of retrieval
+    random, popularity, co-visitation and so on    baselines of retrieval, `experiments.floors`
     rates                 baseline of ranking: log-odds of the shares of liked of the movie and of the user
 
 In tables the names of trained rows end in their losses: `generative-bce-ssm` and so on.
@@ -39,9 +39,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import common
-from jaxrec import baselines, data
+from experiments import common, floors
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.sources import movielens
@@ -77,7 +77,7 @@ ROWS: Mapping[str, Row] = {
     "generative-ranking": Row({"ranking": 1.0, "retrieval": 0.0}),
     "generative-retrieval": Row({"ranking": 0.0, "retrieval": 1.0}),
 }
-BASELINES = {"random": baselines.random, "popularity": baselines.popularity}  # of retrieval
+BASELINES = floors.RANKING  # of retrieval
 RATES = "rates"  # the baseline of ranking
 
 TINY: Mapping[str, Any] = {
@@ -145,17 +145,14 @@ def protocols(columns: actions.Data, loss: str, selection: str) -> dict[Question
     }
 
 
-def measure_baseline(row: str, columns: actions.Data, config: Config) -> dict[Question, Tested]:
-    """The test of a baseline by question."""
-    if row == RATES:
-        return {"ranking": actions.rates_test(columns, len(config.seeds))}
-    model, protocol = BASELINES[row](columns.retrieval), protocols(columns, "", "none")["retrieval"]
-    variables = model.for_seeds(config.seeds)
-    return {
-        "retrieval": next_item.run_test(
-            model, columns.retrieval, protocol, variables, **common.for_test(config, protocol)
-        )
-    }
+def measure_baseline(
+    row: str, columns: actions.Data, protocol: Protocol, dataset: str, config: Config
+) -> tuple[Tested, Protocol, dict[str, Any]]:
+    """The test of a baseline of retrieval, its protocol, and its settings."""
+    names = (EXPERIMENT, f"{dataset}-retrieval")
+    model, variables, protocol, settings = floors.fit(row, columns.retrieval, protocol, config, *names)[:4]
+    where = common.for_test(config, protocol)
+    return next_item.run_test(model, columns.retrieval, protocol, variables, **where), protocol, settings
 
 
 def train(
@@ -207,17 +204,24 @@ def run(config: Config) -> None:
         selection = next((SELECTION[question] for question in SELECTION if question in questions), "none")
         by_question = protocols(columns, " + ".join(questions), selection)
         fitted: Fitted | None = None
+        settings: dict[str, Any] = {}
+        found: dict[Question, Tested]
         if row in ROWS:
             found, fitted = train(row, columns, by_question, dataset, config)
+            settings = common.describe_settings(config)
+        elif row == RATES:
+            found = {"ranking": actions.rates_test(columns, len(config.seeds))}
         else:
-            found = measure_baseline(row, columns, config)
+            asked = by_question["retrieval"]._replace(selection=SELECTION["retrieval"])
+            tested, asked, settings = measure_baseline(row, columns, asked, dataset, config)
+            found, by_question["retrieval"] = {"retrieval": tested}, asked
         for question, values in found.items():
             path = common.save(
                 config.results,
                 experiment=EXPERIMENT,
                 dataset=f"{dataset}-{question}",
                 model=model_name(row),
-                config=common.describe_settings(config) if fitted else {},
+                config=settings,
                 protocol=by_question[question],
                 seeds=config.seeds,
                 metrics=values,

@@ -26,9 +26,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from experiments import common
-from jaxrec import baselines, data
+from experiments import common, floors
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
@@ -37,7 +37,7 @@ from jaxrec.protocols import next_item
 from jaxrec.recipes import latent_cross as recipes
 from jaxrec.tasks.encoder import reads_times
 from jaxrec.tasks.next_item import Encoder
-from jaxrec.types import Baseline, Protocol
+from jaxrec.types import Protocol
 
 EXPERIMENT = "latent_cross"
 DATASETS = {"ml-100k": "movielens/ml-100k", "Beauty": "ticoserec/Beauty"}
@@ -62,12 +62,7 @@ ROWS: Mapping[str, Row] = {
     "pre-post-ce": Row(pre=True, post=True),
     "all-ce": ALL,
 }
-BASELINES = {
-    "random": baselines.random,
-    "popularity": baselines.popularity,
-    "item-knn": baselines.matrix_item_knn,
-    "co-visitation": baselines.co_visitation,
-}
+BASELINES = floors.RANKING
 TINY: Mapping[str, Any] = {
     "dim": 8, "hidden_dim": 8, "context_dim": 4, "max_len": 12, "batch_size": 32, "epochs": 2,
     "evaluate_every": 1,
@@ -133,16 +128,15 @@ def run(config: Config) -> None:
     sequences = load(config)
     columns = next_item.resident(leave_one_out(sequences, short="train"))
     dataset = sequences.name.replace("/", "-")
-    model: Baseline | Encoder
     for row in config.rows:
-        protocol = Protocol(split=columns.split.rule, ks=(5, 10, 20), selection="none")
+        protocol = Protocol(split=columns.split.rule, ks=(5, 10, 20), selection="ndcg@10")
         if row in BASELINES:
-            baseline, fitted, settings, note = BASELINES[row](columns), None, {}, ""
-            model, variables = baseline, baseline.for_seeds(config.seeds)
+            made = floors.fit(row, columns, protocol, config, EXPERIMENT, dataset)
+            model, variables, protocol, settings, fitted, note = *made[:4], None, ""
         else:
             model, objective = encoder(row, columns.num_items, config), recipes.ce(columns, config)
             common.check_label(row, objective.name)
-            protocol = protocol._replace(loss=objective.description, selection="ndcg@10")
+            protocol = protocol._replace(loss=objective.description)
             fitted = next_item.train(
                 model,
                 objective,

@@ -2,6 +2,7 @@
 
     random              random logits
     popularity          logits are the log shares of the classes in training
+    co-visitation and so on    `peterrec_floors`: a class is an event after the last one
     scratch             trains all parameters, from random initial values
     full                trains all parameters, from the pre-trained ones
     head                trains the head alone; the pre-trained model is frozen
@@ -21,6 +22,7 @@ import jax
 import optax
 
 from experiments import common
+from experiments.sequential import peterrec_floors
 from jaxrec.nn.sequential.peterrec import trainable
 from jaxrec.protocols import next_item, profiles
 from jaxrec.recipes import peterrec as recipes
@@ -36,7 +38,8 @@ ROWS: Mapping[str, recipes.Use] = {
     "peterrec-serial": recipes.SERIAL,
     "peterrec-parallel": recipes.PARALLEL,
 }
-BASELINES = {"random": profiles.random_test, "popularity": profiles.popularity_test}
+PLAIN = {"random": profiles.random_test, "popularity": profiles.popularity_test}
+BASELINES = (*PLAIN, *peterrec_floors.NEIGHBOURS)
 OF_ROWS = (
     "norms",
     "batch_size",
@@ -129,10 +132,13 @@ def train(
 def run_rows(data: profiles.Data, config: Options, pretrained: Variables | None) -> None:
     """Trains, tests and stores every row."""
     for row in config.rows:
-        fitted, settings = None, {}
-        if row in BASELINES:
-            found = BASELINES[row](data, config.seeds)
+        fitted, settings, dataset = None, {}, f"{data.name}-{data.task}"
+        if row in PLAIN:
+            found = PLAIN[row](data, config.seeds)
             protocol = profiles.protocol(data, "", "none")
+        elif row in BASELINES:
+            made, found = peterrec_floors.fit_and_test(row, data, config, EXPERIMENT, dataset)
+            protocol, settings = made.protocol, made.settings
         else:
             fitted, found = train(row, data, config, pretrained)
             protocol = profiles.protocol(data, "ce")
@@ -143,7 +149,7 @@ def run_rows(data: profiles.Data, config: Options, pretrained: Variables | None)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
-            dataset=f"{data.name}-{data.task}",
+            dataset=dataset,
             model=name_of(row, config),
             config=settings,
             protocol=protocol,

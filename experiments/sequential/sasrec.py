@@ -29,10 +29,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from experiments import common, sweeps
+from experiments import common, floors, sweeps
 from experiments.common import NONE, Published, published
-from jaxrec import baselines, data
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
@@ -43,7 +43,7 @@ from jaxrec.tasks.next_item import Encoder
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.fit import Fitted
 from jaxrec.train.trial import Trial
-from jaxrec.types import Baseline, Protocol
+from jaxrec.types import Protocol
 
 EXPERIMENT = "sasrec"
 DATASETS = {"Video": "sasrec/Video", "ml-100k": "movielens/ml-100k"}
@@ -62,7 +62,7 @@ ROWS: Mapping[str, Row] = {
     "gru4rec-bce": Row(recipes.gru4rec, recipes.bce),
     "sasrec-ce": Row(recipes.original, recipes.ce),
 }
-BASELINES = {"random": baselines.random, "popularity": baselines.popularity}
+BASELINES = floors.RANKING
 
 TABLE = "table III of the SASRec paper"
 TWO = ("hit@10", "ndcg@10")
@@ -157,23 +157,25 @@ def run(config: Config) -> None:
     columns = next_item.resident(leave_one_out(sequences, short="train"))
     dataset = sequences.name.split("/")[-1]
     candidates = f"sampled-{config.num_candidates}"
-    model: Baseline | Encoder
     for row in config.rows:
         name, own = model_name(row, config), config
-        sampled = Protocol(split=columns.split.rule, candidates=candidates, selection="none")
+        sampled = Protocol(split=columns.split.rule, candidates=candidates, selection="ndcg@10")
         if row in BASELINES:
-            baseline, fitted = BASELINES[row](columns), None
-            model, variables = baseline, baseline.for_seeds(config.seeds)
-            everything = sampled._replace(candidates="all")
+            made = floors.fit(row, columns, sampled, config, EXPERIMENT, dataset)
+            model, variables, sampled, fitted = made.model, made.variables, made.protocol, None
+            settings = {"num_candidates": config.num_candidates, **made.settings}
+            among = f" among {candidates}" if sampled.selection != "none" else ""
+            everything = sampled._replace(candidates="all", selection=sampled.selection + among)
         else:
             objective = ROWS[row].objective(columns)
             common.check_label(row, objective.name)
-            sampled = sampled._replace(loss=objective.description, selection="ndcg@10")
+            sampled = sampled._replace(loss=objective.description)
             everything = sampled._replace(candidates="all", selection=f"ndcg@10 among {candidates}")
             training = functools.partial(train, row, columns, sampled)
             own = common.tune(config, training, experiment=EXPERIMENT, dataset=dataset, model=name, row=row)
             fitted = training(own)
             model, variables = ROWS[row].encoder(columns.num_items, own), fitted.variables
+            settings = common.describe_settings(own)
         for protocol, ending in ((sampled, ""), (everything, "-full")):
             found = next_item.run_test(
                 model, columns, protocol, variables, **common.for_test(config, protocol)
@@ -185,9 +187,7 @@ def run(config: Config) -> None:
                 experiment=EXPERIMENT,
                 dataset=dataset,
                 model=name + ending,
-                config={"num_candidates": config.num_candidates}
-                if fitted is None
-                else common.describe_settings(own),
+                config=settings,
                 protocol=protocol,
                 seeds=config.seeds,
                 metrics=found,

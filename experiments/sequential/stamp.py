@@ -51,11 +51,11 @@ from typing import Any, Literal, NamedTuple
 
 from experiments import common, sweeps
 from experiments.common import NONE, Published
-from experiments.sequential.gru4rec import random_baseline
+from experiments.sequential import session_floors
+from experiments.sequential.session_floors import PLAIN, RANKING
 from experiments.sequential.stamp_published import BASELINE_NOTES, NOTES, PREPARATION, PUBLISHED
 from experiments.sequential.stamp_sessions import dataset_name
 from experiments.sequential.stamp_sessions import load as load
-from jaxrec import baselines
 from jaxrec.config import check_run, run_program
 from jaxrec.data.events.sessions import split_sessions
 from jaxrec.protocols import sessions
@@ -88,13 +88,7 @@ ROWS: Mapping[str, Row] = {
     "gru4rec-ce": Row(recipes.gru4rec, whole=True),
     "sasrec-ce": Row(recipes.sasrec, whole=True),
 }
-BASELINES: Mapping[str, Callable[..., Baseline]] = {
-    "random": random_baseline,
-    "popularity": baselines.popularity,
-    "session-popularity": baselines.session_popularity,
-    "item-knn": baselines.item_knn,
-    "markov": baselines.markov,
-}
+BASELINES = (*RANKING, *PLAIN)
 OF_KNN = ("neighbours", "regularisation")  # settings of item-knn alone
 TINY: Mapping[str, Any] = {"dim": 8, "max_len": 8, "epochs": 2, "batch_size": 64, "session_batch_size": 32}
 
@@ -114,7 +108,7 @@ class Config(common.RankingOptions, common.SweepOptions, recipes.Recipe):
 
     def __post_init__(self) -> None:
         common.check_rows(self.rows, (*BASELINES, *ROWS))
-        sweeps.check(self, (*BASELINES, *ROWS))
+        sweeps.check(self, (*PLAIN, *ROWS))
         sizes = ("dim", "max_len", "epochs", "batch_size", "session_batch_size", "num_devices", "save_every")
         common.check(self, *sizes)
         for name in ("max_norm", "clip", "patience"):
@@ -146,10 +140,11 @@ def training_of(row: Row, columns: sessions.Data, config: Config) -> sessions.Tr
 def model_name(row: str, config: Config) -> str:
     """The row's name, with suffixes for the order of clicks and the choice of the epoch if not the defaults.
 
-    A baseline has no epochs: with --select test it also reads the validation sessions.
+    A baseline that is not chosen has no epochs: with --select test it also reads the validation sessions.
     """
     order = "" if config.order == "time" else f"+{config.order}-order"
-    whole = "+all-sessions" if row in BASELINES else "+test-selected"
+    plain = row in BASELINES and not row.endswith("-selected")
+    whole = "+all-sessions" if plain else "+test-selected"
     return row + order + (whole if config.select == "test" else "")
 
 
@@ -174,7 +169,7 @@ def note_of(row: str, config: Config) -> str:
 def baseline_of(row: str, columns: sessions.Data, config: Config) -> Baseline:
     """The baseline of a row."""
     settings = {name: getattr(config, name) for name in OF_KNN} if row == "item-knn" else {}
-    return BASELINES[row](columns, **settings)
+    return PLAIN[row](columns, **settings)
 
 
 def validate(row: str, columns: sessions.Data, protocol: Protocol, config: Config, trial: Trial) -> Measured:
@@ -207,23 +202,28 @@ def run(config: Config) -> None:
     config = complete_settings(config)
     columns = sessions.resident(split_sessions(load(config), share=config.share, by=config.validation))
     dataset = dataset_name(config, columns.split.name)
-    on_test = "" if config.select == "validation" else " on test"
     for row in config.rows:
-        name, baseline = model_name(row, config), row in BASELINES
-        loss, selection = ("", "none") if baseline else (ROWS[row].objective().description, METRIC)
+        name, own, names = model_name(row, config), config, (EXPERIMENT, dataset, model_name(row, config))
+        loss, selection = (ROWS[row].objective().description, METRIC) if row in ROWS else ("", "none")
         protocol = sessions.protocol(columns.split, loss, selection)
-        tuned = functools.partial(validate if baseline else train, row, columns, protocol)
-        own = common.tune(config, tuned, experiment=EXPERIMENT, dataset=dataset, model=name, row=row)
-        model: Baseline | sessions.Training
-        if baseline:
-            model, fitted = baseline_of(row, columns, own), None
+        if row not in RANKING:
+            tuned = functools.partial(train if row in ROWS else validate, row, columns, protocol)
+            own = common.tune(config, tuned, experiment=EXPERIMENT, dataset=dataset, model=name, row=row)
+        fitted, settings = None, {"share": own.share, "order": own.order}
+        if row in RANKING:
+            asked = protocol._replace(selection=METRIC)
+            made = session_floors.fit(row, columns, asked, config, *names, part=config.select)
+            model, variables, protocol, settings = *made[:3], {**settings, **made.settings}
+        elif row in PLAIN:
+            model = baseline_of(row, columns, own)
             variables = model.for_seeds(config.seeds)
-            settings = {"share": own.share, "order": own.order}
             settings |= {n: getattr(own, n) for n in OF_KNN} if row == "item-knn" else {}
         else:
             common.check_label(row, ROWS[row].objective().name)
             model, fitted = training_of(ROWS[row], columns, own), train(row, columns, protocol, own)
             variables, settings = fitted.variables, common.describe_settings(own, left_out=OF_KNN)
+        if protocol.selection == METRIC and config.select == "test":
+            protocol = protocol._replace(selection=f"{METRIC} on test")
         numbers = published_numbers(row, own)
         found = sessions.run_test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
@@ -232,7 +232,7 @@ def run(config: Config) -> None:
             dataset=dataset,
             model=name,
             config=settings,
-            protocol=protocol if baseline else protocol._replace(selection=f"{METRIC}{on_test}"),
+            protocol=protocol,
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,

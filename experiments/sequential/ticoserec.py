@@ -26,11 +26,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from experiments import common
+from experiments import common, floors
 from experiments.common import NONE, Published
 from experiments.sequential.ticoserec_published import OFFICIAL_WAYS, published_for, remarks
-from jaxrec import baselines, data
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
@@ -44,7 +44,7 @@ from jaxrec.tasks.next_item import next_item as next_item_task
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.fit import Fitted
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Baseline, Protocol
+from jaxrec.types import Protocol
 
 EXPERIMENT = "ticoserec"
 DATASETS: Mapping[str, str] = {
@@ -66,7 +66,7 @@ ROWS: Mapping[str, Row] = {
     "coserec-bce": Row(recipes.coserec),
     "ticoserec-bce": Row(recipes.ticoserec),
 }
-BASELINES = {"random": baselines.random, "popularity": baselines.popularity}
+BASELINES = floors.RANKING
 SIMILARITIES: Mapping[str, views.Similarity] = {  # of items, before training
     "item_cf_iuf": views.item_cf_iuf,
     "item_cf": views.item_cf,
@@ -211,35 +211,35 @@ def run(config: Config) -> None:
     sequences = load(config)
     dataset = sequences.name if config.data else "synthetic" if config.tiny else config.dataset
     columns = next_item.resident(leave_one_out(sequences, short="train"), reject=config.reject)
-    model: Baseline | SASRec
     for row in rows_of(config, dataset, has_times=sequences.times is not None):
-        protocol = Protocol(split=columns.split.rule, seen=config.seen, selection="none")
+        protocol = Protocol(split=columns.split.rule, seen=config.seen, selection="ndcg@20")
+        name, fitted, note = model_name(row, config), None, ""
         if row in BASELINES:
-            baseline, fitted, settings = BASELINES[row](columns), None, {}
-            model, variables = baseline, baseline.for_seeds(config.seeds)
+            made = floors.fit(row, columns, protocol, config, EXPERIMENT, dataset, name)
+            model, variables, protocol, settings = made[:4]
         else:
             recipe, objective = recipe_of(row, config), ROWS[row].objective(columns)
             common.check_label(row, objective.name)
             losses = [objective.description, *(["contrastive"] if recipe.weight else [])]
-            protocol = protocol._replace(loss=" + ".join(losses), selection="ndcg@20")
+            protocol = protocol._replace(loss=" + ".join(losses))
             model, fitted = train(row, columns, protocol, config)
-            variables = fitted.variables
+            variables, note = fitted.variables, note_of(row, config)
             settings = {"recipe": dataclasses.asdict(recipe), **common.describe_settings(config)}
         found = next_item.run_test(model, columns, protocol, variables, **common.for_test(config, protocol))
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=dataset,
-            model=model_name(row, config),
+            model=name,
             config=settings,
             protocol=protocol,
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,
-            note="" if fitted is None else note_of(row, config),
+            note=note,
             **published_numbers(row, config).fields(),
         )
-        print(f"{model_name(row, config)}: {common.means(found)}\nsaved {path}", flush=True)
+        print(f"{name}: {common.means(found)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

@@ -22,7 +22,16 @@ from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Baseline, Evaluation, Protocol, Summarise, Tested, Variables
+from jaxrec.types import (
+    Baseline,
+    Evaluation,
+    Protocol,
+    Retriever,
+    Scorer,
+    Summarise,
+    Tested,
+    Variables,
+)
 
 KINDS: Mapping[str, int] = {"liked": 1, "disliked": -1}
 
@@ -55,7 +64,10 @@ def with_kinds(data: Data, kinds: np.ndarray) -> Data:
 
 
 def evaluation(
-    model: Baseline | Encoder, data: Data, protocol: Protocol, part: Literal["validation", "test"]
+    model: Baseline | Retriever | Scorer | Encoder,
+    data: Data,
+    protocol: Protocol,
+    part: Literal["validation", "test"],
 ) -> Evaluation:
     """Ranks every target of a part, and measures liked and disliked ones apart.
 
@@ -140,7 +152,7 @@ def train(
 
 
 def run_test(
-    model: Baseline | Encoder,
+    model: Baseline | Retriever | Scorer | Encoder,
     data: Data,
     protocol: Protocol,
     variables: Variables,

@@ -224,7 +224,7 @@ def train(
 
 
 def test(
-    model: Training | Baseline,
+    model: Training | Retriever | Scorer | Baseline,
     data: Data,
     protocol: Protocol,
     variables: Variables,
@@ -242,7 +242,7 @@ def test(
 
 
 def run_test(
-    model: Training | Baseline,
+    model: Training | Retriever | Scorer | Baseline,
     data: Data,
     protocol: Protocol,
     variables: Variables,
@@ -253,9 +253,9 @@ def run_test(
 ) -> Tested:
     """Metrics as `test` returns them, with the rank of every example, to be stored beside the result."""
     ranked = (
-        evaluation(model, data, protocol, queries(data, part), beyond=beyond)
-        if isinstance(model, Baseline)
-        else rank_clicks(model, data, protocol, part, beyond=beyond)
+        rank_clicks(model, data, protocol, part, beyond=beyond)
+        if isinstance(model, Training)
+        else evaluation(model, data, protocol, queries(data, part), beyond=beyond)
     )
     return evaluate_and_keep(ranked, variables, data.columns, num_devices=num_devices)
 

@@ -10,7 +10,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxrec import baselines
+from jaxrec.baselines.co_visitation import by_distance
 from jaxrec.protocols import next_item
 from jaxrec.recipes.trainable import SuccessorModel
 from jaxrec.types import Baseline
@@ -20,7 +23,8 @@ from jaxrec.types import Baseline
 class CoVisits:
     """Co-visitation by distance."""
 
-    window: int = 0  # largest distance of two events that count as a pair, weighted by 1 / distance; 0: any
+    window: int = 0  # largest distance of two events that count as a pair; 0: any
+    by_distance: bool = True  # a pair counts 1 / distance; no: 1 whatever its distance
     forward: bool = True  # items that come after an item count
     backward: bool = True  # items that come before it count
     history: int = 10  # last events of a user that are read, weighted by 1 / (1 + events after)
@@ -46,7 +50,8 @@ def co_visitation(data: next_item.Data, recipe: CoVisits, seed: int) -> Baseline
     """Co-visitation; sizes of 0 are no limit."""
     given = dataclasses.asdict(recipe)
     given |= {name: given[name] or None for name in ("window", "neighbours")}
-    return baselines.co_visitation(data, **given)
+    decay = by_distance if given.pop("by_distance") else np.ones_like
+    return baselines.co_visitation(data, **given, decay=decay)
 
 
 def _named(make: Callable[..., Baseline]) -> Callable[[next_item.Data, Any, int], Baseline]:

@@ -71,4 +71,4 @@ def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message:
 
 
 def test_the_floors_are_rows_of_the_table() -> None:
-    assert set(floors.NAMES) <= set(pareto.Config().rows)
+    assert set(floors.CLICKS) <= set(pareto.Config().rows)

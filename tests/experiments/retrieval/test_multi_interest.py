@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.retrieval import balances, grids
+from experiments.retrieval import balances
 from experiments.retrieval import multi_interest as experiment
-from jaxrec import baselines
-from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.sources import coserec
-from jaxrec.protocols import next_item
 from jaxrec.report.results import read_results
-from jaxrec.types import Protocol, Result
+from jaxrec.types import Result
 from tests.experiments.multitask.runs import results_of
 
 ROWS = ("co-visitation", "comirec-sa-ce", "poly-encoder-in-batch")
@@ -41,7 +38,7 @@ def test_every_row_is_ranked_and_has_lists_at_each_balance(tiny: dict[str, Resul
         assert all(0 <= value <= 1 for values in result.metrics.values() for value in values)
         assert ("diversity@50" in result.metrics) == listed
         assert result.steps == (0 if name == "co-visitation" else tiny[ROWS[1]].steps)
-    assert tiny["co-visitation"].config["window"] == 1  # the grid's first value with --tiny
+    assert tiny["co-visitation"].config["window"] == 0  # the grid's first value with --tiny
     assert tiny["comirec-sa-ce"].protocol.loss == "ce"
     assert tiny["poly-encoder-in-batch"].protocol.loss == "softmax over the targets of the batch"
 
@@ -97,16 +94,3 @@ def test_an_items_category_is_its_attribute_that_most_items_have(monkeypatch: py
     found = experiment.categories(experiment.Config(), 5)
     assert found is not None and found[1:].tolist() == [2, 2, 3, 3, 3]
     assert experiment.categories(experiment.Config(dataset="Games"), 5) is None
-
-
-def test_the_best_settings_of_a_grid_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    columns = next_item.resident(leave_one_out(experiment.load(experiment.Config(tiny=True)), short="train"))
-    protocol = Protocol(ks=(20,), selection="ndcg@20")
-
-    def make(settings: dict[str, bool]) -> object:
-        return baselines.co_visitation(columns, window=1, history=1, **settings)
-
-    grid = {"forward": (False, True), "backward": (True,)}
-    chosen = grids.choose("x", make, grid, columns, protocol, evaluation=next_item.evaluation)  # type: ignore[arg-type]
-    assert chosen == {"forward": True, "backward": True}  # what follows predicts more than what came before
-    assert capsys.readouterr().out.count("validation ndcg@20") == 2

@@ -1,0 +1,332 @@
+"""The commands whose results are stored, or wanted, under results/: one entry for each table and setting.
+
+Every stored result belongs to one entry, and every experiment has one at least (a test). An entry's rows are
+those of its --rows; the results that a row makes are named by `name`, floors by `floor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from experiments import floors
+
+RANKING = " ".join(floors.RANKING)
+NEIGHBOURS = " ".join(row for row in floors.RANKING if row not in ("random", "popularity"))
+MATRIX = " ".join(floors.MATRIX)
+CLICKS = " ".join(floors.CLICKS)
+UNTRAINED = {*floors.RANKING, *floors.CLICKS}
+
+
+class Entry(NamedTuple):
+    """A command, and the results that it makes.
+
+    module: below experiments. arguments: besides --rows, --results and --workdir. tables: experiment/data
+    set, separated by spaces; each row makes a result in each. rows: separated by spaces. name, floor: how the
+    results of trained rows and of floors are named, several separated by spaces. whole: the command has no
+    choice of rows.
+    """
+
+    module: str
+    arguments: str
+    tables: str
+    rows: str
+    name: str = "{row}"
+    floor: str = "{row}"
+    whole: bool = False
+
+    def results(self, row: str) -> list[str]:
+        """experiment/data set/model of each result of a row."""
+        pattern = self.floor if row in UNTRAINED else self.name
+        names = [one.format(row=row) for one in pattern.split()]
+        return [f"{table}/{name}" for table in self.tables.split() for name in names]
+
+    def command(self, rows: Iterable[str]) -> list[str]:
+        """The command of some rows, without folders."""
+        chosen = [] if self.whole else ["--rows", *rows]
+        return ["-m", f"experiments.{self.module}", *self.arguments.split(), *chosen]
+
+
+def sequential(
+    module: str, arguments: str, dataset: str, rows: str, name: str = "{row}", floor: str = "{row}"
+) -> Entry:
+    """An entry of an experiment whose results have the module's name."""
+    return Entry(f"sequential.{module}", arguments, f"{module}/{dataset}", rows, name, floor)
+
+
+INTERACTION = "deep deepfm ipnn opnn pnn-star dcn-v2-stacked dcn-v2-parallel dcn-mix dlrm"
+CENSUS = "single-task shared-bottom omoe mmoe attention-gated-mmoe cgc ple snr-trans snr-aver"
+STATES = " ".join(f"melu/ml-1m-{state}" for state in ("warm", "user-cold", "item-cold", "both-cold"))
+COLD = "scratch full head peterrec-serial peterrec-parallel"
+POSITION = "base-rate click-rates no-position position-as-feature pal shallow-tower shallow-tower-all"
+CHECKPOINTS = "coserec-bce iclrec-bce reppad-sasrec-bce tada-gru4rec-bce popularity random"
+SHORT = "--shared --epochs 101"
+OFFICIAL = "--official-bug --seen zero --reject all"
+ZERO = "+official-bug+reject-all+seen-zero"
+
+RUNS = (
+    # --- sequences -----------------------------------------------------------------------------------
+    sequential(
+        "ticoserec", "--preset reproduce", "ml-100k", f"{RANKING} sasrec-bce coserec-bce ticoserec-bce"
+    ),
+    sequential("ticoserec", "--dataset Beauty --seeds 0", "Beauty", f"{RANKING} sasrec-bce ticoserec-bce"),
+    sequential(
+        "ticoserec", "--dataset Beauty --seeds 0 --seen zero", "Beauty", RANKING, floor="{row}+seen-zero"
+    ),
+    sequential(
+        "ticoserec", f"--dataset Beauty --seeds 0 {OFFICIAL} --epochs 130", "Beauty", "ticoserec-bce",
+        "{row}" + ZERO,
+    ),
+    sequential(
+        "ticoserec", f"--dataset Beauty --seeds 0 {OFFICIAL} --epochs 54 --form flat", "Beauty",
+        "ticoserec-bce", "{row}+flat" + ZERO,
+    ),
+    *(
+        sequential("ticoserec", f"--dataset {name} --seeds 0", name, RANKING)
+        for name in ("Sports", "Yelp-A", "coserec-Beauty", "coserec-Sports", "coserec-Toys", "coserec-Yelp")
+    ),
+    sequential(
+        "sasrec", "", "Video", f"{RANKING} sasrec-bce sasrec-bce-postnorm gru4rec-bce sasrec-ce",
+        "{row} {row}-full", "{row} {row}-full",
+    ),
+    sequential(
+        "hstu", "--seeds 0 1", "ml-100k", f"{RANKING} sasrec-bce sasrec-original-ssm sasrec-ssm hstu-ssm"
+    ),
+    sequential(
+        "hstu", f"--dataset Beauty --seeds 0 1 {SHORT}", "Beauty",
+        f"{RANKING} sasrec-original-ssm sasrec-ssm hstu-ssm", "{row}+shared",
+    ),
+    sequential(
+        "hstu", f"--dataset Beauty --seeds 0 1 {SHORT} --num-layers 2", "Beauty", "sasrec-ssm",
+        "{row}+shared+layers-2",
+    ),
+    sequential(
+        "hstu", f"--dataset Beauty --seeds 0 {SHORT} --no-times", "Beauty", "hstu-ssm",
+        "{row}+no-times+shared",
+    ),
+    sequential(
+        "hstu", f"--dataset Sports --seeds 0 {SHORT}", "Sports", f"{RANKING} hstu-ssm", "{row}+shared"
+    ),
+    sequential(
+        "hstu", f"--dataset Sports --seeds 0 {SHORT} --num-layers 2", "Sports", "sasrec-ssm",
+        "{row}+shared+layers-2",
+    ),
+    sequential(
+        "hstu", f"--dataset Video --no-times --seeds 0 {SHORT}", "Video",
+        f"{RANKING} sasrec-original-ssm sasrec-ssm", "{row}+shared",
+    ),
+    sequential(
+        "hstu", f"--dataset Video --no-times --seeds 0 {SHORT}", "Video", "hstu-ssm", "{row}+no-times+shared"
+    ),
+    sequential(
+        "hstu", f"--dataset Video --no-times --seeds 0 {SHORT} --dropout 0.2", "Video",
+        "sasrec-original-ssm", "{row}+shared+dropout-0.2",
+    ),
+    sequential("hstu_generative", "", "ml-100k-retrieval", RANKING),
+    sequential("hstu_generative", "", "ml-100k-retrieval", "generative-retrieval", "{row}-ssm"),
+    sequential("hstu_generative", "", "ml-100k-ranking", "rates"),
+    sequential("hstu_generative", "", "ml-100k-ranking", "generative-ranking", "{row}-bce"),
+    Entry(
+        "sequential.hstu_generative", "", "hstu_generative/ml-100k-ranking hstu_generative/ml-100k-retrieval",
+        "generative", "{row}-bce-ssm",
+    ),
+    sequential(
+        "feedback", "", "ml-100k",
+        f"{RANKING} sasrec-ce sasrec-ce-not-disliked sasrec-ce-liked sasrec-ce-pair sasrec-ce-margins "
+        "sasrec-ce-reject sasrec-ce-pair-past",
+    ),
+    sequential(
+        "latent_cross", "", "movielens-ml-100k",
+        f"{RANKING} gru-ce concat-ce concat-wide-ce pre-ce post-ce pre-post-ce all-ce",
+    ),
+    *(
+        Entry(
+            "sequential.peterrec_cold_items", f"--seeds 0 1 2 --labels {labels}",
+            f"peterrec/yoochoose1_64-cold-{labels}", f"{RANKING} {COLD}", "{row}-ce",
+        )
+        for labels in (300, 3000)
+    ),
+    Entry("sequential.peterrec_attributes", "", "peterrec/ml-100k-gender", f"{RANKING} {COLD}", "{row}-ce"),
+    # --- sessions ------------------------------------------------------------------------------------
+    sequential(
+        "stamp", "", "yoochoose1_64", f"{RANKING} session-popularity item-knn markov stamp-ce"
+    ),
+    sequential("stamp", "--seeds 0 1", "yoochoose1_64", "stmp-ce"),
+    sequential("stamp", "--seeds 0", "yoochoose1_64", "gru4rec-ce sasrec-ce"),
+    sequential("stamp", "--seeds 0 --select test", "yoochoose1_64", "stamp-ce", "{row}+test-selected"),
+    sequential(
+        "stamp", "--seeds 0 --select test", "yoochoose1_64",
+        "random popularity session-popularity item-knn markov", "{row}+all-sessions", "{row}+all-sessions",
+    ),
+    sequential(
+        "stamp", "--dataset diginetica --seeds 0 --epochs 3", "diginetica",
+        f"{RANKING} item-knn markov stamp-ce stmp-ce",
+    ),
+    sequential(
+        "stamp", "--dataset diginetica --seeds 0 --epochs 3 --order file", "diginetica",
+        "popularity item-knn markov stamp-ce", "{row}+file-order", "{row}+file-order",
+    ),
+    sequential(
+        "stamp", "--dataset diginetica --seeds 0 --epochs 3 --order file-fixed", "diginetica",
+        "item-knn markov stamp-ce", "{row}+file-fixed-order",
+    ),
+    sequential(
+        "gru4rec", "--seeds 0", "yoochoose1_64",
+        f"{RANKING} gru4rec-ssm gru4rec-ssm-parallel gru4rec-bpr-max-parallel gru4rec-top1-max-parallel",
+    ),
+    # --- retrieval -----------------------------------------------------------------------------------
+    Entry(
+        "retrieval.kuaishou_ebr", "", "kuaishou_ebr/ml-100k",
+        f"{RANKING} sasrec-ssm naive-mtl-ssm prompts-ssm",
+    ),
+    Entry(
+        "retrieval.multi_interest", "", "multi_interest/Beauty",
+        f"{RANKING} comirec-sa-ce poly-encoder-in-batch sasrec-ce",
+    ),
+    Entry(
+        "retrieval.melu", "", STATES,
+        "mean-rating user-mean item-mean biases wide-deep no-adaptation melu-1 melu-5 poso",
+    ),
+    Entry(
+        "retrieval.ncf", "", "ncf/ml-1m",
+        "random popularity matrix-user-knn matrix-item-knn matrix-item-knn-tversky "
+        "matrix-item-knn-asymmetric p3alpha rp3beta slim ease ials",
+    ),
+    Entry(
+        "retrieval.ncf", "--factors 64 --mlp-layers 2 --finish sgd --seeds 0", "ncf/ml-1m",
+        "neumf-pretrained gmf mlp", "{row}-64",
+    ),
+    Entry(
+        "retrieval.lightgcn", "", "lightgcn/gowalla",
+        f"{MATRIX} matrix-item-knn matrix-user-knn rp3beta slim ease",
+    ),
+    Entry(
+        "retrieval.lightgcn", "--dataset lastfm", "lightgcn/lastfm",
+        f"{MATRIX} matrix-item-knn matrix-user-knn-selected ease rp3beta rp3beta-selected slim",
+    ),
+    Entry(
+        "retrieval.lightgcn", "--dataset ml-100k", "lightgcn/ml-100k",
+        f"{MATRIX} matrix-item-knn matrix-user-knn item-cf item-cf-iuf swing rp3beta rp3beta-selected slim "
+        "ease bpr-mf",
+    ),
+    Entry(
+        "retrieval.multivae", "", "multivae/ml-100k",
+        "random popularity item-knn ease slim ials mult-vae mult-dae macridvae",
+    ),
+    Entry(
+        "retrieval.two_tower", "", "two_tower/ml-1m",
+        f"{MATRIX} uniform-softmax batch-softmax batch-softmax-logq mixed-softmax-logq youtube-softmax",
+    ),
+    Entry(
+        "retrieval.popularity_bias", "", "popularity_bias/ncf-ml-1m",
+        f"{MATRIX} two-tower-softmax two-tower-softmax-ips cdan-unbiased cdan-biased cdan-merged",
+    ),
+    Entry("retrieval.learned_index", "", "learned_index/gowalla", MATRIX),
+    Entry(
+        "retrieval.cold_items", "", "cold_items/Beauty-cold-only cold_items/Beauty-among-all",
+        "random popularity content-knn ials",
+    ),
+    Entry(
+        "retrieval.dropoutnet", "",
+        "dropoutnet/citeulike-a-cold-only dropoutnet/citeulike-a-among-all",
+        "random popularity content-knn ials",
+    ),
+    Entry(
+        "retrieval.mobius", "", "mobius/generated",
+        "random popularity teacher clicks random-cases mobius truth",
+    ),
+    # --- labelled examples ---------------------------------------------------------------------------
+    *(
+        Entry("multitask.census", f"--group {group}", f"census/census-{group}", f"{CLICKS} {CENSUS}")
+        for group in ("income", "education")
+    ),
+    Entry(
+        "multitask.census_columns", "", "census_columns/census-income census_columns/census-education",
+        "boosting-nominal boosting-all",
+    ),
+    Entry(
+        "multitask.mmoe_synthetic", "", "mmoe_synthetic/p0.5 mmoe_synthetic/p0.9 mmoe_synthetic/p1",
+        "shared-bottom omoe mmoe",
+    ),
+    Entry(
+        "multitask.funnel", "", "funnel/retailrocket-funnel",
+        f"{CLICKS} single-task shared-bottom mmoe esmm esm2 escm2-ips escm2-dr aitm nmtr dbmtl",
+    ),
+    Entry(
+        "multitask.funnel", "--counterfactual 0", "funnel/retailrocket-funnel", "escm2-ips", "{row}+no-risk"
+    ),
+    Entry(
+        "multitask.loss_weighting", "--group income", "loss_weighting/census-income",
+        "static scheduled random uncertainty dwa gradnorm pcgrad mgda mgda-loss-norm mgda-ub pe-ltr",
+        "shared-bottom+{row}", "shared-bottom+{row}",
+    ),
+    Entry("multitask.loss_weighting", "--group income", "loss_weighting/census-income", CLICKS),
+    Entry(
+        "multitask.scenarios", "", "scenarios/census-income-by-tax_filer_stat",
+        f"{CLICKS} mlp star apg poso epnet ppnet",
+    ),
+    Entry(
+        "multitask.dupn", "", "dupn/ml-100k", f"{CLICKS} dupn dupn-bplstm dupn-bpatt dupn-nobp dupn-single"
+    ),
+    Entry(
+        "multitask.missing_values", "", "missing_values/generated",
+        f"{CLICKS} zero mean mean-flags learned learned-kl learned-esmm",
+    ),
+    Entry("multitask.pareto", "", "pareto/generated", CLICKS),
+    Entry(
+        "ranking.din", "", "din/ml-100k", f"{CLICKS} base din din-dice din-mba din-dice-mba dien"
+    ),
+    Entry(
+        "ranking.feature_interaction", "", "feature_interaction/ml-100k",
+        f"{CLICKS} {INTERACTION} base din can can-din bst",
+    ),
+    Entry(
+        "ranking.feature_interaction", "--dataset census", "feature_interaction/census-income",
+        f"{CLICKS} {INTERACTION}",
+    ),
+    Entry(
+        "ranking.lifelong", "--timed", "lifelong/lifelong-1000x200",
+        f"{CLICKS} sim-soft-pretrained",
+    ),
+    Entry(
+        "ranking.lifelong", "", "lifelong/lifelong-1000x200 lifelong/milliseconds-of-8-users",
+        "din-recent base din sim-hard sim-soft eta mimn",
+    ),
+    Entry(
+        "ranking.lifelong", "--length 1000 --timed", "lifelong/lifelong-1000x1000",
+        f"{CLICKS} din-recent base sim-hard sim-soft eta",
+    ),
+    Entry(
+        "ranking.calibration", "", "calibration/census-income",
+        f"{CLICKS} uncalibrated corrected platt histogram isotonic smooth-isotonic by-field unsampled",
+    ),
+    Entry(
+        "ranking.delayed_feedback", "", "delayed_feedback/generated-drift0",
+        "base-rate oracle naive window vanilla fnw fnc fsiw es-dfm dfm",
+    ),
+    Entry("ranking.position_bias", "", "position_bias/examination-10000", POSITION),
+    Entry("ranking.position_bias", "--world logit", "position_bias/logit-10000", POSITION),
+    Entry(
+        "ranking.off_policy", "--campaigns all men women",
+        "off_policy/open-bandit-all off_policy/open-bandit-men off_policy/open-bandit-women",
+        "logged on-policy direct ips snips dr", whole=True,
+    ),
+    Entry(
+        "ranking.distillation", "", "distillation/generated",
+        "base-rate logistic teacher student student-smoothed student-large kd pfd pfd-shared pfd-frozen "
+        "pfd-large",
+    ),
+    Entry("ranking.preranking", "", "preranking/generated", "cold-all cold-3"),
+    Entry(
+        "ranking.watch_time", "", "watch_time/synthetic-100000",
+        "mean duration-mean item-mean vr wlr wlr-exact d2q-1 d2q res-d2q",
+    ),
+    Entry(
+        "published_checkpoints", "", "published_checkpoints/coserec-Beauty", CHECKPOINTS,
+        "{row} {row}+exclude", "{row} {row}+exclude", whole=True,
+    ),
+    Entry(
+        "published_checkpoints", "", "published_checkpoints/coserec-Beauty", "tada-gru4rec-bce",
+        "{row}+skip-padding {row}+skip-padding+exclude", whole=True,
+    ),
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """Trains in several processes on this host: each has devices of its own, and all share every batch.
 
-Run:     python -m jaxrec.launch --processes 2 --devices 2 -- experiments.sequential.sasrec --tiny --num-devices 4
+Run:     python -m jaxrec.launch --processes 2 --devices 2 -- experiments.sequential.sasrec --num-devices 4
 
 What follows -- is a module and its options; `num_devices` is the number of all devices together. Metrics are
 those of one process with as many devices. A process that dies ends the others. On clusters every host runs

@@ -55,13 +55,13 @@ def _start(words: Sequence[str], number: int, env: Mapping[str, str]) -> Child:
     command = [sys.executable, "-m", "jaxrec.launch.member", *words]
     if number == 0:
         return Child(subprocess.Popen(command, env=dict(env)), None)
-    errors = tempfile.TemporaryFile()
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process that started the child)
     process = subprocess.Popen(command, env=dict(env), stdout=subprocess.DEVNULL, stderr=errors)
     return Child(process, errors)
 
 
 def _watch(children: Sequence[Child]) -> int:
-    """Waits for all, or for the first that fails. Ctrl-C reaches the processes themselves, from the terminal."""
+    """Waits for all, or for the first that fails. Ctrl-C reaches the processes from the terminal itself."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         while True:

@@ -2,8 +2,8 @@
 
     srun python -m jaxrec.launch.member experiments.sequential.sasrec --num-devices 16
 
-Where `jaxrec.launch` did not start it, JAX finds the other processes itself (Slurm, Open MPI, Cloud TPU, GKE),
-or the variables below name them.
+Where `jaxrec.launch` did not start it, JAX finds the other processes itself (Slurm, Open MPI, Cloud TPU), or
+the variables below name them.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
-_OPERATION = re.compile(rf"= (\(?[^=]*?\)?) ({'|'.join(KINDS)})(-start)?\(")
+_OPERATION = re.compile(rf" = (.+?) ({'|'.join(KINDS)})(-start)?\(")  # a tuple's type has = in its comments
 _SHAPE = re.compile(r"([a-z]+)(\d*)\w*\[([\d,]*)\]")
 
 

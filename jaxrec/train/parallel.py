@@ -2,8 +2,8 @@
 
 Data parallelism is replicated, through `jax.pmap`, or `jax.shard_map` where the devices belong to several
 processes (`jaxrec.launch`); runs of several seeds share one program with a leading seeds axis, by `vmap` on
-accelerators and one after the other on CPU, where a `vmap` gains nothing. Tables that do not fit on one device
-are sharded by rows, through `jax.shard_map`.
+accelerators and one after the other on CPU, where a `vmap` gains nothing. Tables that do not fit on one
+device are sharded by rows, through `jax.shard_map`.
 
 Every process runs the same program. What several devices share lies behind a leading axis of all devices, of
 which a process holds its own; what one device has is the process' own, computed by each alike.
@@ -112,7 +112,10 @@ def over_devices(
         return jax.pmap(fn, AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
 
     def one(*args: Any) -> Any:
-        own = [x if axis is None else jax.tree.map(lambda a: a[0], x) for x, axis in zip(args, in_axes)]
+        own = [
+            x if axis is None else jax.tree.map(lambda a: a[0], x)
+            for x, axis in zip(args, in_axes, strict=True)
+        ]
         return jax.tree.map(lambda a: a[None], fn(*own))
 
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)

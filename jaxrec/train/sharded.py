@@ -12,8 +12,8 @@ remembers is ever whole on a device, and a step does not move more where the tab
 where `task` is of a model built with num_items=50_000.
 
 Only for tables that are read by id: what multiplies a query with the whole table, such as a full softmax,
-needs sampled or in-batch negatives instead. As elsewhere every device prepares the same global batch and takes
-its share, so the result does not depend on the number of devices.
+needs sampled or in-batch negatives instead. As elsewhere every device prepares the same global batch and
+takes its share, so the result does not depend on the number of devices.
 """
 
 from __future__ import annotations

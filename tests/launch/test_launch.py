@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,12 @@ def start(*words: str, devices: int = 2) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def together(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("together")
     process = start("tests.launch.trained", "--workdir", str(folder))
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    yield folder, out
+    return folder, out
 
 
 def test_two_processes_train_as_one_with_as_many_devices(together: tuple[Path, str], tmp_path: Path) -> None:

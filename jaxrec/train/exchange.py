@@ -71,6 +71,8 @@ class Layout(NamedTuple):
         """Raises ValueError if the devices cannot have equal numbers of blocks."""
         if self.num_rows < 1 or self.blocks < 1:
             raise ValueError(f"num_rows={self.num_rows}, blocks={self.blocks}: must both be at least 1")
+        if self.padded >= NOWHERE:
+            raise ValueError(f"num_rows={self.num_rows}: more rows than int32 can number")
         if self.blocks % num_devices:
             raise ValueError(
                 f"num_devices={num_devices}: does not divide blocks={self.blocks}, in which the rows of a "

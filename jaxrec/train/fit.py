@@ -24,6 +24,7 @@ from jaxrec.train.initial import MakeInitial, Marks
 from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
 from jaxrec.train.logs import TRAINING_FORMAT, Logs, check_tensorboard, write_training
+from jaxrec.train.memory import WORTH_SAYING, estimate_memory
 from jaxrec.train.run import Fitted, Phase, Run, Selection
 from jaxrec.train.trial import Trial, replay
 from jaxrec.types import Context, Variables
@@ -57,7 +58,8 @@ def fit(
 ) -> Fitted:
     """Trains `phases` one after the other and returns each seed's best parameters.
 
-    context: columns that live on the device. workdir: checkpoints and logs; a run that finds its own
+    num_devices: that share each batch, those of all processes together where there are several
+    (`jaxrec.launch`). context: columns that live on the device. workdir: checkpoints and logs; a run that finds its own
     checkpoint there goes on from it, to the same bits. description: identifies the run, together with what
     this function adds to it: seeds, phases, selection, the size of steps, the columns' checksums, settings of
     JAX, names of losses. The learning rate, which no function shows, is the caller's to name.
@@ -89,6 +91,8 @@ def fit(
     check_arguments(
         phases, selection, once, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
+    if progress and parallel.is_first():
+        _print_memory(phases[0], tx, plan, context, len(once))
     workdir = check_folder(workdir)
     _check_and_announce(phases, selection, minutes, trial, tensorboard=tensorboard)
     run = Run(
@@ -121,6 +125,15 @@ def fit(
     if interrupted():
         raise KeyboardInterrupt
     return run.fitted()
+
+
+def _print_memory(
+    phase: Phase, tx: optax.GradientTransformation, plan: Plan, context: Context, seeds: int
+) -> None:
+    """Says what the run will hold on each device, where that is much."""
+    found = estimate_memory(phase.task, tx, plan, context, weighting=phase.weighting, seeds=seeds)
+    if sum(found) >= WORTH_SAYING:
+        print(f"memory: {found}", flush=True)
 
 
 def _check_and_announce(

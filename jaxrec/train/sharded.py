@@ -247,8 +247,9 @@ def sharded_parts(state: Any, tables: Tables) -> Any:
 
 def collect(state: ShardedState, tables: Tables) -> Variables:
     """The variables of the whole model on the host, as one without sharded tables has them: tables [V, D]."""
-    whole = {name: table.layout.collect(state.tables[name].values) for name, table in tables.items()}
-    params, collections = jax.device_get((state.params, state.collections))
+    values = parallel.fetch({name: rows.values for name, rows in state.tables.items()})
+    whole = {name: table.layout.collect(values[name]) for name, table in tables.items()}
+    params, collections = parallel.fetch((state.params, state.collections))
     return {"params": _with_tables(params, whole), **collections}
 
 
@@ -308,7 +309,7 @@ def train(
 
 def _checked(state: ShardedState, means: Any, tables: Tables, epoch: int) -> dict[str, float]:
     """An epoch's entry of the history. Raises ValueError if ids found no room or a loss is not finite."""
-    found, refused = jax.device_get((means, state.refused))
+    found, refused = parallel.fetch((means, state.refused))
     for name, (ids, sent) in refused.items():
         if ids or sent:
             what = f"capacity={tables[name].capacity}" if ids else "the capacity of its exchange"

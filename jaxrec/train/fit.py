@@ -58,9 +58,9 @@ def fit(
 ) -> Fitted:
     """Trains `phases` one after the other and returns each seed's best parameters.
 
-    num_devices: that share each batch, those of all processes together where there are several
-    (`jaxrec.launch`). context: columns that live on the device. workdir: checkpoints and logs; a run that finds its own
-    checkpoint there goes on from it, to the same bits. description: identifies the run, together with what
+    context: columns that live on the device. num_devices: that share each batch, of all processes together
+    (`jaxrec.launch`). workdir: checkpoints and logs; a run that finds its own checkpoint there goes on from
+    it, to the same bits. description: identifies the run, together with what
     this function adds to it: seeds, phases, selection, the size of steps, the columns' checksums, settings of
     JAX, names of losses. The learning rate, which no function shows, is the caller's to name.
     vocabulary: raw ids of what the model numbers, kept in workdir (`train.checkpoint.keep_vocabulary`).

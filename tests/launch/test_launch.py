@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 
 from jaxrec.launch import children, member
+from jaxrec.train import sharded
 from jaxrec.train.evaluate import evaluate
-from tests.train import toy
+from tests.launch import trained
+from tests.train import interest, toy
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +66,24 @@ def test_two_processes_train_as_one_with_as_many_devices(together: tuple[Path, s
             assert entry["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
     with np.load(folder / "final0.npz") as first, np.load(folder / "final1.npz") as second:
         assert all((first[name] == second[name]).all() for name in first.files)
+
+
+def test_a_table_sharded_over_processes_is_that_of_one_process(
+    together: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Also where one process with fewer devices reads what the two stored."""
+    folder, _ = together
+    found = [json.loads((folder / f"found{process}.json").read_text()) for process in (0, 1)]
+    alone = trained.shard(tmp_path, num_devices=2)
+    rows = sharded.collect(alone.state, interest.table())["params"]["item_embedding"]
+    for of_process in found:
+        for ours, expected in zip(of_process["sharded"], alone.history, strict=True):
+            assert ours == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_allclose(of_process["rows"], rows, atol=1e-5)
+    read = trained.shard(folder, num_devices=2)
+    assert read.history == found[0]["sharded"]
+    again = sharded.collect(read.state, interest.table())["params"]["item_embedding"]
+    np.testing.assert_array_equal(again, np.array(found[0]["rows"], np.float32))
 
 
 def test_logs_and_checkpoints_are_written_once_and_read_by_one_process(together: tuple[Path, str]) -> None:

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from jaxrec import config
-from jaxrec.train import parallel
+from jaxrec.train import parallel, sharded
 from jaxrec.train.evaluate import evaluate
-from tests.train import toy
+from tests.train import interest, toy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,15 @@ class Config:
     wait: bool = False  # after the first epoch, for whoever kills one of the processes
 
 
+def shard(folder: Path, num_devices: int) -> sharded.Trained:
+    """Two epochs of a model whose table is sharded."""
+    task, tables = interest.clicks(interest.CAPACITY), interest.table(interest.EXCHANGES["bucketed"])
+    return sharded.train(
+        *(task, interest.DENSE, tables, interest.plan(), interest.context()),
+        epochs=2, num_devices=num_devices, workdir=folder / "sharded",
+    )  # fmt: skip
+
+
 def run(cfg: Config) -> None:
     folder = Path(cfg.workdir)
     fitted = toy.run(
@@ -37,7 +46,11 @@ def run(cfg: Config) -> None:
         time.sleep(600)
     metrics = evaluate(toy.evaluation(), fitted.variables, toy.context(), num_devices=cfg.num_devices)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(fitted.variables)]
-    found = {"metrics": metrics, "history": toy.without_times(fitted.history)}
+    table = shard(folder, num_devices=cfg.num_devices)
+    found = {
+        "metrics": metrics, "history": toy.without_times(fitted.history), "sharded": table.history,
+        "rows": sharded.collect(table.state, interest.table())["params"]["item_embedding"].tolist(),
+    }  # fmt: skip
     name = jax.process_index()
     np.savez(folder / f"final{name}.npz", *leaves)
     (folder / f"found{name}.json").write_text(json.dumps(found))

@@ -65,7 +65,8 @@ class TableCost(NamedTuple):
 
 
 def predicted_bytes(tables: Sequence[TableCost], dense: int, num_devices: int) -> dict[str, float]:
-    """Bytes that a device sends in a step, by kind, as `sent_bytes` of its program; losses and counts aside.
+    """Bytes that a device sends in a step, by kind, as `sent_bytes` of its program; losses, counts and
+    statistics of batch norm aside.
 
     dense: parameters that every device holds.
     """

@@ -22,9 +22,13 @@ def test_bytes_are_those_of_the_formula(tmp_path: Path, capsys: pytest.CaptureFi
     found = run(tmp_path, "--num-devices", 2)
     for exchange in sharded_tables.EXCHANGES:
         name = f"sharded_tables/{exchange}"
-        assert found[f"{name}:sent"] == pytest.approx(found[f"{name}:sent_predicted"], abs=64)
+        predicted = found[f"{name}:sent_predicted"]
+        assert predicted <= found[f"{name}:sent"] <= 1.1 * predicted  # statistics of Dice, losses, counts
         assert found[f"{name}:state"] == pytest.approx(found[f"{name}:state_predicted"], abs=64)
     said = capsys.readouterr().out
+    for kind, count in (("all-gather", 1), ("reduce-scatter", 1), ("all-to-all", 1)):
+        lines = [line.split() for line in said.splitlines() if f" {kind} " in line]
+        assert len(lines) == count and lines[0][-2] == lines[0][-1]
     assert "reduce-scatter" in said and "all-to-all" in said and "epoch 0: click 0.6" in said
     # the same work directory, on one device: nothing is left to train, and the history is the stored one
     run(tmp_path, "--num-devices", 1)

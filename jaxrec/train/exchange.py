@@ -1,26 +1,28 @@
-"""How devices read and change rows of tables that are sharded over them: two exchanges of fixed shapes.
+"""Tables that are sharded over devices, and how these read and change rows of each other: two exchanges.
 
 `gathered`   every device sees all devices' ids, looks up its own rows, and sums are scattered back.
 `bucketed`   every device sends each owner its own ids alone, through an all-to-all of stated capacity.
 
-Both move distinct ids: a batch reads few rows many times. Everything here runs inside
+Both have fixed shapes and move distinct ids: a batch reads few rows many times. Everything here runs inside
 `parallel.over_shards`, on each device's part; shape names: S rows of a shard, C distinct ids of a device,
 N devices, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxrec.segments import rows_by_id
 from jaxrec.train.parallel import AXIS
-from jaxrec.types import Array
+from jaxrec.types import Array, Key
 
+Init = Callable[[Key, tuple[int, ...]], Array]
 NOWHERE = np.iinfo(np.int32).max  # the row of a place that holds no id
 
 
@@ -193,6 +195,43 @@ def bucketed(capacity: int) -> Exchange:
         return _to_owners(sent.at[route.slot].set(values, mode="drop", unique_indices=True))
 
     return Exchange(route, pull, push)
+
+
+def small_normal(key: Key, shape: tuple[int, ...]) -> Array:
+    """Normal with standard deviation 0.01, as of `nn.layers.features`."""
+    return 0.01 * jax.random.normal(key, shape)
+
+
+class Table(NamedTuple):
+    """A table of a model's parameters whose rows are sharded.
+
+    columns: of a batch, int32 of any shape, that hold its ids; 0 is padding, whose row is zero and stays so.
+    num_rows: V, the padding counted. dim: width.
+    capacity: C, distinct ids other than 0 in a device's share of a batch; the model's own table has C + 1
+        rows. More of them stop the run.
+    tx: changes the rows that a batch read, each by its own gradient and state: any optax transformation that
+        works on each entry alone. SGD and Adagrad then change a table as if it were whole; Adam is lazy: rows
+        that a batch did not read keep their moments. Clipping by a norm would see these rows alone.
+    exchange: `gathered()` or `bucketed(capacity)`.
+    init: (key, shape) -> rows, in whatever order.
+    blocks: see `Layout`; the number of devices must divide it.
+    """
+
+    columns: tuple[str, ...]
+    num_rows: int
+    dim: int
+    capacity: int
+    tx: optax.GradientTransformation = optax.adagrad(0.1)
+    exchange: Exchange = gathered()
+    init: Init = small_normal
+    blocks: int = 256
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.num_rows, self.blocks)
+
+
+Tables = Mapping[str, Table]  # by the path of the parameter below "params", such as "embed/item_embedding"
 
 
 def _to_owners(values: Array) -> Array:

@@ -359,10 +359,8 @@ class Run:
 
     def arrays(self) -> Any:
         """What a checkpoint holds, copied: the next step writes over the state's own buffers."""
-        return {
-            "state": jax.tree.map(jnp.copy, parallel.storable(self.state, self.num_devices)),
-            "best": jax.tree.map(jnp.copy, parallel.storable(self.best, self.num_devices)),
-        }
+        trees = {"state": self.state, "best": self.best}
+        return jax.tree.map(jnp.copy, parallel.storable(trees, self.num_devices))
 
     def position(self) -> dict[str, Any]:
         return {
@@ -384,10 +382,8 @@ class Run:
         self.seconds, self.compile_seconds = position["seconds"], position["compile_seconds"]
 
     def fitted(self) -> Fitted:
-        arrays = {
-            name: jax.tree.map(jnp.copy, parallel.unreplicate(tree, self.num_devices))
-            for name, tree in (("state", self.state), ("best", self.best))
-        }
+        trees = {"state": self.state, "best": self.best}
+        arrays = jax.tree.map(jnp.copy, parallel.unreplicate(trees, self.num_devices))
         never = [epoch < 0 for epoch in self.best_epoch]
         variables = arrays["state"].variables if any(never) else arrays["best"]
         return Fitted(

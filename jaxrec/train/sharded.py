@@ -33,51 +33,14 @@ from jaxrec.segments import sum_by_id
 from jaxrec.train import parallel
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints
 from jaxrec.train.epoch import Plan, make_epoch
-from jaxrec.train.exchange import NOWHERE, Exchange, Layout, Route, distinct, gathered
+from jaxrec.train.exchange import NOWHERE, Route, Tables, distinct
+from jaxrec.train.exchange import Table as Table
 from jaxrec.train.parallel import AXIS
 from jaxrec.train.state import INIT, STEP
 from jaxrec.train.step import share
 from jaxrec.types import Array, Batch, Context, Key, Outputs, Task, Variables
 
-Init = Callable[[Key, tuple[int, ...]], Array]
 TABLE_INIT = 3  # below a run's key, next to those of `train.state`
-
-
-def small_normal(key: Key, shape: tuple[int, ...]) -> Array:
-    """Normal with standard deviation 0.01, as of `nn.layers.features`."""
-    return 0.01 * jax.random.normal(key, shape)
-
-
-class Table(NamedTuple):
-    """A table of a model's parameters whose rows are sharded.
-
-    columns: of a batch, int32 of any shape, that hold its ids; 0 is padding, whose row is zero and stays so.
-    num_rows: V, the padding counted. dim: width.
-    capacity: C, distinct ids other than 0 in a device's share of a batch; the model's own table has C + 1
-        rows. More of them stop the run.
-    tx: changes the rows that a batch read, each by its own gradient and state: any optax transformation that
-        works on each entry alone. SGD and Adagrad then change a table as if it were whole; Adam is lazy: rows
-        that a batch did not read keep their moments. Clipping by a norm would see these rows alone.
-    exchange: `train.exchange.gathered()` or `bucketed(capacity)`.
-    init: (key, shape) -> rows, in whatever order.
-    blocks: see `train.exchange.Layout`; the number of devices must divide it.
-    """
-
-    columns: tuple[str, ...]
-    num_rows: int
-    dim: int
-    capacity: int
-    tx: optax.GradientTransformation = optax.adagrad(0.1)
-    exchange: Exchange = gathered()
-    init: Init = small_normal
-    blocks: int = 256
-
-    @property
-    def layout(self) -> Layout:
-        return Layout(self.num_rows, self.blocks)
-
-
-Tables = Mapping[str, Table]  # by the path of the parameter below "params", such as "embed/item_embedding"
 
 
 class Rows(NamedTuple):
@@ -197,13 +160,7 @@ def make_step(task: Task, tx: optax.GradientTransformation, tables: Tables) -> C
             collections={**state.collections, **rest},
             opt_state=opt_state,
         )
-        names = ("step", "params", "collections", "opt_state")
-        small = {
-            name: jax.tree.map(
-                lambda new, old: jnp.where(ok, new, old), getattr(moved, name), getattr(state, name)
-            )
-            for name in names
-        }
+        small = jax.tree.map(lambda new, old: jnp.where(ok, new, old), _small(moved), _small(state))
         return state.replace(**small, tables=changed, refused=refused), logs
 
     return step
@@ -349,6 +306,16 @@ def _number_anew(
         for (column, old), start in zip(columns.items(), ends[:-1], strict=True):
             batch[column] = found.place[start : start + old.size].reshape(old.shape)
     return batch, routes, overflow
+
+
+def _small(state: ShardedState) -> dict[str, Any]:
+    """What a step changes besides tables."""
+    return {
+        "step": state.step,
+        "params": state.params,
+        "collections": state.collections,
+        "opt_state": state.opt_state,
+    }
 
 
 def _pull(tables: Tables, state: ShardedState, routes: Mapping[str, Route]) -> dict[str, Array]:

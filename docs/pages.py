@@ -25,6 +25,7 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
         "docs/bring_your_own_data.md",
         "docs/serving.md",
         "docs/comparing.md",
+        "docs/scale.md",
         "docs/export.md",
         "docs/retrieval_index.md",
         "docs/add_a_dataset.md",

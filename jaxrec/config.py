@@ -232,11 +232,13 @@ def check_folder(name: str, folder: str | Path) -> None:
 
 
 def check_devices(num_devices: int) -> None:
-    """Raises ValueError unless num_devices is at least 1 and at most the devices of this process."""
-    available = jax.local_device_count()
+    """Raises ValueError unless num_devices is at least 1 and at most those of this process, or of all that
+    run together."""
+    available = jax.device_count()
     if not 1 <= num_devices <= available:
+        who = "this process has" if jax.process_count() == 1 else "the processes together have"
         raise ValueError(
-            f"num_devices={num_devices}: this process has {available} ({jax.default_backend()}); "
+            f"num_devices={num_devices}: {who} {available} ({jax.default_backend()}); "
             f"give {'1' if available == 1 else f'1 to {available}'}"
         )
 

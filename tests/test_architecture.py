@@ -23,7 +23,7 @@ FLOORS = {
     **dict.fromkeys(("tasks", "train", "convert"), 5),
     **dict.fromkeys(("protocols", "tuning"), 6),
     "baselines": 7,
-    **dict.fromkeys(("recipes", "serve"), 8),
+    **dict.fromkeys(("launch", "recipes", "serve"), 8),
     "commands": 9,
     "__main__": 10,
 }

@@ -49,7 +49,11 @@ def parse(command: str) -> Any:
     module, *words = shlex.split(command)
     if module == "jaxrec.data":
         return tyro.cli(Command, args=words)  # type: ignore[arg-type]
-    name = f"{module}.__main__" if module == "jaxrec.report" else module
+    if module == "jaxrec.launch" and "--" in words:  # what it starts follows
+        cut = words.index("--")
+        parse(" ".join(words[cut + 1 :]))
+        words = words[:cut]
+    name = f"{module}.__main__" if module in ("jaxrec.launch", "jaxrec.report") else module
     return cli(importlib.import_module(name).Config, args=words)
 
 

@@ -50,6 +50,8 @@ def check_arguments(
             "selected; evaluate at least once"
         )
     parallel.axis_name(num_devices)
+    if num_devices == 1:
+        parallel.check_one_process("num_devices=1")
     _check_queries(selection.evaluation.queries)
 
 

@@ -104,7 +104,7 @@ class CompiledMeasure:
         return values[:, : self._batches]
 
     def __call__(self, variables: Variables, queries: Any, context: Any) -> np.ndarray:
-        values, bad = jax.device_get(self._program(variables, queries, context))
+        values, bad = parallel.fetch(self._program(variables, queries, context))
         check_finite(bad, "evaluation")
         return np.asarray(self._gather(values))
 

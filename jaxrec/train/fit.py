@@ -6,6 +6,7 @@ validation epoch and stops improving when its own patience is spent; the run end
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
+from jaxrec.train import parallel
 from jaxrec.train.arguments import check_arguments, check_folder, check_minutes
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, keep_vocabulary, vocabulary_digest
 from jaxrec.train.compiled import Compiled
@@ -22,6 +24,7 @@ from jaxrec.train.initial import MakeInitial, Marks
 from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
 from jaxrec.train.logs import TRAINING_FORMAT, Logs, check_tensorboard, write_training
+from jaxrec.train.memory import WORTH_SAYING, estimate_memory
 from jaxrec.train.run import Fitted, Phase, Run, Selection
 from jaxrec.train.trial import Trial, replay
 from jaxrec.types import Context, Variables
@@ -55,8 +58,9 @@ def fit(
 ) -> Fitted:
     """Trains `phases` one after the other and returns each seed's best parameters.
 
-    context: columns that live on the device. workdir: checkpoints and logs; a run that finds its own
-    checkpoint there goes on from it, to the same bits. description: identifies the run, together with what
+    context: columns that live on the device. num_devices: that share each batch, of all processes together
+    (`jaxrec.launch`). workdir: checkpoints and logs; a run that finds its own checkpoint there goes on from
+    it, to the same bits. description: identifies the run, together with what
     this function adds to it: seeds, phases, selection, the size of steps, the columns' checksums, settings of
     JAX, names of losses. The learning rate, which no function shows, is the caller's to name.
     vocabulary: raw ids of what the model numbers, kept in workdir (`train.checkpoint.keep_vocabulary`).
@@ -87,6 +91,8 @@ def fit(
     check_arguments(
         phases, selection, once, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
+    if progress and parallel.is_first():
+        _print_memory(phases[0], tx, plan, context, len(once))
     workdir = check_folder(workdir)
     _check_and_announce(phases, selection, minutes, trial, tensorboard=tensorboard)
     run = Run(
@@ -104,21 +110,30 @@ def fit(
         minutes=minutes,
     )
     described = {**description, **run.description(context), "calls": calls, **_parts(vocabulary, trial)}
-    if not (workdir / CHECKPOINTS).exists():
+    if not parallel.any_process((workdir / CHECKPOINTS).exists()):
         run.check_selection()
     with (
-        locked(workdir),
+        locked(workdir) if parallel.is_first() else contextlib.nullcontext(),
         Checkpoints(workdir / CHECKPOINTS, described) as checkpoints,
         deferred_interrupt() as interrupted,
     ):
         _resume(run, checkpoints, start_from, accept_changed_code)
         _begin(run, workdir, vocabulary, progress=progress)
         epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
-        logs = Logs(workdir, run.history, tensorboard=tensorboard)
+        logs = Logs(workdir, run.history, tensorboard=tensorboard) if parallel.is_first() else None
         _log(run, epochs, logs, description, progress=progress)
     if interrupted():
         raise KeyboardInterrupt
     return run.fitted()
+
+
+def _print_memory(
+    phase: Phase, tx: optax.GradientTransformation, plan: Plan, context: Context, seeds: int
+) -> None:
+    """Says what the run will hold on each device, where that is much."""
+    found = estimate_memory(phase.task, tx, plan, context, weighting=phase.weighting, seeds=seeds)
+    if sum(found) >= WORTH_SAYING:
+        print(f"memory: {found}", flush=True)
 
 
 def _check_and_announce(
@@ -133,6 +148,7 @@ def _check_and_announce(
     check_minutes(minutes)
     check_tensorboard(tensorboard)
     if trial is not None:
+        parallel.check_one_process("a search of settings")
         trial.begin(selection.metric, selection.lower_is_better, sum(phase.epochs for phase in phases))
 
 
@@ -174,7 +190,7 @@ def _epochs(
         entry = run.epoch()
         yield entry
         done = len(run.history)
-        left = interrupted() or (leave_at is not None and done >= leave_at)
+        left = parallel.any_process(interrupted()) or (leave_at is not None and done >= leave_at)
         if trial is not None:
             left |= not trial.watch(entry, run.seconds + run.compile_seconds, run.complete())
         if left or run.complete() or done % save_every == 0:
@@ -185,21 +201,26 @@ def _begin(run: Run, workdir: Path, vocabulary: Mapping[str, np.ndarray] | None,
     """Checks what is left to train, or says that nothing is; keeps the raw ids."""
     if not run.complete():
         run.check_selection()
-    elif progress:
+    elif progress and parallel.is_first():
         _print_complete(run, workdir)
-    if vocabulary is not None:
+    if vocabulary is not None and parallel.is_first():
         keep_vocabulary(workdir, vocabulary)
 
 
 def _log(
     run: Run,
     epochs: Iterator[dict[str, Any]],
-    logs: Logs,
+    logs: Logs | None,
     settings: Mapping[str, Any],
     *,
     progress: bool,
 ) -> None:
-    """Goes through epochs with a progress bar, and writes them and the summary of the run to its logs."""
+    """Goes through epochs with a progress bar, and writes them and the summary of the run to its logs, which
+    one of several processes has."""
+    if logs is None:
+        for _ in epochs:
+            pass
+        return
     first = len(run.history)
     bar = tqdm(total=run.num_epochs, initial=first, disable=not progress, unit="epoch", dynamic_ncols=True)
     try:

@@ -1,18 +1,23 @@
-"""Devices and seeds: the only file that knows how many of either there are.
+"""Devices, processes and seeds: the only file that knows how many of each there are.
 
-Data parallelism is replicated, through `jax.pmap`; runs of several seeds share one program with a
-leading seeds axis, by `vmap` on accelerators and one after the other on CPU, where a `vmap` gains
-nothing. Tables that do not fit on one device are sharded by rows, through `jax.shard_map`.
+Data parallelism is replicated, through `jax.pmap`, or `jax.shard_map` where the devices belong to several
+processes (`jaxrec.launch`); runs of several seeds share one program with a leading seeds axis, by `vmap` on
+accelerators and one after the other on CPU, where a `vmap` gains nothing. Tables that do not fit on one
+device are sharded by rows, through `jax.shard_map`.
+
+Every process runs the same program. What several devices share lies behind a leading axis of all devices, of
+which a process holds its own; what one device has is the process' own, computed by each alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.segments import rows_by_id
@@ -25,12 +30,59 @@ def axis_name(num_devices: int) -> str | None:
     """The name a step gives to the axis of devices, None for a single one.
 
     Raises:
-      ValueError: there are not as many devices, or fewer than one is requested.
+      ValueError: there are not as many devices, or fewer than one is requested; several processes would not
+        use all that they have.
     """
-    available = jax.local_device_count()
+    available = jax.device_count()
     if not 1 <= num_devices <= available:
-        raise ValueError(f"num_devices={num_devices}: this process has {available} ({jax.default_backend()})")
+        whose = "this process has" if not several_processes() else "the processes together have"
+        raise ValueError(f"num_devices={num_devices}: {whose} {available} ({jax.default_backend()})")
+    if several_processes() and num_devices not in (1, available):
+        raise ValueError(
+            f"num_devices={num_devices}: {jax.process_count()} processes have {available} devices and share "
+            f"the work of all; give num_devices={available}"
+        )
     return None if num_devices == 1 else AXIS
+
+
+def several_processes() -> bool:
+    """Whether this is one of several processes that run the same program, see `jaxrec.launch`."""
+    return jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes what is written once: logs, results, messages."""
+    return jax.process_index() == 0
+
+
+def check_one_process(what: str) -> None:
+    """Raises ValueError for what several processes cannot do together."""
+    if several_processes():
+        raise ValueError(
+            f"{what}: is for one process, and this is one of {jax.process_count()} with {jax.device_count()} "
+            "devices together; start it alone, or let all devices share the work (num_devices)"
+        )
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is True in any process; all wait for each other here."""
+    if not several_processes():
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def from_first(number: float) -> float:
+    """The first process' number, such as what its clock says, so that all decide alike."""
+    if not several_processes():
+        return number
+    bits = np.array([number]).view(np.uint32)  # all of a float64, of which JAX would keep a half
+    return float(np.asarray(multihost_utils.broadcast_one_to_all(bits)).view(np.float64)[0])
+
+
+def wait_for_all(where: str) -> None:
+    """Returns once every process is here; `where` names the place."""
+    if several_processes():
+        multihost_utils.sync_global_devices(where)
 
 
 def over_seeds(fn: Callable[..., Any], *, mapped: int = 1) -> Callable[..., Any]:
@@ -55,38 +107,74 @@ def over_devices(
     donated = (0,) if donate else ()
     if num_devices == 1:
         return jax.jit(fn, donate_argnums=donated)
-    devices = jax.local_devices()[:num_devices]
-    return jax.pmap(fn, AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
+    if not several_processes():
+        devices = jax.local_devices()[:num_devices]
+        return jax.pmap(fn, AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
+
+    def one(*args: Any) -> Any:
+        own = [
+            x if axis is None else jax.tree.map(lambda a: a[0], x)
+            for x, axis in zip(args, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda a: a[None], fn(*own))
+
+    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)
+    mesh = _mesh(num_devices)
+    split = jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
+    return jax.jit(split, donate_argnums=donated)
 
 
 def replicate(tree: Any, num_devices: int) -> Any:
     """A copy on every device, behind a leading axis; the tree itself on a single one."""
     if num_devices == 1:
         return jax.device_put(tree, jax.local_devices()[0])
-    sharding = _sharding(num_devices)
-    return jax.tree.map(
-        lambda x: jax.device_put(jnp.broadcast_to(jnp.asarray(x)[None], (num_devices, *x.shape)), sharding),
-        tree,
-    )
+
+    def copies(x: Any) -> Array:
+        x = jnp.asarray(_whole(x))
+        return _behind_an_axis([x[None]] * num_devices, num_devices)
+
+    return jax.tree.map(copies, tree)
 
 
 def unreplicate(tree: Any, num_devices: int) -> Any:
-    """The first device's copy."""
+    """The first device's copy, in each process that of the first of its own."""
     if num_devices == 1:
         return tree
     return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+
+
+def storable(tree: Any, num_devices: int) -> Any:
+    """`unreplicate` as a checkpoint takes it: of several processes, copies that are known to be the same."""
+    if not several_processes():
+        return unreplicate(tree, num_devices)
+    sharding = NamedSharding(_mesh(num_devices), PartitionSpec())
+
+    def same(x: Array) -> Array:
+        own = [shard.data[0] for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(own[0].shape, sharding, own)
+
+    return jax.tree.map(same, tree)
 
 
 def split_leading(tree: Any, num_devices: int) -> Any:
     """Leading axes [n, …] cut into [devices, n / devices, …] and put there; the tree itself on one."""
     if num_devices == 1:
         return jax.device_put(tree, jax.local_devices()[0])
-    sharding = _sharding(num_devices)
 
     def split(x: Any) -> Any:
-        return jax.device_put(np.asarray(x).reshape(num_devices, -1, *x.shape[1:]), sharding)
+        parts = np.asarray(x).reshape(num_devices, -1, *x.shape[1:])
+        return _behind_an_axis([part[None] for part in parts], num_devices)
 
     return jax.tree.map(split, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays on the host, with the parts that devices of other processes hold."""
+    if several_processes():
+        tree = jax.tree.map(
+            lambda x: x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True), tree
+        )
+    return jax.device_get(tree)
 
 
 def shard_rows(table: Any, num_devices: int) -> Array:
@@ -102,17 +190,62 @@ def shard_rows(table: Any, num_devices: int) -> Array:
 
 
 def over_shards(
-    fn: Callable[..., Any], num_devices: int, sharded: tuple[bool, ...], *, gathered: bool = False
+    fn: Callable[..., Any],
+    num_devices: int,
+    sharded: tuple[Any, ...],
+    *,
+    gathered: Any = False,
+    donate: bool = False,
 ) -> Callable[..., Any]:
     """Compiles fn to run on every device with its rows of the arguments that `sharded` marks.
 
     The other arguments are whole on every device. The result is sharded by rows, or the same on every
-    device if `gathered`. Inside, `lookup_sharded` reads rows of other devices; the axis is named AXIS.
+    device where it is `gathered`. Inside, `lookup_sharded` reads rows of other devices; the axis is named
+    AXIS.
+
+    sharded: for each argument a bool, or a tree of them, of which one stands for all below it; gathered: the
+    same of the result. donate: the buffers of the first argument become those of the result.
     """
     axis_name(num_devices)
-    specs = tuple(PartitionSpec(AXIS) if split else PartitionSpec() for split in sharded)
-    out = PartitionSpec() if gathered else PartitionSpec(AXIS)
-    return jax.jit(jax.shard_map(fn, mesh=_mesh(num_devices), in_specs=specs, out_specs=out, check_vma=False))
+
+    def specs(tree: Any, split: bool) -> Any:
+        return jax.tree.map(lambda x: PartitionSpec(AXIS) if x == split else PartitionSpec(), tree)
+
+    return jax.jit(
+        jax.shard_map(
+            fn,
+            mesh=_mesh(num_devices),
+            in_specs=specs(sharded, True),
+            out_specs=specs(gathered, False),
+            check_vma=False,
+        ),
+        donate_argnums=(0,) if donate else (),
+    )
+
+
+def place(tree: Any, sharded: Any, num_devices: int) -> Any:
+    """Arrays on the devices as `over_shards` takes them: whole, or by rows where `sharded`, a bool or a tree
+    of them, says so. The number of devices must divide the rows.
+    """
+
+    def put(split: bool, below: Any) -> Any:
+        sharding = NamedSharding(_mesh(num_devices), PartitionSpec(AXIS) if split else PartitionSpec())
+        if not several_processes():
+            return jax.device_put(below, sharding)
+        host = jax.device_get(below)
+        return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), host)
+
+    return jax.tree.map(put, sharded, tree)
+
+
+def create_placed(fn: Callable[..., Any], sharded: Any, num_devices: int) -> Callable[..., Any]:
+    """Compiles fn, of whole arguments, so that no device ever holds all of what is sharded of its result.
+
+    sharded: a tree of bool with a leaf for each array of the result.
+    """
+    mesh = _mesh(num_devices)
+    out = jax.tree.map(lambda x: NamedSharding(mesh, PartitionSpec(AXIS) if x else PartitionSpec()), sharded)
+    return jax.jit(fn, out_shardings=out)
 
 
 def lookup_sharded(shard: Array, ids: Array) -> Array:
@@ -131,9 +264,29 @@ def lookup_sharded(shard: Array, ids: Array) -> Array:
     return jax.lax.psum_scatter(rows, AXIS, scatter_dimension=0, tiled=True)
 
 
+def _devices(num_devices: int) -> list[jax.Device]:
+    return (jax.devices() if several_processes() else jax.local_devices())[:num_devices]
+
+
 def _mesh(num_devices: int) -> Mesh:
-    return Mesh(np.array(jax.local_devices()[:num_devices]), (AXIS,))
+    return Mesh(np.array(_devices(num_devices)), (AXIS,))
 
 
 def _sharding(num_devices: int) -> NamedSharding:
     return NamedSharding(_mesh(num_devices), PartitionSpec(AXIS))
+
+
+def _whole(x: Any) -> Any:
+    """An array that is the same on all devices as one of this process alone; others as they are."""
+    return x.addressable_shards[0].data if isinstance(x, Array) and not x.is_fully_addressable else x
+
+
+def _behind_an_axis(parts: Sequence[Any], num_devices: int) -> Array:
+    """An array of one part [1, …] for each device, of which this process puts those of its own devices."""
+    own = [
+        jax.device_put(part, device)
+        for part, device in zip(parts, _devices(num_devices), strict=True)
+        if device.process_index == jax.process_index()
+    ]
+    shape = (num_devices, *parts[0].shape[1:])
+    return jax.make_array_from_single_device_arrays(shape, _sharding(num_devices), own)

@@ -9,6 +9,7 @@ from typing import Any
 from jaxrec import provenance
 from jaxrec.report import plots, results
 from jaxrec.report.words import in_words, lower_is_better
+from jaxrec.train import parallel
 from jaxrec.train.fit import Fitted
 from jaxrec.train.logs import TRAINING_FORMAT, Logs, write_training
 from jaxrec.types import Protocol, Result, Tested
@@ -38,6 +39,8 @@ def save_result(
     baseline: whether nothing was trained by gradient descent; None means that this is so without a training
         step. Weights that others trained are no baseline.
 
+    Of several processes the first writes, and the others return when it has.
+
     The file's manifest is that of the code that trained; if several versions did, or another one evaluated,
     the manifest and the note name all of them.
     """
@@ -62,7 +65,11 @@ def save_result(
         incomparable=incomparable,
         baseline=steps == 0 if baseline is None else baseline,
     )
+    if not parallel.is_first():
+        parallel.wait_for_all(f"result {model}")
+        return Path(folder, experiment, dataset, f"{model}.json")
     path = results.write_result(result, folder, manifest=manifest, values=values)
+    parallel.wait_for_all(f"result {model}")
     metric = f"valid/{protocol.selection.removesuffix(' on test')}"
     if fitted and sum(metric in entry for entry in fitted.history) > 1:
         _plot(fitted, metric, result, path.with_suffix(".png"))

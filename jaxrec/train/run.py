@@ -197,7 +197,7 @@ class Run:
         values = self.measure.compile(self.state.variables, self.queries, self.context)
         ones = np.ones(values.shape[1:], values.dtype)
         names = self._numbers(ones).keys()
-        self.compile_seconds += self._compiling() - before
+        self.compile_seconds += parallel.from_first(self._compiling() - before)
         if self.selection.metric not in names:
             raise ValueError(f"selection metric {self.selection.metric!r} is not among {sorted(names)}")
 
@@ -290,15 +290,16 @@ class Run:
                     "or look at the last checkpoint, which is from before. Where it is so from the first "
                     "epoch, an id lies outside its table, or shortened sequences never fit their packed rows"
                 )
-        taken = self.seconds + self.compile_seconds + time.perf_counter() - start
+        taken = parallel.from_first(self.seconds + self.compile_seconds + time.perf_counter() - start)
         last = self.selection.keep == "last" and number + 1 == self.num_epochs
         if (number + 1) % self.selection.every == 0 or last or taken >= self.limit:
             entry |= self._evaluate(number)
             if self.trial is not None:
                 entry["best_value"] = list(self.best_value)
-        entry["train_seconds"] = trained
-        entry["seconds"] = time.perf_counter() - start - (self._compiling() - compiled)
-        self.compile_seconds += self._compiling() - compiled
+        compiling = self._compiling() - compiled
+        entry["train_seconds"] = parallel.from_first(trained)
+        entry["seconds"] = parallel.from_first(time.perf_counter() - start - compiling)
+        self.compile_seconds += parallel.from_first(compiling)
         self.seconds += entry["seconds"]
         self.history.append(entry)
         return entry
@@ -358,10 +359,8 @@ class Run:
 
     def arrays(self) -> Any:
         """What a checkpoint holds, copied: the next step writes over the state's own buffers."""
-        return {
-            "state": jax.tree.map(jnp.copy, parallel.unreplicate(self.state, self.num_devices)),
-            "best": jax.tree.map(jnp.copy, parallel.unreplicate(self.best, self.num_devices)),
-        }
+        trees = {"state": self.state, "best": self.best}
+        return jax.tree.map(jnp.copy, parallel.storable(trees, self.num_devices))
 
     def position(self) -> dict[str, Any]:
         return {
@@ -383,7 +382,8 @@ class Run:
         self.seconds, self.compile_seconds = position["seconds"], position["compile_seconds"]
 
     def fitted(self) -> Fitted:
-        arrays = self.arrays()
+        trees = {"state": self.state, "best": self.best}
+        arrays = jax.tree.map(jnp.copy, parallel.unreplicate(trees, self.num_devices))
         never = [epoch < 0 for epoch in self.best_epoch]
         variables = arrays["state"].variables if any(never) else arrays["best"]
         return Fitted(

@@ -35,7 +35,7 @@ def make_step(
         _same_state(weighting, state)
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, STEP), state.step)
         prepare_key, loss_key = jax.random.split(step_key)
-        batch = _share(task.prepare(prepare_key, examples, context), axis_name)
+        batch = share(task.prepare(prepare_key, examples, context), axis_name)
 
         def losses(params: Any, probes: Any) -> tuple[dict[str, Array], Any]:
             variables = {"params": params, **state.collections, **probes}
@@ -73,7 +73,7 @@ def _same_state(weighting: Weighting, state: TrainState) -> None:
         )
 
 
-def _share(batch: Batch, axis_name: str | None) -> Batch:
+def share(batch: Batch, axis_name: str | None) -> Batch:
     """This device's part of each leading axis; all of what the batch has under SHARED."""
     if axis_name is None:
         return batch

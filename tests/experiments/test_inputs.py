@@ -20,7 +20,7 @@ WITHOUT_WORKDIR = ("ann", "census_columns", "hstu_length", "speed")
 ON_ONE_DEVICE = (*WITHOUT_WORKDIR, "lifelong")
 MAKES_ITS_DATA = (
     "ann", "delayed_feedback", "distillation", "dupn", "hstu_length", "lifelong", "missing_values",
-    "mmoe_synthetic", "mobius", "pareto", "position_bias", "speed", "watch_time",
+    "mmoe_synthetic", "mobius", "pareto", "position_bias", "sharded_tables", "speed", "watch_time",
 )  # fmt: skip
 
 

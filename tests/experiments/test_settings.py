@@ -20,7 +20,8 @@ EXPERIMENTS = (
 
 
 OTHERS = (
-    "ann", "census_columns", "hstu_length", "loss_weighting", "off_policy", "published_checkpoints", "speed",
+    "ann", "census_columns", "hstu_length", "loss_weighting", "off_policy", "published_checkpoints",
+    "sharded_tables", "speed",
 )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Several processes that train together: `python -m jaxrec.launch` here, or one on each host of a cluster."""

@@ -45,13 +45,14 @@ def search(
         )
     if masking not in ("after", "before"):
         raise ValueError(f"masking={masking!r}: must be 'after' or 'before' the softmax")
-    codes, node, total = None, None, jnp.zeros(())
+    codes: Array | None = None
+    total = jnp.zeros(())
+    node = jnp.zeros((jax.tree.leaves(state)[0].shape[0], 1), jnp.int32)
     scored, finite = jnp.int32(0), jnp.array(True)
     for level, table in enumerate(ids.children):
         logits, state = step(state, codes, level)
         logits = logits.astype(jnp.float32)
         number, beams, size = logits.shape
-        node = jnp.zeros((number, 1), jnp.int32) if node is None else node
         children = jnp.where((node == NONE)[..., None], NONE, jnp.asarray(table)[jnp.maximum(node, 0)])
         finite &= ~((jnp.isnan(logits) | (logits == jnp.inf)) & (node != NONE)[..., None]).any(axis=(1, 2))
         total = total[..., None] + log_prob(logits, children != NONE, masking)

@@ -59,8 +59,8 @@ def rq_vae(model: Autoencoder, *, beta: float = 0.25, rounds: int = 10) -> Task:
         number = batch["vectors"].shape[0]
         if number < model.num_codes:
             raise ValueError(
-                f"batch of {number} vectors: must have at least num_codes={model.num_codes}, as the codebooks "
-                "begin at k-means of it; take a larger batch_size or fewer codes"
+                f"batch of {number} vectors: must have at least num_codes={model.num_codes}, as the "
+                "codebooks begin at k-means of it; take a larger batch_size or fewer codes"
             )
         found: Variables = model.init(key, batch["vectors"][:1])
         latent = model.apply(found, batch["vectors"], method="encode")
@@ -85,7 +85,7 @@ def rq_vae(model: Autoencoder, *, beta: float = 0.25, rounds: int = 10) -> Task:
 
 
 def evaluation(model: Autoencoder, number: int, batch_size: int) -> Evaluation:
-    """The mean squared error of all vectors' reconstructions, "error": of training, as there are no others."""
+    """The mean squared error of all vectors' reconstructions, "error": those of training, all there are."""
     size = min(batch_size, number)
     rows = np.resize(np.arange(number), -(-number // size) * size).reshape(-1, size)
     mask = np.arange(rows.size).reshape(rows.shape) < number

@@ -11,7 +11,7 @@ the paper's is over the whole vocabulary. There is no end token, as all tuples h
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -56,6 +56,11 @@ def buckets(query: np.ndarray, key: np.ndarray, *, number: int, longest: int, bo
     return side + np.where(distance < exact, distance, far)
 
 
+def linear(features: int, std: float, **options: Any) -> Dense:
+    """A layer without biases, whose kernel begins normal."""
+    return Dense(features, use_bias=False, kernel_init=nn.initializers.normal(std), **options)
+
+
 class Attention(nn.Module):
     """Multi-head attention of T5: no biases, products not scaled, a bias of scores given. E is dim."""
 
@@ -67,9 +72,6 @@ class Attention(nn.Module):
 
     def setup(self) -> None:
         width = self.num_heads * self.head_dim
-
-        def linear(features: int, std: float) -> Dense:
-            return Dense(features, use_bias=False, kernel_init=nn.initializers.normal(std))
 
         self.query = linear(width, (self.dim * self.head_dim) ** -0.5)
         self.key, self.value = linear(width, self.dim**-0.5), linear(width, self.dim**-0.5)
@@ -117,10 +119,8 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False, rows: Array | None = None) -> Array:
         dim = x.shape[-1]
-        inner = Dense(
-            self.inner_dim, use_bias=False, kernel_init=nn.initializers.normal(dim**-0.5), name="in"
-        )
-        out = Dense(dim, use_bias=False, kernel_init=nn.initializers.normal(self.inner_dim**-0.5), name="out")
+        inner = linear(self.inner_dim, dim**-0.5, name="inner")
+        out = linear(dim, self.inner_dim**-0.5, name="output")
         return out(Dropout(self.dropout, self.bits)(nn.relu(inner(x)), train=train, rows=rows))
 
 
@@ -161,14 +161,11 @@ class Layer(nn.Module):
         past: of earlier tokens, [B, …, P, H, d]; None: there are none. memory, memory_mask: of a decoder
         layer, see `Memory`.
         """
-        options = {"train": train, "rows": rows}
+        options: dict[str, Any] = {"train": train, "rows": rows}
         normed = self.norm(x)
         read = self.attention.keys_values(normed)
         if past is not None:
-            read = (
-                jnp.concatenate([past[0], read[0]], axis=-3),
-                jnp.concatenate([past[1], read[1]], axis=-3),
-            )
+            read = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-3), past, read)
         x = x + self.drop(self.attention(normed, read, visible, bias, **options), **options)
         if memory is not None and memory_mask is not None:
             normed = self.cross_norm(x).reshape(x.shape[0], -1, x.shape[-1])
@@ -208,8 +205,8 @@ class TIGER(nn.Module):
         check_sizes(**{name: getattr(self, name) for name in sizes})
         if self.num_users < 0 or self.num_buckets < 4 or self.longest <= self.num_buckets // 2:
             raise ValueError(
-                f"num_users={self.num_users}, num_buckets={self.num_buckets}, longest={self.longest}: must be at "
-                "least 0 and 4, and longest above half of num_buckets"
+                f"num_users={self.num_users}, num_buckets={self.num_buckets}, longest={self.longest}: must "
+                "be at least 0 and 4, and longest above half of num_buckets"
             )
         init = nn.initializers.normal(1.0)
         self.code_embedding = self.param("code_embedding", init, (self.depth * self.num_codes, self.dim))
@@ -264,8 +261,8 @@ class TIGER(nn.Module):
         batch, length, depth = codes.shape
         if length > self.max_len or depth != self.depth:
             raise ValueError(
-                f"histories of {length} items of {depth} codes: must have at most max_len={self.max_len} items "
-                f"of depth={self.depth} codes"
+                f"histories of {length} items of {depth} codes: must have at most max_len={self.max_len} "
+                f"items of depth={self.depth} codes"
             )
         x = self._embedded(jnp.where(mask[..., None], codes, 0), 0).reshape(batch, length * depth, self.dim)
         real = jnp.repeat(mask, depth, axis=1)
@@ -275,7 +272,7 @@ class TIGER(nn.Module):
             front = rows_at(self.user_embedding, users % self.num_users)[:, None]
             x = jnp.concatenate([front, x], axis=1)
             real = jnp.concatenate([jnp.ones((batch, 1), bool), real], axis=1)
-        options = {"train": train, "rows": rows}
+        options: dict[str, Any] = {"train": train, "rows": rows}
         place = np.arange(x.shape[1])
         bias = self._bias(self.encoder_bias, place, place, both=True)
         x = self.drop(x, **options)
@@ -325,14 +322,14 @@ class TIGER(nn.Module):
         rows: Array | None,
     ) -> tuple[Array, tuple[KeysValues, ...]]:
         """Logits [B, W, S, K] of levels first .. first + S - 1 from their input tokens [B, W, S, E]."""
-        options = {"train": train, "rows": rows}
+        options: dict[str, Any] = {"train": train, "rows": rows}
         number = x.shape[2]
         query, key = first + np.arange(number), np.arange(first + number)
         visible = jnp.asarray(key <= query[:, None])
         bias = self._bias(self.decoder_bias, query, key, both=False)
         x, read = self.drop(x, **options), []
         for i, layer in enumerate(self.decoder):
-            of_layer = {"memory": memory.keys_values[i], "memory_mask": memory.mask}
+            of_layer: dict[str, Any] = {"memory": memory.keys_values[i], "memory_mask": memory.mask}
             before = None if past is None else past[i]
             x, found = layer(x, visible, bias, past=before, **of_layer, **options)
             read.append(found)

@@ -15,7 +15,7 @@ EXPERIMENTS = (
     "kuaishou_ebr", "latent_cross", "learned_index", "lifelong", "lightgcn", "melu", "missing_values",
     "mmoe_synthetic", "mobius", "multi_interest", "multivae", "ncf", "pareto", "peterrec_attributes",
     "peterrec_cold_items", "popularity_bias", "position_bias", "preranking", "sasrec", "scenarios",
-    "stamp", "ticoserec", "two_tower", "watch_time",
+    "stamp", "ticoserec", "tiger", "two_tower", "watch_time",
 )  # fmt: skip
 
 

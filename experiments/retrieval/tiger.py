@@ -95,7 +95,7 @@ INDEPENDENT = {  # the same metrics of independent runs, with item texts
 }
 NO_TEXT = "not the paper's setting: no item text"
 TINY: Mapping[str, Any] = {
-    "num_codes": 8, "levels": 2, "k_means_rounds": 5, "code_dims": (16,), "latent_dim": 4, "code_epochs": 10,
+    "num_codes": 16, "levels": 2, "k_means_rounds": 5, "code_dims": (16,), "latent_dim": 4, "code_epochs": 10,
     "code_batch_size": 32, "dim": 8, "num_heads": 2, "head_dim": 4, "inner_dim": 16, "num_layers": 1,
     "max_len": 6, "num_users": 5, "width": 15, "batch_size": 64, "epochs": 2, "evaluate_every": 1,
     "vector_dim": 6,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags
-from scipy.sparse.linalg import svds
 
 from jaxrec.baselines.co_visitation import Decay, by_distance, count_by_distance
 from jaxrec.data.events.training_events import TrainingEvents
+
+SPARE, ROUNDS = 16, 10  # directions beside those wanted, and rounds, of the decomposition
 
 
 def co_visit_vectors(
@@ -56,17 +57,21 @@ def attribute_vectors(attributes: np.ndarray, *, dim: int, seed: int = 0) -> np.
 
 
 def _vectors(matrix: csr_matrix, dim: int, seed: int) -> np.ndarray:
-    """Rows of U √S, each of length 1; those of empty rows random."""
+    """Rows of U √S, each of length 1; those of empty rows random.
+
+    By subspace iteration from random directions (Halko et al., SIAM Review 2011, algorithm 4.4).
+    """
     if not 1 <= dim < min(matrix.shape):
         raise ValueError(
             f"dim={dim}: must lie in 1..{min(matrix.shape) - 1}, below the sizes of a matrix {matrix.shape}"
         )
     drawn = np.random.default_rng(seed)
-    left, values, _ = svds(matrix.astype(np.float64), k=dim, v0=drawn.random(min(matrix.shape)))
-    order = np.argsort(-values)
-    found = left[:, order] * np.sqrt(values[order])
-    sign = np.sign(found[np.abs(found).argmax(axis=0), np.arange(dim)])  # which svds leaves to chance
-    found *= np.where(sign < 0, -1.0, 1.0)
+    size, wide = min(dim + SPARE, *matrix.shape), matrix.astype(np.float64)
+    basis = np.linalg.qr(wide @ drawn.normal(size=(matrix.shape[1], size)))[0]
+    for _ in range(ROUNDS):
+        basis = np.linalg.qr(wide @ np.linalg.qr(wide.T @ basis)[0])[0]
+    inner, values, _ = np.linalg.svd((wide.T @ basis).T, full_matrices=False)
+    found = (basis @ inner)[:, :dim] * np.sqrt(values[:dim])
     length = np.linalg.norm(found, axis=1, keepdims=True)
-    found = np.where(length > 1e-8, found, drawn.normal(size=found.shape))
+    found = np.where(length > 1e-6, found, drawn.normal(size=found.shape))
     return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)

@@ -13,6 +13,7 @@ import pytest
 
 from jaxrec.nn.retrieval.rq_vae import RQVAE
 from jaxrec.tasks import rq_vae as task
+from tests.lowering import repeated_float_adds
 
 K, LEVELS, N = 8, 3, 48
 CENTRES = np.random.default_rng(0).normal(size=(12, 6))
@@ -99,6 +100,16 @@ def test_training_lowers_the_error_and_each_level_more_of_it() -> None:
     residuals = MODEL.apply({"params": params}, COLUMNS["vectors"]).levels.residuals
     lengths = np.mean(np.sum(np.asarray(residuals) ** 2, axis=2), axis=1)
     assert (np.diff(lengths) <= 0).all()  # what is left does not grow
+
+
+def test_a_step_adds_no_floats_at_repeated_ids_on_gpus() -> None:
+    batch, variables = begun()
+
+    def step(params: Any, part: Any) -> Any:
+        named = jax.grad(lambda p: sum(LEARN.losses({"params": p}, part, jax.random.key(0))[0].values()))
+        return named(params)
+
+    assert repeated_float_adds(jax.jit(step).trace(variables["params"], batch), "cuda") == []
 
 
 def test_the_evaluation_is_the_mean_error_of_all_vectors() -> None:

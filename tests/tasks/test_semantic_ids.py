@@ -19,6 +19,7 @@ from jaxrec.protocols import next_item
 from jaxrec.tasks import semantic_ids as task
 from jaxrec.train.evaluate import evaluate
 from jaxrec.types import Array, Protocol
+from tests.lowering import closed_over, repeated_float_adds
 from tests.tasks import small
 
 K, LEVELS, L = 4, 2, 4
@@ -122,6 +123,23 @@ def test_scores_of_a_beam_are_likelihoods_and_all_others_are_last() -> None:
         listed = np.flatnonzero(scores[row] > -1e29)
         assert sorted(listed) == sorted(np.asarray(searched(5).ids)[same].tolist())
         np.testing.assert_allclose(scores[row, listed], likelihoods()[same, listed - 1], atol=1e-5)
+
+
+def test_a_step_adds_no_floats_at_repeated_ids_on_gpus() -> None:
+    made = task.semantic_ids(MODEL)
+
+    def step(params: Any, part: Any) -> Any:
+        return jax.grad(lambda p: made.losses({"params": p}, part, jax.random.key(0))[0]["codes"])(params)
+
+    assert repeated_float_adds(jax.jit(step).trace(variables()["params"], batch()), "cuda") == []
+
+
+def test_no_search_closes_over_the_trie() -> None:
+    def run(held: Any, context: Any) -> Any:
+        queries = {"user": jnp.array([4]), "length": jnp.array([9]), "mask": jnp.ones(1, bool)}
+        return task.scorer(MODEL, width=5).scores(held, queries, context)
+
+    assert closed_over(run, variables(), columns()) < small.NUM_ITEMS
 
 
 class Oracle:

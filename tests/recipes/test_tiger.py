@@ -22,8 +22,8 @@ from jaxrec.types import Protocol
 SMALL = Recipe(
     num_codes=6, levels=2, k_means_rounds=10, code_dims=(16,), latent_dim=4, code_batch_size=24,
     code_learning_rate=0.1, code_epochs=40, dim=16, num_heads=2, head_dim=8, inner_dim=32, num_layers=1,
-    max_len=3, num_users=0, dropout=0.0, width=8, learning_rate=0.01, batch_size=128, epochs=6,
-    evaluate_every=6,
+    max_len=3, num_users=0, dropout=0.0, width=8, learning_rate=0.01, batch_size=128, epochs=12,
+    evaluate_every=12,
 )  # fmt: skip
 PROTOCOL = Protocol(seen="keep", ks=(1, 5), selection="hit@5")
 

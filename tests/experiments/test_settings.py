@@ -15,13 +15,12 @@ EXPERIMENTS = (
     "kuaishou_ebr", "latent_cross", "learned_index", "lifelong", "lightgcn", "melu", "missing_values",
     "mmoe_synthetic", "mobius", "multi_interest", "multivae", "ncf", "pareto", "peterrec_attributes",
     "peterrec_cold_items", "popularity_bias", "position_bias", "preranking", "sasrec", "scenarios",
-    "stamp", "strong_recipe", "ticoserec", "two_tower", "watch_time",
+    "stamp", "strong_recipe", "ticoserec", "tiger", "two_tower", "watch_time",
 )  # fmt: skip
 
 
 OTHERS = (
-    "ann", "census_columns", "hstu_length", "loss_weighting", "off_policy", "published_checkpoints",
-    "sharded_tables", "speed",
+    "ann", "census_columns", "hstu_length", "loss_weighting", "off_policy", "published_checkpoints", "speed",
 )  # fmt: skip
 
 

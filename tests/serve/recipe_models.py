@@ -45,6 +45,7 @@ from jaxrec.recipes import (
     strong,
     tdm,
     ticoserec,
+    tiger,
 )
 
 NUM_ITEMS, L, B = 30, 6, 3
@@ -217,6 +218,7 @@ BESIDE = (
     # searched by learned indexes; other models that `jaxrec train` refuses, whose recipes say what they need
     *(tdm.build, nann.build, deep_retrieval.build, mobius.student, latent_cross.encoder, dupn.dupn),
     *(objectives.shared_bottom, objectives.with_actor, objectives.filled),
+    *(tiger.rq_vae, tiger.tiger),
     # served by `serve.cold_users`
     *(melu.melu, melu.wide_deep, melu.poso, melu.poso_mean),
 )

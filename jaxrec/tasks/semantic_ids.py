@@ -1,0 +1,155 @@
+"""The next item by its semantic id: the loss of codes, and retrieval by beam search (TIGER, Rajput et al.,
+NeurIPS 2023, arXiv:2305.05065).
+
+The model is a module with `max_len` and num_users, and
+
+    __call__(codes [B, L, D], mask [B, L], targets [B, D], users [B], *, train, rows) -> logits [B, D, K]
+    encode(codes, mask, users) -> memory
+    decode(memory, tuples [B, W, D]) -> logits [B, W, D, K]
+    next_code(memory, past, codes [B, W] or None, level) -> (logits [B, W, K], past)
+    no_past(batch) -> past
+
+as `nn.retrieval.tiger.TIGER`. Histories are left-aligned, the oldest of the last max_len items first.
+
+Context columns: items [N], start [U], length [U], and semantic_ids, an `index.semantic_ids.SemanticIds`.
+Examples: example [B], the index of the target among the N events, and mask [B], False in a padded tail. Which
+events an epoch reads is the plan's choice: every event with an earlier one, so that each prefix of a user's
+training events is a history (`protocols.interests.every_event`), or one of each user (`one_cut`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec.index import beam
+from jaxrec.index.beam import Masking
+from jaxrec.index.scored import Found
+from jaxrec.index.semantic_ids import SemanticIds
+from jaxrec.losses import masked_mean
+from jaxrec.segments import pick, rows_by_id
+from jaxrec.tasks.deep_retrieval import as_scores
+from jaxrec.tasks.encoder import only_params
+from jaxrec.tasks.interests import users_of
+from jaxrec.types import Array, Batch, Context, Key, Scorer, Task, Variables
+
+COLUMN = "semantic_ids"  # of the context
+
+
+class CodeModel(Protocol):
+    """What the task calls; see the head of this file."""
+
+    max_len: int
+    num_users: int
+
+    @property
+    def init(self) -> Callable[..., Any]: ...
+    @property
+    def apply(self) -> Callable[..., Any]: ...
+
+
+def semantic_ids(model: CodeModel) -> Task:
+    """The task of naming the next item's codes, each after the true ones before it. predict: their logits.
+
+    Loss "codes": the mean cross-entropy of all codes of all targets, in nats.
+
+    Raises:
+      ValueError: when variables are made: the model has some that are not parameters.
+    """
+
+    def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        event, mask = jnp.where(examples["mask"], examples["example"], 0), examples["mask"]
+        user = users_of(event, context)
+        length = jnp.where(mask, event - context["start"][user], 0)
+        ids = context[COLUMN].codes
+        return {
+            **histories(context, event, length, user, model.max_len),
+            "targets": rows_by_id(ids, context["items"][event]),
+            "real": mask,
+            "row": jnp.arange(event.shape[0], dtype=jnp.int32),
+        }
+
+    def init(key: Key, batch: Batch) -> Variables:
+        one = [batch[name][:1] for name in ("codes", "mask", "targets", "users")]
+        return only_params(model.init(key, *one, train=False), "semantic_ids")
+
+    def logits(variables: Variables, batch: Batch, **options: Any) -> Array:
+        columns = (batch[name] for name in ("codes", "mask", "targets", "users"))
+        found: Array = model.apply(variables, *columns, **options)
+        return found
+
+    def losses(
+        variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
+    ) -> tuple[dict[str, Array], Variables]:
+        found = logits(variables, batch, train=True, rows=batch["row"], rngs={"dropout": key})
+        each = -_of_codes(found, batch["targets"])
+        return {"codes": masked_mean(each, batch["real"][:, None], axis_name)}, {}
+
+    return Task(prepare, init, losses, lambda variables, batch: logits(variables, batch, train=False))
+
+
+def histories(context: Context, end: Array, length: Array, user: Array, max_len: int) -> dict[str, Array]:
+    """The codes of the last max_len of the `length` events before `end`, the oldest first, and their users.
+
+    codes: int32 [B, L, D]. mask: bool [B, L], False where a history is shorter. users: ids from 1, [B].
+    """
+    number = jnp.minimum(length, max_len)
+    place = jnp.arange(max_len)
+    mask = place < number[:, None]
+    index = jnp.where(mask, (end - number)[:, None] + place, 0)
+    items = jnp.where(mask, context["items"][index], 0)
+    return {"codes": rows_by_id(context[COLUMN].codes, items), "mask": mask, "users": user + 1}
+
+
+def log_likelihood(model: CodeModel, variables: Variables, batch: Batch, tuples: Array) -> Array:
+    """log p of tuples after the histories of a batch: int32 [B, W, D] → [B, W], in nats."""
+    memory = model.apply(variables, batch["codes"], batch["mask"], batch["users"], method="encode")
+    logits = model.apply(variables, memory, tuples, method="decode")
+    return _of_codes(logits, tuples).sum(axis=-1)
+
+
+def search(
+    model: CodeModel,
+    variables: Variables,
+    batch: Batch,
+    ids: SemanticIds,
+    *,
+    k: int,
+    width: int,
+    masking: Masking = "after",
+) -> Found:
+    """The k most likely next items after the histories of a batch, see `index.beam.search`."""
+    memory = model.apply(variables, batch["codes"], batch["mask"], batch["users"], method="encode")
+    past = model.apply(variables, batch["codes"].shape[0], method="no_past")
+
+    def step(past: Any, codes: Array | None, level: int) -> tuple[Array, Any]:
+        found: tuple[Array, Any] = model.apply(variables, memory, past, codes, level, method="next_code")
+        return found
+
+    return beam.search(ids, step, past, k=k, width=width, masking=masking)
+
+
+def scorer(model: CodeModel, *, width: int, masking: Masking = "after") -> Scorer:
+    """What a beam of `width` finds, for full ranking: log-likelihoods of its items, and one lower than any
+    for all others, which the target among them ties with, so that it ranks last.
+
+    Seen items that a protocol excludes take places of the beam: let it be wider than the lists.
+    """
+
+    def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
+        length = jnp.where(queries["mask"], queries["length"], 0)
+        end = context["start"][queries["user"]] + length
+        batch = histories(context, end, length, queries["user"], model.max_len)
+        ids: SemanticIds = context[COLUMN]
+        found = search(model, variables, batch, ids, k=width, width=width, masking=masking)
+        return as_scores(found, ids.codes.shape[0])
+
+    return Scorer(scores)
+
+
+def _of_codes(logits: Array, codes: Array) -> Array:
+    """Log-probabilities of codes, [..., K] and int32 [...] → [...]."""
+    return pick(jax.nn.log_softmax(logits, axis=-1), codes[..., None])[..., 0]

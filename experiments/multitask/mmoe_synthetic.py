@@ -8,11 +8,12 @@ for each correlation like the paper's figure 4 (its figures 3 and 5 show other r
 those of the epoch of lowest validation error.
 
 The paper gives neither the constants of the sines nor the number of examples; the constants are those of PLE
-(Tang et al., RecSys 2020). The learning rate is from the paper's grid. The paper shows figures without
-numbers.
+(Tang et al., RecSys 2020). The learning rate is one of the paper's grid for all rows; --learning-rates
+chooses it for each row, by the lowest validation error in the mean over runs, which is then in the row's name
+(`mmoe+chosen-rate`). The paper shows figures without numbers.
 
 Run:     python -m experiments.multitask.mmoe_synthetic
-Also:    --correlations 0.5 --rows mmoe --learning-rate 0.01
+Also:    --correlations 0.5 --rows mmoe --learning-rate 0.01, --learning-rates 1e-4 1e-3 1e-2 (the grid)
 Expect:  MMoE has the lowest mean squared error at every correlation: 0.0326 at p = 0.5, 0.0312 at 0.9, 0.0285
          at 1 (at 0.5 by less than the deviation). At p = 1 the order is the paper's: OMoE 0.0326,
          Shared-Bottom 0.0343. At 0.5 and 0.9 OMoE falls behind (0.0381, 0.0349), as in the paper, but
@@ -22,6 +23,7 @@ Expect:  MMoE has the lowest mean squared error at every correlation: 0.0326 at 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -38,6 +40,7 @@ from jaxrec.recipes import multitask as recipes
 from jaxrec.report import plots
 from jaxrec.tasks.multitask import Target, multitask
 from jaxrec.tasks.objectives import loss_name
+from jaxrec.train.fit import Fitted
 from jaxrec.types import Task
 
 EXPERIMENT = "mmoe_synthetic"
@@ -55,7 +58,7 @@ ROWS: Mapping[str, Row] = {
     "mmoe": Row(recipes.mmoe),
 }
 TASKS = ("y1", "y2")
-SWEPT = ("correlations",)
+SWEPT = ("correlations", "learning_rates")
 
 TINY: Mapping[str, Any] = {"num_rows": 600, "dim": 10, "epochs": 2}
 
@@ -66,6 +69,7 @@ class Config(common.Options, recipes.SyntheticStudy):
 
     correlations: tuple[float, ...] = (0.5, 0.9, 1.0)  # cosines of the two tasks' weights
     rows: tuple[str, ...] = tuple(ROWS)  # models
+    learning_rates: tuple[float, ...] = ()  # of which validation chooses one a row; empty: learning_rate
     seeds: tuple[int, ...] = tuple(range(20))  # trained together in one compiled program
     num_rows: int = 50_000  # training examples; validation and test have a tenth as many each
     dim: int = 100  # inputs
@@ -78,6 +82,9 @@ class Config(common.Options, recipes.SyntheticStudy):
         common.check(self, "num_rows", "dim", "epochs", "batch_size", "num_experts", "save_every")
         if not self.correlations or not all(-1 <= p <= 1 for p in self.correlations):
             raise ValueError(f"correlations={self.correlations}: give at least one, each in -1..1")
+        rates = self.learning_rates
+        if not all(0 < rate < math.inf for rate in rates) or len(set(rates)) != len(rates):
+            raise ValueError(f"learning_rates={rates}: each must be positive and finite, and given once")
 
 
 def load(config: Config, correlation: float) -> impressions.Data:
@@ -111,6 +118,37 @@ def build(row: str, columns: impressions.Data, config: Config) -> tuple[Task, li
     return multitask(ROWS[row].model(len(TASKS), config), targets, inputs=lambda batch: batch["x"]), targets
 
 
+def train(row: str, columns: impressions.Data, config: Config) -> Fitted:
+    """Trains a row for all seeds with the configuration's learning rate."""
+    task, targets = build(row, columns, config)
+    config = dataclasses.replace(config, learning_rates=())
+    return impressions.train(
+        columns,
+        task,
+        targets,
+        "mse",
+        optax.adam(config.learning_rate),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        lower_is_better=True,
+        **common.training_options(config, columns.name, row, row=row, data=columns.name),
+    )
+
+
+def choose(row: str, columns: impressions.Data, config: Config) -> tuple[Config, Fitted, str]:
+    """The configuration with the learning rate of the lowest mean validation error over seeds, what was
+    trained with it, and the errors of all rates as a note; "" where there is one rate.
+    """
+    rates = config.learning_rates or (config.learning_rate,)
+    configs = [dataclasses.replace(config, learning_rate=rate) for rate in rates]
+    trained = [train(row, columns, own) for own in configs]
+    errors = [float(np.mean(fitted.best_value)) for fitted in trained]
+    best = int(np.argmin(errors))
+    shown = ", ".join(f"{rate:g}: {error:.4f}" for rate, error in zip(rates, errors, strict=True))
+    note = f"mean validation mse by learning rate: {shown}" if config.learning_rates else ""
+    return configs[best], trained[best], note
+
+
 def run(config: Config) -> None:
     """Trains, tests and stores every model at every correlation, with a figure for each correlation."""
     check_run(config)
@@ -126,25 +164,15 @@ def run_one(config: Config, correlation: float) -> None:
     sizes = {row: impressions.num_parameters(task, columns) for row, (task, _) in tasks.items()}
     curves: dict[str, list[dict[str, Any]]] = {}
     for row, (task, targets) in tasks.items():
-        fitted = impressions.train(
-            columns,
-            task,
-            targets,
-            "mse",
-            optax.adam(config.learning_rate),
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            lower_is_better=True,
-            **common.training_options(config, columns.name, row, row=row, data=columns.name),
-        )
+        own, fitted, note = choose(row, columns, config)
         found = impressions.run_test(columns, task, targets, fitted.variables, num_devices=config.num_devices)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=columns.name.replace("=", ""),
-            model=row,
+            model=f"{row}+chosen-rate" if config.learning_rates else row,
             config={
-                **common.describe_settings(config, left_out=SWEPT),
+                **common.describe_settings(own, left_out=SWEPT),
                 "correlation": correlation,
                 "parameters": sizes[row],
             },
@@ -152,6 +180,7 @@ def run_one(config: Config, correlation: float) -> None:
             seeds=config.seeds,
             metrics=found,
             fitted=fitted,
+            note=note,
         )
         curves[row] = fitted.history
         final = [metrics["mse"] for metrics in found.metrics]

@@ -11,7 +11,7 @@ MovieLens-20M, so there are no comparable published numbers; Adam and one learni
 of Amazon and Yelp have no times: their events are in the order of the file.
 
 Run:     python -m experiments.ranking.din
-Also:    --rows base din-dice --seeds 0, --dataset Beauty, --data events.csv --user uid --item sku --time ts
+Also:    --rows base din-dice --seeds 0, --dataset Beauty (Sports, Toys, Yelp), --data events.csv --user uid …
 
 Expect:  on MovieLens-100K, each user tested on one event and one unseen item, DIEN is ahead of the base
          model by 0.018 in AUC and by 0.025 in GAUC (deviations of at most 0.002 and 0.007). DIN and its

@@ -11,9 +11,9 @@ HSTU reads the time of each event and of the next one, which in evaluation is th
 public code. Data without times (Video) need --no-times, which leaves out the bias by time.
 
 Run:     python -m experiments.sequential.hstu
-Also:    --dataset Beauty, --dataset Video --no-times --dropout 0.2, --alpha 1.6 (stochastic length),
-         --dtype bfloat16, --num-layers 2, --data FILE --user … --item … --time … (your own events),
-         --shared (one set of negatives per batch, since on a CPU the loss otherwise takes most of a step)
+Also:    --dataset Beauty, --dataset Video --no-times --dropout 0.2, --alpha 1.6 (stochastic length), --dtype
+         bfloat16, --num-layers 2, --data FILE --user … --item … --time … (your own events), --shared (one
+         set of negatives per batch: faster), --rows sasrec-raw-residual-ssm (norms inside the residual)
 Published settings, if you have the files:
          --dataset ml-1m --select test            (downloads ml-1m.zip of GroupLens, or --file ratings.dat)
          --dataset ml-20m --select test           (ml-20m.zip, or --file ratings.csv)
@@ -79,8 +79,9 @@ ROWS: Mapping[str, Row] = {
     "sasrec-bce": Row(recipes.sasrec_original, recipes.bce, options=()),  # as its authors published it
     "sasrec-original-ssm": Row(recipes.sasrec_original_cosine),  # the same encoder with HSTU's objective
     "sasrec-ssm": Row(recipes.sasrec),  # as the public code builds it for its baseline
+    "sasrec-raw-residual-ssm": Row(recipes.sasrec_raw_residual),  # not in the default rows
     "hstu-ssm": Row(recipes.hstu, options=OF_HSTU),
-    "hstu-large-ssm": Row(recipes.hstu, recipe=recipes.large, options=OF_HSTU),  # not in the default rows
+    "hstu-large-ssm": Row(recipes.hstu, recipe=recipes.large, options=OF_HSTU),  # nor is this one
 }
 BASELINES = floors.RANKING
 

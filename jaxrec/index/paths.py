@@ -218,12 +218,17 @@ def candidates(index: Paths, beam: Beam) -> Array:
 
 
 def by_paths(index: Paths, log_prob: PathLogProb) -> ScoreItems:
-    """The scorer log Σ_j p(path j of the item): the likelihood that the structure itself gives items."""
+    """The scorer log Σ_j p(path j of the item): the likelihood that the structure itself gives items.
+
+    An id that is neither an item nor padding has a score of NaN.
+    """
 
     def score(query: Query, ids: Array) -> Array:
-        paths = jnp.maximum(index.paths[ids], 0)  # [B, M, J, D]
+        known = (ids >= 0) & (ids <= index.count)
+        paths = jnp.maximum(index.paths[jnp.where(known, ids, 0)], 0)  # [B, M, J, D]
         each = log_prob(query, paths.reshape(len(ids), -1, index.depth))
-        return jax.nn.logsumexp(each.reshape(*ids.shape, -1), axis=-1)
+        scores = jax.nn.logsumexp(each.reshape(*ids.shape, -1), axis=-1)
+        return jnp.where(known, scores, jnp.nan)
 
     return score
 

@@ -164,6 +164,12 @@ def sasrec(num_items: int, recipe: Recipe) -> Cosine:
     return Cosine(SASRecHSTU(num_items=num_items, spare_slots=SPARE_SLOTS, **_sizes(recipe)))
 
 
+def sasrec_raw_residual(num_items: int, recipe: Recipe) -> Cosine:
+    """`sasrec`, with residuals of inputs that are not normalised."""
+    sizes = {**_sizes(recipe), "spare_slots": SPARE_SLOTS, "raw_residual": True}
+    return Cosine(SASRecHSTU(num_items=num_items, **sizes))
+
+
 def _sizes(recipe: Recipe) -> dict[str, Any]:
     """The fields of both SASRecs. Raises ValueError for heads that do not divide the width."""
     if recipe.dim % recipe.num_heads:

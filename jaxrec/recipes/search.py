@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -52,6 +52,10 @@ class Recipe:
     k: int = 20  # events that a search returns
     slots: int = 8  # of MIMN's memory
     utilisation: float = 0.1  # λ of its regulariser, over shares of writes
+    rebalance: Literal["utilisation", "shift"] = "utilisation"  # of its writes; shift: as its public code
+    key_memory: bool = False  # its slots also have trained keys, as in the public code
+    sum_pooling: bool = False  # its MLP also sees the sum of all events, as in the public code
+    gate_bias: float = 0.0  # start of its gates' biases; TensorFlow's GRU, and so the public code, has 1
 
 
 def din(clicks: Clicks, recipe: Recipe) -> nn.Module:
@@ -70,12 +74,22 @@ def base(clicks: Clicks, recipe: Recipe) -> nn.Module:
 
 def mimn(clicks: Clicks, recipe: Recipe) -> nn.Module:
     """MIMN: a memory of fixed size, written event by event."""
-    memory = MIMN(
-        memory=InterestMemory(recipe.slots, shares=True, strength=True, chunk=CHUNK),
+    memory = InterestMemory(
+        recipe.slots,
+        rebalance=recipe.rebalance,
+        shares=True,
+        strength=True,
+        key_memory=recipe.key_memory,
+        chunk=CHUNK,
+        gate_bias=recipe.gate_bias,
+    )
+    body = MIMN(
+        memory=memory,
         attention=ActivationUnit(activation=PReLU, softmax=True),
+        sum_pooling=recipe.sum_pooling,
         mlp=Factory(MLP, activation=PReLU),
     )
-    return _pooled(clicks, recipe, memory)
+    return _pooled(clicks, recipe, body)
 
 
 def sim_hard(clicks: Clicks, recipe: Recipe) -> nn.Module:

@@ -88,10 +88,11 @@ def deep_retrieval(model: PathModel, objective: Objective, *, history: History =
     ) -> tuple[dict[str, Array], Variables]:
         targets = batch["targets"]
         x = model.apply(variables, batch["items"], train=True)
-        numbers = jnp.maximum(model.apply(variables, targets, method="paths_of"), 0)
-        paths = codes_of(numbers, num_codes=model.num_codes, depth=model.depth)
+        numbers = model.apply(variables, targets, method="paths_of")
+        paths = codes_of(jnp.maximum(numbers, 0), num_codes=model.num_codes, depth=model.depth)
         each = model.apply(variables, x, paths, method="path_log_prob")
-        likelihood = jax.nn.logsumexp(each, axis=-1)
+        known = (targets == 0) | (numbers >= 0).all(axis=-1)  # else the loss is NaN
+        likelihood = jnp.where(known, jax.nn.logsumexp(each, axis=-1), jnp.nan)
         table = model.apply(variables, method="item_table")
         return {
             "paths": masked_mean(-likelihood, targets != 0, axis_name),

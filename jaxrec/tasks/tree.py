@@ -135,7 +135,7 @@ def tree_nodes(model: Any, history: History, negatives: Sequence[int], *, by_lev
         nodes = sample(sample_key, tree, item, negatives)
         return {
             "history": histories_by_level(tree, events) if by_level else events,
-            "nodes": nodes.ids,
+            "nodes": jnp.where(examples["mask"][:, None], nodes.ids, 0),
             "where": nodes.real & examples["mask"][:, None],
             "mask": examples["mask"],
         }

@@ -53,12 +53,12 @@ def test_a_run_keeps_its_calibrators_and_scores_by_them(files: Path) -> None:
 
 def test_its_result_is_calibrated_and_has_a_diagram(files: Path) -> None:
     results = {record.result.model: record.result for record in read_results(files / "run" / "results")}
-    assert {"ece/click", "calibration_ratio/click"} <= set(results["deepfm"].metrics) & set(
+    assert {"ece/click", "calibration_ratio/click"} <= set(results["deepfm+platt"].metrics) & set(
         results["base-rate"].metrics
     )
     pytest.importorskip("matplotlib", reason="matplotlib is not installed: the extra `plots`")
     assert [path.name for path in (files / "run" / "results").rglob("*.reliability.png")] == [
-        "deepfm.reliability.png"
+        "deepfm+platt.reliability.png"
     ]
 
 

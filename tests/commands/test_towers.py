@@ -133,4 +133,6 @@ def test_feedback_is_of_three_kinds(events: Path, tmp_path: Path) -> None:
     assert len(run.recommend(["u3"], k=3)[0].items) == 3
     with pytest.raises(ValueError, match="feedback 2 .*must be 1 .clicked."):
         train("dfn", path, run=tmp_path / "bad", feedback="two", **options)
+    with pytest.raises(ValueError, match="no value column 'nope' .*; name it with --feedback"):
+        train("dfn", path, run=tmp_path / "bad", feedback="nope", **options)
     assert not (tmp_path / "bad").exists()

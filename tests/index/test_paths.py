@@ -142,6 +142,13 @@ def test_items_by_the_likelihood_of_their_paths() -> None:
         assert (np.diff(found.scores[row]) <= 0).all()
 
 
+def test_an_id_that_is_no_item_has_no_likelihood() -> None:
+    score = paths.by_paths(index(), lambda query, chosen: jnp.zeros(chosen.shape[:2]))
+    ids = jnp.array([[-1, 0, 1, ITEMS, ITEMS + 1, 10**6]])
+    found = score({"row": jnp.zeros(1, jnp.int32)}, ids)
+    assert np.isnan(found).tolist() == [[True, False, False, False, True, True]]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_query_with_a_score_that_is_no_number_is_marked(bad: float) -> None:
     def broken(query: Any, ids: Array) -> Array:

@@ -98,6 +98,7 @@ def test_items_are_on_distinct_paths_that_no_gradient_reaches() -> None:
     assert numbers.shape == (21, 2) and numbers.dtype == np.int32
     assert all(len(set(row)) == 2 for row in numbers[1:].tolist())
     assert SMALL.apply(held, jnp.array([[1, 0]]), method="paths_of").tolist() == [numbers[:2][::-1].tolist()]
+    assert SMALL.apply(held, jnp.array([-1, 21]), method="paths_of").tolist() == [[-2, -2], [-2, -2]]
     assert set(held) == {"params", "paths"}
 
 

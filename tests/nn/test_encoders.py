@@ -34,6 +34,7 @@ MODELS: dict[str, Any] = {
     ),
     "sasrec_original": SASRecOriginal(**SMALL, num_layers=1, num_heads=2, max_len=LENGTH),
     "sasrec_hstu": SASRecHSTU(**SMALL, num_layers=1, num_heads=2, max_len=LENGTH),
+    "sasrec_hstu_raw": SASRecHSTU(**SMALL, num_layers=1, num_heads=2, max_len=LENGTH, raw_residual=True),
     "gru4rec": GRU4Rec(**SMALL, hidden_dim=10, num_layers=2, use_bias=True),
     "hstu": HSTU(**SMALL, num_layers=1, num_heads=2, key_dim=3, value_dim=4, max_len=LENGTH, block=4),
     "ligr": LiGR(**SMALL, num_heads=2, inner_dim=12, max_len=LENGTH),

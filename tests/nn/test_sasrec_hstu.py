@@ -30,8 +30,8 @@ def dense(layer: Any, name: str, x: np.ndarray) -> np.ndarray:
     return x @ np.asarray(layer[name]["kernel"], np.float64) + layer[name]["bias"]
 
 
-def slow(items: np.ndarray) -> np.ndarray:
-    """Outputs for one row, slot by slot, in float64; zero where there is no item."""
+def slow(items: np.ndarray, *, raw: bool) -> np.ndarray:
+    """Outputs for one row, slot by slot, in float64; zero where there is no item. raw: what residuals add."""
     params = VARIABLES["params"]
     at = np.flatnonzero(items)
     x = np.zeros((len(items), DIM))
@@ -47,15 +47,19 @@ def slow(items: np.ndarray) -> np.ndarray:
             value = dense(layer, "value", x[seen]).reshape(len(seen), HEADS, -1)
             weights = np.exp(np.einsum("hd,khd->hk", query, key) / math.sqrt(DIM / HEADS))
             mixed = np.einsum("hk,khd->hd", weights / weights.sum(axis=1, keepdims=True), value)
-            inner = norm(norm(x[slot]) + dense(layer, "output", mixed.reshape(DIM)))
-            y[slot] = inner + dense(layer, "outer", np.maximum(dense(layer, "inner", inner), 0))
+            between = (x[slot] if raw else norm(x[slot])) + dense(layer, "output", mixed.reshape(DIM))
+            inner = norm(between)
+            outer = dense(layer, "outer", np.maximum(dense(layer, "inner", inner), 0))
+            y[slot] = (between if raw else inner) + outer
         x = y
     return x
 
 
-def test_outputs_equal_slow_numpy_wherever_padding_stands() -> None:
-    ours = np.asarray(jax.jit(lambda v: MODEL.apply(v, ITEMS, train=False))(VARIABLES))
-    np.testing.assert_allclose(ours, np.stack([slow(row) for row in ITEMS]), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("raw", [False, True])
+def test_outputs_equal_slow_numpy_wherever_padding_stands(raw: bool) -> None:
+    model = MODEL.clone(raw_residual=raw)
+    ours = np.asarray(jax.jit(lambda v: model.apply(v, ITEMS, train=False))(VARIABLES))
+    np.testing.assert_allclose(ours, np.stack([slow(row, raw=raw) for row in ITEMS]), rtol=1e-5, atol=1e-5)
     assert (ours[ITEMS == 0] == 0).all()
 
 

@@ -167,6 +167,21 @@ def test_training_moves_running_statistics_and_no_score_of_evaluation() -> None:
     assert "batch_stats" not in variables("two layers, one output")
 
 
+def test_padded_nodes_do_not_enter_the_statistics_of_a_batch() -> None:
+    model, given = MODELS["attention"], variables("attention")
+
+    def trained(history: Any, nodes: Any) -> Any:
+        return model.apply(given, history, nodes, train=True, mutable=["batch_stats"])
+
+    logits, updated = jax.jit(trained)(HISTORY, NODES)
+    empty = np.zeros((2, 6), np.int64)
+    filled = np.pad(NODES, ((0, 2), (0, 3)))
+    more, same = jax.jit(trained)(np.concatenate([HISTORY, empty]), filled)
+    np.testing.assert_allclose(more[:3, :4], logits, rtol=1e-4, atol=1e-5)
+    for found, expected in zip(jax.tree.leaves(same), jax.tree.leaves(updated), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_narrow_nodes_and_further_features() -> None:
     network = NodeNetwork(WINDOWS, WindowAttention(WINDOWS, (3,), nn.relu, PReLU), (4,), batch_norm=False)
     node, events = jnp.ones((2, 3, 2)), jnp.asarray(RNG.normal(size=(2, 6, 4)), jnp.float32)

@@ -65,7 +65,7 @@ def prepare(
         return _shapes_of(entry.learn(entry.module(larger, recipe, axis), larger, recipe).task, data)
 
     return Prepared(
-        name=name,
+        name=f"{name}+{options.calibrate}" if options.calibrate else name,
         dataset=as_file_name(data.name),
         module=entry.module(clicks, recipe, None),
         protocol=impressions.protocol(data, SELECTION, learned.loss),

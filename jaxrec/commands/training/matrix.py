@@ -25,6 +25,7 @@ from jaxrec.commands.training.source import (
 )
 from jaxrec.data.events.feedback_lists import clicks_of, feedback_columns
 from jaxrec.data.events.held_out import HeldOut, split_items
+from jaxrec.data.events.interactions import Interactions
 from jaxrec.data.side_feature_files import load_side_features
 from jaxrec.protocols import Beyond, retrieval
 from jaxrec.recipes.item_cold import with_content
@@ -66,11 +67,20 @@ def read(options: Any, source: Source) -> retrieval.Data:
     return data if vectors is None else with_content(data, vectors)
 
 
+def _with_feedback(source: Source, options: Any, column: str) -> Interactions:
+    """The events with their feedback. Raises ValueError, which names the option as it is called here."""
+    try:
+        return load_interactions(source, options, value=column, k_core=0)
+    except ValueError as error:
+        told = str(error).replace("name it with value=... (--value)", "name it with --feedback")
+        raise ValueError(told) from None
+
+
 def _matrix(options: Any, source: Source) -> retrieval.Data:
     column = getattr(options, "feedback", "")
     if not column:
         return retrieval.resident(split_items(load_sequences(source, options), by=options.split))
-    events = load_interactions(source, options, value=column, k_core=0)
+    events = _with_feedback(source, options, column)
     clicks = clicks_of(events)
     clicks = clicks.k_core(options.k_core) if options.k_core else clicks
     split = split_items(clicks.to_sequences(), by=options.split)

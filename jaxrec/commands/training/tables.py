@@ -60,6 +60,7 @@ def prepare(
         terms={name: term.loss for name, term in used.items()},
     )
     impressions.num_parameters(task, data)  # an error of the model is raised here
+    without = [term.without for term in extra.values() if not term.weight]
     selection = "auc" if len(targets) > 1 else f"auc/{targets[0].name}"
     losses = [*dict.fromkeys(loss_name(target.loss) for target in targets), *used]
     weights = {t.name: 1.0 for t in targets} | {name: term.weight for name, term in used.items()}
@@ -67,7 +68,7 @@ def prepare(
 
     module = entry.module(Table(table), recipe)
     return Prepared(
-        name="+".join([name, *(term.without for term in extra.values() if not term.weight)]),
+        name="+".join([name, *without, *([options.calibrate] if options.calibrate else [])]),
         dataset=as_file_name(data.name),
         module=module,
         protocol=impressions.protocol(data, selection, " + ".join(losses)),

@@ -154,6 +154,8 @@ class DeepRetrieval(nn.Module):
         return total
 
     def paths_of(self, ids: Array) -> Array:
-        """Numbers of the paths of items, [...] → int32 [..., J]; of padding -1."""
-        found: Array = self.of_items.value[ids]
+        """Numbers of the paths of items, [...] → int32 [..., J]; of padding -1, of an unknown id -2."""
+        table = self.of_items.value
+        known = (ids >= 0) & (ids < len(table))
+        found: Array = jnp.where(known[..., None], table[jnp.where(known, ids, 0)], -2)
         return found

@@ -16,10 +16,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.nn.layers.batch_norm import MaskedBatchNorm
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dice import Activation, PReLU, activate
 from jaxrec.nn.layers.embedding import lookup, pad_row
-from jaxrec.nn.layers.mlp import normalise
 from jaxrec.nn.layers.pairs import check_sizes
 from jaxrec.segments import pick
 from jaxrec.types import Array
@@ -58,19 +58,27 @@ class WindowAttention(nn.Module):
     last: Activation | None = None
 
     @nn.compact
-    def __call__(self, node: Array, history: Array, mask: Array, *, train: bool = False) -> Array:
-        """Maps nodes [B, M, D], events [B, L, D] and which are real, [B, L], to [B, M, W · D]."""
+    def __call__(
+        self, node: Array, history: Array, mask: Array, *, where: Array | None = None, train: bool = False
+    ) -> Array:
+        """Maps nodes [B, M, D], events [B, L, D] and which are real, [B, L], to [B, M, W · D].
+
+        where: which nodes are real, bool [B, M], for the statistics of activations; None: all.
+        """
         dim, widths = history.shape[-1], (*self.dims, 1)
         kernel = self.param("kernel", INIT, (3 * dim, widths[0]))
         bias = self.param("bias", nn.initializers.zeros, (widths[0],))
         of_event, of_product, of_node = jnp.split(kernel, 3)
         products = jnp.einsum("bld,bmdh->bmlh", history, node[..., None] * of_product)
         x = products + (history @ of_event)[:, None] + (node @ of_node + bias)[:, :, None]
+        real = jnp.broadcast_to(
+            mask[:, None] if where is None else mask[:, None] & where[:, :, None], x.shape[:3]
+        )
         for i, width in enumerate(widths[1:]):
-            x = activate(self.activation, x, f"activation_{i}", train=train, where=None)
+            x = activate(self.activation, x, f"activation_{i}", train=train, where=real)
             x = Dense(width, kernel_init=INIT, name=f"layer_{i + 1}")(x)
         if self.last is not None:
-            x = activate(self.last, x, "last", train=train)
+            x = activate(self.last, x, "last", train=train, where=real)
         weights = jnp.where(mask[:, None], x[..., 0], 0.0)
         weights = weights / of_windows(mask, self.windows)[:, None]
         return window_sums(weights, history, self.windows)
@@ -112,9 +120,13 @@ class NodeNetwork(nn.Module):
         *,
         other: Array | None = None,
         level: Array | None = None,
+        where: Array | None = None,
         train: bool = False,
     ) -> Array:
         """Maps nodes [B, M, Q], events [B, L, D], mask [B, L] and features [B, O] to [B, M, outputs].
+
+        where: which nodes are real, bool [B, M], so that others do not enter the statistics of batches; None:
+        all are.
 
         Nodes that are narrower than events are filled up with zeros. With plain means there may be several
         histories of each user, [B, J, L, D] and [B, J, L]: then `level` [M] or [B, M] says, from 0 on, which
@@ -124,7 +136,7 @@ class NodeNetwork(nn.Module):
             raise ValueError(f"windows={tuple(self.windows)}: must add up to {history.shape[-2]}, the slots")
         node = jnp.pad(node, ((0, 0), (0, 0), (0, history.shape[-1] - node.shape[-1])))
         if self.attention is not None:
-            interest = self.attention(node, history, mask, train=train)
+            interest = self.attention(node, history, mask, where=where, train=train)
         else:
             slots = history.reshape(-1, *history.shape[-2:])
             weights = mask / of_windows(mask, self.windows)
@@ -133,8 +145,10 @@ class NodeNetwork(nn.Module):
         x = self._first([interest, node] if other is None else [interest, node, other[:, None]], level)
         for i in range(len(self.dims)):
             if self.batch_norm:
-                x = normalise(f"norm_{i}", train, self.axis_name)(x)
-            x = activate(self.activation, x, f"activation_{i}", train=train, axis_name=self.axis_name)
+                norm = MaskedBatchNorm(axis_name=self.axis_name, name=f"norm_{i}")
+                x = norm(x, where=where, train=train)
+            name = f"activation_{i}"
+            x = activate(self.activation, x, name, train=train, axis_name=self.axis_name, where=where)
             last = i + 1 == len(self.dims)
             width, name = (self.outputs, "logit") if last else (self.dims[i + 1], f"layer_{i + 1}")
             x = Dense(width, kernel_init=INIT, name=name)(x)
@@ -218,6 +232,8 @@ class TDM(nn.Module):
     ) -> Array:
         """Maps ids of events [B, L] and of nodes [B, M] to logits [B, M]; 0 is padding.
 
+        Nodes of id 0 do not enter the statistics of batches.
+
         With histories [B, J, L], one for each level, `level` [M] or [B, M] says which of them a node reads.
 
         Raises:
@@ -228,9 +244,13 @@ class TDM(nn.Module):
                 f"histories {history.shape} of several levels: give the level of each node, and "
                 "attention=None"
             )
-        vectors, nodes = lookup(self.embedding, history), lookup(self.embedding, nodes)
         found = self.network(
-            nodes, vectors, history != 0, level=level if history.ndim == 3 else None, train=train
+            lookup(self.embedding, nodes),
+            lookup(self.embedding, history),
+            history != 0,
+            level=level if history.ndim == 3 else None,
+            where=nodes != 0,
+            train=train,
         )
         return found[..., 0] if self.outputs == 1 else found[..., 1] - found[..., 0]
 

@@ -39,6 +39,8 @@ class SASRecHSTU(nn.Module):
     Fields besides the sizes:
       max_len: number of most recent events that training and ranking read.
       spare_slots: how much longer the table of positions is (11 in the code's settings).
+      raw_residual: residuals add the input of a sub-layer itself, x + g(LN(x)) as the paper of SASRec has it,
+        not its normalised form, LN(x) + g(LN(x)) as both codes have it.
       dropout: of the input, the attention weights, and twice in each feed-forward network, of inner width D.
       bits: random bits for dropout. dtype: of products, such as jnp.bfloat16; norms and parameters stay
         float32. None is float32 throughout.
@@ -50,6 +52,7 @@ class SASRecHSTU(nn.Module):
     num_heads: int = 1
     max_len: int = 200
     spare_slots: int = 0
+    raw_residual: bool = False
     dropout: float = 0.2
     norm_epsilon: float = 1e-8
     bits: Bits = threefry_bits
@@ -72,6 +75,7 @@ class SASRecHSTU(nn.Module):
         self.layers = [
             Block(
                 num_heads=self.num_heads,
+                raw_residual=self.raw_residual,
                 dropout=self.dropout,
                 norm_epsilon=self.norm_epsilon,
                 bits=self.bits,
@@ -122,6 +126,7 @@ class Block(nn.Module):
     """Attention of the normalised input over the raw one, then a ReLU network; see `OriginalBlock`."""
 
     num_heads: int
+    raw_residual: bool
     dropout: float
     norm_epsilon: float
     bits: Bits
@@ -152,9 +157,10 @@ class Block(nn.Module):
         )
         mixed = mixed.transpose(0, 2, 1, 3).reshape(batch, length, dim)
         mixed = projected(kernel_init=glorot, name="output")(mixed)
-        normed = standard(normed + mixed, self.norm_epsilon)
+        between = (x if self.raw_residual else normed) + mixed
+        normed = standard(between, self.norm_epsilon)
         hidden = drop(nn.relu(inner(name="inner")(normed)))
-        return normed + drop(inner(name="outer")(hidden))
+        return (between if self.raw_residual else normed) + drop(inner(name="outer")(hidden))
 
 
 def uniform(bound: float) -> nn.initializers.Initializer:

@@ -35,12 +35,26 @@ def test_a_correlation_has_one_folder_whichever_others_are_run(tmp_path: Path) -
         assert len(list(folder.iterdir())) == 1
 
 
+def test_a_grid_of_learning_rates_is_chosen_from_on_validation(tmp_path: Path) -> None:
+    tiny = ("--rows", "mmoe", "--correlations", "0.5", "--num-rows", "40", "--dim", "4", "--epochs", "1")
+    (result,) = results_of(mmoe_synthetic, tmp_path, *tiny, "--learning-rates", "1e-9", "1e-2").values()
+    assert result.model == "mmoe+chosen-rate" and result.config["learning_rate"] == 1e-2
+    assert result.note.startswith("mean validation mse by learning rate: 1e-09: ")
+    small, large = (float(part.split(": ")[-1]) for part in result.note.split(", "))
+    assert large < small
+    config = {"learning_rate", "learning_rates"} & set(result.config)
+    assert config == {"learning_rate"}
+    assert len(list((tmp_path / "work").glob("*/mmoe/*"))) == 2  # a run for each
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"seeds": (1, 1)}, "each once"),
         ({"correlations": (0.5, 2.0)}, "each in -1..1"),
+        ({"learning_rates": (0.1, 0.0)}, "each must be positive and finite"),
+        ({"learning_rates": (0.1, 0.1)}, "given once"),
         ({"rows": ("mmoo",)}, "the nearest is 'mmoe'"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.ranking import lifelong, lifelong_times
 from jaxrec.nn.ranking.sim import of_search
+from jaxrec.recipes import search as recipes
 from jaxrec.report.results import read_results
 from jaxrec.tasks.ctr import behaviours
 from tests.experiments.test_tiny import call
@@ -33,6 +34,57 @@ def test_tiny_trains_and_times_its_rows(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(times.metrics) == {"serve@33", "train@33"}
     assert all(value > 0 for values in times.metrics.values() for value in values)
     assert not trained.published  # nothing was published about made-up data
+
+
+def test_each_budget_is_a_row_and_a_longer_one_goes_on_from_a_shorter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
+    places = ("--results", tmp_path / "results", "--workdir", tmp_path)
+    call(
+        lifelong, monkeypatch, "--tiny", "--rows", "base", "--timed", "--budgets", 1, 2, "--seeds", 3, *places
+    )
+    found = {read.result.model: read.result for read in read_results(tmp_path / "results")}
+    assert set(found) == {"base+epochs-1", "base+epochs-2"}
+    assert found["base+epochs-2"].steps == 2 * found["base+epochs-1"].steps
+    assert [result.config["epochs"] for result in found.values()] == [1, 2]
+    assert not {"budgets", "timed"} & set(found["base+epochs-1"].config)
+    kept = [path.name for path in tmp_path.glob("tiny/base/*/*")]
+    assert sorted(kept) == ["seeds-3-epochs-1", "seeds-3-epochs-2"]  # of one configuration
+
+
+def test_names_say_what_is_not_the_default() -> None:
+    changed = lifelong.Config(
+        slots=4, rebalance="shift", key_memory=True, sum_pooling=True, gate_bias=1.0, categories=3
+    )
+    assert lifelong.model_name("mimn", changed) == "mimn+slots-4+shift+key-memory+sum-pooling+gate-bias-1"
+    assert lifelong.model_name("din", changed) == "din"
+    assert lifelong.model_name("mimn", lifelong.Config()) == "mimn"
+    assert lifelong.model_name("din", lifelong.Config(budgets=(1, 3), epochs=3)) == "din+epochs-3"
+    clicks = lifelong.load(lifelong.Config(num_users=10, categories=3, length=200)).clicks
+    assert lifelong.dataset_name(changed, clicks) == "lifelong-10x200-3-categories"
+    assert lifelong.dataset_name(lifelong.Config(), clicks) == "lifelong-10x200"
+
+
+@pytest.mark.parametrize(
+    ("change", "parameters"),
+    [
+        ({}, {"utilisation_kernel": (8, 8)}),
+        ({"rebalance": "shift", "key_memory": True}, {"keys": (8, 24)}),
+        ({"gate_bias": 1.0}, {"utilisation_kernel": (8, 8)}),
+    ],
+)
+def test_parts_of_the_memory_are_options(change: dict[str, Any], parameters: dict[str, Any]) -> None:
+    config = lifelong.Config(tiny=True, recent=6, **change)
+    model: Any = recipes.mimn(lifelong.load(config).clicks, config)
+    memory = model.model.memory
+    init = jax.eval_shape if not change.get("gate_bias") else lambda made: made()
+    made: Any = init(lambda: memory.init(jax.random.key(0), np.ones((1, 2, 24)), np.ones((1, 2), bool)))
+    found = made["params"]
+    optional = {name: value.shape for name, value in found.items() if name in ("keys", "utilisation_kernel")}
+    assert optional == parameters
+    if change.get("gate_bias"):
+        assert np.asarray(found["controller_bias"]).tolist() == [1.0] * 48 + [0.0] * 24
 
 
 def test_a_memory_is_also_timed_from_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +196,9 @@ def test_what_truncation_reads_tells_nothing() -> None:
         ({"utilisation": 0.0}, "utilisation=0.0: must be positive"),
         ({"timed": (100, 30)}, "timed=(100, 30): only histories of 31 events and more"),
         ({"trained": False, "timed": ()}, "nothing is left to do"),
+        ({"categories": 0}, "categories=0: must be at least 1"),
+        ({"budgets": (3, 0)}, "budgets=(3, 0): numbers of epochs, each at least 1"),
+        ({"budgets": (3, 3)}, "given once"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message: str) -> None:

@@ -109,13 +109,14 @@ def test_every_row_of_every_data_set_is_a_model(name: Any, row: str) -> None:
     key = jax.random.key(0)
     hidden, _ = jax.eval_shape(lambda x: model.init_with_output(key, x, train=False), items)
     assert hidden.shape == (2, recipe.max_len, recipe.dim)
-    if row in ("sasrec-original-ssm", "sasrec-ssm"):
+    if row in ("sasrec-original-ssm", "sasrec-ssm", "sasrec-raw-residual-ssm"):
         assert isinstance(model, Cosine)
         model = model.encoder
     kinds: dict[str, type] = {
         "sasrec-bce": SASRecOriginal,
         "sasrec-original-ssm": SASRecOriginal,
         "sasrec-ssm": SASRecHSTU,
+        "sasrec-raw-residual-ssm": SASRecHSTU,
     }
     assert isinstance(model, kinds.get(row, HSTU))
 

@@ -46,6 +46,7 @@ WAYS: list[dict[str, Any]] = [
     {},
     {"seeds": (7,)},
     {"seen": "zero"},
+    {"test_every": 5},
     {"workdir": "x", "num_devices": 2},
     {"form": "flat", "official_bug": True, "inverted_similarity": True, "seen": "zero", "reject": "all"},
 ]
@@ -76,6 +77,19 @@ def test_a_trained_row_says_how(tiny: dict[str, Result]) -> None:
     assert result.protocol.selection == "ndcg@20"
     assert result.steps == 3 * 3  # epochs × batches of 32 of 96 users
     assert result.config["recipe"]["dim"] == 8 and result.config["recipe"]["weight"] == 0.1
+
+
+def test_one_training_gives_the_epochs_best_on_validation_and_on_test(tmp_path: Path) -> None:
+    found = results_of(ticoserec, tmp_path, "--rows", "sasrec-bce", "--test-every", "1")
+    assert set(found) == {"sasrec-bce", "sasrec-bce+test-selected"}
+    chosen, best = found["sasrec-bce"], found["sasrec-bce+test-selected"]
+    assert (chosen.protocol.selection, best.protocol.selection) == ("ndcg@20", "ndcg@20 on test")
+    assert set(chosen.metrics) == set(best.metrics)
+    assert "best on test, of every 1, in the training of sasrec-bce" in best.note
+    assert "on test" not in chosen.note
+    for own, other in zip(best.metrics["ndcg@20"], chosen.metrics["ndcg@20"], strict=True):
+        assert own >= other - 1e-6
+    assert len(list((tmp_path / "work").rglob("history.jsonl"))) == 1
 
 
 @pytest.mark.long
@@ -187,6 +201,7 @@ def test_a_new_similarity_and_a_new_form_are_an_entry_each(
     [
         ({"dim": 7}, "dim=7: must be a multiple of the 2 attention heads"),
         ({"epochs": 0}, "epochs=0: must be at least 1"),
+        ({"test_every": -1}, "test_every=-1: must be at least 1 epoch, or 0"),
         ({"batch_size": -1}, "batch_size=-1: must be at least 1"),
         ({"operators": "SX"}, "operators='SX': letters of SIMRC"),
         ({"short": ""}, "short='': letters of SIMRC"),

@@ -25,6 +25,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax.core.tracers import current_trace
 
 from jaxrec.optim.row_optimisers import KINDS, Rate, RowOptimiser, Rows
 from jaxrec.optim.task_gradients import Parameters
@@ -265,9 +266,14 @@ class _Recorder(TableByRows):
 
     def __init__(self, name: str, table: SparseTable) -> None:
         super().__init__(name, (table.packed.shape[0], table.dim), table.packed.dtype)
-        self.table, self.ids = table, list[Array]()
+        self.table, self.ids, self.trace = table, list[Array](), current_trace()
 
     def read(self, ids: Array) -> Array:
+        if current_trace() != self.trace:
+            raise ValueError(
+                f"table {self.name!r}: is sparse, but is looked up within a transformation such as a scan or "
+                "a vmap, where the step cannot see the ids; look it up before, or leave it dense"
+            )
         self.ids.append(ids.reshape(-1))
         return rows_by_id(self.table.packed, ids)[..., : self.table.dim]
 
@@ -277,13 +283,7 @@ class _Recorder(TableByRows):
             raise ValueError(
                 f"table {self.name!r}: is sparse, but the losses look up none of its rows; leave it dense"
             )
-        try:
-            ids = jnp.concatenate(self.ids)
-        except jax.errors.UnexpectedTracerError as error:
-            raise ValueError(
-                f"table {self.name!r}: is sparse, but is looked up within a transformation such as a scan or "
-                "a vmap, where the step cannot see the ids; look it up before, or leave it dense"
-            ) from error
+        ids = jnp.concatenate(self.ids)
         return ids if axis_name is None else jax.lax.all_gather(ids, axis_name, tiled=True)
 
 

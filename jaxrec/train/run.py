@@ -166,7 +166,8 @@ class Run:
     def _epoch_program(self, phase: Phase) -> Compiled:
         step = make_step(phase.task, self.tx, phase.weighting, self.axis)
         run = make_epoch(step, self.plan, calls=self.calls, refresh=phase.refresh)
-        return Compiled(parallel.over_devices(parallel.over_seeds(run), self.num_devices, (0, 0, None, None)))
+        seeds = parallel.over_seeds(run, carried=True)
+        return Compiled(parallel.over_devices(seeds, self.num_devices, (0, 0, None, None)))
 
     def description(self, context: Context) -> dict[str, Any]:
         """What identifies this run, as far as it can be seen from here."""

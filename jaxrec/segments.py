@@ -39,14 +39,19 @@ class TableByRows:
         self._refuse()
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise ValueError(
-            f"table {self.name!r}: is sparse, so that only its rows by id have a gradient, but it is read as "
-            "a whole, as a softmax over all items or a penalty of all parameters does; choose a loss of "
-            "sampled items, or leave this table dense"
-        )
+        raise ValueError(refusal(self.name))
 
     __matmul__ = __rmatmul__ = __mul__ = __rmul__ = __add__ = __radd__ = __sub__ = __pow__ = _refuse
     T = at = astype = reshape = sum = property(_refuse)
+
+
+def refusal(name: str) -> str:
+    """The message of an error: a sparse table is read as a whole."""
+    return (
+        f"table {name!r}: is sparse, so that only its rows by id have a gradient, but it is read as a whole, "
+        "as a softmax over all items or a penalty of all parameters does; choose a loss of sampled items, or "
+        "leave this table dense"
+    )
 
 
 def sum_by_id(values: Array, ids: Array, num_ids: int) -> Array:

@@ -29,7 +29,7 @@ from flax.core.tracers import current_trace
 
 from jaxrec.optim.row_optimisers import KINDS, Rate, RowOptimiser, Rows
 from jaxrec.optim.task_gradients import Parameters
-from jaxrec.segments import TableByRows, rows_by_id
+from jaxrec.segments import TableByRows, refusal, rows_by_id
 from jaxrec.types import Array
 
 Kind = Literal["", "sgd", "adagrad", "rowwise-adagrad", "lazy-adam", "lazy-adam-corrected"]
@@ -251,7 +251,12 @@ def read_rows(
     names = [path for path, is_spot in _by_path(spots) if is_spot]
     tables = [node for node in jax.tree.leaves(model, is_leaf=is_table) if is_table(node)]
     recorders = [_Recorder(name, table) for name, table in zip(names, tables, strict=True)]
-    run(_put(spots, model, recorders))
+    try:
+        run(_put(spots, model, recorders))
+    except ValueError as error:
+        if "__jax_array__" in str(error):  # a compiled function of jax.numpy does not ask the stand-in
+            raise ValueError(refusal(" or ".join(names))) from error
+        raise
     ids = [_distinct(each.found(axis_name), each.shape[0]) for each in recorders]
     rows = []
     for table, own in zip(tables, ids, strict=True):

@@ -38,7 +38,9 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
             ):
                 found[figure.name] = figure
                 yield figure
-        yield ratio(f"table/lazy_adam_{rows}:speedup", found[f"table/adam_{rows}"], found[f"table/lazy_adam_{rows}"])
+        yield ratio(
+            f"table/lazy_adam_{rows}:speedup", found[f"table/adam_{rows}"], found[f"table/lazy_adam_{rows}"]
+        )
     yield ratio(
         "table/lazy_adam:growth", *(found[f"table/lazy_adam_{rows}"] for rows in (sizes[-1], sizes[-2]))
     )

@@ -59,9 +59,7 @@ class RowOptimiser(NamedTuple):
     catch_up: Callable[[Rows, Array], Rows] = unchanged
 
 
-def sgd(
-    learning_rate: Rate, *, weight_decay: float = 0.0, max_norm: float | None = None
-) -> RowOptimiser:
+def sgd(learning_rate: Rate, *, weight_decay: float = 0.0, max_norm: float | None = None) -> RowOptimiser:
     """Gradient descent. Raises ValueError for a rate or a number out of range, as all of this module do."""
     _check(learning_rate, weight_decay, max_norm)
 
@@ -130,8 +128,8 @@ def lazy_adam(
     corrected: a row first makes up for the k steps since it was last looked up. Its moments decay by b1^k and
     b2^k, and it moves by the k updates of dense Adam with gradients of 0. Departs from dense Adam: ε enters
     all k of them as it does the first, terms below 1e-7 of the first are left out, a schedule's rate is that
-    of the present step, and weights do not decay meanwhile. Until it is looked up, or at the end
-    (`sparse.caught_up`), a row lags behind.
+    of the present step, and weights do not decay meanwhile. A row lags behind until it is looked up, or a
+    call of an epoch of `train.fit` ends (`sparse.caught_up`).
 
     Raises:
       ValueError: b1 or b2 outside [0, 1); eps not positive; corrected with b1 ≥ √b2, where skipped updates
@@ -163,7 +161,9 @@ def lazy_adam(
         move = mean / (jnp.sqrt(square) + eps * first[:, None]) * total[:, None]
         skipped = (step - last).astype(jnp.float32)[:, None]
         moments = {"mean": mean * b1**skipped, "square": square * b2**skipped}
-        return Rows(rows.values - _at(learning_rate, step) * move, moments, {"steps": jnp.full_like(last, step)})
+        return Rows(
+            rows.values - _at(learning_rate, step) * move, moments, {"steps": jnp.full_like(last, step)}
+        )
 
     moments = {"mean": 0.0, "square": 0.0}
     if not corrected:
@@ -195,9 +195,7 @@ def _skipped(last: Array, step: Array, b1: float, b2: float) -> tuple[Array, Arr
     return first, total
 
 
-def _moved(
-    values: Array, change: Array, rate: Any, weight_decay: float, max_norm: float | None
-) -> Array:
+def _moved(values: Array, change: Array, rate: Any, weight_decay: float, max_norm: float | None) -> Array:
     """values - rate · (change + weight_decay · values), no longer than max_norm, [U, D]."""
     moved = values - rate * (change + weight_decay * values if weight_decay else change)
     if max_norm is None:

@@ -27,12 +27,14 @@ import jax.numpy as jnp
 import optax
 from flax.core.tracers import current_trace
 
-from jaxrec.optim.row_optimisers import KINDS, Rate, RowOptimiser, Rows
+from jaxrec.optim.row_optimisers import KINDS, Rate, RowOptimiser, Rows, unchanged
 from jaxrec.optim.task_gradients import Parameters
 from jaxrec.segments import TableByRows, refusal, rows_by_id
 from jaxrec.types import Array
 
 Kind = Literal["", "sgd", "adagrad", "rowwise-adagrad", "lazy-adam", "lazy-adam-corrected"]
+
+ROWS_AT_ONCE = 1024  # of a whole table, where all of it makes up for skipped steps
 
 
 class SparseTable(flax.struct.PyTreeNode):
@@ -86,7 +88,9 @@ def sparse_tables(
 
     def init(params: Any) -> Any:
         model = params.get("model", params) if isinstance(params, dict) else params
-        left = [path for path, leaf in _by_path(model) if isinstance(leaf, jax.Array) and _is_in(tables, path)]
+        left = [
+            path for path, leaf in _by_path(model) if isinstance(leaf, jax.Array) and _is_in(tables, path)
+        ]
         if left:
             raise ValueError(
                 f"sparse tables {left}: reach their dense optimiser; sparse_tables must be the outermost, as "
@@ -102,12 +106,14 @@ def by_name(
     dense: optax.GradientTransformation,
     learning_rate: Rate,
     *,
+    b2: float = 0.999,
+    weight_decay: float = 0.0,
+    max_norm: float | None = None,
     tables: Parameters = id_tables,
-    **options: Any,
 ) -> optax.GradientTransformation:
     """`dense` itself for "", else with the tables under the optimiser of rows of that name (`Kind`).
 
-    options: of the optimisers of rows that have them, such as b2 of Adam.
+    b2: of Adam.
 
     Raises:
       ValueError: there is no such optimiser, or a number is out of range.
@@ -116,7 +122,9 @@ def by_name(
         return dense
     if kind not in KINDS:
         raise ValueError(f"sparse={kind!r}: is none of {', '.join(map(repr, KINDS))}, or '' for dense tables")
-    return sparse_tables(dense, KINDS[kind](learning_rate, **options), tables)
+    options = {"b2": b2} if kind.startswith("lazy-adam") else {}
+    rows = KINDS[kind](learning_rate, weight_decay=weight_decay, max_norm=max_norm, **options)
+    return sparse_tables(dense, rows, tables)
 
 
 # --- parameters of a run --------------------------------------------------------------------------------
@@ -146,7 +154,9 @@ def with_tables(tx: optax.GradientTransformation, model: Any) -> Any:
 
     def packed(path: str, leaf: Array) -> SparseTable:
         if leaf.ndim != 2 or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(f"sparse table {path!r}: is {leaf.dtype}{list(leaf.shape)}, must be floats [V, D]")
+            raise ValueError(
+                f"sparse table {path!r}: is {leaf.dtype}{list(leaf.shape)}, must be floats [V, D]"
+            )
         beside = [jnp.full_like(leaf, start) for start in optimiser.moments.values()]
         numbers = {name: jnp.full(leaf.shape[:1], start) for name, start in optimiser.numbers.items()}
         return SparseTable(jnp.concatenate([leaf, *beside], axis=-1), numbers, leaf.shape[1])
@@ -165,18 +175,30 @@ def hidden(tree: Any) -> Any:
 
 
 def caught_up(tx: optax.GradientTransformation, params: Any, opt_state: Any, step: Array) -> Any:
-    """Parameters {"model": …, …} whose sparse rows have all made up for the steps without a lookup."""
+    """Parameters {"model": …, …} whose sparse rows have all made up for the steps without a lookup.
+
+    The same, and no work, for optimisers of rows that need not; else a pass over the whole table, in place
+    where its buffer is donated.
+    """
     if not isinstance(tx, SparseTransformation):
         return params
     optimiser = tx.rows(opt_state)
+    if optimiser.catch_up is unchanged:
+        return params
 
-    def whole(node: Any) -> Any:
-        if not is_table(node):
-            return node
-        rows = _unpacked(node.packed, node.numbers, node.dim, optimiser)
-        return _packed(optimiser.catch_up(rows, step), node.dim)
+    def whole(table: SparseTable) -> SparseTable:
+        size = min(ROWS_AT_ONCE, table.packed.shape[0])
 
-    return jax.tree.map(whole, params, is_leaf=is_table)
+        def block(number: Array, table: SparseTable) -> SparseTable:
+            first = jnp.minimum(number * size, table.packed.shape[0] - size)  # a row caught up stays as it is
+            part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, size), table)
+            rows = optimiser.catch_up(_unpacked(part.packed, part.numbers, table.dim, optimiser), step)
+            put = jax.lax.dynamic_update_slice_in_dim
+            return jax.tree.map(lambda x, y: put(x, y, first, 0), table, _packed(rows, table.dim))
+
+        return jax.lax.fori_loop(0, -(-table.packed.shape[0] // size), block, table)
+
+    return jax.tree.map(lambda x: whole(x) if is_table(x) else x, params, is_leaf=is_table)
 
 
 # --- a step ---------------------------------------------------------------------------------------------

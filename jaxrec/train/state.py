@@ -77,3 +77,8 @@ def create(
         opt_state=tx.init(sparse.hidden(params)),
         weighting=remembered,
     )
+
+
+def caught_up(tx: optax.GradientTransformation, state: TrainState) -> TrainState:
+    """The state in which rows of sparse tables have made up for skipped steps, where their optimiser does."""
+    return state.replace(params=sparse.caught_up(tx, state.params, state.opt_state, state.step))

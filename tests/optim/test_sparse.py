@@ -1,4 +1,4 @@
-"""Sparse tables: equal to dense optimisers where theory says so, in place, and refused where they are wrong."""
+"""Sparse tables: equal to dense optimisers where theory says so, in place, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxrec.optim.loss_weighting import static
 from jaxrec.optim.row_optimisers import RowOptimiser
 from jaxrec.segments import rows_by_id
 from jaxrec.train.epoch import Plan, make_epoch
-from jaxrec.train.state import TrainState, create
+from jaxrec.train.state import TrainState, caught_up, create
 from jaxrec.train.step import make_step
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
 from tests.lowering import repeated_float_adds
@@ -29,6 +29,7 @@ from tests.lowering import repeated_float_adds
 ITEMS, DIM, BATCH, STEPS = 30, 4, 6, 25
 RATE = 0.05
 TABLES = ["items"]
+EQUALLY = static()
 
 
 def factors(num_items: int = ITEMS, dim: int = DIM) -> Task:
@@ -79,7 +80,7 @@ def start(tx: optax.GradientTransformation, columns: Context, task: Task | None 
 
 
 def train(
-    tx: optax.GradientTransformation, columns: Context, task: Task | None = None, weighting: Any = static()
+    tx: optax.GradientTransformation, columns: Context, task: Task | None = None, weighting: Any = EQUALLY
 ) -> tuple[TrainState, dict[str, Array]]:
     """A resident epoch over the columns."""
     step = make_step(task or factors(), tx, weighting)
@@ -120,14 +121,18 @@ EQUAL: dict[str, tuple[RowOptimiser, optax.GradientTransformation]] = {
 def test_equals_the_dense_optimiser(name: str, seed: int) -> None:
     rows, table = EQUAL[name]
     found, expected = train(marked(rows), context(seed)), train(dense(table), context(seed))
-    for own, other in zip(jax.tree.leaves(params(found[0])), jax.tree.leaves(params(expected[0])), strict=True):
+    for own, other in zip(
+        jax.tree.leaves(params(found[0])), jax.tree.leaves(params(expected[0])), strict=True
+    ):
         np.testing.assert_allclose(own, other, rtol=2e-6, atol=2e-7)
     np.testing.assert_allclose(found[1]["loss"], expected[1]["loss"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("corrected", [False, True])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_lazy_adam_equals_dense_adam_where_every_row_is_looked_up(corrected: bool, weight_decay: float) -> None:
+def test_lazy_adam_equals_dense_adam_where_every_row_is_looked_up(
+    corrected: bool, weight_decay: float
+) -> None:
     rows = row_optimisers.lazy_adam(RATE, b2=0.98, corrected=corrected, weight_decay=weight_decay)
     found, _ = train(marked(rows), context(every=True))
     expected, _ = train(dense(optax.adamw(RATE, b2=0.98, weight_decay=weight_decay)), context(every=True))
@@ -225,10 +230,11 @@ def test_ids_are_distinct_sorted_and_past_the_table() -> None:
 
 
 def memory(tx: optax.GradientTransformation, rows: int, dim: int) -> Any:
-    """What a resident epoch with a table takes, by its compiled program."""
+    """What a resident epoch with a table takes, its end included, by its compiled program."""
     task, columns = factors(rows, dim), jax.tree.map(jnp.asarray, context())
     state = jax.eval_shape(lambda: start(tx, columns, task))
-    run = make_epoch(make_step(task, tx, static()), plan())
+    finish = functools.partial(caught_up, tx)
+    run = make_epoch(make_step(task, tx, static()), plan(), finish=finish)
     compiled = jax.jit(run, donate_argnums=0).lower(state, columns, jnp.int32(0), jnp.int32(0)).compile()
     return compiled.memory_analysis()
 
@@ -239,7 +245,7 @@ def test_tables_are_updated_in_place(kind: str) -> None:
     table = rows * dim * 4
     tx = sparse.by_name(kind, optax.adam(RATE), RATE, tables=TABLES)  # type: ignore[arg-type]
     found = memory(tx, rows, dim)
-    assert found.temp_size_in_bytes < 0.05 * table
+    assert found.temp_size_in_bytes < 0.1 * table
     copies = 1 + len(row_optimisers.KINDS[kind](RATE).moments)
     assert found.alias_size_in_bytes >= copies * table
 

@@ -40,7 +40,9 @@ def factors() -> Task:
     ) -> tuple[dict[str, Array], Variables]:
         params: Mapping[str, Any] = variables["params"]
         query = lookup(params["users"], batch["user"]) * params["scale"]
-        pos, neg = (jnp.sum(query * lookup(params["items"], batch[side]), -1) for side in ("positive", "negative"))
+        pos, neg = (
+            jnp.sum(query * lookup(params["items"], batch[side]), -1) for side in ("positive", "negative")
+        )
         return {"bce": losses.bce(pos, neg, where=batch["mask"], axis_name=axis_name)}, {}
 
     return base._replace(init=init, losses=loss)
@@ -51,7 +53,9 @@ def optimiser(kind: str) -> optax.GradientTransformation:
 
 
 def run(folder: Path, kind: str = KINDS[1], **options: Any) -> Fitted:
-    return toy.run(folder, task=factors(), **{"tx": optimiser(kind), "epochs": (4,), "seeds": (0, 7), **options})
+    return toy.run(
+        folder, task=factors(), **{"tx": optimiser(kind), "epochs": (4,), "seeds": (0, 7), **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,9 @@ def test_a_checkpoint_of_one_device_continues_on_four(straight: Fitted, tmp_path
     run(tmp_path, stop_after=2)
     shared = run(tmp_path, num_devices=4)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), shared.variables, straight.variables
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        shared.variables,
+        straight.variables,
     )
 
 
@@ -98,10 +104,17 @@ def trained(kind: str, num_devices: int, seeds: str) -> tuple[Any, Any]:
 
     state = jax.vmap(start)(jax.random.split(jax.random.key(0), 2))
     epoch = make_epoch(make_step(task, tx, static(), parallel.axis_name(num_devices)), plan)
-    over = jax.vmap(epoch, in_axes=(0, None, None, None)) if seeds == "vmap" else parallel.over_seeds(epoch, carried=True)
+    over = (
+        jax.vmap(epoch, in_axes=(0, None, None, None))
+        if seeds == "vmap"
+        else parallel.over_seeds(epoch, carried=True)
+    )
     program = parallel.over_devices(over, num_devices, (0, 0, None, None))
     state, logs = program(
-        parallel.replicate(state, num_devices), parallel.replicate(columns, num_devices), jnp.int32(0), jnp.int32(0)
+        parallel.replicate(state, num_devices),
+        parallel.replicate(columns, num_devices),
+        jnp.int32(0),
+        jnp.int32(0),
     )
     for leaf in jax.tree.leaves(state.params) if num_devices > 1 else []:
         assert all((np.asarray(leaf[i]) == np.asarray(leaf[0])).all() for i in range(num_devices))
@@ -120,7 +133,11 @@ def test_a_whole_run_with_seeds_is_in_place() -> None:
     rows, dim = 50_000, 32
     big = factors()._replace(
         init=lambda key, batch: {
-            "params": {"users": jnp.zeros((rows, dim)), "items": jnp.zeros((rows, dim)), "scale": jnp.ones(dim)}
+            "params": {
+                "users": jnp.zeros((rows, dim)),
+                "items": jnp.zeros((rows, dim)),
+                "scale": jnp.ones(dim),
+            }
         }
     )
     tx, plan = optimiser("lazy-adam"), toy.plan()
@@ -134,7 +151,9 @@ def test_a_whole_run_with_seeds_is_in_place() -> None:
     for seeds, copies in ((1, 0), (3, 1)):
         state = jax.eval_shape(jax.vmap(start), jax.random.split(jax.random.key(0), seeds))
         program = parallel.over_seeds(make_epoch(make_step(big, tx, static()), plan), carried=True)
-        compiled = jax.jit(program, donate_argnums=0).lower(state, columns, jnp.int32(0), jnp.int32(0)).compile()
+        compiled = (
+            jax.jit(program, donate_argnums=0).lower(state, columns, jnp.int32(0), jnp.int32(0)).compile()
+        )
         memory = compiled.memory_analysis()
         assert memory.alias_size_in_bytes >= seeds * packed
         assert memory.temp_size_in_bytes < (copies + 0.05) * packed

@@ -30,20 +30,25 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     lazy = sparse.sparse_tables(optax.adam(RATE), row_optimisers.lazy_adam(RATE), ["table"])
     found: dict[str, Figure] = {}
     for rows in sizes:
-        for name, tx, steps in ((f"adam_{rows}", optax.adam(RATE), 4), (f"lazy_adam_{rows}", lazy, 64)):
-            plan = Plan(steps, lambda key, context, n=steps: ({"example": jnp.arange(n)}, jnp.array(True)))
-            options = {"tx": tx, "count": 0, "scale": 1 / steps}
-            for figure in time_epoch(
-                f"table/{name}", lookups(rows, ids, dim), static(), plan, {}, repeats, **options
-            ):
+        task, dense_name, lazy_name = lookups(rows, ids, dim), f"table/adam_{rows}", f"table/lazy_adam_{rows}"
+        for name, tx, steps in ((dense_name, optax.adam(RATE), 4), (lazy_name, lazy, 64)):
+            timed = time_epoch(name, task, static(), plan(steps), {}, repeats, tx=tx, scale=1 / steps)
+            for figure in timed:
                 found[figure.name] = figure
                 yield figure
-        yield ratio(
-            f"table/lazy_adam_{rows}:speedup", found[f"table/adam_{rows}"], found[f"table/lazy_adam_{rows}"]
-        )
+        yield ratio(f"{lazy_name}:speedup", found[dense_name], found[lazy_name])
     yield ratio(
         "table/lazy_adam:growth", *(found[f"table/lazy_adam_{rows}"] for rows in (sizes[-1], sizes[-2]))
     )
+
+
+def plan(steps: int) -> Plan:
+    """An epoch of so many steps; a step's ids are drawn by its key alone."""
+
+    def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
+        return {"example": jnp.arange(steps)}, jnp.array(True)
+
+    return Plan(steps, draw)
 
 
 def ratio(name: str, above: Figure, below: Figure) -> Figure:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,9 @@ import optax
 
 from jaxrec.types import Array
 
-Rate = float | Array | optax.Schedule  # of learning; a schedule is a function of the number of steps before
+Rate: TypeAlias = (
+    float | Array | optax.Schedule
+)  # of learning; a schedule is a function of the number of steps before
 LEAST = 1e-7  # terms of the correction that are smaller, relative to the first, are left out
 
 

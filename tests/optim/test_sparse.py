@@ -159,7 +159,7 @@ def test_corrected_lazy_adam_equals_dense_adam_on_skipped_rows() -> None:
     assert np.abs(params(plain)["items"] - params(expected)["items"]).max() > 0.05
 
 
-def one_row(rows: RowOptimiser, gradients: np.ndarray, touched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def one_row(rows: RowOptimiser, gradients: np.ndarray, touched: np.ndarray) -> tuple[np.ndarray, float]:
     """Values of a row after steps of which some touch it, caught up at the end, and its length, [D]."""
     state = row_optimisers.Rows(
         jnp.ones((1, gradients.shape[1])),
@@ -170,7 +170,7 @@ def one_row(rows: RowOptimiser, gradients: np.ndarray, touched: np.ndarray) -> t
         state = rows.catch_up(state, jnp.int32(step))
         state = rows.update(state, jnp.asarray(gradients[step][None]), jnp.int32(step))
     state = rows.catch_up(state, jnp.int32(len(touched)))
-    return np.asarray(state.values[0]), np.linalg.norm(np.asarray(state.values[0]))
+    return np.asarray(state.values[0]), float(np.linalg.norm(np.asarray(state.values[0])))
 
 
 GRADIENTS = np.random.default_rng(5).normal(size=(40, 3)).astype(np.float32)
@@ -270,10 +270,10 @@ def two_losses() -> Task:
     def loss(
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
-        (first,), updates = task.losses(variables, batch, key, axis_name)[0].values(), {}
+        (first,) = task.losses(variables, batch, key, axis_name)[0].values()
         flipped = {**batch, "label": 1.0 - batch["label"], "left": batch["left"][::-1]}
         (second,) = task.losses(variables, flipped, key, axis_name)[0].values()
-        return {"a": first, "b": second}, updates
+        return {"a": first, "b": second}, {}
 
     return task._replace(losses=loss)
 

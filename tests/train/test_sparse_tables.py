@@ -82,6 +82,7 @@ def test_the_variables_have_the_shapes_of_the_model(straight: Fitted) -> None:
     assert straight.history[-1]["bce"][0] < straight.history[0]["bce"][0]
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_one_device_continues_on_four(straight: Fitted, tmp_path: Path) -> None:
     run(tmp_path, stop_after=2)
     shared = run(tmp_path, num_devices=4)
@@ -121,8 +122,15 @@ def trained(kind: str, num_devices: int, seeds: str) -> tuple[Any, Any]:
     return parallel.unreplicate(logs, num_devices), parallel.unreplicate(state.params, num_devices)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("num_devices", "seeds"), [(4, "one by one"), (1, "vmap")])
+@pytest.mark.parametrize(
+    ("kind", "num_devices", "seeds"),
+    [
+        pytest.param(KINDS[0], 4, "one by one", marks=pytest.mark.long),
+        (KINDS[1], 4, "one by one"),
+        (KINDS[0], 1, "vmap"),
+        pytest.param(KINDS[1], 1, "vmap", marks=pytest.mark.long),
+    ],
+)
 def test_devices_and_batched_seeds_change_no_result(kind: str, num_devices: int, seeds: str) -> None:
     alone, found = trained(kind, 1, "one by one"), trained(kind, num_devices, seeds)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, alone)
@@ -154,6 +162,6 @@ def test_a_whole_run_with_seeds_is_in_place() -> None:
         compiled = (
             jax.jit(program, donate_argnums=0).lower(state, columns, jnp.int32(0), jnp.int32(0)).compile()
         )
-        memory = compiled.memory_analysis()
+        memory: Any = compiled.memory_analysis()
         assert memory.alias_size_in_bytes >= seeds * packed
         assert memory.temp_size_in_bytes < (copies + 0.05) * packed

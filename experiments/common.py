@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+import optax
 
 from experiments import sweeps
 from jaxrec import data
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
+from jaxrec.optim import sparse as sparse_tables
 from jaxrec.protocols import Beyond
 from jaxrec.train import arguments
 from jaxrec.train.results import origin as origin
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="DataclassInstance")
 S = TypeVar("S", bound=SweepOptions)
+Build = Callable[[Any], optax.GradientTransformation]
 # options that change no number, only what is stored, where, and what is measured in addition
 STORAGE_OPTIONS = (
     "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond",
@@ -88,6 +91,25 @@ class TableOptions(Options):
     categorical: tuple[str, ...] = ()  # its columns of categories
     numeric: tuple[str, ...] = ()  # its columns of numbers
     time: str = ""  # its column of seconds: split by it; empty: split at random
+
+
+@dataclasses.dataclass(frozen=True)
+class SparseOption:
+    """The option of an experiment whose tables of ids may be sparse, see docs/scale.md."""
+
+    sparse: sparse_tables.Kind = ""  # optimiser of the rows that a step looks up; empty: tables are dense
+
+
+def with_sparse_tables(build: Build, config: Any, *also: str) -> Build:
+    """What `optimiser` builds, with sparse tables where the option `sparse` names an optimiser of rows.
+
+    also: settings that this one has too, such as "b2".
+    """
+    kind = config.sparse
+    if not kind:
+        return build
+    options = {name: getattr(config, name) for name in also}
+    return lambda read: sparse_tables.by_name(kind, build(read), read.learning_rate, **options)
 
 
 def own_events(config: EventOptions) -> Sequences:

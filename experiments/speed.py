@@ -28,6 +28,7 @@ from experiments.benchmarks import (
     multitask,
     ranking,
     sessions,
+    tables,
     ticoserec,
     towers,
 )
@@ -45,6 +46,7 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
     "index": index.figures,
     "baselines": baselines.figures,
     "towers": towers.figures,
+    "table": tables.figures,
 }
 
 
@@ -53,7 +55,16 @@ class Config:
     """Which families to time, and how often."""
 
     only: Literal[
-        "all", "ticoserec", "multitask", "ranking", "sessions", "index", "baselines", "graph", "towers"
+        "all",
+        "ticoserec",
+        "multitask",
+        "ranking",
+        "sessions",
+        "index",
+        "baselines",
+        "graph",
+        "towers",
+        "table",
     ] = "all"  # one family of figures
     repeats: int = 5  # timed runs of each part, after one to compile and one to warm up
     baseline: str = ""  # JSON file of another program's figures by name, for ratios

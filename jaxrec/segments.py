@@ -10,12 +10,48 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import sparse
 
 from jaxrec.types import Array
+
+
+class TableByRows:
+    """Stands for a table [V, …] of which only single rows can be read, by `rows_by_id`.
+
+    Whatever would read the table as a whole is refused. Subclasses implement `read`.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+        self.name, self.shape, self.dtype, self.ndim = name, shape, dtype, len(shape)
+
+    def read(self, ids: Array) -> Array:
+        """Rows by id, int32 […] → [*ids.shape, …]; NaN where an id is not in 0..V-1."""
+        raise NotImplementedError
+
+    def __jax_array__(self) -> NoReturn:
+        self._refuse()
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        self._refuse()
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise ValueError(refusal(self.name))
+
+    __matmul__ = __rmatmul__ = __mul__ = __rmul__ = __add__ = __radd__ = __sub__ = __pow__ = _refuse
+    T = at = astype = reshape = sum = property(_refuse)
+
+
+def refusal(name: str) -> str:
+    """The message of an error: a sparse table is read as a whole."""
+    return (
+        f"table {name!r}: is sparse, so that only its rows by id have a gradient, but it is read as a whole, "
+        "as a softmax over all items or a penalty of all parameters does; choose a loss of sampled items, or "
+        "leave this table dense"
+    )
 
 
 def sum_by_id(values: Array, ids: Array, num_ids: int) -> Array:
@@ -29,7 +65,7 @@ def sum_by_id(values: Array, ids: Array, num_ids: int) -> Array:
     return _sum(_traced(values), _traced(ids), num_ids)
 
 
-def rows_by_id(table: Array, ids: Array, *, clip: bool = False) -> Array:
+def rows_by_id(table: Array | TableByRows, ids: Array, *, clip: bool = False) -> Array:
     """Rows of a table, [V, …] and int32 […] → [*ids.shape, …]; NaN where an id is not in 0..V-1
     (the lowest integer in a table of integers).
 
@@ -38,9 +74,12 @@ def rows_by_id(table: Array, ids: Array, *, clip: bool = False) -> Array:
 
     The gradient of the table is `sum_by_id`. There is no forward mode (`jax.jvp`) for a float table.
     """
-    table, ids = jnp.asarray(table), jnp.asarray(ids)
+    ids = jnp.asarray(ids)
     if clip:
         ids = jnp.clip(ids, 0, table.shape[0] - 1)
+    if isinstance(table, TableByRows):
+        return table.read(ids)
+    table = jnp.asarray(table)
     if not jnp.issubdtype(table.dtype, jnp.inexact):
         return _gather(table, ids)
     return _rows(_traced(table), _traced(ids), table.shape[0])

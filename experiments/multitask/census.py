@@ -33,7 +33,7 @@ import flax.linen as nn
 
 from experiments import common, floors, sweeps
 from experiments.common import NONE, Published
-from experiments.multitask.training import Model, count_parameters, fit, groups, join_tests, train
+from experiments.multitask.training import Model, adam, count_parameters, fit, groups, join_tests, train
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -102,7 +102,7 @@ TINY: Mapping[str, Any] = {"epochs": 2, "batch_size": 64}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.TableOptions, common.SweepOptions, recipes.Recipe):
+class Config(common.TableOptions, common.SweepOptions, common.SparseOption, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     group: Literal["income", "education"] = "income"  # pair of tasks of Census-Income
@@ -149,7 +149,7 @@ def tuned(
     def train_one(config: Config, trial: Trial) -> Fitted:
         model = build(row, tasks, split, columns, config)
         options = common.training_options(config, columns.name, model.name, trial=trial, row=model.name)
-        return fit(model, columns, config, **options)
+        return fit(model, columns, config, common.with_sparse_tables(adam, config), **options)
 
     name = build(row, tasks, split, columns, config).name
     models = len(columns.tasks) - len(columns.spaces) if ROWS[row].alone else 1
@@ -182,7 +182,13 @@ def run(config: Config) -> None:
         own = [tuned(row, part, split, columns, config) for part in parts]
         of_row = [build(row, part, split, columns, c) for part, c in zip(parts, own, strict=True)]
         runs = [
-            train(m, columns, c, **common.training_options(c, columns.name, m.name, row=m.name))
+            train(
+                m,
+                columns,
+                c,
+                common.with_sparse_tables(adam, c),
+                **common.training_options(c, columns.name, m.name, row=m.name),
+            )
             for m, c in zip(of_row, own, strict=True)
         ]
         settings = common.describe_settings(own[0])

@@ -17,6 +17,8 @@ from jaxrec.train.trial import Trial
 from jaxrec.tuning.reads import optimiser
 from jaxrec.types import GroupSums, Task, Tested
 
+Build = Callable[[Any], optax.GradientTransformation]
+
 
 class Model(NamedTuple):
     """A model, and how it is trained and measured.
@@ -63,9 +65,16 @@ def count_parameters(models: Mapping[str, Sequence[Model]], columns: impressions
     }
 
 
-def train(model: Model, columns: impressions.Data, recipe: Training, **options: Any) -> Trained:
+def adam(recipe: Training) -> optax.GradientTransformation:
+    """The optimiser of all rows."""
+    return optax.adam(recipe.learning_rate)
+
+
+def train(
+    model: Model, columns: impressions.Data, recipe: Training, build: Build = adam, **options: Any
+) -> Trained:
     """Trains and tests a model for all seeds. options: see `common.training_options`."""
-    fitted = fit(model, columns, recipe, **options)
+    fitted = fit(model, columns, recipe, build, **options)
     test = impressions.run_test(
         columns,
         model.task,
@@ -77,15 +86,25 @@ def train(model: Model, columns: impressions.Data, recipe: Training, **options: 
 
 
 def fit(
-    model: Model, columns: impressions.Data, recipe: Training, *, trial: Trial | None = None, **options: Any
+    model: Model,
+    columns: impressions.Data,
+    recipe: Training,
+    build: Build = adam,
+    *,
+    trial: Trial | None = None,
+    **options: Any,
 ) -> Fitted:
-    """Trains a model for all seeds. trial: of a search of settings. options: `common.training_options`."""
+    """Trains a model for all seeds.
+
+    build: makes the optimiser of a recipe. trial: of a search of settings. options:
+    `common.training_options`.
+    """
     return impressions.train(
         columns,
         model.task,
         model.targets,
         model.selection,
-        optimiser(adam, recipe, trial),
+        optimiser(build, recipe, trial),
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         patience=recipe.patience,
@@ -93,11 +112,6 @@ def fit(
         trial=trial,
         **options,
     )
-
-
-def adam(recipe: Training) -> optax.GradientTransformation:
-    """The optimiser of all rows."""
-    return optax.adam(recipe.learning_rate)
 
 
 def join_tests(runs: Sequence[Trained], keep: Callable[[str], bool]) -> Tested:

@@ -89,7 +89,7 @@ TINY: Mapping[str, Any] = {"epochs": 2, "batch_size": 64}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions, common.SweepOptions, recipes.Recipe):
+class Config(common.EventOptions, common.SweepOptions, common.SparseOption, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other."""
 
     dataset: Literal["ml-100k", "Beauty", "Sports", "Toys", "Yelp", "Video"] = "ml-100k"  # data set
@@ -189,7 +189,7 @@ def train(name: str, clicks: Clicks, config: Config, trial: Trial | None = None)
         task_of(row, clicks, config),
         [CLICK],
         "auc/click",
-        common.optimiser(recipes.adam, config, trial),
+        common.optimiser(common.with_sparse_tables(recipes.adam, config), config, trial),
         epochs=config.epochs,
         batch_size=config.batch_size,
         patience=config.patience,

@@ -43,7 +43,7 @@ from experiments import common, floors
 from experiments.common import NONE, published
 from experiments.floors import Floor
 from experiments.retrieval.feature_sets import load
-from experiments.retrieval.two_tower_rows import ROWS, Learned, learned
+from experiments.retrieval.two_tower_rows import ROWS, Learned, Other, learned
 from jaxrec import config as command_line
 from jaxrec.config import check_run
 from jaxrec.data.events.held_out import HeldOut, format_matrix
@@ -79,7 +79,7 @@ TINY: Mapping[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.EventOptions):
+class Config(common.EventOptions, common.SparseOption):
     """Fits, trains and tests the rows of the table."""
 
     dataset: str = "ml-1m"  # or beauty, gowalla
@@ -106,6 +106,9 @@ class Config(common.EventOptions):
             self, "dim", "feature_dim", "out_dim", "negatives", "batch_size", "epochs", "evaluate_every",
             "save_every",
         )  # fmt: skip
+        dense = [row for row in self.rows or ALL if isinstance(ROWS.get(row), Other)]
+        if self.sparse and dense:
+            raise ValueError(f"sparse={self.sparse!r}: rows {dense} have dense tables; name other rows")
 
 
 def protocol_of(split: HeldOut, loss: str = "") -> Protocol:

@@ -146,4 +146,5 @@ def learned(row: str, columns: Data, config: Any) -> Learned:
         )
     task, plan = made.task(model, data, config), towers.every_pair(data, recipe)
     read = towers.columns(data, recipe)
-    return Learned(model, task, plan, towers.adam(recipe), data, read, recipe, static())
+    tx = common.with_sparse_tables(towers.adam, config)(recipe)
+    return Learned(model, task, plan, tx, data, read, recipe, static())

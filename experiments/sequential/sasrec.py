@@ -83,7 +83,7 @@ TINY: Mapping[str, Any] = {"dim": 8, "max_len": 12, "batch_size": 32, "epochs": 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(common.RankingOptions, common.SweepOptions, recipes.Recipe):
+class Config(common.RankingOptions, common.SweepOptions, common.SparseOption, recipes.Recipe):
     """Trains and tests the rows of the table, one after the other. Defaults: the authors' code."""
 
     dataset: Literal["Video", "ml-100k"] = "Video"  # data set
@@ -136,7 +136,7 @@ def train(
         ROWS[row].objective(columns),
         columns,
         protocol,
-        common.optimiser(recipes.adam, config, trial),
+        common.optimiser(common.with_sparse_tables(recipes.adam, config, "b2"), config, trial),
         epochs=config.epochs,
         batch_size=config.batch_size,
         every=config.evaluate_every,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxrec.losses.ids import nan_outside
 from jaxrec.losses.ranking import bce
 from jaxrec.losses.reduce import masked_mean
+from jaxrec.segments import rows_by_id
 from jaxrec.types import Array
 
 
@@ -61,7 +62,7 @@ def mini_batch_aware(table: Array, ids: Array, counts: Array, *, axis_name: str 
         times = jax.lax.psum(times, axis_name)
     each = jnp.maximum(counts, 1).astype(jnp.float32)
     weights = (1.0 / (jnp.maximum(times, 1) * each)).astype(table.dtype)  # their product overflows int32
-    squares = jnp.sum(jnp.asarray(table)[flat] ** 2, axis=-1)
+    squares = jnp.sum(rows_by_id(table, flat, clip=True) ** 2, axis=-1)
     squares = nan_outside(squares, flat, table.shape[0], where=flat != 0)
     return 0.5 * jnp.sum(jnp.where(flat != 0, weights[flat] * squares, 0.0))
 

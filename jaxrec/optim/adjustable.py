@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrec.optim.row_optimisers import RowOptimiser
+from jaxrec.optim.sparse import SparseTransformation
 from jaxrec.types import Array
 
 Build = Callable[[Mapping[str, Any]], optax.GradientTransformation]
@@ -44,6 +46,15 @@ def adjustable(build: Build, numbers: Mapping[str, float]) -> optax.GradientTran
         change, inner = build(state.numbers).update(gradient, state.inner, params)
         return change, state._replace(inner=inner)
 
+    made = build(numbers)
+    if isinstance(made, SparseTransformation):
+
+        def rows(state: AdjustableState) -> RowOptimiser:
+            built = build(state.numbers)
+            assert isinstance(built, SparseTransformation)
+            return built.rows(state.inner)
+
+        return SparseTransformation(init, update, rows, made.tables)
     return optax.GradientTransformation(init, update)
 
 

@@ -213,6 +213,7 @@ def make_epoch(
     *,
     calls: int = 1,
     refresh: Callable[[Variables, Context], Context] | None = None,
+    finish: Callable[[TrainState], TrainState] | None = None,
 ) -> Epoch:
     """run(state, context, epoch, call) -> (state, means): call `call` of `calls` of epoch `epoch`.
 
@@ -220,6 +221,7 @@ def make_epoch(
     order whose batches fit their packed rows.
     refresh: columns computed from the live variables at the start of every call, such as item
     similarities, which the steps of the call then read.
+    finish: applied to the state after the last step of every call.
     """
     size = -(-plan.num_steps // calls)
 
@@ -244,6 +246,7 @@ def make_epoch(
                 return jax.lax.cond(x[0], lambda: step(s, x[1], seen), lambda: (s, zeros))
 
             state, logs = jax.lax.scan(maybe, state, (live, some))
+        state = state if finish is None else finish(state)
         return state, {**epoch_mean(logs, live), "fits": ok}
 
     return run

@@ -85,14 +85,29 @@ def wait_for_all(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
-def over_seeds(fn: Callable[..., Any], *, mapped: int = 1) -> Callable[..., Any]:
-    """fn over a leading seeds axis of its first `mapped` arguments, the others shared by all seeds."""
+def over_seeds(fn: Callable[..., Any], *, mapped: int = 1, carried: bool = False) -> Callable[..., Any]:
+    """fn over a leading seeds axis of its first `mapped` arguments, the others shared by all seeds.
+
+    carried: fn gives a pair whose first part takes the place of the first argument, such as a state. On CPU
+    it is written there, seed by seed, if its buffers are donated, and only one seed's copy is in memory.
+    """
 
     def run(*args: Any) -> Any:
         varying, shared = args[:mapped], args[mapped:]
-        if jax.default_backend() == "cpu":
+        if jax.default_backend() != "cpu":
+            return jax.vmap(lambda *a: fn(*a, *shared))(*varying)
+        if not carried:
             return jax.lax.map(lambda a: fn(*a, *shared), varying)
-        return jax.vmap(lambda *a: fn(*a, *shared))(*varying)
+
+        def one(every: Any, rest: Any) -> tuple[Any, Any]:
+            seed, others = rest
+            own = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, seed, keepdims=False), every)
+            new, found = fn(own, *others, *shared)
+            put = jax.lax.dynamic_update_index_in_dim
+            return jax.tree.map(lambda x, y: put(x, y, seed, 0), every, new), found
+
+        count = jax.tree.leaves(varying[0])[0].shape[0]
+        return jax.lax.scan(one, varying[0], (jnp.arange(count), varying[1:]))
 
     return run
 

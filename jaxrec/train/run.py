@@ -23,7 +23,7 @@ from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.evaluate import CompiledMeasure
 from jaxrec.train.identity import epoch_names
 from jaxrec.train.initial import Initial, MakeInitial, Marks, check_initial, description
-from jaxrec.train.state import TrainState, create
+from jaxrec.train.state import TrainState, caught_up, create
 from jaxrec.train.step import make_step
 from jaxrec.train.trial import Trial, put_numbers, zero_diverged
 from jaxrec.types import Array, Context, Evaluation, Key, Task, Variables
@@ -165,8 +165,10 @@ class Run:
 
     def _epoch_program(self, phase: Phase) -> Compiled:
         step = make_step(phase.task, self.tx, phase.weighting, self.axis)
-        run = make_epoch(step, self.plan, calls=self.calls, refresh=phase.refresh)
-        return Compiled(parallel.over_devices(parallel.over_seeds(run), self.num_devices, (0, 0, None, None)))
+        finish = lambda state: caught_up(self.tx, state)  # noqa: E731
+        run = make_epoch(step, self.plan, calls=self.calls, refresh=phase.refresh, finish=finish)
+        seeds = parallel.over_seeds(run, carried=True)
+        return Compiled(parallel.over_devices(seeds, self.num_devices, (0, 0, None, None)))
 
     def description(self, context: Context) -> dict[str, Any]:
         """What identifies this run, as far as it can be seen from here."""

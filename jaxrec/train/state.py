@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrec.optim import sparse
 from jaxrec.optim.loss_weighting import Weighting
 from jaxrec.train.initial import put_in
 from jaxrec.types import Array, Batch, Context, Key, Task, Variables
@@ -30,7 +31,9 @@ PROBES = "perturbations"  # the collection of `self.perturb`: as large as a batc
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """params: {"model": …, "weighting": …}; collections: what else the model holds, such as batch_stats."""
+    """params: {"model": …, "weighting": …}, where a model may have `optim.sparse.SparseTable`s; collections:
+    what else the model holds, such as batch_stats.
+    """
 
     step: Array
     key: Key
@@ -42,7 +45,7 @@ class TrainState(flax.struct.PyTreeNode):
     @property
     def variables(self) -> Variables:
         """The model's variables, as its `apply` takes them."""
-        return {"params": self.params["model"], **self.collections}
+        return {"params": sparse.values(self.params["model"]), **self.collections}
 
 
 def create(
@@ -65,12 +68,17 @@ def create(
     variables.pop(PROBES, None)
     variables = dict(put_in(variables, initial or {}))
     learned, remembered = weighting.init()
-    params = {"model": variables.pop("params"), "weighting": learned}
+    params = {"model": sparse.with_tables(tx, variables.pop("params")), "weighting": learned}
     return TrainState(
         step=jnp.int32(0),
         key=key,
         params=params,
         collections=variables,
-        opt_state=tx.init(params),
+        opt_state=tx.init(sparse.hidden(params)),
         weighting=remembered,
     )
+
+
+def caught_up(tx: optax.GradientTransformation, state: TrainState) -> TrainState:
+    """The state in which rows of sparse tables have made up for skipped steps, where their optimiser does."""
+    return state.replace(params=sparse.caught_up(tx, state.params, state.opt_state, state.step))

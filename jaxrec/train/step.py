@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrec.optim import sparse
 from jaxrec.optim.loss_weighting import TaskLosses, Weighting
 from jaxrec.train.state import PROBES, STEP, WEIGHTING, TrainState
 from jaxrec.types import SHARED, Array, Batch, Context, Task
@@ -25,8 +26,12 @@ def make_step(
     axis name every device prepares the same global batch, takes its share of the leading axes, and sums
     gradients with the others: the result does not depend on the number of devices.
 
+    Of the tables that `tx` marks as sparse (`optim.sparse`), a step reads and writes the rows that its losses
+    look up. They are traced twice then.
+
     Raises (while tracing):
-      ValueError: the state was created for a weighting that learns or remembers something else.
+      ValueError: the state was created for a weighting that learns or remembers something else; a sparse
+        table is read as a whole, or not at all.
     """
 
     def step(
@@ -46,14 +51,25 @@ def make_step(
             found = {name: tree for name, tree in shapes.items() if name == PROBES}
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
 
-        balancing_key = jax.random.fold_in(step_key, WEIGHTING)
-        descent = weighting.gradient(
-            TaskLosses(losses, probes), state.params, state.weighting, balancing_key, axis_name
+        of_rows = tx.rows(state.opt_state) if isinstance(tx, sparse.SparseTransformation) else None
+        reads = sparse.read_rows(
+            of_rows, state.params["model"], state.step, lambda model: losses(model, {}), axis_name
         )
-        change, opt_state = tx.update(descent.gradient, state.opt_state, state.params)
+        descent = weighting.gradient(
+            TaskLosses(lambda params, probes: losses(reads.stand_ins(params), probes), probes),
+            {**state.params, "model": reads.params},
+            state.weighting,
+            jax.random.fold_in(step_key, WEIGHTING),
+            axis_name,
+        )
+        gradient = {**descent.gradient, "model": reads.dense(descent.gradient["model"])}
+        params = sparse.hidden(state.params)
+        change, opt_state = tx.update(gradient, state.opt_state, params)
+        params = optax.apply_updates(params, change)
+        model = reads.updated(of_rows, params["model"], descent.gradient["model"], state.step)
         state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, change),
+            params={**params, "model": model},
             collections={**state.collections, **descent.rest},
             opt_state=opt_state,
             weighting=descent.state,

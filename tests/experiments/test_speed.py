@@ -22,6 +22,7 @@ from experiments.benchmarks.timing import Figure
         ("index", "exact_1e6", "s"),
         ("graph", "lightgcn_epoch", "s"),
         ("towers", "in_batch", "samples/s"),
+        ("table", "adam_1000", "s"),
     ],
 )
 @pytest.mark.long
@@ -32,6 +33,16 @@ def test_figures_of_an_epoch(family: str, first: str, unit: str) -> None:
         (f"{family}/{first}:compile", "s", 1),
     ]
     assert 0 < figures[0].min <= figures[0].median <= figures[0].max
+
+
+@pytest.mark.long
+def test_figures_of_tables_end_in_ratios() -> None:
+    figures = {figure.name: figure for figure in speed.FAMILIES["table"](1, True)}
+    dense, lazy = figures["table/adam_5000"], figures["table/lazy_adam_5000"]
+    ratio = figures["table/lazy_adam_5000:speedup"]
+    assert ratio.unit == "x" and ratio.median == pytest.approx(dense.median / lazy.median)
+    growth = lazy.median / figures["table/lazy_adam_1000"].median
+    assert figures["table/lazy_adam:growth"].median == pytest.approx(growth)
 
 
 def test_figures_of_baselines() -> None:

@@ -116,8 +116,7 @@ def fit(
         epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
         logs = Logs(workdir, run.history, tensorboard=tensorboard)
         _log(run, epochs, logs, description, progress=progress)
-    if interrupted():
-        raise KeyboardInterrupt
+    interrupted.end()
     return run.fitted()
 
 

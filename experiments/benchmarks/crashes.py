@@ -1,8 +1,8 @@
 """Ends tiny runs at random moments, starts them again by the same command, and compares what they end with.
 
 A run is ended during steps, evaluations, the writing of checkpoints and results, and a download, by SIGKILL,
-by SIGTERM, or by writes that fail as on a full disk, several times in a row. Then it is let go on. It has to end
-with the metrics and the parameters of a run that was never ended, to the bit, and with no file that cannot be
+by SIGTERM, or by writes that fail as on a full disk, several times in a row. Then it is let go on. It has to
+end with the metrics and the parameters of a run that was never ended, to the bit, and with no file that cannot be
 read. Beside that, a second run on the work directory of a running one has to be refused.
 
 Run:     python -m experiments.benchmarks.crashes --runs 50
@@ -18,9 +18,11 @@ import contextlib
 import dataclasses
 import hashlib
 import http.server
+import itertools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -172,68 +174,89 @@ def second_is_refused(name: str, folder: Path, address: str) -> list[str]:
     (lock,) = (folder / "work").rglob("lock.json")
     while not lock.read_text(encoding="utf-8") and first.poll() is None:
         time.sleep(0.01)
-    os.kill(first.pid, 19)  # SIGSTOP: it does not end before the second looks
+    os.kill(first.pid, signal.SIGSTOP)  # it does not end before the second looks
     code, errors = end_of(start(name, folder, address))
-    os.kill(first.pid, 18)  # SIGCONT
+    os.kill(first.pid, signal.SIGCONT)
     wrong = [] if code == 2 and "in use by" in errors else [f"second run: ended with {code}: {errors[-500:]}"]
     code, errors = end_of(first)
     return wrong + ([] if code == 0 else [f"first run: ended with {code}: {errors[-LAST_LINES:]}"])
 
 
-def measure(arguments: Arguments, folder: Path) -> dict[str, Any]:
-    """Ends runs below a folder; returns what is printed."""
-    draw = random.Random(arguments.seed)
+class Found:
+    """What was found so far, stored after every run that has ended."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.arguments, self.begun = arguments, time.perf_counter()
+        self.struck: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.compared, self.refused = 0, 0
+
+    def text(self) -> str:
+        """JSON; also written to the file that the command line names."""
+        found = {
+            "seed": self.arguments.seed,
+            "experiments": list(self.arguments.only or RUNS),
+            "ended": self.struck.total(),
+            "at": dict(sorted(self.struck.items())),
+            "runs compared with one never ended": self.compared,
+            "second runs refused": self.refused,
+            "unfinished files that stay": dict(self.left),
+            "wrong": self.wrong,
+            "seconds": round(time.perf_counter() - self.begun, 1),
+        }
+        text = json.dumps(found, indent=1)
+        if self.arguments.out:
+            Path(self.arguments.out).write_text(text + "\n", encoding="utf-8")
+        return text
+
+
+def measure(arguments: Arguments, folder: Path) -> Found:
+    """Ends runs below a folder."""
+    found, draw = Found(arguments), random.Random(arguments.seed)
     names = list(arguments.only or RUNS)
-    cases = [(point, means) for point in POINTS for means in MEANS]
-    struck: Counter[str] = Counter()
-    left: Counter[str] = Counter()
-    wrong: list[str] = []
-    begun = time.perf_counter()
+    cases, waiting = [(point, means) for point in POINTS for means in MEANS], list[tuple[str, str]]()
+    straight: dict[str, tuple[dict[str, Any], dict[str, int]]] = {}
     with served() as address:
-        straight = {name: whole(name, folder / f"{name}-whole", address) for name in names}
-        for name in names:
-            wrong += [f"{name}: {w}" for w in second_is_refused(name, folder / f"{name}-two", address)]
-        number, waiting = 0, list[tuple[str, str]]()
-        while struck.total() < arguments.runs:
+        for number in itertools.count():
+            if found.struck.total() >= arguments.runs:
+                break
             name, place = names[number % len(names)], folder / f"{names[number % len(names)]}-{number}"
+            if name not in straight:
+                straight[name] = whole(name, folder / f"{name}-whole", address)
             place.mkdir()
             moments = []
-            for _ in range(min(IN_A_ROW, arguments.runs - struck.total())):
+            for _ in range(min(IN_A_ROW, arguments.runs - found.struck.total())):
                 waiting = waiting or draw.sample(cases, len(cases))
                 moments.append(waiting.pop())
             moments.sort(key=lambda moment: list(POINTS).index(moment[0]))
             for moment, means, faults in ended(name, place, address, moments, straight[name][1], draw):
-                struck.update([f"{moment}, {means}"] if moment else [])
-                wrong += [f"{place.name}: {fault}" for fault in faults]
+                found.struck.update([f"{moment}, {means}"] if moment else [])
+                found.wrong += [f"{place.name}: {fault}" for fault in faults]
             code, errors = end_of(start(name, place, address))
             if code != 0:
-                wrong.append(f"{place.name}: ended with {code} after {moments}:\n{errors[-LAST_LINES:]}")
-            found = crash_files.stored(place)
-            wrong += [f"{place.name}: {fault}" for fault in crash_files.differences(straight[name][0], found)]
-            left.update(crash_files.leftovers(place))
-            number += 1
-            print(f"{place.name}: {len(moments)} times, {struck.total()} in all", file=sys.stderr, flush=True)
-    return {
-        "seed": arguments.seed,
-        "experiments": names,
-        "ended": struck.total(),
-        "at": dict(sorted(struck.items())),
-        "second runs refused": len(names),
-        "unfinished files that stay": dict(left),
-        "wrong": wrong,
-        "seconds": round(time.perf_counter() - begun, 1),
-    }
+                found.wrong.append(
+                    f"{place.name}: ended with {code} after {moments}:\n{errors[-LAST_LINES:]}"
+                )
+            differ = crash_files.differences(straight[name][0], crash_files.stored(place))
+            found.wrong += [f"{place.name}: {fault}" for fault in differ]
+            found.left.update(crash_files.leftovers(place))
+            found.compared += 1
+            print(f"{place.name}: {found.struck.total()} ended in all", file=sys.stderr, flush=True)
+            found.text()
+        for name in straight:
+            wrong = second_is_refused(name, folder / f"{name}-two", address)
+            found.wrong += [f"{name}: {fault}" for fault in wrong]
+            found.refused += not wrong
+    return found
 
 
 def main(arguments: Arguments) -> int:
     """Prints and stores what was found; 1 if anything is wrong."""
     with tempfile.TemporaryDirectory() as folder:
         found = measure(arguments, Path(folder))
-    text = json.dumps(found, indent=1)
-    print(text)
-    if arguments.out:
-        Path(arguments.out).write_text(text + "\n", encoding="utf-8")
-    return int(bool(found["wrong"]))
+    print(found.text())
+    return int(bool(found.wrong))
 
 
 if __name__ == "__main__":

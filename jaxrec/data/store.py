@@ -7,17 +7,17 @@ copy (name.gz) and the original have the same checksum. Files are written to the
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from jaxrec.data.unpacking import read_gzip
 
 try:
     import fcntl
@@ -119,16 +119,8 @@ def read_file(file: File) -> bytes:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content, decompressed if its name ends in .gz; ValueError if the archive is corrupt."""
-    content = path.read_bytes()
-    if path.suffix.lower() != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(
-            f"{path}: truncated or corrupt gzip file ({error}; {len(content):,} bytes); fetch it again"
-        ) from error
+    """A file's content, decompressed if its name ends in .gz; ValueError as `read_gzip`."""
+    return read_gzip(path) if path.suffix.lower() == ".gz" else path.read_bytes()
 
 
 def verify(content: bytes, file: File, where: str, remedy: str) -> None:

@@ -2,8 +2,8 @@
 
 A run is ended during steps, evaluations, the writing of checkpoints and results, and a download, by SIGKILL,
 by SIGTERM, or by writes that fail as on a full disk, several times in a row. Then it is let go on. It has to
-end with the metrics and the parameters of a run that was never ended, to the bit, and with no file that cannot be
-read. Beside that, a second run on the work directory of a running one has to be refused.
+end with the metrics and the parameters of a run that was never ended, to the bit, and with no file that cannot
+be read. Beside that, a second run on the work directory of a running one has to be refused.
 
 Run:     python -m experiments.benchmarks.crashes --runs 50
 Also:    --only stamp --runs 4 --seed 7 --out runs/crashes.json
@@ -14,10 +14,8 @@ is 1 if anything was.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import http.server
 import itertools
 import json
 import os
@@ -26,7 +24,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -34,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import crash_files
+from experiments.benchmarks.crash_server import CONTENT, served
 from experiments.benchmarks.crashed import MEANS, POINTS, STRUCK, Strike
 from jaxrec.config import cli
 
@@ -48,7 +46,6 @@ RUNS: Mapping[str, tuple[str, ...]] = {
 IN_A_ROW = 5  # a run is ended so often before it is let go on
 HANGS = 300.0  # seconds after which a process is said to hang
 DELAYS = {"download": 0.3, "step": 0.3, "evaluation": 0.1, "checkpoint": 0.15, "result": 0.02}  # the largest
-CONTENT = random.Random(0).randbytes(1 << 20)  # of the file that is downloaded
 LAST_LINES = 2000  # characters of a process's errors that are shown
 
 
@@ -67,35 +64,6 @@ class Arguments:
         for name in self.only:
             if name not in RUNS:
                 raise ValueError(f"only: {name!r} is none of {', '.join(RUNS)}")
-
-
-class Slow(http.server.BaseHTTPRequestHandler):
-    """Serves CONTENT in a quarter of a second."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):
-            for at in range(0, len(CONTENT), len(CONTENT) // 16):
-                self.wfile.write(CONTENT[at : at + len(CONTENT) // 16])
-                time.sleep(1 / 64)
-
-    def log_message(self, *args: Any) -> None:
-        """Nothing is logged."""
-
-
-@contextlib.contextmanager
-def served() -> Iterator[str]:
-    """The address of CONTENT on this machine."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/file.bin"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def start(name: str, folder: Path, address: str, **strike: Any) -> subprocess.Popen[str]:

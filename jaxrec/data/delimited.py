@@ -10,9 +10,11 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxrec.data import unpacking
 from jaxrec.data.cells import quote
 
 MAX_CELL_LENGTH = 1 << 24  # characters of a cell, used or not
+LONGEST_LINE = 1 << 26  # characters of a line
 _STAND_IN = "\x1f"  # replaces a delimiter of several characters, which `csv` does not accept
 _ESCAPE = re.compile(r"\\(?:t|x[0-9a-fA-F]{2})")
 
@@ -31,15 +33,26 @@ def file_suffix(path: str | Path) -> str:
 def read_text_lines(path: str | Path) -> Generator[str]:
     """Yields the lines of a text file with their ends, without a byte order mark.
 
-    Raises ValueError naming the file for text that is not UTF-8 and for a corrupt archive, OSError if the
+    Raises ValueError naming the file for text that is not UTF-8, for a line of more than `LONGEST_LINE`
+    characters, and for an archive that is corrupt or unpacks to too much (`check_unpacked`); OSError if the
     file cannot be opened.
     """
-    number = 0
+    number = size = 0
+    packed = is_gzip(path)
     try:
-        opener: Any = gzip.open if is_gzip(path) else open
+        opener: Any = gzip.open if packed else open
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            for line in file:
+            while line := file.readline(LONGEST_LINE):
                 number += 1
+                if len(line) >= LONGEST_LINE and line[-1] not in "\r\n":
+                    raise ValueError(
+                        f"{path}, line {number}: has {LONGEST_LINE:,} characters or more; is it text with "
+                        "line ends? Write it as one line for each row"
+                    )
+                if packed:
+                    size += len(line)
+                    if size > unpacking.LARGEST_UNPACKED:
+                        unpacking.check_unpacked(path, size)
                 yield line
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, after line {number}: not UTF-8 text ({error}); convert it") from None

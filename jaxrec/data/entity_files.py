@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.data.cells import quote
 from jaxrec.data.delimited import column_index, read_header, read_records, resolve_delimiter
 from jaxrec.data.typed_columns import category_values
 from jaxrec.data.typed_sources import Source, describe_source, is_path, read_typed, source_form
@@ -48,6 +49,8 @@ def read_entities(
     for row, (raw, *texts) in enumerate(zip(*cells, strict=True)):
         if not raw:
             raise ValueError(f"{place(row)}: the {entity} is missing; fill it in or remove the row")
+        if "\0" in raw:
+            raise ValueError(f"{place(row)}: {entity} {quote(raw)} has a NUL character; remove it")
         if first.setdefault(raw, row) != row:
             raise ValueError(
                 f"{place(row)}: {entity} {raw!r} has a line before; give its values in one cell, as in "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,26 @@ from jaxrec.data.tables.rows import read_rows
 from jaxrec.data.tables.table_reader import read_column_names
 from jaxrec.data.typed_columns import Lists, TypedTable, category_values, number_values
 from jaxrec.data.typed_sources import Source, is_path, read_typed, source_form
+from jaxrec.data.unpacking import check_unpacked
 from jaxrec.data.vocab import as_raw_ids
 
 _SHOWN = 5  # items that an error names
+# What is raised for damaged archives and arrays; MemoryError where a header names a huge shape.
+_BAD_ARCHIVE = (
+    ValueError,
+    EOFError,
+    AttributeError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def load_item_vectors(
@@ -113,9 +131,16 @@ def _read_matrix(path: Path) -> np.ndarray:
 def _read_archive(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` file."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        check_unpacked(path, size)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except FileNotFoundError:
+        raise
+    except _BAD_ARCHIVE as error:
+        if str(path) in str(error):
+            raise
         raise ValueError(f"{path}: not a readable .npz file ({error}); write it with np.savez") from None
 
 

@@ -6,17 +6,25 @@ copy (name.gz) and the original have the same checksum. Files are written to the
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from jaxrec.data.unpacking import read_gzip
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_UNFINISHED = ".download-"  # begins the names of folders of unfinished downloads
 State = Literal["in JAXREC_DATA_DIR", "cached", "to download", "not available"]
 
 
@@ -111,16 +119,8 @@ def read_file(file: File) -> bytes:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's content, decompressed if its name ends in .gz; ValueError if the archive is corrupt."""
-    content = path.read_bytes()
-    if path.suffix.lower() != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(
-            f"{path}: truncated or corrupt gzip file ({error}; {len(content):,} bytes); fetch it again"
-        ) from error
+    """A file's content, decompressed if its name ends in .gz; ValueError as `read_gzip`."""
+    return read_gzip(path) if path.suffix.lower() == ".gz" else path.read_bytes()
 
 
 def verify(content: bytes, file: File, where: str, remedy: str) -> None:
@@ -139,8 +139,8 @@ def _download(file: File) -> bytes:
     final.parent.mkdir(parents=True, exist_ok=True)
     failures = []
     for route in file.routes:
-        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".download-") as folder:
-            part = Path(folder) / final.name
+        with _unfinished(final.parent) as folder:
+            part = folder / final.name
             try:
                 route.write(part)
                 content = part.read_bytes()
@@ -161,6 +161,41 @@ def _download(file: File) -> bytes:
         + (f"could not be downloaded:{''.join(failures)}\n" if failures else "it has no public address; ")
         + f"remedy: put the file at {final}, or set JAXREC_DATA_DIR to a folder that contains it"
     )
+
+
+@contextlib.contextmanager
+def _unfinished(parent: Path) -> Iterator[Path]:
+    """A folder for an unfinished download; those of processes that were killed are removed first.
+
+    A process holds a lock on its folder, which the operating system lets go of when the process ends.
+    """
+    for left in parent.glob(f"{_UNFINISHED}*"):
+        with _held(left, wait=False) as mine:
+            if mine:
+                shutil.rmtree(left, ignore_errors=True)
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=_UNFINISHED))
+        with _held(folder, wait=True):
+            if folder.is_dir():  # another process may have removed it before it was held
+                try:
+                    yield folder
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+                return
+
+
+@contextlib.contextmanager
+def _held(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Holds a lock on a folder; False if another process does, or the file system has no locks."""
+    with contextlib.ExitStack() as stack:
+        held = False
+        with contextlib.suppress(OSError):  # the folder is gone, or the lock is taken
+            if fcntl is not None:
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                held = True
+        yield held
 
 
 def http(url: str) -> Route:

@@ -284,6 +284,12 @@ def _values_of_kind(
             -1 if gone else table.setdefault(cell, len(table))
             for cell, gone in zip(cells, missing, strict=True)
         ]
+        for cell in table:
+            if not cell.isascii() and any("\ud800" <= character <= "\udfff" for character in cell):
+                raise ValueError(
+                    f"{place(cells.index(cell))}: {name} {quote(cell)} is half of a character (a surrogate), "
+                    "which no file can hold; correct it"
+                )
         return CodedTexts(np.array(codes, np.int64), list(table))
     if kind == "integer":
         for row, cell in enumerate(cells):

@@ -11,6 +11,7 @@ from jaxrec.data.cells import quote
 from jaxrec.data.delimited import file_suffix, is_gzip, read_text_lines
 from jaxrec.data.tables.table_reader import import_pyarrow
 from jaxrec.data.typed_columns import Column, TypedTable, array_column, arrow_column, list_column
+from jaxrec.data.unpacking import check_unpacked
 from jaxrec.data.validation import check_name
 
 Frame = Any  # a mapping of columns to arrays or lists, or a data frame of pandas, polars, pyarrow and others
@@ -99,7 +100,7 @@ def _read_json_lines(path: Path, choose: Choose) -> TypedTable:
             raise ValueError(f"{where}: is empty; remove it")
         try:
             record = decoder.decode(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter where lists are nested without end
             raise ValueError(
                 f"{where}: is not a JSON object ({error}); write one object, {{...}}, on each line"
             ) from None
@@ -136,12 +137,17 @@ def _read_parquet(path: Path, choose: Choose) -> TypedTable:
         with pq.ParquetFile(path) as file:
             names = tuple(file.schema_arrow.names)
             read = list(dict.fromkeys(choose(names)))
+            parts = [file.metadata.row_group(at).total_byte_size for at in range(file.num_row_groups)]
+            check_unpacked(path, max(sum(parts), 8 * file.metadata.num_rows * len(read)))
             table = file.read(columns=read)
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error}); write it again") from error
-    return TypedTable(str(path), "row", names, {name: arrow_column(table.column(name)) for name in read})
+    try:
+        return TypedTable(str(path), "row", names, {name: arrow_column(table.column(name)) for name in read})
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: has text that is not UTF-8 ({error}); write it again") from None
 
 
 def _read_mapping(source: Mapping[str, Any], choose: Choose, where: str) -> TypedTable:

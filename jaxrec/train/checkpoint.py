@@ -68,6 +68,14 @@ class Checkpoints:
         """Number of the last complete checkpoint, None if there is none."""
         return self._manager.latest_step()
 
+    def describe_last(self) -> str:
+        """The last complete checkpoint, once all that were started are, as an error names it."""
+        self._manager.wait_until_finished()
+        number = self.latest()
+        if number is None:
+            return "No checkpoint was stored before"
+        return f"The last checkpoint, from before, is {self.folder / str(number)}"
+
     def check(self) -> dict[str, Any] | None:
         """The position of the last checkpoint, None if there is none; reads no array.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.packing import Packing, fits, place
+from jaxrec.train.divergence import finite_counts
 from jaxrec.train.identity import described_array
 from jaxrec.train.state import PLAN, TrainState
 from jaxrec.train.step import Step, epoch_mean
@@ -217,8 +218,8 @@ def make_epoch(
 ) -> Epoch:
     """run(state, context, epoch, call) -> (state, means): call `call` of `calls` of epoch `epoch`.
 
-    means holds the mean of every loss over the steps of the call and `fits`, False if the plan found no
-    order whose batches fit their packed rows.
+    means holds the mean of every loss over the steps of the call, what `divergence.finite_counts` gives, and
+    `fits`, False if the plan found no order whose batches fit their packed rows.
     refresh: columns computed from the live variables at the start of every call, such as item
     similarities, which the steps of the call then read.
     finish: applied to the state after the last step of every call.
@@ -246,7 +247,8 @@ def make_epoch(
                 return jax.lax.cond(x[0], lambda: step(s, x[1], seen), lambda: (s, zeros))
 
             state, logs = jax.lax.scan(maybe, state, (live, some))
+        counts = finite_counts(logs, live, state.params)
         state = state if finish is None else finish(state)
-        return state, {**epoch_mean(logs, live), "fits": ok}
+        return state, {**epoch_mean(logs, live), **counts, "fits": ok}
 
     return run

@@ -19,6 +19,7 @@ from jaxrec.train import parallel
 from jaxrec.train.arguments import check_arguments, check_folder, check_minutes
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, keep_vocabulary, vocabulary_digest
 from jaxrec.train.compiled import Compiled
+from jaxrec.train.divergence import Diverged
 from jaxrec.train.epoch import Plan
 from jaxrec.train.initial import MakeInitial, Marks
 from jaxrec.train.interrupt import deferred_interrupt
@@ -85,7 +86,7 @@ def fit(
         data that it is not defined for, or initial variables that are not the task's or not finite, all
         before the first step and before anything is written;
         another process holds workdir; the checkpoint in workdir belongs to another run or was made by other
-        code; a loss or score that is not finite.
+        code; a loss, score or parameter that is not finite, with the step, the loss and the last checkpoint.
     """
     once = seeds if trial is None else sorted(set(seeds))
     check_arguments(
@@ -122,8 +123,7 @@ def fit(
         epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
         logs = Logs(workdir, run.history, tensorboard=tensorboard) if parallel.is_first() else None
         _log(run, epochs, logs, description, progress=progress)
-    if interrupted():
-        raise KeyboardInterrupt
+    interrupted.end()
     return run.fitted()
 
 
@@ -187,7 +187,10 @@ def _epochs(
     trial = run.trial
     left = trial is not None and not replay(trial, run.history, run.compile_seconds, run.complete())
     while not run.complete() and not left:
-        entry = run.epoch()
+        try:
+            entry = run.epoch()
+        except Diverged as error:
+            raise ValueError(f"{error}. {checkpoints.describe_last()}") from None
         yield entry
         done = len(run.history)
         left = parallel.any_process(interrupted()) or (leave_at is not None and done >= leave_at)

@@ -15,7 +15,7 @@ import optax
 from jaxrec import provenance
 from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.report.curves import loss_names
-from jaxrec.train import identity, parallel
+from jaxrec.train import divergence, identity, parallel
 from jaxrec.train.arguments import check_optimiser
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, stored
 from jaxrec.train.compiled import Compiled
@@ -273,6 +273,7 @@ class Run:
             self.state, logs = program(self.state, self.context, jnp.int32(number), jnp.int32(call))
             means.append(parallel.unreplicate(logs, self.num_devices))
         means = jax.device_get(means)
+        counts = divergence.taken(means)
         trained = time.perf_counter() - start - (self._compiling() - compiled)
         weights = self._weights()
         entry: dict[str, Any] = {"epoch": number, "phase": self.phases[self._phase(number)].name}
@@ -285,13 +286,8 @@ class Run:
             )
         if self.trial is not None:
             self.state = zero_diverged(self.state, entry, self.num_devices)
-        for name, values in entry.items():
-            if self.trial is None and isinstance(values, list) and not np.isfinite(values).all():
-                raise ValueError(
-                    f"epoch {number}: loss {name!r} is {values}: training diverged; lower the learning rate, "
-                    "or look at the last checkpoint, which is from before. Where it is so from the first "
-                    "epoch, an id lies outside its table, or shortened sequences never fit their packed rows"
-                )
+        else:
+            divergence.check_finite(number, entry, counts, weights)
         taken = parallel.from_first(self.seconds + self.compile_seconds + time.perf_counter() - start)
         last = self.selection.keep == "last" and number + 1 == self.num_epochs
         if (number + 1) % self.selection.every == 0 or last or taken >= self.limit:

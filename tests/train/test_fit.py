@@ -218,6 +218,46 @@ def test_a_loss_that_is_not_finite_names_the_epoch_and_the_loss(tmp_path: Path) 
     assert toy.run(tmp_path, epochs=(1, 1)).history[1]["epoch"] == 1  # the checkpoint is from before
 
 
+def diverging(step: int) -> Any:
+    """A task whose loss "bad" is NaN from a step on, where the count of steps is a parameter."""
+    task = toy.factors()
+
+    def init(key: Array, batch: Any) -> Variables:
+        return {"params": {"count": jnp.array(0.0)}}
+
+    def losses(variables: Variables, batch: Any, key: Array, axis_name: str | None = None) -> Any:
+        count = variables["params"]["count"]
+        bad = jnp.where(jax.lax.stop_gradient(count) < step, 0.0, jnp.nan)
+        return {"down": -count, "bad": bad}, {}
+
+    return task._replace(init=init, losses=losses)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_loss_that_is_not_finite_names_the_step_and_the_last_checkpoint(tmp_path: Path, calls: int) -> None:
+    kept = r"The last checkpoint, from before, is .*checkpoints/1$"
+    ranks = toy.evaluation(measure=scripted([1.0] * 9))
+    with pytest.raises(ValueError, match=rf"epoch 1: loss 'bad' is \[nan\] from step 2 of 3 on.*{kept}"):
+        toy.run(
+            tmp_path,
+            task=diverging(5),
+            tx=optax.sgd(1.0),
+            calls=calls,
+            selection=toy.selection(ranks, metric="mrr"),
+        )
+    assert (tmp_path / "checkpoints/1").is_dir()
+    assert not (tmp_path / "checkpoints/2").exists()
+
+
+def test_parameters_that_are_not_finite_are_not_stored(tmp_path: Path) -> None:
+    task = diverging(99)
+    ranks = toy.evaluation(measure=scripted([1.0] * 9))
+    late = optax.chain(optax.scale_by_schedule(lambda n: jnp.where(n < 5, 1.0, jnp.inf)), optax.sgd(1.0))
+    with pytest.raises(ValueError, match=r"epoch 1: some parameters are NaN or infinite .*checkpoints/1$"):
+        toy.run(tmp_path, task=task, tx=late, selection=toy.selection(ranks, metric="mrr", every=3))
+    assert not (tmp_path / "checkpoints/2").exists()
+
+
 def test_scores_that_are_not_finite_stop_the_run(tmp_path: Path) -> None:
     retriever = toy.RETRIEVER._replace(items=lambda v: v["params"]["items"] / 0.0)
     with pytest.raises(ValueError, match="10 queries have NaN or infinite scores"):

@@ -51,7 +51,8 @@ def resident(task: Task, plan: Plan, context: Any, epochs: int) -> tuple[TrainSt
     )
     for epoch in range(epochs):
         state, means = run(state, context, jnp.int32(epoch), jnp.int32(0))
-        logs.append({name: float(value) for name, value in means.items() if name != "fits"})
+        losses = {name: value for name, value in means.items() if not name.startswith(("fits", "finite"))}
+        logs.append({name: float(value) for name, value in losses.items()})
     return state, logs
 
 

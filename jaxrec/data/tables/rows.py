@@ -74,7 +74,7 @@ def read_rows(
     columns: dict[str, RawColumn] = {}
     for column, argument in categorical.items():
         codes, texts = category_values(table, argument, column)
-        columns[column] = Coded(codes, text_array(column, texts))
+        columns[column] = Coded(codes, text_array(f"{where}: {column}", texts))
     for column, argument in numeric.items():
         columns[column] = _float32(table, argument, column)
     seconds = None if time is None else second_values(table, "time", time)

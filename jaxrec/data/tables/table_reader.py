@@ -14,6 +14,7 @@ import numpy as np
 from jaxrec.data.cells import DECIMAL, INTEGER, PLAIN_INTEGER, quote
 from jaxrec.data.delimited import is_gzip, read_header, read_records, read_text_lines
 from jaxrec.data.tables.columns import Coded, Ragged, RawColumn
+from jaxrec.data.unpacking import check_unpacked
 from jaxrec.data.vocab import text_array
 
 
@@ -54,12 +55,12 @@ def read_table(
                 blocks[name].append(_split_cells(cells, separators[name]) if name in separators else cells)
         sizes.append(size)
     columns: dict[str, RawColumn] = {
-        name: _concatenate_coded(pa, name, blocks.pop(name)) for name in categories
+        name: _concatenate_coded(pa, f"{paths[0]}: {name}", blocks.pop(name)) for name in categories
     }
     for name in separators:
         lengths, values = zip(*blocks.pop(name), strict=True)
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        columns[name] = Ragged(_concatenate_coded(pa, name, values), offsets)
+        columns[name] = Ragged(_concatenate_coded(pa, f"{paths[0]}: {name}", values), offsets)
     for name in numbers:
         columns[name] = np.concatenate([part.to_numpy(zero_copy_only=False) for part in blocks.pop(name)])
     return columns, sizes
@@ -88,15 +89,21 @@ def read_blocks(
     read = {name: pa.string() if is_number[name] else kind for name, kind in types.items()}
 
     def blocks(threads: bool) -> Iterator[Any]:
-        compression = "gzip" if is_gzip(path) else "detect"
-        yield from csv.open_csv(
-            pa.input_stream(str(path), compression=compression),
+        packed = is_gzip(path)
+        size = 0
+        reader = csv.open_csv(
+            pa.input_stream(str(path), compression="gzip" if packed else "detect"),
             read_options=csv.ReadOptions(column_names=names, block_size=block_bytes, use_threads=threads),
             parse_options=csv.ParseOptions(delimiter=delimiter, ignore_empty_lines=False),
             convert_options=csv.ConvertOptions(
                 column_types=read, include_columns=list(types), null_values=[""], strings_can_be_null=True
             ),
         )
+        for block in reader:
+            if packed:
+                size += block.nbytes
+                check_unpacked(path, size)
+            yield block
 
     first = line = 1 if names is not None else 2
     try:
@@ -257,8 +264,8 @@ def _split_cells(cells: Any, separator: str) -> tuple[np.ndarray, Any]:
     return lengths, lists.flatten().dictionary_encode()
 
 
-def _concatenate_coded(pa: Any, name: str, blocks: Sequence[Any]) -> Coded:
+def _concatenate_coded(pa: Any, where: str, blocks: Sequence[Any]) -> Coded:
     """Dictionary-encoded Arrow arrays as one coded column with a common dictionary."""
     chunks = pa.chunked_array(blocks).unify_dictionaries().chunks
     codes = np.concatenate([chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks])
-    return Coded(codes.astype(np.int32), text_array(name, chunks[0].dictionary.to_pylist()))
+    return Coded(codes.astype(np.int32), text_array(where, chunks[0].dictionary.to_pylist()))

@@ -20,8 +20,9 @@ from jaxrec import losses
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.ligr import LiGR
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
+from jaxrec.protocols.next_item import Data
 from jaxrec.recipes import ticoserec, trainable
-from jaxrec.recipes.trainable import Events, SequenceModel
+from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.objectives import Objective, sampled
 
 SIZES = (
@@ -146,12 +147,12 @@ def sasrec(num_items: int, recipe: Recipe) -> SASRecOriginal:
     )
 
 
-def ssm(data: Events, recipe: Recipe) -> Objective:
+def ssm(data: Data, recipe: Recipe) -> Objective:
     """Softmax over the target and uniform negatives of each event, without a correction."""
     return sampled(losses.sampled_softmax, data.num_items, None, num_negatives=recipe.num_negatives)
 
 
-def gbce(data: Events, recipe: Recipe) -> Objective:
+def gbce(data: Data, recipe: Recipe) -> Objective:
     """Generalised binary cross-entropy with uniform negatives of each event."""
     loss: Any = functools.partial(losses.gbce, num_items=data.num_items, calibration=recipe.calibration)
     number = recipe.num_negatives
@@ -166,9 +167,19 @@ def adam(recipe: Recipe) -> optax.GradientTransformation:
 
 MODELS: Mapping[str, SequenceModel] = {
     "esasrec": SequenceModel(
-        Recipe, ligr, {"ssm": ssm, "gbce": gbce, "bce": trainable.bce, "ce": trainable.ce}, adam, Changes
+        Recipe,
+        ligr,
+        {"ssm": ssm, "gbce": gbce, "bce": trainable.bce, "ce": trainable.ce},
+        adam,
+        documented=Changes,
+        sessions=None,
     ),
     "gsasrec": SequenceModel(
-        Recipe, sasrec, {"gbce": gbce, "ssm": ssm, "bce": trainable.bce, "ce": trainable.ce}, adam, Changes
+        Recipe,
+        sasrec,
+        {"gbce": gbce, "ssm": ssm, "bce": trainable.bce, "ce": trainable.ce},
+        adam,
+        documented=Changes,
+        sessions=None,
     ),
 }

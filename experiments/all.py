@@ -44,7 +44,7 @@ UNTRAINED_MINUTES = 3.0  # of a row that is not trained, until a result says
 class Config:
     """Lists, checks or runs the rows of all tables."""
 
-    list: bool = False  # prints every row with its state
+    list: bool = False  # prints every row with its state, as without any of the three
     check_stale: bool = False  # makes the --tiny runs that tell stale rows; they are kept in the work folder
     run: bool = False  # makes what is missing or, as far as it is known, stale
     hours: float = 8.0  # of --run: nothing starts after them, and what still runs is stopped
@@ -54,8 +54,6 @@ class Config:
     workdir: str = "runs/all"  # folder of the checkout, logs and checkpoints
 
     def __post_init__(self) -> None:
-        if not (self.list or self.check_stale or self.run):
-            raise ValueError("list=False, check_stale=False, run=False: give --list, --check-stale or --run")
         if not self.hours > 0:
             raise ValueError(f"hours={self.hours}: must be positive")
         known = {name for entry in RUNS for name in names_of(entry)}
@@ -272,7 +270,7 @@ def run(config: Config) -> None:
     if config.check_stale:
         check_stale(config)
     found = rows(config)
-    if config.list:
+    if config.list or not (config.run or config.check_stale):
         print(show(found))
     states = [row.state for row in found]
     print(", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))))

@@ -2,7 +2,7 @@
 
 A run is ended during steps, evaluations, the writing of checkpoints and results, and a download, by SIGKILL,
 by SIGTERM, or by writes that fail as on a full disk, several times in a row. Then it is let go on. It has to
-end with the metrics and the parameters of a run that was never ended, to the bit, and with no file that cannot
+end with the metrics and the parameters of a run that was never ended, to the bit, and with no file that can't
 be read. Beside that, a second run on the work directory of a running one has to be refused.
 
 Run:     python -m experiments.benchmarks.crashes --runs 50
@@ -122,7 +122,7 @@ def ended(
     before), the means, and what is wrong.
     """
     for point, means in moments:
-        call = draw.randint(1, max(calls.get(point, 1) - 1, 1))
+        call = draw.randint(1, max(calls.get(point, 1) // 2, 1))  # fewer are left after each
         seconds = draw.uniform(0, DELAYS[point])
         code, errors = end_of(
             start(name, folder, address, point=point, call=call, seconds=seconds, means=means)
@@ -132,6 +132,8 @@ def ended(
         if not doing and code != 0:
             wrong.append(f"ended with {code} before it was struck:\n{errors[-LAST_LINES:]}")
         yield (point if doing else "", means, wrong + crash_files.unreadable(folder))
+        if not doing and code == 0:
+            return  # the run is complete
 
 
 def second_is_refused(name: str, folder: Path, address: str) -> list[str]:

@@ -14,11 +14,17 @@ import math
 import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import numpy as np
 
+# What the standard library raises for damaged archives and pickles; ValueError is told apart.
+_BAD_FILE = (
+    pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, AttributeError, OverflowError,
+    MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError,
+)  # fmt: skip
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGE_DTYPES = {
     "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
@@ -36,7 +42,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     try:
         state = _load_zip(path) if zipfile.is_zipfile(path) else _load_legacy(path)
-    except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except _BAD_FILE as error:
         raise ValueError(f"{path}: not a file that torch.save wrote, or a damaged one ({error})") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -134,6 +134,13 @@ def read_arrays(content: bytes, where: str) -> dict[str, np.ndarray]:
         ) from error
 
 
+# What the standard library raises for damaged pickles.
+_BAD_PICKLE = (
+    pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError, TypeError,
+    OverflowError, MemoryError,
+)  # fmt: skip
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Reads lists and numbers only; anything that would import or run code is an error."""
 
@@ -145,7 +152,7 @@ def unpickle_plain(content: bytes, where: str) -> Any:
     """Nested lists of numbers; ValueError naming the file if it is truncated or has anything else."""
     try:
         return _PlainUnpickler(io.BytesIO(content)).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError) as error:
+    except _BAD_PICKLE as error:
         raise ValueError(f"{where}: not a complete list of numbers ({error}); fetch it again") from error
 
 

@@ -92,8 +92,7 @@ def fit(
     check_arguments(
         phases, selection, once, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
-    if progress and parallel.is_first():
-        _print_memory(phases[0], tx, plan, context, len(once))
+    _print_memory(phases[0], tx, plan, context, len(once), wanted=progress)
     workdir = check_folder(workdir)
     _check_and_announce(phases, selection, minutes, trial, tensorboard=tensorboard)
     run = Run(
@@ -128,9 +127,17 @@ def fit(
 
 
 def _print_memory(
-    phase: Phase, tx: optax.GradientTransformation, plan: Plan, context: Context, seeds: int
+    phase: Phase,
+    tx: optax.GradientTransformation,
+    plan: Plan,
+    context: Context,
+    seeds: int,
+    *,
+    wanted: bool,
 ) -> None:
     """Says what the run will hold on each device, where that is much."""
+    if not (wanted and parallel.is_first()):
+        return
     found = estimate_memory(phase.task, tx, plan, context, weighting=phase.weighting, seeds=seeds)
     if sum(found) >= WORTH_SAYING:
         print(f"memory: {found}", flush=True)

@@ -16,8 +16,7 @@ within a day). Differences from published numbers are given on the file of those
 Run:     python -m experiments.sequential.ticoserec --dataset ml-100k
 Also:    --dataset coserec-Beauty --seen zero, --rows ticoserec-bce --opposite (Ti operators reversed),
          --operators C (one operator alone), --similarity item2vec, --no-warm-up, --form flat, --data FILE,
-         --test-every 5 (a second row of each training: its epoch best on test of every fifth, as the official
-         code tests; its README does not say which epoch it reports)
+         --test-every 5 (also stores the epoch best on test of every fifth, when the official code tests)
 Expect:  on Beauty, one seed, TiCoSeRec (NDCG@20 0.046) is 16 % above SASRec with the same settings; the
          official code reports 0.0501. As far as the departures were measured, none explains the difference.
 """
@@ -230,9 +229,7 @@ def run(config: Config) -> None:
         if fitted is not None and config.test_every:
             best, chosen = watched_test.best_on_test(fitted, "ndcg@20", every=config.test_every)
             chosen_on_test = protocol._replace(selection="ndcg@20 on test")
-            remark = (
-                f"metrics of the epoch best on test, of every {config.test_every}, in the training of {name}"
-            )
+            remark = f"the epoch best on test, of every {config.test_every}, in the training of {name}"
             note = "; ".join(part for part in (remark, note) if part)
             name += "+test-selected"
             path = save(model=name, protocol=chosen_on_test, metrics=best, fitted=chosen, note=note)

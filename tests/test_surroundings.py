@@ -84,7 +84,7 @@ def test_locales_and_zones_change_nothing(plain: dict[str, Any], environment: di
 
 @pytest.mark.long
 def test_64_bit_types_train_to_finite_numbers_of_the_same_shapes(plain: dict[str, Any]) -> None:
-    """Other random bits are drawn, so the numbers are others; the setting identifies a run for that reason."""
+    """Other random bits are drawn, so numbers are others; for that reason the setting identifies a run."""
     found = trained(JAX_ENABLE_X64="1")
     assert len(found["leaves"]) == len(plain["leaves"])
     for wide, narrow in zip(found["leaves"], plain["leaves"], strict=True):
@@ -107,7 +107,7 @@ def test_no_module_reads_pickles() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules = [node.module.split(".")[0]]
             for module in modules:
-                assert name in CODE_READERS.get(module, {name}), f"{name}, line {node.lineno}: reads {module}"
+                assert name in CODE_READERS.get(module, {name}), f"{name}: reads {module}"
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                 assert isinstance(node.value, ast.Constant) and node.value.value is False, name
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

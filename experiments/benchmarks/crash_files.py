@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +78,9 @@ def unreadable(folder: Path) -> list[str]:
                 json.loads(part)
         except ValueError as error:
             wrong.append(f"{path}: {error}")
-    for read in (
-        lambda: read_results(folder / "results"),
-        *(lambda path=path: checkpoints(path) for path in (folder / "work").rglob(CHECKPOINTS)),
-    ):
+    reads: list[Callable[[], object]] = [functools.partial(read_results, folder / "results")]
+    reads += [functools.partial(checkpoints, path) for path in (folder / "work").rglob(CHECKPOINTS)]
+    for read in reads:
         try:
             read()
         except ValueError as error:

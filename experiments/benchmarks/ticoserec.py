@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments.benchmarks.timing import Figure, time_calls, time_epoch
 from experiments.sequential import ticoserec as paper
+from experiments.sequential.ticoserec_views import FORMS, SIMILARITIES
 from jaxrec.augment.similarity import SimilarItems
 from jaxrec.augment.views import View
 from jaxrec.data.events.split import leave_one_out
@@ -51,12 +52,12 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     unpacked = next_item_task(model, objective)
     yield from time_epoch("ticoserec/epoch_plain_padded", unpacked, alone, padded, data.columns, repeats)
 
-    similar = paper.SIMILARITIES[setting.similarity](data.split.sequences, recipe, 0)
+    similar = SIMILARITIES[setting.similarity](data.split.sequences, recipe, 0)
     augmented = views.augmented(data, recipe, similar)
     both = static({"next_item": 1.0, "contrastive": recipe.weight})
     for name, form in (("packed", "mean"), ("flat", "flat")):
-        compared = recipes.encoder(data.num_items, recipe, mask_value=paper.FORMS[form].mask_value)
-        contrast = paper.FORMS[form].task(compared, augmented, recipe, 1)
+        compared = recipes.encoder(data.num_items, recipe, mask_value=FORMS[form].mask_value)
+        contrast = FORMS[form].task(compared, augmented, recipe, 1)
         task = combine(next_item=next_item_task(compared, objective, packed=packing), contrastive=contrast)
         columns = augmented.columns
         yield from time_epoch(f"ticoserec/epoch_contrastive_{name}", task, both, packed, columns, repeats)

@@ -38,11 +38,11 @@ class Twin:
                 self.waiting[value][1] = self.clock
         ready = [v for v, (n, at) in self.waiting.items() if n >= self.rules.admit_after and at == self.clock]
         for value in sorted(ready, key=lambda v: (-self.waiting[v][0], v)):
-            row = self.find(self.waiting[value][0])
-            if row is None:
+            given = self.find(self.waiting[value][0])
+            if given is None:
                 break
-            self.row = {v: r for v, r in self.row.items() if r != row} | {value: row}
-            self.count[row], self.seen[row] = self.waiting.pop(value)
+            self.row = {v: r for v, r in self.row.items() if r != given} | {value: given}
+            self.count[given], self.seen[given] = self.waiting.pop(value)
             renewed.append(row)
         if len(self.waiting) > self.rules.waiting:
             kept = sorted(self.waiting, key=lambda v: (-self.waiting[v][1], v))[: self.rules.waiting]

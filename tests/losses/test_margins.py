@@ -106,8 +106,8 @@ def test_gbce_without_calibration_or_of_every_negative_is_bce() -> None:
 def gbce_64(pos: Any, neg: Any, **options: Any) -> Any:
     """gBCE of one positive in float64, with its gradient in the positive."""
     with jax.enable_x64(True):
-        loss: Any = partial(losses.gbce, **options)
-        value, slope = jax.value_and_grad(lambda p: loss(p, jnp.asarray(neg, jnp.float64)[None])[()])(
+        given: Any = losses.gbce
+        value, slope = jax.value_and_grad(lambda p: given(p, jnp.asarray(neg, jnp.float64)[None], **options))(
             jnp.asarray(pos, jnp.float64)[None]
         )
         return float(value), float(slope[0])

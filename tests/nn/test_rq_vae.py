@@ -69,7 +69,8 @@ def test_straight_through_is_the_quantised_vector_with_the_gradient_of_the_ident
 
 def test_reconstruction_trains_the_encoder_and_no_codebook() -> None:
     def error(params: Any) -> Any:
-        return jnp.sum((MODEL.apply({"params": params}, VECTORS).vectors - VECTORS) ** 2)
+        rebuilt: Any = MODEL.apply({"params": params}, VECTORS)
+        return jnp.sum((rebuilt.vectors - VECTORS) ** 2)
 
     found = jax.jit(jax.grad(error))(variables()["params"])
     assert not np.any(found["codebooks"])
@@ -78,8 +79,8 @@ def test_reconstruction_trains_the_encoder_and_no_codebook() -> None:
 
 
 def test_methods_agree_with_each_other() -> None:
-    found = MODEL.apply(variables(), VECTORS)
-    levels = MODEL.apply(variables(), VECTORS, method="decode_levels")
+    found: Any = MODEL.apply(variables(), VECTORS)
+    levels: Any = MODEL.apply(variables(), VECTORS, method="decode_levels")
     assert levels.shape == (4, 20, 6)
     np.testing.assert_allclose(levels[-1], found.vectors, atol=1e-5)
     codes = MODEL.apply(variables(), VECTORS, method="codes")

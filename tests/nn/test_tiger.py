@@ -97,19 +97,21 @@ def test_an_empty_history_without_a_user_is_finite() -> None:
     nothing = jnp.zeros((B, L), bool)
     held = jax.jit(model.init)(jax.random.key(0), CODES, nothing, TUPLES[:, 0])
     assert "user_embedding" not in held["params"]
-    found = model.apply(held, CODES, nothing, TUPLES[:, 0])
+    found: Any = model.apply(held, CODES, nothing, TUPLES[:, 0])
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[0, 0], found[1, 0], atol=1e-6)
 
     def total(params: Any) -> Any:
-        return jnp.sum(model.apply({"params": params}, CODES, nothing, TUPLES[:, 0]) ** 2)
+        logits: Any = model.apply({"params": params}, CODES, nothing, TUPLES[:, 0])
+        return jnp.sum(logits**2)
 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(total)(held["params"])))
 
 
 def test_gradients_reach_every_parameter() -> None:
     def total(params: Any) -> Any:
-        return jnp.sum(MODEL.apply({"params": params}, CODES, MASK, TUPLES[:, 0], USERS) ** 2)
+        logits: Any = MODEL.apply({"params": params}, CODES, MASK, TUPLES[:, 0], USERS)
+        return jnp.sum(logits**2)
 
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(total))(variables()["params"])):
         assert jnp.isfinite(leaf).all() and (leaf != 0).any(), path

@@ -97,8 +97,8 @@ def test_training_lowers_the_error_and_each_level_more_of_it() -> None:
     levels = MODEL.apply({"params": params}, COLUMNS["vectors"], method="decode_levels")
     errors = np.mean(np.sum((np.asarray(levels) - VECTORS) ** 2, axis=2), axis=1)
     assert (np.diff(errors) < 0).all()
-    residuals = MODEL.apply({"params": params}, COLUMNS["vectors"]).levels.residuals
-    lengths = np.mean(np.sum(np.asarray(residuals) ** 2, axis=2), axis=1)
+    found: Any = MODEL.apply({"params": params}, COLUMNS["vectors"])
+    lengths = np.mean(np.sum(np.asarray(found.levels.residuals) ** 2, axis=2), axis=1)
     assert (np.diff(lengths) <= 0).all()  # what is left does not grow
 
 
@@ -117,7 +117,8 @@ def test_the_evaluation_is_the_mean_error_of_all_vectors() -> None:
     asked = task.evaluation(MODEL, N, 20)
     values, bad = asked.measure(variables, asked.queries, COLUMNS)
     found = asked.summarise(np.asarray(values), asked.queries)["error"]
-    whole = MODEL.apply(variables, COLUMNS["vectors"]).vectors - COLUMNS["vectors"]
+    rebuilt: Any = MODEL.apply(variables, COLUMNS["vectors"])
+    whole = rebuilt.vectors - COLUMNS["vectors"]
     assert found == pytest.approx(float(jnp.sum(whole**2, axis=1).mean()), rel=1e-5)
     assert not np.any(bad)
 

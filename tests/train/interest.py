@@ -57,7 +57,8 @@ def clicks(num_items: int) -> Task:
         return {"bpr": losses.bpr(*scores, where=batch["mask"], axis_name=axis_name)}, {}
 
     def predict(variables: Variables, batch: Batch) -> Array:
-        return model.apply(variables, batch["item"], batch["history"])
+        scores: Any = model.apply(variables, batch["item"], batch["history"])
+        return scores
 
     return Task(prepare, init, loss, predict)
 

@@ -14,6 +14,7 @@ import pytest
 from experiments.common import NONE, check_label
 from experiments.sequential import ticoserec
 from experiments.sequential import ticoserec_published as published
+from experiments.sequential.ticoserec_views import FORMS, SIMILARITIES
 from jaxrec.augment.similarity import SimilarItems
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
@@ -151,18 +152,18 @@ def test_every_setting_of_a_recipe_is_an_option() -> None:
         assert (recipe.dropout, recipe.short, recipe.threshold, recipe.temperature) == (0.25, "IM", 7, 0.5)
 
 
-@pytest.mark.parametrize("name", ticoserec.SIMILARITIES)
+@pytest.mark.parametrize("name", SIMILARITIES)
 def test_every_similarity_has_a_substitute_for_each_item(name: str, columns: next_item.Data) -> None:
     recipe = ticoserec.recipe_of("coserec-bce", TINY)
-    found = ticoserec.SIMILARITIES[name](columns.split.sequences, recipe, 0)
+    found = SIMILARITIES[name](columns.split.sequences, recipe, 0)
     assert found.item.shape == (columns.num_items + 1,)
     assert bool((found.item > 0).any()) == (name != "random")  # which draws anew at every use
     assert int(found.pool_size) > 0
 
 
-@pytest.mark.parametrize("name", ticoserec.FORMS)
+@pytest.mark.parametrize("name", FORMS)
 def test_every_form_of_a_view_is_a_vector_a_view(name: str, columns: next_item.Data) -> None:
-    recipe, form = ticoserec.recipe_of("coserec-bce", TINY), ticoserec.FORMS[name]
+    recipe, form = ticoserec.recipe_of("coserec-bce", TINY), FORMS[name]
     model = recipes.encoder(columns.num_items, recipe, mask_value=form.mask_value)
     task = form.task(model, columns, recipe, 1)
     assert callable(task.losses)
@@ -187,8 +188,8 @@ def test_a_new_similarity_and_a_new_form_are_an_entry_each(
     def first_event(items: Array, event: Array, length: Array) -> Array:
         return (event == 0).astype(jnp.float32)
 
-    monkeypatch.setattr(ticoserec, "SIMILARITIES", {**ticoserec.SIMILARITIES, "successor": successor})
-    monkeypatch.setattr(ticoserec, "FORMS", {**ticoserec.FORMS, "first": views.pooled(first_event)})
+    monkeypatch.setattr(ticoserec, "SIMILARITIES", {**SIMILARITIES, "successor": successor})
+    monkeypatch.setattr(ticoserec, "FORMS", {**FORMS, "first": views.pooled(first_event)})
     options = ("--rows", "coserec-bce", "--similarity", "successor", "--form", "first", "--epochs", 2)
     (result,) = results_of(ticoserec, tmp_path, *options).values()
     assert result.model == "coserec-bce+first+successor"

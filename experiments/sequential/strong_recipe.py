@@ -159,7 +159,7 @@ def train(row: str, columns: next_item.Data, protocol: Protocol, config: Config)
     recipe = recipe_of(config)
     model, objective = ROWS[row].encoder(columns.num_items, recipe), ROWS[row].objective(columns, recipe)
     tx, folders = recipes.adam(recipe), (columns.split.sequences.name, model_name(row, config))
-    stored = {"row": row, "recipe": dataclasses.asdict(recipe)}
+    stored: dict[str, Any] = {"row": row, "recipe": dataclasses.asdict(recipe)}
     options = common.training_options(config, *folders, **stored)
     if ROWS[row].views:
         given = recipes.with_views(recipe, "" if config.data else config.dataset)

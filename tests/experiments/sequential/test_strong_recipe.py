@@ -13,6 +13,7 @@ from experiments.sequential import strong_recipe as experiment
 from jaxrec.nn.sequential.ligr import LiGR
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.protocols.known_items import TRAINED
+from jaxrec.recipes import strong as recipes
 from jaxrec.types import Protocol, Result
 from tests.experiments.multitask.runs import results_of
 
@@ -53,7 +54,7 @@ def test_a_row_with_views_runs_to_its_end(tmp_path: Path) -> None:
 
 def test_views_have_the_settings_of_coserec_and_the_budget_of_the_other_rows() -> None:
     recipe = experiment.recipe_of(experiment.Config(max_len=30, patience=0))
-    given = experiment.recipes.with_views(recipe, "Beauty")
+    given = recipes.with_views(recipe, "Beauty")
     assert (given.weight, given.by_gaps, given.short, given.threshold) == (0.1, False, "SIMRC", 12)
     assert (given.max_len, given.epochs, given.patience, given.batch_size) == (30, 200, 200, 128)
     with pytest.raises(ValueError, match="evaluate_every=2: must be 1 for rows with views"):

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments import common
 from experiments.retrieval import tiger as experiment
+from jaxrec.data.events.split import leave_one_out
+from jaxrec.protocols import next_item
 from jaxrec.types import Result
 from tests.experiments.multitask.runs import results_of
 
@@ -35,9 +38,9 @@ def test_rows_are_ranked_by_a_beam_and_name_the_use_of_codes(tiny: dict[str, Res
 
 @pytest.mark.parametrize("row", [row for row, made in experiment.ROWS.items() if made.kind != "rqvae"])
 def test_every_row_has_ids_of_all_items(row: str) -> None:
-    config = experiment.common.shrink_if_tiny(experiment.Config(tiny=True), **experiment.TINY)
+    config = common.shrink_if_tiny(experiment.Config(tiny=True), **experiment.TINY)
     sequences = experiment.load(config)
-    columns = experiment.next_item.resident(experiment.leave_one_out(sequences, short="train"))
+    columns = next_item.resident(leave_one_out(sequences, short="train"))
     ids = experiment.ids_of(row, columns, config)
     assert len(np.unique(np.asarray(ids.codes)[1:], axis=0)) == sequences.num_items
 
@@ -46,11 +49,8 @@ def test_published_numbers_are_of_another_setting() -> None:
     config = experiment.Config(dataset="Sports")
     numbers = experiment.published_numbers("tiger-rqvae-ce", config)
     assert numbers.values["hit@10"] == 0.04 and numbers.incomparable == experiment.NO_TEXT
-    assert experiment.published_numbers("popularity", config) == experiment.NONE
-    assert (
-        experiment.published_numbers("tiger-rqvae-ce", experiment.Config(dataset="ml-100k"))
-        == experiment.NONE
-    )
+    assert experiment.published_numbers("popularity", config) == common.NONE
+    assert experiment.published_numbers("tiger-rqvae-ce", experiment.Config(dataset="ml-100k")) == common.NONE
     assert "XiaoLongtaoo/TIGER: hit@5 0.0233, hit@10 0.0379" in experiment.note_of(config)
     assert experiment.note_of(experiment.Config(dataset="ml-100k")) == ""
 

@@ -13,7 +13,7 @@ import pytest
 from jaxrec.losses.quantisation import residual_quantisation
 from jaxrec.nn.retrieval.rq_vae import RQVAE, quantise, straight_through
 
-MODEL = RQVAE(6, (8,), 4, levels=3, num_codes=5)
+MODEL: Any = RQVAE(6, (8,), 4, levels=3, num_codes=5)
 VECTORS = jnp.asarray(np.random.default_rng(0).normal(size=(20, 6)), jnp.float32)
 TABLES = jnp.asarray(np.random.default_rng(1).normal(size=(3, 5, 4)), jnp.float32)
 LATENT = jnp.asarray(np.random.default_rng(2).normal(size=(20, 4)), jnp.float32)

@@ -17,7 +17,7 @@ SIZES: dict[str, Any] = {
     "num_codes": K, "depth": D, "dim": 8, "num_heads": 2, "head_dim": 3, "inner_dim": 12, "num_layers": 2,
     "max_len": L + 2, "num_users": 4, "dropout": 0.2,
 }  # fmt: skip
-MODEL = TIGER(**SIZES)
+MODEL: Any = TIGER(**SIZES)
 RNG = np.random.default_rng(0)
 CODES = jnp.asarray(RNG.integers(0, K, (B, L, D)))
 MASK = jnp.arange(L) < jnp.array([L, 2, 0])[:, None]
@@ -93,7 +93,7 @@ def test_order_users_and_levels_are_read() -> None:
 
 
 def test_an_empty_history_without_a_user_is_finite() -> None:
-    model = TIGER(**{**SIZES, "num_users": 0})
+    model: Any = TIGER(**{**SIZES, "num_users": 0})
     nothing = jnp.zeros((B, L), bool)
     held = jax.jit(model.init)(jax.random.key(0), CODES, nothing, TUPLES[:, 0])
     assert "user_embedding" not in held["params"]

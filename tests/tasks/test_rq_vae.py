@@ -19,7 +19,7 @@ K, LEVELS, N = 8, 3, 48
 CENTRES = np.random.default_rng(0).normal(size=(12, 6))
 VECTORS = np.repeat(CENTRES, 4, axis=0) + 0.3 * np.random.default_rng(1).normal(size=(N, 6))
 COLUMNS = {"vectors": jnp.asarray(VECTORS, jnp.float32)}
-MODEL = RQVAE(6, (16,), 4, LEVELS, K)
+MODEL: Any = RQVAE(6, (16,), 4, LEVELS, K)
 EXAMPLES = {"example": jnp.arange(N), "mask": jnp.ones(N, bool)}
 LEARN = task.rq_vae(MODEL)
 

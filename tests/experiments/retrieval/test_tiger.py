@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from experiments import common
-from experiments.common import NONE
 from experiments.retrieval import tiger as experiment
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.protocols import next_item
@@ -50,8 +49,8 @@ def test_published_numbers_are_of_another_setting() -> None:
     config = experiment.Config(dataset="Sports")
     numbers = experiment.published_numbers("tiger-rqvae-ce", config)
     assert numbers.values["hit@10"] == 0.04 and numbers.incomparable == experiment.NO_TEXT
-    assert experiment.published_numbers("popularity", config) == NONE
-    assert experiment.published_numbers("tiger-rqvae-ce", experiment.Config(dataset="ml-100k")) == NONE
+    assert experiment.published_numbers("popularity", config) == common.NONE
+    assert experiment.published_numbers("tiger-rqvae-ce", experiment.Config(dataset="ml-100k")) == common.NONE
     assert "XiaoLongtaoo/TIGER: hit@5 0.0233, hit@10 0.0379" in experiment.note_of(config)
     assert experiment.note_of(experiment.Config(dataset="ml-100k")) == ""
 

@@ -84,7 +84,7 @@ def test_locales_and_zones_change_nothing(plain: dict[str, Any], environment: di
 
 @pytest.mark.long
 def test_64_bit_types_train_to_finite_numbers_of_the_same_shapes(plain: dict[str, Any]) -> None:
-    """Other random bits are drawn, so the numbers are others; the setting identifies a run for that reason."""
+    """Other random bits are drawn, so the numbers are others; that is why the setting identifies a run."""
     found = trained(JAX_ENABLE_X64="1")
     assert len(found["leaves"]) == len(plain["leaves"])
     for wide, narrow in zip(found["leaves"], plain["leaves"], strict=True):
@@ -101,13 +101,13 @@ def test_no_module_reads_pickles() -> None:
         if "experiments/benchmarks/peers/" in name:  # scripts of other environments
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            modules = []
+            modules: list[str] = []
             if isinstance(node, ast.Import):
                 modules = [alias.name.split(".")[0] for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
                 modules = [node.module.split(".")[0]]
             for module in modules:
-                assert name in CODE_READERS.get(module, {name}), f"{name}, line {node.lineno}: reads {module}"
+                assert name in CODE_READERS.get(module, {name}), f"{name}: reads {module}"
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
                 assert isinstance(node.value, ast.Constant) and node.value.value is False, name
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

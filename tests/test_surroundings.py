@@ -84,7 +84,7 @@ def test_locales_and_zones_change_nothing(plain: dict[str, Any], environment: di
 
 @pytest.mark.long
 def test_64_bit_types_train_to_finite_numbers_of_the_same_shapes(plain: dict[str, Any]) -> None:
-    """Other random bits are drawn, so numbers are others; for that reason the setting identifies a run."""
+    """Other random bits are drawn, so the numbers are others; that is why the setting identifies a run."""
     found = trained(JAX_ENABLE_X64="1")
     assert len(found["leaves"]) == len(plain["leaves"])
     for wide, narrow in zip(found["leaves"], plain["leaves"], strict=True):
@@ -101,7 +101,7 @@ def test_no_module_reads_pickles() -> None:
         if "experiments/benchmarks/peers/" in name:  # scripts of other environments
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            modules = []
+            modules: list[str] = []
             if isinstance(node, ast.Import):
                 modules = [alias.name.split(".")[0] for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:

@@ -11,6 +11,7 @@ vocab       maps raw ids to 1..n and back
 validation  checks ids, times and names
 cells       parses cells of files, with one grammar for all readers
 delimited   reads delimited text files
+unpacking   limits on what packed files unpack to
 typed_columns, typed_sources  columns with types, of Parquet, JSON lines and data frames, and their checks
 events/     user-item events: tables of events, sequences, sessions, splits, batches, cold items, clusters
 tables/     labelled tables: readers, feature encoders, impressions, click histories, the leakage check

@@ -54,13 +54,14 @@ class Rules(NamedTuple):
 
 
 class State(NamedTuple):
-    """raw, times, seen: of each row, int64 [capacity]: its raw id, occurrences, and the last batch with it,
-    `NEVER` for a free row. waiting_*: the same of raw ids without a row, [W], in ascending order of raw ids.
-    order: rows that are taken, in ascending order of their raw ids. clock: batches observed.
+    """raw, occurrences, seen: of each row, int64 [capacity]: its raw id, how often it came, and the last
+    batch with it, `NEVER` for a free row. waiting_*: the same of raw ids without a row, [W], in ascending
+    order of raw ids. order: rows that are taken, in ascending order of their raw ids. clock: batches
+    observed.
     """
 
     raw: np.ndarray
-    times: np.ndarray
+    occurrences: np.ndarray
     seen: np.ndarray
     order: np.ndarray
     waiting_raw: np.ndarray
@@ -112,13 +113,13 @@ def observe(rules: Rules, state: State, raw: object) -> tuple[State, Seen]:
     array = np.asarray(raw)
     values, times = np.unique(as_integers(array.reshape(-1), "raw ids"), return_counts=True)
     clock = state.clock
-    count, seen = state.times.copy(), state.seen.copy()
+    count, seen = state.occurrences.copy(), state.seen.copy()
     row = _rows(state, values)
     known = row >= 0
     count[row[known]] += times[known]
     seen[row[known]] = clock
     waiting = _counted(state, values[~known], times[~known], clock)
-    state = state._replace(times=count, seen=seen, clock=clock + 1)
+    state = state._replace(occurrences=count, seen=seen, clock=clock + 1)
     state, waiting, renewed = _admit(rules, state, waiting, clock)
     if len(waiting[0]) > rules.waiting:
         kept = np.sort(np.lexsort((waiting[0], -waiting[2]))[: rules.waiting])
@@ -157,23 +158,23 @@ def _admit(rules: Rules, state: State, waiting: Waiting, clock: int) -> tuple[St
     rows = np.flatnonzero(state.seen != clock)  # those of this batch keep theirs
     free = state.seen[rows] == NEVER
     if rules.evict == "oldest":
-        often = np.zeros(len(rows), np.int64)
+        keys: tuple[np.ndarray, ...] = (rows, state.seen[rows], ~free)
     else:
-        often = np.where(free, 0, state.times[rows])
-    rows = rows[np.lexsort((rows, state.seen[rows], often, ~free))]
+        keys = (rows, state.seen[rows], np.where(free, 0, state.occurrences[rows]), ~free)
+    rows = rows[np.lexsort(keys)]
     number = min(len(may), len(rows))
     may, rows = may[:number], rows[:number]
     if rules.evict == "rarest":
-        wins = (state.seen[rows] == NEVER) | (count[may] > state.times[rows])  # True, then False
+        wins = (state.seen[rows] == NEVER) | (count[may] > state.occurrences[rows])  # True, then False
         may, rows = may[wins], rows[wins]
     if not len(rows):
         return state, waiting, np.zeros(0, np.int32)
-    parts = [state.raw.copy(), state.times.copy(), state.seen.copy()]
+    parts = [state.raw.copy(), state.occurrences.copy(), state.seen.copy()]
     for part, new in zip(parts, waiting, strict=True):
         part[rows] = new[may]
     taken = np.flatnonzero(parts[2] != NEVER)
     order = taken[np.argsort(parts[0][taken])]
-    state = state._replace(raw=parts[0], times=parts[1], seen=parts[2], order=order)
+    state = state._replace(raw=parts[0], occurrences=parts[1], seen=parts[2], order=order)
     left = np.delete(np.arange(len(raw)), may)
     return state, tuple(part[left] for part in waiting), np.sort(rows + 1).astype(np.int32)
 

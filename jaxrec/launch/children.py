@@ -49,13 +49,16 @@ def run_together(words: Sequence[str], *, processes: int, devices: int = 0) -> i
         return _watch(children)
     finally:
         end([child.process for child in children])
+        for child in children:
+            if child.errors is not None:
+                child.errors.close()
 
 
 def _start(words: Sequence[str], number: int, env: Mapping[str, str]) -> Child:
     command = [sys.executable, "-m", "jaxrec.launch.member", *words]
     if number == 0:
         return Child(subprocess.Popen(command, env=dict(env)), None)
-    errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process that started the child)
+    errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by run_together)
     process = subprocess.Popen(command, env=dict(env), stdout=subprocess.DEVNULL, stderr=errors)
     return Child(process, errors)
 

@@ -120,8 +120,7 @@ def fit(
         _resume(run, checkpoints, start_from, accept_changed_code)
         _begin(run, workdir, vocabulary, progress=progress)
         epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
-        logs = Logs(workdir, run.history, tensorboard=tensorboard) if parallel.is_first() else None
-        _log(run, epochs, logs, description, progress=progress)
+        _log(run, epochs, workdir, description, progress=progress, tensorboard=tensorboard)
     interrupted.end()
     return run.fitted()
 
@@ -220,17 +219,19 @@ def _begin(run: Run, workdir: Path, vocabulary: Mapping[str, np.ndarray] | None,
 def _log(
     run: Run,
     epochs: Iterator[dict[str, Any]],
-    logs: Logs | None,
+    workdir: Path,
     settings: Mapping[str, Any],
     *,
     progress: bool,
+    tensorboard: bool,
 ) -> None:
     """Goes through epochs with a progress bar, and writes them and the summary of the run to its logs, which
-    one of several processes has."""
-    if logs is None:
+    the first of several processes has."""
+    if not parallel.is_first():
         for _ in epochs:
             pass
         return
+    logs = Logs(workdir, run.history, tensorboard=tensorboard)
     first = len(run.history)
     bar = tqdm(total=run.num_epochs, initial=first, disable=not progress, unit="epoch", dynamic_ncols=True)
     try:

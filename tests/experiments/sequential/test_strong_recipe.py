@@ -27,7 +27,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
 
 
 def test_every_row_is_measured_by_two_protocols(tiny: dict[str, Result]) -> None:
-    rows = ("popularity", "co-visitation", "item-knn", "ligr-ssm+d8")
+    rows = ("popularity", "co-visitation", "item-knn", "ligr-ssm")
     assert set(tiny) == {f"{row}{ending}" for row in rows for ending in ("", experiment.BENCHMARK)}
     for name, result in tiny.items():
         assert result.protocol.seen == "exclude" and not result.published
@@ -37,7 +37,7 @@ def test_every_row_is_measured_by_two_protocols(tiny: dict[str, Result]) -> None
 
 
 def test_a_trained_row_says_how(tiny: dict[str, Result]) -> None:
-    plain, benchmark = tiny["ligr-ssm+d8"], tiny["ligr-ssm+d8-benchmark"]
+    plain, benchmark = tiny["ligr-ssm"], tiny["ligr-ssm-benchmark"]
     assert plain.protocol.loss == "ssm, 16 negatives an event from all items"
     assert (plain.protocol.selection, benchmark.protocol.selection) == ("hit@10", "hit@10 among all items")
     assert plain.steps == benchmark.steps == 2 * 3  # epochs × batches of 32 of 96 users
@@ -47,7 +47,7 @@ def test_a_trained_row_says_how(tiny: dict[str, Result]) -> None:
 @pytest.mark.long
 def test_a_row_with_views_runs_to_its_end(tmp_path: Path) -> None:
     found = results_of(experiment, tmp_path, "--rows", "ligr-ssm+coserec")
-    assert set(found) == {"ligr-ssm+coserec+d8", "ligr-ssm+coserec+d8-benchmark"}
+    assert set(found) == {"ligr-ssm+coserec", "ligr-ssm+coserec-benchmark"}
     loss = "ssm, 16 negatives an event from all items + contrastive"
     assert {result.protocol.loss for result in found.values()} == {loss}
 

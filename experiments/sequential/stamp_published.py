@@ -33,7 +33,7 @@ RESORTED: Mapping[tuple[str, str], Published] = {  # beside rows in the order of
         {"recall@20": 0.4564},
         "SR-GNN (AAAI 2019), whose authors measured STAMP on sessions that they sorted by their times "
         "(github.com/CRIPAC-DIG/SR-GNN, issue 31)",
-        "a third party's run, whose settings and choice of the epoch are not given",
+        "a third party's run, read in that issue, which gives neither settings nor the choice of the epoch",
     ),
 }
 PUBLISHED: Mapping[tuple[str, str], Published] = {

@@ -117,7 +117,7 @@ def test_scores_of_a_beam_are_likelihoods_and_all_others_are_last() -> None:
     queries = {
         "user": jnp.array([4, 10]), "length": jnp.array([9, 3]), "mask": jnp.ones(2, bool),
     }  # fmt: skip
-    scores = np.asarray(task.scorer(MODEL, width=5).scores(variables(), queries, columns()))
+    scores = np.asarray(jax.jit(task.scorer(MODEL, width=5).scores)(variables(), queries, columns()))
     assert scores.shape == (2, small.NUM_ITEMS + 1)
     for row, same in enumerate((1, 3)):  # rows of the batch with these histories
         listed = np.flatnonzero(scores[row] > -1e29)

@@ -59,21 +59,22 @@ def searched(width: int) -> Any:
 
 def test_histories_are_the_last_events_before_the_target_oldest_first() -> None:
     for row, (user, cut) in enumerate(CUTS[:7]):
-        read = small.training_events(user)[:cut][-L:]
+        events = small.split().sequences.user_items(user)
+        read = events[:cut][-L:]
         codes = np.asarray(IDS.codes)[read]
         np.testing.assert_array_equal(batch()["codes"][row, : len(read)], codes)
         assert batch()["mask"][row].tolist() == [slot < len(read) for slot in range(L)]
         assert batch()["users"][row] == user + 1
-        np.testing.assert_array_equal(batch()["targets"][row], IDS.codes[small.training_events(user)[cut]])
+        np.testing.assert_array_equal(batch()["targets"][row], IDS.codes[events[cut]])
     assert not batch()["real"][7] and not batch()["mask"][7].any()
 
 
 @pytest.mark.parametrize("axis", [None, "devices"])
 def test_the_loss_is_the_mean_cross_entropy_of_codes_on_any_devices(axis: str | None) -> None:
-    quiet = task.semantic_ids(MODEL.clone(dropout=0.0))
+    quiet, held = task.semantic_ids(MODEL.clone(dropout=0.0)), variables()
 
     def share(part: Any) -> Array:
-        found: Array = quiet.losses(variables(), part, jax.random.key(1), axis)[0]["codes"]
+        found: Array = quiet.losses(held, part, jax.random.key(1), axis)[0]["codes"]
         return found
 
     if axis is None:
@@ -86,10 +87,10 @@ def test_the_loss_is_the_mean_cross_entropy_of_codes_on_any_devices(axis: str | 
 
 
 def test_twenty_steps_lower_the_loss() -> None:
-    made = task.semantic_ids(MODEL)
+    made, part = task.semantic_ids(MODEL), batch()
 
     def total(params: Any) -> Any:
-        return made.losses({"params": params}, batch(), jax.random.key(0))[0]["codes"]
+        return made.losses({"params": params}, part, jax.random.key(0))[0]["codes"]
 
     @jax.jit
     def learned(params: Any) -> Any:
@@ -116,7 +117,7 @@ def test_scores_of_a_beam_are_likelihoods_and_all_others_are_last() -> None:
     queries = {
         "user": jnp.array([4, 10]), "length": jnp.array([9, 3]), "mask": jnp.ones(2, bool),
     }  # fmt: skip
-    scores = np.asarray(task.scorer(MODEL, width=5).scores(variables(), queries, columns()))
+    scores = np.asarray(jax.jit(task.scorer(MODEL, width=5).scores)(variables(), queries, columns()))
     assert scores.shape == (2, small.NUM_ITEMS + 1)
     for row, same in enumerate((1, 3)):  # rows of the batch with these histories
         listed = np.flatnonzero(scores[row] > -1e29)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import floors
 from experiments.retrieval import learned_index as experiment
 from experiments.retrieval.learned_index_measure import Exact, _of_exact, asked
 from experiments.retrieval.learned_index_parts import best_of_tower, every_item
@@ -33,7 +34,7 @@ def tiny(folder: Path) -> dict[str, Result]:
 
 
 def test_every_scorer_is_searched_exhaustively_and_by_its_indexes(tiny: dict[str, Result]) -> None:
-    every = {"random", "popularity", *(f"{row}+all" for row in ROWS if row != "sasrec")}
+    every = {*floors.MATRIX, *(f"{row}+all" for row in ROWS if row != "sasrec")}
     every |= {f"nann+{index}-{width}" for index in (*GRAPHS, "two-tower") for width in (5, 20)}
     every |= {f"two-tower+{index}-{width}" for index in GRAPHS for width in (5, 20)}
     every |= {f"{row}+tree-{width}" for row in ("tdm", "jtm") for width in (5, 20)}
@@ -41,7 +42,8 @@ def test_every_scorer_is_searched_exhaustively_and_by_its_indexes(tiny: dict[str
     assert set(tiny) == every
     for name, result in tiny.items():
         assert result.experiment == "learned_index" and result.protocol.ks == (5,)
-        assert result.protocol.selection == ("recall@5" if "+" in name else "none")
+        chosen = "+" in name or name.endswith("-selected")
+        assert result.protocol.selection == ("recall@5" if chosen else "none")
         assert result.baseline == ("+" not in name) and len(result.metrics["recall@5"]) == 2
 
 

@@ -24,7 +24,7 @@ def count(model: Any) -> int:
 
 
 def test_tiny_runs_to_the_end(tmp_path: Path) -> None:
-    rows = ("random", "item-knn", "co-visitation", "all-ce")
+    rows = ("random", "item-knn-selected", "co-visitation", "all-ce")
     results = results_of(experiment, tmp_path, "--rows", *rows)
     assert set(results) == set(rows)
     assert {name for name, result in results.items() if result.baseline} == set(rows[:3])

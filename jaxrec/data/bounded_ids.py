@@ -55,9 +55,9 @@ class Rules(NamedTuple):
 
 class State(NamedTuple):
     """raw, occurrences, seen: of each row, int64 [capacity]: its raw id, how often it came, and the last
-    batch with it, `NEVER` for a free row. waiting_*: the same of raw ids without a row, [W], in ascending
-    order of raw ids. order: rows that are taken, in ascending order of their raw ids. clock: batches
-    observed.
+    batch that had it, `NEVER` for a free row.
+    waiting_*: the same of raw ids without a row, [W], in ascending order of raw ids.
+    order: rows that are taken, in ascending order of their raw ids. clock: batches observed.
     """
 
     raw: np.ndarray

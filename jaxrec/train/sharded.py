@@ -138,7 +138,7 @@ def make_step(task: Task, tx: optax.GradientTransformation, tables: Tables) -> C
         batch = share(task.prepare(prepare_key, examples, context), AXIS)
         batch, routes, overflow = _number_anew(tables, state, batch)
         refused = jax.tree.map(jnp.add, state.refused, jax.lax.psum(overflow, AXIS))
-        ok = sum((jnp.sum(count) for count in refused.values()), jnp.int32(0)) == 0
+        ok = jnp.array([jnp.sum(count) for count in refused.values()]).sum() == 0
 
         def loss(params: Any, read: dict[str, Array]) -> tuple[Array, Any]:
             variables = {"params": _with_tables(params, read), **state.collections}

@@ -56,9 +56,8 @@ def clicks(num_items: int) -> Task:
         scores = [model.apply(variables, batch[side], batch["history"]) for side in ("item", "negative")]
         return {"bpr": losses.bpr(*scores, where=batch["mask"], axis_name=axis_name)}, {}
 
-    def predict(variables: Variables, batch: Batch) -> Array:
-        scores: Any = model.apply(variables, batch["item"], batch["history"])
-        return scores
+    def predict(variables: Variables, batch: Batch) -> Any:
+        return model.apply(variables, batch["item"], batch["history"])
 
     return Task(prepare, init, loss, predict)
 

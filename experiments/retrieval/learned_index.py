@@ -21,7 +21,11 @@ published number stands beside ours. TDM is without attention.
 Run:     python -m experiments.retrieval.learned_index
 Also:    --dataset Beauty, --dataset amazon-book, --rows nann tdm --widths 50 200
 Writes <dataset>.png beside the results: recall_of_exact@20 against scored_share.
-Expect:  no result is stored yet.
+Expect:  on Beauty (three seeds, 1,000 users) graphs find 97 % of SASRec's exhaustive best 20 with 7 % of the
+         items scored (rpg-graph-100; nann-graph-50 93 % with 5.7 %), and as much of the two-tower model's
+         (98.6 % with 6.9 %, 93.5 % with 6.3 %). Recall@20 of the held-out item is that of the exhaustive
+         search (.140 and .099) to .001. A graph of random links finds 29 % with 29 %. Graphs are built in 10 to
+         20 seconds. No result of trees, of Gowalla or of Amazon-book is stored yet.
 """
 
 from __future__ import annotations
@@ -127,12 +131,13 @@ def names_of(config: Config, columns: Data) -> tuple[str, ...]:
 
 
 def test_baseline(row: str, columns: Data, protocol: Protocol, config: Config) -> None:
-    """Ranks all items without training, for all test users."""
+    """Ranks all items without training, for all test users; of one held-out item the hit is the recall."""
     kind: Any = next_item if isinstance(columns, next_item.Data) else retrieval
     names, by = (EXPERIMENT, dataset_of(columns)), {"evaluation": kind.evaluation, "known": BASELINES}
     model, variables, protocol, settings, _ = floors.fit(row, columns, protocol, config, *names, **by)
     found = kind.run_test(model, columns, protocol, variables, num_devices=config.num_devices)
-    store(row, settings, columns, protocol, config, metrics=found, note="all test users")
+    named = [{k.replace("hit@", "recall@"): value for k, value in m.items()} for m in found.metrics]
+    store(row, settings, columns, protocol, config, metrics=named, note="all test users")
 
 
 def dataset_of(columns: Data) -> str:

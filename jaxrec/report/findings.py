@@ -1,4 +1,7 @@
-"""Generates docs/results.md, the findings, from the paragraphs "Expect:" of experiments' docstrings."""
+"""Generates docs/results.md, the findings, from the paragraphs "Expect:" of experiments' docstrings.
+
+It opens with the section of docs/discussion.md that says in ten lines what was found.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PAGE = Path("docs/results.md")
+DISCUSSION, IN_SHORT = Path("docs/discussion.md"), "## In ten lines"
 FOLDERS = (
     ("sequential", "Sequences and sessions"),
     ("ranking", "Click models"),
@@ -18,7 +22,9 @@ FOLDERS = (
 )
 RESULTS = "results"
 SHARED = {"peterrec_cold_items": "peterrec"}  # scripts whose results lie under a name of another file
-_GENERATED = "<!-- Made from the docstrings of experiments by `make tables`; edit those, not this. -->"
+_GENERATED = (
+    "<!-- Made from docs/discussion.md and docstrings of experiments by `make tables`; edit those, not this. -->"
+)
 _INTRODUCTION = """\
 The results of each experiment so far: the paragraph "Expect" of its docstring. The numbers are those of
 [results/README.md](../results/README.md), the generated tables of every result with all metrics, protocols,
@@ -42,7 +48,7 @@ class Finding(NamedTuple):
 
 def page(root: str | Path = ".") -> str:
     """The text of docs/results.md for the checkout at `root`."""
-    parts = ["# Findings", _GENERATED, _INTRODUCTION]
+    parts = ["# Findings", _GENERATED, *in_short(Path(root)), _INTRODUCTION]
     for folder, heading in FOLDERS:
         paths = sorted((Path(root) / "experiments" / folder).glob("*.py"))
         found = [(path, finding) for path in paths if (finding := read_finding(path)) is not None]
@@ -55,6 +61,15 @@ def page(root: str | Path = ".") -> str:
             parts.append(finding.expected)
             parts.extend(figure_links(Path(root), path))
     return "\n\n".join(parts) + "\n"
+
+
+def in_short(root: Path) -> list[str]:
+    """The section of the discussion that says what was found in short, if it has one."""
+    path = root / DISCUSSION
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if IN_SHORT not in text:
+        return []
+    return [text[text.index(IN_SHORT) :].split("\n## ")[0].strip()]
 
 
 def figure_links(root: Path, script: Path) -> list[str]:

@@ -84,3 +84,14 @@ def test_every_experiment_says_what_to_expect() -> None:
     scripts = [path for folder in folders for path in (ROOT / "experiments" / folder).glob("*.py")]
     studies = [path for path in scripts if "class Config" in path.read_text(encoding="utf-8")]
     assert [path.name for path in studies if findings.read_finding(path) is None] == []
+
+
+def test_the_page_opens_with_what_the_discussion_says_in_short(tmp_path: Path) -> None:
+    assert findings.in_short(tmp_path) == []
+    path = tmp_path / findings.DISCUSSION
+    path.parent.mkdir()
+    path.write_text("# Discussion\n\nMore.\n")
+    assert findings.in_short(tmp_path) == []
+    path.write_text(f"# Discussion\n\n{findings.IN_SHORT}\n\n1. One.\n\n## Next\n\n{findings.IN_SHORT}\n")
+    assert findings.in_short(tmp_path) == [f"{findings.IN_SHORT}\n\n1. One."]
+    assert f"\n\n{findings.IN_SHORT}\n\n1. One.\n\n" in findings.page(tmp_path)

@@ -23,7 +23,8 @@ FOLDERS = (
 RESULTS = "results"
 SHARED = {"peterrec_cold_items": "peterrec"}  # scripts whose results lie under a name of another file
 _GENERATED = (
-    "<!-- Made from docs/discussion.md and docstrings of experiments by `make tables`; edit those, not this. -->"
+    "<!-- Made from docs/discussion.md and docstrings of experiments by `make tables`; "
+    "edit those, not this. -->"
 )
 _INTRODUCTION = """\
 The results of each experiment so far: the paragraph "Expect" of its docstring. The numbers are those of

@@ -60,11 +60,25 @@ STATES = " ".join(f"melu/ml-1m-{state}" for state in ("warm", "user-cold", "item
 COLD = "scratch full head peterrec-serial peterrec-parallel"
 POSITION = "base-rate click-rates no-position position-as-feature pal shallow-tower shallow-tower-all"
 CHECKPOINTS = "coserec-bce iclrec-bce reppad-sasrec-bce tada-gru4rec-bce popularity random"
+STRONG = "sasrec-bce sasrec-ssm sasrec-gbce ligr-ssm ligr-gbce"
+TIGER = "tiger-kmeans-ce tiger-rqvae-ce tiger-random-ce"
+SEARCHED = "{row}+all " + " ".join(
+    f"{{row}}+{graph}-graph-{width}"
+    for graph in ("nann", "rpg", "random")
+    for width in (20, 50, 100, 200, 400)
+)
+BOTH = "{row} {row}-benchmark"
 SHORT = "--shared --epochs 101"
 OFFICIAL = "--official-bug --seen zero --reject all"
 ZERO = "+official-bug+reject-all+seen-zero"
 
 RUNS = (
+    *(
+        sequential(
+            "strong_recipe", f"--dataset {name} --seeds 0", name, f"{RANKING} {STRONG}", BOTH, floor=BOTH
+        )
+        for name in ("Beauty", "Sports", "Toys", "Video")
+    ),
     # --- sequences -----------------------------------------------------------------------------------
     sequential(
         "ticoserec", "--preset reproduce", "ml-100k", f"{RANKING} sasrec-bce coserec-bce ticoserec-bce"
@@ -222,6 +236,14 @@ RUNS = (
         f"{MATRIX} two-tower-softmax two-tower-softmax-ips cdan-unbiased cdan-biased cdan-merged",
     ),
     Entry("retrieval.learned_index", "", "learned_index/gowalla", MATRIX),
+    Entry(
+        "retrieval.learned_index", "--dataset Beauty", "learned_index/Beauty",
+        f"{RANKING} two-tower sasrec", SEARCHED,
+    ),
+    *(
+        Entry("retrieval.tiger", f"--dataset {name}", f"tiger/{name}", f"{RANKING} {TIGER}")
+        for name in ("Beauty", "Sports", "Toys")
+    ),
     Entry(
         "retrieval.cold_items", "", "cold_items/Beauty-cold-only cold_items/Beauty-among-all",
         "random popularity content-knn ials",

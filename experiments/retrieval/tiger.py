@@ -11,7 +11,7 @@ of a user's events is a history once an epoch; the parameters are those of the b
     tiger-kmeans-attributes-ce  codes by residual k-means of attributes (SVD of multi-hot rows)
     tiger-rqvae-attributes-ce   codes by an RQ-VAE of these
     tiger-random-ce             random codes
-    random, popularity, co-visitation  baselines
+    random, popularity, and the others of `experiments.floors`  are not trained
 
 Not the paper's setting: its codes are of item texts (title, price, brand, categories by Sentence-T5), which
 these files lack. Independent runs with text are beside the paper's numbers in each row's note, as none of
@@ -27,15 +27,15 @@ Expect:  no result is stored yet.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments import common
+from experiments import common, floors
 from experiments.common import NONE, Published, published
-from jaxrec import baselines, data
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.baselines.item_svd import attribute_vectors, co_visit_vectors
 from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
@@ -69,11 +69,7 @@ ROWS: Mapping[str, Row] = {
     "tiger-rqvae-attributes-ce": Row("attributes", "rqvae"),
     "tiger-random-ce": Row("", "random"),
 }
-BASELINES: Mapping[str, Callable[..., Any]] = {
-    "random": baselines.random,
-    "popularity": baselines.popularity,
-    "co-visitation": baselines.co_visitation,
-}
+BASELINES = floors.RANKING
 
 FOUR = ("hit@5", "hit@10", "ndcg@5", "ndcg@10")
 PAPER = {
@@ -204,18 +200,19 @@ def run(config: Config) -> None:
     columns = next_item.resident(leave_one_out(sequences, short="train"))
     dataset = "synthetic" if config.tiny and not config.data else sequences.name.split("/")[-1]
     for row in rows:
-        protocol = Protocol(columns.split.rule, seen=config.seen, ks=KS, selection="none")
+        protocol = Protocol(columns.split.rule, seen=config.seen, ks=KS, selection="ndcg@10")
         fitted: Fitted | None = None
         settings: dict[str, Any] = {}
         model: Any = None
         if row in BASELINES:
-            model, measured = BASELINES[row](columns), columns
-            variables = model.for_seeds(config.seeds)
+            untrained = floors.fit(row, columns, protocol, config, EXPERIMENT, dataset)
+            model, variables, protocol, settings = untrained[:4]
+            measured = columns
         else:
             ids = ids_of(row, columns, config)
             settings = {**common.describe_settings(config), "codes": usage(ids)}
             print(f"{row}: {', '.join(f'{n} {v:.4g}' for n, v in settings['codes'].items())}", flush=True)
-            protocol = protocol._replace(loss="ce of codes", selection="ndcg@10")
+            protocol = protocol._replace(loss="ce of codes")
             common.check_label(row, "ce")
             options = common.training_options(config, dataset, row, row=row)
             made, fitted = recipes.train(columns, ids, protocol, config, **options)

@@ -25,10 +25,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from experiments import common
+from experiments import common, floors
 from experiments.common import NONE, Published, published
-from jaxrec import baselines, data
 from jaxrec import config as command_line
+from jaxrec import data
 from jaxrec.config import check_run
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
@@ -76,12 +76,7 @@ ROWS: Mapping[str, Row] = {
     "ligr-ssm+coserec": Row(recipes.ligr, recipes.ssm, views=True),
 }
 PLAIN = tuple(name for name, row in ROWS.items() if not row.views)
-BASELINES: Mapping[str, Callable[[next_item.Data], Baseline]] = {
-    "random": baselines.random,
-    "popularity": baselines.popularity,
-    "co-visitation": baselines.co_visitation,
-    "item-knn": baselines.item_knn,
-}
+BASELINES = floors.RANKING
 TINY: Mapping[str, Any] = {
     "dim": 8, "max_len": 12, "num_layers": 1, "num_negatives": 16, "batch_size": 32, "epochs": 2,
     "patience": 0,
@@ -175,19 +170,20 @@ def run(config: Config) -> None:
     known = known_items(columns)
     model: Baseline | Encoder
     for row in config.rows:
-        protocol = Protocol(split=columns.split.rule, selection="none")
+        protocol = Protocol(split=columns.split.rule, selection="hit@10")
+        fitted: Fitted | None = None
         if row in BASELINES:
-            baseline, fitted, settings = BASELINES[row](columns), None, {}
-            model, variables = baseline, baseline.for_seeds(config.seeds)
+            made = floors.fit(row, columns, protocol, config, EXPERIMENT, dataset)
+            model, variables, protocol, settings = made[:4]
         else:
             objective = ROWS[row].objective(columns, recipe)
             common.check_label(row.replace("+", "-"), objective.name)
             loss = objective.description + (" + contrastive" if ROWS[row].views else "")
-            protocol = protocol._replace(loss=loss, selection="hit@10")
+            protocol = protocol._replace(loss=loss)
             fitted = train(row, columns, protocol, config)
             model, variables = ROWS[row].encoder(columns.num_items, recipe), fitted.variables
             settings = {"recipe": dataclasses.asdict(recipe), **common.describe_settings(config)}
-        selection = protocol.selection if fitted is None else f"{protocol.selection} among all items"
+        selection = protocol.selection + ("" if protocol.selection == "none" else " among all items")
         benchmark = protocol._replace(split=known.split.rule, candidates=TRAINED, selection=selection)
         for measured, asked, ending in ((columns, protocol, ""), (known, benchmark, BENCHMARK)):
             found = next_item.run_test(model, measured, asked, variables, **common.for_test(config, asked))

@@ -20,7 +20,7 @@ from jaxrec.types import Protocol
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
 RANKING = (
     "feedback", "gru4rec", "hstu", "hstu_generative", "kuaishou_ebr", "latent_cross", "multi_interest",
-    "peterrec_attributes", "peterrec_cold_items", "sasrec", "stamp", "ticoserec",
+    "peterrec_attributes", "peterrec_cold_items", "sasrec", "stamp", "strong_recipe", "ticoserec", "tiger",
 )  # fmt: skip
 MATRIX = ("popularity_bias", "two_tower")
 CLICKS = (

@@ -22,12 +22,12 @@ BENCHMARK = Protocol(candidates=TRAINED)
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
-    rows = ("popularity", "co-visitation", "item-knn", "ligr-ssm")
+    rows = ("popularity", "co-visitation", "item-knn-selected", "ligr-ssm")
     return results_of(experiment, tmp_path_factory.mktemp("strong"), "--rows", *rows)
 
 
 def test_every_row_is_measured_by_two_protocols(tiny: dict[str, Result]) -> None:
-    rows = ("popularity", "co-visitation", "item-knn", "ligr-ssm")
+    rows = ("popularity", "co-visitation", "item-knn-selected", "ligr-ssm")
     assert set(tiny) == {f"{row}{ending}" for row in rows for ending in ("", experiment.BENCHMARK)}
     for name, result in tiny.items():
         assert result.protocol.seen == "exclude" and not result.published

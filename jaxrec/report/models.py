@@ -76,7 +76,9 @@ def models_page(root: str | Path = ".") -> str:
             where = experiments.get(f"jaxrec.{names[path].removesuffix('.py').replace('/', '.')}", [])
             links = ", ".join(f"[{Path(name).stem}](../experiments/{name})" for name in where)
             stored = sorted({found for name in where if (found := results.get(name))})
-            tables = ", ".join(f"[{name}](../results/{name})" for name in stored)
+            tables = ", ".join(f"[{name}](../results/{name})" for name in stored) or (
+                "none yet" if where else ""
+            )
             golden = ", ".join(f"`{name}`" for name in fixtures.get(names[path], []))
             module = f"[{_title(path)}](../jaxrec/{names[path]})"
             rows.append(f"| {module} | {_description(path)} | {links} | {tables} | {golden} |")
@@ -91,7 +93,8 @@ Every module with the first paragraph of its docstring and its paper, the experi
 recipe of it, the folders of their stored results, and the golden fixtures it is tested with: outputs of a
 public reference implementation, which ours has to give with the same weights and inputs
 ([tests/golden](../tests/golden/README.md) says how far each agrees). A module without an experiment has its
-tests only. CoSeRec and TiCoSeRec are [SASRec](../jaxrec/nn/sequential/sasrec.py) with the
+tests only; where an experiment has "none yet", a full run takes hours on the CPUs that were at hand, and
+`python -m experiments.all --list` says what is missing. CoSeRec and TiCoSeRec are [SASRec](../jaxrec/nn/sequential/sasrec.py) with the
 [contrastive task](../jaxrec/tasks/contrastive.py) and the augmentations below."""
 
 

@@ -33,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_a_row_has_class_docstring_experiment_and_fixture(checkout: Path) -> None:
     row = "| [MMoE](../jaxrec/nn/multitask/mmoe.py) | MMoE (Ma et al., KDD 2018). "
     page = models.models_page(checkout)
-    assert row + "| [census](../experiments/multitask/census.py) |  | `mmoe` |\n" in page
+    assert row + "| [census](../experiments/multitask/census.py) | none yet | `mmoe` |\n" in page
 
 
 def test_an_experiment_uses_what_its_recipe_imports(checkout: Path) -> None:
@@ -42,13 +42,15 @@ def test_an_experiment_uses_what_its_recipe_imports(checkout: Path) -> None:
     (checkout / "experiments/multitask/census.py").write_text(
         "from jaxrec.recipes import multitask as recipes\n"
     )
-    assert "| [census](../experiments/multitask/census.py) |  | `mmoe` |" in models.models_page(checkout)
+    assert "| [census](../experiments/multitask/census.py) | none yet | `mmoe` |" in models.models_page(
+        checkout
+    )
 
 
 def test_results_are_those_of_the_experiments_that_have_some(checkout: Path) -> None:
     source = checkout / "experiments/multitask/census.py"
     source.write_text(source.read_text() + 'EXPERIMENT = "tasks"\n')
-    assert "/census.py) |  | `mmoe` |" in models.models_page(checkout)
+    assert "/census.py) | none yet | `mmoe` |" in models.models_page(checkout)
     (checkout / "results/tasks").mkdir(parents=True)
     assert "/census.py) | [tasks](../results/tasks) | `mmoe` |" in models.models_page(checkout)
 

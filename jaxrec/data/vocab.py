@@ -121,7 +121,7 @@ def extend(vocabulary: Vocabulary, values: object) -> Vocabulary:
             f"{vocabulary.raw.dtype}; convert one to the other"
         )
     new = found[~np.isin(found, vocabulary.raw)]
-    return Vocabulary(vocabulary.feature, np.concatenate([vocabulary.raw, new.astype(found.dtype)]))
+    return Vocabulary(vocabulary.feature, np.concatenate([vocabulary.raw, new])) if new.size else vocabulary
 
 
 def check_extends(feature: str, before: np.ndarray, now: np.ndarray) -> None:

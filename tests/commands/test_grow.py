@@ -101,15 +101,10 @@ def test_old_users_get_the_same_scores_for_old_items(folder: Path, still: Any) -
     before, after = (serve.load(folder / run) for run in ("before", "still"))
     users = ["u0", "u5", "u23"]
     items = [f"sku{item}" for item in range(ITEMS)]
-    lists = [model.recommend(users, k=ITEMS + len(NEW), seen="keep") for model in (before, after)]
-    scores = []
-    for found in lists:
-        scores.append([
-            dict(zip(ids, values, strict=True)) for ids, values in zip(found.items, found.scores, strict=True)
-        ])  # fmt: skip
-    for old, new in zip(*scores, strict=True):
+    for found in zip(*(model.recommend(users, k=99, seen="keep") for model in (before, after)), strict=True):
+        old, new = (dict(zip(of.items.tolist(), of.scores.tolist(), strict=True)) for of in found)
         np.testing.assert_allclose([new[i] for i in items], [old[i] for i in items], rtol=1e-5, atol=1e-6)
-        assert set(NEW) <= set(new)
+        assert set(new) == {*items, *NEW}
 
 
 def test_nothing_new_changes_nothing(folder: Path) -> None:
@@ -161,9 +156,8 @@ def seen_states(folder: Path, data: str, run: str, monkeypatch: pytest.MonkeyPat
 def test_new_items_are_recommended_after_training(folder: Path) -> None:
     grow(folder, "later.csv", "trained", epochs=20, learning_rate=0.02)
     model = serve.load(folder / "trained")
-    found = model.recommend(["v0", "v7"], k=3, seen="keep")
-    for items in found.items:
-        assert set(items) == set(NEW)
+    for found in model.recommend(["v0", "v7"], k=3, seen="keep"):
+        assert set(found.items.tolist()) == set(NEW)
 
 
 def test_an_interrupted_run_that_grows_goes_on(folder: Path, still: Any) -> None:

@@ -61,13 +61,13 @@ def run(folder: Path, workdir: Path, *, epochs: int = EPOCHS, **changes: Any) ->
     return fit_stream(clicks(), tx, batches(folder, epochs=epochs), **options)
 
 
-def mean_gate(variables: Variables) -> Mapping[str, float]:
-    return {"norm": float(optax.global_norm(variables["params"]))}
+def size(variables: Variables) -> Mapping[str, float]:
+    return {"norm": float(optax.tree.norm(variables["params"]))}
 
 
 @pytest.fixture(scope="module")
 def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Streamed:
-    return run(folder, tmp_path_factory.mktemp("whole"), measure=mean_gate)
+    return run(folder, tmp_path_factory.mktemp("whole"), measure=size)
 
 
 def test_steps_are_those_of_a_plain_loop(folder: Path, whole: Streamed) -> None:
@@ -84,7 +84,7 @@ def test_steps_are_those_of_a_plain_loop(folder: Path, whole: Streamed) -> None:
     assert [entry["loss"] for entry in whole.history] == pytest.approx(
         [np.mean(logs[:STEPS]), np.mean(logs[STEPS:])], rel=1e-5
     )
-    assert whole.history[1]["norm"] == pytest.approx(mean_gate(whole.variables)["norm"])
+    assert whole.history[1]["norm"] == pytest.approx(size(whole.variables)["norm"])
     assert int(whole.state.step) == EPOCHS * STEPS
 
 
@@ -92,9 +92,9 @@ def test_steps_are_those_of_a_plain_loop(folder: Path, whole: Streamed) -> None:
 def test_a_run_that_was_cut_ends_with_the_same_bits(
     folder: Path, whole: Streamed, tmp_path: Path, first: int
 ) -> None:
-    cut = run(folder, tmp_path, measure=mean_gate, stop_after=first)
+    cut = run(folder, tmp_path, measure=size, stop_after=first)
     assert int(cut.state.step) == first
-    rest = run(folder, tmp_path, measure=mean_gate, threads=2)
+    rest = run(folder, tmp_path, measure=size, threads=2)
     toy.same_bits(rest.state, whole.state)
     assert [entry["norm"] for entry in rest.history] == [entry["norm"] for entry in whole.history]
     losses = [[entry["loss"] for entry in run.history] for run in (rest, whole)]

@@ -54,6 +54,8 @@ class Batches:
     shapes every time.
     """
 
+    processes = 1
+
     def __init__(
         self, plan: Plan, key: Key, gather: Gather, *, epochs: int, columns: Context | None = None
     ) -> None:

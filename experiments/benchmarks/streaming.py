@@ -231,9 +231,9 @@ def run(config: Config) -> None:
     print(tabulate([(f.name, f.median, f.unit) for f in stored], floatfmt=".4g"))
     ratio = np.median([a["rows"] / b["rows"] for a, b in zip(*found.values(), strict=True)])
     print(f"streamed: {ratio:.2f} of the resident path's rows per second")
-    path = Path(config.results) / "streaming.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps([figure._asdict() for figure in stored], indent=1) + "\n")
+    file = Path(config.results) / "streaming.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps([figure._asdict() for figure in stored], indent=1) + "\n")
     return None
 
 

@@ -55,7 +55,7 @@ def fit(
     start_from: str | Path | None = None,
     initial: Variables | MakeInitial | None = None,
     newly_initialised: Marks = (),
-    carry: Callable[[TrainState], TrainState] | None = None,
+    carry: Callable[[TrainState, Sequence[int]], TrainState] | None = None,
     trial: Trial | None = None,
     tensorboard: bool = False,
 ) -> Fitted:
@@ -78,7 +78,7 @@ def fit(
     function that makes them of drawn ones, such as one that keeps the drawn rows of new items.
     newly_initialised: which of them are drawn all the same and need not be given: prefixes of paths, such as
     ["params/head"], or a function from variables to a tree of bool.
-    carry: what the first state becomes, of all seeds, such as one with the moments that an optimiser had.
+    carry: (first state of all seeds, seeds) -> what it becomes, such as with moments that an optimiser had.
     trial: of a study of settings, which may end the run after any epoch; a member that diverges then has
     zeros as parameters, `diverged` in the history says so, and no error is raised.
     tensorboard: also write workdir/tensorboard, event files with the numbers of workdir/history.jsonl.

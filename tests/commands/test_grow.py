@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from jaxrec import serve
 from jaxrec.commands.train import train
+from jaxrec.commands.training import warm_start
 from jaxrec.commands.training.warm_start import TRAINING
 from jaxrec.serve import run_folder
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, stored
@@ -64,9 +66,10 @@ def grow(folder: Path, data: str, run: str, **changes: Any) -> Any:
 
 def moments(run: Path, like: Any) -> list[np.ndarray]:
     """The arrays of the size of an item table that the optimiser of a run remembers, of its first seed."""
-    found = stored(run / TRAINING / CHECKPOINTS)
+    (path,) = (run / TRAINING).glob(f"**/{CHECKPOINTS}")
+    found = stored(path)
     assert found is not None
-    with Checkpoints(run / TRAINING / CHECKPOINTS, found.description) as checkpoints:
+    with Checkpoints(path, found.description) as checkpoints:
         number = checkpoints.latest()
         arrays = checkpoints._manager.restore(number).arrays  # as nested dicts
     leaves: list[np.ndarray] = []
@@ -134,16 +137,14 @@ def test_the_optimiser_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def seen_states(folder: Path, data: str, run: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The first state of a run that grows."""
-    from jaxrec.commands.training import warm_start
-
     seen: list[Any] = []
     plain = warm_start.grown
 
     def watched(*args: Any) -> Any:
         carry = plain(*args)
 
-        def keep(state: Any) -> Any:
-            seen.append(carry(state))
+        def keep(state: Any, seeds: Any) -> Any:
+            seen.append(carry(state, seeds))
             return seen[-1]
 
         return keep
@@ -213,11 +214,9 @@ def test_values_of_a_table_that_would_get_other_numbers_are_refused(folder: Path
 
 
 def test_a_run_without_checkpoints_and_growth_without_a_run_are_refused(folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(folder / "before", tmp_path / "before")
     shutil.rmtree(tmp_path / "before" / TRAINING)
-    with pytest.raises(ValueError, match="has no checkpoint in training/ to go on from"):
+    with pytest.raises(ValueError, match="has no checkpoint in training/ of its seeds"):
         grow(folder, "later.csv", "none", warm_start=str(tmp_path / "before"))
     with pytest.raises(ValueError, match="grow=True: is of a run that grows; name it by --warm-start"):
         grow(folder, "later.csv", "none", warm_start="")

@@ -20,7 +20,7 @@ from jaxrec.nn.multitask.mmoe import MMoE
 from jaxrec.optim import row_optimisers, sparse
 from jaxrec.optim.loss_weighting import static
 from jaxrec.tasks.multitask import Target, multitask
-from jaxrec.train import streamed
+from jaxrec.train import parallel
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
 from jaxrec.train.stream import StreamedEpoch
@@ -179,8 +179,8 @@ def test_parts_of_processes_make_the_batch(
         return jax.tree.map(lambda *x: np.concatenate(x), tree, parts[1][index])
 
     numbers = [0, *range(parts[0].num_steps)]
-    monkeypatch.setattr(streamed.parallel, "check_parts", lambda parts: None)
-    monkeypatch.setattr(streamed.parallel, "from_parts", join)
+    monkeypatch.setattr(parallel, "check_parts", lambda parts: None)
+    monkeypatch.setattr(parallel, "from_parts", join)
     found = fit_stream(
         clicks(), TX, parts[0], seed=3, workdir=tmp_path, description={}, stop_after=parts[0].num_steps
     )

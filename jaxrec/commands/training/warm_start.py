@@ -23,7 +23,7 @@ from jaxrec.data import vocab
 from jaxrec.data.tables.features import Encoders
 from jaxrec.serve import run_folder
 from jaxrec.serve.run_folder import Kept
-from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, stored
+from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, Stored, stored
 from jaxrec.train.state import TrainState
 from jaxrec.types import Variables
 
@@ -106,10 +106,10 @@ def carried_over(
 
 def grown(
     prepared: Prepared, kept: Kept, folder: str, seeds: Sequence[int]
-) -> Callable[[TrainState], TrainState]:
-    """(the first state of a run) -> the same with what the optimiser of an earlier run remembered at its end.
+) -> Callable[[TrainState, Sequence[int]], TrainState]:
+    """(the first state of a run, its seeds) -> the same with what an earlier run's optimiser remembered.
 
-    Also what a weighting of losses learned. New rows have what an optimiser begins with.
+    That is at its end; also what a weighting of losses learned. New rows have what an optimiser begins with.
 
     Raises:
       ValueError: as `initial_options`; from what is returned: the run had another optimiser.
@@ -121,45 +121,57 @@ def grown(
             vocab.check_extends(name, before[name], now)
     except ValueError as error:
         raise ValueError(f"{where}: {error}; or leave --grow out to find rows by their raw ids") from None
-    checkpoints = Path(folder) / TRAINING / CHECKPOINTS
-    found = stored(checkpoints)
-    if found is None:
-        raise ValueError(f"{where}: has no checkpoint in {TRAINING}/ to go on from; leave --grow out")
+    checkpoints, found = _checkpoint_of(where, Path(folder) / TRAINING, kept.seeds)
+    there = list(found.description["seeds"])
     assert shapes is not None  # `carried_over` has seen to that
-    rows, now = _rows_of_ids(where, before, prepared.vocabularies), _by_path(shapes({}))
+    rows = _rows_of_ids(where, before, prepared.vocabularies)
+    expected = _by_path(shapes({}))
     axes = {path: of for path, of in axes_of_ids(shapes, list(rows)).items() if path.startswith(PARAMS)}
-    at = [0] * len(seeds) if len(kept.seeds) == 1 else list(range(len(seeds)))
 
     def axes_of(path: str, leaf: Any) -> Mapping[int, str]:
         """Those of the parameter with whose path that of an array of the state ends, of the same shape."""
         for name, of in axes.items():
-            if path.endswith(name.replace(PARAMS, "/model", 1)) and leaf.shape[1:] == now[name].shape:
+            if path.endswith(name.replace(PARAMS, "/model", 1)) and leaf.shape[1:] == expected[name].shape:
                 return of
         return {}
 
     def as_before(path: tuple[Any, ...], leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return leaf[np.zeros(len(kept.seeds), int)]
-        shape = [len(kept.seeds), *leaf.shape[1:]]
+            return leaf[np.zeros(len(there), int)]
+        shape = [len(there), *leaf.shape[1:]]
         for axis, name in axes_of(_path(path), leaf).items():
             shape[axis + 1] += len(before[name]) - len(rows[name])
         return jnp.zeros(shape, leaf.dtype)
 
-    def carry(state: TrainState) -> TrainState:
+    def carry(state: TrainState, drawn_seeds: Sequence[int]) -> TrainState:
+        places = [0 if len(kept.seeds) == 1 else list(seeds).index(seed) for seed in drawn_seeds]
+        at = np.array([there.index(kept.seeds[place]) for place in places])
         like = jax.tree_util.tree_map_with_path(as_before, state)
         with Checkpoints(checkpoints, found.description) as kept_there:
             ended = kept_there.restore({"state": like, "best": like.variables})[0]["state"]
 
         def moved(path: tuple[Any, ...], drawn: Any, old: Any) -> Any:
-            places = {axis + 1: rows[name] for axis, name in axes_of(_path(path), drawn).items()}
-            return jnp.asarray(move_rows(np.asarray(old)[at], np.asarray(drawn), places))
+            moves = {axis + 1: rows[name] for axis, name in axes_of(_path(path), drawn).items()}
+            return jnp.asarray(move_rows(np.asarray(old)[at], np.asarray(drawn), moves))
 
         opt_state = jax.tree_util.tree_map_with_path(moved, state.opt_state, ended.opt_state)
-        learned = jax.tree.map(lambda old: old[np.array(at)], (ended.params["weighting"], ended.weighting))
+        learned = jax.tree.map(lambda old: old[at], (ended.params["weighting"], ended.weighting))
         params = {**state.params, "weighting": learned[0]}
         return state.replace(opt_state=opt_state, params=params, weighting=learned[1])
 
     return carry
+
+
+def _checkpoint_of(where: str, folder: Path, seeds: Sequence[int]) -> tuple[Path, Stored]:
+    """The longest run below a work directory that has all these seeds. Raises ValueError if there is none."""
+    runs = [(path, stored(path)) for path in sorted(folder.glob(f"**/{CHECKPOINTS}"))]
+    whole = [(path, of) for path, of in runs if of is not None and {*seeds} <= {*of.description["seeds"]}]
+    if not whole:
+        raise ValueError(
+            f"{where}: has no checkpoint in {TRAINING}/ of its seeds {[*seeds]} together to go on from; "
+            "leave --grow out"
+        )
+    return max(whole, key=lambda run: len(run[1].position["history"]))
 
 
 def vocabularies_of(kept: Kept) -> dict[str, np.ndarray]:

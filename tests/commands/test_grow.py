@@ -161,9 +161,11 @@ def test_new_items_are_recommended_after_training(folder: Path) -> None:
         assert set(found.items.tolist()) == set(NEW)
 
 
-def test_an_interrupted_run_that_grows_goes_on(folder: Path, still: Any) -> None:
-    again = grow(folder, "later.csv", "still", learning_rate=STILL)
+def test_a_run_that_grew_grows_again(folder: Path, still: Any) -> None:
+    again = grow(folder, "later.csv", "again", learning_rate=STILL, warm_start=str(folder / "still"))
     assert again.vocabulary["item"].tolist() == still.vocabulary["item"].tolist()
+    tables = [kept.variables["params"]["item_embedding"] for kept in (again, still)]
+    np.testing.assert_array_equal(*tables)
 
 
 def test_one_seed_grows_into_several(folder: Path) -> None:

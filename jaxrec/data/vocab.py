@@ -106,6 +106,43 @@ def build_and_encode(
     return Vocabulary(feature, _as_array(feature, distinct)), ids[codes]
 
 
+def extend(vocabulary: Vocabulary, values: object) -> Vocabulary:
+    """The vocabulary, with the raw ids among `values` that it lacks behind its own, by first appearance.
+
+    No id changes, so rows of tables that belong to ids stay where they are.
+
+    >>> extend(build("item", ["b", "a"]), ["c", "a", "0", "c"]).raw.tolist()
+    ['b', 'a', 'c', '0']
+    """
+    found = factorise(vocabulary.feature, values)[1]
+    if found.size and is_text(found) != is_text(vocabulary.raw):
+        raise ValueError(
+            f"{vocabulary.feature}: raw ids of type {found.dtype} given, the vocabulary holds "
+            f"{vocabulary.raw.dtype}; convert one to the other"
+        )
+    new = found[~np.isin(found, vocabulary.raw)]
+    return Vocabulary(vocabulary.feature, np.concatenate([vocabulary.raw, new])) if new.size else vocabulary
+
+
+def check_extends(feature: str, before: np.ndarray, now: np.ndarray) -> None:
+    """Raises ValueError unless the raw ids `now` begin with those of `before`, in their order."""
+    old, new = ([str(raw) for raw in ids.tolist()] for ids in (before, now))
+    if new[: len(old)] == old:
+        return
+    there = set(new)
+    lost = [raw for raw in old if raw not in there]
+    if lost:
+        raise ValueError(
+            f"{feature}: {len(lost):,} of {len(old):,} raw ids are lost, such as {lost[0]!r}; a vocabulary "
+            "only grows: keep all ids that it had"
+        )
+    at = next(at for at, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
+    raise ValueError(
+        f"{feature}: id {at + 1} was {old[at]!r} and is {new[at]!r}; ids stay as they were, and new ones "
+        "come behind them (vocab.extend)"
+    )
+
+
 def factorise(feature: str, values: object) -> tuple[np.ndarray, np.ndarray]:
     """Codes 0..n-1 of raw values by first appearance, int64 [N], and the distinct values, [n].
 

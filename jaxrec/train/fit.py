@@ -27,6 +27,7 @@ from jaxrec.train.lock import locked
 from jaxrec.train.logs import TRAINING_FORMAT, Logs, check_tensorboard, write_training
 from jaxrec.train.memory import WORTH_SAYING, estimate_memory
 from jaxrec.train.run import Fitted, Phase, Run, Selection
+from jaxrec.train.state import TrainState
 from jaxrec.train.trial import Trial, replay
 from jaxrec.types import Context, Variables
 
@@ -54,6 +55,7 @@ def fit(
     start_from: str | Path | None = None,
     initial: Variables | MakeInitial | None = None,
     newly_initialised: Marks = (),
+    carry: Callable[[TrainState, Sequence[int]], TrainState] | None = None,
     trial: Trial | None = None,
     tensorboard: bool = False,
 ) -> Fitted:
@@ -76,6 +78,7 @@ def fit(
     function that makes them of drawn ones, such as one that keeps the drawn rows of new items.
     newly_initialised: which of them are drawn all the same and need not be given: prefixes of paths, such as
     ["params/head"], or a function from variables to a tree of bool.
+    carry: (first state of all seeds, seeds) -> what it becomes, such as with moments that an optimiser had.
     trial: of a study of settings, which may end the run after any epoch; a member that diverges then has
     zeros as parameters, `diverged` in the history says so, and no error is raised.
     tensorboard: also write workdir/tensorboard, event files with the numbers of workdir/history.jsonl.
@@ -106,6 +109,7 @@ def fit(
         calls=calls,
         initial=initial,
         newly_initialised=newly_initialised,
+        carry=carry,
         trial=trial,
         minutes=minutes,
     )

@@ -79,6 +79,20 @@ def from_first(number: float) -> float:
     return float(np.asarray(multihost_utils.broadcast_one_to_all(bits)).view(np.float64)[0])
 
 
+def check_parts(parts: int) -> None:
+    """Raises ValueError where batches come in parts and there are not as many processes to read them."""
+    if parts not in (1, jax.process_count()):
+        raise ValueError(
+            f"processes={parts}: the source gives a part of each batch to each of so many processes, and "
+            f"there are {jax.process_count()}; give processes=jax.process_count()"
+        )
+
+
+def from_parts(tree: Any, parts: int) -> Any:
+    """Host arrays of each process joined along their leading axes, in the order of processes, in each."""
+    return tree if parts == 1 else multihost_utils.process_allgather(tree, tiled=True)
+
+
 def wait_for_all(where: str) -> None:
     """Returns once every process is here; `where` names the place."""
     if several_processes():

@@ -100,6 +100,7 @@ class Run:
         calls: int,
         initial: Variables | MakeInitial | None = None,
         newly_initialised: Marks = (),
+        carry: Callable[[TrainState, Sequence[int]], TrainState] | None = None,
         minutes: float | None = None,
         trial: Trial | None = None,
     ) -> None:
@@ -129,6 +130,7 @@ class Run:
             drawn = drawn_variables(phases[0].task, plan, context)
             self.initial = check_initial(initial, newly_initialised, drawn, len(seeds))
         state = self._first_state(context)
+        state = state if carry is None else carry(state, seeds)
         check_optimiser(state.opt_state)
         self.best = parallel.replicate(jax.tree.map(jnp.array, state.variables), num_devices)
         self.state = parallel.replicate(state, num_devices)

@@ -1,7 +1,9 @@
 """Epochs over data that does not fit on a device: the batch of every step comes from the host, through grain.
 
-The order of the examples, the key of every step and the step itself are those of the resident epoch
-(`jaxrec.train.epoch`), so both give the same parameters. An element of the grain source is a whole batch,
+`Batches` gathers them from columns in the host's memory: the order of the examples, the key of every step and
+the step itself are those of the resident epoch (`jaxrec.train.epoch`), so both give the same parameters.
+`data.tables.shard_batches.ShardBatches` reads them from files, for what does not fit into memory either, in
+an order of its own. `train.streamed` trains a run with checkpoints. An element of a source is a whole batch,
 because reading single records was measured 80 times slower, and its number is that of the step: where a run
 stands is the one integer `state.step`, whatever the number of devices or threads.
 
@@ -11,7 +13,7 @@ For one seed a run; a data set that does not fit on a device is not trained seve
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import jax
@@ -29,6 +31,20 @@ HostExamples = Mapping[str, np.ndarray]
 Gather = Callable[[HostExamples], tuple[HostExamples, Mapping[str, Any]]]
 
 
+class Source(Protocol):
+    """What `StreamedEpoch` reads: element i is the batch of step i, (examples, columns), the same each time.
+
+    num_steps: of an epoch. processes: 1: an element is the global batch; more: the part of it that this one
+    of so many processes reads.
+    """
+
+    num_steps: int
+    processes: int
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any) -> tuple[HostExamples, Mapping[str, Any]]: ...
+
+
 class Batches:
     """The global batch of every step of a run, by the step's number: a random-access source for grain.
 
@@ -37,6 +53,8 @@ class Batches:
     them anew within what it read, such as `jaxrec.data.events.batching.gather_users`. It gives the same
     shapes every time.
     """
+
+    processes = 1
 
     def __init__(
         self, plan: Plan, key: Key, gather: Gather, *, epochs: int, columns: Context | None = None
@@ -79,7 +97,7 @@ class StreamedEpoch:
     def __init__(
         self,
         step: Step,
-        batches: Batches,
+        batches: Source,
         context: Context,
         *,
         num_devices: int = 1,
@@ -88,6 +106,7 @@ class StreamedEpoch:
     ) -> None:
         if min(prefetch, threads) < 1:
             raise ValueError(f"prefetch={prefetch}, threads={threads}: must both be at least 1")
+        parallel.check_parts(batches.processes)
         self._batches, self._num_devices = batches, num_devices
         self._context = parallel.replicate(dict(context), num_devices)
         self._options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)
@@ -118,10 +137,11 @@ class StreamedEpoch:
         left = self._batches.num_steps - first % self._batches.num_steps
         logs = []
         for batch in self._read(first, left if num_steps is None else min(num_steps, left)):
+            batch = parallel.from_parts(batch, self._batches.processes)
             state, losses = self._step(state, parallel.replicate(batch, self._num_devices), self._context)
             logs.append(parallel.unreplicate(losses, self._num_devices))
             jax.block_until_ready(logs[max(len(logs) - 1 - self._options.prefetch_buffer_size, 0)])
-        together = jax.tree.map(lambda *values: jnp.stack(values), *jax.device_get(logs))
+        together = jax.tree.map(lambda *values: np.stack(values), *jax.device_get(logs))
         means = epoch_mean(together, jnp.ones(len(logs), bool))
         return state, {name: float(value) for name, value in means.items()}
 

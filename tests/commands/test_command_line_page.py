@@ -41,6 +41,7 @@ def commands() -> list[str]:
 def test_every_printed_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_events(tmp_path / "events.csv")
+    write_events(tmp_path / "later.csv", first_item=3)
     write_rows(tmp_path / "rows.csv")
     write_attributes(tmp_path / "attributes.csv")
     events = (tmp_path / "events.csv").read_text().splitlines()

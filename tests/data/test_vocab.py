@@ -62,3 +62,39 @@ def test_an_unknown_order_is_refused() -> None:
 def test_repeated_raw_ids_are_refused() -> None:
     with pytest.raises(ValueError, match="occurs twice"):
         vocab.Vocabulary("item", np.array([5, 6, 5]))
+
+
+# --- vocabularies that grow ----------------------------------------------------------------------------
+
+
+@given(
+    before=st.lists(st.integers(-9, 9), min_size=1, max_size=6, unique=True),
+    values=st.lists(st.integers(-9, 9), max_size=9),
+    text=st.booleans(),
+)
+def test_an_extended_vocabulary_keeps_its_ids(before: list[int], values: list[int], text: bool) -> None:
+    old, new = ([str(v) for v in ids] if text else ids for ids in (before, values))
+    vocabulary = vocab.build("item", old)
+    grown = vocab.extend(vocabulary, new)
+    assert grown.raw.tolist() == list(dict.fromkeys([*old, *new]))
+    assert grown.encode(old).tolist() == vocabulary.encode(old).tolist()
+    vocab.check_extends("item", vocabulary.raw, grown.raw)
+    assert vocab.extend(grown, new).raw.tolist() == grown.raw.tolist()
+
+
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        (["a", "b"], "item: 1 of 3 raw ids are lost, such as 'c'; a vocabulary only grows"),
+        (["a", "d", "b", "c"], "item: id 2 was 'b' and is 'd'; ids stay"),
+        (["b", "a", "c"], "item: id 1 was 'a' and is 'b'; ids stay"),
+    ],
+)
+def test_a_vocabulary_that_lost_or_reordered_ids_is_refused(now: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        vocab.check_extends("item", np.array(["a", "b", "c"]), np.array(now))
+
+
+def test_ids_of_another_type_do_not_extend() -> None:
+    with pytest.raises(ValueError, match="item: raw ids of type int64 given, the vocabulary holds <U1"):
+        vocab.extend(vocab.build("item", ["a"]), [1, 2])

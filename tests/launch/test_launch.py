@@ -18,6 +18,7 @@ import pytest
 from jaxrec.launch import children, member
 from jaxrec.train import sharded
 from jaxrec.train.evaluate import evaluate
+from tests.data.tables.small_shards import write_small
 from tests.launch import trained
 from tests.train import interest, toy
 
@@ -152,3 +153,17 @@ def test_virtual_devices_replace_those_of_the_environment(monkeypatch: pytest.Mo
         "JAXREC_CPU_DEVICES": "3", "XLA_FLAGS": "--a=1",
     }  # fmt: skip
     assert "XLA_FLAGS" not in member.settings("h:1", 2, 1, 0)
+
+
+@pytest.mark.long
+def test_two_processes_read_shards_of_their_own(tmp_path: Path) -> None:
+    write_small(tmp_path / "rows")
+    process = start("tests.launch.streamed", "--workdir", str(tmp_path))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    found = [json.loads((tmp_path / f"found{number}.json").read_text()) for number in (0, 1)]
+    rows = [row for of_process in found for step in of_process["rows"] for row in step]
+    assert sorted(rows) == list(range(103))
+    assert found[0]["history"] == found[1]["history"] and len(found[0]["history"]) == 2
+    with np.load(tmp_path / "final0.npz") as first, np.load(tmp_path / "final1.npz") as second:
+        assert all((first[name] == second[name]).all() for name in first.files)

@@ -33,7 +33,7 @@ KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code")
 ADDED: dict[str, Any] = {
     "delimiter": "", "real_ids": (), "allow": (), "streaming": False, "user_feature_columns": (),
     "item_feature_columns": (), "feature_separator": "|", "hard": 0, "hard_first": 0.01, "hard_last": 0.05,
-    "hard_walks": 1000, "calibrate": None,
+    "hard_walks": 1000, "calibrate": None, "grow": False,
 }  # fmt: skip
 NOT_NEGATIVE = (
     "patience", "k_core", "num_layers", "weight", "weight_decay", "regularisation", "max_norm", "clip",
@@ -52,6 +52,7 @@ class Options(SweepOptions):
     seeds: tuple[int, ...] = (0,)  # runs that are trained together, such as 0 1 2
     minutes: float = 0.0  # training ends after the epoch in which this time is spent; 0: no limit
     warm_start: str = ""  # folder of a finished run of the same model, whose parameters this one begins with
+    grow: bool = False  # with --warm-start: all its ids stay, new ones come behind, and its optimiser goes on
     num_devices: int = 1  # devices that share each batch
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # go on with what other code trained; results name both
@@ -286,6 +287,8 @@ def check_options(options: Any) -> None:
     for name, other in {"minutes": "--budget", "warm_start": "settings of that run"}.items():
         if searched and getattr(options, name):
             raise ValueError(f"{name}={getattr(options, name)!r}: does not go with --sweep; give {other}")
+    if options.grow and not options.warm_start:
+        raise ValueError("grow=True: is of a run that grows; name it by --warm-start")
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if isinstance(value, float) and math.isnan(value):

@@ -20,7 +20,7 @@ from jaxrec.commands.training import clicks, items, matrix, ratings, sequences, 
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
 from jaxrec.commands.training.source import Source, sha256_of
-from jaxrec.commands.training.warm_start import initial_options
+from jaxrec.commands.training.warm_start import TRAINING, initial_options
 from jaxrec.protocols.gates import write_shares
 from jaxrec.recipes import trainable
 from jaxrec.report import results
@@ -37,7 +37,7 @@ from jaxrec.tuning.options import NOT_SEARCHED, OPTIONS
 from jaxrec.tuning.search import chosen_settings
 
 EXPERIMENT = "train"  # of the result files
-SETTINGS, TRAINING, RESULTS = "settings.json", "training", "results"
+SETTINGS, RESULTS = "settings.json", "results"
 STUDY, TRIALS = "sweep.json", "trials"  # of a search of settings
 
 
@@ -169,7 +169,7 @@ def searched_options(command: Command, folder: Path) -> Any:
 
 def _fit(command: Command, options: Any, prepared: Prepared, workdir: Path, **fit: Any) -> Trained:
     settings = settings_of(command.model, command.entry, options, command.source)
-    initial = initial_options(prepared, command.model, options.warm_start, options.seeds)
+    initial = initial_options(prepared, command.model, options.warm_start, options.seeds, grow=options.grow)
     fitted = prepared.train(**{**fit_options(workdir, settings, options), **initial, **fit})
     value = statistics.fmean(fitted.best_value)
     return Trained(value, prepared.protocol.selection, prepared, fitted)
@@ -193,7 +193,8 @@ def train_run(model: str, entry: Any, options: Any, source: Source) -> Kept:
     _check_writable(folder)
     command = read_command(model, entry, options, source)
     prepared = _prepare(command, options)
-    initial_options(prepared, model, options.warm_start, options.seeds)  # checked before anything is written
+    # checked before anything is written
+    initial_options(prepared, model, options.warm_start, options.seeds, grow=options.grow)
     for note in prepared.notes:
         print(note, flush=True)
     with _naming_folder(folder):

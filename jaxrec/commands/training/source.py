@@ -12,8 +12,10 @@ import numpy as np
 
 from jaxrec import data
 from jaxrec.data.events.interactions import Interactions, Sequences
+from jaxrec.data.events.known_ids import with_known_ids
 from jaxrec.data.events.split import Split, leave_one_out, split_by_time_shares, split_by_user
 from jaxrec.data.own_tables import Labelled
+from jaxrec.serve import run_folder
 
 FRAME = "data"  # name of the data set of a data frame
 
@@ -78,8 +80,11 @@ def as_file_name(name: str) -> str:
 
 
 def load_interactions(source: Source, options: Any, *, value: str | None, k_core: int) -> Interactions:
-    """The events in the order of the file, with a column of numbers."""
-    return data.load_interactions(
+    """The events in the order of the file, with a column of numbers.
+
+    With --grow items and users have the ids that they had in the run of --warm-start.
+    """
+    found = data.load_interactions(
         source.given,
         user=options.user,
         item=options.item,
@@ -90,6 +95,10 @@ def load_interactions(source: Source, options: Any, *, value: str | None, k_core
         name=source.name,
         delimiter=options.delimiter or None,
     )
+    if not options.grow:
+        return found
+    known = run_folder.read(options.warm_start).vocabulary
+    return with_known_ids(found, item=known["item"], user=known.get("user")) if "item" in known else found
 
 
 def load_sequences(source: Source, options: Any) -> Sequences:

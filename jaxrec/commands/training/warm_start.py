@@ -2,38 +2,52 @@
 
 Rows of tables belong to raw ids. Which axes of a variable have a row for each id is read from the model: they
 are those that are longer in the same model of a larger vocabulary.
+
+A run that grows (`grow`) keeps all ids of the earlier one, with their numbers; what its optimiser remembers
+of their rows is carried over as well. New rows are drawn, and the optimiser remembers nothing of them.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.commands.training.prepared import Prepared, Shapes
+from jaxrec.data import vocab
 from jaxrec.data.tables.features import Encoders
 from jaxrec.serve import run_folder
 from jaxrec.serve.run_folder import Kept
+from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, Stored, stored
+from jaxrec.train.state import TrainState
 from jaxrec.types import Variables
 
 PARAMS = "params"
+TRAINING = "training"  # folder of checkpoints in that of a run
 
 
-def initial_options(prepared: Prepared, model: str, warm_start: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """`initial` and `newly_initialised` of `train.fit.fit` for a run; {} where all variables are drawn.
+def initial_options(
+    prepared: Prepared, model: str, warm_start: str, seeds: Sequence[int], *, grow: bool = False
+) -> dict[str, Any]:
+    """`initial`, `newly_initialised` and `carry` of `train.fit.fit` for a run; {} where all is drawn.
 
-    warm_start: the folder of a finished run of the same model, or "".
+    warm_start: the folder of a finished run of the same model, or "". grow: ids stay, and the optimiser goes
+    on where that run ended.
 
     Raises:
       ValueError: the folder holds no finished run, or one of another model, of other sizes, or with another
-        number of seeds than 1 or that of `seeds`; it has no id in common with this run.
+        number of seeds than 1 or that of `seeds`; it has no id in common with this run. With grow also: an id
+        of that run is lost or has another number; its folder has no checkpoint.
     """
     if warm_start:
         kept = run_folder.read(warm_start)
-        return {"initial": carried_over(prepared, kept, model, warm_start, seeds)}
+        initial = {"initial": carried_over(prepared, kept, model, warm_start, seeds)}
+        return {**initial, "carry": grown(prepared, kept, warm_start, seeds)} if grow else initial
     if prepared.constants:
         return {"initial": dict(prepared.constants), "newly_initialised": [PARAMS]}
     return {}
@@ -88,6 +102,76 @@ def carried_over(
         return moved
 
     return initial
+
+
+def grown(
+    prepared: Prepared, kept: Kept, folder: str, seeds: Sequence[int]
+) -> Callable[[TrainState, Sequence[int]], TrainState]:
+    """(the first state of a run, its seeds) -> the same with what an earlier run's optimiser remembered.
+
+    That is at its end; also what a weighting of losses learned. New rows have what an optimiser begins with.
+
+    Raises:
+      ValueError: as `initial_options`; from what is returned: the run had another optimiser.
+    """
+    where, shapes = f"warm_start={folder!r}", prepared.shapes
+    before = vocabularies_of(kept)
+    try:
+        for name, now in prepared.vocabularies.items():
+            vocab.check_extends(name, before[name], now)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; or leave --grow out to find rows by their raw ids") from None
+    checkpoints, found = _checkpoint_of(where, Path(folder) / TRAINING, kept.seeds)
+    there = list(found.description["seeds"])
+    assert shapes is not None  # `carried_over` has seen to that
+    rows = _rows_of_ids(where, before, prepared.vocabularies)
+    expected = _by_path(shapes({}))
+    axes = {path: of for path, of in axes_of_ids(shapes, list(rows)).items() if path.startswith(PARAMS)}
+
+    def axes_of(path: str, leaf: Any) -> Mapping[int, str]:
+        """Those of the parameter with whose path that of an array of the state ends, of the same shape."""
+        for name, of in axes.items():
+            if path.endswith(name.replace(PARAMS, "/model", 1)) and leaf.shape[1:] == expected[name].shape:
+                return of
+        return {}
+
+    def as_before(path: tuple[Any, ...], leaf: Any) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf[np.zeros(len(there), int)]
+        shape = [len(there), *leaf.shape[1:]]
+        for axis, name in axes_of(_path(path), leaf).items():
+            shape[axis + 1] += len(before[name]) - len(rows[name])
+        return jnp.zeros(shape, leaf.dtype)
+
+    def carry(state: TrainState, drawn_seeds: Sequence[int]) -> TrainState:
+        places = [0 if len(kept.seeds) == 1 else list(seeds).index(seed) for seed in drawn_seeds]
+        at = np.array([there.index(kept.seeds[place]) for place in places])
+        like = jax.tree_util.tree_map_with_path(as_before, state)
+        with Checkpoints(checkpoints, found.description) as kept_there:
+            ended = kept_there.restore({"state": like, "best": like.variables})[0]["state"]
+
+        def moved(path: tuple[Any, ...], drawn: Any, old: Any) -> Any:
+            moves = {axis + 1: rows[name] for axis, name in axes_of(_path(path), drawn).items()}
+            return jnp.asarray(move_rows(np.asarray(old)[at], np.asarray(drawn), moves))
+
+        opt_state = jax.tree_util.tree_map_with_path(moved, state.opt_state, ended.opt_state)
+        learned = jax.tree.map(lambda old: old[at], (ended.params["weighting"], ended.weighting))
+        params = {**state.params, "weighting": learned[0]}
+        return state.replace(opt_state=opt_state, params=params, weighting=learned[1])
+
+    return carry
+
+
+def _checkpoint_of(where: str, folder: Path, seeds: Sequence[int]) -> tuple[Path, Stored]:
+    """The longest run below a work directory that has all these seeds. Raises ValueError if there is none."""
+    runs = [(path, stored(path)) for path in sorted(folder.glob(f"**/{CHECKPOINTS}"))]
+    whole = [(path, of) for path, of in runs if of is not None and {*seeds} <= {*of.description["seeds"]}]
+    if not whole:
+        raise ValueError(
+            f"{where}: has no checkpoint in {TRAINING}/ of its seeds {[*seeds]} together to go on from; "
+            "leave --grow out"
+        )
+    return max(whole, key=lambda run: len(run[1].position["history"]))
 
 
 def vocabularies_of(kept: Kept) -> dict[str, np.ndarray]:

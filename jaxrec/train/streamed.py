@@ -1,0 +1,150 @@
+"""A run over a stream of batches, with checkpoints at any step: for data that is read while it is trained on.
+
+Checkpoints hold the state, whose step says where the stream goes on, and the sums of the epoch so far. Killed
+and started again with the same arguments, a run ends with the same parameters as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxrec.optim.loss_weighting import Weighting, static
+from jaxrec.train import identity, parallel
+from jaxrec.train.arguments import check_folder
+from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints
+from jaxrec.train.lock import locked
+from jaxrec.train.state import TrainState, caught_up, create
+from jaxrec.train.step import make_step
+from jaxrec.train.stream import Source, StreamedEpoch
+from jaxrec.types import Context, Task, Variables
+
+Means = dict[str, float]
+
+
+class Described(Source, Protocol):
+    """A source that says which data and which order it has, in JSON types."""
+
+    def description(self) -> dict[str, Any]: ...
+
+
+class Streamed(NamedTuple):
+    """The state after the last step, and of each epoch the means of its losses and what was measured."""
+
+    state: TrainState
+    history: list[dict[str, float]]
+
+    @property
+    def variables(self) -> Variables:
+        return self.state.variables
+
+
+def fit_stream(
+    task: Task,
+    tx: optax.GradientTransformation,
+    batches: Described,
+    *,
+    seed: int,
+    workdir: str | Path,
+    description: Mapping[str, Any],
+    context: Context | None = None,
+    weighting: Weighting | None = None,
+    measure: Callable[[Variables], Mapping[str, float]] | None = None,
+    save_every: int = 1000,
+    num_devices: int = 1,
+    prefetch: int = 4,
+    threads: int = 1,
+    stop_after: int | None = None,
+) -> Streamed:
+    """Trains on all epochs of a source, one seed.
+
+    batches: such as `ShardBatches`; its description is a part of the run's. context: columns that stay on the
+    devices. measure: what the history holds of each epoch beside its losses, by the variables at its end.
+    weighting: of the losses; None: their sum.
+    save_every: steps between checkpoints; each epoch's last step is saved too. prefetch, threads: see
+    `StreamedEpoch`. stop_after: leave after so many steps of this call, with the state saved.
+
+    Raises:
+      ValueError: a number is out of range; a loss is not finite; the checkpoint in workdir belongs to another
+        run, such as one over shards of other rows; as the source does while it reads.
+    """
+    for name, value in {"save_every": save_every, "stop_after": stop_after}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+    axis, workdir = parallel.axis_name(num_devices), check_folder(workdir)
+    weighting = static() if weighting is None else weighting
+    context = jax.tree.map(jnp.asarray, dict(context or {}))
+    run = StreamedEpoch(
+        make_step(task, tx, weighting, axis),
+        batches,
+        context,
+        num_devices=num_devices,
+        prefetch=prefetch,
+        threads=threads,
+    )
+    # rows of sparse tables are up to date where an epoch ends, so that they can be measured
+    finish = parallel.over_devices(functools.partial(caught_up, tx), num_devices, (0,))
+    state = parallel.replicate(_first_state(task, tx, weighting, batches, context, seed), num_devices)
+    described = {**description, "seed": seed, "stream": batches.description(), "jax": identity.jax_settings()}
+    with (
+        locked(workdir) if parallel.is_first() else contextlib.nullcontext(),
+        Checkpoints(workdir / CHECKPOINTS, described) as stored,
+    ):
+        history: list[dict[str, float]] = []
+        sums: Means = {}
+        if stored.latest() is not None:
+            arrays, position = stored.restore(parallel.storable(state, num_devices))
+            state = parallel.replicate(arrays, num_devices)
+            history, sums = list(position["history"]), dict(position["sums"])
+        done, begun = _step(state, num_devices), _step(state, num_devices)
+        while done < len(batches) and (stop_after is None or done < begun + stop_after):
+            left = batches.num_steps - done % batches.num_steps
+            count = min(save_every, left, *([] if stop_after is None else [begun + stop_after - done]))
+            state, means = run(state, count)
+            _check_finite(means, done, stored)
+            sums = {name: sums.get(name, 0.0) + count * value for name, value in means.items()}
+            done += count
+            if done % batches.num_steps == 0:
+                state = finish(state)
+                variables = parallel.unreplicate(state, num_devices).variables
+                found = {} if measure is None else {n: float(v) for n, v in measure(variables).items()}
+                history.append({**{n: value / batches.num_steps for n, value in sums.items()}, **found})
+                sums = {}
+            kept = jax.tree.map(jnp.copy, parallel.storable(state, num_devices))
+            stored.save(done, kept, {"history": history, "sums": sums})
+    return Streamed(parallel.unreplicate(state, num_devices), history)
+
+
+def _first_state(
+    task: Task,
+    tx: optax.GradientTransformation,
+    weighting: Weighting,
+    batches: Source,
+    context: Context,
+    seed: int,
+) -> TrainState:
+    examples, columns = parallel.from_parts(batches[0], batches.processes)
+    make = jax.jit(functools.partial(create, task, tx, weighting))
+    state: TrainState = make(jax.random.key(seed), examples, {**context, **columns})
+    return state
+
+
+def _step(state: TrainState, num_devices: int) -> int:
+    return int(parallel.unreplicate(state.step, num_devices))
+
+
+def _check_finite(means: Means, done: int, stored: Checkpoints) -> None:
+    bad = sorted(name for name, value in means.items() if not np.isfinite(value))
+    if bad:
+        raise ValueError(
+            f"a step after {done:,}: {', '.join(bad)} is not finite: training diverged; lower the learning "
+            f"rate. {stored.describe_last()}"
+        )

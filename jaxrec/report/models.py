@@ -95,8 +95,8 @@ public reference implementation, which ours has to give with the same weights an
 ([tests/golden](../tests/golden/README.md) says how far each agrees). A module without an experiment has its
 tests only; where an experiment has "none yet", a full run takes hours on the CPUs that were at hand, and
 `python -m experiments.all --list` says what is missing. CoSeRec and TiCoSeRec are
-[SASRec](../jaxrec/nn/sequential/sasrec.py) with the [contrastive task](../jaxrec/tasks/contrastive.py) and the
-augmentations below."""
+[SASRec](../jaxrec/nn/sequential/sasrec.py) with the [contrastive task](../jaxrec/tasks/contrastive.py) and
+the augmentations below."""
 
 
 def _files(folder: Path, pattern: str = "*.py") -> list[Path]:

@@ -25,7 +25,8 @@ class Truth(NamedTuple):
 
     def logits(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         """[n, 2] for rows of columns."""
-        found = np.stack([columns[name] for name in NUMBERS], axis=1) @ self.slopes + np.array(BIAS, np.float32)
+        numbers = np.stack([columns[name] for name in NUMBERS], axis=1)
+        found = numbers @ self.slopes + np.array(BIAS, np.float32)
         for name, effect in self.effects.items():
             found += effect[columns[name]]
         return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxrec import serve
@@ -70,8 +71,8 @@ def moments(run: Path, like: Any) -> list[np.ndarray]:
     found = stored(path)
     assert found is not None
     with Checkpoints(path, found.description) as checkpoints:
-        number = checkpoints.latest()
-        arrays = checkpoints._manager.restore(number).arrays  # as nested dicts
+        asked = ocp.args.Composite(arrays=ocp.args.StandardRestore())  # as nested dicts
+        arrays = checkpoints._manager.restore(checkpoints.latest(), args=asked).arrays
     leaves: list[np.ndarray] = []
 
     def visit(tree: Any) -> None:

@@ -99,20 +99,10 @@ def fit(
     workdir = check_folder(workdir)
     _check_and_announce(phases, selection, minutes, trial, tensorboard=tensorboard)
     run = Run(
-        phases,
-        tx,
-        plan,
-        context,
-        selection,
-        seeds=[int(seed) for seed in seeds],
-        num_devices=num_devices,
-        calls=calls,
-        initial=initial,
-        newly_initialised=newly_initialised,
-        carry=carry,
-        trial=trial,
+        phases, tx, plan, context, selection, seeds=[int(seed) for seed in seeds], num_devices=num_devices,
+        calls=calls, initial=initial, newly_initialised=newly_initialised, carry=carry, trial=trial,
         minutes=minutes,
-    )
+    )  # fmt: skip
     described = {**description, **run.description(context), "calls": calls, **_parts(vocabulary, trial)}
     if not parallel.any_process((workdir / CHECKPOINTS).exists()):
         run.check_selection()

@@ -82,14 +82,9 @@ def fit_stream(
     axis, workdir = parallel.axis_name(num_devices), check_folder(workdir)
     weighting = static() if weighting is None else weighting
     context = jax.tree.map(jnp.asarray, dict(context or {}))
-    run = StreamedEpoch(
-        make_step(task, tx, weighting, axis),
-        batches,
-        context,
-        num_devices=num_devices,
-        prefetch=prefetch,
-        threads=threads,
-    )
+    step = make_step(task, tx, weighting, axis)
+    options: dict[str, int] = {"num_devices": num_devices, "prefetch": prefetch, "threads": threads}
+    run = StreamedEpoch(step, batches, context, **options)
     # rows of sparse tables are up to date where an epoch ends, so that they can be measured
     finish = parallel.over_devices(functools.partial(caught_up, tx), num_devices, (0,))
     state = parallel.replicate(_first_state(task, tx, weighting, batches, context, seed), num_devices)

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxrec import serve
@@ -70,8 +72,8 @@ def moments(run: Path, like: Any) -> list[np.ndarray]:
     found = stored(path)
     assert found is not None
     with Checkpoints(path, found.description) as checkpoints:
-        number = checkpoints.latest()
-        arrays = checkpoints._manager.restore(number).arrays  # as nested dicts
+        asked = ocp.args.Composite(arrays=ocp.args.StandardRestore())  # as nested dicts
+        arrays = checkpoints._manager.restore(checkpoints.latest(), args=asked).arrays
     leaves: list[np.ndarray] = []
 
     def visit(tree: Any) -> None:
@@ -123,20 +125,20 @@ def test_nothing_new_changes_nothing(folder: Path) -> None:
 
 def test_the_optimiser_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = run_folder.read(folder / "before")
-    first = seen_states(folder, "later.csv", "watched", monkeypatch)
+    opt_state, step = seen_states(folder, "later.csv", "watched", monkeypatch)
     table = before.variables["params"]["item_embedding"]
     old = moments(folder / "before", table)
     assert len(old) == 2 and all(np.abs(moment[1:]).max() > 0 for moment in old)  # of Adam
-    adam = first.opt_state[0]
+    adam = opt_state[0]
     for moment, stored_there in zip((adam.mu, adam.nu), old, strict=True):
         grown = np.asarray(moment["model"]["item_embedding"][0])
         np.testing.assert_array_equal(grown[: len(stored_there)], stored_there)
         assert grown.shape[0] == len(stored_there) + len(NEW) and not grown[len(stored_there) :].any()
-    assert int(adam.count[0]) > 0 and int(first.step[0]) == 0
+    assert int(adam.count[0]) > 0 and int(step[0]) == 0
 
 
 def seen_states(folder: Path, data: str, run: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The first state of a run that grows."""
+    """What the optimiser remembers in the first state of a run that grows, and its step."""
     seen: list[Any] = []
     plain = warm_start.grown
 
@@ -144,8 +146,10 @@ def seen_states(folder: Path, data: str, run: str, monkeypatch: pytest.MonkeyPat
         carry = plain(*args)
 
         def keep(state: Any, seeds: Any) -> Any:
-            seen.append(carry(state, seeds))
-            return seen[-1]
+            carried = carry(state, seeds)
+            found = (carried.opt_state, carried.step)  # copied: training takes their buffers
+            seen.append(jax.tree.map(np.array, found))
+            return carried
 
         return keep
 
@@ -157,8 +161,8 @@ def seen_states(folder: Path, data: str, run: str, monkeypatch: pytest.MonkeyPat
 def test_new_items_are_recommended_after_training(folder: Path) -> None:
     grow(folder, "later.csv", "trained", epochs=20, learning_rate=0.02)
     model = serve.load(folder / "trained")
-    for found in model.recommend(["v0", "v7"], k=3, seen="keep"):
-        assert set(found.items.tolist()) == set(NEW)
+    found = model.recommend([f"v{user}" for user in range(10)], k=3, seen="keep")
+    assert sum(len({*of_user.items.tolist()} & {*NEW}) for of_user in found) >= 15  # by chance 6 of 30
 
 
 def test_a_run_that_grew_grows_again(folder: Path, still: Any) -> None:

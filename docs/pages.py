@@ -22,7 +22,6 @@ NAVIGATION: dict[str, tuple[str, ...]] = {
         "docs/running.md",
         "docs/command_line.md",
         "docs/tuning.md",
-        "docs/scale.md",
         "docs/bring_your_own_data.md",
         "docs/serving.md",
         "docs/comparing.md",

@@ -50,7 +50,7 @@ LAST_LINES = 2000  # characters of a process's errors that are shown
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Config:
     """The command line."""
 
     runs: int = 50  # how often a run is ended, over all experiments
@@ -155,7 +155,7 @@ def second_is_refused(name: str, folder: Path, address: str) -> list[str]:
 class Found:
     """What was found so far, stored after every run that has ended."""
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: Config) -> None:
         self.arguments, self.begun = arguments, time.perf_counter()
         self.struck: Counter[str] = Counter()
         self.left: Counter[str] = Counter()
@@ -181,7 +181,7 @@ class Found:
         return text
 
 
-def measure(arguments: Arguments, folder: Path) -> Found:
+def measure(arguments: Config, folder: Path) -> Found:
     """Ends runs below a folder."""
     found, draw = Found(arguments), random.Random(arguments.seed)
     names = list(arguments.only or RUNS)
@@ -221,7 +221,7 @@ def measure(arguments: Arguments, folder: Path) -> Found:
     return found
 
 
-def main(arguments: Arguments) -> int:
+def main(arguments: Config) -> int:
     """Prints and stores what was found; 1 if anything is wrong."""
     with tempfile.TemporaryDirectory() as folder:
         found = measure(arguments, Path(folder))
@@ -230,4 +230,4 @@ def main(arguments: Arguments) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(cli(Arguments, description=__doc__)))
+    sys.exit(main(cli(Config, description=__doc__)))

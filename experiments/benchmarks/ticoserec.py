@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.benchmarks.timing import Figure, time_calls, time_epoch
 from experiments.sequential import ticoserec as paper
-from experiments.sequential.ticoserec_views import FORMS, SIMILARITIES
+from experiments.sequential.ticoserec_views import FORMS
 from jaxrec.augment.similarity import SimilarItems
 from jaxrec.augment.views import View
 from jaxrec.data.events.split import leave_one_out
@@ -52,7 +52,7 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     unpacked = next_item_task(model, objective)
     yield from time_epoch("ticoserec/epoch_plain_padded", unpacked, alone, padded, data.columns, repeats)
 
-    similar = SIMILARITIES[setting.similarity](data.split.sequences, recipe, 0)
+    similar = paper.SIMILARITIES[setting.similarity](data.split.sequences, recipe, 0)
     augmented = views.augmented(data, recipe, similar)
     both = static({"next_item": 1.0, "contrastive": recipe.weight})
     for name, form in (("packed", "mean"), ("flat", "flat")):

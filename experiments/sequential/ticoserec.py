@@ -31,7 +31,7 @@ from typing import Any, Literal, NamedTuple
 from experiments import common, floors
 from experiments.common import NONE, Published
 from experiments.sequential.ticoserec_published import OFFICIAL_WAYS, published_for, remarks
-from experiments.sequential.ticoserec_views import FORMS, SIMILARITIES
+from experiments.sequential.ticoserec_views import FORMS
 from jaxrec import config as command_line
 from jaxrec import data
 from jaxrec.config import check_run
@@ -69,6 +69,12 @@ ROWS: Mapping[str, Row] = {
     "ticoserec-bce": Row(recipes.ticoserec),
 }
 BASELINES = floors.RANKING
+SIMILARITIES: Mapping[str, views.Similarity] = {  # of items, before training
+    "item_cf_iuf": views.item_cf_iuf,
+    "item_cf": views.item_cf,
+    "item2vec": views.item2vec,
+    "random": views.random,
+}
 TINY: Mapping[str, Any] = {
     "dim": 8, "inner_dim": 16, "max_len": 12, "batch_size": 32, "epochs": 3, "warm_up": 1, "hybrid_after": 2,
     "item2vec_epochs": 2,

@@ -43,7 +43,8 @@ def score_each(
     ids = jnp.concatenate([targets[..., None], samples], axis=-1)
     real = targets != 0
     if table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
-        scores = pick(losses.dot_products(hidden, table), ids)
+        near = jnp.clip(ids, 0, table.shape[0] - 1)  # so that the gradient of an id that is none is NaN too
+        scores = pick(losses.dot_products(hidden, table), near)
     else:
         scores = read_scores(hidden, table, ids, real)
     known = table.shape[0] if known is None else known

@@ -31,7 +31,7 @@ def finite_counts(logs: Mapping[str, Array], live: Array, params: Any) -> dict[s
         for name, values in logs.items()
     }
     leaves = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    finite = [jnp.isfinite(leaf).all() for leaf in leaves]
+    finite = [jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0)) for leaf in leaves]  # no array of bools
     return {**counts, PARAMETERS: jnp.stack(finite).all() if finite else jnp.array(True)}
 
 

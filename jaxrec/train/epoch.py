@@ -247,8 +247,8 @@ def make_epoch(
                 return jax.lax.cond(x[0], lambda: step(s, x[1], seen), lambda: (s, zeros))
 
             state, logs = jax.lax.scan(maybe, state, (live, some))
-        counts = finite_counts(logs, live, state.params)
         state = state if finish is None else finish(state)
+        counts = finite_counts(logs, live, state.params)
         return state, {**epoch_mean(logs, live), **counts, "fits": ok}
 
     return run

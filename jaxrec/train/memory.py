@@ -64,7 +64,7 @@ def estimate_memory(
     return Memory(
         parameters=parameters,
         optimiser=seeds * tree_bytes((state.opt_state, state.weighting)),
-        best=seeds * tree_bytes(state.variables),
+        best=seeds * tree_bytes(jax.eval_shape(lambda state: state.variables, state)),
         columns=tree_bytes(context),
         batch=seeds * tree_bytes(batch),
     )

@@ -43,7 +43,7 @@ class Twin:
                 break
             self.row = {v: r for v, r in self.row.items() if r != given} | {value: given}
             self.count[given], self.seen[given] = self.waiting.pop(value)
-            renewed.append(row)
+            renewed.append(given)
         if len(self.waiting) > self.rules.waiting:
             kept = sorted(self.waiting, key=lambda v: (-self.waiting[v][1], v))[: self.rules.waiting]
             self.waiting = {v: self.waiting[v] for v in kept}

@@ -16,8 +16,8 @@ from jaxrec.augment.stochastic_length import stochastic_length
 from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.packing import Packing
+from jaxrec.tasks import candidate_scores
 from jaxrec.tasks import next_item as tasks
-from jaxrec.tasks import objectives
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective, uniform_softmax
 from jaxrec.types import Array, Batch, Key, Variables
@@ -202,7 +202,7 @@ def test_scores_over_a_temperature_are_those_of_the_research_code(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With cosines, whichever way they are computed, value and gradients are `sampled_cosine_softmax`'s."""
-    monkeypatch.setattr(objectives, "PRODUCT_UP_TO", limit)
+    monkeypatch.setattr(candidate_scores, "PRODUCT_UP_TO", limit)
     hidden, table, batch = scored()
     objective = uniform_softmax(NUM_ITEMS, 3, temperature=0.2)
 

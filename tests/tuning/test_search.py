@@ -67,7 +67,7 @@ def training(
     return train
 
 
-def over_members(fn: Callable[..., Any], *, mapped: int = 1) -> Callable[..., Any]:
+def over_members(fn: Callable[..., Any], *, mapped: int = 1, carried: bool = False) -> Callable[..., Any]:
     """`parallel.over_seeds` as on accelerators."""
     return lambda *args: jax.vmap(lambda *a: fn(*a, *args[mapped:]))(*args[:mapped])
 

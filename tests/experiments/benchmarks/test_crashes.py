@@ -23,7 +23,7 @@ def test_a_run_that_is_ended_again_and_again_ends_with_the_same_bits(
 ) -> None:
     monkeypatch.setattr(crashes, "IN_A_ROW", 4)
     out = tmp_path / "crashes.json"
-    found = crashes.measure(crashes.Arguments(runs=3, only=("stamp",), seed=4, out=str(out)), tmp_path)
+    found = crashes.measure(crashes.Config(runs=3, only=("stamp",), seed=4, out=str(out)), tmp_path)
     assert found.wrong == []
     assert (found.struck.total(), found.compared, found.refused) == (3, 1, 1)
     assert json.loads(found.text()) | {"seconds": 0} == json.loads(out.read_text()) | {"seconds": 0}
@@ -48,7 +48,7 @@ def test_differences_are_named() -> None:
 
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(ValueError, match="runs=0: must be at least 1"):
-        crashes.Arguments(runs=0)
+        crashes.Config(runs=0)
     with pytest.raises(ValueError, match="only: 'nothing' is none of ticoserec"):
-        crashes.Arguments(only=("nothing",))
+        crashes.Config(only=("nothing",))
     assert set(crashes.DELAYS) == set(POINTS) and len(MEANS) == 3

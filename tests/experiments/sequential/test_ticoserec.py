@@ -14,7 +14,7 @@ import pytest
 from experiments.common import NONE, check_label
 from experiments.sequential import ticoserec
 from experiments.sequential import ticoserec_published as published
-from experiments.sequential.ticoserec_views import FORMS, SIMILARITIES
+from experiments.sequential.ticoserec_views import FORMS
 from jaxrec.augment.similarity import SimilarItems
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.split import leave_one_out
@@ -152,10 +152,10 @@ def test_every_setting_of_a_recipe_is_an_option() -> None:
         assert (recipe.dropout, recipe.short, recipe.threshold, recipe.temperature) == (0.25, "IM", 7, 0.5)
 
 
-@pytest.mark.parametrize("name", SIMILARITIES)
+@pytest.mark.parametrize("name", ticoserec.SIMILARITIES)
 def test_every_similarity_has_a_substitute_for_each_item(name: str, columns: next_item.Data) -> None:
     recipe = ticoserec.recipe_of("coserec-bce", TINY)
-    found = SIMILARITIES[name](columns.split.sequences, recipe, 0)
+    found = ticoserec.SIMILARITIES[name](columns.split.sequences, recipe, 0)
     assert found.item.shape == (columns.num_items + 1,)
     assert bool((found.item > 0).any()) == (name != "random")  # which draws anew at every use
     assert int(found.pool_size) > 0
@@ -188,7 +188,7 @@ def test_a_new_similarity_and_a_new_form_are_an_entry_each(
     def first_event(items: Array, event: Array, length: Array) -> Array:
         return (event == 0).astype(jnp.float32)
 
-    monkeypatch.setattr(ticoserec, "SIMILARITIES", {**SIMILARITIES, "successor": successor})
+    monkeypatch.setattr(ticoserec, "SIMILARITIES", {**ticoserec.SIMILARITIES, "successor": successor})
     monkeypatch.setattr(ticoserec, "FORMS", {**FORMS, "first": views.pooled(first_event)})
     options = ("--rows", "coserec-bce", "--similarity", "successor", "--form", "first", "--epochs", 2)
     (result,) = results_of(ticoserec, tmp_path, *options).values()
@@ -227,7 +227,7 @@ def test_what_ranks_or_draws_as_the_official_code_is_named() -> None:
 
 def test_data_without_times_have_no_row_that_augments_by_them() -> None:
     config = ticoserec.Config(dataset="coserec-Beauty")
-    without = ("random", "popularity", "sasrec-bce", "coserec-bce")
+    without = (*ticoserec.BASELINES, "sasrec-bce", "coserec-bce")
     assert ticoserec.rows_of(config, "coserec-Beauty", has_times=False) == without
     assert ticoserec.rows_of(ticoserec.Config(), "ml-100k", has_times=True) == (*without, "ticoserec-bce")
     with pytest.raises(ValueError, match="coserec-Beauty has no times, by which ticoserec-bce augments"):

@@ -20,7 +20,7 @@ from jaxrec.report.sentences import protocol_line as protocol_line
 from jaxrec.report.sentences import selection_line as selection_line
 from jaxrec.report.settings import differing
 
-HEADLINES = 10  # largest number of results in the README's table
+HEADLINES = 8  # largest number of results in the README's table
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 BASELINES = ("random", "popularity")  # not trained; the first rows of every table
 GENERATED_FROM_RESULTS = "<!-- Made from the result files by `make tables`; edit those, not this. -->"

@@ -344,6 +344,10 @@ RUNS = (
         "mean duration-mean item-mean vr wlr wlr-exact d2q-1 d2q res-d2q",
     ),
     Entry(
+        "ranking.watch_time", "--dataset steam", "watch_time/steam-hours",
+        "mean duration-mean item-mean vr wlr wlr-exact d2q-1 d2q res-d2q",
+    ),
+    Entry(
         "published_checkpoints", "", "published_checkpoints/coserec-Beauty", CHECKPOINTS,
         "{row} {row}+exclude", "{row} {row}+exclude", whole=True,
     ),

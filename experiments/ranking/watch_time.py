@@ -28,10 +28,10 @@ Also:    --dataset steam
 Expect:  on the synthetic set (three seeds) D2Q and Res-D2Q have quantiles free of durations (none of ten
          outside, shift 0.03); with one group 5.7 of ten are outside (0.13), with regression 8.3 (0.12). D2Q
          has an XAUC of 0.839 and an error of 41.6 s, the oracle 0.845 and 39.9, regression and exact
-         weighting 0.800 and 52.3 and 51.5, as the means of items (0.800, 51.6). On Steam, of which no
-         result is stored yet, Res-D2Q has 0.682, D2Q 0.681, with one group 0.680; weighted regression 0.664
-         and 0.660, regression 0.659, the mean of a game's group 0.648; their errors are 42.6, 42.7, 43.4,
-         94.3, 55.2, 52.4 and 60.9 hours.
+         weighting 0.800 and 52.3 and 51.5, as the means of items (0.800, 51.6). On Steam Res-D2Q has an
+         XAUC of 0.682, D2Q 0.681, with one group 0.680; weighted regression 0.664 and 0.660, regression
+         0.659, the mean of a game's group 0.648; their errors are 42.6, 42.7, 43.4, 94.3, 55.2, 52.4 and
+         60.9 hours.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ POSITION = "base-rate click-rates no-position position-as-feature pal shallow-to
 CHECKPOINTS = "coserec-bce iclrec-bce reppad-sasrec-bce tada-gru4rec-bce popularity random"
 STRONG = "sasrec-bce sasrec-ssm sasrec-gbce ligr-ssm ligr-gbce"
 TIGER = "tiger-kmeans-ce tiger-rqvae-ce tiger-random-ce"
+FRONT = " ".join(f"{{row}}-{point:g}" for point in (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95))
 SEARCHED = "{row}+all " + " ".join(
     f"{{row}}+{graph}-graph-{width}"
     for graph in ("nann", "rpg", "random")
@@ -294,7 +295,11 @@ RUNS = (
         "multitask.missing_values", "", "missing_values/generated",
         f"{CLICKS} zero mean mean-flags learned learned-kl learned-esmm",
     ),
-    Entry("multitask.pareto", "", "pareto/generated", CLICKS),
+    Entry(
+        "multitask.pareto", "", "pareto/two-objectives-20000",
+        f"{CLICKS} single-task mgda personal paperec paperec-raw",
+    ),
+    Entry("multitask.pareto", "", "pareto/two-objectives-20000", "static pe-ltr", FRONT),
     Entry(
         "ranking.din", "", "din/ml-100k", f"{CLICKS} base din din-dice din-mba din-dice-mba dien"
     ),

@@ -22,7 +22,11 @@ Departs from PAPERec: no list, no critic (`tasks.personalised.by_actor`).
 
 Run:     python -m experiments.multitask.pareto
 Also:    --dataset census; --rows static personal --points 0.2 0.8 --seeds 0
-Expect:  no result is stored yet.
+Expect:  AUC of click and stay, three seeds: a model for each task .854 and .869. With shared experts and
+         fixed weights the two trade: .95 on clicks .854 and .544, .5 .851 and .787, .35 .837 and .850, .05
+         .813 and .868; MGDA .842 and .852, PE-LTR at .5 .844 and .842. No shared model reaches both models
+         of one task. Weights of each user (personal .854 and .753, paperec .853 and .720, its raw reward
+         .847 and .761) lie on the side of clicks. Boosted trees have .849 and .861.
 """
 
 from __future__ import annotations

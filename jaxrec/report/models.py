@@ -93,8 +93,8 @@ Every module with the first paragraph of its docstring and its paper, the experi
 recipe of it, the folders of their stored results, and the golden fixtures it is tested with: outputs of a
 public reference implementation, which ours has to give with the same weights and inputs
 ([tests/golden](../tests/golden/README.md) says how far each agrees). A module without an experiment has its
-tests only; where an experiment has "none yet", a full run takes hours on the CPUs that were at hand, and
-`python -m experiments.all --list` says what is missing. CoSeRec and TiCoSeRec are
+tests only; "none yet" says that no full run of its experiments is stored, for want of computing time, and
+`python -m experiments.all --list` what is missing. CoSeRec and TiCoSeRec are
 [SASRec](../jaxrec/nn/sequential/sasrec.py) with the [contrastive task](../jaxrec/tasks/contrastive.py) and
 the augmentations below."""
 

@@ -91,8 +91,6 @@ class Config:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1, or 0 for a default")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate}: must be positive and finite")
-        if self.batch_size % self.num_devices:
-            raise ValueError(f"num_devices={self.num_devices}: must divide batch_size={self.batch_size}")
 
     @property
     def distinct_items(self) -> int:
@@ -233,6 +231,8 @@ def run(config: Config) -> sharded.Trained:
     """Measures both exchanges, prints and stores the numbers, and trains."""
     check_run(config)
     config = shrink_if_tiny(config)
+    if config.batch_size % config.num_devices:
+        raise ValueError(f"num_devices={config.num_devices}: must divide batch_size={config.batch_size}")
     measured = [measure(config, exchange) for exchange in EXCHANGES]
     if parallel.is_first():
         path = Path(config.results) / "sharded_tables.json"

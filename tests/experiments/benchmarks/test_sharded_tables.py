@@ -40,13 +40,17 @@ def test_bytes_are_those_of_the_formula(tmp_path: Path, capsys: pytest.CaptureFi
     [
         ({"num_items": 0}, "num_items=0: must be at least 1"),
         ({"bucket": -1}, "bucket=-1"),
-        ({"num_devices": 3}, "num_devices=3: must divide batch_size=1000"),
         ({"learning_rate": 0.0}, "learning_rate=0.0: must be positive"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sharded_tables.Config(**settings)
+
+
+def test_devices_share_a_batch_equally() -> None:
+    with pytest.raises(ValueError, match="num_devices=3: must divide batch_size=1000"):
+        sharded_tables.run(sharded_tables.Config(num_devices=3))
 
 
 def test_capacities_follow_from_the_batch() -> None:

@@ -89,11 +89,21 @@ def numbered(model: Any, rows: Array, method: str = "__call__") -> dict[str, Arr
 
 
 def can_be_packed(model: Any, method: str = "__call__") -> bool:
-    """Whether users may share rows: the encoder takes `segments`, which separate them.
+    """Whether users may share rows: the encoder takes `segments`, which separate them, and reads no padding.
 
     If not, give each user a separate row: packed=None of tasks and retrievers.
     """
-    return takes(model, "segments", method)
+    return takes(model, "segments", method) and not reads_padding(model)
+
+
+def reads_padding(model: Any) -> bool:
+    """Whether the encoder reads the padding before a user's events, which packed rows do not have.
+
+    It says so with a field `skip_padding` that is False.
+    """
+    if hasattr(model, "encoder"):
+        return reads_padding(model.encoder)
+    return not getattr(model, "skip_padding", True)
 
 
 def layout_columns(model: Any, batch: Batch, method: str = "__call__") -> dict[str, Array]:
@@ -103,6 +113,11 @@ def layout_columns(model: Any, batch: Batch, method: str = "__call__") -> dict[s
 
 def refuse_packed(model: Any, packed: Packing | None, method: str = "__call__") -> None:
     """Raises ValueError for packed rows and an encoder that cannot separate the users of a row."""
+    if packed is not None and reads_padding(model):
+        raise ValueError(
+            f"{type(model).__name__}: skip_padding=False reads padding, which packed rows do not have; give "
+            "each user a separate row (packed=None for the task and for its retriever), or skip_padding=True"
+        )
     if packed is not None and not can_be_packed(model, method):
         raise ValueError(
             f"{type(model).__name__}: its {method} has no segments, so it can't separate the users that "

@@ -16,10 +16,11 @@ from jaxrec import packing
 from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.gru4rec import GRU4Rec
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
+from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.packing import Packing
 from jaxrec.protocols import next_item as protocols
 from jaxrec.tasks import contrastive
-from jaxrec.tasks.encoder import can_be_packed, check_encoder, synthetic_probe, takes
+from jaxrec.tasks.encoder import can_be_packed, check_encoder, reads_padding, synthetic_probe, takes
 from jaxrec.tasks.generative import generative
 from jaxrec.tasks.next_click import next_click
 from jaxrec.tasks.next_item import encode, next_item, retriever
@@ -333,6 +334,18 @@ def test_an_encoder_tells_by_its_keywords_whether_users_may_share_rows(model: An
             continue
         with pytest.raises(ValueError, match="has no segments, so it can't separate .*packed=None"):
             make()
+
+
+@pytest.mark.parametrize("kind", [GRU4Rec, SASRecOriginal])
+def test_an_encoder_that_reads_padding_cannot_share_rows(kind: Any) -> None:
+    """Packed rows have none before each user, so what it would read there is not there."""
+    model = kind(NUM_ITEMS, dim=DIM, skip_padding=False)
+    for encoder in (model, Cosine(model)):
+        assert reads_padding(encoder) and not can_be_packed(encoder)
+        with pytest.raises(ValueError, match="skip_padding=False reads padding, .*packed=None"):
+            next_item(encoder, full_softmax(), packed=PACKED)
+    skips = model.clone(skip_padding=True)
+    assert can_be_packed(skips) and can_be_packed(Cosine(skips))
 
 
 def test_an_encoder_that_takes_segments_and_reads_its_slot_is_still_refused() -> None:

@@ -289,11 +289,15 @@ RUNS = (
         f"{CLICKS} mlp star apg poso epnet ppnet",
     ),
     Entry(
-        "multitask.dupn", "", "dupn/ml-100k", f"{CLICKS} dupn dupn-bplstm dupn-bpatt dupn-nobp dupn-single"
+        "multitask.dupn", "", "dupn/behaviours-20000",
+        f"{CLICKS} dupn dupn-bplstm dupn-bpatt dupn-nobp dupn-single",
     ),
     Entry(
-        "multitask.missing_values", "", "missing_values/generated",
-        f"{CLICKS} zero mean mean-flags learned learned-kl learned-esmm",
+        "multitask.missing_values", "", "missing_values/missing-at-random-20000",
+        f"{CLICKS} zero mean mean-flags learned learned-esmm",
+    ),
+    Entry(
+        "multitask.missing_values", "", "missing_values/missing-at-random-20000", "learned-kl", "{row}-0.1"
     ),
     Entry(
         "multitask.pareto", "", "pareto/two-objectives-20000",

@@ -4,10 +4,11 @@
 (runs/results/speed.json) a list of {name, unit, median, min, max, repeats}; with --only, measurements of
 other families in the file stay. Seconds depend on the machine: compare the parts of one run with each other,
 or, with --baseline FILE ({"ticoserec/epoch_plain": seconds, …} measured on the same machine), with another
-program.
+program. With --limit the machine's rates of matrix products and of copies are measured first, and each figure
+has beside it the share of the speed that these allow (`experiments.benchmarks.limits` says what is counted).
 
 Run:     python -m experiments.speed
-Also:    --only ranking --repeats 3
+Also:    --only ranking --repeats 3; --limit
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from experiments.benchmarks import (
     baselines,
     graph,
     index,
+    limits,
     multitask,
     ranking,
     sessions,
@@ -68,6 +70,7 @@ class Config:
     ] = "all"  # one family of figures
     repeats: int = 5  # timed runs of each part, after one to compile and one to warm up
     baseline: str = ""  # JSON file of another program's figures by name, for ratios
+    limit: bool = False  # measure the machine's rates too, and print figures as shares of what they allow
     tiny: bool = False  # synthetic data and small sizes, in seconds, to check that everything runs
     results: str = "runs/results"  # folder of speed.json
 
@@ -84,7 +87,8 @@ def run(config: Config) -> None:
     baseline = json.loads(Path(config.baseline).read_text()) if config.baseline else {}
     path = Path(config.results) / "speed.json"
     merge_figures(path, [])  # raises the error of a damaged file before hours of timing
-    figures = []
+    rates = limits.measure(tiny=config.tiny) if config.limit else None
+    figures = [] if rates is None else machine(rates)
     for figure in itertools.chain.from_iterable(
         family(config.repeats, config.tiny)
         for name, family in FAMILIES.items()
@@ -92,7 +96,11 @@ def run(config: Config) -> None:
     ):
         figures.append(figure)
         print(f"{figure.name:42s} {figure.median:12.4g} {figure.unit}", flush=True)
-    print(tabulate([[*f, ratio(f, baseline)] for f in figures], [*Figure._fields, "against baseline"]))
+    if rates is not None:
+        figures += limits_of(figures, rates)
+    named = {figure.name: figure for figure in figures}
+    rows = [[*f, ratio(f, baseline), share(f, named)] for f in figures]
+    print(tabulate(rows, [*Figure._fields, "against baseline", "of the limit"]))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(merge_figures(path, figures), indent=1) + "\n")
 
@@ -112,6 +120,33 @@ def ratio(figure: Figure, baseline: dict[str, float]) -> str:
     other = baseline[figure.name]
     faster = other / figure.median if figure.unit == "s" else figure.median / other
     return f"{faster:.1f}x"
+
+
+def machine(rates: limits.Rates) -> list[Figure]:
+    """The rates as figures."""
+    found = (("matmul", "GFLOP/s", rates.flops / 1e9), ("copy", "GB/s", rates.moved / 1e9))
+    return [Figure(f"machine/{name}", unit, value, value, value, 1) for name, unit, value in found]
+
+
+def limits_of(figures: list[Figure], rates: limits.Rates) -> list[Figure]:
+    """What the rates allow for each figure whose work was counted, in the figure's unit."""
+    named = {figure.name: figure for figure in figures}
+    made = []
+    for name, figure in named.items():
+        if f"{name}:products" in named:
+            counted = limits.Work(named[f"{name}:products"].median * 1e9, named[f"{name}:rows"].median * 1e6)
+            if seconds := rates.seconds(counted):
+                value = seconds if figure.unit == "s" else 1 / seconds
+                made.append(Figure(f"{name}:limit", figure.unit, value, value, value, 1))
+    return made
+
+
+def share(figure: Figure, named: dict[str, Figure]) -> str:
+    """How near a figure is to its limit, in percent; "" without a limit."""
+    if f"{figure.name}:limit" not in named:
+        return ""
+    limit = named[f"{figure.name}:limit"].median
+    return f"{limit / figure.median if figure.unit == 's' else figure.median / limit:.1%}"
 
 
 def main() -> None:

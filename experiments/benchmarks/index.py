@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import limits
 from experiments.benchmarks.timing import Figure, time_calls
 from jaxrec.index import exact
 from jaxrec.types import Array
@@ -29,7 +30,8 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     queries = jnp.asarray(rng.standard_normal((num_queries, DIM), dtype=np.float32))
     index = exact.build(np.pad(items, ((1, 0), (0, 0))))
     search = jax.jit(lambda index, queries: exact.search(index, queries, k))
-    yield from time_calls("index/exact_1e6", lambda: search(index, queries), repeats)
+    searched = limits.work(search, index, queries)
+    yield from time_calls("index/exact_1e6", lambda: search(index, queries), repeats, work=searched)
     memory = search.lower(index, queries).compile().memory_analysis()
     if memory is not None:
         size = memory.temp_size_in_bytes / MIB

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import limits
 from experiments.benchmarks.timing import Figure, time_calls, time_epoch
 from experiments.sequential import ticoserec as paper
 from experiments.sequential.ticoserec_views import FORMS
@@ -67,7 +68,8 @@ def figures(repeats: int, tiny: bool) -> Iterator[Figure]:
     variables = plain.init(jax.random.key(0), {"items": jnp.zeros((1, recipe.max_len), jnp.int32)})
     queries = jax.tree.map(jnp.asarray, dict(evaluation.queries))
     evaluate = jax.jit(evaluation.measure)
-    yield from time_calls("ticoserec/evaluate", lambda: evaluate(variables, queries, context), repeats)
+    ranking = functools.partial(evaluate, variables, queries, context)
+    yield from time_calls("ticoserec/evaluate", ranking, repeats, work=limits.work(ranking))
     yield from augmentation(data, recipe, similar, repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     yield Figure("ticoserec/peak_memory", "MiB", peak, peak, peak, 1)
@@ -106,4 +108,4 @@ def augmentation(
 
         compiled = jax.jit(augment)
         run = functools.partial(compiled, jax.random.key(0), context)
-        yield from time_calls(f"ticoserec/augment_{name}", run, repeats, count=users)
+        yield from time_calls(f"ticoserec/augment_{name}", run, repeats, count=users, work=limits.work(run))

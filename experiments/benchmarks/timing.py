@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.benchmarks import limits
 from jaxrec.optim.loss_weighting import Weighting
 from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.state import create
@@ -37,10 +38,12 @@ def time_calls(
     count: float = 0,
     of: str = "sequences",
     scale: float = 1.0,
+    work: limits.Work | None = None,
 ) -> Iterator[Figure]:
     """Times `run`, which returns arrays: its compilation, then seconds, or with `count`, `of` per second.
 
-    scale: factor of the seconds, where `run` is a part of the whole.
+    scale: factor of the seconds, where `run` is a part of the whole. work: of `run`; None: not counted. It
+    gives two more figures, of what is timed as a whole or, with `count`, of one of them.
     """
     start = time.perf_counter()
     jax.block_until_ready(run())
@@ -56,6 +59,10 @@ def time_calls(
     yield Figure(name, unit, float(np.median(values)), min(values), max(values), repeats)
     compile_seconds = max(first - float(np.median(seconds)), 0.0)
     yield Figure(f"{name}:compile", "s", compile_seconds, compile_seconds, compile_seconds, 1)
+    if work is not None:
+        flops, moved = work.times(1 / count if count else scale)
+        for what, unit, value in (("products", "GFLOP", flops / 1e9), ("rows", "MB", moved / 1e6)):
+            yield Figure(f"{name}:{what}", unit, value, value, value, 1)
 
 
 def time_epoch(
@@ -91,7 +98,8 @@ def time_epoch(
         number += 1
         return logs
 
-    yield from time_calls(name, run, repeats, **count)
+    work = limits.work(epoch, state, context, jnp.int32(0), jnp.int32(0))
+    yield from time_calls(name, run, repeats, work=work, **count)
 
 
 def first_steps(plan: Plan, steps: int) -> Plan:

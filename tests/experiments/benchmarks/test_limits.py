@@ -66,6 +66,7 @@ def test_figures_carry_their_work_and_their_limit(count: float, unit: str, limit
     figures = list(time_calls("a", lambda: jnp.ones(3), 2, count=count, work=work))
     assert [figure.name for figure in figures] == ["a", "a:compile", "a:products", "a:rows"]
     (made,) = speed.limits_of(figures, Rates(flops=100e9, moved=1e9))
-    assert (made.name, made.unit, made.median) == ("a:limit", unit, pytest.approx(limit))
-    timed = Figure("a", unit, *(3 * [4.0 if unit == "s" else 12.5]), 2)  # half as fast
+    assert (made.name, made.unit) == ("a:limit", unit) and made.median == pytest.approx(limit)
+    half = 4.0 if unit == "s" else 12.5
+    timed = Figure("a", unit, half, half, half, 2)  # half as fast
     assert speed.share(timed, {"a:limit": made}) == "50.0%" and speed.share(timed, {}) == ""

@@ -214,9 +214,13 @@ def co_visits(user: np.ndarray, item: np.ndarray, *, num_items: int) -> CoVisits
 
 
 def popularity_rank(num_users_of_item: np.ndarray) -> np.ndarray:
-    """1 for the most popular items, 2 for the next, items of equal popularity alike: [V] → int32 [V]."""
-    _, place = np.unique(-np.asarray(num_users_of_item), return_inverse=True)
-    return (1 + place).astype(np.int32)
+    """1 for the most popular items, 2 for the next, items of equal popularity alike: [V] → int32 [V].
+
+    An item that nobody met has V, one more than there are items: by popularity nobody likes it (RecTools).
+    """
+    count = np.asarray(num_users_of_item)
+    _, place = np.unique(-count, return_inverse=True)
+    return np.where(count > 0, 1 + place, len(count)).astype(np.int32)
 
 
 def popularity_lift(in_lists: float, in_histories: float) -> float:

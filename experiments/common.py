@@ -41,6 +41,9 @@ STORAGE_OPTIONS = (
     "tensorboard",
 )  # fmt: skip
 NOT_SETTINGS = (*STORAGE_OPTIONS, *sweeps.OPTIONS)  # do not affect what is computed
+# settings that are named only where they are not the default, which results without them have, too
+ADDED: Mapping[str, Any] = {"accumulate_steps": 1}
+OF_STEPS = ("accumulate_steps",)  # options of what is trained by steps
 
 # options that need --data
 FILE_OPTIONS = ("user", "item", "time", "rating", "k_core", "labels", "categorical", "numeric")
@@ -57,6 +60,9 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)  # trained together in one compiled program
     tiny: bool = False  # synthetic data and two epochs, in seconds, to check that everything runs
     num_devices: int = 1  # devices that share each batch
+    accumulate_steps: int = (
+        1  # parts in which a step goes through its batch, for less memory, see docs/scale.md
+    )
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # continue a run that other code trained; results name both
     tensorboard: bool = False  # also write event files for TensorBoard; needs the extra `tensorboard`
@@ -146,12 +152,13 @@ def own_table(config: TableOptions) -> ImpressionSplit:
 
 def describe_settings(config: Any, *, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings that affect what is computed: all but NOT_SETTINGS and those of `left_out`. Options of a
-    user's file are among them where there is one.
+    user's file are among them where there is one, those of ADDED where they are not the default.
     """
     config = plain(config)
     of_a_file = () if getattr(config, "data", None) else ("data", *file_options(config))
     names = (*NOT_SETTINGS, *of_a_file, *left_out)
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in names}
+    found = {name: value for name, value in dataclasses.asdict(config).items() if name not in names}
+    return {name: value for name, value in found.items() if name not in ADDED or value != ADDED[name]}
 
 
 def shrink_if_tiny(config: C, **small: Any) -> C:
@@ -188,6 +195,7 @@ def training_options(
         "workdir": Path(config.workdir, *folders),
         "description": {**settings, **describe_settings(config, left_out=left_out)},
         "num_devices": config.num_devices,
+        "accumulate_steps": config.accumulate_steps,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
         "tensorboard": config.tensorboard,
@@ -198,6 +206,21 @@ def training_options(
 def tune(config: S, train: Train, **names: Any) -> S:
     """The configuration with the settings that --sweep chooses on validation, see `sweeps.tune`."""
     return sweeps.tune(config, train, settings=describe_settings(config), **names)
+
+
+def num_shares(config: Options) -> int:
+    """Pieces that a step's batch and its packed rows are cut into: over devices, and one after the other."""
+    return config.num_devices * config.accumulate_steps
+
+
+def check_untrained(config: Options) -> None:
+    """Raises ValueError for options of training by steps, in an experiment that has none."""
+    for field in dataclasses.fields(config):
+        if field.name in OF_STEPS and getattr(config, field.name) != field.default:
+            raise ValueError(
+                f"{field.name}={getattr(config, field.name)!r}: is of training by steps, which no row "
+                "of this experiment has; leave it out"
+            )
 
 
 def for_test(config: RankingOptions, protocol: Protocol) -> dict[str, Any]:
@@ -214,7 +237,7 @@ def check(config: Any, *at_least_one: str) -> None:
 
     A setting of None has the recipe's value.
     """
-    for name in at_least_one:
+    for name in (*at_least_one, "accumulate_steps"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
     check_seeds(config.seeds)

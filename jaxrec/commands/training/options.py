@@ -34,6 +34,7 @@ ADDED: dict[str, Any] = {
     "delimiter": "", "real_ids": (), "allow": (), "streaming": False, "user_feature_columns": (),
     "item_feature_columns": (), "feature_separator": "|", "hard": 0, "hard_first": 0.01, "hard_last": 0.05,
     "hard_walks": 1000, "calibrate": None, "grow": False,
+    "accumulate_steps": 1,
 }  # fmt: skip
 NOT_NEGATIVE = (
     "patience", "k_core", "num_layers", "weight", "weight_decay", "regularisation", "max_norm", "clip",
@@ -54,6 +55,7 @@ class Options(SweepOptions):
     warm_start: str = ""  # folder of a finished run of the same model, whose parameters this one begins with
     grow: bool = False  # with --warm-start: all its ids stay, new ones come behind, and its optimiser goes on
     num_devices: int = 1  # devices that share each batch
+    accumulate_steps: int = 1  # parts in which a step goes through its batch, for less memory
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # go on with what other code trained; results name both
 
@@ -295,7 +297,9 @@ def check_options(options: Any) -> None:
             raise ValueError(f"{field.name}={value}: must be a number")
         if isinstance(value, bool) or value is None:
             continue
-        at_least_one = field.name in ("epochs", "num_devices", "save_every", "max_len", "evaluate_every")
+        at_least_one = field.name in (
+            "epochs", "num_devices", "accumulate_steps", "save_every", "max_len", "evaluate_every"
+        )  # fmt: skip
         if (at_least_one or field.name.endswith(("dim", "batch_size", "num_heads"))) and value < 1:
             raise ValueError(f"{field.name}={value}: must be at least 1")
         if field.name in NOT_NEGATIVE and value < 0:

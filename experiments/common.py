@@ -19,6 +19,7 @@ from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.optim import sparse as sparse_tables
 from jaxrec.protocols import Beyond
+from jaxrec.recipes.compute import later, without_defaults
 from jaxrec.train import arguments
 from jaxrec.train.results import origin as origin
 from jaxrec.train.results import save_result
@@ -38,12 +39,10 @@ Build = Callable[[Any], optax.GradientTransformation]
 # options that change no number, only what is stored, where, and what is measured in addition
 STORAGE_OPTIONS = (
     "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond",
-    "tensorboard",
+    "tensorboard", "profile", "deterministic",
 )  # fmt: skip
 NOT_SETTINGS = (*STORAGE_OPTIONS, *sweeps.OPTIONS)  # do not affect what is computed
-# settings that are named only where they are not the default, which results without them have, too
-ADDED: Mapping[str, Any] = {"accumulate_steps": 1}
-OF_STEPS = ("accumulate_steps",)  # options of what is trained by steps
+OF_STEPS = ("accumulate_steps", "profile")  # options of what is trained by steps
 
 # options that need --data
 FILE_OPTIONS = ("user", "item", "time", "rating", "k_core", "labels", "categorical", "numeric")
@@ -60,12 +59,12 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)  # trained together in one compiled program
     tiny: bool = False  # synthetic data and two epochs, in seconds, to check that everything runs
     num_devices: int = 1  # devices that share each batch
-    accumulate_steps: int = (
-        1  # parts in which a step goes through its batch, for less memory, see docs/scale.md
-    )
+    accumulate_steps: int = later(1)  # parts in which a step goes through its batch, for less memory
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # continue a run that other code trained; results name both
     tensorboard: bool = False  # also write event files for TensorBoard; needs the extra `tensorboard`
+    profile: str = ""  # folder of a record of one epoch of each run, for TensorBoard or Perfetto
+    deterministic: bool = False  # equal bits on a GPU, too, at some cost of speed
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs"  # folder of checkpoints and logs; a run found there is continued
 
@@ -152,13 +151,13 @@ def own_table(config: TableOptions) -> ImpressionSplit:
 
 def describe_settings(config: Any, *, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings that affect what is computed: all but NOT_SETTINGS and those of `left_out`. Options of a
-    user's file are among them where there is one, those of ADDED where they are not the default.
+    user's file are among them where there is one, and later ones where they have not their default.
     """
     config = plain(config)
     of_a_file = () if getattr(config, "data", None) else ("data", *file_options(config))
     names = (*NOT_SETTINGS, *of_a_file, *left_out)
     found = {name: value for name, value in dataclasses.asdict(config).items() if name not in names}
-    return {name: value for name, value in found.items() if name not in ADDED or value != ADDED[name]}
+    return without_defaults(config, found)
 
 
 def shrink_if_tiny(config: C, **small: Any) -> C:
@@ -189,7 +188,9 @@ def training_options(
     folders: below the work directory, such as data set and row. settings: identify the run in addition to the
     options that affect what is computed. left_out: options that do not. trial: of a search of settings.
     """
-    of_trial = {} if trial is None else {"seeds": trial.seeds, "trial": trial, "progress": False}
+    of_trial = (
+        {} if trial is None else {"seeds": trial.seeds, "trial": trial, "progress": False, "profile": None}
+    )
     return {
         "seeds": config.seeds,
         "workdir": Path(config.workdir, *folders),
@@ -199,6 +200,7 @@ def training_options(
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
         "tensorboard": config.tensorboard,
+        "profile": config.profile or None,
         **of_trial,
     }
 

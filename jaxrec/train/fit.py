@@ -27,6 +27,7 @@ from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
 from jaxrec.train.logs import TRAINING_FORMAT, Logs, check_tensorboard, write_training
 from jaxrec.train.memory import WORTH_SAYING, estimate_memory
+from jaxrec.train.profile import Profile
 from jaxrec.train.run import Fitted, Phase, Run, Selection
 from jaxrec.train.state import TrainState
 from jaxrec.train.trial import Trial, replay
@@ -60,6 +61,7 @@ def fit(
     carry: Callable[[TrainState, Sequence[int]], TrainState] | None = None,
     trial: Trial | None = None,
     tensorboard: bool = False,
+    profile: str | Path | None = None,
 ) -> Fitted:
     """Trains `phases` one after the other and returns each seed's best parameters.
 
@@ -85,6 +87,7 @@ def fit(
     trial: of a study of settings, which may end the run after any epoch; a member that diverges then has
     zeros as parameters, `diverged` in the history says so, and no error is raised.
     tensorboard: also write workdir/tensorboard, event files with the numbers of workdir/history.jsonl.
+    profile: folder of a record of one epoch of this process, see `train.profile`; None: none.
 
     Raises:
       ImportError: tensorboard, and tensorboardX is not installed.
@@ -100,7 +103,7 @@ def fit(
     )
     phases = [phase._replace(task=accumulated(phase.task, accumulate_steps)) for phase in phases]
     _print_memory(phases[0], tx, plan, context, len(once), wanted=progress)
-    workdir = check_folder(workdir)
+    workdir, profiled = check_folder(workdir), Profile(profile, phases)
     _check_and_announce(phases, selection, minutes, trial, tensorboard=tensorboard)
     run = Run(
         phases, tx, plan, context, selection, seeds=[int(seed) for seed in seeds], num_devices=num_devices,
@@ -118,8 +121,11 @@ def fit(
     ):
         _resume(run, checkpoints, start_from, accept_changed_code)
         _begin(run, workdir, vocabulary, progress=progress)
-        epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
+        epochs = _epochs(
+            run, checkpoints, interrupted, profiled, save_every=save_every, stop_after=stop_after
+        )
         _log(run, epochs, workdir, description, progress=progress, tensorboard=tensorboard)
+    profiled.end()
     interrupted.end()
     return run.fitted()
 
@@ -184,6 +190,7 @@ def _epochs(
     run: Run,
     checkpoints: Checkpoints,
     interrupted: Callable[[], bool],
+    profiled: Profile,
     *,
     save_every: int,
     stop_after: int | None,
@@ -196,7 +203,8 @@ def _epochs(
     left = trial is not None and not replay(trial, run.history, run.compile_seconds, run.complete())
     while not run.complete() and not left:
         try:
-            entry = run.epoch()
+            with profiled.epoch(len(run.history)):
+                entry = run.epoch()
         except Diverged as error:
             raise ValueError(f"{error}. {checkpoints.describe_last()}") from None
         yield entry

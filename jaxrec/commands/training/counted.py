@@ -15,7 +15,7 @@ from jaxrec.types import Context, Evaluation, Retriever, Scorer, Variables
 
 T = TypeVar("T")
 UNTRAINED = (CountingModel, SuccessorModel, RatingModel)
-OF_STEPS = {"accumulate_steps": 1}  # options of what is trained by steps, and their defaults
+OF_STEPS = {"accumulate_steps": 1, "profile": ""}  # options of what is trained by steps, and their defaults
 Fit = Callable[[Sequence[int]], tuple[Retriever | Scorer, Variables]]
 
 

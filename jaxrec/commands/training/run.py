@@ -316,6 +316,7 @@ def fit_options(workdir: Path, settings: Mapping[str, Any], options: Any) -> dic
         "save_every": options.save_every,
         "minutes": options.minutes or None,
         "accept_changed_code": options.accept_changed_code,
+        "profile": options.profile or None,
     }
 
 

@@ -16,10 +16,16 @@ def later(default: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Compute:
-    """Settings of models that can be computed in either way."""
+class DataType:
+    """The setting of models whose products can be computed in less precision."""
 
     dtype: Literal["float32", "bfloat16"] = later("float32")  # of products; parameters stay float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute(DataType):
+    """The settings of models that are made of blocks, too."""
+
     remat: bool = later(False)  # blocks are computed again in the backward pass, for less memory
 
 

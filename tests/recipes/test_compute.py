@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from experiments import common
+from experiments.multitask import census
 from experiments.sequential import hstu as hstu_experiment
 from experiments.sequential import sasrec as experiment
 from jaxrec import losses
 from jaxrec.commands.training.models import chosen, options_type
 from jaxrec.commands.training.options import described
-from jaxrec.recipes import hstu, nextitnet, sasrec
+from jaxrec.nn.layers.mlp import MLP
+from jaxrec.nn.multitask.mmoe import MMoE
+from jaxrec.recipes import hstu, multitask, nextitnet, sasrec
 from jaxrec.recipes.compute import later, without_defaults
 
 
@@ -105,3 +108,72 @@ def test_bfloat16_is_of_products_alone(made: Any) -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(half_gradient))
     if made is sasrec.original:
         assert (np.asarray(half_hidden)[ITEMS == 0] == 0).all()
+
+
+BODIES = (
+    multitask.shared_bottom, multitask.omoe, multitask.mmoe, multitask.attention_gated_mmoe, multitask.cgc,
+    multitask.ple, multitask.snr_trans, multitask.snr_aver,
+)  # fmt: skip
+SIZES: dict[str, Any] = {
+    "bottom_dims": (8,), "tower_dims": (4,), "expert_dims": (8,), "subnet_dims": (8,), "num_experts": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_multi_task_models_compute_hidden_layers_in_bfloat16(body: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+
+    def run(dtype: Any) -> Any:
+        model = body(2, multitask.Recipe(**SIZES, dtype=dtype))
+        variables = model.init(jax.random.key(0), x)
+
+        def loss(params: Any) -> Any:
+            logits, sown = model.apply(
+                {**variables, "params": params}, x, mutable="intermediates", capture_intermediates=True
+            )
+            return jnp.mean(losses.sigmoid_cross_entropy(logits, jnp.zeros_like(logits))), (logits, sown)
+
+        (value, rest), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        return value, rest[0], gradient, rest[1]["intermediates"]
+
+    (_, full, _, _), (value, half, gradient, sown) = (
+        jax.jit(lambda dtype=dtype: run(dtype))() for dtype in ("float32", "bfloat16")
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves((value, half, gradient))} == {np.dtype("float32")}
+    found = jax.tree_util.tree_flatten_with_path(sown)[0]
+    hidden = [leaf for path, leaf in found if "layer_0" in jax.tree_util.keystr(path)]
+    assert hidden and {leaf.dtype for leaf in hidden} == {jnp.dtype(jnp.bfloat16)}
+    gates = [leaf for path, leaf in found if "gate" in jax.tree_util.keystr(path)]
+    assert {leaf.dtype for leaf in gates} <= {np.dtype("float32")}
+    np.testing.assert_allclose(half, full, rtol=0.05, atol=0.02)
+    assert np.abs(half - full).max() > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("sizes", [multitask.Recipe(), multitask.SyntheticStudy()])
+def test_the_default_is_the_model_of_before(sizes: Any) -> None:
+    made = multitask.mmoe(2, sizes)
+    expected = MMoE(2, sizes.num_experts, expert_dims=sizes.expert_dims, tower_dims=sizes.tower_dims)
+    assert made == expected
+
+
+def test_census_names_rows_in_bfloat16() -> None:
+    half = census.Config(dtype="bfloat16")
+    assert [census.model_name(row, half) for row in ("mmoe", "logistic-regression")] == [
+        "mmoe+bf16", "logistic-regression",
+    ]  # fmt: skip
+    assert "dtype" not in common.describe_settings(census.Config())
+    assert census.published_numbers("mmoe", half) == common.NONE
+
+
+def test_an_mlp_normalises_in_float32() -> None:
+    x = np.random.default_rng(0).normal(100.0, 1.0, size=(64, 3)).astype(np.float32)
+    model = MLP((4,), batch_norm=True, dtype=jnp.bfloat16)
+
+    @jax.jit
+    def run() -> Any:
+        return model.init_with_output(jax.random.key(0), x, train=True)
+
+    y, variables = run()
+    assert y.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}

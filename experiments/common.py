@@ -19,6 +19,7 @@ from jaxrec.data.events.sessions import Sessions
 from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.optim import sparse as sparse_tables
 from jaxrec.protocols import Beyond
+from jaxrec.recipes.compute import later, without_defaults
 from jaxrec.train import arguments
 from jaxrec.train.results import origin as origin
 from jaxrec.train.results import save_result
@@ -38,9 +39,10 @@ Build = Callable[[Any], optax.GradientTransformation]
 # options that change no number, only what is stored, where, and what is measured in addition
 STORAGE_OPTIONS = (
     "rows", "results", "workdir", "save_every", "num_devices", "seeds", "accept_changed_code", "beyond",
-    "tensorboard",
+    "tensorboard", "profile", "deterministic",
 )  # fmt: skip
 NOT_SETTINGS = (*STORAGE_OPTIONS, *sweeps.OPTIONS)  # do not affect what is computed
+OF_STEPS = ("accumulate_steps", "profile")  # options of what is trained by steps
 
 # options that need --data
 FILE_OPTIONS = ("user", "item", "time", "rating", "k_core", "labels", "categorical", "numeric")
@@ -57,9 +59,12 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)  # trained together in one compiled program
     tiny: bool = False  # synthetic data and two epochs, in seconds, to check that everything runs
     num_devices: int = 1  # devices that share each batch
+    accumulate_steps: int = later(1)  # parts in which a step goes through its batch, for less memory
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # continue a run that other code trained; results name both
     tensorboard: bool = False  # also write event files for TensorBoard; needs the extra `tensorboard`
+    profile: str = ""  # folder of a record of one epoch of each run, for TensorBoard or Perfetto
+    deterministic: bool = False  # equal bits on a GPU, too, at some cost of speed
     results: str = "runs/results"  # folder of result files
     workdir: str = "runs"  # folder of checkpoints and logs; a run found there is continued
 
@@ -146,12 +151,13 @@ def own_table(config: TableOptions) -> ImpressionSplit:
 
 def describe_settings(config: Any, *, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
     """The settings that affect what is computed: all but NOT_SETTINGS and those of `left_out`. Options of a
-    user's file are among them where there is one.
+    user's file are among them where there is one, and later ones where they have not their default.
     """
     config = plain(config)
     of_a_file = () if getattr(config, "data", None) else ("data", *file_options(config))
     names = (*NOT_SETTINGS, *of_a_file, *left_out)
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in names}
+    found = {name: value for name, value in dataclasses.asdict(config).items() if name not in names}
+    return without_defaults(config, found)
 
 
 def shrink_if_tiny(config: C, **small: Any) -> C:
@@ -182,15 +188,19 @@ def training_options(
     folders: below the work directory, such as data set and row. settings: identify the run in addition to the
     options that affect what is computed. left_out: options that do not. trial: of a search of settings.
     """
-    of_trial = {} if trial is None else {"seeds": trial.seeds, "trial": trial, "progress": False}
+    of_trial = (
+        {} if trial is None else {"seeds": trial.seeds, "trial": trial, "progress": False, "profile": None}
+    )
     return {
         "seeds": config.seeds,
         "workdir": Path(config.workdir, *folders),
         "description": {**settings, **describe_settings(config, left_out=left_out)},
         "num_devices": config.num_devices,
+        "accumulate_steps": config.accumulate_steps,
         "save_every": config.save_every,
         "accept_changed_code": config.accept_changed_code,
         "tensorboard": config.tensorboard,
+        "profile": config.profile or None,
         **of_trial,
     }
 
@@ -198,6 +208,21 @@ def training_options(
 def tune(config: S, train: Train, **names: Any) -> S:
     """The configuration with the settings that --sweep chooses on validation, see `sweeps.tune`."""
     return sweeps.tune(config, train, settings=describe_settings(config), **names)
+
+
+def num_shares(config: Options) -> int:
+    """Pieces that a step's batch and its packed rows are cut into: over devices, and one after the other."""
+    return config.num_devices * config.accumulate_steps
+
+
+def check_untrained(config: Options) -> None:
+    """Raises ValueError for options of training by steps, in an experiment that has none."""
+    for field in dataclasses.fields(config):
+        if field.name in OF_STEPS and getattr(config, field.name) != field.default:
+            raise ValueError(
+                f"{field.name}={getattr(config, field.name)!r}: is of training by steps, which no row "
+                "of this experiment has; leave it out"
+            )
 
 
 def for_test(config: RankingOptions, protocol: Protocol) -> dict[str, Any]:
@@ -214,7 +239,7 @@ def check(config: Any, *at_least_one: str) -> None:
 
     A setting of None has the recipe's value.
     """
-    for name in at_least_one:
+    for name in (*at_least_one, "accumulate_steps"):
         if (value := getattr(config, name)) is not None and value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
     check_seeds(config.seeds)

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 import jax
 import tyro
+from jax._src import xla_bridge  # nothing public says whether a backend has started
 
 from jaxrec import provenance
 from jaxrec.provenance import FOLDER_FIELDS, library_versions, processor_name
@@ -31,6 +32,9 @@ T = TypeVar("T")
 
 TPU_PCI_DEVICES = {"0x0027", "0x0056", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"}  # v2 to 7x
 GOOGLE_PCI_VENDOR = "0x1ae0"
+DETERMINISTIC = (
+    "--xla_gpu_deterministic_ops"  # without atomics, and without choosing algorithms by their time
+)
 
 
 def cli(
@@ -185,6 +189,8 @@ def run_program(
 
 def start_program(config: Any) -> None:
     """Prints settings, device, and what is unusual about them; turns on the compilation cache."""
+    if getattr(config, "deterministic", False):
+        make_deterministic()
     print(format_settings(config))
     print(device_line())
     changed = provenance.non_default_settings(provenance.jax_settings())
@@ -195,6 +201,28 @@ def start_program(config: Any) -> None:
     if idle:
         print(idle, file=sys.stderr)
     enable_compilation_cache()
+
+
+def make_deterministic() -> None:
+    """Lets equal programs give equal bits on a GPU, by XLA's flag, which is kept with results (`XLA_FLAGS`).
+
+    It costs speed. Runs on a CPU or a TPU give equal bits without it.
+
+    Raises:
+      ValueError: JAX's backend has read its flags already, or they say the opposite.
+    """
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    given = [flag for flag in flags if flag.partition("=")[0] == DETERMINISTIC]
+    if given and given[-1].partition("=")[2].lower() in ("", "true", "1"):
+        return
+    if given:
+        raise ValueError(f"deterministic=True: XLA_FLAGS has {given[-1]}; take it out, or leave this out")
+    if xla_bridge.backends_are_initialized():
+        raise ValueError(
+            "deterministic=True: JAX's backend has started and reads its flags no more; start Python with "
+            f"XLA_FLAGS={DETERMINISTIC}=true"
+        )
+    os.environ["XLA_FLAGS"] = " ".join([*flags, f"{DETERMINISTIC}=true"])
 
 
 def check_run(config: Any) -> None:

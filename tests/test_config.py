@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +307,54 @@ def test_no_checkout_has_no_commit(tmp_path: Path) -> None:
 def test_no_git_has_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert config.commit(checkout) is None
+
+
+@pytest.fixture
+def flags(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, bool], None]:
+    """Sets XLA_FLAGS, and whether a backend has started."""
+
+    def put(value: str, started: bool) -> None:
+        monkeypatch.setenv("XLA_FLAGS", value)
+        monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: started)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "--xla_gpu_deterministic_ops=true"),
+        ("--a=1", "--a=1 --xla_gpu_deterministic_ops=true"),
+        ("--xla_gpu_deterministic_ops=true", "--xla_gpu_deterministic_ops=true"),
+    ],
+)
+def test_determinism_is_a_flag_of_xla_and_is_kept_with_results(
+    flags: Callable[[str, bool], None], before: str, after: str
+) -> None:
+    flags(before, False)
+    config.make_deterministic()
+    assert config.manifest()["settings"]["XLA_FLAGS"] == after
+
+
+def test_determinism_that_comes_too_late_or_against_the_flags_is_refused(
+    flags: Callable[[str, bool], None],
+) -> None:
+    flags("--a=1", True)
+    with pytest.raises(ValueError, match="backend has started .* XLA_FLAGS=--xla_gpu_deterministic_ops=true"):
+        config.make_deterministic()
+    flags("--xla_gpu_deterministic_ops=true", True)
+    config.make_deterministic()  # it has been read
+    flags("--xla_gpu_deterministic_ops=false", False)
+    with pytest.raises(ValueError, match="XLA_FLAGS has --xla_gpu_deterministic_ops=false"):
+        config.make_deterministic()
+
+
+@dataclasses.dataclass(frozen=True)
+class Deterministic:
+    deterministic: bool = True
+
+
+def test_a_program_sets_it_before_the_backend_starts(flags: Callable[[str, bool], None]) -> None:
+    flags("", True)
+    with pytest.raises(ValueError, match="^deterministic=True: JAX's backend has started"):
+        config.start_program(Deterministic())

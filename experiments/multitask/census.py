@@ -126,15 +126,20 @@ def load(config: common.TableOptions, group: str) -> ImpressionSplit:
     return data.load(f"census/{group}", kind="impressions")
 
 
+def model_name(row: str, config: Config) -> str:
+    """The row's name, with a suffix for products in bfloat16."""
+    return f"{row}+bf16" if row in ROWS and config.dtype == "bfloat16" else row
+
+
 def build(
     row: str, tasks: Sequence[str], split: ImpressionSplit, columns: impressions.Data, config: Config
 ) -> Model:
     """A row's model of some tasks, selected by the first."""
     features = impressions.features(split.impressions, config.dim)
     targets = impressions.targets(columns, {task: i for i, task in enumerate(tasks)})
-    body = ROWS[row].body(len(tasks), config)
+    body, name = ROWS[row].body(len(tasks), config), model_name(row, config)
     return Model(
-        name=f"{row}-{tasks[0]}" if ROWS[row].alone else row,
+        name=f"{name}-{tasks[0]}" if ROWS[row].alone else name,
         task=multitask(Featured(features, body), targets),
         targets=targets,
         selection=f"auc/{tasks[0]}",
@@ -159,6 +164,8 @@ def tuned(
 
 def published_numbers(row: str, config: Config) -> Published:
     """The published numbers of a row; none for synthetic data or your own file."""
+    if config.dtype != "float32":
+        return NONE
     return NONE if config.tiny or config.data else PUBLISHED.get((config.group, row), NONE)
 
 
@@ -201,7 +208,7 @@ def run(config: Config) -> None:
             config.results,
             experiment=EXPERIMENT,
             dataset=columns.name,
-            model=row,
+            model=model_name(row, config),
             config={**settings, "parameters": count_parameters({row: of_row}, columns)[row]},
             protocol=impressions.protocol(
                 columns, "each task's auc" if ROWS[row].alone else of_row[0].selection, of_row[0].loss

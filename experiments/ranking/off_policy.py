@@ -68,6 +68,7 @@ class Config(common.Options):
     def __post_init__(self) -> None:
         common.check_rows(self.rows, ROWS)
         common.check(self, "num_rows", "draws")
+        common.check_untrained(self)
         for campaign in self.campaigns:
             common.check_choice("campaigns", campaign, open_bandit.CAMPAIGNS)
         for name, value in (("prior_rows", self.prior_rows), ("max_weight", self.max_weight)):

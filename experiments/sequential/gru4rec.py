@@ -134,7 +134,9 @@ def training_of(row: str, columns: sessions.Data, config: Config) -> tuple[sessi
     objective = ROWS[row].objective(split, config, settings)
     if ROWS[row].parallel:
         return sessions.side_by_side(model, objective, columns, config.batch_size), objective
-    whole = sessions.by_session(model, objective, columns, config.batch_size, num_devices=config.num_devices)
+    whole = sessions.by_session(
+        model, objective, columns, config.batch_size, num_devices=common.num_shares(config)
+    )
     return whole, objective
 
 

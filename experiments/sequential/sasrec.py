@@ -115,14 +115,20 @@ def load(config: Config) -> Sequences:
 
 def model_name(row: str, config: Config) -> str:
     """The row's name, with suffixes for options."""
-    return f"{row}+permuted" if row in ROWS and not config.replacement else row
+    parts = [] if config.replacement else ["permuted"]
+    parts += ["bf16"] if config.dtype == "bfloat16" else []
+    return "+".join([row, *parts]) if row in ROWS else row
 
 
 def published_numbers(row: str, config: Config) -> Published:
     """The published numbers of a row, if the settings that it reads are those of the authors' code."""
     official = common.describe_settings(Config(dataset=config.dataset))
     read = ("dataset", "tiny", "num_candidates") if row in BASELINES else tuple(official)
-    if config.data or any(common.describe_settings(config)[name] != official[name] for name in read):
+    if (
+        config.data
+        or config.dtype != "float32"
+        or any(common.describe_settings(config)[name] != official[name] for name in read)
+    ):
         return NONE
     return PUBLISHED.get((config.dataset, row), NONE)
 

@@ -135,7 +135,7 @@ def training_of(row: Row, columns: sessions.Data, config: Config) -> sessions.Tr
         columns,
         config.session_batch_size,
         deviations=3.0,
-        num_devices=config.num_devices,
+        num_devices=common.num_shares(config),
     )
 
 

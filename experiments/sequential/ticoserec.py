@@ -186,7 +186,7 @@ def train(row: str, columns: next_item.Data, protocol: Protocol, config: Config)
     recipe, form = recipe_of(row, config), FORMS[config.form]
     folders = (columns.split.sequences.name, model_name(row, config))
     model = recipes.encoder(columns.num_items, recipe, mask_value=form.mask_value)
-    packed = next_item.packing_of(columns, model, recipe.batch_size, num_devices=config.num_devices)
+    packed = next_item.packing_of(columns, model, recipe.batch_size, num_devices=common.num_shares(config))
     plain = next_item_task(model, ROWS[row].objective(columns), packed=packed)
     contrast = None
     if recipe.weight:

@@ -46,6 +46,7 @@ def train(model: Any, data: Any, *, run: str | Path, **settings: Any) -> Kept:
     from jaxrec.commands.training.models import chosen, options_type
     from jaxrec.commands.training.run import train_run
     from jaxrec.commands.training.source import source_of
+    from jaxrec.config import make_deterministic
 
     name, entry = chosen(model, labelled="labels" in settings)
     given = {
@@ -53,7 +54,10 @@ def train(model: Any, data: Any, *, run: str | Path, **settings: Any) -> Kept:
         "run": str(run),
         **settings,
     }
-    return train_run(name, entry, found.made(options_type(entry), given), source_of(data))
+    options = found.made(options_type(entry), given)
+    if options.deterministic:
+        make_deterministic()
+    return train_run(name, entry, options, source_of(data))
 
 
 def main(args: list[str]) -> int:
@@ -74,6 +78,8 @@ def main(args: list[str]) -> int:
     options = config.cli(
         options_type(entry), prog=f"jaxrec train {args[0]}", description=title, args=args[1:]
     )
+    if options.deterministic:
+        config.make_deterministic()
     source = source_of(options.data)
     print(config.device_line())
     if idle := config.idle_accelerator_warning():

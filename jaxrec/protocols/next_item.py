@@ -352,7 +352,7 @@ def train(
         data,
         model,
         batch_size,
-        num_devices=num_devices,
+        num_devices=num_devices * max(options.get("accumulate_steps", 1), 1),
         grow=lengths,
         replacement=replacement,
         deviations=deviations,

@@ -11,7 +11,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import optax
 
 from jaxrec import losses
@@ -23,6 +22,7 @@ from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.protocols.next_item import Data, Shortening
 from jaxrec.recipes import trainable
+from jaxrec.recipes.compute import dtype_of, later
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.objectives import Objective, sampled, uniform_softmax
@@ -58,6 +58,7 @@ class Recipe:
     shared: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     block: int = 0
+    remat: bool = later(False)
 
     def __post_init__(self) -> None:
         for name in ("dim", "num_layers", "num_heads", "head_dim", "max_len", "num_samples", "epochs",
@@ -94,6 +95,7 @@ class Changes:
     shared: bool = False  # the same negatives for the whole batch instead of others for each event
     dtype: Literal["float32", "bfloat16"] = "float32"  # of products; parameters stay float32
     block: int = 0  # queries that HSTU's attention computes at a time, for long histories; 0: all
+    remat: bool = later(False)  # layers are computed again in the backward pass, for less memory
 
 
 _ML_1M = Recipe()
@@ -145,7 +147,8 @@ def hstu(num_items: int, recipe: Recipe) -> HSTU:
         time_bias=recipe.times,
         block=recipe.block or None,
         bits=counter_bits,
-        dtype=_dtype(recipe),
+        dtype=dtype_of(recipe),
+        remat=recipe.remat,
     )
 
 
@@ -181,12 +184,9 @@ def _sizes(recipe: Recipe) -> dict[str, Any]:
         "max_len": recipe.max_len,
         "dropout": recipe.dropout,
         "bits": counter_bits,
-        "dtype": _dtype(recipe),
+        "dtype": dtype_of(recipe),
+        "remat": recipe.remat,
     }
-
-
-def _dtype(recipe: Recipe) -> Any:
-    return None if recipe.dtype == "float32" else jnp.bfloat16
 
 
 # --- objectives, optimiser, shorter histories --------------------------------------------------------

@@ -12,7 +12,9 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Featured
+from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.multitask.attention_gated_mmoe import AttentionGatedMMoE
 from jaxrec.nn.multitask.cgc import CGC
 from jaxrec.nn.multitask.mmoe import MMoE
@@ -20,6 +22,7 @@ from jaxrec.nn.multitask.moe import OMoE
 from jaxrec.nn.multitask.ple import PLE
 from jaxrec.nn.multitask.shared_bottom import SharedBottom
 from jaxrec.nn.multitask.snr import SNR
+from jaxrec.recipes.compute import DataType, dtype_of
 from jaxrec.recipes.trainable import Table, TableModel
 
 
@@ -51,7 +54,7 @@ class Experts(Bottom):
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe(Training, Experts):
+class Recipe(Training, Experts, DataType):
     """Training and sizes of the models on Census-Income."""
 
     num_specific: int = 3  # CGC, PLE: experts of each task alone
@@ -92,9 +95,20 @@ SHARED = ("embedding", "model/bottom")
 BOTTOM = ("model/bottom",)
 
 
+def mlp_of(sizes: Any) -> Callable[..., nn.Module]:
+    """The MLPs of experts, towers and shared layers. Gates and logits are float32 whatever their `dtype`."""
+    half = isinstance(sizes, DataType) and sizes.dtype != "float32"
+    return Factory(MLP, dtype=dtype_of(sizes)) if half else MLP
+
+
 def shared_bottom(num_tasks: int, sizes: Bottom) -> SharedBottom:
     """Layers that all tasks share."""
-    return SharedBottom(num_tasks=num_tasks, bottom_dims=sizes.bottom_dims, tower_dims=sizes.tower_dims)
+    return SharedBottom(
+        num_tasks=num_tasks,
+        bottom_dims=sizes.bottom_dims,
+        tower_dims=sizes.tower_dims,
+        mlp=mlp_of(sizes),
+    )
 
 
 def omoe(num_tasks: int, sizes: Experts) -> OMoE:
@@ -104,6 +118,7 @@ def omoe(num_tasks: int, sizes: Experts) -> OMoE:
         num_experts=sizes.num_experts,
         expert_dims=sizes.expert_dims,
         tower_dims=sizes.tower_dims,
+        mlp=mlp_of(sizes),
     )
 
 
@@ -114,6 +129,7 @@ def mmoe(num_tasks: int, sizes: Experts) -> MMoE:
         num_experts=sizes.num_experts,
         expert_dims=sizes.expert_dims,
         tower_dims=sizes.tower_dims,
+        mlp=mlp_of(sizes),
     )
 
 
@@ -124,6 +140,7 @@ def attention_gated_mmoe(num_tasks: int, sizes: Experts) -> AttentionGatedMMoE:
         num_experts=sizes.num_experts,
         expert_dims=sizes.expert_dims,
         tower_dims=sizes.tower_dims,
+        mlp=mlp_of(sizes),
     )
 
 
@@ -135,6 +152,7 @@ def cgc(num_tasks: int, recipe: Recipe) -> CGC:
         num_shared=recipe.num_shared,
         expert_dims=recipe.expert_dims,
         tower_dims=recipe.tower_dims,
+        mlp=mlp_of(recipe),
     )
 
 
@@ -146,6 +164,7 @@ def ple(num_tasks: int, recipe: Recipe) -> PLE:
         num_shared=recipe.num_shared,
         expert_dims=(recipe.expert_dims,) * recipe.num_levels,
         tower_dims=recipe.tower_dims,
+        mlp=mlp_of(recipe),
     )
 
 
@@ -166,6 +185,7 @@ def _snr(num_tasks: int, recipe: Recipe, *, transform: bool) -> SNR:
         dims=tuple((dim,) for dim in recipe.subnet_dims),
         transform=transform,
         tower_dims=recipe.tower_dims,
+        mlp=mlp_of(recipe),
     )
 
 

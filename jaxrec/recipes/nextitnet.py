@@ -9,6 +9,7 @@ import optax
 
 from jaxrec.nn.sequential.nextitnet import NextItNet
 from jaxrec.recipes import trainable
+from jaxrec.recipes.compute import later
 from jaxrec.recipes.trainable import SequenceModel
 
 
@@ -24,6 +25,7 @@ class Recipe:
     patience: int = 5  # epochs without a better one before a seed stops; 0: never
     batch_size: int = 128  # users or sessions a step
     learning_rate: float = 1e-3  # of Adam
+    remat: bool = later(False)  # blocks are computed again in the backward pass, for less memory
 
 
 def nextitnet(num_items: int, recipe: Recipe) -> NextItNet:
@@ -34,6 +36,7 @@ def nextitnet(num_items: int, recipe: Recipe) -> NextItNet:
         dilations=recipe.dilations,
         kernel_size=recipe.kernel_size,
         max_len=recipe.max_len,
+        remat=recipe.remat,
     )
 
 

@@ -14,12 +14,13 @@ from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.protocols.next_item import Data
 from jaxrec.recipes import trainable
+from jaxrec.recipes.compute import Compute, dtype_of
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.objectives import Objective, full_softmax, sampled
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(Compute):
     """How a row is trained. Defaults: the authors' code (github.com/kang205/SASRec) on Amazon Video Games."""
 
     dim: int = 50  # width of the encoder; a GRU's state is twice as wide
@@ -46,6 +47,8 @@ def original(num_items: int, recipe: Recipe) -> SASRecOriginal:
         max_len=recipe.max_len,
         dropout=recipe.dropout,
         bits=counter_bits,
+        dtype=dtype_of(recipe),
+        remat=recipe.remat,
     )
 
 
@@ -61,11 +64,19 @@ def post_norm(num_items: int, recipe: Recipe) -> SASRec:
         dropout=recipe.dropout,
         attention_dropout=recipe.dropout,
         bits=counter_bits,
+        dtype=dtype_of(recipe),
+        remat=recipe.remat,
     )
 
 
 def gru4rec(num_items: int, recipe: Recipe) -> GRU4Rec:
-    """A GRU in place of attention, trained in the same way."""
+    """A GRU in place of attention, trained in the same way.
+
+    Raises:
+      ValueError: blocks are to be computed again, and a GRU has none.
+    """
+    if recipe.remat:
+        raise ValueError("remat=True: a GRU has no blocks to compute again; leave it out, or this row")
     return GRU4Rec(
         num_items=num_items,
         dim=recipe.dim,
@@ -73,6 +84,7 @@ def gru4rec(num_items: int, recipe: Recipe) -> GRU4Rec:
         dropout=recipe.dropout,
         max_len=recipe.max_len,
         bits=counter_bits,
+        dtype=dtype_of(recipe),
     )
 
 

@@ -55,11 +55,11 @@ def check_arguments(
     _check_queries(selection.evaluation.queries)
 
 
-def check_folder(workdir: str | Path) -> Path:
+def check_folder(workdir: str | Path, name: str = "workdir") -> Path:
     """The path of a work directory. Raises ValueError if it is a file."""
     workdir = Path(workdir)
     if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"workdir={workdir}: is a file; name a folder")
+        raise ValueError(f"{name}={workdir}: is a file; name a folder")
     return workdir
 
 

@@ -16,6 +16,7 @@ import optax
 from tqdm import tqdm
 
 from jaxrec.train import parallel
+from jaxrec.train.accumulate import accumulated
 from jaxrec.train.arguments import check_arguments, check_folder, check_minutes
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, keep_vocabulary, vocabulary_digest
 from jaxrec.train.compiled import Compiled
@@ -26,6 +27,7 @@ from jaxrec.train.interrupt import deferred_interrupt
 from jaxrec.train.lock import locked
 from jaxrec.train.logs import TRAINING_FORMAT, Logs, check_tensorboard, write_training
 from jaxrec.train.memory import WORTH_SAYING, estimate_memory
+from jaxrec.train.profile import Profile
 from jaxrec.train.run import Fitted, Phase, Run, Selection
 from jaxrec.train.state import TrainState
 from jaxrec.train.trial import Trial, replay
@@ -47,6 +49,7 @@ def fit(
     vocabulary: Mapping[str, np.ndarray] | None = None,
     num_devices: int = 1,
     calls: int = 1,
+    accumulate_steps: int = 1,
     save_every: int = 1,
     progress: bool = True,
     stop_after: int | None = None,
@@ -58,6 +61,7 @@ def fit(
     carry: Callable[[TrainState, Sequence[int]], TrainState] | None = None,
     trial: Trial | None = None,
     tensorboard: bool = False,
+    profile: str | Path | None = None,
 ) -> Fitted:
     """Trains `phases` one after the other and returns each seed's best parameters.
 
@@ -67,10 +71,11 @@ def fit(
     this function adds to it: seeds, phases, selection, the size of steps, the columns' checksums, settings of
     JAX, names of losses. The learning rate, which no function shows, is the caller's to name.
     vocabulary: raw ids of what the model numbers, kept in workdir (`train.checkpoint.keep_vocabulary`).
-    calls: compiled calls an epoch is cut into. save_every: epochs between checkpoints; the last epoch is
-    always saved. stop_after: leave after so many epochs of this process, with the state saved. minutes: end
-    after the epoch in which the run, all its processes together and compilation counted, has taken so long;
-    that epoch is evaluated. With more minutes the same run goes on. None: no limit.
+    calls: compiled calls an epoch is cut into. accumulate_steps: parts in which a step goes through its
+    batch, for less memory and the same result (`train.accumulate`). save_every: epochs between checkpoints;
+    the last epoch is always saved. stop_after: leave after so many epochs of this process, with the state
+    saved. minutes: end after the epoch in which the run, all its processes together and compilation counted,
+    has taken so long; that epoch is evaluated. With more minutes the same run goes on. None: no limit.
     accept_changed_code: go on with a run that other code trained; `Fitted.made_by` then names both.
     start_from: the work directory of the same run with fewer epochs, whose state this one begins with.
     initial: variables {"params": …} that the run begins with in place of drawn ones, such as
@@ -82,6 +87,7 @@ def fit(
     trial: of a study of settings, which may end the run after any epoch; a member that diverges then has
     zeros as parameters, `diverged` in the history says so, and no error is raised.
     tensorboard: also write workdir/tensorboard, event files with the numbers of workdir/history.jsonl.
+    profile: folder of a record of one epoch of this process, see `train.profile`; None: none.
 
     Raises:
       ImportError: tensorboard, and tensorboardX is not installed.
@@ -95,15 +101,17 @@ def fit(
     check_arguments(
         phases, selection, once, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
+    phases = [phase._replace(task=accumulated(phase.task, accumulate_steps)) for phase in phases]
     _print_memory(phases[0], tx, plan, context, len(once), wanted=progress)
-    workdir = check_folder(workdir)
+    workdir, profiled = check_folder(workdir), Profile(profile, phases)
     _check_and_announce(phases, selection, minutes, trial, tensorboard=tensorboard)
     run = Run(
         phases, tx, plan, context, selection, seeds=[int(seed) for seed in seeds], num_devices=num_devices,
         calls=calls, initial=initial, newly_initialised=newly_initialised, carry=carry, trial=trial,
         minutes=minutes,
     )  # fmt: skip
-    described = {**description, **run.description(context), "calls": calls, **_parts(vocabulary, trial)}
+    described = {**description, **run.description(context), "calls": calls}
+    described |= _parts(vocabulary, trial, accumulate_steps)
     if not parallel.any_process((workdir / CHECKPOINTS).exists()):
         run.check_selection()
     with (
@@ -113,8 +121,11 @@ def fit(
     ):
         _resume(run, checkpoints, start_from, accept_changed_code)
         _begin(run, workdir, vocabulary, progress=progress)
-        epochs = _epochs(run, checkpoints, interrupted, save_every=save_every, stop_after=stop_after)
+        epochs = _epochs(
+            run, checkpoints, interrupted, profiled, save_every=save_every, stop_after=stop_after
+        )
         _log(run, epochs, workdir, description, progress=progress, tensorboard=tensorboard)
+    profiled.end()
     interrupted.end()
     return run.fitted()
 
@@ -152,9 +163,12 @@ def _check_and_announce(
         trial.begin(selection.metric, selection.lower_is_better, sum(phase.epochs for phase in phases))
 
 
-def _parts(vocabulary: Mapping[str, np.ndarray] | None, trial: Trial | None) -> dict[str, Any]:
-    """What a run's description says of its vocabulary and of the numbers of a trial, where there are any."""
-    found: dict[str, Any] = {}
+def _parts(
+    vocabulary: Mapping[str, np.ndarray] | None, trial: Trial | None, accumulate_steps: int
+) -> dict[str, Any]:
+    """What a run's description says of its vocabulary, the numbers of a trial and parts of a batch, where
+    there are any."""
+    found: dict[str, Any] = {} if accumulate_steps == 1 else {"accumulate_steps": accumulate_steps}
     if trial is not None:
         found["numbers"] = {name: list(values) for name, values in trial.numbers.items()}
     if vocabulary is not None:
@@ -176,6 +190,7 @@ def _epochs(
     run: Run,
     checkpoints: Checkpoints,
     interrupted: Callable[[], bool],
+    profiled: Profile,
     *,
     save_every: int,
     stop_after: int | None,
@@ -188,7 +203,8 @@ def _epochs(
     left = trial is not None and not replay(trial, run.history, run.compile_seconds, run.complete())
     while not run.complete() and not left:
         try:
-            entry = run.epoch()
+            with profiled.epoch(len(run.history)):
+                entry = run.epoch()
         except Diverged as error:
             raise ValueError(f"{error}. {checkpoints.describe_last()}") from None
         yield entry

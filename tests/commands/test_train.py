@@ -391,6 +391,13 @@ WRONG: Mapping[str, tuple[str, str, dict[str, Any], str]] = {
     ),
     "minutes": ("sasrec", "events.csv", {**EVENTS, "minutes": -1.0}, "minutes=-1.0: must be positive"),
     "devices": ("sasrec", "events.csv", {**EVENTS, "num_devices": 64}, "num_devices=64: this process has"),
+    "parts": ("sasrec", "events.csv", {**EVENTS, "accumulate_steps": 0}, "accumulate_steps=0: must be at"),
+    "parts of a count": (
+        "ease",
+        "events.csv",
+        {**EVENTS, "accumulate_steps": 2},
+        "ease is counted or solved",
+    ),
     "a seed twice": ("sasrec", "events.csv", {**EVENTS, "seeds": (1, 1)}, "seeds"),
     "no label": ("mmoe", "rows.csv", {**TABLE, "labels": ()}, "labels"),
     "no such label": ("mmoe", "rows.csv", {**TABLE, "labels": ("like",)}, "'like'"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import common
+from experiments.ranking import off_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,23 @@ def test_a_run_is_described_by_what_decides_its_numbers() -> None:
     assert options["description"] == described
     whole = common.training_options(config, "set", "row", row="row")
     assert whole["description"] == {**described, "file": "ratings.dat"}
+
+
+def test_added_options_describe_a_run_where_they_are_given() -> None:
+    assert "accumulate_steps" not in common.describe_settings(Config())
+    assert common.describe_settings(Config(accumulate_steps=4))["accumulate_steps"] == 4
+    assert common.training_options(Config(accumulate_steps=4))["accumulate_steps"] == 4
+    assert common.num_shares(Config(accumulate_steps=4, num_devices=2)) == 8
+    with pytest.raises(ValueError, match="^accumulate_steps=0: must be at least 1"):
+        common.check(Config(accumulate_steps=0))
+
+
+def test_options_of_steps_are_refused_where_nothing_is_trained() -> None:
+    common.check_untrained(Config())
+    with pytest.raises(ValueError, match="^accumulate_steps=2: is of training by steps"):
+        common.check_untrained(Config(accumulate_steps=2))
+    with pytest.raises(ValueError, match="^accumulate_steps=2: is of training by steps"):
+        off_policy.Config(accumulate_steps=2)
 
 
 def test_options_of_a_file_describe_a_run_that_reads_one() -> None:

@@ -7,13 +7,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from jaxrec import provenance
+from jaxrec.recipes.trainable import CountingModel, RatingModel, SuccessorModel
 from jaxrec.train.evaluate import evaluate
 from jaxrec.train.fit import Fitted
 from jaxrec.tuning.reads import Measured
 from jaxrec.types import Context, Evaluation, Retriever, Scorer, Variables
 
 T = TypeVar("T")
+UNTRAINED = (CountingModel, SuccessorModel, RatingModel)
+OF_STEPS = {"accumulate_steps": 1, "profile": ""}  # options of what is trained by steps, and their defaults
 Fit = Callable[[Sequence[int]], tuple[Retriever | Scorer, Variables]]
+
+
+def check_untrained(name: str, entry: Any, options: Any) -> None:
+    """Raises ValueError for options of training by steps, of a method that has none."""
+    for option, default in OF_STEPS.items():
+        value = getattr(options, option)
+        if isinstance(entry, UNTRAINED) and value != default:
+            raise ValueError(
+                f"{option}={value!r}: is of training by steps, and {name} is counted or solved; leave it out"
+            )
 
 
 def count_once(name: str, seeds: Sequence[int]) -> None:

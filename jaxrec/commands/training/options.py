@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import optax
 import tyro
 
+from jaxrec.recipes.compute import later, without_defaults
 from jaxrec.train import arguments
 from jaxrec.tuning import options as sweep_options
 from jaxrec.tuning.options import SweepOptions
@@ -28,7 +29,7 @@ TableSplit = Literal["random", "time"]
 MatrixSplit = Literal["random", "last"]
 Calibrate = Literal["platt", "histogram", "isotonic"] | None  # of `protocols.calibrating.FITS`
 # Options that say where and how a run is kept, or how long it may take; they change no number.
-KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code")
+KEEPING = ("data", "run", "num_devices", "save_every", "accept_changed_code", "profile", "deterministic")
 # Options that runs kept before they existed do not name, and their defaults: left out of the settings then.
 ADDED: dict[str, Any] = {
     "delimiter": "", "real_ids": (), "allow": (), "streaming": False, "user_feature_columns": (),
@@ -54,8 +55,11 @@ class Options(SweepOptions):
     warm_start: str = ""  # folder of a finished run of the same model, whose parameters this one begins with
     grow: bool = False  # with --warm-start: all its ids stay, new ones come behind, and its optimiser goes on
     num_devices: int = 1  # devices that share each batch
+    accumulate_steps: int = later(1)  # parts in which a step goes through its batch, for less memory
     save_every: int = 1  # epochs between checkpoints
     accept_changed_code: bool = False  # go on with what other code trained; results name both
+    profile: str = ""  # folder of a record of one epoch, for TensorBoard or Perfetto
+    deterministic: bool = False  # equal bits on a GPU, too, at some cost of speed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +217,8 @@ def documented_fields(part: Any, documented: type | None = None) -> list[Any]:
         comments |= _comments(base) if dataclasses.is_dataclass(base) else {}
     for field in dataclasses.fields(kind):
         hint = _with_help(hints[field.name], comments.get(field.name, ""))
-        default = dataclasses.field(default=field.default if part is kind else getattr(part, field.name))
+        value = field.default if part is kind else getattr(part, field.name)
+        default = dataclasses.field(default=value, metadata=field.metadata)
         found.append((field.name, hint, default))
     return found
 
@@ -295,7 +300,9 @@ def check_options(options: Any) -> None:
             raise ValueError(f"{field.name}={value}: must be a number")
         if isinstance(value, bool) or value is None:
             continue
-        at_least_one = field.name in ("epochs", "num_devices", "save_every", "max_len", "evaluate_every")
+        at_least_one = field.name in (
+            "epochs", "num_devices", "accumulate_steps", "save_every", "max_len", "evaluate_every"
+        )  # fmt: skip
         if (at_least_one or field.name.endswith(("dim", "batch_size", "num_heads"))) and value < 1:
             raise ValueError(f"{field.name}={value}: must be at least 1")
         if field.name in NOT_NEGATIVE and value < 0:
@@ -322,4 +329,5 @@ def described(options: Any) -> dict[str, Any]:
     """The settings that decide what is computed, in JSON types; infinity as text."""
     found = {n: v for n, v in dataclasses.asdict(plain(options)).items() if n not in KEEPING}
     found = {n: v for n, v in found.items() if n not in ADDED or v != ADDED[n]}
+    found = without_defaults(plain(options), found)
     return {n: str(v) if isinstance(v, float) and math.isinf(v) else v for n, v in found.items()}

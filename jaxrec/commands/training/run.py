@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxrec import config, provenance
-from jaxrec.commands.training import clicks, items, matrix, ratings, sequences, sessions, tables
+from jaxrec.commands.training import clicks, counted, items, matrix, ratings, sequences, sessions, tables
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
 from jaxrec.commands.training.source import Source, sha256_of
@@ -79,6 +79,7 @@ def read_command(model: str, entry: Any, options: Any, source: Source) -> Comman
       ValueError: an option, a column or the data are wrong; FileNotFoundError: there is no such file.
     """
     config.check_devices(options.num_devices)
+    counted.check_untrained(model, entry, options)
     kind = kind_of(entry, options)
     return Command(model, entry, options, source, kind, kind.read(options, source))
 
@@ -311,9 +312,11 @@ def fit_options(workdir: Path, settings: Mapping[str, Any], options: Any) -> dic
         "workdir": workdir,
         "description": {n: v for n, v in settings.items() if n not in left_out},
         "num_devices": options.num_devices,
+        "accumulate_steps": options.accumulate_steps,
         "save_every": options.save_every,
         "minutes": options.minutes or None,
         "accept_changed_code": options.accept_changed_code,
+        "profile": options.profile or None,
     }
 
 

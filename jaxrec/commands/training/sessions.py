@@ -68,7 +68,9 @@ def prepare(
     objective = entry.objectives[options.loss](found, recipe)
     if reads_times(encoder):
         raise ValueError(f"split='sessions': {name} reads times, which sessions lack; train it by --no-times")
-    training = entry.sessions(encoder, objective, found, recipe, options.num_devices)
+    training = entry.sessions(
+        encoder, objective, found, recipe, options.num_devices * options.accumulate_steps
+    )
     protocol = sessions.protocol(split, objective.description, METRIC)
     optimiser = reads.optimiser(entry.session_optimiser or entry.optimiser, recipe, trial)
     item_ids = np.asarray(split.item_ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 
@@ -24,6 +25,7 @@ class MLP(nn.Module):
       axis_name: of the devices whose batches share their statistics; None: each device has its own.
       bits: random bits for dropout; with several devices `dropout.across_devices(bits, axis_name)`, or each
         draws the same for its examples.
+      dtype: of the computation, such as jnp.bfloat16; parameters and statistics are float32. None: float32.
     """
 
     dims: Sequence[int]
@@ -35,6 +37,7 @@ class MLP(nn.Module):
     axis_name: str | None = None
     bits: Bits = threefry_bits
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+    dtype: Any = None
 
     def __post_init__(self) -> None:
         if any(dim < 1 for dim in self.dims):
@@ -45,10 +48,10 @@ class MLP(nn.Module):
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         """Maps [..., F] to [..., dims[-1]]."""
         for i, dim in enumerate(self.dims):
-            x = nn.Dense(dim, self.use_bias, kernel_init=self.kernel_init, name=f"layer_{i}")(x)
+            x = nn.Dense(dim, self.use_bias, self.dtype, kernel_init=self.kernel_init, name=f"layer_{i}")(x)
             if i + 1 < len(self.dims) or self.activate_last:
                 if self.batch_norm:
-                    x = normalise(f"norm_{i}", train, self.axis_name)(x)
+                    x = normalise(f"norm_{i}", train, self.axis_name, self.dtype)(x)
                 x = activate(self.activation, x, f"activation_{i}", train=train, axis_name=self.axis_name)
                 x = Dropout(self.dropout, self.bits)(x, train=train)
         return x
@@ -73,9 +76,11 @@ class Tower(nn.Module):
         return nn.Dense(1, kernel_init=nn.initializers.glorot_uniform(), name="logit")(x)[..., 0]
 
 
-def normalise(name: str, train: bool, axis_name: str | None = None) -> nn.BatchNorm:
+def normalise(name: str, train: bool, axis_name: str | None = None, dtype: Any = None) -> nn.BatchNorm:
     """Batch norm over all axes but the last: statistics of the batch in training, running ones otherwise.
 
     Running statistics keep 0.9 of their value at a step, as PyTorch's do.
     """
-    return nn.BatchNorm(not train, momentum=0.9, axis_name=axis_name, use_fast_variance=False, name=name)
+    return nn.BatchNorm(
+        not train, momentum=0.9, dtype=dtype, axis_name=axis_name, use_fast_variance=False, name=name
+    )

@@ -24,6 +24,7 @@ from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at
 from jaxrec.nn.layers.pairs import unit as of_length_one
 from jaxrec.nn.layers.pointwise_attention import NUM_BUCKETS, following, pointwise_attention
+from jaxrec.nn.layers.remat import as_function
 from jaxrec.types import Array
 
 
@@ -61,6 +62,7 @@ class HSTU(nn.Module):
       extra_rows: rows of the item table after num_items that are not items.
       bits: random bits for dropout. dtype: of products and attention weights, such as jnp.bfloat16; sums over
         layers, norms, scores and parameters stay float32. None is float32 throughout.
+      remat: whether the backward pass computes layers again instead of keeping their activations.
     """
 
     num_items: int
@@ -83,6 +85,7 @@ class HSTU(nn.Module):
     extra_rows: int = 0
     bits: Bits = threefry_bits
     dtype: Any = None
+    remat: bool = False
 
     @property
     def reads_times(self) -> bool:
@@ -164,14 +167,8 @@ class HSTU(nn.Module):
         x = x + rows_at(self.position_embedding, event_number(items, segments))
         x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
         for layer in self.layers:
-            y = layer(
-                x,
-                items=items,
-                segments=segments,
-                times=times,
-                target_times=target_times,
-                train=train,
-                rows=rows,
+            y = as_function(layer, remat=self.remat, train=train)(
+                x, items=items, segments=segments, times=times, target_times=target_times, rows=rows
             )
             x = jnp.where(real, y, 0.0)
         return (standard if self.layer_norm_output else unit)(x, self.norm_epsilon)

@@ -25,6 +25,7 @@ from jaxrec.nn.layers.attention import SelfAttention, causal_mask
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at, slots
+from jaxrec.nn.layers.remat import as_function
 from jaxrec.types import Array
 
 
@@ -37,6 +38,7 @@ class LiGR(nn.Module):
       inner_dim: width of the feed-forward network, 4 · dim in the code's default, without the usual 2/3.
       dropout: of the embeddings, the attention weights, the network's inner units and each branch's output.
       bits: random bits for dropout. dtype: of the computation, such as jnp.bfloat16; None is float32.
+      remat: whether the backward pass computes blocks again instead of keeping their activations.
     """
 
     num_items: int
@@ -49,6 +51,7 @@ class LiGR(nn.Module):
     norm_epsilon: float = 1e-5
     bits: Bits = threefry_bits
     dtype: Any = None
+    remat: bool = False
 
     def setup(self) -> None:
         for field in ("num_items", "dim", "num_heads", "inner_dim", "max_len"):
@@ -97,7 +100,7 @@ class LiGR(nn.Module):
         x = self.drop(x, train=train, rows=rows)
         visible = causal_mask(items, segments) | jnp.eye(items.shape[-1], dtype=bool)
         for layer in self.layers:
-            x = layer(x, visible, train=train, rows=rows)
+            x = as_function(layer, remat=self.remat, train=train)(x, visible, rows=rows)
         return x
 
     def item_table(self) -> Array:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dilated import CausalConv
 from jaxrec.nn.layers.embedding import lookup, pad_row
+from jaxrec.nn.layers.remat import as_function
 from jaxrec.types import Array
 
 INIT = nn.initializers.truncated_normal(0.02)
@@ -38,6 +39,7 @@ class NextItNet(nn.Module):
       max_len: number of most recent events that training and ranking read; the receptive field is
         1 + 3 (kernel_size - 1) Σ dilations, or a third of that sum in bottleneck blocks.
       extra_rows: rows of the tables after num_items that are not items. dtype: of the computation.
+      remat: whether the backward pass computes blocks again instead of keeping their activations.
     """
 
     num_items: int
@@ -51,6 +53,7 @@ class NextItNet(nn.Module):
     norm_epsilon: float = 1e-8
     extra_rows: int = 0
     dtype: Any = None
+    remat: bool = False
 
     def setup(self) -> None:
         for field in ("num_items", "dim", "max_len"):
@@ -86,7 +89,7 @@ class NextItNet(nn.Module):
           segments: numbers of the users that share a packed row, 0 = padding, [B, L]; None: one user each.
         """
         del positions, rows, train
-        x = encode(self.layers, self.item_embedding, items, segments, self.skip_padding)
+        x = encode(self.layers, self.item_embedding, items, segments, self.skip_padding, remat=self.remat)
         if self.tied:
             return self.output(x)
         x = nn.relu(x)
@@ -100,13 +103,19 @@ class NextItNet(nn.Module):
 
 
 def encode(
-    layers: Sequence[nn.Module], table: Array, items: Array, segments: Array | None, skip_padding: bool
+    layers: Sequence[nn.Module],
+    table: Array,
+    items: Array,
+    segments: Array | None,
+    skip_padding: bool,
+    *,
+    remat: bool = False,
 ) -> Array:
     """Vectors of the items through all blocks: ids [B, L] → [B, L, C]. Arguments as of `NextItNet`."""
     x = lookup(table, items)
     real = items != 0 if skip_padding else None
     for layer in layers:
-        x = layer(x, real=real, segments=segments)
+        x = as_function(layer, remat=remat)(x, real=real, segments=segments)
     return x
 
 

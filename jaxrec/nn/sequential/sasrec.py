@@ -21,6 +21,7 @@ from jaxrec.nn.layers.attention import SelfAttention, causal_mask
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at, slots
+from jaxrec.nn.layers.remat import as_function
 from jaxrec.types import Array
 
 gelu = functools.partial(nn.gelu, approximate=False)  # x Φ(x) with the exact Φ
@@ -38,6 +39,7 @@ class SASRec(nn.Module):
         is added to the scores as in the family's code (-10000.0), where such queries attend to every slot.
       extra_rows: rows of the item table after num_items that are not items (1 for the family's mask id).
       bits: random bits for dropout. dtype: of the computation, such as jnp.bfloat16; None is float32.
+      remat: whether the backward pass computes blocks again instead of keeping their activations.
     """
 
     num_items: int
@@ -55,6 +57,7 @@ class SASRec(nn.Module):
     extra_rows: int = 0
     bits: Bits = threefry_bits
     dtype: Any = None
+    remat: bool = False
 
     def setup(self) -> None:
         for field in ("num_items", "dim", "num_heads", "inner_dim", "max_len"):
@@ -111,7 +114,7 @@ class SASRec(nn.Module):
         x = x if scale is None else x * scale
         visible = causal_mask(items, segments)
         for layer in self.layers:
-            x = layer(x, visible, train=train, rows=rows)
+            x = as_function(layer, remat=self.remat, train=train)(x, visible, rows=rows)
         return x
 
     def item_table(self) -> Array:

@@ -27,6 +27,7 @@ from jaxrec.nn.layers.attention import attend, causal_mask
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at
+from jaxrec.nn.layers.remat import as_function
 from jaxrec.nn.sequential.hstu import check_length, event_number, standard
 from jaxrec.types import Array
 
@@ -44,6 +45,7 @@ class SASRecHSTU(nn.Module):
       dropout: of the input, the attention weights, and twice in each feed-forward network, of inner width D.
       bits: random bits for dropout. dtype: of products, such as jnp.bfloat16; norms and parameters stay
         float32. None is float32 throughout.
+      remat: whether the backward pass computes blocks again instead of keeping their activations.
     """
 
     num_items: int
@@ -57,6 +59,7 @@ class SASRecHSTU(nn.Module):
     norm_epsilon: float = 1e-8
     bits: Bits = threefry_bits
     dtype: Any = None
+    remat: bool = False
 
     def setup(self) -> None:
         for field in ("num_items", "dim", "num_heads", "max_len"):
@@ -114,7 +117,8 @@ class SASRecHSTU(nn.Module):
         x = jnp.where(real, self.drop(x, train=train, rows=rows), 0.0)
         visible = causal_mask(items, segments)
         for layer in self.layers:
-            x = jnp.where(real, layer(x, visible, train=train, rows=rows), 0.0)
+            block = as_function(layer, remat=self.remat, train=train)
+            x = jnp.where(real, block(x, visible, rows=rows), 0.0)
         return x
 
     def item_table(self) -> Array:

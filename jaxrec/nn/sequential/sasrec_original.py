@@ -29,6 +29,7 @@ from jaxrec.nn.layers.attention import attend, causal_mask
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at, slots
+from jaxrec.nn.layers.remat import as_function
 from jaxrec.types import Array
 
 Norms = Literal["queries", "first", "last"]
@@ -49,6 +50,7 @@ class SASRecOriginal(nn.Module):
         then reads what biases have made of it, so that its amount changes the result and packed rows differ.
       scaled: items enter times √dim.
       bits: random bits for dropout. dtype: of the computation; None is float32.
+      remat: whether the backward pass computes blocks again instead of keeping their activations.
     """
 
     num_items: int
@@ -64,6 +66,7 @@ class SASRecOriginal(nn.Module):
     scaled: bool = True
     bits: Bits = threefry_bits
     dtype: Any = None
+    remat: bool = False
 
     def __post_init__(self) -> None:
         if self.norms not in ("queries", "first", "last"):
@@ -121,7 +124,8 @@ class SASRecOriginal(nn.Module):
         read = real if self.skip_padding else jnp.ones_like(real)
         visible = causal_mask(items if self.skip_padding else jnp.ones_like(items), segments)
         for layer in self.layers:
-            x = jnp.where(read, layer(x, visible, train=train, rows=rows), 0.0)
+            block = as_function(layer, remat=self.remat, train=train)
+            x = jnp.where(read, block(x, visible, rows=rows), 0.0)
         return jnp.where(read, self.norm(x), 0.0)
 
     def item_table(self) -> Array:

@@ -60,6 +60,7 @@ def options_of(entry: Any, **given: Any) -> Any:
     else:
         given = EVENTS | given
         given |= {"item_attributes": ATTRIBUTES, "attributes": ("colour",)} if "attributes" in names else {}
+        given |= {"item_attributes": ATTRIBUTES, "category": "colour"} if "category" in names else {}
         given |= {"value": "ts", "time": ""} if "value" in names else {}
     return made(kind, {"data": "x", "run": "y", **given})
 

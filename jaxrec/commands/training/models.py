@@ -8,6 +8,7 @@ from jaxrec.commands.training import listing, own_module
 from jaxrec.commands.training.options import (
     AttributedMatrixOptions,
     AttributedOptions,
+    CategoryOptions,
     ClickOptions,
     FeatureOptions,
     FeedbackOptions,
@@ -57,4 +58,6 @@ def options_type(entry: Any) -> type[Any]:
         return with_recipe(AttributedOptions if attributed else OrderedOptions, entry.recipe)
     if isinstance(entry, RatingModel):
         return with_recipe(RatingOptions, entry.recipe)
-    return with_recipe(ClickOptions if isinstance(entry, ClickModel) else TableOptions, entry.recipe)
+    if isinstance(entry, ClickModel):
+        return with_recipe(CategoryOptions if entry.category else ClickOptions, entry.recipe)
+    return with_recipe(TableOptions, entry.recipe)

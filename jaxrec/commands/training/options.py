@@ -107,6 +107,14 @@ class ClickOptions(EventOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class CategoryOptions(ClickOptions):
+    """The options of click models of events that read a category of each item."""
+
+    item_attributes: str = ""  # file with a line for each item: its id, and columns such as its category
+    category: str = ""  # the column of categories, of which an item has one
+
+
+@dataclasses.dataclass(frozen=True)
 class MatrixOptions(EventOptions):
     """The options of models of an interaction matrix, which has each user's item once."""
 

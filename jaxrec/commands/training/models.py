@@ -29,6 +29,7 @@ from jaxrec.recipes.trainable import (
     SequenceModel,
     SuccessorModel,
 )
+from jaxrec.recipes.trainable_rankings import RankedModel
 
 
 def chosen(model: str, *, labelled: bool) -> tuple[str, Any]:
@@ -54,7 +55,7 @@ def options_type(entry: Any) -> type[Any]:
     attributed = getattr(entry, "attributes", False)
     if isinstance(entry, RetrievalModel | CountingModel):
         return with_recipe(AttributedMatrixOptions if attributed else MatrixOptions, entry.recipe)
-    if isinstance(entry, ItemModel | SuccessorModel):
+    if isinstance(entry, ItemModel | RankedModel | SuccessorModel):
         return with_recipe(AttributedOptions if attributed else OrderedOptions, entry.recipe)
     if isinstance(entry, RatingModel):
         return with_recipe(RatingOptions, entry.recipe)

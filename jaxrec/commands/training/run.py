@@ -23,6 +23,7 @@ from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import TRAINING, initial_options
 from jaxrec.protocols.gates import write_shares
 from jaxrec.recipes import trainable
+from jaxrec.recipes.trainable_rankings import RankedModel
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import content, modules, run_folder
@@ -90,7 +91,7 @@ def kind_of(entry: Any, options: Any) -> Kind:
     else:
         kinds: dict[type, Any] = {trainable.TableModel: tables, trainable.ClickModel: clicks}
         kinds |= dict.fromkeys((trainable.RetrievalModel, trainable.CountingModel), matrix)
-        kinds |= dict.fromkeys((trainable.ItemModel, trainable.SuccessorModel), items)
+        kinds |= dict.fromkeys((trainable.ItemModel, RankedModel, trainable.SuccessorModel), items)
         kinds[trainable.RatingModel] = ratings
         module = kinds[type(entry)]
     return Kind(module.read, module.prepare)

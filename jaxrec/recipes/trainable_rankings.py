@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import optax
 
-from jaxrec.protocols import next_item
+from jaxrec.protocols import actions, next_item
+from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import Plan
 from jaxrec.types import Context, Scorer, Task
 
@@ -39,3 +40,18 @@ class RankedModel(NamedTuple):
     ranked: Callable[[Any, Any, bool], Scorer]
     optimiser: Callable[[Any], optax.GradientTransformation]
     loss: str
+
+
+class ActionModel(NamedTuple):
+    """A model of items and actions in turn, which predicts the next item and the action on an item.
+
+    recipe: the dataclass of its settings, with `epochs`, `batch_size`, `every` (epochs between evaluations)
+    and `patience` (evaluations without a better one, 0 for never).
+    module: (data, recipe) -> the module, with fields `num_items` and `num_actions`, for `tasks.generative`.
+    objective: (data, recipe) -> the loss of the next item. optimiser: recipe -> the optimiser.
+    """
+
+    recipe: Any
+    module: Callable[[actions.Data, Any], Any]
+    objective: Callable[[actions.Data, Any], Objective]
+    optimiser: Callable[[Any], optax.GradientTransformation]

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxrec.commands.training import listing, own_module
 from jaxrec.commands.training.options import (
+    ActionOptions,
     AttributedMatrixOptions,
     AttributedOptions,
     CategoryOptions,
@@ -29,7 +30,7 @@ from jaxrec.recipes.trainable import (
     SequenceModel,
     SuccessorModel,
 )
-from jaxrec.recipes.trainable_rankings import RankedModel
+from jaxrec.recipes.trainable_rankings import ActionModel, RankedModel
 
 
 def chosen(model: str, *, labelled: bool) -> tuple[str, Any]:
@@ -57,6 +58,8 @@ def options_type(entry: Any) -> type[Any]:
         return with_recipe(AttributedMatrixOptions if attributed else MatrixOptions, entry.recipe)
     if isinstance(entry, ItemModel | RankedModel | SuccessorModel):
         return with_recipe(AttributedOptions if attributed else OrderedOptions, entry.recipe)
+    if isinstance(entry, ActionModel):
+        return with_recipe(ActionOptions, entry.recipe)
     if isinstance(entry, RatingModel):
         return with_recipe(RatingOptions, entry.recipe)
     if isinstance(entry, ClickModel):

@@ -133,6 +133,18 @@ class RatingOptions(EventOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class ActionOptions(EventOptions):
+    """The options of models of items and actions."""
+
+    value: str = "rating"  # column of actions: whole numbers from 1 on, such as ratings
+    positive: tuple[int, ...] = ()  # the actions of events that are worth recommending, such as 4 5
+    split: Literal["time"] = (
+        "time"  # test on the last tenth of the events; the tenth before is for validation
+    )
+    beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and slices, such as 10 20
+
+
+@dataclasses.dataclass(frozen=True)
 class AttributedMatrixOptions(MatrixOptions):
     """The options of models of an interaction matrix that read attributes of items."""
 

@@ -117,8 +117,8 @@ def _actions(histories: Histories, most: int) -> np.ndarray:
     wrong = (actions < 1) | (actions > most)
     if wrong.any():
         raise ValueError(
-            f"actions: {actions[int(wrong.argmax())]} ({int(wrong.sum()):,} such): the model knows those from "
-            f"1 to {most}"
+            f"actions: {actions[int(wrong.argmax())]} ({int(wrong.sum()):,} such): the model knows those "
+            f"from 1 to {most}"
         )
     return actions.astype(np.int32)
 

@@ -31,7 +31,7 @@ def cluster_scorer(model: Encoder, *, alpha: float, exclude: bool = True, prompt
     Args:
       alpha: the exponent of intents: 0 takes an item of each cluster in turn, inf cluster after cluster.
       exclude: items of the history stand behind all others of their cluster, so that they take no place where
-        they are no candidates.
+        they are no candidates. Items that only a request takes out do take a place.
       prompted: whether a cluster's prompt adapts the user's vector to it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`jaxrec train hstu-generative`: events with stars, lists of items, and probabilities of positive actions."""
+"""`jaxrec train hstu-generative`: events with stars, lists, and probabilities of positive actions."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_what_makes_no_sense_is_refused(folder: Path, tmp_path: Path) -> None:
         (events, {"split": "last"}, "split='last'"),
         (events, {"every": 0}, "every=0: must be at least 1"),
         (events, {"max_len": 1}, "max_len=1: must be at least 2"),
-        (none, {}, "no event of .* has a positive action"),
+        (none, {}, r"of rating 4 or 5\): it is empty"),
     ):
         with pytest.raises(ValueError, match=message):
             train("hstu-generative", file, run=tmp_path / "run", **{**SMALL, **changes})

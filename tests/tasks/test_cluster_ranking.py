@@ -115,7 +115,8 @@ def test_scores_are_those_of_the_module_cluster_by_cluster(
     for user, history in enumerate(HISTORIES):
         window[user, 3 - len(history[-3:]) :] = history[-3:]
     intent = np.asarray(MODEL.apply(drawn, window, train=False, method="intent"))[:, -1]
-    read = jax.jit(lambda cluster: MODEL.apply(drawn, window, clusters=cluster, train=False)[:, -1])
+    apply: Any = MODEL.apply
+    read = jax.jit(lambda cluster: apply(drawn, window, clusters=cluster, train=False)[:, -1])
     hidden = np.stack([read(np.full((1, 1), k) if prompted else None) for k in range(K)])  # [K, B, D]
     for user, history in enumerate(HISTORIES):
         scores = np.array([0, *(hidden[k, user] @ table[i] for i, k in enumerate(LABELS, 1))])

@@ -18,6 +18,7 @@ from jaxrec.commands.training.source import Source, as_file_name, load_interacti
 from jaxrec.protocols import Beyond, actions, next_item
 from jaxrec.recipes.trainable_rankings import ActionModel
 from jaxrec.serve.run_folder import Histories
+from jaxrec.tasks import generative
 from jaxrec.train.trial import Trial
 from jaxrec.tuning.reads import optimiser
 from jaxrec.types import Protocol, Tested, Variables
@@ -31,7 +32,8 @@ def read(options: Any, source: Source) -> actions.Data:
     """Reads and splits the events of a file and their actions.
 
     Raises:
-      ValueError: no action is positive or all are, there are no times, or values are no actions.
+      ValueError: no action is positive or all are, there are no times, values are no actions, or a part has no
+        event of a positive action.
     """
     if not options.positive:
         raise ValueError(
@@ -52,13 +54,6 @@ def read(options: Any, source: Source) -> actions.Data:
             f"positive={options.positive}: are all actions that occur, so there is nothing to tell apart; "
             "name fewer, or train hstu, which reads no actions"
         )
-    split = data.retrieval.split
-    for part, queries in (("validation", split.validation), ("test", split.test)):
-        if not len(queries.user):
-            raise ValueError(
-                f"positive={options.positive}: no event of {part} has a positive action and an event of its "
-                "user before it, so there is no item to rank; name others, or give more events"
-            )
     return data
 
 
@@ -70,7 +65,8 @@ def prepare(
     if recipe.every < 1:
         raise ValueError(f"every={recipe.every}: must be at least 1")
     split = data.retrieval.split
-    sequences, module = split.sequences, entry.module(data, recipe)
+    sequences, module, objective = split.sequences, entry.module(data, recipe), entry.objective(data, recipe)
+    generative.generative(module, objective, positive=data.positive)  # an error of the model is raised here
     protocol = Protocol(split=split.rule, ks=KS, loss=LOSS, selection=METRIC)
     dataset, vocabulary = as_file_name(sequences.name), next_item.vocabulary(data.retrieval)
     beyond = Beyond(ks=options.beyond) if options.beyond else None
@@ -78,7 +74,7 @@ def prepare(
     train = functools.partial(
         actions.train,
         module,
-        entry.objective(data, recipe),
+        objective,
         data,
         WEIGHTS,
         "retrieval",

@@ -138,9 +138,7 @@ class ActionOptions(EventOptions):
 
     value: str = "rating"  # column of actions: whole numbers from 1 on, such as ratings
     positive: tuple[int, ...] = ()  # the actions of events that are worth recommending, such as 4 5
-    split: Literal["time"] = (
-        "time"  # test on the last tenth of the events; the tenth before is for validation
-    )
+    split: Literal["time"] = "time"  # test on the last tenth of the events, validation on the one before
     beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and slices, such as 10 20
 
 

@@ -19,7 +19,14 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.index.rank import make_rank
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.packing import Packing
-from jaxrec.tasks.generative import action_score, generative, next_positive, retriever, windows
+from jaxrec.tasks.generative import (
+    action_score,
+    after_history,
+    generative,
+    next_positive,
+    retriever,
+    windows,
+)
 from jaxrec.tasks.objectives import uniform_softmax
 from jaxrec.train.evaluate import ranking_means
 from jaxrec.types import Batch, Protocol, Variables
@@ -318,8 +325,8 @@ def test_a_candidate_stands_after_the_last_events_before_it() -> None:
         "actions": jnp.array([1, 2, 1, 2, 1, 2]),
         "times": jnp.array([10, 20, 30, 40, 50, 60]),
     }
-    found = jax.jit(lambda e, s: generative.after_history(model, e, s))(examples, shared)
+    found = jax.jit(lambda e, s: after_history(model, e, s))(examples, shared)
     assert found["items"].tolist() == [[3, 4, 5, 9], [0, 1, 2, 8], [0, 0, 0, 7]]
     assert found["actions"].tolist() == [[1, 2, 1, 0], [0, 1, 2, 0], [0, 0, 0, 0]]
     assert found["times"].tolist() == [[30, 40, 50, 90], [0, 10, 20, 80], [0, 0, 0, 70]]
-    assert "times" not in generative.after_history(model.clone(time_bias=False), examples, shared)
+    assert "times" not in after_history(model.clone(time_bias=False), examples, shared)

@@ -32,8 +32,8 @@ def read(options: Any, source: Source) -> actions.Data:
     """Reads and splits the events of a file and their actions.
 
     Raises:
-      ValueError: no action is positive or all are, there are no times, values are no actions, or a part has no
-        event of a positive action.
+      ValueError: no action is positive or all are, there are no times, values are no actions, or a part has
+        no event of a positive action.
     """
     if not options.positive:
         raise ValueError(

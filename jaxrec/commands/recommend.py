@@ -38,6 +38,7 @@ class Options:
     user: tuple[str, ...] = ()  # users of the run, files of them (one a line), or `all`
     history: tuple[str, ...] = ()  # or histories of anybody: items with commas between them, oldest first
     times: tuple[str, ...] = ()  # seconds since 1970 of each history's events, with commas between them
+    actions: tuple[str, ...] = ()  # what was done in each event, with commas, for a model of actions
     at: int | None = None  # seconds since 1970 of the request, if the model reads times; else the last event
     k: int = 10  # largest number of items
     keep_seen: bool = False  # items of the history may be recommended; by default as the run was measured
@@ -78,7 +79,8 @@ def run(options: Options) -> None:
         candidates=items.from_text(read_ids(options.candidates)) if options.candidates else None,
         block=items.from_text(words_or_files(options.block, items)),
         cold=options.cold,
-        times=[_seconds(text) for text in options.times] or None,
+        times=[_numbers("times", text, "seconds") for text in options.times] or None,
+        actions=[_numbers("actions", text, "numbers") for text in options.actions] or None,
         at=options.at,
     )
     named = _named(answers, options)
@@ -108,11 +110,11 @@ def _parts(text: str) -> list[str]:
     return text.split(",") if text else []
 
 
-def _seconds(text: str) -> list[int]:
+def _numbers(option: str, text: str, what: str) -> list[int]:
     try:
         return [int(part) for part in _parts(text)]
     except ValueError:
-        raise ValueError(f"times={text!r}: must be whole seconds with commas between them") from None
+        raise ValueError(f"{option}={text!r}: must be whole {what} with commas between them") from None
 
 
 def _users(words: Sequence[str], loaded: Run) -> Any:

@@ -21,13 +21,29 @@ from jaxrec.train.epoch import Plan
 from jaxrec.train.evaluate import evaluate_and_keep
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Array, Context, Evaluation, Protocol, Retriever, Task, Tested, Variables
+from jaxrec.types import (
+    Array,
+    Context,
+    Evaluation,
+    Protocol,
+    Retriever,
+    Scorer,
+    Task,
+    Tested,
+    Variables,
+)
 
 Data = next_item.Data | retrieval.Data
 
 
 def evaluation(
-    finish: Finish, ranked: Retriever, data: Data, protocol: Protocol, part: Part, *, beyond: Beyond | None
+    finish: Finish,
+    ranked: Retriever | Scorer,
+    data: Data,
+    protocol: Protocol,
+    part: Part,
+    *,
+    beyond: Beyond | None,
 ) -> Evaluation:
     """`next_item.evaluation` or `retrieval.evaluation` of the final vectors of a model's variables, which are
     made once a call."""
@@ -46,7 +62,7 @@ def train(
     task: Task | Sequence[Task],
     plan: Plan,
     finish: Finish,
-    ranked: Retriever,
+    ranked: Retriever | Scorer,
     data: Data,
     protocol: Protocol,
     tx: optax.GradientTransformation,
@@ -92,7 +108,7 @@ def phases_of(task: Task | Sequence[Task], epochs: int) -> list[Phase]:
 
 def run_test(
     finish: Finish,
-    ranked: Retriever,
+    ranked: Retriever | Scorer,
     data: Data,
     protocol: Protocol,
     variables: Variables,

@@ -10,6 +10,7 @@ import optax
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.protocols.actions import Data
+from jaxrec.recipes.trainable_rankings import ActionModel
 from jaxrec.tasks.objectives import Objective, uniform_softmax
 
 
@@ -60,7 +61,4 @@ def adam(recipe: Recipe) -> optax.GradientTransformation:
     return optax.adam(recipe.learning_rate, b2=recipe.b2)
 
 
-NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
-    "hstu-generative": "the action of each event, such as a click or a purchase: see "
-    "experiments/sequential/hstu_generative.py",
-}
+MODELS: Mapping[str, ActionModel] = {"hstu-generative": ActionModel(Recipe, generative, ssm, adam)}

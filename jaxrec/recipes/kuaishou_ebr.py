@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxrec import packing
 from jaxrec.augment.item2vec import item_vectors
@@ -21,11 +22,14 @@ from jaxrec.nn.retrieval.kuaishou_ebr import KuaishouEBR
 from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.packing import Packing
 from jaxrec.protocols.next_item import Data, packing_of, plan
+from jaxrec.recipes.trainable import SPARE_ROOM
+from jaxrec.recipes.trainable_rankings import RankedModel, Training
+from jaxrec.tasks.cluster_ranking import cluster_scorer
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_item import next_item
-from jaxrec.train.epoch import Plan, shuffled
-from jaxrec.types import Array, Context, Task
+from jaxrec.train.epoch import shuffled
+from jaxrec.types import Array, Context, Scorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,19 +102,21 @@ def with_intents(num_items: int, recipe: Recipe) -> KuaishouEBR:
     return KuaishouEBR(encoder, intent, num_clusters=recipe.clusters)
 
 
-class Training(NamedTuple):
-    """How a row is trained: its task, the plan of an epoch, and the columns it reads."""
-
-    task: Task
-    plan: Plan
-    columns: dict[str, Any]
-
-
 def by_user(
-    model: Encoder, data: Data, clusters: Clusters, recipe: Recipe, *, intents: bool, num_devices: int
+    model: Encoder,
+    data: Data,
+    clusters: Clusters,
+    recipe: Recipe,
+    *,
+    intents: bool,
+    num_devices: int,
+    deviations: float = 3.0,
 ) -> Training:
-    """An example is a user. intents: negatives are of the positive's cluster, and intents have a loss."""
-    packed = packing_of(data, model, recipe.batch_size, num_devices=num_devices)
+    """An example is a user. intents: negatives are of the positive's cluster, and intents have a loss.
+
+    deviations: spare room of packed rows, as of `packing.rows_needed`.
+    """
+    packed = packing_of(data, model, recipe.batch_size, num_devices=num_devices, deviations=deviations)
     objective = in_cluster_softmax(clusters, recipe.num_samples)
     if intents:
         task = cluster_retrieval(model, objective, clusters, packed=packed, prompted=False)
@@ -120,15 +126,26 @@ def by_user(
 
 
 def by_user_and_cluster(
-    model: Encoder, data: Data, clusters: Clusters, recipe: Recipe, *, num_devices: int
+    model: Encoder,
+    data: Data,
+    clusters: Clusters,
+    recipe: Recipe,
+    *,
+    num_devices: int,
+    deviations: float = 3.0,
 ) -> Training:
-    """An example is a (user, cluster) pair; a step has all pairs of `batch_size` users."""
+    """An example is a (user, cluster) pair; a step has all pairs of `batch_size` users.
+
+    deviations: as of `by_user`.
+    """
     examples = cluster_examples(data.columns, clusters, recipe.max_len)
     user = examples["example_user"]
     lengths = np.minimum(data.inputs[user], recipe.max_len)
     steps = -(-data.split.sequences.num_users // recipe.batch_size)
     batch_size = -(-len(user) // steps)
-    needed = packing.rows_needed(lengths, batch_size, recipe.max_len, multiple=num_devices, deviations=3.0)
+    needed = packing.rows_needed(
+        lengths, batch_size, recipe.max_len, multiple=num_devices, deviations=deviations
+    )
     packed = Packing(needed, recipe.max_len)
 
     def length(context: Context, example: Array) -> Array:
@@ -139,7 +156,64 @@ def by_user_and_cluster(
     return Training(task, order, data.columns | examples)
 
 
-NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
-    "kuaishou-ebr": "clusters of items, and is served by a retriever of its own: see "
-    "experiments/retrieval/kuaishou_ebr.py",
+# --- a model of events of one's own ------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class EventsRecipe(Recipe):
+    """How retrieval by clusters is trained on events of one's own."""
+
+    prompts: bool = True  # a user has a vector for each cluster; otherwise one for all clusters
+
+
+def cluster_column(data: Data, recipe: EventsRecipe) -> dict[str, np.ndarray]:
+    """The column `cluster` of each id, from vectors of the items of training.
+
+    Raises:
+      ValueError: there are fewer items with a training event than clusters, or no user has two of them.
+    """
+    if recipe.clusters < 1 or recipe.vector_epochs < 1:
+        raise ValueError(
+            f"clusters={recipe.clusters}, vector_epochs={recipe.vector_epochs}: must be at least 1"
+        )
+    if not data.inputs.any():
+        raise ValueError(
+            f"{data.split.sequences.name}: no user has two training events, so nothing says which items go "
+            "together; give users with more events"
+        )
+    trained = len(np.unique(data.split.training_events().item))
+    if trained < recipe.clusters:
+        raise ValueError(
+            f"clusters={recipe.clusters}: only {trained:,} items have a training event; give fewer"
+        )
+    return {"cluster": cluster_items(data, recipe).of}
+
+
+def learn(
+    model: KuaishouEBR, data: Data, columns: Context, recipe: EventsRecipe, num_devices: int
+) -> Training:
+    """Training within clusters, with prompts or without."""
+    clusters = clusters_from_labels(np.asarray(columns["cluster"])[1:])
+    more: dict[str, Any] = {"num_devices": num_devices, "deviations": SPARE_ROOM}
+    if recipe.prompts:
+        found = by_user_and_cluster(model, data, clusters, recipe, **more)
+    else:
+        found = by_user(model, data, clusters, recipe, intents=True, **more)
+    return found._replace(columns={**found.columns, **columns})
+
+
+def ranked(model: KuaishouEBR, recipe: EventsRecipe, exclude: bool) -> Scorer:
+    """The order that merges the clusters' lists."""
+    return cluster_scorer(model, alpha=recipe.alpha, exclude=exclude, prompted=recipe.prompts)
+
+
+def adam(recipe: EventsRecipe) -> optax.GradientTransformation:
+    """The optimiser."""
+    return optax.adam(recipe.learning_rate)
+
+
+MODELS: Mapping[str, RankedModel] = {
+    "kuaishou-ebr": RankedModel(
+        EventsRecipe, with_intents, cluster_column, learn, ranked, adam, "in-cluster sampled softmax + intent"
+    ),
 }

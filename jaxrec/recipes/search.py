@@ -183,11 +183,9 @@ def _of_events(
     return module
 
 
-NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not read
-    "sim-hard": "the category of each item: see experiments/ranking/lifelong.py; 'sim' searches by vectors",
-}
 MODELS: Mapping[str, ClickModel] = {
     "sim": ClickModel(EventsRecipe, _of_events(sim_soft), _with_search),
+    "sim-hard": ClickModel(EventsRecipe, _of_events(sim_hard), category=True),
     "eta": ClickModel(EventsRecipe, _of_events(eta)),
     "mimn": ClickModel(EventsRecipe, _of_events(mimn), _with_memory),
 }

@@ -256,11 +256,13 @@ class ClickModel(NamedTuple):
     module: (clicks, recipe, axis name) -> the module, called with a batch of `tasks.ctr.behaviours`. The axis
     is that of devices that share a batch; None: there is one.
     learn: (module, clicks, recipe) -> what it is taught by.
+    category: whether it reads a category of each item, the column "category" of the side information.
     """
 
     recipe: Any
     module: Callable[[Clicks, Any, str | None], nn.Module]
     learn: Callable[[nn.Module, Clicks, Any], ClickTask] = clicks_alone
+    category: bool = False
 
 
 # --- interaction matrices -----------------------------------------------------------------------------

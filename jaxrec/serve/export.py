@@ -119,6 +119,8 @@ def _describe(run: Run, program: Program, traced: jax_export.Exported, k: int) -
     about |= {"times": "times" in program.inputs, "users": "users" in program.inputs}
     if kept.kind == "clicks":
         return about
+    if "actions" in program.inputs:
+        about["actions"] = int(kept.module.num_actions)
     return about | {"k": min(k, len(kept.vocabulary["item"])), "seen": kept.protocol.seen}
 
 

@@ -122,6 +122,7 @@ class Run:
         cold: Literal["error", "popularity"] = "error",
         times: Iterable[Iterable[int]] | None = None,
         at: int | None = None,
+        actions: Iterable[Iterable[int]] | None = None,
     ) -> Iterator[Recommendation]:
         """The best items of each user or history, one after the other, in the order that they are asked in.
 
@@ -137,6 +138,7 @@ class Run:
         times: seconds since 1970 of the events of `histories`, for a model that reads times.
         at: seconds since 1970 of the question, for such a model; None: the latest event of the run and of the
             histories.
+        actions: of the events of `histories`, whole numbers from 1, for a model that reads them.
 
         Raises:
           ValueError: a wrong argument, ids that the run does not know, or scores that are not finite.
@@ -153,6 +155,7 @@ class Run:
                 cold=cold,
                 times=times,
                 at=at,
+                actions=actions,
             ),
         )
 

@@ -40,13 +40,14 @@ def to_onnx(kept: Kept, weights: Weights, *, mean: bool = False) -> bytes:
 
     Raises:
       ImportError: jax2onnx or onnxruntime is not installed.
-      ValueError: a baseline, or a model that jax2onnx can't convert or converts to something else.
+      ValueError: a baseline, a model of actions, or a model that jax2onnx can't convert or converts to
+        something else.
     """
+    if kept.kind in ("baseline", "actions"):
+        raise ValueError(f"{kept.name}: a run of kind {kept.kind} has no ONNX form; leave out --onnx")
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"ONNX needs {' and '.join(missing)}: pip install 'jaxrec[onnx]'")
-    if kept.kind == "baseline":
-        raise ValueError(f"{kept.name}: a baseline has no ONNX form; leave out --onnx")
     if kept.kind in ("sequence", "session", "multi-interest"):
         program = window_program(kept, mean=mean)
     else:

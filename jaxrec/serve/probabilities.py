@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import calibration
+from jaxrec.tasks import generative
 from jaxrec.tasks.multitask import Target, select_output
 from jaxrec.types import Array, Batch, Variables
+
+POSITIVE = "positive"  # the label of models of actions
 
 
 def probabilities(
@@ -32,3 +35,18 @@ def probabilities(
     if not mean:
         return of_seed(variables)
     return {label: of_seeds.mean(axis=0) for label, of_seeds in jax.vmap(of_seed)(variables).items()}
+
+
+def of_positive(
+    module: Any, outputs: Mapping[str, int | str | None], variables: Variables, batch: Batch, *, mean: bool
+) -> dict[str, Array]:
+    """{POSITIVE: how probable a positive action on a candidate is, float32 [B]}; mean: as of `probabilities`.
+
+    outputs: as of `run_folder.Kept` for actions. batch: of `tasks.generative.after_history`.
+    """
+    score = generative.action_score(module, [int(action) for action in outputs])
+
+    def of_seed(variables: Variables) -> Array:
+        return jax.nn.sigmoid(score(variables, batch)[:, -1].astype(jnp.float32))
+
+    return {POSITIVE: jax.vmap(of_seed)(variables).mean(axis=0) if mean else of_seed(variables)}

@@ -59,6 +59,7 @@ def make_program(kept: Kept, weights: Weights, *, k: int, mean: bool = False) ->
         k=k,
         timed=queries.reads_times(kept),
         users=kept.kind == "factors",
+        acted=kept.kind == "actions",
     )
 
 
@@ -91,14 +92,20 @@ def _can_be_called(program: Program, weights: Weights) -> bool:
 
 
 def item_program(
-    model: Retriever | Scorer, *, num_items: int, k: int, timed: bool = False, users: bool = False
+    model: Retriever | Scorer,
+    *,
+    num_items: int,
+    k: int,
+    timed: bool = False,
+    users: bool = False,
+    acted: bool = False,
 ) -> Program:
     """The k best items after each history: {"scores": float [b, k], "items": int32 [b, k]}, best first.
 
     Its inputs: `histories` [b, n], whole histories of ids, oldest first, followed by zeros; `excluded`
     [b, m], ids that are in no list, followed by zeros; where `timed`, `times` [b, n], seconds since the
-    first event of the history, and `now` [b], those of the question. Where `users`, in place of histories
-    `users` [b], ids from 1.
+    first event of the history, and `now` [b], those of the question; where `acted`, `actions` [b, n], those
+    of each event. Where `users`, in place of histories `users` [b], ids from 1.
 
     Where fewer than k items remain, a list ends in the score -inf and the id 0. Scores of a history for which
     the model gives NaN or infinity are NaN.
@@ -116,6 +123,8 @@ def item_program(
             "items": jnp.pad(histories, ((0, 0), (0, 1))).reshape(-1),
             "start": row * (width + 1),
         }
+        if acted:
+            context["actions"] = jnp.pad(inputs["actions"], ((0, 0), (0, 1))).reshape(-1)
         if timed:
             slot = jnp.arange(width + 1)
             times = jnp.pad(inputs["times"], ((0, 0), (0, 1)))
@@ -137,6 +146,8 @@ def item_program(
 
     read_of: dict[str, tuple[Any, ...]] = {"users": (BATCH,)} if users else {"histories": (BATCH, EVENTS)}
     inputs = {**read_of, "excluded": (BATCH, EXCLUDED)}
+    if acted:
+        inputs |= {"actions": (BATCH, EVENTS)}
     if timed:
         inputs |= {"times": (BATCH, EVENTS), "now": (BATCH,)}
     return Program(function, {name: jax.ShapeDtypeStruct(s, jnp.int32) for name, s in inputs.items()})

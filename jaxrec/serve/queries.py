@@ -20,7 +20,7 @@ from jaxrec.data.validation import MAX_SPAN
 from jaxrec.packing import Packing
 from jaxrec.serve.run_folder import Histories, Kept
 from jaxrec.serve.seeds import mean_model
-from jaxrec.tasks import encoder, interests, next_click, next_item, pairs
+from jaxrec.tasks import encoder, generative, interests, next_click, next_item, pairs
 from jaxrec.types import Array, Context, Retriever, Scorer
 
 SIZES = (8, 64, 512)  # of a batch
@@ -34,7 +34,7 @@ class Asked(NamedTuple):
     items: ids, int32 [N]; offsets: int64 [Q + 1]. seconds: of the events since the first of their history,
     int32 [N], and now: of the question, int32 [Q], on the same clock; both None for a model without times.
     users: ids of the users of the run whose histories these are, from 1, int32 [Q]; None for models that do
-    not read them.
+    not read them. actions: of the events, from 1, int32 [N]; None for a model without actions.
     """
 
     items: np.ndarray
@@ -42,6 +42,7 @@ class Asked(NamedTuple):
     seconds: np.ndarray | None = None
     now: np.ndarray | None = None
     users: np.ndarray | None = None
+    actions: np.ndarray | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -49,7 +50,7 @@ class Asked(NamedTuple):
 
 
 def reads_times(kept: Kept) -> bool:
-    return kept.kind == "sequence" and encoder.reads_times(kept.module)
+    return kept.kind in ("sequence", "actions") and encoder.reads_times(kept.module)
 
 
 def latest_event(*histories: Histories | None) -> int | None:
@@ -96,9 +97,30 @@ def asked_by(kept: Kept, histories: Histories, at: int | None, users: np.ndarray
     """Histories as the model of a run reads them, or the users whose they are where it knows users alone.
 
     users: ids from 1, int32 [Q]; 0 of histories of anybody. at: as of `asked_of`, which raises.
+
+    Raises:
+      ValueError: the model reads actions and there are none, or others than those of training.
     """
     asked = asked_of(histories, at, timed=reads_times(kept))
+    if kept.kind == "actions":
+        return asked._replace(actions=_actions(histories, int(kept.module.num_actions)))
     return asked._replace(users=users) if kept.kind == "factors" else asked
+
+
+def _actions(histories: Histories, most: int) -> np.ndarray:
+    if histories.actions is None:
+        raise ValueError(
+            f"the model reads actions: give that of each event, a whole number from 1 to {most} (actions=, "
+            "--actions)"
+        )
+    actions = np.asarray(histories.actions, np.int64)
+    wrong = (actions < 1) | (actions > most)
+    if wrong.any():
+        raise ValueError(
+            f"actions: {actions[int(wrong.argmax())]} ({int(wrong.sum()):,} such): the model knows those "
+            f"from 1 to {most}"
+        )
+    return actions.astype(np.int32)
 
 
 def power_of_two(number: int) -> int:
@@ -138,6 +160,8 @@ def model_of(kept: Kept, packed: Packing | None = None, *, mean: bool = False) -
         model = pairs.scorer(module)
     elif kept.kind == "multi-interest":
         model = interests.retriever(module)
+    elif kept.kind == "actions":
+        model = generative.retriever(module)
     elif kept.kind == "session":
         model = next_click.retriever(module, last_only=last_only(module))
     else:
@@ -182,6 +206,8 @@ def calls(asked: Asked, shapes: Layout) -> Iterator[tuple[dict[str, Any], dict[s
         if asked.users is not None:
             queries["user"][:real] = asked.users[first : first + real] - 1
         context = {"items": _windows(asked.items, start, read, width + 1)}
+        if asked.actions is not None:
+            context["actions"] = _windows(asked.actions, start, read, width + 1)
         if asked.seconds is not None and asked.now is not None:
             seconds = _windows(asked.seconds, start, read, width + 1)
             seconds[np.arange(real), read[:real]] = asked.now[first : first + real]
@@ -228,7 +254,8 @@ def selected(histories: Histories, users: np.ndarray) -> Histories:
     ends = np.concatenate([[0], np.cumsum(length)])
     at = np.repeat(begin - ends[:-1], length) + np.arange(ends[-1])
     times = None if histories.times is None else np.asarray(histories.times)[at]
-    return Histories(np.asarray(histories.items)[at], ends, times)
+    actions = None if histories.actions is None else np.asarray(histories.actions)[at]
+    return Histories(np.asarray(histories.items)[at], ends, times, actions)
 
 
 def to_device(tree: Any) -> Any:

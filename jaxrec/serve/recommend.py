@@ -51,6 +51,7 @@ class Question(NamedTuple):
     cold: Literal["error", "popularity"] = "error"
     times: Iterable[Iterable[int]] | None = None
     at: int | None = None
+    actions: Iterable[Iterable[int]] | None = None
 
 
 def stream(run: Run, question: Question) -> Iterator[Recommendation]:
@@ -103,8 +104,11 @@ def _check(run: Run, question: Question) -> None:
         raise ValueError(f"seen={question.seen!r}: must be 'exclude', 'keep' or None")
     if question.cold not in ("error", "popularity"):
         raise ValueError(f"cold={question.cold!r}: must be 'error' or 'popularity'")
-    if question.times is not None and question.histories is None:
-        raise ValueError("times: belong to histories; those of the run's users are kept with it")
+    for name in ("times", "actions"):
+        if getattr(question, name) is not None and question.histories is None:
+            raise ValueError(f"{name}: belong to histories; those of the run's users are kept with it")
+    if question.actions is not None and run.kept.kind != "actions":
+        raise ValueError(f"actions: {run.kept.name} reads none; leave them out")
 
 
 def _asked_histories(run: Run, question: Question) -> tuple[list[Any], np.ndarray, Histories]:
@@ -148,13 +152,19 @@ def _given_histories(run: Run, question: Question) -> tuple[list[Any], Histories
     flat = [item for part in given for item in part]
     items = run.ids("item").known(flat, "histories")
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in given])]).astype(np.int64)
-    if question.times is None:
-        return [None] * len(given), Histories(items, offsets)
-    times = lists("times", question.times)
-    if [len(part) for part in times] != [len(part) for part in given]:
-        raise ValueError("times: must be one number for each event of each history")
-    seconds = as_integers([moment for part in times for moment in part], "times")
-    return [None] * len(given), Histories(items, offsets, seconds)
+    times = _of_events("times", question.times, given)
+    actions = _of_events("actions", question.actions, given)
+    return [None] * len(given), Histories(items, offsets, times, actions)
+
+
+def _of_events(name: str, values: Any, histories: list[list[Any]]) -> np.ndarray | None:
+    """A whole number for each event of the histories, end to end; None where there are none."""
+    if values is None:
+        return None
+    of_histories = lists(name, values)
+    if [len(part) for part in of_histories] != [len(part) for part in histories]:
+        raise ValueError(f"{name}: must be one number for each event of each history")
+    return as_integers([number for part in of_histories for number in part], name)
 
 
 def listed(name: str, values: Any) -> list[Any]:

@@ -31,28 +31,31 @@ from jaxrec.types import Protocol, Variables
 
 FORMAT = 1  # of run.json; another number is refused
 RUN = "run.json"
-Kind = Literal["sequence", "session", "multi-interest", "table", "clicks", "factors", "baseline"]
+Kind = Literal["sequence", "session", "multi-interest", "actions", "table", "clicks", "factors", "baseline"]
 
 
 class Histories(NamedTuple):
     """All events of the known users, oldest first.
 
     items: ids from 1, int32 [N]; user u (from 0) has items[offsets[u] : offsets[u + 1]]. offsets: int64
-    [U + 1]. times: seconds since 1970, int64 [N], or None.
+    [U + 1]. times: seconds since 1970, int64 [N], or None. actions: what users did, from 1, int32 [N], or
+    None.
     """
 
     items: np.ndarray
     offsets: np.ndarray
     times: np.ndarray | None = None
+    actions: np.ndarray | None = None
 
 
 class Kept(NamedTuple):
     """What is kept of a finished run.
 
     kind: how it is asked: "sequence" (an encoder behind `tasks.next_item`), "session" (behind
-        `tasks.next_click`), "multi-interest" (behind `tasks.interests`), "table" (a module of the columns of
-        encoders), "clicks" (a module of the columns of `tasks.ctr.behaviours`: pairs of a user and an item
-        after a history), "factors" (behind `tasks.pairs`: it knows the users of the run alone), "baseline".
+        `tasks.next_click`), "multi-interest" (behind `tasks.interests`), "actions" (of items and actions,
+        behind `tasks.generative`), "table" (a module of the columns of encoders), "clicks" (a module of the
+        columns of `tasks.ctr.behaviours`: pairs of a user and an item after a history), "factors" (behind
+        `tasks.pairs`: it knows the users of the run alone), "baseline".
     name: of the row, such as "sasrec-ce".
     module: a Linen module; of a baseline its `Retriever` or `Scorer`, of functions with an import path; of
         factors `tasks.pairs.FACTORS`, whose variables are final vectors, a `Retriever` or `Scorer` too, or a
@@ -64,7 +67,7 @@ class Kept(NamedTuple):
     columns: what the raw columns are, {name: "categorical" or "numeric"}; of clicks {name: "user" or "item"},
         empty where they have these names.
     outputs: of tables and clicks, {label: which output of the module is its logit}, as of
-        `tasks.multitask.Target`.
+        `tasks.multitask.Target`; of actions, {a positive action as text: the column of its logit}.
     length: of clicks: most recent events of a history that are read.
     protocol, metrics, validation: {metric: a number a seed}, of test and validation queries.
     counts: training events of each item, int64 [V + 1], for users without a history; None: counted in
@@ -170,6 +173,10 @@ def check(kept: Kept) -> None:
                 raise ValueError(f"{part}: {name} has {len(values)} values for {count} seeds")
     if kept.kind == "table" and kept.encoders is None:
         raise ValueError("kind='table': needs the encoders of its raw columns")
+    if kept.kind == "actions" and (
+        not kept.outputs or kept.histories is None or kept.histories.actions is None
+    ):
+        raise ValueError("kind='actions': needs histories with actions, and outputs, those that are positive")
     if kept.kind in ("table", "clicks") and not kept.outputs:
         raise ValueError(f"kind={kept.kind!r}: needs outputs, {{label: output of the module}}")
     if kept.kind == "clicks" and (kept.length < 1 or kept.histories is None or "user" not in kept.vocabulary):
@@ -186,7 +193,7 @@ def check(kept: Kept) -> None:
 
 
 def _check_histories(histories: Histories, vocabulary: Mapping[str, np.ndarray]) -> None:
-    items, offsets, times = (None if part is None else np.asarray(part) for part in histories)
+    items, offsets, times, actions = (None if part is None else np.asarray(part) for part in histories)
     assert items is not None and offsets is not None
     if offsets.ndim != 1 or not offsets.size or offsets[0] or offsets[-1] != len(items):
         raise ValueError(f"histories: offsets must ascend from 0 to {len(items):,}, the number of events")
@@ -200,6 +207,8 @@ def _check_histories(histories: Histories, vocabulary: Mapping[str, np.ndarray])
         raise ValueError("histories: an item is none of 1..num_items; number it by vocabulary['item']")
     if times is not None and len(times) != len(items):
         raise ValueError(f"histories: {len(times):,} times for {len(items):,} events")
+    if actions is not None and (len(actions) != len(items) or actions.min(initial=1) < 1):
+        raise ValueError(f"histories: {len(actions):,} actions for {len(items):,} events; each is at least 1")
 
 
 def _flat(tree: Any, path: tuple[str, ...] = ()) -> dict[str, np.ndarray]:

@@ -16,9 +16,10 @@ from jaxrec.data.own_tables import encode_rows
 from jaxrec.data.tables.columns import Coded
 from jaxrec.data.tables.rows import read_rows
 from jaxrec.serve import queries
-from jaxrec.serve.probabilities import probabilities
+from jaxrec.serve.probabilities import POSITIVE, of_positive, probabilities
 from jaxrec.serve.recommend import check_finite, item_table, score_reader
 from jaxrec.tasks.ctr import behaviours
+from jaxrec.tasks.generative import after_history
 from jaxrec.types import Array, Batch, Context, Variables
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
 
     rows: the path of a file, a mapping of columns to arrays or lists, or a data frame; columns that the
         run was not trained on are not read. Of a table: its raw columns, encoded as the training rows were.
-        Otherwise users and items of the run, each pair after all events of its user.
+        Otherwise users and items of the run, each pair after all events of its user; of a model of actions
+        the label is "positive", one of the actions that the run was told are.
     at: seconds since 1970 of the request, for models that read times; None: the latest event.
 
     Raises:
@@ -42,7 +44,7 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
     if run.kept.kind == "table":
         assert run.kept.encoders is not None
         return _probabilities(run, encode_rows(run.kept.encoders, rows), lambda batch, shared: batch, {})
-    if run.kept.kind == "clicks":
+    if run.kept.kind in ("clicks", "actions"):
         pairs, shared, histories = _pairs(run, rows), _shared(run), run.kept.histories
         assert histories is not None
         offsets = np.asarray(histories.offsets)
@@ -54,6 +56,10 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
             asked = queries.asked_of(queries.selected(histories, users), at, timed=True)
             assert asked.now is not None
             columns["time"] = asked.now[place]
+        if run.kept.kind == "actions":
+            return _probabilities(
+                run, columns, lambda batch, shared: after_history(run.module, batch, shared), shared
+            )
         length = run.kept.length
         return _probabilities(run, columns, lambda batch, shared: behaviours(batch, shared, length), shared)
     return {"score": _ranking_scores(run, _pairs(run, rows), at)}
@@ -126,6 +132,8 @@ def _shared(run: Run) -> dict[str, Any]:
     histories = run.kept.histories
     assert histories is not None
     shared: dict[str, Any] = {"events": jnp.asarray(histories.items), "items": {}, "users": {}}
+    if histories.actions is not None:
+        shared["actions"] = jnp.asarray(histories.actions)
     if histories.times is not None:
         asked = queries.asked_of(histories, None, timed=True)
         shared["times"] = jnp.asarray(asked.seconds)
@@ -141,14 +149,16 @@ def _probabilities(
     """
     count = len(next(iter(columns.values())))
     size = next((size for size in SIZES if size >= count), SIZES[-1])
-    outputs = run.kept.outputs
+    outputs, acted = run.kept.outputs, run.kept.kind == "actions"
+    labels = [POSITIVE] if acted else list(outputs)
 
     def of_batch(variables: Variables, batch: Batch, shared: Context) -> dict[str, Array]:
         expanded, mean = expand(batch, shared), run.seed == "mean"
-        return probabilities(run.module, outputs, variables, expanded, mean=mean)
+        called = of_positive if acted else probabilities
+        return called(run.module, outputs, variables, expanded, mean=mean)
 
     program = run.programs.setdefault("score", jax.jit(of_batch))
-    found = {label: np.empty(count, np.float32) for label in outputs}
+    found = {label: np.empty(count, np.float32) for label in labels}
     for first in range(0, count, size):
         real = min(size, count - first)
         batch = {

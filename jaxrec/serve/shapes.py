@@ -34,7 +34,9 @@ def check_shapes(kept: Kept, where: str) -> None:
         if kept.kind == "factors":
             one = jnp.ones(1, jnp.int32)
             return kept.module.init(jax.random.key(0), one, one[:, None], {}, train=False)
-        return kept.module.init(jax.random.key(0), _example(kept), train=False)
+        example = _example(kept)
+        more = (example,) if kept.kind == "actions" else ()  # an action of each event
+        return kept.module.init(jax.random.key(0), example, *more, train=False)
 
     remedy = "restore the code of the run, or train again"
     try:

@@ -235,6 +235,27 @@ def windows(model: ActionEncoder, columns: Batch, context: Context) -> Batch:
     }
 
 
+def after_history(model: ActionEncoder, examples: Mapping[str, Array], shared: Context) -> Batch:
+    """The model's input of candidates: the last max_len - 1 events before each, and it, [B, max_len].
+
+    examples: item, start, end, int32 [B], of a candidate after the events start .. end - 1; time [B], in
+    seconds, for a model that reads times. shared: events, actions, and times of them, int32 [N].
+    """
+    at = examples["end"][:, None] - model.max_len + 1 + jnp.arange(model.max_len)
+    own = jnp.arange(model.max_len) == model.max_len - 1
+    real = (at >= examples["start"][:, None]) & ~own
+    at = jnp.where(real, at, 0)
+
+    def filled(events: Array, candidate: Array) -> Array:
+        return jnp.where(own, candidate[:, None], jnp.where(real, events[at], 0))
+
+    items = examples["item"]
+    batch = {"items": filled(shared["events"], items), "actions": filled(shared["actions"], items * 0)}
+    if reads_times(model):
+        batch["times"] = filled(shared["times"], examples["time"])
+    return batch
+
+
 def action_score(model: ActionEncoder, positive: Sequence[int]) -> Callable[[Variables, Batch], Array]:
     """Log-odds that the action of an event is positive, [B, L], of a batch made by `windows`.
 

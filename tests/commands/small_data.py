@@ -55,3 +55,15 @@ def write_attributes(path: Path) -> Path:
     ]
     path.write_text("\n".join(["sku,colour,size", *lines]) + "\n")
     return path
+
+
+def write_actions(path: Path, *, users: int = 24, first_item: int = 0) -> Path:
+    """The events of `write_events` with stars: 5 of an even item, otherwise 2, of some users the reverse."""
+    lines = write_events(path, users=users, first_item=first_item).read_text().splitlines()
+    stars = []
+    for line in lines[1:]:
+        user, item, _ = line.split(",")
+        stars.append(5 if (int(item[3:]) + int(user[1:])) % 2 else 2)
+    rated = [f"{line},{of}" for line, of in zip(lines[1:], stars, strict=True)]
+    path.write_text("\n".join([f"{lines[0]},stars", *rated]) + "\n")
+    return path

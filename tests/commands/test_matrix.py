@@ -152,7 +152,7 @@ def test_what_makes_no_sense_is_refused(events: Path, tmp_path: Path) -> None:
         train("rcf", events, run=tmp_path / "c", **EVENTS)
     assert not list(tmp_path.iterdir())
     train("ease", events, run=tmp_path / "ease", **EVENTS)
-    with pytest.raises(ValueError, match="keeps its final vectors or counts"):
+    with pytest.raises(ValueError, match="keeps final vectors, counts or clusters"):
         train("bpr-mf", events, run=tmp_path / "b", **EVENTS, warm_start=str(tmp_path / "ease"))
     assert not (tmp_path / "b").exists()
 

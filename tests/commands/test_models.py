@@ -20,7 +20,14 @@ from jaxrec.commands.training.source import Source, source_of
 from jaxrec.recipes import ticoserec as recipes
 from jaxrec.recipes.ticoserec_views import item_cf_iuf, similar_in_training
 from jaxrec.recipes.trainable import SequenceModel
-from tests.commands.small_data import EVENTS, write_attributes, write_events, write_rows, write_vectors
+from tests.commands.small_data import (
+    EVENTS,
+    write_actions,
+    write_attributes,
+    write_events,
+    write_rows,
+    write_vectors,
+)
 
 TABLE = {"categorical": ("city", "device"), "numeric": ("price",)}
 OF_CONTENT = ("dropoutnet",)  # models that read --item-vectors
@@ -35,6 +42,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Source]:
     return {
         "events": source_of(write_events(folder / "events.csv")),
         "rows": source_of(write_rows(folder / "rows.csv")),
+        "actions": source_of(write_actions(folder / "actions.csv")),
     }
 
 
@@ -60,7 +68,9 @@ def options_of(entry: Any, **given: Any) -> Any:
     else:
         given = EVENTS | given
         given |= {"item_attributes": ATTRIBUTES, "attributes": ("colour",)} if "attributes" in names else {}
+        given |= {"item_attributes": ATTRIBUTES, "category": "colour"} if "category" in names else {}
         given |= {"value": "ts", "time": ""} if "value" in names else {}
+        given |= {**EVENTS, "value": "stars", "positive": (5,)} if "positive" in names else {}
     return made(kind, {"data": "x", "run": "y", **given})
 
 
@@ -73,7 +83,8 @@ def prepared(name: str, sources: dict[str, Source], read: dict[Any, Any], **give
     content = getattr(options, "item_vectors", "")
     key: Any = (kind.read, options.split, getattr(options, "labels", ()), attributed, content)
     if key not in read:
-        read[key] = kind.read(options, sources["rows" if table else "events"])
+        events = "actions" if hasattr(options, "positive") else "events"
+        read[key] = kind.read(options, sources["rows" if table else events])
     return kind.prepare(name, entry, options, read[key])
 
 
@@ -136,7 +147,12 @@ def test_every_file_of_recipes_has_models_or_says_what_they_need() -> None:
     named = {model.module for model in listing.listed().values()} | set(listing.not_trained().values())
     folder = Path(jaxrec.recipes.__file__).parent
     files = {f"jaxrec.recipes.{path.stem}" for path in folder.glob("*.py")}
-    shared = {"__init__", "trainable", "ticoserec"}  # the models of the last are in ticoserec_views
+    shared = {
+        "__init__",
+        "trainable",
+        "trainable_rankings",
+        "ticoserec",
+    }  # the models of the last are in ticoserec_views
     assert files - named == {f"jaxrec.recipes.{name}" for name in shared}
 
 

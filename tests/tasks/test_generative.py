@@ -19,7 +19,14 @@ from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.index.rank import make_rank
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.packing import Packing
-from jaxrec.tasks.generative import action_score, generative, next_positive, retriever, windows
+from jaxrec.tasks.generative import (
+    action_score,
+    after_history,
+    generative,
+    next_positive,
+    retriever,
+    windows,
+)
 from jaxrec.tasks.objectives import uniform_softmax
 from jaxrec.train.evaluate import ranking_means
 from jaxrec.types import Batch, Protocol, Variables
@@ -303,3 +310,23 @@ def test_full_ranking_of_a_chain_of_items() -> None:
         assert not bad.any()
         metrics.append(ranking_means(np.asarray(ranks), queries["mask"], protocol.ks)["hit@1"])
     assert metrics[0] < 0.4 < 0.8 < metrics[1]
+
+
+def test_a_candidate_stands_after_the_last_events_before_it() -> None:
+    model = GenerativeHSTU(num_items=9, num_actions=2, dim=4, max_len=4)
+    examples = {
+        "item": jnp.array([9, 8, 7]),
+        "start": jnp.array([0, 0, 5]),
+        "end": jnp.array([5, 2, 5]),  # longer than the window, shorter, empty
+        "time": jnp.array([90, 80, 70]),
+    }
+    shared = {
+        "events": jnp.array([1, 2, 3, 4, 5, 6]),
+        "actions": jnp.array([1, 2, 1, 2, 1, 2]),
+        "times": jnp.array([10, 20, 30, 40, 50, 60]),
+    }
+    found = jax.jit(lambda e, s: after_history(model, e, s))(examples, shared)
+    assert found["items"].tolist() == [[3, 4, 5, 9], [0, 1, 2, 8], [0, 0, 0, 7]]
+    assert found["actions"].tolist() == [[1, 2, 1, 0], [0, 1, 2, 0], [0, 0, 0, 0]]
+    assert found["times"].tolist() == [[30, 40, 50, 90], [0, 10, 20, 80], [0, 0, 0, 70]]
+    assert "times" not in after_history(model.clone(time_bias=False), examples, shared)

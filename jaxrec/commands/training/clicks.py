@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxrec.commands.training.attributes import Categories, read_categories
 from jaxrec.commands.training.options import adam, recipe_of
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, as_file_name, load_sequences
 from jaxrec.data.events.interactions import Sequences
-from jaxrec.data.tables.click_histories import Clicks, next_clicks
+from jaxrec.data.tables.click_histories import NO_SIDE_INFO, Clicks, SideInfo, next_clicks
+from jaxrec.nn.layers.item_columns import WithItemColumns
 from jaxrec.optim.loss_weighting import static
 from jaxrec.protocols import impressions
 from jaxrec.protocols.calibrating import of_option
@@ -29,19 +31,26 @@ from jaxrec.types import Variables
 
 CLICK = Target("click", None, "label/click")
 SELECTION = "auc/click"
+CATEGORY = "category"  # of the side information
 
 
 class Events(NamedTuple):
-    """Events of users, and the examples that are made of them."""
+    """Events of users, the examples that are made of them, and categories of items for models that read
+    them."""
 
     sequences: Sequences
     clicks: Clicks
+    categories: Categories | None = None
 
 
 def read(options: Any, source: Source) -> Events:
-    """Reads and splits the events of a file, and samples items that were not clicked."""
+    """Reads and splits the events of a file, samples items that were not clicked, and reads categories."""
     sequences = load_sequences(source, options)
-    return Events(sequences, next_clicks(sequences, split=options.split))
+    if not hasattr(options, "category"):
+        return Events(sequences, next_clicks(sequences, split=options.split))
+    categories = read_categories(options, np.asarray(sequences.item_ids))
+    side_info = SideInfo({CATEGORY: categories.of}, {})
+    return Events(sequences, next_clicks(sequences, split=options.split, side_info=side_info), categories)
 
 
 def prepare(
@@ -49,25 +58,23 @@ def prepare(
 ) -> Prepared:
     """Builds a model and what it is trained by. trial: of a search of settings."""
     recipe = recipe_of(options, entry.recipe)
-    sequences, clicks = events
+    sequences, clicks, categories = events
     data = impressions.resident_clicks(clicks, length=recipe.length)
     axis = axis_name(options.num_devices)
     learned = entry.learn(entry.module(clicks, recipe, axis), clicks, recipe)
     _shapes_of(learned.task, data)  # an error of the model is raised here
     vocabulary = {"item": np.asarray(sequences.item_ids), "user": np.asarray(sequences.user_ids)}
+    vocabulary |= {} if categories is None else {CATEGORY: categories.raw}
 
     def shapes(more: Mapping[str, int]) -> Variables:
-        larger = dataclasses.replace(
-            clicks,
-            num_items=clicks.num_items + more.get("item", 0),
-            num_users=clicks.num_users + more.get("user", 0),
-        )
-        return _shapes_of(entry.learn(entry.module(larger, recipe, axis), larger, recipe).task, data)
+        grown = larger(clicks, more)
+        return _shapes_of(entry.learn(entry.module(grown, recipe, axis), grown, recipe).task, data)
 
+    kept_as, finished = _served(entry.module(clicks, recipe, None), clicks, categories)
     return Prepared(
         name=f"{name}+{options.calibrate}" if options.calibrate else name,
         dataset=as_file_name(data.name),
-        module=entry.module(clicks, recipe, None),
+        module=kept_as,
         protocol=impressions.protocol(data, SELECTION, learned.loss),
         train=functools.partial(
             impressions.train,
@@ -96,11 +103,44 @@ def prepare(
         },
         vocabularies=vocabulary,
         shapes=shapes,
+        finished=finished,
         notes=[describe_clicks(clicks)],
         next_command=(
             f"jaxrec score RUN pairs.csv --out scores.csv   (columns {options.user}, {options.item}; "
             f"{options.user} {vocabulary['user'][0]} is one)"
         ),
+    )
+
+
+def _served(
+    module: Any, clicks: Clicks, categories: Categories | None
+) -> tuple[Any, Callable[[Variables], tuple[Any, Variables]] | None]:
+    """The module that a run keeps, and what makes it and its variables of those that were trained."""
+    if categories is None:
+        return module, None
+    served, of = WithItemColumns(module, (CATEGORY,), clicks.num_items), categories.of
+
+    def finished(variables: Variables) -> tuple[Any, Variables]:
+        seeds = jax.tree.leaves(variables)[0].shape[0]
+        column = np.broadcast_to(of, (seeds, *of.shape))
+        return served, {**variables, "constants": {CATEGORY: column}}
+
+    return served, finished
+
+
+def larger(clicks: Clicks, more: Mapping[str, int]) -> Clicks:
+    """The same examples in larger vocabularies. more: {"user", "item" or "category": number of more ids}."""
+    items, side_info = more.get("item", 0), NO_SIDE_INFO
+    if CATEGORY in clicks.side_info.items:
+        column = np.pad(clicks.side_info.items[CATEGORY], (0, items), mode="maximum")
+        if more.get(CATEGORY):
+            column[-1] = column.max() + more[CATEGORY]
+        side_info = SideInfo({CATEGORY: column}, {})
+    return dataclasses.replace(
+        clicks,
+        num_items=clicks.num_items + items,
+        num_users=clicks.num_users + more.get("user", 0),
+        side_info=side_info,
     )
 
 

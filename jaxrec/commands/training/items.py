@@ -18,11 +18,13 @@ from jaxrec.commands.training.source import Source, as_file_name, load_sequences
 from jaxrec.data.events.split import format_repeats
 from jaxrec.protocols import Beyond, items, next_item
 from jaxrec.recipes.trainable import ItemModel, SuccessorModel, evaluate_every
+from jaxrec.recipes.trainable_rankings import RankedModel
 from jaxrec.serve.run_folder import Histories
+from jaxrec.tasks import pairs
 from jaxrec.tasks.item_pairs import by_history
 from jaxrec.train.trial import Trial
 from jaxrec.tuning.reads import optimiser
-from jaxrec.types import Baseline, Protocol, Retriever, Scorer, Tested, Variables
+from jaxrec.types import Baseline, Context, Protocol, Retriever, Scorer, Tested, Variables
 
 
 def read(options: Any, source: Source) -> next_item.Data:
@@ -33,7 +35,7 @@ def read(options: Any, source: Source) -> next_item.Data:
 
 def prepare(
     name: str,
-    entry: ItemModel | SuccessorModel,
+    entry: ItemModel | RankedModel | SuccessorModel,
     options: Any,
     data: next_item.Data,
     *,
@@ -43,6 +45,8 @@ def prepare(
     recipe = recipe_of(options, entry.recipe)
     if isinstance(entry, SuccessorModel):
         return _counted(name, entry, options, data, recipe)
+    if isinstance(entry, RankedModel):
+        return _ranked(name, entry, options, data, recipe, trial)
     return _trained(name, entry, options, data, recipe, trial)
 
 
@@ -80,6 +84,47 @@ def _trained(
         train=train,
         test=test,
         finished=lambda variables: (ranked, items.finished(finish, variables, context)),
+    )
+
+
+def _ranked(
+    name: str, entry: RankedModel, options: Any, data: next_item.Data, recipe: Any, trial: Trial | None
+) -> Prepared:
+    module, columns = entry.module(data.num_items, recipe), entry.columns(data, recipe)
+    protocol = _protocol(data, options, entry.loss)
+    ranked = entry.ranked(module, recipe, protocol.seen == "exclude")
+    learned = entry.learn(module, data, columns, recipe, options.num_devices)
+
+    def finish(variables: Variables, context: Context) -> Variables:
+        return {"model": variables, "columns": {column: context[column] for column in columns}}
+
+    train = functools.partial(
+        items.train,
+        learned.task,
+        learned.plan,
+        finish,
+        ranked,
+        data,
+        protocol,
+        optimiser(entry.optimiser, recipe, trial),
+        columns=learned.columns,
+        epochs=recipe.epochs,
+        every=evaluate_every(recipe),
+        patience=recipe.patience or None,
+    )
+
+    def test(variables: Variables) -> Tested:
+        return items.run_test(finish, ranked, data, protocol, variables, columns=columns, **_asked(options))
+
+    return _prepared(
+        name,
+        options,
+        data,
+        protocol,
+        module=ranked,
+        train=train,
+        test=test,
+        finished=lambda variables: (ranked, pairs.with_columns(variables, columns)),
     )
 
 

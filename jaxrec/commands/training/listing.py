@@ -13,6 +13,8 @@ FOLDER = Path(__file__).parents[2] / "recipes"
 KINDS = {
     "SequenceModel": "events of users or sessions",
     "ItemModel": "events of users in order, ranked by the items of a history",
+    "RankedModel": "events of users in order, ranked by scores of their own",
+    "ActionModel": "events of users in order, with what they did",
     "SuccessorModel": "events of users in order, without gradient descent",
     "TableModel": "labelled rows",
     "RetrievalModel": "the items of each user, in no order",

@@ -6,8 +6,10 @@ from typing import Any
 
 from jaxrec.commands.training import listing, own_module
 from jaxrec.commands.training.options import (
+    ActionOptions,
     AttributedMatrixOptions,
     AttributedOptions,
+    CategoryOptions,
     ClickOptions,
     FeatureOptions,
     FeedbackOptions,
@@ -28,6 +30,7 @@ from jaxrec.recipes.trainable import (
     SequenceModel,
     SuccessorModel,
 )
+from jaxrec.recipes.trainable_rankings import ActionModel, RankedModel
 
 
 def chosen(model: str, *, labelled: bool) -> tuple[str, Any]:
@@ -53,8 +56,12 @@ def options_type(entry: Any) -> type[Any]:
     attributed = getattr(entry, "attributes", False)
     if isinstance(entry, RetrievalModel | CountingModel):
         return with_recipe(AttributedMatrixOptions if attributed else MatrixOptions, entry.recipe)
-    if isinstance(entry, ItemModel | SuccessorModel):
+    if isinstance(entry, ItemModel | RankedModel | SuccessorModel):
         return with_recipe(AttributedOptions if attributed else OrderedOptions, entry.recipe)
+    if isinstance(entry, ActionModel):
+        return with_recipe(ActionOptions, entry.recipe)
     if isinstance(entry, RatingModel):
         return with_recipe(RatingOptions, entry.recipe)
-    return with_recipe(ClickOptions if isinstance(entry, ClickModel) else TableOptions, entry.recipe)
+    if isinstance(entry, ClickModel):
+        return with_recipe(CategoryOptions if entry.category else ClickOptions, entry.recipe)
+    return with_recipe(TableOptions, entry.recipe)

@@ -111,6 +111,14 @@ class ClickOptions(EventOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class CategoryOptions(ClickOptions):
+    """The options of click models of events that read a category of each item."""
+
+    item_attributes: str = ""  # file with a line for each item: its id, and columns such as its category
+    category: str = ""  # the column of categories, of which an item has one
+
+
+@dataclasses.dataclass(frozen=True)
 class MatrixOptions(EventOptions):
     """The options of models of an interaction matrix, which has each user's item once."""
 
@@ -126,6 +134,16 @@ class RatingOptions(EventOptions):
 
     value: str = "rating"  # column of ratings
     split: Literal["random"] = "random"  # a tenth of the ratings is for validation, another one for test
+
+
+@dataclasses.dataclass(frozen=True)
+class ActionOptions(EventOptions):
+    """The options of models of items and actions."""
+
+    value: str = "rating"  # column of actions: whole numbers from 1 on, such as ratings
+    positive: tuple[int, ...] = ()  # the actions of events that are worth recommending, such as 4 5
+    split: Literal["time"] = "time"  # test on the last tenth of the events, validation on the one before
+    beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and slices, such as 10 20
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,11 +17,12 @@ Shapes = Callable[[Mapping[str, int]], Variables]
 
 
 class BaselineRow(NamedTuple):
-    """A method that is not trained, and its test metrics."""
+    """A method that is not trained, and its test metrics. dataset: of its result; "": that of the run."""
 
     name: str
     metrics: Metrics
     protocol: Protocol
+    dataset: str = ""
 
 
 class Prepared(NamedTuple):
@@ -33,6 +34,7 @@ class Prepared(NamedTuple):
     their numbers. shapes: see `Shapes`; None: no run of the model starts from another one. constants:
     variables of the model that are given instead of learned.
     calibrate: (variables) -> the same with calibrators, which are tested and kept; None: without.
+    also: (variables) -> further tests of the model, which have protocols and data sets of their own.
     shares: (variables) -> how much each task uses each expert; of: the examples of that, in words.
     finished: (variables) -> the module and the variables that are kept in their place, such as final vectors;
     None: these are kept. module: None where it is known only then.
@@ -53,6 +55,7 @@ class Prepared(NamedTuple):
     shapes: Shapes | None
     constants: Mapping[str, Any] = {}
     calibrate: Callable[[Variables], Variables] | None = None
+    also: Callable[[Variables], Sequence[BaselineRow]] | None = None
     shares: Callable[[Variables], Shares] | None = None
     of: str = ""
     finished: Callable[[Variables], tuple[Any, Variables]] | None = None

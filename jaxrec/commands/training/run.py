@@ -16,13 +16,24 @@ import jax
 import numpy as np
 
 from jaxrec import config, provenance
-from jaxrec.commands.training import clicks, counted, items, matrix, ratings, sequences, sessions, tables
+from jaxrec.commands.training import (
+    actions,
+    clicks,
+    counted,
+    items,
+    matrix,
+    ratings,
+    sequences,
+    sessions,
+    tables,
+)
 from jaxrec.commands.training.options import UNFINISHED, described
-from jaxrec.commands.training.prepared import Prepared
+from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import TRAINING, initial_options
 from jaxrec.protocols.gates import write_shares
 from jaxrec.recipes import trainable
+from jaxrec.recipes.trainable_rankings import ActionModel, RankedModel
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import content, modules, run_folder
@@ -91,8 +102,8 @@ def kind_of(entry: Any, options: Any) -> Kind:
     else:
         kinds: dict[type, Any] = {trainable.TableModel: tables, trainable.ClickModel: clicks}
         kinds |= dict.fromkeys((trainable.RetrievalModel, trainable.CountingModel), matrix)
-        kinds |= dict.fromkeys((trainable.ItemModel, trainable.SuccessorModel), items)
-        kinds[trainable.RatingModel] = ratings
+        kinds |= dict.fromkeys((trainable.ItemModel, RankedModel, trainable.SuccessorModel), items)
+        kinds |= {trainable.RatingModel: ratings, ActionModel: actions}
         module = kinds[type(entry)]
     return Kind(module.read, module.prepare)
 
@@ -327,30 +338,21 @@ def finish(
     if prepared.calibrate is not None:
         fitted = fitted._replace(variables=prepared.calibrate(fitted.variables))
     tested = prepared.test(fitted.variables)
-    shared: dict[str, Any] = {
-        "experiment": EXPERIMENT,
-        "dataset": prepared.dataset,
-        "seeds": options.seeds,
-    }
-    for row in prepared.baselines():
+    also = [] if prepared.also is None else prepared.also(fitted.variables)
+    trained = {"config": settings, "fitted": fitted, "note": records.note(folder / STUDY, settings)}
+    rows: list[tuple[BaselineRow, dict[str, Any]]] = [(row, {"config": {}}) for row in prepared.baselines()]
+    rows += [(row, trained) for row in (BaselineRow(prepared.name, tested, prepared.protocol), *also)]
+    for row, of_row in rows:
         save_result(
             str(folder / RESULTS),
+            experiment=EXPERIMENT,
+            dataset=row.dataset or prepared.dataset,
             model=row.name,
-            config={},
             protocol=row.protocol,
             metrics=row.metrics,
-            **shared,
+            seeds=options.seeds,
+            **of_row,
         )
-    save_result(
-        str(folder / RESULTS),
-        model=prepared.name,
-        config=settings,
-        protocol=prepared.protocol,
-        metrics=tested,
-        fitted=fitted,
-        note=records.note(folder / STUDY, settings),
-        **shared,
-    )
     chosen = prepared.protocol.selection
     keep_curves(folder, fitted, seeds=options.seeds, metric=chosen, settings=settings)
     if prepared.shares is not None and (found := prepared.shares(fitted.variables)):

@@ -66,8 +66,8 @@ def carried_over(
     where, shapes = f"warm_start={folder!r}", prepared.shapes
     if shapes is None:
         raise ValueError(
-            f"{where}: a run of {model} keeps its final vectors or counts, not the parameters that it was "
-            "trained from; train it anew"
+            f"{where}: a run of {model} keeps final vectors, counts or clusters of its items, not parameters "
+            "that another run can begin with; train it anew"
         )
     before = kept.settings.get("model", kept.name)
     if before != model:

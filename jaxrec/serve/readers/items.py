@@ -27,10 +27,17 @@ class Reader:
         self.program = jax.jit(program.call)  # compiled for each number of histories, and doubling of length
 
     def recommend(
-        self, histories: Any, k: int = 10, excluded: Any = None, times: Any = None, now: int | None = None
+        self,
+        histories: Any,
+        k: int = 10,
+        excluded: Any = None,
+        times: Any = None,
+        now: int | None = None,
+        actions: Any = None,
     ) -> list[dict[str, Any]]:
         """excluded: items of no list, for each history; None: as the run was measured. times: of each event,
-        and now: of the question, seconds since 1970, for a model that reads times."""
+        and now: of the question, seconds since 1970, for a model that reads times. actions: of each event,
+        from 1, for a model that reads them."""
         if not 0 < k <= self.about["k"] or not all(map(len, histories)):
             raise ValueError(f"k={k}: must be 1 to {self.about['k']}, and no history empty")
         if excluded is None:
@@ -43,6 +50,12 @@ class Reader:
                 raise ValueError("times must ascend in each history, and none be after now")
             inputs["times"] = padded([[time - events[0] for time in events] for events in times])
             inputs["now"] = np.array([now - events[0] for events in times], np.int32)
+        if most := self.about.get("actions"):
+            if actions is None or [*map(len, actions)] != [*map(len, histories)]:
+                raise ValueError("the model reads actions: give that of each event")
+            if any(not 1 <= action <= most for events in actions for action in events):
+                raise ValueError(f"actions must be whole numbers from 1 to {most}")
+            inputs["actions"] = padded([list(events) for events in actions])
         found = jax.device_get(self.program(self.weights, inputs))
         if (np.isnan(found["scores"]) | (found["scores"] == np.inf)).any():
             raise ValueError("scores are NaN or infinite: the training diverged")

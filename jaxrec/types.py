@@ -98,9 +98,10 @@ class Baseline(NamedTuple):
         """The variables with a leading seeds axis, equal for all seeds, and a "key" for each seed.
 
         Raises:
-          ValueError: there is no seed, or one that is negative or 2^32 or more.
+          ValueError: there is no seed, or one that is no whole number, negative, or 2^32 or more.
         """
-        if not seeds or not all(0 <= seed < 2**32 for seed in seeds):
+        whole = [isinstance(seed, int | np.integer) and not isinstance(seed, bool) for seed in seeds]
+        if not whole or not all(whole) or not all(0 <= seed < 2**32 for seed in seeds):
             raise ValueError(f"seeds={tuple(seeds)}: must be one or more whole numbers from 0 to 2^32 - 1")
         # A device on the CPU takes an aligned array without a copy, which a table of many GiB needs.
         arrays = {name: jax.device_put(np.asarray(a)[None]) for name, a in self.variables.items()}

@@ -21,6 +21,9 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tabulate import tabulate
 
+from jaxrec.data.cells import parse_integer
+from jaxrec.data.delimited import read_text_lines
+
 if TYPE_CHECKING:
     from jaxrec.serve.ids import Ids
     from jaxrec.serve.load import Run
@@ -112,8 +115,8 @@ def _parts(text: str) -> list[str]:
 
 def _numbers(option: str, text: str, what: str) -> list[int]:
     try:
-        return [int(part) for part in _parts(text)]
-    except ValueError:
+        return [parse_integer(part) for part in _parts(text)]
+    except (ValueError, OverflowError):
         raise ValueError(f"{option}={text!r}: must be whole {what} with commas between them") from None
 
 
@@ -128,7 +131,7 @@ def _users(words: Sequence[str], loaded: Run) -> Any:
 
 def read_ids(path: str) -> list[str]:
     """The ids in a file, one a line; empty lines are skipped."""
-    return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line]
+    return [line for text in read_text_lines(path) if (line := text.rstrip("\r\n"))]
 
 
 def words_or_files(words: Sequence[str], ids: Ids) -> list[str]:

@@ -107,8 +107,11 @@ def parse_seconds(feature: str, text: str) -> int:
     elif not _DECIMAL.fullmatch(text):
         raise BadCell(f"{feature} {quote(text)} is missing or not a number; {SECONDS}: convert dates first")
     else:
-        number = decimal.Decimal(text)
-        whole = number.copy_abs() < 2**63 and number == number.to_integral_value()
+        try:
+            number = decimal.Decimal(text)
+            whole = number.copy_abs() < 2**63 and number == number.to_integral_value()
+        except decimal.InvalidOperation:  # an exponent of twenty digits
+            whole = False
     if not whole:
         raise BadCell(
             f"{feature} {quote(text)} is not a whole number; {SECONDS}: round it or remove the line"

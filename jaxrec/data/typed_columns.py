@@ -93,7 +93,8 @@ def second_values(table: TypedTable, feature: str, name: str) -> np.ndarray:
     column, where = _present(table, feature, name), f"{table.where}: {feature} ({name})"
     values = column.values
     if isinstance(values, np.ndarray) and values.dtype.kind == "M" and _unit(values) in _PER_SECOND:
-        ticks, per_second = values.astype(np.int64), _PER_SECOND[_unit(values)]
+        unit = _unit(values)  # a step may be several, such as "datetime64[10s]"
+        ticks, per_second = values.astype(f"datetime64[{unit}]").astype(np.int64), _PER_SECOND[unit]
         bad = np.flatnonzero(ticks % per_second)
         if bad.size:
             raise ValueError(

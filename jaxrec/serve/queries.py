@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import packing
-from jaxrec.data.validation import MAX_SPAN
+from jaxrec.data.validation import MAX_SPAN, as_integers
 from jaxrec.packing import Packing
 from jaxrec.serve.run_folder import Histories, Kept
 from jaxrec.serve.seeds import mean_model
@@ -76,7 +76,7 @@ def asked_of(histories: Histories, at: int | None, *, timed: bool) -> Asked:
     present = lengths > 0
     ends = np.where(present, offsets[1:] - 1, 0)
     begins = np.where(present, offsets[:-1], 0)
-    latest = int(times.max(initial=0)) if at is None else int(at)
+    latest = int(times.max(initial=0)) if at is None else int(as_integers([at], "at")[0])
     late = np.flatnonzero(present & (times[ends] > latest)) if times.size else np.zeros(0, int)
     if late.size:
         raise ValueError(

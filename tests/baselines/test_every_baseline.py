@@ -203,8 +203,8 @@ def test_its_face(name: str) -> None:
     np.testing.assert_array_equal(jax.random.key_data(variables["key"]), np.stack(keys))
 
 
-@pytest.mark.parametrize("seeds", [(), (-1,), (0, 2**32)])
-def test_seeds_that_are_none_are_refused(seeds: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("seeds", [(), (-1,), (0, 2**32), (1.5,), (1.0,), (True,)])
+def test_seeds_that_are_none_are_refused(seeds: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match="seeds=.*: must be one or more whole numbers from 0"):
         popularity(small.session_data()).for_seeds(seeds)
 

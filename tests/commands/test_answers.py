@@ -199,6 +199,7 @@ def test_vectors_in_a_file(folder: Path, tmp_path: Path, what: str) -> None:
         (recommend, ("sasrec", "--user", "u1", "--out", "lists.txt"), "out='lists.txt': must end in .jsonl"),
         (recommend, ("sasrec", "--user", "u1", "--out", "a.csv", "--json"), "out='a.csv': --json writes"),
         (recommend, ("sasrec", "--history", "i01", "--times", "x"), "times='x': must be whole seconds"),
+        (recommend, ("sasrec", "--history", "i01", "--times", "1_0"), "times='1_0': must be whole seconds"),
         (recommend, ("sasrec", "--user", "u9"), "users: the run has no user 'u9'"),
         (recommend, ("sasrec", "--history", "i01,zz"), "histories: the run has no item 'zz'"),
         (recommend, ("table", "--user", "u1"), "a table run scores rows; use score"),
@@ -225,6 +226,13 @@ def test_wrong_words_are_refused(
     with pytest.raises(ValueError, match=message):
         typed(verb, *words)
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_file_of_ids_has_one_a_line(tmp_path: Path) -> None:
+    """A line ends where a file's lines do, not at every character that Unicode calls an end."""
+    path = tmp_path / "ids.txt"
+    path.write_bytes("\ufeffa\r\n\nb\x85c\nd\u2028e".encode())
+    assert recommend.read_ids(str(path)) == ["a", "b\x85c", "d\u2028e"]
 
 
 def test_a_file_of_candidates_that_is_missing(folder: Path) -> None:

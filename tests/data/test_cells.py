@@ -114,7 +114,11 @@ def test_times_and_values_of_another_form_are_no_numbers(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1.5", "1e-3", "5.0000000000000000000001", "nan", "inf", "1e400", "9" * 5000, "1e999999999"]
+    "text",
+    [
+        *("1.5", "1e-3", "5.0000000000000000000001", "nan", "inf", "1e400", "9" * 5000, "1e999999999"),
+        *(f"1e{'9' * 20}", f"-2e-{'9' * 20}"),  # beyond what `decimal` holds
+    ],
 )
 def test_times_that_are_not_whole_seconds_are_refused(text: str) -> None:
     with pytest.raises(BadCell, match="is not a whole number"):

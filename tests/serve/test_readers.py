@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -16,7 +17,7 @@ from jaxrec import serve
 from jaxrec.data.own_tables import encode_rows
 from jaxrec.data.tables.features import Buckets, Number, fit_encoders
 from jaxrec.serve.export import describe_columns, export
-from jaxrec.serve.readers import clicks, rows
+from jaxrec.serve.readers import clicks, items, rows
 from jaxrec.serve.run_folder import write
 from tests.serve import small_runs
 from tests.serve.label_runs import click_run, table_run
@@ -26,7 +27,12 @@ pytest.importorskip("flatbuffers", reason="flatbuffers (extra `export`) is not i
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("cheap", "'cheap' is not a finite number"), ("inf", "'inf' is not"), ([1.0], r"\[1.0\] is not")],
+    [
+        ("cheap", "'cheap' is not a finite number"),
+        ("inf", "'inf' is not"),
+        ([1.0], r"\[1.0\] is not"),
+        *((text, f"'{re.escape(text)}' is not") for text in ("1_0", " 1", "+1", "１", "0x1")),
+    ],
 )
 def test_a_value_that_is_no_number_is_named_with_its_row(value: Any, message: str) -> None:
     column = {"column": "price", "name": "price", "kind": "number", "indicator": True}
@@ -46,6 +52,24 @@ def test_numbers_are_rounded_to_float32_as_those_of_training() -> None:
             np.testing.assert_array_equal(values, expected[name])
     with pytest.raises(ValueError, match="'1e39' is not a finite number"):
         rows.encode(column, ["1e39"])
+
+
+@pytest.mark.parametrize("value", [3.0, np.float32(3), True, np.bool_(True), b"3"])
+def test_a_category_is_text_or_a_whole_number(value: Any) -> None:
+    """As text these would be "3.0", "True" and "b'3'", which training did not know."""
+    column = {"column": "size", "name": "size", "kind": "category", "ids": {"": 1, "3": 4}}
+    found = rows.encode(column, [3, "3", np.int16(3), None, "4"])
+    np.testing.assert_array_equal(found["size"], [4, 4, 4, 1, 2])
+    with pytest.raises(ValueError, match="categories are text or whole numbers"):
+        rows.encode(column, [value])
+
+
+@pytest.mark.parametrize("reader", [clicks, items])
+@pytest.mark.parametrize("time", [1.5, 2.0, np.float32(2), True, "3"])
+def test_times_of_a_history_are_whole_seconds(reader: Any, time: Any) -> None:
+    reader.check_seconds([0, -3, np.int64(2**40)])
+    with pytest.raises(ValueError, match="must be whole seconds since 1970"):
+        reader.check_seconds([1, time])
 
 
 def test_a_text_is_one_tag() -> None:
@@ -68,7 +92,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(folder / "runs" / name, kept)
         export(serve.load(folder / "runs" / name), folder / name)
     (folder / "rows.csv").write_text("age,city,size,tags,price\n20,Oslo,3,x,1.0\n,,4,y,cheap\n")
-    (folder / "good.csv").write_text("age,city,size,tags,price\n20,Oslo,3,x,1.0\n")
+    (folder / "good.csv").write_text("age,city,size,tags,price\n20,Oslo,3,x,1.0\n", "utf-8-sig")
     (folder / "uneven.csv").write_text("age,city\n20\n")
     (folder / "header.csv").write_text("age,city\n")
     (folder / "empty.csv").write_text("")

@@ -275,6 +275,7 @@ def test_wrong_questions_are_refused(
     [
         ({"histories": [["i01"]]}, "the model reads times: give those of each event"),
         ({"histories": [["i01"]], "times": [[1.5]]}, "times: 1.5 at position 0 is no integer"),
+        ({"histories": [["i01"]], "times": [[50]], "at": 60.5}, "at: 60.5 at position 0 is no integer"),
         ({"histories": [["i01"]], "times": [[50]], "at": 40}, "at=40: history 0 has an event at 50, after"),
         ({"histories": [["i01", "i02"]], "times": [[9, 8]]}, "times of history 0 must ascend"),
         ({"users": ["u5"], "at": 10}, "at=10: history 0 has an event at"),

@@ -42,8 +42,11 @@ class Reader:
         if self.about["times"]:
             if times is None or now is None or [*map(len, times)] != [*map(len, histories)]:
                 raise ValueError("the model reads times: give times of each event, and now")
+            check_seconds([now, *(time for events in times for time in events)])
             if any([*events, now] != sorted([*events, now]) for events in times):
                 raise ValueError("times must ascend in each history, and none be after now")
+            if any(now - events[0] >= 2**31 for events in times if len(events)):
+                raise ValueError("a history begins more than 68 years before now; check the unit of time")
             inputs["times"] = padded([[time - events[0] for time in events] for events in times])
             inputs["now"] = np.array([now - events[0] if events else 0 for events in times], np.int32)
         found: dict[str, np.ndarray] = jax.device_get(self.program(self.weights, inputs))
@@ -61,6 +64,13 @@ def numbers(known: dict[str, int], raw: Any) -> np.ndarray:
     if unknown:
         raise ValueError(f"ids that the run does not know: {', '.join(sorted(unknown))}")
     return np.array([known[str(value)] for value in raw], np.int32)
+
+
+def check_seconds(times: Any) -> None:
+    """A cast to whole numbers would cut fractions."""
+    for time in times:
+        if isinstance(time, bool) or not isinstance(time, int | np.integer):
+            raise ValueError(f"time {time!r}: must be whole seconds since 1970")
 
 
 def padded(lists: Any) -> np.ndarray:

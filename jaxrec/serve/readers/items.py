@@ -46,8 +46,11 @@ class Reader:
         if self.about["times"]:
             if times is None or now is None or [*map(len, times)] != [*map(len, histories)]:
                 raise ValueError("the model reads times: give times of each event, and now")
+            check_seconds([now, *(time for events in times for time in events)])
             if any([*events, now] != sorted([*events, now]) for events in times):
                 raise ValueError("times must ascend in each history, and none be after now")
+            if any(now - events[0] >= 2**31 for events in times if len(events)):
+                raise ValueError("a history begins more than 68 years before now; check the unit of time")
             inputs["times"] = padded([[time - events[0] for time in events] for events in times])
             inputs["now"] = np.array([now - events[0] for events in times], np.int32)
         if most := self.about.get("actions"):
@@ -69,6 +72,13 @@ class Reader:
         if unknown:
             raise ValueError(f"items that the run does not know: {', '.join(sorted(unknown))}")
         return padded([[self.numbers[str(item)] for item in items] for items in lists])
+
+
+def check_seconds(times: Any) -> None:
+    """A cast to whole numbers would cut fractions."""
+    for time in times:
+        if isinstance(time, bool) or not isinstance(time, int | np.integer):
+            raise ValueError(f"time {time!r}: must be whole seconds since 1970")
 
 
 def padded(lists: list[list[int]]) -> np.ndarray:

@@ -6,6 +6,7 @@ Reader().score({"city": ["a"], "price": [1.5]})     {label: probabilities}
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from jax import export
 
 HERE = Path(__file__).parent
+NUMBER = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|-?nan", re.I)  # as data.cells has it
 
 
 class Reader:
@@ -69,8 +71,13 @@ def place(column: dict[str, Any], row: int) -> str:
 
 
 def real(column: dict[str, Any], row: int, value: Any) -> float:
-    """A number, rounded to float32 as those of training were; NaN where it is missing."""
+    """A number, rounded to float32 as those of training were; NaN where it is missing.
+
+    Of text Python's `float` takes more than the readers of training: underscores, spaces, other digits.
+    """
     try:
+        if isinstance(value, str) and value and not NUMBER.fullmatch(value):
+            raise ValueError(value)
         with np.errstate(over="ignore"):
             found = float(np.float32(np.nan if value is None or value == "" else float(value)))
     except (TypeError, ValueError):
@@ -82,7 +89,8 @@ def real(column: dict[str, Any], row: int, value: Any) -> float:
 
 def number(column: dict[str, Any], value: Any) -> int:
     """The id of a category: 1 where it is missing, 2 where training did not know it."""
-    if isinstance(value, float):
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not (value is None or whole or isinstance(value, str)):
         raise ValueError(f"column {column['column']!r}: {value!r}: categories are text or whole numbers")
     return int(column["ids"].get("" if value is None else str(value), 2))
 
@@ -94,7 +102,7 @@ if __name__ == "__main__":
         print(__doc__, file=sys.stdout if asks_help else sys.stderr)
         sys.exit(0 if asks_help else 2)
     try:
-        with open(words[0], newline="", encoding="utf-8") as file:
+        with open(words[0], newline="", encoding="utf-8-sig") as file:
             header, *lines = [*csv.reader(file)] or [[]]
         if not lines:
             raise ValueError(f"{words[0]}: has no rows; the first line names the columns")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrec.data.events.event_files import read_csv, read_parquet
+from jaxrec.data.events.event_files import read_csv, read_events, read_parquet
 
 Write = Callable[[str, str | bytes], Path]
 GOOD = "user,item,time,extra\nann,x,20,?\nbob,y,5,?\nann,z,10,?\n"
@@ -194,6 +194,15 @@ def test_parquet_timestamps_become_seconds(parquet: Parquet, unit: str) -> None:
     found = read_parquet(parquet(user=[1, 1], item=[1, 2], time=times))
     assert found.time is not None
     assert found.time.tolist() == [1406073601, -2]
+
+
+@pytest.mark.parametrize("unit, per_step", [("10s", 10), ("500ms", 0.5), ("3000000us", 3)])
+def test_steps_of_several_units_count_as_several(unit: str, per_step: float) -> None:
+    found = read_events(
+        {"user": [1, 1], "item": [1, 2], "time": np.array([-4, 6], f"datetime64[{unit}]")}, name="steps"
+    )
+    assert found.time is not None
+    assert found.time.tolist() == [-4 * per_step, 6 * per_step]
 
 
 @pytest.mark.parametrize(

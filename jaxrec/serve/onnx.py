@@ -45,8 +45,8 @@ def to_onnx(kept: Kept, weights: Weights, *, mean: bool = False) -> bytes:
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"ONNX needs {' and '.join(missing)}: pip install 'jaxrec[onnx]'")
-    if kept.kind == "baseline":
-        raise ValueError(f"{kept.name}: a baseline has no ONNX form; leave out --onnx")
+    if kept.kind in ("baseline", "profile"):
+        raise ValueError(f"{kept.name}: a {kept.kind} run has no ONNX form; leave out --onnx")
     if kept.kind in ("sequence", "session", "multi-interest"):
         program = window_program(kept, mean=mean)
     else:

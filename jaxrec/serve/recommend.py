@@ -1,7 +1,7 @@
 """The best items for users of a run, or for histories of anybody.
 
 Scores and their order are those of `index.chunked.top_k`: all items in blocks, of equal scores the smaller id
-first. Items that were seen, are blocked or no candidates are in no list.
+first. Items that were seen, are blocked or no candidates, or that a search did not find, are in no list.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jaxrec.index.chunked import BatchScores, Block
 from jaxrec.serve import queries
 from jaxrec.serve.queries import Asked, Layout
 from jaxrec.serve.run_folder import Histories
+from jaxrec.tasks.deep_retrieval import was_found
 from jaxrec.types import Array, Context, Retriever, Scorer, Variables
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ def stream(run: Run, question: Question) -> Iterator[Recommendation]:
 
 def check_recommends(run: Run) -> None:
     """Raises ValueError for a run that ranks no items."""
-    if run.kept.kind in ("table", "clicks"):
-        scored = "rows" if run.kept.kind == "table" else "pairs"
+    scored = {"table": "rows", "clicks": "pairs", "profile": "users"}.get(run.kept.kind)
+    if scored is not None:
         raise ValueError(f"{run.path}: a {run.kept.kind} run scores {scored}; use score")
 
 
@@ -142,19 +143,26 @@ def check_histories(run: Run) -> None:
 
 
 def _given_histories(run: Run, question: Question) -> tuple[list[Any], Histories]:
-    given = lists("histories", question.histories)
+    histories = given_histories(run, question.histories)
+    lengths = np.diff(histories.offsets).tolist()
+    if question.times is None:
+        return [None] * len(lengths), histories
+    times = lists("times", question.times)
+    if [len(part) for part in times] != lengths:
+        raise ValueError("times: must be one number for each event of each history")
+    seconds = as_integers([moment for part in times for moment in part], "times")
+    return [None] * len(lengths), histories._replace(times=seconds)
+
+
+def given_histories(run: Run, histories: Any) -> Histories:
+    """Histories of raw ids. Raises ValueError: there is none, or an item that the run does not know."""
+    given = lists("histories", histories)
     if not given:
         raise ValueError("histories: none is given; give at least one list of items")
     flat = [item for part in given for item in part]
     items = run.ids("item").known(flat, "histories")
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in given])]).astype(np.int64)
-    if question.times is None:
-        return [None] * len(given), Histories(items, offsets)
-    times = lists("times", question.times)
-    if [len(part) for part in times] != [len(part) for part in given]:
-        raise ValueError("times: must be one number for each event of each history")
-    seconds = as_integers([moment for part in times for moment in part], "times")
-    return [None] * len(given), Histories(items, offsets, seconds)
+    return Histories(items, offsets)
 
 
 def listed(name: str, values: Any) -> list[Any]:
@@ -284,6 +292,8 @@ def make_program(shapes: Layout, *, num_items: int, k: int, exclude: bool) -> Ca
                 out = ~allowed.at[block.ids].get(mode="fill", fill_value=False)
                 if exclude:
                     out = out | metrics.seen_mask(batch["seen"], len(block.ids), first=block.ids[0])
+                if isinstance(shapes.model, Scorer):
+                    out = out | ~was_found(block.scores)
                 return block._replace(scores=jnp.where(out, -jnp.inf, block.scores))
 
             return chunked.top_k(read(batch, context).every(apply_rule), k)

@@ -19,11 +19,13 @@ training events is a history (`protocols.interests.every_event`), or one of each
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec.index import beam
 from jaxrec.index.beam import Masking
@@ -138,16 +140,78 @@ def scorer(model: CodeModel, *, width: int, masking: Masking = "after") -> Score
 
     Seen items that a protocol excludes take places of the beam: let it be wider than the lists.
     """
+    return Scorer(functools.partial(_scores, model=model, width=width, masking=masking))
 
-    def scores(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
-        length = jnp.where(queries["mask"], queries["length"], 0)
-        end = context["start"][queries["user"]] + length
-        batch = histories(context, end, length, queries["user"], model.max_len)
-        ids: SemanticIds = context[COLUMN]
-        found = search(model, variables, batch, ids, k=width, width=width, masking=masking)
-        return as_scores(found, ids.codes.shape[0])
 
-    return Scorer(scores)
+def resident_scorer(model: CodeModel, *, width: int) -> Scorer:
+    """`scorer` of variables that have the ids, see `with_ids`: what a run is served by.
+
+    Scores of given items (`Scorer.some`) are their log-likelihoods, in the beam or not. The model has no
+    tokens of users, since histories of anybody have none.
+
+    Raises:
+      ValueError: the model has tokens of users.
+    """
+    if model.num_users:
+        raise ValueError(f"num_users={model.num_users}: histories of anybody have no user's token; give 0")
+    return Scorer(
+        functools.partial(_resident_scores, model=model, width=width),
+        functools.partial(_resident_likelihoods, model=model),
+    )
+
+
+def with_ids(variables: Variables, ids: SemanticIds) -> Variables:
+    """What `resident_scorer` reads, for variables with a leading axis of seeds: each seed has the ids."""
+    seeds = jax.tree.leaves(variables)[0].shape[0]
+    tables = {str(level): table for level, table in enumerate(ids.children)}
+    kept = jax.tree.map(
+        lambda x: np.broadcast_to(np.asarray(x), (seeds, *x.shape)), {"codes": ids.codes, "children": tables}
+    )
+    return {"model": variables, COLUMN: kept}
+
+
+def resident_ids(variables: Variables) -> SemanticIds:
+    """The ids that one seed's variables of `with_ids` have."""
+    kept = variables[COLUMN]
+    tables = kept["children"]
+    return SemanticIds(kept["codes"], tuple(tables[str(level)] for level in range(len(tables))))
+
+
+def _asked(model: CodeModel, queries: Mapping[str, Array], context: Context) -> dict[str, Array]:
+    """The histories of queries, see `histories`."""
+    length = jnp.where(queries["mask"], queries["length"], 0)
+    end = context["start"][queries["user"]] + length
+    return histories(context, end, length, queries["user"], model.max_len)
+
+
+def _scores(
+    variables: Variables,
+    queries: Mapping[str, Array],
+    context: Context,
+    *,
+    model: CodeModel,
+    width: int,
+    masking: Masking = "after",
+) -> Array:
+    ids: SemanticIds = context[COLUMN]
+    asked = _asked(model, queries, context)
+    found = search(model, variables, asked, ids, k=width, width=width, masking=masking)
+    return as_scores(found, ids.codes.shape[0])
+
+
+def _resident_scores(
+    variables: Variables, queries: Mapping[str, Array], context: Context, *, model: CodeModel, width: int
+) -> Array:
+    context = {**context, COLUMN: resident_ids(variables)}
+    return _scores(variables["model"], queries, context, model=model, width=width)
+
+
+def _resident_likelihoods(
+    variables: Variables, queries: Mapping[str, Array], context: Context, ids: Array, *, model: CodeModel
+) -> Array:
+    held = resident_ids(variables)
+    asked = _asked(model, queries, {**context, COLUMN: held})
+    return log_likelihood(model, variables["model"], asked, rows_by_id(held.codes, ids))
 
 
 def _of_codes(logits: Array, codes: Array) -> Array:

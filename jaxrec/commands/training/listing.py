@@ -14,6 +14,8 @@ KINDS = {
     "SequenceModel": "events of users or sessions",
     "ItemModel": "events of users in order, ranked by the items of a history",
     "SuccessorModel": "events of users in order, without gradient descent",
+    "SemanticIdModel": "events of users in order, items found by codes",
+    "TransferModel": "events and classes of users, from a run of another model",
     "TableModel": "labelled rows",
     "RetrievalModel": "the items of each user, in no order",
     "CountingModel": "the items of each user, in no order, without gradient descent",

@@ -9,6 +9,7 @@ from jaxrec.commands.training.options import (
     AttributedMatrixOptions,
     AttributedOptions,
     ClickOptions,
+    CodeOptions,
     FeatureOptions,
     FeedbackOptions,
     MatrixOptions,
@@ -16,6 +17,7 @@ from jaxrec.commands.training.options import (
     RatingOptions,
     SequenceOptions,
     TableOptions,
+    TransferOptions,
     UserFeatureOptions,
     with_recipe,
 )
@@ -28,6 +30,7 @@ from jaxrec.recipes.trainable import (
     SequenceModel,
     SuccessorModel,
 )
+from jaxrec.recipes.trainable_apart import SemanticIdModel, TransferModel
 
 
 def chosen(model: str, *, labelled: bool) -> tuple[str, Any]:
@@ -55,6 +58,10 @@ def options_type(entry: Any) -> type[Any]:
         return with_recipe(AttributedMatrixOptions if attributed else MatrixOptions, entry.recipe)
     if isinstance(entry, ItemModel | SuccessorModel):
         return with_recipe(AttributedOptions if attributed else OrderedOptions, entry.recipe)
+    if isinstance(entry, SemanticIdModel):
+        return with_recipe(CodeOptions, entry.recipe)
+    if isinstance(entry, TransferModel):
+        return with_recipe(TransferOptions, entry.recipe)
     if isinstance(entry, RatingModel):
         return with_recipe(RatingOptions, entry.recipe)
     return with_recipe(ClickOptions if isinstance(entry, ClickModel) else TableOptions, entry.recipe)

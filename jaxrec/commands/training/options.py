@@ -90,6 +90,14 @@ class OrderedOptions(EventOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class CodeOptions(OrderedOptions):
+    """The options of models that name items by codes."""
+
+    item_vectors: str = ""  # file of vectors of items (text, images) to make codes of; by default co-visits
+    item_vector_ids: str = ""  # file with the item of each row, for --item-vectors with a .npy file
+
+
+@dataclasses.dataclass(frozen=True)
 class AttributedOptions(OrderedOptions):
     """The options of models of items that read attributes of them."""
 
@@ -122,6 +130,16 @@ class RatingOptions(EventOptions):
 
     value: str = "rating"  # column of ratings
     split: Literal["random"] = "random"  # a tenth of the ratings is for validation, another one for test
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferOptions(EventOptions):
+    """The options of models that take a run over to the classes of users."""
+
+    user_labels: str = ""  # file with a line for each user: its id, as --user names it, and its class
+    label: str = "label"  # column of classes in that file
+    ranked: bool = False  # classes are things to list: measured by hit@5 and mrr@5, not accuracy and AUC
+    split: Literal["random"] = "random"  # a tenth of the users of each class validates, another one tests
 
 
 @dataclasses.dataclass(frozen=True)

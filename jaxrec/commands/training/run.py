@@ -16,13 +16,23 @@ import jax
 import numpy as np
 
 from jaxrec import config, provenance
-from jaxrec.commands.training import clicks, items, matrix, ratings, sequences, sessions, tables
+from jaxrec.commands.training import (
+    clicks,
+    codes,
+    items,
+    matrix,
+    ratings,
+    sequences,
+    sessions,
+    tables,
+    transfer,
+)
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
 from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import TRAINING, initial_options
 from jaxrec.protocols.gates import write_shares
-from jaxrec.recipes import trainable
+from jaxrec.recipes import trainable, trainable_apart
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import content, modules, run_folder
@@ -64,7 +74,7 @@ class Command(NamedTuple):
 
 class Trained(NamedTuple):
     """A run that is trained and not tested. value: its validation metric, the mean over seeds; metric: its
-    name. Metrics of `jaxrec train` are better when they are higher, but for the "rmse" of ratings."""
+    name. Metrics of `jaxrec train` are better when they are higher, but for "rmse" and "log_loss"."""
 
     value: float
     metric: str
@@ -91,7 +101,8 @@ def kind_of(entry: Any, options: Any) -> Kind:
         kinds: dict[type, Any] = {trainable.TableModel: tables, trainable.ClickModel: clicks}
         kinds |= dict.fromkeys((trainable.RetrievalModel, trainable.CountingModel), matrix)
         kinds |= dict.fromkeys((trainable.ItemModel, trainable.SuccessorModel), items)
-        kinds[trainable.RatingModel] = ratings
+        kinds |= {trainable.RatingModel: ratings, trainable_apart.SemanticIdModel: codes}
+        kinds[trainable_apart.TransferModel] = transfer
         module = kinds[type(entry)]
     return Kind(module.read, module.prepare)
 
@@ -237,7 +248,7 @@ def settings_of(model: str, entry: Any, options: Any, source: Source) -> dict[st
     """What identifies a run, in JSON types: the model, its settings, and checksums of the data, of vectors
     and features and of the file of a module of one's own."""
     named = {"model": model, **described(options), "data": source.described}
-    for option in ("item_vectors", "item_attributes", "user_features", "item_features"):
+    for option in ("item_vectors", "item_attributes", "user_features", "item_features", "user_labels"):
         if file := getattr(options, option, ""):
             named[f"{option}_sha256"] = sha256_of(option, Path(file))
     if own := getattr(entry, "own", ""):

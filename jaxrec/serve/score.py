@@ -149,15 +149,15 @@ def _ids(run: Run, rows: Any, *wanted: Literal["user", "item"]) -> dict[str, np.
     kinds = {kind: column for column, kind in run.kept.columns.items()}
     names = {kind: kinds.get(kind, kind) for kind in wanted}
     found = read_rows(rows, categorical={name: kind for kind, name in names.items()}, numeric={})
-    pairs = {}
+    found_ids: dict[str, np.ndarray] = {}
     for kind, name in names.items():
         column = found.columns[name]
         assert isinstance(column, Coded)
         if (column.codes < 0).any():
             raise ValueError(f"{found.place(int(np.argmin(column.codes)))}: {kind} ({name}) is missing")
         ids = run.ids(kind)
-        pairs[kind] = ids.known(ids.from_text(column.values.tolist()), name)[column.codes]
-    return pairs
+        found_ids[kind] = ids.known(ids.from_text(column.values.tolist()), name)[column.codes]
+    return found_ids
 
 
 def _shared(run: Run) -> dict[str, Any]:

@@ -25,7 +25,7 @@ SMALL = {  # settings that make the printed runs fast; the page's own words come
     "pinsage": "--dim 4 --hidden-dim 4 --neighbours 3 --walks 5 --negatives 4 --batch-size 32",
     "rcf": "--dim 4 --attention-dim 2 --hidden-dim 4 --max-history 4 --batch-size 64 --epochs 1",
     "biased-mf": "--factors 2 --epochs 2",
-    "tiger": "--num-codes 4 --levels 1 --dim 8 --num-heads 2 --head-dim 4 --inner-dim 8 --num-layers 1 --width 20",
+    "tiger": "--num-codes 4 --levels 1 --dim 8 --num-heads 2 --head-dim 4 --inner-dim 8 --num-layers 1",
     "nextitnet": "--dim 8 --dilations 1 --max-len 6 --batch-size 8 --epochs 1",
     "peterrec": "--max-len 6 --epochs 1",
     "two-tower": "--dim 4 --hidden-dims 4 --batch-size 64 --epochs 1",

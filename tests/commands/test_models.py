@@ -13,9 +13,9 @@ import pytest
 
 import jaxrec.recipes
 from jaxrec.commands.training import listing
+from jaxrec.commands.training.kinds import kind_of
 from jaxrec.commands.training.models import chosen, options_type
 from jaxrec.commands.training.options import documented_fields, made
-from jaxrec.commands.training.run import kind_of
 from jaxrec.commands.training.source import Source, source_of
 from jaxrec.recipes import ticoserec as recipes
 from jaxrec.recipes.ticoserec_views import item_cf_iuf, similar_in_training

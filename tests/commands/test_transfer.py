@@ -198,7 +198,7 @@ def test_runs_of_other_models_and_seeds_are_refused(folder: Path, run: serve.Run
     run_folder.write(folder / "two", changed)
     with pytest.raises(ValueError, match="has 2 seeds and this run 3; give as many"):
         adapted(folder, "bad", warm_start=str(folder / "two"), seeds=(0, 1, 2))
-    narrow = changed._replace(module=source.module.clone(bottleneck=True))
+    narrow = source._replace(module=source.module.clone(bottleneck=True))
     run_folder.write(folder / "narrow", narrow)
     with pytest.raises(ValueError, match="patches go into blocks of two convolutions"):
         adapted(folder, "bad", warm_start=str(folder / "narrow"))

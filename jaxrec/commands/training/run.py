@@ -8,7 +8,7 @@ import errno
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,23 +16,12 @@ import jax
 import numpy as np
 
 from jaxrec import config, provenance
-from jaxrec.commands.training import (
-    clicks,
-    codes,
-    items,
-    matrix,
-    ratings,
-    sequences,
-    sessions,
-    tables,
-    transfer,
-)
+from jaxrec.commands.training.kinds import Kind, kind_of
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import Prepared
 from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import TRAINING, initial_options
 from jaxrec.protocols.gates import write_shares
-from jaxrec.recipes import trainable, trainable_apart
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import content, modules, run_folder
@@ -49,13 +38,6 @@ from jaxrec.tuning.search import chosen_settings
 EXPERIMENT = "train"  # of the result files
 SETTINGS, RESULTS = "settings.json", "results"
 STUDY, TRIALS = "sweep.json", "trials"  # of a search of settings
-
-
-class Kind(NamedTuple):
-    """How a kind of data is read, (options, source) -> data, and prepared for a model, see `Prepared`."""
-
-    read: Callable[[Any, Source], Any]
-    prepare: Callable[..., Prepared]
 
 
 class Command(NamedTuple):
@@ -91,20 +73,6 @@ def read_command(model: str, entry: Any, options: Any, source: Source) -> Comman
     config.check_devices(options.num_devices)
     kind = kind_of(entry, options)
     return Command(model, entry, options, source, kind, kind.read(options, source))
-
-
-def kind_of(entry: Any, options: Any) -> Kind:
-    """The kind of data that a model is trained on."""
-    if isinstance(entry, trainable.SequenceModel):
-        module: Any = sessions if options.split == "sessions" else sequences
-    else:
-        kinds: dict[type, Any] = {trainable.TableModel: tables, trainable.ClickModel: clicks}
-        kinds |= dict.fromkeys((trainable.RetrievalModel, trainable.CountingModel), matrix)
-        kinds |= dict.fromkeys((trainable.ItemModel, trainable.SuccessorModel), items)
-        kinds |= {trainable.RatingModel: ratings, trainable_apart.SemanticIdModel: codes}
-        kinds[trainable_apart.TransferModel] = transfer
-        module = kinds[type(entry)]
-    return Kind(module.read, module.prepare)
 
 
 def train_once(

@@ -175,6 +175,56 @@ def rows_used(lengths: np.ndarray, width: int) -> int:
     return max(len(used), 1)
 
 
+class Dealt(NamedTuple):
+    """Sequences of a batch dealt out to rows, S to each.
+
+    sequence: index into the batch, int32 [R, S]; -1 where there is none. start: the slot at which it begins,
+    length: its slots, [R, S], one behind the other. slots: how many of a row are taken, [R].
+    """
+
+    sequence: Array
+    start: Array
+    length: Array
+    slots: Array
+
+
+def deal(lengths: Array, *, rows: int) -> Dealt:
+    """Deals sequences [B] out to rows, ⌈B / rows⌉ to each, so that rows are about equally full.
+
+    From the longest to the shortest, to the rows in turn, forwards and backwards. What the sequences of a
+    row predict lies in as many rows of S as they do, so that a batch is split over devices by rows.
+    """
+    each = -(-lengths.shape[0] // rows)
+    order = jnp.argsort(-lengths, stable=True).astype(jnp.int32)
+    order = jnp.pad(order, (0, each * rows - order.shape[0]), constant_values=-1).reshape(each, rows)
+    backwards = (jnp.arange(each) % 2 == 1)[:, None]
+    sequence = jnp.where(backwards, order[:, ::-1], order).T
+    length = jnp.where(sequence >= 0, lengths[sequence], 0)
+    end = jnp.cumsum(length, axis=1)
+    return Dealt(sequence, end - length, length, end[:, -1])
+
+
+def dealt_width(
+    lengths: np.ndarray, batch_size: int, rows: int, *, deviations: float = 4.5, draws: int = 48
+) -> int:
+    """Slots of a row that hold what `deal` puts into it of a random batch, with room to spare.
+
+    The mean of the fullest row of `draws` random batches plus so many standard deviations, and no more than
+    the batch of the longest sequences needs.
+    """
+    rng = np.random.default_rng(0)
+    size = min(batch_size, lengths.size)
+
+    def fullest(batch: np.ndarray) -> int:
+        number = np.arange(size)
+        row = np.where(number // rows % 2, rows - 1 - number % rows, number % rows)
+        return int(np.bincount(row, np.sort(batch)[::-1], rows).max())
+
+    used = np.array([fullest(rng.choice(lengths, size, replace=False)) for _ in range(draws)])
+    room = int(np.ceil(used.mean() + deviations * max(used.std(), 0.5)))
+    return min(room, fullest(np.sort(lengths)[-size:]))
+
+
 def has_events(queries: Mapping[str, Array], context: Context) -> Array:
     """Whether the events before each target are in the columns items [N] and start [U], bool [B]."""
     user, length = queries["user"], queries["length"]

@@ -203,3 +203,36 @@ def test_events_of_a_query_lie_in_the_columns() -> None:
     user, length = jnp.array([0, 1, 1, 1, 2, -1, 0]), jnp.array([2, 1, 2, 3, 0, 0, -1])
     found = packing.has_events({"user": user, "length": length}, context)
     assert found.tolist() == [True, True, True, False, False, False, False]
+
+
+deal = jax.jit(packing.deal, static_argnames="rows")
+
+
+@few
+@given(lengths_of, st.sampled_from([1, 4, 6]))
+def test_dealing_gives_each_row_as_many_sequences(lengths: list[int], rows: int) -> None:
+    found = jax.tree.map(np.asarray, deal(jnp.array(lengths, jnp.int32), rows=rows))
+    assert found.sequence.shape == (rows, -(-COUNT // rows))
+    assert sorted(found.sequence[found.sequence >= 0].tolist()) == list(range(COUNT))
+    for row in range(rows):
+        place = 0
+        for sequence, start, length in zip(*(column[row] for column in found[:3]), strict=True):
+            assert start == place
+            assert length == (lengths[sequence] if sequence >= 0 else 0)
+            place += length
+        assert found.slots[row] == place
+    # what one turn gives a row more than another, the next makes good
+    assert found.slots.max() - found.slots.min() <= max(lengths)
+
+
+def test_the_width_of_dealt_rows_is_that_of_random_batches() -> None:
+    lengths = np.random.default_rng(0).integers(1, 9, 500)
+    width = packing.dealt_width(lengths, 32, 8)
+    drawn = [
+        int(packing.deal(jnp.asarray(np.random.default_rng(i).permutation(lengths)[:32]), rows=8).slots.max())
+        for i in range(20)
+    ]
+    assert max(drawn) <= width <= 1.5 * max(drawn)
+    assert packing.dealt_width(lengths[:32], 32, 8) == int(
+        packing.deal(jnp.asarray(lengths[:32]), rows=8).slots.max()
+    )  # one batch alone

@@ -32,16 +32,19 @@ from jaxrec.index.semantic_ids import SemanticIds
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.retrieval.rq_vae import RQVAE
 from jaxrec.nn.retrieval.tiger import TIGER
+from jaxrec.packing import Packing, dealt_width
 from jaxrec.protocols import next_item
 from jaxrec.protocols.interests import every_event
 from jaxrec.protocols.next_item import Data
 from jaxrec.recipes.trainable_apart import SemanticIdModel
 from jaxrec.tasks import rq_vae as autoencoder
 from jaxrec.tasks import semantic_ids as task
-from jaxrec.train.epoch import shuffled
+from jaxrec.train.epoch import Plan, redrawn, shuffled
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Protocol
+from jaxrec.types import Array, Context, Key, Protocol
+
+SHARED = (2, 4, 8)  # histories in a row that are tried
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +219,44 @@ def check_width(protocol: Protocol, recipe: Settings) -> None:
         )
 
 
+def packing_of(data: Data, model: TIGER, batch_size: int, *, num_devices: int = 1) -> Packing | None:
+    """Rows of tokens that the histories of a batch share, a multiple of `num_devices`; None: a row for each.
+
+    As many histories a row as make the fewest tokens: most are much shorter than the longest.
+    """
+    lengths = np.asarray(data.columns["length"])
+    items = np.concatenate([np.arange(1, number) for number in np.maximum(lengths, 1)])
+    tokens = model.depth * np.minimum(items, model.max_len) + int(model.num_users > 0)
+    found = []
+    for each in SHARED:
+        rows = -(-batch_size // (each * num_devices)) * num_devices
+        width = dealt_width(tokens, batch_size, rows) if tokens.size else 1
+        found.append((rows * width, Packing(rows, width)))
+    unpacked = batch_size * (model.depth * model.max_len + int(model.num_users > 0))
+    best = min(found)
+    return best[1] if best[0] < unpacked else None
+
+
+def plan(data: Data, model: TIGER, batch_size: int, packed: Packing | None) -> Plan:
+    """Every training event with an earlier one, once an epoch; an order that does not fit is drawn again.
+
+    Raises:
+      ValueError: as `every_event`.
+    """
+    whole = every_event(data, batch_size)
+    if packed is None:
+        return whole
+
+    def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
+        def attempt(key: Key) -> tuple[Mapping[str, Array], Array]:
+            drawn, ok = whole.draw(key, context)
+            return drawn, ok & jax.lax.map(lambda step: task.fits(model, packed, step, context), drawn).all()
+
+        return redrawn(key, attempt)
+
+    return whole._replace(draw=draw)
+
+
 def train(
     data: Data, ids: SemanticIds, protocol: Protocol, recipe: Recipe, **options: Any
 ) -> tuple[TIGER, Fitted]:
@@ -244,10 +285,11 @@ def fit(
     check_width(protocol, recipe)
     ranked = task.scorer(model, width=recipe.width)
     every = min(recipe.evaluate_every, recipe.epochs)
+    packed = packing_of(data, model, recipe.batch_size, num_devices=options.get("num_devices", 1))
     return fit_reusing(
-        [Phase("train", task.semantic_ids(model), recipe.epochs)],
+        [Phase("train", task.semantic_ids(model, packed), recipe.epochs)],
         tx,
-        every_event(data, recipe.batch_size),
+        plan(data, model, recipe.batch_size, packed),
         data.columns,
         Selection(
             next_item.evaluation(ranked, data, protocol, "validation"),

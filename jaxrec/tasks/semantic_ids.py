@@ -9,7 +9,8 @@ The model is a module with `max_len` and num_users, and
     next_code(memory, past, codes [B, W] or None, level) -> (logits [B, W, K], past)
     no_past(batch) -> past
 
-as `nn.retrieval.tiger.TIGER`. Histories are left-aligned, the oldest of the last max_len items first.
+as `nn.retrieval.tiger.TIGER`, whose method `packed` reads several histories in a row. Histories are
+left-aligned, the oldest of the last max_len items first.
 
 Context columns: items [N], start [U], length [U], and semantic_ids, an `index.semantic_ids.SemanticIds`.
 Examples: example [B], the index of the target among the N events, and mask [B], False in a padded tail. Which
@@ -32,6 +33,7 @@ from jaxrec.index.beam import Masking
 from jaxrec.index.scored import Found
 from jaxrec.index.semantic_ids import SemanticIds
 from jaxrec.losses import masked_mean
+from jaxrec.packing import Dealt, Packing, deal
 from jaxrec.segments import pick, rows_by_id
 from jaxrec.tasks.deep_retrieval import as_scores
 from jaxrec.tasks.encoder import only_params
@@ -39,6 +41,7 @@ from jaxrec.tasks.interests import users_of
 from jaxrec.types import Array, Batch, Context, Key, Scorer, Task, Variables
 
 COLUMN = "semantic_ids"  # of the context
+READ_PACKED = ("codes", "users", "segments", "targets")  # of a batch of packed rows
 
 
 class CodeModel(Protocol):
@@ -53,16 +56,22 @@ class CodeModel(Protocol):
     def apply(self) -> Callable[..., Any]: ...
 
 
-def semantic_ids(model: CodeModel) -> Task:
+def semantic_ids(model: CodeModel, packed: Packing | None = None) -> Task:
     """The task of naming the next item's codes, each after the true ones before it. predict: their logits.
 
     Loss "codes": the mean cross-entropy of all codes of all targets, in nats.
+
+    packed: rows that histories share, for a model with a method `packed`; their logits are [R, S, D, K]. The
+    loss is the same but for rounding and the noise of dropout, which is drawn by row. A batch that does not
+    fit (`fits`) has the loss NaN: let the plan draw another.
 
     Raises:
       ValueError: when variables are made: the model has some that are not parameters.
     """
 
     def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        if packed is not None:
+            return _packed(model, packed, examples, context)
         event, mask = jnp.where(examples["mask"], examples["example"], 0), examples["mask"]
         user = users_of(event, context)
         length = jnp.where(mask, event - context["start"][user], 0)
@@ -74,13 +83,15 @@ def semantic_ids(model: CodeModel) -> Task:
             "row": jnp.arange(event.shape[0], dtype=jnp.int32),
         }
 
+    read = ("codes", "mask", "targets", "users") if packed is None else READ_PACKED
+    method = "__call__" if packed is None else "packed"
+
     def init(key: Key, batch: Batch) -> Variables:
-        one = [batch[name][:1] for name in ("codes", "mask", "targets", "users")]
-        return only_params(model.init(key, *one, train=False), "semantic_ids")
+        one = [batch[name][:1] for name in read]
+        return only_params(model.init(key, *one, train=False, method=method), "semantic_ids")
 
     def logits(variables: Variables, batch: Batch, **options: Any) -> Array:
-        columns = (batch[name] for name in ("codes", "mask", "targets", "users"))
-        found: Array = model.apply(variables, *columns, **options)
+        found: Array = model.apply(variables, *(batch[name] for name in read), method=method, **options)
         return found
 
     def losses(
@@ -88,9 +99,67 @@ def semantic_ids(model: CodeModel) -> Task:
     ) -> tuple[dict[str, Array], Variables]:
         found = logits(variables, batch, train=True, rows=batch["row"], rngs={"dropout": key})
         each = -_of_codes(found, batch["targets"])
-        return {"codes": masked_mean(each, batch["real"][:, None], axis_name)}, {}
+        value = masked_mean(each, batch["real"][..., None], axis_name)
+        return {"codes": value if packed is None else jnp.where(batch["fits"][0], value, jnp.nan)}, {}
 
     return Task(prepare, init, losses, lambda variables, batch: logits(variables, batch, train=False))
+
+
+def _dealt(
+    model: CodeModel, packed: Packing, examples: Mapping[str, Array], context: Context
+) -> tuple[Dealt, Array]:
+    """Histories of a batch in packed rows, in tokens; and their users, numbers from 0 [B]."""
+    event, mask = jnp.where(examples["mask"], examples["example"], 0), examples["mask"]
+    user = users_of(event, context)
+    number = jnp.minimum(event - context["start"][user], model.max_len)
+    depth, front = context[COLUMN].codes.shape[1], int(model.num_users > 0)
+    tokens = jnp.where(mask, front + depth * number, 0).astype(jnp.int32)
+    return deal(tokens, rows=packed.rows), user
+
+
+def fits(model: CodeModel, packed: Packing, examples: Mapping[str, Array], context: Context) -> Array:
+    """Whether a batch finds room in packed rows, []."""
+    return (_dealt(model, packed, examples, context)[0].slots <= packed.width).all()
+
+
+def _packed(
+    model: CodeModel, packed: Packing, examples: Mapping[str, Array], context: Context
+) -> dict[str, Array]:
+    """What `packed` of the model reads, and the mask of its targets. R rows, T tokens of one, S histories.
+
+    codes, users, segments: [R, T]; targets: [R, S, D]; real: [R, S]; fits: [R], the same of all rows.
+    """
+    dealt, user = _dealt(model, packed, examples, context)
+    ids: SemanticIds = context[COLUMN]
+    depth, front = ids.codes.shape[1], int(model.num_users > 0)
+    place = jnp.arange(packed.width, dtype=jnp.int32)
+    end = dealt.start + dealt.length
+    history = (place[:, None] >= end[:, None, :]).sum(axis=-1, dtype=jnp.int32)  # [R, T]
+    real = place < dealt.slots[:, None]
+    history = jnp.where(real, history, 0)
+
+    def of_history(column: Array) -> Array:
+        return jnp.take_along_axis(column, history, axis=1)
+
+    target = jnp.where(dealt.sequence >= 0, examples["example"][dealt.sequence], 0)
+    known = (dealt.sequence >= 0) & examples["mask"][dealt.sequence]
+    target = jnp.where(known, target, 0)
+    offset = place - of_history(dealt.start) - front
+    first = target - (dealt.length - front) // depth
+    is_code = real & (offset >= 0)
+    index = jnp.where(is_code, of_history(first) + offset // depth, 0)
+    item, level = jnp.where(is_code, context["items"][index], 0), offset % depth
+    code = jnp.take_along_axis(rows_by_id(ids.codes, item), level[..., None], axis=-1)[..., 0]
+    users = of_history(user[dealt.sequence]) + 1
+    return {
+        "codes": jnp.where(is_code, level * ids.num_codes + code, 0),
+        "users": jnp.where(real & ~is_code, users, 0),
+        "segments": jnp.where(real, history + 1, 0),
+        "targets": rows_by_id(ids.codes, context["items"][target]),
+        "real": known,
+        "row": jnp.arange(packed.rows, dtype=jnp.int32),
+        "fits": jnp.broadcast_to((dealt.slots <= packed.width).all(), packed.rows),
+    }
 
 
 def histories(context: Context, end: Array, length: Array, user: Array, max_len: int) -> dict[str, Array]:

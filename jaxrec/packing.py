@@ -204,25 +204,23 @@ def deal(lengths: Array, *, rows: int) -> Dealt:
     return Dealt(sequence, end - length, length, end[:, -1])
 
 
-def dealt_width(
-    lengths: np.ndarray, batch_size: int, rows: int, *, deviations: float = 4.5, draws: int = 48
-) -> int:
-    """Slots of a row that hold what `deal` puts into it of a random batch, with room to spare.
+def dealt_width(lengths: np.ndarray, batch_size: int, rows: int, *, epochs: int = 4) -> int:
+    """Slots of a row that hold what `deal` puts into it of any batch of an epoch, most of the time.
 
-    The mean of the fullest row of `draws` random batches plus so many standard deviations, and no more than
-    the batch of the longest sequences needs.
+    The fullest row of so many epochs of random batches: of as many further epochs, one in `epochs` + 1 has to
+    be drawn again.
     """
-    rng = np.random.default_rng(0)
     size = min(batch_size, lengths.size)
-
-    def fullest(batch: np.ndarray) -> int:
-        number = np.arange(size)
-        row = np.where(number // rows % 2, rows - 1 - number % rows, number % rows)
-        return int(np.bincount(row, np.sort(batch)[::-1], rows).max())
-
-    used = np.array([fullest(rng.choice(lengths, size, replace=False)) for _ in range(draws)])
-    room = int(np.ceil(used.mean() + deviations * max(used.std(), 0.5)))
-    return min(room, fullest(np.sort(lengths)[-size:]))
+    number = np.arange(size)
+    row = np.where(number // rows % 2, rows - 1 - number % rows, number % rows)
+    draw, steps = np.random.default_rng(0), lengths.size // size
+    most = 0
+    for _ in range(epochs):
+        batches = draw.permutation(lengths)[: steps * size].reshape(steps, size)
+        ordered = -np.sort(-batches, axis=1)[:, np.argsort(row, kind="stable")]
+        begin = np.flatnonzero(np.diff(np.sort(row), prepend=-1))
+        most = max(most, int(np.add.reduceat(ordered, begin, axis=1).max()))
+    return most
 
 
 def has_events(queries: Mapping[str, Array], context: Context) -> Array:

@@ -12,6 +12,9 @@
 Sizes are the paper's. It trains for 200,000 steps of 256 with a learning rate of 0.01 for 10,000 steps, then
 by the inverse square root, in T5X; with Adam 0.01 is too much, so the rate is that of snap-research/GRID. The
 number of epochs and patience are ours.
+
+Histories of a batch share rows of tokens where that saves work (`packing_of`): the loss is that of a row for
+each, and the noise of dropout is drawn by row.
 """
 
 from __future__ import annotations
@@ -222,19 +225,26 @@ def check_width(protocol: Protocol, recipe: Settings) -> None:
 def packing_of(data: Data, model: TIGER, batch_size: int, *, num_devices: int = 1) -> Packing | None:
     """Rows of tokens that the histories of a batch share, a multiple of `num_devices`; None: a row for each.
 
-    As many histories a row as make the fewest tokens: most are much shorter than the longest.
+    As many histories a row as make the fewest products of the encoder; most are shorter than the longest.
     """
-    lengths = np.asarray(data.columns["length"])
+    lengths, front = np.asarray(data.columns["length"]), int(model.num_users > 0)
     items = np.concatenate([np.arange(1, number) for number in np.maximum(lengths, 1)])
-    tokens = model.depth * np.minimum(items, model.max_len) + int(model.num_users > 0)
-    found = []
+    if not items.size:
+        return None
+    tokens = model.depth * np.minimum(items, model.max_len) + front
+    heads = model.num_heads * model.head_dim
+
+    def products(packed: Packing) -> int:  # of a layer: its weights with each token, tokens with their row
+        of_token = model.dim * (6 * heads + 2 * model.inner_dim) + 2 * heads * packed.width
+        return packed.rows * packed.width * of_token
+
+    padded = Packing(batch_size, model.depth * model.max_len + front)
+    found = [padded]
     for each in SHARED:
         rows = -(-batch_size // (each * num_devices)) * num_devices
-        width = dealt_width(tokens, batch_size, rows) if tokens.size else 1
-        found.append((rows * width, Packing(rows, width)))
-    unpacked = batch_size * (model.depth * model.max_len + int(model.num_users > 0))
-    best = min(found)
-    return best[1] if best[0] < unpacked else None
+        found.append(Packing(rows, dealt_width(tokens, batch_size, rows)))
+    best = min(found, key=products)
+    return None if best is padded else best
 
 
 def plan(data: Data, model: TIGER, batch_size: int, packed: Packing | None) -> Plan:

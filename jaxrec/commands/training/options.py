@@ -136,6 +136,7 @@ class RatingOptions(EventOptions):
 class TransferOptions(EventOptions):
     """The options of models that take a run over to the classes of users."""
 
+    warm_start: str = ""  # folder of a finished run of nextitnet, which is adapted
     user_labels: str = ""  # file with a line for each user: its id, as --user names it, and its class
     label: str = "label"  # column of classes in that file
     ranked: bool = False  # classes are things to list: measured by hit@5 and mrr@5, not accuracy and AUC

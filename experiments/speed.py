@@ -29,6 +29,7 @@ from experiments.benchmarks import (
     limits,
     multitask,
     ranking,
+    semantic_ids,
     sessions,
     tables,
     ticoserec,
@@ -48,6 +49,7 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
     "index": index.figures,
     "baselines": baselines.figures,
     "towers": towers.figures,
+    "semantic-ids": semantic_ids.figures,
     "table": tables.figures,
 }
 
@@ -66,6 +68,7 @@ class Config:
         "baselines",
         "graph",
         "towers",
+        "semantic-ids",
         "table",
     ] = "all"  # one family of figures
     repeats: int = 5  # timed runs of each part, after one to compile and one to warm up

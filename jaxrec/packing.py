@@ -175,6 +175,54 @@ def rows_used(lengths: np.ndarray, width: int) -> int:
     return max(len(used), 1)
 
 
+class Dealt(NamedTuple):
+    """Sequences of a batch dealt out to rows, S to each.
+
+    sequence: index into the batch, int32 [R, S]; -1 where there is none. start: the slot at which it begins,
+    length: its slots, [R, S], one behind the other. slots: how many of a row are taken, [R].
+    """
+
+    sequence: Array
+    start: Array
+    length: Array
+    slots: Array
+
+
+def deal(lengths: Array, *, rows: int) -> Dealt:
+    """Deals sequences [B] out to rows, ⌈B / rows⌉ to each, so that rows are about equally full.
+
+    From the longest to the shortest, to the rows in turn, forwards and backwards. What the sequences of a
+    row predict lies in as many rows of S as they do, so that a batch is split over devices by rows.
+    """
+    each = -(-lengths.shape[0] // rows)
+    order = jnp.argsort(-lengths, stable=True).astype(jnp.int32)
+    order = jnp.pad(order, (0, each * rows - order.shape[0]), constant_values=-1).reshape(each, rows)
+    backwards = (jnp.arange(each) % 2 == 1)[:, None]
+    sequence = jnp.where(backwards, order[:, ::-1], order).T
+    length = jnp.where(sequence >= 0, lengths[sequence], 0)
+    end = jnp.cumsum(length, axis=1)
+    return Dealt(sequence, end - length, length, end[:, -1])
+
+
+def dealt_width(lengths: np.ndarray, batch_size: int, rows: int, *, epochs: int = 4) -> int:
+    """Slots of a row that hold what `deal` puts into it of any batch of an epoch, most of the time.
+
+    The fullest row of so many epochs of random batches: of as many further epochs, one in `epochs` + 1 has to
+    be drawn again.
+    """
+    size = min(batch_size, lengths.size)
+    number = np.arange(size)
+    row = np.where(number // rows % 2, rows - 1 - number % rows, number % rows)
+    draw, steps = np.random.default_rng(0), lengths.size // size
+    most = 0
+    for _ in range(epochs):
+        batches = draw.permutation(lengths)[: steps * size].reshape(steps, size)
+        ordered = -np.sort(-batches, axis=1)[:, np.argsort(row, kind="stable")]
+        begin = np.flatnonzero(np.diff(np.sort(row), prepend=-1))
+        most = max(most, int(np.add.reduceat(ordered, begin, axis=1).max()))
+    return most
+
+
 def has_events(queries: Mapping[str, Array], context: Context) -> Array:
     """Whether the events before each target are in the columns items [N] and start [U], bool [B]."""
     user, length = queries["user"], queries["length"]

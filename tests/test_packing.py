@@ -203,3 +203,34 @@ def test_events_of_a_query_lie_in_the_columns() -> None:
     user, length = jnp.array([0, 1, 1, 1, 2, -1, 0]), jnp.array([2, 1, 2, 3, 0, 0, -1])
     found = packing.has_events({"user": user, "length": length}, context)
     assert found.tolist() == [True, True, True, False, False, False, False]
+
+
+deal = jax.jit(packing.deal, static_argnames="rows")
+
+
+@few
+@given(lengths_of, st.sampled_from([1, 4, 6]))
+def test_dealing_gives_each_row_as_many_sequences(lengths: list[int], rows: int) -> None:
+    found = jax.tree.map(np.asarray, deal(jnp.array(lengths, jnp.int32), rows=rows))
+    assert found.sequence.shape == (rows, -(-COUNT // rows))
+    assert sorted(found.sequence[found.sequence >= 0].tolist()) == list(range(COUNT))
+    for row in range(rows):
+        place = 0
+        for sequence, start, length in zip(*(column[row] for column in found[:3]), strict=True):
+            assert start == place
+            assert length == (lengths[sequence] if sequence >= 0 else 0)
+            place += length
+        assert found.slots[row] == place
+    # what one turn gives a row more than another, the next makes good
+    assert found.slots.max() - found.slots.min() <= max(lengths)
+
+
+def test_the_width_of_dealt_rows_is_that_of_random_batches() -> None:
+    lengths = np.random.default_rng(0).integers(1, 9, 500).astype(np.int32)
+    width = packing.dealt_width(lengths, 32, 8)
+    batches = [np.random.default_rng(seed).permutation(lengths)[:32] for seed in range(20)]
+    fullest = [int(deal(jnp.asarray(batch), rows=8).slots.max()) for batch in batches]
+    assert np.mean(np.array(fullest) <= width) > 0.9 and width <= 4 * 8
+    for batch, found in zip(batches[:3], fullest, strict=False):
+        assert packing.dealt_width(batch, 32, 8) == found  # an epoch of one batch
+    assert packing.dealt_width(lengths[:5], 32, 8) == lengths[:5].max()  # fewer than there are rows

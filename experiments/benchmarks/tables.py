@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.benchmarks.timing import Figure, time_epoch
+from experiments.benchmarks.timing import Figure, ratio, time_epoch
 from jaxrec.nn.layers.embedding import lookup
 from jaxrec.optim import row_optimisers, sparse
 from jaxrec.optim.loss_weighting import static
@@ -49,12 +49,6 @@ def plan(steps: int) -> Plan:
         return {"example": jnp.arange(steps)}, jnp.array(True)
 
     return Plan(steps, draw)
-
-
-def ratio(name: str, above: Figure, below: Figure) -> Figure:
-    """The ratio of two medians, with the smallest and the largest that the runs allow."""
-    least, most = above.min / below.max, above.max / below.min
-    return Figure(name, "x", above.median / below.median, least, most, below.repeats)
 
 
 def lookups(rows: int, ids: int, dim: int) -> Task:

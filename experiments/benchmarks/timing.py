@@ -30,6 +30,12 @@ class Figure(NamedTuple):
     repeats: int
 
 
+def ratio(name: str, above: Figure, below: Figure) -> Figure:
+    """The ratio of two medians, with the smallest and the largest that the runs allow."""
+    least, most = above.min / below.max, above.max / below.min
+    return Figure(name, "x", above.median / below.median, least, most, below.repeats)
+
+
 def time_calls(
     name: str,
     run: Callable[[], Any],

@@ -12,6 +12,9 @@
 Sizes are the paper's. It trains for 200,000 steps of 256 with a learning rate of 0.01 for 10,000 steps, then
 by the inverse square root, in T5X; with Adam 0.01 is too much, so the rate is that of snap-research/GRID. The
 number of epochs and patience are ours.
+
+Histories of a batch share rows of tokens where that saves work (`packing_of`): the loss is that of a row for
+each, and the noise of dropout is drawn by row.
 """
 
 from __future__ import annotations
@@ -26,35 +29,34 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxrec.baselines.item_svd import co_visit_vectors
 from jaxrec.index import semantic_ids
 from jaxrec.index.semantic_ids import SemanticIds
 from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.nn.retrieval.rq_vae import RQVAE
 from jaxrec.nn.retrieval.tiger import TIGER
+from jaxrec.packing import Packing, dealt_width
 from jaxrec.protocols import next_item
 from jaxrec.protocols.interests import every_event
 from jaxrec.protocols.next_item import Data
+from jaxrec.recipes.trainable_apart import SemanticIdModel
 from jaxrec.tasks import rq_vae as autoencoder
 from jaxrec.tasks import semantic_ids as task
-from jaxrec.train.epoch import shuffled
+from jaxrec.train.epoch import Plan, redrawn, shuffled
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
-from jaxrec.types import Protocol
+from jaxrec.types import Array, Context, Key, Protocol
+
+SHARED = (2, 4, 8)  # histories in a row that are tried
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How codes are learned and the model is trained."""
+class Settings:
+    """How codes are learned by residual k-means and the model is trained."""
 
     num_codes: int = 256  # K, values of a code, of the last digit too
     levels: int = 3  # learned codes of an item, before the last digit
     k_means_rounds: int = 50  # of residual k-means at each level
-    code_dims: tuple[int, ...] = (512, 256, 128)  # hidden layers of the RQ-VAE's encoder
-    latent_dim: int = 32  # of the RQ-VAE
-    beta: float = 0.25  # weight of its commitment loss
-    code_batch_size: int = 1024  # items per step of the RQ-VAE
-    code_learning_rate: float = 0.4  # of its Adagrad
-    code_epochs: int = 1000  # of the RQ-VAE; the paper has 20,000
     codes_seed: int = 0  # of the codes, which all seeds share
     dim: int = 128  # width of tokens
     num_heads: int = 6  # attention heads
@@ -62,7 +64,6 @@ class Recipe:
     inner_dim: int = 1024  # of feed-forward layers
     num_layers: int = 4  # of the encoder, and of the decoder
     max_len: int = 20  # most recent items read
-    num_users: int = 2000  # tokens that users are hashed to; 0: none
     dropout: float = 0.1  # of embeddings, attention weights and layers
     width: int = 50  # beam; some of its items are seen ones, which are left out
     learning_rate: float = 1e-3  # of AdamW
@@ -74,16 +75,50 @@ class Recipe:
     patience: int = 10  # evaluations without a better one before a seed stops; 0: never
 
     def __post_init__(self) -> None:
-        may_be_zero = ("num_users", "patience", "codes_seed")
-        for field in dataclasses.fields(Recipe):
-            value, least = getattr(self, field.name), int(field.name not in may_be_zero)
-            if type(value) is int and value < least:
-                raise ValueError(f"{field.name}={value}: must be at least {least}")
-        if not self.beta >= 0 or not self.weight_decay >= 0:
-            raise ValueError(f"beta={self.beta}, weight_decay={self.weight_decay}: must be 0 or more")
+        _check_whole(self, Settings, ("patience", "codes_seed"))
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay}: must be 0 or more")
 
 
-def residual_k_means_codes(vectors: np.ndarray, recipe: Recipe) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Recipe(Settings):
+    """The same with what an RQ-VAE learns codes by, and tokens of users."""
+
+    code_dims: tuple[int, ...] = (512, 256, 128)  # hidden layers of the RQ-VAE's encoder
+    latent_dim: int = 32  # of the RQ-VAE
+    beta: float = 0.25  # weight of its commitment loss
+    code_batch_size: int = 1024  # items per step of the RQ-VAE
+    code_learning_rate: float = 0.4  # of its Adagrad
+    code_epochs: int = 1000  # of the RQ-VAE; the paper has 20,000
+    num_users: int = 2000  # tokens that users are hashed to; 0: none
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        _check_whole(self, Recipe, ("patience", "codes_seed", "num_users"))
+        if not self.beta >= 0:
+            raise ValueError(f"beta={self.beta}: must be 0 or more")
+
+
+def _check_whole(settings: Settings, kind: type[Settings], may_be_zero: tuple[str, ...]) -> None:
+    """Raises ValueError for whole numbers of a recipe that are too small."""
+    for field in dataclasses.fields(kind):
+        value, least = getattr(settings, field.name), int(field.name not in may_be_zero)
+        if type(value) is int and value < least:
+            raise ValueError(f"{field.name}={value}: must be at least {least}")
+
+
+@dataclasses.dataclass(frozen=True)
+class OfVectors(Settings):
+    """How `jaxrec train` trains: a run answers for histories of anybody, so there are no tokens of users."""
+
+    vector_dim: int = 64  # of vectors of co-visits, which codes are made of without --item-vectors
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        _check_whole(self, OfVectors, ("patience", "codes_seed"))
+
+
+def residual_k_means_codes(vectors: np.ndarray, recipe: Settings) -> np.ndarray:
     """Codes by residual k-means, int32 [I, levels]. Raises ValueError as `index.semantic_ids`."""
     size = {"num_codes": recipe.num_codes, "levels": recipe.levels, "rounds": recipe.k_means_rounds}
     key = jax.random.key(recipe.codes_seed)
@@ -122,8 +157,26 @@ def rq_vae_codes(vectors: np.ndarray, recipe: Recipe, *, workdir: str | Path, **
     return np.asarray(jax.jit(learn.predict)(variables, {"vectors": jnp.asarray(vectors)}))
 
 
-def tiger(ids: SemanticIds, recipe: Recipe) -> TIGER:
-    """The encoder-decoder of some semantic ids."""
+def codes_of_items(data: Data, vectors: np.ndarray | None, recipe: OfVectors) -> SemanticIds:
+    """Semantic ids by residual k-means of the items' vectors [V, E], padding first; None: of co-visits.
+
+    Raises:
+      ValueError: there are too few items, or vectors that differ too little; as `index.semantic_ids`.
+    """
+    if vectors is None:
+        if recipe.vector_dim >= data.num_items:
+            raise ValueError(
+                f"vector_dim={recipe.vector_dim}: must be below {data.num_items:,}, the number of items, for "
+                "vectors of co-visits"
+            )
+        made = co_visit_vectors(data.split.training_events(), dim=recipe.vector_dim)
+    else:
+        made = vectors[1:]
+    return semantic_ids.build(residual_k_means_codes(made, recipe), num_codes=recipe.num_codes)
+
+
+def tiger(ids: SemanticIds, recipe: Settings, *, num_users: int = 0) -> TIGER:
+    """The encoder-decoder of some semantic ids. num_users: tokens that users are hashed to; 0: none."""
     return TIGER(
         num_codes=ids.num_codes,
         depth=ids.depth,
@@ -133,13 +186,13 @@ def tiger(ids: SemanticIds, recipe: Recipe) -> TIGER:
         inner_dim=recipe.inner_dim,
         num_layers=recipe.num_layers,
         max_len=recipe.max_len,
-        num_users=recipe.num_users,
+        num_users=num_users,
         dropout=recipe.dropout,
         bits=counter_bits,
     )
 
 
-def adamw(recipe: Recipe) -> optax.GradientTransformation:
+def adamw(recipe: Settings) -> optax.GradientTransformation:
     """AdamW, its rate constant at first, then falling by the inverse square root of the step."""
 
     def rate(step: Any) -> Any:
@@ -160,13 +213,58 @@ def with_ids(data: Data, ids: SemanticIds) -> Data:
     return data._replace(columns={**data.columns, task.COLUMN: ids})
 
 
-def check_width(protocol: Protocol, recipe: Recipe) -> None:
+def check_width(protocol: Protocol, recipe: Settings) -> None:
     """Raises ValueError for a beam that finds fewer items than the longest list of the protocol has."""
     if recipe.width < max(protocol.ks):
         raise ValueError(
             f"width={recipe.width}: must be at least {max(protocol.ks)}, the longest list; a beam finds no "
             "more items than it is wide"
         )
+
+
+def packing_of(data: Data, model: TIGER, batch_size: int, *, num_devices: int = 1) -> Packing | None:
+    """Rows of tokens that the histories of a batch share, a multiple of `num_devices`; None: a row for each.
+
+    As many histories a row as make the fewest products of the encoder; most are shorter than the longest.
+    """
+    lengths, front = np.asarray(data.columns["length"]), int(model.num_users > 0)
+    items = np.concatenate([np.arange(1, number) for number in np.maximum(lengths, 1)])
+    if not items.size:
+        return None
+    tokens = model.depth * np.minimum(items, model.max_len) + front
+    heads = model.num_heads * model.head_dim
+
+    def products(packed: Packing) -> int:  # of a layer: its weights with each token, tokens with their row
+        of_token = model.dim * (6 * heads + 2 * model.inner_dim) + 2 * heads * packed.width
+        return packed.rows * packed.width * of_token
+
+    padded = Packing(batch_size, model.depth * model.max_len + front)
+    found = [padded]
+    for each in SHARED:
+        rows = -(-batch_size // (each * num_devices)) * num_devices
+        found.append(Packing(rows, dealt_width(tokens, batch_size, rows)))
+    best = min(found, key=products)
+    return None if best is padded else best
+
+
+def plan(data: Data, model: TIGER, batch_size: int, packed: Packing | None) -> Plan:
+    """Every training event with an earlier one, once an epoch; an order that does not fit is drawn again.
+
+    Raises:
+      ValueError: as `every_event`.
+    """
+    whole = every_event(data, batch_size)
+    if packed is None:
+        return whole
+
+    def draw(key: Key, context: Context) -> tuple[Mapping[str, Array], Array]:
+        def attempt(key: Key) -> tuple[Mapping[str, Array], Array]:
+            drawn, ok = whole.draw(key, context)
+            return drawn, ok & jax.lax.map(lambda step: task.fits(model, packed, step, context), drawn).all()
+
+        return redrawn(key, attempt)
+
+    return whole._replace(draw=draw)
 
 
 def train(
@@ -181,14 +279,27 @@ def train(
     Raises:
       ValueError: as `check_width`, `with_ids`, `tiger`, `every_event` and `train.fit.fit`.
     """
+    model = tiger(ids, recipe, num_users=recipe.num_users)
+    return model, fit(model, with_ids(data, ids), protocol, adamw(recipe), recipe, **options)
+
+
+def fit(
+    model: TIGER,
+    data: Data,
+    protocol: Protocol,
+    tx: optax.GradientTransformation,
+    recipe: Settings,
+    **options: Any,
+) -> Fitted:
+    """`train` of a model that is made, and data that have the ids (`with_ids`)."""
     check_width(protocol, recipe)
-    data, model = with_ids(data, ids), tiger(ids, recipe)
     ranked = task.scorer(model, width=recipe.width)
     every = min(recipe.evaluate_every, recipe.epochs)
-    fitted = fit_reusing(
-        [Phase("train", task.semantic_ids(model), recipe.epochs)],
-        adamw(recipe),
-        every_event(data, recipe.batch_size),
+    packed = packing_of(data, model, recipe.batch_size, num_devices=options.get("num_devices", 1))
+    return fit_reusing(
+        [Phase("train", task.semantic_ids(model, packed), recipe.epochs)],
+        tx,
+        plan(data, model, recipe.batch_size, packed),
         data.columns,
         Selection(
             next_item.evaluation(ranked, data, protocol, "validation"),
@@ -199,10 +310,8 @@ def train(
         vocabulary=next_item.vocabulary(data),
         **options,
     )
-    return model, fitted
 
 
-NEEDS: Mapping[str, str] = {  # what `jaxrec train` does not do
-    "tiger": "semantic ids of the items, learned before, and a beam search by them: see "
-    "experiments/retrieval/tiger.py",
+MODELS: Mapping[str, SemanticIdModel] = {
+    "tiger": SemanticIdModel(OfVectors, codes_of_items, tiger, adamw, fit),
 }

@@ -64,7 +64,7 @@ def embed(run: Run, what: Literal["items", "users"]) -> Embeddings:
 
 def _has_vectors(run: Run) -> bool:
     """Whether scores are products of vectors; numbers of events, those of popularity, are none."""
-    if run.kept.kind in ("table", "clicks"):
+    if run.kept.kind in ("table", "clicks", "profile"):
         return False
     if run.kept.kind == "multi-interest" and run.seed == "mean":
         raise ValueError(

@@ -42,7 +42,12 @@ FILES = (
     "model.onnx", "export.json",
 )  # fmt: skip
 READERS = Path(__file__).parent / "readers"
-READER_OF = {"table": "rows.py", "clicks": "clicks.py", "factors": "users.py"}  # of other kinds: items.py
+READER_OF = {
+    "table": "rows.py",
+    "clicks": "clicks.py",
+    "factors": "users.py",
+    "profile": "classes.py",
+}  # of other kinds: items.py
 
 
 def export(run: Run, folder: str | Path, *, k: int = 100, onnx: bool = False) -> None:
@@ -114,7 +119,9 @@ def _describe(run: Run, program: Program, traced: jax_export.Exported, k: int) -
     }
     if kept.kind in ("table", "clicks"):
         about["labels"] = list(kept.outputs)
-    if kept.kind == "table":
+    if kept.kind == "profile":
+        about["classes"] = list(kept.outputs)
+    if kept.kind in ("table", "profile"):
         return about
     about |= {"times": "times" in program.inputs, "users": "users" in program.inputs}
     if kept.kind == "clicks":

@@ -14,9 +14,9 @@ import numpy as np
 from jaxrec.serve import modules
 from jaxrec.serve.embed import Embeddings, embed
 from jaxrec.serve.ids import Ids
-from jaxrec.serve.recommend import Question, Recommendation, stream
+from jaxrec.serve.recommend import Question, Recommendation, given_histories, stream
 from jaxrec.serve.run_folder import Kept, read
-from jaxrec.serve.score import score
+from jaxrec.serve.score import classes, score
 from jaxrec.serve.seeds import Seed, choose_seed, variables_of
 from jaxrec.serve.shapes import check_shapes
 from jaxrec.types import Protocol, Variables
@@ -162,6 +162,13 @@ class Run:
     def score(self, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray]:
         """Probabilities of each label for rows of raw columns, {label: float32 [N]}, see `score.score`."""
         return score(self, rows, at=at)
+
+    def classify(self, histories: Iterable[Iterable[Any]]) -> dict[str, np.ndarray]:
+        """Probabilities of each class after histories of anybody, {class: float32 [N]}, see `score.classes`.
+
+        histories: raw ids of items, oldest first.
+        """
+        return classes(self, given_histories(self, histories))
 
     def embed(self, what: Literal["items", "users"]) -> Embeddings:
         """Vectors of all items or users with their raw ids, see `embed.embed`."""

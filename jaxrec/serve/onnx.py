@@ -40,10 +40,10 @@ def to_onnx(kept: Kept, weights: Weights, *, mean: bool = False) -> bytes:
 
     Raises:
       ImportError: jax2onnx or onnxruntime is not installed.
-      ValueError: a baseline, a model of actions, or a model that jax2onnx can't convert or converts to
-        something else.
+      ValueError: a baseline, a model of actions or of classes, or a model that jax2onnx can't convert or
+        converts to something else.
     """
-    if kept.kind in ("baseline", "actions"):
+    if kept.kind in ("baseline", "actions", "profile"):
         raise ValueError(f"{kept.name}: a run of kind {kept.kind} has no ONNX form; leave out --onnx")
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:

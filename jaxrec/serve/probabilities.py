@@ -1,4 +1,4 @@
-"""Probabilities of each label, from the logits of a module."""
+"""Probabilities of labels or classes, from the logits of a module."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxrec import calibration
 from jaxrec.tasks import generative
 from jaxrec.tasks.multitask import Target, select_output
+from jaxrec.tasks.profile import profile
 from jaxrec.types import Array, Batch, Variables
 
 POSITIVE = "positive"  # the label of models of actions
@@ -50,3 +51,19 @@ def of_positive(
         return jax.nn.sigmoid(score(variables, batch)[:, -1].astype(jnp.float32))
 
     return {POSITIVE: jax.vmap(of_seed)(variables).mean(axis=0) if mean else of_seed(variables)}
+
+
+def class_probabilities(
+    module: Any, outputs: Mapping[str, Any], variables: Variables, batch: Batch, *, mean: bool
+) -> dict[str, Array]:
+    """{class: probabilities, float32 [B]}, which sum to 1; where `mean`, of the seeds of the variables.
+
+    module: of `tasks.profile`. outputs: {class: its number, from 0}. batch: items [B, L], the token last.
+    """
+    predict = profile(module, token=module.num_items + 1).predict
+
+    def of_seed(variables: Variables) -> Array:
+        return jax.nn.softmax(predict(variables, batch).astype(jnp.float32), axis=-1)
+
+    found = jax.vmap(of_seed)(variables).mean(axis=0) if mean else of_seed(variables)
+    return {name: found[:, number] for name, number in outputs.items()}

@@ -21,8 +21,10 @@ from jaxrec.data.tables.features import Encoders
 from jaxrec.index import chunked
 from jaxrec.index.chunked import Block
 from jaxrec.serve import queries
-from jaxrec.serve.probabilities import probabilities
+from jaxrec.serve.probabilities import class_probabilities, probabilities
 from jaxrec.tasks.ctr import behaviours
+from jaxrec.tasks.deep_retrieval import was_found
+from jaxrec.tasks.profile import with_token
 from jaxrec.types import Array, Retriever, Scorer, Variables
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ def make_program(kept: Kept, weights: Weights, *, k: int, mean: bool = False) ->
     if kept.kind == "table":
         assert kept.encoders is not None
         return table_program(kept.module, kept.outputs, kept.encoders, mean=mean)
+    if kept.kind == "profile":
+        return class_program(kept.module, kept.outputs, mean=mean)
     if kept.kind == "clicks":
         assert kept.histories is not None
         with_times = [False] if kept.histories.times is None else [False, True]
@@ -137,6 +141,8 @@ def item_program(
 
         def leave_out(block: Block) -> Block:
             out = metrics.seen_mask(inputs["excluded"], len(block.ids), first=block.ids[0])
+            if isinstance(model, Scorer):
+                out = out | ~was_found(block.scores)
             return block._replace(scores=jnp.where(out, -jnp.inf, block.scores))
 
         read = chunked.reader(model, variables_of(weights), num_items=num_items)
@@ -168,6 +174,21 @@ def table_program(
         kind = jnp.float32 if field.kind == "numeric" else jnp.int32
         inputs[field.name] = jax.ShapeDtypeStruct(shape, kind)
     return Program(function, inputs)
+
+
+def class_program(module: Any, outputs: Mapping[str, int | str | None], *, mean: bool = False) -> Program:
+    """Probabilities of each class, {class: float32 [b]}, after `histories` as of `item_program`."""
+
+    def function(weights: Weights, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        histories = inputs["histories"]
+        size, width = histories.shape
+        length = (histories != 0).sum(axis=1, dtype=jnp.int32)
+        end = jnp.arange(size, dtype=jnp.int32) * width + length
+        sizes = {"token": module.num_items + 1, "max_len": module.max_len}
+        batch = {"items": with_token(histories.reshape(-1), end, length, **sizes)}
+        return class_probabilities(module, outputs, variables_of(weights), batch, mean=mean)
+
+    return Program(function, {"histories": jax.ShapeDtypeStruct((BATCH, EVENTS), jnp.int32)})
 
 
 def click_program(

@@ -1,7 +1,7 @@
 """The best items for users of a run, or for histories of anybody.
 
 Scores and their order are those of `index.chunked.top_k`: all items in blocks, of equal scores the smaller id
-first. Items that were seen, are blocked or no candidates are in no list.
+first. Items that were seen, are blocked or no candidates, or that a search did not find, are in no list.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jaxrec.index.chunked import BatchScores, Block
 from jaxrec.serve import queries
 from jaxrec.serve.queries import Asked, Layout
 from jaxrec.serve.run_folder import Histories
+from jaxrec.tasks.deep_retrieval import was_found
 from jaxrec.types import Array, Context, Retriever, Scorer, Variables
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def stream(run: Run, question: Question) -> Iterator[Recommendation]:
 
 def check_recommends(run: Run) -> None:
     """Raises ValueError for a run that ranks no items."""
-    if run.kept.kind in ("table", "clicks"):
-        scored = "rows" if run.kept.kind == "table" else "pairs"
+    scored = {"table": "rows", "clicks": "pairs", "profile": "users"}.get(run.kept.kind)
+    if scored is not None:
         raise ValueError(f"{run.path}: a {run.kept.kind} run scores {scored}; use score")
 
 
@@ -146,23 +147,31 @@ def check_histories(run: Run) -> None:
 
 
 def _given_histories(run: Run, question: Question) -> tuple[list[Any], Histories]:
-    given = lists("histories", question.histories)
+    histories = given_histories(run, question.histories)
+    lengths = np.diff(histories.offsets).tolist()
+    return [None] * len(lengths), histories._replace(
+        times=_of_events("times", question.times, lengths),
+        actions=_of_events("actions", question.actions, lengths),
+    )
+
+
+def given_histories(run: Run, histories: Any) -> Histories:
+    """Histories of raw ids. Raises ValueError: there is none, or an item that the run does not know."""
+    given = lists("histories", histories)
     if not given:
         raise ValueError("histories: none is given; give at least one list of items")
     flat = [item for part in given for item in part]
     items = run.ids("item").known(flat, "histories")
     offsets = np.concatenate([[0], np.cumsum([len(part) for part in given])]).astype(np.int64)
-    times = _of_events("times", question.times, given)
-    actions = _of_events("actions", question.actions, given)
-    return [None] * len(given), Histories(items, offsets, times, actions)
+    return Histories(items, offsets)
 
 
-def _of_events(name: str, values: Any, histories: list[list[Any]]) -> np.ndarray | None:
+def _of_events(name: str, values: Any, lengths: list[int]) -> np.ndarray | None:
     """A whole number for each event of the histories, end to end; None where there are none."""
     if values is None:
         return None
     of_histories = lists(name, values)
-    if [len(part) for part in of_histories] != [len(part) for part in histories]:
+    if [len(part) for part in of_histories] != lengths:
         raise ValueError(f"{name}: must be one number for each event of each history")
     return as_integers([number for part in of_histories for number in part], name)
 
@@ -294,6 +303,8 @@ def make_program(shapes: Layout, *, num_items: int, k: int, exclude: bool) -> Ca
                 out = ~allowed.at[block.ids].get(mode="fill", fill_value=False)
                 if exclude:
                     out = out | metrics.seen_mask(batch["seen"], len(block.ids), first=block.ids[0])
+                if isinstance(shapes.model, Scorer):
+                    out = out | ~was_found(block.scores)
                 return block._replace(scores=jnp.where(out, -jnp.inf, block.scores))
 
             return chunked.top_k(read(batch, context).every(apply_rule), k)

@@ -31,7 +31,9 @@ from jaxrec.types import Protocol, Variables
 
 FORMAT = 1  # of run.json; another number is refused
 RUN = "run.json"
-Kind = Literal["sequence", "session", "multi-interest", "actions", "table", "clicks", "factors", "baseline"]
+Kind = Literal[
+    "sequence", "session", "multi-interest", "actions", "table", "clicks", "factors", "baseline", "profile"
+]
 
 
 class Histories(NamedTuple):
@@ -55,7 +57,8 @@ class Kept(NamedTuple):
         `tasks.next_click`), "multi-interest" (behind `tasks.interests`), "actions" (of items and actions,
         behind `tasks.generative`), "table" (a module of the columns of encoders), "clicks" (a module of the
         columns of `tasks.ctr.behaviours`: pairs of a user and an item after a history), "factors" (behind
-        `tasks.pairs`: it knows the users of the run alone), "baseline".
+        `tasks.pairs`: it knows the users of the run alone), "baseline", "profile" (behind `tasks.profile`:
+        the classes of users).
     name: of the row, such as "sasrec-ce".
     module: a Linen module; of a baseline its `Retriever` or `Scorer`, of functions with an import path; of
         factors `tasks.pairs.FACTORS`, whose variables are final vectors, a `Retriever` or `Scorer` too, or a
@@ -67,7 +70,8 @@ class Kept(NamedTuple):
     columns: what the raw columns are, {name: "categorical" or "numeric"}; of clicks {name: "user" or "item"},
         empty where they have these names.
     outputs: of tables and clicks, {label: which output of the module is its logit}, as of
-        `tasks.multitask.Target`; of actions, {a positive action as text: the column of its logit}.
+        `tasks.multitask.Target`; of actions, {a positive action as text: the column of its logit}; of
+        profiles, {class: its number, from 0}.
     length: of clicks: most recent events of a history that are read.
     protocol, metrics, validation: {metric: a number a seed}, of test and validation queries.
     counts: training events of each item, int64 [V + 1], for users without a history; None: counted in
@@ -177,7 +181,7 @@ def check(kept: Kept) -> None:
         not kept.outputs or kept.histories is None or kept.histories.actions is None
     ):
         raise ValueError("kind='actions': needs histories with actions, and outputs, those that are positive")
-    if kept.kind in ("table", "clicks") and not kept.outputs:
+    if kept.kind in ("table", "clicks", "profile") and not kept.outputs:
         raise ValueError(f"kind={kept.kind!r}: needs outputs, {{label: output of the module}}")
     if kept.kind == "clicks" and (kept.length < 1 or kept.histories is None or "user" not in kept.vocabulary):
         raise ValueError(

@@ -1,12 +1,12 @@
-"""Probabilities of each label: of rows of raw columns, or of pairs of a user and an item.
+"""Probabilities of each label: of rows of raw columns, or of pairs of a user and an item; or of each class.
 
 A run that ranks items has no labels; its pairs have the score that `recommend` sorts by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ from jaxrec.data.own_tables import encode_rows
 from jaxrec.data.tables.columns import Coded
 from jaxrec.data.tables.rows import read_rows
 from jaxrec.serve import queries
-from jaxrec.serve.probabilities import POSITIVE, of_positive, probabilities
+from jaxrec.serve.probabilities import POSITIVE, class_probabilities, of_positive, probabilities
 from jaxrec.serve.recommend import check_finite, item_table, score_reader
+from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks.ctr import behaviours
 from jaxrec.tasks.generative import after_history
+from jaxrec.tasks.profile import with_token
 from jaxrec.types import Array, Batch, Context, Variables
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
 
     rows: the path of a file, a mapping of columns to arrays or lists, or a data frame; columns that the
         run was not trained on are not read. Of a table: its raw columns, encoded as the training rows were.
+        Of a run of classes: users of the run, the probability of each class after all their events.
         Otherwise users and items of the run, each pair after all events of its user; of a model of actions
         the label is "positive", one of the actions that the run was told are.
     at: seconds since 1970 of the request, for models that read times; None: the latest event.
@@ -44,6 +47,8 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
     if run.kept.kind == "table":
         assert run.kept.encoders is not None
         return _probabilities(run, encode_rows(run.kept.encoders, rows), lambda batch, shared: batch, {})
+    if run.kept.kind == "profile":
+        return classes(run, queries.selected(_known_histories(run), _ids(run, rows, "user")["user"] - 1))
     if run.kept.kind in ("clicks", "actions"):
         pairs, shared, histories = _pairs(run, rows), _shared(run), run.kept.histories
         assert histories is not None
@@ -58,11 +63,45 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
             columns["time"] = asked.now[place]
         if run.kept.kind == "actions":
             return _probabilities(
-                run, columns, lambda batch, shared: after_history(run.module, batch, shared), shared
+                run,
+                columns,
+                lambda batch, shared: after_history(run.module, batch, shared),
+                shared,
+                of_positive,
+                labels=(POSITIVE,),
             )
         length = run.kept.length
         return _probabilities(run, columns, lambda batch, shared: behaviours(batch, shared, length), shared)
     return {"score": _ranking_scores(run, _pairs(run, rows), at)}
+
+
+def classes(run: Run, histories: Histories) -> dict[str, np.ndarray]:
+    """{class: probabilities, float32 [N]} after histories, by a run of classes.
+
+    Raises:
+      ValueError: the run is of another kind, a history is empty, a probability is not finite.
+    """
+    if run.kept.kind != "profile":
+        raise ValueError(f"{run.path}: a {run.kept.kind} run knows no classes; use score or recommend")
+    offsets, module = np.asarray(histories.offsets), run.module
+    length = np.diff(offsets).astype(np.int32)
+    if (length == 0).any():
+        raise ValueError(f"history {int(np.argmin(length))} is empty: there is nothing to go by")
+
+    def expand(batch: Batch, shared: Context) -> Batch:
+        ends = (batch["start"] + batch["length"], batch["length"])
+        token = module.num_items + 1
+        return {"items": with_token(shared["items"], *ends, token=token, max_len=module.max_len)}
+
+    columns = {"start": offsets[:-1].astype(np.int32), "length": length}
+    shared = {"items": jnp.asarray(histories.items)}
+    return _probabilities(run, columns, expand, shared, class_probabilities)
+
+
+def _known_histories(run: Run) -> Histories:
+    if run.kept.histories is None:
+        raise ValueError(f"{run.path}: keeps no histories of its users; none can be scored")
+    return run.kept.histories
 
 
 def _ranking_scores(run: Run, pairs: Mapping[str, np.ndarray], at: int | None) -> np.ndarray:
@@ -113,18 +152,23 @@ def make_pair_program(shapes: queries.Layout, *, num_items: int) -> Callable[...
 
 def _pairs(run: Run, rows: Any) -> dict[str, np.ndarray]:
     """Ids of the users and items of rows, int32 [N] each."""
+    return _ids(run, rows, "user", "item")
+
+
+def _ids(run: Run, rows: Any, *wanted: Literal["user", "item"]) -> dict[str, np.ndarray]:
+    """Ids of the users or items that rows name, int32 [N] each."""
     kinds = {kind: column for column, kind in run.kept.columns.items()}
-    names = {kind: kinds.get(kind, kind) for kind in ("user", "item")}
+    names = {kind: kinds.get(kind, kind) for kind in wanted}
     found = read_rows(rows, categorical={name: kind for kind, name in names.items()}, numeric={})
-    pairs = {}
+    found_ids: dict[str, np.ndarray] = {}
     for kind, name in names.items():
         column = found.columns[name]
         assert isinstance(column, Coded)
         if (column.codes < 0).any():
             raise ValueError(f"{found.place(int(np.argmin(column.codes)))}: {kind} ({name}) is missing")
-        ids = run.ids("user" if kind == "user" else "item")
-        pairs[kind] = ids.known(ids.from_text(column.values.tolist()), name)[column.codes]
-    return pairs
+        ids = run.ids(kind)
+        found_ids[kind] = ids.known(ids.from_text(column.values.tolist()), name)[column.codes]
+    return found_ids
 
 
 def _shared(run: Run) -> dict[str, Any]:
@@ -141,24 +185,28 @@ def _shared(run: Run) -> dict[str, Any]:
 
 
 def _probabilities(
-    run: Run, columns: Mapping[str, np.ndarray], expand: Callable[[Batch, Context], Batch], shared: Context
+    run: Run,
+    columns: Mapping[str, np.ndarray],
+    expand: Callable[[Batch, Context], Batch],
+    shared: Context,
+    predict: Callable[..., dict[str, Array]] = probabilities,
+    labels: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
     """Probabilities of all rows, a fixed number of them a call; columns are filled up with their last entry.
 
-    expand: what the module reads, of a batch of columns and what all rows share.
+    expand: what the module reads, of a batch of columns and what all rows share. predict: as `probabilities`.
+    labels: of what it gives; by default those of the run's outputs.
     """
     count = len(next(iter(columns.values())))
     size = next((size for size in SIZES if size >= count), SIZES[-1])
-    outputs, acted = run.kept.outputs, run.kept.kind == "actions"
-    labels = [POSITIVE] if acted else list(outputs)
+    outputs = run.kept.outputs
 
     def of_batch(variables: Variables, batch: Batch, shared: Context) -> dict[str, Array]:
         expanded, mean = expand(batch, shared), run.seed == "mean"
-        called = of_positive if acted else probabilities
-        return called(run.module, outputs, variables, expanded, mean=mean)
+        return predict(run.module, outputs, variables, expanded, mean=mean)
 
     program = run.programs.setdefault("score", jax.jit(of_batch))
-    found = {label: np.empty(count, np.float32) for label in labels}
+    found = {label: np.empty(count, np.float32) for label in labels or outputs}
     for first in range(0, count, size):
         real = min(size, count - first)
         batch = {

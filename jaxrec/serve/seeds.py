@@ -69,7 +69,11 @@ def mean_model(model: Retriever | Scorer, *, several: bool = False) -> Retriever
         model = _scorer_of(model)
     if isinstance(model, Scorer):
         scores = jax.vmap(model.scores, in_axes=(0, None, None))
-        return Scorer(lambda variables, queries, context: scores(variables, queries, context).mean(axis=0))
+        some = None if model.some is None else jax.vmap(model.some, in_axes=(0, None, None, None))
+        return Scorer(
+            lambda variables, queries, context: scores(variables, queries, context).mean(axis=0),
+            None if some is None else lambda *asked: some(*asked).mean(axis=0),
+        )
     of_queries, of_items = jax.vmap(model.query, in_axes=(0, None, None)), jax.vmap(model.items)
 
     def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:

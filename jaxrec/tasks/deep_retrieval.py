@@ -240,9 +240,14 @@ def as_scores(found: Found, vocab_size: int) -> Array:
 
     NaN for a query without a valid search, so that an evaluation refuses it.
     """
-    rows = jnp.arange(len(found.ids))[:, None]
-    empty = jnp.full((len(found.ids), vocab_size), UNFOUND)
+    rows = jnp.arange(found.ids.shape[0])[:, None]
+    empty = jnp.full((found.ids.shape[0], vocab_size), UNFOUND)
     real = found.ids > 0
     column = jnp.where(real, found.ids, vocab_size + jnp.arange(found.ids.shape[1]))
     scores = empty.at[rows, column].set(found.scores, mode="drop", unique_indices=True)
     return jnp.where(found.finite[:, None], scores, jnp.nan)
+
+
+def was_found(scores: Array) -> Array:
+    """Where a search found the item of a score of `as_scores`, bool; of a mean of seeds, where all did."""
+    return scores > UNFOUND * 2.0**-20

@@ -68,12 +68,20 @@ def described_users(user: Array, mask: Array, context: Context, *, token: int, m
     is the token alone.
     """
     length = jnp.where(mask, context["length"][user], 0)
-    end = context["start"][user] + length
-    events = packing.window(context["items"], end, length, max_len - 1)
-    tokens = jnp.full((user.shape[0], 1), token, events.dtype)
     return {
-        "items": jnp.concatenate([events, tokens], axis=1),
+        "items": with_token(
+            context["items"], context["start"][user] + length, length, token=token, max_len=max_len
+        ),
         "label": jnp.where(mask, context["label"][user], 0),
         "mask": mask,
         "row": jnp.arange(user.shape[0], dtype=jnp.int32),
     }
+
+
+def with_token(items: Array, end: Array, length: Array, *, token: int, max_len: int) -> Array:
+    """The last max_len - 1 of the `length` events before `end` [B] and the token, right-aligned [B, max_len].
+
+    items: of all users, end to end, [N].
+    """
+    events = packing.window(items, end, length, max_len - 1)
+    return jnp.concatenate([events, jnp.full((end.shape[0], 1), token, events.dtype)], axis=1)

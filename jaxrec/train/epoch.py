@@ -168,18 +168,29 @@ def _draw_packed(
 ) -> tuple[Mapping[str, Array], Array]:
     """Draws an epoch's batches until each fits its packed rows; False if none of ATTEMPTS did."""
 
-    def attempt(number: Array) -> tuple[Mapping[str, Array], Array]:
-        example, mask = batches(jax.random.fold_in(key, number))
+    def attempt(key: Key) -> tuple[Mapping[str, Array], Array]:
+        example, mask = batches(key)
         length = jnp.where(mask, lengths(example), 0)
         placement = jax.vmap(lambda n: place(n, rows=packed.rows, width=packed.width))(length)
         drawn = {"example": example, "mask": mask, "row": placement.row, "slot": placement.slot}
         return drawn, fits(placement, length, packed.rows)
 
+    return redrawn(key, attempt)
+
+
+def redrawn(
+    key: Key, attempt: Callable[[Key], tuple[Mapping[str, Array], Array]]
+) -> tuple[Mapping[str, Array], Array]:
+    """Draws an epoch until it fits; False if none of ATTEMPTS did. attempt: key -> an epoch, if it fits."""
+
+    def numbered(number: Array) -> tuple[Mapping[str, Array], Array]:
+        return attempt(jax.random.fold_in(key, number))
+
     def again(carry: tuple[Array, tuple[Mapping[str, Array], Array]]) -> Array:
         return ~carry[1][1] & (carry[0] < ATTEMPTS)
 
-    first = (jnp.int32(0), attempt(jnp.int32(0)))
-    _, (drawn, ok) = jax.lax.while_loop(again, lambda c: (c[0] + 1, attempt(c[0] + 1)), first)
+    first = (jnp.int32(0), numbered(jnp.int32(0)))
+    _, (drawn, ok) = jax.lax.while_loop(again, lambda c: (c[0] + 1, numbered(c[0] + 1)), first)
     return drawn, ok
 
 

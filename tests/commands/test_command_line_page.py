@@ -28,6 +28,9 @@ SMALL = {  # settings that make the printed runs fast; the page's own words come
     "kuaishou-ebr": "--clusters 3 --dim 4 --num-layers 0 --num-heads 1 --intent-dim 2 --epochs 1",
     "hstu-generative": "--dim 4 --key-dim 2 --num-layers 1 --max-len 6 --num-samples 4 --epochs 1",
     "biased-mf": "--factors 2 --epochs 2",
+    "tiger": "--num-codes 4 --levels 1 --dim 8 --num-heads 2 --head-dim 4 --inner-dim 8 --num-layers 1",
+    "nextitnet": "--dim 8 --dilations 1 --max-len 6 --batch-size 8 --epochs 1",
+    "peterrec": "--max-len 6 --epochs 1",
     "two-tower": "--dim 4 --hidden-dims 4 --batch-size 64 --epochs 1",
     "mmoe": "--expert-dims 4 --tower-dims 4 --num-experts 2 --batch-size 64 --epochs 1",
     "my_models:LastItems": "--epochs 1",
@@ -54,6 +57,8 @@ def test_every_printed_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "vectors.csv").write_text("\n".join(lines) + "\n")
     lines = ["sku,kind", *(f"sku{item},{'a|b' if item % 2 else 'c'}" for item in range(12))]
     (tmp_path / "items.csv").write_text("\n".join(lines) + "\n")
+    lines = ["uid,plan", *(f"u{user},{'free' if user % 2 else 'paid'}" for user in range(20))]
+    (tmp_path / "users.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "my_models.py").write_text(Path(own_models.__file__).read_text())
     found = commands()
     assert len(found) >= 11

@@ -13,9 +13,9 @@ import pytest
 
 import jaxrec.recipes
 from jaxrec.commands.training import listing
+from jaxrec.commands.training.kinds import kind_of
 from jaxrec.commands.training.models import chosen, options_type
 from jaxrec.commands.training.options import documented_fields, made
-from jaxrec.commands.training.run import kind_of
 from jaxrec.commands.training.source import Source, source_of
 from jaxrec.recipes import ticoserec as recipes
 from jaxrec.recipes.ticoserec_views import item_cf_iuf, similar_in_training
@@ -31,6 +31,8 @@ from tests.commands.small_data import (
 
 TABLE = {"categorical": ("city", "device"), "numeric": ("price",)}
 OF_CONTENT = ("dropoutnet",)  # models that read --item-vectors
+OF_RUNS = ("peterrec",)  # models that adapt a run, see test_transfer.py
+SIZES = {"tiger": {"num_codes": 4, "vector_dim": 3}}  # of models whose own are above the number of items
 OF_PAIRS = {"user_column": "city", "item_column": "device"}
 MODELS = sorted(listing.listed())
 ATTRIBUTES = "attributes.csv"  # in the working directory of tests that read it
@@ -99,12 +101,12 @@ def labels_of(name: str) -> tuple[str, ...]:
     return ("click", "buy")
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "esm2"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("esm2", *OF_RUNS)])
 def test_every_model_is_built_from_a_users_file(
     name: str, sources: dict[str, Source], read: dict[Any, Any], tmp_path: Path
 ) -> None:
     labels = labels_of(name)
-    given: dict[str, Any] = {"labels": labels} if labels else {}
+    given: dict[str, Any] = SIZES.get(name, {}) | ({"labels": labels} if labels else {})
     if name in OF_CONTENT:
         with pytest.raises(ValueError, match="give it with --item-vectors FILE"):
             prepared(name, sources, read)
@@ -150,6 +152,7 @@ def test_every_file_of_recipes_has_models_or_says_what_they_need() -> None:
     shared = {
         "__init__",
         "trainable",
+        "trainable_apart",
         "trainable_rankings",
         "ticoserec",
     }  # the models of the last are in ticoserec_views

@@ -417,7 +417,7 @@ WRONG: Mapping[str, tuple[str, str, dict[str, Any], str]] = {
     ),
     "no such run": ("sasrec", "events.csv", {**EVENTS, "warm_start": "nowhere"}, "nowhere: no such folder"),
     "no such vectors": ("sasrec", "events.csv", {**EVENTS, "item_vectors": "x.npy"}, "item_vectors='x.npy'"),
-    "other data": ("peterrec", "events.csv", {}, "peterrec: is not trained by this command: it needs"),
+    "other data": ("nann", "events.csv", {}, "nann: is not trained by this command: it needs"),
     "negatives of sessions": ("sasrec", "events.csv", {**EVENTS, "split": "sessions"}, "use --loss ce"),
 }
 

@@ -23,6 +23,7 @@ from experiments.benchmarks.timing import Figure
         ("graph", "lightgcn_epoch", "s"),
         ("towers", "in_batch", "samples/s"),
         ("table", "adam_1000", "s"),
+        ("semantic-ids", "epoch_padded", "s"),
     ],
 )
 @pytest.mark.long

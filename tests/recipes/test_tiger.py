@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -85,3 +86,29 @@ def test_ids_of_other_items_are_refused() -> None:
 def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **change)
+
+
+@pytest.mark.parametrize("num_devices", [1, 3])
+def test_histories_share_rows_where_most_are_short(num_devices: int) -> None:
+    columns = data()
+    ids = semantic_ids.build(np.arange(24)[:, None] % 6, num_codes=6)
+    columns = recipe.with_ids(columns, ids)
+    model = recipe.tiger(ids, dataclasses.replace(SMALL, max_len=20), num_users=2)
+    packed = recipe.packing_of(columns, model, 64, num_devices=num_devices)
+    assert packed is not None and packed.rows % num_devices == 0
+    assert packed.rows * packed.width < 64 * (2 * 20 + 1)
+    drawn, fits = jax.jit(recipe.plan(columns, model, 64, packed).draw)(jax.random.key(0), columns.columns)
+    assert bool(fits)
+    for step in range(drawn["example"].shape[0]):
+        examples = {name: column[step] for name, column in drawn.items()}
+        assert bool(task.fits(model, packed, examples, columns.columns))
+    events = np.sort(np.asarray(drawn["example"])[np.asarray(drawn["mask"])])
+    whole, _ = recipe.plan(columns, model, 64, None).draw(jax.random.key(1), columns.columns)
+    np.testing.assert_array_equal(events, np.sort(np.asarray(whole["example"])[np.asarray(whole["mask"])]))
+
+
+def test_histories_of_one_length_have_a_row_each() -> None:
+    """Nothing is gained where all of them fill a row."""
+    ids = semantic_ids.build(np.arange(24)[:, None] % 6, num_codes=6)
+    model = recipe.tiger(ids, dataclasses.replace(SMALL, max_len=1))
+    assert recipe.packing_of(recipe.with_ids(data(), ids), model, 64) is None

@@ -215,10 +215,12 @@ BESIDE = (
     # served as vectors of users and items, or as scores of histories
     *(item_cold.cb2cf, item_cold.dropoutnet, item_cold.eges),
     *(item_graphs.eges, item_graphs.pinsage, relational.rcf),
+    # made of a run by `jaxrec train peterrec`, see tests/commands/test_transfer.py
+    peterrec.adapted,
     # searched by learned indexes; other models that `jaxrec train` refuses, whose recipes say what they need
     *(tdm.build, nann.build, deep_retrieval.build, mobius.student, latent_cross.encoder, dupn.dupn),
     *(objectives.shared_bottom, objectives.with_actor, objectives.filled),
-    *(tiger.rq_vae, tiger.tiger),
+    *(tiger.rq_vae, tiger.tiger),  # the second is exported behind its beam, see tests/commands/test_codes.py
     # served by `serve.cold_users`
     *(melu.melu, melu.wide_deep, melu.poso, melu.poso_mean),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.index import semantic_ids as index
 from jaxrec.nn.retrieval.tiger import TIGER
+from jaxrec.packing import Packing
 from jaxrec.protocols import next_item
 from jaxrec.tasks import semantic_ids as task
 from jaxrec.train.evaluate import evaluate
@@ -193,3 +195,110 @@ def test_an_oracle_hits_and_another_item_of_the_same_codes_does_not() -> None:
 def test_an_item_outside_the_beam_is_a_miss() -> None:
     """The oracle's beam of 3 has its own choice, and the two first of the rest, which are ties."""
     assert ranked("keep", wrong=5)["hit@3"] < 0.5
+
+
+# --- packed rows -------------------------------------------------------------------------------------
+
+PACKED = Packing(4, 20)  # two histories a row
+
+
+def packed_batch(number: int = 8, packing: Packing = PACKED, model: TIGER = MODEL) -> Any:
+    events = [int(columns()["start"][user]) + cut for user, cut in CUTS]
+    examples = {"example": jnp.array(events, jnp.int32), "mask": jnp.arange(8) < number}
+    prepare = jax.jit(task.semantic_ids(model, packing).prepare)
+    return prepare(jax.random.key(0), examples, columns())
+
+
+@pytest.mark.parametrize("num_users", [0, 3])
+def test_packed_rows_hold_the_codes_of_each_history_behind_its_user(num_users: int) -> None:
+    """By a loop over the histories of the unpacked batch."""
+    made = packed_batch(7, model=MODEL.clone(num_users=num_users))
+    front = int(num_users > 0)
+    assert (
+        made["fits"].all() and made["codes"].shape == PACKED and made["targets"].shape == (4, 2, LEVELS + 1)
+    )
+    found = set()
+    for row, each in itertools.product(range(4), range(2)):
+        if not made["real"][row, each]:
+            continue
+        at = np.flatnonzero(made["segments"][row] == each + 1)
+        assert (np.diff(at) == 1).all()
+        codes = (made["codes"][row, at[front:]] % K).reshape(-1, LEVELS + 1)
+        levels = (made["codes"][row, at[front:]] // K).reshape(-1, LEVELS + 1)
+        users = made["users"][row, at]
+        assert (users[front:] == 0).all() and (levels == np.arange(LEVELS + 1)).all()
+        same = [
+            number
+            for number in range(7)
+            if np.array_equal(batch()["codes"][number][batch()["mask"][number]], codes)
+            and np.array_equal(batch()["targets"][number], made["targets"][row, each])
+            and (not front or batch()["users"][number] == users[0])
+        ]
+        assert len(same) >= 1
+        found.add(tuple(codes.reshape(-1).tolist()) + tuple(made["targets"][row, each].tolist()))
+    assert int(made["real"].sum()) == 7 and len(found) == 7
+
+
+@pytest.mark.parametrize("num_users", [0, 3])
+def test_packed_rows_have_the_loss_and_the_gradient_of_padded_ones(num_users: int) -> None:
+    quiet = MODEL.clone(dropout=0.0, num_users=num_users)
+    events = jnp.array([int(columns()["start"][user]) + cut for user, cut in CUTS], jnp.int32)
+
+    def made(packing: Packing | None) -> Any:
+        own = task.semantic_ids(quiet, packing)
+
+        def loss(params: Any, mask: Array) -> Any:
+            part = own.prepare(jax.random.key(0), {"example": events, "mask": mask}, columns())
+            return own.losses({"params": params}, part, jax.random.key(1))[0]["codes"]
+
+        return jax.jit(jax.value_and_grad(loss))
+
+    params = drawn_for(num_users)["params"]
+    padded, *others = (made(packing) for packing in (None, PACKED, Packing(3, 30)))
+    for number in (8, 7, 1):
+        expected = padded(params, jnp.arange(8) < number)
+        assert float(expected[0]) > 0
+        for packed in others:  # of two histories, and of three, of which one row has two
+            found = packed(params, jnp.arange(8) < number)
+            jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), found, expected)
+
+
+@functools.cache
+def drawn_for(num_users: int) -> Any:
+    model = MODEL.clone(num_users=num_users)
+    return jax.jit(task.semantic_ids(model).init)(jax.random.key(0), batch())
+
+
+def test_both_forms_draw_the_same_parameters() -> None:
+    made = jax.jit(task.semantic_ids(MODEL, PACKED).init)(jax.random.key(0), packed_batch())
+    jax.tree.map(np.testing.assert_array_equal, made, variables())
+
+
+def test_a_batch_that_does_not_fit_has_no_loss() -> None:
+    narrow = Packing(4, 16)  # a history of 4 items and a user's token has 13 tokens, the shortest one 4
+    made = task.semantic_ids(MODEL, narrow)
+    part = packed_batch(packing=narrow)
+    assert not part["fits"].any()
+    assert np.isnan(made.losses(variables(), part, jax.random.key(0))[0]["codes"])
+
+
+def test_packed_losses_of_devices_add_up() -> None:
+    made, part = task.semantic_ids(MODEL, PACKED), packed_batch(7)
+    whole = made.losses(variables(), part, jax.random.key(1))[0]["codes"]
+    halves = jax.tree.map(lambda column: column.reshape(2, 2, *column.shape[1:]), part)
+
+    def share(part: Any) -> Array:
+        found: Array = made.losses(variables(), part, jax.random.key(1), "devices")[0]["codes"]
+        return found
+
+    found = jax.jit(jax.vmap(share, axis_name="devices"))(halves).sum()
+    assert float(found) == pytest.approx(float(whole), rel=1e-5)
+
+
+def test_a_packed_step_adds_no_floats_at_repeated_ids_on_gpus() -> None:
+    made = task.semantic_ids(MODEL, PACKED)
+
+    def step(params: Any, part: Any) -> Any:
+        return jax.grad(lambda p: made.losses({"params": p}, part, jax.random.key(0))[0]["codes"])(params)
+
+    assert repeated_float_adds(jax.jit(step).trace(variables()["params"], packed_batch()), "cuda") == []

@@ -55,7 +55,7 @@ def _trained(
 ) -> Prepared:
     module, columns = entry.module(data, recipe), entry.columns(data, recipe)
     finish, ranked = entry.finish(module, recipe), by_history(recipe.history)
-    protocol = _protocol(data, options, entry.loss)
+    protocol = protocol_of(data, options, entry.loss)
     train = functools.partial(
         items.train,
         entry.task(module, data, recipe),
@@ -72,10 +72,10 @@ def _trained(
     )
 
     def test(variables: Variables) -> Tested:
-        return items.run_test(finish, ranked, data, protocol, variables, columns=columns, **_asked(options))
+        return items.run_test(finish, ranked, data, protocol, variables, columns=columns, **asked(options))
 
     context = {**data.columns, **columns}
-    return _prepared(
+    return prepared(
         name,
         options,
         data,
@@ -91,7 +91,7 @@ def _ranked(
     name: str, entry: RankedModel, options: Any, data: next_item.Data, recipe: Any, trial: Trial | None
 ) -> Prepared:
     module, columns = entry.module(data.num_items, recipe), entry.columns(data, recipe)
-    protocol = _protocol(data, options, entry.loss)
+    protocol = protocol_of(data, options, entry.loss)
     ranked = entry.ranked(module, recipe, protocol.seen == "exclude")
     learned = entry.learn(module, data, columns, recipe, options.num_devices)
 
@@ -114,9 +114,9 @@ def _ranked(
     )
 
     def test(variables: Variables) -> Tested:
-        return items.run_test(finish, ranked, data, protocol, variables, columns=columns, **_asked(options))
+        return items.run_test(finish, ranked, data, protocol, variables, columns=columns, **asked(options))
 
-    return _prepared(
+    return prepared(
         name,
         options,
         data,
@@ -130,7 +130,7 @@ def _ranked(
 
 def _counted(name: str, entry: SuccessorModel, options: Any, data: next_item.Data, recipe: Any) -> Prepared:
     count_once(name, options.seeds)
-    protocol, made = _protocol(data, options, ""), list[Retriever | Scorer]()
+    protocol, made = protocol_of(data, options, ""), list[Retriever | Scorer]()
 
     def fit(seeds: Sequence[int]) -> tuple[Retriever | Scorer, Variables]:
         found = entry.make(data, recipe, seeds[0])
@@ -139,19 +139,19 @@ def _counted(name: str, entry: SuccessorModel, options: Any, data: next_item.Dat
     def measure(model: Any) -> Any:
         return next_item.evaluation(model, data, protocol, "validation")
 
-    return _prepared(
+    return prepared(
         name,
         options,
         data,
         protocol,
         module=None,
         train=functools.partial(fitted, fit, measure, data.columns, METRIC, made),
-        test=lambda variables: next_item.run_test(made[-1], data, protocol, variables, **_asked(options)),
+        test=lambda variables: next_item.run_test(made[-1], data, protocol, variables, **asked(options)),
         finished=lambda variables: (made[-1], {n: v for n, v in variables.items() if n != "key"}),
     )
 
 
-def _prepared(
+def prepared(
     name: str,
     options: Any,
     data: next_item.Data,
@@ -162,6 +162,7 @@ def _prepared(
     test: Callable[[Variables], Tested],
     finished: Callable[[Variables], tuple[Any, Variables]],
 ) -> Prepared:
+    """A run of a model that ranks by a history, whoever's, and is kept as a `Retriever` or `Scorer`."""
     split, vocabulary = data.split, next_item.vocabulary(data)
     sequences = split.sequences
     return Prepared(
@@ -198,13 +199,14 @@ def _floors(data: next_item.Data, options: Any, protocol: Protocol) -> list[Base
     def row(made: Baseline) -> BaselineRow:
         variables = made.for_seeds(options.seeds)
         return BaselineRow(
-            made.name, next_item.run_test(made, data, untrained, variables, **_asked(options)), untrained
+            made.name, next_item.run_test(made, data, untrained, variables, **asked(options)), untrained
         )
 
     return [row(make(data)) for make in (baselines.random, baselines.popularity)]
 
 
-def _protocol(data: next_item.Data, options: Any, loss: str) -> Protocol:
+def protocol_of(data: next_item.Data, options: Any, loss: str) -> Protocol:
+    """Of all items, those of the history left out or kept."""
     return Protocol(
         split=data.split.rule,
         seen="keep" if options.keep_seen else "exclude",
@@ -214,7 +216,7 @@ def _protocol(data: next_item.Data, options: Any, loss: str) -> Protocol:
     )
 
 
-def _asked(options: Any) -> dict[str, Any]:
+def asked(options: Any) -> dict[str, Any]:
     """The arguments of a test: devices and further metrics."""
     beyond = Beyond(ks=options.beyond) if options.beyond else None
     return {"beyond": beyond, "num_devices": options.num_devices}

@@ -16,6 +16,8 @@ KINDS = {
     "RankedModel": "events of users in order, ranked by scores of their own",
     "ActionModel": "events of users in order, with what they did",
     "SuccessorModel": "events of users in order, without gradient descent",
+    "SemanticIdModel": "events of users in order, items found by codes",
+    "TransferModel": "events and classes of users, from a run of another model",
     "TableModel": "labelled rows",
     "RetrievalModel": "the items of each user, in no order",
     "CountingModel": "the items of each user, in no order, without gradient descent",

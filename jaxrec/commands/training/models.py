@@ -11,6 +11,7 @@ from jaxrec.commands.training.options import (
     AttributedOptions,
     CategoryOptions,
     ClickOptions,
+    CodeOptions,
     FeatureOptions,
     FeedbackOptions,
     MatrixOptions,
@@ -18,6 +19,7 @@ from jaxrec.commands.training.options import (
     RatingOptions,
     SequenceOptions,
     TableOptions,
+    TransferOptions,
     UserFeatureOptions,
     with_recipe,
 )
@@ -30,6 +32,7 @@ from jaxrec.recipes.trainable import (
     SequenceModel,
     SuccessorModel,
 )
+from jaxrec.recipes.trainable_apart import SemanticIdModel, TransferModel
 from jaxrec.recipes.trainable_rankings import ActionModel, RankedModel
 
 
@@ -60,6 +63,10 @@ def options_type(entry: Any) -> type[Any]:
         return with_recipe(AttributedOptions if attributed else OrderedOptions, entry.recipe)
     if isinstance(entry, ActionModel):
         return with_recipe(ActionOptions, entry.recipe)
+    if isinstance(entry, SemanticIdModel):
+        return with_recipe(CodeOptions, entry.recipe)
+    if isinstance(entry, TransferModel):
+        return with_recipe(TransferOptions, entry.recipe)
     if isinstance(entry, RatingModel):
         return with_recipe(RatingOptions, entry.recipe)
     if isinstance(entry, ClickModel):

@@ -94,6 +94,14 @@ class OrderedOptions(EventOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class CodeOptions(OrderedOptions):
+    """The options of models that name items by codes."""
+
+    item_vectors: str = ""  # file of vectors of items (text, images) to make codes of; by default co-visits
+    item_vector_ids: str = ""  # file with the item of each row, for --item-vectors with a .npy file
+
+
+@dataclasses.dataclass(frozen=True)
 class AttributedOptions(OrderedOptions):
     """The options of models of items that read attributes of them."""
 
@@ -144,6 +152,17 @@ class ActionOptions(EventOptions):
     positive: tuple[int, ...] = ()  # the actions of events that are worth recommending, such as 4 5
     split: Literal["time"] = "time"  # test on the last tenth of the events, validation on the one before
     beyond: tuple[int, ...] = ()  # lengths of lists to measure by coverage, novelty and slices, such as 10 20
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferOptions(EventOptions):
+    """The options of models that take a run over to the classes of users."""
+
+    warm_start: str = ""  # folder of a finished run of nextitnet, which is adapted
+    user_labels: str = ""  # file with a line for each user: its id, as --user names it, and its class
+    label: str = "label"  # column of classes in that file
+    ranked: bool = False  # classes are things to list: measured by hit@5 and mrr@5, not accuracy and AUC
+    split: Literal["random"] = "random"  # a tenth of the users of each class validates, another one tests
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,8 @@ class Prepared(NamedTuple):
     -> the run; test: (variables) -> metrics of each seed; baselines: () -> their rows. kept: the other
     fields of `serve.run_folder.Kept`. vocabularies: raw ids by name, such as {"item": [V]}, in the order of
     their numbers. shapes: see `Shapes`; None: no run of the model starts from another one. constants:
-    variables of the model that are given instead of learned.
+    variables of the model that are given instead of learned. begin: what makes a run's first variables of
+    drawn ones, as `initial` of `train.fit.fit`, where they are those of a run of another model; None: not so.
     calibrate: (variables) -> the same with calibrators, which are tested and kept; None: without.
     also: (variables) -> further tests of the model, which have protocols and data sets of their own.
     shares: (variables) -> how much each task uses each expert; of: the examples of that, in words.
@@ -54,6 +55,7 @@ class Prepared(NamedTuple):
     vocabularies: Mapping[str, np.ndarray]
     shapes: Shapes | None
     constants: Mapping[str, Any] = {}
+    begin: Callable[[Variables, Sequence[int]], Variables] | None = None
     calibrate: Callable[[Variables], Variables] | None = None
     also: Callable[[Variables], Sequence[BaselineRow]] | None = None
     shares: Callable[[Variables], Shares] | None = None

@@ -8,7 +8,7 @@ import errno
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,24 +16,13 @@ import jax
 import numpy as np
 
 from jaxrec import config, provenance
-from jaxrec.commands.training import (
-    actions,
-    clicks,
-    counted,
-    items,
-    matrix,
-    ratings,
-    sequences,
-    sessions,
-    tables,
-)
+from jaxrec.commands.training import counted
+from jaxrec.commands.training.kinds import Kind, kind_of
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import TRAINING, initial_options
 from jaxrec.protocols.gates import write_shares
-from jaxrec.recipes import trainable
-from jaxrec.recipes.trainable_rankings import ActionModel, RankedModel
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import content, modules, run_folder
@@ -52,13 +41,6 @@ SETTINGS, RESULTS = "settings.json", "results"
 STUDY, TRIALS = "sweep.json", "trials"  # of a search of settings
 
 
-class Kind(NamedTuple):
-    """How a kind of data is read, (options, source) -> data, and prepared for a model, see `Prepared`."""
-
-    read: Callable[[Any, Source], Any]
-    prepare: Callable[..., Prepared]
-
-
 class Command(NamedTuple):
     """What `jaxrec train` was asked for, with the data read, so that it can be trained more than once.
 
@@ -75,7 +57,7 @@ class Command(NamedTuple):
 
 class Trained(NamedTuple):
     """A run that is trained and not tested. value: its validation metric, the mean over seeds; metric: its
-    name. Metrics of `jaxrec train` are better when they are higher, but for the "rmse" of ratings."""
+    name. Metrics of `jaxrec train` are better when they are higher, but for "rmse" and "log_loss"."""
 
     value: float
     metric: str
@@ -93,19 +75,6 @@ def read_command(model: str, entry: Any, options: Any, source: Source) -> Comman
     counted.check_untrained(model, entry, options)
     kind = kind_of(entry, options)
     return Command(model, entry, options, source, kind, kind.read(options, source))
-
-
-def kind_of(entry: Any, options: Any) -> Kind:
-    """The kind of data that a model is trained on."""
-    if isinstance(entry, trainable.SequenceModel):
-        module: Any = sessions if options.split == "sessions" else sequences
-    else:
-        kinds: dict[type, Any] = {trainable.TableModel: tables, trainable.ClickModel: clicks}
-        kinds |= dict.fromkeys((trainable.RetrievalModel, trainable.CountingModel), matrix)
-        kinds |= dict.fromkeys((trainable.ItemModel, RankedModel, trainable.SuccessorModel), items)
-        kinds |= {trainable.RatingModel: ratings, ActionModel: actions}
-        module = kinds[type(entry)]
-    return Kind(module.read, module.prepare)
 
 
 def train_once(
@@ -249,7 +218,7 @@ def settings_of(model: str, entry: Any, options: Any, source: Source) -> dict[st
     """What identifies a run, in JSON types: the model, its settings, and checksums of the data, of vectors
     and features and of the file of a module of one's own."""
     named = {"model": model, **described(options), "data": source.described}
-    for option in ("item_vectors", "item_attributes", "user_features", "item_features"):
+    for option in ("item_vectors", "item_attributes", "user_features", "item_features", "user_labels"):
         if file := getattr(options, option, ""):
             named[f"{option}_sha256"] = sha256_of(option, Path(file))
     if own := getattr(entry, "own", ""):

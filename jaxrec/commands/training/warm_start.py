@@ -44,6 +44,8 @@ def initial_options(
         number of seeds than 1 or that of `seeds`; it has no id in common with this run. With grow also: an id
         of that run is lost or has another number; its folder has no checkpoint.
     """
+    if prepared.begin is not None:
+        return {"initial": prepared.begin}
     if warm_start:
         kept = run_folder.read(warm_start)
         initial = {"initial": carried_over(prepared, kept, model, warm_start, seeds)}

@@ -30,7 +30,8 @@ KeysValues = tuple[Array, Array]  # of one layer, [..., S, H, d] each
 class Memory(NamedTuple):
     """What the decoder reads of a history of T tokens.
 
-    keys_values: of each decoder layer, [B, T, H, d] twice. mask: which tokens are real, bool [B, T].
+    keys_values: of each decoder layer, [B, T, H, d] twice. mask: which tokens are real, bool [B, T]; where W
+    histories share a row, which tokens are of each, bool [B, W, T].
     """
 
     keys_values: tuple[KeysValues, ...]
@@ -159,7 +160,7 @@ class Layer(nn.Module):
         """Maps tokens [B, …, S, E] to the same, and gives the keys and values of the past and of these.
 
         past: of earlier tokens, [B, …, P, H, d]; None: there are none. memory, memory_mask: of a decoder
-        layer, see `Memory`.
+        layer, see `Memory`; where histories share a row, x is [B, W, S, E], a tuple of each.
         """
         options: dict[str, Any] = {"train": train, "rows": rows}
         normed = self.norm(x)
@@ -169,7 +170,11 @@ class Layer(nn.Module):
         x = x + self.drop(self.attention(normed, read, visible, bias, **options), **options)
         if memory is not None and memory_mask is not None:
             normed = self.cross_norm(x).reshape(x.shape[0], -1, x.shape[-1])
-            found = self.cross(normed, memory, memory_mask[:, None, None, :], **options)
+            if memory_mask.ndim == 3:
+                seen = jnp.repeat(memory_mask, x.shape[-2], axis=1)[:, None]
+            else:
+                seen = memory_mask[:, None, None, :]
+            found = self.cross(normed, memory, seen, **options)
             x = x + self.drop(found.reshape(x.shape), **options)
         return x + self.drop(self.forward(self.forward_norm(x), **options), **options), read
 
@@ -272,14 +277,47 @@ class TIGER(nn.Module):
             front = rows_at(self.user_embedding, users % self.num_users)[:, None]
             x = jnp.concatenate([front, x], axis=1)
             real = jnp.concatenate([jnp.ones((batch, 1), bool), real], axis=1)
+        return Memory(self._encoded(x, real[:, None, None, :], train=train, rows=rows), real)
+
+    def packed(
+        self,
+        codes: Array,
+        users: Array,
+        segments: Array,
+        targets: Array,
+        *,
+        train: bool = False,
+        rows: Array | None = None,
+    ) -> Array:
+        """`__call__` of W histories in each row, one after the other: logits of their targets, [B, W, D, K].
+
+        codes: what each token of a row is, int32 [B, T]: code c of level l as l · K + c. users: of the token
+        of a user, which begins a history, the user's id from 1; 0 of other tokens, [B, T]. segments: to which
+        history a token belongs, 1 .. W, 0 for none, [B, T]. targets: int32 [B, W, D]; those of a history
+        without a token mean nothing. rows: see `Dropout`.
+        """
+        x = rows_at(self.code_embedding, codes)
+        if self.num_users:
+            of_users = rows_at(self.user_embedding, users % self.num_users)
+            x = jnp.where((users > 0)[..., None], of_users, x)
+        same = (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+        read = self._encoded(x, same[:, None], train=train, rows=rows)
+        number = 1 + jnp.arange(targets.shape[1])
+        memory = Memory(read, segments[:, None, :] == number[:, None])
+        return self.decode(memory, targets, train=train, rows=rows)
+
+    def _encoded(
+        self, x: Array, visible: Array, *, train: bool, rows: Array | None
+    ) -> tuple[KeysValues, ...]:
+        """Keys and values for each decoder layer of tokens [B, T, E]. visible: see `Attention`."""
         options: dict[str, Any] = {"train": train, "rows": rows}
         place = np.arange(x.shape[1])
         bias = self._bias(self.encoder_bias, place, place, both=True)
         x = self.drop(x, **options)
         for layer in self.encoder:
-            x, _ = layer(x, real[:, None, None, :], bias, **options)
+            x, _ = layer(x, visible, bias, **options)
         x = self.drop(self.encoder_norm(x), **options)
-        return Memory(tuple(layer.cross.keys_values(x) for layer in self.decoder), real)
+        return tuple(layer.cross.keys_values(x) for layer in self.decoder)
 
     def decode(
         self, memory: Memory, tuples: Array, *, train: bool = False, rows: Array | None = None

@@ -152,6 +152,7 @@ def test_every_file_of_recipes_has_models_or_says_what_they_need() -> None:
     shared = {
         "__init__",
         "trainable",
+        "compute",
         "trainable_apart",
         "trainable_rankings",
         "ticoserec",

@@ -10,12 +10,9 @@ import numpy as np
 from jax.interpreters import mlir
 
 
-def repeated_float_adds(traced: jax.stages.Traced, *platforms: str) -> list[str]:
-    """The float scatters of a program, lowered for platforms, that add and may meet an id twice.
-
-    Several platforms are one module, whose operations branch where their forms differ.
-    """
-    module = traced.lower(lowering_platforms=platforms).compiler_ir("stablehlo")
+def repeated_float_adds(traced: jax.stages.Traced, platform: str) -> list[str]:
+    """The float scatters of a program, lowered for a platform, that add and may meet an id twice."""
+    module = traced.lower(lowering_platforms=(platform,)).compiler_ir("stablehlo")
     found: list[str] = []
 
     def visit(operation: Any) -> Any:

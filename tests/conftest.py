@@ -25,10 +25,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     COMPILED = tempfile.mkdtemp(prefix="jaxrec-tests-compiled-")
     atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-# Tracing makes many objects that stay: with Python's own thresholds, searching them for cycles takes a quarter of
-# the time of collecting the tests, and more of that of a traced program as modules add up.
+# Tracing makes many objects that stay: with Python's own thresholds, a quarter of the time of collecting the
+# tests and a fifth of that of tests that trace goes into searching them for cycles.
 gc.set_threshold(100_000, 20, 20)
 
 collect_ignore = ["planted_faults.py"]  # a program, which runs these tests

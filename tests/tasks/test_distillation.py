@@ -76,7 +76,7 @@ def trained(task: Task, weighting: LossWeighting, steps: int = 5, rows: Any = RO
     """Variables after a few steps, and the last step's logs."""
     tx = optax.adam(0.05)
     step = jax.jit(make_step(task, tx, weighting))
-    state = jax.jit(lambda key: create(task, tx, weighting, key, rows, columns()))(KEY)
+    state = create(task, tx, weighting, KEY, rows, columns())
     logs: Any = {}
     for _ in range(steps):
         state, logs = step(state, rows, columns())
@@ -95,7 +95,7 @@ def without_weight() -> Any:
 @functools.cache
 def prepared() -> tuple[Any, Any]:
     batch = BOTH.prepare(KEY, ROWS, columns())
-    return jax.jit(BOTH.init)(KEY, batch), batch
+    return BOTH.init(KEY, batch), batch
 
 
 def test_a_student_without_weight_is_trained_as_alone_to_the_bit() -> None:
@@ -130,7 +130,7 @@ def test_the_loss_of_the_student_sends_no_gradient_to_the_teacher() -> None:
 def test_the_weight_is_zero_while_the_teacher_warms_up() -> None:
     weighting, tx = after_warm_up(0.4, steps=3, teacher=["teacher_click"]), optax.adam(0.05)
     step = jax.jit(make_step(BOTH, tx, weighting))
-    state = jax.jit(lambda key: create(BOTH, tx, weighting, key, ROWS, columns()))(KEY)
+    state = create(BOTH, tx, weighting, KEY, ROWS, columns())
     for expected in (0.0, 0.0, 0.0, 0.4, 0.4):
         state, logs = step(state, ROWS, columns())
         assert float(logs["weight/distillation"]) == pytest.approx(expected)
@@ -191,7 +191,7 @@ def test_equal_models_without_privileged_columns_are_at_the_least_loss() -> None
     student = multitask(model, [CLICK], terms={"distillation": from_teacher()})
     task = distillation(student, multitask(model, [CLICK]), frozen=True)
     batch = task.prepare(KEY, ROWS, columns())
-    variables = jax.jit(task.init)(KEY, batch)
+    variables = task.init(KEY, batch)
     variables = {**variables, TEACHER: {"params": variables["params"]}}
     p = nn.sigmoid(task.predict(variables, batch))[:5]
     entropy = -(p * jnp.log(p) + (1 - p) * jnp.log(1 - p)).mean()
@@ -204,9 +204,7 @@ def test_equal_models_without_privileged_columns_are_at_the_least_loss() -> None
 def test_a_frozen_teacher_stays_as_it_is_and_has_no_loss() -> None:
     task = distillation(STUDENT, OF_TEACHER, privileged=[HIDDEN], frozen=True)
     weighting = after_warm_up(0.5)
-    before = jax.jit(lambda key: create(task, optax.adam(0.05), weighting, key, ROWS, columns()))(
-        KEY
-    ).variables
+    before = create(task, optax.adam(0.05), weighting, KEY, ROWS, columns()).variables
     after, logs = trained(task, weighting)
     equal(after[TEACHER], before[TEACHER])
     assert set(after[TEACHER]) == {"params", "batch_stats"} and TEACHER not in after["params"]
@@ -216,9 +214,7 @@ def test_a_frozen_teacher_stays_as_it_is_and_has_no_loss() -> None:
 def test_a_trained_teacher_is_put_in_by_path() -> None:
     task = distillation(STUDENT, OF_TEACHER, privileged=[HIDDEN], frozen=True)
     given = {f"{TEACHER}/params/Dense_0/bias": jnp.full(6, 3.0)}
-    state = jax.jit(
-        lambda key: create(task, optax.adam(0.05), after_warm_up(0.5), key, ROWS, columns(), given)
-    )(KEY)
+    state = create(task, optax.adam(0.05), after_warm_up(0.5), KEY, ROWS, columns(), given)
     assert state.variables[TEACHER]["params"]["Dense_0"]["bias"].tolist() == [3.0] * 6
 
 
@@ -227,7 +223,7 @@ def test_predictions_made_before_are_a_column() -> None:
     soft = np.linspace(-2, 2, labelled.NUM_ROWS).astype(np.float32)
     context = {**columns(), TEACHER: jnp.asarray(soft)}
     batch = STUDENT.prepare(KEY, ROWS, context)
-    variables = jax.jit(STUDENT.init)(KEY, batch)
+    variables = STUDENT.init(KEY, batch)
     found, _ = STUDENT.losses(variables, batch, KEY)
     logits, _ = Model().apply(variables, batch, train=True, rngs={"dropout": KEY}, mutable=["batch_stats"])
     expected = losses.soft_sigmoid_cross_entropy(logits[:5], soft[np.array([7, 3, 10, 1, 2])])
@@ -245,7 +241,7 @@ def test_each_head_has_its_own_term_and_space() -> None:
     student = multitask(labelled.Bottom(), labelled.TARGETS, terms=terms)
     task = distillation(student, multitask(labelled.Bottom(6), labelled.TARGETS))
     batch = task.prepare(KEY, ROWS, columns())
-    variables = jax.jit(task.init)(KEY, batch)
+    variables = task.init(KEY, batch)
     found, _ = task.losses(variables, batch, KEY)
     own, other = split_variables(variables)
     taught: Any = labelled.Bottom(6).apply(other, batch)
@@ -263,7 +259,7 @@ def test_shares_of_devices_add_up() -> None:
     student = multitask(model, [CLICK], terms={"distillation": from_teacher()})
     task = distillation(student, multitask(model.clone(dim=5), [CLICK]))
     batch = task.prepare(KEY, ROWS, columns())
-    variables = jax.jit(task.init)(KEY, batch)
+    variables = task.init(KEY, batch)
     halves = jax.tree.map(lambda x: x.reshape(2, len(x) // 2, *x.shape[1:]), batch)
     shares = jax.vmap(lambda b: task.losses(variables, b, KEY, "d")[0], axis_name="d")(halves)
     whole, _ = task.losses(variables, batch, KEY)
@@ -318,7 +314,7 @@ TARGETS = [Target("click", "student", "label/click"), Target("teacher_click", TE
 def test_shared_vectors_learn_from_the_teacher_unless_stopped(stops: bool) -> None:
     task = multitask(shared(stops), TARGETS, terms={"distillation": between_outputs()})
     batch = task.prepare(KEY, ROWS, shared_columns())
-    variables = jax.jit(task.init)(KEY, batch)
+    variables = task.init(KEY, batch)
 
     def gradient(name: str) -> Any:
         def one(params: Any) -> Any:
@@ -338,7 +334,7 @@ def test_shared_vectors_learn_from_the_teacher_unless_stopped(stops: bool) -> No
 def test_one_module_serves_the_student_without_privileged_columns() -> None:
     model = shared()
     batch = shared_columns()
-    variables = jax.jit(model.init)(KEY, batch)
+    variables = model.init(KEY, batch)
     both: Any = model.apply(variables, batch)
     served = {name: column for name, column in batch.items() if name != HIDDEN}
     alone: Any = model.apply(variables, served)
@@ -390,7 +386,7 @@ PAIRS = distillation(
 def pair_batch() -> tuple[Any, Any]:
     rows = examples(0, 5, 9, 11, last=False)
     batch = PAIRS.prepare(jax.random.key(3), rows, small_towers.context())
-    return jax.jit(PAIRS.init)(KEY, batch), batch
+    return PAIRS.init(KEY, batch), batch
 
 
 def test_a_retriever_learns_the_rankers_scores_of_its_lists() -> None:

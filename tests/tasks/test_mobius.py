@@ -81,7 +81,7 @@ TASK, PLAIN = mobius(model(), teacher, threshold=0.6, bad_cases=6), mobius(model
 @functools.cache
 def prepared() -> tuple[Any, Any]:
     batch = TASK.prepare(KEY, ROWS, context())
-    return jax.jit(TASK.init)(KEY, batch), batch
+    return TASK.init(KEY, batch), batch
 
 
 @functools.cache
@@ -241,7 +241,7 @@ def test_shares_of_devices_add_up(task: Task) -> None:
 def steps(task: Task, count: int) -> tuple[Any, Any, Any]:
     tx, weighting = optax.adam(0.05), static()
     step = jax.jit(make_step(task, tx, weighting))
-    state = jax.jit(lambda key: create(task, tx, weighting, key, ROWS, context()))(KEY)
+    state = create(task, tx, weighting, KEY, ROWS, context())
     first: Any = None
     logs: Any = {}
     for _ in range(count):
@@ -263,7 +263,7 @@ def test_training_lowers_the_loss_and_the_odds_of_bad_cases() -> None:
 
 def test_a_step_adds_no_repeated_ids_on_cuda() -> None:
     tx, weighting = optax.adam(0.05), static()
-    state = jax.jit(lambda key: create(TASK, tx, weighting, key, ROWS, context()))(KEY)
+    state = create(TASK, tx, weighting, KEY, ROWS, context())
     traced = jax.jit(make_step(TASK, tx, weighting)).trace(state, ROWS, context())
     assert repeated_float_adds(traced, "cuda") == []
 
@@ -274,7 +274,7 @@ def test_predictions_are_log_odds_of_a_click() -> None:
     p = np.asarray(jax.nn.softmax(logits))
     np.testing.assert_allclose(p.sum(axis=1), 1.0, rtol=1e-6)
     odds = np.log(p[:, CLICKED] / (1 - p[:, CLICKED]))
-    np.testing.assert_allclose(jax.jit(TASK.predict)(variables, batch), odds, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(TASK.predict(variables, batch), odds, rtol=1e-4, atol=1e-5)
 
 
 # --- the model -------------------------------------------------------------------------------------

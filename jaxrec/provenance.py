@@ -99,9 +99,15 @@ def _program_files() -> list[Path]:
 
 def _installed(path: Path) -> bool:
     """Whether a file belongs to Python or to an installed library."""
-    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")}
-    inside = any(folder and path.is_relative_to(Path(folder).resolve()) for folder in folders)
+    inside = any(path.is_relative_to(folder) for folder in _installation())
     return inside or bool({"site-packages", "dist-packages"} & set(path.parts))
+
+
+@functools.cache
+def _installation() -> frozenset[Path]:
+    """The folders of Python's installation; found once, since asking for them takes longer than the rest."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
+    return frozenset(Path(folder).resolve() for folder in map(sysconfig.get_path, names) if folder)
 
 
 def raised_outside_libraries(error: BaseException) -> bool:

@@ -26,7 +26,7 @@ from jaxrec.tasks.next_item import next_item, retriever
 from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.tasks.parallel_sessions import Recurrent, parallel_sessions
 from jaxrec.train.epoch import Plan, listed, shuffled
-from jaxrec.train.evaluate import evaluate_and_keep, seen_targets
+from jaxrec.train.evaluate import evaluate_and_keep, real_ranks, seen_targets
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.per_user import keep_ranks
 from jaxrec.train.reuse import fit_reusing
@@ -264,11 +264,12 @@ def click_metrics(ks: Sequence[int]) -> Summarise:
     """recall@k (P@k in the papers: 1 if rank ≤ k, else 0) and mrr@k (1 / rank if rank ≤ k, else 0)."""
 
     def means(ranks: np.ndarray, queries: Mapping[str, np.ndarray]) -> dict[str, float]:
-        rank = jnp.asarray(np.asarray(ranks)[np.asarray(queries["mask"])])
+        real, rank = real_ranks(ranks, queries["mask"])
         found = {}
         for k in ks:
             for name, metric in (("recall", metrics.recall), ("mrr", metrics.mrr)):
-                found[f"{name}@{k}"] = float(np.asarray(metric(rank, k=k), np.float64).mean())
-        return found | seen_targets(rank)
+                values = np.asarray(metric(rank, k=k), np.float64)[: len(real)]
+                found[f"{name}@{k}"] = float(values.mean())
+        return found | seen_targets(real)
 
     return means

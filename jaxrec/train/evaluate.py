@@ -117,21 +117,31 @@ def ranking_means(ranks: np.ndarray, mask: np.ndarray, ks: tuple[int, ...]) -> d
 
     ranks, mask: any one shape.
     """
-    rank = jnp.asarray(np.asarray(ranks)[np.asarray(mask)])
+    real, rank = real_ranks(ranks, mask)
 
     def mean(values: Array) -> float:
-        return float(np.asarray(values, np.float64).mean())
+        return float(np.asarray(values, np.float64)[: len(real)].mean())
 
     found = {}
     for k in ks:
         found[f"hit@{k}"] = mean(metrics.hit(rank, k=k))
         found[f"ndcg@{k}"] = mean(metrics.ndcg(rank, k=k))
-    return found | {"mrr": mean(metrics.mrr(rank))} | seen_targets(rank)
+    return found | {"mrr": mean(metrics.mrr(rank))} | seen_targets(real)
 
 
-def seen_targets(rank: Array) -> dict[str, float]:
+def real_ranks(ranks: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, Array]:
+    """Ranks of real queries [N]; and the same on a device with ones behind them, a power of two long.
+
+    Slices of queries have many sizes N; metrics of the filled ranks are compiled for few lengths.
+    """
+    real = np.asarray(ranks)[np.asarray(mask)]
+    filling = (1 << (len(real) - 1).bit_length()) - len(real)
+    return real, jnp.asarray(np.pad(real, (0, filling), constant_values=1))
+
+
+def seen_targets(rank: np.ndarray) -> dict[str, float]:
     """The share of targets that were seen before and so no candidates; nothing where there are none."""
-    share = float(np.mean(np.asarray(rank) == metrics.MISS)) if np.size(rank) else 0.0
+    share = float(np.mean(rank == metrics.MISS)) if np.size(rank) else 0.0
     return {SEEN_TARGETS: share} if share else {}
 
 

@@ -48,7 +48,14 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_events(tmp_path_factory.mktemp("matrix") / "events.csv")
 
 
-@pytest.fixture(scope="module", params=MODELS)
+# Of the kind of bpr-mf and lightgcn for all that is tested here; test_towers trains them too.
+TOWERS = ("two-tower", "mv-dssm")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.long] if name in TOWERS else []) for name in MODELS],
+)
 def kept(request: pytest.FixtureRequest, events: Path) -> tuple[str, Path, Kept]:
     name, folder = request.param, events.parent / request.param
     given: dict[str, Any] = {**EVENTS, **MODELS[name]}

@@ -31,7 +31,7 @@ from jaxrec.serve.modules import code_of
 from jaxrec.train.fit import fit
 from tests.commands.small_data import EVENTS, ITEMS, write_events, write_rows
 
-SMALL = {"dim": 4, "max_len": 6, "batch_size": 8}
+SMALL = {"dim": 4, "max_len": 6, "batch_size": 8, "num_layers": 1}
 SASREC: Mapping[str, Any] = {
     **EVENTS,
     **SMALL,
@@ -174,6 +174,7 @@ def test_python_and_the_command_line_train_alike(files: Path, sasrec: Path) -> N
     words = ["--data", f"{files}/events.csv", "--run", f"{files}/typed"]
     words += ["--user", "uid", "--item", "sku", "--time", "ts", "--seeds", "0", "1", "--epochs", "2"]
     words += ["--evaluate-every", "1", "--dim", "4", "--max-len", "6", "--batch-size", "8", "--beyond", "3"]
+    words += ["--num-layers", "1"]
     assert program.main(["train", "sasrec", *words]) == 0
     typed, called = run_folder.read(files / "typed"), run_folder.read(sasrec)
     assert typed.settings == called.settings

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [
-    "-m", "experiments.sequential.sasrec", "--tiny", "--rows", "sasrec-bce",
+    "-m", "experiments.sequential.sasrec", "--tiny", "--num-layers", "1", "--rows", "sasrec-bce",
     "--results", "../results", "--workdir", "../work",
 ]  # fmt: skip
 

@@ -35,6 +35,11 @@ def scored(form: int | str, *, query: Any = QUERY, change: Any = chunked.unchang
     return chunked.products(jnp.asarray(query), items, change)
 
 
+@functools.partial(jax.jit, static_argnames=("form", "k", "change"))
+def best(form: int | str, k: int, query: Any = QUERY, change: Any = chunked.unchanged) -> Any:
+    return chunked.top_k(scored(form, query=query, change=change), k)
+
+
 @pytest.mark.parametrize("form", [*BLOCKS, "dense"])
 def test_a_fold_meets_every_item_once_with_its_score(form: int | str) -> None:
     def write(found: jax.Array, block: Block) -> jax.Array:
@@ -42,7 +47,9 @@ def test_a_fold_meets_every_item_once_with_its_score(form: int | str) -> None:
         return found.at[:, column].add(block.scores + 100, mode="drop")
 
     items = scored(form)
-    found = np.asarray(items.fold(write, jnp.zeros((NUM_QUERIES, NUM_ITEMS + 1))))
+    found = np.asarray(
+        jax.jit(lambda start: items.fold(write, start))(jnp.zeros((NUM_QUERIES, NUM_ITEMS + 1)))
+    )
     np.testing.assert_array_equal(found[:, 1:], SCORES[:, 1:] + 100)
     assert not found[:, 0].any()
     assert (items.num_queries, items.dtype) == (NUM_QUERIES, jnp.float32)
@@ -53,15 +60,15 @@ def test_blocks_are_met_in_the_order_of_their_ids(form: int | str) -> None:
     def last(highest: jax.Array, block: Block) -> jax.Array:
         return jnp.where((block.ids[0] > highest) & (jnp.diff(block.ids) == 1).all(), block.ids[-1], 10**6)
 
-    assert int(scored(form).fold(last, jnp.int32(0))) in range(NUM_ITEMS, 2 * NUM_ITEMS)
+    assert int(jax.jit(lambda: scored(form).fold(last, jnp.int32(0)))()) in range(NUM_ITEMS, 2 * NUM_ITEMS)
 
 
 @pytest.mark.parametrize("form", [*BLOCKS, "dense"])
 def test_target_scores_are_entries_of_the_matrix(form: int | str) -> None:
+    read = jax.jit(lambda target: chunked.target_scores(scored(form), target))
     for target in ([1, 5, NUM_ITEMS], [3, 3, 3]):
-        found = chunked.target_scores(scored(form), jnp.array(target))
-        np.testing.assert_array_equal(found, SCORES[np.arange(3), target])
-    assert chunked.target_scores(scored(form), jnp.array([0, -1, 99])).tolist() == [0, 0, 0]
+        np.testing.assert_array_equal(read(jnp.array(target)), SCORES[np.arange(3), target])
+    assert read(jnp.array([0, -1, 99])).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("form", [*BLOCKS, "dense"])
@@ -71,7 +78,7 @@ def test_a_rule_changes_scores_and_leaves_what_was_finite(form: int | str) -> No
     def odd(block: Block) -> Block:
         return block._replace(scores=jnp.where(block.ids % 2, -jnp.inf, block.scores))
 
-    found = chunked.top_k(scored(form, change=odd), 3)
+    found = best(form, 3, change=odd)
     assert not (np.asarray(found.ids) % 2).any()
     assert np.asarray(found.finite).all()
 
@@ -86,7 +93,7 @@ def best_by_loop(scores: np.ndarray, k: int) -> list[int]:
 @pytest.mark.parametrize("form", [*BLOCKS, "dense"])
 @pytest.mark.parametrize("k", [1, 4, NUM_ITEMS, NUM_ITEMS + 3])
 def test_the_best_items_are_those_of_a_sort(form: int | str, k: int) -> None:
-    found = jax.jit(lambda: chunked.top_k(scored(form), k))()
+    found = best(form, k)
     for row, scores in enumerate(SCORES):
         ids = best_by_loop(scores, k)
         assert found.ids[row].tolist() == ids
@@ -124,8 +131,7 @@ def test_the_best_items_in_any_blocks(rows: list[list[float]], block: int, k: in
 def test_a_query_with_a_score_that_is_no_number_is_marked(form: int | str, value: float) -> None:
     query = QUERY.copy()
     query[1] = value
-    with np.errstate(invalid="ignore"):
-        found = chunked.top_k(scored(form, query=query), 2)
+    found = best(form, 2, query)
     assert found.finite.tolist() == [True, False, True]
 
 

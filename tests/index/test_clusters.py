@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -22,6 +23,7 @@ SEEN = RNG.integers(0, NUM_ITEMS + 1, (5, 30)).astype(np.int32)
 KEY = jax.random.key(0)
 
 
+@functools.cache
 def built(metric: Any = "inner", capacity: int | None = None) -> clusters.Clusters:
     return clusters.build(TABLE, num_clusters=NUM_CLUSTERS, key=KEY, metric=metric, capacity=capacity)
 

@@ -159,7 +159,8 @@ def test_no_item_is_scored_twice_and_the_number_is_bounded() -> None:
         return by_matrix(query, ids)
 
     width, rounds = 6, 4
-    found = graphs.search(graph(), scorer, jnp.asarray(SCORES), 5, width, rounds=rounds)
+    run = jax.jit(lambda index, query: graphs.search(index, scorer, query, 5, width, rounds=rounds))
+    found = run(graph(), jnp.asarray(SCORES))
     jax.effects_barrier()
     entries, degree, upper = len(graph().entries), graph().degree, graph().links.shape[1]
     for row in range(QUERIES):

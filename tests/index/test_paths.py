@@ -56,9 +56,16 @@ def path_log_prob() -> np.ndarray:
     return found
 
 
-@functools.partial(jax.jit, static_argnames=("k", "width"))
-def searched(index: Paths, query: Any, k: int, width: int) -> Any:
-    return search(index, scorer, query, k, width, next_code=next_code)
+@functools.partial(jax.jit, static_argnames=("k", "width", "score", "follow"))
+def searched(
+    index: Paths, query: Any, k: int, width: int, score: Any = scorer, follow: Any = next_code
+) -> Any:
+    return search(index, score, query, k, width, next_code=follow)
+
+
+@functools.partial(jax.jit, static_argnames=("follow", "width"))
+def beam_of(follow: Any, query: Any, width: int) -> Any:
+    return beam_search(follow, query, num_codes=K, depth=D, width=width)
 
 
 def test_numbers_and_codes_of_paths_are_each_others_inverse() -> None:
@@ -70,7 +77,7 @@ def test_numbers_and_codes_of_paths_are_each_others_inverse() -> None:
 
 @pytest.mark.parametrize("width", [K ** (D - 1), K**D, 100])
 def test_a_beam_of_all_prefixes_finds_the_most_probable_paths(width: int) -> None:
-    beam = jax.jit(lambda q: beam_search(next_code, q, num_codes=K, depth=D, width=width))(QUERY)
+    beam = beam_of(next_code, QUERY, width)
     every, count = path_log_prob(), min(width, K**D)
     numbers = np.asarray(number_paths(beam.paths, K))
     assert numbers.shape == (QUERIES, count) and (np.diff(numbers) > 0).all() and beam.finite.all()
@@ -80,14 +87,12 @@ def test_a_beam_of_all_prefixes_finds_the_most_probable_paths(width: int) -> Non
 
 
 def test_probabilities_of_all_paths_sum_to_one() -> None:
-    beam = beam_search(next_code, QUERY, num_codes=K, depth=D, width=K**D)
+    beam = beam_of(next_code, QUERY, K**D)
     np.testing.assert_allclose(jnp.exp(beam.log_prob).sum(axis=1), 1.0, rtol=1e-5)
 
 
 def test_of_equal_paths_the_first_are_kept() -> None:
-    beam = beam_search(
-        lambda query, begun: jnp.zeros((*begun.shape[:2], K)), QUERY, num_codes=K, depth=D, width=4
-    )
+    beam = beam_of(lambda query, begun: jnp.zeros((*begun.shape[:2], K)), QUERY, 4)
     assert number_paths(beam.paths, K).tolist() == [[0, 1, 2, 3]] * QUERIES
 
 
@@ -134,7 +139,7 @@ def test_items_by_the_likelihood_of_their_paths() -> None:
         return jnp.take_along_axis(every, number_paths(chosen, K), axis=1)
 
     score = paths.by_paths(index(), log_prob)
-    found = search(index(), score, QUERY, ITEMS, K**D, next_code=next_code)
+    found = searched(index(), QUERY, ITEMS, K**D, score)
     numbers = np.asarray(number_paths(jnp.asarray(PATHS), K))
     by_hand = logsumexp(path_log_prob()[:, numbers], axis=-1)
     for row in range(QUERIES):
@@ -154,25 +159,18 @@ def test_a_query_with_a_score_that_is_no_number_is_marked(bad: float) -> None:
     def broken(query: Any, ids: Array) -> Array:
         return jnp.where((query["row"][:, None] == 1) & (ids == 7), bad, scorer(query, ids))
 
-    found = search(index(), broken, QUERY, 3, K**D, next_code=next_code)
+    found = searched(index(), QUERY, 3, K**D, broken)
     assert found.finite.tolist() == [True, False, True, True]
 
     def unsure(query: Any, begun: Array) -> Array:
         return jnp.where(query["row"][:, None, None] == 2, bad, next_code(query, begun))
 
-    found = search(index(), scorer, QUERY, 3, 2, next_code=unsure)
+    found = searched(index(), QUERY, 3, 2, follow=unsure)
     assert found.finite.tolist() == [True, True, False, True]
 
 
 def test_what_scores_minus_infinity_is_in_no_list_but_was_scored() -> None:
-    found = search(
-        index(),
-        lambda query, ids: jnp.where(ids == 7, 1.0, -jnp.inf),
-        QUERY,
-        3,
-        K**D,
-        next_code=next_code,
-    )
+    found = searched(index(), QUERY, 3, K**D, lambda query, ids: jnp.where(ids == 7, 1.0, -jnp.inf))
     assert found.ids.tolist() == [[7, 0, 0]] * QUERIES and (found.scored == ITEMS).all()
 
 
@@ -180,7 +178,7 @@ def test_paths_that_cannot_be_lead_to_nothing() -> None:
     def only_first(query: Any, begun: Array) -> Array:
         return jnp.broadcast_to(jnp.where(jnp.arange(K) == 0, 0.0, -jnp.inf), (*begun.shape[:2], K))
 
-    found = search(index(), scorer, QUERY, 5, 4, next_code=only_first)
+    found = searched(index(), QUERY, 5, 4, follow=only_first)
     first = [i for i in range(1, ITEMS + 1) if [0, 0, 0] in PATHS[i].tolist()]
     assert all(set(row.tolist()) - {0} == set(first) for row in found.ids) and found.finite.all()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,13 +39,12 @@ def test_likelihood_is_chapelles() -> None:
     assert np.isclose(found, each[where].mean(), rtol=1e-5)
 
 
-def negative(logit: float, log_rate: float, elapsed: float) -> tuple[Array, tuple[Array, Array]]:
-    def loss(logit: Array, log_rate: Array) -> Array:
-        return losses.delayed_feedback(
-            logit, log_rate, converted=jnp.zeros(()), delay=jnp.zeros(()), elapsed=jnp.float32(elapsed)
-        )
-
-    return jax.value_and_grad(loss, (0, 1))(jnp.float32(logit), jnp.float32(log_rate))
+@jax.jit
+@functools.partial(jax.value_and_grad, argnums=(0, 1))
+def negative(logit: Any, log_rate: Any, elapsed: Any) -> Array:
+    return losses.delayed_feedback(
+        logit, log_rate, converted=jnp.zeros(()), delay=jnp.zeros(()), elapsed=elapsed
+    )
 
 
 def test_a_click_of_this_moment_teaches_nothing() -> None:
@@ -66,7 +66,7 @@ def test_a_rate_beyond_float32_is_a_delay_of_0(log_rate: float, elapsed: float) 
     expected = (np.logaddexp(0, 1.5), sigmoid(1.5)) if elapsed else (0.0, 0.0)
     np.testing.assert_allclose([value, *gradient], [*expected, 0.0], rtol=1e-6)
     at_once = {"converted": jnp.ones(()), "delay": jnp.zeros(()), "elapsed": jnp.ones(())}
-    of = jax.grad(lambda r: losses.delayed_feedback(jnp.float32(0.0), r, **at_once))
+    of = jax.jit(jax.grad(lambda r: losses.delayed_feedback(jnp.float32(0.0), r, **at_once)))
     assert of(jnp.float32(log_rate)) == -1.0
 
 
@@ -74,8 +74,9 @@ def test_a_rate_beyond_float32_is_a_delay_of_0(log_rate: float, elapsed: float) 
 @pytest.mark.parametrize("converted", [0.0, 1.0])
 def test_extreme_scores_have_finite_gradients(logit: float, converted: float) -> None:
     seen = {"converted": jnp.float32(converted), "delay": jnp.float32(2.0), "elapsed": jnp.float32(5.0)}
+    gradient = jax.jit(jax.grad(lambda *p: losses.delayed_feedback(*p, **seen), (0, 1)))
     for log_rate in (-30.0, 20.0):
-        found = jax.grad(lambda *p: losses.delayed_feedback(*p, **seen), (0, 1))(logit, log_rate)
+        found = gradient(logit, log_rate)
         assert np.isfinite(found).all()
 
 

@@ -88,11 +88,13 @@ def test_the_least_cross_entropy_is_the_entropy_of_the_teacher() -> None:
 def test_at_large_temperatures_gradients_are_differences_of_logits() -> None:
     """Hinton et al., equation 4: ((s - mean s) - (t - mean t)) / C; of a logit alone (s - t) / 4."""
     large = 1000.0
-    soft = jax.grad(lambda s: 3 * losses.soft_softmax_cross_entropy(s, TEACHER, temperature=large))(STUDENT)
+    of_lists = jax.grad(lambda s: 3 * losses.soft_softmax_cross_entropy(s, TEACHER, temperature=large))
+    soft = jax.jit(of_lists)(STUDENT)
     centred = [x - x.mean(axis=1, keepdims=True) for x in (STUDENT, TEACHER)]
     np.testing.assert_allclose(soft, (centred[0] - centred[1]) / SHAPE[1], atol=2e-3)
     np.testing.assert_allclose(soft.sum(axis=1), 0.0, atol=1e-3)
-    one = jax.grad(lambda s: 15 * losses.soft_sigmoid_cross_entropy(s, TEACHER, temperature=large))(STUDENT)
+    of_one = jax.grad(lambda s: 15 * losses.soft_sigmoid_cross_entropy(s, TEACHER, temperature=large))
+    one = jax.jit(of_one)(STUDENT)
     np.testing.assert_allclose(one, (STUDENT - TEACHER) / 4, atol=2e-3)
 
 
@@ -126,7 +128,7 @@ def test_what_is_not_real_is_not_read(loss: Any) -> None:
 @every_list
 def test_candidates_that_are_not_there_are_not_read(name: str) -> None:
     broken = [np.where(CANDIDATES, x, np.nan) for x in (STUDENT, TEACHER)]
-    value, gradient = jax.value_and_grad(LISTS[name])(*broken, candidates=CANDIDATES)
+    value, gradient = jax.jit(jax.value_and_grad(LISTS[name]))(*broken, candidates=CANDIDATES)
     np.testing.assert_allclose(value, LISTS[name](STUDENT, TEACHER, candidates=CANDIDATES), rtol=1e-6)
     assert np.isfinite(gradient).all() and not gradient[~CANDIDATES].any()
 
@@ -140,7 +142,7 @@ def test_a_list_without_a_candidate_has_loss_zero() -> None:
 
 @every
 def test_extreme_scores_are_finite(loss: Any) -> None:
-    value, gradient = jax.value_and_grad(loss)(1e4 * STUDENT, -1e4 * TEACHER)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(1e4 * STUDENT, -1e4 * TEACHER)
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
@@ -150,7 +152,8 @@ def test_shares_of_devices_add_up(loss: Any) -> None:
     where = np.array([1, 1, 1, 0], bool)
     where = where if loss in LISTS.values() else where[:, None]
     halves = [x.reshape(2, 2, *x.shape[1:]) for x in (student, teacher, where)]
-    shares = jax.vmap(lambda s, t, w: loss(s, t, where=w, axis_name="d"), axis_name="d")(*halves)
+    of_each = jax.vmap(lambda s, t, w: loss(s, t, where=w, axis_name="d"), axis_name="d")
+    shares = jax.jit(of_each)(*halves)
     np.testing.assert_allclose(shares.sum(), loss(student, teacher, where=where), rtol=1e-5)
 
 

@@ -39,7 +39,7 @@ class Slope(nn.Module):
 def made(**options: Any) -> tuple[Any, Any]:
     module: Any = D2Q(Slope(), 4, 51, **options)
     task = tasks.d2q(module, GROUPS)
-    return task, task.init(jax.random.key(0), BATCH)
+    return task, jax.jit(task.init)(jax.random.key(0), BATCH)
 
 
 def test_watch_times_are_those_of_the_tables() -> None:
@@ -109,7 +109,7 @@ def test_odds_of_an_intercept_are_the_watch_time(exact: bool) -> None:
     module: Any = Slope()
     batch = {**BATCH, "x": jnp.ones(64), "watched": jnp.arange(64) % 3 == 0}
     task = tasks.weighted_logistic(module, exact=exact)
-    variables = task.init(jax.random.key(0), batch)
+    variables = jax.jit(task.init)(jax.random.key(0), batch)
     gradient = jax.jit(jax.grad(lambda v: task.losses(v, batch, jax.random.key(0))[0]["watch_time"]))
     for _ in range(60):
         slope = variables["params"]["slope"]

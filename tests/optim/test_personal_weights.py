@@ -228,7 +228,7 @@ def test_a_model_without_a_mark_is_refused() -> None:
             return nn.Dense(2)(x)
 
     task = personalised(Plain(), TARGETS, inputs=read_x)
-    variables = task.init(jax.random.key(0), BATCH)
+    variables = jax.jit(task.init)(jax.random.key(0), BATCH)
     with pytest.raises(ValueError, match="marks no shared representation"):
         task.losses(variables, BATCH, jax.random.key(0))
 
@@ -240,7 +240,7 @@ def train_actor(x: np.ndarray, gram: np.ndarray, *, normalised: bool) -> np.ndar
     """The weights [B, 2] of an actor after some steps on constant gradients."""
     actor = WeightActor(2, dims=(16,), least=0.0)
     choose, tx = by_actor(normalised=normalised), optax.adam(0.05)
-    params = actor.init(jax.random.key(0), x)
+    params = jax.jit(actor.init)(jax.random.key(0), x)
 
     def loss(params: Any) -> Array:
         return choose(gram, {"weights": actor.apply(params, x)}).terms["actor"].mean()
@@ -283,7 +283,7 @@ def test_an_actor_without_conflict_learns_nothing() -> None:
 
 def test_weights_of_the_actor_have_bounds() -> None:
     actor = WeightActor(3, dims=(4,), least=0.2)
-    params = actor.init(jax.random.key(0), X)
+    params = jax.jit(actor.init)(jax.random.key(0), X)
     np.testing.assert_allclose(actor.apply(params, X), 1 / 3, rtol=1e-6)
     moved = jax.tree.map(lambda leaf: leaf + RNG.normal(0, 9, leaf.shape).astype(np.float32), params)
     found = np.asarray(actor.apply(moved, X))

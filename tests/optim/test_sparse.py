@@ -76,7 +76,9 @@ def plan(steps: int = STEPS) -> Plan:
 
 def start(tx: optax.GradientTransformation, columns: Context, task: Task | None = None) -> TrainState:
     example = {"example": jnp.int32(0)}
-    return create(task or factors(), tx, static(), jax.random.key(3), example, columns)
+    return jax.jit(lambda key: create(task or factors(), tx, static(), key, example, columns))(
+        jax.random.key(3)
+    )
 
 
 def train(

@@ -48,7 +48,8 @@ def kept(module: Any, kind: Any = "sequence", **changes: Any) -> Kept:
         variables: Any = {name: np.stack([array] * 2) for name, array in changes.pop("variables").items()}
     else:
         some = jnp.ones((1, MAX_LEN), jnp.int32)
-        made = [module.init(jax.random.key(seed), some, train=False) for seed in (0, 1)]
+        init = jax.jit(lambda key: module.init(key, some, train=False))
+        made = [init(jax.random.key(seed)) for seed in (0, 1)]
         variables = jax.tree.map(lambda *leaves: np.stack(leaves) + 0.1, *made)
     return Kept(
         kind, "mine", module, variables, (3, 8), {"item": ITEMS, "user": USERS}, EVENTS,
@@ -86,7 +87,8 @@ def table_run() -> Kept:
     )
     module = Featured(features, Linear(2))
     columns = encode(encoders, RAW)
-    made = [module.init(jax.random.key(seed), columns, train=False) for seed in (0, 1)]
+    init = jax.jit(lambda key: module.init(key, columns, train=False))
+    made = [init(jax.random.key(seed)) for seed in (0, 1)]
     variables = jax.tree.map(lambda *leaves: np.stack(leaves), *made)
     return Kept(
         "table", "linear", module, variables, (0, 1),

@@ -27,7 +27,8 @@ _, TASK = ROWS["melu-5"].task(CONTENT, Recipe(dim=3, hidden_dims=(4,), local_lea
 def variables() -> Any:
     context = {**TASKS.columns(), SHARED: CONTENT.content()}
     examples = {"example": jnp.arange(1), "mask": jnp.ones(1, bool)}
-    return TASK.init(jax.random.key(0), TASK.prepare(jax.random.key(0), examples, context))
+    init = jax.jit(lambda key: TASK.init(key, TASK.prepare(key, examples, context)))
+    return init(jax.random.key(0))
 
 
 @functools.cache

@@ -30,7 +30,8 @@ def tower(name: str) -> content.Tower:
     module: Any = TOWERS[name]
     zeros, given = np.zeros((1, 6), np.float32), np.zeros((1, WIDTH), np.float32)
     inputs = (given,) if name == "cb2cf" else (zeros, zeros, None, given)
-    made = [module.init(jax.random.key(seed), *inputs, train=False) for seed in SEEDS]
+    init = jax.jit(lambda key: module.init(key, *inputs, train=False))
+    made = [init(jax.random.key(seed)) for seed in SEEDS]
     return content.Tower(module, jax.tree.map(lambda *x: np.stack(x) + 0.1, *made), WIDTH, 6)
 
 

@@ -35,7 +35,8 @@ class LastItem(nn.Module):
 def click_run() -> Kept:
     module = LastItem(len(ITEMS))
     batch = {name: jnp.ones((1, 3), jnp.int32) for name in ("history_item", "history_age")}
-    variables = module.init(jax.random.key(0), batch | {"item": jnp.ones(1, jnp.int32)}, train=False)
+    columns = batch | {"item": jnp.ones(1, jnp.int32)}
+    variables = jax.jit(lambda key: module.init(key, columns, train=False))(jax.random.key(0))
     variables = jax.tree.map(lambda leaf: np.asarray(leaf)[None], variables)
     vocabulary = {"item": ITEMS, "user": USERS}
     return Kept(

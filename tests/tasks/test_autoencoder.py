@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -124,7 +125,7 @@ def test_devices_change_nothing(name: str) -> None:
     """With dropout, draws and a penalty: one step of two devices is that of one."""
     task = autoencoder(MODELS[name], **SIZES, l2=0.01)
     tx, weighting = optax.sgd(0.1), static()
-    state = create(task, tx, weighting, jax.random.key(0), EXAMPLES, COLUMNS)
+    state = jax.jit(functools.partial(create, task, tx, weighting))(jax.random.key(0), EXAMPLES, COLUMNS)
 
     def step(axis: str | None) -> Any:
         return make_step(task, tx, weighting, axis)
@@ -146,7 +147,7 @@ def test_steps_lower_the_loss(name: str) -> None:
     }
     weighting, tx, plan = by_schedule(terms), optax.adam(0.03), shuffled(len(HISTORIES), 4)
     examples = {"example": np.arange(4), "mask": np.ones(4, bool)}
-    state = create(task, tx, weighting, jax.random.key(0), examples, COLUMNS)
+    state = jax.jit(functools.partial(create, task, tx, weighting))(jax.random.key(0), examples, COLUMNS)
     epoch = jax.jit(make_epoch(make_step(task, tx, weighting), plan))
     means = []
     for i in range(20):
@@ -158,7 +159,8 @@ def test_steps_lower_the_loss(name: str) -> None:
 @every_model
 def test_the_program_of_a_step_adds_no_floats_at_repeated_ids_on_cuda(name: str) -> None:
     task, weighting, tx = autoencoder(MODELS[name], **SIZES, l2=0.1), static(), optax.adam(1e-3)
-    state = create(task, tx, weighting, jax.random.key(0), EXAMPLES, COLUMNS)
+    init = functools.partial(create, task, tx, weighting)
+    state = jax.eval_shape(init, jax.random.key(0), EXAMPLES, COLUMNS)
     traced = jax.jit(make_step(task, tx, weighting)).trace(state, EXAMPLES, COLUMNS)
     assert repeated_float_adds(traced, "cuda") == []
     traced.lower(lowering_platforms=("tpu",))

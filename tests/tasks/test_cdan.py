@@ -39,7 +39,7 @@ def model(**fields: Any) -> Any:
 def made() -> Any:
     task = tasks.cdan(model(), sampler=SAMPLER, negatives=5, unexposed=8)
     batch = task.prepare(KEY, EXAMPLES, CONTEXT)
-    return task, batch, task.init(KEY, batch)
+    return task, batch, jax.jit(task.init)(KEY, batch)
 
 
 def gradient_of(made: Any, name: str) -> Any:
@@ -54,7 +54,7 @@ def test_without_its_losses_it_is_a_two_tower_model() -> None:
     batch = ours.prepare(KEY, EXAMPLES, CONTEXT)
     other = jnp.where(batch["negatives"] == batch["item"][:, None], 9, batch["negatives"])
     batch = {**batch, "negatives": other}
-    variables = ours.init(KEY, batch)
+    variables = jax.jit(ours.init)(KEY, batch)
     found = ours.losses(variables, batch, KEY)[0]["pairs"]
     np.testing.assert_allclose(found, plain.losses(variables, batch, KEY)[0]["pairs"], rtol=1e-6)
 

@@ -168,7 +168,7 @@ def test_later_events_change_nothing() -> None:
     """Everything from the row's event on is replaced: the batch and the score stay the same."""
     task, columns = regularised(), context()
     batch = task.prepare(KEY, step(5), columns)
-    variables = task.init(KEY, batch)
+    variables = jax.jit(task.init)(KEY, batch)
     end = int(columns["end"][5])
     shared = columns[SHARED] | {
         name: jnp.asarray(np.where(np.arange(len(values)) < end, values, filler).astype(np.int32))
@@ -198,7 +198,7 @@ def test_other_events_are_never_the_event_and_reach_every_other() -> None:
 def test_mini_batch_aware_is_its_formula_over_real_rows() -> None:
     task = regularised()
     batch = task.prepare(KEY, step(2, 9, 4), context())
-    variables = task.init(KEY, batch)
+    variables = jax.jit(task.init)(KEY, batch)
     found, _ = task.losses(variables, batch, KEY)
     real = np.asarray(batch["mask"])
     ids = {
@@ -217,7 +217,7 @@ def test_mini_batch_aware_is_its_formula_over_real_rows() -> None:
 def test_the_auxiliary_loss_is_trained_and_not_served() -> None:
     task = click_task(module(negatives=True), length=LENGTH, columns=other_events(ITEMS), terms=DIEN_TERM)
     batch = task.prepare(KEY, step(2, 9, 4), context())
-    variables = task.init(KEY, batch)
+    variables = jax.jit(task.init)(KEY, batch)
     found, _ = task.losses(variables, batch, KEY)
     assert set(found) == {"click", "next_behaviour"}
     assert all(np.isfinite(float(loss)) for loss in found.values())
@@ -349,7 +349,7 @@ def test_the_loss_of_a_click_is_an_argument() -> None:
     focal = functools.partial(losses.focal, gamma=1.5, alpha=0.4)
     task, usual = click_task(plain(), length=LENGTH, loss=focal), click_task(plain(), length=LENGTH)
     batch = task.prepare(KEY, step(2, 9, 4), context())
-    variables = task.init(KEY, batch)
+    variables = jax.jit(task.init)(KEY, batch)
     (found, _), (expected, _) = (t.losses(variables, batch, KEY) for t in (task, usual))
     logit, label = (np.asarray(x, np.float64)[:3] for x in (usual.predict(variables, batch), batch[LABEL]))
     right = 1 / (1 + np.exp(np.where(label > 0.5, -logit, logit)))
@@ -383,7 +383,7 @@ def test_a_new_model_brings_its_draws_and_losses_along() -> None:
     task = click_task(TwoHeads(), length=LENGTH, targets=[odd], terms={"far": far}, columns=noise)
     batch = task.prepare(KEY, step(2, 9, 4), context())
     np.testing.assert_array_equal(batch["noise"], jax.random.normal(KEY, (8,)))
-    variables = task.init(KEY, batch)
+    variables = jax.jit(task.init)(KEY, batch)
     found, _ = task.losses(variables, batch, KEY)
     outputs: Any = applied(TwoHeads(), variables, batch, train=True)
     guess, real = np.asarray(outputs["guess"])[:3], {n: np.asarray(c)[:3] for n, c in batch.items()}

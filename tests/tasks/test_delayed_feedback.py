@@ -39,7 +39,7 @@ def batch(found: examples.Examples) -> dict[str, Any]:
 
 def test_dfm_has_the_likelihood_of_what_is_seen() -> None:
     task, rows = tasks.delayed_feedback(BOTH), batch(examples.snapshot(MADE.clicks, 2.0))
-    variables = task.init(KEY, rows)
+    variables = jax.jit(task.init)(KEY, rows)
     found, _ = task.losses(variables, rows, KEY)
     outputs: Any = BOTH.apply(variables, rows, train=False)
     seen = {name: rows[name] for name in ("converted", "delay", "elapsed")}
@@ -51,7 +51,7 @@ def test_dfm_has_the_likelihood_of_what_is_seen() -> None:
 def test_the_module_treats_examples_alone_and_reaches_every_parameter() -> None:
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     module = DelayedFeedback((4,))
-    variables: Any = module.init(KEY, x)
+    variables: Any = jax.jit(module.init)(KEY, x)
     outputs: Any = module.apply(variables, x)
     assert {name: value.shape for name, value in outputs.items()} == {"conversion": (6,), "log_rate": (6,)}
     family.leaves_close(module.apply(variables, x[2:4]), {n: v[2:4] for n, v in outputs.items()}, atol=1e-6)
@@ -68,7 +68,7 @@ def test_tasks_of_a_stream_differ_in_loss_and_prediction() -> None:
     rows = batch(examples.stream(MADE.clicks, 2.0))
     rows["weight"] = jnp.linspace(0.1, 2.0, len(rows["mask"]))
     plain, made = tasks.cross_entropy(LOGIT), {}
-    variables = plain.init(KEY, rows)
+    variables = jax.jit(plain.init)(KEY, rows)
     logits = plain.predict(variables, rows)
     for task in (plain, tasks.cross_entropy(LOGIT, weighted=True), tasks.fake_negative_weighted(LOGIT)):
         made[task] = task.losses(variables, rows, KEY)[0]["conversion"]

@@ -100,7 +100,7 @@ def test_all_hidden_depends_on_content_alone_and_masked_pairs_on_nothing(dropout
     model = DropoutNet((5,), 3)
     task = dropoutnet.dropoutnet(model, pairs_per_user=8, dropout=dropout)
     batch = dict(prepared(dropout, 0.0))
-    variables = task.init(jax.random.key(1), batch)
+    variables = jax.jit(task.init)(jax.random.key(1), batch)
     scores = task.predict(variables, batch)
     same_content = task.predict(variables, {**batch, "item_content": jnp.ones_like(batch["item_content"])})
     assert np.ptp(same_content) > 0.01 if dropout == 0 else np.ptp(same_content) < 1e-6
@@ -126,7 +126,7 @@ def steps(task: Any, axis: str | None, count: int, learning_rate: float = 0.01) 
 
         return jax.lax.scan(body, state, None, length=count)
 
-    return run, create(task, tx, static(), jax.random.key(0), EXAMPLES, context())
+    return run, jax.jit(lambda key: create(task, tx, static(), key, EXAMPLES, context()))(jax.random.key(0))
 
 
 def test_steps_lower_the_loss_and_devices_change_nothing() -> None:
@@ -159,7 +159,7 @@ def test_the_loss_of_cb2cf_by_its_formula(loss: Any, damping: float) -> None:
     model = CB2CF(K, (3,))
     task = cb2cf.cb2cf(model, loss=loss, damping=damping)
     batch = dict(task.prepare(jax.random.key(0), EXAMPLES, context()))
-    variables = task.init(jax.random.key(1), batch)
+    variables = jax.jit(task.init)(jax.random.key(1), batch)
     item = np.asarray(factors()["warm_items"])[np.asarray(EXAMPLES["example"])][:3]
     made = task.predict(variables, batch)[:3]
     difference = np.asarray(made) - factors()["item_teacher"][item]
@@ -183,7 +183,7 @@ def test_a_linear_cb2cf_is_the_ridge_map() -> None:
     task = cb2cf.cb2cf(CB2CF(K, ()))
     everything = {"example": jnp.arange(WARM), "mask": jnp.ones(WARM, bool)}
     batch = task.prepare(jax.random.key(0), everything, context())
-    variables = task.init(jax.random.key(1), batch)
+    variables = jax.jit(task.init)(jax.random.key(1), batch)
     tx = optax.adam(0.05)
 
     def step(carry: Any, _: None) -> Any:

@@ -88,7 +88,7 @@ def computed(name: str, packed: Packing | None, **options: Any) -> tuple[Any, An
     @jax.jit
     def run(key: Any) -> Any:
         batch = task.prepare(key, rows, context)
-        variables = task.init(jax.random.key(2), batch)
+        variables = jax.jit(task.init)(jax.random.key(2), batch)
 
         def total(v: Any) -> Any:
             found, _ = task.losses(v, batch, key)

@@ -39,7 +39,7 @@ def batch() -> Batch:
 
 @functools.cache
 def variables() -> Any:
-    return meta(MODEL, TWO).init(KEY, batch())
+    return jax.jit(meta(MODEL, TWO).init)(KEY, batch())
 
 
 @functools.cache
@@ -232,9 +232,10 @@ def test_without_support_the_model_answers_unadapted() -> None:
 def test_shares_of_devices_add_up() -> None:
     task = meta(MODEL, TWO)
     halves = jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), batch())
-    shares = jax.vmap(
+    losses = jax.vmap(
         lambda part: task.losses(variables(), part, KEY, "devices")[0]["squared_error"], axis_name="devices"
-    )(halves)
+    )
+    shares = jax.jit(losses)(halves)
     value, _, _ = gradients(TWO)
     assert float(shares.sum()) == pytest.approx(value, rel=1e-5)
     assert float(shares[0]) != pytest.approx(value, rel=1e-2)
@@ -267,7 +268,7 @@ def fifteen_steps(row: str) -> tuple[float, float]:
     """The loss at the first and the last of some steps of a row's task."""
     _, task = ROWS[row].task(CONTENT, RECIPE)
     tx = optax.adam(0.05)
-    state = create(task, tx, static(), KEY, EXAMPLES, CONTEXT)
+    state = jax.jit(lambda key: create(task, tx, static(), key, EXAMPLES, CONTEXT))(KEY)
     step = make_step(task, tx, static())
     _, logs = jax.jit(lambda s: jax.lax.scan(lambda s, _: step(s, EXAMPLES, CONTEXT), s, None, length=15))(
         state

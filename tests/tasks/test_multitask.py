@@ -26,7 +26,7 @@ TASK = multitask(Bottom(), TARGETS)
 @functools.cache
 def prepared() -> tuple[Any, Any]:
     batch = TASK.prepare(KEY, ROWS, columns())
-    return dict(TASK.init(KEY, batch)), batch
+    return dict(jax.jit(TASK.init)(KEY, batch)), batch
 
 
 def values(task: Task, batch: Any = None) -> dict[str, float]:
@@ -122,7 +122,7 @@ def test_outputs_in_a_dict_and_inputs_of_choice() -> None:
     targets = [Target("click", "ctr", "label/click"), Target("both", "ctcvr", "label/click")]
     task = multitask(Named(), targets, inputs=lambda batch: batch["x"])
     _, batch = prepared()
-    variables = task.init(KEY, batch)
+    variables = jax.jit(task.init)(KEY, batch)
     outputs = task.predict(variables, batch)
     found, _ = task.losses(variables, batch, KEY)
     expected = losses.binary_cross_entropy(outputs["ctcvr"], batch["label/click"], where=batch["mask"])
@@ -150,7 +150,7 @@ def test_shares_of_devices_add_up_and_batch_statistics_are_averaged() -> None:
     term = {"half": lambda outputs, batch, axis_name: losses.masked_mean(outputs, axis_name=axis_name)}
     task = multitask(module, TARGETS, terms=term, penalties={"l2": lambda model: model.size()})
     _, batch = prepared()
-    variables = dict(task.init(KEY, batch))
+    variables = dict(jax.jit(task.init)(KEY, batch))
     variables.pop("perturbations")
     parts = jax.tree.map(lambda x: x.reshape(2, BATCH // 2, *x.shape[1:]), batch)
 
@@ -190,7 +190,7 @@ class Noisy(nn.Module):
 def test_noise_follows_the_key_and_prediction_has_none() -> None:
     task = multitask(Noisy(), TARGETS)
     _, batch = prepared()
-    variables = task.init(KEY, batch)
+    variables = jax.jit(task.init)(KEY, batch)
     drawn = [float(task.losses(variables, batch, jax.random.key(i))[0]["click"]) for i in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     np.testing.assert_array_equal(task.predict(variables, batch), batch["x"][:, :2])

@@ -12,13 +12,14 @@ import pytest
 from experiments.sequential import feedback as experiment
 from jaxrec.report.results import read_results
 
-ROWS = ("popularity", "sasrec-ce", "sasrec-ce-pair", "sasrec-ce-reject")
+ROWS = ("popularity", "sasrec-ce", "sasrec-ce-pair")
+ONE_LAYER = ("--num-layers", "1")
 
 
 def call(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setenv("JAXREC_XLA_CACHE", "0")
     places = ("--results", str(folder / "results"), "--workdir", str(folder / "work"))
-    monkeypatch.setattr(sys, "argv", [experiment.__name__, *arguments, "--seeds", "3", *places])
+    monkeypatch.setattr(sys, "argv", [experiment.__name__, *arguments, *ONE_LAYER, "--seeds", "3", *places])
     experiment.main()
 
 
@@ -45,6 +46,16 @@ def test_tiny_runs_to_the_end_and_is_not_trained_again(
     again = {record.result.model: record.result for record in read_results(tmp_path / "results")}
     assert again["sasrec-ce-pair"].metrics == found["sasrec-ce-pair"].metrics
     assert "found complete" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_a_row_that_learns_what_not_to_recommend_runs_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(tmp_path, monkeypatch, "--tiny", "--rows", "sasrec-ce-reject")
+    (found,) = (record.result for record in read_results(tmp_path / "results"))
+    assert found.model == "sasrec-ce-reject" and not found.published
+    assert found.steps > 0 and found.protocol.selection == "ndcg@10/liked"
 
 
 def test_ratings_of_a_file_are_in_the_order_of_its_events(tmp_path: Path) -> None:

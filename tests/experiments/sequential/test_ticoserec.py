@@ -55,11 +55,13 @@ WAYS: list[dict[str, Any]] = [
 
 # --- runs ---
 
+ONE_LAYER = ("--num-layers", 1)
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
     folder = tmp_path_factory.mktemp("ticoserec")
-    return results_of(ticoserec, folder, "--rows", "random", "popularity", "ticoserec-bce")
+    return results_of(ticoserec, folder, *ONE_LAYER, "--rows", "random", "popularity", "ticoserec-bce")
 
 
 def test_tiny_runs_to_the_end(tiny: dict[str, Result]) -> None:
@@ -81,7 +83,7 @@ def test_a_trained_row_says_how(tiny: dict[str, Result]) -> None:
 
 
 def test_one_training_gives_the_epochs_best_on_validation_and_on_test(tmp_path: Path) -> None:
-    found = results_of(ticoserec, tmp_path, "--rows", "sasrec-bce", "--test-every", "1")
+    found = results_of(ticoserec, tmp_path, *ONE_LAYER, "--rows", "sasrec-bce", "--test-every", "1")
     assert set(found) == {"sasrec-bce", "sasrec-bce+test-selected"}
     chosen, best = found["sasrec-bce"], found["sasrec-bce+test-selected"]
     assert (chosen.protocol.selection, best.protocol.selection) == ("ndcg@20", "ndcg@20 on test")

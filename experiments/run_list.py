@@ -252,7 +252,8 @@ RUNS = (
     Entry(
         "retrieval.dropoutnet", "",
         "dropoutnet/citeulike-a-cold-only dropoutnet/citeulike-a-among-all",
-        "random popularity content-knn ials",
+        "random popularity content-knn ials dropoutnet-0 dropoutnet-0.25 dropoutnet-0.5 dropoutnet-0.75 "
+        "dropoutnet-1 dropoutnet-0.5-transform",
     ),
     Entry(
         "retrieval.mobius", "", "mobius/generated",

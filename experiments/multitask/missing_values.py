@@ -17,7 +17,10 @@ on test. The blog's formulas and numbers are pictures, so there are no published
 
 Run:     python -m experiments.multitask.missing_values
 Also:    --mechanism large; --rows learned-kl --tie 1
-Expect:  no result is stored yet.
+Expect:  where numbers are missing at random (3 seeds), 0 in their place costs .04 of AUC (.757; the training
+         mean .7985, a learned value .7987, flags beside the mean .7966). The divergence changes nothing that
+         the deviations (.001) would show: the AUC is .7989, the gap .0164 in place of .0171; the product has
+         no gap and an AUC of .7973. Clicks are logistic in the numbers, and logistic regression has .8000.
 """
 
 from __future__ import annotations

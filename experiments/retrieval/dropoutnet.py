@@ -20,7 +20,12 @@ number (`tasks.dropoutnet`); Adam. The paper's numbers on CiteULike were not fou
 Run:     python -m experiments.retrieval.dropoutnet --dataset a, and --dataset t
 Also:    --rates 0.5 --rows dropoutnet-0.5; --data events.csv --user uid --item sku --content vectors.npz
 
-Expect:  no result is stored yet.
+Expect:  on CiteULike-a (3 seeds), ranked among themselves, cold articles have a recall@100 of .244 without
+         dropout, .498, .512 and .491 at rates of a quarter, a half and three quarters, and .049 at 1, where
+         users, who have no content, all look alike. Cosines of tags alone have .579, above every rate. Warm
+         recall falls as the rate rises (.513, .512, .471, .378, .008; iALS .525). Among all articles a list
+         of 20 of rate .5 has .1 % cold ones, that of content-knn 29 %. Means in place of factors do not help
+         (.495). CiteULike-t is not run.
 """
 
 from __future__ import annotations

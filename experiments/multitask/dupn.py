@@ -14,7 +14,11 @@ kind; Adam; smaller layers. Its data are Taobao's, so there are no published num
 
 Run:     python -m experiments.multitask.dupn
 Also:    --rows dupn dupn-nobp --seeds 0
-Expect:  no result is stored yet.
+Expect:  (3 seeds) without the kinds the click is at chance (AUC .499); the attention alone finds it in part
+         (.592), the gates alone less (.566), both .641; the price level has .851 without and .900 with any of
+         them. One model a task has .820 and .901: what the tasks share learns the level first, and its
+         clicks were still improving in the last of the 20 epochs (deviations of .06), so sharing is slower
+         here, not shown to be worse.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import losses
-from jaxrec.segments import pick, rows_by_id
+from jaxrec.segments import TableByRows, pick, rows_by_id
 from jaxrec.types import Array
 
 PRODUCT_UP_TO = 32  # items a sample: with fewer, scores of all items are cheaper than reading vectors (CPU)
@@ -36,13 +36,16 @@ def score_each(
     """Scores of the target [...] and of the samples of each event [..., N].
 
     From the scores of all items where these are few: reading vectors costs far more than a product, above all
-    in the backward pass, which adds the gradient of every vector read to the table.
+    in the backward pass, which adds the gradient of every vector read to the table. Of a sparse table vectors
+    are read, all at once.
 
     known: ids from here on are none, and make their scores NaN; None: those past the table.
     """
     ids = jnp.concatenate([targets[..., None], samples], axis=-1)
     real = targets != 0
-    if table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
+    if isinstance(table, TableByRows):
+        scores = jnp.einsum("...d,...nd->...n", hidden, rows_by_id(table, ids, clip=True))
+    elif table.shape[0] <= PRODUCT_UP_TO * ids.shape[-1]:
         near = jnp.clip(ids, 0, table.shape[0] - 1)  # so that the gradient of an id that is none is NaN too
         scores = pick(losses.dot_products(hidden, table), near)
     else:

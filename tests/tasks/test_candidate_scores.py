@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrec.segments import TableByRows
 from jaxrec.tasks import candidate_scores
 from jaxrec.tasks.candidate_scores import read_scores, score_each
 from jaxrec.types import Array
@@ -62,3 +64,27 @@ def test_an_id_that_is_none_is_nan_where_the_event_is_real(num_items: int, wrong
     assert np.isnan(neg[0, 0, 0]) and np.isnan(neg)[REAL].sum() == 1
     known = jax.jit(functools.partial(score_each, known=5))(HIDDEN, table, targets, ids)
     assert (np.isnan(known[0]) == (REAL & (targets >= 5))).all()
+
+
+class Rows(TableByRows):
+    """A table of which only rows by id can be read, as a sparse one is."""
+
+    def __init__(self, table: Any) -> None:
+        super().__init__("items", table.shape, table.dtype)
+        self.table = table
+
+    def read(self, ids: Any) -> Any:
+        return self.table[ids]
+
+
+@pytest.mark.parametrize("num_items", [5, 500])
+def test_vectors_of_a_sparse_table_are_read_however_few_it_has(num_items: int) -> None:
+    rng = np.random.default_rng(0)
+    table = jnp.asarray(rng.normal(size=(num_items + 1, 3)), jnp.float32)
+    hidden = jnp.asarray(rng.normal(size=(2, 4, 3)), jnp.float32)
+    targets = jnp.asarray(rng.integers(0, num_items + 1, (2, 4)))
+    samples = jnp.asarray(rng.integers(1, num_items + 1, (2, 4, 2)))
+    found = score_each(hidden, cast(Any, Rows(table)), targets, samples)
+    expected = score_each(hidden, table, targets, samples)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one[targets != 0], other[targets != 0], rtol=1e-5, atol=1e-6)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import floors
 from experiments.common import NONE, check_label
 from experiments.sequential import ticoserec
 from experiments.sequential import ticoserec_published as published
@@ -100,7 +101,7 @@ def test_a_file_of_yours_without_times_has_the_rows_that_need_none(tmp_path: Pat
     path = write_events(tmp_path / "shop.csv")
     names = ("--data", path, "--user", "uid", "--item", "sku", "--time", "")
     found = results_of(ticoserec, tmp_path, *names, "--epochs", 2)
-    assert set(found) == {"random", "popularity", "sasrec-bce", "coserec-bce"}
+    assert set(found) == {*floors.RANKING, "sasrec-bce", "coserec-bce"}
     assert {result.dataset for result in found.values()} == {"shop.csv"}
     assert found["coserec-bce"].protocol.loss == "bce + contrastive"
     assert found["sasrec-bce"].protocol.loss == "bce"

@@ -246,8 +246,9 @@ RUNS = (
         for name in ("Beauty", "Sports", "Toys")
     ),
     Entry(
-        "retrieval.cold_items", "", "cold_items/Beauty-cold-only cold_items/Beauty-among-all",
-        "random popularity content-knn ials",
+        "retrieval.cold_items", "", "cold_items/coserec-Beauty-cold-only cold_items/coserec-Beauty-among-all",
+        "random popularity content-knn ials content-ridge linear-prior cb2cf cb2cf-scores cb2cf-shuffled "
+        "dropoutnet eges",
     ),
     Entry(
         "retrieval.dropoutnet", "",

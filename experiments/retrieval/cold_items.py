@@ -23,7 +23,11 @@ say which attribute is a brand.
 Run:     python -m experiments.retrieval.cold_items
 Also:    --dataset Sports_and_Outdoors; --rows cb2cf --damping 5
 
-Expect:  no result is stored yet.
+Expect:  among themselves, cold items have a recall@100 of .264 by the linear prior, .254 by ridge, .230 by
+         CB2CF (3 seeds; .226 to users' scores; .040 with the content of other items, which is chance) and
+         .226 by cosines of attributes: no tower is above a linear map. Among all items cold ones have .050
+         by the prior, .045 by CB2CF and .081 by cosines, whose warm recall is .08 where the others' is .31.
+         The rows of DropoutNet and EGES are not run.
 """
 
 from __future__ import annotations

@@ -19,7 +19,10 @@ The paper's logs are private, so there are no comparable published numbers.
 
 Run:     python -m experiments.retrieval.mobius
 Also:    --rows clicks mobius --threshold 0.4 --seeds 0
-Expect:  no result is stored yet.
+Expect:  (3 seeds) the click model's first ten have a value of .037, since only 7 % of them are relevant; the
+         teacher's alone .164; bad cases drawn at random .161, by the predicted click .228 (89 % relevant);
+         .271 can be had. On test impressions the click model is best (AUC .746, mobius .732): that measure
+         does not show what matching needs. Lists by vectors alone have .173.
 """
 
 from __future__ import annotations

@@ -163,11 +163,16 @@ def codes_of_items(data: Data, vectors: np.ndarray | None, recipe: OfVectors) ->
     Raises:
       ValueError: there are too few items, or vectors that differ too little; as `index.semantic_ids`.
     """
+    if recipe.num_codes > data.num_items:
+        raise ValueError(
+            f"num_codes={recipe.num_codes}: must be at most {data.num_items:,}, the number of items; take "
+            "fewer codes"
+        )
     if vectors is None:
         if recipe.vector_dim >= data.num_items:
             raise ValueError(
                 f"vector_dim={recipe.vector_dim}: must be below {data.num_items:,}, the number of items, for "
-                "vectors of co-visits"
+                "vectors of co-visits; take a smaller vector_dim, or give vectors of the items"
             )
         made = co_visit_vectors(data.split.training_events(), dim=recipe.vector_dim)
     else:

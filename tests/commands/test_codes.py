@@ -166,9 +166,9 @@ def test_use_of_codes_is_told_in_words() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"num_codes": 256}, "at least num_codes=256 rows; take fewer codes"),
+        ({"num_codes": 256}, "num_codes=256: must be at most 12, the number of items; take fewer"),
         ({"num_codes": 2}, "items have the codes .* learn finer codes"),
-        ({"vector_dim": 12}, "vector_dim=12: must be below 12, the number of items"),
+        ({"vector_dim": 12}, "vector_dim=12: must be below 12, the number of items, .*; take a smaller"),
         ({"width": 10}, "width=10: must be at least 20, the longest list"),
         ({"levels": 0}, "levels=0: must be at least 1"),
         ({"warm_start": "run"}, "warm_start='run': a run of tiger makes codes of its own"),

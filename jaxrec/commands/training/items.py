@@ -60,19 +60,10 @@ def _trained(
         items.train,
         entry.task(module, data, recipe),
         entry.plan(data, columns, recipe),
-        finish,
-        ranked,
-        data,
-        protocol,
-        optimiser(entry.optimiser, recipe, trial),
+        *(finish, ranked, data, protocol),
         columns=columns,
-        epochs=recipe.epochs,
-        every=evaluate_every(recipe),
-        patience=recipe.patience or None,
+        **_by_steps(entry, recipe, trial),
     )
-
-    def test(variables: Variables) -> Tested:
-        return items.run_test(finish, ranked, data, protocol, variables, columns=columns, **asked(options))
 
     context = {**data.columns, **columns}
     return prepared(
@@ -82,7 +73,9 @@ def _trained(
         protocol,
         module=ranked,
         train=train,
-        test=test,
+        test=functools.partial(
+            items.run_test, finish, ranked, data, protocol, columns=columns, **asked(options)
+        ),
         finished=lambda variables: (ranked, items.finished(finish, variables, context)),
     )
 
@@ -100,21 +93,10 @@ def _ranked(
 
     train = functools.partial(
         items.train,
-        learned.task,
-        learned.plan,
-        finish,
-        ranked,
-        data,
-        protocol,
-        optimiser(entry.optimiser, recipe, trial),
+        *(learned.task, learned.plan, finish, ranked, data, protocol),
         columns=learned.columns,
-        epochs=recipe.epochs,
-        every=evaluate_every(recipe),
-        patience=recipe.patience or None,
+        **_by_steps(entry, recipe, trial),
     )
-
-    def test(variables: Variables) -> Tested:
-        return items.run_test(finish, ranked, data, protocol, variables, columns=columns, **asked(options))
 
     return prepared(
         name,
@@ -123,9 +105,21 @@ def _ranked(
         protocol,
         module=ranked,
         train=train,
-        test=test,
+        test=functools.partial(
+            items.run_test, finish, ranked, data, protocol, columns=columns, **asked(options)
+        ),
         finished=lambda variables: (ranked, pairs.with_columns(variables, columns)),
     )
+
+
+def _by_steps(entry: ItemModel | RankedModel, recipe: Any, trial: Trial | None) -> dict[str, Any]:
+    """The arguments of `protocols.items.train` that the recipe has."""
+    return {
+        "tx": optimiser(entry.optimiser, recipe, trial),
+        "epochs": recipe.epochs,
+        "every": evaluate_every(recipe),
+        "patience": recipe.patience or None,
+    }
 
 
 def _counted(name: str, entry: SuccessorModel, options: Any, data: next_item.Data, recipe: Any) -> Prepared:

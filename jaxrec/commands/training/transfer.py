@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,8 +93,7 @@ def _read_classes(options: Any, user_ids: Any) -> tuple[np.ndarray, tuple[str, .
     users, labels = map(list, (texts[options.user], texts[options.label]))
     of_user = dict(zip(users, labels, strict=True))
     if len(of_user) < len(users):
-        seen: set[str] = set()
-        twice = next(user for user in users if user in seen or seen.add(user))  # type: ignore[func-returns-value]
+        twice = next(user for user, lines in Counter(users).items() if lines > 1)
         raise ValueError(f"{options.user_labels}: user {twice!r} has two lines; leave one of them")
     given = [of_user.get(str(raw), "") for raw in np.asarray(user_ids).tolist()]
     classes, counts = np.unique([name for name in given if name], return_counts=True)

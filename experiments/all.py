@@ -197,13 +197,20 @@ def checkout(config: Config, commit: str) -> Path:
 
 
 def commands(found: Sequence[Row]) -> Iterator[tuple[Entry, list[str]]]:
-    """The entries and rows to run, the cheapest first; a command without a choice of rows once."""
-    begun: list[Entry] = []
-    for row in sorted((r for r in found if r.state != "done"), key=lambda r: r.cost):
-        if row.entry.whole and row.entry in begun:
-            continue
-        begun.append(row.entry)
-        yield row.entry, row.entry.rows.split() if row.entry.whole else [row.row]
+    """The entries and rows to run, the cheapest first.
+
+    Rows of an entry that are not trained share a command, which reads its data once; and all rows of a
+    command without a choice of rows.
+    """
+    missing = sorted((row for row in found if row.state != "done"), key=lambda row: row.cost)
+    begun: set[Entry] = set()
+    for row in missing:
+        if not (row.entry.whole or row.row in UNTRAINED):
+            yield row.entry, [row.row]
+        elif row.entry not in begun:
+            begun.add(row.entry)
+            untrained = [r.row for r in missing if r.entry == row.entry and r.row in UNTRAINED]
+            yield row.entry, row.entry.rows.split() if row.entry.whole else untrained
 
 
 def run_one(command: list[str], root: Path, log: Path, seconds: float) -> int:

@@ -138,8 +138,13 @@ def load(config: Config) -> Sequences:
 
 
 def model_name(row: str, config: Config) -> str:
-    """The row's name, with the width where it is not the default."""
-    return f"{row}+d{config.dim}" if row in ROWS and config.dim not in (None, 64) else row
+    """The row's name, with the width and the dropout of the table where they are not the default."""
+    if row not in ROWS:
+        return row
+    width = f"+d{config.dim}" if config.dim not in (None, 64) else ""
+    usual = recipes.usual("" if config.data else config.dataset).table_dropout
+    drop = config.table_dropout
+    return row + width + (f"+table-dropout-{drop:g}" if drop not in (None, usual) else "")
 
 
 def published_numbers(row: str, config: Config, protocol: Protocol) -> Published:
@@ -161,7 +166,10 @@ def train(row: str, columns: next_item.Data, protocol: Protocol, config: Config)
     options = common.training_options(config, *folders, row=row, recipe=dataclasses.asdict(recipe))
     if ROWS[row].views:
         given = recipes.with_views(recipe, "" if config.data else config.dataset)
-        return ticoserec_views.train(model, objective, columns, protocol, tx, given, **options)
+        drop = recipe.table_dropout
+        return ticoserec_views.train(
+            model, objective, columns, protocol, tx, given, table_dropout=drop, **options
+        )
     return trainable.by_user(model, objective, columns, protocol, tx, recipe, **options)
 
 

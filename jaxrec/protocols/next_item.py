@@ -23,6 +23,7 @@ from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, Shorten, next_item, retriever
 from jaxrec.tasks.objectives import Objective, with_tables
+from jaxrec.tasks.table_dropout import drop_table
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -334,6 +335,7 @@ def train(
     replacement: bool = False,
     shortening: Shortening | None = None,
     deviations: float | None = None,
+    table_dropout: float = 0.0,
     num_devices: int = 1,
     **options: Any,
 ) -> Fitted:
@@ -344,8 +346,9 @@ def train(
     protocol: its `selection` names the metric. epochs: at most. batch_size: users per step. every: epochs
     between evaluations. patience: evaluations without improvement before a seed stops; None: never.
     replacement: see `plan`. shortening: of each step's inputs; None: inputs are whole. deviations: spare room
-    in packed rows, see `packing_of`; epochs of many thousand steps need more. options: seeds, workdir,
-    description and other arguments of `train.fit.fit`.
+    in packed rows, see `packing_of`; epochs of many thousand steps need more. table_dropout: of the table of
+    item vectors, see `tasks.table_dropout`. options: seeds, workdir, description and other arguments of
+    `train.fit.fit`.
     """
     shorten, lengths = (None, None) if shortening is None else shortening
     packed = packing_of(
@@ -358,8 +361,9 @@ def train(
         deviations=deviations,
     )
     placed = packed if shorten is None else None  # otherwise the task places the shortened sequences
+    task = next_item(model, objective, packed=packed, shorten=shorten)
     return fit_reusing(
-        [Phase("train", next_item(model, objective, packed=packed, shorten=shorten), epochs)],
+        [Phase("train", drop_table(task, table_dropout), epochs)],
         tx,
         plan(data, model, batch_size, placed, replacement=replacement),
         with_tables(data.columns, objective),

@@ -4,7 +4,8 @@ eSASRec (Tikhonovich et al., RecSys 2025, arXiv:2508.06450) is SASRec's objectiv
 sampled softmax over 256 uniform negatives; gSASRec (Petrov and Macdonald, RecSys 2023, arXiv:2308.07192)
 keeps SASRec's layers and has generalised binary cross-entropy with as many negatives. Settings are those of
 eSASRec's benchmark (github.com/blondered/transformer_benchmark). Of the three Amazon sets its README says
-width 64 and its configuration files 256; the default here is 64.
+width 64 and its configuration files 256; the default here is 64. The library that it pins drops units of the
+item table itself, with the same rate (`tasks.table_dropout`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Recipe:
     inner_factor: int = 4
     max_len: int = 50
     dropout: float = 0.2
+    table_dropout: float = 0.2
     num_negatives: int = 256
     calibration: float = 0.75
     epochs: int = 200
@@ -72,6 +74,7 @@ class Changes:
     inner_factor: int | None = None  # width of LiGR's feed-forward network over dim; SASRec's is dim
     max_len: int | None = None  # most recent events read
     dropout: float | None = None  # of embeddings, attention weights and layers
+    table_dropout: float | None = None  # of the table of item vectors, one mask a step for all that reads it
     num_negatives: int | None = None  # of each event, uniform over all items; bce has one
     calibration: float | None = None  # t of gbce, in 0..1; 0: binary cross-entropy
     epochs: int | None = None  # epochs to train, at most
@@ -82,7 +85,7 @@ class Changes:
     b2: float | None = None  # decay of Adam's second moment
 
 
-_ML_1M = Recipe(num_layers=2, dropout=0.1, max_len=200, epochs=100)
+_ML_1M = Recipe(num_layers=2, dropout=0.1, table_dropout=0.1, max_len=200, epochs=100)
 RECIPES: Mapping[str, Recipe] = {
     "Beauty": Recipe(),
     "Sports": Recipe(inner_factor=2),
@@ -175,7 +178,7 @@ MODELS: Mapping[str, SequenceModel] = {
         sessions=None,
     ),
     "gsasrec": SequenceModel(
-        Recipe,
+        Recipe(table_dropout=0.0),  # as its authors' code
         sasrec,
         {"gbce": gbce, "ssm": ssm, "bce": trainable.bce, "ce": trainable.ce},
         adam,

@@ -31,6 +31,7 @@ from jaxrec.tasks import contrastive
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective
+from jaxrec.tasks.table_dropout import drop_table
 from jaxrec.train.fit import Fitted
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Protocol, Task
@@ -219,6 +220,7 @@ def train(
     tx: optax.GradientTransformation,
     recipe: Recipe,
     *,
+    table_dropout: float = 0.0,
     num_devices: int,
     seeds: Any,
     **options: Any,
@@ -226,6 +228,7 @@ def train(
     """Plain epochs, then epochs with views, whose vectors are means of events, see `ticoserec.phases`.
 
     A batch has at most all users: filled up with masked examples, it could overflow the packed rows of views.
+    table_dropout: of the table of item vectors in all phases, see `tasks.table_dropout`.
     """
     recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, data.split.sequences.num_users))
     packed = packing_of(data, encoder, recipe.batch_size, num_devices=num_devices)
@@ -234,8 +237,9 @@ def train(
         columns = augmented(data, recipe, similar_in_training(data))
         contrast = pooled(contrastive.mean_of_events).task(encoder, columns, recipe, num_devices)
     task = next_item(encoder, objective, packed=packed)
+    phases = recipes.phases(task, contrast, encoder, columns, recipe)
     return fit_reusing(
-        recipes.phases(task, contrast, encoder, columns, recipe),
+        [phase._replace(task=drop_table(phase.task, table_dropout)) for phase in phases],
         tx,
         plan(columns, encoder, recipe.batch_size, packed),
         columns.columns,

@@ -97,6 +97,7 @@ def by_user(
         replacement=getattr(recipe, "replacement", False),
         shortening=shortening,
         deviations=SPARE_ROOM,
+        table_dropout=getattr(recipe, "table_dropout", 0.0),
         **options,
     )
 
@@ -120,7 +121,7 @@ class SequenceModel(NamedTuple):
 
     recipe: the dataclass of its settings, or an object of it whose values are the defaults, with `epochs`,
     `batch_size` and `patience` (evaluations without a better one, 0 for never) and, if it likes,
-    `evaluate_every` and `replacement`.
+    `evaluate_every`, `replacement` and `table_dropout`.
     encoder: (number of items, recipe) -> the module.
     objectives: the losses it can be taught by; the first is the default.
     optimiser: recipe -> the optimiser.

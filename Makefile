@@ -28,8 +28,8 @@ NAME_ONE := name a Python of 3.11 or newer, as in make PYTHON=python3.12
 
 help:
 	@echo 'make reproduce   TiCoSeRec and SASRec on MovieLens-100K; prints the table, keeps it in $(REPRODUCED)'
-	@echo 'make test        ruff, mypy, the tests and doctests; CI runs it'
-	@echo 'make test-all    the same with the tests that are marked long'
+	@echo 'make test        ruff, mypy, the tests and doctests but those that are marked long; CI runs it'
+	@echo 'make test-all    the same with all tests, in some forty minutes: before a change is merged'
 	@echo 'make test-fast   the tests and doctests that end in two minutes: none that is marked slow'
 	@echo 'make tables      the tables in README.md, results/README.md and docs/models.md, from results/ and the source'
 	@echo 'make docs        the site of the documentation, in $(SITE)/html; a warning is an error'

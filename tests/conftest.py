@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import long_tests
+
 # Four devices; and most of the suite's time is compilation, of which the other flags leave a fifth.
 FLAGS = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
@@ -72,8 +74,11 @@ BESIDE = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as slow what `make test-fast` leaves out."""
+    """Marks as slow what `make test-fast` leaves out, and as long what only `make test-all` runs."""
+    listed = long_tests.read()
     for item in items:
+        if long_tests.is_long(item.nodeid, listed):
+            item.add_marker(pytest.mark.long)
         if TESTS in item.path.parents:
             place = item.path.relative_to(TESTS).with_suffix("").as_posix()
             in_folder = place.startswith(tuple(f"{folder}/" for folder in SLOW)) and place not in QUICK

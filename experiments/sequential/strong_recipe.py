@@ -3,7 +3,8 @@
 Train: events 1..n-2 of each user predict the next. A row is an encoder and a loss: SASRec's layers or LiGR's;
 binary cross-entropy with one negative an event (bce), generalised with 256 (gbce, gSASRec: Petrov and
 Macdonald, RecSys 2023, arXiv:2308.07192), or a sampled softmax over 256 (ssm). ligr-ssm is eSASRec. Width,
-layers, length, dropout, optimiser and epochs are equal. Parameters are those of the best validation HIT@10.
+layers, length, dropout, also that of the item table, optimiser and epochs are equal. Parameters are those of
+the best validation HIT@10.
 
 Every row is measured twice with the same parameters: among all items, as our other tables are, and as the
 authors' benchmark does (-benchmark): candidates are the items with a training event, and users are left out

@@ -351,15 +351,11 @@ def train(
     `train.fit.fit`.
     """
     shorten, lengths = (None, None) if shortening is None else shortening
+    shares = num_devices * max(options.get("accumulate_steps", 1), 1)
     packed = packing_of(
-        data,
-        model,
-        batch_size,
-        num_devices=num_devices * max(options.get("accumulate_steps", 1), 1),
-        grow=lengths,
-        replacement=replacement,
-        deviations=deviations,
-    )
+        data, model, batch_size,
+        num_devices=shares, grow=lengths, replacement=replacement, deviations=deviations,
+    )  # fmt: skip
     placed = packed if shorten is None else None  # otherwise the task places the shortened sequences
     task = next_item(model, objective, packed=packed, shorten=shorten)
     return fit_reusing(

@@ -58,6 +58,8 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
         if self.patience < 0:
             raise ValueError(f"patience={self.patience}: must be positive, or 0 for never")
+        if not 0 <= self.table_dropout < 1:
+            raise ValueError(f"table_dropout={self.table_dropout}: must be at least 0 and below 1")
         if not 0 <= self.calibration <= 1:
             raise ValueError(f"calibration={self.calibration}: must be in 0..1")
         if self.dim % self.num_heads:

@@ -49,7 +49,7 @@ def test_names_of_results() -> None:
 
 
 ENTRIES = (
-    Entry("x.cheap", "--seeds 0 1", "cheap/d", "popularity model-bce"),
+    Entry("x.cheap", "--seeds 0 1", "cheap/d", "random model-bce popularity"),
     Entry("x.dear", "--seeds 0", "dear/d", "big-bce broken-bce"),
     Entry("x.whole", "--seeds 0", "whole/d", "a b", whole=True),
 )
@@ -142,7 +142,7 @@ def test_missing_rows_are_made_cheapest_first_and_a_failure_is_recorded(
         return 1 if "broken-bce" in rows else 0
 
     assert everything.run_missing(config, everything.rows(config), fake) == 1
-    assert made[:2] == ["experiments.x.cheap popularity", "experiments.x.cheap model-bce"]
+    assert made[:2] == ["experiments.x.cheap random popularity", "experiments.x.cheap model-bce"]
     assert sorted(made[2:]) == [
         "experiments.x.dear big-bce", "experiments.x.dear broken-bce", "experiments.x.whole",
     ]  # fmt: skip

@@ -79,7 +79,10 @@ def test_encoders_of_the_rows() -> None:
             assert model.inner_dim == 2 * 64
 
 
-@pytest.mark.parametrize("change", [{"dropout": 0.5}, {"num_negatives": 64}, {"epochs": 20}, {"tiny": True}])
+@pytest.mark.parametrize(
+    "change",
+    [{"dropout": 0.5}, {"table_dropout": 0.0}, {"num_negatives": 64}, {"epochs": 20}, {"tiny": True}],
+)
 def test_published_numbers_stand_beside_the_benchmark_alone(change: dict[str, Any]) -> None:
     for official in (experiment.Config(), experiment.Config(dim=64), experiment.Config(dim=256)):
         found = experiment.published_numbers("ligr-ssm", official, BENCHMARK)
@@ -98,12 +101,29 @@ def test_published_numbers_stand_beside_the_benchmark_alone(change: dict[str, An
         ({"num_negatives": 0}, "num_negatives=0"),
         ({"calibration": 1.5}, "calibration=1.5"),
         ({"num_heads": 3}, "num_heads=3"),
+        ({"table_dropout": 1.0}, "table_dropout=1.0"),
         ({"patience": -1}, "patience=-1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         experiment.Config(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, "sasrec-ssm"),
+        ({"table_dropout": 0.2}, "sasrec-ssm"),
+        ({"table_dropout": 0.0}, "sasrec-ssm+table-dropout-0"),
+        ({"table_dropout": 0.5, "dim": 256}, "sasrec-ssm+d256+table-dropout-0.5"),
+        ({"table_dropout": 0.2, "dataset": "ml-100k"}, "sasrec-ssm+table-dropout-0.2"),
+    ],
+)
+def test_names_say_what_is_not_the_default(change: dict[str, Any], expected: str) -> None:
+    config = experiment.Config(**change)
+    assert experiment.model_name("sasrec-ssm", config) == expected
+    assert experiment.model_name("popularity", config) == "popularity"
 
 
 def test_an_unknown_row_names_the_nearest() -> None:

@@ -1,0 +1,112 @@
+"""Which tests `make test` leaves to `make test-all`: those that take long, where quicker ones show the same.
+
+    python -m pytest --collect-only -q > IDS
+    python -m pytest -n 2 --durations=0 --durations-min=0.2 > LOG
+    python -m tests.long_tests IDS LOG
+
+writes long_tests.txt anew from measured seconds. What several tests share is part of the seconds of the first
+of them, so the tests that are left (-m 'not long') are measured too, and both logs are given; of two measures
+of a case the longer one counts. A case of more than CASE seconds is long, but not
+
+  - the quickest case of its test, up to ALONE seconds, so that each quick test runs in some form;
+  - what KEPT names: doctests, comparisons with stored outputs of a reference, one run of an installed package
+    from a file to answers, one experiment of each folder, and tests that alone notice a fault of
+    tests/planted_faults.py.
+
+Lines of the file, after `tests/`: a file or a test of which all cases are long, a case, or `a test except
+[case]`, of which all other cases are long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+CASE = 0.2
+ALONE = 0.5
+TINY = "test_tiny_runs_to_the_end"
+KEPT = (  # beginnings of ids
+    "jaxrec/",
+    "tests/golden/",
+    "tests/test_wheel.py",
+    f"tests/experiments/multitask/test_census.py::{TINY}",
+    f"tests/experiments/ranking/test_din.py::{TINY}",
+    f"tests/experiments/retrieval/test_lightgcn.py::{TINY}",
+    f"tests/experiments/sequential/test_ticoserec.py::{TINY}",
+)
+LIST = Path(__file__).with_suffix(".txt")
+EXCEPT = " except "
+
+
+def read(path: Path = LIST) -> dict[str, str]:
+    """The listed ids, each with the case that is not long, "" for none."""
+    lines = (line.partition(EXCEPT) for line in path.read_text(encoding="utf-8").splitlines())
+    return {f"tests/{listed}": kept for listed, _, kept in lines}
+
+
+def is_long(identifier: str, listed: Mapping[str, str]) -> bool:
+    """Whether a case is listed, or its test, or its file."""
+    test, bracket, case = identifier.partition("[")
+    if identifier in listed or identifier.partition("::")[0] in listed:
+        return True
+    return test in listed and listed[test] != bracket + case
+
+
+def seconds(log: str) -> dict[str, float]:
+    """Seconds of each case in pytest's list of durations: its call with what is set up for it."""
+    found: dict[str, float] = collections.defaultdict(float)
+    for line in log.splitlines():
+        spent, _, rest = line.partition("s ")
+        phase, _, identifier = rest.partition(" ")
+        if phase in ("call", "setup", "teardown") and spent.replace(".", "").isdigit():
+            found[identifier.strip()] += float(spent)
+    return dict(found)
+
+
+def choose(measured: Mapping[str, float], every: Iterable[str]) -> list[str]:
+    """The lines of the list. measured: seconds of cases, of others 0. every: the ids of all cases."""
+    files: dict[str, dict[str, list[str]]] = collections.defaultdict(lambda: collections.defaultdict(list))
+    for identifier in every:
+        test = identifier.partition("[")[0]
+        files[test.partition("::")[0]][test].append(identifier)
+    lines: list[str] = []
+    for file, tests in sorted(files.items()):
+        of_tests = [of_test(test, cases, measured) for test, cases in sorted(tests.items())]
+        whole = all(found == [test] for found, test in zip(of_tests, sorted(tests), strict=True))
+        lines += [file] if whole else [line for found in of_tests for line in found]
+    return [line.removeprefix("tests/") for line in lines]
+
+
+def of_test(test: str, cases: Sequence[str], measured: Mapping[str, float]) -> list[str]:
+    """The lines of one test."""
+    long = [case for case in cases if measured.get(case, 0.0) > CASE and not case.startswith(KEPT)]
+    quickest = min(cases, key=lambda case: measured.get(case, 0.0))
+    if quickest in long and measured[quickest] <= ALONE:
+        long.remove(quickest)
+    if long and len(long) == len(cases):
+        return [test]
+    if len(long) > 1 and len(long) == len(cases) - 1:
+        (kept,) = set(cases) - set(long)
+        return [f"{test}{EXCEPT}{kept.removeprefix(test)}"]
+    return sorted(long)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Writes long_tests.txt from measured seconds.")
+    parser.add_argument("ids", type=Path, help="what pytest --collect-only -q printed")
+    parser.add_argument("logs", type=Path, nargs="+", help="what pytest printed, with --durations=0")
+    asked = parser.parse_args(arguments)
+    every = [line for line in asked.ids.read_text(encoding="utf-8").splitlines() if "::" in line]
+    measured: dict[str, float] = {}
+    for log in asked.logs:
+        for case, spent in seconds(log.read_text(encoding="utf-8")).items():
+            measured[case] = max(spent, measured.get(case, 0.0))
+    lines = choose(measured, every)
+    LIST.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    print(f"{len(lines)} lines in {LIST}")
+
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ from jaxrec import packing
 from jaxrec.data.events.batching import batched_queries, next_item_columns
 from jaxrec.data.events.split import Queries, Split, first_events
 from jaxrec.index.rank import of_all_items
+from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.packing import Packing
 from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.tasks.encoder import can_be_packed
@@ -339,9 +340,7 @@ def train(
     num_devices: int = 1,
     **options: Any,
 ) -> Fitted:
-    """Trains an encoder to predict the next item at every event, for all seeds at once.
-
-    Each seed keeps the parameters of its best evaluation on the validation queries.
+    """Trains an encoder to predict the next item at every event, for all seeds; each keeps its best epoch.
 
     protocol: its `selection` names the metric. epochs: at most. batch_size: users per step. every: epochs
     between evaluations. patience: evaluations without improvement before a seed stops; None: never.
@@ -359,7 +358,7 @@ def train(
     placed = packed if shorten is None else None  # otherwise the task places the shortened sequences
     task = next_item(model, objective, packed=packed, shorten=shorten)
     return fit_reusing(
-        [Phase("train", drop_table(task, table_dropout), epochs)],
+        [Phase("train", drop_table(task, table_dropout, bits=counter_bits), epochs)],
         tx,
         plan(data, model, batch_size, placed, replacement=replacement),
         with_tables(data.columns, objective),

@@ -22,6 +22,7 @@ from jaxrec.augment.similarity import SimilarItems
 from jaxrec.augment.views import View, operators_by_initials, plan_in_blocks, unaugmented_users
 from jaxrec.data.events.interactions import Sequences, gap_variance_rank
 from jaxrec.data.events.split import first_events
+from jaxrec.nn.layers.dropout import counter_bits
 from jaxrec.protocols.next_item import Data, Grow, packing_of, plan, selection, vocabulary
 from jaxrec.recipes import ticoserec as recipes
 from jaxrec.recipes import trainable
@@ -239,7 +240,7 @@ def train(
     task = next_item(encoder, objective, packed=packed)
     phases = recipes.phases(task, contrast, encoder, columns, recipe)
     return fit_reusing(
-        [phase._replace(task=drop_table(phase.task, table_dropout)) for phase in phases],
+        [phase._replace(task=drop_table(phase.task, table_dropout, bits=counter_bits)) for phase in phases],
         tx,
         plan(columns, encoder, recipe.batch_size, packed),
         columns.columns,

@@ -8,21 +8,29 @@ eSASRec's benchmark (Tikhonovich et al., RecSys 2025, arXiv:2508.06450) pins the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxrec.nn.layers.dropout import Bits, counter_bits
 from jaxrec.segments import TableByRows
 from jaxrec.types import Array, Batch, Key, Task, Variables
 
 ITEM_TABLE = ("params", "item_embedding")
 
 
+def threefry(key: Key, shape: tuple[int, ...]) -> Array:
+    """Random 32-bit words from JAX's own generator: uint32 `shape`."""
+    return jax.random.bits(key, shape, jnp.uint32)
+
+
 def drop_table(
-    task: Task, rate: float, *, table: tuple[str, ...] = ITEM_TABLE, bits: Bits = counter_bits
+    task: Task,
+    rate: float,
+    *,
+    table: tuple[str, ...] = ITEM_TABLE,
+    bits: Callable[[Key, tuple[int, ...]], Array] = threefry,
 ) -> Task:
     """The task whose losses read a table of which each unit is zero with probability `rate`.
 
@@ -31,7 +39,7 @@ def drop_table(
 
     Args:
       table: where the table, [V, D], lies in the variables.
-      bits: random bits, uint32 of a shape.
+      bits: random words, uint32 of a shape, such as `nn.layers.dropout.counter_bits`.
 
     Raises:
       ValueError: the rate is not in 0..1, 1 excluded; while tracing: there is no such table, or it is sparse,

@@ -75,7 +75,7 @@ def mask(key: Key = KEY) -> np.ndarray:
 
 def test_inputs_and_targets_read_what_one_mask_leaves() -> None:
     task, variables, batch = case("item_embedding")
-    found = drop_table(task, RATE).losses(variables, batch, KEY)[0]["product"]
+    found = drop_table(task, RATE, bits=counter_bits).losses(variables, batch, KEY)[0]["product"]
     left = np.asarray(variables["params"]["item_embedding"], np.float64) * mask() / (1 - RATE)
     x, y = np.asarray(batch["x"])[:7], np.asarray(batch["y"])[:7]
     np.testing.assert_allclose(found, (left[x] * left[y]).sum(-1).mean(), rtol=1e-5)
@@ -91,7 +91,9 @@ def test_a_dropped_unit_has_no_gradient_and_the_others_are_scaled() -> None:
 
     left = {"item_embedding": variables["params"]["item_embedding"] * mask() / (1 - RATE)}
     expected = gradient(task, {"params": left}) * mask() / (1 - RATE)
-    np.testing.assert_allclose(gradient(drop_table(task, RATE), variables), expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        gradient(drop_table(task, RATE, bits=counter_bits), variables), expected, rtol=1e-5, atol=1e-7
+    )
 
 
 def test_the_mean_over_steps_is_the_table_and_the_rate_is_met() -> None:
@@ -101,7 +103,11 @@ def test_the_mean_over_steps_is_the_table_and_the_rate_is_met() -> None:
 
     task, variables, batch = case("item_embedding")
     one = {**batch, "x": jnp.full(8, 1), "y": jnp.full(8, 2)}  # two rows: their masks are independent
-    value = jax.jit(jax.vmap(lambda key: drop_table(task, RATE).losses(variables, one, key)[0]["product"]))
+    value = jax.jit(
+        jax.vmap(
+            lambda key: drop_table(task, RATE, bits=counter_bits).losses(variables, one, key)[0]["product"]
+        )
+    )
     found = np.asarray(value(keys))
     whole = float(task.losses(variables, one, KEY)[0]["product"])
     assert abs(found.mean() - whole) < 4 * found.std() / np.sqrt(len(keys))
@@ -111,7 +117,7 @@ def test_the_mean_over_steps_is_the_table_and_the_rate_is_met() -> None:
 @pytest.mark.parametrize("devices", [1, 2, 4])
 def test_shares_of_devices_add_up_to_the_loss_of_the_batch(devices: int) -> None:
     task, variables, batch = case("item_embedding")
-    dropped = drop_table(task, RATE)
+    dropped = drop_table(task, RATE, bits=counter_bits)
     split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
     shares = jax.vmap(
         lambda piece: dropped.losses(variables, piece, KEY, "data")[0]["product"], axis_name="data"
@@ -122,7 +128,7 @@ def test_shares_of_devices_add_up_to_the_loss_of_the_batch(devices: int) -> None
 
 def test_parts_of_a_batch_read_one_mask() -> None:
     task, variables, batch = case("item_embedding")
-    dropped = drop_table(task, RATE)
+    dropped = drop_table(task, RATE, bits=counter_bits)
     found = accumulated(dropped, 4).losses(variables, batch, KEY)[0]["product"]
     np.testing.assert_allclose(found, dropped.losses(variables, batch, KEY)[0]["product"], rtol=1e-5)
 
@@ -136,7 +142,9 @@ def test_a_table_within_modules_is_found_and_other_parameters_stay() -> None:
         return task.losses(variables, *rest)
 
     path = ("params", "encoder", "item_embedding")
-    drop_table(task._replace(losses=losses_of), RATE, table=path).losses(variables, batch, KEY)
+    drop_table(task._replace(losses=losses_of), RATE, table=path, bits=counter_bits).losses(
+        variables, batch, KEY
+    )
     np.testing.assert_array_equal(seen[0]["params"]["other"], np.ones(3))
     assert (np.asarray(seen[0]["params"]["encoder"]["item_embedding"])[1:] == 0).mean() == pytest.approx(
         1 - mask()[1:].mean()
@@ -146,7 +154,7 @@ def test_a_table_within_modules_is_found_and_other_parameters_stay() -> None:
 def test_predictions_read_the_whole_table_and_without_a_rate_nothing_changes() -> None:
     task = products("item_embedding")
     assert drop_table(task, 0.0) is task
-    assert drop_table(task, RATE).predict is task.predict
+    assert drop_table(task, RATE, bits=counter_bits).predict is task.predict
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
@@ -158,13 +166,13 @@ def test_a_rate_that_makes_no_sense_is_refused(rate: float) -> None:
 def test_a_table_that_is_not_there_or_is_sparse_is_refused() -> None:
     task, variables, batch = case("encoder", "item_embedding")
     with pytest.raises(ValueError, match="no 'item_embedding', but encoder, other"):
-        drop_table(task, RATE).losses(variables, batch, KEY)
+        drop_table(task, RATE, bits=counter_bits).losses(variables, batch, KEY)
     with pytest.raises(ValueError, match="no 'item_embedding', but a leaf"):
         drop_table(task, RATE, table=("params", "other", "item_embedding")).losses(variables, batch, KEY)
     task, variables, batch = case("item_embedding")
     table = object.__new__(TableByRows)
     with pytest.raises(ValueError, match="'item_embedding' is sparse; train it as a dense one"):
-        drop_table(task, RATE).losses({"params": {"item_embedding": table}}, batch, KEY)
+        drop_table(task, RATE, bits=counter_bits).losses({"params": {"item_embedding": table}}, batch, KEY)
 
 
 def test_recipes_hand_their_rate_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:

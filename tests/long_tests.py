@@ -35,6 +35,12 @@ KEPT = (  # beginnings of ids
     f"tests/experiments/ranking/test_din.py::{TINY}",
     f"tests/experiments/retrieval/test_lightgcn.py::{TINY}",
     f"tests/experiments/sequential/test_ticoserec.py::{TINY}",
+    "tests/augment/test_similarity.py::test_online_never_yields_padding_or_the_item_itself",
+    "tests/augment/test_views.py::test_short_rows_get_the_short_set_and_long_rows_all",
+    "tests/data/sources/test_impression_sources.py::test_movielens_tasks_form_a_funnel",
+    "tests/data/test_vocab.py::test_decode_inverts_encode",
+    "tests/metrics/test_exposure.py::test_counts_coverage_gini_and_entropy",
+    "tests/metrics/test_exposure.py::test_distance_by_the_users_of_two_items",
 )
 LIST = Path(__file__).with_suffix(".txt")
 EXCEPT = " except "

@@ -87,3 +87,18 @@ def test_an_evaluation_refuses_scores_that_mean_nothing() -> None:
     variables = jax.tree.map(lambda x: x[None] / 0.0, toy.factors().init(jax.random.key(0), {}))
     with pytest.raises(ValueError, match="10 queries have NaN or infinite scores"):
         evaluate(toy.evaluation(), variables, toy.context(), num_devices=2)
+
+
+def test_by_default_ties_rank_the_target_last() -> None:
+    variables = {
+        "params": {"users": jnp.zeros((1, toy.NUM_USERS, 4)), "items": jnp.zeros((1, toy.NUM_ITEMS + 1, 4))}
+    }
+    mask = toy.queries()["mask"]
+
+    def ranks(protocol: Protocol) -> np.ndarray:
+        rank = make_rank(toy.RETRIEVER, protocol, num_items=toy.NUM_ITEMS, history=2)
+        return np.asarray(CompiledMeasure(rank, 1)(variables, toy.queries(), toy.context()))[:, mask]
+
+    np.testing.assert_array_equal(ranks(Protocol(ties="optimistic")), 1)
+    np.testing.assert_array_equal(ranks(Protocol()), ranks(Protocol(ties="pessimistic")))
+    assert (ranks(Protocol(seen="keep")) == toy.NUM_ITEMS).all()

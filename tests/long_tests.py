@@ -8,7 +8,8 @@ writes long_tests.txt anew from measured seconds. What several tests share is pa
 of them, so the tests that are left (-m 'not long') are measured too, and both logs are given; of two measures
 of a case the longer one counts. A case of more than CASE seconds is long, but not
 
-  - the quickest case of its test, up to ALONE seconds, so that each quick test runs in some form;
+  - the quickest case of its test, up to ALONE seconds, so that each quick test runs in some form, and up to
+    TWIN seconds where the test's name says that it compares with a slow computation or a formula;
   - what KEPT names: doctests, comparisons with stored outputs of a reference, one run of an installed package
     from a file to answers, one experiment of each folder, and tests that alone notice a fault of
     tests/planted_faults.py.
@@ -21,11 +22,14 @@ from __future__ import annotations
 
 import argparse
 import collections
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 CASE = 0.2
 ALONE = 0.5
+TWIN = 2.0
+COMPARES = re.compile("numpy|slow|formula|by_hand|twin")
 TINY = "test_tiny_runs_to_the_end"
 KEPT = (  # beginnings of ids
     "jaxrec/",
@@ -89,7 +93,7 @@ def of_test(test: str, cases: Sequence[str], measured: Mapping[str, float]) -> l
     """The lines of one test."""
     long = [case for case in cases if measured.get(case, 0.0) > CASE and not case.startswith(KEPT)]
     quickest = min(cases, key=lambda case: measured.get(case, 0.0))
-    if quickest in long and measured[quickest] <= ALONE:
+    if quickest in long and measured[quickest] <= (TWIN if COMPARES.search(test) else ALONE):
         long.remove(quickest)
     if long and len(long) == len(cases):
         return [test]

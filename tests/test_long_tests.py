@@ -43,6 +43,12 @@ def test_the_quickest_case_stays_if_it_is_quick(measured: dict[str, float], expe
     assert found == expected
 
 
+def test_a_comparison_with_a_slow_twin_may_take_longer() -> None:
+    every = ["tests/x.py::test_equals_numpy[a]", "tests/x.py::test_equals_numpy[b]", "tests/x.py::test_u"]
+    measured = dict(zip(every, (1.0, 1.5, 1.0), strict=True))
+    assert long_tests.choose(measured, every) == ["x.py::test_equals_numpy[b]", "x.py::test_u"]
+
+
 def test_a_file_of_long_tests_is_one_line_and_what_is_kept_is_in_none() -> None:
     every = ["tests/x.py::t", "tests/x.py::u", "tests/golden/test_y.py::t", "jaxrec/z.py::jaxrec.z"]
     assert long_tests.choose(dict.fromkeys(every, 9.0), every) == ["x.py"]

@@ -26,6 +26,7 @@ from experiments.benchmarks import (
     baselines,
     graph,
     index,
+    interests,
     limits,
     multitask,
     ranking,
@@ -49,6 +50,7 @@ FAMILIES: dict[str, Callable[[int, bool], Iterator[Figure]]] = {
     "index": index.figures,
     "baselines": baselines.figures,
     "towers": towers.figures,
+    "interests": interests.figures,
     "semantic-ids": semantic_ids.figures,
     "table": tables.figures,
 }
@@ -68,6 +70,7 @@ class Config:
         "baselines",
         "graph",
         "towers",
+        "interests",
         "semantic-ids",
         "table",
     ] = "all"  # one family of figures

@@ -43,6 +43,7 @@ KEPT = (  # beginnings of ids
     "tests/augment/test_views.py::test_short_rows_get_the_short_set_and_long_rows_all",
     "tests/data/sources/test_impression_sources.py::test_movielens_tasks_form_a_funnel",
     "tests/data/test_vocab.py::test_decode_inverts_encode",
+    "tests/optim/test_loss_weighting.py::test_weights_follow_the_ratio_of_the_means_of_two_epochs",
     "tests/metrics/test_exposure.py::test_counts_coverage_gini_and_entropy",
     "tests/metrics/test_exposure.py::test_distance_by_the_users_of_two_items",
 )

@@ -22,6 +22,7 @@ from experiments.benchmarks.timing import Figure
         ("index", "exact_1e6", "s"),
         ("graph", "lightgcn_epoch", "s"),
         ("towers", "in_batch", "samples/s"),
+        ("interests", "mind", "samples/s"),
         ("table", "adam_1000", "s"),
         ("semantic-ids", "epoch_padded", "s"),
     ],

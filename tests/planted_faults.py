@@ -232,7 +232,7 @@ FAULTS = tuple(Fault(*row) for row in (
     ("train-keep-one", "train/checkpoint", "max_to_keep=2", "max_to_keep=1",
      "train/test_checkpoint train/test_fit"),
     ("train-axis-name", "train/parallel", "return None if num_devices == 1 else AXIS", "return None",
-     "train/test_devices"),
+     "train/test_fit train/test_devices"),
     ("index-ties-in-lists", "index", 'last = hits if protocol.ties == "pessimistic" else ~hits',
      'last = ~hits if protocol.ties == "pessimistic" else hits', "index/test_top_k"),
     ("index-repeats", "index", "jnp.where(ordered[:, 1:] == ordered[:, :-1], 0, ordered[:, 1:])",

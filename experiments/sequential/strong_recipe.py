@@ -18,7 +18,7 @@ Run:     python -m experiments.sequential.strong_recipe
 Also:    --dim 256 (rows +d256; which width the published numbers are of is not stated), --dataset Sports,
          --dataset ml-100k, --rows ligr-ssm --inner-factor 1, --data FILE --user … --item … --time …,
          --rows sasrec-ssm+coserec ligr-ssm+coserec (adds 0.1 × NT-Xent between CoSeRec's views of a user)
-Expect:  on Beauty (one seed, width 64, 53 minutes) sasrec-ssm has a HIT@10 of .0957 and an NDCG@10 of .0556 by
+Expect:  on Beauty (one seed, width 64, 53 minutes) sasrec-ssm has a HIT@10 of .0957, an NDCG@10 of .0556 by
          the benchmark's rules (.0955 and .0554 by ours), where .0921 and .0531 are published; validation was
          best in epoch 177 of 200. Dropout of the item table makes it: --table-dropout 0 overfits from epoch
          15 on, with .0796 and .0464. The counter of what followed (co-visitation-directed) has .0790 and

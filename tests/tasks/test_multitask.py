@@ -63,10 +63,13 @@ def test_each_loss_is_a_mean_over_its_space() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["x", "label/click", "label/buy"])
-def test_padding_does_not_matter(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("x", 1e3), ("label/click", jnp.nan), ("label/buy", jnp.nan), ("space/buy", True)],
+)
+def test_padding_does_not_matter(name: str, value: float | bool) -> None:
     _, batch = prepared()
-    other = {**batch, name: batch[name].at[5:].set(jnp.nan if name != "x" else 1e3)}
+    other = {**batch, name: batch[name].at[5:].set(value)}
     assert values(TASK, other) == values(TASK)
 
 

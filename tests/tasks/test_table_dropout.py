@@ -186,6 +186,7 @@ def test_recipes_hand_their_rate_to_the_training(monkeypatch: pytest.MonkeyPatch
     assert strong.usual("ml-100k").table_dropout == strong.usual("ml-100k").dropout == 0.1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("views", [False, True])
 def test_a_training_loss_is_of_the_table_that_is_left(views: bool, tmp_path: Path) -> None:
     """With nearly all units gone, scores are nearly equal, whatever was learnt."""

@@ -247,7 +247,7 @@ FAULTS = tuple(Fault(*row) for row in (
      "(ids != target[:, None])", "train/test_evaluate"),
     ("train-seen-target", "train/evaluate",
      "jnp.where((seen == target[:, None]).any(axis=1), metrics.MISS, ranks)", "ranks",
-     "train/test_evaluate"),
+     "index/test_rank train/test_evaluate"),
     ("train-equal-is-better", "train/run",
      "value < best if self.selection.lower_is_better else value > best",
      "value <= best if self.selection.lower_is_better else value >= best", "train/test_fit"),

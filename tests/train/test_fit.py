@@ -197,6 +197,39 @@ def test_patience_is_spent_by_each_seed_apart(tmp_path: Path) -> None:
     assert len(values) == max(ends)
 
 
+def test_a_seed_that_has_waited_takes_no_better_epoch_while_others_go_on(tmp_path: Path) -> None:
+    scripts = jnp.array([[4.0, 5.0, 5.0, 1.0, 1.0, 1.0], [9.0, 8.0, 7.0, 6.0, 5.0, 4.0]])
+    task = toy.factors()
+
+    def init(key: Array, batch: Any) -> Variables:
+        return {"params": {"count": jnp.array(0.0)}, "constants": {"own": jax.random.uniform(key)}}
+
+    def losses(variables: Variables, batch: Any, key: Array, axis_name: str | None = None) -> Any:
+        return {"down": -variables["params"]["count"]}, {}
+
+    def run(folder: str, middle: float, epochs: int) -> Fitted:
+        def rank(variables: Variables, queries: Any, context: Context) -> tuple[Array, Array]:
+            epoch = jnp.round(variables["params"]["count"]).astype(jnp.int32) - 1
+            value = scripts[(variables["constants"]["own"] > middle).astype(jnp.int32), epoch]
+            return jnp.full(queries["mask"].shape, value), jnp.zeros(len(queries["mask"]), jnp.int32)
+
+        return toy.run(
+            tmp_path / folder,
+            epochs=(epochs,),
+            seeds=(0, 1),
+            task=task._replace(init=init, losses=losses),
+            plan=shuffled(toy.NUM_USERS, toy.NUM_USERS),
+            tx=optax.sgd(1.0),
+            selection=toy.selection(toy.evaluation(measure=rank), metric="mrr", patience=2),
+        )
+
+    own = run("a", 0.5, 1).variables["constants"]["own"]
+    fitted = run("b", float(own.mean()), 6)
+    first = int(np.argmin(own))
+    assert fitted.best_epoch[first] == 0 and fitted.best_epoch[1 - first] == 5
+    assert fitted.best_value[first] == pytest.approx(1 / 4)
+
+
 # --- errors ----------------------------------------------------------------------------------------------
 
 

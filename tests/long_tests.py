@@ -54,7 +54,7 @@ KEPT = (  # beginnings of ids
     "tests/tasks/test_parallel_sessions.py::test_a_session_in_its_lane_has_the_states_it_has_alone",
     "tests/train/test_checkpoint.py::test_a_damaged_checkpoint_is_an_error_or_reads_back_whole[one bit]",
     "tests/train/test_checkpoint.py::test_two_checkpoints_are_kept_and_clear_removes_them",
-    "tests/train/test_devices.py::test_devices_share_a_batch_without_changing_the_result[full]",
+    "tests/train/test_devices.py::test_devices_share_a_batch_without_changing_the_result[sampled]",
     "tests/train/test_epoch.py::test_a_step_logs_raw_losses_and_descends_on_their_weighted_sum",
     "tests/train/test_epoch.py::test_an_epoch_cut_into_calls_has_the_same_bits[2]",
     "tests/train/test_fit.py::test_a_batch_that_devices_do_not_divide_is_an_error",

@@ -71,7 +71,6 @@ def test_more_epochs_go_on_from_the_shorter_run(tmp_path: Path, capsys: pytest.C
     toy.same_bits(run(tmp_path / "a", epochs=(2, 1)).variables, short.variables)  # which is still there
 
 
-@pytest.mark.long
 def test_phases_that_begin_otherwise_are_not_gone_on_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

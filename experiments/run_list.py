@@ -80,6 +80,10 @@ RUNS = (
         )
         for name in ("Beauty", "Sports", "Toys", "Video")
     ),
+    sequential(
+        "strong_recipe", "--dataset Beauty --seeds 0 --table-dropout 0", "Beauty", "sasrec-ssm",
+        "{row}+table-dropout-0 {row}+table-dropout-0-benchmark",
+    ),
     # --- sequences -----------------------------------------------------------------------------------
     sequential(
         "ticoserec", "--preset reproduce", "ml-100k", f"{RANKING} sasrec-bce coserec-bce ticoserec-bce"

@@ -12,7 +12,7 @@ whose target is in no event of training or validation. Published numbers stand b
 
 Departs from the benchmark: negatives are drawn from all items of the file (0.3 % of Beauty's have no training
 event); SASRec's layers do not read padding; validation ranks all items, without any of the input's, for all
-users. The dropout of the item table is not in its paper: it is in RecTools 0.13, which its code pins.
+users. Dropout of the item table is that of RecTools 0.13, which its code pins; the README has one rate.
 
 Run:     python -m experiments.sequential.strong_recipe
 Also:    --dim 256 (rows +d256; which width the published numbers are of is not stated), --dataset Sports,
@@ -20,7 +20,7 @@ Also:    --dim 256 (rows +d256; which width the published numbers are of is not 
          --rows sasrec-ssm+coserec ligr-ssm+coserec (adds 0.1 × NT-Xent between CoSeRec's views of a user)
 Expect:  on Beauty (one seed, width 64, 53 minutes) sasrec-ssm has a HIT@10 of .0957, an NDCG@10 of .0556 by
          the benchmark's rules (.0955 and .0554 by ours), where .0921 and .0531 are published; validation was
-         best in epoch 177 of 200. Dropout of the item table makes it: --table-dropout 0 overfits from epoch
+         best in epoch 176 of 200. Dropout of the item table makes it: --table-dropout 0 overfits from epoch
          15 on, with .0796 and .0464. The counter of what followed (co-visitation-directed) has .0790 and
          .0492. The other rows, and width 256, which the benchmark's configuration has, are not run.
 """

@@ -20,17 +20,12 @@ from jaxrec.types import Array, Batch, Key, Task, Variables
 ITEM_TABLE = ("params", "item_embedding")
 
 
-def threefry(key: Key, shape: tuple[int, ...]) -> Array:
-    """Random 32-bit words from JAX's own generator: uint32 `shape`."""
-    return jax.random.bits(key, shape, jnp.uint32)
-
-
 def drop_table(
     task: Task,
     rate: float,
     *,
+    bits: Callable[[Key, tuple[int, ...]], Array],
     table: tuple[str, ...] = ITEM_TABLE,
-    bits: Callable[[Key, tuple[int, ...]], Array] = threefry,
 ) -> Task:
     """The task whose losses read a table of which each unit is zero with probability `rate`.
 
@@ -38,8 +33,8 @@ def drop_table(
     hold, so it is the same on each; `predict` reads the whole table. The task itself for rate=0.
 
     Args:
-      table: where the table, [V, D], lies in the variables.
       bits: random words, uint32 of a shape, such as `nn.layers.dropout.counter_bits`.
+      table: where the table, [V, D], lies in the variables.
 
     Raises:
       ValueError: the rate is not in 0..1, 1 excluded; while tracing: there is no such table, or it is sparse,

@@ -153,14 +153,14 @@ def test_a_table_within_modules_is_found_and_other_parameters_stay() -> None:
 
 def test_predictions_read_the_whole_table_and_without_a_rate_nothing_changes() -> None:
     task = products("item_embedding")
-    assert drop_table(task, 0.0) is task
+    assert drop_table(task, 0.0, bits=counter_bits) is task
     assert drop_table(task, RATE, bits=counter_bits).predict is task.predict
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
 def test_a_rate_that_makes_no_sense_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="table_dropout=.*: must be at least 0 and below 1"):
-        drop_table(products("item_embedding"), rate)
+        drop_table(products("item_embedding"), rate, bits=counter_bits)
 
 
 def test_a_table_that_is_not_there_or_is_sparse_is_refused() -> None:
@@ -168,7 +168,9 @@ def test_a_table_that_is_not_there_or_is_sparse_is_refused() -> None:
     with pytest.raises(ValueError, match="no 'item_embedding', but encoder, other"):
         drop_table(task, RATE, bits=counter_bits).losses(variables, batch, KEY)
     with pytest.raises(ValueError, match="no 'item_embedding', but a leaf"):
-        drop_table(task, RATE, table=("params", "other", "item_embedding")).losses(variables, batch, KEY)
+        drop_table(task, RATE, bits=counter_bits, table=("params", "other", "item_embedding")).losses(
+            variables, batch, KEY
+        )
     task, variables, batch = case("item_embedding")
     table = object.__new__(TableByRows)
     with pytest.raises(ValueError, match="'item_embedding' is sparse; train it as a dense one"):

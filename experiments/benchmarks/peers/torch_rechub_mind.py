@@ -12,12 +12,9 @@ and give the file to `python -m experiments.speed --only interests --baseline pe
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-
 import numpy as np
 import torch
+from rechub_steps import main
 from torch_rechub.basic.features import SequenceFeature, SparseFeature
 from torch_rechub.models.matching import MIND
 
@@ -43,19 +40,11 @@ def batches(seed: int) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output", required=True, help="JSON file of examples per second by name")
-    parser.add_argument("--repeats", type=int, default=3, help="passes over the batches that are timed")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-
+def build() -> torch.nn.Module:
     def sequence(name: str) -> SequenceFeature:
         return SequenceFeature(name, ITEMS + 1, embed_dim=DIM, pooling="concat", shared_with="item")
 
-    model = MIND(
+    return MIND(
         [SparseFeature("user", USERS, embed_dim=USER_DIM)],
         [sequence("history")],
         [SparseFeature("item", ITEMS + 1, embed_dim=DIM)],
@@ -63,24 +52,7 @@ def main() -> None:
         max_length=LENGTH,
         interest_num=INTERESTS,
     )
-    loss = torch.nn.CrossEntropyLoss()
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
-    target, rounds, ready = torch.zeros(BATCH, dtype=torch.long), [], batches(0)
-    model.train()
-    for _ in range(arguments.repeats + 1):
-        start = time.perf_counter()
-        for batch in ready:
-            found = loss(model(batch), target)
-            model.zero_grad()
-            found.backward()
-            optimiser.step()
-            found.item()
-        rounds.append(time.perf_counter() - start)
-    rate = BATCH * BATCHES / float(np.median(rounds[1:]))
-    print(f"{rate:.0f} samples/s")
-    with open(arguments.output, "w", encoding="utf-8") as file:
-        json.dump({"interests/mind": rate}, file)
 
 
 if __name__ == "__main__":
-    main()
+    main("interests/mind", __doc__, build, batches(0))

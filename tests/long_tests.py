@@ -53,6 +53,7 @@ KEPT = (  # beginnings of ids
     "tests/tasks/test_contrastive.py::test_two_views_of_a_user_are_drawn_independently",
     "tests/tasks/test_multitask.py::test_shares_of_devices_add_up_and_batch_statistics_are_averaged",
     "tests/tasks/test_parallel_sessions.py::test_a_session_in_its_lane_has_the_states_it_has_alone",
+    "tests/tasks/test_table_dropout.py",
     "tests/train/test_checkpoint.py::test_a_damaged_checkpoint_is_an_error_or_reads_back_whole[one bit]",
     "tests/train/test_checkpoint.py::test_two_checkpoints_are_kept_and_clear_removes_them",
     "tests/train/test_devices.py::test_devices_share_a_batch_without_changing_the_result[sampled]",

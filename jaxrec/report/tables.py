@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -19,6 +20,7 @@ from jaxrec.report.sentences import grouped_lines, model_label, sentence
 from jaxrec.report.sentences import protocol_line as protocol_line
 from jaxrec.report.sentences import selection_line as selection_line
 from jaxrec.report.settings import differing
+from jaxrec.report.words import lower_is_better
 
 HEADLINES = 8  # largest number of results in the README's table
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -106,7 +108,8 @@ def headline_table(records: Sequence[Record]) -> str:
     """The README's table: at most HEADLINES results that have a published number; "" if none has.
 
     If there are more, comparable ones are preferred, of each experiment in turn, so that none takes all
-    rows. The metric of an experiment on a data set is the first published one.
+    rows, and of an experiment those that are trained, the best published number first. The metric of an
+    experiment on a data set is the first published one.
     """
     shown = _headline_records(records)
     rows: list[list[str]] = []
@@ -143,18 +146,25 @@ def headline_table(records: Sequence[Record]) -> str:
 
 def _headline_records(records: Sequence[Record]) -> list[Record]:
     """The results of `headline_table`: comparable ones first, of each experiment in turn, and of each of its
-    data sets in turn."""
+    data sets in turn; of these trained ones first, by how good the published numbers are."""
     turns: list[tuple[bool, int, int, Record]] = []
     for place, (_, experiment) in enumerate(_group_by(records, lambda r: r.result.experiment)):
-        own: list[tuple[bool, int, int, Record]] = []
+        own: list[tuple[bool, bool, int, int, Record]] = []
         for group, (_, same) in enumerate(_group_by(experiment, lambda r: r.result.dataset)):
             metric = _headline_metric(same)
             having = [r for r in same if metric in r.result.published and metric in r.result.metrics]
-            having.sort(key=lambda record: (bool(record.result.incomparable), _baselines_first(record)))
-            own += [(bool(r.result.incomparable), turn, group, r) for turn, r in enumerate(having)]
-        own.sort(key=lambda turn: turn[:3])
-        turns += [(apart, turn, place, r) for turn, (apart, _, _, r) in enumerate(own)]
+            having.sort(key=functools.partial(_headline_order, metric=metric))
+            own += [(*_headline_order(r, metric)[:2], turn, group, r) for turn, r in enumerate(having)]
+        own.sort(key=lambda turn: turn[:4])
+        turns += [(apart, turn, place, r) for turn, (apart, *_, r) in enumerate(own)]
     return [record for *_, record in sorted(turns, key=lambda turn: turn[:3])[:HEADLINES]]
+
+
+def _headline_order(record: Record, metric: str) -> tuple[bool, bool, float, tuple[Any, ...]]:
+    """Comparable and trained rows first, then those of the best published numbers."""
+    result = record.result
+    published = result.published[metric] * (1 if lower_is_better(metric) else -1)
+    return bool(result.incomparable), not result.steps, published, _baselines_first(record)
 
 
 def generated_pages(results: str | Path, readme: str | Path | None) -> dict[Path, str]:

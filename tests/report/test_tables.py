@@ -241,6 +241,21 @@ def test_headline_is_short_and_has_comparable_numbers_of_every_experiment_first(
     )
 
 
+@pytest.mark.parametrize(("metric", "best"), [("ndcg@10", "high"), ("mae", "low")])
+def test_headlines_are_of_trained_models_by_their_published_numbers(metric: str, best: str) -> None:
+    """So a counter's number, which anyone reproduces, is shown where no trained model has one."""
+    values = {"low": 0.1, "high": 0.2}
+    numbers = {name: {"metrics": {metric: (0.3,)}, "published": {metric: of}} for name, of in values.items()}
+    models = [Record(example(model=name, seeds=(0,), **fields), {}) for name, fields in numbers.items()]
+    counted = Record(example(model="a", seeds=(0,), steps=0, **numbers["high"]), {})
+    others = [
+        Record(example(experiment=f"e{i}", seeds=(0,), **numbers["low"]), {})
+        for i in range(tables.HEADLINES - 1)
+    ]
+    rows = cells(tables.headline_table([counted, *models, *others]))[1:]
+    assert [row[2] for row in rows if row[0] == example().experiment] == [best]
+
+
 def test_an_experiment_of_many_data_sets_has_no_more_headlines_than_another() -> None:
     wide = [Record(example(experiment="a", dataset=f"d{i}"), {}) for i in range(20)]
     deep = [Record(example(experiment="b", model=f"m{i}"), {}) for i in range(20)]

@@ -29,6 +29,7 @@ Also:    --rows generative --seeds 0, --no-times, --data FILE --user … --item 
 Expect:  trained with both losses, the AUC is 0.762 and the NDCG@10 0.074; with ranking alone the AUC is
          0.750, with retrieval alone the NDCG@10 is 0.067: each gains from the other loss, by little more than
          one standard deviation. The baseline `rates` has an AUC of 0.744, popularity an NDCG@10 of 0.040.
+         Counting co-visits has an NDCG@10 of 0.107, item-KNN 0.086: above all that is trained here.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ Expect:  a NextItNet that was trained without 100 items of Yoochoose is adapted 
          fine-tuned, 0.70 with the head alone (0.5 % of the parameters) and 0.71 with PeterRec's serial
          patches (3 %). With 300 examples the head alone is best (0.53), before serial patches (0.49),
          fine-tuning (0.46) and training from scratch (0.19). Parallel patches are below serial ones.
+         Counting which items led to which, in the examples alone, has 0.69 with 3,000 examples, with an
+         mrr@5 of 0.550, above serial patches (0.531), and 0.40 (mrr@5 0.308; the head 0.369) with 300.
 """
 
 from __future__ import annotations

@@ -148,7 +148,9 @@ class BST(nn.Module):
         """LN(x + change), with dropout of the change."""
         change = Dropout(self.block_dropout, self.bits)(change, train=train)
         x = x + change if self.residual else change
-        return nn.LayerNorm(self.norm_epsilon, name=norm)(x) if self.layer_norm else x
+        if not self.layer_norm:
+            return x
+        return nn.LayerNorm(self.norm_epsilon, use_fast_variance=False, name=norm)(x)
 
 
 def visible_tokens(mask: Array, *, causal: bool, see_themselves: bool) -> Array:

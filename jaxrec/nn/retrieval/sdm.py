@@ -6,6 +6,7 @@ events before it are one set (the paper: the seven days before it).
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -99,13 +100,14 @@ class SessionAndPast(nn.Module):
             x = drop[i + 1](new + x if i else new, train=train, rows=rows)
         self.sow("intermediates", "lstm", x)
         queries = x
+        norm = functools.partial(nn.LayerNorm, self.norm_epsilon, dtype=self.dtype, use_fast_variance=False)
         if self.query_norm:
-            queries = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="query_norm")(x)
+            queries = norm(name="query_norm")(x)
             self.sow("intermediates", "queries", queries)
         mixed = self._attention(queries, x, mask)
         self.sow("intermediates", "attention", mixed)
         found = mixed if self.query_norm else x + mixed
-        found = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm")(found)
+        found = norm(name="norm")(found)
         self.sow("intermediates", "states", found)
         return found
 

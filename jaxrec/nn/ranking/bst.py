@@ -76,6 +76,8 @@ class BST(nn.Module):
     def __post_init__(self) -> None:
         if self.pooling not in get_args(Pooling):
             raise ValueError(f"pooling={self.pooling!r}: must be one of {get_args(Pooling)}")
+        if self.num_blocks < 0:
+            raise ValueError(f"num_blocks={self.num_blocks}: must be at least 0")
         super().__post_init__()
 
     @property

@@ -55,6 +55,11 @@ class SessionAndPast(nn.Module):
     bits: Bits = threefry_bits
     dtype: Any = None
 
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise ValueError(f"num_layers={self.num_layers}: must be at least 1")
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self,
@@ -112,8 +117,8 @@ class SessionAndPast(nn.Module):
         return found
 
     def _attention(self, queries: Array, x: Array, mask: Array) -> Array:
-        if self.dim % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads}: must divide dim={self.dim}")
+        if self.num_heads < 1 or self.dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads}: must be at least 1 and divide dim={self.dim}")
         shape = (self.num_heads, self.dim // self.num_heads)
         query, key, value = (
             nn.DenseGeneral(shape, dtype=self.dtype, name=name)(of).swapaxes(1, 2)  # [B, H, S, d]

@@ -35,6 +35,10 @@ class DiceOfRows(nn.Module):
         return x * (share + (1.0 - share) * slope)
 
 
+# of torch-rechub, by its names
+WITH_PARAMETERS: dict[str, type[nn.Module]] = {"prelu": OneSlope, "dice": DiceOfRows}
+
+
 def _softshrink(x: Array) -> Array:
     return jnp.sign(x) * jax.nn.relu(jnp.abs(x) - 0.5)
 

@@ -17,8 +17,8 @@ from jaxrec.nn.layers.activation_unit import ActivationUnit
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.mlp import MLP
 from jaxrec.types import Array, Variables
+from tests.golden.activations import activation
 from tests.golden.fixtures import Golden, golden_files, read
-from tests.golden.test_fuxictr_multitask import ACTIVATIONS
 
 LEARNED = ("dice", "prelu")  # activations that the converter sees
 
@@ -26,7 +26,7 @@ LEARNED = ("dice", "prelu")  # activations that the converter sees
 def with_activations(config: dict[str, Any], mlp: str, attention: str) -> dict[str, Any]:
     """Our MLP and activation unit with the activations without parameters under these keys, if there are."""
     found = [config.get(key, LEARNED[0]).lower() for key in (mlp, attention)]
-    of_mlp, of_unit = ({} if name in LEARNED else {"activation": ACTIVATIONS[name]} for name in found)
+    of_mlp, of_unit = ({} if name in LEARNED else {"activation": activation(name)} for name in found)
     return {"mlp": Factory(MLP, **of_mlp), "attention": ActivationUnit(**of_unit)}
 
 

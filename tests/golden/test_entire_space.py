@@ -18,9 +18,10 @@ from jaxrec.convert.state_dict import Converted, to_state
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.mlp import MLP
 from jaxrec.types import Array, Variables
+from tests.golden import activations
+from tests.golden.activations import WITH_PARAMETERS
 from tests.golden.fixtures import Golden, golden_files, read
 
-ACTIVATIONS = {"relu": nn.relu, "sigmoid": nn.sigmoid, "tanh": jnp.tanh, "leakyrelu": nn.leaky_relu}
 FIXTURES = [
     *golden_files("esmm"),
     *golden_files("aitm"),
@@ -70,7 +71,8 @@ def build(name: str, golden: Golden) -> tuple[Converted, Callable[..., tuple[Arr
     config, state = golden.meta["config"], golden.params
     fields: dict[str, Any] = {}
     if "activation" in config:
-        fields["activation"] = ACTIVATIONS[config["activation"]]
+        activation = config["activation"]
+        fields["activation"] = WITH_PARAMETERS.get(activation.lower()) or activations.activation(activation)
     mlp = Factory(MLP, **fields)
     if "adtalos" in golden.meta["source"]["repo"]:
         return aitm.from_state_dict(state), calibrated_outputs(config["constraint_weight"]), "y"

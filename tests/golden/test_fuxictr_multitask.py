@@ -16,18 +16,11 @@ from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, Conditioned
 from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.ppnet import PersonalisedTower, PPNet
-from jaxrec.types import Array, Variables
+from jaxrec.types import Array
+from tests.golden.activations import activation
 from tests.golden.fixtures import Golden, golden_files, read
+from tests.golden.test_din import differentiated, running
 
-ACTIVATIONS = {
-    "relu": jax.nn.relu,
-    "sigmoid": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
-    "leakyrelu": jax.nn.leaky_relu,
-    "elu": jax.nn.elu,
-    "silu": jax.nn.silu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}
 FILES = [
     *golden_files("shared_bottom"),
     *golden_files("mmoe"),
@@ -49,7 +42,7 @@ Computed = tuple[Golden, Any, dict[str, Array], dict[str, np.ndarray]]
 
 def fields(config: dict[str, Any]) -> dict[str, Any]:
     """What shapes do not tell."""
-    found = {"activation": ACTIVATIONS[config.get("hidden_activations", "ReLU").lower()]}
+    found = {"activation": activation(config.get("hidden_activations", "ReLU"))}
     return found | ({"dropout": config["net_dropout"]} if "net_dropout" in config else {})
 
 
@@ -80,22 +73,29 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     binary = ["binary" in task for task in (tasks if isinstance(tasks, list) else [tasks] * len(labels))]
     names = ["y_pred"] if isinstance(module, Conditioned) else [f"{label}_pred" for label in labels]
 
-    def total(variables: Variables) -> tuple[Array, dict[str, Array]]:
-        logits = module.apply(variables, batch, train=False).T
+    train = golden.meta["mode"] == "train"
+
+    def total(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
+        logits, updated = module.apply(
+            {**rest, "params": params}, batch, train=train, mutable=["batch_stats"]
+        )
+        logits = logits.T
         outputs, loss = {}, jnp.zeros(())
         for name, label, logit, classify in zip(names, labels.values(), logits, binary, strict=True):
             outputs[name] = (jax.nn.sigmoid(logit) if classify else logit)[:, None]
             log_loss = jax.nn.softplus(logit) - label * logit
             loss += jnp.mean(log_loss if classify else (logit - label) ** 2)
-        return loss, {**outputs, "loss": loss}
+        return loss, ({**outputs, "loss": loss}, updated)
 
-    gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(variables)
-    return golden, module, outputs, to_state({"params": gradients["params"]}, locations)
+    (_, (outputs, updated)), gradients = differentiated(total, variables, batch)
+    if train and "batch_stats" in updated:
+        running(golden, updated["batch_stats"], locations, {1: len(next(iter(batch.values())))})
+    return golden, module, outputs, to_state({"params": gradients}, locations)
 
 
 def test_outputs_and_loss(computed: Computed) -> None:
     golden, _, outputs, _ = computed
-    assert set(outputs) == set(golden.outputs)
+    assert set(outputs) == {name for name in golden.outputs if not name.startswith("state_after/")}
     for name, value in outputs.items():
         np.testing.assert_allclose(value, golden.outputs[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
@@ -157,8 +157,8 @@ def test_apg_block(path: Path) -> None:
     golden = read(path)
     config = golden.meta["config"]
     hyper = config.get("hypernet_config", {})
-    activation = ACTIVATIONS[hyper.get("hidden_activations", "ReLU").lower()]
-    hyper_mlp = Factory(MLP, activation=activation, dropout=hyper.get("dropout_rates", 0.0))
+    of_hyper = activation(hyper.get("hidden_activations", "ReLU"))
+    hyper_mlp = Factory(MLP, activation=of_hyper, dropout=hyper.get("dropout_rates", 0.0))
     model, variables, locations = fuxictr.apg(golden.params, hyper_mlp=hyper_mlp, **fields(config))
     assert (list(model.dims), model.num_tasks) == (config["hidden_units"], config["output_dim"])
     assert model.generate_bias is config["generate_bias"]
@@ -168,11 +168,16 @@ def test_apg_block(path: Path) -> None:
     x, z, weights = (jnp.asarray(golden.inputs[name]) for name in ("x", "z", "w"))
     condition = None if config["condition_mode"] == "self-wise" else z
 
-    def total(variables: Variables) -> tuple[Array, Array]:
-        y = model.apply(variables, x, condition, train=False)
-        return jnp.sum(y * weights), y
+    train = golden.meta["mode"] == "train"
 
-    (loss, y), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(variables)
+    def total(params: Any, rest: Any, x: Any) -> tuple[Array, Any]:
+        values = {**rest, "params": params}
+        y, updated = model.apply(values, x, condition, train=train, mutable=["batch_stats"])
+        return jnp.sum(y * weights), (y, updated)
+
+    (loss, (y, updated)), gradients = differentiated(total, variables, x)
     np.testing.assert_allclose(y, golden.outputs["y"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(loss, golden.outputs["loss"], rtol=1e-5, atol=1e-5)
-    close(to_state({"params": gradients["params"]}, locations), golden.gradients)
+    close(to_state({"params": gradients}, locations), golden.gradients)
+    if train and "batch_stats" in updated:
+        running(golden, updated["batch_stats"], locations, {1: len(x)})

@@ -1,8 +1,8 @@
 """Fixtures changed to settings that none of them has, against small twins of the references.
 
 An empty history of torch-rechub's SINE, EGES with a table of weights and nothing to weigh, further features
-of users of torch-rechub's MIND and ComiRec, two features of DGL's PinSage, TDM with other numbers of
-classes, and equal scores of nodes of its trees.
+of users of torch-rechub's MIND and ComiRec, two features of DGL's PinSage, FuxiCTR's DCNv2 in training, TDM
+with other numbers of classes, and equal scores of nodes of its trees.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 from jaxrec.convert import skip_gram
 from jaxrec.types import Array
-from tests.golden import test_eges, test_interests, test_pinsage, test_sine, test_tdm
+from tests.golden import test_eges, test_interests, test_pinsage, test_search_interaction, test_sine, test_tdm
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
 
@@ -174,6 +174,29 @@ def test_layers_of_two_features_add_up(path: Path) -> None:
     expected |= {f"{name}.weight": whole[:, :-width], "size.weight": whole[:, -width:]}
     expected["size.bias"] = expected[f"{name}.bias"]
     close_gradients(ours.gradients, expected)
+
+
+# --- DCNv2 with batch norm, in training ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", golden_files("dcnv2"))
+def test_batch_norm_in_training_takes_the_statistics_of_the_batch(path: Path) -> None:
+    """Which `running` compares after the step; PyTorch's running variance is the unbiased one."""
+    golden, layer, after = read(path), "stacked_dnn.mlp.{}.{}".format, {}
+    state, x = golden.params, golden.outputs["crossnet"].astype(np.float64)
+    if layer(1, "running_mean") not in state:
+        pytest.skip("the fixture has no batch norm behind its cross network")
+    for i in range(0, 3 * len(golden.meta["config"]["stacked_dnn_hidden_units"]), 3):
+        x = x @ state[layer(i, "weight")].T + state[layer(i, "bias")]
+        for name, moment in (("running_mean", x.mean(axis=0)), ("running_var", x.var(axis=0, ddof=1))):
+            key = layer(i + 1, name)
+            after[f"state_after/{key}"] = 0.9 * state[key] + 0.1 * moment
+        x = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-5)
+        x = np.maximum(x * state[layer(i + 1, "weight")] + state[layer(i + 1, "bias")], 0)
+    logit = x @ state["fc.weight"].T + state["fc.bias"]
+    meta = {**golden.meta, "mode": "train"}
+    ours = test_search_interaction.compute("dcnv2", golden._replace(meta=meta, outputs=after))
+    np.testing.assert_allclose(ours.outputs["y_pred"], 1 / (1 + np.exp(-logit)), rtol=1e-5, atol=1e-5)
 
 
 # --- TDM with other numbers of classes, and with ties ---------------------------------------------------

@@ -17,17 +17,11 @@ from jaxrec.nn.layers.dice import PReLU
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.mlp import MLP
 from jaxrec.types import Array, Variables
+from tests.golden.activations import activation
 from tests.golden.fixtures import Golden, golden_files, read
+from tests.golden.test_din import differentiated, running
 
-ACTIVATIONS = {
-    "relu": jax.nn.relu,
-    "sigmoid": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
-    "leakyrelu": jax.nn.leaky_relu,
-    "elu": jax.nn.elu,
-    "dice": fuxictr_ranking.DICE,
-    "prelu": PReLU,
-}
+WITH_PARAMETERS: dict[str, Any] = {"dice": fuxictr_ranking.DICE, "prelu": PReLU}
 TOWERS = {  # by their names there and here
     "dnn": "tower/mlp",
     "dnn_aux": "search_tower/mlp",
@@ -70,7 +64,8 @@ def build(kind: str, golden: Golden) -> tuple[Converted, dict[str, Any]]:
         for name, value in golden.params.items()
         if name not in locations and not name.endswith("bn.num_batches_tracked")
     }
-    mlp = Factory(MLP, activation=ACTIVATIONS[config.get("dnn_activations", "ReLU").lower()])
+    name = config.get("dnn_activations", "ReLU")
+    mlp = Factory(MLP, activation=WITH_PARAMETERS.get(name.lower()) or activation(name))
     if kind not in SEARCHES:
         converted = fuxictr_interaction.dcn_v2(rest, numeric=numeric, mlp=mlp)
         return with_learned(converted, golden.params, locations, batch), batch
@@ -97,12 +92,13 @@ def with_learned(
     )
 
 
-def with_short_mask(module: Any, batch: dict[str, Any], mask: np.ndarray) -> Any:
+def with_short_mask(module: Any, batch: dict[str, Any], mask: np.ndarray, train: bool) -> Any:
     """What `Sequenced` does, under the reference's mask of the short history, which lags by one slot."""
     names = [item.name for item in module.model.items]
     roles = {role: {n: batch[f"{role}_{n}"] for n in names} for role in module.model.histories}
     features = None if module.embedding is None else module.embedding(batch)
-    return module.model({n: batch[n] for n in names}, **roles, features=features, short_mask=mask)
+    target = {n: batch[n] for n in names}
+    return module.model(target, **roles, features=features, short_mask=mask, train=train)
 
 
 def outputs_of(golden: Golden, logits: Any, seen: Any) -> tuple[Array, dict[str, Array]]:
@@ -130,28 +126,36 @@ def outputs_of(golden: Golden, logits: Any, seen: Any) -> tuple[Array, dict[str,
 @pytest.fixture(params=FILES, scope="module")
 def computed(request: pytest.FixtureRequest) -> Computed:
     path: Path = request.param
-    golden = read(path)
-    kind = path.stem.split("_")[0]
+    return compute(path.stem.split("_")[0], read(path))
+
+
+def compute(kind: str, golden: Golden) -> Computed:
+    """Our outputs and gradients for a fixture."""
     converted, batch = build(kind, golden)
     module, variables, locations = converted
-    rest = {name: value for name, value in variables.items() if name != "params"}
+    train = golden.meta["mode"] == "train"
     call: dict[str, Any] = {}
     if kind in SEARCHES:
         width = golden.meta["config"]["short_seq_len"]
         mask = golden.inputs["mask"][:, -width:-1] > 0
-        call["method"] = lambda m, b: with_short_mask(m, b, mask)
+        call["method"] = lambda m, b, train: with_short_mask(m, b, mask, train)
 
-    def total(params: Variables) -> tuple[Array, dict[str, Array]]:
-        logits, state = module.apply({"params": params, **rest}, batch, mutable=["intermediates"], **call)
-        return outputs_of(golden, logits, state["intermediates"])
+    def total(params: Any, rest: Any, batch: Any) -> tuple[Array, Any]:
+        values, written = {"params": params, **rest}, ["batch_stats", "intermediates"]
+        logits, state = module.apply(values, batch, train=train, mutable=written, **call)
+        loss, found = outputs_of(golden, logits, state["intermediates"])
+        return loss, (found, state.get("batch_stats"))
 
-    gradients, outputs = jax.jit(jax.grad(total, has_aux=True))(variables["params"])
+    (_, (outputs, updated)), gradients = differentiated(total, variables, batch)
+    if train and updated is not None:
+        running(golden, updated, locations, {1: len(golden.inputs["label"])})
     return Computed(golden, converted, outputs, to_state({"params": gradients}, locations))
 
 
 def test_outputs_and_loss(computed: Computed) -> None:
     golden, _, outputs, _ = computed
-    assert set(outputs) - {"found"} == set(golden.outputs)
+    theirs = {name for name in golden.outputs if not name.startswith("state_after/")}
+    assert set(outputs) - {"found"} == theirs
     for name in set(outputs) - {"found", "topk_index"}:
         np.testing.assert_allclose(outputs[name], golden.outputs[name], rtol=1e-5, atol=1e-5, err_msg=name)
 

@@ -19,11 +19,10 @@ from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.layers.pairs import unit
 from jaxrec.nn.retrieval.two_tower import TwoTower
 from jaxrec.types import Array, Variables
-from tests.golden.activations import DiceOfRows, OneSlope, activation
+from tests.golden.activations import WITH_PARAMETERS, activation
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
 
-WITH_PARAMETERS: dict[str, Any] = {"prelu": OneSlope, "dice": DiceOfRows}  # of torch-rechub
 Outputs = Callable[[Golden, Any, Variables], tuple[Array, dict[str, Any]]]
 FILES = [
     *golden_files("dssm"), *golden_files("facebook_dssm"), *golden_files("youtube_dnn"),

@@ -70,3 +70,20 @@ def test_dropout_of_attention_weights_acts_in_training() -> None:
     )
     assert (run(0, True) != run(1, True)).all()
     np.testing.assert_array_equal(run(0, False), run(1, False))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_heads": 0}, "num_heads=0: must be at least 1 and divide dim=4"),
+        ({"num_heads": -2}, "num_heads=-2: must be at least 1"),
+        ({"num_blocks": -1}, "num_blocks=-1: must be at least 0"),
+    ],
+)
+def test_numbers_of_heads_and_blocks_are_checked(fields: dict[str, int], message: str) -> None:
+    def init() -> Any:
+        module = BST(ITEMS, **{"age_dim": None, "num_heads": 2, **fields})
+        return module.init(jax.random.key(0), TARGET, HISTORY)
+
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(init)

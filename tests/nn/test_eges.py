@@ -147,6 +147,14 @@ def test_masked_walks_change_nothing() -> None:
     assert task.predict(variables, batch).shape == batch["centre"].shape
 
 
+def test_a_value_outside_its_field_gives_nan() -> None:
+    """Of items that were met as of cold ones."""
+    wrong = SIDE.at[1, 0].set(4).at[2, 1].set(-1)
+    seen = jnp.asarray([True, False, True, True, False])
+    found = np.asarray(MODEL.apply(drawn(MODEL), wrong, seen, method="vectors"))
+    np.testing.assert_array_equal(np.isnan(found).any(axis=1), [False, True, True, False, False])
+
+
 def test_wrong_sizes_are_refused() -> None:
     one = jnp.ones(1, jnp.int32)
     with pytest.raises(ValueError, match=r"side: shape \(4, 2\): must be \(5, 2\)"):

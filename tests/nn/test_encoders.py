@@ -197,6 +197,12 @@ def test_sizes_below_one_are_refused(name: str, field: str) -> None:
         jax.eval_shape(lambda: MODELS[name].clone(**{field: 0}).init(jax.random.key(0), ITEMS, train=False))
 
 
+@every_attention
+def test_numbers_of_layers_below_zero_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="num_layers=-1: must be at least 0"):
+        jax.eval_shape(lambda: MODELS[name].clone(num_layers=-1).init(jax.random.key(0), ITEMS, train=False))
+
+
 @every_noisy_model
 def test_each_example_has_the_noise_of_its_key_whatever_the_batch(
     fitted: dict[str, Fitted], name: str

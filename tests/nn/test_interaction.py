@@ -197,6 +197,7 @@ def test_dcn_v2_stacked_parallel_both_and_neither(stacked: Any, parallel: Any) -
 def test_wrong_sizes_are_refused() -> None:
     for wrong, message in [
         (lambda: CrossNetwork(rank=0), "rank=0"),
+        (lambda: CrossNetworkV1(-1), "num_layers=-1: must be at least 0"),
         (lambda: CrossNetworkMix(num_experts=0), "num_experts=0"),
         (lambda: PNN(FIELDS, dims=()), "dims=()"),
         (lambda: PNN(FIELDS, kernels=("mat", "mat")), r"kernels=\('mat', 'mat'\): name each form once"),

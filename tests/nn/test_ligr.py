@@ -9,7 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrec.nn.sequential.hstu import HSTU
 from jaxrec.nn.sequential.ligr import LiGR
+from jaxrec.nn.sequential.sasrec_hstu import SASRecHSTU
 from tests.nn.drawn import applied, drawn
 
 DIM, INNER, LENGTH, HEADS = 6, 10, 5, 2
@@ -114,6 +116,12 @@ def test_parameters_of_a_layer() -> None:
     network = sum(leaf.size for name in ("gated", "inner", "outer") for leaf in jax.tree.leaves(layer[name]))
     assert network == 3 * multiple * DIM**2
     assert set(VARIABLES["params"]) == {"item_embedding", "position_embedding", "layer_0", "layer_1"}
+
+
+@pytest.mark.parametrize("encoder", [LiGR, HSTU, SASRecHSTU])
+def test_numbers_of_layers_below_zero_are_refused(encoder: Any) -> None:
+    with pytest.raises(ValueError, match="num_layers=-1: must be at least 0"):
+        jax.eval_shape(lambda: encoder(9, num_layers=-1).init(jax.random.key(0), ITEMS, train=False))
 
 
 @pytest.mark.parametrize("field", ["inner_dim", "num_heads"])

@@ -109,6 +109,17 @@ def test_relations_are_symmetric_products_of_their_vectors() -> None:
     np.testing.assert_allclose(found, other, rtol=1e-6)
 
 
+def test_a_value_that_an_attribute_does_not_have_is_none_of_the_next_one() -> None:
+    """The first attribute has 3 values, so 4 would be value 1 of the second."""
+    kind, value, item = np.array([1, 1, 2, 2]), np.array([3, 4, 2, 3]), np.array([1, 1, 1, 1])
+    found = applied(MODEL, VARIABLES, item, kind, value, item, method="relation")
+    np.testing.assert_array_equal(np.isnan(found), [False, True, False, True])
+    wrong = ATTRIBUTES.copy()
+    wrong[[1, 4], 0, 1] = 4  # read where a candidate and a past item both have it
+    found = applied(MODEL, VARIABLES, USER, ITEM, {**CONTEXT, "attributes": jnp.asarray(wrong)}, train=False)
+    np.testing.assert_array_equal(np.isnan(found), [[True, True], [False, False], [True, False]])
+
+
 def test_a_power_outside_0_to_1_is_refused() -> None:
     with pytest.raises(ValueError, match=r"power=2.0: must be in 0\.\.1"):
         drawn(RCF(3, 5, (3, 2), power=2.0), USER, ITEM, CONTEXT, train=False)

@@ -211,6 +211,8 @@ def test_dropout_derives_from_the_number_of_a_row() -> None:
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValueError, match="num_heads=3"):
         SESSION.clone(num_heads=3).init(jax.random.key(0), ITEMS, train=False)
+    with pytest.raises(ValueError, match="num_layers=0: must be at least 1"):
+        SessionAndPast(4, num_layers=0)
 
 
 # --- Octopus -------------------------------------------------------------------------------------------

@@ -355,8 +355,14 @@ def test_poso_attention_equals_slow_numpy() -> None:
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_heads=3"):
-        PersonalAttention(4, num_heads=3).init(jax.random.key(0), QUERIES, KEYS, CODE, VISIBLE)
+    for heads in (3, 0):
+        with pytest.raises(ValueError, match=f"num_heads={heads}: must be at least 1 and divide dim=4"):
+            PersonalAttention(4, num_heads=heads).init(jax.random.key(0), QUERIES, KEYS, CODE, VISIBLE)
+
+
+def test_star_without_a_domain_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_domains=0: must be at least 1"):
+        STAR(0)
 
 
 def test_the_gates_are_all_that_poso_adds() -> None:

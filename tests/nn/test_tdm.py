@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.nn.layers.dice import PReLU
+from jaxrec.nn.layers.dice import Dice, PReLU
 from jaxrec.nn.retrieval.tdm import TDM, NodeNetwork, WindowAttention, of_level
 from jaxrec.types import Array
 from tests.nn.drawn import drawn
@@ -180,6 +180,25 @@ def test_padded_nodes_do_not_enter_the_statistics_of_a_batch() -> None:
     np.testing.assert_allclose(more[:3, :4], logits, rtol=1e-4, atol=1e-5)
     for found, expected in zip(jax.tree.leaves(same), jax.tree.leaves(updated), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_devices_share_the_statistics_of_the_attention_unit_too() -> None:
+    """Scores and running statistics of halves of a batch are those of the whole, in Dice of all layers."""
+    alone: Any = TDM(**SMALL, attention=(6,), activation=Dice)
+    given = drawn(alone, HISTORY, NODES)
+    history, nodes = np.concatenate([HISTORY, HISTORY[:1]]), np.concatenate([NODES, NODES[1:2]])
+
+    def run(model: Any, history: Any, nodes: Any) -> Any:
+        return model.apply(given, history, nodes, train=True, mutable=["batch_stats"])
+
+    whole, after = jax.jit(functools.partial(run, alone))(history, nodes)
+    shared = functools.partial(run, alone.clone(axis_name="devices"))
+    parts, synchronised = jax.jit(jax.vmap(shared, axis_name="devices"))(
+        history.reshape(2, 2, -1), nodes.reshape(2, 2, -1)
+    )
+    np.testing.assert_allclose(parts.reshape(4, -1), whole, rtol=1e-4, atol=1e-4)
+    for found, expected in zip(jax.tree.leaves(synchronised), jax.tree.leaves(after), strict=True):
+        np.testing.assert_allclose(found, np.stack([expected] * 2), rtol=1e-4, atol=1e-5)
 
 
 def test_narrow_nodes_and_further_features() -> None:

@@ -84,6 +84,14 @@ def test_histories_do_not_read_each_other() -> None:
         np.testing.assert_allclose(alone, logits()[one], atol=1e-5)
 
 
+def test_a_code_outside_its_level_is_none_of_the_next_one() -> None:
+    for wrong in (K, -1):
+        of_history = logits(codes=CODES.at[0, 0, 1].set(wrong))
+        of_target = logits(targets=TUPLES[:, 0].at[0, 0].set(wrong))
+        for found in (of_history, of_target):
+            assert np.isnan(found[0]).all() and np.isfinite(found[1:]).all()
+
+
 def test_order_users_and_levels_are_read() -> None:
     assert np.abs(logits(CODES[:, ::-1])[0] - logits()[0]).max() > 1e-3
     assert np.abs(logits(users=USERS + 1) - logits()).max() > 1e-3

@@ -351,6 +351,12 @@ def test_an_id_outside_its_table_gives_nan() -> None:
     assert np.isnan(applied(small, found, USER, ITEM, context(), train=False)[2, 0])
 
 
+def test_a_user_whom_the_context_does_not_have_has_no_history_of_another() -> None:
+    user = np.array([1, NUM_USERS, NUM_USERS + 1, -1])
+    found = scores("youtube_shared", user)
+    assert np.isfinite(found[:2]).all() and np.isnan(found[2:]).all()
+
+
 # --- views, ensembles, ranking by watch time -----------------------------------------------------------
 
 

@@ -76,8 +76,8 @@ class SelfAttention(nn.Module):
     def __call__(self, x: Array, visible: Array, *, train: bool, rows: Array | None = None) -> Array:
         """Maps [B, L, D] and bool [B, L, L] to [B, L, D]. rows: see `Dropout`."""
         batch, length, dim = x.shape
-        if dim % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads}: must divide dim={dim}")
+        if self.num_heads < 1 or dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads}: must be at least 1 and divide dim={dim}")
         kernels = [
             self.param(f"{name}_kernel", self.kernel_init, (dim, dim)) for name in ("query", "key", "value")
         ]

@@ -76,6 +76,11 @@ class CrossNetworkV1(nn.Module):
 
     num_layers: int = 3
 
+    def __post_init__(self) -> None:
+        if self.num_layers < 0:
+            raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Maps [B, d] to [B, d]."""

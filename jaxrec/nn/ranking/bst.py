@@ -76,6 +76,8 @@ class BST(nn.Module):
     def __post_init__(self) -> None:
         if self.pooling not in get_args(Pooling):
             raise ValueError(f"pooling={self.pooling!r}: must be one of {get_args(Pooling)}")
+        if self.num_blocks < 0:
+            raise ValueError(f"num_blocks={self.num_blocks}: must be at least 0")
         super().__post_init__()
 
     @property
@@ -148,7 +150,9 @@ class BST(nn.Module):
         """LN(x + change), with dropout of the change."""
         change = Dropout(self.block_dropout, self.bits)(change, train=train)
         x = x + change if self.residual else change
-        return nn.LayerNorm(self.norm_epsilon, name=norm)(x) if self.layer_norm else x
+        if not self.layer_norm:
+            return x
+        return nn.LayerNorm(self.norm_epsilon, use_fast_variance=False, name=norm)(x)
 
 
 def visible_tokens(mask: Array, *, causal: bool, see_themselves: bool) -> Array:

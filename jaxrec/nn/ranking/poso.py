@@ -88,8 +88,8 @@ class PersonalAttention(nn.Module):
 
         A query that may look at nothing gets zeros.
         """
-        if self.dim % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads}: must divide dim={self.dim}")
+        if self.num_heads < 1 or self.dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads}: must be at least 1 and divide dim={self.dim}")
         query = nn.Dense(self.dim, use_bias=False, name="query")(queries)
         gate = functools.partial(PersonalGate, hidden_dim=self.gate_dim, activation=self.gate_activation)
         key_gates = gate(self.dim, factor=1.0, name="key_gate")(code)

@@ -59,6 +59,11 @@ class STAR(nn.Module):
     axis_name: str | None = None
     bits: Bits = threefry_bits
 
+    def __post_init__(self) -> None:
+        if self.num_domains < 1:
+            raise ValueError(f"num_domains={self.num_domains}: must be at least 1")
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Array, domain: Array, *, where: Array | None = None, train: bool = False) -> Array:
         """Maps features [B, F] and domains 0..K-1, int32 [B], to a logit [B]; NaN for any other domain.

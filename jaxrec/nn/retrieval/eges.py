@@ -82,7 +82,9 @@ class EGES(nn.Module):
         if not self.side_sizes:
             return jnp.where(seen[:, None], merged, 0.0)
         fields = self._side(side)
-        parts = jnp.stack([table[fields[:, s]] for s, table in enumerate(self.side_embeddings)], axis=1)
+        parts = jnp.stack(
+            [lookup(table, fields[:, s]) for s, table in enumerate(self.side_embeddings)], axis=1
+        )
         real = (fields > 0)[..., None]
         mean = jnp.sum(jnp.where(real, parts, 0.0), axis=1) / jnp.maximum(real.sum(axis=1), 1)
         return jnp.where(seen[:, None], merged, mean)

@@ -35,6 +35,12 @@ def smoothed_softmax(logits: Array, where: Array, power: float) -> Array:
     return shares / total**power * jnp.exp((1 - power) * largest)
 
 
+def row_of_value(value: Array, before: Array, size: Array) -> Array:
+    """Rows of values 1..size in a table of all attributes, behind `before` others: 0 of 0, else -1."""
+    row = jnp.where(value > 0, value + before, 0)
+    return jnp.where((value >= 0) & (value <= size), row, -1)
+
+
 class RCF(nn.Module):
     """Scores MLP(μ ⊙ q_i), where μ is the user's vector and what its items tell of the candidate i.
 
@@ -130,7 +136,8 @@ class RCF(nn.Module):
 
         kind: number of the attribute, from 1. value: its value, from 1, numbered within the attribute.
         """
-        numbered = jnp.where(value > 0, value + self._before()[kind - 1], 0)
+        sizes = jnp.array(self.num_values, jnp.int32)[kind - 1]
+        numbered = row_of_value(value, self._before()[kind - 1], sizes)
         of = rows_by_id(self.type_embedding, kind) + lookup(self.value_embedding, numbered)
         ends = lookup(self.item_embedding, first), lookup(self.item_embedding, second)
         return jnp.sum(ends[0] * of * ends[1], axis=-1)
@@ -152,7 +159,8 @@ class RCF(nn.Module):
         shared = shared & real[:, :, None, None]  # [B, L, T, M], by the candidate's values
         rows = lookup(self.item_embedding, history)  # [B, L, D]
         base = self.of_item(rows) + self.of_target(lookup(self.item_embedding, item))[:, None]  # [B, L, A]
-        values = lookup(self.value_embedding, jnp.where(wanted > 0, wanted + self._before()[:, None], 0))
+        sizes = jnp.array(self.num_values, jnp.int32)[:, None]
+        values = lookup(self.value_embedding, row_of_value(wanted, self._before()[:, None], sizes))
         hidden = nn.tanh(base[:, :, None, None] + self.of_value(values)[:, None])  # [B, L, T, M, A]
         logits = jnp.moveaxis(self.item_logit(hidden)[..., 0], 1, -2)  # [B, T, L, M]
         where = jnp.moveaxis(shared, 1, -2)

@@ -6,6 +6,7 @@ events before it are one set (the paper: the seven days before it).
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -54,6 +55,11 @@ class SessionAndPast(nn.Module):
     bits: Bits = threefry_bits
     dtype: Any = None
 
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise ValueError(f"num_layers={self.num_layers}: must be at least 1")
+        super().__post_init__()
+
     @nn.compact
     def __call__(
         self,
@@ -99,19 +105,20 @@ class SessionAndPast(nn.Module):
             x = drop[i + 1](new + x if i else new, train=train, rows=rows)
         self.sow("intermediates", "lstm", x)
         queries = x
+        norm = functools.partial(nn.LayerNorm, self.norm_epsilon, dtype=self.dtype, use_fast_variance=False)
         if self.query_norm:
-            queries = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="query_norm")(x)
+            queries = norm(name="query_norm")(x)
             self.sow("intermediates", "queries", queries)
         mixed = self._attention(queries, x, mask)
         self.sow("intermediates", "attention", mixed)
         found = mixed if self.query_norm else x + mixed
-        found = nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name="norm")(found)
+        found = norm(name="norm")(found)
         self.sow("intermediates", "states", found)
         return found
 
     def _attention(self, queries: Array, x: Array, mask: Array) -> Array:
-        if self.dim % self.num_heads:
-            raise ValueError(f"num_heads={self.num_heads}: must divide dim={self.dim}")
+        if self.num_heads < 1 or self.dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads}: must be at least 1 and divide dim={self.dim}")
         shape = (self.num_heads, self.dim // self.num_heads)
         query, key, value = (
             nn.DenseGeneral(shape, dtype=self.dtype, name=name)(of).swapaxes(1, 2)  # [B, H, S, d]

@@ -5,6 +5,7 @@ The paper calls two matrices W_3; here they are two, and one with `tied`, as Rec
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -95,9 +96,9 @@ class SINE(nn.Module):
             self.next_kernel = self.param("next_kernel", glorot, (dim, hidden))  # W_4
         if self.aggregated:
             self.next_weight = self.param("next_weight", fan_in, (hidden,))  # w_5
+        layer = functools.partial(nn.LayerNorm, self.norm_epsilon, dtype=self.dtype, use_fast_variance=False)
         self.norm = [
-            nn.LayerNorm(self.norm_epsilon, dtype=self.dtype, name=f"norm_{i}") if norm == "layer" else None
-            for i, norm in enumerate(self.norms, 1)
+            layer(name=f"norm_{i}") if norm == "layer" else None for i, norm in enumerate(self.norms, 1)
         ]
 
     def _check_choices(self) -> None:

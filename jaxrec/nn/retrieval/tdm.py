@@ -11,6 +11,7 @@ divided by the number of its events, where the paper says "weighted average"; Al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -50,12 +51,14 @@ class WindowAttention(nn.Module):
       windows: lengths of the windows, consecutive slots, oldest first; (L,) for a history without order.
       dims: hidden layers of the small network. activation: of them. last: behind its last layer, as in
         TorchEasyRec; None: nothing is, as in the paper.
+      axis_name: of devices whose batches share the statistics of activations; None: each has its own.
     """
 
     windows: Sequence[int]
     dims: Sequence[int] = (36,)
     activation: Activation = PReLU
     last: Activation | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(
@@ -74,11 +77,12 @@ class WindowAttention(nn.Module):
         real = jnp.broadcast_to(
             mask[:, None] if where is None else mask[:, None] & where[:, :, None], x.shape[:3]
         )
+        options: dict[str, Any] = {"train": train, "where": real, "axis_name": self.axis_name}
         for i, width in enumerate(widths[1:]):
-            x = activate(self.activation, x, f"activation_{i}", train=train, where=real)
+            x = activate(self.activation, x, f"activation_{i}", **options)
             x = Dense(width, kernel_init=INIT, name=f"layer_{i + 1}")(x)
         if self.last is not None:
-            x = activate(self.last, x, "last", train=train, where=real)
+            x = activate(self.last, x, "last", **options)
         weights = jnp.where(mask[:, None], x[..., 0], 0.0)
         weights = weights / of_windows(mask, self.windows)[:, None]
         return window_sums(weights, history, self.windows)
@@ -185,7 +189,7 @@ class TDM(nn.Module):
       windows: lengths of windows of the history, oldest first, (L,) where it has no order. The paper has ten.
       attention: hidden layers of the attention unit; None: plain means.
       outputs: 2 is the paper's binary softmax, the logit being the difference of both; 1 has one output.
-      others: see `NodeNetwork`.
+      others: see `NodeNetwork`; axis_name is that of the attention unit too.
     """
 
     num_ids: int
@@ -215,7 +219,11 @@ class TDM(nn.Module):
         attention = None
         if self.attention is not None:
             attention = WindowAttention(
-                tuple(self.windows), tuple(self.attention), self.activation, parent=None
+                tuple(self.windows),
+                tuple(self.attention),
+                self.activation,
+                axis_name=self.axis_name,
+                parent=None,
             )
         self.network = NodeNetwork(
             tuple(self.windows),

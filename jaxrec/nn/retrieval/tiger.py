@@ -376,9 +376,13 @@ class TIGER(nn.Module):
         return jnp.einsum("bwse,ske->bwsk", x, table).astype(jnp.float32), tuple(read)
 
     def _embedded(self, codes: Array, first: int) -> Array:
-        """Vectors of codes of levels first, first + 1, … along the last axis: [..., S] → [..., S, E]."""
+        """Vectors of codes of levels first, first + 1, … along the last axis: [..., S] → [..., S, E].
+
+        A code that is not in 0..K-1, which would be one of another level, gives NaN.
+        """
         levels = first + jnp.arange(codes.shape[-1])
-        return rows_at(self.code_embedding, codes + self.num_codes * levels)
+        known = (codes >= 0) & (codes < self.num_codes)
+        return rows_at(self.code_embedding, jnp.where(known, codes + self.num_codes * levels, -1))
 
     def _bias(self, table: Array, query: np.ndarray, key: np.ndarray, *, both: bool) -> Array:
         """What relative positions add to scores, [H, Q, S]."""

@@ -196,11 +196,16 @@ class TwoTower(nn.Module):
 
 
 def past_items(user: Array, context: Context, count: int) -> Array:
-    """The last `count` training items of rows of users, 0 on the left: [B] → [B, count]."""
+    """The last `count` training items of rows of users, 0 on the left: [B] → [B, count].
+
+    A row of users that is not in 0..U gives -1, whose vectors are NaN.
+    """
     number = jnp.maximum(user - 1, 0)
     start, counts = jnp.asarray(context["start"]), jnp.asarray(context["length"])
     length = jnp.where(user > 0, counts[number], 0)
-    return window(jnp.asarray(context["items"]), start[number] + length, length, count)
+    found = window(jnp.asarray(context["items"]), start[number] + length, length, count)
+    known = (user >= 0) & (user <= counts.shape[0])
+    return jnp.where(known[:, None], found, -1)
 
 
 def read(context: Context, field: Field, name: str, rows: Array) -> Array:

@@ -96,6 +96,8 @@ class HSTU(nn.Module):
         for field in ("num_items", "dim", "num_heads", "key_dim", "value_dim", "max_len"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        if self.num_layers < 0:
+            raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
         if self.spare_slots < 0:
             raise ValueError(f"spare_slots={self.spare_slots}: must be at least 0")
         slots = self.max_len + self.spare_slots

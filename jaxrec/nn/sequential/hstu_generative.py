@@ -65,6 +65,8 @@ class GenerativeHSTU(nn.Module):
         for field in ("num_items", "num_actions", "dim", "num_heads", "key_dim", "value_dim", "max_len"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        if self.num_layers < 0:
+            raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
         tokens = 2 * (self.max_len + self.spare_slots)
         init = pad_row(nn.initializers.truncated_normal(0.02))
         self.item_embedding = self.param("item_embedding", init, (self.num_items + 1, self.dim))

@@ -63,6 +63,8 @@ class SASRec(nn.Module):
         for field in ("num_items", "dim", "num_heads", "inner_dim", "max_len"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        if self.num_layers < 0:
+            raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
         init = nn.initializers.normal(self.init_std)
         self.item_embedding = self.param(
             "item_embedding", pad_row(init), (self.num_items + 1 + self.extra_rows, self.dim)

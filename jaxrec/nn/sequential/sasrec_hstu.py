@@ -65,6 +65,8 @@ class SASRecHSTU(nn.Module):
         for field in ("num_items", "dim", "num_heads", "max_len"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        if self.num_layers < 0:
+            raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
         if self.spare_slots < 0:
             raise ValueError(f"spare_slots={self.spare_slots}: must be at least 0")
         draw = nn.initializers.truncated_normal

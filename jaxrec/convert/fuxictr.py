@@ -1,12 +1,14 @@
 """Weights of FuxiCTR's ShareBottom, MMoE, PLE, PPNet and APG block (reczoo/FuxiCTR, model_zoo) to ours.
 
-Numbers of tasks, experts and levels and all widths are read off names and shapes; `mlp`, a factory, and other
-`fields` are what they do not tell, such as the activation or dropout. A feature of numbers has a vector that
-its value multiplies, which looks like a table: `numeric` names them.
+Numbers of tasks, experts and levels and all widths are read off names and shapes, and so are activations with
+parameters, PReLU and Dice; `mlp`, a factory, and other `fields` are what they do not tell, such as dropout or
+another activation. A feature of numbers has a vector that its value multiplies, which looks like a table:
+`numeric` names them.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Collection
 from typing import Any
@@ -24,6 +26,7 @@ from jaxrec.convert.state_dict import (
     dense,
     shape,
 )
+from jaxrec.nn.layers.dice import Dice, PReLU
 from jaxrec.nn.layers.experts import Gate
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, Conditioned, Featured, FeatureEmbedding, Numeric
@@ -37,6 +40,7 @@ from jaxrec.nn.ranking.ppnet import PersonalisedTower, PPNet
 TABLES = "embedding_layer.embedding_layer.embedding_layers"
 PRIORS = "gate_embed_layer.embedding_layer.embedding_layers"
 FACTORS = {"U": "u", "V": "v", "U_l": "u_left", "U_r": "u_right", "V_l": "v_left", "V_r": "v_right"}
+DICE = functools.partial(Dice, epsilon=1e-9)  # the defaults of this code base
 Dims = tuple[int, ...]
 
 
@@ -46,7 +50,7 @@ def share_bottom(
     """ShareBottom, as `Featured` over our `SharedBottom`."""
     dims, locations = read_mlp(state, "bottom", "bottom")
     sizes: dict[str, Any] = {"bottom_dims": dims, **towers(state, locations)}
-    model = SharedBottom(**{**sizes, "mlp": Factory(mlp, batch_norm=normed(state)), **fields})
+    model = SharedBottom(**{**sizes, "mlp": built(mlp, state), **fields})
     return featured(state, model, locations, numeric)
 
 
@@ -56,7 +60,7 @@ def mmoe(
     """MMoE, as `Featured` over ours."""
     locations: Locations = {}
     gate_dims = read_bank(state, locations, r"mmoe_layer.gate.{}", "gate/hidden", "gate/logits")
-    mlp = Factory(mlp, batch_norm=normed(state))
+    mlp = built(mlp, state)
     sizes = {
         "num_experts": count(state, r"mmoe_layer\.experts\.(\d+)\."),
         "expert_dims": read_bank(state, locations, r"mmoe_layer.experts.{}", "experts"),
@@ -98,7 +102,7 @@ def ple(
         if i + 1 < levels:
             gate = f"{theirs}.gate.{num_tasks}"
             locations |= read_mlp(state, gate, f"{ours}/shared_gate/hidden", f"{ours}/shared_gate/logits")[1]
-    mlp = Factory(mlp, batch_norm=normed(state))
+    mlp = built(mlp, state)
     sizes = {
         "num_shared": count(state, r"cgc_layers\.0\.shared_experts\.(\d+)\."),
         "num_specific": count(state, r"cgc_layers\.0\.specific_experts\.0\.(\d+)\.", least=0),
@@ -203,6 +207,12 @@ def featured(state: State, model: Any, locations: Locations, numeric: Collection
     return convert(Featured(FeatureEmbedding(columns), model), state, locations | found, example(columns))
 
 
+def built(mlp: Callable[..., Any], state: State) -> Factory:
+    """What builds all MLPs, with their norm and the activation with parameters that they have, if any."""
+    learned = [{"activation": made} for made in learned_activations(state, "").values()]
+    return Factory(mlp, batch_norm=normed(state), **(learned[0] if learned else {}))
+
+
 def towers(state: State, locations: Locations) -> dict[str, Any]:
     """Number and widths of the towers, which it adds to `locations`."""
     return {
@@ -229,10 +239,13 @@ def read_mlp(
 
     With `last` its last linear layer stands there instead, and its width does not count.
     """
+    start = f"{theirs}.mlp."
+    learned = learned_activations(state, start)
     numbers = sorted(
         int(found[1])
         for key in state
-        if (found := re.fullmatch(rf"{re.escape(theirs)}\.mlp\.(\d+)\.weight", key))
+        if (found := re.fullmatch(rf"{re.escape(start)}(\d+)\.weight", key))
+        and key.removesuffix("weight") not in learned
     )
     linear = [i for i in numbers if len(shape(state, f"{theirs}.mlp.{i}.weight")) == 2]
     norms = [i for i in numbers if i not in linear]
@@ -245,7 +258,38 @@ def read_mlp(
         locations |= dense(f"{theirs}.mlp.{number}", (*root, *ours.split("/"), f"layer_{i}"), *member)
     for i, number in enumerate(norms):
         locations |= batch_norm(f"{theirs}.mlp.{number}", (*root, *ours.split("/"), f"norm_{i}"), *member)
+    for i, (key, made) in enumerate(learned.items()):
+        path = (*root, *ours.split("/"), f"activation_{i}")
+        locations |= dice(key, path, *member) if made is DICE else prelu(key, path, *member)
     return tuple(shape(state, f"{theirs}.mlp.{i}.weight")[0] for i in linear), locations
+
+
+def learned_activations(state: State, start: str) -> dict[str, Any]:
+    """Activations with parameters, of MLP_Blocks whose keys begin so: {key up to a dot: which}, in order."""
+    found: dict[str, Any] = {}
+    for key, value in state.items():
+        stem, _, name = key.rpartition(".")
+        if not (key.startswith(start) and re.search(r"\.mlp\.\d+$", stem)):
+            continue
+        if name == "alpha":
+            found[f"{stem}."] = DICE
+        elif name == "weight" and value.ndim == 1 and f"{stem}.running_mean" not in state:
+            found[f"{stem}."] = PReLU
+    return dict(sorted(found.items(), key=lambda entry: int(entry[0][:-1].rpartition(".")[2])))
+
+
+def prelu(theirs: str, path: tuple[str, ...], *member: int) -> Locations:
+    """Of a torch PReLU of one slope a channel."""
+    return {f"{theirs}weight": Location(("params", *path, "alpha"), member)}
+
+
+def dice(theirs: str, path: tuple[str, ...], *member: int) -> Locations:
+    """Of a Dice."""
+    return {
+        f"{theirs}alpha": Location(("params", *path, "alpha"), member),
+        f"{theirs}bn.running_mean": Location(("batch_stats", *path, "mean"), member),
+        f"{theirs}bn.running_var": Location(("batch_stats", *path, "var"), member),
+    }
 
 
 def tables(
@@ -275,5 +319,5 @@ def example(columns: tuple[Categorical | Numeric, ...]) -> dict[str, np.ndarray]
 
 
 def normed(state: State) -> bool:
-    """Whether there is batch norm."""
-    return any(key.endswith(".running_mean") for key in state)
+    """Whether there is batch norm, beside that of Dice."""
+    return any(key.endswith(".running_mean") and ".bn." not in key for key in state)

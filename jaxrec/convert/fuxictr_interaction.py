@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxrec.convert.fuxictr import TABLES, example, featured, normed, read_mlp, tables
+from jaxrec.convert.fuxictr import TABLES, built, example, featured, read_mlp, tables
 from jaxrec.convert.fuxictr_ranking import blocks, named, read_block
 from jaxrec.convert.fuxictr_ranking import normed as block_normed
 from jaxrec.convert.parts import cut
@@ -60,7 +60,7 @@ def sim(
     sizes = {
         "search_dim": shape(state, "W_a.weight")[0],
         "dims": dims,
-        "mlp": Factory(mlp, batch_norm=normed(state)),
+        "mlp": built(mlp, state),
         "own_tables": False,
         "features_in_search": True,
         "padding_score": 0.0,
@@ -85,7 +85,7 @@ def eta(
     sizes = {
         "num_bits": shape(state, "random_rotations")[-1],
         "dims": dims,
-        "mlp": Factory(mlp, batch_norm=normed(state)),
+        "mlp": built(mlp, state),
     }
     attentions = _attentions(state, locations, num_heads=num_heads, scale=use_scale)
     return _sequenced(ETA, state, items, locations, numeric, {**sizes, **attentions, **fields})
@@ -96,7 +96,7 @@ def dcn_v2(
 ) -> Converted:
     """DCNv2 of any structure, as `Featured`: the names tell which networks there are."""
     locations = dense("fc", ("model", "logit"))
-    mlp = Factory(mlp, batch_norm=normed(state))
+    mlp = built(mlp, state)
     sizes: dict[str, Any] = {"mlp": mlp, "stacked_dims": (), "parallel_dims": ()}
     for name in ("stacked", "parallel"):
         if any(key.startswith(f"{name}_dnn.") for key in state):

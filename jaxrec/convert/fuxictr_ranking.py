@@ -7,18 +7,17 @@ hold the same ids, 0 = padding.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.fuxictr import read_mlp, tables
+from jaxrec.convert.fuxictr import DICE, learned_activations, read_mlp, tables
+from jaxrec.convert.fuxictr import dice as locations_of_dice
 from jaxrec.convert.parts import cut
 from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, dense, shape
 from jaxrec.nn.layers.activation_unit import ActivationUnit
-from jaxrec.nn.layers.dice import Dice, PReLU
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, FeatureEmbedding, Numeric
 from jaxrec.nn.layers.history import WithHistory
@@ -30,7 +29,6 @@ from jaxrec.nn.ranking.din import DIN
 
 TABLES = "embedding_layer.embedding_layers"
 UNIT = ActivationUnit()
-DICE = functools.partial(Dice, epsilon=1e-9)  # the defaults of this code base
 HISTORIES = {"item_id": "click_history", "cate_id": "cate_history"}
 NEGATIVES = {"item_id": "neg_click_history", "cate_id": "neg_cate_history"}
 Fields = tuple[Categorical | Numeric, ...]
@@ -39,7 +37,7 @@ Fields = tuple[Categorical | Numeric, ...]
 def dice(state: State, **fields: Any) -> Converted:
     """The activation alone."""
     example = np.zeros((1, *shape(state, "alpha")), np.float32)
-    return convert(DICE(**fields), state, _dice("", ()), example)
+    return convert(DICE(**fields), state, locations_of_dice("", ()), example)
 
 
 def din(
@@ -219,25 +217,8 @@ def read_block(
     state: State, theirs: str, ours: str, last: str = "", *, root: tuple[str, ...] = ("model",)
 ) -> tuple[tuple[int, ...], Locations, Any]:
     """Widths, locations and activation (None: one without parameters) of an MLP_Block, see `read_mlp`."""
-    start = f"{theirs}.mlp."
-    dice = {
-        key.removesuffix("alpha"): DICE for key in state if key.startswith(start) and key.endswith(".alpha")
-    }
-    vectors = [
-        key.removesuffix("weight")
-        for key, value in state.items()
-        if key.startswith(start) and key.endswith(".weight") and value.ndim == 1
-    ]
-    prelu = {key: PReLU for key in vectors if f"{key}running_mean" not in state}
-    rest = {key: value for key, value in state.items() if key.removesuffix("weight") not in prelu}
-    dims, locations = read_mlp(rest, theirs, ours, last, root=root)
-    found: dict[str, Any] = {**dice, **prelu}
-    for i, key in enumerate(sorted(found, key=lambda key: int(key.removeprefix(start)[:-1]))):
-        path = (*root, *ours.split("/"), f"activation_{i}")
-        locations |= (
-            {f"{key}weight": Location(("params", *path, "alpha"))} if key in prelu else _dice(key, path)
-        )
-    return dims, locations, next(iter(found.values()), None)
+    dims, locations = read_mlp(state, theirs, ours, last, root=root)
+    return dims, locations, next(iter(learned_activations(state, f"{theirs}.mlp.").values()), None)
 
 
 def named(field: str, activation: Any) -> dict[str, Any]:
@@ -265,14 +246,6 @@ def _tower(
     locations[first] = locations[first]._replace(order=order, axis=1)
     mlp = Factory(mlp, batch_norm=normed(state, "dnn"), **named("activation", learned))
     return {"dims": dims, "mlp": mlp}, locations
-
-
-def _dice(theirs: str, path: tuple[str, ...]) -> Locations:
-    return {
-        f"{theirs}alpha": Location(("params", *path, "alpha")),
-        f"{theirs}bn.running_mean": Location(("batch_stats", *path, "mean")),
-        f"{theirs}bn.running_var": Location(("batch_stats", *path, "var")),
-    }
 
 
 def gru(theirs: str, path: tuple[str, ...], *, suffix: str = "_l0", order: tuple[int, ...] = ()) -> Locations:

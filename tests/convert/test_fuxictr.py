@@ -11,6 +11,7 @@ import pytest
 
 from jaxrec.convert import fuxictr
 from jaxrec.convert.state_dict import to_state
+from jaxrec.nn.layers.dice import PReLU
 from jaxrec.nn.layers.experts import Gate
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.features import Categorical, Conditioned, Featured, FeatureEmbedding, Numeric
@@ -40,8 +41,23 @@ def norm(key: str, width: int) -> State:
     return {f"{key}.{name}": normal(width) for name in names} | {f"{key}.num_batches_tracked": np.array(3)}
 
 
+def learned(key: str, width: int, activation: str) -> State:
+    """The arrays of an activation: "prelu", "dice", or "" of one without parameters."""
+    if activation == "dice":
+        counted = {f"{key}.bn.num_batches_tracked": np.array(3)}
+        means = {f"{key}.alpha": normal(width), f"{key}.bn.running_mean": normal(width)}
+        return means | {f"{key}.bn.running_var": normal(width) ** 2} | counted
+    return {f"{key}.weight": normal(width)} if activation else {}
+
+
 def block(
-    key: str, fan_in: int, dims: Sequence[int], last: int = 0, batch_norm: bool = False, dropout: bool = False
+    key: str,
+    fan_in: int,
+    dims: Sequence[int],
+    last: int = 0,
+    batch_norm: bool = False,
+    dropout: bool = False,
+    activation: str = "",
 ) -> State:
     """An MLP_Block: its linear layers, norms, activations and dropouts are numbered one after another."""
     state: State = {}
@@ -50,6 +66,7 @@ def block(
         state |= linear(f"{key}.mlp.{number}", fan_in, dim)
         if batch_norm:
             state |= norm(f"{key}.mlp.{number + 1}", dim)
+        state |= learned(f"{key}.mlp.{number + 1 + batch_norm}", dim, activation)
         number += 2 + batch_norm + dropout
         fan_in = dim
     return state | (linear(f"{key}.mlp.{number}", fan_in, last) if last else {})
@@ -68,32 +85,32 @@ def features(columns: Sequence[Any] = FIELDS, prefix: str = fuxictr.TABLES) -> S
     }
 
 
-def share_bottom(**kind: bool) -> State:
+def share_bottom(**kind: Any) -> State:
     state = features() | block("bottom", WIDTH, (6, 5), **kind)
     return state | {k: v for i in range(3) for k, v in block(f"tower.{i}", 5, (4,), 1, **kind).items()}
 
 
-def mmoe() -> State:
+def mmoe(**kind: Any) -> State:
     state = features()
     for i in range(4):
-        state |= block(f"mmoe_layer.experts.{i}", WIDTH, (6, 5))
+        state |= block(f"mmoe_layer.experts.{i}", WIDTH, (6, 5), **kind)
     for i in range(2):
-        state |= block(f"mmoe_layer.gate.{i}", WIDTH, (3,), 4) | block(f"tower.{i}", 5, (), 1)
+        state |= block(f"mmoe_layer.gate.{i}", WIDTH, (3,), 4, **kind) | block(f"tower.{i}", 5, (), 1, **kind)
     return state
 
 
-def ple(levels: int = 2, specific: int = 2) -> State:
+def ple(levels: int = 2, specific: int = 2, **kind: Any) -> State:
     """Three tasks, one shared expert; with the unused shared gate of the last level."""
     state = features()
     for level in range(levels):
         key, width = f"cgc_layers.{level}", WIDTH if level == 0 else 6
-        state |= block(f"{key}.shared_experts.0", width, (6,))
+        state |= block(f"{key}.shared_experts.0", width, (6,), **kind)
         for i in range(3):
             for j in range(specific):
-                state |= block(f"{key}.specific_experts.{i}.{j}", width, (6,))
+                state |= block(f"{key}.specific_experts.{i}.{j}", width, (6,), **kind)
         for i in range(4):
-            state |= block(f"{key}.gate.{i}", width, (3,), specific + 1 if i < 3 else 1)
-    return state | {k: v for i in range(3) for k, v in block(f"tower.{i}", 6, (4,), 1).items()}
+            state |= block(f"{key}.gate.{i}", width, (3,), specific + 1 if i < 3 else 1, **kind)
+    return state | {k: v for i in range(3) for k, v in block(f"tower.{i}", 6, (4,), 1, **kind).items()}
 
 
 def ppnet(hidden: Sequence[int]) -> State:
@@ -138,6 +155,8 @@ PPNET = Conditioned(
     PPNet(dims=(6, 5), tower=Factory(PersonalisedTower, batch_norm=True)),
 )
 PLAIN, NORMED = Factory(MLP, batch_norm=False), Factory(MLP, batch_norm=True)
+WITH_PRELU = Factory(MLP, batch_norm=False, activation=PReLU)
+WITH_DICE = Factory(MLP, batch_norm=True, activation=fuxictr.DICE)
 GATES = Factory(Gate, dims=(3,), mlp=PLAIN)
 BOTTOM: dict[str, Any] = {"bottom_dims": (6, 5), "tower_dims": (4,)}
 PLE_FIELDS: dict[str, Any] = {
@@ -162,6 +181,33 @@ CASES: dict[str, tuple[Callable[..., Any], State, Any]] = {
         fuxictr.mmoe,
         mmoe(),
         Featured(EMBEDDING, MMoE(2, 4, (6, 5), tower_dims=(), gate=GATES, mlp=PLAIN)),
+    ),
+    "norm and Dice": (
+        fuxictr.share_bottom,
+        share_bottom(batch_norm=True, activation="dice"),
+        Featured(EMBEDDING, SharedBottom(3, **BOTTOM, mlp=WITH_DICE)),
+    ),
+    "mmoe with PReLU": (
+        fuxictr.mmoe,
+        mmoe(activation="prelu"),
+        Featured(
+            EMBEDDING,
+            MMoE(2, 4, (6, 5), tower_dims=(), gate=Factory(Gate, dims=(3,), mlp=WITH_PRELU), mlp=WITH_PRELU),
+        ),
+    ),
+    "ple with PReLU": (
+        fuxictr.ple,
+        ple(activation="prelu"),
+        Featured(
+            EMBEDDING,
+            PLE(
+                3,
+                2,
+                1,
+                ((6,), (6,)),
+                **{**PLE_FIELDS, "mlp": WITH_PRELU, "gate": Factory(Gate, dims=(3,), mlp=WITH_PRELU)},
+            ),
+        ),
     ),
     "ple": (fuxictr.ple, ple(), Featured(EMBEDDING, PLE(3, 2, 1, ((6,), (6,)), **PLE_FIELDS))),
     "ple without specific experts": (
@@ -208,10 +254,38 @@ def test_there_and_back(load: Callable[..., Any], state: State, module: Any) -> 
     unused = {key for key in state if key.endswith("num_batches_tracked")}
     if load is fuxictr.ple:
         unused |= {key for key in state if f"cgc_layers.{len(module.model.expert_dims) - 1}.gate.3" in key}
-        assert len(unused) == 4  # a hidden and a linear layer
+        assert len(unused) == 4 + any(v.ndim == 1 for k, v in state.items() if "gate.3.mlp.1.weight" in k)
     assert set(back) == set(state) - unused
     for key, value in back.items():
         np.testing.assert_array_equal(value, state[key], err_msg=key)
+
+
+def test_dice_of_a_bottom_and_of_towers_by_hand() -> None:
+    """p x + (1 - p) α x with p = σ((x - mean) / √(var + 1e-9)), without norm and dropout."""
+    state = share_bottom(activation="dice")
+    module, variables, _ = convert(fuxictr.share_bottom, state)
+    batch = {"user": np.array([1, 4]), "age": np.array([0.5, -2.0], np.float32), "item": np.array([3, 6])}
+
+    def layer(x: np.ndarray, key: str, number: int) -> np.ndarray:
+        x = x @ state[f"{key}.mlp.{number}.weight"].T + state[f"{key}.mlp.{number}.bias"]
+        dice = f"{key}.mlp.{number + 1}."
+        if f"{dice}alpha" not in state:
+            return x
+        z = (x - state[f"{dice}bn.running_mean"]) / np.sqrt(state[f"{dice}bn.running_var"] + 1e-9)
+        p = (1 + np.tanh(z / 2)) / 2
+        return p * x + (1 - p) * state[f"{dice}alpha"] * x
+
+    tables = {name: state[f"{fuxictr.TABLES}.{name}.weight"] for name in batch}
+    users = np.where(batch["user"][:, None] > 0, tables["user"][batch["user"]], 0)
+    x = np.concatenate(
+        [users, batch["age"][:, None] * tables["age"].T, tables["item"][batch["item"]]], axis=1
+    )
+    for number in (0, 2):
+        x = layer(x, "bottom", number)
+    expected = [layer(layer(x, f"tower.{i}", 0), f"tower.{i}", 2)[:, 0] for i in range(3)]
+    np.testing.assert_allclose(
+        module.apply(variables, batch), np.stack(expected, axis=1), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_members_of_banks_and_layout() -> None:

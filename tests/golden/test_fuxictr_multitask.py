@@ -19,7 +19,7 @@ from jaxrec.nn.ranking.ppnet import PersonalisedTower, PPNet
 from jaxrec.types import Array
 from tests.golden.activations import activation
 from tests.golden.fixtures import Golden, golden_files, read
-from tests.golden.test_din import differentiated, running
+from tests.golden.test_din import LEARNED, differentiated, running
 
 FILES = [
     *golden_files("shared_bottom"),
@@ -42,7 +42,8 @@ Computed = tuple[Golden, Any, dict[str, Array], dict[str, np.ndarray]]
 
 def fields(config: dict[str, Any]) -> dict[str, Any]:
     """What shapes do not tell."""
-    found = {"activation": activation(config.get("hidden_activations", "ReLU"))}
+    name = config.get("hidden_activations", "ReLU")
+    found = {} if str(name).lower() in LEARNED else {"activation": activation(name)}
     return found | ({"dropout": config["net_dropout"]} if "net_dropout" in config else {})
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrec import losses
-from jaxrec.convert import fuxictr_interaction, fuxictr_ranking
+from jaxrec.convert import fuxictr, fuxictr_interaction, fuxictr_ranking
 from jaxrec.convert.state_dict import Converted, Locations, State, convert, to_state
 from jaxrec.nn.layers.dice import PReLU
 from jaxrec.nn.layers.factory import Factory
@@ -21,7 +21,7 @@ from tests.golden.activations import activation
 from tests.golden.fixtures import Golden, golden_files, read
 from tests.golden.test_din import differentiated, running
 
-WITH_PARAMETERS: dict[str, Any] = {"dice": fuxictr_ranking.DICE, "prelu": PReLU}
+WITH_PARAMETERS: dict[str, Any] = {"dice": fuxictr.DICE, "prelu": PReLU}
 TOWERS = {  # by their names there and here
     "dnn": "tower/mlp",
     "dnn_aux": "search_tower/mlp",

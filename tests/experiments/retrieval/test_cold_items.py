@@ -86,6 +86,7 @@ def test_fields_begin_with_what_most_warm_items_have() -> None:
     [
         (dropoutnet, {"dataset": "b"}), (dropoutnet, {"rates": (1.5,)}), (dropoutnet, {"rows": ("ails",)}),
         (dropoutnet, {"content": "x.npz"}), (dropoutnet, {"epochs": 0}), (cold_items, {"dataset": "Music"}),
+        (dropoutnet, {"dropout": 0.3}), (dropoutnet, {"transform": 0.3}),  # rates say both
         (cold_items, {"regularisations": ()}), (cold_items, {"rows": ("cb2fc",)}), (cold_items, {"top": 0}),
     ],
 )  # fmt: skip

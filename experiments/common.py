@@ -270,6 +270,15 @@ def check_own_data(config: Any) -> None:
             raise ValueError(f"{name}={value!r}: is for your own file; give it with --data FILE")
 
 
+def check_kind_of_file(config: Any, *, table: bool) -> None:
+    """Raises ValueError for options of events where a user's file is a table, and the other way round."""
+    what = "a table with --labels" if table else "events, without --labels"
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in ("user", "item", "time", "k_core") if table else ("categorical", "numeric"):
+        if config.data and (value := getattr(config, name)) != defaults[name]:
+            raise ValueError(f"{name}={value!r}: is not read of {what}; leave it out")
+
+
 def file_options(config: Any) -> list[str]:
     """Names of a config's options that describe a user's file; `labels` may also be a number of them."""
     names = [field.name for field in dataclasses.fields(config) if field.name in FILE_OPTIONS]

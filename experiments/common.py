@@ -248,6 +248,13 @@ def check(config: Any, *at_least_one: str) -> None:
     check_beyond(config)
 
 
+def check_unread(config: Any, *names: str) -> None:
+    """Raises ValueError for settings of a recipe that no row of the experiment reads, if they are changed."""
+    for field in dataclasses.fields(config):
+        if field.name in names and (value := getattr(config, field.name)) != field.default:
+            raise ValueError(f"{field.name}={value!r}: no row of this experiment reads it; leave it out")
+
+
 def check_beyond(config: Any) -> None:
     """Raises ValueError for lists below 1 item, and for a rule for seen items by which no lists are made."""
     asked = getattr(config, "beyond", ())

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import floors
 from experiments.ranking import lifelong, lifelong_times
 from jaxrec.nn.ranking.sim import of_search
 from jaxrec.recipes import search as recipes
@@ -72,7 +73,7 @@ def test_baselines_stand_in_the_table_of_their_data(monkeypatch: pytest.MonkeyPa
     def measure(config: Any, experiment: str, columns: Any, *others: Any) -> None:
         found.append(columns.name)
 
-    monkeypatch.setattr(lifelong.floors, "measure", measure)
+    monkeypatch.setattr(floors, "measure", measure)
     lifelong.measure_untrained(lifelong.load(config), config)
     assert found == ["lifelong-10x160-3-categories"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from experiments.retrieval import cold_items, dropoutnet
+from jaxrec import baselines
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.item_cold import divide_items
 from jaxrec.report.results import read_results
@@ -79,6 +80,16 @@ def test_fields_begin_with_what_most_warm_items_have() -> None:
     warm = np.array([False, True, True, True, False, False, False])  # 1 twice, 2 twice, 3 once, 4 never
     expected = [[0, 0, 0], [1, 3, 0], [1, 2, 0], [2, 0, 0], [1, 2, 4], [4, 0, 0], [3, 4, 0]]
     assert cold_items.fields(attributes, warm).tolist() == expected
+
+
+def test_the_linear_prior_starts_from_the_seed_that_its_result_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def linear_prior(data: Any, content: Any, *, seed: int, **settings: Any) -> int:
+        return seed
+
+    monkeypatch.setattr(baselines, "linear_prior", linear_prior)
+    table: Any = SimpleNamespace(data=SimpleNamespace(validation=None), factors={"item_content": None})
+    config = cold_items.Config(seeds=(5, 6))
+    assert cold_items.fit("linear-prior", 1.0, table, config) == 5  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.retrieval import ncf as experiment
+from jaxrec import baselines
 from jaxrec.baselines.ials import TRAINED
 from jaxrec.recipes.trainable import fit_seeds
 from jaxrec.report.results import read_results
@@ -102,7 +103,7 @@ def test_each_seed_of_ials_starts_from_vectors_of_its_own(monkeypatch: pytest.Mo
     def ials(data: Any, *, seed: int, **settings: Any) -> Baseline:
         return Baseline("ials", TRAINED, {"items": np.full((1, 1), seed)})
 
-    monkeypatch.setattr(experiment.baselines, "ials", ials)
+    monkeypatch.setattr(baselines, "ials", ials)
     made = experiment.BASELINES["ials"]
     assert fit_seeds(made, None, None, (3, 5))[1]["items"].ravel().tolist() == [3, 5]  # type: ignore[arg-type]
     assert {name for name, entry in experiment.BASELINES.items() if entry.drawn} == {"random", "ials"}

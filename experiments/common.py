@@ -248,6 +248,13 @@ def check(config: Any, *at_least_one: str) -> None:
     check_beyond(config)
 
 
+def check_unread(config: Any, *names: str) -> None:
+    """Raises ValueError for settings of a recipe that no row of the experiment reads, if they are changed."""
+    for field in dataclasses.fields(config):
+        if field.name in names and (value := getattr(config, field.name)) != field.default:
+            raise ValueError(f"{field.name}={value!r}: no row of this experiment reads it; leave it out")
+
+
 def check_beyond(config: Any) -> None:
     """Raises ValueError for lists below 1 item, and for a rule for seen items by which no lists are made."""
     asked = getattr(config, "beyond", ())
@@ -268,6 +275,15 @@ def check_own_data(config: Any) -> None:
     for name in file_options(config):
         if (value := getattr(config, name)) != defaults[name]:
             raise ValueError(f"{name}={value!r}: is for your own file; give it with --data FILE")
+
+
+def check_kind_of_file(config: Any, *, table: bool) -> None:
+    """Raises ValueError for options of events where a user's file is a table, and the other way round."""
+    what = "a table with --labels" if table else "events, without --labels"
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in ("user", "item", "time", "k_core") if table else ("categorical", "numeric"):
+        if config.data and (value := getattr(config, name)) != defaults[name]:
+            raise ValueError(f"{name}={value!r}: is not read of {what}; leave it out")
 
 
 def file_options(config: Any) -> list[str]:

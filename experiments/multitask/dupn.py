@@ -38,7 +38,7 @@ from jaxrec.data.synthetic.behaviours import Behaviours, behaviours
 from jaxrec.protocols import impressions
 from jaxrec.recipes import dupn as recipes
 from jaxrec.tasks.multitask import Target, multitask
-from jaxrec.types import Array, Outputs
+from jaxrec.types import HISTORY, Array, Outputs
 
 EXPERIMENT = "dupn"
 
@@ -125,6 +125,7 @@ def run(config: Config) -> None:
     }
     sizes = count_parameters(models, columns)
     fields = recipes.fields(made.num_items, made.num_categories, config.dim)
+    fields = tuple(field for field in fields if not field.name.startswith(HISTORY))  # lists of events
     floors.measure(config, EXPERIMENT, columns, fields, impressions.targets(columns))
     for row, of_row in models.items():
         runs = [

@@ -11,9 +11,10 @@ that what is missing lies above all that is seen (`data.synthetic.objectives.mis
     learned-kl    the same, and `tie` × the divergence of P(order) from P(click) P(order | click)
     learned-esmm  the same, where the order is that product (Ma et al., SIGIR 2018)
 
-All rows have the same layers; the baselines read flags too. A row's parameters are those of the epoch of best
-validation AUC, the mean over tasks. Besides the AUC, `gap` is the mean |P(click) P(order | click) - P(order)|
-on test. The blog's formulas and numbers are pictures, so there are no published numbers.
+All rows have the same layers but learned-esmm, whose towers of click and of order after a click share none;
+the baselines read flags too. A row's parameters are those of the epoch of best validation AUC, the mean over
+tasks. Besides the AUC, `gap` is the mean |P(click) P(order | click) - P(order)| on test. The blog's formulas
+and numbers are pictures, so there are no published numbers.
 
 Run:     python -m experiments.multitask.missing_values
 Also:    --mechanism large; --rows learned-kl --tie 1
@@ -86,6 +87,7 @@ class Config(common.Options, recipes.Missing):
     def __post_init__(self) -> None:
         common.check_rows(self.rows, (*floors.CLICKS, *ROWS))
         common.check(self, "epochs", "patience", "batch_size", "num_examples", "save_every")
+        common.check_unread(self, "dim")  # there are no columns of ids
         if not 0 <= self.tie < math.inf:
             raise ValueError(f"tie={self.tie}: must be at least 0 and finite; 0 trains without it")
 

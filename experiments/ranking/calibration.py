@@ -76,6 +76,7 @@ class Config(common.TableOptions, recipes.Recipe):
     def __post_init__(self) -> None:
         common.check_rows(self.rows, ALL)
         common.check(self, "epochs", "patience", "batch_size", "dim", "save_every", "num_bins", "bin_size")
+        common.check_unread(self, "length")
         if self.data and len(self.labels) != 1:
             raise ValueError(f"labels={self.labels}: name one label, the column of 0 and 1 to predict")
         calibration.sampling_correction(self.rate)  # raises its error

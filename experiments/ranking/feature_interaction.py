@@ -114,6 +114,7 @@ class Config(common.EventOptions, recipes.Recipe):
             )
         if self.labels and (not self.data or len(self.labels) > 1):
             raise ValueError(f"labels={self.labels}: name one label, of the table that --data names")
+        common.check_kind_of_file(self, table=self.is_table)
 
     @property
     def is_table(self) -> bool:

@@ -273,7 +273,7 @@ def measure_untrained(made: Lifelong, config: Config) -> None:
     """Fits, tests and stores the rows of `floors`, which read the target and counts of the whole history."""
     clicks = made.clicks
     length = int((clicks.end - clicks.start).max())
-    name = "tiny" if config.tiny else clicks.name
+    name = dataset_name(config, clicks)
     read = impressions.resident_clicks(clicks, length=length, name=name, batch_size=EVALUATION_BATCH)
     fields = interest.with_history(interest.base(None), clicks, dim=config.dim).embedding.fields
     floors.measure(config, EXPERIMENT, read, fields, [CLICK])

@@ -145,6 +145,7 @@ def fit(name: str, value: float, table: cold_rows.Table, config: Config) -> Base
         alpha0=config.teacher_alpha0,
         prior_regularisation=value,
         epochs=config.teacher_epochs,
+        seed=config.seeds[0],
     )
 
 

@@ -77,6 +77,11 @@ class Config(common.EventOptions, recipes.Recipe):
                 raise ValueError(
                     f"rates={self.rates}, transform_rates={self.transform_rates}: must be in 0..1"
                 )
+        for name in ("dropout", "transform"):
+            if getattr(self, name) != getattr(recipes.Recipe, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: is that of each row; give --rates or --transform-rates"
+                )
         if bool(self.content) != bool(self.data):
             raise ValueError(
                 "content, data: your own file needs vectors of its items, and the other way round"

@@ -27,14 +27,13 @@ of the best test epoch, but for Dacrema et al., whose early stopping reads valid
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import common
+from experiments import common, floors
 from experiments.common import NONE, Published
 from experiments.retrieval.ncf_published import BEST_TEST_EPOCH, OTHERS, TABLE, neural
 from jaxrec import baselines, data
@@ -48,7 +47,7 @@ from jaxrec.protocols import retrieval
 from jaxrec.protocols.retrieval import LAST_EPOCH
 from jaxrec.recipes import counting
 from jaxrec.recipes import ncf as recipes
-from jaxrec.recipes.trainable import RetrievalModel, evaluate_every
+from jaxrec.recipes.trainable import CountingModel, RetrievalModel, evaluate_every, fit_seeds
 from jaxrec.train.fit import Fitted
 from jaxrec.types import Baseline, Protocol
 
@@ -57,11 +56,21 @@ SELECTION = "ndcg@10"
 SELECTED = "-selected"
 # irspack's example, whose settings are those of Rendle et al., RecSys 2022
 OF_IALS = {name: getattr(counting.Factors, name) for name in ("regularisation", "alpha0", "epochs")}
-IALS = functools.partial(baselines.ials, dim=192, **OF_IALS)
-BASELINES: Mapping[str, Callable[[retrieval.Data], Baseline]] = {
-    "random": baselines.random,
-    **{name: setting.make for name, setting in NCF_MOVIELENS_1M.items()},
-    "ials": IALS,
+
+
+def ials(data: retrieval.Data, recipe: Any, seed: int) -> Baseline:
+    """iALS from the random vectors of a seed."""
+    return baselines.ials(data, dim=192, **OF_IALS, seed=seed)
+
+
+def _published(make: Callable[[retrieval.Data], Baseline]) -> CountingModel:
+    return CountingModel(None, lambda data, recipe, seed: make(data))
+
+
+BASELINES: Mapping[str, CountingModel] = {
+    "random": floors.RANDOM,
+    **{name: _published(setting.make) for name, setting in NCF_MOVIELENS_1M.items()},
+    "ials": CountingModel(None, ials, drawn=True),
 }
 TRAINED: Mapping[str, RetrievalModel] = {
     "mf": recipes.MODELS["mf"],
@@ -197,9 +206,9 @@ def run(config: Config) -> None:
         protocol = Protocol(columns.split.rule, f"{kind}-99", ks=(5, 10), selection=selection)
         fitted: Fitted | None = None
         if name in BASELINES:
-            model, settings = BASELINES[name](columns), {}
-            seeds = config.seeds if name == "random" else config.seeds[:1]
-            variables, protocol = model.for_seeds(seeds), protocol._replace(selection="none")
+            settings, protocol = {}, protocol._replace(selection="none")
+            seeds = config.seeds if BASELINES[name].drawn else config.seeds[:1]
+            model, variables = fit_seeds(BASELINES[name], columns, None, seeds)
         else:
             protocol = protocol._replace(loss=TRAINED[name].loss)
             model, fitted = train(row, columns, protocol, config)

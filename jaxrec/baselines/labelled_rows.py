@@ -58,7 +58,10 @@ class Parts(NamedTuple):
 
 
 def parts_of(data: Data, fields: Sequence[Categorical | Numeric]) -> Parts:
-    """The columns `fields` of all parts of a split; those of histories are read where there are histories.
+    """The columns `fields` of all parts of a split, whatever their names.
+
+    Where the data have histories (`expand`), fields of events and of sampled items are left out, and counts
+    of the events are read in their place.
 
     Raises:
       ValueError: a task is a regression, or a field is no column of the examples.
@@ -68,7 +71,9 @@ def parts_of(data: Data, fields: Sequence[Categorical | Numeric]) -> Parts:
             f"{data.name}: tasks {list(data.regression)} are numbers: base rate, logistic regression and "
             "boosted trees are of labels 0 and 1; leave these rows out"
         )
-    own = [field for field in fields if not field.name.startswith((HISTORY, SAMPLED))]
+    own = list(fields)
+    if data.expand is not None:
+        own = [field for field in fields if not field.name.startswith((HISTORY, SAMPLED))]
     train = {name: np.asarray(column) for name, column in data.columns.items() if name != SHARED}
     flat = [_flat(part) for part in (data.validation, data.test)]
     return Parts(*(_rows(data, own, columns) for columns in (train, *flat)))
@@ -92,7 +97,8 @@ def _rows(data: Data, fields: Sequence[Categorical | Numeric], columns: dict[str
         raise ValueError(f"{data.name}: fields {missing} are no columns, which are {sorted(found)}")
     ids = {f.name: found[f.name] for f in fields if isinstance(f, Categorical)}
     numbers = {f.name: found[f.name] for f in fields if isinstance(f, Numeric)}
-    numbers |= {name: c for name, c in found.items() if name == EVENTS or name.startswith(MATCHES)}
+    if data.expand is not None:
+        numbers |= {name: c for name, c in found.items() if name == EVENTS or name.startswith(MATCHES)}
     return Rows(
         ids=ids,
         sizes={f.name: f.vocab_size for f in fields if isinstance(f, Categorical)},

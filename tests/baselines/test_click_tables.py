@@ -20,7 +20,7 @@ from jaxrec.baselines.trees import find_leaves, fit_columns, fit_trees
 from jaxrec.data.synthetic.multitask import funnel
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.data.tables.click_histories import SideInfo, next_clicks
-from jaxrec.nn.layers.features import Categorical
+from jaxrec.nn.layers.features import Categorical, Numeric
 from jaxrec.protocols import impressions
 
 RNG = np.random.default_rng(0)
@@ -102,6 +102,22 @@ def test_parts_are_those_of_the_split() -> None:
         np.testing.assert_array_equal(rows.numbers["price"], table.columns["price"][examples])
         np.testing.assert_array_equal(rows.labels["ctcvr"], table.labels["ctcvr"][examples])
         np.testing.assert_array_equal(rows.spaces["cvr"], table.labels["ctr"][examples] > 0)
+
+
+def test_columns_of_a_table_are_read_whatever_their_names() -> None:
+    split = funnel(200, num_users=5, num_items=4).split
+    data, names = impressions.resident(split), {"user_id": "events", "price": "history_price"}
+
+    def renamed(columns: Any) -> Any:
+        return {names.get(name, name): column for name, column in columns.items()}
+
+    parts = (renamed(part) for part in (data.columns, data.validation, data.test))
+    data = data._replace(**dict(zip(("columns", "validation", "test"), parts, strict=True)))
+    rows = parts_of(data, (Categorical("events", 7, 1), Numeric("history_price"))).train
+    assert (list(rows.ids), list(rows.numbers)) == (["events"], ["history_price"])
+    np.testing.assert_array_equal(
+        rows.numbers["history_price"], split.impressions.columns["price"][split.train]
+    )
 
 
 def test_fields_that_are_no_columns_and_regressions_are_refused() -> None:

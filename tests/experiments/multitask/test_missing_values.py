@@ -60,6 +60,7 @@ def test_without_a_tie_nothing_is_added() -> None:
     [
         ({"tie": -1.0}, "tie=-1.0: must be at least 0"),
         ({"num_examples": 0}, "num_examples=0"),
+        ({"dim": 16}, "dim=16: no row of this experiment reads it"),
         ({"rows": ("learnt",)}, "the nearest is 'learned'"),
     ],
 )

@@ -77,6 +77,7 @@ def test_a_table_of_ones_own_names_its_field(tmp_path: Path, monkeypatch: pytest
     [
         ({"rate": 0.0}, "rate=0.0: the share of negatives that were kept must be in"),
         ({"num_bins": 0}, "num_bins=0: must be at least 1"),
+        ({"length": 5}, "length=5: no row of this experiment reads it"),
         ({"rows": ("plat",)}, "the nearest is 'platt'"),
         ({"data": "a.csv"}, r"labels=\(\): name one label"),
     ],

@@ -65,6 +65,9 @@ def test_every_row_has_a_logit_and_its_loss(dataset: Any) -> None:
         ({"length": 0}, "length=0: must be at least 1"),
         ({"seeds": (1, 1)}, "each once"),
         ({"dataset": "census", "rows": ("deep", "can")}, r"rows=\['can'\]: census has no histories"),
+        ({"data": "x.csv", "labels": ("click",), "time": "ts"}, "time='ts': is not read of a table"),
+        ({"data": "x.csv", "labels": ("click",), "k_core": 5}, "k_core=5: is not read of a table"),
+        ({"data": "x.csv", "numeric": ("price",)}, "is not read of events, without --labels"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(change: dict[str, Any], message: str) -> None:

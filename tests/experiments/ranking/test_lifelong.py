@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import floors
 from experiments.ranking import lifelong, lifelong_times
 from jaxrec.nn.ranking.sim import of_search
 from jaxrec.recipes import search as recipes
@@ -64,6 +65,17 @@ def test_names_say_what_is_not_the_default() -> None:
     clicks = lifelong.load(lifelong.Config(num_users=10, categories=3, length=200)).clicks
     assert lifelong.dataset_name(changed, clicks) == "lifelong-10x200-3-categories"
     assert lifelong.dataset_name(lifelong.Config(), clicks) == "lifelong-10x200"
+
+
+def test_baselines_stand_in_the_table_of_their_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, found = lifelong.Config(num_users=10, categories=3, length=160), list[str]()
+
+    def measure(config: Any, experiment: str, columns: Any, *others: Any) -> None:
+        found.append(columns.name)
+
+    monkeypatch.setattr(floors, "measure", measure)
+    lifelong.measure_untrained(lifelong.load(config), config)
+    assert found == ["lifelong-10x160-3-categories"]
 
 
 @pytest.mark.parametrize(

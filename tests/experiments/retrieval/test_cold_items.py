@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from experiments.retrieval import cold_items, dropoutnet
+from jaxrec import baselines
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.events.item_cold import divide_items
 from jaxrec.report.results import read_results
@@ -81,11 +82,22 @@ def test_fields_begin_with_what_most_warm_items_have() -> None:
     assert cold_items.fields(attributes, warm).tolist() == expected
 
 
+def test_the_linear_prior_starts_from_the_seed_that_its_result_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def linear_prior(data: Any, content: Any, *, seed: int, **settings: Any) -> int:
+        return seed
+
+    monkeypatch.setattr(baselines, "linear_prior", linear_prior)
+    table: Any = SimpleNamespace(data=SimpleNamespace(validation=None), factors={"item_content": None})
+    config = cold_items.Config(seeds=(5, 6))
+    assert cold_items.fit("linear-prior", 1.0, table, config) == 5  # type: ignore[comparison-overlap]
+
+
 @pytest.mark.parametrize(
     ("module", "change"),
     [
         (dropoutnet, {"dataset": "b"}), (dropoutnet, {"rates": (1.5,)}), (dropoutnet, {"rows": ("ails",)}),
         (dropoutnet, {"content": "x.npz"}), (dropoutnet, {"epochs": 0}), (cold_items, {"dataset": "Music"}),
+        (dropoutnet, {"dropout": 0.3}), (dropoutnet, {"transform": 0.3}),  # rates say both
         (cold_items, {"regularisations": ()}), (cold_items, {"rows": ("cb2fc",)}), (cold_items, {"top": 0}),
     ],
 )  # fmt: skip

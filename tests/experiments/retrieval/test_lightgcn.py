@@ -88,6 +88,7 @@ def test_attributes_are_those_that_a_model_reads() -> None:
         ("lightgcn", {"epochs": 5}, {}),
         ("lightgcn", {"dataset": "lastfm"}, {}),
         ("ease", {"epochs": 5}, {"recall@20": 0.1765, "ndcg@20": 0.1467}),
+        ("ease-selected", {}, {}),
         ("random", {}, {}),
     ],
 )

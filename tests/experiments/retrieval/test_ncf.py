@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from experiments.retrieval import ncf as experiment
+from jaxrec import baselines
+from jaxrec.baselines.ials import TRAINED
+from jaxrec.recipes.trainable import fit_seeds
 from jaxrec.report.results import read_results
+from jaxrec.types import Baseline
 
 ROWS = ("popularity", "ease", "neumf-pretrained-selected")
 
@@ -90,3 +95,15 @@ def test_a_selected_row_learns_without_one_item_of_each_user() -> None:
     assert (held.validation.number == 1).all()
     assert (held.train_length == split.train_length - 1).all()
     np.testing.assert_array_equal(held.test.length, split.test.length)
+
+
+def test_each_seed_of_ials_starts_from_vectors_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is drawn but random scores: these rows have one seed."""
+
+    def ials(data: Any, *, seed: int, **settings: Any) -> Baseline:
+        return Baseline("ials", TRAINED, {"items": np.full((1, 1), seed)})
+
+    monkeypatch.setattr(baselines, "ials", ials)
+    made = experiment.BASELINES["ials"]
+    assert fit_seeds(made, None, None, (3, 5))[1]["items"].ravel().tolist() == [3, 5]  # type: ignore[arg-type]
+    assert {name for name, entry in experiment.BASELINES.items() if entry.drawn} == {"random", "ials"}

@@ -161,7 +161,8 @@ class Protocol(NamedTuple):
         items of a named set, such as those without training interactions; "impressions": labelled examples,
         each scored on its own (AUC, errors).
     seen: the rule for items of the input history: "exclude" excludes them from the candidates. A target among
-        them is a miss, 0 in every metric; if there are any, the metric `seen_targets` is their share. "zero"
+        them is a miss, 0 in every metric; the metric `seen_targets` is the share of targets that are no
+        candidates, for this reason or as training does not know them (`candidates`), if there are any. "zero"
         sets their scores to 0 and keeps them (the rule of the CoSeRec code family, in which the padding and
         mask ids are candidates too); "keep" keeps them: the rule for data where users return to an item.
     ties: "pessimistic" ranks the target after every candidate of equal score, "optimistic" before; "half"

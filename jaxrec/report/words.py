@@ -43,7 +43,7 @@ _METRICS = {
     "scored_share": "items or nodes scored for a query, of the number of items",
     "build_seconds": "seconds to build the index",
     "search_ms": "milliseconds of a search for a query",
-    "seen_targets": "share of targets that the history has already",
+    "seen_targets": "share of targets that are no candidates: the history has them, or training has not",
 }
 _LOWER = (  # smaller is better
     "log_loss", "mse", "rmse", "mae", "prob_mae", "ece", "normalized_entropy", "gini", "loss", "curve_error",

@@ -112,8 +112,8 @@ class CompiledMeasure:
 def ranking_means(ranks: np.ndarray, mask: np.ndarray, ks: tuple[int, ...]) -> dict[str, float]:
     """Means over real queries, summed in float64: hit@k and ndcg@k for each k, and mrr.
 
-    A rank of `metrics.MISS` adds 0 to each: the target was seen before and taken out. Where there are such,
-    their share of the queries is `seen_targets`.
+    A rank of `metrics.MISS` adds 0 to each: the target is no candidate, as it was seen before and taken out
+    (or is unknown, see `protocols.known_items`). Where there are such, their share is `seen_targets`.
 
     ranks, mask: any one shape.
     """
@@ -140,7 +140,7 @@ def real_ranks(ranks: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, Array]:
 
 
 def seen_targets(rank: np.ndarray) -> dict[str, float]:
-    """The share of targets that were seen before and so no candidates; nothing where there are none."""
+    """The share of targets that are no candidates, as those seen before; nothing where there are none."""
     share = float(np.mean(rank == metrics.MISS)) if np.size(rank) else 0.0
     return {SEEN_TARGETS: share} if share else {}
 

@@ -161,10 +161,10 @@ def every_start(data: Data, columns: Context, recipe: Recipe) -> Plan:
 
 def merged(model: EGES, recipe: Recipe) -> Finish:
     """Merged vectors of items, of cold ones by their side information, against vectors of either kind."""
+    own = recipe.scores == "vectors"
 
     def finish(variables: Variables, context: Context) -> Variables:
         found = model.apply(variables, context.get("side"), context["met"], method="vectors")
-        own = recipe.scores == "vectors"
         return {"queries": found, "items": found if own else variables["params"]["context_embedding"]}
 
     return finish

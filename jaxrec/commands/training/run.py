@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import statistics
 import tempfile
@@ -23,6 +24,7 @@ from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import TRAINING, initial_options
 from jaxrec.protocols.gates import write_shares
+from jaxrec.recipes.trainable import CountingModel
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import content, modules, run_folder
@@ -34,6 +36,7 @@ from jaxrec.train.trial import Trial
 from jaxrec.tuning import budget, records, space
 from jaxrec.tuning import options as sweep_options
 from jaxrec.tuning.options import NOT_SEARCHED, OPTIONS
+from jaxrec.tuning.reads import inspect, recorded
 from jaxrec.tuning.search import chosen_settings
 
 EXPERIMENT = "train"  # of the result files
@@ -113,6 +116,34 @@ def _prepare(command: Command, options: Any, trial: Trial | None = None) -> Prep
     return prepared
 
 
+def _check_read(command: Command, options: Any, seen: set[str]) -> None:
+    """Raises ValueError for a setting of the recipe, of which some are of several models, that is not the
+    default and that nothing reads. seen: settings that were read while the model was built."""
+    usual = {field.name: field.default for field in dataclasses.fields(options)}
+    names = [field.name for field in dataclasses.fields(command.entry.recipe)]
+    changed = [name for name in names if getattr(options, name) != usual[name]]
+    if set(changed) <= seen or isinstance(command.entry, CountingModel):
+        return
+    asked = sweep_options.without(options)
+    reads = seen | inspect(functools.partial(_train_trial, command), asked, options.seeds).reads
+    for name in changed:
+        if name not in reads:
+            raise ValueError(
+                f"{name}={getattr(options, name)!r}: {command.model} does not read it, and would be trained "
+                "as without it; leave it out"
+            )
+
+
+def _train_trial(command: Command, options: Any, trial: Trial) -> Fitted:
+    """Trains a command with other options, as a trial of a search."""
+    settings = settings_of(command.model, command.entry, options, command.source)
+    given = fit_options(Path(options.run), settings, options)
+    given |= {"seeds": trial.seeds, "trial": trial, "progress": False}
+    prepared = _prepare(command, options, trial)
+    found: Fitted = prepared.train(**given, **initial_options(prepared, command.model, "", trial.seeds))
+    return found
+
+
 def searched_options(command: Command, folder: Path) -> Any:
     """The options of a command with the settings that --sweep chooses on validation, see docs/tuning.md."""
     asked, names = command.options, [field.name for field in dataclasses.fields(command.entry.recipe)]
@@ -120,18 +151,11 @@ def searched_options(command: Command, folder: Path) -> Any:
     space.check_file(asked.sweep, (command.model,), type(asked), names)
     searched = space.read_space(asked.sweep, command.model, type(asked), names)
 
-    def train(options: Any, trial: Trial) -> Fitted:
-        settings = settings_of(command.model, command.entry, options, command.source)
-        given = fit_options(Path(options.run), settings, options)
-        given |= {"seeds": trial.seeds, "trial": trial, "progress": False}
-        prepared = _prepare(command, options, trial)
-        return prepared.train(**given, **initial_options(prepared, command.model, "", trial.seeds))
-
     left_out = (*searched.settings, *OPTIONS)
     settings = settings_of(command.model, command.entry, sweep_options.without(asked), command.source)
     settings = {name: value for name, value in settings.items() if name not in left_out}
     chosen = chosen_settings(
-        train,
+        functools.partial(_train_trial, command),
         sweep_options.without(asked),
         searched,
         path=folder / STUDY,
@@ -173,8 +197,10 @@ def train_run(model: str, entry: Any, options: Any, source: Source) -> Kept:
         return kept
     _check_writable(folder)
     command = read_command(model, entry, options, source)
-    prepared = _prepare(command, options)
+    seen: set[str] = set()
+    prepared = _prepare(command, recorded(options, seen))
     # checked before anything is written
+    _check_read(command, options, seen)
     initial_options(prepared, model, options.warm_start, options.seeds, grow=options.grow)
     for note in prepared.notes:
         print(note, flush=True)

@@ -69,7 +69,7 @@ def checked_counts(counts: np.ndarray, alpha: float = 1.0) -> np.ndarray:
 
 
 def table_of_weights(weights: np.ndarray) -> PopularityTable:
-    """The distribution ∝ weights of items 1..num_items, [num_items]; ValueError if all are 0, or too large."""
+    """The distribution ∝ weights of items 1..num_items, [num_items]; ValueError if all are 0 or too large."""
     with np.errstate(over="ignore"):
         total = weights.sum()
     if not np.isfinite(total):

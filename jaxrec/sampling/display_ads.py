@@ -148,8 +148,8 @@ def fuzzy_positives(
       pairs in ascending order of user and item.
 
     Raises:
-      ValueError: weight is not in (0, 1], the arrays do not fit each other, a user or an item is out of range,
-        or a similarity is not in [0, 1].
+      ValueError: weight is not in (0, 1], the arrays do not fit each other, a user or an item is out of
+        range, or a similarity is not in [0, 1].
     """
     if not 0 < weight <= 1:
         raise ValueError(f"weight={weight}: must be in (0, 1]")
@@ -165,8 +165,8 @@ def fuzzy_positives(
             raise ValueError(f"{name}: {len(users):,} users for {len(items):,} items; one for each")
         if len(users) and not (users.min() >= 0 and 1 <= items.min() <= items.max() < size):
             raise ValueError(
-                f"{name}: users from {users.min()}, items {items.min()}..{items.max()}: must be from 0, and in "
-                f"1..{size - 1}, the items of similar"
+                f"{name}: users from {users.min()}, items {items.min()}..{items.max()}: must be from 0, and "
+                f"in 1..{size - 1}, the items of similar"
             )
     user = np.repeat(np.asarray(clicks[0], np.int64), similar.shape[1])
     item = similar[clicks[1]].reshape(-1).astype(np.int64)

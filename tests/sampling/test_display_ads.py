@@ -124,7 +124,8 @@ def fuzzy(clicks: Any = ([0, 1], [1, 2]), shown: Any = ([0], [1]), **first: floa
             ),
             "weight=0",
         ),
-        (lambda: fuzzy(shown=([0], [4])), r"shown: .*items 4\.\.4: must be .*1\.\.2"),  # would be user 1, item 1
+        # 0 * 3 + 4 = 1 * 3 + 1, item 1 of user 1
+        (lambda: fuzzy(shown=([0], [4])), r"shown: .*items 4\.\.4: must be .*1\.\.2"),
         (lambda: fuzzy(clicks=([0, 1], [1, -1])), r"clicks: .*items -1\.\.1"),
         (lambda: fuzzy(clicks=([0, 1], [1])), "clicks: 2 users for 1 items"),
         (lambda: fuzzy(similar=5), r"similar: items 0\.\.5: must be in 0\.\.2"),

@@ -148,7 +148,15 @@ def test_probabilities_of_a_popularity_table_add_up_to_one(counts: list[int]) ->
 
 
 @pytest.mark.parametrize(
-    ("counts", "alpha"), [([0, -1, 2], 1.0), ([5, 0, 0], 1.0), ([0, 1, 1], -1.0), ([0, 1, np.inf], 1.0)]
+    ("counts", "alpha"),
+    [
+        ([0, -1, 2], 1.0),
+        ([5, 0, 0], 1.0),
+        ([0, 1, 1], -1.0),
+        ([0, 1, np.inf], 1.0),
+        ([0, 10, 1000], 200.0),
+        ([0, 1e308, 1e308], 1.0),
+    ],
 )
 def test_counts_that_are_no_distribution_are_refused(counts: list[float], alpha: float) -> None:
     with pytest.raises(ValueError, match=r"counts"):

@@ -83,19 +83,22 @@ def parse_integer(text: str) -> int:
 def parse_kept_id(feature: str, text: str) -> int:
     """An id that is kept as it is: an integer of at least 1; BadCell otherwise."""
     try:
-        number = parse_integer(text)
+        number = _parse_integer_id(feature, text)
     except OverflowError:
         number = 0
-    except BadCell:
-        raise BadCell(
-            f"{feature} {quote(text)} is not an integer; ids='keep' needs integers ({PLAIN_INTEGER}), "
-            "ids='map' takes any text"
-        ) from None
     if number < 1:
         raise BadCell(
             f"{feature} {quote(text)} is outside 1..2^63-1; ids start at 1, 0 is padding: use ids='map'"
         )
     return number
+
+
+def parse_kept_user(text: str) -> int:
+    """The raw id of a user where item ids are kept: any integer, as users are numbered; BadCell otherwise."""
+    try:
+        return _parse_integer_id("user", text)
+    except OverflowError as error:
+        raise BadCell(f"user {error}; number the users anew, or use ids='map'") from None
 
 
 def parse_seconds(feature: str, text: str) -> int:
@@ -124,6 +127,16 @@ def parse_number(feature: str, text: str) -> float:
     if text.lower() not in _NOT_FINITE and not _DECIMAL.fullmatch(text):
         raise BadCell(f"{feature} {quote(text)} is not a number; fill it in or remove the line")
     return float(text)
+
+
+def _parse_integer_id(feature: str, text: str) -> int:
+    try:
+        return parse_integer(text)
+    except BadCell:
+        raise BadCell(
+            f"{feature} {quote(text)} is not an integer; ids='keep' needs integers ({PLAIN_INTEGER}), "
+            "ids='map' takes any text"
+        ) from None
 
 
 def quote(text: str) -> str:

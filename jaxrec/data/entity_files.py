@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.cells import quote
+from jaxrec.data.cells import BadCell, check_id
 from jaxrec.data.delimited import column_index, read_header, read_records, resolve_delimiter
 from jaxrec.data.typed_columns import category_values
 from jaxrec.data.typed_sources import Source, describe_source, is_path, read_typed, source_form
@@ -37,8 +37,9 @@ def read_entities(
     value. what: what errors call the columns.
 
     Raises:
-      ValueError: an entity has two lines or a line none; no line is of one of the ids; there is no such
-        column, or none beside that of ids; values are neither text nor integers; as the reader of the form.
+      ValueError: an entity has two lines or a line none, or an id has spaces around it; no line is of one of
+        the ids; there is no such column, or none beside that of ids; values are neither text nor integers; as
+        the reader of the form.
       ImportError: without pyarrow, for Parquet and data frames.
     """
     where = describe_source(source, what)
@@ -49,8 +50,10 @@ def read_entities(
     for row, (raw, *texts) in enumerate(zip(*cells, strict=True)):
         if not raw:
             raise ValueError(f"{place(row)}: the {entity} is missing; fill it in or remove the row")
-        if "\0" in raw:
-            raise ValueError(f"{place(row)}: {entity} {quote(raw)} has a NUL character; remove it")
+        try:
+            check_id(entity, raw, real=(raw,))  # ids that read like a missing value may be real
+        except BadCell as error:
+            raise ValueError(f"{place(row)}: {error}") from None
         if first.setdefault(raw, row) != row:
             raise ValueError(
                 f"{place(row)}: {entity} {raw!r} has a line before; give its values in one cell, as in "

@@ -33,9 +33,11 @@ def popularity_table(counts: np.ndarray, *, alpha: float) -> PopularityTable:
       alpha: 1 is the frequency itself; 0 is uniform over all items, those with count 0 included.
 
     Raises:
-      ValueError: negative or non-finite counts or alpha, or no item to draw.
+      ValueError: negative or non-finite counts or alpha, count^alpha beyond float64, or no item to draw.
     """
-    return table_of_weights(checked_counts(counts, alpha) ** alpha)  # 0⁰ = 1
+    known = checked_counts(counts, alpha)
+    with np.errstate(over="ignore"):
+        return table_of_weights(known**alpha)  # 0⁰ = 1
 
 
 def log_uniform_table(counts: np.ndarray) -> PopularityTable:
@@ -67,8 +69,12 @@ def checked_counts(counts: np.ndarray, alpha: float = 1.0) -> np.ndarray:
 
 
 def table_of_weights(weights: np.ndarray) -> PopularityTable:
-    """The distribution ∝ weights of items 1..num_items, [num_items]; ValueError if all are 0."""
-    if weights.sum() <= 0:
+    """The distribution ∝ weights of items 1..num_items, [num_items]; ValueError if all are 0 or too large."""
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total):
+        raise ValueError("counts: count^alpha is beyond float64; take a smaller alpha or smaller counts")
+    if total <= 0:
         raise ValueError("counts: no item occurs, so there is nothing to draw; use alpha=0 for uniform")
     ids = np.flatnonzero(weights) + 1
     parts = np.maximum(np.floor(weights[ids - 1] / weights.sum() * 2.0**32), 1.0).astype(np.int64)

@@ -148,13 +148,26 @@ def fuzzy_positives(
       pairs in ascending order of user and item.
 
     Raises:
-      ValueError: weight is not in (0, 1], or the arrays do not fit each other.
+      ValueError: weight is not in (0, 1], the arrays do not fit each other, a user or an item is out of
+        range, or a similarity is not in [0, 1].
     """
     if not 0 < weight <= 1:
         raise ValueError(f"weight={weight}: must be in (0, 1]")
     if similar.shape != similarity.shape:
         raise ValueError(f"similar of shape {similar.shape}, similarity of {similarity.shape}: must be equal")
+    if not ((similarity >= 0) & (similarity <= 1 + 1e-5)).all():  # which rounding reaches
+        raise ValueError("similarity: one is outside [0, 1] or NaN; scale them first")
     size = np.int64(len(similar))
+    if similar.size and not 0 <= similar.min() <= similar.max() < size:
+        raise ValueError(f"similar: items {similar.min()}..{similar.max()}: must be in 0..{size - 1}")
+    for name, (users, items) in (("clicks", clicks), ("shown", shown)):
+        if len(users) != len(items):
+            raise ValueError(f"{name}: {len(users):,} users for {len(items):,} items; one for each")
+        if len(users) and not (users.min() >= 0 and 1 <= items.min() <= items.max() < size):
+            raise ValueError(
+                f"{name}: users from {users.min()}, items {items.min()}..{items.max()}: must be from 0, and "
+                f"in 1..{size - 1}, the items of similar"
+            )
     user = np.repeat(np.asarray(clicks[0], np.int64), similar.shape[1])
     item = similar[clicks[1]].reshape(-1).astype(np.int64)
     values = similarity[clicks[1]].reshape(-1)

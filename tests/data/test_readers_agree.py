@@ -160,6 +160,14 @@ def test_every_form_takes_times_written_as_whole_decimals(form: Form) -> None:
     assert found.time is not None and found.time.tolist() == EVENTS["time"]
 
 
+def test_every_form_keeps_items_and_numbers_users_of_any_integer(form: Form) -> None:
+    """0 and -5 are users like others: only items are rows of a table that exists."""
+    table = {"user": [0, -5, 0], "item": [2, 1, 3], "time": [1, 2, 3]}
+    found = read_events(form(table), ids="keep", name="t")
+    assert found.user_ids[found.user - 1].tolist() == [0, -5, 0]
+    assert found.item.tolist() == [2, 1, 3] and found.ids_kept
+
+
 def labelled_rows(count: int = 40) -> dict[str, list[Any]]:
     """Labels, categories of text and of integers with missing ones, numbers with missing ones, times."""
     rng = np.random.default_rng(0)

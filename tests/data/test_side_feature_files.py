@@ -49,6 +49,9 @@ def test_without_a_separator_a_cell_is_one_value() -> None:
     [
         ({"sku": ["a", "b", "a"]}, {}, "sku 'a' has a line before; give its values in one cell, as in 'a|b'"),
         ({"sku": ["a", None, "b"]}, {}, "the sku is missing"),
+        ({"sku": ["a", " b", "c"]}, {}, "row 1: sku ' b' has spaces around it; remove them"),
+        ({"sku": ["a", "b\u200b", "c"]}, {}, "row 1: sku .* has spaces around it"),
+        ({"sku": ["a", "b\0", "c"]}, {}, "row 1: sku .* has a NUL character"),
         ({}, {"entity": "item"}, "there is no item column 'item' among .*; name its column of ids so"),
         ({}, {"columns": ["sku"]}, "there is no column of features beside 'sku'"),
         ({}, {"columns": ["colour"]}, "there is no features column 'colour' .*; name columns that are there"),
@@ -67,6 +70,11 @@ def test_what_makes_no_sense_is_refused(
     given = {"ids": ["a", "b"], "entity": "sku", **options}
     with pytest.raises(ValueError, match=message):
         load_side_features({**TABLE, **change}, given.pop("ids"), **given)
+
+
+def test_an_id_that_reads_like_a_missing_value_is_an_id_here() -> None:
+    found = load_side_features({"land": ["b", "NA"], "size": ["s", "m"]}, ["NA", "b"], entity="land")
+    assert found.columns["size"].tolist() == [0, 1, 2]
 
 
 def test_an_item_without_a_row_has_no_feature() -> None:

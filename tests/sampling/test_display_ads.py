@@ -90,6 +90,16 @@ def test_a_fuzzy_positive_of_two_clicks_has_the_larger_similarity() -> None:
     pairs = sampling.fuzzy_positives(clicks, clicks, similar, similarity, weight=1.0)
     assert pairs.user.tolist() == [5] and pairs.item.tolist() == [3]
     np.testing.assert_allclose(pairs.weight, [0.7])
+    assert fuzzy().item.tolist() == [2, 1]
+
+
+def fuzzy(clicks: Any = ([0, 1], [1, 2]), shown: Any = ([0], [1]), **first: float) -> Any:
+    """Fuzzy positives of two items that are each other's most similar, with one entry of a table changed."""
+    tables = {"similar": np.array([[0], [2], [1]]), "similarity": np.ones((3, 1))}
+    for name, value in first.items():
+        tables[name][1] = value
+    pairs = [(np.array(users), np.array(items)) for users, items in (clicks, shown)]
+    return sampling.fuzzy_positives(*pairs, **tables)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +124,12 @@ def test_a_fuzzy_positive_of_two_clicks_has_the_larger_similarity() -> None:
             ),
             "weight=0",
         ),
+        # 0 * 3 + 4 = 1 * 3 + 1, item 1 of user 1
+        (lambda: fuzzy(shown=([0], [4])), r"shown: .*items 4\.\.4: must be .*1\.\.2"),
+        (lambda: fuzzy(clicks=([0, 1], [1, -1])), r"clicks: .*items -1\.\.1"),
+        (lambda: fuzzy(clicks=([0, 1], [1])), "clicks: 2 users for 1 items"),
+        (lambda: fuzzy(similar=5), r"similar: items 0\.\.5: must be in 0\.\.2"),
+        (lambda: fuzzy(similarity=np.nan), "similarity: one is outside"),
     ],
 )
 def test_wrong_arguments_are_refused(call: Any, match: str) -> None:

@@ -19,6 +19,7 @@ from jaxrec.data.cells import (
     BadCell,
     IdCodes,
     parse_kept_id,
+    parse_kept_user,
     parse_number,
     parse_seconds,
     quote,
@@ -69,7 +70,9 @@ def read_csv(
         "value": functools.partial(parse_number, "value"),
     }
     for feature, table in codes.items():
-        read[feature] = functools.partial(parse_kept_id, feature) if ids == "keep" else table.__getitem__
+        read[feature] = table.__getitem__
+    if ids == "keep":
+        read |= {"user": parse_kept_user, "item": functools.partial(parse_kept_id, "item")}
     cells = {feature: array("d" if feature == "value" else "q") for feature in indices}
     steps: list[tuple[int, Callable[[str], Any], Callable[[Any], None]]] = [
         (at, read[feature], cells[feature].append) for feature, at in indices.items()

@@ -29,7 +29,7 @@ def factor_columns(
     user_factors, item_factors: the same, standardised: each column less its mean, over its deviation, among
     those who have training events, clipped to ±5; 0 for the others, as in the authors' code of DropoutNet.
     user_means, item_means: the mean of the factors of a user's items, and of an item's users, standardised as
-    user_factors and item_factors are; 0 for who has no training event.
+    user_factors and item_factors are, a repeated event counting once; 0 for who has no training event.
     item_content [I + 1, F], user_content [U + 1, G]: as given, where they are.
     warm_items int32 [W]: items that have training events. item_count [I + 1]: training events of each item.
 
@@ -144,8 +144,9 @@ def _table(name: str, table: Any, rows: int | None) -> np.ndarray:
 
 
 def _means(row: np.ndarray, other: np.ndarray, table: np.ndarray, size: int) -> np.ndarray:
-    """The mean of the other side's factors in each row, [size, K]; 0 for rows without events."""
+    """The mean of the other side's distinct factors in each row, [size, K]; 0 for rows without events."""
     matrix = csr_matrix((np.ones(len(row)), (row, other)), shape=(size, len(table)))
+    matrix.data[:] = 1.0  # a pair of several events counts once
     number = np.asarray(matrix.sum(axis=1))
     return np.asarray(matrix @ table / np.maximum(number, 1))
 

@@ -71,6 +71,7 @@ class HeldOut:
         self._check_repeats()
         for part, sets in (("validation", self.validation), ("test", self.test)):
             self._check_sets(f"{name}: {part} sets ({self.rule})", sets)
+        self._check_overlap()
         for part, given in self.candidates._asdict().items():
             if given is not None:
                 self._check_candidates(f"{name}: {part} candidates", getattr(self, part), given)
@@ -120,6 +121,18 @@ class HeldOut:
             raise ValueError(f"{where}: a user has no relevant item; leave such users out")
         if (sets.length + sets.number > self.sequences.lengths[sets.user]).any():
             raise ValueError(f"{where}: a user has fewer items than `length` and `number` say")
+
+    def _check_overlap(self) -> None:
+        low, high = np.zeros((2, 2, self.sequences.num_users), np.int64)
+        for number, sets in enumerate((self.validation, self.test)):
+            low[number, sets.user], high[number, sets.user] = sets.length, sets.length + sets.number
+        both = np.flatnonzero(high.min(axis=0) > low.max(axis=0))
+        if both.size:
+            raise ValueError(
+                f"{self.sequences.name} ({self.rule}): user {self.sequences.user_ids[both[0]]} "
+                f"({both.size:,} such users) has items that are relevant in validation and in test; parts "
+                "must not overlap"
+            )
 
     def _check_candidates(self, where: str, sets: Sets, given: np.ndarray) -> None:
         if given.ndim != 2 or len(given) != sets.user.size or given.dtype != np.int32:

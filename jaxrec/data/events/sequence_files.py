@@ -115,7 +115,7 @@ def _split_lines(content: bytes, where: str, form: str, separator: bytes | None 
     if not lines:
         raise ValueError(f"{where}: the file is empty; expected lines `{form}`")
     if separator is not None:
-        content = re.sub(rb"[ \t\v\f]", b"?", content).replace(separator, b" ")
+        content = re.sub(rb"[ \t\v\f]", b"?", content.replace(separator, b"\n"))
     if _NOT_PLAIN.search(content):
         raise ValueError(_describe_bad_cell(lines, where))
     return lines

@@ -225,12 +225,14 @@ def _read_common(pa: Any, path: str | Path, fields: Sequence[str]) -> tuple[Any,
 def _parse_features(
     pa: Any, path: str | Path, features: Any, fields: Sequence[str]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Rows and ids of each field from cells `field \\x02 id \\x03 weight \\x01 field ...`."""
+    """Rows and ids of each field from cells `field \\x02 id \\x03 weight \\x01 field ...`, of which an empty
+    one has none."""
     import pyarrow.compute as pc
 
     try:
         lists = pc.split_pattern(features, "\x01")
-        row = np.repeat(np.arange(len(lists)), pc.list_value_length(lists).to_numpy(zero_copy_only=False))
+        number = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+        row = np.repeat(np.arange(len(lists)), number)
         pairs = pc.split_pattern(lists.flatten(), "\x02")
         name = pc.list_element(pairs, 0)
         value = pc.list_element(pc.split_pattern(pc.list_element(pairs, 1), "\x03"), 0)

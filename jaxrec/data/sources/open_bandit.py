@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.data.cells import parse_number
 from jaxrec.data.store import File, Source, archive_member, read_file, show_terms, wheel
+from jaxrec.data.validation import MAX_ITEMS
 
 SOURCE = Source(
     "open-bandit",
@@ -108,14 +110,14 @@ def parse(text: str, where: str) -> Log:
             f"{where}: has no column {missing[0]!r}; its columns begin {reader.fieldnames!r:.60}"
         )
     try:
-        rows = np.array([[float(row[name]) for name in names] for row in reader])
-    except (TypeError, ValueError) as error:
+        rows = np.array([[parse_number(name, row[name] or "") for name in names] for row in reader])
+    except ValueError as error:
         raise ValueError(f"{where}, line {reader.line_num}: {error}") from error
     if not rows.size:
         raise ValueError(f"{where}: has no row")
     item, position, click, propensity = rows.T
     rules = {
-        "item_id, a whole number from 0": (item >= 0) & (item == np.floor(item)),
+        "item_id, a whole number from 0": (item >= 0) & (item < MAX_ITEMS) & (item == np.floor(item)),
         "position in 1..3": np.isin(position, (1, 2, 3)),
         "click, 0 or 1": np.isin(click, (0, 1)),
         "propensity_score in (0, 1]": (propensity > 0) & (propensity <= 1),

@@ -11,6 +11,7 @@ import zipfile
 
 import numpy as np
 
+from jaxrec.data.cells import parse_integer, parse_number
 from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.sources.dataset import Dataset, Expected, check_statistics, find_by_name
 from jaxrec.data.store import File, Source, read_file, show_terms
@@ -58,11 +59,11 @@ def parse(content: bytes, where: str) -> Interactions:
     header, _, body = content.partition(b"\n")
     if header.strip() != _HEADER:
         raise ValueError(f"{where}: starts with {header[:60]!r}, expected the header {_HEADER!r}")
-    rows = [line.split(b"\t") for line in body.splitlines()]
+    rows = [line.decode(errors="replace").split("\t") for line in body.splitlines()]
     try:
-        user, item = (np.array([int(row[k]) for row in rows]) for k in (0, 1))
-        hours = np.array([float(row[2]) for row in rows])
-    except (ValueError, IndexError) as error:
+        user, item = (np.array([parse_integer(row[k]) for row in rows], np.int64) for k in (0, 1))
+        hours = np.array([parse_number("hours", row[2]) for row in rows])
+    except (ValueError, IndexError, OverflowError) as error:
         raise ValueError(f"{where}: expected lines `user game hours` of numbers: {error}") from error
     bad = np.flatnonzero(~((user > 0) & (item > 0) & (hours > 0) & np.isfinite(hours)))
     if bad.size or not len(rows):

@@ -16,6 +16,7 @@ import numpy as np
 from jaxrec.data.events.interactions import Sequences
 from jaxrec.data.tables.impressions import (
     SplitIndices,
+    check_parts,
     check_row_indices,
     split_at_random,
     split_in_time_order,
@@ -50,8 +51,8 @@ class Clicks:
     times: of the events, in seconds since their user's first event, int32 [N]; time: of the impressions, on
     the same clock, int32 [M]. Both or neither; with both `tasks.ctr.behaviours` gives the age of each event.
 
-    Raises ValueError for an empty part, for side information of another length, type or range, and for times
-    that do not ascend within a history or are not earlier than the impression.
+    Raises ValueError for an empty part or parts that overlap, for side information of another length, type or
+    range, and for times that do not ascend within a history or are not earlier than the impression.
     """
 
     name: str
@@ -75,8 +76,8 @@ class Clicks:
     def __post_init__(self) -> None:
         check_name(self.name)
         self._check_events()
-        for part in ("train", "validation", "test"):
-            check_row_indices(f"{self.name} ({self.rule}): {part}", getattr(self, part), len(self.click))
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        check_parts(f"{self.name} ({self.rule})", parts, len(self.click))
         for kind, count, columns in (
             ("item", self.num_items, self.side_info.items),
             ("user", self.num_users, self.side_info.users),

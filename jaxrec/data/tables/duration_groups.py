@@ -28,7 +28,17 @@ class DurationGroups(NamedTuple):
         return len(self.times)
 
     def group(self, duration: np.ndarray) -> np.ndarray:
-        """Numbers of the groups, int32 [N]; durations beyond those of training are in the first or last."""
+        """Numbers of the groups, int32 [N]; durations beyond those of training are in the first or last.
+
+        Raises:
+          ValueError: a duration is NaN, which would be in the last.
+        """
+        missing = np.flatnonzero(np.isnan(duration))
+        if missing.size:
+            raise ValueError(
+                f"duration: missing (NaN) at position {missing[0]} ({missing.size:,} such); fill it in or "
+                "remove it"
+            )
         return np.searchsorted(self.edges, np.asarray(duration, np.float32), side="right").astype(np.int32)
 
     def quantile(self, watched: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -227,20 +227,7 @@ class ImpressionSplit:
 
     def __post_init__(self) -> None:
         where, count = f"{self.impressions.name} ({self.rule})", self.impressions.num_rows
-        part_of = np.zeros(count, np.int8)
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        for number, (part, given) in enumerate(parts.items(), 1):
-            rows = check_row_indices(f"{where}: {part}", given, count)
-            taken = part_of[rows] != 0
-            if taken.any():
-                row = rows[taken.argmax()]
-                raise ValueError(
-                    f"{where}: row {row} is in {part} and in {list(parts)[part_of[row] - 1]}; parts must not "
-                    "overlap"
-                )
-            part_of[rows] = number
-            if (part_of == number).sum() != len(rows):
-                raise ValueError(f"{where}: {part} holds a row twice")
+        check_parts(where, {"train": self.train, "validation": self.validation, "test": self.test}, count)
         check_leakage(self.impressions, self.train, allow=self.allow)
         if self.single_classes():
             print(f"note: {where}: {self._describe_single_classes()}", file=sys.stderr)
@@ -329,6 +316,24 @@ def split_in_time_order(time: np.ndarray, *, validation: float = 0.1, test: floa
         test=np.flatnonzero(time >= second),
         rule=f"time {first} {second}",
     )
+
+
+def check_parts(where: str, parts: Mapping[str, np.ndarray], count: int) -> None:
+    """Raises ValueError for a part that is empty, is no indices within 0..count - 1, or has a row twice or
+    one that another part has."""
+    part_of = np.zeros(count, np.int8)
+    for number, (part, given) in enumerate(parts.items(), 1):
+        rows = check_row_indices(f"{where}: {part}", given, count)
+        taken = part_of[rows] != 0
+        if taken.any():
+            row = rows[taken.argmax()]
+            raise ValueError(
+                f"{where}: row {row} is in {part} and in {list(parts)[part_of[row] - 1]}; parts must not "
+                "overlap"
+            )
+        part_of[rows] = number
+        if (part_of == number).sum() != len(rows):
+            raise ValueError(f"{where}: {part} holds a row twice")
 
 
 def check_row_indices(where: str, rows: np.ndarray, count: int) -> np.ndarray:

@@ -46,6 +46,14 @@ def test_factors_are_standardised_among_those_who_have_events() -> None:
     assert short["user_factors"].shape == (7, 3) and not short["user_factors"][5:].any()
 
 
+def test_a_repeated_event_counts_once_in_means() -> None:
+    twice = TrainingEvents(np.array([0, 0, 0, 1, 1, 3]), np.array([1, 2, 1, 2, 3, 4]), 6)
+    once, found = (factor_columns(*factors(), events, **SIZES) for events in (EVENTS, twice))
+    for name in ("user_means", "item_means"):
+        np.testing.assert_array_equal(found[name], once[name])
+    assert found["item_count"].tolist() == [0, 2, 2, 1, 1, 0, 0]
+
+
 def test_best_items_have_the_largest_products() -> None:
     users, items = factors()
     found = factor_columns(users, items, EVENTS, **SIZES)

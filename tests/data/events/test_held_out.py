@@ -128,6 +128,7 @@ def test_parts_that_do_not_fit_are_refused(changes: Any, message: str) -> None:
         ({"test": sets([[0], [3], [2]])}, "fewer items than `length` and `number` say"),
         ({"test": sets([[0, 0], [3, 3], [1, 1]])}, "a user has two queries"),
         ({"test": sets([[4], [3], [1]])}, r"a user is outside 0\.\.3"),
+        ({"validation": sets([[0], [3], [1]])}, r"user a \(1 such users\) .* in validation and in test"),
         ({"candidates": Candidates(test=np.array([[1, 2], [3, 4]], np.int32))}, "several relevant items"),
         ({"candidates": Candidates(test=np.array([[1, 2]], np.int32))}, r"must be int32 \[2, number\]"),
         ({"candidates": Candidates(test=np.array([[1, 2], [3, 10]], np.int32))}, r"outside 0\.\.9"),

@@ -78,7 +78,10 @@ def test_bad_times_are_refused(write: Write, times: str, message: str) -> None:
         read_sequences(write("toy.txt", "1 3 1\n2 2\n"), write("times.txt", times))
 
 
-@pytest.mark.parametrize("by, text", [(None, b"1 2\n3\t4\r\n"), (b"::", b"1::2\n3::4\n")])
+@pytest.mark.parametrize(
+    "by, text",
+    [(None, b"1 2\n3\t4\r\n"), (b"::", b"1::2\n3::4\n"), (b"\t", b"1\t2\n3\t4\n"), (b" ", b"1 2\n3 4\n")],
+)
 def test_columns_of_integers(by: bytes | None, text: bytes) -> None:
     assert parse_table(text, ("user", "item"), "toy", by).tolist() == [[1, 2], [3, 4]]
 
@@ -90,6 +93,9 @@ def test_columns_of_integers(by: bytes | None, text: bytes) -> None:
         (b"::", b"1::2::3\n4\n", "toy, line 1: 3 cells, expected `user::item`"),
         (b"::", b"1::2\n1:2\n", "toy, line 2: '1:2' is not an integer"),
         (b"::", b"1:: 2\n", "toy, line 1: ' 2' is not an integer"),
+        (b"\t", b"1\t 2\n", "toy, line 1: ' 2' is not an integer"),
+        (b" ", b"1 2\t\n", r"toy, line 1: '2\\t' is not an integer"),
+        (b",", b"1,\n", "toy, line 1: '' is not an integer"),
         (b"::", b"1::02\n", "toy, line 1: '02' is not an integer"),
         (None, b"1 2\n\n", "toy, line 2: 0 cells"),
         (None, b"", "toy: the file is empty"),

@@ -290,6 +290,16 @@ def test_ali_ccp_logs_become_impressions(logs: Callable[..., Files]) -> None:
     assert table.columns["210"][late[1]].tolist()[:2] == [MISSING, 0]
 
 
+def test_an_ali_ccp_line_without_features_has_no_values(logs: Callable[..., Files]) -> None:
+    files = logs("x", SKELETON + "\n5,0,0,uc,0,\n", COMMON + "uc,0,\n")
+    raw: Any
+    raw, sizes = aliccp.read_logs((files,), single=("101", "205"), several=("210",))
+    assert sizes == [5]
+    assert [raw[name].codes[4] for name in ("101", "205")] == [-1, -1]
+    assert raw["205"].values[raw["205"].codes[:4]].tolist() == [50, 51, 50, 52]
+    assert raw["210"].offsets.tolist() == [0, 2, 2, 3, 3, 3]
+
+
 @pytest.mark.parametrize(
     "skeleton, common, message",
     [

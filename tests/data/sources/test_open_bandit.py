@@ -24,7 +24,11 @@ def test_a_row_is_what_was_shown() -> None:
     [
         ("item_id,position,click\n", "file: has no column 'propensity_score'"),
         (HEADER, "file: has no row"),
-        (HEADER + "0,t,4,2,1,x,a\n", "file, line 2: could not convert"),
+        (HEADER + "0,t,4,2,1,x,a\n", "file, line 2: propensity_score 'x' is not a number"),
+        (HEADER + "0,t,4,2,1\n", "file, line 2: propensity_score '' is not a number"),
+        (HEADER + "0,t,1_0,2,1,0.5,a\n", "file, line 2: item_id '1_0' is not a number"),  # float: 10
+        (HEADER + "0,t,inf,2,1,0.5,a\n", "line 2: expected item_id"),
+        (HEADER + "0,t,3000000000,2,1,0.5,a\n", "line 2: expected item_id"),  # beyond int32
         (HEADER + "0,t,4,2,1,0.1,a\n1,t,4,0,1,0.1,a\n", "line 3: expected position in 1..3"),
         (HEADER + "0,t,4,2,1,0,a\n", r"line 2: expected propensity_score in \(0, 1\]"),
         (HEADER + "0,t,4,2,2,0.5,a\n", "line 2: expected click, 0 or 1"),

@@ -26,6 +26,9 @@ def test_of_a_repeated_pair_the_longer_hours_stay() -> None:
         (HEADER, "line 2: expected positive"),
         (HEADER + b"1\t2\n", "expected lines `user game hours`"),
         (HEADER + b"1\tx\t3\n", "expected lines `user game hours`"),
+        (HEADER + b"1_0\t2\t3\n", "expected lines `user game hours` of numbers: '1_0' is not"),  # int: 10
+        (HEADER + b"1\t02\t3\n", "expected lines `user game hours` of numbers: '02' is not"),
+        (HEADER + b"1\t2\t1_0\n", "of numbers: hours '1_0' is not a number"),
         (HEADER + b"1\t2\t3\n1\t3\t0\n", "line 3: expected positive ids and hours"),
     ],
 )

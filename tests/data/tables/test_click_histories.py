@@ -291,6 +291,10 @@ def test_bad_input_is_refused() -> None:
     clicks = next_clicks(events(whole, 9))
     with pytest.raises(ValueError, match="test"):
         dataclasses.replace(clicks, test=np.array([99]))
+    with pytest.raises(ValueError, match=r"made \(.*\): row \d+ is in test and in train; parts must not"):
+        dataclasses.replace(clicks, test=np.append(clicks.test, clicks.train[0]))
+    with pytest.raises(ValueError, match="train holds a row twice"):
+        dataclasses.replace(clicks, train=np.repeat(clicks.train, 2))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,13 @@ DURATION = RNG.exponential(60.0, 900).astype(np.float32)
 WATCHED = (DURATION * RNG.random(900)).astype(np.float32)
 
 
+def test_a_duration_that_is_missing_has_no_group() -> None:
+    groups = duration_groups(DURATION, WATCHED, num_groups=3)
+    assert groups.group(np.array([-1.0, np.inf])).tolist() == [0, 2]
+    with pytest.raises(ValueError, match=r"duration: missing \(NaN\) at position 1 \(1 such\)"):
+        groups.group(np.array([1.0, np.nan, 3.0]))
+
+
 @pytest.mark.parametrize("num_groups", [1, 3, 30])
 def test_groups_have_about_equal_sizes_and_tables_rise(num_groups: int) -> None:
     groups = duration_groups(DURATION, WATCHED, num_groups=num_groups)

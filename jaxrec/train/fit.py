@@ -95,7 +95,8 @@ def fit(
         data that it is not defined for, or initial variables that are not the task's or not finite, all
         before the first step and before anything is written;
         another process holds workdir; the checkpoint in workdir belongs to another run or was made by other
-        code; a loss, score or parameter that is not finite, with the step, the loss and the last checkpoint.
+        code; a loss, score or parameter that is not finite, with the step, the loss and the last checkpoint;
+        the selection metric is NaN or infinite.
     """
     once = seeds if trial is None else sorted(set(seeds))
     check_arguments(

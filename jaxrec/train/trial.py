@@ -81,3 +81,9 @@ def zero_diverged(state: TrainState, entry: dict[str, Any], num_devices: int) ->
 
     parts = {name: getattr(state, name) for name in ("params", "collections", "opt_state", "weighting")}
     return state.replace(**jax.tree.map(zero, parts))
+
+
+def mark_undefined(entry: dict[str, Any], metric: str) -> None:
+    """Notes as `diverged` the members whose validation metric, "valid/…" in the entry, is NaN or infinite."""
+    pairs = zip(entry["diverged"], entry[metric], strict=True)
+    entry["diverged"] = [gone or not np.isfinite(value) for gone, value in pairs]

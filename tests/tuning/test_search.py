@@ -249,6 +249,32 @@ def test_a_row_that_reads_nothing_of_the_space_keeps_its_settings(
     assert not (tmp_path / "study.json").exists()
 
 
+def test_a_validation_value_that_is_not_finite_is_that_of_a_diverged_trial(tmp_path: Path) -> None:
+    def measure(config: Any, trial: Trial) -> Measured:
+        return Measured("auc", [float("nan") if config.scale == 2.0 else 0.5 for _ in trial.seeds])
+
+    def train(config: Config, trial: Trial) -> Fitted:
+        metric = {toy.METRIC: float("inf") if config.scale == 2.0 else 0.5}
+        return fit(
+            [Phase("train", toy.factors(), 1)],
+            optimiser(adam, config, trial),
+            toy.plan(),
+            toy.context(),
+            toy.selection(toy.evaluation(summarise=lambda values, queries: metric)),
+            seeds=trial.seeds,
+            workdir=config.workdir,
+            description={"scale": config.scale},
+            progress=False,
+            trial=trial,
+        )
+
+    for name, way in {"measured": measure, "trained": train}.items():
+        chosen = search(tmp_path / name, Space({"scale": SCALE}), way, limits=Limits(2), seeds=(3,))
+        assert chosen is not None and chosen.settings == {"scale": 1.0}
+        trials = {trial["state"]: trial["settings"]["scale"] for trial in trials_of(tmp_path / name)}
+        assert trials["complete"] == 1.0 and trials["diverged"] == 2.0
+
+
 def test_another_metric_than_that_of_the_rows_selection_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"metric = 'auc': the row 'row' is selected by .* 'ndcg@5'"):
         search(tmp_path, Space({"learning_rate": RATE}, metric="auc"))

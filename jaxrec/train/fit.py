@@ -103,7 +103,7 @@ def fit(
         phases, selection, once, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
     phases = [phase._replace(task=accumulated(phase.task, accumulate_steps)) for phase in phases]
-    _print_memory(phases[0], tx, plan, context, len(once), wanted=progress)
+    _print_memory(phases[0], tx, plan, context, len(seeds), wanted=progress)
     workdir, profiled = check_folder(workdir), Profile(profile, phases)
     _check_and_announce(phases, selection, minutes, trial, tensorboard=tensorboard)
     run = Run(

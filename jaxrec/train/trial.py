@@ -40,6 +40,15 @@ class Trial:
     reads: set[str] | None = None
 
 
+def check_validation(trial: Trial | None, part: str) -> None:
+    """Raises ValueError for a search of settings by metrics of another part than validation."""
+    if trial is not None and part != "validation":
+        raise ValueError(
+            f"trial: this run would be measured on its {part} part, and settings are never chosen there; "
+            "hold out a validation part and select by it"
+        )
+
+
 def replay(
     trial: Trial, history: Sequence[Mapping[str, Any]], compile_seconds: float, complete: bool
 ) -> bool:

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from jaxrec.optim.adjustable import adjustable, with_numbers
+from jaxrec.protocols import conversions, items, retrieval, sessions
 from jaxrec.train import parallel
 from jaxrec.train.fit import Fitted, Phase, fit
 from jaxrec.train.trial import Trial
@@ -23,6 +24,7 @@ from jaxrec.tuning.progress import Progress
 from jaxrec.tuning.reads import Measured, inspect, optimiser
 from jaxrec.tuning.search import Chosen, chosen_settings
 from jaxrec.tuning.space import Setting, Space
+from jaxrec.types import Protocol
 from tests.train import toy
 
 pytest.importorskip("optuna")
@@ -273,6 +275,22 @@ def test_a_validation_value_that_is_not_finite_is_that_of_a_diverged_trial(tmp_p
         assert chosen is not None and chosen.settings == {"scale": 1.0}
         trials = {trial["state"]: trial["settings"]["scale"] for trial in trials_of(tmp_path / name)}
         assert trials["complete"] == 1.0 and trials["diverged"] == 2.0
+
+
+ON_TEST: Any = {
+    "retrieval": (retrieval.train, [None] * 4, [Protocol(selection=retrieval.LAST_EPOCH), None], {}),
+    "items": (items.train, [None] * 5, [Protocol(selection=retrieval.LAST_EPOCH), None], {"columns": {}}),
+    "sessions": (sessions.train, [None] * 2, [Protocol(), None], {"select": "test"}),
+    "conversions": (conversions.train, [None] * 2, [None], {"batch_size": 1}),
+}
+
+
+@pytest.mark.parametrize("name", ON_TEST)
+def test_settings_are_never_chosen_on_the_test_part(name: str) -> None:
+    train, before, after, named = ON_TEST[name]
+    trial = Trial((0,), {}, {}, lambda *args: None, lambda *args: True)
+    with pytest.raises(ValueError, match="on its test part, and settings are never chosen there"):
+        train(*before, *after, epochs=1, trial=trial, **named)
 
 
 def test_another_metric_than_that_of_the_rows_selection_is_refused(tmp_path: Path) -> None:

@@ -78,10 +78,7 @@ def fit_stream(
         belongs to another run, such as one over shards of other rows, or to a longer one; as the source does
         while it reads.
     """
-    check_seeds([seed])
-    for name, value in {"save_every": save_every, "stop_after": stop_after}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
+    _check_numbers(seed, {"save_every": save_every, "stop_after": stop_after})
     axis, workdir = parallel.axis_name(num_devices), check_folder(workdir)
     weighting = static() if weighting is None else weighting
     context = jax.tree.map(jnp.asarray, dict(context or {}))
@@ -122,6 +119,13 @@ def fit_stream(
             kept = jax.tree.map(jnp.copy, parallel.storable(state, num_devices))
             stored.save(done, kept, {"history": history, "sums": sums})
     return Streamed(parallel.unreplicate(state, num_devices), history)
+
+
+def _check_numbers(seed: int, counts: Mapping[str, int | None]) -> None:
+    check_seeds([seed])
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
 
 
 def _first_state(

@@ -152,10 +152,10 @@ class Run:
 
         keys = jax.vmap(jax.random.key)(jnp.array(self.seeds, jnp.uint32))
         if self.initial is not None and self.initial.by_seed:
-            by_seed = jax.jit(parallel.over_seeds(create_one, mapped=2))
-            return by_seed(keys, dict(self.initial.values), dict(context))
+            start = jax.jit(parallel.over_seeds(create_one, mapped=2))
+        else:
+            start = self.shared.setdefault("start", jax.jit(parallel.over_seeds(create_one)))
         given = {} if self.initial is None else dict(self.initial.values)
-        start = self.shared.setdefault("start", jax.jit(parallel.over_seeds(create_one)))
         state: TrainState = start(keys, given, dict(context))
         return state if self.trial is None else put_numbers(state, self.trial)
 

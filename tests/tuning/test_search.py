@@ -277,6 +277,17 @@ def test_a_validation_value_that_is_not_finite_is_that_of_a_diverged_trial(tmp_p
         assert trials["complete"] == 1.0 and trials["diverged"] == 2.0
 
 
+def test_members_with_initial_variables_have_their_own_numbers(tmp_path: Path) -> None:
+    def run(name: str, **options: Any) -> list[float]:
+        trial = Trial((0, 0), {"rate": [0.01, 0.5]}, {}, lambda *args: None, lambda *args: True)
+        tx = adjustable(lambda values: optax.adam(values["rate"]), {"rate": 0.01})
+        fitted = toy.run(tmp_path / name, epochs=(1,), seeds=trial.seeds, trial=trial, tx=tx, **options)
+        losses: list[float] = fitted.history[0]["loss"]
+        return losses
+
+    assert run("given", initial=lambda drawn, seeds: drawn) == run("drawn")
+
+
 ON_TEST: Any = {
     "retrieval": (retrieval.train, [None] * 4, [Protocol(selection=retrieval.LAST_EPOCH), None], {}),
     "items": (items.train, [None] * 5, [Protocol(selection=retrieval.LAST_EPOCH), None], {"columns": {}}),

@@ -31,7 +31,8 @@ def run_together(words: Sequence[str], *, processes: int, devices: int = 0) -> i
     devices: virtual devices of each process on a CPU; 0: those that JAX finds.
 
     The first process prints. One that fails or is killed ends the others within seconds, and stderr says
-    which and how: the code is then its own, 128 + the signal if it was killed by one.
+    which and how: the code is then its own, 128 + the signal if it was killed by one. SIGTERM is passed on to
+    all, which save before they end.
 
     Raises:
       ValueError: no module is named, or a number is out of range.
@@ -41,7 +42,8 @@ def run_together(words: Sequence[str], *, processes: int, devices: int = 0) -> i
     if processes < 1 or devices < 0:
         raise ValueError(f"processes={processes}, devices={devices}: at least 1 process, 0 or more devices")
     coordinator = f"127.0.0.1:{_free_port()}"
-    children = []
+    children: list[Child] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: _ask([c.process for c in children]))
     try:
         for number in range(processes):
             env = {**os.environ, **member.settings(coordinator, processes, number, devices)}
@@ -52,6 +54,7 @@ def run_together(words: Sequence[str], *, processes: int, devices: int = 0) -> i
         for child in children:
             if child.errors is not None:
                 child.errors.close()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start(words: Sequence[str], number: int, env: Mapping[str, str]) -> Child:
@@ -99,9 +102,7 @@ def _report(children: Sequence[Child], failed: int) -> int:
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """Ends those that still run: asks first, and kills what has not ended after `GRACE` seconds."""
-    for process in processes:
-        if process.poll() is None:
-            process.terminate()
+    _ask(processes)
     limit = time.monotonic() + GRACE
     for process in processes:
         try:
@@ -109,6 +110,13 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _ask(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Sends SIGTERM to those that still run."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
 
 
 def _free_port() -> int:

@@ -23,6 +23,7 @@ from jaxrec.train.epoch import in_order, shuffled
 from jaxrec.train.evaluate import evaluate_and_keep, impression_metrics, make_scores, measure_queries
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
+from jaxrec.train.trial import check_validation
 from jaxrec.types import Evaluation, Protocol, Summarise, Task, Tested, Variables
 
 TRUTH = "truth"  # the column of true probabilities of the clicks of a test
@@ -74,6 +75,7 @@ def train(
     snapshot allows, all of which is known at one moment. options: seeds, workdir, description and other
     arguments of `fit`.
     """
+    check_validation(options.get("trial"), "test")
     logged = impressions.evaluation(data, task, evaluated, "validation", measured=protocol(data, ""))
     return fit_reusing(
         [Phase("train", task, epochs, static())],

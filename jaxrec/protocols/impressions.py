@@ -263,8 +263,8 @@ def measure_scores(
         )
     values = np.zeros((len(logits), *mask.shape, len(names)), np.float32)
     values[:, mask] = logits
-    summarise = impression_metrics(names, group=data.group, calibration=calibration)
-    kept = keep_impressions(names, group=data.group)(values, data.test)
+    summarise = impression_metrics(names, errors=data.regression, group=data.group, calibration=calibration)
+    kept = keep_impressions(names, errors=data.regression, group=data.group)(values, data.test)
     return Tested([summarise(of_seed, data.test) for of_seed in values], kept)
 
 

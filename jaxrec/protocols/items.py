@@ -21,6 +21,7 @@ from jaxrec.train.epoch import Plan
 from jaxrec.train.evaluate import evaluate_and_keep
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
+from jaxrec.train.trial import check_validation
 from jaxrec.types import (
     Array,
     Context,
@@ -85,7 +86,9 @@ def train(
             f"patience={patience}: nothing is selected where the last epoch is kept; leave it out"
         )
     metric = f"ndcg@{protocol.ks[-1]}" if last else protocol.selection
-    asked = evaluation(finish, ranked, data, protocol, "test" if last else "validation", beyond=None)
+    part: Part = "test" if last else "validation"
+    check_validation(options.get("trial"), part)
+    asked = evaluation(finish, ranked, data, protocol, part, beyond=None)
     return fit_reusing(
         phases_of(task, epochs),
         tx,
@@ -98,7 +101,13 @@ def train(
 
 
 def phases_of(task: Task | Sequence[Task], epochs: int) -> list[Phase]:
-    """A phase of one task; of a curriculum one an epoch, and one of all epochs from the last task on."""
+    """A phase of one task; of a curriculum one an epoch, and one of all epochs from the last task on.
+
+    Raises:
+      ValueError: epochs is below 1.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs={epochs}: must be at least 1")
     if isinstance(task, Task):
         return [Phase("train", task, epochs, static())]
     alone = min(len(task), epochs) - 1

@@ -33,6 +33,7 @@ from jaxrec.train.evaluate import evaluate, evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.per_user import keep_means, keep_ranks
 from jaxrec.train.reuse import fit_reusing
+from jaxrec.train.trial import check_validation
 from jaxrec.types import (
     ONLY,
     Array,
@@ -324,7 +325,9 @@ def train(
             f"patience={patience}: nothing is selected where the last epoch is kept; leave it out"
         )
     metric = f"ndcg@{protocol.ks[-1]}" if last else protocol.selection
-    asked = evaluation(model, data, protocol, "test" if last else "validation")
+    part: Part = "test" if last else "validation"
+    check_validation(options.get("trial"), part)
+    asked = evaluation(model, data, protocol, part)
     return fit_reusing(
         [Phase("train", task, epochs, weighting or static())],
         tx,

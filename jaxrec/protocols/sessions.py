@@ -30,6 +30,7 @@ from jaxrec.train.evaluate import evaluate_and_keep, real_ranks, seen_targets
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.per_user import keep_ranks
 from jaxrec.train.reuse import fit_reusing
+from jaxrec.train.trial import check_validation
 from jaxrec.types import (
     Array,
     Baseline,
@@ -211,6 +212,7 @@ def train(
     epochs: at most. patience: epochs without improvement before a seed stops; None: never. select: the part
     that chooses the epoch. options: seeds, workdir, description and other arguments of `train.fit.fit`.
     """
+    check_validation(options.get("trial"), select)
     chosen = rank_clicks(training, data, protocol, select)
     return fit_reusing(
         [Phase("train", training.task, epochs)],

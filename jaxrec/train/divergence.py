@@ -30,9 +30,15 @@ def finite_counts(logs: Mapping[str, Array], live: Array, params: Any) -> dict[s
         LOSS + name: jnp.cumprod(jnp.where(live, jnp.isfinite(values), True).astype(jnp.int32)).sum()
         for name, values in logs.items()
     }
+    return {**counts, PARAMETERS: all_finite(params)}
+
+
+@jax.jit
+def all_finite(params: Any) -> Array:
+    """Whether all values of a tree's floats are finite."""
     leaves = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     finite = [jnp.isfinite(jnp.max(jnp.abs(leaf), initial=0)) for leaf in leaves]  # no array of bools
-    return {**counts, PARAMETERS: jnp.stack(finite).all() if finite else jnp.array(True)}
+    return jnp.stack(finite).all() if finite else jnp.array(True)
 
 
 def taken(means: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -69,4 +75,16 @@ def check_finite(
         raise Diverged(
             f"epoch {epoch}: some parameters are NaN or infinite behind its last step, though its losses are "
             "finite: training diverged; lower the learning rate, or look at the last checkpoint"
+        )
+
+
+def check_metric(epoch: int, metric: str, values: Sequence[float]) -> None:
+    """Raises ValueError where a validation metric, by which an epoch is chosen, is NaN or infinite.
+
+    values: of each seed. Such a value would be compared with others as if it were the worst.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"epoch {epoch}: valid/{metric} is {[float(value) for value in values]}: no epoch can be chosen "
+            "by a number that is NaN or infinite; choose by another metric, or mend its `summarise` or data"
         )

@@ -95,14 +95,15 @@ def fit(
         data that it is not defined for, or initial variables that are not the task's or not finite, all
         before the first step and before anything is written;
         another process holds workdir; the checkpoint in workdir belongs to another run or was made by other
-        code; a loss, score or parameter that is not finite, with the step, the loss and the last checkpoint.
+        code; a loss, score or parameter that is not finite, with the step, the loss and the last checkpoint;
+        the selection metric is NaN or infinite.
     """
     once = seeds if trial is None else sorted(set(seeds))
     check_arguments(
         phases, selection, once, num_devices, calls=calls, save_every=save_every, stop_after=stop_after
     )
     phases = [phase._replace(task=accumulated(phase.task, accumulate_steps)) for phase in phases]
-    _print_memory(phases[0], tx, plan, context, len(once), wanted=progress)
+    _print_memory(phases[0], tx, plan, context, len(seeds), wanted=progress)
     workdir, profiled = check_folder(workdir), Profile(profile, phases)
     _check_and_announce(phases, selection, minutes, trial, tensorboard=tensorboard)
     run = Run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import provenance
-from jaxrec.types import Context
+from jaxrec.types import Array, Context, Key, Task
 
 PLACEMENT = ("row", "slot")  # where queries lie in packed rows: that may change with the number of devices
 
@@ -57,6 +58,28 @@ def steps(plan: Any, context: Context) -> dict[str, Any]:
     return {"num_steps": plan.num_steps, "examples": examples, **plan.description}
 
 
+def of_task(task: Task, plan: Any, examples: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """What tells a run apart that its caller does not say: steps, columns, losses, settings of JAX."""
+    return {
+        "steps": steps(plan, context),
+        "context": columns(context),
+        "losses": losses(task, examples, context),
+        "jax": jax_settings(),
+    }
+
+
+def losses(task: Task, examples: Mapping[str, Any], context: Context) -> list[str]:
+    """Names of a task's losses, from shapes alone. examples: of one step."""
+
+    def named(key: Key, examples: Any, context: Context) -> dict[str, Array]:
+        batch = task.prepare(key, examples, context)
+        found: dict[str, Array] = task.losses(task.init(key, batch), batch, key)[0]
+        return found
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return sorted(jax.eval_shape(named, key, dict(examples), dict(context)))
+
+
 def jax_settings() -> dict[str, Any]:
     """The settings of JAX that decide what random bits and floats a run has."""
     found = provenance.jax_settings()
@@ -95,3 +118,12 @@ def check_code(
             "again, or give --accept-changed-code: the result then names both"
         )
     return [dict(entry) for entry in made_by]
+
+
+def check_length(where: Path, done: int, wanted: int, unit: str) -> None:
+    """Raises ValueError for a stored run that is longer than what is asked for."""
+    if done > wanted:
+        raise ValueError(
+            f"{where}: holds a run of {done:,} {unit}, and this one has {wanted:,}; ask for as many, or "
+            "choose another workdir"
+        )

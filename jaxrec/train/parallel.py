@@ -126,6 +126,13 @@ def over_seeds(fn: Callable[..., Any], *, mapped: int = 1, carried: bool = False
     return run
 
 
+def pick_by_seed(first: Any, second: Any, take_second: Array) -> Any:
+    """Of two trees with a leading seeds axis, each seed's part of one. take_second: bool [S]."""
+    return jax.tree.map(
+        lambda a, b: jnp.where(take_second.reshape(-1, *[1] * (a.ndim - 1)), b, a), first, second
+    )
+
+
 def over_devices(
     fn: Callable[..., Any], num_devices: int, in_axes: tuple[int | None, ...], *, donate: bool = True
 ) -> Callable[..., Any]:

@@ -25,7 +25,7 @@ from jaxrec.train.identity import epoch_names
 from jaxrec.train.initial import Initial, MakeInitial, Marks, check_initial, description
 from jaxrec.train.state import TrainState, caught_up, create
 from jaxrec.train.step import make_step
-from jaxrec.train.trial import Trial, put_numbers, zero_diverged
+from jaxrec.train.trial import Trial, mark_undefined, put_numbers, zero_diverged
 from jaxrec.types import Array, Context, Evaluation, Key, Task, Variables
 
 
@@ -138,13 +138,7 @@ class Run:
         measure = CompiledMeasure(selection.evaluation.measure, num_devices)
         self.measure = self.shared.setdefault("measure", measure)
         self.queries = self.measure.placed(selection.evaluation.queries)
-
-        def keep(best: Any, live: Any, better: Array) -> Any:
-            return jax.tree.map(
-                lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), b, a), best, live
-            )
-
-        kept = Compiled(parallel.over_devices(keep, num_devices, (0, 0, None)))
+        kept = Compiled(parallel.over_devices(parallel.pick_by_seed, num_devices, (0, 0, None)))
         self.keep = self.shared.setdefault("keep", kept)
 
     def _first_state(self, context: Context) -> TrainState:
@@ -158,10 +152,10 @@ class Run:
 
         keys = jax.vmap(jax.random.key)(jnp.array(self.seeds, jnp.uint32))
         if self.initial is not None and self.initial.by_seed:
-            by_seed = jax.jit(parallel.over_seeds(create_one, mapped=2))
-            return by_seed(keys, dict(self.initial.values), dict(context))
+            start = jax.jit(parallel.over_seeds(create_one, mapped=2))
+        else:
+            start = self.shared.setdefault("start", jax.jit(parallel.over_seeds(create_one)))
         given = {} if self.initial is None else dict(self.initial.values)
-        start = self.shared.setdefault("start", jax.jit(parallel.over_seeds(create_one)))
         state: TrainState = start(keys, given, dict(context))
         return state if self.trial is None else put_numbers(state, self.trial)
 
@@ -243,11 +237,11 @@ class Run:
             stored = next((entry for entry in history if entry["phase"] == phase.name), None)
             if stored is None:
                 continue
-            missing = [name for name in self._losses(number) if name not in stored]
-            if missing:
+            expected = self._losses(number)
+            if {*expected} - stored.keys() or {*loss_names(stored)} - {*expected}:
                 raise ValueError(
                     f"{folder}: the checkpoint was written by a run whose phase {phase.name!r} has the "
-                    f"losses {sorted(loss_names(stored))}, this run has {self._losses(number)}; use "
+                    f"losses {sorted(loss_names(stored))}, this run has {expected}; use "
                     "the same task to continue it, or another --workdir"
                 )
 
@@ -295,6 +289,7 @@ class Run:
         if (number + 1) % self.selection.every == 0 or last or taken >= self.limit:
             entry |= self._evaluate(number)
             if self.trial is not None:
+                mark_undefined(entry, f"valid/{self.selection.metric}")
                 entry["best_value"] = list(self.best_value)
         compiling = self._compiling() - compiled
         entry["train_seconds"] = parallel.from_first(trained)
@@ -319,6 +314,8 @@ class Run:
         metric, patience = self.selection.metric, self.selection.patience
         if metric not in found[0]:
             raise ValueError(f"selection metric {metric!r} is not among {sorted(found[0])}")
+        if self.trial is None and self.selection.keep == "best":
+            divergence.check_metric(number, metric, [of_seed[metric] for of_seed in found])
         better = []
         for seed, of_seed in enumerate(found):
             value = of_seed[metric]
@@ -384,8 +381,10 @@ class Run:
     def fitted(self) -> Fitted:
         trees = {"state": self.state, "best": self.best}
         arrays = jax.tree.map(jnp.copy, parallel.unreplicate(trees, self.num_devices))
-        never = [epoch < 0 for epoch in self.best_epoch]
-        variables = arrays["state"].variables if any(never) else arrays["best"]
+        never = [epoch < 0 for epoch in self.best_epoch]  # no evaluation yet, or none that was finite
+        variables = arrays["best"]
+        if any(never):
+            variables = parallel.pick_by_seed(variables, arrays["state"].variables, jnp.array(never))
         return Fitted(
             variables=variables,
             history=self.history,

@@ -18,7 +18,8 @@ takes its share, so the result does not depend on the number of devices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +31,13 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxrec.segments import sum_by_id
-from jaxrec.train import parallel
+from jaxrec.train import divergence, identity, parallel
+from jaxrec.train.arguments import check_folder, check_seeds
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints
 from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.exchange import NOWHERE, Route, Tables, distinct
 from jaxrec.train.exchange import Table as Table
+from jaxrec.train.lock import locked
 from jaxrec.train.parallel import AXIS
 from jaxrec.train.state import INIT, STEP
 from jaxrec.train.step import share
@@ -226,47 +229,65 @@ def train(
     """Trains for so many epochs, each one compiled call, and saves the state after each.
 
     workdir: a run that finds its checkpoint there goes on from it, on any number of devices that divides the
-    tables' `blocks`; None: nothing is stored. description: what identifies the run, any JSON.
+    tables' `blocks`; None: nothing is stored. description: what identifies the run, any JSON, together with
+    what this function adds to it: seed, tables, size of steps, columns' checksums, names of losses.
 
     Raises:
-      ValueError: see `create`; ids found no room in a table's capacity or its exchange's; a loss is not
-        finite; the checkpoint belongs to another run.
+      ValueError: see `create`; an argument out of range; ids found no room in a table's capacity or its
+        exchange's; a loss or a parameter is not finite; the checkpoint belongs to another run, or to more
+        epochs; another process holds workdir.
     """
     if epochs < 1:
         raise ValueError(f"epochs={epochs}: must be at least 1")
     parallel.axis_name(num_devices)
+    check_seeds([seed])
     key, context = jax.random.key(seed), jax.tree.map(jnp.asarray, dict(context))
     examples = jax.tree.map(lambda x: x[0], jax.jit(plan.draw)(key, context)[0])
     state = create(task, tx, tables, key, examples, context, num_devices=num_devices)
     program = over_devices(
         make_epoch(make_step(task, tx, tables), plan), state, tables, num_devices, others=3
     )
+    described = {
+        **(description or {}),
+        "seed": seed,
+        "tables": {n: [t.num_rows, t.dim] for n, t in tables.items()},
+        "fit": identity.of_task(task, plan, examples, context),
+    }
     context = parallel.place(context, False, num_devices)
     history: list[dict[str, float]] = []
-    described = {
-        "seed": seed,
-        **(description or {}),
-        "tables": {n: [t.num_rows, t.dim] for n, t in tables.items()},
-    }
-    stored = None if workdir is None else Checkpoints(Path(workdir) / CHECKPOINTS, described)
-    try:
+    with _checkpoints(workdir, described) as stored:
         if stored is not None and stored.latest() is not None:
             state, position = stored.restore(state)
             history = list(position["history"])
+            identity.check_length(stored.folder, len(history), epochs, "epochs")
         for epoch in range(len(history), epochs):
             state, means = program(state, context, jnp.int32(epoch), jnp.int32(0))
             history.append(_checked(state, means, tables, epoch))
             if stored is not None:
                 stored.save(epoch + 1, jax.tree.map(jnp.copy, state), {"history": history})
-    finally:
-        if stored is not None:
-            stored.close()
     return Trained(state, history)
 
 
+@contextlib.contextmanager
+def _checkpoints(workdir: str | Path | None, described: Mapping[str, Any]) -> Iterator[Checkpoints | None]:
+    """The checkpoints of a folder, held for this run alone; None without a folder."""
+    if workdir is None:
+        yield None
+        return
+    folder = check_folder(workdir)
+    with (
+        locked(folder) if parallel.is_first() else contextlib.nullcontext(),
+        Checkpoints(folder / CHECKPOINTS, described) as stored,
+    ):
+        yield stored
+
+
 def _checked(state: ShardedState, means: Any, tables: Tables, epoch: int) -> dict[str, float]:
-    """An epoch's entry of the history. Raises ValueError if ids found no room or a loss is not finite."""
-    found, refused = parallel.fetch((means, state.refused))
+    """An epoch's entry of the history. Raises ValueError if ids found no room, or a loss or a parameter is
+    not finite."""
+    finite = divergence.all_finite({name: rows.values for name, rows in state.tables.items()})
+    found, refused, finite = parallel.fetch((dict(means), state.refused, finite))
+    (counts,) = divergence.taken([found])
     for name, (ids, sent) in refused.items():
         if ids or sent:
             what = f"capacity={tables[name].capacity}" if ids else "the capacity of its exchange"
@@ -281,6 +302,11 @@ def _checked(state: ShardedState, means: Any, tables: Tables, epoch: int) -> dic
         raise ValueError(
             f"epoch {epoch}: losses {entry}: training diverged (lower the learning rate), or an id lies "
             "outside its table"
+        )
+    if not (finite and counts[divergence.PARAMETERS]):
+        raise ValueError(
+            f"epoch {epoch}: a table or another parameter is NaN or infinite behind its last step: training "
+            "diverged; lower the learning rate"
         )
     return entry
 

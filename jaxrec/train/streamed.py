@@ -19,8 +19,9 @@ import optax
 
 from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.train import identity, parallel
-from jaxrec.train.arguments import check_folder
+from jaxrec.train.arguments import check_folder, check_seeds
 from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints
+from jaxrec.train.divergence import all_finite
 from jaxrec.train.lock import locked
 from jaxrec.train.state import TrainState, caught_up, create
 from jaxrec.train.step import make_step
@@ -73,12 +74,11 @@ def fit_stream(
     `StreamedEpoch`. stop_after: leave after so many steps of this call, with the state saved.
 
     Raises:
-      ValueError: a number is out of range; a loss is not finite; the checkpoint in workdir belongs to another
-        run, such as one over shards of other rows; as the source does while it reads.
+      ValueError: a number is out of range; a loss or a parameter is not finite; the checkpoint in workdir
+        belongs to another run, such as one over shards of other rows, or to a longer one; as the source does
+        while it reads.
     """
-    for name, value in {"save_every": save_every, "stop_after": stop_after}.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
+    _check_numbers(seed, {"save_every": save_every, "stop_after": stop_after})
     axis, workdir = parallel.axis_name(num_devices), check_folder(workdir)
     weighting = static() if weighting is None else weighting
     context = jax.tree.map(jnp.asarray, dict(context or {}))
@@ -87,8 +87,10 @@ def fit_stream(
     run = StreamedEpoch(step, batches, context, **options)
     # rows of sparse tables are up to date where an epoch ends, so that they can be measured
     finish = parallel.over_devices(functools.partial(caught_up, tx), num_devices, (0,))
-    state = parallel.replicate(_first_state(task, tx, weighting, batches, context, seed), num_devices)
+    first, losses = _first_state(task, tx, weighting, batches, context, seed)
+    state = parallel.replicate(first, num_devices)
     described = {**description, "seed": seed, "stream": batches.description(), "jax": identity.jax_settings()}
+    described |= {"context": identity.columns(context), "losses": losses}
     with (
         locked(workdir) if parallel.is_first() else contextlib.nullcontext(),
         Checkpoints(workdir / CHECKPOINTS, described) as stored,
@@ -99,12 +101,13 @@ def fit_stream(
             arrays, position = stored.restore(parallel.storable(state, num_devices))
             state = parallel.replicate(arrays, num_devices)
             history, sums = list(position["history"]), dict(position["sums"])
+            identity.check_length(stored.folder, _step(state, num_devices), len(batches), "steps")
         done, begun = _step(state, num_devices), _step(state, num_devices)
         while done < len(batches) and (stop_after is None or done < begun + stop_after):
             left = batches.num_steps - done % batches.num_steps
             count = min(save_every, left, *([] if stop_after is None else [begun + stop_after - done]))
             state, means = run(state, count)
-            _check_finite(means, done, stored)
+            _check_finite(means, parallel.unreplicate(state.params, num_devices), done, stored)
             sums = {name: sums.get(name, 0.0) + count * value for name, value in means.items()}
             done += count
             if done % batches.num_steps == 0:
@@ -118,6 +121,13 @@ def fit_stream(
     return Streamed(parallel.unreplicate(state, num_devices), history)
 
 
+def _check_numbers(seed: int, counts: Mapping[str, int | None]) -> None:
+    check_seeds([seed])
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+
+
 def _first_state(
     task: Task,
     tx: optax.GradientTransformation,
@@ -125,19 +135,25 @@ def _first_state(
     batches: Source,
     context: Context,
     seed: int,
-) -> TrainState:
+) -> tuple[TrainState, list[str]]:
+    """The state before the first step, and the names of the losses."""
     examples, columns = parallel.from_parts(batches[0], batches.processes)
+    seen = {**context, **columns}
     make = jax.jit(functools.partial(create, task, tx, weighting))
-    state: TrainState = make(jax.random.key(seed), examples, {**context, **columns})
-    return state
+    return make(jax.random.key(seed), examples, seen), identity.losses(task, examples, seen)
 
 
 def _step(state: TrainState, num_devices: int) -> int:
     return int(parallel.unreplicate(state.step, num_devices))
 
 
-def _check_finite(means: Means, done: int, stored: Checkpoints) -> None:
+def _check_finite(means: Means, params: Any, done: int, stored: Checkpoints) -> None:
     bad = sorted(name for name, value in means.items() if not np.isfinite(value))
+    if not bad and not all_finite(params):
+        raise ValueError(
+            f"some steps after {done:,}: some parameters are NaN or infinite, though the losses are finite: "
+            f"training diverged; lower the learning rate. {stored.describe_last()}"
+        )
     if bad:
         raise ValueError(
             f"a step after {done:,}: {', '.join(bad)} is not finite: training diverged; lower the learning "

@@ -40,6 +40,15 @@ class Trial:
     reads: set[str] | None = None
 
 
+def check_validation(trial: Trial | None, part: str) -> None:
+    """Raises ValueError for a search of settings by metrics of another part than validation."""
+    if trial is not None and part != "validation":
+        raise ValueError(
+            f"trial: this run would be measured on its {part} part, and settings are never chosen there; "
+            "hold out a validation part and select by it"
+        )
+
+
 def replay(
     trial: Trial, history: Sequence[Mapping[str, Any]], compile_seconds: float, complete: bool
 ) -> bool:
@@ -81,3 +90,9 @@ def zero_diverged(state: TrainState, entry: dict[str, Any], num_devices: int) ->
 
     parts = {name: getattr(state, name) for name in ("params", "collections", "opt_state", "weighting")}
     return state.replace(**jax.tree.map(zero, parts))
+
+
+def mark_undefined(entry: dict[str, Any], metric: str) -> None:
+    """Notes as `diverged` the members whose validation metric, "valid/…" in the entry, is NaN or infinite."""
+    pairs = zip(entry["diverged"], entry[metric], strict=True)
+    entry["diverged"] = [gone or not np.isfinite(value) for gone, value in pairs]

@@ -87,7 +87,8 @@ class Runner:
         found = self.train(replace(self.config, {**proposals[0], self.folder_field: str(where)}), trial)
         if isinstance(found, Measured):
             values = np.reshape(found.values, (1, -1))
-            progress.observe(values, seconds=time.perf_counter() - start, complete=True)
+            bad = [not np.isfinite(values).all()]
+            progress.observe(values, seconds=time.perf_counter() - start, complete=True, diverged=bad)
         if "stopped" not in progress.states:
             for folder in self.folder.glob(f"{first}-*"):
                 shutil.rmtree(folder, ignore_errors=True)

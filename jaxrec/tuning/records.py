@@ -20,12 +20,12 @@ class Record:
     """A trial.
 
     state: "complete"; "pruned" after the epoch `ended` (from 1); "stopped" there, where the budget ended;
-    "diverged" there, as a loss or a parameter was not finite; "repeat" of earlier settings, or "refused" by
-    the rules of the settings, neither of which is trained. value: mean over seeds of the best validation
-    value of each, None if there is none. validation: [[epoch from 1, value so far], …]. epochs: spent; more
-    than `ended` where others that trained side by side went on. seconds: of training, evaluation and
-    compilation, shared equally by those. group: the number of the first of those. reason: why it was
-    refused. optuna: the library's own account of it.
+    "diverged" there, as a loss, a parameter or the validation value was not finite; "repeat" of earlier
+    settings, or "refused" by the rules of the settings, neither of which is trained. value: mean over seeds
+    of the best validation value of each, None if there is none. validation: [[epoch from 1, value so far],
+    …]. epochs: spent; more than `ended` where others that trained side by side went on. seconds: of training,
+    evaluation and compilation, shared equally by those. group: the number of the first of those. reason: why
+    it was refused. optuna: the library's own account of it.
     """
 
     number: int

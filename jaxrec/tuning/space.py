@@ -208,6 +208,9 @@ def _choices(where: str, choices: Any, hint: Any) -> Setting:
     for choice in choices:
         if not _is_of(choice, hint):
             raise ValueError(f"{where}: choices: {choice!r} is not {_shown(hint)}")
+        parts = choice if isinstance(choice, list) else [choice]
+        if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+            raise ValueError(f"{where}: choices: {choice!r}: must be finite")
         made = tuple(choice) if isinstance(choice, list) else float(choice) if hint is float else choice
         if made in found:
             raise ValueError(f"{where}: choices: {choice!r} is repeated")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,39 @@ def test_a_module_that_fails_gives_its_code_and_its_words(
     assert children.run_together([str(tmp_path / "member.py")], processes=2) == 3
     said = capfd.readouterr().err
     assert "process 1: no such file" in said and "process 1 of 2" in said and "exit code 3" in said
+
+
+def test_a_launcher_that_is_asked_to_end_passes_it_on_and_waits(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "member.py").write_text(
+        "import os, signal, sys, time\n"
+        "def save(*_):\n    time.sleep(0.2); open(sys.argv[1], 'w').close(); os._exit(7)\n"
+        "signal.signal(signal.SIGTERM, save); open(sys.argv[1] + '-ready', 'w').close(); time.sleep(60)\n"
+    )
+    asked = [tmp_path / "saved0", tmp_path / "saved1"]
+
+    def start(words: Any, number: int, env: Any) -> children.Child:
+        command = [sys.executable, *words, str(asked[number])]
+        child = subprocess.Popen(command, env=env)
+        while not Path(f"{asked[number]}-ready").exists():
+            time.sleep(0.01)
+        if number == 1:
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return children.Child(child, None)
+
+    def kept(number: int, frame: Any) -> None:
+        raise AssertionError("the launcher did not take the signal")
+
+    monkeypatch.setattr(children, "_start", start)
+    before = signal.signal(signal.SIGTERM, kept)
+    try:
+        assert children.run_together([str(tmp_path / "member.py")], processes=2) == 7
+        assert signal.getsignal(signal.SIGTERM) is kept
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert all(file.exists() for file in asked)
+    assert "exit code 7" in capfd.readouterr().err
 
 
 def test_virtual_devices_replace_those_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

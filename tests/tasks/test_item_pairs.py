@@ -146,6 +146,8 @@ def test_a_curriculum_has_one_more_hard_negative_an_epoch() -> None:
         assert number == 0 or batch["hard"].shape == (3, number)
     assert [phase.epochs for phase in items.phases_of(tasks, 2)] == [1, 1]
     assert [phase.epochs for phase in items.phases_of(tasks[0], 2)] == [2]
+    with pytest.raises(ValueError, match="epochs=0: must be at least 1"):
+        items.phases_of(tasks, 0)
     with pytest.raises(ValueError, match=r"hard=9: of 9 items the ranks 2\.\.4 .* are fewer; widen them"):
         item_graphs.neighbourhoods(data, dataclasses.replace(recipe, hard=9))
 

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from jaxrec.packing import Packing
+from jaxrec.train import parallel
 from jaxrec.train.epoch import shuffled
 from jaxrec.train.fit import Compiled, Fitted, Phase, fit
 from jaxrec.types import Array, Context, Variables
@@ -228,6 +229,28 @@ def test_a_seed_that_has_waited_takes_no_better_epoch_while_others_go_on(tmp_pat
     first = int(np.argmin(own))
     assert fitted.best_epoch[first] == 0 and fitted.best_epoch[1 - first] == 5
     assert fitted.best_value[first] == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_selection_metric_that_is_not_finite_ends_the_run(tmp_path: Path, wrong: float) -> None:
+    calls: list[int] = []
+
+    def summarise(values: np.ndarray, queries: Any) -> dict[str, float]:
+        calls.append(1)
+        return {toy.METRIC: wrong if len(calls) > 3 else 0.5}  # two for the names, one of seed 0
+
+    chosen = toy.selection(toy.evaluation(summarise=summarise))
+    with pytest.raises(
+        ValueError, match=rf"epoch 0: valid/ndcg@5 is \[0.5, {wrong}\]: no epoch can be chosen"
+    ):
+        toy.run(tmp_path, epochs=(2,), seeds=(0, 1), selection=chosen)
+
+
+def test_a_seed_without_a_best_epoch_leaves_the_others_theirs() -> None:
+    best, live = {"w": jnp.array([[1.0], [2.0]])}, {"w": jnp.array([[3.0], [4.0]])}
+    toy.same_bits(
+        parallel.pick_by_seed(best, live, jnp.array([False, True])), {"w": jnp.array([[1.0], [4.0]])}
+    )
 
 
 # --- errors ----------------------------------------------------------------------------------------------

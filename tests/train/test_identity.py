@@ -46,6 +46,10 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"selection": toy.selection(patience=2)}, r"patience=None, this run has 2"),
         ({"context": other_positives()}, r"fit\.context\.positive='int32\[10\] with checksum"),
         ({"task": toy.factors(name="bpr")}, r"has the losses \['bce'\], this run has \['bpr'\]"),
+        (
+            {"task": toy.factors()._replace(losses=lambda *args: ({}, {}))},
+            r"has the losses \['bce'\], this run has \[\]",
+        ),
         ({"calls": 2}, "calls=1, this run has 2"),
         ({"tx": optax.adamw(0.05)}, "another optimiser; the checkpoint is intact"),
         ({"tx": optax.chain(optax.clip(1.0), optax.adam(0.05))}, "another optimiser"),

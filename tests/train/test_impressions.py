@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxrec import metrics
+from jaxrec.protocols import impressions
 from jaxrec.train import parallel
 from jaxrec.train.evaluate import CompiledMeasure, impression_metrics, make_scores
-from jaxrec.types import Array, Batch, Variables
+from jaxrec.types import Array, Batch, GroupSums, Variables
 from tests.train import toy
 
 SHAPE = (4, 6)
@@ -49,6 +50,20 @@ def test_scores_and_metrics_of_each_task_over_its_space(queries: dict[str, np.nd
     assert np.isclose(first["gauc/click"], expected, atol=1e-6)
     assert np.isclose(first["mse/time"], np.mean((x[timed] - 1 - queries["label/time"][timed]) ** 2))
     assert set(first) == {"auc/click", "log_loss/click", "gauc/click", "mse/time"}
+
+
+def test_numbers_that_were_predicted_elsewhere_have_errors_and_no_auc(queries: dict[str, np.ndarray]) -> None:
+    data = impressions.Data("x", "rule", ("click", "time"), ("time",), ("time",), {}, queries, queries)
+    mask, rng = queries["mask"], np.random.default_rng(0)
+    found = rng.normal(size=(1, mask.sum(), 2)).astype(np.float32)
+    tested = impressions.measure_scores(data, impressions.targets(data), found)
+    assert set(tested.metrics[0]) == {"auc/click", "log_loss/click", "mse/time"}
+    timed = queries["space/time"][mask]
+    expected = np.mean((found[0, timed, 1] - queries["label/time"][mask][timed]) ** 2)
+    assert np.isclose(tested.metrics[0]["mse/time"], expected)
+    assert isinstance(tested.values, GroupSums)
+    sums = tested.values.sums["mse/time"].sum() / tested.values.weights["mse/time"].sum()
+    assert np.isclose(sums, expected)
 
 
 def test_several_tasks_of_a_kind_have_a_mean(queries: dict[str, np.ndarray]) -> None:

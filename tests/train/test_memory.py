@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optax
 import pytest
 
 from jaxrec.train import fit, memory
+from jaxrec.train.trial import Trial
 from tests.train import toy
 
 
@@ -29,6 +31,24 @@ def test_a_run_says_what_it_will_hold_where_that_is_much(
     monkeypatch.setattr(fit, "WORTH_SAYING", 1)
     toy.run(tmp_path / "b", epochs=(1,), progress=True)
     assert "memory: 0.00 GiB on each device (parameters 0.00, optimiser" in capsys.readouterr().out
+
+
+def test_members_of_a_trial_count_like_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "WORTH_SAYING", 1)
+    monkeypatch.setattr(
+        fit, "estimate_memory", lambda *args, seeds, **named: memory.Memory(seeds, 0, 0, 0, 0)
+    )
+    monkeypatch.setattr(memory, "GIB", 1.0)
+
+    def begin(*args: Any) -> None:
+        raise InterruptedError
+
+    trial = Trial((0, 1, 0, 1), {}, {}, begin, lambda *args: True)  # two trials of two seeds
+    with pytest.raises(InterruptedError):
+        toy.run(tmp_path, seeds=trial.seeds, trial=trial, progress=True)
+    assert "memory: 4.00 GiB" in capsys.readouterr().out
 
 
 def test_accumulated_gradients_change_parameters_once_in_so_many_steps(tmp_path: Path) -> None:

@@ -15,13 +15,25 @@ import pytest
 from jaxrec.optim.loss_weighting import static
 from jaxrec.train import parallel, sharded
 from jaxrec.train.communication import collectives
-from jaxrec.train.epoch import make_epoch
+from jaxrec.train.epoch import make_epoch, shuffled
 from jaxrec.train.exchange import bucketed
+from jaxrec.train.lock import locked
 from jaxrec.train.sharded import Table
 from jaxrec.train.state import create
 from jaxrec.train.step import make_step
 from jaxrec.types import Task
-from tests.train.interest import CAPACITY, DENSE, DIM, EXCHANGES, NUM_ITEMS, clicks, context, plan, table
+from tests.train.interest import (
+    CAPACITY,
+    DENSE,
+    DIM,
+    EXAMPLES,
+    EXCHANGES,
+    NUM_ITEMS,
+    clicks,
+    context,
+    plan,
+    table,
+)
 
 DEVICES = (1, 2, 4)
 EPOCHS = 3
@@ -61,7 +73,7 @@ def replicated() -> tuple[Any, list[dict[str, float]]]:
     run, history = jax.jit(make_epoch(make_step(task, tx, static()), plan())), []
     for epoch in range(EPOCHS):
         state, means = run(state, columns, jnp.int32(epoch), jnp.int32(0))
-        history.append({name: float(value) for name, value in means.items() if name != "fits"})
+        history.append({name: float(value) for name, value in means.items() if name in ("bpr", "loss")})
     return state.params["model"], history
 
 
@@ -77,7 +89,7 @@ def test_training_equals_that_of_the_whole_table(name: str, num_devices: int) ->
     params, history = replicated()
     found = trained(name, num_devices)
     for ours, expected in zip(found.history, history, strict=True):
-        assert ours == pytest.approx(expected, rel=1e-5)
+        assert ours == pytest.approx(expected, rel=1e-5)  # losses and nothing else
     ours = sharded.collect(found.state, table())["params"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, params)
     assert found.history[-1]["loss"] < found.history[0]["loss"] - 0.005
@@ -222,3 +234,50 @@ def test_more_devices_than_there_are_is_refused() -> None:
     with pytest.raises(ValueError, match="num_devices=99"):
         sharded.train(clicks(CAPACITY), DENSE, table(), plan(), context(), epochs=1, num_devices=99)
     assert parallel.axis_name(1) is None
+
+
+def once(workdir: Path | None = None, **changes: Any) -> sharded.Trained:
+    """A short run with some arguments changed."""
+    settings: dict[str, Any] = {
+        "task": clicks(CAPACITY), "tx": DENSE, "tables": table(), "plan": plan(), "context": context(),
+        "epochs": 1, "workdir": workdir, **changes,
+    }  # fmt: skip
+    return sharded.train(**settings)
+
+
+@pytest.mark.parametrize("where", ["tx", "tables"])
+def test_parameters_that_are_not_finite_behind_the_last_step_stop_the_run(where: str) -> None:
+    late = optax.sgd(lambda step: jnp.where(step == plan().num_steps - 1, jnp.inf, 0.01))
+    change = {"tx": late, "tables": table(tx=late)}[where]
+    with pytest.raises(ValueError, match="epoch 0: a table or another parameter is NaN or infinite behind"):
+        once(**{where: change})
+
+
+def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:
+    once(tmp_path, epochs=2)
+    other = {**context(), "item": np.roll(context()["item"], 1)}
+    for change, message in (
+        ({"context": other}, r"fit\.context\.item="),
+        ({"plan": shuffled(EXAMPLES - 3, 4)}, r"fit\.steps\..*num_steps=5, this run has 10"),
+        ({"task": renamed(clicks(CAPACITY))}, r"fit\.losses=\['bpr'\], this run has \['other'\]"),
+        ({"seed": 1}, "seed=0, this run has 1"),
+        ({"epochs": 1}, "holds a run of 2 epochs, and this one has 1; ask for as many"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            once(tmp_path, **{"epochs": 2, **change})
+    with locked(tmp_path), pytest.raises(ValueError, match="in use by process"):
+        once(tmp_path, epochs=2)
+
+
+def renamed(task: Task) -> Task:
+    def losses(*args: Any) -> Any:
+        found, rest = task.losses(*args)
+        return {"other": found["bpr"]}, rest
+
+    return task._replace(losses=losses)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, True, 1.5])
+def test_a_seed_that_would_be_another_one_is_refused(seed: Any) -> None:
+    with pytest.raises(ValueError, match="is no whole number within 0..4294967295"):
+        once(seed=seed)

@@ -156,6 +156,23 @@ def test_a_loss_that_is_not_finite_ends_the_run(folder: Path, tmp_path: Path) ->
         run(folder, tmp_path, tx=optax.sgd(1e30))
 
 
+def test_parameters_that_are_not_finite_end_the_run(folder: Path, tmp_path: Path) -> None:
+    late = optax.sgd(lambda step: np.inf * (step == STEPS - 1))
+    with pytest.raises(ValueError, match="some parameters are NaN.*The last checkpoint.*checkpoints/4$"):
+        run(folder, tmp_path, tx=late, epochs=1)
+    assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
+
+
+def test_a_run_does_not_go_on_as_another_one(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path, stop_after=STEPS + 1, context={"w": np.ones(3)})
+    with pytest.raises(ValueError, match=r"context\.w='float32\[3\]"):
+        run(folder, tmp_path, context={"w": np.zeros(3)})
+    with pytest.raises(ValueError, match="holds a run of 8 steps, and this one has 7"):
+        run(folder, tmp_path, epochs=1, context={"w": np.ones(3)})
+    with pytest.raises(ValueError, match="-1 is no whole number"):
+        run(folder, tmp_path, seed=-1)
+
+
 def test_parts_need_as_many_processes(folder: Path) -> None:
     part = batches(folder, process=0, processes=2)
     with pytest.raises(ValueError, match="processes=2: the source gives a part.*there are 1"):

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from jaxrec.optim.adjustable import adjustable, with_numbers
+from jaxrec.protocols import conversions, items, retrieval, sessions
 from jaxrec.train import parallel
 from jaxrec.train.fit import Fitted, Phase, fit
 from jaxrec.train.trial import Trial
@@ -23,6 +24,7 @@ from jaxrec.tuning.progress import Progress
 from jaxrec.tuning.reads import Measured, inspect, optimiser
 from jaxrec.tuning.search import Chosen, chosen_settings
 from jaxrec.tuning.space import Setting, Space
+from jaxrec.types import Protocol
 from tests.train import toy
 
 pytest.importorskip("optuna")
@@ -247,6 +249,59 @@ def test_a_row_that_reads_nothing_of_the_space_keeps_its_settings(
     assert search(tmp_path, Space({"unread": Setting("int", 1, 5)}), name="toy") is None
     assert "toy: does not read unread" in capsys.readouterr().out
     assert not (tmp_path / "study.json").exists()
+
+
+def test_a_validation_value_that_is_not_finite_is_that_of_a_diverged_trial(tmp_path: Path) -> None:
+    def measure(config: Any, trial: Trial) -> Measured:
+        return Measured("auc", [float("nan") if config.scale == 2.0 else 0.5 for _ in trial.seeds])
+
+    def train(config: Config, trial: Trial) -> Fitted:
+        metric = {toy.METRIC: float("inf") if config.scale == 2.0 else 0.5}
+        return fit(
+            [Phase("train", toy.factors(), 1)],
+            optimiser(adam, config, trial),
+            toy.plan(),
+            toy.context(),
+            toy.selection(toy.evaluation(summarise=lambda values, queries: metric)),
+            seeds=trial.seeds,
+            workdir=config.workdir,
+            description={"scale": config.scale},
+            progress=False,
+            trial=trial,
+        )
+
+    for name, way in {"measured": measure, "trained": train}.items():
+        chosen = search(tmp_path / name, Space({"scale": SCALE}), way, limits=Limits(2), seeds=(3,))
+        assert chosen is not None and chosen.settings == {"scale": 1.0}
+        trials = {trial["state"]: trial["settings"]["scale"] for trial in trials_of(tmp_path / name)}
+        assert trials["complete"] == 1.0 and trials["diverged"] == 2.0
+
+
+def test_members_with_initial_variables_have_their_own_numbers(tmp_path: Path) -> None:
+    def run(name: str, **options: Any) -> list[float]:
+        trial = Trial((0, 0), {"rate": [0.01, 0.5]}, {}, lambda *args: None, lambda *args: True)
+        tx = adjustable(lambda values: optax.adam(values["rate"]), {"rate": 0.01})
+        fitted = toy.run(tmp_path / name, epochs=(1,), seeds=trial.seeds, trial=trial, tx=tx, **options)
+        losses: list[float] = fitted.history[0]["loss"]
+        return losses
+
+    assert run("given", initial=lambda drawn, seeds: drawn) == run("drawn")
+
+
+ON_TEST: Any = {
+    "retrieval": (retrieval.train, [None] * 4, [Protocol(selection=retrieval.LAST_EPOCH), None], {}),
+    "items": (items.train, [None] * 5, [Protocol(selection=retrieval.LAST_EPOCH), None], {"columns": {}}),
+    "sessions": (sessions.train, [None] * 2, [Protocol(), None], {"select": "test"}),
+    "conversions": (conversions.train, [None] * 2, [None], {"batch_size": 1}),
+}
+
+
+@pytest.mark.parametrize("name", ON_TEST)
+def test_settings_are_never_chosen_on_the_test_part(name: str) -> None:
+    train, before, after, named = ON_TEST[name]
+    trial = Trial((0,), {}, {}, lambda *args: None, lambda *args: True)
+    with pytest.raises(ValueError, match="on its test part, and settings are never chosen there"):
+        train(*before, *after, epochs=1, trial=trial, **named)
 
 
 def test_another_metric_than_that_of_the_rows_selection_is_refused(tmp_path: Path) -> None:

@@ -83,6 +83,8 @@ def test_a_rows_own_setting_stands_in_for_the_general_one(tmp_path: Path) -> Non
         ("[settings]\nkind = {low = 1, high = 2}", "is no number but one of 'a', 'b'; give {choices"),
         ("[settings]\ndims = {choices = [8]}", "dims: choices: 8 is not a list of int"),
         ("[settings]\nlayers = {choices = [2, 2]}", "2 is repeated"),
+        ("[settings]\nrate = {choices = [0.1, nan]}", "rate: choices: nan: must be finite"),
+        ("[settings]\nrate = {choices = [inf]}", "rate: choices: inf: must be finite"),
         ("[settings]\nlayers = {choices = []}", "must be a list of at least one value"),
         ("[settings]\nrate = {choices = [1.0], low = 0}", "give choices alone, or a range alone"),
         ("[settings]\nrate = 0.1", "must be a range"),

@@ -18,7 +18,7 @@ Also:    --clusters 20, --alpha 0 (equal quotas), --alpha inf (cluster after clu
 Expect:  on MovieLens-100K, training within clusters has a lower recall@50 than SASRec over all items (0.457),
          with prompts (0.420) and without them (0.428). The difference is smallest for short lists. With
          prompts, validation is best after 45 of 100 epochs and then falls. The gains in the paper are on
-         other data.
+         other data. Counting co-visits, chosen on validation, has 0.477 and is above all of them.
 """
 
 from __future__ import annotations

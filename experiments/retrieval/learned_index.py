@@ -25,7 +25,8 @@ Expect:  on Beauty (three seeds, 1,000 users) graphs find 97 % of SASRec's exhau
          items scored (rpg-graph-100; nann-graph-50 93 % with 5.7 %), and as much of the two-tower model's
          (98.6 % with 6.9 %, 93.5 % with 6.3 %). Recall@20 of the held-out item is that of the exhaustive
          search (.140 and .099) to .001. A graph of random links finds 29 % with 29 %. Graphs are built in 10
-         to 20 seconds. No result of trees, of Gowalla or of Amazon-book is stored yet.
+         to 20 seconds. Counting co-visits forwards has a recall@20 of .105, between the two models. No result
+         of trees, of Gowalla or of Amazon-book is stored yet.
 """
 
 from __future__ import annotations

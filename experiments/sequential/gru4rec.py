@@ -26,7 +26,7 @@ Expect:  on Yoochoose 1/64 (one seed) recall@20 is 0.689 and MRR@20 0.291 with c
          (`experiments.sequential.stamp`), and 0.695 and 0.305 as its authors train it today (session-parallel
          batches, sampled softmax). Popularity depends on the days that are counted: its recall@20 is 0.054
          here, with the first nine tenths of the training sessions, and 0.073 with all of them. Counting
-         co-visits has 0.553 and 0.215, and 0.520 with what is best on validation, the days before the test.
+         co-visits forwards has 0.553 and 0.215, and 0.520 with what is best on validation, the days before.
 """
 
 from __future__ import annotations

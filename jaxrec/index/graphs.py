@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.index.chunked import one_zero
 from jaxrec.index.scored import Found, Query, ScoreItems, best_of
 from jaxrec.types import Array
 
@@ -232,7 +233,7 @@ def _visit(scorer: ScoreItems, query: Query, block: int | None, walk: _Walk, ids
     scores = _scores(scorer, query, block, ids, number)
     real = ids > 0
     bad = real & (jnp.isnan(scores) | (scores == jnp.inf))
-    scores = jnp.where(real & ~bad, scores, -jnp.inf)
+    scores = jnp.where(real & ~bad, one_zero(scores), -jnp.inf)
     row = jnp.arange(len(ids))[:, None]
     bit = jnp.where(real, jnp.uint32(1) << (ids % WORD).astype(jnp.uint32), jnp.uint32(0))
     visited = walk.visited.at[row, ids // WORD].add(bit)  # of distinct bits that are 0: a union

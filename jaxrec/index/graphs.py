@@ -105,7 +105,7 @@ def _ids(ids: Any, name: str, ndim: int) -> np.ndarray:
     found = np.asarray(ids)
     if found.ndim != ndim or found.dtype.kind not in "iu":
         raise ValueError(f"{name} of shape {found.shape} and type {found.dtype}: must be ids, {ndim} axes")
-    return found.astype(np.int32)
+    return found.astype(np.int64)  # int32 would make items of ids that are too large
 
 
 class _Walk(NamedTuple):

@@ -204,6 +204,7 @@ def test_vectors_in_a_file(folder: Path, tmp_path: Path, what: str) -> None:
         (recommend, ("sasrec", "--history", "i01", "--times", "x"), "times='x': must be whole seconds"),
         (recommend, ("sasrec", "--history", "i01", "--times", "1_0"), "times='1_0': must be whole seconds"),
         (recommend, ("sasrec", "--user", "u9"), "users: the run has no user 'u9'"),
+        (recommend, ("sasrec", "--user", "u" * 300), "users: the run has no user 'uuu"),
         (recommend, ("sasrec", "--history", "i01,zz"), "histories: the run has no item 'zz'"),
         (recommend, ("table", "--user", "u1"), "a table run scores rows; use score"),
         (recommend, ("clicks", "--user", "u1"), "a clicks run scores pairs; use score"),

@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -140,7 +141,7 @@ def words_or_files(words: Sequence[str], ids: Ids) -> list[str]:
     return [
         text
         for word in words
-        for text in (read_ids(word) if word not in known and Path(word).is_file() else [word])
+        for text in (read_ids(word) if word not in known and os.path.isfile(word) else [word])
     ]
 
 

@@ -31,6 +31,7 @@ class Options:
     out: str = ""  # file to write, .csv or .tsv: a column a label, a line a row, in the order of the rows
     at: int | None = None  # seconds since 1970 of the request, if the model reads times; else the last event
     seed: int | Literal["mean"] | None = None  # of the parameters; by default the best on validation
+    delimiter: str = ""  # of a CSV file of rows, such as ';'; by default a tab for .tsv, a comma otherwise
 
 
 def run(options: Options) -> None:
@@ -49,7 +50,8 @@ def run(options: Options) -> None:
         check_parent(options.out)
     loaded = serve.load(options.run, seed=options.seed)
     print(loaded, file=sys.stderr)
-    found = table(loaded.score(options.rows, at=options.at), "\t" if options.out.endswith(".tsv") else ",")
+    scores = loaded.score(options.rows, at=options.at, delimiter=options.delimiter or None)
+    found = table(scores, "\t" if options.out.endswith(".tsv") else ",")
     if options.out:
         write_whole(options.out, text(found))
     else:

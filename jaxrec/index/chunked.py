@@ -234,12 +234,17 @@ def none_yet(items: ItemScores, k: int) -> Best:
 
 def keep_best(best: Best, block: Block) -> Best:
     """The best of the lists and a block of later items: a step of a fold, see `top_k`."""
-    scores = jnp.where(block.real, block.scores, -jnp.inf)
+    scores = jnp.where(block.real, one_zero(block.scores), -jnp.inf)
     ids = jnp.broadcast_to(block.ids, scores.shape)
     both = jnp.concatenate([best.scores, scores], axis=1)
     value, place = jax.lax.top_k(both, best.ids.shape[1])
     chosen = jnp.take_along_axis(jnp.concatenate([best.ids, ids], axis=1), place, axis=1)
     return Best(value, chosen, best.finite & block.finite)
+
+
+def one_zero(scores: Array) -> Array:
+    """Scores with 0 in place of -0, which equals it but which `jax.lax.top_k` puts behind it."""
+    return jnp.where(scores == 0, jnp.zeros_like(scores), scores)
 
 
 class BatchScores(NamedTuple):

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.index.chunked import BLOCK, Best
+from jaxrec.index.chunked import BLOCK, Best, one_zero
 from jaxrec.index.measure import Metric, centre_of, check_table, prepare_items, prepare_queries, score_rows
 from jaxrec.types import Array
 
@@ -155,7 +155,7 @@ def _search_batch(index: Exact, queries: Array, seen: Array, *, k: int) -> tuple
     def rescore(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         query, chosen, past = part
         ids = (GROUP * chosen[:, None] + jnp.arange(GROUP)).reshape(-1) + 1
-        scores = score_rows(query, table[chosen], index.metric).reshape(-1)
+        scores = one_zero(score_rows(query, table[chosen], index.metric).reshape(-1))
         scores = jnp.where(ids <= index.count, scores, -jnp.inf)
         place = (chosen[:, None] == (past - 1) // GROUP).argmax(axis=0)
         found = (chosen[place] == (past - 1) // GROUP) & (past > 0)
@@ -189,7 +189,7 @@ def _group_maxima(index: Exact, queries: Array, seen: Array) -> Array:
 
     first_ids = 1 + size * jnp.arange(num_blocks, dtype=jnp.int32)
     best = jax.lax.scan(score, None, (index.vectors, first_ids))[1]  # [N, B, size / 32]
-    return best.transpose(1, 0, 2).reshape(len(queries), -1)
+    return one_zero(best.transpose(1, 0, 2).reshape(len(queries), -1))
 
 
 def _round_up(number: int, multiple: int) -> int:

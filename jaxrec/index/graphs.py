@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec.index.chunked import one_zero
 from jaxrec.index.scored import Found, Query, ScoreItems, best_of
 from jaxrec.types import Array
 
@@ -104,7 +105,7 @@ def _ids(ids: Any, name: str, ndim: int) -> np.ndarray:
     found = np.asarray(ids)
     if found.ndim != ndim or found.dtype.kind not in "iu":
         raise ValueError(f"{name} of shape {found.shape} and type {found.dtype}: must be ids, {ndim} axes")
-    return found.astype(np.int32)
+    return found.astype(np.int64)  # int32 would make items of ids that are too large
 
 
 class _Walk(NamedTuple):
@@ -232,7 +233,7 @@ def _visit(scorer: ScoreItems, query: Query, block: int | None, walk: _Walk, ids
     scores = _scores(scorer, query, block, ids, number)
     real = ids > 0
     bad = real & (jnp.isnan(scores) | (scores == jnp.inf))
-    scores = jnp.where(real & ~bad, scores, -jnp.inf)
+    scores = jnp.where(real & ~bad, one_zero(scores), -jnp.inf)
     row = jnp.arange(len(ids))[:, None]
     bit = jnp.where(real, jnp.uint32(1) << (ids % WORD).astype(jnp.uint32), jnp.uint32(0))
     visited = walk.visited.at[row, ids // WORD].add(bit)  # of distinct bits that are 0: a union

@@ -176,7 +176,7 @@ def compare(
         raise ValueError(
             f"metrics {missing or 'of all rows'}: no values of each user in every row; choose among {common}"
         )
-    names = list(metrics) or common
+    names = list(dict.fromkeys(metrics)) or common  # one named twice is one comparison
     weights = np.stack([columns[0].weights[name] for name in names])  # [M, G]
     sums = [np.stack([found.sums[name] for name in names]) for found in columns]  # [M, S, G] of each row
     pairs = list(itertools.combinations(range(len(rows)), 2)) if all_pairs else _with_first(len(rows))

@@ -159,9 +159,11 @@ class Run:
             ),
         )
 
-    def score(self, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray]:
+    def score(
+        self, rows: Any, *, at: int | None = None, delimiter: str | None = None
+    ) -> dict[str, np.ndarray]:
         """Probabilities of each label for rows of raw columns, {label: float32 [N]}, see `score.score`."""
-        return score(self, rows, at=at)
+        return score(self, rows, at=at, delimiter=delimiter)
 
     def classify(self, histories: Iterable[Iterable[Any]]) -> dict[str, np.ndarray]:
         """Probabilities of each class after histories of anybody, {class: float32 [N]}, see `score.classes`.

@@ -99,7 +99,7 @@ def _check(run: Run, question: Question) -> None:
     check_recommends(run)
     if (question.users is None) == (question.histories is None):
         raise ValueError("give users (--user) or histories (--history), one of the two")
-    if question.k < 1:
+    if as_integers([question.k], "k")[0] < 1:
         raise ValueError(f"k={question.k}: must be at least 1")
     if question.seen not in (None, "exclude", "keep"):
         raise ValueError(f"seen={question.seen!r}: must be 'exclude', 'keep' or None")
@@ -110,6 +110,9 @@ def _check(run: Run, question: Question) -> None:
             raise ValueError(f"{name}: belong to histories; those of the run's users are kept with it")
     if question.actions is not None and run.kept.kind != "actions":
         raise ValueError(f"actions: {run.kept.name} reads none; leave them out")
+    for name in ("times", "at"):
+        if getattr(question, name) is not None and not queries.reads_times(run.kept):
+            raise ValueError(f"{name}: {run.kept.name} reads no times; leave it out")
 
 
 def _asked_histories(run: Run, question: Question) -> tuple[list[Any], np.ndarray, Histories]:
@@ -234,12 +237,11 @@ def _best(
     if not len(asked.lengths):
         return
     shapes = queries.layout(run.kept, asked, mean=run.seed == "mean")
-    exclude = (question.seen or run.protocol.seen) != "keep"
-    key = ("recommend", question.k, exclude, *shapes.key)
+    exclude, num_items = (question.seen or run.protocol.seen) != "keep", len(allowed) - 1
+    k = min(int(question.k), num_items)  # longer lists would be filled up, and may not fit into memory
+    key = ("recommend", k, exclude, *shapes.key)
     if key not in run.programs:
-        run.programs[key] = jax.jit(
-            make_program(shapes, num_items=len(allowed) - 1, k=question.k, exclude=exclude)
-        )
+        run.programs[key] = jax.jit(make_program(shapes, num_items=num_items, k=k, exclude=exclude))
     program, table, mask = run.programs[key], item_table(run, shapes.model), jnp.asarray(allowed)
     pending: list[tuple[Any, int]] = []
     for columns, context, real in queries.calls(asked, shapes):

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 SIZES = (64, 512, 4096)  # rows of a call: the least that holds all, or as many calls of the last as needed
 
 
-def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray]:
+def score(
+    run: Run, rows: Any, *, at: int | None = None, delimiter: str | None = None
+) -> dict[str, np.ndarray]:
     """{label: probabilities, float32 [N]} of rows, in their order; {"score": …} of a run that ranks items.
 
     rows: the path of a file, a mapping of columns to arrays or lists, or a data frame; columns that the
@@ -39,18 +41,25 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
         Otherwise users and items of the run, each pair after all events of its user; of a model of actions
         the label is "positive", one of the actions that the run was told are.
     at: seconds since 1970 of the request, for models that read times; None: the latest event.
+    delimiter: of a CSV file, one character; None: a tab for .tsv, a comma otherwise.
 
     Raises:
       ValueError: the run keeps no histories of users; a column is missing or of another type; a user or
-        item that the run does not know; a score is not finite.
+        item that the run does not know; `at` of a run without times; a score is not finite.
     """
+    if at is not None and not _has_times(run):
+        raise ValueError(f"at={at}: {run.kept.name} reads no times; leave it out")
     if run.kept.kind == "table":
         assert run.kept.encoders is not None
-        return _probabilities(run, encode_rows(run.kept.encoders, rows), lambda batch, shared: batch, {})
+        return _probabilities(
+            run, encode_rows(run.kept.encoders, rows, delimiter=delimiter), lambda b, _: b, {}
+        )
     if run.kept.kind == "profile":
-        return classes(run, queries.selected(_known_histories(run), _ids(run, rows, "user")["user"] - 1))
+        users = _ids(run, rows, "user", delimiter=delimiter)["user"]
+        return classes(run, queries.selected(_known_histories(run), users - 1))
+    pairs = _ids(run, rows, "user", "item", delimiter=delimiter)
     if run.kept.kind in ("clicks", "actions"):
-        pairs, shared, histories = _pairs(run, rows), _shared(run), run.kept.histories
+        shared, histories = _shared(run), run.kept.histories
         assert histories is not None
         offsets = np.asarray(histories.offsets)
         user = pairs["user"] - 1
@@ -72,7 +81,7 @@ def score(run: Run, rows: Any, *, at: int | None = None) -> dict[str, np.ndarray
             )
         length = run.kept.length
         return _probabilities(run, columns, lambda batch, shared: behaviours(batch, shared, length), shared)
-    return {"score": _ranking_scores(run, _pairs(run, rows), at)}
+    return {"score": _ranking_scores(run, pairs, at)}
 
 
 def classes(run: Run, histories: Histories) -> dict[str, np.ndarray]:
@@ -150,16 +159,26 @@ def make_pair_program(shapes: queries.Layout, *, num_items: int) -> Callable[...
     return program
 
 
-def _pairs(run: Run, rows: Any) -> dict[str, np.ndarray]:
-    """Ids of the users and items of rows, int32 [N] each."""
-    return _ids(run, rows, "user", "item")
+def _has_times(run: Run) -> bool:
+    """Whether an answer may depend on the moment of the request."""
+    if run.kept.kind == "clicks":
+        return run.kept.histories is not None and run.kept.histories.times is not None
+    return queries.reads_times(run.kept)
 
 
-def _ids(run: Run, rows: Any, *wanted: Literal["user", "item"]) -> dict[str, np.ndarray]:
+def _ids(
+    run: Run, rows: Any, *wanted: Literal["user", "item"], delimiter: str | None = None
+) -> dict[str, np.ndarray]:
     """Ids of the users or items that rows name, int32 [N] each."""
     kinds = {kind: column for column, kind in run.kept.columns.items()}
     names = {kind: kinds.get(kind, kind) for kind in wanted}
-    found = read_rows(rows, categorical={name: kind for kind, name in names.items()}, numeric={})
+    found = read_rows(
+        rows,
+        categorical={name: kind for kind, name in names.items()},
+        numeric={},
+        delimiter=delimiter,
+        remedy="it has the name of the training file's; add it to the rows, or rename theirs",
+    )
     found_ids: dict[str, np.ndarray] = {}
     for kind, name in names.items():
         column = found.columns[name]

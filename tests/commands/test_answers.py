@@ -178,6 +178,9 @@ def test_scores_have_a_column_for_each_label(
     capsys.readouterr()
     typed(score, folder / "table", folder / "rows.csv")
     assert capsys.readouterr().out == out.read_text()
+    (tmp_path / "rows.csv").write_text(ROWS.replace(",", ";"))
+    typed(score, folder / "table", tmp_path / "rows.csv", "--delimiter", ";")
+    assert capsys.readouterr().out == out.read_text()
 
 
 @pytest.mark.parametrize("what", ["items", "users"])
@@ -201,6 +204,7 @@ def test_vectors_in_a_file(folder: Path, tmp_path: Path, what: str) -> None:
         (recommend, ("sasrec", "--history", "i01", "--times", "x"), "times='x': must be whole seconds"),
         (recommend, ("sasrec", "--history", "i01", "--times", "1_0"), "times='1_0': must be whole seconds"),
         (recommend, ("sasrec", "--user", "u9"), "users: the run has no user 'u9'"),
+        (recommend, ("sasrec", "--user", "u" * 300), "users: the run has no user 'uuu"),
         (recommend, ("sasrec", "--history", "i01,zz"), "histories: the run has no item 'zz'"),
         (recommend, ("table", "--user", "u1"), "a table run scores rows; use score"),
         (recommend, ("clicks", "--user", "u1"), "a clicks run scores pairs; use score"),
@@ -212,7 +216,9 @@ def test_vectors_in_a_file(folder: Path, tmp_path: Path, what: str) -> None:
         (score, ("table", "rows.csv", "--out", "no/a.csv"), "out='no/a.csv': there is no folder 'no'"),
         (embed, ("sasrec", "items", "--out", "no/a.npy"), "out='no/a.npy': there is no folder 'no'"),
         (recommend, ("none", "--user", "u1"), "no such folder: not a finished run"),
-        (score, ("sasrec", "rows.csv"), "rows.csv: there is no user column"),
+        (score, ("sasrec", "rows.csv"), "rows.csv: there is no user column .* add it to the rows, or rename"),
+        (score, ("table", "rows.csv", "--at", "5"), "at=5: linear reads no times; leave it out"),
+        (score, ("sasrec", "rows.csv", "--at", "5"), "at=5: mine reads no times; leave it out"),
         (score, ("table", "rows.csv", "--out", "scores.json"), "out='scores.json': must end in .csv or .tsv"),
         (embed, ("sasrec", "items"), "out='': must end in .npz"),
         (embed, ("table", "items", "--out", "a.npy"), "a table run has no vectors"),

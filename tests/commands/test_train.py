@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from jaxrec.commands.train import train
 from jaxrec.commands.training import run as running
 from jaxrec.commands.training.models import chosen, options_type
 from jaxrec.commands.training.options import ADDED, described, made
+from jaxrec.commands.training.prepared import recommend_command
 from jaxrec.commands.training.run import read_command, train_once
 from jaxrec.commands.training.sequences import little_evidence
 from jaxrec.commands.training.source import source_of
@@ -493,6 +495,11 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_data_are_read(
     error = capsys.readouterr().err
     assert f"nothing can be written in {tmp_path} (Permission denied); see that it can be" in error
     assert "make room" not in error
+
+
+def test_what_to_type_next_is_quoted_for_a_shell() -> None:
+    words = shlex.split(recommend_command("ann's \u00e9 $1"))
+    assert words == ["jaxrec", "recommend", "RUN", "--user", "ann's \u00e9 $1", "--k", "10"]
 
 
 def test_metrics_that_say_little_are_noted() -> None:

@@ -101,6 +101,12 @@ def test_the_best_items_are_those_of_a_sort(form: int | str, k: int) -> None:
         assert found.scores[row].tolist() == expected
 
 
+def test_zeros_of_both_signs_are_equal() -> None:
+    scores = jnp.array([[9.0, -0.0, 0.0, 1.0, -0.0, 0.0]])
+    found = chunked.top_k(chunked.dense(scores, count=5), 4)
+    assert found.ids.tolist() == [[3, 1, 2, 4]]
+
+
 @functools.partial(jax.jit, static_argnames=("block", "k"))
 def best_of(scores: jax.Array, block: int, k: int) -> Any:
     """The best items of the rows of [3, 7] scores, read in blocks."""

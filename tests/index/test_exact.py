@@ -167,6 +167,13 @@ def test_accelerators_get_no_float_adds_by_repeated_ids(platform: str) -> None:
     assert repeated_float_adds(program.trace(index, jnp.asarray(QUERIES), SEEN), platform) == []
 
 
+def test_zeros_of_both_signs_are_equal() -> None:
+    """Products of vectors of one number, in groups of which the first has only -0 for the query."""
+    table = np.where(np.arange(1 + 3 * GROUP) <= GROUP, 0.0, -0.0)[:, None]
+    found = exact.search(exact.build(table, block=GROUP), jnp.array([[-1.0], [1.0]]), 2)
+    assert found.ids.tolist() == [[1, 2], [1, 2]]
+
+
 def test_no_matrix_of_queries_by_items_is_made() -> None:
     """Of 64 queries and 4,096 items, in blocks of 256: what is allocated grows with the block."""
     table, queries = np.ones((4097, 2), np.float32), np.ones((64, 2), np.float32)

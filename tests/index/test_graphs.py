@@ -270,6 +270,7 @@ LINKS = np.array([[0], [2], [1]])
         (lambda: make_graph([[1], [2], [1]], [1]), "row 0 is that of padding"),
         (lambda: make_graph([[0], [2], [3]], [1]), "neighbours: ids 0..3, must lie in 0..2"),
         (lambda: make_graph([[0], [2], [-1]], [1]), "neighbours: ids -1..2, must lie in 0..2"),
+        (lambda: make_graph([[0], [2], [2**32 + 1]], [1]), "ids 0..4294967297, must lie in 0..2"),
         (lambda: make_graph([[0], [1], [1]], [1]), "neighbours: a node is its own neighbour"),
         (lambda: make_graph(LINKS, np.zeros(0, int)), "entries: must be ids of items, at least one"),
         (lambda: make_graph(LINKS, [0]), "entries: must be ids of items"),

@@ -70,6 +70,7 @@ def test_a_planted_difference_is_shown_and_none_is_not(tmp_path: Path) -> None:
     found = compare(*paths, metrics=("ndcg@10",))
     assert [(d.first, d.second) for d in found.differences] == [("a", "b"), ("a", "c")]
     assert [comparison_views.verdict(d, found.level) for d in found.differences] == ["", "higher"]
+    assert compare(*paths, metrics=("ndcg@10", "ndcg@10")) == found  # one comparison, for Holm too
     none, planted = found.differences
     assert none.interval[0] < 0 < none.interval[1]
     assert planted.corrected >= planted.p

@@ -22,6 +22,7 @@ from jaxrec.serve.run_folder import write
 from tests.serve import small_runs
 from tests.serve.label_runs import click_run, table_run
 
+COLUMNS = ("age", "city", "size", "tags", "price")
 pytest.importorskip("flatbuffers", reason="flatbuffers (extra `export`) is not installed")
 
 
@@ -31,6 +32,7 @@ pytest.importorskip("flatbuffers", reason="flatbuffers (extra `export`) is not i
         ("cheap", "'cheap' is not a finite number"),
         ("inf", "'inf' is not"),
         ([1.0], r"\[1.0\] is not"),
+        (10**400, "10+ is not"),
         *((text, f"'{re.escape(text)}' is not") for text in ("1_0", " 1", "+1", "１", "0x1")),
     ],
 )
@@ -95,6 +97,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "good.csv").write_text("age,city,size,tags,price\n20,Oslo,3,x,1.0\n", "utf-8-sig")
     (folder / "uneven.csv").write_text("age,city\n20\n")
     (folder / "header.csv").write_text("age,city\n")
+    (folder / "twice.csv").write_text("age,city,age\n20,Oslo,30\n")
     (folder / "empty.csv").write_text("")
     return folder
 
@@ -130,6 +133,7 @@ def test_a_reader_says_how_it_is_called(
         ("table", ["rows.csv"], "column 'price', row 2 (the first is 1): 'cheap' is not a finite number"),
         ("table", ["uneven.csv"], "a line has more or fewer cells"),
         ("table", ["header.csv"], "header.csv: has no rows"),
+        ("table", ["twice.csv"], "twice.csv: two columns have one name"),
         ("table", ["empty.csv"], "empty.csv: has no rows"),
         ("table", ["absent.csv"], "No such file"),
         ("clicks", ["rows.csv", "i01"], "ids that the run does not know: rows.csv"),
@@ -174,3 +178,26 @@ def test_a_click_reader_answers_for_each_item(
     expected = clicks.Reader(exported / "items only").score(["i05", "i06"], [["i01", "i02"]] * 2)["click"]
     assert [line["item"] for line in lines] == ["i05", "i06"]
     assert [line["click"] for line in lines] == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (lambda of: of["sasrec"].recommend([]), "with a history at least"),
+        (lambda of: of["sasrec"].recommend(["i01"]), "must be a list of items for each history"),
+        (lambda of: of["sasrec"].recommend([["i01"]], times=[[1]], now=2), "the model reads no times"),
+        (lambda of: of["sasrec"].recommend([["i01"]], actions=[[1]]), "the model reads no actions"),
+        (lambda of: of["items only"].score([], []), "0 items, 0 histories: give a history for each item"),
+        (lambda of: of["items only"].score(["i01"], []), "1 items, 0 histories"),
+        (lambda of: of["items only"].score(["i01"], ["i02"]), "'i02': is one text; give a list"),
+        (lambda of: of["items only"].score(["i01"], [[]], now=5), "now: the model reads none"),
+        (lambda of: of["items only"].score(["i01"], [[]], users=["u1"]), "users: the model reads none"),
+        (lambda of: of["table"].score(dict.fromkeys(COLUMNS, ())), "must be a list of values, one at least"),
+        (lambda of: of["table"].score(dict.fromkeys(COLUMNS, "ab")), "must be a list of values"),
+    ],
+)
+def test_what_a_reader_would_misread_is_refused(exported: Path, asked: Any, message: str) -> None:
+    """A text in place of a list is a list of its characters."""
+    kinds = {"sasrec": items, "items only": clicks, "table": rows}
+    with pytest.raises(ValueError, match=message):
+        asked({name: kind.Reader(exported / name) for name, kind in kinds.items()})

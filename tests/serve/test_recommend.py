@@ -157,8 +157,9 @@ def test_candidates_and_blocked_items(runs: dict[str, serve.Run]) -> None:
 
 
 def test_k_above_what_is_left_gives_what_is_left(runs: dict[str, serve.Run]) -> None:
-    lists = runs["sasrec"].recommend(users="all", k=100)
-    assert [len(answer.items) for answer in lists] == [NUM_ITEMS - n for n in LENGTHS]
+    for k in (100, 2**62):  # an array of so long lists would not fit into memory
+        lists = runs["sasrec"].recommend(users="all", k=k)
+        assert [len(answer.items) for answer in lists] == [NUM_ITEMS - n for n in LENGTHS]
 
 
 def test_a_user_who_has_seen_all_candidates_gets_none(runs: dict[str, serve.Run]) -> None:
@@ -243,8 +244,8 @@ def test_kept_counts_are_what_popularity_reads(tmp_path: Path) -> None:
         ({"users": 5}, "users=5: must be a list"),
         ({"users": ["u1"], "block": "i01"}, "block='i01': one text; give a list"),
         ({"users": ["u1"], "candidates": "i01"}, "candidates='i01': one text; give a list"),
-        ({"histories": ["i01"], "times": [[1]]}, "histories: must be a list for each"),
-        ({"histories": [["i01"]], "times": [1]}, "times: must be a list for each"),
+        ({"histories": [["i01"]], "times": [[1]]}, "times: mine reads no times; leave it out"),
+        ({"users": ["u1"], "at": 1}, "at: mine reads no times; leave it out"),
         ({"users": [1]}, "users: 1 and its like are integers, but the user ids of this run are text"),
         ({}, "give users .* or histories"),
         ({"users": ["u1"], "histories": [["i01"]]}, "one of the two"),
@@ -257,10 +258,11 @@ def test_kept_counts_are_what_popularity_reads(tmp_path: Path) -> None:
         ({"users": ["u1"], "block": ["zz"]}, "block: the run has no item 'zz'"),
         ({"users": ["u1"], "candidates": ["i01"], "block": ["i01"]}, "candidates: none is left"),
         ({"users": ["u1"], "k": 0}, "k=0: must be at least 1"),
+        ({"users": ["u1"], "k": 2.5}, "k: 2.5 at position 0 is no integer"),
+        ({"users": ["u1"], "k": True}, "k: True at position 0 is no integer"),
         ({"users": ["u1"], "seen": "zero"}, "seen='zero': must be"),
         ({"users": ["u1"], "cold": "zero"}, "cold='zero': must be"),
         ({"users": ["u1"], "times": [[1]]}, "times: belong to histories"),
-        ({"histories": [["i01"]], "times": [[1, 2]]}, "times: must be one number for each event"),
     ],
 )  # fmt: skip
 def test_wrong_questions_are_refused(
@@ -274,6 +276,9 @@ def test_wrong_questions_are_refused(
     ("arguments", "message"),
     [
         ({"histories": [["i01"]]}, "the model reads times: give those of each event"),
+        ({"histories": ["i01"], "times": [[1]]}, "histories: must be a list for each"),
+        ({"histories": [["i01"]], "times": [1]}, "times: must be a list for each"),
+        ({"histories": [["i01"]], "times": [[1, 2]]}, "times: must be one number for each event"),
         ({"histories": [["i01"]], "times": [[1.5]]}, "times: 1.5 at position 0 is no integer"),
         ({"histories": [["i01"]], "times": [[50]], "at": 60.5}, "at: 60.5 at position 0 is no integer"),
         ({"histories": [["i01"]], "times": [[50]], "at": 40}, "at=40: history 0 has an event at 50, after"),

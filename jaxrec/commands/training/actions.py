@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrec import baselines
 from jaxrec.commands.training.options import recipe_of
-from jaxrec.commands.training.prepared import BaselineRow, Prepared
+from jaxrec.commands.training.prepared import BaselineRow, Prepared, recommend_command
 from jaxrec.commands.training.sequences import KS, METRIC
 from jaxrec.commands.training.source import Source, as_file_name, load_interactions
 from jaxrec.protocols import Beyond, actions, next_item
@@ -114,7 +114,7 @@ def prepare(
         vocabularies={"item": vocabulary["item"]},
         shapes=functools.partial(_shapes_of, module),
         notes=[describe_actions(data)],
-        next_command=f"jaxrec recommend RUN --user {vocabulary['user'][split.test.user[0]]} --k 10",
+        next_command=recommend_command(vocabulary["user"][split.test.user[0]]),
     )
 
 

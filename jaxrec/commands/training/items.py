@@ -12,7 +12,7 @@ from jaxrec import baselines
 from jaxrec.commands.training.attributes import with_attributes
 from jaxrec.commands.training.counted import count_once, fitted
 from jaxrec.commands.training.options import recipe_of
-from jaxrec.commands.training.prepared import BaselineRow, Prepared
+from jaxrec.commands.training.prepared import BaselineRow, Prepared, recommend_command
 from jaxrec.commands.training.sequences import KS, METRIC, describe_split, little_evidence
 from jaxrec.commands.training.source import Source, as_file_name, load_sequences, split_sequences
 from jaxrec.data.events.split import format_repeats
@@ -182,7 +182,7 @@ def prepared(
             *([format_repeats(split)] if split.repeats.test else []),
             *little_evidence(split, protocol.seen),
         ],
-        next_command=f"jaxrec recommend RUN --user {vocabulary['user'][split.test.user[0]]} --k 10",
+        next_command=recommend_command(vocabulary["user"][split.test.user[0]]),
     )
 
 

@@ -14,7 +14,7 @@ from jaxrec import baselines
 from jaxrec.commands.training.attributes import with_attributes
 from jaxrec.commands.training.counted import count_once, fitted
 from jaxrec.commands.training.options import recipe_of
-from jaxrec.commands.training.prepared import BaselineRow, Prepared
+from jaxrec.commands.training.prepared import BaselineRow, Prepared, recommend_command
 from jaxrec.commands.training.sequences import read_vectors
 from jaxrec.commands.training.source import (
     Source,
@@ -169,7 +169,7 @@ def _trained(
         tower=_tower(module, entry, data, recipe),
         finished=finished,
         notes=[describe_matrix(data.split)],
-        next_command=f"jaxrec recommend RUN --user {_first_user(data)} --k 10",
+        next_command=recommend_command(_first_user(data)),
     )
 
 
@@ -225,7 +225,7 @@ def _counted(name: str, entry: CountingModel, options: Any, data: retrieval.Data
         shapes=None,
         finished=lambda variables: (made[-1], {n: v for n, v in variables.items() if n != "key"}),
         notes=[describe_matrix(data.split)],
-        next_command=f"jaxrec recommend RUN --user {_first_user(data)} --k 10",
+        next_command=recommend_command(_first_user(data)),
     )
 
 

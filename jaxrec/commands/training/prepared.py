@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -64,3 +65,8 @@ class Prepared(NamedTuple):
     tower: Callable[[Variables], Tower] | None = None
     notes: Sequence[str] = ()
     next_command: str = ""
+
+
+def recommend_command(first: Any, option: str = "--user") -> str:
+    """What asks for lists of a user or a history, to be typed into a shell, RUN standing for the folder."""
+    return f"jaxrec recommend RUN {option} {shlex.quote(str(first))} --k 10"

@@ -13,7 +13,7 @@ import numpy as np
 from jaxrec.baselines.biased_mf import biased_mf
 from jaxrec.commands.training.counted import as_fitted, timed
 from jaxrec.commands.training.options import recipe_of
-from jaxrec.commands.training.prepared import BaselineRow, Prepared
+from jaxrec.commands.training.prepared import BaselineRow, Prepared, recommend_command
 from jaxrec.commands.training.source import Source, as_file_name, load_interactions
 from jaxrec.data.events.ratings import RatingSplit, split_ratings
 from jaxrec.protocols import ratings
@@ -77,7 +77,7 @@ def prepare(
         shapes=None,
         finished=lambda variables: (FACTORS, variables),
         notes=[describe_ratings(split)],
-        next_command=f"jaxrec recommend RUN --user {vocabulary['user'][0]} --k 10",
+        next_command=recommend_command(vocabulary["user"][0]),
     )
 
 

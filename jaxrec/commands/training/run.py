@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import functools
 import json
+import shlex
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -370,7 +371,8 @@ def finish(
         content.keep(folder, prepared.tower(jax.device_get(dict(fitted.variables))))
     run_folder.write(folder, kept)
     print(result_tables.all_tables(results.read_results(folder / RESULTS)))
-    print(f"\nthe run is in {folder}; next:\n  {prepared.next_command.replace('RUN', str(folder))}")
+    following = prepared.next_command.replace("RUN", shlex.quote(str(folder)), 1)
+    print(f"\nthe run is in {folder}; next:\n  {following}")
     return kept
 
 

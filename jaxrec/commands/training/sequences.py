@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrec import baselines
 from jaxrec.commands.training.options import recipe_of
-from jaxrec.commands.training.prepared import BaselineRow, Prepared, Shapes
+from jaxrec.commands.training.prepared import BaselineRow, Prepared, Shapes, recommend_command
 from jaxrec.commands.training.source import (
     Source,
     as_file_name,
@@ -128,7 +128,7 @@ def prepare(
             *([format_repeats(split)] if split.repeats.test else []),
             *little_evidence(split, protocol.seen),
         ],
-        next_command=f"jaxrec recommend RUN --user {vocabulary['user'][split.test.user[0]]} --k 10",
+        next_command=recommend_command(vocabulary["user"][split.test.user[0]]),
     )
 
 

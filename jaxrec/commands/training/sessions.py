@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrec import baselines, data
 from jaxrec.commands.training.options import recipe_of
-from jaxrec.commands.training.prepared import BaselineRow, Prepared
+from jaxrec.commands.training.prepared import BaselineRow, Prepared, recommend_command
 from jaxrec.commands.training.sequences import (
     constants_of,
     read_vectors,
@@ -114,5 +114,5 @@ def prepare(
         shapes=shapes_of(entry, split.num_items, recipe, events.vectors),
         constants=constants_of(events.vectors),
         notes=[f"{split.name}: {split.num_train:,} training sessions, {split.rule}"],
-        next_command=f"jaxrec recommend RUN --history {','.join(map(str, item_ids[:2]))} --k 10",
+        next_command=recommend_command(",".join(map(str, item_ids[:2])), option="--history"),
     )

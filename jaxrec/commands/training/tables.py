@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -98,7 +99,8 @@ def prepare(
         shares=lambda variables: expert_shares(module, variables, data.validation, [t.name for t in targets]),
         of=f"{len(split.validation):,} validation rows",
         notes=[describe_table(split, data.num_examples)],
-        next_command=f"jaxrec score RUN {options.data} --out scores.csv",
+        next_command=f"jaxrec score RUN {shlex.quote(options.data)} --out scores.csv"
+        + (f" --delimiter {shlex.quote(options.delimiter)}" if options.delimiter else ""),
     )
 
 

@@ -30,6 +30,8 @@ class Reader:
     def classify(self, histories: Any) -> dict[str, np.ndarray]:
         if not len(histories) or not all(map(len, histories)):
             raise ValueError("give a history at least, and none that is empty")
+        if isinstance(histories, str) or any(isinstance(items, str) for items in histories):
+            raise ValueError(f"{histories!r}: must be a list of items for each history, such as [['a', 'b']]")
         unknown = {str(item) for items in histories for item in items} - self.numbers.keys()
         if unknown:
             raise ValueError(f"items that the run does not know: {', '.join(sorted(unknown))}")

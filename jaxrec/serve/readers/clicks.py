@@ -33,6 +33,11 @@ class Reader:
     ) -> dict[str, np.ndarray]:
         """users: one for each item, for a model that reads them. times: of each event, and now: of the
         question, seconds since 1970, for a model that reads times."""
+        if not 0 < len(items) == len(histories):
+            raise ValueError(f"{len(items)} items, {len(histories)} histories: give a history for each item")
+        for name, given in {"users": users, "times": times, "now": now}.items():
+            if given is not None and not self.about["users" if name == "users" else "times"]:
+                raise ValueError(f"{name}: the model reads none; leave it out")
         inputs = {"items": numbers(self.items, items)}
         inputs["histories"] = padded([numbers(self.items, history) for history in histories])
         if self.about["users"]:
@@ -60,6 +65,8 @@ def read_ids(path: Path) -> dict[str, int]:
 
 
 def numbers(known: dict[str, int], raw: Any) -> np.ndarray:
+    if isinstance(raw, str):
+        raise ValueError(f"{raw!r}: is one text; give a list")
     unknown = {str(value) for value in raw} - known.keys()
     if unknown:
         raise ValueError(f"ids that the run does not know: {', '.join(sorted(unknown))}")

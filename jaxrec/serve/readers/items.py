@@ -38,11 +38,15 @@ class Reader:
         """excluded: items of no list, for each history; None: as the run was measured. times: of each event,
         and now: of the question, seconds since 1970, for a model that reads times. actions: of each event,
         from 1, for a model that reads them."""
-        if not 0 < k <= self.about["k"] or not all(map(len, histories)):
-            raise ValueError(f"k={k}: must be 1 to {self.about['k']}, and no history empty")
+        if not 0 < k <= self.about["k"] or not len(histories) or not all(map(len, histories)):
+            raise ValueError(f"k={k}: must be 1 to {self.about['k']}, with a history at least, none empty")
         if excluded is None:
             excluded = [[]] * len(histories) if self.about["seen"] == "keep" else histories
         inputs = {"histories": self.encode(histories), "excluded": self.encode(excluded)}
+        if not self.about["times"] and (times is not None or now is not None):
+            raise ValueError("the model reads no times: leave out times and now")
+        if not self.about.get("actions") and actions is not None:
+            raise ValueError("the model reads no actions: leave them out")
         if self.about["times"]:
             if times is None or now is None or [*map(len, times)] != [*map(len, histories)]:
                 raise ValueError("the model reads times: give times of each event, and now")
@@ -68,6 +72,8 @@ class Reader:
         ]
 
     def encode(self, lists: Any) -> np.ndarray:
+        if isinstance(lists, str) or any(isinstance(items, str) for items in lists):
+            raise ValueError(f"{lists!r}: must be a list of items for each history, such as [['a', 'b']]")
         unknown = {str(item) for items in lists for item in items} - self.numbers.keys()
         if unknown:
             raise ValueError(f"items that the run does not know: {', '.join(sorted(unknown))}")

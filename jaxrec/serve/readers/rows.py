@@ -34,7 +34,9 @@ class Reader:
         for column in self.columns:
             if column["column"] not in rows:
                 raise ValueError(f"column {column['column']!r}: is missing; the model reads it")
-            inputs |= encode(column, rows[column["column"]])
+            if isinstance(values := rows[column["column"]], str) or not len(values):
+                raise ValueError(f"column {column['column']!r}: must be a list of values, one at least")
+            inputs |= encode(column, values)
         found: dict[str, np.ndarray] = jax.device_get(self.program(self.weights, inputs))
         if not all(np.isfinite(values).all() for values in found.values()):
             raise ValueError("probabilities are NaN or infinite: the training diverged")
@@ -80,7 +82,7 @@ def real(column: dict[str, Any], row: int, value: Any) -> float:
             raise ValueError(value)
         with np.errstate(over="ignore"):
             found = float(np.float32(np.nan if value is None or value == "" else float(value)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = np.inf
     if np.isinf(found):
         raise ValueError(f"{place(column, row)}: {value!r} is not a finite number")
@@ -106,6 +108,8 @@ if __name__ == "__main__":
             header, *lines = [*csv.reader(file)] or [[]]
         if not lines:
             raise ValueError(f"{words[0]}: has no rows; the first line names the columns")
+        if len({*header}) < len(header):
+            raise ValueError(f"{words[0]}: two columns have one name")
         if any(len(line) != len(header) for line in lines):
             raise ValueError(f"{words[0]}: a line has more or fewer cells than the first one")
         scores = Reader().score({name: [line[i] for line in lines] for i, name in enumerate(header)})

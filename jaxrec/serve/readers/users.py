@@ -49,6 +49,8 @@ class Reader:
 
 
 def lookup(what: str, numbers: dict[str, int], values: Any) -> list[int]:
+    if isinstance(values, str):
+        raise ValueError(f"{what}: {values!r} is one text; give a list")
     unknown = {str(value) for value in values} - numbers.keys()
     if unknown:
         raise ValueError(f"{what} that the run does not know: {', '.join(sorted(unknown))}")

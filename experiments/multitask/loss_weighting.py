@@ -12,7 +12,7 @@ Also:    --rows pcgrad mgda --seeds 0
          --data FILE --labels click buy --categorical user_id item_id --numeric price   (your own table with
          two labels or more)
 Expect:  the AUC of income is 0.9297 to 0.9302 with all eleven methods (five seeds). With two tasks
-         that hardly compete, none of them is worth its cost.
+         that hardly compete, none of them is worth its cost; logistic regression has 0.9281.
 """
 
 from __future__ import annotations

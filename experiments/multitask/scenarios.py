@@ -24,7 +24,8 @@ Also:    --scenario sex; --rows mlp star --seeds 0
          table with one label)
 Expect:  no model exceeds the MLP (AUC of income 0.9300 ± 0.0003) by more than one standard deviation; EPNet
          and PPNet have 0.9302, POSO 0.9299. APG (0.9286) and STAR (0.9266), which has a network for each
-         group, are below.
+         group, are below. Boosted trees are above all of them, with 0.9308 and a log loss of 0.1353 (MLP
+         0.1362); logistic regression has 0.9281.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ Expect:  on MovieLens-100K, each user tested on one event and one unseen item, D
          model by 0.018 in AUC and by 0.025 in GAUC (deviations of at most 0.002 and 0.007). DIN and its
          variants are ahead in mean GAUC, by 0.005 to 0.014 with deviations of 0.004 to 0.010; in AUC their
          differences from the base model are +0.004 to -0.002. With 943 users, three seeds do not separate
-         them.
+         them. Boosted trees have an AUC of 0.801, logistic regression 0.795.
 """
 
 from __future__ import annotations

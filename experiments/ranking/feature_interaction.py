@@ -28,8 +28,9 @@ Also:    --dataset census; --rows deep deepfm --seeds 0; --data events.csv --use
 
 Expect:  on MovieLens-100K, split by time, the history has the largest effect: the AUC is 0.904 with its mean,
          0.905 with DIN, 0.909 with co-actions added to the mean (CAN; 0.910 added to DIN) and 0.913 with BST,
-         against 0.817 to 0.820 without a history, with standard deviations of at most 0.003. On
-         Census-Income no difference from the MLP exceeds two standard deviations.
+         against 0.817 to 0.820 without a history, with standard deviations of at most 0.003. Logistic
+         regression (0.865) and boosted trees (0.869) read the history, too. On Census-Income no difference
+         from the MLP exceeds two standard deviations; logistic regression is 0.002 below (0.928).
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ Also:    --rows mmoe ple --seeds 0
          first label is the main task)
 Expect:  with five seeds, sharing parameters shows no gain. The AUC of income is 0.929 to 0.930 in all rows
          (0.9299 ± 0.0003 with single tasks); that of education is 0.883 to 0.884 with shared parameters, and
-         0.8849 ± 0.0002 with single tasks, 0.881 with logistic regression. Published numbers are of models that read more columns.
+         0.8849 ± 0.0002 with single tasks, 0.881 with logistic regression. Published numbers are of models
+         that read more columns.
 """
 
 from __future__ import annotations

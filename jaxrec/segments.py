@@ -62,7 +62,13 @@ def sum_by_id(values: Array, ids: Array, num_ids: int) -> Array:
     """
     if values.shape[0] != ids.shape[0] or ids.ndim != 1:
         raise ValueError(f"ids of shape {ids.shape}: must be [N], with values [N, …]; got {values.shape}")
-    return _sum(_traced(values), _traced(ids), num_ids)
+    return _sum(_traced(values), _traced(_wide(ids)), num_ids)
+
+
+def _wide(ids: Array) -> Array:
+    """Ids as int32 at least: narrower ones would wrap where the number of rows does not fit them."""
+    ids = jnp.asarray(ids)
+    return ids.astype(jnp.int32) if jnp.iinfo(ids.dtype).bits < 32 else ids
 
 
 def rows_by_id(table: Array | TableByRows, ids: Array, *, clip: bool = False) -> Array:
@@ -74,7 +80,7 @@ def rows_by_id(table: Array | TableByRows, ids: Array, *, clip: bool = False) ->
 
     The gradient of the table is `sum_by_id`. There is no forward mode (`jax.jvp`) for a float table.
     """
-    ids = jnp.asarray(ids)
+    ids = _wide(ids)
     if clip:
         ids = jnp.clip(ids, 0, table.shape[0] - 1)
     if isinstance(table, TableByRows):
@@ -204,6 +210,7 @@ def sum_scattered(values: Array, ids: Array, num_ids: int) -> Array:
 
 def sum_sorted(values: Array, ids: Array, num_ids: int) -> Array:
     """`sum_by_id` by sorting the ids: running sums within each id, of which the last is written."""
+    ids = _wide(ids)
     order = jnp.argsort(ids, stable=True)
     return _written_once(values[order], ids[order], num_ids)
 

@@ -73,6 +73,21 @@ def test_small_sums_are_exact_beside_large_ones(form: str) -> None:
     assert found.tolist() == [1e8, 2.0]
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_narrow_ids_do_not_wrap(form: str) -> None:
+    ids = np.resize(np.array([3, 250, 3], np.uint8), 8)
+    found = jax.jit(FORMS[form], static_argnums=2)(jnp.ones(8), ids, 251)  # and 8 places past it
+    np.testing.assert_array_equal(found, naive(np.ones(8), ids, 251))
+
+
+def test_narrow_ids_are_read_from_a_table_of_more_rows() -> None:
+    ids = np.array([3, 250, 3], np.uint8)
+    table = jnp.arange(300.0)
+    np.testing.assert_array_equal(segments.rows_by_id(table, ids, clip=True), ids)
+    gradient = jax.grad(lambda values: table @ segments.sum_by_id(values, ids, 300))(jnp.ones(3))
+    np.testing.assert_array_equal(gradient, ids)
+
+
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match=r"ids of shape \(2,\): must be \[N\], with values \[N, …\]"):
         segments.sum_by_id(jnp.ones((3, 2)), jnp.array([0, 1]), 4)

@@ -31,13 +31,17 @@ class Line(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """A logit for each bin: edges [K - 1], ascending, and values [K]; one on an edge is in the bin above."""
+    """A logit for each bin: edges [K - 1], ascending, and values [K]; one on an edge is in the bin above.
+
+    NaN is in no bin and stays NaN.
+    """
 
     edges: Any
     values: Any
 
     def apply(self, logits: Array) -> Array:
-        return jnp.asarray(self.values)[jnp.searchsorted(self.edges, logits, side="right")]
+        found = jnp.asarray(self.values)[jnp.searchsorted(self.edges, logits, side="right")]
+        return jnp.where(jnp.isnan(logits), jnp.nan, found)
 
 
 class Curve(NamedTuple):

@@ -39,8 +39,12 @@ def delayed_feedback(
       logits: [...]. log_rate: of λ, per unit of time, [...].
       converted: 1 where a conversion was seen, [...]. delay: from click to conversion, read where there is
         one, [...]. elapsed: from click to now, read where there is none, [...]. Both in one unit.
-      where: True where the example is real, [...].
+      where: True where the example is real, [...]; the others are not read.
     """
+    if where is not None:
+        logits, log_rate, delay, elapsed = (
+            jnp.where(where, column, 0.0) for column in (logits, log_rate, delay, elapsed)
+        )
     each = delayed_feedback_of_each(logits, log_rate, converted=converted, delay=delay, elapsed=elapsed)
     return masked_mean(each, where, axis_name)
 
@@ -65,8 +69,10 @@ def fake_negative_weighted(
     """Weighted cross-entropy of a stream whose fixed point is p (FNW: Ktena et al., RecSys 2019).
 
     With p the prediction, through whose weights no gradient passes: (1 + p) for positives and
-    (1 - p)(1 + p) for negatives, [...] → [].
+    (1 - p)(1 + p) for negatives, [...] → []. where: True where the example is real; the others are not read.
     """
+    if where is not None:
+        logits, labels = (jnp.where(where, column, 0.0) for column in (logits, labels))
     prob = jax.lax.stop_gradient(jax.nn.sigmoid(logits))
     weight = (1.0 + prob) * jnp.where(labels > 0.5, 1.0, 1.0 - prob)
     return masked_mean(weight * sigmoid_cross_entropy(logits, labels), where, axis_name)

@@ -149,8 +149,7 @@ def softmax_focal(
     Args:
       logits: [..., C]. labels: classes 0..C-1, int [...]; a real one outside makes the loss NaN.
       gamma: 0 gives the cross-entropy. alpha: weight of each class, [C] (see `class_weights`); None: all 1.
-      where: True where the example is real, [...].
-      weight: of each example, [...]; it does not enter the denominator.
+      where, weight: see `binary_cross_entropy`.
 
     >>> round(float(softmax_focal(jnp.zeros((1, 4)), jnp.array([2]))), 4)  # (3/4)² · ln 4
     0.7798
@@ -158,16 +157,19 @@ def softmax_focal(
     if gamma < 0:
         raise ValueError(f"gamma={gamma}: must be at least 0")
     classes = logits.shape[-1]
+    real = jnp.ones(labels.shape, bool) if where is None else jnp.broadcast_to(where, labels.shape)
+    used = real if weight is None else real & (weight != 0)
     own = jnp.arange(classes) == labels[..., None]
-    logits = logits.astype(jnp.float32)
+    logits = jnp.where(used[..., None], logits.astype(jnp.float32), 0.0)
     score = jnp.sum(jnp.where(own, logits, 0.0), axis=-1)
     rest = jax.nn.logsumexp(jnp.where(own, MASKED, logits), axis=-1)
     log_wrong = jax.nn.log_sigmoid(rest - score)  # log(1 - p)
     terms = jnp.exp(gamma * log_wrong) * jax.nn.softplus(rest - score)
     if alpha is not None:
         terms = terms * jnp.sum(jnp.where(own, alpha, 0.0), axis=-1)
-    terms = nan_outside(terms, labels + 1, classes + 1, where=where)
-    return masked_mean(terms if weight is None else weight * terms, where, axis_name)
+    terms = nan_outside(terms, labels + 1, classes + 1, where=used)
+    terms = terms if weight is None else terms * jnp.where(used, weight, 0.0)
+    return masked_mean(terms, real, axis_name)
 
 
 def squared_error(

@@ -218,7 +218,7 @@ def sampled_cosine_softmax(
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: must be positive")
     ids = jnp.concatenate([targets[..., None], negatives], axis=-1)
-    vectors = l2_normalise(jnp.asarray(table)[ids].astype(jnp.float32), 1e-12)
+    vectors = l2_normalise(rows_by_id(table, ids, clip=True).astype(jnp.float32), 1e-12)
     scores = jnp.einsum("...d,...nd->...n", hidden.astype(jnp.float32), vectors) / temperature
     real = None if where is None else where[..., None]
     scores = nan_outside(scores, ids, table.shape[0], where=real)

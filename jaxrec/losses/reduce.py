@@ -14,7 +14,9 @@ def masked_mean(values: Array, where: Array | None = None, axis_name: str | None
     """Mean of `values` over the entries that `where` marks, 0 if there are none: [...] → [].
 
     With an axis name: the sum over this device's entries divided by the number of entries on all devices.
+    Values of half precision are added up, and counted, in float32.
     """
+    values = _at_least_float32(values)
     where = jnp.ones(values.shape, bool) if where is None else jnp.broadcast_to(where, values.shape)
     total = jnp.sum(jnp.where(where, values, 0.0))
     count = jnp.sum(where, dtype=total.dtype)
@@ -35,8 +37,14 @@ def weighted_mean(
       values: losses of examples, such as `sigmoid_cross_entropy`, [...]; ignored where the weight is 0.
       weight: at least 0, [...]. where: True where the example is real, [...].
     """
-    weight = jnp.where(True if where is None else where, weight, 0.0)
+    values = _at_least_float32(values)
+    weight = jnp.where(True if where is None else where, weight, 0.0).astype(values.dtype)
     total = jnp.sum(jnp.where(weight != 0, weight * jnp.where(weight != 0, values, 0.0), 0.0))
     mass = jnp.sum(weight)
     mass = mass if axis_name is None else jax.lax.psum(mass, axis_name)
     return total / jnp.where(mass > 0, mass, 1.0)
+
+
+def _at_least_float32(values: Array) -> Array:
+    values = jnp.asarray(values)
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))

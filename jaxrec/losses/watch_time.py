@@ -35,12 +35,14 @@ def watch_time(
         or cut off the longest.
       exact: counts every watched impression as one that was not, too, of weight 1: exp(z) is then Σ T / N.
       by_weight: divides by the sum of the weights in place of the number of examples.
-      where: True where the example is real, [...].
+      where: True where the example is real, [...]; the others are not read.
 
     >>> z, y, t = jnp.zeros(2), jnp.array([1.0, 0.0]), jnp.array([3.0, 7.0])
     >>> round(float(watch_time(z, y, t)), 4)  # (3 + 1) ln 2 / 2
     1.3863
     """
+    if where is not None:
+        logit, time = (jnp.where(where, column, 0.0) for column in (logit, time))
     seen = watched > 0
     weight = jnp.where(seen, time, 1.0)
     terms = jnp.where(seen, weight * jax.nn.softplus(-logit), jax.nn.softplus(logit))
@@ -60,9 +62,11 @@ def quantile_error(
 
     Args:
       logit: z, [...]. quantile: t, of the watch time within its group of durations, in 0..1, [...].
-      where: True where the example is real, [...].
+      where: True where the example is real, [...]; the others are not read.
 
     >>> float(quantile_error(jnp.zeros(2), jnp.array([0.0, 1.0])))
     0.25
     """
+    if where is not None:
+        logit, quantile = (jnp.where(where, column, 0.0) for column in (logit, quantile))
     return masked_mean((jax.nn.sigmoid(logit) - quantile) ** 2, where, axis_name)

@@ -22,7 +22,7 @@ NEAREST = 1e-7  # a bin's mean prediction is read as no nearer to 0 and 1 where 
 def calibration_ratio(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
     """Mean predicted probability divided by the share of positives, 1 if calibrated: [N], [N] → [].
 
-    Infinite if there is no positive.
+    Infinite if there is no positive, NaN if no example is real.
     """
     return masked_mean(jax.nn.sigmoid(logits), where) / masked_mean(labels, where)
 
@@ -89,12 +89,12 @@ def expected_calibration_error(
     """Mean over examples of |predicted - observed| in their bin (Guo et al., ICML 2017, eq. 3).
 
     equal_mass: bins of as many examples each, see `reliability`: where events are rare nearly all examples
-    are in the first bin of equal width.
+    are in the first bin of equal width. NaN if no example is real.
     """
     curve = reliability(logits, labels, num_bins=num_bins, equal_mass=equal_mass, where=where)
-    return jnp.sum(jnp.abs(curve.predicted - curve.observed) * curve.num_examples) / jnp.maximum(
-        curve.num_examples.sum(), 1
-    )
+    count = curve.num_examples.sum()
+    gaps = jnp.abs(curve.predicted - curve.observed) * curve.num_examples
+    return jnp.sum(gaps) / jnp.where(count > 0, count, jnp.nan)
 
 
 def field_calibration_error(
@@ -105,13 +105,14 @@ def field_calibration_error(
     Σ over values of |Σ (p - y)| / N (Pan et al., "Field-aware calibration", WWW 2020). It is large for few
     examples a value even where probabilities are true, by the noise of the labels.
 
-    field: int32 [N], of any range, such as items.
+    field: int32 [N], of any range, such as items. NaN if no example is real.
     """
     real = where_or_all(logits, where)
     gap = jnp.where(real, jax.nn.sigmoid(logits) - labels, 0.0)
     unmarked, field, gap = jax.lax.sort(((~real).astype(jnp.int32), field, gap), num_keys=2)
     number = jnp.cumsum(run_starts(unmarked, field)) - 1
-    return jnp.sum(jnp.abs(sum_by_id(gap, number, logits.size))) / jnp.maximum(real.sum(), 1)
+    count = real.sum()
+    return jnp.sum(jnp.abs(sum_by_id(gap, number, logits.size))) / jnp.where(count > 0, count, jnp.nan)
 
 
 class LogLossParts(NamedTuple):

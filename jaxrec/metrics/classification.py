@@ -162,7 +162,7 @@ def run_starts(*keys: Array) -> Array:
 
 
 def log_loss(logits: Array, labels: Array, *, where: Array | None = None) -> Array:
-    """Mean binary cross-entropy in nats, from logits: [N], [N] → []."""
+    """Mean binary cross-entropy in nats, from logits: [N], [N] → []; NaN if no example is real."""
     return masked_mean(jax.nn.softplus(logits) - labels * logits, where)
 
 
@@ -195,4 +195,5 @@ def where_or_all(values: Array, where: Array | None) -> Array:
 
 def masked_mean(values: Array, where: Array | None) -> Array:
     where = where_or_all(values, where)
-    return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)
+    count = jnp.sum(where)
+    return jnp.sum(jnp.where(where, values, 0.0)) / jnp.where(count > 0, count, jnp.nan)

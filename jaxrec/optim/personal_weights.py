@@ -20,15 +20,27 @@ from jaxrec.optim.task_gradients import safe_divisor
 from jaxrec.types import Array
 
 
-def personal_weights(gram: Array) -> Array:
+def personal_weights(gram: Array, *, leave_out_zeros: bool = False) -> Array:
     """The weights of the shortest convex combination of each user's gradients: [..., K, K] → [..., K].
 
-    gram: inner products of a user's K gradients. Of two it is the closed form; gradients that are equal, or
-    all 0, have equal weights.
+    Args:
+      gram: inner products of a user's K gradients. Of two it is the closed form; gradients that are equal, or
+        all 0, have equal weights.
+      leave_out_zeros: a gradient of 0, such as that of an objective of which the user has no label, gets no
+        weight, unless all are 0. False: it gets all of it, so that the user's other losses teach nothing.
 
     >>> personal_weights(jnp.array([[1.0, 0.0], [0.0, 4.0]])).tolist()  # orthogonal: w₁ ∝ |g₂|²
     [0.800000011920929, 0.19999998807907104]
     """
+    if leave_out_zeros:
+        count = gram.shape[-1]
+        there = jnp.diagonal(gram, axis1=-2, axis2=-1) > 0
+        first = jnp.argmax(there, axis=-1, keepdims=True)  # stands for those that are left out, too
+        number = jnp.where(there | ~there.any(axis=-1, keepdims=True), jnp.arange(count), first)
+        gram = jnp.take_along_axis(gram, number[..., None], axis=-2)
+        gram = jnp.take_along_axis(gram, number[..., None, :], axis=-1)
+        found = personal_weights(gram)
+        return jnp.sum(jnp.where(number[..., None] == jnp.arange(count), found[..., None], 0.0), axis=-2)
     if gram.shape[-1] == 2:
         return pair_weights(gram)
     flat = gram.reshape(-1, *gram.shape[-2:])

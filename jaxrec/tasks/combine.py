@@ -13,7 +13,8 @@ def combine(**tasks: Task) -> Task:
     """A task whose losses are those of all `tasks`, each computed on a batch of its own.
 
     The first task initialises the variables, which all share. Losses keep their names; two tasks with a
-    loss of one name raise ValueError while tracing.
+    loss of one name, or that both update a collection such as batch statistics, raise ValueError while
+    tracing.
     """
     if not tasks:
         raise ValueError("combine() was given no task")
@@ -36,6 +37,12 @@ def combine(**tasks: Task) -> Task:
             values, changed = tasks[name].losses(variables, batch[name], k, axis_name)
             if found.keys() & values.keys():
                 raise ValueError(f"task {name!r} names a loss {sorted(values)} that another task has")
+            twice = sorted(updates.keys() & changed.keys())
+            if twice:
+                raise ValueError(
+                    f"task {name!r} updates {', '.join(twice)}, which another task updates from a batch of "
+                    "its own: one of the two would be lost; let one task keep them, or normalise without them"
+                )
             found |= values
             updates |= changed
         return found, updates

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxrec import losses
 from jaxrec.optim.personal_weights import balanced_gram, personal_weights, squared_residual
+from jaxrec.optim.task_gradients import safe_divisor
 from jaxrec.tasks.multitask import FIXED, Model, Target, column, multitask, select_output
 from jaxrec.types import Array, Batch, Key, Outputs, Task, Variables
 
@@ -34,8 +35,12 @@ Choose = Callable[..., Chosen]
 def closed_form(
     gram: Array, outputs: Outputs, *, where: Array | None = None, axis_name: str | None = None
 ) -> Chosen:
-    """MGDA for each example, after `balanced_gram`."""
-    return Chosen(personal_weights(balanced_gram(gram, where=where, axis_name=axis_name)))
+    """MGDA for each example, after `balanced_gram`, of the objectives that have a label of it.
+
+    One without a label has the gradient 0 and would get all the weight.
+    """
+    balanced = balanced_gram(gram, where=where, axis_name=axis_name)
+    return Chosen(personal_weights(balanced, leave_out_zeros=True))
 
 
 def constant(*weights: float) -> Choose:
@@ -51,8 +56,10 @@ def by_actor(*, normalised: bool = True) -> Choose:
     """PAPERec's reward as a loss of the outputs "weights" [B, K] (`nn.multitask.weight_actor`).
 
     The actor minimises |Σ wₖ gₖ|², where the gradients are constants, and the losses take its weights as
-    constants. Departs from PAPERec, which learns a critic of the reward and its discounted sum along a list:
-    the reward is a known function of the weights, so that of one step (a discount of 0) needs none.
+    constants. An objective without a label of the example has the gradient 0, and all the weight would be
+    best: the actor is judged by its weights of the others, divided by their sum. Departs from PAPERec, which
+    learns a critic of the reward and its discounted sum along a list: the reward is a known function of the
+    weights, so that of one step (a discount of 0) needs none.
 
     normalised: takes the scale of each objective out (`balanced_gram`). False, PAPERec's reward, prefers the
     objective of smaller gradients.
@@ -60,7 +67,11 @@ def by_actor(*, normalised: bool = True) -> Choose:
 
     def choose(gram: Array, outputs: Outputs, **options: Any) -> Chosen:
         weights = outputs["weights"]
-        reward = squared_residual(weights, balanced_gram(gram, **options) if normalised else gram)
+        there = jnp.diagonal(gram, axis1=-2, axis2=-1) > 0
+        kept = jnp.where(there, weights, 0.0)
+        kept = kept / safe_divisor(jnp.sum(kept, axis=-1, keepdims=True))
+        judged = jnp.where(there.all(axis=-1, keepdims=True), weights, kept)
+        reward = squared_residual(judged, balanced_gram(gram, **options) if normalised else gram)
         return Chosen(weights, {"actor": reward})
 
     return choose

@@ -153,6 +153,7 @@ def tree_nodes(model: Any, history: History, negatives: Sequence[int], *, by_lev
         )
         each = losses.sigmoid_cross_entropy(logits, label)
         of_example = jnp.sum(jnp.where(batch["where"], each, 0.0), axis=1)
+        updates = updates if axis_name is None else jax.lax.pmean(updates, axis_name)
         return {"nodes": losses.masked_mean(of_example, batch["mask"], axis_name)}, updates
 
     def predict(variables: Variables, batch: Batch) -> Array:

@@ -230,6 +230,7 @@ def _vectors(
         rows = jnp.concatenate([rows, total + first + jnp.arange(count, dtype=rows.dtype)])
     items, of_items = applied("items", item, item_key, rows)
     updates = _merged(variables, of_users, of_items) if kept else {}
+    updates = updates if axis_name is None else jax.lax.pmean(updates, axis_name)
     size = batch["item"].shape[0]
     return users, items[:size], items[size:] if DRAWN in batch else None, updates
 

@@ -47,6 +47,11 @@ def test_a_fit_is_better_than_none_and_finite_anywhere(name: str, examples: Any)
     assert jnp.isfinite(ends).all() and (jnp.diff(ends) >= 0).all()
 
 
+@pytest.mark.parametrize("name", FITS)
+def test_no_fit_makes_a_number_of_nan(name: str, examples: Any) -> None:
+    assert np.isnan(FITS[name](*examples).apply(jnp.array([jnp.nan]))).all()
+
+
 @pytest.mark.parametrize("name", ["platt", "temperature", "isotonic"])  # bins count examples, not weights
 def test_weights_are_numbers_of_equal_examples(name: str, examples: Any) -> None:
     logits, labels = (column[:100] for column in examples)

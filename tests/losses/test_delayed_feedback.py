@@ -85,6 +85,17 @@ def test_no_example_gives_zero() -> None:
     assert losses.fake_negative_weighted(LOGITS, CONVERTED, where=jnp.zeros(N, bool)) == 0
 
 
+def test_what_is_unknown_of_examples_that_are_not_real_reaches_no_gradient() -> None:
+    real, unknown = jnp.arange(N) % 2 == 0, jnp.where(jnp.arange(N) % 2 == 0, 1.0, jnp.nan)
+    seen = {name: jnp.asarray(column) * unknown for name, column in SEEN.items()}
+    for loss in (
+        lambda z: losses.delayed_feedback(z, z, **seen, where=real),
+        lambda z: losses.fake_negative_weighted(z, CONVERTED * unknown, where=real),
+    ):
+        gradient = jax.grad(loss)(LOGITS * unknown)
+        assert np.isfinite(gradient).all() and (gradient[~real] == 0).all() and (gradient[real] != 0).all()
+
+
 def minimum(loss: Callable[[Array], Array], *start: float) -> np.ndarray:
     """Where the gradient of a loss of a few numbers vanishes, by descent."""
     step = jax.jit(lambda x, i: (x - 2.0 * jax.grad(loss)(x), None))

@@ -170,6 +170,21 @@ def test_impossible_focus_is_an_error(arguments: dict[str, float]) -> None:
 # --- weights of examples ---
 
 
+def test_means_of_half_precision_are_counted_and_added_up_in_float32() -> None:
+    """301 is no number in bfloat16, which has 300 and 302."""
+    values, where = jnp.linspace(0.0, 1.0, 780).astype(jnp.bfloat16), jnp.arange(780) < 301
+    expected = np.asarray(values, np.float64)[:301].mean()
+    for found in (
+        losses.masked_mean(values, where),
+        losses.weighted_mean(values, where.astype(jnp.bfloat16)),
+    ):
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    share = jax.vmap(lambda v, w: losses.masked_mean(v, w, "d"), axis_name="d")
+    found = share(values.reshape(4, -1), where.reshape(4, -1)).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_weighted_mean_is_that_of_repeated_rows_and_does_not_see_the_scale() -> None:
     values = EACH["bce"].astype(np.float32)
     expected = np.repeat(values.ravel(), WEIGHT.ravel().astype(int)).mean()

@@ -148,6 +148,14 @@ def test_a_class_that_is_none_makes_the_focal_loss_nan_where_it_is_real(wrong: i
     assert np.isfinite(value) and np.isfinite(gradient).all() and not np.asarray(gradient)[1].any()
 
 
+def test_focal_examples_that_are_not_used_reach_no_gradient_even_if_they_are_nan() -> None:
+    where, weight = np.array([1, 1, 0, 1, 0], bool), np.array([1, 0, 1, 2, np.nan], np.float32)
+    used = where & (weight > 0)
+    logits = np.where(used[:, None], LOGITS, np.nan)
+    gradient = jax.grad(losses.softmax_focal)(logits, CLASSES, where=where, weight=weight)
+    assert np.isfinite(gradient).all() and not np.asarray(gradient)[~used].any()
+
+
 def test_a_negative_focus_is_refused() -> None:
     with pytest.raises(ValueError, match=r"gamma=-1\.0"):
         losses.softmax_focal(LOGITS, CLASSES, gamma=-1.0)

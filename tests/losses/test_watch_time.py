@@ -75,6 +75,23 @@ def test_masked_examples_and_shares_of_devices() -> None:
     assert value(jnp.asarray(LOGIT), jnp.asarray(WATCHED), jnp.asarray(TIME), jnp.asarray(none)) == 0
 
 
+def test_what_is_unknown_of_examples_that_are_not_real_reaches_no_gradient() -> None:
+    """Such as the watch time of a label that another space has: NaN times 0 would be NaN."""
+    where = np.array([True, True, False, True, False, False])
+    logit, watched, time = (
+        jnp.asarray(np.where(where, x, np.nan), jnp.float32) for x in (LOGIT, np.ones(6), TIME)
+    )
+    quantile = jnp.where(where, 0.25, jnp.nan)
+    for loss in (
+        lambda z: losses.watch_time(z, jnp.ones(6), time, where=where),
+        lambda z: losses.watch_time(z, watched, time, where=where, exact=True, by_weight=True),
+        lambda z: losses.quantile_error(z, quantile, where=where),
+    ):
+        gradient = jax.grad(loss)(logit)
+        assert np.isfinite(gradient).all()
+        assert (gradient[~where] == 0).all() and (gradient[where] != 0).any()
+
+
 def test_extreme_logits_are_finite() -> None:
     z = jnp.array([1e4, -1e4])
     for watched in (jnp.ones(2), jnp.zeros(2)):

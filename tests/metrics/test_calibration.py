@@ -78,6 +78,13 @@ def test_a_row_that_is_left_out_is_not_read(rows: Any) -> None:
         assert found[0] == found[1]
 
 
+def test_nothing_is_no_perfect_prediction() -> None:
+    logits, labels, none = np.zeros(4, np.float32), np.ones(4, np.float32), np.zeros(4, bool)
+    for metric in (metrics.log_loss, metrics.expected_calibration_error, metrics.calibration_ratio):
+        assert np.isnan(metric(logits, labels, where=none))
+    assert np.isnan(metrics.field_calibration_error(logits, labels, np.zeros(4, np.int32), where=none))
+
+
 def test_parts_of_the_log_loss_add_up(rows: Any) -> None:
     logits, labels, _, where = rows
     parts = run(metrics.log_loss_parts, logits, labels, where=where)

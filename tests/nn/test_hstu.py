@@ -24,6 +24,7 @@ from jaxrec.nn.sequential.cosine import Cosine
 from jaxrec.nn.sequential.hstu import HSTU, event_number, identity, standard, unit
 from jaxrec.nn.sequential.sasrec_original import SASRecOriginal
 from jaxrec.types import Array, Variables
+from tests.lowering import repeated_float_adds
 
 LENGTH = 7
 SIZES: dict[str, Any] = {
@@ -402,6 +403,13 @@ def test_loss_equals_slow_numpy() -> None:
     loss = jax.jit(functools.partial(losses.sampled_cosine_softmax, temperature=0.5))
     ours = loss(hidden.astype(np.float32), table.astype(np.float32), targets, negatives, where=where)
     assert float(ours) == pytest.approx(np.mean(terms), rel=1e-5)  # the third term is ln 1
+
+
+def test_the_gradient_of_repeated_samples_is_sum_by_id() -> None:
+    """Not a scatter-add of repeated ids, which is slow on CUDA and which a sparse table refuses."""
+    samples = np.array([[2, 2, 2]])
+    loss = lambda table: losses.sampled_cosine_softmax(np.ones((1, 3)), table, np.array([1]), samples)  # noqa: E731
+    assert repeated_float_adds(jax.jit(jax.grad(loss)).trace(jnp.ones((7, 3))), "cuda") == []
 
 
 def test_loss_of_equal_scores_and_its_gradient_at_zero_vectors() -> None:

@@ -64,6 +64,17 @@ def test_more_objectives_than_two_lie_in_the_simplex() -> None:
     np.testing.assert_allclose(found.sum(-1), 1.0, rtol=1e-5)
 
 
+def test_gradients_of_zero_can_be_left_out() -> None:
+    """Users with all three, with two, with one and with none of the labels."""
+    there = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]], np.float32)
+    g = RNG.normal(size=(4, 3, 5)).astype(np.float32) * there[..., None]
+    gram = np.einsum("bkd,bjd->bkj", g, g)
+    found = jax.jit(lambda gram: personal_weights(gram, leave_out_zeros=True))(gram)
+    np.testing.assert_array_equal(found[0], jax.jit(personal_weights)(gram)[0])
+    first = np.clip((g[1, 2] - g[1, 0]) @ g[1, 2] / np.sum((g[1, 0] - g[1, 2]) ** 2), 0, 1)
+    np.testing.assert_allclose(found[1:], [[first, 0, 1 - first], [0, 1, 0], [1 / 3] * 3], atol=1e-5)
+
+
 # --- what the reward rewards -------------------------------------------------------------------------
 
 
@@ -198,6 +209,24 @@ def test_weights_have_no_gradient_and_masked_examples_none(variables: Any) -> No
     task = personalised(MODEL, TARGETS, closed_form, inputs=read_x, user="user")
     a, b = (task.losses(variables, batch, jax.random.key(1))[0] for batch in (BATCH, changed))
     np.testing.assert_allclose([*a.values()], [*b.values()], rtol=1e-6)
+
+
+def test_an_example_without_one_label_teaches_the_other(variables: Any) -> None:
+    """The gradient of the label that is missing is 0: it must not get all the weight."""
+    known = np.arange(COUNT) % 2 == 0
+    batch = {**BATCH, "known": known, "label/b": np.where(known, BATCH["label/b"], np.nan)}
+    targets = [TARGETS[0], TARGETS[1]._replace(space="known")]
+    gram, outputs = conflicts(MODEL, targets, inputs=read_x)(variables, batch)
+    weights = closed_form(gram, outputs, where=batch["mask"]).weights
+    np.testing.assert_array_equal(weights[~known & batch["mask"]], np.array([[1.0, 0.0]] * 6))
+
+    def reward(shift: Array) -> Array:
+        weights = jax.nn.softmax(outputs + shift)
+        return by_actor()(gram, {"weights": weights}, where=batch["mask"]).terms["actor"].sum()
+
+    slope = jax.grad(reward)(jnp.zeros((COUNT, 2)))
+    np.testing.assert_allclose(slope[~known], 0.0, atol=1e-5)
+    assert (np.abs(slope[known & batch["mask"]]) > 1e-6).any()
 
 
 @pytest.mark.parametrize("normalised", [False, True])

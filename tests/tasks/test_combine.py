@@ -66,6 +66,15 @@ def test_two_losses_of_one_name_are_an_error() -> None:
         both.losses({}, batch, jax.random.key(0))
 
 
+def test_two_updates_of_one_collection_are_an_error() -> None:
+    """The second would replace what the first has learned from its batch."""
+    other = B._replace(losses=lambda *given: (B.losses(*given)[0], {"a": jnp.array(3.0)}))
+    both = combine(first=A, second=other)
+    batch = both.prepare(jax.random.key(0), {}, {})
+    with pytest.raises(ValueError, match="task 'second' updates a, which another task updates"):
+        both.losses({}, batch, jax.random.key(0))
+
+
 def test_no_task_is_an_error() -> None:
     with pytest.raises(ValueError, match="no task"):
         combine()

@@ -96,6 +96,29 @@ def numpy_loss(
     return float(np.mean(triplets if margin is not None else terms))
 
 
+def test_all_devices_have_the_mean_of_their_statistics() -> None:
+    """Or else each would keep its own, and an evaluation read those of the first."""
+    model = TwoTower((USER_ID,), (ITEM_ID,), (4,), (3, 4), mlp=Factory(MLP, batch_norm=True))
+    found = drawn(model, np.ones(1, int), np.ones((1, 1), int), context(), train=False)
+    task = two_tower(model)
+    batch = {name: column for name, column in batch_of(task, 0, 4, 5, 10).items() if name != "shared"}
+    halves = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), batch)
+
+    def of_device(part: Any) -> Any:
+        return task.losses(found, {**part, "shared": context()}, KEY, "devices")[1]["batch_stats"]
+
+    shared = jax.jit(jax.vmap(of_device, axis_name="devices"))(halves)
+    alone = [of_part(task, found, jax.tree.map(lambda x, i=i: x[i], halves)) for i in range(2)]
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *alone)
+    for device in range(2):
+        jax.tree.map(lambda a, b, d=device: np.testing.assert_allclose(a[d], b, rtol=1e-5), shared, mean)
+
+
+def of_part(task: Any, found: Any, part: Any) -> Any:
+    run = jax.jit(lambda b: task.losses(found, {**b, "shared": context()}, KEY))
+    return run(part)[1]["batch_stats"]
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -92,6 +92,8 @@ def personalised(
 
     Args:
       module: as of `multitask`; it marks the shared representation, [B, D].
+      targets: each loss is asked of one example at a time, so what it reads of the whole batch has no effect:
+        `losses.reweighted` with by_weight, `hard_examples` or `f_beta`.
       user: a column; the gradients of its examples in the batch are added up, so that all of them have the
         weights of their user. None: each example for itself. Examples on other devices are not seen.
 

@@ -193,21 +193,27 @@ def test_trained(row: str, entry: RetrievalModel | ItemModel, columns: Data, con
     return Done(found, protocol, settings, config.seeds, fitted)
 
 
+def changed(row: str, config: Config) -> dict[str, Any]:
+    """The settings of a row that are not its published ones, but how often it is evaluated; not of --tiny."""
+    name = row.removesuffix(SELECTED)
+    ours, usual = (dataclasses.asdict(recipe_of(name, options)) for options in (config, Config()))
+    told = () if config.tiny else ours.keys() - {"evaluate_every"}
+    return {key: ours[key] for key in sorted(told) if ours[key] != usual[key]}
+
+
 def published_numbers(row: str, config: Config) -> Published:
     """The published numbers of a row on Gowalla, if it has the published settings, not some of a grid."""
     name = row.removesuffix(SELECTED)
     if config.data or config.tiny or config.dataset != "gowalla" or (name != row and name in GRIDS):
         return NONE
-    same = recipe_of(name, config) == recipe_of(name, Config())
-    return PUBLISHED.get(name, NONE) if same else NONE
+    return NONE if changed(row, config) else PUBLISHED.get(name, NONE)
 
 
 def run(config: Config) -> None:
     """Fits or trains, tests and stores every row."""
     check_run(config)
     config = common.shrink_if_tiny(config, **TINY)
-    split = load(config)
-    whole = retrieval.resident(split)
+    whole = retrieval.resident(split := load(config))
     print(format_matrix(split), flush=True)
     part, attributes = None, attributes_of(config, split)
     if any(row.endswith(SELECTED) for row in config.rows):
@@ -219,17 +225,18 @@ def run(config: Config) -> None:
             done = test_fitted(row, entry, whole, carved, config)
         else:
             done = test_trained(row, entry, read_by(entry, carved or whole, attributes), config)
+        given = changed(row, config)
         path = common.save(
             config.results,
             experiment=EXPERIMENT,
             dataset=dataset_of(whole),
-            model=row,
+            model=row + "".join(f"+{key.replace('_', '-')}-{value}" for key, value in given.items()),
             config=done.settings,
             protocol=done.protocol,
             seeds=done.seeds,
             metrics=done.found,
             fitted=done.fitted,
-            note="selected on 10 % of training" if carved else "published setting",
+            note="selected on 10 % of training" if carved else "" if given else "published setting",
             **published_numbers(row, config).fields(),
         )
         print(f"{row}: {common.means(done.found)}\nsaved {path}", flush=True)

@@ -29,8 +29,9 @@ WIDTH, DEPTH, MAX_LEN = 20, 2, 4
 SMALL: dict[str, Any] = {
     **EVENTS, "num_codes": 4, "levels": 1, "k_means_rounds": 5, "dim": 8, "num_heads": 2, "head_dim": 4,
     "inner_dim": 8, "num_layers": 1, "max_len": MAX_LEN, "width": WIDTH, "batch_size": 32, "epochs": 1,
-    "evaluate_every": 1, "vector_dim": 3,
+    "evaluate_every": 1,
 }  # fmt: skip
+OF_CO_VISITS = {**SMALL, "vector_dim": 3}  # read where no vectors of the items are given
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_what_a_run_does_not_know_or_have_is_refused(run: serve.Run) -> None:
 
 def prepared(folder: Path, **given: Any) -> Any:
     entry = find("tiger")
-    options = made(options_type(entry), {"data": "x", "run": "y", **SMALL, **given})
+    options = made(options_type(entry), {"data": "x", "run": "y", **OF_CO_VISITS, **given})
     return prepare("tiger", entry, options, read(options, source_of(folder / "events.csv")))
 
 
@@ -179,7 +180,7 @@ def test_use_of_codes_is_told_in_words() -> None:
 )
 def test_wrong_options_are_refused_before_training(folder: Path, given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        train("tiger", folder / "events.csv", run=folder / "bad", **{**SMALL, **given})
+        train("tiger", folder / "events.csv", run=folder / "bad", **{**OF_CO_VISITS, **given})
     assert not (folder / "bad").exists()
 
 

@@ -86,6 +86,7 @@ def test_attributes_are_those_that_a_model_reads() -> None:
         ("lightgcn-selected", {}, {"recall@20": 0.1820, "ndcg@20": 0.1547}),
         ("pinsage", {}, {"recall@20": 0.1380, "ndcg@20": 0.1196}),
         ("lightgcn", {"epochs": 5}, {}),
+        ("lightgcn", {"evaluate_every": 5}, {"recall@20": 0.1820, "ndcg@20": 0.1547}),
         ("lightgcn", {"dataset": "lastfm"}, {}),
         ("ease", {"epochs": 5}, {"recall@20": 0.1765, "ndcg@20": 0.1467}),
         ("ease-selected", {}, {}),
@@ -97,6 +98,13 @@ def test_published_numbers_stand_beside_published_settings_alone(
 ) -> None:
     config = dataclasses.replace(experiment.Config(), **options)
     assert dict(experiment.published_numbers(row, config).values) == expected
+
+
+def test_settings_that_are_not_the_published_ones_are_told() -> None:
+    config = dataclasses.replace(experiment.Config(), epochs=100, evaluate_every=10, learning_rate=0.01)
+    assert experiment.changed("lightgcn", config) == {"epochs": 100, "learning_rate": 0.01}
+    assert experiment.changed("ease-selected", config) == {}  # reads neither
+    assert experiment.changed("lightgcn", dataclasses.replace(config, tiny=True)) == {}
 
 
 @pytest.mark.parametrize(

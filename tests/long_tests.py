@@ -11,8 +11,8 @@ of a case the longer one counts. A case of more than CASE seconds is long, but n
   - the quickest case of its test, up to ALONE seconds, so that each quick test runs in some form, and up to
     TWIN seconds where the test's name says that it compares with a slow computation or a formula;
   - what KEPT names: doctests, comparisons with stored outputs of a reference, one run of an installed package
-    from a file to answers, one experiment of each folder, and tests that alone notice a fault of
-    tests/planted_faults.py.
+    from a file to answers, what documents and notebooks show, one experiment of each folder, and tests that
+    alone notice a fault of tests/planted_faults.py.
 
 Lines of the file, after `tests/`: a file or a test of which all cases are long, a case, or `a test except
 [case]`, of which all other cases are long.
@@ -35,6 +35,10 @@ KEPT = (  # beginnings of ids
     "jaxrec/",
     "tests/golden/",
     "tests/test_wheel.py",
+    "tests/test_notebooks.py",
+    "tests/test_ablations.py",
+    "tests/test_architecture.py",
+    "tests/test_documents.py",
     f"tests/experiments/multitask/test_census.py::{TINY}",
     f"tests/experiments/ranking/test_din.py::{TINY}",
     f"tests/experiments/retrieval/test_lightgcn.py::{TINY}",

@@ -136,7 +136,7 @@ def is_table(node: Any) -> bool:
 
 
 def with_tables(tx: optax.GradientTransformation, model: Any) -> Any:
-    """A model's parameters with `SparseTable`s where `tx` says so; the same without such.
+    """A model's parameters with a `SparseTable` wherever `tx` says so; the same without such.
 
     Raises:
       ValueError: it names no parameter, or one that is no float table [V, D].
@@ -165,7 +165,7 @@ def with_tables(tx: optax.GradientTransformation, model: Any) -> Any:
 
 
 def values(model: Any) -> Any:
-    """A model's parameters as its modules know them: tables in place of `SparseTable`s."""
+    """A model's parameters as its modules know them: tables in place of each `SparseTable`."""
     return jax.tree.map(lambda x: x.values if is_table(x) else x, model, is_leaf=is_table)
 
 

@@ -31,8 +31,8 @@ PROBES = "perturbations"  # the collection of `self.perturb`: as large as a batc
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """params: {"model": …, "weighting": …}, where a model may have `optim.sparse.SparseTable`s; collections:
-    what else the model holds, such as batch_stats.
+    """params: {"model": …, "weighting": …}, where a table of the model may be a `optim.sparse.SparseTable`;
+    collections: what else the model holds, such as batch_stats.
     """
 
     step: Array

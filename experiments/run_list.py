@@ -220,6 +220,10 @@ RUNS = (
         f"{MATRIX} matrix-item-knn matrix-user-knn rp3beta slim ease",
     ),
     Entry(
+        "retrieval.lightgcn", "--seeds 0 --epochs 100 --evaluate-every 10", "lightgcn/gowalla", "lightgcn",
+        "{row}+epochs-100",
+    ),
+    Entry(
         "retrieval.lightgcn", "--dataset lastfm", "lightgcn/lastfm",
         f"{MATRIX} matrix-item-knn matrix-user-knn-selected ease rp3beta rp3beta-selected slim",
     ),

@@ -26,9 +26,8 @@ Also:    --rows aitm --calibrator 0   (without the calibrator)
 Expect:  ESCM² and DBMTL have the highest AUC of "buy" (0.617 to 0.623; shared-bottom 0.598 ± 0.009), and
          the model of `escm2-ips` without its risk (`escm2-ips+no-risk`) is higher still (0.630): what helps
          are the experts that its tasks share. ESMM (0.599) and ESM² (0.604) are level with shared-bottom,
-         logistic regression has 0.574; of "view" one model a task has most (0.659), it 0.511. No
-         model learns which items of a cart are bought (0.49 to 0.51). More than half of the test examples are
-         of users without a training example.
+         logistic regression has 0.574. No model learns which items of a cart are bought (0.49 to 0.51). More
+         than half of the test examples are of users without a training example.
 """
 
 from __future__ import annotations

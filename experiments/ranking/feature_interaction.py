@@ -15,8 +15,7 @@
 ml-100k: for each rating one unseen item is sampled as the negative; the split is by time, 80/10/10, so that
 most users of the test part are new. Columns: item, genres (each set is one category), year, user, age (by
 decade), gender, occupation; models with a history also read item, genres and year of earlier events.
-census: income over 50,000 dollars from 32 nominal columns, see `experiments.multitask.census`; it has no
-histories.
+census: income over 50,000 dollars from 32 nominal columns (`experiments.multitask.census`), no histories.
 
 All models have embeddings and hidden layers of the same sizes and the parameters of the epoch of best
 validation AUC; baselines are those of `jaxrec.baselines.click_tables`. The papers use Criteo and private
@@ -29,8 +28,8 @@ Also:    --dataset census; --rows deep deepfm --seeds 0; --data events.csv --use
 Expect:  on MovieLens-100K, split by time, the history has the largest effect: the AUC is 0.904 with its mean,
          0.905 with DIN, 0.909 with co-actions added to the mean (CAN; 0.910 added to DIN) and 0.913 with BST,
          against 0.817 to 0.820 without a history, with standard deviations of at most 0.003. Logistic
-         regression (0.865) and boosted trees (0.869) read the history, too. On Census-Income no difference
-         from the MLP exceeds two standard deviations; logistic regression is 0.002 below (0.928).
+         regression (0.865) and trees (0.869) read the history, too. On Census-Income none differs from the
+         MLP by two standard deviations; logistic regression is 0.002 below (0.928).
 """
 
 from __future__ import annotations

@@ -224,6 +224,9 @@ RUNS = (
         "{row}+epochs-100",
     ),
     Entry(
+        "retrieval.lightgcn", "--seeds 0 --epochs 200", "lightgcn/gowalla", "bpr-mf", "{row}+epochs-200"
+    ),
+    Entry(
         "retrieval.lightgcn", "--dataset lastfm", "lightgcn/lastfm",
         f"{MATRIX} matrix-item-knn matrix-user-knn-selected ease rp3beta rp3beta-selected slim",
     ),

@@ -108,7 +108,7 @@ def test_items_that_are_excluded_are_in_no_list(runs: dict[str, serve.Run], tmp_
     ("arguments", "message"),
     [
         ({"histories": [["i01", "zz"]]}, "does not know: zz"),
-        ({"histories": [[]]}, "no history empty"),
+        ({"histories": [[]]}, "none empty"),
         ({"histories": [["i01"]], "k": 13}, "k=13: must be 1 to 12"),
     ],
 )

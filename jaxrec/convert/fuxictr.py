@@ -208,9 +208,14 @@ def featured(state: State, model: Any, locations: Locations, numeric: Collection
 
 
 def built(mlp: Callable[..., Any], state: State) -> Factory:
-    """What builds all MLPs, with their norm and the activation with parameters that they have, if any."""
-    learned = [{"activation": made} for made in learned_activations(state, "").values()]
-    return Factory(mlp, batch_norm=normed(state), **(learned[0] if learned else {}))
+    """What builds all MLPs, with their norm and the one activation with parameters that they have, if any."""
+    learned = next(iter(learned_activations(state, "").values()), None)
+    return Factory(mlp, batch_norm=normed(state), **named("activation", learned))
+
+
+def named(field: str, activation: Any) -> dict[str, Any]:
+    """A field that says which activation there is, if it has parameters."""
+    return {} if activation is None else {field: activation}
 
 
 def towers(state: State, locations: Locations) -> dict[str, Any]:
@@ -260,7 +265,7 @@ def read_mlp(
         locations |= batch_norm(f"{theirs}.mlp.{number}", (*root, *ours.split("/"), f"norm_{i}"), *member)
     for i, (key, made) in enumerate(learned.items()):
         path = (*root, *ours.split("/"), f"activation_{i}")
-        locations |= dice(key, path, *member) if made is DICE else prelu(key, path, *member)
+        locations |= (dice_locations if made is DICE else prelu_locations)(key, path, *member)
     return tuple(shape(state, f"{theirs}.mlp.{i}.weight")[0] for i in linear), locations
 
 
@@ -278,12 +283,12 @@ def learned_activations(state: State, start: str) -> dict[str, Any]:
     return dict(sorted(found.items(), key=lambda entry: int(entry[0][:-1].rpartition(".")[2])))
 
 
-def prelu(theirs: str, path: tuple[str, ...], *member: int) -> Locations:
+def prelu_locations(theirs: str, path: tuple[str, ...], *member: int) -> Locations:
     """Of a torch PReLU of one slope a channel."""
     return {f"{theirs}weight": Location(("params", *path, "alpha"), member)}
 
 
-def dice(theirs: str, path: tuple[str, ...], *member: int) -> Locations:
+def dice_locations(theirs: str, path: tuple[str, ...], *member: int) -> Locations:
     """Of a Dice."""
     return {
         f"{theirs}alpha": Location(("params", *path, "alpha"), member),
@@ -318,6 +323,7 @@ def example(columns: tuple[Categorical | Numeric, ...]) -> dict[str, np.ndarray]
     }
 
 
-def normed(state: State) -> bool:
-    """Whether there is batch norm, beside that of Dice."""
-    return any(key.endswith(".running_mean") and ".bn." not in key for key in state)
+def normed(state: State, start: str = "") -> bool:
+    """Whether there is batch norm below keys that begin so, beside that of Dice."""
+    norms = (key for key in state if key.startswith(start) and key.endswith(".running_mean"))
+    return any(".bn." not in key for key in norms)

@@ -13,9 +13,8 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from jaxrec.convert.fuxictr import TABLES, built, example, featured, read_mlp, tables
-from jaxrec.convert.fuxictr_ranking import blocks, named, read_block
-from jaxrec.convert.fuxictr_ranking import normed as block_normed
+from jaxrec.convert.fuxictr import TABLES, built, example, featured, named, normed, read_mlp, tables
+from jaxrec.convert.fuxictr_ranking import blocks, read_block
 from jaxrec.convert.parts import cut
 from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, dense, shape
 from jaxrec.nn.layers.factory import Factory
@@ -124,7 +123,7 @@ def deepfm(
     bias = next(key for key, location in tower.items() if location.path[-2:] == ("logit", "bias"))
     state = {**state, bias: state[bias] + state["fm.lr_layer.bias"]}
     state.pop("fm.lr_layer.bias")
-    mlp = Factory(mlp, batch_norm=block_normed(state, "mlp"), **named("activation", learned))
+    mlp = Factory(mlp, batch_norm=normed(state, "mlp.mlp."), **named("activation", learned))
     model = DeepFM(columns, **{"dims": dims, "mlp": mlp, **fields})
     return convert(model, state, locations | found | tower, example(columns))
 
@@ -145,7 +144,7 @@ def pnn(state: State, *, numeric: Collection[str] = (), **fields: Any) -> Conver
     locations[f"{first}[0][0]"] = locations.pop(first)
     inner = ("params", "inner", "kernel")
     locations[f"{first}[0][1]"] = Location(inner, turned=True, order=pairs, axis=1)
-    sizes = {"dims": dims, "batch_norm": block_normed(state, "dnn"), **named("activation", learned)}
+    sizes = {"dims": dims, "batch_norm": normed(state, "dnn.mlp."), **named("activation", learned)}
     model = PNN(columns, **{**sizes, "factorised": False, **fields})
     return convert(model, state, locations, example(columns))
 
@@ -172,7 +171,7 @@ def dlrm(
     if numeric:
         sizes["bottom_dims"], bottom, _ = read_block(state, "bottom_mlp", "bottom", root=())
         locations |= bottom
-    mlp = Factory(mlp, batch_norm=block_normed(state, "top_mlp") or block_normed(state, "bottom_mlp"))
+    mlp = Factory(mlp, batch_norm=normed(state, "top_mlp.mlp.") or normed(state, "bottom_mlp.mlp."))
     sizes |= {
         "mlp": Factory(mlp, **named("activation", learned)),
         "bottom_mlp": Factory(mlp, activation=bottom_activation, activate_last=False),

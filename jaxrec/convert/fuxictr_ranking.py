@@ -13,8 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.convert.fuxictr import DICE, learned_activations, read_mlp, tables
-from jaxrec.convert.fuxictr import dice as locations_of_dice
+from jaxrec.convert.fuxictr import (
+    DICE,
+    dice_locations,
+    learned_activations,
+    named,
+    normed,
+    read_mlp,
+    tables,
+)
 from jaxrec.convert.parts import cut
 from jaxrec.convert.state_dict import Converted, Location, Locations, State, convert, count, dense, shape
 from jaxrec.nn.layers.activation_unit import ActivationUnit
@@ -37,7 +44,7 @@ Fields = tuple[Categorical | Numeric, ...]
 def dice(state: State, **fields: Any) -> Converted:
     """The activation alone."""
     example = np.zeros((1, *shape(state, "alpha")), np.float32)
-    return convert(DICE(**fields), state, locations_of_dice("", ()), example)
+    return convert(DICE(**fields), state, dice_locations("", ()), example)
 
 
 def din(
@@ -221,17 +228,6 @@ def read_block(
     return dims, locations, next(iter(learned_activations(state, f"{theirs}.mlp.").values()), None)
 
 
-def named(field: str, activation: Any) -> dict[str, Any]:
-    """A field that says which activation there is, if it has parameters."""
-    return {} if activation is None else {field: activation}
-
-
-def normed(state: State, theirs: str) -> bool:
-    """Whether an MLP_Block has batch norm, beside that of Dice."""
-    start = f"{theirs}.mlp."
-    return any(k.startswith(start) and k.endswith(".running_mean") and ".bn." not in k for k in state)
-
-
 def _tower(
     state: State,
     theirs: Sequence[str],
@@ -244,7 +240,7 @@ def _tower(
     order = blocks([theirs.index(name) for name in ours], [widths[name] for name in theirs])
     first = "dnn.mlp.0.weight"
     locations[first] = locations[first]._replace(order=order, axis=1)
-    mlp = Factory(mlp, batch_norm=normed(state, "dnn"), **named("activation", learned))
+    mlp = Factory(mlp, batch_norm=normed(state, "dnn.mlp."), **named("activation", learned))
     return {"dims": dims, "mlp": mlp}, locations
 
 

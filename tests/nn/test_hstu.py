@@ -408,7 +408,10 @@ def test_loss_equals_slow_numpy() -> None:
 def test_the_gradient_of_repeated_samples_is_sum_by_id() -> None:
     """Not a scatter-add of repeated ids, which is slow on CUDA and which a sparse table refuses."""
     samples = np.array([[2, 2, 2]])
-    loss = lambda table: losses.sampled_cosine_softmax(np.ones((1, 3)), table, np.array([1]), samples)  # noqa: E731
+
+    def loss(table: Array) -> Array:
+        return losses.sampled_cosine_softmax(np.ones((1, 3)), table, np.array([1]), samples)
+
     assert repeated_float_adds(jax.jit(jax.grad(loss)).trace(jnp.ones((7, 3))), "cuda") == []
 
 

@@ -119,7 +119,8 @@ def _prepare(command: Command, options: Any, trial: Trial | None = None) -> Prep
 
 def _check_read(command: Command, options: Any, seen: set[str]) -> None:
     """Raises ValueError for a setting of the recipe, of which some are of several models, that is not the
-    default and that nothing reads. seen: settings that were read while the model was built."""
+    default and that nothing reads. seen: settings that were read while the model was built. A counting method
+    reads all of its own, while it is fitted."""
     usual = {field.name: field.default for field in dataclasses.fields(options)}
     names = [field.name for field in dataclasses.fields(command.entry.recipe)]
     changed = [name for name in names if getattr(options, name) != usual[name]]

@@ -89,7 +89,8 @@ def test_the_linear_prior_starts_from_the_seed_that_its_result_names(monkeypatch
     monkeypatch.setattr(baselines, "linear_prior", linear_prior)
     table: Any = SimpleNamespace(data=SimpleNamespace(validation=None), factors={"item_content": None})
     config = cold_items.Config(seeds=(5, 6))
-    assert cold_items.fit("linear-prior", 1.0, table, config) == 5  # type: ignore[comparison-overlap]
+    seed: Any = cold_items.fit("linear-prior", 1.0, table, config)
+    assert seed == 5
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_each_seed_of_ials_starts_from_vectors_of_its_own(monkeypatch: pytest.Mo
         return Baseline("ials", TRAINED, {"items": np.full((1, 1), seed)})
 
     monkeypatch.setattr(baselines, "ials", ials)
-    made = experiment.BASELINES["ials"]
-    assert fit_seeds(made, None, None, (3, 5))[1]["items"].ravel().tolist() == [3, 5]  # type: ignore[arg-type]
+    made: Any = experiment.BASELINES["ials"]
+    nothing: Any = None
+    assert fit_seeds(made, nothing, nothing, (3, 5))[1]["items"].ravel().tolist() == [3, 5]
     assert {name for name, entry in experiment.BASELINES.items() if entry.drawn} == {"random", "ials"}

@@ -150,13 +150,15 @@ def apg(state: State, **fields: Any) -> Converted:
     """The APG block, as our `APG`. It is called with a condition, or without one if trained "self-wise".
 
     Widths are read from the last layer back: where weights are generated whole, no shape alone tells them.
+    Without a last linear layer either (no `output_dim`), the field `dims` has to say them.
     """
     shape(state, "dense_layers.linear_1.hypernet.mlp.0.weight")
     head = state.get("dense_layers.out_proj.weight")
     use_bias = head is None or "dense_layers.out_proj.bias" in state
     generated = use_bias and "dense_layers.linear_1.bias" not in state
     locations = {} if head is None else dense("dense_layers.out_proj", ("logits",), use_bias=use_bias)
-    width = 0 if head is None else head.shape[1]
+    width = [0, *fields.get("dims", ())][-1] if head is None else head.shape[1]
+    activation: Any = None
     layers: list[tuple[int, int | None, int | None, int]] = []  # width, rank, inner width, condition
     hyper_dims: Dims = ()
     for i in reversed(range(1, count(state, r"dense_layers\.linear_(\d+)\."))):
@@ -171,12 +173,18 @@ def apg(state: State, **fields: Any) -> Converted:
             locations[f"{theirs}.bias"] = Location(("params", ours, "bias"), (None,))
         if f"dense_layers.bn_{i}.running_mean" in state:
             locations |= batch_norm(f"dense_layers.bn_{i}", (f"norm_{i - 1}",))
+        act, path = f"dense_layers.act_{i}.", (f"activation_{i - 1}",)
+        if f"{act}alpha" in state or f"{act}weight" in state:
+            activation = DICE if f"{act}alpha" in state else PReLU
+            locations |= (dice_locations if activation is DICE else prelu_locations)(act, path)
 
         condition = shape(state, f"{theirs}.hypernet.mlp.0.weight")[1]
         outer = [shape(state, name) for name in factors]
         width = outer[-1][1] if outer else width
         if not width:
-            raise ValueError(f"{theirs}: without V and out_proj no shape tells the width of the layer")
+            raise ValueError(
+                f"{theirs}: without V and out_proj no shape tells the width of the layer; give dims"
+            )
         rank = outer[len(outer) // 2][0] if outer else None
         layers.insert(0, (width, rank, outer[0][1] if len(outer) == 4 else None, condition))
         made = shape(state, next(iter(found)))[0]  # of the last layer, which stands first
@@ -191,6 +199,7 @@ def apg(state: State, **fields: Any) -> Converted:
         "use_bias": use_bias,
         "hyper_dims": hyper_dims,
         "batch_norm": normed(state),
+        **named("activation", activation),
     }
     inputs = [np.zeros((1, width), np.float32)]
     if conditions != (width, *dims[:-1]):

@@ -131,6 +131,7 @@ def apg(
     bias: bool = True,
     outputs: int = 2,
     hyper: Sequence[int] = (),
+    activation: str = "",
 ) -> State:
     """Seven inputs; without a condition each layer is its own."""
     state: State = {}
@@ -145,6 +146,7 @@ def apg(
             state |= {f"{key}.U": normal(fan_in, k), f"{key}.V": normal(k, dim)}
         if bias and not generated:
             state[f"{key}.bias"] = normal(1, dim)
+        state |= learned(f"dense_layers.act_{i + 1}", dim, activation)
     return state | (linear("dense_layers.out_proj", dims[-1], outputs, bias) if outputs else {})
 
 
@@ -234,6 +236,16 @@ CASES: dict[str, tuple[Callable[..., Any], State, Any]] = {
         apg((6, 5), (3, 2), generated=False, outputs=0),
         APG((6, 5), None, **APG_FIELDS, generate_bias=False),
     ),
+    "apg with PReLU": (
+        fuxictr.apg,
+        apg((6, 5), (3, 2), activation="prelu"),
+        APG((6, 5), 2, **APG_FIELDS, activation=PReLU),
+    ),
+    "apg with Dice": (
+        fuxictr.apg,
+        apg((6, 5), (3, 2), activation="dice"),
+        APG((6, 5), 2, **APG_FIELDS, activation=fuxictr.DICE),
+    ),
     "apg without bias": (
         fuxictr.apg,
         apg((6, 5), (3, 2), generated=False, bias=False),
@@ -258,6 +270,15 @@ def test_there_and_back(load: Callable[..., Any], state: State, module: Any) -> 
     assert set(back) == set(state) - unused
     for key, value in back.items():
         np.testing.assert_array_equal(value, state[key], err_msg=key)
+
+
+def test_widths_of_an_apg_of_whole_weights_without_a_head_have_to_be_said() -> None:
+    state = apg((6, 5), (None, None), condition=3, outputs=0)
+    with pytest.raises(ValueError, match="no shape tells the width of the layer; give dims"):
+        convert(fuxictr.apg, state)
+    model, variables, locations = convert(fuxictr.apg, state, dims=(6, 5))
+    assert model == APG((6, 5), None, (None, None), (None, None))
+    assert set(to_state(variables, locations)) == set(state)
 
 
 def test_dice_of_a_bottom_and_of_towers_by_hand() -> None:

@@ -61,6 +61,7 @@ FUNCTIONS: dict[str, Activation] = {
     "swish": jax.nn.silu,
     "softshrink": _softshrink,
     "tanhshrink": lambda x: x - jnp.tanh(x),
+    "softmax": jax.nn.softmax,
     **dict.fromkeys(("none", "linear", "identity"), lambda x: x),
 }
 

@@ -25,6 +25,7 @@ from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, Shorten, next_item, retriever
 from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.tasks.table_dropout import drop_table
+from jaxrec.train.accumulate import num_shares
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -103,6 +104,8 @@ def packing_of(
     deviations: float | None = None,
 ) -> Packing | None:
     """Packed rows for a batch of training inputs, a multiple of `num_devices`; None: padded rows.
+
+    num_devices: where a step goes through its batch in parts, `train.accumulate.num_shares`.
 
     An encoder that cannot separate the users of a packed row (`can_be_packed`) gets padded rows.
 
@@ -350,7 +353,7 @@ def train(
     `train.fit.fit`.
     """
     shorten, lengths = (None, None) if shortening is None else shortening
-    shares = num_devices * max(options.get("accumulate_steps", 1), 1)
+    shares = num_shares(num_devices, options.get("accumulate_steps", 1))
     packed = packing_of(
         data, model, batch_size,
         num_devices=shares, grow=lengths, replacement=replacement, deviations=deviations,

@@ -151,6 +151,8 @@ def by_session(
     """Batches of sessions that share packed rows; each click predicts the next one.
 
     deviations: spare capacity of the packed rows above the mean of a batch, in standard deviations.
+    num_devices: their number is a multiple of it; where a step goes through its batch in parts, give
+    `train.accumulate.num_shares`.
     """
     longest, count = model.max_len, data.split.num_train
     inputs = np.minimum(data.split.lengths[:count] - 1, longest)

@@ -115,7 +115,8 @@ def by_user(
 ) -> Training:
     """An example is a user. intents: negatives are of the positive's cluster, and intents have a loss.
 
-    deviations: spare room of packed rows, as of `packing.rows_needed`.
+    num_devices: of `protocols.next_item.packing_of`. deviations: spare room of packed rows, as of
+    `packing.rows_needed`.
     """
     packed = packing_of(data, model, recipe.batch_size, num_devices=num_devices, deviations=deviations)
     objective = in_cluster_softmax(clusters, recipe.num_samples)
@@ -137,7 +138,7 @@ def by_user_and_cluster(
 ) -> Training:
     """An example is a (user, cluster) pair; a step has all pairs of `batch_size` users.
 
-    deviations: as of `by_user`.
+    num_devices, deviations: as of `by_user`.
     """
     examples = cluster_examples(data.columns, clusters, recipe.max_len)
     user = examples["example_user"]

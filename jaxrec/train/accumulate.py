@@ -70,6 +70,17 @@ def accumulated(task: Task, steps: int) -> Task:
     return task._replace(losses=losses)
 
 
+def num_shares(num_devices: int, accumulate_steps: int = 1) -> int:
+    """Pieces that a step's batch is cut into: over devices, and one after the other.
+
+    The number of packed rows has to be a multiple of it. `fit` refuses numbers below 1; here they count as 1.
+
+    >>> num_shares(2, accumulate_steps=4)
+    8
+    """
+    return max(num_devices, 1) * max(accumulate_steps, 1)
+
+
 def _sum_of_shares(share: Any, variables: Any, pieces: Any, steps: int, axis_name: str | None) -> Any:
     """The sum over parts of share(variables, piece), where `share` may sum over the axis PARTS."""
     first = jax.tree.map(lambda x: x[0], pieces)

@@ -75,7 +75,9 @@ def fit(
     batch, for less memory and the same result (`train.accumulate`). save_every: epochs between checkpoints;
     the last epoch is always saved. stop_after: leave after so many epochs of this process, with the state
     saved. minutes: end after the epoch in which the run, all its processes together and compilation counted,
-    has taken so long; that epoch is evaluated. With more minutes the same run goes on. None: no limit.
+    has taken so long. It selects from the same epochs as without a limit, those that `selection.every` names;
+    that last one is evaluated too only if none of them has come yet, or if `selection.keep` is "last". With
+    more minutes the same run goes on, to the same bits. None: no limit.
     accept_changed_code: go on with a run that other code trained; `Fitted.made_by` then names both.
     start_from: the work directory of the same run with fewer epochs, whose state this one begins with.
     initial: variables {"params": …} that the run begins with in place of drawn ones, such as

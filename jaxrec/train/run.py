@@ -103,8 +103,7 @@ class Run:
         self._select_nothing()
         self.seconds, self.compile_seconds = 0.0, 0.0
         self.limit = float("inf") if minutes is None else 60 * minutes
-        self.manifest = provenance.manifest()
-        self.made_by: list[dict[str, Any]] = [{"first_epoch": 0, **self.manifest}]
+        self.made_by: list[dict[str, Any]] = [{"first_epoch": 0, **provenance.manifest()}]
 
         self.initial: Initial | None = None
         check_marks(initial, newly_initialised)
@@ -191,13 +190,9 @@ class Run:
         """Goes on from the last checkpoint."""
         position = checkpoints.check()
         assert position is not None
-        self.made_by = identity.check_code(
-            str(checkpoints.folder), position.get("made_by", ()), self.manifest, accept=accept_changed_code
-        )
+        self.made_by = identity.code_of_run(checkpoints.folder, position, accept=accept_changed_code)
         self._check_losses(checkpoints.folder, position["history"])
         self.load(*checkpoints.restore(self.arrays()))
-        if provenance.code_differences(self.made_by[-1], self.manifest):
-            self.made_by.append({"first_epoch": len(self.history), **self.manifest})
 
     def resume_shorter(self, folder: Path, described: Mapping[str, Any], accept_changed_code: bool) -> None:
         """Goes on from the last checkpoint of the same run with fewer epochs."""

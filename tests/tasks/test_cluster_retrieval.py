@@ -287,7 +287,7 @@ def test_shares_of_devices_add_up_to_the_loss_of_the_batch() -> None:
     """Two devices with different numbers of events: rows of padding make the batch even."""
     extra = 2 + COUNT % 2
     batch = {**prepared(None)}
-    shared = batch.pop(SHARED)
+    shared = jax.tree.map(jnp.asarray, batch.pop(SHARED))
     batch = {name: np.pad(x, [(0, extra), *[(0, 0)] * (x.ndim - 1)]) for name, x in batch.items()}
     batch["samples"] = np.broadcast_to(batch["samples"][0], batch["samples"].shape)
     halves = jax.tree.map(lambda x: jnp.asarray(x).reshape(2, -1, *x.shape[1:]), batch)

@@ -105,14 +105,12 @@ def packing_of(
 ) -> Packing | None:
     """Packed rows for a batch of training inputs, a multiple of `num_devices`; None: padded rows.
 
-    num_devices: where a step goes through its batch in parts, `train.accumulate.num_shares`.
-
     An encoder that cannot separate the users of a packed row (`can_be_packed`) gets padded rows.
 
-    grow: lengths of the sequences that a step makes from a batch, such as two augmented views of each user.
-    replacement: see `plan`. deviations: spare room where there is no `grow`, see `packing.rows_needed`; None:
-    3 of batches without repeated users, as all stored results have it, which is too little where a batch is
-    drawn with replacement from few users.
+    num_devices: `train.accumulate.num_shares` of a step in parts. grow: lengths of the sequences that a step
+    makes from a batch, such as two augmented views of each user. replacement: see `plan`. deviations: spare
+    room where there is no `grow`, see `packing.rows_needed`; None: 3 of batches without repeated users, as
+    all stored results have it, which is too little where a batch is drawn with replacement from few users.
     """
     if not can_be_packed(model):
         return None

@@ -259,7 +259,9 @@ def train(
     history: list[dict[str, float]] = []
     made_by = identity.code_of_run(Path(), None, accept=accept_changed_code)
     kept: contextlib.AbstractContextManager[Checkpoints | None] = contextlib.nullcontext()
-    with kept if workdir is None else held(check_folder(workdir), described) as stored:
+    if workdir is not None:
+        kept = held(check_folder(workdir), described)
+    with kept as stored:
         if stored is not None and (position := stored.check()) is not None:
             made_by = identity.code_of_run(stored.folder, position, accept=accept_changed_code)
             state, position = stored.restore(state)

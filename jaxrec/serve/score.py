@@ -19,10 +19,10 @@ from jaxrec.serve import queries
 from jaxrec.serve.probabilities import POSITIVE, class_probabilities, of_positive, probabilities
 from jaxrec.serve.recommend import check_finite, item_table, score_reader
 from jaxrec.serve.run_folder import Histories
-from jaxrec.tasks.ctr import HISTORY, behaviours
+from jaxrec.tasks.ctr import behaviours
 from jaxrec.tasks.generative import after_history
 from jaxrec.tasks.profile import with_token
-from jaxrec.types import Array, Batch, Context, Variables
+from jaxrec.types import HISTORY, Array, Batch, Context, Variables
 
 if TYPE_CHECKING:
     from jaxrec.serve.load import Run
@@ -171,10 +171,10 @@ def _reads_ages(run: Run) -> bool:
     """Whether a model of clicks computes with the seconds from events to the request, by its program."""
     one = {name: jnp.zeros(1, jnp.int32) for name in ("user", "item", "start", "end")}
     shared = {"events": jnp.zeros(1, jnp.int32), "items": {}, "users": {}}
-    batch = behaviours(one, shared, run.kept.length) | {"mask": jnp.ones(1, bool)}
+    batch = {**behaviours(one, shared, run.kept.length), "mask": jnp.ones(1, bool)}
 
     def predict(ages: Array, variables: Variables) -> dict[str, Array]:
-        aged = batch | {f"{HISTORY}age": ages}
+        aged = {**batch, f"{HISTORY}age": ages}
         return probabilities(run.module, run.kept.outputs, variables, aged, mean=run.seed == "mean")
 
     traced = jax.make_jaxpr(predict)(batch[f"{HISTORY}item"], run.variables).jaxpr

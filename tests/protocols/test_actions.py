@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from typing import Any, get_args
 
@@ -125,14 +126,24 @@ def test_packed_rows_hold_the_last_events_of_each_user() -> None:
 
 def test_packed_rows_split_into_the_parts_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     model = GenerativeHSTU(num_items=DATA.num_items, num_actions=5, dim=8, key_dim=8, value_dim=8, max_len=8)
-    asked: Any = (full_softmax(), DATA, {"next_item": 1.0, "action": 1.0}, "retrieval", Protocol(ks=(10,)))
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 16, "num_devices": 2}
 
     def train(steps: int) -> Any:
+        weights: Any = {"next_item": 1.0, "action": 1.0}
+        asked = Protocol(ks=(10,))
         return actions.train(
-            model, *asked, optax.sgd(0.1), epochs=1, batch_size=16, num_devices=2, accumulate_steps=steps
+            model,
+            full_softmax(),
+            DATA,
+            weights,
+            "retrieval",
+            asked,
+            optax.sgd(0.1),
+            accumulate_steps=steps,
+            **options,
         )
 
-    whole, parts = (rows_of_step(monkeypatch, actions, lambda n=steps: train(n)) for steps in (1, 7))
+    whole, parts = (rows_of_step(monkeypatch, actions, functools.partial(train, steps)) for steps in (1, 7))
     assert whole % 14 and parts == -(-whole // 14) * 14
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def train(folder: Path, weight: float, **options: Any) -> Any:
 
 def test_packed_rows_split_into_the_parts_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, parts = (
-        rows_of_step(monkeypatch, protocol, lambda n=steps: train(tmp_path, 1.0, accumulate_steps=n))
+        rows_of_step(monkeypatch, protocol, functools.partial(train, tmp_path, 1.0, accumulate_steps=steps))
         for steps in (1, 7)
     )
     assert whole % 7 and parts == -(-whole // 7) * 7

@@ -113,10 +113,12 @@ def ple(levels: int = 2, specific: int = 2, **kind: Any) -> State:
     return state | {k: v for i in range(3) for k, v in block(f"tower.{i}", 6, (4,), 1, **kind).items()}
 
 
-def ppnet(hidden: Sequence[int]) -> State:
+def ppnet(hidden: Sequence[int], batch_norm: bool = True, activation: str = "") -> State:
     state = features() | features((Categorical("user", 5, 2),), fuxictr.PRIORS)
     for i, (fan_in, dim) in enumerate([(WIDTH, 6), (6, 5)]):
-        state |= linear(f"ppn.mlp_layers.{i}.0", fan_in, dim) | norm(f"ppn.mlp_layers.{i}.1", dim)
+        state |= linear(f"ppn.mlp_layers.{i}.0", fan_in, dim)
+        state |= norm(f"ppn.mlp_layers.{i}.1", dim) if batch_norm else {}
+        state |= learned(f"ppn.mlp_layers.{i}.{1 + batch_norm}", dim, activation)
         state |= linear(f"ppn.gate_layers.{i}.gate.0", WIDTH + 2, hidden[i])
         state |= linear(f"ppn.gate_layers.{i}.gate.2", hidden[i], dim)
     return state | linear("ppn.mlp_layers.2", 5, 1)
@@ -151,11 +153,15 @@ def apg(
 
 
 EMBEDDING = FeatureEmbedding(FIELDS)
-PPNET = Conditioned(
-    EMBEDDING,
-    FeatureEmbedding((Categorical("user", 5, 2),)),
-    PPNet(dims=(6, 5), tower=Factory(PersonalisedTower, batch_norm=True)),
-)
+
+
+def with_tower(**fields: Any) -> Any:
+    """PPNet of one task, with these fields of its tower."""
+    priors = FeatureEmbedding((Categorical("user", 5, 2),))
+    return Conditioned(EMBEDDING, priors, PPNet(dims=(6, 5), tower=Factory(PersonalisedTower, **fields)))
+
+
+PPNET = with_tower(batch_norm=True)
 PLAIN, NORMED = Factory(MLP, batch_norm=False), Factory(MLP, batch_norm=True)
 WITH_PRELU = Factory(MLP, batch_norm=False, activation=PReLU)
 WITH_DICE = Factory(MLP, batch_norm=True, activation=fuxictr.DICE)
@@ -219,6 +225,21 @@ CASES: dict[str, tuple[Callable[..., Any], State, Any]] = {
     ),
     "ppnet": (fuxictr.ppnet, ppnet((4, 4)), PPNET.clone(model=PPNET.model.clone(gate_dim=4))),
     "ppnet, gates as wide as layers": (fuxictr.ppnet, ppnet((6, 5)), PPNET),
+    "ppnet with PReLU": (
+        fuxictr.ppnet,
+        ppnet((6, 5), batch_norm=False, activation="prelu"),
+        with_tower(batch_norm=False, activation=PReLU),
+    ),
+    "ppnet with norm and PReLU": (
+        fuxictr.ppnet,
+        ppnet((6, 5), activation="prelu"),
+        with_tower(batch_norm=True, activation=PReLU),
+    ),
+    "ppnet with norm and Dice": (
+        fuxictr.ppnet,
+        ppnet((6, 5), activation="dice"),
+        with_tower(batch_norm=True, activation=fuxictr.DICE),
+    ),
     "apg self-wise": (fuxictr.apg, apg((6, 5), (3, 2)), APG((6, 5), 2, **APG_FIELDS)),
     "apg group-wise": (fuxictr.apg, apg((6, 5), (3, 2), condition=3), APG((6, 5), 2, **APG_FIELDS)),
     "apg over-parameterised": (

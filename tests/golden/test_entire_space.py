@@ -126,7 +126,8 @@ def stated_noise(golden: Golden) -> float:
     In training a bias before batch norm has no other gradient.
     """
     named = ("float64_vs_float32_max_abs_diff", "float64_vs_float32")
-    found = next((golden.meta[name] for name in named if isinstance(golden.meta.get(name), dict)), {})
+    stated = (golden.meta.get(name) for name in named)
+    found: dict[str, Any] = next((noise for noise in stated if isinstance(noise, dict)), {})
     noise = float(found.get("grad") or 0.0)
     return noise if noise > 1e-5 else 0.0
 

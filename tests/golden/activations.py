@@ -66,6 +66,18 @@ FUNCTIONS: dict[str, Activation] = {
 }
 
 
+def one_name(names: str | list[str]) -> str:
+    """The name of the activation that all layers have, of a name or a list of names, one a layer.
+
+    Raises:
+      ValueError: the list has several, where all layers of our MLP have the same.
+    """
+    found = {names} if isinstance(names, str) else set(names)
+    if len(found) != 1:
+        raise ValueError(f"activations {sorted(found)}: all layers of our MLP have the same")
+    return found.pop()
+
+
 def activation(name: str) -> Activation:
     """The function of a name such as "relu", "leaky_relu", "nn.ReLU" or "nn.LeakyReLU(negative_slope=0.2)".
 

@@ -39,11 +39,7 @@ class Case(NamedTuple):
 
 def activation(config: dict[str, Any], key: str, field: str = "activation") -> dict[str, Any]:
     """The field of an activation without parameters; those with parameters the converter sees."""
-    names = config.get(key, "ReLU")
-    names = set(names) if isinstance(names, list) else {names}
-    if len(names) > 1:
-        raise ValueError(f"{key}={sorted(names)}: all layers of our MLP have the same activation")
-    name = str(*names)
+    name = activations.one_name(config.get(key) or "ReLU")
     return {} if name.lower() in LEARNED else {field: activations.activation(name)}
 
 

@@ -2,8 +2,8 @@
 
 An empty history of torch-rechub's SINE, DeepCTR-Torch's DIEN with batch norm or without negatives, EGES with
 a table of weights and nothing to weigh, further features of users of torch-rechub's MIND and ComiRec, two
-features of DGL's PinSage, FuxiCTR's DCNv2 in training, TDM with other numbers of classes, and equal scores of
-nodes of its trees.
+features of DGL's PinSage, FuxiCTR's DCNv2 in training, TDM with other numbers of classes, equal scores of
+nodes of its trees, fun-rec's SDM with heads that do not divide its width, and nextrec's POSO without biases.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from tests.golden import (
     test_eges,
     test_interests,
     test_pinsage,
+    test_poso,
+    test_sdm,
     test_search_interaction,
     test_sine,
     test_tdm,
@@ -299,3 +301,34 @@ def test_equal_scores_may_stand_in_another_order(path: Path) -> None:
         ]
         outputs[f"beam{k}"] = np.array([row + [-1] * (k - len(row)) for row in lists])
     test_tdm.close_lists(test_tdm.of_port(rounded._replace(outputs=outputs)))
+
+
+# --- SDM with heads of another width, and POSO without biases --------------------------------------------
+
+
+@pytest.mark.parametrize("path", golden_files("sdm"))
+def test_heads_need_not_divide_the_width(path: Path) -> None:
+    """Four times as wide with zeros, and queries doubled, their products are the same: 2 / √4 = 1."""
+    golden, name = test_sdm.renumbered(read(path)), "short_term_attention/{}/{}".format
+    params = dict(golden.params)
+    width = params[name("query", "bias")].shape[1]
+    for part in ("query", "key", "value"):
+        for kind in ("kernel", "bias"):
+            value = params[name(part, kind)] * (2 if part == "query" else 1)
+            params[name(part, kind)] = np.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, 3 * width)])
+    last = name("attention_output", "kernel")
+    params[last] = np.pad(params[last], [(0, 0), (0, 3 * width), (0, 0)])
+    ours = test_sdm.compute(golden._replace(params=params))
+    assert ours.converted.module.head_dim == 4 * width
+    close_outputs(ours.outputs, golden.outputs)
+
+
+@pytest.mark.parametrize("path", golden_files("poso"))
+def test_no_bias_is_a_bias_of_zero(path: Path) -> None:
+    golden = read(path)
+    biases = [key for key in golden.params if key.startswith("mlp.layers.") and ".linear.bias" in key]
+    zero = golden.params | {key: np.zeros_like(golden.params[key]) for key in biases}
+    none = {key: value for key, value in golden.params.items() if key not in biases}
+    found, expected = (test_poso.compute(golden._replace(params=params)) for params in (none, zero))
+    close_outputs(found.outputs, jax.tree.map(np.asarray, dict(expected.outputs)))
+    assert set(found.params) == set(none)

@@ -17,7 +17,7 @@ from jaxrec.nn.layers.dice import PReLU
 from jaxrec.nn.layers.factory import Factory
 from jaxrec.nn.layers.mlp import MLP
 from jaxrec.types import Array, Variables
-from tests.golden.activations import activation
+from tests.golden.activations import activation, one_name
 from tests.golden.compare import close_gradients, without_rounding
 from tests.golden.fixtures import Golden, golden_files, read
 from tests.golden.test_din import differentiated, running
@@ -65,7 +65,7 @@ def build(kind: str, golden: Golden) -> tuple[Converted, dict[str, Any]]:
         for name, value in golden.params.items()
         if name not in locations and not name.endswith("bn.num_batches_tracked")
     }
-    name = config.get("dnn_activations", "ReLU")
+    name = one_name(config.get("dnn_activations", "ReLU"))
     mlp = Factory(MLP, activation=WITH_PARAMETERS.get(name.lower()) or activation(name))
     if kind not in SEARCHES:
         converted = fuxictr_interaction.dcn_v2(rest, numeric=numeric, mlp=mlp)

@@ -255,6 +255,6 @@ def retriever(model: Encoder, packed: Packing | None = None) -> Retriever:
         if not takes(model, "at"):
             return last_hidden(encode(model, variables, batch, None), queries, packed, model.max_len)
         at, known = last_slots(queries, packed, model.max_len)
-        return jnp.where(known[:, None], encode(model, variables, batch | {"at": at}, None), 0)
+        return jnp.where(known[:, None], encode(model, variables, {**batch, "at": at}, None), 0)
 
     return Retriever(query, lambda variables: item_table(model, variables))

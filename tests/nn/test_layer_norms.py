@@ -84,6 +84,7 @@ def test_types_are_those_of_flax(given: Any, asked: Any) -> None:
     x = jnp.asarray(np.random.default_rng(2).normal(size=(3, 8)), given)
     ours, flaxs = LayerNorm(1e-6, dtype=asked), nn.LayerNorm(1e-6, use_fast_variance=False, dtype=asked)
     variables = ours.init(jax.random.key(0), x)
-    found, expected = ours.apply(variables, x), flaxs.apply(variables, x)
+    found: Any = ours.apply(variables, x)
+    expected: Any = flaxs.apply(variables, x)
     assert found.dtype == expected.dtype
     np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=2e-2, atol=2e-2)

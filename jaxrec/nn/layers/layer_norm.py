@@ -20,8 +20,10 @@ class LayerNorm(nn.LayerNorm):
     use_fast_variance: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Maps [..., D] to [..., D]; statistics are float32 at least."""
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        """Maps [..., D] to [..., D]; statistics are float32 at least. With a mask it is the layer of Flax."""
+        if mask is not None:
+            return super().__call__(x, mask=mask)
         width = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, width, self.param_dtype)
         bias = self.param("bias", self.bias_init, width, self.param_dtype)

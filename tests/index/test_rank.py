@@ -111,9 +111,7 @@ def test_ranks_follow_the_protocol_whatever_the_block(seen: str, ties: str, bloc
 
 @either
 @pytest.mark.parametrize("block", [16384, 5])
-def test_queries_of_a_large_batch_rank_as_in_a_small_one(
-    model: Retriever | Scorer, block: int
-) -> None:
+def test_queries_of_a_large_batch_rank_as_in_a_small_one(model: Retriever | Scorer, block: int) -> None:
     """Of 48 queries a CPU ranks 16 at a time."""
     found, few = variables(), queries()
     many = {name: np.tile(column.reshape(1, -1), (1, 6)) for name, column in few.items()}

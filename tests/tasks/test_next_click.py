@@ -135,9 +135,10 @@ def test_the_loss_is_the_mean_over_real_examples() -> None:
 def test_a_batch_that_is_not_full_weighs_as_many_prefixes_as_it_has() -> None:
     """6 of 8 prefixes are real; the two halves of the batch, of two devices, have 4 and 2 of them."""
     task = session.next_click(MODEL, objectives.full_softmax(4), last_only=True, batch_size=BATCH)
+    initial = variables()
 
     def share(batch: Any) -> jax.Array:
-        return task.losses(variables(), batch, jax.random.key(1), "devices")[0]["next_click"]
+        return task.losses(initial, batch, jax.random.key(1), "devices")[0]["next_click"]
 
     halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch())
     shares = jax.jit(jax.vmap(share, axis_name="devices"))(halves)

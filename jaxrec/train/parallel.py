@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.segments import rows_by_id
-from jaxrec.types import Array
+from jaxrec.types import SHARED, Array, Batch
 
 AXIS = "devices"
 
@@ -136,28 +136,87 @@ def pick_by_seed(first: Any, second: Any, take_second: Array) -> Any:
 def over_devices(
     fn: Callable[..., Any], num_devices: int, in_axes: tuple[int | None, ...], *, donate: bool = True
 ) -> Callable[..., Any]:
-    """Compiles fn for one device, or for several with a leading axis of devices where in_axes says 0.
+    """Compiles fn for one device, or for several with a leading axis of copies where in_axes says 0.
+
+    fn sees one copy of each argument and gives one of its result. Every device computes all of it, but for
+    what leads to the batch of `in_shares` and what that does with it.
 
     donate: the buffers of the first argument become those of the result.
     """
     donated = (0,) if donate else ()
     if num_devices == 1:
         return jax.jit(fn, donate_argnums=donated)
-    if not several_processes():
-        devices = jax.local_devices()[:num_devices]
-        return jax.pmap(fn, AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
+    mesh = _mesh(num_devices)
+    copies, one = PartitionSpec(AXIS), PartitionSpec()
+    first = jax.shard_map(
+        lambda tree: jax.tree.map(lambda x: x[0], tree),
+        mesh=mesh, in_specs=copies, out_specs=one, check_vma=False,
+    )  # fmt: skip
+    again = jax.shard_map(
+        lambda tree: jax.tree.map(lambda x: x[None], tree),
+        mesh=mesh, in_specs=one, out_specs=copies, check_vma=False,
+    )  # fmt: skip
+
+    def run(*args: Any) -> Any:
+        seen = [x if axis is None else first(x) for x, axis in zip(args, in_axes, strict=True)]
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return again(fn(*seen))
+
+    return jax.jit(run, donate_argnums=donated)
+
+
+def over_parts(fn: Callable[..., Any], num_devices: int) -> Callable[..., Any]:
+    """Compiles fn for one device, or to run on each of several with its own part of every argument, behind a
+    leading axis of devices, as the results are."""
+    if num_devices == 1:
+        return jax.jit(fn)
 
     def one(*args: Any) -> Any:
-        own = [
-            x if axis is None else jax.tree.map(lambda a: a[0], x)
-            for x, axis in zip(args, in_axes, strict=True)
-        ]
-        return jax.tree.map(lambda a: a[None], fn(*own))
+        return jax.tree.map(lambda a: a[None], fn(*jax.tree.map(lambda a: a[0], args)))
 
-    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)
+    parts = PartitionSpec(AXIS)
     mesh = _mesh(num_devices)
-    split = jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
-    return jax.jit(split, donate_argnums=donated)
+    return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=parts, out_specs=parts, check_vma=False))
+
+
+def in_shares(fn: Callable[..., Any], axis_name: str | None) -> Callable[..., Any]:
+    """fn(batch, …) on every device with its part of each leading axis of the batch, inside `over_devices`.
+
+    What the batch has under SHARED and the other arguments are whole there, and the result is the same on
+    all devices. How the batch is computed follows from it: of what has a row for each of its rows a device
+    computes its own. Without an axis name fn itself.
+
+    Raises (while tracing):
+      ValueError: the number of devices does not divide a leading axis.
+    """
+    if axis_name is None:
+        return fn
+
+    def run(batch: Batch, *others: Any) -> Any:
+        devices = jax.sharding.get_abstract_mesh().shape[axis_name]
+
+        def spec(path: tuple[Any, ...], x: Array) -> PartitionSpec:
+            if jax.tree_util.DictKey(SHARED) in path:
+                return PartitionSpec()
+            if x.shape[0] % devices:
+                raise ValueError(
+                    f"a batch column of shape {x.shape} does not split over {devices} devices: "
+                    "choose a batch size and a number of packed rows that the number of devices divides"
+                )
+            return PartitionSpec(axis_name)
+
+        specs = (jax.tree_util.tree_map_with_path(spec, batch), *[PartitionSpec()] * len(others))
+        split = jax.shard_map(fn, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+        return split(batch, *others)
+
+    return run
+
+
+def whole(tree: Any, axis_name: str | None) -> Any:
+    """Arrays that every device has as a whole, whatever is computed of them, inside `over_devices`."""
+    if axis_name is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
 def replicate(tree: Any, num_devices: int) -> Any:

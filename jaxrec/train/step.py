@@ -11,8 +11,9 @@ import optax
 
 from jaxrec.optim import sparse
 from jaxrec.optim.loss_weighting import TaskLosses, Weighting
+from jaxrec.train import parallel
 from jaxrec.train.state import PROBES, STEP, WEIGHTING, TrainState
-from jaxrec.types import SHARED, Array, Batch, Context, Task
+from jaxrec.types import SHARED, Array, Batch, Context, Key, Task
 
 Step = Callable[[TrainState, Mapping[str, Array], Context], tuple[TrainState, dict[str, Array]]]
 
@@ -40,8 +41,12 @@ def make_step(
         _same_state(weighting, state)
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, STEP), state.step)
         prepare_key, loss_key = jax.random.split(step_key)
-        batch = share(task.prepare(prepare_key, examples, context), axis_name)
+        batch = task.prepare(prepare_key, parallel.whole(examples, axis_name), context)
+        return parallel.in_shares(update, axis_name)(batch, state, step_key, loss_key)
 
+    def update(
+        batch: Batch, state: TrainState, step_key: Key, loss_key: Key
+    ) -> tuple[TrainState, dict[str, Array]]:
         def losses(params: Any, probes: Any) -> tuple[dict[str, Array], Any]:
             variables = {"params": params, **state.collections, **probes}
             return task.losses(variables, batch, loss_key, axis_name)

@@ -211,9 +211,7 @@ def in_shares(
 
 def whole(tree: Any, axis_name: str | None) -> Any:
     """Arrays that every device has as a whole, whatever is computed of them, inside `over_devices`."""
-    if axis_name is None:
-        return tree
-    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+    return tree if axis_name is None else jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
 def replicate(tree: Any, num_devices: int) -> Any:

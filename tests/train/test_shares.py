@@ -77,9 +77,7 @@ def negatives(packed: Packing | None) -> Case:
 def clicks() -> Case:
     """A row of the data for each example, and the other events of DIEN."""
     data = next_clicks(markov_chain(20, ITEMS, min_length=4, max_length=9).sequences)
-    task = ctr(
-        Clicks(), length=LENGTH, columns=other_events(ITEMS), terms={"next_behaviour": next_behaviour}
-    )
+    task = ctr(Clicks(), length=LENGTH, columns=other_events(ITEMS), terms={"next_behaviour": next_behaviour})
     columns: Any = jax.tree.map(jnp.asarray, data.columns())
     return Case(task, columns, 30, BATCH * LENGTH)
 
@@ -109,9 +107,14 @@ def plan_of(name: str, case: Case) -> Plan:
 
 
 @functools.cache
-def compiled(name: str, num_devices: int, prepared: bool = False) -> tuple[str, int]:
-    """The text of a compiled epoch, and how often its step was traced; of a batch that is `prepared`
-    already, what the losses and the update alone are."""
+def compiled(
+    name: str, num_devices: int, *, prepared: bool = False, seeds: int | None = None
+) -> tuple[str, int]:
+    """The text of a compiled epoch, and how often its step was traced.
+
+    prepared: of a batch that is ready, so that only the losses and the update are left. seeds: as many at
+    once, as on accelerators.
+    """
     case = CASES[name]()
     plan, tx, traced, columns = plan_of(name, case), optax.adam(1e-3), [], dict(case.columns)
     examples = jax.tree.map(lambda x: x[0], jax.jit(plan.draw)(jax.random.key(0), columns)[0])
@@ -126,6 +129,9 @@ def compiled(name: str, num_devices: int, prepared: bool = False) -> tuple[str, 
 
     task = case.task._replace(prepare=prepare)
     epoch = make_epoch(make_step(task, tx, static(), parallel.axis_name(num_devices)), plan)
+    if seeds is not None:
+        state = jax.tree.map(lambda x: jnp.stack([x] * seeds), state)
+        epoch = jax.vmap(epoch, in_axes=(0, None, None, None))
     run: Any = parallel.over_devices(epoch, num_devices, (0, 0, None, None))
     arguments = (parallel.replicate(tree, num_devices) for tree in (state, columns))
     text = run.lower(*arguments, jnp.int32(0), jnp.int32(0)).compile().as_text()
@@ -146,6 +152,11 @@ def test_a_device_draws_the_random_numbers_of_its_part_alone(name: str) -> None:
     alone = drawn(compiled(name, 1)[0])
     assert alone == CASES[name]().drawn
     assert [drawn(compiled(name, count)[0]) for count in (2, 4)] == [alone // 2, alone // 4]
+
+
+def test_so_does_each_of_several_seeds_at_once() -> None:
+    case = CASES["negatives"]()
+    assert drawn(compiled("negatives", 2, seeds=3)[0]) == 3 * case.drawn // 2
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -20,7 +20,7 @@ from jaxrec.data.tables.impressions import ImpressionSplit
 from jaxrec.optim import sparse as sparse_tables
 from jaxrec.protocols import Beyond
 from jaxrec.recipes.compute import later, without_defaults
-from jaxrec.train import arguments
+from jaxrec.train import accumulate, arguments
 from jaxrec.train.results import origin as origin
 from jaxrec.train.results import save_result
 from jaxrec.train.trial import Trial
@@ -212,7 +212,7 @@ def tune(config: S, train: Train, **names: Any) -> S:
 
 def num_shares(config: Options) -> int:
     """Pieces that a step's batch and its packed rows are cut into: over devices, and one after the other."""
-    return config.num_devices * config.accumulate_steps
+    return accumulate.num_shares(config.num_devices, config.accumulate_steps)
 
 
 def check_untrained(config: Options) -> None:

@@ -72,6 +72,7 @@ class Config:
     tiny: bool = False  # a small table and one epoch, in seconds, to check that everything runs
     results: str = "runs/results"  # folder of sharded_tables.json
     workdir: str = "runs"  # folder of checkpoints; a run found there is continued
+    accept_changed_code: bool = False  # continue a run that other code trained
 
     def __post_init__(self) -> None:
         for name in (
@@ -251,6 +252,7 @@ def run(config: Config) -> sharded.Trained:
         num_devices=config.num_devices,
         workdir=Path(config.workdir) / "sharded_tables",
         description={name: getattr(config, name) for name in kept},
+        accept_changed_code=config.accept_changed_code,
     )
     for epoch, means in enumerate(trained.history):
         print(f"epoch {epoch}: " + ", ".join(f"{name} {value:.6f}" for name, value in means.items()))

@@ -26,7 +26,7 @@ Expect:  with a tenth of the negatives (three seeds) the mean prediction is 3.3 
          observed rate, the log loss 0.280 and the ECE 0.142. Adding log rate alone gives 0.139 and 0.006;
          Platt, 0.1386 and 0.0035, and isotonic regression, 0.1388 and 0.0019, are the best of the others.
          Bins lose 0.003 of the AUC of 0.927 to ties. By field no calibrator is better than Platt (0.0027).
-         With all negatives the AUC is 0.930 and the log loss 0.1362 (logistic regression 0.928 and 0.1371).
+         With all negatives: AUC .930, log loss .1362; logistic regression .928, .1371; trees .931, .1353.
 """
 
 from __future__ import annotations

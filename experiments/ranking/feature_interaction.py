@@ -29,7 +29,7 @@ Expect:  on MovieLens-100K, split by time, the history has the largest effect: t
          0.905 with DIN, 0.909 with co-actions added to the mean (CAN; 0.910 added to DIN) and 0.913 with BST,
          against 0.817 to 0.820 without a history, with standard deviations of at most 0.003. Logistic
          regression (0.865) and trees (0.869) read the history, too. On Census-Income none differs from the
-         MLP by two standard deviations; logistic regression is 0.002 below (0.928).
+         MLP (0.930) by two deviations; logistic regression is below (0.928), boosted trees above (0.931).
 """
 
 from __future__ import annotations

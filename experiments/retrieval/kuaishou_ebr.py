@@ -165,12 +165,12 @@ def train(
     name: str, columns: next_item.Data, clusters: Clusters, protocol: Protocol, config: Config
 ) -> tuple[Encoder, Fitted]:
     """Trains a row for all seeds."""
-    row, devices = ROWS[name], config.num_devices
+    row, shares = ROWS[name], common.num_shares(config)
     model: Any = (recipes.with_intents if row.intents else recipes.sasrec)(columns.num_items, config)
     if row.prompted:
-        work = recipes.by_user_and_cluster(model, columns, clusters, config, num_devices=devices)
+        work = recipes.by_user_and_cluster(model, columns, clusters, config, num_devices=shares)
     else:
-        work = recipes.by_user(model, columns, clusters, config, intents=row.intents, num_devices=devices)
+        work = recipes.by_user(model, columns, clusters, config, intents=row.intents, num_devices=shares)
     chosen = evaluation(row, model, columns, clusters, protocol, "validation", config)
     options = common.training_options(config, columns.split.sequences.name, name, row=name)
     options["description"] |= describe_settings(config)

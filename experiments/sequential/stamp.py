@@ -129,7 +129,7 @@ def training_of(row: Row, columns: sessions.Data, config: Config) -> sessions.Tr
     """How a row is trained: on prefixes (STAMP and its variants) or on whole sessions."""
     model, objective = row.encoder(columns.split.num_items, config), row.objective()
     if not row.whole:
-        return sessions.by_prefix(model, objective, columns, config.batch_size, last_only=True)
+        return sessions.by_prefix(model, objective, columns, config.batch_size, last_only=True, summed=True)
     return sessions.by_session(
         model,
         objective,

@@ -73,8 +73,12 @@ def slim_weights(
     neighbours: int | None = None,
     tolerance: float = 1e-3,
     max_steps: int = 1000,
+    own: bool = False,
 ) -> csr_matrix:
-    """Weights of `slim`, [M, M], row i, column j, of non-negative entries [N, M], in their precision."""
+    """Weights of `slim`, [M, M], row i, column j, of non-negative entries [N, M], in their precision.
+
+    own: whether an item may weigh itself, as in RecBole with `hide_item` off; the paper has w_jj = 0.
+    """
     check_neighbours(neighbours)
     for name, value in (("alpha", alpha), ("tolerance", tolerance)):
         if not 0 < value < np.inf:
@@ -90,10 +94,10 @@ def slim_weights(
     l1, l2 = (users.dtype.type(users.shape[0] * alpha * ratio) for ratio in (l1_ratio, 1 - l1_ratio))
     columns, options = users.T.tocsr(), {"l1": l1, "l2": l2, "positive": positive, "tolerance": tolerance}
     if users.shape[1] <= DENSE:
-        dense = descend((columns @ users).toarray(), max_sweeps=max_steps, **options)
+        dense = descend((columns @ users).toarray(), max_sweeps=max_steps, own=own, **options)
         return largest(csr_matrix(dense.T), neighbours).T.tocsr()
     found = []
-    for problem in problems(columns, users, positive=positive):
+    for problem in problems(columns, users, positive=positive, own=own):
         solution, number = problem.copy(), np.diff(columns.indptr)[problem.indices]
         solution.data = solve(problem, gram_product(columns, problem), number, max_steps=max_steps, **options)
         solution.eliminate_zeros()
@@ -109,6 +113,7 @@ def descend(
     positive: bool,
     tolerance: float,
     max_sweeps: int,
+    own: bool = False,
 ) -> np.ndarray:
     """Weights [M, M] of all items, row i, column j, by cyclic coordinate descent; gram: XᵀX [M, M].
 
@@ -116,7 +121,7 @@ def descend(
     """
     size = len(gram)
     weights, gradient = np.zeros_like(gram), -gram
-    scale = np.abs(gram - np.diag(np.diagonal(gram))).max(axis=0, initial=0)
+    scale = np.abs(gram if own else gram - np.diag(np.diagonal(gram))).max(axis=0, initial=0)
     for _ in range(max_sweeps):
         error = np.zeros(size, gram.dtype)
         for start in range(0, size, COORDINATES):
@@ -126,7 +131,8 @@ def descend(
                 curvature = max(within[place, place] + l2, np.finfo(gram.dtype).tiny)
                 found = within[place, place] * weights[item] - near[place]
                 new = shrink(found, l1, positive=positive) / curvature
-                new[item] = 0
+                if not own:
+                    new[item] = 0
                 change = new - weights[item]
                 near += within[:, place, None] * change
                 weights[item] = new
@@ -146,11 +152,14 @@ def _unfinished(steps: int, tolerance: float) -> str:
     return f"max_steps={steps}: the tolerance of {tolerance} isn't reached; raise either, or alpha"
 
 
-def problems(columns: csr_matrix, users: csr_matrix, *, positive: bool) -> Iterator[csr_matrix]:
+def problems(
+    columns: csr_matrix, users: csr_matrix, *, positive: bool, own: bool = False
+) -> Iterator[csr_matrix]:
     """Σ_u x_ui x_uj for items j, in order, and the items i whose weight isn't 0 from the start, [J, M] each.
 
-    Those i other than j share a user with it; without one a weight could only be negative, since no other
-    positive weight lowers its gradient. So all items that have users are there if weights may be negative.
+    Those i, other than j unless `own`, share a user with it; without one a weight could only be negative,
+    since no other positive weight lowers its gradient. So all items that have users are there if weights may
+    be negative.
     """
     number = np.diff(columns.indptr)
     everything = csr_matrix((number > 0).astype(users.dtype))
@@ -162,7 +171,7 @@ def problems(columns: csr_matrix, users: csr_matrix, *, positive: bool) -> Itera
                 part = part + scipy.sparse.vstack([everything] * part.shape[0], format="csr")
                 part.data -= 1.0
             row = rows_of(part)
-            others = row + start + first != part.indices
+            others = own | (row + start + first != part.indices)
             entries = part.data[others], (row[others], part.indices[others])
             candidates = csr_matrix(entries, shape=part.shape)
             yield from _cut(candidates, number[candidates.indices], (2**31 - 1) // users.shape[0])

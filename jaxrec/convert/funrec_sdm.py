@@ -37,16 +37,17 @@ def from_state(state: State, **fields: Any) -> Converted:
         locations[f"gated_fusion/W{number}"] = Location(("params", ours, "kernel"))
     locations["gated_fusion/bias"] = Location(("params", "gate_past", "bias"))
     _, heads, width = shape(state, "short_term_attention/query/kernel")
+    (dim,) = shape(state, "dense/bias")
     form: dict[str, Any] = {
-        "dim": heads * width,
+        "dim": dim,
         "num_heads": heads,
+        "head_dim": width,
         "dropout": 0.0,
         "input_layer": True,
         "query_norm": True,
         "masked": False,
         "norm_epsilon": 1e-3,
     }
-    dim = form["dim"]
     profile, inputs, past = (shape(state, f"{name}/kernel")[0] for name in ("dense", "dense_1", "dense_2"))
     some = np.zeros((1, 1, dim), np.float32)
     given = (

@@ -125,6 +125,7 @@ def ppnet(
     locations: Locations = {}
     dims: list[int] = []
     gate_dims: list[int] = []
+    learned: Any = None
     for i in range(count(state, r"ppn\.gate_layers\.(\d+)\.")):
         layer, gate = f"ppn.mlp_layers.{i}", f"ppn.gate_layers.{i}.gate"
         dims.append(shape(state, f"{layer}.0.weight")[0])
@@ -132,13 +133,15 @@ def ppnet(
         locations |= dense(f"{layer}.0", ("model", "towers", f"layer_{i}"), 0)
         if f"{layer}.1.running_mean" in state:
             locations |= batch_norm(f"{layer}.1", ("model", "towers", f"norm_{i}"), 0)
+        for key, learned in learned_activations(state, f"{layer}.").items():
+            locations |= activation_locations(learned, key, ("model", "towers", f"activation_{i}"), 0)
         locations |= dense(f"{gate}.0", ("model", "towers", f"gate_{i}", "hidden"), 0)
         locations |= dense(f"{gate}.2", ("model", "towers", f"gate_{i}", "gate"), 0)
     locations |= dense(f"ppn.mlp_layers.{len(dims)}", ("model", "towers", "logit"), 0)
     sizes = {
         "dims": tuple(dims),
         "gate_dim": None if gate_dims == dims else gate_dims[0],
-        "tower": Factory(tower, batch_norm=normed(state)),
+        "tower": Factory(tower, batch_norm=normed(state), **named("activation", learned)),
     }
     columns, found = tables(state, TABLES, "embedding", numeric)
     priors, more = tables(state, PRIORS, "condition", numeric)
@@ -150,13 +153,15 @@ def apg(state: State, **fields: Any) -> Converted:
     """The APG block, as our `APG`. It is called with a condition, or without one if trained "self-wise".
 
     Widths are read from the last layer back: where weights are generated whole, no shape alone tells them.
+    Without a last linear layer either (no `output_dim`), the field `dims` has to say them.
     """
     shape(state, "dense_layers.linear_1.hypernet.mlp.0.weight")
     head = state.get("dense_layers.out_proj.weight")
     use_bias = head is None or "dense_layers.out_proj.bias" in state
     generated = use_bias and "dense_layers.linear_1.bias" not in state
     locations = {} if head is None else dense("dense_layers.out_proj", ("logits",), use_bias=use_bias)
-    width = 0 if head is None else head.shape[1]
+    width = [0, *fields.get("dims", ())][-1] if head is None else head.shape[1]
+    activation: Any = None
     layers: list[tuple[int, int | None, int | None, int]] = []  # width, rank, inner width, condition
     hyper_dims: Dims = ()
     for i in reversed(range(1, count(state, r"dense_layers\.linear_(\d+)\."))):
@@ -171,12 +176,18 @@ def apg(state: State, **fields: Any) -> Converted:
             locations[f"{theirs}.bias"] = Location(("params", ours, "bias"), (None,))
         if f"dense_layers.bn_{i}.running_mean" in state:
             locations |= batch_norm(f"dense_layers.bn_{i}", (f"norm_{i - 1}",))
+        act, path = f"dense_layers.act_{i}.", (f"activation_{i - 1}",)
+        if f"{act}alpha" in state or f"{act}weight" in state:
+            activation = DICE if f"{act}alpha" in state else PReLU
+            locations |= (dice_locations if activation is DICE else prelu_locations)(act, path)
 
         condition = shape(state, f"{theirs}.hypernet.mlp.0.weight")[1]
         outer = [shape(state, name) for name in factors]
         width = outer[-1][1] if outer else width
         if not width:
-            raise ValueError(f"{theirs}: without V and out_proj no shape tells the width of the layer")
+            raise ValueError(
+                f"{theirs}: without V and out_proj no shape tells the width of the layer; give dims"
+            )
         rank = outer[len(outer) // 2][0] if outer else None
         layers.insert(0, (width, rank, outer[0][1] if len(outer) == 4 else None, condition))
         made = shape(state, next(iter(found)))[0]  # of the last layer, which stands first
@@ -191,6 +202,7 @@ def apg(state: State, **fields: Any) -> Converted:
         "use_bias": use_bias,
         "hyper_dims": hyper_dims,
         "batch_norm": normed(state),
+        **named("activation", activation),
     }
     inputs = [np.zeros((1, width), np.float32)]
     if conditions != (width, *dims[:-1]):
@@ -265,22 +277,28 @@ def read_mlp(
         locations |= batch_norm(f"{theirs}.mlp.{number}", (*root, *ours.split("/"), f"norm_{i}"), *member)
     for i, (key, made) in enumerate(learned.items()):
         path = (*root, *ours.split("/"), f"activation_{i}")
-        locations |= (dice_locations if made is DICE else prelu_locations)(key, path, *member)
+        locations |= activation_locations(made, key, path, *member)
     return tuple(shape(state, f"{theirs}.mlp.{i}.weight")[0] for i in linear), locations
 
 
 def learned_activations(state: State, start: str) -> dict[str, Any]:
-    """Activations with parameters, of MLP_Blocks whose keys begin so: {key up to a dot: which}, in order."""
+    """Activations with parameters, of MLP_Blocks, or a layer of PPNet, whose keys begin so: {key up to a dot:
+    which}, in order."""
     found: dict[str, Any] = {}
     for key, value in state.items():
         stem, _, name = key.rpartition(".")
-        if not (key.startswith(start) and re.search(r"\.mlp\.\d+$", stem)):
+        if not (key.startswith(start) and re.search(r"\.mlp(_layers\.\d+)?\.\d+$", stem)):
             continue
         if name == "alpha":
             found[f"{stem}."] = DICE
         elif name == "weight" and value.ndim == 1 and f"{stem}.running_mean" not in state:
             found[f"{stem}."] = PReLU
     return dict(sorted(found.items(), key=lambda entry: int(entry[0][:-1].rpartition(".")[2])))
+
+
+def activation_locations(made: Any, theirs: str, path: tuple[str, ...], *member: int) -> Locations:
+    """Of one of `learned_activations`."""
+    return (dice_locations if made is DICE else prelu_locations)(theirs, path, *member)
 
 
 def prelu_locations(theirs: str, path: tuple[str, ...], *member: int) -> Locations:

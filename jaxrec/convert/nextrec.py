@@ -25,11 +25,13 @@ def poso_mlp(state: State, **fields: Any) -> Converted:
     """
     locations: Locations = {}
     dims = [shape(state, f"layers.{i}.linear.weight")[0] for i in range(count(state, r"layers\.(\d+)\."))]
+    use_bias = "layers.0.linear.bias" in state
     for i in range(len(dims)):
-        locations |= dense(f"layers.{i}.linear", (f"layer_{i}",)) | _gate(f"layers.{i}.gate", (f"gate_{i}",))
+        locations |= dense(f"layers.{i}.linear", (f"layer_{i}",), use_bias=use_bias)
+        locations |= _gate(f"layers.{i}.gate", (f"gate_{i}",))
     gate_dim = shape(state, "layers.0.gate.fc1.weight")[0]
     inputs = (shape(state, "layers.0.linear.weight")[1], shape(state, "layers.0.gate.fc1.weight")[1])
-    return _convert(PersonalMLP(dims, gate_dim, **fields), state, locations, *inputs)
+    return _convert(PersonalMLP(dims, gate_dim, use_bias=use_bias, **fields), state, locations, *inputs)
 
 
 def poso_mmoe(state: State, **fields: Any) -> Converted:

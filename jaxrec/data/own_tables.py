@@ -98,6 +98,7 @@ def read_labelled(
     delimiter: str | None = None,
     allow: Sequence[str] = (),
     both_classes: bool = False,
+    before: Mapping[str, np.ndarray] | None = None,
 ) -> Labelled:
     """The labelled table of a file or data frame, split 80/10/10, with its encoders.
 
@@ -109,6 +110,7 @@ def read_labelled(
     data set, by default that of the file; a data frame needs one. delimiter: of a CSV file, one character;
     None: a tab for `.tsv`, a comma otherwise. allow: features that are not checked for leaking a label.
     both_classes: whether a label of one class in a part is refused, as training does; else it is noted.
+    before: {categorical column: values whose ids stay}, as of `features.fit_encoders`.
 
     Raises:
       ValueError: as the reader of the form; no label, no feature, a column with two uses, a label that is
@@ -149,7 +151,7 @@ def read_labelled(
         _check_classes(found, parts, where)
     specs: list[FeatureSpec] = [Category(column, min_count=min_count) for column in categorical]
     specs += [Number(column, missing="indicator") for column in numeric]
-    encoders = fit_encoders(specs, rows.columns, parts.train)
+    encoders = fit_encoders(specs, rows.columns, parts.train, before=before)
     table = Impressions(
         name=name.removesuffix(".gz"),
         columns=encode(encoders, rows.columns),

@@ -84,7 +84,7 @@ from jaxrec.losses.ranking import (
     top1,
     top1_max,
 )
-from jaxrec.losses.reduce import masked_mean, weighted_mean
+from jaxrec.losses.reduce import fullness, masked_mean, weighted_mean
 from jaxrec.losses.sigmoid_softmax import sigmoid_softmax
 from jaxrec.losses.watch_time import quantile_error, watch_time
 
@@ -115,6 +115,7 @@ __all__ = [
     "feedback_margins",
     "feedback_pair",
     "focal",
+    "fullness",
     "gbce",
     "hardest",
     "hardest_negatives",

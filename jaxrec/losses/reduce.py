@@ -25,6 +25,24 @@ def masked_mean(values: Array, where: Array | None = None, axis_name: str | None
     return total / jnp.maximum(count, 1.0)
 
 
+def fullness(where: Array, batch_size: int | None, axis_name: str | None = None) -> Array:
+    """The number of real examples on all devices divided by `batch_size`, [...] → [].
+
+    A mean over examples times it is their sum divided by `batch_size`, so that the last batch of an epoch,
+    which has fewer, weighs less: the rule of codes that add losses up. None: 1, which leaves means as they
+    are.
+
+    Raises:
+      ValueError: batch_size is below 1.
+    """
+    if batch_size is None:
+        return jnp.float32(1.0)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    count = jnp.sum(where, dtype=jnp.float32)
+    return (count if axis_name is None else jax.lax.psum(count, axis_name)) / batch_size
+
+
 def weighted_mean(
     values: Array, weight: Array, *, where: Array | None = None, axis_name: str | None = None
 ) -> Array:

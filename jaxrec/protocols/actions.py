@@ -33,6 +33,7 @@ from jaxrec.protocols.beyond import Beyond, ranking_evaluation
 from jaxrec.tasks import generative
 from jaxrec.tasks.generative import ActionEncoder
 from jaxrec.tasks.objectives import Objective, with_tables
+from jaxrec.train.accumulate import num_shares
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate_and_keep, impression_metrics, make_scores, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -241,7 +242,8 @@ def train(
     parameters of its best evaluation of this question on the validation queries, by the protocol's
     `selection`. Other arguments: see `next_item.train`.
     """
-    packed = packing_of(data, model.max_len, batch_size, num_devices=num_devices)
+    shares = num_shares(num_devices, options.get("accumulate_steps", 1))
+    packed = packing_of(data, model.max_len, batch_size, num_devices=shares)
     weighting = static({str(name): weight for name, weight in weights.items()})
     task = generative.generative(model, objective, positive=data.positive, packed=packed)
     found = evaluation(model, data, question, protocol, "validation")

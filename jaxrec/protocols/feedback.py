@@ -19,6 +19,7 @@ from jaxrec.protocols.next_item import Data
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.feedback import Term, next_item_with_feedback
 from jaxrec.tasks.objectives import Objective, with_tables
+from jaxrec.train.accumulate import num_shares
 from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
@@ -134,7 +135,8 @@ def train(
     if not weight >= 0:
         raise ValueError(f"weight={weight}: must be at least 0")
     used = term if weight > 0 else None
-    packed = next_item.packing_of(data, model, batch_size, num_devices=num_devices)
+    shares = num_shares(num_devices, options.get("accumulate_steps", 1))
+    packed = next_item.packing_of(data, model, batch_size, num_devices=shares)
     task = next_item_with_feedback(
         model, objective, used, window=window, past=past, least_kind=least_kind, packed=packed
     )

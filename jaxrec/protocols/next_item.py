@@ -25,6 +25,7 @@ from jaxrec.tasks.encoder import can_be_packed
 from jaxrec.tasks.next_item import Encoder, Shorten, next_item, retriever
 from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.tasks.table_dropout import drop_table
+from jaxrec.train.accumulate import num_shares
 from jaxrec.train.epoch import Plan, shuffled
 from jaxrec.train.evaluate import evaluate_and_keep, ranking_metrics
 from jaxrec.train.fit import Fitted, Phase, Selection
@@ -106,10 +107,10 @@ def packing_of(
 
     An encoder that cannot separate the users of a packed row (`can_be_packed`) gets padded rows.
 
-    grow: lengths of the sequences that a step makes from a batch, such as two augmented views of each user.
-    replacement: see `plan`. deviations: spare room where there is no `grow`, see `packing.rows_needed`; None:
-    3 of batches without repeated users, as all stored results have it, which is too little where a batch is
-    drawn with replacement from few users.
+    num_devices: `train.accumulate.num_shares` of a step in parts. grow: lengths of the sequences that a step
+    makes from a batch, such as two augmented views of each user. replacement: see `plan`. deviations: spare
+    room where there is no `grow`, see `packing.rows_needed`; None: 3 of batches without repeated users, as
+    all stored results have it, which is too little where a batch is drawn with replacement from few users.
     """
     if not can_be_packed(model):
         return None
@@ -350,7 +351,7 @@ def train(
     `train.fit.fit`.
     """
     shorten, lengths = (None, None) if shortening is None else shortening
-    shares = num_devices * max(options.get("accumulate_steps", 1), 1)
+    shares = num_shares(num_devices, options.get("accumulate_steps", 1))
     packed = packing_of(
         data, model, batch_size,
         num_devices=shares, grow=lengths, replacement=replacement, deviations=deviations,

@@ -127,11 +127,21 @@ class Training(NamedTuple):
 
 
 def by_prefix(
-    model: Encoder, objective: Objective, data: Data, batch_size: int, *, last_only: bool = False
+    model: Encoder,
+    objective: Objective,
+    data: Data,
+    batch_size: int,
+    *,
+    last_only: bool = False,
+    summed: bool = False,
 ) -> Training:
-    """Batches of prefixes. last_only: only the state after the last click is computed (STAMP)."""
+    """Batches of prefixes. last_only: only the state after the last click is computed (STAMP). summed: the
+    loss is a sum over a step's prefixes divided by `batch_size`, also in the last step of an epoch, which has
+    fewer; else a mean over them.
+    """
+    size = batch_size if summed else None
     return Training(
-        task=next_click(model, objective, last_only=last_only),
+        task=next_click(model, objective, last_only=last_only, batch_size=size),
         plan=shuffled(data.split.num_examples, batch_size),
         model=lambda queries, packed: prefix_retriever(model, last_only=last_only),
         batches=lambda part: (queries(data, part), None),
@@ -151,6 +161,8 @@ def by_session(
     """Batches of sessions that share packed rows; each click predicts the next one.
 
     deviations: spare capacity of the packed rows above the mean of a batch, in standard deviations.
+    num_devices: their number is a multiple of it; where a step goes through its batch in parts, give
+    `train.accumulate.num_shares`.
     """
     longest, count = model.max_len, data.split.num_train
     inputs = np.minimum(data.split.lengths[:count] - 1, longest)

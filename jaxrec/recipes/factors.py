@@ -137,7 +137,9 @@ def constrained(model: PairModel, data: Data, recipe: UltraGCNRecipe) -> Task:
     """UltraGCN's losses, against items of which some may be the user's."""
     weights = Weights(negatives=recipe.negative_weight, near=recipe.near_weight)
     sampler = pairs.uniform(data.num_items)
-    return ultragcn(model, sampler=sampler, negatives=recipe.negatives, weights=weights)
+    return ultragcn(
+        model, sampler=sampler, negatives=recipe.negatives, weights=weights, batch_size=recipe.batch_size
+    )
 
 
 def degrees(data: Data, recipe: UltraGCNRecipe) -> Context:
@@ -170,7 +172,8 @@ def decayed_adam(recipe: ContrastiveRecipe | UltraGCNRecipe) -> optax.GradientTr
 
 
 def summed_adam(recipe: UltraGCNRecipe) -> optax.GradientTransformation:
-    """`decayed_adam` on a sum over a step's pairs, as in the authors' code."""
+    """`decayed_adam` on a sum over a step's pairs, as in the authors' code: losses are such sums by
+    `batch_size` (`constrained`)."""
     return optax.chain(optax.scale(recipe.batch_size), decayed_adam(recipe))
 
 

@@ -22,7 +22,7 @@ class Recipe(interaction.Recipe):
 def columns_of(clicks: Clicks, dim: int) -> Columns:
     """The columns of a click: the item and the user, and what is known of them, each with a vector."""
     known = clicks.side_info
-    items = {"item": clicks.num_items + 1} | {name: int(ids.max()) + 1 for name, ids in known.items.items()}
+    items = {"item": clicks.num_items + 1} | known.item_sizes()
     users = {"user": clicks.num_users + 1} | {name: int(ids.max()) + 1 for name, ids in known.users.items()}
     fields = tuple(Categorical(name, size, dim) for name, size in (items | users).items())
     return Columns(fields, tuple(field for field in fields if field.name in items))

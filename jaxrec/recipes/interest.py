@@ -67,7 +67,7 @@ def with_history(body: nn.Module, clicks: Clicks, *, dim: int, negatives: bool =
 
     negatives: whether it also reads a sampled item for each event of the history, as DIEN does in training.
     """
-    items = {"item": clicks.num_items + 1} | {k: int(v.max()) + 1 for k, v in clicks.side_info.items.items()}
+    items = {"item": clicks.num_items + 1} | clicks.side_info.item_sizes()
     users = {name: int(column.max()) + 1 for name, column in clicks.side_info.users.items()}
     prefixes = ("", HISTORY, NEGATIVE) if negatives else ("", HISTORY)
     fields = tuple(

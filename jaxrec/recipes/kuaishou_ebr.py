@@ -28,6 +28,7 @@ from jaxrec.tasks.cluster_ranking import cluster_scorer
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
 from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_item import next_item
+from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.train.epoch import shuffled
 from jaxrec.types import Array, Context, Scorer
 
@@ -114,15 +115,16 @@ def by_user(
 ) -> Training:
     """An example is a user. intents: negatives are of the positive's cluster, and intents have a loss.
 
-    deviations: spare room of packed rows, as of `packing.rows_needed`.
+    num_devices: of `protocols.next_item.packing_of`. deviations: spare room of packed rows, as of
+    `packing.rows_needed`.
     """
     packed = packing_of(data, model, recipe.batch_size, num_devices=num_devices, deviations=deviations)
     objective = in_cluster_softmax(clusters, recipe.num_samples)
     if intents:
-        task = cluster_retrieval(model, objective, clusters, packed=packed, prompted=False)
+        task = cluster_retrieval(model, objective, packed=packed, prompted=False)
     else:
         task = next_item(model, objective, packed=packed)
-    return Training(task, plan(data, model, recipe.batch_size, packed), data.columns)
+    return Training(task, plan(data, model, recipe.batch_size, packed), _columns(data, clusters, objective))
 
 
 def by_user_and_cluster(
@@ -136,7 +138,7 @@ def by_user_and_cluster(
 ) -> Training:
     """An example is a (user, cluster) pair; a step has all pairs of `batch_size` users.
 
-    deviations: as of `by_user`.
+    num_devices, deviations: as of `by_user`.
     """
     examples = cluster_examples(data.columns, clusters, recipe.max_len)
     user = examples["example_user"]
@@ -152,8 +154,13 @@ def by_user_and_cluster(
         return jnp.clip(context["length"][context["example_user"][example]] - 1, 0, recipe.max_len)
 
     order = shuffled(len(user), batch_size, lengths=length, packing=packed)
-    task = cluster_retrieval(model, in_cluster_softmax(clusters, recipe.num_samples), clusters, packed=packed)
-    return Training(task, order, data.columns | examples)
+    objective = in_cluster_softmax(clusters, recipe.num_samples)
+    task = cluster_retrieval(model, objective, packed=packed)
+    return Training(task, order, _columns(data, clusters, objective) | examples)
+
+
+def _columns(data: Data, clusters: Clusters, objective: Objective) -> dict[str, Any]:
+    return {**with_tables(data.columns, objective), "cluster": clusters.of}
 
 
 # --- a model of events of one's own ------------------------------------------------------------------

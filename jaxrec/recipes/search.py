@@ -130,9 +130,7 @@ def frozen_search(tx: optax.GradientTransformation) -> optax.GradientTransformat
 
 def _items(clicks: Clicks, recipe: Recipe) -> tuple[Categorical, ...]:
     """Item, category and style of a target, which past events have too."""
-    sizes = {"item": clicks.num_items + 1} | {
-        name: int(column.max()) + 1 for name, column in clicks.side_info.items.items()
-    }
+    sizes = {"item": clicks.num_items + 1} | clicks.side_info.item_sizes()
     return tuple(Categorical(name, size, recipe.dim) for name, size in sizes.items())
 
 

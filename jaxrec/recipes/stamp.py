@@ -97,7 +97,7 @@ def sasrec(num_items: int, recipe: Recipe) -> SASRec:
 def summed_adam(recipe: Recipe) -> optax.GradientTransformation:
     """Adam on the gradient summed over a batch, clipped for each parameter to the norm `clip`.
 
-    For the last batch of an epoch, which is shorter, it is the mean times `batch_size`.
+    The loss is such a sum divided by `batch_size` (`protocols.sessions.by_prefix` with `summed`).
     """
 
     def cut(gradient: Array, _: Any) -> Array:
@@ -130,7 +130,7 @@ def _by_prefix(
     encoder: Encoder, objective: Objective, data: sessions.Data, recipe: Recipe, num_devices: int
 ) -> sessions.Training:
     """A prefix of a session an example, as in the authors' code."""
-    return sessions.by_prefix(encoder, objective, data, recipe.batch_size, last_only=True)
+    return sessions.by_prefix(encoder, objective, data, recipe.batch_size, last_only=True, summed=True)
 
 
 def _by_user(

@@ -33,6 +33,7 @@ from jaxrec.tasks.encoder import Encoder
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective
 from jaxrec.tasks.table_dropout import drop_table
+from jaxrec.train.accumulate import num_shares
 from jaxrec.train.fit import Fitted
 from jaxrec.train.reuse import fit_reusing
 from jaxrec.types import Array, Protocol, Task
@@ -232,7 +233,8 @@ def train(
     table_dropout: of the table of item vectors in all phases, see `tasks.table_dropout`.
     """
     recipe = dataclasses.replace(recipe, batch_size=min(recipe.batch_size, data.split.sequences.num_users))
-    packed = packing_of(data, encoder, recipe.batch_size, num_devices=num_devices)
+    shares = num_shares(num_devices, options.get("accumulate_steps", 1))
+    packed = packing_of(data, encoder, recipe.batch_size, num_devices=shares)
     columns, contrast = data, None
     if recipe.weight:
         columns = augmented(data, recipe, similar_in_training(data))

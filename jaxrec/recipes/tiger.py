@@ -42,6 +42,7 @@ from jaxrec.protocols.next_item import Data
 from jaxrec.recipes.trainable_apart import SemanticIdModel
 from jaxrec.tasks import rq_vae as autoencoder
 from jaxrec.tasks import semantic_ids as task
+from jaxrec.train.accumulate import num_shares
 from jaxrec.train.epoch import Plan, redrawn, shuffled
 from jaxrec.train.fit import Fitted, Phase, Selection
 from jaxrec.train.reuse import fit_reusing
@@ -300,7 +301,8 @@ def fit(
     check_width(protocol, recipe)
     ranked = task.scorer(model, width=recipe.width)
     every = min(recipe.evaluate_every, recipe.epochs)
-    packed = packing_of(data, model, recipe.batch_size, num_devices=options.get("num_devices", 1))
+    shares = num_shares(options.get("num_devices", 1), options.get("accumulate_steps", 1))
+    packed = packing_of(data, model, recipe.batch_size, num_devices=shares)
     return fit_reusing(
         [Phase("train", task.semantic_ids(model, packed), recipe.epochs)],
         tx,

@@ -27,8 +27,8 @@ class RankedModel(NamedTuple):
     recipe, optimiser, loss: as of `RetrievalModel`.
     module: (number of items, recipe) -> the module.
     columns: (data, recipe) -> columns that the scores read and a run keeps, such as clusters of the items.
-    learn: (module, data, columns, recipe, number of devices) -> how it is trained; its columns are those of
-    the data and all others.
+    learn: (module, data, columns, recipe, pieces that packed rows are cut into) -> how it is trained; its
+    columns are those of the data and all others.
     ranked: (module, recipe, whether items of the history are left out) -> the scores, of variables
     `tasks.pairs.with_columns`.
     """

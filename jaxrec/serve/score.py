@@ -22,7 +22,7 @@ from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks.ctr import behaviours
 from jaxrec.tasks.generative import after_history
 from jaxrec.tasks.profile import with_token
-from jaxrec.types import Array, Batch, Context, Variables
+from jaxrec.types import HISTORY, Array, Batch, Context, Variables
 
 if TYPE_CHECKING:
     from jaxrec.serve.load import Run
@@ -162,8 +162,23 @@ def make_pair_program(shapes: queries.Layout, *, num_items: int) -> Callable[...
 def _has_times(run: Run) -> bool:
     """Whether an answer may depend on the moment of the request."""
     if run.kept.kind == "clicks":
-        return run.kept.histories is not None and run.kept.histories.times is not None
+        histories = run.kept.histories
+        return histories is not None and histories.times is not None and _reads_ages(run)
     return queries.reads_times(run.kept)
+
+
+def _reads_ages(run: Run) -> bool:
+    """Whether a model of clicks computes with the seconds from events to the request, by its program."""
+    one = {name: jnp.zeros(1, jnp.int32) for name in ("user", "item", "start", "end")}
+    shared = {"events": jnp.zeros(1, jnp.int32), "items": {}, "users": {}}
+    batch = {**behaviours(one, shared, run.kept.length), "mask": jnp.ones(1, bool)}
+
+    def predict(ages: Array, variables: Variables) -> dict[str, Array]:
+        aged = {**batch, f"{HISTORY}age": ages}
+        return probabilities(run.module, run.kept.outputs, variables, aged, mean=run.seed == "mean")
+
+    traced = jax.make_jaxpr(predict)(batch[f"{HISTORY}item"], run.variables).jaxpr
+    return any(traced.invars[0] in step.invars for step in traced.eqns)
 
 
 def _ids(

@@ -8,13 +8,15 @@ cluster the next item belongs to. Serving is in `tasks.cluster_serving`.
 The model is a sequence encoder (`tasks.next_item`) whose `__call__` also takes `clusters` [B, L], with a
 method `intent(items, *, positions, segments, rows, train) -> logits [B, L, K]`.
 
-Context columns in addition to those of `tasks.next_item`, for a model with prompts: example_user and
-example_cluster [E] of `data.clusters.cluster_examples`. A step then draws such examples, not users.
+Context columns in addition to those of `tasks.next_item`: cluster [V + 1], that of each id (`Clusters.of`),
+and for a model with prompts example_user and example_cluster [E] of `data.events.clusters.cluster_examples`.
+A step then draws such examples, not users.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +28,8 @@ from jaxrec.segments import pick
 from jaxrec.tasks.candidate_scores import score_with_samples
 from jaxrec.tasks.encoder import Encoder, check_encoder, layout_columns, numbered
 from jaxrec.tasks.next_item import item_table, next_item
-from jaxrec.tasks.objectives import Objective
-from jaxrec.types import Array, Batch, Context, Key, Task, Variables
+from jaxrec.tasks.objectives import TABLES, Objective, tables_of
+from jaxrec.types import SHARED, Array, Batch, Context, Key, Task, Variables
 
 INTENT = 1  # folded into the key of a step's losses: the dropout of the intent model
 
@@ -43,19 +45,23 @@ def in_cluster_softmax(clusters: Clusters, num_samples: int) -> Objective:
 
     All K * num_samples products are formed and those of other clusters masked: one matrix product, in place
     of a gather of table rows for each event; right for tens of clusters.
+
+    Its `tables` are the clusters.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}: must be at least 1")
-    cluster_of, members = jnp.asarray(clusters.of), jnp.asarray(clusters.members)
-    start, sizes = jnp.asarray(clusters.start[:-1])[:, None], jnp.asarray(clusters.sizes)[:, None]
+    count = clusters.num_clusters
 
-    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Array]:
-        place = jax.random.randint(key, (clusters.num_clusters, num_samples), 0, sizes)
-        samples = members[start + place].reshape(-1)
-        return {"samples": jnp.broadcast_to(samples, (users.shape[0], samples.size))}
+    def draw(key: Key, users: Array, context: Context) -> Mapping[str, Any]:
+        known = tables_of(context)
+        start, sizes = known.start[:-1, None], jnp.diff(known.start)[:, None]
+        place = jax.random.randint(key, (count, num_samples), 0, sizes)
+        samples = known.members[start + place].reshape(-1)
+        every = jnp.broadcast_to(samples, (users.shape[0], samples.size))
+        return {"samples": every, SHARED: {TABLES: known.of}}
 
     def loss(hidden: Array, table: Array, batch: Batch, axis_name: str | None) -> Array:
-        samples, targets = batch["samples"][0], batch["targets"]
+        samples, targets, cluster_of = batch["samples"][0], batch["targets"], batch[SHARED][TABLES]
         pos, neg = score_with_samples(hidden, table, targets, samples)
         known = min(cluster_of.shape[0], table.shape[0])
         negative = (cluster_of[samples] == cluster_of[targets][..., None]) & (samples != targets[..., None])
@@ -69,14 +75,13 @@ def in_cluster_softmax(clusters: Clusters, num_samples: int) -> Objective:
             axis_name=axis_name,
         )
 
-    text = "sampled softmax" if clusters.num_clusters == 1 else "in-cluster sampled softmax"
-    return Objective(draw, loss, "ssm", text)
+    text = "sampled softmax" if count == 1 else "in-cluster sampled softmax"
+    return Objective(draw, loss, "ssm", text, jax.tree.map(jnp.asarray, clusters))
 
 
 def cluster_retrieval(
     model: Encoder,
     objective: Objective,
-    clusters: Clusters,
     *,
     packed: Packing | None = None,
     prompted: bool = True,
@@ -92,13 +97,15 @@ def cluster_retrieval(
     """
     plain = next_item(model, objective, packed=packed)
     check_encoder(model, packed, method="intent")
-    cluster_of = jnp.asarray(clusters.of)
 
     def prepare(key: Key, examples: Mapping[str, Array], context: Context) -> Batch:
+        cluster_of, example = context["cluster"], examples["example"]
+        if prompted:
+            examples = {**examples, "example": context["example_user"][example]}
+        batch = plain.prepare(key, examples, context)
+        batch = {**batch, SHARED: {**batch.get(SHARED, {}), "cluster": cluster_of}}
         if not prompted:
-            return plain.prepare(key, examples, context)
-        example = examples["example"]
-        batch = plain.prepare(key, {**examples, "example": context["example_user"][example]}, context)
+            return batch
         cluster = at_slots(context["example_cluster"][example], batch["segments"])
         own = (cluster_of[batch["targets"]] == cluster) | ~losses.is_item(
             batch["targets"], cluster_of.shape[0]
@@ -111,7 +118,7 @@ def cluster_retrieval(
         hidden = encode(model, variables, batch, key)
         found = objective.loss(hidden, item_table(model, variables), batch, axis_name)
         logits = intent_logits(model, variables, batch, jax.random.fold_in(key, INTENT))
-        targets, real = batch["targets"], batch["targets"] != 0
+        targets, real, cluster_of = batch["targets"], batch["targets"] != 0, batch[SHARED]["cluster"]
         label = jnp.where(real, cluster_of[targets], 0)
         surprise = -pick(jax.nn.log_softmax(logits), label[..., None])[..., 0]
         surprise = losses.nan_outside(surprise, targets, cluster_of.shape[0], where=real)

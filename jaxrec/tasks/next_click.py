@@ -34,11 +34,15 @@ def sigmoid_softmax(block: int = 4096) -> Objective:
     return Objective(draw_nothing, loss, "sigmoid", "sigmoid softmax")
 
 
-def next_click(model: Encoder, objective: Objective, *, last_only: bool = False) -> Task:
+def next_click(
+    model: Encoder, objective: Objective, *, last_only: bool = False, batch_size: int | None = None
+) -> Task:
     """The task of predicting the click after a prefix, from its last `model.max_len` clicks.
 
     objective: how the state after the prefix [B, D] is scored against the target. last_only: the module
     takes `last_only=True` and then encodes the last slot alone (STAMP, whose slots cost a prefix each).
+    batch_size: the loss is a sum over prefixes divided by it, also where a batch has fewer; None: a mean over
+    the prefixes of each batch.
 
     Raises:
       ValueError: the encoder reads times: sessions have none here; it does not take `train`, or has no item
@@ -65,7 +69,8 @@ def next_click(model: Encoder, objective: Objective, *, last_only: bool = False)
         variables: Variables, batch: Batch, key: Key, axis_name: str | None = None
     ) -> tuple[dict[str, Array], Variables]:
         state = encode(model, variables, batch["items"], last_only, row=batch["row"], key=key)
-        return {"next_click": objective.loss(state, item_table(model, variables), batch, axis_name)}, {}
+        value = objective.loss(state, item_table(model, variables), batch, axis_name)
+        return {"next_click": losses.fullness(batch["targets"] != 0, batch_size, axis_name) * value}, {}
 
     def predict(variables: Variables, batch: Batch) -> Array:
         return encode(model, variables, batch["items"], last_only)

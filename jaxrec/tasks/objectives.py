@@ -82,7 +82,12 @@ def with_tables(context: Context, objective: Objective | None) -> Context:
     return {**context, TABLES: objective.tables}
 
 
-def _tables(context: Context) -> Any:
+def tables_of(context: Context) -> Any:
+    """The tables of an objective among the columns, for its `draw`.
+
+    Raises:
+      ValueError: `with_tables` has not put them there.
+    """
     if TABLES not in context:
         raise ValueError(
             "context: lacks the tables that the objective reads; give the columns as with_tables(columns, "
@@ -208,7 +213,7 @@ def sampled_softmax(num_samples: int, table: sampling.PopularityTable) -> Object
     """
 
     def draw(key: Key, users: Array, context: Context) -> Mapping[str, Any]:
-        known = _tables(context)
+        known = tables_of(context)
         samples, _ = sampling.popularity(key, (num_samples,), known)
         every = jnp.broadcast_to(samples, (users.shape[0], num_samples))
         return {"samples": every, SHARED: {TABLES: known}}
@@ -343,7 +348,7 @@ def shared_negatives(
     called = f"sampled softmax, logQ {drawn.logq:g}" if name == "ssm" else name
 
     def draw(key: Key, users: Array, context: Context) -> Mapping[str, Any]:
-        distribution, log_q = _tables(context)
+        distribution, log_q = tables_of(context)
         samples, _ = sampling.popularity(key, (drawn.num_samples,), distribution)
         every = jnp.broadcast_to(samples, (users.shape[0], drawn.num_samples))
         return {"samples": every, SHARED: {TABLES: (distribution, log_q)}}

@@ -37,14 +37,22 @@ GOWALLA = Weights()
 
 
 def ultragcn(
-    model: PairModel, *, sampler: Sampler, negatives: int = 1500, weights: Weights = GOWALLA
+    model: PairModel,
+    *,
+    sampler: Sampler,
+    negatives: int = 1500,
+    weights: Weights = GOWALLA,
+    batch_size: int | None = None,
 ) -> Task:
     """The task of UltraGCN; predict gives the scores of observed items [B].
 
     Losses, means over examples: "pairs", the weighted binary cross-entropy of the observed item and the mean
     over its negatives; "near", λ Σ_j ω_ij softplus(-s_uj) over the items j near the observed i. The penalty
     γ/2 ‖θ‖² of the paper is left to the optimiser (`optax.add_decayed_weights(γ)` on the gradient of the sum
-    over examples).
+    over examples, which the paper and the authors' code have).
+
+    batch_size: losses are sums over examples divided by it, also where a batch has fewer, so that the
+    gradient times it is the sum's; None: means over the examples of each batch.
 
     Raises:
       ValueError: negatives or a weight is out of range. When variables are made: the model has some other
@@ -80,9 +88,10 @@ def ultragcn(
         terms = batch["observed_weight"] * jax.nn.softplus(-pos) + weights.negatives * pushed
         drawn = weights.near * jnp.sum(batch["near_weight"] * jax.nn.softplus(-near), axis=1)
         where = batch["mask"]
+        full = losses.fullness(where, batch_size, axis_name)
         return {
-            "pairs": losses.masked_mean(terms, where, axis_name),
-            "near": losses.masked_mean(drawn, where, axis_name),
+            "pairs": full * losses.masked_mean(terms, where, axis_name),
+            "near": full * losses.masked_mean(drawn, where, axis_name),
         }, {}
 
     return plain._replace(prepare=prepare, losses=value)

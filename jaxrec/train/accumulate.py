@@ -70,11 +70,25 @@ def accumulated(task: Task, steps: int) -> Task:
     return task._replace(losses=losses)
 
 
+def num_shares(num_devices: int, accumulate_steps: int = 1) -> int:
+    """Pieces that a step's batch is cut into: over devices, and one after the other.
+
+    The number of packed rows has to be a multiple of it. `fit` refuses numbers below 1; here they count as 1.
+
+    >>> num_shares(2, accumulate_steps=4)
+    8
+    """
+    return max(num_devices, 1) * max(accumulate_steps, 1)
+
+
 def _sum_of_shares(share: Any, variables: Any, pieces: Any, steps: int, axis_name: str | None) -> Any:
     """The sum over parts of share(variables, piece), where `share` may sum over the axis PARTS."""
     first = jax.tree.map(lambda x: x[0], pieces)
     traced, shapes = jax.make_jaxpr(share, axis_env=[(PARTS, steps)], return_shape=True)(variables, first)
     two = _two_passes(traced.jaxpr, len(jax.tree.leaves(variables)))
+    sums, shares = (
+        core.jaxpr_as_fun(core.ClosedJaxpr(part, traced.consts)) for part in (two.sums, two.shares)
+    )
     number = (pieces, jnp.arange(steps, dtype=jnp.int32))
     given = jax.tree.leaves(variables)
 
@@ -84,7 +98,7 @@ def _sum_of_shares(share: Any, variables: Any, pieces: Any, steps: int, axis_nam
     def count(carry: list[Array], x: Any) -> tuple[list[Array], None]:
         piece, index = x
         inputs = [*given, *jax.tree.leaves(piece), *[index] * two.indices]
-        return add(carry, jax.core.eval_jaxpr(two.sums, traced.consts, *inputs)), None
+        return add(carry, sums(*inputs)), None
 
     avals: list[Any] = [var.aval for var in two.sums.outvars]
     zeros = [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
@@ -95,7 +109,7 @@ def _sum_of_shares(share: Any, variables: Any, pieces: Any, steps: int, axis_nam
     @jax.checkpoint
     def one(given: list[Array], piece: Any, index: Array) -> list[Array]:
         inputs = [*given, *jax.tree.leaves(piece), *[index] * two.indices, *totals]
-        return jax.core.eval_jaxpr(two.shares, traced.consts, *inputs)
+        return shares(*inputs)
 
     def step(carry: list[Array], x: Any) -> tuple[list[Array], None]:
         return add(carry, one(given, *x)), None

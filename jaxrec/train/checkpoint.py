@@ -7,6 +7,7 @@ data set or configuration is an error that says where they differ.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -14,7 +15,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+
+from jaxrec.train import parallel
+from jaxrec.train.lock import locked
 
 VOCABULARY, CHECKPOINTS = "vocabulary.npz", "checkpoints"
 
@@ -172,6 +176,19 @@ class Checkpoints:
             + (": it was written with another optimiser" if optimiser else "")
             + "; the checkpoint is intact: use the same settings to continue it, or another --workdir"
         )
+
+
+@contextlib.contextmanager
+def held(workdir: Path, description: Mapping[str, Any]) -> Iterator[Checkpoints]:
+    """The checkpoints of a run in `workdir`, which the first process locks for it.
+
+    description: as of `Checkpoints`.
+    """
+    with (
+        locked(workdir) if parallel.is_first() else contextlib.nullcontext(),
+        Checkpoints(workdir / CHECKPOINTS, description) as stored,
+    ):
+        yield stored
 
 
 def difference(name: str, found: Any, wanted: Any) -> str:

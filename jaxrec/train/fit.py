@@ -6,7 +6,6 @@ validation epoch and stops improving when its own patience is spent; the run end
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ from tqdm import tqdm
 from jaxrec.train import parallel
 from jaxrec.train.accumulate import accumulated
 from jaxrec.train.arguments import check_arguments, check_folder, check_minutes
-from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, keep_vocabulary, vocabulary_digest
+from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints, held, keep_vocabulary, vocabulary_digest
 from jaxrec.train.compiled import Compiled
 from jaxrec.train.divergence import Diverged
 from jaxrec.train.epoch import Plan
 from jaxrec.train.initial import MakeInitial, Marks
 from jaxrec.train.interrupt import deferred_interrupt
-from jaxrec.train.lock import locked
 from jaxrec.train.logs import TRAINING_FORMAT, Logs, check_tensorboard, write_training
 from jaxrec.train.memory import WORTH_SAYING, estimate_memory
 from jaxrec.train.profile import Profile
@@ -75,7 +73,9 @@ def fit(
     batch, for less memory and the same result (`train.accumulate`). save_every: epochs between checkpoints;
     the last epoch is always saved. stop_after: leave after so many epochs of this process, with the state
     saved. minutes: end after the epoch in which the run, all its processes together and compilation counted,
-    has taken so long; that epoch is evaluated. With more minutes the same run goes on. None: no limit.
+    has taken so long. It selects from the same epochs as without a limit, those that `selection.every` names;
+    that last one is evaluated too only if none of them has come yet, or if `selection.keep` is "last". With
+    more minutes the same run goes on, to the same bits. None: no limit.
     accept_changed_code: go on with a run that other code trained; `Fitted.made_by` then names both.
     start_from: the work directory of the same run with fewer epochs, whose state this one begins with.
     initial: variables {"params": …} that the run begins with in place of drawn ones, such as
@@ -116,8 +116,7 @@ def fit(
     if not parallel.any_process((workdir / CHECKPOINTS).exists()):
         run.check_selection()
     with (
-        locked(workdir) if parallel.is_first() else contextlib.nullcontext(),
-        Checkpoints(workdir / CHECKPOINTS, described) as checkpoints,
+        held(workdir, described) as checkpoints,
         deferred_interrupt() as interrupted,
     ):
         _resume(run, checkpoints, start_from, accept_changed_code)

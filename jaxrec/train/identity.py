@@ -120,6 +120,21 @@ def check_code(
     return [dict(entry) for entry in made_by]
 
 
+def code_of_run(where: Path, position: Mapping[str, Any] | None, *, accept: bool) -> list[dict[str, Any]]:
+    """The code that trained a run so far and, from its next epoch on, that of this process if it is another.
+
+    position: of its last checkpoint, with `history` and `made_by`; None: it has none yet. The rest, and what
+    raises: as of `check_code`.
+    """
+    now = provenance.manifest()
+    if position is None:
+        return [{"first_epoch": 0, **now}]
+    found = check_code(str(where), position.get("made_by", ()), now, accept=accept)
+    if provenance.code_differences(found[-1], now):
+        found.append({"first_epoch": len(position["history"]), **now})
+    return found
+
+
 def check_length(where: Path, done: int, wanted: int, unit: str) -> None:
     """Raises ValueError for a stored run that is longer than what is asked for."""
     if done > wanted:

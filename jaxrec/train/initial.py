@@ -30,6 +30,14 @@ class Initial(NamedTuple):
     by_seed: bool
 
 
+def check_marks(initial: Any, newly_initialised: Marks) -> None:
+    """Raises ValueError for marks of variables to be drawn where none are given, so that all are drawn."""
+    if initial is None and newly_initialised:
+        raise ValueError(
+            f"newly_initialised={newly_initialised!r}: goes with initial; without it all is drawn"
+        )
+
+
 def check_initial(
     initial: Variables, newly_initialised: Marks, expected: Variables, num_seeds: int
 ) -> Initial:

@@ -1,4 +1,4 @@
-"""How much memory of a device a run will hold, from shapes alone, before anything is allocated."""
+"""What a run will hold on a device, and how much memory, from shapes alone, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import optax
 from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.train.epoch import Plan
 from jaxrec.train.state import create
-from jaxrec.types import Array, Context, Key, Task
+from jaxrec.types import Array, Context, Key, Task, Variables
 
 GIB = 2.0**30
 WORTH_SAYING = GIB  # bytes above which `fit` prints the estimate
@@ -36,6 +36,18 @@ class Memory(NamedTuple):
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {value / GIB:.2f}" for name, value in self._asdict().items())
         return f"{sum(self) / GIB:.2f} GiB on each device ({parts}) and what a step needs besides"
+
+
+def drawn_variables(task: Task, plan: Plan, context: Context) -> Variables:
+    """Shapes and types of the variables that a task draws for one seed."""
+
+    def drawn(key: Key, columns: Context) -> Variables:
+        drawn, _ = plan.draw(key, columns)
+        examples = jax.tree.map(lambda x: x[0], drawn)
+        return create(task, optax.identity(), static(), key, examples, columns).variables
+
+    shapes: Variables = jax.eval_shape(drawn, jax.eval_shape(lambda: jax.random.key(0)), dict(context))
+    return shapes
 
 
 def estimate_memory(

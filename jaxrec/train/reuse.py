@@ -25,7 +25,8 @@ from jaxrec.train.epoch import Plan
 from jaxrec.train.fit import fit
 from jaxrec.train.identity import epoch_names
 from jaxrec.train.initial import MakeInitial, Marks, check_initial, pick_seeds
-from jaxrec.train.run import Fitted, Phase, Selection, drawn_variables
+from jaxrec.train.memory import drawn_variables
+from jaxrec.train.run import Fitted, Phase, Selection
 from jaxrec.types import Context, Variables
 
 

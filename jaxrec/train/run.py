@@ -22,11 +22,12 @@ from jaxrec.train.compiled import Compiled
 from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.evaluate import CompiledMeasure
 from jaxrec.train.identity import epoch_names
-from jaxrec.train.initial import Initial, MakeInitial, Marks, check_initial, description
+from jaxrec.train.initial import Initial, MakeInitial, Marks, check_initial, check_marks, description
+from jaxrec.train.memory import drawn_variables
 from jaxrec.train.state import TrainState, caught_up, create
 from jaxrec.train.step import make_step
 from jaxrec.train.trial import Trial, mark_undefined, put_numbers, zero_diverged
-from jaxrec.types import Array, Context, Evaluation, Key, Task, Variables
+from jaxrec.types import Array, Context, Evaluation, Task, Variables
 
 
 class Phase(NamedTuple):
@@ -72,18 +73,6 @@ class Fitted(NamedTuple):
     made_by: Sequence[Mapping[str, Any]] = ()
 
 
-def drawn_variables(task: Task, plan: Plan, context: Context) -> Variables:
-    """Shapes and types of the variables that a task draws for one seed."""
-
-    def drawn(key: Key, columns: Context) -> Variables:
-        drawn, _ = plan.draw(key, columns)
-        examples = jax.tree.map(lambda x: x[0], drawn)
-        return create(task, optax.identity(), static(), key, examples, columns).variables
-
-    shapes: Variables = jax.eval_shape(drawn, jax.eval_shape(lambda: jax.random.key(0)), dict(context))
-    return shapes
-
-
 class Run:
     """What `train.fit.fit` moves forward, an epoch at a time."""
 
@@ -111,19 +100,13 @@ class Run:
         self.context = parallel.replicate(dict(context), num_devices)
         self.history: list[dict[str, Any]] = []
         self.worst = float("inf") if selection.lower_is_better else -float("inf")
-        self.best_value = [self.worst] * len(seeds)
-        self.best_epoch = [-1] * len(seeds)
-        self.waited = [0] * len(seeds)
+        self._select_nothing()
         self.seconds, self.compile_seconds = 0.0, 0.0
         self.limit = float("inf") if minutes is None else 60 * minutes
-        self.manifest = provenance.manifest()
-        self.made_by: list[dict[str, Any]] = [{"first_epoch": 0, **self.manifest}]
+        self.made_by: list[dict[str, Any]] = [{"first_epoch": 0, **provenance.manifest()}]
 
         self.initial: Initial | None = None
-        if initial is None and newly_initialised:
-            raise ValueError(
-                f"newly_initialised={newly_initialised!r}: goes with initial; without it all is drawn"
-            )
+        check_marks(initial, newly_initialised)
         if callable(initial):
             initial = initial(self._first_state(context).variables, seeds)
         if initial is not None:
@@ -207,13 +190,9 @@ class Run:
         """Goes on from the last checkpoint."""
         position = checkpoints.check()
         assert position is not None
-        self.made_by = identity.check_code(
-            str(checkpoints.folder), position.get("made_by", ()), self.manifest, accept=accept_changed_code
-        )
+        self.made_by = identity.code_of_run(checkpoints.folder, position, accept=accept_changed_code)
         self._check_losses(checkpoints.folder, position["history"])
         self.load(*checkpoints.restore(self.arrays()))
-        if provenance.code_differences(self.made_by[-1], self.manifest):
-            self.made_by.append({"first_epoch": len(self.history), **self.manifest})
 
     def resume_shorter(self, folder: Path, described: Mapping[str, Any], accept_changed_code: bool) -> None:
         """Goes on from the last checkpoint of the same run with fewer epochs."""
@@ -285,8 +264,8 @@ class Run:
         else:
             divergence.check_finite(number, entry, counts, weights)
         taken = parallel.from_first(self.seconds + self.compile_seconds + time.perf_counter() - start)
-        last = self.selection.keep == "last" and number + 1 == self.num_epochs
-        if (number + 1) % self.selection.every == 0 or last or taken >= self.limit:
+        ends = number + 1 == self.num_epochs or taken >= self.limit
+        if (number + 1) % self.selection.every == 0 or (ends and self._needs_evaluation()):
             entry |= self._evaluate(number)
             if self.trial is not None:
                 mark_undefined(entry, f"valid/{self.selection.metric}")
@@ -298,6 +277,23 @@ class Run:
         self.seconds += entry["seconds"]
         self.history.append(entry)
         return entry
+
+    def _needs_evaluation(self) -> bool:
+        """Whether an end that is not due is evaluated: it is what is kept, or nothing was evaluated yet."""
+        metric = f"valid/{self.selection.metric}"
+        return self.selection.keep == "last" or not any(metric in entry for entry in self.history)
+
+    def _forget_early_evaluation(self) -> None:
+        """Undoes an evaluation that only an end brought: a run that goes on is as one that did not end."""
+        if len(self.history) % self.selection.every:
+            last = self.history[-1].items()
+            self.history[-1] = {name: value for name, value in last if not name.startswith("valid/")}
+            if len(self.history[-1]) < len(last):
+                self._select_nothing()
+
+    def _select_nothing(self) -> None:
+        self.best_value, self.best_epoch = [self.worst] * len(self.seeds), [-1] * len(self.seeds)
+        self.waited = [0] * len(self.seeds)
 
     def _compiling(self) -> float:
         """Seconds this process has spent compiling, which are counted apart."""
@@ -377,6 +373,8 @@ class Run:
         self.best_value = [self.worst if v is None else v for v in position["best_value"]]
         self.best_epoch, self.waited = position["best_epoch"], position["waited"]
         self.seconds, self.compile_seconds = position["seconds"], position["compile_seconds"]
+        if not self.complete():
+            self._forget_early_evaluation()
 
     def fitted(self) -> Fitted:
         trees = {"state": self.state, "best": self.best}

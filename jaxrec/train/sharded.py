@@ -19,7 +19,7 @@ each makes its share, so the result does not depend on the number of devices.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,11 +33,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxrec.segments import sum_by_id
 from jaxrec.train import divergence, identity, parallel
 from jaxrec.train.arguments import check_folder, check_seeds
-from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints
+from jaxrec.train.checkpoint import Checkpoints, held
 from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.exchange import NOWHERE, Route, Tables, distinct
 from jaxrec.train.exchange import Table as Table
-from jaxrec.train.lock import locked
 from jaxrec.train.parallel import AXIS
 from jaxrec.train.state import INIT, STEP
 from jaxrec.types import Array, Batch, Context, Key, Outputs, Task, Variables
@@ -70,10 +69,11 @@ class ShardedState(flax.struct.PyTreeNode):
 
 
 class Trained(NamedTuple):
-    """The state after the last epoch and each epoch's means of the losses."""
+    """The state after the last epoch, and each epoch's means of the losses. made_by: as of `run.Fitted`."""
 
     state: ShardedState
     history: list[dict[str, float]]
+    made_by: Sequence[Mapping[str, Any]] = ()
 
 
 def create(
@@ -226,17 +226,19 @@ def train(
     num_devices: int = 1,
     workdir: str | Path | None = None,
     description: Mapping[str, Any] | None = None,
+    accept_changed_code: bool = False,
 ) -> Trained:
     """Trains for so many epochs, each one compiled call, and saves the state after each.
 
     workdir: a run that finds its checkpoint there goes on from it, on any number of devices that divides the
     tables' `blocks`; None: nothing is stored. description: what identifies the run, any JSON, together with
     what this function adds to it: seed, tables, size of steps, columns' checksums, names of losses.
+    accept_changed_code: go on with a run that other code trained; `Trained.made_by` then names both.
 
     Raises:
       ValueError: see `create`; an argument out of range; ids found no room in a table's capacity or its
         exchange's; a loss or a parameter is not finite; the checkpoint belongs to another run, or to more
-        epochs; another process holds workdir.
+        epochs, or was made by other code; another process holds workdir.
     """
     if epochs < 1:
         raise ValueError(f"epochs={epochs}: must be at least 1")
@@ -256,8 +258,13 @@ def train(
     }
     context = parallel.place(context, False, num_devices)
     history: list[dict[str, float]] = []
-    with _checkpoints(workdir, described) as stored:
-        if stored is not None and stored.latest() is not None:
+    made_by = identity.code_of_run(Path(), None, accept=accept_changed_code)
+    kept: contextlib.AbstractContextManager[Checkpoints | None] = contextlib.nullcontext()
+    if workdir is not None:
+        kept = held(check_folder(workdir), described)
+    with kept as stored:
+        if stored is not None and (position := stored.check()) is not None:
+            made_by = identity.code_of_run(stored.folder, position, accept=accept_changed_code)
             state, position = stored.restore(state)
             history = list(position["history"])
             identity.check_length(stored.folder, len(history), epochs, "epochs")
@@ -265,22 +272,10 @@ def train(
             state, means = program(state, context, jnp.int32(epoch), jnp.int32(0))
             history.append(_checked(state, means, tables, epoch))
             if stored is not None:
-                stored.save(epoch + 1, jax.tree.map(jnp.copy, state), {"history": history})
-    return Trained(state, history)
-
-
-@contextlib.contextmanager
-def _checkpoints(workdir: str | Path | None, described: Mapping[str, Any]) -> Iterator[Checkpoints | None]:
-    """The checkpoints of a folder, held for this run alone; None without a folder."""
-    if workdir is None:
-        yield None
-        return
-    folder = check_folder(workdir)
-    with (
-        locked(folder) if parallel.is_first() else contextlib.nullcontext(),
-        Checkpoints(folder / CHECKPOINTS, described) as stored,
-    ):
-        yield stored
+                stored.save(
+                    epoch + 1, jax.tree.map(jnp.copy, state), {"history": history, "made_by": made_by}
+                )
+    return Trained(state, history, made_by)
 
 
 def _checked(state: ShardedState, means: Any, tables: Tables, epoch: int) -> dict[str, float]:

@@ -6,9 +6,8 @@ and started again with the same arguments, a run ends with the same parameters a
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,9 +19,8 @@ import optax
 from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.train import identity, parallel
 from jaxrec.train.arguments import check_folder, check_seeds
-from jaxrec.train.checkpoint import CHECKPOINTS, Checkpoints
+from jaxrec.train.checkpoint import Checkpoints, held
 from jaxrec.train.divergence import all_finite
-from jaxrec.train.lock import locked
 from jaxrec.train.state import TrainState, caught_up, create
 from jaxrec.train.step import make_step
 from jaxrec.train.stream import Source, StreamedEpoch
@@ -38,10 +36,14 @@ class Described(Source, Protocol):
 
 
 class Streamed(NamedTuple):
-    """The state after the last step, and of each epoch the means of its losses and what was measured."""
+    """The state after the last step, and of each epoch the means of its losses and what was measured.
+
+    made_by: as of `run.Fitted`; code that goes on within an epoch stands there with that epoch.
+    """
 
     state: TrainState
     history: list[dict[str, float]]
+    made_by: Sequence[Mapping[str, Any]] = ()
 
     @property
     def variables(self) -> Variables:
@@ -64,6 +66,7 @@ def fit_stream(
     prefetch: int = 4,
     threads: int = 1,
     stop_after: int | None = None,
+    accept_changed_code: bool = False,
 ) -> Streamed:
     """Trains on all epochs of a source, one seed.
 
@@ -72,11 +75,12 @@ def fit_stream(
     weighting: of the losses; None: their sum.
     save_every: steps between checkpoints; each epoch's last step is saved too. prefetch, threads: see
     `StreamedEpoch`. stop_after: leave after so many steps of this call, with the state saved.
+    accept_changed_code: go on with a run that other code trained; `Streamed.made_by` then names both.
 
     Raises:
       ValueError: a number is out of range; a loss or a parameter is not finite; the checkpoint in workdir
-        belongs to another run, such as one over shards of other rows, or to a longer one; as the source does
-        while it reads.
+        belongs to another run, such as one over shards of other rows, or to a longer one, or was made by
+        other code; as the source does while it reads.
     """
     _check_numbers(seed, {"save_every": save_every, "stop_after": stop_after})
     axis, workdir = parallel.axis_name(num_devices), check_folder(workdir)
@@ -91,13 +95,12 @@ def fit_stream(
     state = parallel.replicate(first, num_devices)
     described = {**description, "seed": seed, "stream": batches.description(), "jax": identity.jax_settings()}
     described |= {"context": identity.columns(context), "losses": losses}
-    with (
-        locked(workdir) if parallel.is_first() else contextlib.nullcontext(),
-        Checkpoints(workdir / CHECKPOINTS, described) as stored,
-    ):
+    with held(workdir, described) as stored:
         history: list[dict[str, float]] = []
         sums: Means = {}
-        if stored.latest() is not None:
+        found = stored.check()
+        made_by = identity.code_of_run(stored.folder, found, accept=accept_changed_code)
+        if found is not None:
             arrays, position = stored.restore(parallel.storable(state, num_devices))
             state = parallel.replicate(arrays, num_devices)
             history, sums = list(position["history"]), dict(position["sums"])
@@ -113,12 +116,12 @@ def fit_stream(
             if done % batches.num_steps == 0:
                 state = finish(state)
                 variables = parallel.unreplicate(state, num_devices).variables
-                found = {} if measure is None else {n: float(v) for n, v in measure(variables).items()}
-                history.append({**{n: value / batches.num_steps for n, value in sums.items()}, **found})
+                measured = {} if measure is None else {n: float(v) for n, v in measure(variables).items()}
+                history.append({**{n: value / batches.num_steps for n, value in sums.items()}, **measured})
                 sums = {}
             kept = jax.tree.map(jnp.copy, parallel.storable(state, num_devices))
-            stored.save(done, kept, {"history": history, "sums": sums})
-    return Streamed(parallel.unreplicate(state, num_devices), history)
+            stored.save(done, kept, {"history": history, "sums": sums, "made_by": made_by})
+    return Streamed(parallel.unreplicate(state, num_devices), history, made_by)
 
 
 def _check_numbers(seed: int, counts: Mapping[str, int | None]) -> None:

@@ -61,6 +61,19 @@ def test_without_l1_and_signs_a_column_is_a_ridge_regression() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(("positive", "few"), [(False, True), (False, False), (True, True), (True, False)])
+def test_an_item_that_may_weigh_itself(positive: bool, few: bool) -> None:
+    """Then the conditions of optimality hold for its own weight too."""
+    x = interactions(12, 7, 4)
+    with unittest.mock.patch.object(sys.modules[slim_weights.__module__], "DENSE", 7 if few else 6):
+        w = solved(x, alpha=0.05, l1_ratio=0.1, positive=positive, own=True, tolerance=1e-6)
+    assert (np.diagonal(w) > 0.2).all()
+    l1, l2 = 12 * 0.05 * 0.1, 12 * 0.05 * 0.9
+    gradient = x.T.astype(np.float64) @ (x @ w - x) + l2 * w
+    np.testing.assert_allclose((gradient + l1 * np.sign(w))[w != 0], 0, atol=2e-3)
+    assert ((-gradient if positive else np.abs(gradient))[w == 0] <= l1 + 2e-3).all()
+
+
 def test_two_items_by_hand() -> None:
     """w = max(0, Σ x_1 x_2 - N α ρ) / (Σ x_1² + N α (1 - ρ))."""
     x = np.array([[1, 1], [1, 1], [1, 0], [0, 0]], np.float32)

@@ -121,14 +121,27 @@ def test_a_run_goes_on_with_new_items_and_categories(folder: Path) -> None:
             np.testing.assert_array_equal(new[:, 1 + known.index(raw)], old[:, 1 + at])
 
 
+def test_categories_that_no_item_has_any_more_stay(folder: Path) -> None:
+    (folder / "blue.csv").write_text("sku,colour\n" + "".join(f"sku{item},blue\n" for item in range(ITEMS)))
+    given = asked(folder, item_attributes=str(folder / "blue.csv"), learning_rate=1e-30)
+    given |= {"seeds": (0, 1), "warm_start": str(folder / "run")}
+    before = run_folder.read(folder / "run")
+    assert before.vocabulary["category"].tolist() == ["", "blue", "red"]
+    kept = train("sim-hard", folder / "events.csv", run=folder / "blue", grow=True, **given)
+    assert kept.vocabulary["category"].tolist() == ["", "blue", "red"]
+    old, new = (run_folder._flat(each.variables) for each in (before, kept))
+    (name,) = (name for name in old if name.endswith("category_embedding"))
+    np.testing.assert_array_equal(new[name], old[name])
+
+
 def test_larger_vocabularies_have_the_same_examples() -> None:
     item = (np.arange(12) + np.repeat([0, 1, 2], 4)) % 6
     sequences = Interactions.from_raw("x", np.repeat([1, 2, 3], 4), item, None, None).to_sequences()
     side = SideInfo({"category": np.array([0, 2, 1, 1, 2, 1, 2], np.int32)}, {})
     clicks = next_clicks(sequences, side_info=side)
     grown = larger(clicks, {"item": 2, "category": 3})
-    assert (grown.num_items, grown.side_info.items["category"].max()) == (8, 5)
-    assert larger(clicks, {"item": 2}).side_info.items["category"].max() == 2
+    assert (grown.num_items, grown.side_info.item_sizes()) == (8, {"category": 6})
+    assert larger(clicks, {"item": 2}).side_info.item_sizes() == {"category": 3}
     np.testing.assert_array_equal(grown.item, clicks.item)
     (category,) = [i for i in search.sim_hard(grown, search.Recipe()).model.items if i.name == "category"]
     assert category.vocab_size == 6

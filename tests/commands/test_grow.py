@@ -206,17 +206,25 @@ def test_users_of_a_model_that_numbers_them_may_not_be_lost(folder: Path) -> Non
     assert not (folder / "fewer").exists()
 
 
-def test_values_of_a_table_that_would_get_other_numbers_are_refused(folder: Path) -> None:
+def test_values_of_a_table_keep_their_rows_also_where_none_is_left(folder: Path) -> None:
+    """athens would stand before the others, and the last city has no row any more."""
     write_rows(folder / "rows.csv")
     options: dict[str, Any] = {
         "labels": ("click",), "categorical": ("city", "device"), "numeric": ("price",), "epochs": 1, "dim": 4
     }  # fmt: skip
     train("deep", folder / "rows.csv", run=folder / "deep", **options)
-    text = (folder / "rows.csv").read_text()
-    (folder / "moved.csv").write_text(text + text.split("\n", 1)[1].replace("amsterdam", "athens"))
-    options |= {"warm_start": str(folder / "deep"), "grow": True}
-    with pytest.raises(ValueError, match="city: id 2 was 'berlin' and is 'athens'; ids stay"):
-        train("deep", folder / "moved.csv", run=folder / "moved", **options)
+    before = run_folder.read(folder / "deep")
+    values = warm_start.vocabularies_of(before)["city"].tolist()
+    (folder / "moved.csv").write_text((folder / "rows.csv").read_text().replace(values[-1], "athens"))
+    options |= {"warm_start": str(folder / "deep"), "grow": True, "learning_rate": STILL}
+    after = train("deep", folder / "moved.csv", run=folder / "moved", **options)
+    assert warm_start.vocabularies_of(after)["city"].tolist() == [*values, "athens"]
+    old, new = (run_folder._flat(kept.variables) for kept in (before, after))
+    (name,) = (name for name in old if name.endswith("city_embedding"))
+    np.testing.assert_array_equal(new[name][:, : old[name].shape[1]], old[name])
+    found = serve.load(folder / "moved").score(folder / "rows.csv")
+    for label, expected in serve.load(folder / "deep").score(folder / "rows.csv").items():
+        assert np.isfinite(found[label]).all() and len(found[label]) == len(expected)
 
 
 def test_a_run_without_checkpoints_and_growth_without_a_run_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -570,9 +570,26 @@ def test_train_once_gives_the_validation_metric_of_overridden_options(
     assert not (tmp_path / "run.json").exists()
 
 
-@pytest.mark.parametrize(("overrides", "message"), [({"dims": 3}, "no option dims"), ({"dim": 0}, "dim=0")])
+@pytest.mark.parametrize(
+    ("model", "overrides", "message"),
+    [
+        ("sasrec", {"dims": 3}, "no option dims"),
+        ("sasrec", {"dim": 0}, "dim=0"),
+        (
+            "sasrec",
+            {"split": "time", "dim": 8},
+            "overrides: split: no setting of the recipe, the loss or the",
+        ),
+        (
+            "ngcf",
+            {"init_std": 0.5},
+            "init_std=0.5: ngcf does not read it, and would be trained as without it",
+        ),
+    ],
+)
 def test_train_once_refuses_wrong_overrides(
-    overrides: dict[str, Any], message: str, files: Path, tmp_path: Path
+    model: str, overrides: dict[str, Any], message: str, files: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        train_once(command_of(files, "sasrec", **SASREC), overrides, workdir=tmp_path)
+        train_once(command_of(files, model, **EVENTS), overrides, workdir=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -113,10 +113,12 @@ def ple(levels: int = 2, specific: int = 2, **kind: Any) -> State:
     return state | {k: v for i in range(3) for k, v in block(f"tower.{i}", 6, (4,), 1, **kind).items()}
 
 
-def ppnet(hidden: Sequence[int]) -> State:
+def ppnet(hidden: Sequence[int], batch_norm: bool = True, activation: str = "") -> State:
     state = features() | features((Categorical("user", 5, 2),), fuxictr.PRIORS)
     for i, (fan_in, dim) in enumerate([(WIDTH, 6), (6, 5)]):
-        state |= linear(f"ppn.mlp_layers.{i}.0", fan_in, dim) | norm(f"ppn.mlp_layers.{i}.1", dim)
+        state |= linear(f"ppn.mlp_layers.{i}.0", fan_in, dim)
+        state |= norm(f"ppn.mlp_layers.{i}.1", dim) if batch_norm else {}
+        state |= learned(f"ppn.mlp_layers.{i}.{1 + batch_norm}", dim, activation)
         state |= linear(f"ppn.gate_layers.{i}.gate.0", WIDTH + 2, hidden[i])
         state |= linear(f"ppn.gate_layers.{i}.gate.2", hidden[i], dim)
     return state | linear("ppn.mlp_layers.2", 5, 1)
@@ -131,6 +133,7 @@ def apg(
     bias: bool = True,
     outputs: int = 2,
     hyper: Sequence[int] = (),
+    activation: str = "",
 ) -> State:
     """Seven inputs; without a condition each layer is its own."""
     state: State = {}
@@ -145,15 +148,20 @@ def apg(
             state |= {f"{key}.U": normal(fan_in, k), f"{key}.V": normal(k, dim)}
         if bias and not generated:
             state[f"{key}.bias"] = normal(1, dim)
+        state |= learned(f"dense_layers.act_{i + 1}", dim, activation)
     return state | (linear("dense_layers.out_proj", dims[-1], outputs, bias) if outputs else {})
 
 
 EMBEDDING = FeatureEmbedding(FIELDS)
-PPNET = Conditioned(
-    EMBEDDING,
-    FeatureEmbedding((Categorical("user", 5, 2),)),
-    PPNet(dims=(6, 5), tower=Factory(PersonalisedTower, batch_norm=True)),
-)
+
+
+def with_tower(**fields: Any) -> Any:
+    """PPNet of one task, with these fields of its tower."""
+    priors = FeatureEmbedding((Categorical("user", 5, 2),))
+    return Conditioned(EMBEDDING, priors, PPNet(dims=(6, 5), tower=Factory(PersonalisedTower, **fields)))
+
+
+PPNET = with_tower(batch_norm=True)
 PLAIN, NORMED = Factory(MLP, batch_norm=False), Factory(MLP, batch_norm=True)
 WITH_PRELU = Factory(MLP, batch_norm=False, activation=PReLU)
 WITH_DICE = Factory(MLP, batch_norm=True, activation=fuxictr.DICE)
@@ -217,6 +225,21 @@ CASES: dict[str, tuple[Callable[..., Any], State, Any]] = {
     ),
     "ppnet": (fuxictr.ppnet, ppnet((4, 4)), PPNET.clone(model=PPNET.model.clone(gate_dim=4))),
     "ppnet, gates as wide as layers": (fuxictr.ppnet, ppnet((6, 5)), PPNET),
+    "ppnet with PReLU": (
+        fuxictr.ppnet,
+        ppnet((6, 5), batch_norm=False, activation="prelu"),
+        with_tower(batch_norm=False, activation=PReLU),
+    ),
+    "ppnet with norm and PReLU": (
+        fuxictr.ppnet,
+        ppnet((6, 5), activation="prelu"),
+        with_tower(batch_norm=True, activation=PReLU),
+    ),
+    "ppnet with norm and Dice": (
+        fuxictr.ppnet,
+        ppnet((6, 5), activation="dice"),
+        with_tower(batch_norm=True, activation=fuxictr.DICE),
+    ),
     "apg self-wise": (fuxictr.apg, apg((6, 5), (3, 2)), APG((6, 5), 2, **APG_FIELDS)),
     "apg group-wise": (fuxictr.apg, apg((6, 5), (3, 2), condition=3), APG((6, 5), 2, **APG_FIELDS)),
     "apg over-parameterised": (
@@ -233,6 +256,16 @@ CASES: dict[str, tuple[Callable[..., Any], State, Any]] = {
         fuxictr.apg,
         apg((6, 5), (3, 2), generated=False, outputs=0),
         APG((6, 5), None, **APG_FIELDS, generate_bias=False),
+    ),
+    "apg with PReLU": (
+        fuxictr.apg,
+        apg((6, 5), (3, 2), activation="prelu"),
+        APG((6, 5), 2, **APG_FIELDS, activation=PReLU),
+    ),
+    "apg with Dice": (
+        fuxictr.apg,
+        apg((6, 5), (3, 2), activation="dice"),
+        APG((6, 5), 2, **APG_FIELDS, activation=fuxictr.DICE),
     ),
     "apg without bias": (
         fuxictr.apg,
@@ -258,6 +291,15 @@ def test_there_and_back(load: Callable[..., Any], state: State, module: Any) -> 
     assert set(back) == set(state) - unused
     for key, value in back.items():
         np.testing.assert_array_equal(value, state[key], err_msg=key)
+
+
+def test_widths_of_an_apg_of_whole_weights_without_a_head_have_to_be_said() -> None:
+    state = apg((6, 5), (None, None), condition=3, outputs=0)
+    with pytest.raises(ValueError, match="no shape tells the width of the layer; give dims"):
+        convert(fuxictr.apg, state)
+    model, variables, locations = convert(fuxictr.apg, state, dims=(6, 5))
+    assert model == APG((6, 5), None, (None, None), (None, None))
+    assert set(to_state(variables, locations)) == set(state)
 
 
 def test_dice_of_a_bottom_and_of_towers_by_hand() -> None:

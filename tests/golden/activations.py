@@ -61,8 +61,21 @@ FUNCTIONS: dict[str, Activation] = {
     "swish": jax.nn.silu,
     "softshrink": _softshrink,
     "tanhshrink": lambda x: x - jnp.tanh(x),
+    "softmax": jax.nn.softmax,
     **dict.fromkeys(("none", "linear", "identity"), lambda x: x),
 }
+
+
+def one_name(names: str | list[str]) -> str:
+    """The name of the activation that all layers have, of a name or a list of names, one a layer.
+
+    Raises:
+      ValueError: the list has several, where all layers of our MLP have the same.
+    """
+    found = {names} if isinstance(names, str) else set(names)
+    if len(found) != 1:
+        raise ValueError(f"activations {sorted(found)}: all layers of our MLP have the same")
+    return found.pop()
 
 
 def activation(name: str) -> Activation:

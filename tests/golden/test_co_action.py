@@ -20,15 +20,11 @@ from tests.golden.test_din import differentiated
 def load(golden: Golden) -> tuple[Converted, dict[str, np.ndarray]]:
     """Our module, and its columns: ids there start at 0, ours are theirs plus 1."""
     config, inputs = golden.meta["config"], golden.inputs
-    unit = can.co_action(
-        config["weight_emb_w"],
-        config["weight_emb_b"],
-        config["orders"],
-        order_indep=config["order_indep"],
-    )
-    if config["order_indep"] and config["out"] < unit.num_orders * sum(unit.dims):  # as it is meant
-        unit = can.co_action(config["weight_emb_w"], config["weight_emb_b"], config["orders"])
-        unit = unit.clone(order_independent=True)
+    sizes = config["weight_emb_w"], config["weight_emb_b"], config["orders"]
+    outputs = config["orders"] * sum(columns for _, columns in config["weight_emb_w"])
+    meant = config["order_indep"] and config["out"] == outputs  # each order has its own layers alone
+    unit = can.co_action(*sizes, order_indep=config["order_indep"] and not meant)
+    unit = unit.clone(order_independent=True) if meant else unit
     assert unit.num_weights == config["weight_dim"]
     ids = np.where(inputs["mask"] > 0, inputs["history"] + 1, 0)
     batch = {"ad": (inputs["ad"] + 1).astype(np.int32), "history": ids.astype(np.int32)}

@@ -17,7 +17,8 @@ from jaxrec.nn.layers.features import Categorical, Conditioned
 from jaxrec.nn.layers.mlp import MLP
 from jaxrec.nn.ranking.ppnet import PersonalisedTower, PPNet
 from jaxrec.types import Array
-from tests.golden.activations import activation
+from tests.golden.activations import activation, one_name
+from tests.golden.compare import without_rounding
 from tests.golden.fixtures import Golden, golden_files, read
 from tests.golden.test_din import LEARNED, differentiated, running
 
@@ -42,8 +43,8 @@ Computed = tuple[Golden, Any, dict[str, Array], dict[str, np.ndarray]]
 
 def fields(config: dict[str, Any]) -> dict[str, Any]:
     """What shapes do not tell."""
-    name = config.get("hidden_activations", "ReLU")
-    found = {} if str(name).lower() in LEARNED else {"activation": activation(name)}
+    name = one_name(config.get("hidden_activations", "ReLU"))
+    found = {} if name.lower() in LEARNED else {"activation": activation(name)}
     return found | ({"dropout": config["net_dropout"]} if "net_dropout" in config else {})
 
 
@@ -52,6 +53,14 @@ def factory(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     if kind == "ppnet":
         return {"tower": Factory(PersonalisedTower, **fields(config))}
     return {"mlp": Factory(MLP, **fields(config))}
+
+
+def read_out(golden: Golden) -> Golden:
+    """Without the statistics of PLE's last shared gate, which reaches no output: we have none."""
+    config = golden.meta["config"]
+    unused = f"state_after/cgc_layers.{config.get('num_layers', 1) - 1}.gate.{config.get('num_tasks')}."
+    outputs = {name: value for name, value in golden.outputs.items() if not name.startswith(unused)}
+    return golden._replace(outputs=outputs)
 
 
 @pytest.fixture(params=FILES, scope="module")
@@ -90,7 +99,7 @@ def computed(request: pytest.FixtureRequest) -> Computed:
 
     (_, (outputs, updated)), gradients = differentiated(total, variables, batch)
     if train and "batch_stats" in updated:
-        running(golden, updated["batch_stats"], locations, {1: len(next(iter(batch.values())))})
+        running(read_out(golden), updated["batch_stats"], locations, {1: len(next(iter(batch.values())))})
     return golden, module, outputs, to_state({"params": gradients}, locations)
 
 
@@ -103,15 +112,14 @@ def test_outputs_and_loss(computed: Computed) -> None:
 
 def test_all_gradients(computed: Computed) -> None:
     golden, _, _, gradients = computed
-    close(gradients, golden.gradients)
+    close(*without_rounding(golden, gradients))
 
 
 def test_the_padding_row_reads_zero_and_never_trains(computed: Computed) -> None:
-    golden, _, _, gradients = computed
-    tables = [
-        name for name in golden.params if ".embedding_layers." in name and golden.params[name].shape[1] > 1
-    ]
-    assert tables
+    golden, module, _, gradients = computed
+    names = {f".{f.name}.weight" for f in module.embedding.fields if isinstance(f, Categorical)}
+    tables = [name for name in golden.params if ".embedding_layers." in name and name.endswith(tuple(names))]
+    assert len(tables) >= len(names)
     for name in tables:
         assert (golden.params[name][0] == 0.0).all()
         assert (gradients[name][0] == 0.0).all()
@@ -160,7 +168,9 @@ def test_apg_block(path: Path) -> None:
     hyper = config.get("hypernet_config", {})
     of_hyper = activation(hyper.get("hidden_activations", "ReLU"))
     hyper_mlp = Factory(MLP, activation=of_hyper, dropout=hyper.get("dropout_rates", 0.0))
-    model, variables, locations = fuxictr.apg(golden.params, hyper_mlp=hyper_mlp, **fields(config))
+    sizes = {} if config["output_dim"] else {"dims": config["hidden_units"]}  # which no shape tells then
+    model, variables, locations = fuxictr.apg(golden.params, hyper_mlp=hyper_mlp, **fields(config), **sizes)
+    output_activation = activation(config.get("output_activation") or "none")
     assert (list(model.dims), model.num_tasks) == (config["hidden_units"], config["output_dim"])
     assert model.generate_bias is config["generate_bias"]
     for ours, name in zip(model.per_layer(), ("rank_k", "overparam_p"), strict=True):
@@ -174,6 +184,7 @@ def test_apg_block(path: Path) -> None:
     def total(params: Any, rest: Any, x: Any) -> tuple[Array, Any]:
         values = {**rest, "params": params}
         y, updated = model.apply(values, x, condition, train=train, mutable=["batch_stats"])
+        y = output_activation(y)
         return jnp.sum(y * weights), (y, updated)
 
     (loss, (y, updated)), gradients = differentiated(total, variables, x)

@@ -1,8 +1,9 @@
 """Fixtures changed to settings that none of them has, against small twins of the references.
 
-An empty history of torch-rechub's SINE, EGES with a table of weights and nothing to weigh, further features
-of users of torch-rechub's MIND and ComiRec, two features of DGL's PinSage, FuxiCTR's DCNv2 in training, TDM
-with other numbers of classes, and equal scores of nodes of its trees.
+An empty history of torch-rechub's SINE, DeepCTR-Torch's DIEN with batch norm or without negatives, EGES with
+a table of weights and nothing to weigh, further features of users of torch-rechub's MIND and ComiRec, two
+features of DGL's PinSage, FuxiCTR's DCNv2 in training, TDM with other numbers of classes, equal scores of
+nodes of its trees, fun-rec's SDM with heads that do not divide its width, and nextrec's POSO without biases.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ import pytest
 
 from jaxrec.convert import skip_gram
 from jaxrec.types import Array
-from tests.golden import test_eges, test_interests, test_pinsage, test_search_interaction, test_sine, test_tdm
+from tests.golden import (
+    test_din,
+    test_eges,
+    test_interests,
+    test_pinsage,
+    test_poso,
+    test_sdm,
+    test_search_interaction,
+    test_sine,
+    test_tdm,
+)
 from tests.golden.compare import close_gradients, close_outputs
 from tests.golden.fixtures import Golden, golden_files, read
 
@@ -86,6 +97,53 @@ def test_an_empty_history_attends_to_its_padding(path: Path, empty: bool) -> Non
     ours = test_sine.of_rechub(golden._replace(params=params, inputs=inputs))
     close_outputs(ours.outputs, theirs[0])
     close_gradients(ours.gradients, theirs[1])
+
+
+# --- DIEN of DeepCTR-Torch with batch norm, and without negatives --------------------------------------
+
+
+@pytest.mark.parametrize("path", golden_files("dien_aux"))
+def test_a_norm_of_unit_statistics_changes_nothing(path: Path) -> None:
+    golden = read(path)
+    params: dict[str, np.ndarray] = {}
+    gradients: dict[str, np.ndarray] = {}
+    if golden.meta["config"].get("use_bn"):
+        pytest.skip("the fixture has batch norm")
+    for i, width in enumerate(golden.meta["config"]["dnn"]):
+        norm = {"weight": np.ones(width), "bias": np.zeros(width), "running_mean": np.zeros(width)}
+        norm["running_var"] = np.full(width, 1 - 1e-5)
+        params |= {f"dnn.bn.{i}.{name}": value.astype(np.float32) for name, value in norm.items()}
+        before = golden.params[f"dnn.linears.{i}.weight"], golden.gradients[f"dnn.linears.{i}.weight"]
+        shift = golden.gradients[f"dnn.linears.{i}.bias"]
+        gradients[f"dnn.bn.{i}.bias"] = shift
+        product = np.sum(before[0] * before[1], axis=1) + golden.params[f"dnn.linears.{i}.bias"] * shift
+        gradients[f"dnn.bn.{i}.weight"] = product.astype(np.float32)
+    meta = {**golden.meta, "config": {**golden.meta["config"], "use_bn": True}}
+    test_din.deepctr_dien(golden._replace(
+        meta=meta, params={**golden.params, **params}, gradients={**golden.gradients, **gradients}
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("path", golden_files("dien_aux"))
+def test_without_negatives_there_is_no_auxiliary_network(path: Path) -> None:
+    """The click and its loss stay; so do gradients of what the auxiliary loss does not reach."""
+    golden, network = read(path), "interest_extractor.auxiliary_net."
+    params = {name: value for name, value in golden.params.items() if not name.startswith(network)}
+    inputs = {name: value for name, value in golden.inputs.items() if not name.startswith("neg_")}
+    outputs = {name: value for name, value in golden.outputs.items() if name != "aux_loss"}
+    bare = golden._replace(params=params, inputs=inputs, outputs={**outputs, "loss": outputs["bce"]})
+    kept = {name: value for name, value in golden.gradients.items() if name in params}
+    reached = ("embedding_dict.", "interest_extractor.")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def close(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+            assert set(ours) == set(theirs)
+            close_gradients(
+                *({n: v for n, v in g.items() if not n.startswith(reached)} for g in (ours, theirs))
+            )
+
+        patch.setattr(test_din, "close", close)
+        test_din.deepctr_dien(bare._replace(gradients=kept))
 
 
 # --- EGES with weights and no side information ---------------------------------------------------------
@@ -184,9 +242,12 @@ def test_batch_norm_in_training_takes_the_statistics_of_the_batch(path: Path) ->
     """Which `running` compares after the step; PyTorch's running variance is the unbiased one."""
     golden, layer, after = read(path), "stacked_dnn.mlp.{}.{}".format, {}
     state, x = golden.params, golden.outputs["crossnet"].astype(np.float64)
-    if layer(1, "running_mean") not in state:
-        pytest.skip("the fixture has no batch norm behind its cross network")
-    for i in range(0, 3 * len(golden.meta["config"]["stacked_dnn_hidden_units"]), 3):
+    config = golden.meta["config"]
+    plain = config.get("dnn_activations", "ReLU").lower() == "relu" and config["model_structure"] == "stacked"
+    if not plain or layer(1, "running_mean") not in state:
+        pytest.skip("the fixture has no batch norm, and ReLU, behind its cross network alone")
+    kernels = [name for name in state if name.startswith("stacked_dnn.mlp.") and state[name].ndim == 2]
+    for i in sorted(int(name.split(".")[2]) for name in kernels):
         x = x @ state[layer(i, "weight")].T + state[layer(i, "bias")]
         for name, moment in (("running_mean", x.mean(axis=0)), ("running_var", x.var(axis=0, ddof=1))):
             key = layer(i + 1, name)
@@ -240,3 +301,34 @@ def test_equal_scores_may_stand_in_another_order(path: Path) -> None:
         ]
         outputs[f"beam{k}"] = np.array([row + [-1] * (k - len(row)) for row in lists])
     test_tdm.close_lists(test_tdm.of_port(rounded._replace(outputs=outputs)))
+
+
+# --- SDM with heads of another width, and POSO without biases --------------------------------------------
+
+
+@pytest.mark.parametrize("path", golden_files("sdm"))
+def test_heads_need_not_divide_the_width(path: Path) -> None:
+    """Four times as wide with zeros, and queries doubled, their products are the same: 2 / √4 = 1."""
+    golden, name = test_sdm.renumbered(read(path)), "short_term_attention/{}/{}".format
+    params = dict(golden.params)
+    width = params[name("query", "bias")].shape[1]
+    for part in ("query", "key", "value"):
+        for kind in ("kernel", "bias"):
+            value = params[name(part, kind)] * (2 if part == "query" else 1)
+            params[name(part, kind)] = np.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, 3 * width)])
+    last = name("attention_output", "kernel")
+    params[last] = np.pad(params[last], [(0, 0), (0, 3 * width), (0, 0)])
+    ours = test_sdm.compute(golden._replace(params=params))
+    assert ours.converted.module.head_dim == 4 * width
+    close_outputs(ours.outputs, golden.outputs)
+
+
+@pytest.mark.parametrize("path", golden_files("poso"))
+def test_no_bias_is_a_bias_of_zero(path: Path) -> None:
+    golden = read(path)
+    biases = [key for key in golden.params if key.startswith("mlp.layers.") and ".linear.bias" in key]
+    zero = golden.params | {key: np.zeros_like(golden.params[key]) for key in biases}
+    none = {key: value for key, value in golden.params.items() if key not in biases}
+    found, expected = (test_poso.compute(golden._replace(params=params)) for params in (none, zero))
+    close_outputs(found.outputs, jax.tree.map(np.asarray, dict(expected.outputs)))
+    assert set(found.params) == set(none)

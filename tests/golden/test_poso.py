@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,16 @@ from tests.golden.compare import close_gradients, close_outputs, read_by_heads
 from tests.golden.fixtures import Golden, golden_files, read
 
 State = dict[str, np.ndarray]
+
+
+class LinearGate(nn.Module):
+    """The source's gate of a task with `gate_use_softmax` off."""
+
+    num_experts: int
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        return nn.Dense(self.num_experts, name="logits")(x)
 
 
 class Computed(NamedTuple):
@@ -55,16 +66,15 @@ def whole(params: Any, mlp: Locations, mmoe: Locations) -> State:
     }
 
 
-@pytest.fixture(params=golden_files("poso"), scope="module")
-def computed(request: pytest.FixtureRequest) -> Computed:
-    path: Path = request.param
-    golden = read(path)
+def compute(golden: Golden) -> Computed:
+    """Our outputs and gradients for a fixture."""
     config = golden.meta["config"]
     function = activation(config["activation"])
     fields = {"gate_activation": function, "factor": config["factor"]}
     stack, head, mixture = parts(golden.params)
     mlp = nextrec.poso_mlp(stack, activation=function, **fields)
-    mmoe = nextrec.poso_mmoe(mixture, mlp=Factory(MLP, activation=function), **fields)
+    gate = {} if config.get("gate_use_softmax", True) else {"gate": LinearGate}
+    mmoe = nextrec.poso_mmoe(mixture, mlp=Factory(MLP, activation=function), **gate, **fields)
     x, code, y = (jnp.asarray(golden.inputs[name]) for name in ("x", "code", "y"))
 
     def total(params: Any) -> tuple[Array, dict[str, Array]]:
@@ -82,6 +92,12 @@ def computed(request: pytest.FixtureRequest) -> Computed:
     )
     locations = mlp.locations, mmoe.locations
     return Computed(golden, mlp, mmoe, outputs, whole(gradients, *locations), whole(params, *locations))
+
+
+@pytest.fixture(params=golden_files("poso"), scope="module")
+def computed(request: pytest.FixtureRequest) -> Computed:
+    path: Path = request.param
+    return compute(read(path))
 
 
 def test_outputs_and_loss(computed: Computed) -> None:

@@ -53,6 +53,7 @@ def reference(request: pytest.FixtureRequest) -> Reference:
         state,
         num_heads=config["n_heads"],
         activation=ACTIVATIONS[config.get("hidden_act", "gelu")],
+        norm_epsilon=config.get("layer_norm_eps", 1e-12),
         mask_value=-10000.0,
     )
     assert isinstance(model, SASRec)

@@ -82,10 +82,8 @@ def features_of(golden: Golden) -> tuple[list[str], dict[str, str], dict[str, st
     return others, session, past, label
 
 
-@pytest.fixture(params=golden_files("sdm"), scope="module")
-def each(request: pytest.FixtureRequest) -> Computed:
-    path: Path = request.param
-    golden = renumbered(read(path))
+def compute(golden: Golden) -> Computed:
+    """Our outputs and gradients for a fixture."""
     applied = activation(golden.meta["config"].get("activation", "tanh"))
     found = funrec_sdm.from_state(golden.params, activation=applied)
     profile, in_session, in_past, label = features_of(golden)
@@ -128,6 +126,12 @@ def each(request: pytest.FixtureRequest) -> Computed:
     (gradients, of_tables), outputs = jax.jit(jax.grad(loss, has_aux=True))((found.variables, tables))
     back = to_state(gradients, found.locations) | {name: np.asarray(g) for name, g in of_tables.items()}
     return Computed(golden, found, outputs, back)
+
+
+@pytest.fixture(params=golden_files("sdm"), scope="module")
+def each(request: pytest.FixtureRequest) -> Computed:
+    path: Path = request.param
+    return compute(renumbered(read(path)))
 
 
 def test_outputs_layers_and_loss(each: Computed) -> None:

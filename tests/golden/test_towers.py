@@ -100,7 +100,7 @@ def youtube_sbc(golden: Golden, model: Any, variables: Variables) -> tuple[Array
     shared: Any = {"temperature": config["temperature"], "log_prob": log_prob, "inside": True}
     scores = jnp.take_along_axis(corrected, index, axis=1)
     loss = losses.sampled_softmax(scores[:, 0], scores[:, 1:])
-    if config["n_neg"] < len(rows):  # more go round the batch again, and take in a row's own target
+    if 0 < config["n_neg"] < len(rows):  # more go round the batch again, and take in a row's own target
         loss = losses.in_batch_softmax(user, item, following=config["n_neg"], **shared)
     found = {
         **raw,

@@ -18,6 +18,7 @@ from jaxrec.tasks import objectives
 from jaxrec.tasks.cluster_retrieval import in_cluster_softmax
 from jaxrec.tasks.ctr import behaviours, lookup
 from jaxrec.tasks.objectives import Objective
+from jaxrec.types import SHARED
 
 NUM_ITEMS, DIM = 5, 3
 RNG = np.random.default_rng(0)
@@ -156,7 +157,8 @@ def test_a_cluster_objective_knows_the_items_that_were_divided(wrong: int) -> No
     table = jnp.concatenate([TABLE, TABLE[1:2]])
     targets = jnp.array([[3, 3], [3, 6 if wrong == 6 else wrong]])
     loss = jax.jit(lambda batch: OBJECTIVES["in_cluster_softmax"].loss(HIDDEN, table, batch, None))
-    assert jnp.isnan(loss({"samples": jnp.full((2, 4), 1), "targets": targets}))
+    batch = {"samples": jnp.full((2, 4), 1), "targets": targets}
+    assert jnp.isnan(loss({**batch, SHARED: {objectives.TABLES: jnp.asarray(CLUSTERS.of)}}))
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -75,6 +75,18 @@ def test_a_high_temperature_makes_the_distribution_even() -> None:
         interest(HISTORY, MASK, softmax=True, temperature=0)
 
 
+def test_an_activation_of_the_scores_comes_before_the_distribution() -> None:
+    """As FuxiCTR has it: softmax(σ(s)), padding hidden; and σ(s) without a softmax, padding 0."""
+    unit = ActivationUnit((3,), output_activation=jax.nn.sigmoid)
+    scores = np.asarray(applied(ActivationUnit((3,)), UNIT, TARGET, HISTORY, MASK))
+    for softmax in (False, True):
+        ours = applied(unit.clone(softmax=softmax), UNIT, TARGET, HISTORY, MASK)
+        shown = np.where(MASK, np.exp(1 / (1 + np.exp(-scores))), 0.0)
+        plain = np.where(MASK, 1 / (1 + np.exp(-scores)), 0.0)
+        total = np.maximum(shown.sum(axis=1, keepdims=True), 1e-30)
+        np.testing.assert_allclose(ours, shown / total if softmax else plain, rtol=1e-5, atol=1e-6)
+
+
 def test_other_widths_of_target_and_events_are_an_error() -> None:
     with pytest.raises(ValueError, match="widths 3 and 2"):
         ActivationUnit().init(jax.random.key(0), TARGET, HISTORY[..., :2], MASK)

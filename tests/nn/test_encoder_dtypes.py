@@ -34,6 +34,7 @@ from jaxrec.tasks.generative import generative
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective, with_tables
 from jaxrec.tasks.profile import profile
+from jaxrec.types import SHARED as OF_BATCH
 from jaxrec.types import Array, Batch, Context, Key, Task
 
 NUM_ITEMS, DIM, LENGTH, DTYPES = 12, 4, 5, (None, "bfloat16", "float64")
@@ -176,13 +177,14 @@ def test_tasks_with_a_loss_of_their_own_train_too(dtype: str | None) -> None:
         classes = PeterRec(NUM_ITEMS, 2, dim=4, dilations=(1,), max_len=LENGTH, **of)
         tasks = (
             generative(actions, objective, positive=(2, 3)),
-            cluster_retrieval(clusters, objective, CLUSTERS),
+            cluster_retrieval(clusters, objective),
             profile(classes, token=NUM_ITEMS),
             session.next_click(STAMP(**SMALL, **of), objectives.full_softmax(), last_only=True),
         )
         batch = batch_for(objective)
+        divided = {**batch, OF_BATCH: {"cluster": CLUSTERS.of}}
         last = {**batch, "targets": batch["targets"][:, -1]}
-        for task, given in zip(tasks, (batch, batch, batch, last), strict=True):
+        for task, given in zip(tasks, (batch, divided, batch, last), strict=True):
             gradients_have_the_types_of_parameters(task, given)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from typing import Any, get_args
 
 import numpy as np
+import optax
 import pytest
 
 from jaxrec.data.events.interactions import Interactions
 from jaxrec.metrics import MISS
 from jaxrec.nn.sequential.hstu_generative import GenerativeHSTU
 from jaxrec.protocols import actions
+from jaxrec.tasks.objectives import full_softmax
 from jaxrec.types import Protocol
+from tests.protocols.packed import rows_of_step
 
 LIKED = (4, 5)
 RNG = np.random.default_rng(0)
@@ -118,6 +122,29 @@ def test_packed_rows_hold_the_last_events_of_each_user() -> None:
     packed = actions.packing_of(DATA, 8, 16, num_devices=4)
     assert packed.width == 8 and packed.rows % 4 == 0
     assert actions.plan(DATA, 16, packed).num_steps == 2
+
+
+def test_packed_rows_split_into_the_parts_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GenerativeHSTU(num_items=DATA.num_items, num_actions=5, dim=8, key_dim=8, value_dim=8, max_len=8)
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 16, "num_devices": 2}
+
+    def train(steps: int) -> Any:
+        weights: Any = {"next_item": 1.0, "action": 1.0}
+        asked = Protocol(ks=(10,))
+        return actions.train(
+            model,
+            full_softmax(),
+            DATA,
+            weights,
+            "retrieval",
+            asked,
+            optax.sgd(0.1),
+            accumulate_steps=steps,
+            **options,
+        )
+
+    whole, parts = (rows_of_step(monkeypatch, actions, functools.partial(train, steps)) for steps in (1, 7))
+    assert whole % 14 and parts == -(-whole // 14) * 14
 
 
 def replaced(**changes: Any) -> Interactions:

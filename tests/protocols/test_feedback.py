@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxrec.tasks import feedback as terms
 from jaxrec.tasks.objectives import full_softmax
 from jaxrec.train.evaluate import measure_queries
 from jaxrec.types import Protocol
+from tests.protocols.packed import rows_of_step
 from tests.tasks.small import NUM_ITEMS, Averager
 
 CHAIN = markov_chain(num_users=40, num_items=NUM_ITEMS, min_length=8, noise=0.2).sequences
@@ -49,7 +51,7 @@ def test_metrics_of_a_kind_are_those_of_its_targets() -> None:
     assert found["separation@5"] == pytest.approx(hits["liked"] - hits["disliked"])
 
 
-def train(folder: Path, weight: float) -> Any:
+def train(folder: Path, weight: float, **options: Any) -> Any:
     return protocol.train(
         Averager(max_len=20),
         full_softmax(),
@@ -65,7 +67,16 @@ def train(folder: Path, weight: float) -> Any:
         workdir=folder,
         description={"weight": weight},
         progress=False,
+        **options,
     )
+
+
+def test_packed_rows_split_into_the_parts_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = (
+        rows_of_step(monkeypatch, protocol, functools.partial(train, tmp_path, 1.0, accumulate_steps=steps))
+        for steps in (1, 7)
+    )
+    assert whole % 7 and parts == -(-whole // 7) * 7
 
 
 def test_a_weight_of_zero_trains_the_model_without_feedback_and_another_does_not(tmp_path: Path) -> None:

@@ -25,15 +25,17 @@ class LastItem(nn.Module):
     """The logit of an item after the last event of a user."""
 
     num_items: int
+    aged: bool = True
 
     @nn.compact
     def __call__(self, batch: Any, *, train: bool) -> Array:
         table = self.param("table", nn.initializers.normal(), (self.num_items + 1, self.num_items + 1))
-        return table[batch["history_item"][:, -1], batch["item"]] + 1e-3 * batch["history_age"][:, -1]
+        logit = table[batch["history_item"][:, -1], batch["item"]]
+        return logit + 1e-3 * batch["history_age"][:, -1] if self.aged else logit
 
 
-def click_run() -> Kept:
-    module = LastItem(len(ITEMS))
+def click_run(*, aged: bool = True) -> Kept:
+    module = LastItem(len(ITEMS), aged)
     batch = {name: jnp.ones((1, 3), jnp.int32) for name in ("history_item", "history_age")}
     columns = batch | {"item": jnp.ones(1, jnp.int32)}
     variables = jax.jit(lambda key: module.init(key, columns, train=False))(jax.random.key(0))
@@ -49,7 +51,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, serve.Run]:
     folder = tmp_path_factory.mktemp("runs")
     write(folder / "table", table_run())
     write(folder / "clicks", click_run())
-    return {name: serve.load(folder / name) for name in ("table", "clicks")}
+    write(folder / "ageless", click_run(aged=False))
+    return {name: serve.load(folder / name) for name in ("table", "clicks", "ageless")}
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,19 @@ def test_a_request_is_after_all_events_of_the_users_asked_about(runs: dict[str, 
     np.testing.assert_allclose(found, sigmoid(logit), rtol=1e-5)
     with pytest.raises(ValueError, match=f"at={at}: history 1 has an event at"):
         run.score({"user": ["u0", "u5"], "item": ["i07", "i07"]}, at=at)
+
+
+def test_a_moment_that_a_model_of_timed_events_does_not_read_is_refused(runs: dict[str, serve.Run]) -> None:
+    pairs, run = {"user": ["u5"], "item": ["i02"]}, runs["ageless"]
+    (found,) = run.score(pairs)["click"]
+    assert EVENTS.times is not None
+    last = EVENTS.items[EVENTS.offsets[6] - 1]
+    np.testing.assert_allclose(
+        found, sigmoid(np.asarray(run.variables["params"]["table"])[last, 2]), rtol=1e-5
+    )
+    at = int(EVENTS.times.max()) + 1000
+    with pytest.raises(ValueError, match=f"at={at}: last reads no times; leave it out"):
+        run.score(pairs, at=at)
 
 
 def test_pairs_of_a_ranking_have_the_scores_of_its_lists(

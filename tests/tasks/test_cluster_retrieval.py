@@ -19,7 +19,9 @@ from jaxrec.packing import Packing
 from jaxrec.tasks.cluster_retrieval import cluster_retrieval, in_cluster_softmax
 from jaxrec.tasks.cluster_serving import cluster_retriever
 from jaxrec.tasks.next_item import next_item
-from jaxrec.types import Batch, Variables
+from jaxrec.tasks.objectives import with_tables
+from jaxrec.types import SHARED, Batch, Context, Variables
+from tests.lowering import closed_over
 from tests.nn.drawn import drawn
 from tests.tasks.small import MAX_LEN, NUM_ITEMS, columns, split
 
@@ -36,9 +38,18 @@ INTENT = SASRec(**{**SIZES, "dim": 4, "num_layers": 0})
 MODEL = KuaishouEBR(SASRec(**SIZES), INTENT, num_clusters=K)
 EXAMPLES = cluster_examples(columns(), CLUSTERS, MAX_LEN)
 COUNT = len(EXAMPLES["example_user"])
-CONTEXT = jax.tree.map(jnp.asarray, columns() | EXAMPLES)
 PACKED = Packing(COUNT, 8)
 OBJECTIVE = in_cluster_softmax(CLUSTERS, SAMPLES)
+
+
+def context_of(clusters: Clusters) -> Context:
+    """All columns of training by some clusters, on the device."""
+    examples = cluster_examples(columns(), clusters, MAX_LEN)
+    found = {**columns(), **examples, "cluster": clusters.of}
+    return jax.tree.map(jnp.asarray, with_tables(found, in_cluster_softmax(clusters, SAMPLES)))
+
+
+CONTEXT = context_of(CLUSTERS)
 
 
 def rows_of(numbers: np.ndarray, lengths: np.ndarray, packed: Packing | None) -> dict[str, Any]:
@@ -51,14 +62,14 @@ def rows_of(numbers: np.ndarray, lengths: np.ndarray, packed: Packing | None) ->
 
 
 @functools.cache
-def prepared(packed: Packing | None, prompted: bool = True) -> dict[str, np.ndarray]:
+def prepared(packed: Packing | None, prompted: bool = True) -> dict[str, Any]:
     """A batch of all examples, or of their users without prompts."""
     users = EXAMPLES["example_user"] if prompted else np.unique(EXAMPLES["example_user"])
     lengths = np.clip(columns()["length"][users] - 1, 0, MAX_LEN)
     rows = rows_of(np.arange(COUNT) if prompted else users, lengths, packed)
-    task = cluster_retrieval(MODEL, OBJECTIVE, CLUSTERS, packed=packed, prompted=prompted)
+    task = cluster_retrieval(MODEL, OBJECTIVE, packed=packed, prompted=prompted)
     batch = jax.jit(task.prepare)(jax.random.key(1), rows, CONTEXT)
-    return {name: np.asarray(column) for name, column in batch.items()}
+    return dict(jax.tree.map(np.asarray, batch))
 
 
 @functools.cache
@@ -68,7 +79,7 @@ def variables() -> Variables:
 
 def losses(variables: Variables, batch: Batch) -> Any:
     """Both losses, twice: to differentiate one and look at the other."""
-    task = cluster_retrieval(MODEL, OBJECTIVE, CLUSTERS, prompted="clusters" in batch)
+    task = cluster_retrieval(MODEL, OBJECTIVE, prompted="clusters" in batch)
     found, _ = task.losses(variables, batch, jax.random.key(2))
     return found, found
 
@@ -116,7 +127,7 @@ def test_users_without_a_target_have_no_example() -> None:
 
 def test_negatives_are_items_of_each_cluster_and_all_of_them_are_drawn() -> None:
     draw = jax.jit(in_cluster_softmax(CLUSTERS, 500).draw)
-    samples = np.asarray(draw(jax.random.key(0), jnp.zeros((4, 2), jnp.int32), {})["samples"])
+    samples = np.asarray(draw(jax.random.key(0), jnp.zeros((4, 2), jnp.int32), CONTEXT)["samples"])
     assert samples.shape == (4, K * 500)  # a copy for each row, which devices share out
     assert (samples == samples[0]).all()
     for number, drawn_items in enumerate(samples[0].reshape(K, 500)):
@@ -153,7 +164,8 @@ def loss_and_gradient(clusters: Clusters, hidden: Any, table: Any, targets: Any)
     objective = in_cluster_softmax(clusters, SAMPLES)
 
     def run(hidden: Any, table: Any) -> Any:
-        batch = {"targets": targets, **objective.draw(jax.random.key(0), jnp.asarray(targets), {})}
+        context = with_tables({}, objective)
+        batch = {"targets": targets, **objective.draw(jax.random.key(0), jnp.asarray(targets), context)}
         return objective.loss(hidden, table, batch, None), batch["samples"][0]
 
     (value, samples), gradient = jax.jit(jax.value_and_grad(run, has_aux=True))(hidden, table)
@@ -211,17 +223,17 @@ def test_prompts_of_one_have_the_losses_of_no_prompts() -> None:
 def test_one_cluster_and_a_prompt_of_one_are_sasrec() -> None:
     """The same batch, loss and gradient, given the same keys."""
     whole = one_cluster(NUM_ITEMS)
-    examples = cluster_examples(columns(), whole, MAX_LEN)
+    context = context_of(whole)
     objective = in_cluster_softmax(whole, SAMPLES)
     model, plain = KuaishouEBR(SASRec(**SIZES), INTENT, num_clusters=1), SASRec(**SIZES)
-    ours = cluster_retrieval(model, objective, whole)
+    ours = cluster_retrieval(model, objective)
     theirs = next_item(plain, objective)
-    context = jax.tree.map(jnp.asarray, columns() | examples)
-    rows = (rows_of(number, np.zeros(5), None) for number in (np.arange(5), examples["example_user"][:5]))
+    users = np.asarray(context["example_user"][:5])
+    rows = (rows_of(number, np.zeros(5), None) for number in (np.arange(5), users))
     prepare = jax.jit(lambda key, a, b: (ours.prepare(key, a, context), theirs.prepare(key, b, context)))
     mine, same = prepare(jax.random.key(4), *rows)
-    for name, column in same.items():
-        np.testing.assert_array_equal(mine[name], column)
+    for name in same.keys() - {SHARED}:
+        np.testing.assert_array_equal(mine[name], same[name])
     params = dict(drawn(model, np.ones((1, MAX_LEN), np.int32), train=False)["params"])
     params["prompts"] = np.ones((1, 8), np.float32)
     shared = {n: leaf for n, leaf in params.items() if n not in ("prompts", "intent_encoder", "intent_head")}
@@ -264,8 +276,8 @@ def test_twenty_steps_lower_both_losses() -> None:
 
 
 def test_a_batch_without_a_real_event_has_losses_zero_and_no_gradient() -> None:
-    batch = {name: np.zeros_like(column) for name, column in prepared(None).items()}
-    batch |= {"samples": prepared(None)["samples"]}
+    whole = prepared(None)
+    batch = {**jax.tree.map(np.zeros_like, whole), **{name: whole[name] for name in ("samples", SHARED)}}
     gradients, values = DIFFERENTIATED(variables(), batch)
     assert jax.device_get(values) == {"next_item": 0.0, "intent": 0.0}
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradients))
@@ -274,17 +286,41 @@ def test_a_batch_without_a_real_event_has_losses_zero_and_no_gradient() -> None:
 def test_shares_of_devices_add_up_to_the_loss_of_the_batch() -> None:
     """Two devices with different numbers of events: rows of padding make the batch even."""
     extra = 2 + COUNT % 2
-    batch = {name: np.pad(x, [(0, extra), *[(0, 0)] * (x.ndim - 1)]) for name, x in prepared(None).items()}
+    batch = {**prepared(None)}
+    shared = jax.tree.map(jnp.asarray, batch.pop(SHARED))
+    batch = {name: np.pad(x, [(0, extra), *[(0, 0)] * (x.ndim - 1)]) for name, x in batch.items()}
     batch["samples"] = np.broadcast_to(batch["samples"][0], batch["samples"].shape)
     halves = jax.tree.map(lambda x: jnp.asarray(x).reshape(2, -1, *x.shape[1:]), batch)
-    task = cluster_retrieval(MODEL, OBJECTIVE, CLUSTERS)
+    task = cluster_retrieval(MODEL, OBJECTIVE)
 
     def share(variables: Variables, part: Batch) -> dict[str, Any]:
-        return task.losses(variables, part, jax.random.key(2), "devices")[0]
+        return task.losses(variables, {**part, SHARED: shared}, jax.random.key(2), "devices")[0]
 
     shares = jax.jit(jax.vmap(share, (None, 0), axis_name="devices"))(variables(), halves)
     total = {name: float(value.sum()) for name, value in shares.items()}
     assert total == pytest.approx(losses_of(variables(), prepared(None)), rel=1e-5)
+
+
+def test_no_program_holds_the_clusters() -> None:
+    """A step of many items: what it closes over is no larger than its batch."""
+    many = 5000
+    clusters = clusters_from_labels(np.arange(many) % 3)
+    objective = in_cluster_softmax(clusters, SAMPLES)
+    sizes = {**SIZES, "num_items": many}
+    model = KuaishouEBR(SASRec(**sizes), SASRec(**{**sizes, "dim": 4}), num_clusters=3)
+    task = cluster_retrieval(model, objective)
+    data = {"items": np.arange(many) + 1, "start": np.arange(0, many, 5), "length": np.full(many // 5, 5)}
+    context = {**with_tables(data, objective), **cluster_examples(data, clusters, MAX_LEN)}
+    context = jax.tree.map(jnp.asarray, {**context, "cluster": clusters.of})
+    rows = {"example": jnp.arange(4), "mask": jnp.ones(4, bool)}
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.ones((1, MAX_LEN), int), train=False))
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+
+    def step(variables: Variables, context: Context) -> Any:
+        batch = task.prepare(jax.random.key(0), rows, context)
+        return task.losses(variables, batch, jax.random.key(1))[0]
+
+    assert closed_over(step, params, context) < 1000
 
 
 # --- queries -----------------------------------------------------------------------------------------

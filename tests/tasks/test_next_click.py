@@ -132,6 +132,18 @@ def test_the_loss_is_the_mean_over_real_examples() -> None:
     np.testing.assert_allclose(loss_and_gradient()[0], each[MASK].mean(), rtol=1e-5)
 
 
+def test_a_batch_that_is_not_full_weighs_as_many_prefixes_as_it_has() -> None:
+    """6 of 8 prefixes are real; the two halves of the batch, of two devices, have 4 and 2 of them."""
+    task = session.next_click(MODEL, objectives.full_softmax(4), last_only=True, batch_size=BATCH)
+
+    def share(batch: Any) -> jax.Array:
+        return task.losses(variables(), batch, jax.random.key(1), "devices")[0]["next_click"]
+
+    halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch())
+    shares = jax.jit(jax.vmap(share, axis_name="devices"))(halves)
+    np.testing.assert_allclose(shares.sum(), loss_and_gradient()[0] * 6 / 8, rtol=1e-5)
+
+
 def test_the_last_slot_alone_is_the_last_of_all_slots() -> None:
     whole = session.next_click(MODEL, objectives.full_softmax(4))
     np.testing.assert_allclose(states(), jax.jit(whole.predict)(variables(), batch()), rtol=1e-4, atol=1e-5)

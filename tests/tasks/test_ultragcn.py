@@ -63,6 +63,14 @@ def test_losses_are_those_of_the_formula() -> None:
     np.testing.assert_allclose(found["near"], np.mean(near), rtol=1e-5)
 
 
+def test_a_batch_that_is_not_full_weighs_as_many_pairs_as_it_has() -> None:
+    """5 of 6 pairs are real: losses are sums over them by the size of a full batch."""
+    task = ultragcn(MODEL, sampler=pairs.unseen(NUM_ITEMS, MOST), negatives=3, weights=WEIGHTS, batch_size=8)
+    found, means = jax.jit(lambda b: [t.losses(variables(), b, KEY)[0] for t in (task, TASK)])(batch())
+    for name, mean in means.items():
+        np.testing.assert_allclose(8 * found[name], 5 * mean, rtol=1e-6)
+
+
 def test_shares_of_devices_add_up_and_cuda_adds_no_repeated_floats() -> None:
     def total(params: Any, batch: Any, axis_name: str | None = None) -> Any:
         return sum(TASK.losses({"params": params}, batch, KEY, axis_name)[0].values())

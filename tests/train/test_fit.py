@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -121,7 +123,21 @@ def scripted(values: list[float]) -> Any:
     return rank
 
 
-def run_script(workdir: Path, values: list[float], stop_after: int | None = None, **kwargs: Any) -> Fitted:
+@pytest.fixture
+def one_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the steps of every epoch take a minute: the clock is read before them and three times behind."""
+    reads = itertools.count()
+    clock = SimpleNamespace(perf_counter=lambda: 60.0 * ((next(reads) + 3) // 4))
+    monkeypatch.setattr("jaxrec.train.run.time", clock)
+
+
+def run_script(
+    workdir: Path,
+    values: list[float],
+    stop_after: int | None = None,
+    minutes: float | None = None,
+    **kwargs: Any,
+) -> Fitted:
     """A run of which every epoch is one step, whose validation ranks are given."""
     task = toy.factors()
 
@@ -141,6 +157,7 @@ def run_script(workdir: Path, values: list[float], stop_after: int | None = None
         tx=optax.sgd(1.0),
         selection=selection,
         stop_after=stop_after,
+        minutes=minutes,
     )
 
 
@@ -179,6 +196,36 @@ def test_a_run_that_would_evaluate_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="every=3: the phases have 2 epochs, so nothing would be selected"):
         run_script(tmp_path, [1.0, 1.0], every=3)
     assert not any(tmp_path.iterdir())
+
+
+def evaluated(fitted: Fitted) -> list[int]:
+    return [entry["epoch"] for entry in fitted.history if "valid/mrr" in entry]
+
+
+@pytest.mark.parametrize(
+    ("keep", "minutes", "expected", "best"),
+    [
+        ("best", 3, [1], [1]),  # epoch 2 is the better one, and not due
+        ("best", 1, [0], [0]),  # none was due yet
+        ("last", 3, [1, 2], [2]),
+    ],
+)
+def test_a_run_whose_time_is_up_selects_from_the_epochs_that_are_due(
+    keep: Any, minutes: float, expected: list[int], best: list[int], tmp_path: Path, one_a_minute: None
+) -> None:
+    """And with more time it goes on as if it had never ended."""
+    values = [1.0, 4.0, 1.0, 3.0, 1.0, 2.0]
+    short = run_script(tmp_path / "run", values, every=2, keep=keep, minutes=minutes)
+    assert len(short.history) == minutes and evaluated(short) == expected
+    assert short.best_epoch == best
+    again = run_script(tmp_path / "run", values, every=2, keep=keep, minutes=minutes)
+    toy.same_bits(again.variables, short.variables)
+    assert (again.best_epoch, again.history) == (best, short.history)
+    longer = run_script(tmp_path / "run", values, every=2, keep=keep)
+    whole = run_script(tmp_path / "whole", values, every=2, keep=keep)
+    assert toy.without_times(longer.history) == toy.without_times(whole.history)
+    assert (longer.best_epoch, longer.best_value) == (whole.best_epoch, whole.best_value)
+    toy.same_bits(longer.variables, whole.variables)
 
 
 def test_patience_is_spent_by_each_seed_apart(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from jaxrec.train import identity
 from jaxrec.train.epoch import shuffled
 from jaxrec.train.fit import Phase, fit
 from tests.train import toy
+from tests.train.other_code import OTHER_CODE, with_code
 
 
 def other_positives() -> dict[str, np.ndarray]:
@@ -84,12 +85,6 @@ def test_a_key_and_a_nested_column_are_described() -> None:
     assert found["of.items"].startswith("int64[3] with checksum ")
 
 
-def with_code(monkeypatch: pytest.MonkeyPatch, **change: Any) -> None:
-    """Makes the code of this process another."""
-    code = {"commit": "b" * 40, "sources": {"jaxrec": "other"}, **change}
-    monkeypatch.setattr(provenance, "_code_identity", lambda: code)
-
-
 def test_a_finished_run_is_refused_by_other_code_and_names_both_if_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,9 +92,7 @@ def test_a_finished_run_is_refused_by_other_code_and_names_both_if_accepted(
     trained = done.made_by[0]
     assert [entry["first_epoch"] for entry in done.made_by] == [0]
     with_code(monkeypatch)
-    with pytest.raises(
-        ValueError, match=r"this is other code: sources of jaxrec: \w+, now other.*--accept-changed"
-    ):
+    with pytest.raises(ValueError, match=OTHER_CODE):
         toy.run(tmp_path, epochs=(2,))
     again = toy.run(tmp_path, epochs=(2,), accept_changed_code=True)
     toy.same_bits(again.variables, done.variables)

@@ -34,6 +34,7 @@ from tests.train.interest import (
     plan,
     table,
 )
+from tests.train.other_code import OTHER_CODE, with_code
 
 DEVICES = (1, 2, 4)
 EPOCHS = 3
@@ -251,6 +252,19 @@ def test_parameters_that_are_not_finite_behind_the_last_step_stop_the_run(where:
     change = {"tx": late, "tables": table(tx=late)}[where]
     with pytest.raises(ValueError, match="epoch 0: a table or another parameter is NaN or infinite behind"):
         once(**{where: change})
+
+
+def test_a_run_of_other_code_is_refused_unless_it_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = once(tmp_path)
+    (trained,) = first.made_by
+    with_code(monkeypatch)
+    with pytest.raises(ValueError, match=OTHER_CODE):
+        once(tmp_path)
+    again = once(tmp_path, accept_changed_code=True)
+    assert again.history == first.history
+    assert [(e["first_epoch"], e["commit"]) for e in again.made_by] == [(0, trained["commit"]), (1, "b" * 40)]
 
 
 def test_a_run_does_not_go_on_as_another_one(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from jaxrec.train.streamed import Streamed, fit_stream
 from jaxrec.types import Task, Variables
 from tests.data.tables.small_shards import COLUMNS, write_small
 from tests.train import toy
+from tests.train.other_code import OTHER_CODE, with_code
 
 BATCH, EPOCHS, STEPS = 16, 2, 7  # 103 rows
 TX = optax.adam(0.05)
@@ -106,6 +107,18 @@ def test_a_finished_run_is_given_back(folder: Path, tmp_path: Path) -> None:
     again = run(folder, tmp_path, epochs=1)
     toy.same_bits(again.state, first.state)
     assert again.history == first.history
+
+
+def test_a_run_of_other_code_is_refused_unless_it_is_accepted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trained,) = run(folder, tmp_path, epochs=1, stop_after=1).made_by
+    with_code(monkeypatch)
+    with pytest.raises(ValueError, match=OTHER_CODE):
+        run(folder, tmp_path, epochs=1)
+    run(folder, tmp_path, epochs=1, accept_changed_code=True)
+    found = run(folder, tmp_path, epochs=1).made_by  # the code that ended it reads it without asking
+    assert [(e["first_epoch"], e["commit"]) for e in found] == [(0, trained["commit"]), (0, "b" * 40)]
 
 
 def test_other_rows_or_another_order_are_refused(folder: Path, tmp_path: Path) -> None:

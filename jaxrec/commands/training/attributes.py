@@ -50,7 +50,7 @@ def with_attributes(data: Data, options: Any) -> Data:
 
 class Categories(NamedTuple):
     """A category of each item: of: its number from 1, int32 [num_items + 1], row 0 padding. raw: the category
-    of each number, text [C]; "" is that of items without one."""
+    of each number, text [C]; "" is that of items without one. A category may have no item."""
 
     of: np.ndarray
     raw: np.ndarray
@@ -60,7 +60,7 @@ def read_categories(options: Any, item_ids: Sequence[Any] | np.ndarray) -> Categ
     """The column `--category` of the file of `--item-attributes`; a cell is one category.
 
     Items without a line, or with an empty cell, share a category of their own. Categories are numbered in
-    sorted order; with --grow those of the earlier run stay before the new ones.
+    sorted order; with --grow those of the earlier run stay before the new ones, with items or without.
 
     Raises:
       ValueError: the file or the column is not named, no item has a category; as `read_entities`.
@@ -88,4 +88,4 @@ def read_categories(options: Any, item_ids: Sequence[Any] | np.ndarray) -> Categ
     raw = [*known, *sorted(set(of_items) - {*known})]
     number = {value: at for at, value in enumerate(raw, 1)}
     of = np.array([0, *(number[value] for value in of_items)], np.int32)
-    return Categories(of, np.array(raw[: of.max()]))
+    return Categories(of, np.array(raw))

@@ -49,7 +49,7 @@ def read(options: Any, source: Source) -> Events:
     if not hasattr(options, "category"):
         return Events(sequences, next_clicks(sequences, split=options.split))
     categories = read_categories(options, np.asarray(sequences.item_ids))
-    side_info = SideInfo({CATEGORY: categories.of}, {})
+    side_info = SideInfo({CATEGORY: categories.of}, {}, {CATEGORY: len(categories.raw)})
     return Events(sequences, next_clicks(sequences, split=options.split, side_info=side_info), categories)
 
 
@@ -133,9 +133,8 @@ def larger(clicks: Clicks, more: Mapping[str, int]) -> Clicks:
     items, side_info = more.get("item", 0), NO_SIDE_INFO
     if CATEGORY in clicks.side_info.items:
         column = np.pad(clicks.side_info.items[CATEGORY], (0, items), mode="maximum")
-        if more.get(CATEGORY):
-            column[-1] = column.max() + more[CATEGORY]
-        side_info = SideInfo({CATEGORY: column}, {})
+        known = clicks.side_info.item_sizes()[CATEGORY] - 1 + more.get(CATEGORY, 0)
+        side_info = SideInfo({CATEGORY: column}, {}, {CATEGORY: known})
     return dataclasses.replace(
         clicks,
         num_items=clicks.num_items + items,

@@ -22,6 +22,7 @@ from jaxrec.recipes.trainable_rankings import RankedModel
 from jaxrec.serve.run_folder import Histories
 from jaxrec.tasks import pairs
 from jaxrec.tasks.item_pairs import by_history
+from jaxrec.train.accumulate import num_shares
 from jaxrec.train.trial import Trial
 from jaxrec.tuning.reads import optimiser
 from jaxrec.types import Baseline, Context, Protocol, Retriever, Scorer, Tested, Variables
@@ -86,7 +87,8 @@ def _ranked(
     module, columns = entry.module(data.num_items, recipe), entry.columns(data, recipe)
     protocol = protocol_of(data, options, entry.loss)
     ranked = entry.ranked(module, recipe, protocol.seen == "exclude")
-    learned = entry.learn(module, data, columns, recipe, options.num_devices)
+    shares = num_shares(options.num_devices, options.accumulate_steps)
+    learned = entry.learn(module, data, columns, recipe, shares)
 
     def finish(variables: Variables, context: Context) -> Variables:
         return {"model": variables, "columns": {column: context[column] for column in columns}}

@@ -1,7 +1,9 @@
-"""Which model a user means, one of the recipes or a module of their own, and its options."""
+"""Which model a user means, one of the recipes or a module of their own, its options, and which it reads."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxrec.commands.training import listing, own_module
@@ -72,3 +74,44 @@ def options_type(entry: Any) -> type[Any]:
     if isinstance(entry, ClickModel):
         return with_recipe(CategoryOptions if entry.category else ClickOptions, entry.recipe)
     return with_recipe(TableOptions, entry.recipe)
+
+
+def overridden(entry: Any, options: Any, overrides: Mapping[str, Any]) -> Any:
+    """Options with other values for settings of the recipe, the loss or the seeds.
+
+    Raises:
+      ValueError: an override is of something else, such as the data, which are read already, or no value.
+    """
+    known = {field.name for field in dataclasses.fields(options)}
+    if unknown := sorted(set(overrides) - known):
+        raise ValueError(f"overrides: no option {', '.join(unknown)}; `jaxrec train MODEL --help` lists all")
+    settings = {"loss", "seeds", *(field.name for field in dataclasses.fields(entry.recipe))}
+    if others := sorted(set(overrides) - settings):
+        raise ValueError(
+            f"overrides: {', '.join(others)}: no setting of the recipe, the loss or the seeds, so it would "
+            "have no effect; give it to the command, or to fit"
+        )
+    return dataclasses.replace(options, **overrides) if overrides else options
+
+
+def check_read(
+    model: str, entry: Any, options: Any, seen: set[str], by_training: Callable[[], set[str]]
+) -> None:
+    """Raises ValueError for a setting of the recipe, of which some are of several models, that is not the
+    default and that nothing reads.
+
+    seen: settings that were read while the model was built. by_training: gives those that training reads,
+    which takes a while. A counting method reads all of its own, while it is fitted.
+    """
+    usual = {field.name: field.default for field in dataclasses.fields(options)}
+    names = [field.name for field in dataclasses.fields(entry.recipe)]
+    changed = [name for name in names if getattr(options, name) != usual[name]]
+    if set(changed) <= seen or isinstance(entry, CountingModel):
+        return
+    reads = seen | by_training()
+    for name in changed:
+        if name not in reads:
+            raise ValueError(
+                f"{name}={getattr(options, name)!r}: {model} does not read it, and would be trained as "
+                "without it; leave it out"
+            )

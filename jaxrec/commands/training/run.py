@@ -20,12 +20,12 @@ import numpy as np
 from jaxrec import config, provenance
 from jaxrec.commands.training import counted
 from jaxrec.commands.training.kinds import Kind, kind_of
+from jaxrec.commands.training.models import check_read, overridden
 from jaxrec.commands.training.options import UNFINISHED, described
 from jaxrec.commands.training.prepared import BaselineRow, Prepared
 from jaxrec.commands.training.source import Source, sha256_of
 from jaxrec.commands.training.warm_start import TRAINING, initial_options
 from jaxrec.protocols.gates import write_shares
-from jaxrec.recipes.trainable import CountingModel
 from jaxrec.report import results
 from jaxrec.report import tables as result_tables
 from jaxrec.serve import content, modules, run_folder
@@ -88,7 +88,8 @@ def train_once(
 
     Args:
       command: of `read_command`; its data are read once for all calls.
-      overrides: {option: value} of the recipe, the loss or the seeds, such as {"learning_rate": 3e-4}.
+      overrides: {option: value} of the recipe, the loss or the seeds, such as {"learning_rate": 3e-4}. Others
+        are of the command or among `fit`.
       workdir: where checkpoints and history.jsonl are kept, `<hash of the settings>/seeds-…-epochs-…` below
         it: calls with equal settings and more epochs go on from there, equal calls train nothing again.
       fit: other arguments of `train.fit.fit`, in place of those of the options.
@@ -97,17 +98,11 @@ def train_once(
       `value` is the mean over seeds of each seed's best validation metric, see `Trained`.
 
     Raises:
-      ValueError: an override is no option, or no value for it; the model can't be built; training diverges.
+      ValueError: an override is no such option, or no value for it, or the model does not read it; the model
+        can't be built; training diverges.
     """
-    options = command.options
-    if overrides:
-        known = {field.name for field in dataclasses.fields(options)}
-        if unknown := sorted(set(overrides) - known):
-            raise ValueError(
-                f"overrides: no option {', '.join(unknown)}; `jaxrec train MODEL --help` lists all"
-            )
-        options = dataclasses.replace(options, **overrides)
-    return _fit(command, options, _prepare(command, options), Path(workdir), **fit)
+    options = overridden(command.entry, command.options, overrides or {})
+    return _fit(command, options, _prepare_all_read(command, options), Path(workdir), **fit)
 
 
 def _prepare(command: Command, options: Any, trial: Trial | None = None) -> Prepared:
@@ -117,23 +112,17 @@ def _prepare(command: Command, options: Any, trial: Trial | None = None) -> Prep
     return prepared
 
 
-def _check_read(command: Command, options: Any, seen: set[str]) -> None:
-    """Raises ValueError for a setting of the recipe, of which some are of several models, that is not the
-    default and that nothing reads. seen: settings that were read while the model was built. A counting method
-    reads all of its own, while it is fitted."""
-    usual = {field.name: field.default for field in dataclasses.fields(options)}
-    names = [field.name for field in dataclasses.fields(command.entry.recipe)]
-    changed = [name for name in names if getattr(options, name) != usual[name]]
-    if set(changed) <= seen or isinstance(command.entry, CountingModel):
-        return
-    asked = sweep_options.without(options)
-    reads = seen | inspect(functools.partial(_train_trial, command), asked, options.seeds).reads
-    for name in changed:
-        if name not in reads:
-            raise ValueError(
-                f"{name}={getattr(options, name)!r}: {command.model} does not read it, and would be trained "
-                "as without it; leave it out"
-            )
+def _prepare_all_read(command: Command, options: Any) -> Prepared:
+    """What `_prepare` makes. Raises ValueError for a changed setting of the recipe that nothing reads."""
+    seen: set[str] = set()
+    prepared = _prepare(command, recorded(options, seen))
+
+    def by_training() -> set[str]:
+        asked = sweep_options.without(options)
+        return inspect(functools.partial(_train_trial, command), asked, options.seeds).reads
+
+    check_read(command.model, command.entry, options, seen, by_training)
+    return prepared
 
 
 def _train_trial(command: Command, options: Any, trial: Trial) -> Fitted:
@@ -199,10 +188,7 @@ def train_run(model: str, entry: Any, options: Any, source: Source) -> Kept:
         return kept
     _check_writable(folder)
     command = read_command(model, entry, options, source)
-    seen: set[str] = set()
-    prepared = _prepare(command, recorded(options, seen))
-    # checked before anything is written
-    _check_read(command, options, seen)
+    prepared = _prepare_all_read(command, options)  # checked before anything is written
     initial_options(prepared, model, options.warm_start, options.seeds, grow=options.grow)
     for note in prepared.notes:
         print(note, flush=True)

@@ -21,6 +21,7 @@ from jaxrec.data.events.sessions import split_sessions
 from jaxrec.protocols import Beyond, sessions
 from jaxrec.recipes.trainable import SequenceModel
 from jaxrec.tasks.encoder import reads_times
+from jaxrec.train.accumulate import num_shares
 from jaxrec.train.trial import Trial
 from jaxrec.tuning import reads
 from jaxrec.types import Protocol, Tested, Variables
@@ -68,9 +69,8 @@ def prepare(
     objective = entry.objectives[options.loss](found, recipe)
     if reads_times(encoder):
         raise ValueError(f"split='sessions': {name} reads times, which sessions lack; train it by --no-times")
-    training = entry.sessions(
-        encoder, objective, found, recipe, options.num_devices * options.accumulate_steps
-    )
+    shares = num_shares(options.num_devices, options.accumulate_steps)
+    training = entry.sessions(encoder, objective, found, recipe, shares)
     protocol = sessions.protocol(split, objective.description, METRIC)
     optimiser = reads.optimiser(entry.session_optimiser or entry.optimiser, recipe, trial)
     item_ids = np.asarray(split.item_ids)

@@ -119,7 +119,10 @@ def split_sequences(sequences: Sequences, split: str) -> Split:
 
 
 def read_labelled(source: Source, options: Any) -> Labelled:
-    """Labelled rows, split, with what encodes their columns."""
+    """Labelled rows, split, with what encodes their columns.
+
+    With --grow categories have the ids that they had in the run of --warm-start.
+    """
     if not options.labels:
         raise ValueError("labels=(): name the columns of 0 and 1 to predict by --labels")
     return data.read_labelled(
@@ -133,4 +136,12 @@ def read_labelled(source: Source, options: Any) -> Labelled:
         delimiter=options.delimiter or None,
         allow=options.allow,
         both_classes=True,
+        before=_categories_of(options.warm_start) if options.grow else None,
     )
+
+
+def _categories_of(run: str) -> dict[str, np.ndarray]:
+    """Values of the categorical columns of a run of labelled rows, in the order of their ids."""
+    encoders = run_folder.read(run).encoders
+    fields = () if encoders is None else encoders.fields
+    return {field.vocabulary: field.raw for field in fields if field.kind == "categorical"}

@@ -32,10 +32,17 @@ class SideInfo(NamedTuple):
     """Side information as ids from 1, entry 0 for padding: items {name: [num_items + 1]}, users likewise.
 
     A column of several ids per item, such as its categories, is [num_items + 1, A], padded with 0.
+    known: {column of items: ids there are, padding not counted}, of columns that need not have all of them.
     """
 
     items: Mapping[str, np.ndarray]
     users: Mapping[str, np.ndarray]
+    known: Mapping[str, int] | None = None
+
+    def item_sizes(self) -> dict[str, int]:
+        """Ids of each column of items, the padding counted."""
+        known = self.known or {}
+        return {name: 1 + max(int(ids.max()), known.get(name, 0)) for name, ids in self.items.items()}
 
 
 NO_SIDE_INFO = SideInfo({}, {})

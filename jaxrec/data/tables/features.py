@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxrec.data.tables.columns import Coded, RawColumn, as_coded, as_coded_lists, column_length
-from jaxrec.data.vocab import is_text
+from jaxrec.data.vocab import Vocabulary, extend, is_text
 
 PADDING, MISSING, UNKNOWN, FIRST_VALUE = 0, 1, 2, 3
 
@@ -110,14 +110,21 @@ class Encoders(NamedTuple):
 
 
 def fit_encoders(
-    specs: Sequence[FeatureSpec], raw: Mapping[str, RawColumn], train_rows: np.ndarray
+    specs: Sequence[FeatureSpec],
+    raw: Mapping[str, RawColumn],
+    train_rows: np.ndarray,
+    *,
+    before: Mapping[str, np.ndarray] | None = None,
 ) -> Encoders:
     """Learns vocabularies, scales and bucket edges from the rows `train_rows` (indices [n]) of raw columns.
 
+    before: {vocabulary: values that it begins with}, whose ids stay, whether a row has them or not; other
+    values come behind them. Where nothing is given values ascend.
+
     Raises:
       ValueError: no columns or columns of unequal length, a feature without a name or two of one name, a
-        category of floating-point type, a vocabulary without a known value, or a number that is infinite, or
-        missing where that is refused.
+        category of floating-point type, a vocabulary without a known value or of another type than before,
+        or a number that is infinite, or missing where that is refused.
     """
     names = [name for spec in specs for name in _feature_names(spec)]
     if not all(name.strip() for name in names):
@@ -131,6 +138,11 @@ def fit_encoders(
     train = np.zeros(count, bool)
     train[_check_train_rows(train_rows, count)] = True
     known = _vocabularies([s for s in specs if isinstance(s, Category | Tags)], raw, train)
+    known |= {
+        name: extend(Vocabulary(name, values), known[name]).raw
+        for name, values in (before or {}).items()
+        if name in known
+    }
     fields: list[Field] = []
     scales, widths = {}, {}
     for spec in specs:
@@ -281,7 +293,8 @@ def _value_ids(spec: Category | Tags, column: Coded, known: np.ndarray) -> np.nd
             f"{spec.name}: raw values of type {column.values.dtype}, those of the training rows were "
             f"{known.dtype}; convert one to the other"
         )
-    place = np.minimum(np.searchsorted(known, column.values), len(known) - 1)
+    order = np.argsort(known, kind="stable")  # ascending already, unless values came behind others
+    place = order[np.minimum(np.searchsorted(known, column.values, sorter=order), len(known) - 1)]
     table = np.where(known[place] == column.values, place + FIRST_VALUE, UNKNOWN)
     return np.append(table, MISSING).astype(np.int32)[column.codes]  # code -1 is the last entry
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ class ActivationUnit(nn.Module):
       dims: hidden layers. activation, dropout, bits: of them, see `MLP`.
       padded_statistics: whether padding counts in the batch statistics of `Dice`, as in FuxiCTR. By default
         it does not: then padding changes nothing in training either.
+      output_activation: of the scores, before the softmax if there is one (FuxiCTR's option); None: none.
       axis_name: see `Dice`.
     """
 
@@ -37,6 +38,7 @@ class ActivationUnit(nn.Module):
     softmax: bool = False
     temperature: float = 1.0
     padded_statistics: bool = False
+    output_activation: Callable[[Array], Array] | None = None
     dropout: float = 0.0
     axis_name: str | None = None
     bits: Bits = threefry_bits
@@ -61,6 +63,7 @@ class ActivationUnit(nn.Module):
             x = Dense(
                 1 if last else self.dims[i + 1], kernel_init=INIT, name="score" if last else f"layer_{i + 1}"
             )(x)
+        x = x if self.output_activation is None else self.output_activation(x)
         return weights_of(x[..., 0] / self.temperature, mask, softmax=self.softmax)
 
 

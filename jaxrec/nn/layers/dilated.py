@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.types import Array
 
 
@@ -30,9 +31,7 @@ class CausalConv(nn.Module):
     dtype: Any = None  # of the computation; parameters are float32
 
     def __post_init__(self) -> None:
-        for field in ("features", "kernel_size", "dilation"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        check_sizes(self, "features", "kernel_size", "dilation")
         super().__post_init__()
 
     @nn.compact

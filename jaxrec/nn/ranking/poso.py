@@ -29,12 +29,13 @@ class PersonalMLP(nn.Module):
     """POSO(MLP): every layer is C · g(code) ⊙ activation(W x), each with a gate of its own.
 
     Fields: gate_dim is the hidden width of each gate, None for that of the layer. factor is C. activation is
-    a function, and so is gate_activation, of the gates' hidden layer.
+    a function, and so is gate_activation, of the gates' hidden layer. use_bias: of W.
     """
 
     dims: Sequence[int]
     gate_dim: int | None = None
     factor: float = 2.0
+    use_bias: bool = True
     activation: Activation = nn.relu
     gate_activation: Activation = nn.relu
     dropout: float = 0.0
@@ -53,7 +54,7 @@ class PersonalMLP(nn.Module):
             )
             gates = gate(code)
             self.sow("intermediates", "gates", gates)
-            x = gates * self.activation(nn.Dense(dim, name=f"layer_{i}")(x))
+            x = gates * self.activation(nn.Dense(dim, self.use_bias, name=f"layer_{i}")(x))
             x = Dropout(self.dropout, self.bits)(x, train=train)
         return x
 

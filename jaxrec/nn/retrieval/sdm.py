@@ -41,6 +41,7 @@ class SessionAndPast(nn.Module):
         queries see later events, and padded ones all slots evenly. All three are False, False, True in the
         paper, and the reverse in fun-rec.
       activation: of e, p and the layer before the LSTM, in place of tanh.
+      head_dim: width of a head of the attention; None for dim / num_heads, which must be whole.
     """
 
     dim: int
@@ -52,6 +53,7 @@ class SessionAndPast(nn.Module):
     masked: bool = True
     norm_epsilon: float = 1e-6
     activation: Activation = jnp.tanh
+    head_dim: int | None = None
     bits: Bits = threefry_bits
     dtype: Any = None
 
@@ -117,9 +119,9 @@ class SessionAndPast(nn.Module):
         return found
 
     def _attention(self, queries: Array, x: Array, mask: Array) -> Array:
-        if self.num_heads < 1 or self.dim % self.num_heads:
+        if self.num_heads < 1 or (self.head_dim is None and self.dim % self.num_heads):
             raise ValueError(f"num_heads={self.num_heads}: must be at least 1 and divide dim={self.dim}")
-        shape = (self.num_heads, self.dim // self.num_heads)
+        shape = (self.num_heads, self.head_dim or self.dim // self.num_heads)
         query, key, value = (
             nn.DenseGeneral(shape, dtype=self.dtype, name=name)(of).swapaxes(1, 2)  # [B, H, S, d]
             for name, of in (("query", queries), ("key", x), ("value", x))

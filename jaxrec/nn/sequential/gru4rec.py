@@ -20,6 +20,7 @@ from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.recurrent import GRU
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.types import Array
 
 
@@ -84,9 +85,7 @@ class GRU4Rec(nn.Module):
         return (self.hidden_dim,) * self.num_layers if self.hidden_dims is None else tuple(self.hidden_dims)
 
     def setup(self) -> None:
-        for field in ("num_items", "dim", "hidden_dim", "num_layers", "max_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        check_sizes(self, "num_items", "dim", "hidden_dim", "num_layers", "max_len")
         if min(self.widths, default=0) < 1:
             raise ValueError(f"hidden_dims={self.hidden_dims}: must be at least one width, none below 1")
         if not self.projection and self.widths[-1] != self.dim:

@@ -25,6 +25,7 @@ from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at
 from jaxrec.nn.layers.pairs import unit as of_length_one
 from jaxrec.nn.layers.pointwise_attention import NUM_BUCKETS, following, pointwise_attention
 from jaxrec.nn.layers.remat import as_function
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.types import Array
 
 
@@ -93,13 +94,8 @@ class HSTU(nn.Module):
         return self.relative_bias and self.time_bias
 
     def setup(self) -> None:
-        for field in ("num_items", "dim", "num_heads", "key_dim", "value_dim", "max_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
-        if self.num_layers < 0:
-            raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
-        if self.spare_slots < 0:
-            raise ValueError(f"spare_slots={self.spare_slots}: must be at least 0")
+        check_sizes(self, "num_items", "dim", "num_heads", "key_dim", "value_dim", "max_len")
+        check_sizes(self, "num_layers", "spare_slots", at_least=0)
         slots = self.max_len + self.spare_slots
         self.item_embedding = self.param(
             "item_embedding",

@@ -23,6 +23,7 @@ from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at
 from jaxrec.nn.layers.pointwise_attention import following
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.nn.sequential.hstu import Layer, check_length, check_times, event_number, standard, unit
 from jaxrec.types import Array
 
@@ -62,11 +63,8 @@ class GenerativeHSTU(nn.Module):
         return self.time_bias
 
     def setup(self) -> None:
-        for field in ("num_items", "num_actions", "dim", "num_heads", "key_dim", "value_dim", "max_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
-        if self.num_layers < 0:
-            raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
+        check_sizes(self, "num_items", "num_actions", "dim", "num_heads", "key_dim", "value_dim", "max_len")
+        check_sizes(self, "num_layers", at_least=0)
         tokens = 2 * (self.max_len + self.spare_slots)
         init = pad_row(nn.initializers.truncated_normal(0.02))
         self.item_embedding = self.param("item_embedding", init, (self.num_items + 1, self.dim))

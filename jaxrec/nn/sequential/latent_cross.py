@@ -25,6 +25,7 @@ from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.pointwise_attention import following
 from jaxrec.nn.layers.recurrent import GRU
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.nn.sequential.hstu import check_times
 from jaxrec.types import Array
 
@@ -99,9 +100,7 @@ class LatentCross(nn.Module):
         return self.pre or self.post or self.concat
 
     def setup(self) -> None:
-        for field in ("num_items", "dim", "hidden_dim", "context_dim", "max_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        check_sizes(self, "num_items", "dim", "hidden_dim", "context_dim", "max_len")
         init = pad_row(nn.initializers.normal(0.02))
         self.item_embedding = self.param("item_embedding", init, (self.num_items + 1, self.dim))
         context = pad_row(self.context_init)

@@ -19,6 +19,7 @@ from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dilated import CausalConv
 from jaxrec.nn.layers.embedding import lookup, pad_row
 from jaxrec.nn.layers.remat import as_function
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.types import Array
 
 INIT = nn.initializers.truncated_normal(0.02)
@@ -56,9 +57,7 @@ class NextItNet(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        for field in ("num_items", "dim", "max_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        check_sizes(self, "num_items", "dim", "max_len")
         shape = (self.num_items + 1 + self.extra_rows, self.dim)
         self.item_embedding = self.param("item_embedding", pad_row(INIT), shape)
         block = BottleneckBlock if self.bottleneck else TwoLayerBlock

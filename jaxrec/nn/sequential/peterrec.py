@@ -36,6 +36,7 @@ from flax import traverse_util
 
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.embedding import pad_row
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.nn.sequential.nextitnet import INIT, NextItNet, TwoLayerBlock, encode
 from jaxrec.types import Array, Variables
 
@@ -85,9 +86,7 @@ class PeterRec(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
-        for field in ("num_items", "num_targets", "dim", "max_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        check_sizes(self, "num_items", "num_targets", "dim", "max_len")
         if self.patch_dim is None and self.dim % 4:
             raise ValueError(
                 f"dim={self.dim}: must be a multiple of 4, as a patch has dim / 4 channels unless patch_dim "

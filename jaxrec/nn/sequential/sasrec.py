@@ -22,6 +22,7 @@ from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at, slots
 from jaxrec.nn.layers.remat import as_function
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.types import Array
 
 gelu = functools.partial(nn.gelu, approximate=False)  # x Φ(x) with the exact Φ
@@ -60,11 +61,8 @@ class SASRec(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        for field in ("num_items", "dim", "num_heads", "inner_dim", "max_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
-        if self.num_layers < 0:
-            raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
+        check_sizes(self, "num_items", "dim", "num_heads", "inner_dim", "max_len")
+        check_sizes(self, "num_layers", at_least=0)
         init = nn.initializers.normal(self.init_std)
         self.item_embedding = self.param(
             "item_embedding", pad_row(init), (self.num_items + 1 + self.extra_rows, self.dim)

@@ -28,6 +28,7 @@ from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at
 from jaxrec.nn.layers.remat import as_function
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.nn.sequential.hstu import check_length, event_number, standard
 from jaxrec.types import Array
 
@@ -62,13 +63,8 @@ class SASRecHSTU(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        for field in ("num_items", "dim", "num_heads", "max_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
-        if self.num_layers < 0:
-            raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
-        if self.spare_slots < 0:
-            raise ValueError(f"spare_slots={self.spare_slots}: must be at least 0")
+        check_sizes(self, "num_items", "dim", "num_heads", "max_len")
+        check_sizes(self, "num_layers", "spare_slots", at_least=0)
         draw = nn.initializers.truncated_normal
         self.item_embedding = self.param(
             "item_embedding", pad_row(draw(0.02)), (self.num_items + 1, self.dim)

@@ -30,6 +30,7 @@ from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at, slots
 from jaxrec.nn.layers.remat import as_function
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.types import Array
 
 Norms = Literal["queries", "first", "last"]
@@ -74,11 +75,8 @@ class SASRecOriginal(nn.Module):
         super().__post_init__()
 
     def setup(self) -> None:
-        for field in ("num_items", "dim", "num_heads", "max_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
-        if self.num_layers < 0:
-            raise ValueError(f"num_layers={self.num_layers}: must be at least 0")
+        check_sizes(self, "num_items", "dim", "num_heads", "max_len")
+        check_sizes(self, "num_layers", at_least=0)
         init = nn.initializers.glorot_uniform()
         self.item_embedding = self.param("item_embedding", pad_row(init), (self.num_items + 1, self.dim))
         self.position_embedding = self.param("position_embedding", init, (self.max_len, self.dim))

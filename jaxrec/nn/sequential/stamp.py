@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxrec.nn.layers.chunked import over_queries
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.embedding import lookup, pad_row
+from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.segments import pick
 from jaxrec.types import Array
 
@@ -59,9 +60,7 @@ class STAMP(nn.Module):
     dtype: Any = None
 
     def setup(self) -> None:
-        for field in ("num_items", "dim", "max_len"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field}={getattr(self, field)}: must be at least 1")
+        check_sizes(self, "num_items", "dim", "max_len")
         if not (self.memory or self.last_click):
             raise ValueError("memory=False, last_click=False: nothing is left to score with; keep one")
         init = nn.initializers.normal(self.weight_std)

@@ -160,14 +160,15 @@ def test_so_does_each_of_several_seeds_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_devices_exchange_what_the_losses_do_and_nothing_of_the_batch(name: str) -> None:
+def test_devices_exchange_what_the_losses_do_and_a_number_an_example_at_most(name: str) -> None:
     found, expected = (
         collections.Counter(
             {kind: sum(c.bytes for c in collectives(text) if c.kind == kind) for kind in kinds(text)}
         )
         for text in (compiled(name, 4)[0], compiled(name, 4, prepared=True)[0])
     )
-    assert found == expected and found["all-reduce"] > 0
+    more = found - expected
+    assert found["all-reduce"] > 0 and more.keys() <= {"all-gather"} and more.total() <= 4 * BATCH
 
 
 def kinds(text: str) -> set[str]:

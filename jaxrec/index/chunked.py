@@ -250,11 +250,18 @@ def one_zero(scores: Array) -> Array:
 class BatchScores(NamedTuple):
     """How a batch of queries is scored.
 
-    every(change): of all items, after a rule. some(ids): of the ids [B, N] of each query, [B, N].
+    vectors: of the queries, [B, ...], or of a `Scorer` their scores. of(vectors, change): the scores that
+    these, or those of some of the queries, give all items, after a rule. some(ids): of the ids [B, N] of each
+    query, [B, N].
     """
 
-    every: Callable[[Change], ItemScores]
+    vectors: Array
+    of: Callable[[Array, Change], ItemScores]
     some: Callable[[Array], Array]
+
+    def every(self, change: Change) -> ItemScores:
+        """Scores of all items for all queries, after a rule."""
+        return self.of(self.vectors, change)
 
 
 def reader(
@@ -283,7 +290,8 @@ def reader(
             check_ids(scores.shape[1], num_items)
             count = scores.shape[1] if padding else num_items
             return BatchScores(
-                lambda change: dense(scores, first=first, count=count, change=change),
+                scores,
+                lambda some, change: dense(some, first=first, count=count, change=change),
                 lambda ids: (
                     jnp.take_along_axis(scores, ids, axis=1)  # else all scores are not computed
                     if model.some is None
@@ -299,7 +307,8 @@ def reader(
     def read_products(queries: Mapping[str, Array], context: Context) -> BatchScores:
         query = model.query(variables, queries, context)
         return BatchScores(
-            lambda change: products(query, items, change, model.merge),
+            query,
+            lambda some, change: products(some, items, change, model.merge),
             lambda ids: some_products(query, table, ids, model.merge),
         )
 

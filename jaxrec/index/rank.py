@@ -10,7 +10,9 @@ On sampled candidates: their metrics are not those of the full ranking and may o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,8 @@ from jaxrec import metrics, packing
 from jaxrec.index import chunked
 from jaxrec.index.chunked import BLOCK, BatchScores, Block, Change
 from jaxrec.types import ONLY, Array, Context, Measure, Protocol, Retriever, Scorer, Variables
+
+FEW = 64  # queries that a CPU ranks at a time
 
 
 def make_rank(
@@ -145,19 +149,37 @@ def rank_in_all(
     scores: BatchScores, target: Array, *, seen: Array, protocol: Protocol, context: Context
 ) -> tuple[Array, Array]:
     """The target's rank among all items, or all of a set, and whether all scores are finite: [B] twice."""
-    items = scores.every(candidate_rule(seen, protocol, context))
-    target_score = chunked.target_scores(items, target)
 
-    def count(found: tuple[Array, Array], block: Block) -> tuple[Array, Array]:
-        rivals = block.real & (block.ids != target[:, None])
-        above = metrics.count_above(block.scores, target_score, where=rivals, ties=protocol.ties)
-        return found[0] + above, found[1] & block.finite
+    def count_all(vectors: Array, target: Array, seen: Array) -> tuple[Array, Array]:
+        items = scores.of(vectors, candidate_rule(seen, protocol, context))
+        target_score = chunked.target_scores(items, target)
 
-    above, finite = items.fold(count, (jnp.zeros(len(target), jnp.int32), jnp.ones(len(target), bool)))
+        def count(found: tuple[Array, Array], block: Block) -> tuple[Array, Array]:
+            rivals = block.real & (block.ids != target[:, None])
+            above = metrics.count_above(block.scores, target_score, where=rivals, ties=protocol.ties)
+            return found[0] + above, found[1] & block.finite
+
+        return items.fold(count, (jnp.zeros(len(target), jnp.int32), jnp.ones(len(target), bool)))
+
+    above, finite = jax.lax.platform_dependent(
+        *(scores.vectors, target, seen),
+        cpu=functools.partial(_few_at_a_time, count_all),
+        default=count_all,
+    )
     if protocol.candidates == "all":
         return 1 + above, finite
     allowed = jnp.asarray(context[protocol.candidates]).at[target].get(mode="fill", fill_value=False)
     return jnp.where(allowed, 1 + above, metrics.MISS), finite
+
+
+def _few_at_a_time(of: Callable[..., tuple[Array, Array]], *queries: Array) -> tuple[Array, Array]:
+    """A function of queries, applied to so few at a time that their scores stay in a core's cache."""
+    size = math.gcd(len(queries[0]), FEW)
+    if size < FEW // 4:
+        return of(*queries)
+    parts = [column.reshape(-1, size, *column.shape[1:]) for column in queries]
+    first, second = jax.lax.map(lambda part: of(*part), parts)
+    return first.reshape(-1), second.reshape(-1)
 
 
 def _rank_in_sample(

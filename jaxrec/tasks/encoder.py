@@ -36,6 +36,8 @@ class Encoder(Protocol):
           positions: the slot that an event would have in a right-aligned row of max_len.
           rows [B]: index of each row in the whole batch, in training. Dropout has to derive from it (as in
             `nn.layers.dropout`), or else it depends on the number of devices.
+          at [Q]: slots, numbered row after row, whose states alone are wanted, in evaluation: [Q, D]. An
+            encoder that does not take it computes all.
           times, target_times [B, L]: seconds of each event and of the next one, if its `reads_times` is true.
     item_table() -> [vocab_size, D]: row i for item i, padding first; a score is a product with a row.
 

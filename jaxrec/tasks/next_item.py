@@ -24,12 +24,13 @@ import jax.numpy as jnp
 from jaxrec import packing
 from jaxrec.packing import Packing
 from jaxrec.tasks.encoder import Encoder as Encoder
-from jaxrec.tasks.encoder import check_encoder, layout_columns, numbered, only_params
+from jaxrec.tasks.encoder import check_encoder, layout_columns, numbered, only_params, takes
 from jaxrec.tasks.encoder import reads_times as reads_times
 from jaxrec.tasks.encoder import refuse_times as refuse_times
 from jaxrec.tasks.objectives import Objective
 from jaxrec.types import Array, Batch, Context, Key, Retriever, Task, Variables
 
+GIVEN = ("times", "target_times", "at")  # columns of a batch that an encoder gets where they are there
 ATTEMPTS = 16  # draws of a step's shortened sequences until they fit the packed rows
 
 Shorten = Callable[[Key, Array], Array]  # (key, True where there is an event [B, L]) -> which stay [B, L]
@@ -39,7 +40,8 @@ def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) 
     """Hidden states [R, L, D] of packed or padded rows.
 
     A row's dropout derives from the key and the row's number, so it does not depend on which device
-    computes it. key None switches dropout off.
+    computes it. key None switches dropout off. Of an encoder that takes `at`, a batch with that column
+    [Q] gives the states of those slots alone, [Q, D].
 
     Raises:
       ValueError: the encoder reads times and the batch has none, so that all would count as equal.
@@ -49,7 +51,7 @@ def encode(model: Encoder, variables: Variables, batch: Batch, key: Key | None) 
             "the encoder reads times and the batch has none: make it by next_item or its retriever, or use "
             "an encoder without times, such as HSTU with time_bias=False"
         )
-    columns = layout_columns(model, batch) | {n: batch[n] for n in ("times", "target_times") if n in batch}
+    columns = layout_columns(model, batch) | {n: batch[n] for n in GIVEN if n in batch}
     if key is None:
         return model.apply(variables, batch["items"], **columns, train=False)
     rngs = {"dropout": key}
@@ -213,12 +215,21 @@ def last_hidden(hidden: Array, queries: Mapping[str, Array], packed: Packing | N
     A packed query without events has no slot, and a state of zeros; padded, it has what the encoder says of
     an empty row.
     """
+    at, known = last_slots(queries, packed, max_len)
+    return jnp.where(known[:, None], hidden.reshape(-1, hidden.shape[-1])[at], 0)
+
+
+def last_slots(queries: Mapping[str, Array], packed: Packing | None, max_len: int) -> tuple[Array, Array]:
+    """The slot of each query's last event, int32 [B], and whether it has one, bool [B].
+
+    Slots are numbered row after row. Padded, every query has one, the last of its row.
+    """
+    mask = queries["mask"]
     if packed is None:
-        return hidden[:, -1]
-    lengths = jnp.where(queries["mask"], jnp.minimum(queries["length"], max_len), 0)
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    last = jnp.clip(queries["row"] * packed.width + queries["slot"] + lengths - 1, 0, flat.shape[0] - 1)
-    return jnp.where(lengths[:, None] > 0, flat[last], 0)
+        return max_len * jnp.arange(mask.shape[0], dtype=jnp.int32) + (max_len - 1), jnp.ones_like(mask)
+    lengths = jnp.where(mask, jnp.minimum(queries["length"], max_len), 0)
+    last = queries["row"] * packed.width + queries["slot"] + lengths - 1
+    return jnp.clip(last, 0, packed.rows * packed.width - 1), lengths > 0
 
 
 def num_parameters(variables: Variables) -> int:
@@ -241,7 +252,9 @@ def retriever(model: Encoder, packed: Packing | None = None) -> Retriever:
 
     def query(variables: Variables, queries: Mapping[str, Array], context: Context) -> Array:
         batch = query_batch(queries, context, packed, model.max_len, times=reads_times(model))
-        hidden = encode(model, variables, batch, None)
-        return last_hidden(hidden, queries, packed, model.max_len)
+        if not takes(model, "at"):
+            return last_hidden(encode(model, variables, batch, None), queries, packed, model.max_len)
+        at, known = last_slots(queries, packed, model.max_len)
+        return jnp.where(known[:, None], encode(model, variables, {**batch, "at": at}, None), 0)
 
     return Retriever(query, lambda variables: item_table(model, variables))

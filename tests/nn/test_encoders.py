@@ -145,6 +145,23 @@ def test_more_padding_changes_no_real_slot(fitted: dict[str, Fitted], name: str)
     close(short[real], fitted[name](ITEMS)[[0, 2, 3], 2:][real])
 
 
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_states_of_some_slots_are_those_among_all(layers: int) -> None:
+    model = MODELS["sasrec"].clone(num_layers=layers)
+    variables = jax.jit(lambda key: model.init(key, ITEMS, train=False))(jax.random.key(0))
+    at = np.array([5, 11, 9, 9, 0], np.int32)
+    every, some = jax.jit(
+        lambda v: (model.apply(v, ITEMS, train=False), model.apply(v, ITEMS, at=at, train=False))
+    )(variables)
+    close(some, np.asarray(every).reshape(-1, DIM)[at])
+
+
+def test_states_of_some_slots_are_not_for_training() -> None:
+    model = MODELS["sasrec"]
+    with pytest.raises(ValueError, match="at: states of some slots are for evaluation"):
+        model.init(jax.random.key(0), ITEMS, at=np.zeros(1, np.int32), train=True)
+
+
 @every_model
 def test_packed_rows_give_the_outputs_of_padded_ones(fitted: dict[str, Fitted], name: str) -> None:
     """Rows 2, 0 and 3 of ITEMS, the last with a masked item inside, share one row of nine slots."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrec.nn.layers.features import Categorical
+from jaxrec.nn.layers.layer_norm import LayerNorm
 from jaxrec.nn.ranking.bst import BST
 from jaxrec.nn.retrieval.sdm import SessionAndPast
 from jaxrec.nn.retrieval.sine import SINE
@@ -58,3 +59,32 @@ def test_an_offset_loses_no_digits(name: str) -> None:
         normed = jax.jit(norm.apply)(unit, given)
         expected = exact / np.sqrt(np.mean(exact**2) + norm.epsilon)
         np.testing.assert_allclose(normed, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 7), (5, 1)])
+def test_the_projects_layer_is_flaxs_with_its_gradients(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(1)
+    x, weight = rng.normal(size=(2, *shape)).astype(np.float32)
+    ours, flaxs = LayerNorm(1e-3), nn.LayerNorm(1e-3, use_fast_variance=False)
+    variables = ours.init(jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, flaxs.init(jax.random.key(0), x))
+    moved = jax.tree.map(lambda leaf: leaf + rng.normal(size=leaf.shape).astype(np.float32), variables)
+
+    def of(layer: nn.LayerNorm) -> Any:
+        return jax.jit(
+            jax.value_and_grad(lambda v, x: jnp.sum(jnp.sin(layer.apply(v, x)) * weight), argnums=(0, 1))
+        )(moved, x)
+
+    for found, expected in zip(jax.tree.leaves(of(ours)), jax.tree.leaves(of(flaxs)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("given", "asked"), [(jnp.bfloat16, None), (jnp.float32, jnp.bfloat16)])
+def test_types_are_those_of_flax(given: Any, asked: Any) -> None:
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(3, 8)), given)
+    ours, flaxs = LayerNorm(1e-6, dtype=asked), nn.LayerNorm(1e-6, use_fast_variance=False, dtype=asked)
+    variables = ours.init(jax.random.key(0), x)
+    found: Any = ours.apply(variables, x)
+    expected: Any = flaxs.apply(variables, x)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=2e-2, atol=2e-2)

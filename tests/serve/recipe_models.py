@@ -15,6 +15,7 @@ import flax.linen as nn
 import numpy as np
 
 from jaxrec import recipes
+from jaxrec.data.tables.click_histories import SideInfo
 from jaxrec.nn.layers.features import Categorical, Featured, FeatureEmbedding, Numeric
 from jaxrec.recipes import (
     autoencoders,
@@ -51,9 +52,7 @@ from jaxrec.recipes import (
 NUM_ITEMS, L, B = 30, 6, 3
 CLICKS: Any = SimpleNamespace(
     num_items=NUM_ITEMS,
-    side_info=SimpleNamespace(
-        items={"category": np.array([4]), "style": np.array([3])}, users={"age": np.array([2])}
-    ),
+    side_info=SideInfo({"category": np.array([4]), "style": np.array([3])}, {"age": np.array([2])}),
 )
 CITY, DEVICE, PRICE = Categorical("city", 7, 4), Categorical("device", 5, 4), Numeric("price", 4)
 ITEM, STYLE = Categorical("item", NUM_ITEMS + 1, 4), Categorical("style", 4, 4)

@@ -12,13 +12,14 @@ import pytest
 from scipy.special import log_softmax, logsumexp
 
 from jaxrec import losses, packing, sampling
+from jaxrec.nn.sequential.sasrec import SASRec
 from jaxrec.packing import Packing
 from jaxrec.tasks import next_item as tasks
 from jaxrec.tasks import objectives
 from jaxrec.tasks.next_item import next_item
 from jaxrec.tasks.objectives import Objective
 from jaxrec.train.epoch import shuffled
-from jaxrec.types import SHARED, Batch, Variables
+from jaxrec.types import SHARED, Batch, Context, Variables
 from tests.tasks.small import (
     LENGTHS,
     MAX_LEN,
@@ -325,6 +326,22 @@ def test_packed_and_padded_queries_have_the_same_vectors() -> None:
     }
     alone = jax.jit(lambda v: tasks.encode(model, v, first_two, None))(variables)
     np.testing.assert_allclose(vectors[None][0], alone[0, -1], rtol=1e-5, atol=1e-6)
+
+
+@both
+def test_an_encoder_that_takes_slots_gives_the_vectors_of_one_that_gives_all(packed: Packing | None) -> None:
+    model = SASRec(NUM_ITEMS, dim=8, num_layers=2, inner_dim=8, max_len=MAX_LEN)
+    variables = variables_of(model)
+    retriever = tasks.retriever(model, packed)
+
+    def both_ways(variables: Variables, queries: Batch, context: Context) -> tuple[jax.Array, jax.Array]:
+        batch = tasks.query_batch(queries, context, packed, MAX_LEN)
+        hidden = tasks.encode(model, variables, batch, None)
+        every = tasks.last_hidden(hidden, queries, packed, MAX_LEN)
+        return retriever.query(variables, queries, context), every
+
+    found, expected = jax.jit(both_ways)(variables, queries_of(packed), columns())
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_packed_query_without_events_reads_nobody_elses() -> None:

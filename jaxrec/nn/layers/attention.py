@@ -49,14 +49,13 @@ def attend(
     key as if there were no mask. The softmax runs in float32. `drop` is dropout of the weights.
     """
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
-    scores = scores / math.sqrt(query.shape[-1])
-    visible = visible[:, None]
     exact = math.isinf(mask_value)
-    scores = jnp.where(visible, scores, -1e30) if exact else scores + jnp.where(visible, 0.0, mask_value)
+    hidden = jnp.where(visible, 0.0, -1e30 if exact else mask_value)  # exp(-1e30 + a score) is 0
+    scores = scores * (1.0 / math.sqrt(query.shape[-1])) + hidden[:, None]
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     weights = weights if drop is None else drop(weights)
     mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value)
-    return mixed * visible.any(axis=-1, keepdims=True).astype(mixed.dtype) if exact else mixed
+    return mixed * visible.any(axis=-1)[:, None, :, None].astype(mixed.dtype) if exact else mixed
 
 
 class SelfAttention(nn.Module):

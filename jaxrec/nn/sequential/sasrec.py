@@ -21,11 +21,11 @@ from jaxrec.nn.layers.attention import SelfAttention, causal_mask
 from jaxrec.nn.layers.dense import Dense
 from jaxrec.nn.layers.dropout import Bits, Dropout, threefry_bits
 from jaxrec.nn.layers.embedding import lookup, pad_row, rows_at, slots
+from jaxrec.nn.layers.gelu import gelu as gelu
+from jaxrec.nn.layers.layer_norm import LayerNorm
 from jaxrec.nn.layers.remat import as_function
 from jaxrec.nn.layers.sizes import check_sizes
 from jaxrec.types import Array
-
-gelu = functools.partial(nn.gelu, approximate=False)  # x Φ(x) with the exact Φ
 
 
 class SASRec(nn.Module):
@@ -68,7 +68,7 @@ class SASRec(nn.Module):
             "item_embedding", pad_row(init), (self.num_items + 1 + self.extra_rows, self.dim)
         )
         self.position_embedding = self.param("position_embedding", init, (self.max_len, self.dim))
-        self.norm = nn.LayerNorm(epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype)
+        self.norm = LayerNorm(epsilon=self.norm_epsilon, dtype=self.dtype)
         self.drop = Dropout(self.dropout, self.bits)
         self.layers = [
             Block(
@@ -95,9 +95,10 @@ class SASRec(nn.Module):
         segments: Array | None = None,
         rows: Array | None = None,
         scale: Array | None = None,
+        at: Array | None = None,
         train: bool,
     ) -> Array:
-        """Maps item ids to states that predict the next item: [B, L] → [B, L, D].
+        """Maps item ids to states that predict the next item: [B, L] → [B, L, D], or [Q, D] of some slots.
 
         Args:
           items: ids, right-aligned, 0 = padding or a masked item, [B, L].
@@ -107,15 +108,23 @@ class SASRec(nn.Module):
             None: dropout is drawn for all of them together.
           scale: factors of the tokens that enter the first block, of a shape that broadcasts with [B, L, D],
             such as the prompt of a task; None: 1.
+          at: the slots whose states are wanted, such as users' last events, int32 [Q], slot l of row b being
+            b · L + l; the last block computes no others after its attention. Not in training. None: all.
+
+        Raises:
+          ValueError: `at` is given in training.
         """
+        if at is not None and train:
+            raise ValueError("at: states of some slots are for evaluation; train=True needs those of all")
         positions = slots(items.shape[-1], self.max_len) if positions is None else positions
         x = lookup(self.item_embedding, items) + rows_at(self.position_embedding, positions)
         x = self.drop(self.norm(x), train=train, rows=rows)
         x = x if scale is None else x * scale
         visible = causal_mask(items, segments)
-        for layer in self.layers:
-            x = as_function(layer, remat=self.remat, train=train)(x, visible, rows=rows)
-        return x
+        for i, layer in enumerate(self.layers):
+            wanted = at if i == self.num_layers - 1 else None
+            x = as_function(layer, remat=self.remat, train=train)(x, visible, rows=rows, at=wanted)
+        return x if at is None or self.layers else at_slots(x, at)
 
     def item_table(self) -> Array:
         """Vectors of all ids, padding first: [V, D]. A score is a product with one of them."""
@@ -137,13 +146,19 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Array, visible: Array, *, train: bool, rows: Array | None = None) -> Array:
-        """Maps [B, L, D] and bool [B, L, L] to [B, L, D]. rows: see `Dropout`."""
+    def __call__(
+        self,
+        x: Array,
+        visible: Array,
+        *,
+        train: bool,
+        rows: Array | None = None,
+        at: Array | None = None,
+    ) -> Array:
+        """Maps [B, L, D] and bool [B, L, L] to [B, L, D], or of some slots to [Q, D]. rows: see `Dropout`."""
         init = nn.initializers.normal(self.init_std)
         dense = functools.partial(Dense, kernel_init=init, dtype=self.dtype)
-        norm = functools.partial(
-            nn.LayerNorm, epsilon=self.norm_epsilon, use_fast_variance=False, dtype=self.dtype
-        )
+        norm = functools.partial(LayerNorm, epsilon=self.norm_epsilon, dtype=self.dtype)
 
         def drop(y: Array) -> Array:
             return Dropout(self.dropout, self.bits)(y, train=train, rows=rows)
@@ -157,6 +172,14 @@ class Block(nn.Module):
             dtype=self.dtype,
             name="attention",
         )
-        x = norm(name="attention_norm")(x + drop(attention(x, visible, train=train, rows=rows)))
+        mixed = attention(x, visible, train=train, rows=rows)
+        if at is not None:
+            x, mixed = at_slots(x, at), at_slots(mixed, at)
+        x = norm(name="attention_norm")(x + drop(mixed))
         inner = self.activation(dense(self.inner_dim, name="inner")(x))
         return norm(name="inner_norm")(x + drop(dense(x.shape[-1], name="outer")(inner)))
+
+
+def at_slots(x: Array, at: Array) -> Array:
+    """The vectors of some slots, numbered row after row: [B, L, D] and int32 [Q] → [Q, D]."""
+    return x.reshape(-1, x.shape[-1]).at[at].get(mode="clip")

@@ -74,8 +74,7 @@ class CompiledMeasure:
 
     def __init__(self, measure: Measure, num_devices: int) -> None:
         self.num_devices = num_devices
-        fn = parallel.over_devices(parallel.over_seeds(measure), num_devices, (0, 0, 0), donate=False)
-        self._program = Compiled(fn)
+        self._program = Compiled(parallel.over_parts(parallel.over_seeds(measure), num_devices))
         self._batches: int | None = None  # all of them
 
     @property

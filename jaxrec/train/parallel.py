@@ -1,9 +1,10 @@
 """Devices, processes and seeds: the only file that knows how many of each there are.
 
-Data parallelism is replicated, through `jax.pmap`, or `jax.shard_map` where the devices belong to several
-processes (`jaxrec.launch`); runs of several seeds share one program with a leading seeds axis, by `vmap` on
-accelerators and one after the other on CPU, where a `vmap` gains nothing. Tables that do not fit on one
-device are sharded by rows, through `jax.shard_map`.
+A program for several devices is written as if there were one (`over_devices`): it sees whole arrays, which
+each device computes alike, and within a step the batch is split (`in_shares`, through `jax.shard_map`), so
+that XLA splits the work of making it too. Runs of several seeds share one program with a leading seeds axis,
+by `vmap` on accelerators and one after the other on CPU, where a `vmap` gains nothing. Tables that do not fit
+on one device are sharded by rows.
 
 Every process runs the same program. What several devices share lies behind a leading axis of all devices, of
 which a process holds its own; what one device has is the process' own, computed by each alike.
@@ -21,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.segments import rows_by_id
-from jaxrec.types import Array
+from jaxrec.types import SHARED, Array, Batch
 
 AXIS = "devices"
 
@@ -136,28 +137,81 @@ def pick_by_seed(first: Any, second: Any, take_second: Array) -> Any:
 def over_devices(
     fn: Callable[..., Any], num_devices: int, in_axes: tuple[int | None, ...], *, donate: bool = True
 ) -> Callable[..., Any]:
-    """Compiles fn for one device, or for several with a leading axis of devices where in_axes says 0.
+    """Compiles fn for one device, or for several with a leading axis of copies where in_axes says 0.
+
+    fn sees one copy of each argument and gives one of its result, which every device computes alike, but for
+    what it splits by `in_shares`.
 
     donate: the buffers of the first argument become those of the result.
     """
     donated = (0,) if donate else ()
     if num_devices == 1:
         return jax.jit(fn, donate_argnums=donated)
-    if not several_processes():
-        devices = jax.local_devices()[:num_devices]
-        return jax.pmap(fn, AXIS, in_axes=in_axes, devices=devices, donate_argnums=donated)
+    mesh, copies = _mesh(num_devices), PartitionSpec(AXIS)
+    first = _on_each(lambda tree: jax.tree.map(lambda x: x[0], tree), copies, PartitionSpec(), mesh)
+    again = _on_each(lambda tree: jax.tree.map(lambda x: x[None], tree), PartitionSpec(), copies, mesh)
+
+    def run(*args: Any) -> Any:
+        seen = [x if axis is None else first(x) for x, axis in zip(args, in_axes, strict=True)]
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return again(fn(*seen))
+
+    return jax.jit(run, donate_argnums=donated)
+
+
+def over_parts(fn: Callable[..., Any], num_devices: int) -> Callable[..., Any]:
+    """Compiles fn for one device, or for several, each with its own part of every argument, behind a leading
+    axis of devices; so are the results."""
+    if num_devices == 1:
+        return jax.jit(fn)
 
     def one(*args: Any) -> Any:
-        own = [
-            x if axis is None else jax.tree.map(lambda a: a[0], x)
-            for x, axis in zip(args, in_axes, strict=True)
-        ]
-        return jax.tree.map(lambda a: a[None], fn(*own))
+        return jax.tree.map(lambda x: x[None], fn(*jax.tree.map(lambda x: x[0], args)))
 
-    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(AXIS) for axis in in_axes)
-    mesh = _mesh(num_devices)
-    split = jax.shard_map(one, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
-    return jax.jit(split, donate_argnums=donated)
+    return jax.jit(_on_each(one, PartitionSpec(AXIS), PartitionSpec(AXIS), _mesh(num_devices)))
+
+
+def in_shares(
+    fn: Callable[..., Any], axis_name: str | None, *, sharded: tuple[Any, ...] = (), result: Any = False
+) -> Callable[..., Any]:
+    """fn(batch, …) on every device with its part of each leading axis of the batch, inside `over_devices`.
+
+    What the batch has under SHARED is whole there. The batch is computed in parts too: of what has a row for
+    each of its rows a device computes its own, and as a whole what all of its rows need, such as where they
+    are packed. Without an axis name fn itself.
+
+    sharded: which of the other arguments a device has its rows of, a bool or a tree of them for each; result:
+    the same of the result. By default the former are whole, and the latter is the same on all devices.
+
+    Raises (while tracing):
+      ValueError: the number of devices does not divide a leading axis.
+    """
+    if axis_name is None:
+        return fn
+
+    def run(batch: Batch, *others: Any) -> Any:
+        devices = jax.sharding.get_abstract_mesh().shape[axis_name]
+
+        def spec(path: tuple[Any, ...], x: Array) -> PartitionSpec:
+            if jax.tree_util.DictKey(SHARED) in path:
+                return PartitionSpec()
+            if x.shape[0] % devices:
+                raise ValueError(
+                    f"a batch column of shape {x.shape} does not split over {devices} devices: "
+                    "choose a batch size and a number of packed rows that the number of devices divides"
+                )
+            return PartitionSpec(axis_name)
+
+        parts = _specs(sharded or (False,) * len(others))
+        specs = (jax.tree_util.tree_map_with_path(spec, batch), *parts)
+        return _on_each(fn, specs, _specs(result))(batch, *others)
+
+    return run
+
+
+def whole(tree: Any, axis_name: str | None) -> Any:
+    """Arrays that every device has as a whole, whatever is computed of them, inside `over_devices`."""
+    return tree if axis_name is None else jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
 def replicate(tree: Any, num_devices: int) -> Any:
@@ -231,7 +285,6 @@ def over_shards(
     sharded: tuple[Any, ...],
     *,
     gathered: Any = False,
-    donate: bool = False,
 ) -> Callable[..., Any]:
     """Compiles fn to run on every device with its rows of the arguments that `sharded` marks.
 
@@ -240,23 +293,31 @@ def over_shards(
     AXIS.
 
     sharded: for each argument a bool, or a tree of them, of which one stands for all below it; gathered: the
-    same of the result. donate: the buffers of the first argument become those of the result.
+    same of the result.
     """
     axis_name(num_devices)
 
-    def specs(tree: Any, split: bool) -> Any:
-        return jax.tree.map(lambda x: PartitionSpec(AXIS) if x == split else PartitionSpec(), tree)
+    return jax.jit(_on_each(fn, _specs(sharded), _specs(gathered, False), _mesh(num_devices)))
 
-    return jax.jit(
-        jax.shard_map(
-            fn,
-            mesh=_mesh(num_devices),
-            in_specs=specs(sharded, True),
-            out_specs=specs(gathered, False),
-            check_vma=False,
-        ),
-        donate_argnums=(0,) if donate else (),
-    )
+
+def over_rows(
+    fn: Callable[..., Any], num_devices: int, sharded: tuple[Any, ...], result: Any
+) -> Callable[..., Any]:
+    """Compiles fn, which sees whole arrays and splits them by `in_shares`, as in `over_devices`.
+
+    sharded, result: of which arguments and results a device has only its rows, as in `in_shares`. The first
+    argument's buffers become those of the result.
+    """
+    axis_name(num_devices)
+    mesh = _mesh(num_devices)
+    specs = (_specs(sharded), _specs(result))
+    before, after = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+
+    def run(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return fn(*args)
+
+    return jax.jit(run, in_shardings=before, out_shardings=after, donate_argnums=(0,))
 
 
 def place(tree: Any, sharded: Any, num_devices: int) -> Any:
@@ -306,6 +367,16 @@ def _devices(num_devices: int) -> list[jax.Device]:
 
 def _mesh(num_devices: int) -> Mesh:
     return Mesh(np.array(_devices(num_devices)), (AXIS,))
+
+
+def _on_each(fn: Callable[..., Any], given: Any, result: Any, mesh: Mesh | None = None) -> Callable[..., Any]:
+    """fn on every device with its part of the arguments; mesh: None for that of `over_devices`, inside it."""
+    return jax.shard_map(fn, mesh=mesh, in_specs=given, out_specs=result, check_vma=False)
+
+
+def _specs(tree: Any, split: bool = True) -> Any:
+    """How arrays lie on devices: by rows where a tree of bool says `split`, else whole."""
+    return jax.tree.map(lambda x: PartitionSpec(AXIS) if x == split else PartitionSpec(), tree)
 
 
 def _sharding(num_devices: int) -> NamedSharding:

@@ -12,8 +12,8 @@ remembers is ever whole on a device, and a step does not move more where the tab
 where `task` is of a model built with num_items=50_000.
 
 Only for tables that are read by id: what multiplies a query with the whole table, such as a full softmax,
-needs sampled or in-batch negatives instead. As elsewhere every device prepares the same global batch and
-takes its share, so the result does not depend on the number of devices.
+needs sampled or in-batch negatives instead. As elsewhere the global batch is that of one device, of which
+each makes its share, so the result does not depend on the number of devices.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from jaxrec.train.exchange import NOWHERE, Route, Tables, distinct
 from jaxrec.train.exchange import Table as Table
 from jaxrec.train.parallel import AXIS
 from jaxrec.train.state import INIT, STEP
-from jaxrec.train.step import share
 from jaxrec.types import Array, Batch, Context, Key, Outputs, Task, Variables
 
 TABLE_INIT = 3  # below a run's key, next to those of `train.state`
@@ -138,7 +137,11 @@ def make_step(task: Task, tx: optax.GradientTransformation, tables: Tables) -> C
     def step(state: ShardedState, examples: Mapping[str, Array], context: Context) -> tuple[Any, Any]:
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, STEP), state.step)
         prepare_key, loss_key = jax.random.split(step_key)
-        batch = share(task.prepare(prepare_key, examples, context), AXIS)
+        batch = task.prepare(prepare_key, parallel.whole(examples, AXIS), context)
+        parts = (sharded_parts(state, tables), False)
+        return parallel.in_shares(update, AXIS, sharded=parts, result=parts)(batch, state, loss_key)
+
+    def update(batch: Batch, state: ShardedState, loss_key: Key) -> tuple[Any, Any]:
         batch, routes, overflow = _number_anew(tables, state, batch)
         refused = jax.tree.map(jnp.add, state.refused, jax.lax.psum(overflow, AXIS))
         ok = jnp.array([jnp.sum(count) for count in refused.values()]).sum() == 0
@@ -191,9 +194,7 @@ def over_devices(
     state: one, or its shapes. others: arguments beside it, whole on every device.
     """
     parts = sharded_parts(state, tables)
-    whole = jax.tree.map(lambda sharded: not sharded, parts)
-    arguments = (parts, *[False] * others)
-    return parallel.over_shards(fn, num_devices, arguments, gathered=(whole, True), donate=True)
+    return parallel.over_rows(fn, num_devices, (parts, *[False] * others), (parts, False))
 
 
 def sharded_parts(state: Any, tables: Tables) -> Any:

@@ -1,4 +1,4 @@
-"""One training step, written for one device with an optional axis of devices."""
+"""One training step: the batch as a whole, and the losses of a device's share of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import optax
 
 from jaxrec.optim import sparse
 from jaxrec.optim.loss_weighting import TaskLosses, Weighting
+from jaxrec.train import parallel
 from jaxrec.train.state import PROBES, STEP, WEIGHTING, TrainState
-from jaxrec.types import SHARED, Array, Batch, Context, Task
+from jaxrec.types import Array, Batch, Context, Key, Task
 
 Step = Callable[[TrainState, Mapping[str, Array], Context], tuple[TrainState, dict[str, Array]]]
 
@@ -23,15 +24,16 @@ def make_step(
     """step(state, examples, context) -> (state, logs): losses raw by name, their weighted sum as "loss".
 
     Whatever the weighting does, one call of it gives the gradient and adds its scalars to the logs. With an
-    axis name every device prepares the same global batch, takes its share of the leading axes, and sums
-    gradients with the others: the result does not depend on the number of devices.
+    axis name, inside `parallel.over_devices`, the global batch is that of one device; every device computes
+    its share of the leading axes and sums gradients with the others, so the result does not depend on the
+    number of devices.
 
     Of the tables that `tx` marks as sparse (`optim.sparse`), a step reads and writes the rows that its losses
     look up. They are traced twice then.
 
     Raises (while tracing):
       ValueError: the state was created for a weighting that learns or remembers something else; a sparse
-        table is read as a whole, or not at all.
+        table is read as a whole, or not at all; the number of devices does not divide a batch.
     """
 
     def step(
@@ -40,8 +42,12 @@ def make_step(
         _same_state(weighting, state)
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, STEP), state.step)
         prepare_key, loss_key = jax.random.split(step_key)
-        batch = share(task.prepare(prepare_key, examples, context), axis_name)
+        batch = task.prepare(prepare_key, parallel.whole(examples, axis_name), context)
+        return parallel.in_shares(update, axis_name)(batch, state, step_key, loss_key)
 
+    def update(
+        batch: Batch, state: TrainState, step_key: Key, loss_key: Key
+    ) -> tuple[TrainState, dict[str, Array]]:
         def losses(params: Any, probes: Any) -> tuple[dict[str, Array], Any]:
             variables = {"params": params, **state.collections, **probes}
             return task.losses(variables, batch, loss_key, axis_name)
@@ -87,26 +93,6 @@ def _same_state(weighting: Weighting, state: TrainState) -> None:
             f"the state holds {found} for its loss weighting, this weighting needs {wanted}: create the "
             "state with it, and give all phases of a run the same one"
         )
-
-
-def share(batch: Batch, axis_name: str | None) -> Batch:
-    """This device's part of each leading axis; all of what the batch has under SHARED."""
-    if axis_name is None:
-        return batch
-    devices, index = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
-
-    def part(path: tuple[Any, ...], x: Array) -> Array:
-        if jax.tree_util.DictKey(SHARED) in path:
-            return x
-        if x.shape[0] % devices:
-            raise ValueError(
-                f"a batch column of shape {x.shape} does not split over {devices} devices: "
-                "choose a batch size and a number of packed rows that the number of devices divides"
-            )
-        size = x.shape[0] // devices
-        return jax.lax.dynamic_slice_in_dim(x, index * size, size)
-
-    return jax.tree_util.tree_map_with_path(part, batch)
 
 
 def epoch_mean(logs: Mapping[str, Array], live: Array) -> dict[str, Array]:

@@ -323,7 +323,7 @@ def test_the_compiled_epoch_carries_the_lanes_from_call_to_call() -> None:
 
 
 def test_two_devices_train_as_one() -> None:
-    """Two steps through `pmap`: the same parameters, and on each device the states of all lanes."""
+    """Two steps: the same parameters, and on each device the states of all lanes."""
     found = []
     for devices in (1, 2):
         step = make_step(LOOP, TX, EQUAL, parallel.axis_name(devices))

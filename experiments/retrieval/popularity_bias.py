@@ -21,7 +21,8 @@ Departs from the paper: formulas and weights are ours, as the paper's could not 
 model to distil from; "unexposed" items are all outside the head, as public data state no exposure.
 
 Run:     python -m experiments.retrieval.popularity_bias
-Also:    --dataset gowalla; --power 1; --head-gradient
+Also:    --dataset gowalla; --power 1; --dataset synthetic --dim 16 --negatives 16 --learning-rate 0.003, with
+         --no-weighted, or with --head-gradient --alignment 10
 
 Expect:  no result is stored yet.
 """
@@ -88,7 +89,8 @@ class Config(common.EventOptions):
     popularity: float = 0.1
     alignment: float = 0.1
     instance: float = 0.1
-    head_gradient: bool = False  # whether the alignment moves items of the head, too
+    head_gradient: bool = False  # whether the alignment moves items of the head, too (rows +head-gradient)
+    weighted: bool = True  # whether pairs have inverse propensities in CDAN, too (else rows +unweighted)
     batch_size: int = 1024  # observed pairs per step
     learning_rate: float = 1e-3  # of Adam
     epochs: int = 40  # at most
@@ -111,8 +113,8 @@ def load(config: Config) -> Setting:
     if config.data:
         return head_and_tail.setting(split_items(common.own_events(config)), config.head, config.even)
     if config.tiny or config.dataset == "synthetic":
-        sizes = (60, 30) if config.tiny else (2_000, 400)
-        made = exposed_clicks(*sizes, seed=config.split_seed)
+        sizes = (60, 30) if config.tiny else (3_000, 400)
+        made = exposed_clicks(*sizes, skew=0.5, level=-2.0, taste=3.0, seed=config.split_seed)
         return head_and_tail.setting(made.split, config.head, config.even)
     if config.dataset == "gowalla":
         split = data.load("lightgcn/gowalla", kind="matrix")
@@ -137,14 +139,20 @@ def columns(setting: Setting, config: Config) -> Context:
     }
 
 
+def model_name(row: str, config: Config) -> str:
+    """The row's name, with CDAN's switches where they are not the default."""
+    changed = ("+head-gradient" if config.head_gradient else "") + ("" if config.weighted else "+unweighted")
+    return row + changed if row in SERVED else row
+
+
 def task_of(row: str, setting: Setting, config: Config) -> tuple[CDAN, Task]:
     """The model and the task of a row; the rows of CDAN have one task."""
     found = setting.data
     model = CDAN(found.num_users, found.num_items, config.dim, (config.dim,), SERVED.get(row, "unbiased"))
     sampler, trained = uniform(found.num_items), model.clone(serve="merged")
     if row in SERVED:
-        options: dict[str, Any] = {"unexposed": config.unexposed, "head_gradient": config.head_gradient}
-        return model, tasks.cdan(trained, sampler=sampler, negatives=config.negatives, **options)
+        names = ("negatives", "unexposed", "head_gradient", "weighted")
+        return model, tasks.cdan(trained, sampler=sampler, **{name: getattr(config, name) for name in names})
     weighted = row.endswith("-ips")
     return model, tasks.weighted_pairs(model, sampler=sampler, negatives=config.negatives, weighted=weighted)
 
@@ -163,7 +171,9 @@ def train(
         optax.adam(config.learning_rate), epochs=config.epochs, every=min(config.every, config.epochs),
         patience=config.patience, columns=read,
         weighting=static(weights) if row in SERVED else None,
-        **common.training_options(config, setting.data.split.sequences.name.replace("/", "-"), row, row=row),
+        **common.training_options(
+            config, setting.data.split.sequences.name.replace("/", "-"), model_name(row, config), row=row
+        ),
     )  # fmt: skip
     return model, fitted
 
@@ -190,10 +200,10 @@ def run(config: Config) -> None:
         if row in SERVED:
             found = head_and_tail.probe(model, variables, setting, found)
         path = common.save(
-            config.results, experiment=EXPERIMENT, dataset=name, model=row, protocol=protocol, seeds=seeds,
-            config=settings, metrics=found, fitted=fitted,
+            config.results, experiment=EXPERIMENT, dataset=name, model=model_name(row, config),
+            protocol=protocol, seeds=seeds, config=settings, metrics=found, fitted=fitted,
         )  # fmt: skip
-        print(f"{row}: {common.means(found)}\nsaved {path}", flush=True)
+        print(f"{model_name(row, config)}: {common.means(found)}\nsaved {path}", flush=True)
 
 
 def main() -> None:

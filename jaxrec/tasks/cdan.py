@@ -54,13 +54,14 @@ def cdan(
     negatives: int = 64,
     unexposed: int = 256,
     temperature: float = 0.1,
+    contrast: bool = True,
     weighted: bool = False,
     head_gradient: bool = False,
 ) -> Task:
     """CDAN's losses, each by its name; the task's weighting says how much each counts.
 
     "unbiased", "biased": the softmax of either tower's scores. "orthogonal": squared cosines of attribute and
-    popularity. "popularity": distance of the popularity from the encoded statistics. "alignment": MMD of the
+    popularity. "popularity": InfoNCE of the popularity and the encoded statistics. "alignment": MMD of the
     attributes of the batch's head items and of unexposed items. "instance": InfoNCE of the attributes of two
     items of one user. The card's distillation from a ranking model has no teacher here and is left out.
 
@@ -70,7 +71,10 @@ def cdan(
       unexposed: how many unexposed items are drawn for each batch, and how many pairs of it are compared with
         them; the MMD needs hundreds.
       temperature: of InfoNCE.
-      weighted: whether pairs have the weights of their items in both towers.
+      contrast: False takes the squared distance of the directions of popularity and statistics instead, the
+        card's other form, which one direction for all items fulfils as well.
+      weighted: whether pairs have the weights of their items in both towers. Without, a softmax against
+        uniform items learns popularity whatever it is made of, so that the attribute has to hold it.
       head_gradient: whether the alignment moves head items, too; False stops its gradient there, so that
         head items do not drift towards the others.
 
@@ -105,11 +109,16 @@ def cdan(
         head = where & jnp.asarray(batch[SHARED][HEAD])[batch["item"]]
         other = where & (batch["partner"] != batch["item"])
         shared: Any = {"where": where, "axis_name": axis_name}
+        both = parts.popularity, parts.statistics
         return {
             "unbiased": _softmax(parts.unbiased, batch, weighted, axis_name),
             "biased": _softmax(parts.biased, batch, weighted, axis_name),
             "orthogonal": losses.squared_cosine(parts.attribute, parts.popularity, **shared),
-            "popularity": losses.direction_distance(parts.popularity, parts.statistics, **shared),
+            "popularity": (
+                losses.info_nce(*both, temperature=temperature, ids=batch["item"], **shared)
+                if contrast
+                else losses.direction_distance(*both, **shared)
+            ),
             "alignment": losses.mean_discrepancy(
                 of_head, parts.unexposed, where_x=head, most=unexposed, axis_name=axis_name
             ),

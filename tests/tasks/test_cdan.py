@@ -111,6 +111,25 @@ def test_statistics_are_read_by_the_loss_of_popularity_alone(made: Any) -> None:
         assert np.isfinite(value)
 
 
+def test_popularity_is_told_from_that_of_other_items_of_the_batch(made: Any) -> None:
+    """InfoNCE of cosines, without pairs of one item; the other form is 2 - 2 cos, of which 0 has a constant."""
+    task, batch, variables = made
+    parts = model().apply(
+        variables, batch["user"], jnp.concatenate([batch["item"][:, None], batch["negatives"]], 1),
+        batch["partner"], batch["drawn"], CONTEXT, method="learn",
+    )  # fmt: skip
+    real, item = np.asarray(batch["mask"]), np.asarray(batch["item"])
+    both = (np.asarray(x, np.float64)[real] for x in (parts.popularity, parts.statistics))
+    p, g = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in both)
+    cosines = p @ g.T
+    rivals = (item[real][:, None] != item[real]) | np.eye(len(p), dtype=bool)
+    terms = np.log(np.where(rivals, np.exp(cosines / 0.1), 0.0).sum(axis=1)) - cosines.diagonal() / 0.1
+    np.testing.assert_allclose(task.losses(variables, batch, KEY)[0]["popularity"], terms.mean(), rtol=1e-4)
+    other = tasks.cdan(model(), sampler=SAMPLER, negatives=5, unexposed=8, contrast=False)
+    found = other.losses(variables, batch, KEY)[0]["popularity"]
+    np.testing.assert_allclose(found, (2 - 2 * cosines.diagonal()).mean(), rtol=1e-4)
+
+
 @pytest.mark.parametrize("serve", ["unbiased", "biased", "merged"])
 def test_served_vectors_give_the_scores(serve: str, made: Any) -> None:
     variables = made[2]

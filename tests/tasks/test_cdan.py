@@ -112,7 +112,7 @@ def test_statistics_are_read_by_the_loss_of_popularity_alone(made: Any) -> None:
 
 
 def test_popularity_is_told_from_that_of_other_items_of_the_batch(made: Any) -> None:
-    """InfoNCE of cosines, without pairs of one item; the other form is 2 - 2 cos, of which 0 has a constant."""
+    """InfoNCE of cosines, without pairs of one item; the other form is 2 - 2 cos, 0 for a constant."""
     task, batch, variables = made
     parts = model().apply(
         variables, batch["user"], jnp.concatenate([batch["item"][:, None], batch["negatives"]], 1),

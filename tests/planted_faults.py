@@ -212,8 +212,10 @@ FAULTS = tuple(Fault(*row) for row in (
      "_same_state(weighting, state)\n        step_key = jax.random.fold_in(state.key, STEP)",
      "train/test_epoch train/test_stream train/test_fit"),
     ("train-one-key-for-two", "train/step",
-     "prepare_key, loss_key = jax.random.split(step_key)\n        batch = task.prepare(",
-     "prepare_key = loss_key = step_key\n        batch = task.prepare(",
+     "prepare_key, loss_key = jax.random.split(step_key)\n"
+     "        batch = task.prepare(prepare_key, parallel.whole(examples, axis_name)",
+     "prepare_key = loss_key = step_key\n"
+     "        batch = task.prepare(prepare_key, parallel.whole(examples, axis_name)",
      "train/test_epoch train/test_step_balancing train/test_stream"),
     ("train-share", "train/parallel", "return PartitionSpec(axis_name)", "return PartitionSpec()",
      "train/test_devices"),

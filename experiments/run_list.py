@@ -69,6 +69,8 @@ SEARCHED = "{row}+all " + " ".join(
     for width in (20, 50, 100, 200, 400)
 )
 BOTH = "{row} {row}-benchmark"
+CDAN = "cdan-unbiased cdan-biased cdan-merged"
+FEW = "--dataset synthetic --dim 16 --negatives 16 --learning-rate 0.003"
 SHORT = "--shared --epochs 101"
 OFFICIAL = "--official-bug --seen zero --reject all"
 ZERO = "+official-bug+reject-all+seen-zero"
@@ -79,6 +81,9 @@ RUNS = (
             "strong_recipe", f"--dataset {name} --seeds 0", name, f"{RANKING} {STRONG}", BOTH, floor=BOTH
         )
         for name in ("Beauty", "Sports", "Toys", "Video")
+    ),
+    sequential(
+        "strong_recipe", "--dataset ml-100k --seeds 0 1 2", "ml-100k", f"{RANKING} {STRONG}", BOTH, floor=BOTH
     ),
     sequential(
         "strong_recipe", "--dataset Beauty --seeds 0 --table-dropout 0", "Beauty", "sasrec-ssm",
@@ -245,7 +250,19 @@ RUNS = (
     ),
     Entry(
         "retrieval.popularity_bias", "", "popularity_bias/ncf-ml-1m",
-        f"{MATRIX} two-tower-softmax two-tower-softmax-ips cdan-unbiased cdan-biased cdan-merged",
+        f"{MATRIX} two-tower-softmax two-tower-softmax-ips {CDAN}",
+    ),
+    Entry(
+        "retrieval.popularity_bias", FEW, "popularity_bias/exposure-3000x400",
+        f"{MATRIX} two-tower-softmax two-tower-softmax-ips {CDAN}",
+    ),
+    Entry(
+        "retrieval.popularity_bias", f"{FEW} --no-weighted", "popularity_bias/exposure-3000x400", CDAN,
+        "{row}+unweighted",
+    ),
+    Entry(
+        "retrieval.popularity_bias", f"{FEW} --head-gradient --alignment 10",
+        "popularity_bias/exposure-3000x400", CDAN, "{row}+head-gradient",
     ),
     Entry("retrieval.learned_index", "", "learned_index/gowalla", MATRIX),
     Entry(

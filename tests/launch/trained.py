@@ -27,12 +27,13 @@ class Config:
     wait: bool = False  # after the first epoch, for whoever kills one of the processes
 
 
-def shard(folder: Path, num_devices: int) -> sharded.Trained:
+def shard(folder: Path, num_devices: int, *, accept_changed_code: bool = False) -> sharded.Trained:
     """Two epochs of a model whose table is sharded."""
     task, tables = interest.clicks(interest.CAPACITY), interest.table(interest.EXCHANGES["bucketed"])
     return sharded.train(
         *(task, interest.DENSE, tables, interest.plan(), interest.context()),
         epochs=2, num_devices=num_devices, workdir=folder / "sharded",
+        accept_changed_code=accept_changed_code,
     )  # fmt: skip
 
 

@@ -24,8 +24,8 @@ Expect:  on Beauty (one seed, width 64, 53 minutes) sasrec-ssm has a HIT@10 of .
          15 on, with .0796 and .0464. ligr-ssm (67 minutes, best in epoch 196) has .0924 and .0510, where
          .0928 and .0523 are published: on the same users its NDCG@10 is lower by .0027 to .0063. The counter
          of what followed (co-visitation-directed) has .0790 and .0492. On MovieLens-100K (three seeds, 100
-         epochs) sasrec-ssm has an NDCG@10 of .0970, sasrec-bce .0819, and co-visitation, chosen on validation,
-         .1035. The other rows, and width 256, which the benchmark's configuration has, are not run.
+         epochs) sasrec-ssm has an NDCG@10 of .0970, sasrec-bce .0819, co-visitation-selected .1035.
+         The other rows, and width 256, which the benchmark's configuration has, are not run.
 """
 
 from __future__ import annotations

@@ -26,11 +26,11 @@ Also:    --dataset gowalla; --power 1; --dataset synthetic --dim 16 --negatives 
 
 Expect:  on the synthetic set (three seeds, by --dim 16 --negatives 16 --learning-rate 0.003) recall@20 is
          .1302 with iALS, .1271 with two-tower-softmax, .1260 with inverse popularity, .1180 to .1216 with
-         CDAN; EASE has .1088, popularity .0611 and chance .0508. Weighting moves recall from the head to the
-         tail (.356 and .100 without, .244 and .113 with it). CDAN does not take popularity apart: a regression
-         finds it as well in the attribute (R² .55) as in the popularity part (.59), also without weights (.63
-         and .62). Where the alignment moves items of the head, too, with a weight of 10, it is in neither, and
-         recall is that of chance (.0515). No result of a public data set is stored yet.
+         CDAN; EASE has .1088, popularity .0611 and chance .0508. Weighting moves recall from the head to
+         the tail (.356 and .100 without, .244 and .113 with it). CDAN does not take popularity apart: a
+         regression finds it as well in the attribute (R² .55) as in the popularity part (.59), also without
+         weights (.63 and .62). Where the alignment moves items of the head, too, with a weight of 10, it is
+         in neither, and recall is that of chance (.0515). No result of a public data set is stored yet.
 """
 
 from __future__ import annotations

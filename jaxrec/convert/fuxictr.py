@@ -179,7 +179,7 @@ def apg(state: State, **fields: Any) -> Converted:
         act, path = f"dense_layers.act_{i}.", (f"activation_{i - 1}",)
         if f"{act}alpha" in state or f"{act}weight" in state:
             activation = DICE if f"{act}alpha" in state else PReLU
-            locations |= (dice_locations if activation is DICE else prelu_locations)(act, path)
+            locations |= activation_locations(activation, act, path)
 
         condition = shape(state, f"{theirs}.hypernet.mlp.0.weight")[1]
         outer = [shape(state, name) for name in factors]

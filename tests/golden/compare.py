@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.types import Array
-from tests.golden.fixtures import Golden
 
 
 def close_outputs(ours: Mapping[str, Any], theirs: Mapping[str, np.ndarray]) -> None:
@@ -34,26 +32,6 @@ def close_gradients(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndar
         assert ours[name].shape == value.shape, name
         atol = 1e-5 * max(1e-2, float(np.abs(value).max(initial=0.0)))
         np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=atol, err_msg=name)
-
-
-def without_rounding(
-    golden: Golden, ours: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Our gradients and the fixture's but for those of biases before batch norm in a training step.
-
-    These are 0: the norm takes the bias away. Both sides have what rounding leaves, up to 1e-5 of the
-    fixture's largest gradient.
-    """
-    zero, theirs = set(), golden.gradients
-    for name in theirs if golden.meta["mode"] == "train" else ():
-        found = re.fullmatch(r"(.*\.)(\d+)\.bias", name)
-        if found and f"{found[1]}{int(found[2]) + 1}.running_mean" in golden.params:
-            zero.add(name)
-    largest = max((float(np.abs(value).max(initial=0.0)) for value in theirs.values()), default=0.0)
-    for name in zero:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=0.0, atol=1e-5 * largest, err_msg=name)
-    ours, theirs = ({n: v for n, v in gradients.items() if n not in zero} for gradients in (ours, theirs))
-    return ours, theirs
 
 
 def read_by_heads(logits: Callable[[Any], Array], params: Any) -> Array:

@@ -144,15 +144,10 @@ def test_gradnorm(golden: Golden) -> None:
         close(of_shared(found), golden.outputs[f"{case}/grad_shared"], case)
 
 
-def compare_combinations(
-    ours: np.ndarray, theirs: np.ndarray, scale: float, what: str, *, tasks: int
-) -> None:
-    """Ours is the shortest point of a convex set and theirs another one: |g - g*|² <= |g|² - |g*|².
-
-    Their solver ends after 250 steps, further from it the more tasks there are: by 1.2 % for 11 of them.
-    """
+def compare_combinations(ours: np.ndarray, theirs: np.ndarray, scale: float, what: str) -> None:
+    """Ours is the shortest point of a convex set and theirs another one: |g - g*|² <= |g|² - |g*|²."""
     excess = float(np.square(theirs, dtype=np.float64).sum() - np.square(ours, dtype=np.float64).sum())
-    assert -1e-5 * scale <= excess <= 1e-2 * max(1.0, tasks / 5) * scale, what
+    assert -1e-5 * scale <= excess <= 1e-2 * scale, what
     assert np.square(ours - theirs, dtype=np.float64).sum() <= excess + 1e-5 * scale, what
 
 
@@ -166,9 +161,7 @@ def test_mgda(golden: Golden) -> None:
         assert weights.min() >= 0
         assert weights.sum() == pytest.approx(1.0, abs=1e-5)
         scale = float(np.square(norms / sizes).mean())
-        compare_combinations(
-            of_shared(found), golden.outputs[f"mgda/{tag}/grad_shared"], scale, tag, tasks=len(norms)
-        )
+        compare_combinations(of_shared(found), golden.outputs[f"mgda/{tag}/grad_shared"], scale, tag)
 
 
 def test_the_shortest_combination(golden: Golden) -> None:
@@ -183,7 +176,7 @@ def test_the_shortest_combination(golden: Golden) -> None:
         best = float(golden.outputs[f"{case}/norm2_optimum"])
         assert length == pytest.approx(best, rel=1e-5, abs=1e-6 * scale), case
         theirs = golden.outputs[f"{case}/weights"].astype(np.float64) @ gradients
-        compare_combinations(weights @ gradients, theirs, scale, case, tasks=len(gradients))
+        compare_combinations(weights @ gradients, theirs, scale, case)
 
 
 def test_gradient_surgery_in_the_orders_given(golden: Golden) -> None:

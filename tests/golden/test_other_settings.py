@@ -247,7 +247,7 @@ def test_batch_norm_in_training_takes_the_statistics_of_the_batch(path: Path) ->
     config = golden.meta["config"]
     plain = config.get("dnn_activations", "ReLU").lower() == "relu" and config["model_structure"] == "stacked"
     if not plain or layer(1, "running_mean") not in state:
-        pytest.skip("the fixture has no batch norm, and ReLU, behind its cross network alone")
+        pytest.skip("needs a network of ReLU and batch norm behind the cross network, and none beside it")
     kernels = [name for name in state if name.startswith("stacked_dnn.mlp.") and state[name].ndim == 2]
     for i in sorted(int(name.split(".")[2]) for name in kernels):
         x = x @ state[layer(i, "weight")].T + state[layer(i, "bias")]

@@ -137,7 +137,9 @@ def test_baseline(row: str, columns: Data, protocol: Protocol, config: Config) -
     names, by = (EXPERIMENT, dataset_of(columns)), {"evaluation": kind.evaluation, "known": BASELINES}
     model, variables, protocol, settings, _ = floors.fit(row, columns, protocol, config, *names, **by)
     found = kind.run_test(model, columns, protocol, variables, num_devices=config.num_devices)
-    named = [{k.replace("hit@", "recall@"): value for k, value in m.items()} for m in found.metrics]
+    named = found.metrics
+    if kind is next_item:
+        named = [{k.replace("hit@", "recall@"): value for k, value in m.items()} for m in named]
     store(row, settings, columns, protocol, config, metrics=named, note="all test users")
 
 

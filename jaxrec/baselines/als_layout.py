@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LENGTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128)  # of buckets; then 1.5 and 2 times a power of two
-CHUNK = 4096  # pairs that are solved at a time on a device
+CHUNK = 2048  # pairs that are solved at a time on a device; at width 128 their rows take 1 MiB of a cache
 
 
 class Pairs(NamedTuple):

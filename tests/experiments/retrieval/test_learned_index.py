@@ -47,6 +47,13 @@ def test_every_scorer_is_searched_exhaustively_and_by_its_indexes(tiny: dict[str
         assert result.baseline == ("+" not in name) and len(result.metrics["recall@5"]) == 2
 
 
+def test_recall_of_a_baseline_is_no_hit_rate(tiny: dict[str, Result]) -> None:
+    """Of users with several test items, some found: hits are above recall, and precision is hits / k."""
+    for name in floors.MATRIX:
+        hit, recall = (np.array(tiny[name].metrics[metric]) for metric in ("hit@5", "recall@5"))
+        assert (recall < hit).all()
+
+
 def test_searches_find_a_part_of_what_they_score(tiny: dict[str, Result]) -> None:
     for name, result in tiny.items():
         if "+" not in name:

@@ -11,8 +11,8 @@ of a case the longer one counts. A case of more than CASE seconds is long, but n
   - the quickest case of its test, up to ALONE seconds, so that each quick test runs in some form, and up to
     TWIN seconds where the test's name says that it compares with a slow computation or a formula;
   - what KEPT names: doctests, comparisons with stored outputs of a reference, one run of an installed package
-    from a file to answers, what documents and notebooks show, one experiment of each folder, and tests that
-    alone notice a fault of tests/planted_faults.py.
+    from a file to answers, what documents and notebooks show, limits of files and functions, one experiment
+    of each folder, and tests that alone notice a fault of tests/planted_faults.py.
 
 Lines of the file, after `tests/`: a file or a test of which all cases are long, a case, or `a test except
 [case]`, of which all other cases are long.
@@ -39,6 +39,7 @@ KEPT = (  # beginnings of ids
     "tests/test_ablations.py",
     "tests/test_architecture.py",
     "tests/test_documents.py",
+    "tests/test_sizes.py",
     f"tests/experiments/multitask/test_census.py::{TINY}",
     f"tests/experiments/ranking/test_din.py::{TINY}",
     f"tests/experiments/retrieval/test_lightgcn.py::{TINY}",

@@ -109,16 +109,11 @@ def cdan(
         head = where & jnp.asarray(batch[SHARED][HEAD])[batch["item"]]
         other = where & (batch["partner"] != batch["item"])
         shared: Any = {"where": where, "axis_name": axis_name}
-        both = parts.popularity, parts.statistics
         return {
             "unbiased": _softmax(parts.unbiased, batch, weighted, axis_name),
             "biased": _softmax(parts.biased, batch, weighted, axis_name),
             "orthogonal": losses.squared_cosine(parts.attribute, parts.popularity, **shared),
-            "popularity": (
-                losses.info_nce(*both, temperature=temperature, ids=batch["item"], **shared)
-                if contrast
-                else losses.direction_distance(*both, **shared)
-            ),
+            "popularity": _popularity(parts, batch["item"], temperature if contrast else None, **shared),
             "alignment": losses.mean_discrepancy(
                 of_head, parts.unexposed, where_x=head, most=unexposed, axis_name=axis_name
             ),
@@ -145,6 +140,13 @@ def _draw_others(key: Key, user: Array, context: Context, unexposed: int) -> Bat
         "partner": jnp.asarray(context["items"])[jnp.asarray(context["start"])[user] + place],
         "drawn": ids[jax.random.randint(for_unexposed, (unexposed,), 0, ids.shape[0])],
     }
+
+
+def _popularity(parts: Any, ids: Array, temperature: float | None, **shared: Any) -> Array:
+    """InfoNCE of popularity and statistics; without a temperature the distance of their directions."""
+    if temperature is None:
+        return losses.direction_distance(parts.popularity, parts.statistics, **shared)
+    return losses.info_nce(parts.popularity, parts.statistics, temperature=temperature, ids=ids, **shared)
 
 
 def _check(**counts: int) -> None:

@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from experiments.benchmarks import tiny_numbers
-from experiments.run_list import RUNS, UNTRAINED, Entry
+from experiments.run_entry import UNTRAINED, Entry
+from experiments.run_list import RUNS
 from jaxrec import config as command_line
 from jaxrec.config import check_run
 from jaxrec.report.results import write_atomically

@@ -6,45 +6,8 @@ those of its --rows; the results that a row makes are named by `name`, floors by
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
-from experiments import floors
-
-RANKING = " ".join(floors.RANKING)
-NEIGHBOURS = " ".join(row for row in floors.RANKING if row not in ("random", "popularity"))
-MATRIX = " ".join(floors.MATRIX)
-CLICKS = " ".join(floors.CLICKS)
-UNTRAINED = {*floors.RANKING, *floors.CLICKS}
-
-
-class Entry(NamedTuple):
-    """A command, and the results that it makes.
-
-    module: below experiments. arguments: besides --rows, --results and --workdir. tables: experiment/data
-    set, separated by spaces; each row makes a result in each. rows: separated by spaces. name, floor: how the
-    results of trained rows and of floors are named, several separated by spaces. whole: the command has no
-    choice of rows.
-    """
-
-    module: str
-    arguments: str
-    tables: str
-    rows: str
-    name: str = "{row}"
-    floor: str = "{row}"
-    whole: bool = False
-
-    def results(self, row: str) -> list[str]:
-        """experiment/data set/model of each result of a row."""
-        pattern = self.floor if row in UNTRAINED else self.name
-        names = [one.format(row=row) for one in pattern.split()]
-        return [f"{table}/{name}" for table in self.tables.split() for name in names]
-
-    def command(self, rows: Iterable[str]) -> list[str]:
-        """The command of some rows, without folders."""
-        chosen = [] if self.whole else ["--rows", *rows]
-        return ["-m", f"experiments.{self.module}", *self.arguments.split(), *chosen]
+from experiments.run_entry import CLICKS, RANKING, Entry
+from experiments.run_list_retrieval import RETRIEVAL
 
 
 def sequential(
@@ -56,21 +19,12 @@ def sequential(
 
 INTERACTION = "deep deepfm ipnn opnn pnn-star dcn-v2-stacked dcn-v2-parallel dcn-mix dlrm"
 CENSUS = "single-task shared-bottom omoe mmoe attention-gated-mmoe cgc ple snr-trans snr-aver"
-STATES = " ".join(f"melu/ml-1m-{state}" for state in ("warm", "user-cold", "item-cold", "both-cold"))
 COLD = "scratch full head peterrec-serial peterrec-parallel"
 POSITION = "base-rate click-rates no-position position-as-feature pal shallow-tower shallow-tower-all"
 CHECKPOINTS = "coserec-bce iclrec-bce reppad-sasrec-bce tada-gru4rec-bce popularity random"
 STRONG = "sasrec-bce sasrec-ssm sasrec-gbce ligr-ssm ligr-gbce"
-TIGER = "tiger-kmeans-ce tiger-rqvae-ce tiger-random-ce"
 FRONT = " ".join(f"{{row}}-{point:g}" for point in (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95))
-SEARCHED = "{row}+all " + " ".join(
-    f"{{row}}+{graph}-graph-{width}"
-    for graph in ("nann", "rpg", "random")
-    for width in (20, 50, 100, 200, 400)
-)
 BOTH = "{row} {row}-benchmark"
-CDAN = "cdan-unbiased cdan-biased cdan-merged"
-FEW = "--dataset synthetic --dim 16 --negatives 16 --learning-rate 0.003"
 SHORT = "--shared --epochs 101"
 OFFICIAL = "--official-bug --seen zero --reject all"
 ZERO = "+official-bug+reject-all+seen-zero"
@@ -198,96 +152,7 @@ RUNS = (
         "gru4rec", "--seeds 0", "yoochoose1_64",
         f"{RANKING} gru4rec-ssm gru4rec-ssm-parallel gru4rec-bpr-max-parallel gru4rec-top1-max-parallel",
     ),
-    # --- retrieval -----------------------------------------------------------------------------------
-    Entry(
-        "retrieval.kuaishou_ebr", "", "kuaishou_ebr/ml-100k",
-        f"{RANKING} sasrec-ssm naive-mtl-ssm prompts-ssm",
-    ),
-    Entry(
-        "retrieval.multi_interest", "", "multi_interest/Beauty",
-        f"{RANKING} comirec-sa-ce poly-encoder-in-batch sasrec-ce",
-    ),
-    Entry(
-        "retrieval.melu", "", STATES,
-        "mean-rating user-mean item-mean biases wide-deep no-adaptation melu-1 melu-5 poso",
-    ),
-    Entry(
-        "retrieval.ncf", "", "ncf/ml-1m",
-        "random popularity matrix-user-knn matrix-item-knn matrix-item-knn-tversky "
-        "matrix-item-knn-asymmetric p3alpha rp3beta slim ease ials",
-    ),
-    Entry(
-        "retrieval.ncf", "--factors 64 --mlp-layers 2 --finish sgd --seeds 0", "ncf/ml-1m",
-        "neumf-pretrained gmf mlp", "{row}-64",
-    ),
-    Entry(
-        "retrieval.lightgcn", "", "lightgcn/gowalla",
-        f"{MATRIX} matrix-item-knn matrix-user-knn rp3beta slim ease",
-    ),
-    Entry(
-        "retrieval.lightgcn", "--seeds 0 --epochs 100 --evaluate-every 10", "lightgcn/gowalla", "lightgcn",
-        "{row}+epochs-100",
-    ),
-    Entry(
-        "retrieval.lightgcn", "--seeds 0 --epochs 200", "lightgcn/gowalla", "bpr-mf", "{row}+epochs-200"
-    ),
-    Entry(
-        "retrieval.lightgcn", "--dataset lastfm", "lightgcn/lastfm",
-        f"{MATRIX} matrix-item-knn matrix-user-knn-selected ease rp3beta rp3beta-selected slim",
-    ),
-    Entry(
-        "retrieval.lightgcn", "--dataset ml-100k", "lightgcn/ml-100k",
-        f"{MATRIX} matrix-item-knn matrix-user-knn item-cf item-cf-iuf swing rp3beta rp3beta-selected slim "
-        "ease bpr-mf",
-    ),
-    Entry(
-        "retrieval.multivae", "", "multivae/ml-100k",
-        "random popularity item-knn ease slim ials mult-vae mult-dae macridvae",
-    ),
-    Entry(
-        "retrieval.two_tower", "", "two_tower/ml-1m",
-        f"{MATRIX} uniform-softmax batch-softmax batch-softmax-logq mixed-softmax-logq youtube-softmax",
-    ),
-    Entry(
-        "retrieval.popularity_bias", "", "popularity_bias/ncf-ml-1m",
-        f"{MATRIX} two-tower-softmax two-tower-softmax-ips {CDAN}",
-    ),
-    Entry(
-        "retrieval.popularity_bias", FEW, "popularity_bias/exposure-3000x400",
-        f"{MATRIX} two-tower-softmax two-tower-softmax-ips {CDAN}",
-    ),
-    Entry(
-        "retrieval.popularity_bias", f"{FEW} --no-weighted", "popularity_bias/exposure-3000x400", CDAN,
-        "{row}+unweighted",
-    ),
-    Entry(
-        "retrieval.popularity_bias", f"{FEW} --head-gradient --alignment 10",
-        "popularity_bias/exposure-3000x400", CDAN, "{row}+head-gradient",
-    ),
-    Entry("retrieval.learned_index", "", "learned_index/gowalla", MATRIX),
-    Entry(
-        "retrieval.learned_index", "--dataset Beauty", "learned_index/Beauty",
-        f"{RANKING} two-tower sasrec", SEARCHED,
-    ),
-    *(
-        Entry("retrieval.tiger", f"--dataset {name}", f"tiger/{name}", f"{RANKING} {TIGER}")
-        for name in ("Beauty", "Sports", "Toys")
-    ),
-    Entry(
-        "retrieval.cold_items", "", "cold_items/coserec-Beauty-cold-only cold_items/coserec-Beauty-among-all",
-        "random popularity content-knn ials content-ridge linear-prior cb2cf cb2cf-scores cb2cf-shuffled "
-        "dropoutnet eges",
-    ),
-    Entry(
-        "retrieval.dropoutnet", "",
-        "dropoutnet/citeulike-a-cold-only dropoutnet/citeulike-a-among-all",
-        "random popularity content-knn ials dropoutnet-0 dropoutnet-0.25 dropoutnet-0.5 dropoutnet-0.75 "
-        "dropoutnet-1 dropoutnet-0.5-transform",
-    ),
-    Entry(
-        "retrieval.mobius", "", "mobius/generated",
-        "random popularity teacher clicks random-cases mobius truth",
-    ),
+    *RETRIEVAL,
     # --- labelled examples ---------------------------------------------------------------------------
     *(
         Entry("multitask.census", f"--group {group}", f"census/census-{group}", f"{CLICKS} {CENSUS}")

@@ -13,7 +13,8 @@ import pytest
 
 from experiments import all as everything
 from experiments.benchmarks import tiny_numbers
-from experiments.run_list import RUNS, Entry
+from experiments.run_entry import Entry
+from experiments.run_list import RUNS
 from jaxrec.config import cli
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,9 +26,10 @@ Expect:  on Beauty (three seeds, 1,000 users) graphs find 97 % of SASRec's exhau
          (98.6 % with 6.9 %, 93.5 % with 6.3 %). Recall@20 of the held-out item is that of the exhaustive
          search (.140 and .099) to .001. A graph of random links finds 29 % with 29 %. Graphs are built in 10
          to 20 seconds. Counting co-visits forwards has a recall@20 of .105, between the two models. After
-         five epochs of two towers (three seeds) rpg-graph-50 finds 97.8 % with 1.3 % of Gowalla's items scored
-         and 98.7 % with 2.2 % of Amazon-book's; a random graph 27 % with 27 % and 41 % with 40 %. Recall@20 is .138 there, item-KNN's .152, and .121, item-KNN's .157. No result of trees, paths
-         or attention is stored yet.
+         five epochs of two towers (three seeds) rpg-graph-50 finds 97.8 % with 1.3 % of Gowalla's items
+         scored and 98.7 % with 2.2 % of Amazon-book's; a random graph 27 % with 27 % and 41 % with 40 %.
+         Recall@20 is .138 there, item-KNN's .152, and .121, item-KNN's .157. No result of trees, paths or
+         attention is stored yet.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ Towers over ids and features, the same for all rows but for what an observed ite
                          pairs or, with -streaming, estimated from the batches so far
     mixed-softmax-logq   both, corrected; and with ids or features alone (-ids, -features), and with the mean
                          vectors of the user's items (-history)
-    hard-hinge           a triplet loss of cosines against the two hardest of the batch's and drawn items
+    uniform-hinge        a triplet loss of cosines against drawn items; uniform-hard-hinge: and the two of the
+                         batch that are hardest; hard-hinge: the two hardest of the batch's and drawn items
     youtube-softmax      the mean of the user's items through an MLP, against drawn items
     mv-dssm-softmax-logq Multi-View DSSM: as mixed-softmax-logq, with tanh layers, and a tower of items for
                          each view, the first genre of a movie; negatives are of the observed item's view

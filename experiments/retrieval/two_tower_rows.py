@@ -74,11 +74,11 @@ def mixed(model: TwoTower, data: Data, config: Any) -> Task:
     return softmax(model, data, config, negatives=config.negatives)
 
 
-def hinge(model: TwoTower, data: Data, config: Any) -> Task:
-    """The triplet loss of cosines, against the two hardest items."""
+def hinge(model: TwoTower, data: Data, config: Any, **options: Any) -> Task:
+    """The triplet loss of cosines, against drawn items and those of the batch."""
     of_cosines = functools.partial(losses.hinge, margin=config.margin)
-    options: dict[str, Any] = {"negatives": config.negatives, "corrected": False, "hardest": 2}
-    return two_tower(model.clone(temperature=1.0), of_cosines, **options)
+    cosines, negatives = model.clone(temperature=1.0), config.negatives
+    return two_tower(cosines, of_cosines, negatives=negatives, corrected=False, **options)
 
 
 ROWS: Mapping[str, Row | Other] = {
@@ -90,7 +90,9 @@ ROWS: Mapping[str, Row | Other] = {
     "mixed-softmax-logq-ids": Row(mixed, {"features": False}),
     "mixed-softmax-logq-features": Row(mixed, {"ids": False}),
     "mixed-softmax-logq-history": Row(mixed, {"history": 50}),
-    "hard-hinge": Row(hinge, loss="hinge"),
+    "uniform-hinge": Row(functools.partial(hinge, in_batch=False), loss="hinge"),
+    "uniform-hard-hinge": Row(functools.partial(hinge, hard=2), loss="hinge"),
+    "hard-hinge": Row(functools.partial(hinge, hardest=2), loss="hinge"),
     YOUTUBE: Row(uniform),
     "mv-dssm-softmax-logq": Other(mv_dssm.MODELS["mv-dssm"], None, "softmax"),
     "pdn-bce": Other(pdn.MODELS["pdn"], 4, "bce"),

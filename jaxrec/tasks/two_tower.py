@@ -10,6 +10,7 @@ pair_age [P], the age of each example, if the model reads it. Examples: example 
     mixed negatives                    two_tower(model, negatives=1024)
     drawn negatives alone              two_tower(model, negatives=1024, in_batch=False)
     a triplet loss of the hardest      two_tower(model, losses.hinge, hardest=2, corrected=False)
+    of drawn items and two hard ones   two_tower(model, losses.hinge, negatives=200, hard=2, corrected=False)
     frequencies of a stream            two_tower(model, frequency=sampling.streaming_frequency(num_items + 1))
 
 Negatives of each pair's own are those of `tasks.pairs.pairwise`, which trains the same models. A trained
@@ -64,6 +65,7 @@ def two_tower(
     negatives: int = 0,
     corrected: bool = True,
     hardest: int | None = None,
+    hard: int | None = None,
     same: str | None = None,
     frequency: sampling.StreamingFrequency | None = None,
 ) -> Task:
@@ -81,6 +83,9 @@ def two_tower(
         which the item is among the candidates: its share of pairs and 1 / items, mixed as B : M are, where B
         counts real pairs. For a softmax; drawn items alone are equally probable, so that it changes nothing.
       hardest: only so many negatives enter the loss, those of the highest scores. None: all.
+      hard: of the batch's items only so many are negatives, those of the highest scores, beside all that are
+        drawn (Huang et al., KDD 2020, arXiv:2006.11632, section 6.1: at most two, beside random ones). None:
+        all of the batch.
       same: a column of the context by item, such as "item_view": only items of the same value are negatives.
       frequency: estimates how often an item is in a batch from the batches so far, this one among them, in
         place of `item_log_frequency`, which counts training pairs (Yi et al., 2019, section 4). Its state is
@@ -89,19 +94,7 @@ def two_tower(
     Raises:
       ValueError: no negatives at all; a number out of range; a frequency that would correct nothing.
     """
-    if frequency is not None and not (corrected and in_batch):
-        raise ValueError(
-            f"frequency: corrects scores of a batch's items, but corrected={corrected} and in_batch="
-            f"{in_batch}; leave it out"
-        )
-    if negatives < 0 or not (in_batch or negatives):
-        raise ValueError(
-            f"in_batch={in_batch}, negatives={negatives}: take the batch's items, draw one at least, or both"
-        )
-    if hardest is not None and (hardest < 1 or (not in_batch and hardest > negatives)):
-        raise ValueError(
-            f"hardest={hardest}: must be at least 1, and at most {negatives} (negatives) without in_batch"
-        )
+    _check(in_batch, negatives, corrected, hardest, hard, frequency)
 
     def init(key: Key, batch: Batch) -> Variables:
         found: Variables = model.init(
@@ -127,8 +120,7 @@ def two_tower(
             same=same,
             axis_name=axis_name,
         )
-        if hardest is not None:
-            neg, accidental = losses.hardest_negatives(neg, hardest, accidental)
+        neg, accidental = _chosen(neg, accidental, negatives, hardest, hard)
         mean = loss(pos, neg, accidental=accidental, where=batch["mask"], axis_name=axis_name)
         return {"pairs": mean}, {**updates, **state}
 
@@ -137,6 +129,44 @@ def two_tower(
         return scores[:, 0]
 
     return Task(functools.partial(_prepare, model, negatives), init, value, predict)
+
+
+def _check(
+    in_batch: bool, negatives: int, corrected: bool, hardest: int | None, hard: int | None, frequency: Any
+) -> None:
+    if frequency is not None and not (corrected and in_batch):
+        raise ValueError(
+            f"frequency: corrects scores of a batch's items, but corrected={corrected} and in_batch="
+            f"{in_batch}; leave it out"
+        )
+    if negatives < 0 or not (in_batch or negatives):
+        raise ValueError(
+            f"in_batch={in_batch}, negatives={negatives}: take the batch's items, draw one at least, or both"
+        )
+    if hardest is not None and (hardest < 1 or (not in_batch and hardest > negatives)):
+        raise ValueError(
+            f"hardest={hardest}: must be at least 1, and at most {negatives} (negatives) without in_batch"
+        )
+
+    if hard is not None and (hard < 1 or hardest is not None or not (in_batch and negatives)):
+        raise ValueError(
+            f"hard={hard}: must be at least 1, beside drawn items (negatives={negatives}), with "
+            f"in_batch={in_batch} and without hardest={hardest}, which chooses among all"
+        )
+
+
+def _chosen(
+    neg: Array, accidental: Array, drawn: int, hardest: int | None, hard: int | None
+) -> tuple[Array, Array]:
+    """The negatives that enter the loss, and which of them are none: [B, N] both; the last are the drawn."""
+    if hardest is not None:
+        return losses.hardest_negatives(neg, hardest, accidental)
+    if hard is None:
+        return neg, accidental
+    size = neg.shape[1] - drawn
+    found = losses.hardest_negatives(neg[:, :size], hard, accidental[:, :size])
+    rest = neg[:, size:], accidental[:, size:]
+    return jnp.concatenate([found[0], rest[0]], axis=1), jnp.concatenate([found[1], rest[1]], axis=1)
 
 
 def _prepare(

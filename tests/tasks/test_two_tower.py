@@ -62,6 +62,7 @@ def numpy_loss(
     corrected: bool = True,
     margin: float | None = None,
     hardest: int | None = None,
+    hard: int | None = None,
     same: bool = False,
 ) -> float:
     """Softmax or hinge, an example and a candidate at a time."""
@@ -88,6 +89,10 @@ def numpy_loss(
         others = (
             [j for j, other in zip(item.tolist(), mask.tolist(), strict=True) if other] if in_batch else []
         )
+        if hard is not None:
+            others = sorted((j for j in others if j != i), key=lambda j, u=u: score(u, j), reverse=True)[
+                :hard
+            ]
         others = [j for j in others + drawn_items if j != i and (not same or VIEW[j] == VIEW[i])]
         neg = sorted((score(u, j) - lowered(j) for j in others), reverse=True)[:hardest]
         pos = score(u, i) - lowered(i)
@@ -130,6 +135,7 @@ def of_part(task: Any, found: Any, part: Any) -> Any:
         {"hardest": 2},
         {"margin": 0.9, "hardest": 2, "corrected": False},
         {"margin": 0.9, "negatives": 3, "corrected": False},
+        {"margin": 0.9, "negatives": 3, "hard": 2, "corrected": False},
     ],
     ids=str,
 )
@@ -226,6 +232,9 @@ def test_statistics_of_batch_norm_are_updated_by_both_towers() -> None:
         ({"in_batch": False}, "in_batch=False, negatives=0: take the batch's items"),
         ({"negatives": -1}, "negatives=-1"),
         ({"hardest": 0}, "hardest=0: must be at least 1"),
+        ({"hard": 0, "negatives": 3}, "hard=0: must be at least 1"),
+        ({"hard": 2}, "hard=2: .* beside drawn items"),
+        ({"hard": 2, "negatives": 3, "hardest": 1}, "without hardest=1"),
         ({"in_batch": False, "negatives": 3, "hardest": 4}, r"hardest=4: .* at most 3 \(negatives\)"),
     ],
 )

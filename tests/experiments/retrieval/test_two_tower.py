@@ -20,7 +20,7 @@ ROWS = (
 )  # fmt: skip
 LONG = (
     "uniform-softmax", "batch-softmax", "batch-softmax-logq", "mixed-softmax-logq-history",
-    "mv-dssm-softmax-logq", "dfn-bce",
+    "mv-dssm-softmax-logq", "dfn-bce", "uniform-hinge", "uniform-hard-hinge",
 )  # fmt: skip
 
 

@@ -90,9 +90,8 @@ def numpy_loss(
             [j for j, other in zip(item.tolist(), mask.tolist(), strict=True) if other] if in_batch else []
         )
         if hard is not None:
-            others = sorted((j for j in others if j != i), key=lambda j, u=u: score(u, j), reverse=True)[
-                :hard
-            ]
+            of_batch = sorted(((score(u, j), j) for j in others if j != i), reverse=True)
+            others = [j for _, j in of_batch[:hard]]
         others = [j for j in others + drawn_items if j != i and (not same or VIEW[j] == VIEW[i])]
         neg = sorted((score(u, j) - lowered(j) for j in others), reverse=True)[:hardest]
         pos = score(u, i) - lowered(i)

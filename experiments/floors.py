@@ -2,8 +2,9 @@
 
 RANKING are those of every table that ranks items after the events of a user, MATRIX those of every table on
 an interaction matrix, and CLICKS those of every table of labelled examples. Rows ending in -selected have the
-settings of the best `selection` of their protocol on validation, each value of their grid tried with each;
-all trials are stored beside the result. `co-visitation` has one form for all data, stated beforehand;
+settings of the best `selection` of their protocol on validation, each value of their grid tried with each,
+and where the best value of one of SCALES lies at an end, values beyond it; all trials are stored beside the
+result. `co-visitation` has one form for all data, stated beforehand;
 `co-visitation-directed` is the same, but counts only what comes after an item.
 """
 
@@ -55,6 +56,8 @@ class NoSettings:
 
 RANDOM = CountingModel(NoSettings, lambda data, recipe, seed: baselines.random(data), drawn=True)
 POPULARITY = CountingModel(NoSettings, lambda data, recipe, seed: baselines.popularity(data))
+SCALES = ("alpha", "alpha0", "neighbours", "regularisation")  # settings whose grid goes on beyond its ends
+STEPS = 8  # beyond ends, at most
 NEIGHBOURS: Mapping[str, Sequence[Any]] = {"neighbours": (5, 10, 20, 50, 100, 200, 400)}
 RANKING: Mapping[str, Floor] = {
     "random": Floor(RANDOM),
@@ -139,24 +142,56 @@ def choose(
 ) -> dict[str, Any]:
     """The settings of the best `protocol.selection` on validation, the first of equal ones.
 
-    Each value of the grid is tried with each, with --tiny the first of each alone. All trials are written
-    beside the result, in the form of a search's. make: settings -> the fitted method.
+    Each value of the grid is tried with each, with --tiny the first of each alone; then values beyond its
+    ends, as long as they are better (`beyond`). All trials are written beside the result, in the form of a
+    search's. make: settings -> the fitted method.
     """
     tried: list[Record] = []
-    for values in itertools.product(*(v[:1] if config.tiny else v for v in grid.values())):
-        settings = dict(zip(grid, values, strict=True))
+    lower = protocol.selection.startswith("log_loss")
+
+    def attempt(settings: Mapping[str, Any]) -> None:
         made = make(settings)
         asked = evaluation(made, data, protocol, "validation")
         value = evaluate(asked, made.for_seeds((0,)), data.columns)[0][protocol.selection]
         print(f"{model} {settings}: validation {protocol.selection} {value:.4f}", flush=True)
         tried.append(Record(len(tried), settings, "complete", value, epochs=1))
-    lower = protocol.selection.startswith("log_loss")
+
+    for values in itertools.product(*(v[:1] if config.tiny else v for v in grid.values())):
+        attempt(dict(zip(grid, values, strict=True)))
+    for _ in range(0 if config.tiny else STEPS):
+        more = beyond(tried, grid, lower)
+        for settings in more:
+            attempt(settings)
+        if not more:
+            break
     names = {"experiment": experiment, "dataset": dataset, "model": model, "metric": protocol.selection}
     path = sweeps.study_path(config.results, experiment, dataset, model)
     records.write(path, {**names, "lower_is_better": lower}, tried, made_by=[provenance.manifest()])
     best = records.choose(tried, lower)
     assert best is not None  # all are complete
     return dict(best.settings)
+
+
+def beyond(tried: Sequence[Record], grid: Mapping[str, Sequence[Any]], lower: bool) -> list[dict[str, Any]]:
+    """The best settings with a value of SCALES, at an end of its grid or past it, moved one further outward.
+
+    A scale goes on by the ratio of the last two values of its grid, whole numbers rounded and at least 1. One
+    that begins at 0 ends there.
+    """
+    best = records.choose(tried, lower)
+    assert best is not None  # all are complete
+    found = []
+    for name in (name for name in SCALES if len(grid.get(name, ())) > 1):
+        own, values = best.settings[name], sorted(grid[name])
+        ratios = []
+        if own >= values[-1]:
+            ratios.append(values[-1] / values[-2] if values[-2] else 1)
+        if own <= values[0]:
+            ratios.append(values[0] / values[1])
+        for value in (own * ratio for ratio in ratios):
+            further = max(1, round(value)) if isinstance(own, int) else float(f"{value:.2g}")
+            found.append({**best.settings, name: further})
+    return [settings for settings in found if all(settings != record.settings for record in tried)]
 
 
 # --- tables of labelled examples ---------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from experiments import floors
@@ -15,6 +16,7 @@ from jaxrec import baselines
 from jaxrec.data.events.split import leave_one_out
 from jaxrec.data.synthetic.sequences import markov_chain
 from jaxrec.protocols import next_item
+from jaxrec.tuning.records import Record
 from jaxrec.types import Protocol
 
 ROOT = Path(__file__).resolve().parents[2] / "experiments"
@@ -132,6 +134,49 @@ def test_the_best_settings_of_a_grid_are_chosen_and_all_trials_are_stored(tmp_pa
     assert [trial["settings"]["forward"] for trial in study["trials"]] == [False, True]
     assert study["chosen"]["settings"] == chosen and study["metric"] == "ndcg@20"
     assert study["chosen"]["value"] == max(trial["value"] for trial in study["trials"])
+
+
+def test_a_grid_goes_on_beyond_an_end_that_is_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Towards a value by the grid's ratio, one setting after the other, until the best lies within."""
+    data, asked = columns(), []
+
+    def make(settings: Any) -> Any:
+        asked.append(settings)
+        return baselines.popularity(data)
+
+    def value(*_: Any) -> list[dict[str, float]]:
+        distance = abs(np.log(asked[-1]["alpha0"] / 0.1)) + abs(np.log(asked[-1]["neighbours"] / 7))
+        return [{"ndcg@20": -distance}]
+
+    monkeypatch.setattr(floors, "evaluate", value)
+    grid = {"alpha0": (0.001, 0.003), "neighbours": (20, 40), "window": (1, 2)}
+    chosen = floors.choose(make, grid, data, PROTOCOL, Config(str(tmp_path)), "x", "chain", "row")
+    assert chosen == {"alpha0": 0.081, "neighbours": 5, "window": 1}
+    assert len({tuple(settings.values()) for settings in asked}) == len(asked)  # none twice
+    assert {settings["window"] for settings in asked} == {1, 2}  # 0 or more than 2 may mean something else
+    assert {0.009, 0.027, 0.081, 0.24} < {settings["alpha0"] for settings in asked}
+    assert {settings["neighbours"] for settings in asked} == {40, 20, 10, 5, 2}
+
+
+@pytest.mark.parametrize(
+    "grid, best, further",
+    [
+        ({"alpha": (1.0, 2.0, 4.0)}, 4.0, [8.0]),
+        ({"alpha": (1.0, 2.0, 4.0)}, 8.0, [16.0]),
+        ({"alpha": (4.0, 1.0)}, 1.0, [0.25]),
+        ({"alpha": (1.0, 2.0, 4.0)}, 2.0, []),
+        ({"alpha": (0.0, 1.0)}, 0.0, []),
+        ({"alpha": (0.0, 1.0)}, 1.0, []),
+        ({"alpha": (2.0,)}, 2.0, []),
+        ({"neighbours": (5, 10)}, 5, [2]),
+        ({"neighbours": (1, 2)}, 1, []),
+        ({"window": (1, 2)}, 2, []),
+    ],
+)
+def test_the_next_value_outward(grid: dict[str, Any], best: float, further: list[float]) -> None:
+    (name,) = grid
+    found = floors.beyond([Record(0, {name: best}, "complete", 1.0)], grid, lower=False)
+    assert found == [{name: value} for value in further]
 
 
 def test_a_stated_row_has_its_form_and_a_selected_one_says_what_chose_it(tmp_path: Path) -> None:

@@ -202,6 +202,10 @@ RUNS = (
     Entry(
         "ranking.din", "", "din/ml-100k", f"{CLICKS} base din din-dice din-mba din-dice-mba dien"
     ),
+    *(
+        Entry("ranking.din", f"--dataset {name}", f"din/coserec-{name}", f"{CLICKS} base din din-dice dien")
+        for name in ("Beauty", "Sports", "Toys", "Yelp")
+    ),
     Entry(
         "ranking.feature_interaction", "", "feature_interaction/ml-100k",
         f"{CLICKS} {INTERACTION} base din can can-din bst",

@@ -147,7 +147,6 @@ def _check(
         raise ValueError(
             f"hardest={hardest}: must be at least 1, and at most {negatives} (negatives) without in_batch"
         )
-
     if hard is not None and (hard < 1 or hardest is not None or not (in_batch and negatives)):
         raise ValueError(
             f"hard={hard}: must be at least 1, beside drawn items (negatives={negatives}), with "

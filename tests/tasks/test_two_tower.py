@@ -147,6 +147,19 @@ def test_losses_are_those_of_a_loop_over_examples(options: dict[str, Any]) -> No
     np.testing.assert_allclose(value(task, batch), numpy_loss(batch, **options), rtol=1e-5)
 
 
+def test_hard_items_are_those_of_all_devices() -> None:
+    """Two devices, each with half of the pairs and of the drawn items: their shares add up to the loss."""
+    task = two_tower(MODEL, functools.partial(losses.hinge, margin=0.9), negatives=4, hard=2, corrected=False)
+    batch = {name: column for name, column in batch_of(task, 0, 4, 5, 10).items() if name != "shared"}
+    halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)
+
+    def of_device(part: Any) -> Array:
+        return task.losses(variables(), {**part, "shared": context()}, KEY, "devices")[0]["pairs"]
+
+    shares = jax.jit(jax.vmap(of_device, axis_name="devices"))(halves)
+    np.testing.assert_allclose(shares.sum(), value(task, {**batch, "shared": context()}), rtol=1e-5)
+
+
 def test_a_batch_whose_items_are_all_the_same_has_no_negative() -> None:
     """Pairs 1, 3 and 7 are of item 2, by three users: loss and gradient are 0, and not NaN."""
     numbers = [n for n, (_, item) in enumerate(PAIRS) if item == 2]

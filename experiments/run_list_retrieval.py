@@ -64,6 +64,10 @@ RETRIEVAL = (
         f"{MATRIX} matrix-item-knn matrix-user-knn-selected ease rp3beta rp3beta-selected slim",
     ),
     Entry(
+        "retrieval.lightgcn", "--dataset amazon-book", "lightgcn/amazon-book",
+        f"{MATRIX} matrix-item-knn matrix-user-knn rp3beta ease",
+    ),
+    Entry(
         "retrieval.lightgcn", "--dataset ml-100k", "lightgcn/ml-100k",
         f"{MATRIX} matrix-item-knn matrix-user-knn item-cf item-cf-iuf swing rp3beta rp3beta-selected slim "
         "ease bpr-mf",

@@ -21,7 +21,7 @@ Use of codes and collisions are in each row's configuration, under `codes`.
 
 Run:     python -m experiments.retrieval.tiger
 Also:    --dataset Sports, --dataset Toys, --dataset ml-100k, --rows tiger-kmeans-ce --epochs 20
-Expect:  no result is stored yet.
+Expect:  on Beauty counting what followed has a hit@10 of .0788. No result of TIGER is stored yet.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ Also:    --rows sasrec-bce --no-replacement (each user once per epoch), --datase
          --data events.csv --user uid --item sku --time ts
 
 Expect:  no result of the full training is stored yet: 201 epochs with five seeds take many hours on a CPU.
+         Without training, counting co-visits has a hit@10 of .601 against 100 negatives, popularity .470.
+         Sampled candidates mislead: the item-KNN of a matrix chosen against them has .598 there, above
+         item-knn's .290, and an NDCG@10 of .0023 against all items, where item-knn has .0453.
 
 Departs from the authors' evaluation:
   - all users are tested; the code tests 10,000 drawn at random;

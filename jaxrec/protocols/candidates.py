@@ -52,7 +52,7 @@ def given_or_sampled(
             f"{given.shape[1]} candidates for each query of {part}"
         )
     if given is None:
-        if kind == "given" and data.split.candidates == (None, None):
+        if kind == "given" and all(own is None for own in data.split.candidates):
             raise ValueError(
                 f"protocol.candidates={protocol.candidates!r}: {data.split.sequences.name} gives no "
                 f"candidates; sample them with 'sampled-{text}'"

@@ -167,6 +167,16 @@ def test_candidates_of_the_data_are_ranked_and_none_is_none() -> None:
         retrieval.evaluation(VECTORS, data, ALL._replace(candidates="given-99"), "test")
 
 
+def test_a_part_without_candidates_of_its_own_has_drawn_ones_as_many_as_the_other_is_given() -> None:
+    split = hold_out_validation(matrix(held_out=1), share=0.2, least="one")
+    given = np.zeros((NUM_USERS, 3), np.int32)
+    data = retrieval.resident(dataclasses.replace(split, candidates=Candidates(test=given)))
+    asked = retrieval.evaluation(VECTORS, data, ALL._replace(candidates="given-3"), "validation")
+    drawn_ones = retrieval.evaluation(VECTORS, data, ALL._replace(candidates="sampled-3"), "validation")
+    np.testing.assert_array_equal(asked.queries["candidates"], drawn_ones.queries["candidates"])
+    assert (asked.queries["candidates"] > 0).all()
+
+
 def test_sampled_candidates_are_unseen_and_not_the_target() -> None:
     data = retrieval.resident(hold_out_validation(matrix(held_out=1), share=0.2, least="one"))
     asked = retrieval.evaluation(VECTORS, data, ALL._replace(candidates="sampled-50"), "validation")

@@ -158,6 +158,13 @@ RUNS = (
         Entry("multitask.census", f"--group {group}", f"census/census-{group}", f"{CLICKS} {CENSUS}")
         for group in ("income", "education")
     ),
+    *(
+        Entry(
+            "multitask.census", f"--group {group} --dtype bfloat16", f"census/census-{group}", "mmoe ple",
+            "{row}+bf16",
+        )
+        for group in ("income", "education")
+    ),
     Entry(
         "multitask.census_columns", "", "census_columns/census-income census_columns/census-education",
         "boosting-nominal boosting-all",

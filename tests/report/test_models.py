@@ -17,6 +17,7 @@ More.
 class MMoE(nn.Module): ...
 class _Gate(nn.Module): ...
 '''
+CENSUS = 'from jaxrec.nn.multitask.mmoe import MMoE\nEXPERIMENT = "tasks"\n'
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def checkout(tmp_path: Path) -> Path:
     for folder in ("jaxrec/nn/multitask", "experiments/multitask", "tests/golden"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "jaxrec/nn/multitask/mmoe.py").write_text(MMOE)
-    (tmp_path / "experiments/multitask/census.py").write_text("from jaxrec.nn.multitask.mmoe import MMoE\n")
+    (tmp_path / "experiments/multitask/census.py").write_text(CENSUS)
     (tmp_path / "tests/golden/README.md").write_text(GOLDEN)
     return tmp_path
 
@@ -36,11 +37,39 @@ def test_a_row_has_class_docstring_experiment_and_fixture(checkout: Path) -> Non
     assert row + "| [census](../experiments/multitask/census.py) | none yet | `mmoe` |\n" in page
 
 
+def test_a_benchmark_has_no_results_and_a_floor_is_in_all(checkout: Path) -> None:
+    (checkout / "experiments/multitask/census.py").unlink()
+    (checkout / "experiments/steps.py").write_text("from jaxrec.nn.multitask.mmoe import MMoE\n")
+    assert "| [steps](../experiments/steps.py) |  | `mmoe` |\n" in models.models_page(checkout)
+    (checkout / "experiments/steps.py").rename(checkout / "experiments/floors.py")
+    assert "(../experiments/floors.py) | [all](../results/README.md) | `mmoe` |\n" in models.models_page(
+        checkout
+    )
+
+
+def test_an_experiment_uses_what_its_parts_import(checkout: Path) -> None:
+    folder = checkout / "experiments/multitask"
+    (folder / "census_rows.py").write_text("from jaxrec.nn.multitask.mmoe import MMoE\n")
+    (folder / "census.py").write_text('EXPERIMENT = "census"\n')
+    page = models.models_page(checkout)
+    assert "| [census](../experiments/multitask/census.py) | none yet | `mmoe` |" in page
+    assert "census_rows" not in page
+
+
+def test_a_baseline_is_found_by_its_name_in_the_package(checkout: Path) -> None:
+    (checkout / "jaxrec/baselines").mkdir()
+    (checkout / "jaxrec/baselines/ease.py").write_text('"""EASE."""\n')
+    (checkout / "experiments/multitask/census.py").write_text(
+        "from jaxrec import baselines\nbaselines.ease\n"
+    )
+    assert "| EASE. | [census](../experiments/multitask/census.py) |" in models.models_page(checkout)
+
+
 def test_an_experiment_uses_what_its_recipe_imports(checkout: Path) -> None:
     (checkout / "jaxrec/recipes").mkdir()
     (checkout / "jaxrec/recipes/multitask.py").write_text("from jaxrec.nn.multitask.mmoe import MMoE\n")
     (checkout / "experiments/multitask/census.py").write_text(
-        "from jaxrec.recipes import multitask as recipes\n"
+        'from jaxrec.recipes import multitask as recipes\nEXPERIMENT = "tasks"\n'
     )
     assert "| [census](../experiments/multitask/census.py) | none yet | `mmoe` |" in models.models_page(
         checkout
@@ -48,8 +77,6 @@ def test_an_experiment_uses_what_its_recipe_imports(checkout: Path) -> None:
 
 
 def test_results_are_those_of_the_experiments_that_have_some(checkout: Path) -> None:
-    source = checkout / "experiments/multitask/census.py"
-    source.write_text(source.read_text() + 'EXPERIMENT = "tasks"\n')
     assert "/census.py) | none yet | `mmoe` |" in models.models_page(checkout)
     (checkout / "results/tasks").mkdir(parents=True)
     assert "/census.py) | [tasks](../results/tasks) | `mmoe` |" in models.models_page(checkout)

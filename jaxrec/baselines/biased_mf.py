@@ -66,7 +66,7 @@ def biased_mf(
     buckets = [jax.tree.map(jnp.asarray, side.buckets) for side in sides]
     users, items = _fit(*tables, *buckets, jnp.float32(regularisation), epochs)
     users, items = (table[side.place] for table, side in zip((users, items), sides, strict=True))
-    ones = [jnp.ones((len(table), 1)) for table in (users, items)]
+    ones = [jnp.ones((len(table), 1), table.dtype) for table in (users, items)]
     of_users = jnp.concatenate([users[:, :-1], ones[0], mean + users[:, -1:]], axis=1)
     of_items = jnp.concatenate([items, ones[1]], axis=1)
     variables = {"users": jnp.pad(of_users, ((1, 0), (0, 0))), "items": jnp.pad(of_items, ((1, 0), (0, 0)))}
@@ -90,7 +90,8 @@ def _half_step(own: Array, other: Array, buckets: list[Bucket], penalty: Array) 
     """Renews all rows of a table, [P, D + 1]: what the other table's biases leave of ratings, by its vectors
     and 1."""
     features = other.at[:, -1].set(1.0)
-    basis = Basis(jnp.eye(own.shape[1]), jnp.zeros(own.shape[1]))
+    width, dtype = own.shape[1], own.dtype
+    basis = Basis(jnp.eye(width, dtype=dtype), jnp.zeros(width, dtype))
 
     def solve(chunk: tuple[Bucket, Array]) -> Array:
         bucket, ridge = chunk
@@ -98,13 +99,12 @@ def _half_step(own: Array, other: Array, buckets: list[Bucket], penalty: Array) 
             table.at[bucket.place].get(mode="fill", fill_value=0, wrap_negative_indices=False)
             for table in (other[:, -1], features)
         )
-        rows = Rows(
-            pairs, jnp.asarray(bucket.response) - bias, None, ridge, jnp.zeros((len(ridge), own.shape[1]))
-        )
+        before = jnp.zeros((len(ridge), width), dtype)
+        rows = Rows(pairs, jnp.asarray(bucket.response) - bias, None, ridge, before)
         return Exact().solve(rows, basis, 0.0)
 
     solved = list[Array]()
     for bucket in buckets:
         ridge = after(solved, penalty * jnp.maximum(bucket.number, 1))
-        solved.append(jax.lax.map(solve, (bucket, ridge)).reshape(-1, own.shape[1]))
+        solved.append(jax.lax.map(solve, (bucket, ridge)).reshape(-1, width))
     return jnp.concatenate(solved)

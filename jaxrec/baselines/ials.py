@@ -139,11 +139,11 @@ def project(variables: Variables, queries: Mapping[str, Array], context: Context
         rows = jnp.where(new[..., None], items[ids], 0)
         normal = normal + jnp.einsum("bld,ble->bde", rows, rows)
         seen = seen.at[jnp.arange(batch)[:, None], ids].set(True)
-        return normal, right + rows.sum(1), number + new.sum(1), seen
+        return normal, right + rows.sum(1), number + new.sum(1, dtype=jnp.int32), seen
 
     state = (
-        jnp.zeros((batch, dim, dim)),
-        jnp.zeros((batch, dim)),
+        jnp.zeros((batch, dim, dim), items.dtype),
+        jnp.zeros((batch, dim), items.dtype),
         jnp.zeros(batch, jnp.int32),
         jnp.zeros((batch, vocab), bool),
     )
@@ -151,7 +151,11 @@ def project(variables: Variables, queries: Mapping[str, Array], context: Context
     normal, right, number, _ = jax.lax.fori_loop(0, blocks, read, state)
     penalty = Penalty(variables["regularisation"], variables["alpha0"], variables["nu"])
     ridge = penalty.ridge(number.astype(jnp.float32), vocab - 1)
-    matrix = normal + penalty.alpha0 * variables["gramian"] + ridge[:, None, None] * jnp.eye(dim)
+    matrix = (
+        normal
+        + penalty.alpha0 * variables["gramian"]
+        + ridge[:, None, None] * jnp.eye(dim, dtype=items.dtype)
+    )
     return solve_positive(matrix, right)
 
 

@@ -255,6 +255,8 @@ def softmax_cross_entropy(
       include_padding: True makes padding a candidate, as RecBole does.
       block: items per block.
     """
+    if block < 1:
+        raise ValueError(f"block={block}: must be at least 1")
     count = table.shape[0] if num_items is None else num_items + 1
     if not 2 <= count <= table.shape[0]:
         raise ValueError(

@@ -39,6 +39,8 @@ def sigmoid_softmax(
     """
     if table.shape[0] < 3:
         raise ValueError(f"table: {table.shape[0] - 1} items besides padding: at least 2 are needed")
+    if block < 1:
+        raise ValueError(f"block={block}: must be at least 1")
     flat = hidden.reshape(-1, hidden.shape[-1])
     size = min(block, table.shape[0] - 1)
     extra = (1 - table.shape[0]) % size

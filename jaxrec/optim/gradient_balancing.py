@@ -187,7 +187,8 @@ def pe_ltr(shared: Parameters, bounds: Mapping[str, float]) -> GradientBalancing
       shared: parameters whose gradients are compared.
       bounds: of every loss by name, non-negative and of sum at most 1; with sum 1 they are the weights.
     """
-    if min(bounds.values(), default=-1) < 0 or sum(bounds.values()) > 1 + 1e-6:
+    each = list(bounds.values())
+    if not (each and all(bound >= 0 for bound in each) and sum(each) <= 1 + 1e-6):
         raise ValueError(f"bounds={dict(bounds)}: each at least 0, and together at most 1")
 
     def balance(state: Any, losses: dict[str, Array], gram: Array, key: Key) -> tuple[Array, Any]:

@@ -186,7 +186,9 @@ def _prior(rows: Rows, spectrum: Array, alpha0: float | Array) -> Array:
 
 def _normal(pairs: Array, weight: Array | None, prior: Array) -> Array:
     weighted = pairs if weight is None else pairs * weight[..., None]
-    return jnp.einsum("bld,ble->bde", weighted, pairs) + prior[:, None] * jnp.eye(prior.shape[1])
+    return jnp.einsum("bld,ble->bde", weighted, pairs) + prior[:, None] * jnp.eye(
+        prior.shape[1], dtype=prior.dtype
+    )
 
 
 def _newton(pairs: Array, weight: Array | None, prior: Array, right: Array, dual: bool) -> Array:
@@ -208,7 +210,7 @@ def _scale(pairs: Array, weight: Array | None, prior: Array) -> Array:
 
 def _outer(scaled: Array) -> Array:
     """Products of each row's pairs, plus the identity, [B, L, L]."""
-    return jnp.einsum("bld,bmd->blm", scaled, scaled) + jnp.eye(scaled.shape[1])
+    return jnp.einsum("bld,bmd->blm", scaled, scaled) + jnp.eye(scaled.shape[1], dtype=scaled.dtype)
 
 
 def solve_positive(matrix: Array, right: Array) -> Array:

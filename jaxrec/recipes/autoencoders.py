@@ -116,7 +116,14 @@ def every_user(data: Data, recipe: Any) -> Plan:
 
 
 def annealed(data: Data, recipe: Recipe | MacridRecipe) -> Weighting:
-    """The divergence has a weight that grows linearly to beta."""
+    """The divergence has a weight that grows linearly to beta.
+
+    Raises:
+      ValueError: beta or anneal_epochs is negative, of which optax would make a weight that stays 0.
+    """
+    for name in ("beta", "anneal_epochs"):
+        if not getattr(recipe, name) >= 0:
+            raise ValueError(f"{name}={getattr(recipe, name)}: must be 0 or more")
     steps = recipe.anneal_epochs * every_user(data, recipe).num_steps
     beta: Any = optax.linear_schedule(0.0, recipe.beta, steps) if steps else recipe.beta
     return by_schedule({"reconstruction": 1.0, "kl": beta})

@@ -47,6 +47,8 @@ class Recipe:
                 f"negatives={self.negatives}, shown_weight={self.shown_weight}, disliked_weight="
                 f"{self.disliked_weight}: must be at least 1, 0 and 0"
             )
+        if self.num_heads < 1:
+            raise ValueError(f"num_heads={self.num_heads}: must be at least 1")
         if self.dim % self.num_heads:
             raise ValueError(f"dim={self.dim}: must be a multiple of num_heads={self.num_heads}")
 

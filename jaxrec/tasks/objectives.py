@@ -210,7 +210,12 @@ def sampled_softmax(num_samples: int, table: sampling.PopularityTable) -> Object
 
     table: the distribution samples are drawn from; scores are corrected by its log-probabilities (logQ),
     and a sample that is the target is left out. It is the objective's `tables`.
+
+    Raises:
+      ValueError: num_samples is below 1: the loss of a target alone is 0, whatever its score.
     """
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples}: must be at least 1")
 
     def draw(key: Key, users: Array, context: Context) -> Mapping[str, Any]:
         known = tables_of(context)

@@ -29,10 +29,9 @@ def check_arguments(
     say."""
     check_seeds(seeds)
     for name, value in {"calls": calls, "save_every": save_every, "selection.every": selection.every}.items():
-        _at_least_one(name, value)
+        check_at_least_one(name, value)
     for name, value in {"selection.patience": selection.patience, "stop_after": stop_after}.items():
-        if value is not None:
-            _at_least_one(name, value, or_none=True)
+        check_at_least_one(name, value, or_none=True)
     names = [phase.name for phase in phases]
     if len(set(names)) != len(names):
         raise ValueError(f"phases {names}: each needs a name of its own")
@@ -79,6 +78,13 @@ def check_seeds(seeds: Iterable[int]) -> None:
             raise ValueError(f"seeds={seeds}: {seed!r} is no whole number within 0..{LARGEST_SEED}")
 
 
+def check_at_least_one(name: str, value: Any, *, or_none: bool = False) -> None:
+    """Raises ValueError for a number that is not whole, or below 1. or_none: None, for never, is taken."""
+    if not (or_none and value is None) and (not _is_whole(value) or value < 1):
+        never = ", or None for never" if or_none else ""
+        raise ValueError(f"{name}={value!r}: must be a whole number, at least 1{never}")
+
+
 def check_optimiser(opt_state: Any) -> None:
     """Raises ValueError for an optimiser whose parameters are not those to evaluate.
 
@@ -106,12 +112,6 @@ def _check_queries(queries: Any) -> None:
             raise ValueError(f"selection.queries: column {name!r} is empty: there is nothing to select by")
     if "mask" in queries and not np.any(queries["mask"]):
         raise ValueError("selection.queries: every query is masked: there is nothing to select by")
-
-
-def _at_least_one(name: str, value: Any, *, or_none: bool = False) -> None:
-    if not _is_whole(value) or value < 1:
-        never = ", or None for never" if or_none else ""
-        raise ValueError(f"{name}={value!r}: must be a whole number, at least 1{never}")
 
 
 def _is_whole(value: Any) -> bool:

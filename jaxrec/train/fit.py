@@ -66,8 +66,9 @@ def fit(
     context: columns that live on the device. num_devices: that share each batch, of all processes together
     (`jaxrec.launch`). workdir: checkpoints and logs; a run that finds its own checkpoint there goes on from
     it, to the same bits. description: identifies the run, together with what
-    this function adds to it: seeds, phases, selection, the size of steps, the columns' checksums, settings of
-    JAX, names of losses. The learning rate, which no function shows, is the caller's to name.
+    this function adds to it: seeds, phases, selection and the rules of its ranking, the size of steps, the
+    columns' checksums, settings of JAX, names of losses. The learning rate, which no function shows, is the
+    caller's to name.
     vocabulary: raw ids of what the model numbers, kept in workdir (`train.checkpoint.keep_vocabulary`).
     calls: compiled calls an epoch is cut into. accumulate_steps: parts in which a step goes through its
     batch, for less memory and the same result (`train.accumulate`). save_every: epochs between checkpoints;

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import provenance
-from jaxrec.types import Array, Context, Key, Task
+from jaxrec.types import Array, Context, Key, Protocol, Task
 
 PLACEMENT = ("row", "slot")  # where queries lie in packed rows: that may change with the number of devices
 
@@ -56,6 +56,23 @@ def steps(plan: Any, context: Context) -> dict[str, Any]:
         name: f"{leaf.dtype}{list(leaf.shape[1:])}" for name, leaf in shapes.items() if name not in PLACEMENT
     }
     return {"num_steps": plan.num_steps, "examples": examples, **plan.description}
+
+
+def ranking_rules(protocol: Protocol) -> dict[str, Any]:
+    """The rules of a protocol that change a metric's values under the same name: {"protocol": {rule: value}}.
+
+    The usual rules are left out, so that runs kept before they were compared go on; of impressions there are
+    none.
+
+    >>> ranking_rules(Protocol(seen="keep"))
+    {'protocol': {'seen': 'keep'}}
+    """
+    if protocol.candidates == "impressions":
+        return {}
+    usual = Protocol()
+    rules = ("candidates", "seen", "ties")
+    found = {n: getattr(protocol, n) for n in rules if getattr(protocol, n) != getattr(usual, n)}
+    return {"protocol": found} if found else {}
 
 
 def of_task(task: Task, plan: Any, examples: Mapping[str, Any], context: Context) -> dict[str, Any]:

@@ -160,6 +160,7 @@ class Run:
             "phases": [[phase.name, phase.epochs] for phase in self.phases],
             "fit": {
                 "selection": {name: getattr(selection, name) for name in compared},
+                **identity.ranking_rules(selection.evaluation.protocol),
                 "steps": identity.steps(self.plan, context),
                 "context": identity.columns(context),
                 "queries": identity.columns(selection.evaluation.queries),

@@ -32,7 +32,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxrec.segments import sum_by_id
 from jaxrec.train import divergence, identity, parallel
-from jaxrec.train.arguments import check_folder, check_seeds
+from jaxrec.train.arguments import check_at_least_one, check_folder, check_optimiser, check_seeds
 from jaxrec.train.checkpoint import Checkpoints, held
 from jaxrec.train.epoch import Plan, make_epoch
 from jaxrec.train.exchange import NOWHERE, Route, Tables, distinct
@@ -240,13 +240,13 @@ def train(
         exchange's; a loss or a parameter is not finite; the checkpoint belongs to another run, or to more
         epochs, or was made by other code; another process holds workdir.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs={epochs}: must be at least 1")
+    check_at_least_one("epochs", epochs)
     parallel.axis_name(num_devices)
     check_seeds([seed])
     key, context = jax.random.key(seed), jax.tree.map(jnp.asarray, dict(context))
     examples = jax.tree.map(lambda x: x[0], jax.jit(plan.draw)(key, context)[0])
     state = create(task, tx, tables, key, examples, context, num_devices=num_devices)
+    check_optimiser((state.opt_state, {name: rows.memory for name, rows in state.tables.items()}))
     program = over_devices(
         make_epoch(make_step(task, tx, tables), plan), state, tables, num_devices, others=3
     )

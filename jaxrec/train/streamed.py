@@ -18,7 +18,7 @@ import optax
 
 from jaxrec.optim.loss_weighting import Weighting, static
 from jaxrec.train import identity, parallel
-from jaxrec.train.arguments import check_folder, check_seeds
+from jaxrec.train.arguments import check_at_least_one, check_folder, check_optimiser, check_seeds
 from jaxrec.train.checkpoint import Checkpoints, held
 from jaxrec.train.divergence import all_finite
 from jaxrec.train.state import TrainState, caught_up, create
@@ -78,11 +78,14 @@ def fit_stream(
     accept_changed_code: go on with a run that other code trained; `Streamed.made_by` then names both.
 
     Raises:
-      ValueError: a number is out of range; a loss or a parameter is not finite; the checkpoint in workdir
-        belongs to another run, such as one over shards of other rows, or to a longer one, or was made by
-        other code; as the source does while it reads.
+      ValueError: a number is out of range; the optimiser has other parameters for evaluation than those it
+        trains; a loss or a parameter is not finite; the checkpoint in workdir belongs to another run, such as
+        one over shards of other rows, or to a longer one, or was made by other code; as the source does while
+        it reads.
     """
-    _check_numbers(seed, {"save_every": save_every, "stop_after": stop_after})
+    check_seeds([seed])
+    check_at_least_one("save_every", save_every)
+    check_at_least_one("stop_after", stop_after, or_none=True)
     axis, workdir = parallel.axis_name(num_devices), check_folder(workdir)
     weighting = static() if weighting is None else weighting
     context = jax.tree.map(jnp.asarray, dict(context or {}))
@@ -92,6 +95,7 @@ def fit_stream(
     # rows of sparse tables are up to date where an epoch ends, so that they can be measured
     finish = parallel.over_devices(functools.partial(caught_up, tx), num_devices, (0,))
     first, losses = _first_state(task, tx, weighting, batches, context, seed)
+    check_optimiser(first.opt_state)
     state = parallel.replicate(first, num_devices)
     described = {**description, "seed": seed, "stream": batches.description(), "jax": identity.jax_settings()}
     described |= {"context": identity.columns(context), "losses": losses}
@@ -122,13 +126,6 @@ def fit_stream(
             kept = jax.tree.map(jnp.copy, parallel.storable(state, num_devices))
             stored.save(done, kept, {"history": history, "sums": sums, "made_by": made_by})
     return Streamed(parallel.unreplicate(state, num_devices), history, made_by)
-
-
-def _check_numbers(seed: int, counts: Mapping[str, int | None]) -> None:
-    check_seeds([seed])
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
 
 
 def _first_state(

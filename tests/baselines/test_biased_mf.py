@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -51,6 +52,15 @@ def test_an_epoch_is_that_of_numpy() -> None:
         wanted = np.linalg.solve(features.T @ features + ridge, features.T @ response)
         found = np.r_[users[user, :-2], users[user, -1] - VALUE.mean()]
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_fit_is_the_same_with_64_bits() -> None:
+    """With 64 bits another start is drawn; without vectors there is none."""
+    with jax.enable_x64(True):
+        wide = fitted(dim=0), fitted()
+    assert all(table.dtype == np.float32 for tables in wide for table in tables)
+    for found, wanted in zip(wide[0], fitted(dim=0), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_epochs_lower_the_sum() -> None:

@@ -138,6 +138,15 @@ def test_rows_with_fewer_pairs_than_a_block_are_solved_exactly() -> None:
 
 
 @pytest.mark.parametrize("name", SOLVERS)
+def test_half_steps_are_the_same_with_64_bits(name: str) -> None:
+    with jax.enable_x64(True):
+        wide = factorise.__wrapped__(name)[1]
+    for tables, usual in zip(wide, factorise(name)[1], strict=True):
+        for found, wanted in zip(tables, usual, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
 def test_rows_without_pairs_are_zero(name: str) -> None:
     for users, items in factorise(name)[1]:
         assert not users[2].any() and not items[5].any()
@@ -239,6 +248,13 @@ def test_projection_is_the_minimum_for_a_history() -> None:
         matrix = seen.T @ seen + 0.2 * items.T @ items + weight * np.eye(5)
         np.testing.assert_allclose(scores, items @ np.linalg.solve(matrix, seen.sum(0)), atol=1e-5)
     assert not found[0].any() and found[1].any()
+
+
+def test_projection_is_the_same_with_64_bits() -> None:
+    queries, context = small.histories([[], [1, 2, 1], [4, 3]])
+    with jax.enable_x64(True):
+        wide = small.scores(projected(), queries, context)
+    np.testing.assert_allclose(wide, small.scores(projected(), queries, context), rtol=1e-4, atol=1e-5)
 
 
 def test_users_without_training_events_score_zero_or_are_projected() -> None:

@@ -193,3 +193,20 @@ def test_columns_of_an_id_without_a_row_name_an_id_of_no_table(wrong: int) -> No
     batch = READ_BATCH(rows, shared)
     assert (batch["kind"].tolist(), batch["history_kind"].tolist()) == ([-1], [[5, 4]])
     assert READ_BATCH({**rows, "user": rows["item"]}, shared)["group"] == -1
+
+
+@pytest.mark.parametrize("block", [0, -1])
+@pytest.mark.parametrize(
+    "loss",
+    [losses.softmax_cross_entropy, losses.sigmoid_softmax, losses.not_to_recommend],
+    ids=lambda f: f.__name__,
+)
+def test_a_block_of_no_item_is_refused(loss: Callable[..., Any], block: int) -> None:
+    with pytest.raises(ValueError, match=f"block={block}: must be at least 1"):
+        loss(HIDDEN, TABLE, jnp.ones((2, 2), jnp.int32), block=block)
+
+
+@pytest.mark.parametrize("num_samples", [0, -1])
+def test_a_softmax_over_the_target_alone_is_refused(num_samples: int) -> None:
+    with pytest.raises(ValueError, match=f"num_samples={num_samples}: must be at least 1"):
+        objectives.sampled_softmax(num_samples, sampling.popularity_table(COUNTS, alpha=1.0))

@@ -269,7 +269,9 @@ def test_the_projection_is_the_nearest_point_and_leaves_it_where_it_is() -> None
     assert project(jnp.array([0.3, -2.0, 0.1, 0.0]), 0.0).tolist() == [0.0] * 4
 
 
-@pytest.mark.parametrize("bounds", [{"a": -0.1, "b": 0.1}, {"a": 0.6, "b": 0.6}, {}])
+@pytest.mark.parametrize(
+    "bounds", [{"a": -0.1, "b": 0.1}, {"a": 0.6, "b": 0.6}, {}, {"a": 0.1, "b": float("nan")}]
+)
 def test_impossible_bounds_are_an_error(bounds: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="together at most 1"):
         balancing.pe_ltr(["shared"], bounds)

@@ -14,6 +14,7 @@ from jaxrec import provenance
 from jaxrec.train import identity
 from jaxrec.train.epoch import shuffled
 from jaxrec.train.fit import Phase, fit
+from jaxrec.types import Protocol
 from tests.train import toy
 from tests.train.other_code import OTHER_CODE, with_code
 
@@ -45,6 +46,14 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"selection": toy.selection(lower_is_better=True)}, r"lower_is_better=False, this run has True"),
         ({"selection": toy.selection(every=2)}, r"every=1, this run has 2"),
         ({"selection": toy.selection(patience=2)}, r"patience=None, this run has 2"),
+        (
+            {"selection": toy.selection(toy.evaluation(protocol=Protocol(seen="keep")))},
+            r"fit\.protocol=None, this run has \{'seen': 'keep'\}",
+        ),
+        (
+            {"selection": toy.selection(toy.evaluation(protocol=Protocol(ties="optimistic")))},
+            r"fit\.protocol=None, this run has \{'ties': 'optimistic'\}",
+        ),
         ({"context": other_positives()}, r"fit\.context\.positive='int32\[10\] with checksum"),
         ({"task": toy.factors(name="bpr")}, r"has the losses \['bce'\], this run has \['bpr'\]"),
         (

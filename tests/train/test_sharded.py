@@ -291,6 +291,18 @@ def renamed(task: Task) -> Task:
     return task._replace(losses=losses)
 
 
+@pytest.mark.parametrize("epochs", [0, -1, 1.5, True])
+def test_epochs_are_a_whole_number(epochs: Any) -> None:
+    with pytest.raises(ValueError, match=f"epochs={epochs}: must be a whole number, at least 1"):
+        once(epochs=epochs)
+
+
+def test_an_optimiser_that_evaluates_other_parameters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ScheduleFreeState: such an optimiser has other parameters"):
+        once(tmp_path / "run", tx=optax.contrib.schedule_free_adamw(0.1))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32, True, 1.5])
 def test_a_seed_that_would_be_another_one_is_refused(seed: Any) -> None:
     with pytest.raises(ValueError, match="is no whole number within 0..4294967295"):

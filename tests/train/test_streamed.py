@@ -192,10 +192,17 @@ def test_parts_need_as_many_processes(folder: Path) -> None:
         StreamedEpoch(make_step(clicks(), TX, static()), part, {})
 
 
-@pytest.mark.parametrize("changes", [{"save_every": 0}, {"stop_after": 0}])
-def test_counts_are_checked(folder: Path, tmp_path: Path, changes: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(changes))}=0: must be at least 1"):
-        run(folder, tmp_path, **changes)
+@pytest.mark.parametrize("name", ["save_every", "stop_after"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_counts_are_checked(folder: Path, tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name}={value}: must be a whole number, at least 1"):
+        run(folder, tmp_path, **{name: value})
+
+
+def test_an_optimiser_that_evaluates_other_parameters_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="ScheduleFreeState: such an optimiser has other parameters"):
+        run(folder, tmp_path / "run", tx=optax.contrib.schedule_free_adamw(0.1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_parts_of_processes_make_the_batch(

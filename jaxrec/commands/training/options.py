@@ -10,10 +10,12 @@ import io
 import math
 import textwrap
 import tokenize
+import types
 import typing
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import optax
 import tyro
 
@@ -38,8 +40,14 @@ ADDED: dict[str, Any] = {
 }  # fmt: skip
 NOT_NEGATIVE = (
     "patience", "k_core", "num_layers", "weight", "weight_decay", "regularisation", "max_norm", "clip",
-    "counterfactual", "calibrator", "mba", "auxiliary", "utilisation",
+    "counterfactual", "calibrator", "mba", "auxiliary", "utilisation", "l2", "penalty", "prior_std",
+    "anneal_epochs", "warm_up", "hybrid_after",
 )  # fmt: skip
+NUMBERS: dict[Any, tuple[str, tuple[type, ...]]] = {
+    int: ("a whole number", (int, np.integer)),
+    float: ("a number", (int, float, np.integer, np.floating)),
+    bool: ("True or False", (bool, np.bool_)),
+}
 UNFINISHED = ("minutes", "epochs", "trials", "budget")  # that may change while a run is not finished
 
 
@@ -344,7 +352,7 @@ def check_options(options: Any) -> None:
             raise ValueError(f"{field.name}={value}: must be at least 1")
         if field.name in NOT_NEGATIVE and value < 0:
             raise ValueError(f"{field.name}={value}: must be positive, or 0")
-        if field.name.endswith(("learning_rate", "temperature")) and not 0 < value < math.inf:
+        if field.name.endswith(("learning_rate", "temperature", "init_std")) and not 0 < value < math.inf:
             raise ValueError(f"{field.name}={value}: must be positive and finite")
         if field.name.endswith(("dropout", "momentum", "b2")) and not 0 <= value < 1:
             raise ValueError(f"{field.name}={value}: must lie in [0, 1)")
@@ -352,7 +360,7 @@ def check_options(options: Any) -> None:
 
 def _check_form(field: dataclasses.Field[Any], value: Any) -> None:
     """Raises ValueError for a value, given in Python, that the command line would not take either: one that
-    is none of the choices, or one text in place of several."""
+    is none of the choices, one text in place of several, or no number where one is expected."""
     annotated = typing.get_origin(field.type) is Annotated
     hint = typing.get_args(field.type)[0] if annotated else field.type
     choices = typing.get_args(hint)
@@ -360,6 +368,13 @@ def _check_form(field: dataclasses.Field[Any], value: Any) -> None:
         raise ValueError(f"{field.name}={value!r}: must be one of {', '.join(map(str, choices))}")
     if typing.get_origin(hint) is tuple and isinstance(value, str):
         raise ValueError(f"{field.name}={value!r}: must be several values, such as ({value!r},)")
+    several = typing.get_origin(hint) is tuple
+    kind = hint if hint in NUMBERS else choices[0] if several or types.NoneType in choices else None
+    if kind in NUMBERS:
+        what, forms = NUMBERS[kind]
+        for given in value if several else () if value is None else (value,):
+            if not isinstance(given, forms) or (kind is not bool and isinstance(given, bool)):
+                raise ValueError(f"{field.name}={value!r}: {given!r} is not {what}")
 
 
 def described(options: Any) -> dict[str, Any]:

@@ -258,10 +258,12 @@ def _vocabularies(
     least: dict[str, int] = {}
     for spec in specs:
         name = spec.vocabulary or spec.name
-        if least.setdefault(name, spec.min_count) != spec.min_count or spec.min_count < 1:
+        if not _is_whole(spec.min_count) or spec.min_count < 1:
+            raise ValueError(f"{spec.name}: min_count={spec.min_count!r}: must be a whole number, at least 1")
+        if least.setdefault(name, spec.min_count) != spec.min_count:
             raise ValueError(
-                f"{spec.name}: min_count={spec.min_count}: must be at least 1 and the same ({least[name]}) "
-                f"for all features of the vocabulary {name!r}"
+                f"{spec.name}: min_count={spec.min_count}: must be the same ({least[name]}) for all features "
+                f"of the vocabulary {name!r}"
             )
         if isinstance(spec, Tags):
             (codes, values), lengths = _coded_lists(spec, raw)
@@ -303,9 +305,9 @@ def _num_values(spec: Tags, raw: Mapping[str, RawColumn], train: np.ndarray) -> 
     """Number of ids per row of tags."""
     if spec.max_values is None:
         return int(_coded_lists(spec, raw)[1][train].max(initial=1))
-    if type(spec.max_values) is not int or spec.max_values < 1:
+    if not _is_whole(spec.max_values) or spec.max_values < 1:
         raise ValueError(f"{spec.name}: max_values={spec.max_values!r}: must be at least 1, or None for all")
-    return spec.max_values
+    return int(spec.max_values)
 
 
 def _padded_ids(spec: Tags, raw: Mapping[str, RawColumn], known: np.ndarray, width: int) -> np.ndarray:
@@ -359,8 +361,8 @@ def _edges(spec: Buckets, x: np.ndarray) -> np.ndarray:
         if not np.isfinite(spec.edges).all() or (np.diff(spec.edges) <= 0).any():
             raise ValueError(f"{spec.name}: edges={spec.edges}: must be finite and ascend")
         return np.array(spec.edges, np.float64)
-    if spec.num_buckets < 2:
-        raise ValueError(f"{spec.name}: num_buckets={spec.num_buckets}: must be at least 2")
+    if not _is_whole(spec.num_buckets) or spec.num_buckets < 2:
+        raise ValueError(f"{spec.name}: num_buckets={spec.num_buckets!r}: must be a whole number, at least 2")
     edges = np.unique(
         np.quantile(_present(spec, x), np.arange(1, spec.num_buckets) / spec.num_buckets, method="higher")
     )
@@ -372,3 +374,7 @@ def _present(spec: Number | Buckets, x: np.ndarray) -> np.ndarray:
     if not x.size:
         raise ValueError(f"{spec.name}: every training row is missing; leave the feature out")
     return x
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)

@@ -50,6 +50,8 @@ class MacridVAE(nn.Module):
         check_sizes(num_items=self.num_items, num_concepts=self.num_concepts, dim=self.dim)
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature}: must be positive")
+        if not self.prior_std >= 0:
+            raise ValueError(f"prior_std={self.prior_std}: must be 0 or more")
         if self.normalise not in ("concept", "history"):
             raise ValueError(f"normalise={self.normalise!r}: must be 'concept' or 'history'")
         init = nn.initializers.glorot_uniform()

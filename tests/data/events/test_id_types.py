@@ -8,6 +8,7 @@ import pytest
 
 from jaxrec.data import vocab
 from jaxrec.data.events.clusters import clusters_from_labels
+from jaxrec.data.events.event_files import read_events
 from jaxrec.data.events.interactions import Interactions, Sequences
 from jaxrec.data.events.parallel_sessions import lane_columns
 from jaxrec.data.events.sessions import Sessions
@@ -190,3 +191,9 @@ def test_tags_keep_at_least_one_value(width: Any) -> None:
 def test_a_feature_has_a_name(name: str) -> None:
     with pytest.raises(ValueError, match="each needs a name"):
         fit_encoders((Category(name),), {name: ALL}, ALL)
+
+
+@pytest.mark.parametrize("times", [np.array([2**64 - 1], np.uint64), [2**64 - 1]])
+def test_a_time_beyond_64_bits_is_corrected_and_no_id(times: Any) -> None:
+    with pytest.raises(ValueError, match=r"time.*beyond (int64|64 bits); correct it"):
+        read_events({"user": [1], "item": [1], "time": times}, name="x")

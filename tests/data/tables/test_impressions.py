@@ -206,6 +206,8 @@ def test_buckets_of_given_edges_and_of_few_values() -> None:
         ((Category("x", missing=("a",)),), {"x": ALL}, "x: missing=.* is not of the column's type int64"),
         ((Number("x", missing="mean"),), {"x": ALL}, "x: missing='mean': must be 'error' or 'indicator'"),  # type: ignore[arg-type]
         ((Category("x", min_count=0),), {"x": ALL}, "x: min_count=0"),
+        ((Category("x", min_count=1.5),), {"x": ALL}, "x: min_count=1.5: must be a whole number"),  # type: ignore[arg-type]
+        ((Category("x", min_count=True),), {"x": ALL}, "x: min_count=True: must be a whole number"),
         ((Category("x", min_count=9),), {"x": ALL}, "vocabulary 'x': no value occurs 9 times"),
         (
             (Category("x", vocabulary="v"), Category("y", vocabulary="v", min_count=2)),
@@ -222,6 +224,7 @@ def test_buckets_of_given_edges_and_of_few_values() -> None:
         ((Buckets("x"),), {"x": np.full(4, np.nan)}, "x: every training row is missing"),
         ((Buckets("x", edges=(1.0, 1.0)),), {"x": ALL}, "x: edges="),
         ((Buckets("x", num_buckets=1),), {"x": ALL}, "x: num_buckets=1"),
+        ((Buckets("x", num_buckets=2.5),), {"x": ALL}, "x: num_buckets=2.5: must be a whole number"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_raw_columns_are_refused(specs: Any, raw: Any, message: str) -> None:

@@ -295,7 +295,9 @@ def _values_of_kind(
     if kind == "integer":
         for row, cell in enumerate(cells):
             if not missing[row] and not -(2**63) <= int(cell) < 2**63:
-                raise ValueError(f"{place(row)}: {name} {cell} is beyond 64 bits; correct it, or number the ids anew")
+                raise ValueError(
+                    f"{place(row)}: {name} {cell} is beyond 64 bits; correct it, or number the ids anew"
+                )
         return np.array(
             [0 if gone else int(cell) for cell, gone in zip(cells, missing, strict=True)], np.int64
         )

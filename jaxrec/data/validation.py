@@ -48,7 +48,9 @@ def as_integers(values: object, where: str) -> np.ndarray:
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{where}: {array.dtype}{list(array.shape)}, expected integers of rank 1")
     if array.size and array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"{where}: {array.max()} is 2^63 or more, beyond int64; correct it, or number the ids anew")
+        raise ValueError(
+            f"{where}: {array.max()} is 2^63 or more, beyond int64; correct it, or number the ids anew"
+        )
     return array.astype(np.int64, copy=False)
 
 

@@ -4,8 +4,9 @@
 (runs/results/speed.json) a list of {name, unit, median, min, max, repeats}; with --only, measurements of
 other families in the file stay. Seconds depend on the machine: compare the parts of one run with each other,
 or, with --baseline FILE ({"ticoserec/epoch_plain": seconds, …} measured on the same machine), with another
-program. With --limit the machine's rates of matrix products and of copies are measured first, and each figure
-has beside it the share of the speed that these allow (`experiments.benchmarks.limits` says what is counted).
+program, whose figures are stored beside ours (ticoserec/epoch_plain:baseline). With --limit the machine's
+rates of matrix products and of copies are measured first, and each figure has beside it the share of the
+speed that these allow (`experiments.benchmarks.limits` says what is counted).
 
 Run:     python -m experiments.speed
 Also:    --only ranking --repeats 3; --limit
@@ -104,6 +105,7 @@ def run(config: Config) -> None:
         print(f"{figure.name:42s} {figure.median:12.4g} {figure.unit}", flush=True)
     if rates is not None:
         figures += limits_of(figures, rates)
+    figures += baselines_of(figures, baseline)
     named = {figure.name: figure for figure in figures}
     rows = [[*f, ratio(f, baseline), share(f, named)] for f in figures]
     print(tabulate(rows, [*Figure._fields, "against baseline", "of the limit"]))
@@ -126,6 +128,14 @@ def ratio(figure: Figure, baseline: dict[str, float]) -> str:
     other = baseline[figure.name]
     faster = other / figure.median if figure.unit == "s" else figure.median / other
     return f"{faster:.1f}x"
+
+
+def baselines_of(figures: list[Figure], baseline: dict[str, float]) -> list[Figure]:
+    """The other program's figures of what was timed, in the unit of ours."""
+    found = [
+        (figure.name, figure.unit, baseline[figure.name]) for figure in figures if figure.name in baseline
+    ]
+    return [Figure(f"{name}:baseline", unit, value, value, value, 1) for name, unit, value in found]
 
 
 def machine(rates: limits.Rates) -> list[Figure]:

@@ -64,6 +64,11 @@ def test_a_ratio_above_one_is_faster_than_the_baseline(unit: str, median: float)
     assert speed.ratio(figure._replace(name="b"), baseline) == ""
 
 
+def test_figures_of_the_baseline_are_kept_beside_ours() -> None:
+    figures = [Figure("a", "s", 2.0, 1.0, 3.0, 3), Figure("b", "s", 2.0, 1.0, 3.0, 3)]
+    assert speed.baselines_of(figures, {"a": 5.0, "c": 1.0}) == [Figure("a:baseline", "s", 5.0, 5.0, 5.0, 1)]
+
+
 def test_other_families_keep_their_figures(tmp_path: Path) -> None:
     path = tmp_path / "speed.json"
     old, other, new = (

@@ -2,8 +2,8 @@
 
 Its trainer, data set, model and operators as they are (KingGugu/TiCoSeRec, commit 302b2959, with its defaults
 but width 64 and batches of 256): some steps of an epoch before and after views begin, after two that warm up,
-scaled to the whole; its full ranking of all users on validation; and its operators on the first training
-sequences. Needs a checkout of that repository, PyTorch, SciPy, gensim and tqdm; nothing of jaxrec is
+scaled to the whole; its full ranking of all users on validation; and its operators on every tenth training
+sequence. Needs a checkout of that repository, PyTorch, SciPy, gensim and tqdm; nothing of jaxrec is
 imported.
 
 Run (in an environment of its own):
@@ -129,7 +129,9 @@ def main() -> None:
     parser.add_argument("--output", required=True, help="JSON file of seconds and sequences/s by name")
     parser.add_argument("--steps", type=int, default=12, help="steps that are timed and scaled to the epoch")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--sequences", type=int, default=2000, help="training sequences that are augmented")
+    parser.add_argument(
+        "--sequences", type=int, default=2000, help="training sequences, at equal steps, that are augmented"
+    )
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -152,7 +154,7 @@ def main() -> None:
         ranking = [seconds(trainer.valid, 0, full_sort=True) for _ in range(arguments.repeats)]
         print("ranking: " + ", ".join(f"{value:.1f}" for value in ranking), flush=True)
         rates = {}
-        inputs = list(zip(items, times, strict=True))[: arguments.sequences]
+        inputs = list(zip(items, times, strict=True))[:: max(len(items) // arguments.sequences, 1)]
         for name, operator in operators(args).items():
             took = seconds(lambda apply: [apply(own[:-3], at[:-2]) for own, at in inputs], operator)
             rates[f"ticoserec/augment_{name}"] = len(inputs) / took

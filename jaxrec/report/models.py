@@ -77,7 +77,7 @@ def models_page(root: str | Path = ".") -> str:
         for path in _files(package / folder):
             where = experiments.get(f"jaxrec.{names[path].removesuffix('.py').replace('/', '.')}", [])
             links = ", ".join(f"[{Path(name).stem}](../experiments/{name})" for name in where)
-            stored = sorted({folder for name in where if (folder := results.get(name))})
+            stored = sorted({found for name in where if (found := results.get(name))})
             tables = ", ".join(f"[{name}](../results/{name})" for name in stored)
             if not stored and any(name in FLOORS for name in where):
                 tables = "[all](../results/README.md)"

@@ -114,7 +114,7 @@ RUNS = (
         "sasrec-ce-reject sasrec-ce-pair-past",
     ),
     sequential(
-        "latent_cross", "", "movielens-ml-100k",
+        "latent_cross", "--seeds 0 1 2", "movielens-ml-100k",
         f"{RANKING} gru-ce concat-ce concat-wide-ce pre-ce post-ce pre-post-ce all-ce",
     ),
     *(

@@ -17,7 +17,8 @@ compared.
 
 Run:     python -m experiments.sequential.latent_cross
 Also:    --rows gru-ce all-ce --seeds 0, --dataset Beauty, --data events.csv --user uid --item sku --time ts
-Expect:  on ml-100k counting co-visits has an NDCG@10 of .101, item-KNN .085. No trained row is stored yet.
+Expect:  on ml-100k (three seeds) NDCG@10 is .077 without context, .088 with the context beside the inputs and
+         .087 in the paper's final form; counting co-visits has .101, item-KNN .085. Other rows are not run.
 """
 
 from __future__ import annotations

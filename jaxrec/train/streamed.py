@@ -78,10 +78,9 @@ def fit_stream(
     accept_changed_code: go on with a run that other code trained; `Streamed.made_by` then names both.
 
     Raises:
-      ValueError: a number is out of range; the optimiser has other parameters for evaluation than those it
-        trains; a loss or a parameter is not finite; the checkpoint in workdir belongs to another run, such as
-        one over shards of other rows, or to a longer one, or was made by other code; as the source does while
-        it reads.
+      ValueError: a number is out of range; the optimiser evaluates other parameters than it trains; a loss
+        or a parameter is not finite; the checkpoint in workdir belongs to another run, such as over shards of
+        other rows, or to a longer one, or was made by other code; as the source does while it reads.
     """
     check_seeds([seed])
     check_at_least_one("save_every", save_every)
@@ -95,7 +94,6 @@ def fit_stream(
     # rows of sparse tables are up to date where an epoch ends, so that they can be measured
     finish = parallel.over_devices(functools.partial(caught_up, tx), num_devices, (0,))
     first, losses = _first_state(task, tx, weighting, batches, context, seed)
-    check_optimiser(first.opt_state)
     state = parallel.replicate(first, num_devices)
     described = {**description, "seed": seed, "stream": batches.description(), "jax": identity.jax_settings()}
     described |= {"context": identity.columns(context), "losses": losses}
@@ -136,11 +134,12 @@ def _first_state(
     context: Context,
     seed: int,
 ) -> tuple[TrainState, list[str]]:
-    """The state before the first step, and the names of the losses."""
+    """The state before the first step, whose optimiser is checked, and the names of the losses."""
     examples, columns = parallel.from_parts(batches[0], batches.processes)
     seen = {**context, **columns}
-    make = jax.jit(functools.partial(create, task, tx, weighting))
-    return make(jax.random.key(seed), examples, seen), identity.losses(task, examples, seen)
+    state = jax.jit(functools.partial(create, task, tx, weighting))(jax.random.key(seed), examples, seen)
+    check_optimiser(state.opt_state)
+    return state, identity.losses(task, examples, seen)
 
 
 def _step(state: TrainState, num_devices: int) -> int:

@@ -80,7 +80,7 @@ def models_page(root: str | Path = ".") -> str:
             stored = sorted({found for name in where if (found := results.get(name))})
             tables = ", ".join(f"[{name}](../results/{name})" for name in stored)
             if not stored and any(name in FLOORS for name in where):
-                tables = "[all](../results/README.md)"
+                tables = "[many](../results/README.md)"
             elif not stored and any(name in results for name in where):
                 tables = "none yet"
             golden = ", ".join(f"`{name}`" for name in fixtures.get(names[path], []))
@@ -159,7 +159,9 @@ def _results(root: Path) -> dict[str, str]:
     """{experiment, by its path: its folder below results/, "" where nothing is stored}."""
     folders = {path: _folder(path) for path in _files(root / "experiments", "**/*.py")}
     return {
-        path.relative_to(root / "experiments").as_posix(): folder * (root / "results" / folder).is_dir()
+        path.relative_to(root / "experiments").as_posix(): (
+            folder if (root / "results" / folder).is_dir() else ""
+        )
         for path, folder in folders.items()
         if folder is not None
     }

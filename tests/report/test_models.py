@@ -37,12 +37,12 @@ def test_a_row_has_class_docstring_experiment_and_fixture(checkout: Path) -> Non
     assert row + "| [census](../experiments/multitask/census.py) | none yet | `mmoe` |\n" in page
 
 
-def test_a_benchmark_has_no_results_and_a_floor_is_in_all(checkout: Path) -> None:
+def test_a_benchmark_has_no_results_and_a_floor_is_in_many_tables(checkout: Path) -> None:
     (checkout / "experiments/multitask/census.py").unlink()
     (checkout / "experiments/steps.py").write_text("from jaxrec.nn.multitask.mmoe import MMoE\n")
     assert "| [steps](../experiments/steps.py) |  | `mmoe` |\n" in models.models_page(checkout)
     (checkout / "experiments/steps.py").rename(checkout / "experiments/floors.py")
-    assert "(../experiments/floors.py) | [all](../results/README.md) | `mmoe` |\n" in models.models_page(
+    assert "(../experiments/floors.py) | [many](../results/README.md) | `mmoe` |\n" in models.models_page(
         checkout
     )
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuxictr.features import FeatureMap  # type: ignore[import-not-found]
+from fuxictr.features import FeatureMap
 
 ITEMS, CATEGORIES, DIM, LENGTH, BATCH, BATCHES = 63_001, 801, 10, 50, 1024, 10
 MAX_NORM = 10.0  # that its `fit` clips gradients to
@@ -63,7 +63,7 @@ def batches(seed: int) -> list[dict[str, torch.Tensor]]:
 def build(code: Path) -> Any:
     """Its DIN, with Dice in the activation unit."""
     sys.path.insert(0, str(code / "model_zoo" / "DIN"))
-    from src.DIN import DIN  # type: ignore[import-not-found]
+    from src.DIN import DIN
 
     model = DIN(
         feature_map(),

@@ -13,8 +13,8 @@ import torch
 Batches = list[dict[str, torch.Tensor]]
 
 
-def main(name: str, description: str | None, build: Callable[[], torch.nn.Module], ready: Batches) -> None:
-    """Writes {name: examples per second}. build: the model. ready: batches of one size, in memory."""
+def read_arguments(description: str | None) -> argparse.Namespace:
+    """--output, --repeats and --threads; PyTorch gets its threads and a seed."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output", required=True, help="JSON file of examples per second by name")
     parser.add_argument("--repeats", type=int, default=3, help="passes over the batches that are timed")
@@ -22,6 +22,12 @@ def main(name: str, description: str | None, build: Callable[[], torch.nn.Module
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    return arguments
+
+
+def main(name: str, description: str | None, build: Callable[[], torch.nn.Module], ready: Batches) -> None:
+    """Writes {name: examples per second}. build: the model. ready: batches of one size, in memory."""
+    arguments = read_arguments(description)
     model, loss = build(), torch.nn.CrossEntropyLoss()
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-5)
     size = len(next(iter(ready[0].values())))

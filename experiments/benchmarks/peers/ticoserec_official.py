@@ -2,9 +2,9 @@
 
 Its trainer, data set, model and operators as they are (KingGugu/TiCoSeRec, commit 302b2959, with its defaults
 but width 64 and batches of 256): some steps of an epoch before and after views begin, after two that warm up,
-scaled to the whole; its full ranking of all users on validation; and its operators on every tenth training
-sequence. Needs a checkout of that repository, PyTorch, SciPy, gensim and tqdm; nothing of jaxrec is
-imported.
+scaled to the whole; its full ranking of all users on validation; and its operators on some two thousand
+training sequences, at equal steps through the file. Needs a checkout of that repository, PyTorch, SciPy,
+gensim and tqdm; nothing of jaxrec is imported.
 
 Run (in an environment of its own):
 
@@ -76,10 +76,10 @@ def seconds(function: Any, *args: Any, **settings: Any) -> float:
 
 def prepared(code: Path, folder: Path) -> tuple[Any, Any, list[list[int]], list[list[int]]]:
     """Its trainer on Beauty, with users by the variance of their times, and their events and times."""
-    import datasets  # type: ignore[import-not-found]
-    import models  # type: ignore[import-not-found]
-    import trainers  # type: ignore[import-not-found]
-    import utils  # type: ignore[import-not-found]
+    import datasets
+    import models
+    import trainers
+    import utils
     from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
     given = {}
@@ -110,7 +110,7 @@ def prepared(code: Path, folder: Path) -> tuple[Any, Any, list[list[int]], list[
 
 def operators(args: Any) -> dict[str, Any]:
     """Its operators, with the settings that its random choice gives them."""
-    import data_augmentation_time as its  # type: ignore[import-not-found]
+    import data_augmentation_time as its
 
     similar = args.offline_similarity_model
     return {

@@ -13,7 +13,6 @@ and give the file to `python -m experiments.speed --only multitask --baseline pe
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rechub_steps import read_arguments
 from torch_rechub.basic.features import SparseFeature
 from torch_rechub.models.multi_task import MMOE, PLE
 from torch_rechub.trainers import MTLTrainer
@@ -53,13 +53,7 @@ def models() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output", required=True, help="JSON file of examples per second by name")
-    parser.add_argument("--repeats", type=int, default=3, help="passes over the batches that are timed")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
+    arguments = read_arguments(__doc__)
     ready, found = batches(0), {}
     for name, model in models().items():
         trainer, rounds = MTLTrainer(model, TASKS), []

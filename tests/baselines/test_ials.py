@@ -125,15 +125,18 @@ def test_a_sweep_over_blocks_is_newtons_step_for_each_in_turn(name: str, size: i
     np.testing.assert_allclose(steps[1][0], users @ vectors.T, rtol=1e-4, atol=1e-5)
 
 
-def test_rows_with_fewer_pairs_than_a_block_are_solved_exactly() -> None:
-    """Eight pairs at most, blocks of nine of ten coordinates."""
+@pytest.mark.parametrize("wide", [False, True], ids=["32 bits", "64 bits"])
+def test_rows_with_fewer_pairs_than_a_block_are_solved_exactly(wide: bool) -> None:
+    """Eight pairs at most, blocks of nine of ten coordinates; with 64 bits allowed, solved in 32."""
     few = MET & (np.cumsum(MET, axis=1) <= 8)
     pairs = Pairs(*np.nonzero(few))
     start = random_start(3, USERS, ITEMS, 10, 1.0)
     found = []
     for solver in (Exact(), Blocks(9)):
-        als = alternating(pairs, USERS, ITEMS, penalty=PENALTY, solver=solver)
-        found.append(als.finish(als.half(als.start(*start), True))[0])
+        with jax.enable_x64(wide):
+            als = alternating(pairs, USERS, ITEMS, penalty=PENALTY, solver=solver)
+            found.append(als.finish(als.half(als.start(*start), True))[0])
+    assert found[0].dtype == found[1].dtype == np.float32
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
